@@ -1,0 +1,94 @@
+"""The blocking broker: sends calls and waits for their answers. For producers, the CLI and threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import redis
+from redis import exceptions
+
+from stepflow_broker.call import Call
+from stepflow_broker.connection import connect, is_transient, server_error
+
+__all__ = ["Broker"]
+
+T = TypeVar("T")
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
+
+
+class Broker:
+    """Sends calls to one server. May be used from several threads.
+
+    Args:
+        url: the server's.
+        patience_s: how long to try again while the server does not answer, in seconds.
+    """
+
+    def __init__(self, url: str, *, patience_s: float = 3.0) -> None:
+        self.url = url
+        self.client: redis.Redis = connect(url)
+        self._patience_s = patience_s
+
+    def run(self, call: Call[T]) -> T:
+        """Send one call and return its answer.
+
+        Raises:
+            ServerError: the server does not answer, or cannot do it now.
+            ConfigurationError: the server refuses the user.
+        """
+        return self.run_all([call])[0]
+
+    def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+        """Send several calls in one round trip and return their answers.
+
+        Raises:
+            ServerError: as `run`; every call may or may not have been executed, and can be sent again.
+        """
+        deadline = time.monotonic() + self._patience_s
+        for pause_s in (*_PAUSES_S, *[1.0] * 1000):
+            try:
+                return self._once(calls)
+            except (exceptions.RedisError, OSError) as error:
+                if not is_transient(error) or time.monotonic() + pause_s > deadline:
+                    raise server_error(error, self.url) from None
+                time.sleep(pause_s)
+        raise AssertionError("unreachable")
+
+    def _once(self, calls: Sequence[Call[T]]) -> list[T]:
+        replies = self._send(call.words for call in calls)
+        unknown = [n for n, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]
+        if unknown:
+            again = self._send(calls[n].with_source() for n in unknown)
+            for n, reply in zip(unknown, again, strict=True):
+                replies[n] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return [call.read(reply) for call, reply in zip(calls, replies, strict=True)]
+
+    def _send(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Write all commands, then read all replies as they are; an error reply is an exception in the list."""
+        pool = self.client.connection_pool
+        connection = pool.get_connection()
+        try:
+            packed = list(commands)
+            connection.send_packed_command(connection.pack_commands(packed))
+            return [self._read(connection) for _ in packed]
+        except BaseException:
+            connection.disconnect()  # replies may be left on it
+            raise
+        finally:
+            pool.release(connection)
+
+    @staticmethod
+    def _read(connection: Any) -> Any:
+        try:
+            return connection.read_response(disable_decoding=True)
+        except exceptions.ResponseError as error:
+            return error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()

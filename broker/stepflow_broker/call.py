@@ -1,0 +1,49 @@
+"""A call: one request to the server as a value, with how to read its answer.
+
+Transitions are written once, as functions that make calls; `Broker` sends a call and blocks, `AsyncBroker` sends it
+and awaits. Nothing else differs between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from stepflow_broker.scripts import Script, script
+
+__all__ = ["Call", "Word", "command", "run_script"]
+
+T = TypeVar("T")
+Word = str | bytes | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request.
+
+    Attributes:
+        words: the command as it is sent.
+        read: makes the typed answer of the server's.
+        script: the script that the command runs, if it runs one.
+    """
+
+    words: tuple[Word, ...]
+    read: Callable[[Any], T]
+    script: Script | None = None
+
+    def with_source(self) -> tuple[Word, ...]:
+        """The command with the script's source, for a server that does not know the script."""
+        assert self.script is not None
+        return ("EVAL", self.script.text, *self.words[2:])
+
+
+def command(read: Callable[[Any], T], *words: Word) -> Call[T]:
+    """A plain Redis command."""
+    return Call(words, read)
+
+
+def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args: Word) -> Call[T]:
+    """A transition. Every script may be sent twice: the second time changes nothing."""
+    source = script(name)
+    return Call(("EVALSHA", source.sha, len(keys), *keys, *args), read, source)

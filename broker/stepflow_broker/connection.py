@@ -1,0 +1,128 @@
+"""Connections: from a URL to a client, the server's errors as ours, and what a server must be like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from stepflow_engine.errors import ConfigurationError, ServerError
+
+__all__ = ["DEFAULT_URL", "check_server", "connect", "connect_async", "is_transient", "safe_url", "server_error"]
+
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+SOCKET_TIMEOUT_S = 15.0
+CONNECT_TIMEOUT_S = 5.0
+OLDEST_SERVER = (6, 2)
+
+_TRANSIENT_ERRORS = (
+    exceptions.ConnectionError,  # also LOADING
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+    exceptions.ClusterDownError,  # also MASTERDOWN
+    OSError,
+    TimeoutError,
+)
+_TRANSIENT_WORDS = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
+
+
+def safe_url(url: str) -> str:
+    """The URL without its password, for people and logs."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def _options() -> dict[str, Any]:
+    return {
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_keepalive": True,
+        "protocol": 2,
+        "health_check_interval": 30,
+    }
+
+
+def connect(url: str, **options: Any) -> redis.Redis:
+    """A blocking client.
+
+    Raises:
+        ConfigurationError: the URL cannot be one of a server.
+    """
+    try:
+        return redis.Redis.from_url(url, **_options() | {"retry": Retry(NoBackoff(), 0)} | options)
+    except (ValueError, TypeError) as error:
+        raise _bad_url(url, error) from None
+
+
+def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
+    """A client for asyncio.
+
+    Raises:
+        ConfigurationError: the URL cannot be one of a server.
+    """
+    from redis.asyncio.retry import Retry as AsyncRetry
+
+    try:
+        return redis.asyncio.Redis.from_url(url, **_options() | {"retry": AsyncRetry(NoBackoff(), 0)} | options)
+    except (ValueError, TypeError) as error:
+        raise _bad_url(url, error) from None
+
+
+def _bad_url(url: str, error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"redis_url {safe_url(url)!r} is not a server's URL ({error}): write redis://host:6379/0, "
+        "rediss://… for TLS, or unix:///path, in redis_url= or STEPFLOW_REDIS_URL"
+    )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed a little later."""
+    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
+        return False
+    return isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_WORDS
+
+
+def server_error(error: BaseException, url: str) -> Exception:
+    """The error to show for one of the server's or the connection's."""
+    where, text = safe_url(url), str(error)
+    match error:
+        case exceptions.AuthenticationError() | exceptions.AuthorizationError():
+            return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
+        case exceptions.NoPermissionError():
+            return ConfigurationError(f"the server at {where} denies a right ({text}): extend the user's ACL")
+        case exceptions.OutOfMemoryError():
+            return ServerError(f"the server at {where} is out of memory ({text}): raise maxmemory or free memory")
+    if text.startswith(("NOAUTH", "WRONGPASS", "invalid username")):
+        return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
+    if text.startswith(("OOM", "MISCONF")):
+        return ServerError(f"the server at {where} does not accept writes ({text}): free memory or disk, then go on")
+    if is_transient(error):
+        return ServerError(f"the server at {where} does not answer ({text}): is it running, and is the URL right?")
+    return ServerError(f"the server at {where} answers with an error: {text}")
+
+
+def check_server(info: Mapping[str, Any], url: str) -> None:
+    """Refuse a server that would lose work.
+
+    Args:
+        info: the server's ``INFO``.
+        url: its URL, for the message.
+
+    Raises:
+        ConfigurationError: its version is too old, or it evicts keys when its memory is full.
+    """
+    version = str(info.get("redis_version", "0"))
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < OLDEST_SERVER:
+        raise ConfigurationError(f"the server at {safe_url(url)} is version {version}; stepflow needs 6.2 or newer")
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        raise ConfigurationError(
+            f"the server at {safe_url(url)} evicts keys (maxmemory-policy is {policy}), which would lose runs: "
+            "run CONFIG SET maxmemory-policy noeviction, and set it in the server's configuration"
+        )

@@ -1,0 +1,192 @@
+"""The registry of functions, and the stream of events that are routed to them, as calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepflow_engine.codec import dumps, loads
+
+from stepflow_broker.call import Call, command, run_script
+from stepflow_broker.keys import Keys
+from stepflow_broker.runs import DEDUPE_MS
+
+__all__ = [
+    "GROUP",
+    "FunctionConfig",
+    "add_event",
+    "create_group",
+    "read_events",
+    "read_function",
+    "read_functions",
+    "register_functions",
+    "registry_version",
+    "route_event",
+    "take_over_events",
+]
+
+GROUP = "stepflow"
+"""The consumer group of all workers on the stream of events."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionConfig:
+    """What the registry knows of a function, with no need of its code.
+
+    Attributes:
+        app, id: whose it is.
+        queue: where its jobs wait.
+        events: names of the events that start it; ``*`` at the end of one stands for anything.
+        retries: attempts after the first.
+    """
+
+    app: str
+    id: str
+    queue: str
+    events: tuple[str, ...] = ()
+    retries: int = 4
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """``app/id``."""
+        return f"{self.app}/{self.id}"
+
+    def to_json(self) -> bytes:
+        """The stored form."""
+        return dumps(
+            {
+                "app": self.app,
+                "id": self.id,
+                "queue": self.queue,
+                "events": list(self.events),
+                "retries": self.retries,
+                **self.extra,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: bytes) -> FunctionConfig:
+        """Read the stored form."""
+        value = loads(text)
+        return cls(
+            value.pop("app"),
+            value.pop("id"),
+            value.pop("queue"),
+            tuple(value.pop("events", ())),
+            value.pop("retries", 4),
+            value,
+        )
+
+
+def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Call[int]:
+    """Make functions known; the answer is the registry's version."""
+    words = [word for config in configs for word in (config.name, config.to_json())]
+    return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION")), *words)
+
+
+def read_functions(keys: Keys) -> Call[list[FunctionConfig]]:
+    """All registered functions."""
+    return command(
+        lambda reply: sorted((FunctionConfig.from_json(text) for text in reply), key=lambda config: config.name),
+        "HVALS",
+        keys("FUNCTIONS"),
+    )
+
+
+def read_function(keys: Keys, app: str, function: str) -> Call[FunctionConfig | None]:
+    """One registered function."""
+    return command(
+        lambda reply: FunctionConfig.from_json(reply) if reply else None,
+        "HGET",
+        keys("FUNCTIONS"),
+        f"{app}/{function}",
+    )
+
+
+def registry_version(keys: Keys) -> Call[int]:
+    """The registry's version; it grows with each change."""
+    return command(lambda reply: int(reply or 0), "GET", keys("VERSION"))
+
+
+def add_event(keys: Keys, event: bytes, *, event_id: str, dedupe: bool) -> Call[str]:
+    """Put an event on the stream. ``dedupe`` says that the sender chose the id."""
+    return command(
+        bytes.decode, "XADD", keys("EVENTS"), "*", "event", event, "id", event_id, "dedupe", 1 if dedupe else 0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedEvent:
+    """An event as it stands on the stream."""
+
+    entry: str
+    event: bytes
+    event_id: str
+    dedupe: bool
+
+
+def _entries(reply: Any) -> list[StreamedEvent]:
+    found = []
+    for entry, flat in reply or ():
+        if not flat:
+            continue
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        found.append(
+            StreamedEvent(entry.decode(), fields[b"event"], fields[b"id"].decode(), fields[b"dedupe"] == b"1")
+        )
+    return found
+
+
+def _streams(reply: Any) -> list[StreamedEvent]:
+    if not reply:
+        return []
+    streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply]
+    return [event for entries in streams for event in _entries(entries)]
+
+
+def create_group(keys: Keys) -> Call[None]:
+    """Create the stream and its consumer group; an error says that they exist."""
+    return command(lambda reply: None, "XGROUP", "CREATE", keys("EVENTS"), GROUP, "0", "MKSTREAM")
+
+
+def read_events(keys: Keys, worker: str, *, limit: int = 200) -> Call[list[StreamedEvent]]:
+    """Take new events off the group, for this worker to route."""
+    return command(
+        _streams, "XREADGROUP", "GROUP", GROUP, worker, "COUNT", limit, "STREAMS", keys("EVENTS"), ">"
+    )
+
+
+def take_over_events(keys: Keys, worker: str, *, idle_ms: int, limit: int = 200) -> Call[list[StreamedEvent]]:
+    """Take over events that another worker took and has not routed for ``idle_ms``."""
+    return command(
+        lambda reply: _entries(reply[1]),
+        "XAUTOCLAIM",
+        keys("EVENTS"),
+        GROUP,
+        worker,
+        idle_ms,
+        "0",
+        "COUNT",
+        limit,
+    )
+
+
+def route_event(
+    keys: Keys, event: StreamedEvent, starts: Sequence[tuple[str, FunctionConfig]], *, version: int, now_ms: int = 0
+) -> Call[int | None]:
+    """Start the runs (run id, function) of an event; ``None`` if the registry has changed since ``version``."""
+    words = [word for run_id, config in starts for word in (run_id, config.app, config.id, config.queue)]
+    return run_script(
+        "route_event",
+        lambda reply: None if reply == -1 else int(reply),
+        (keys("EVENTS"), keys("VERSION")),
+        now_ms,
+        version,
+        GROUP,
+        event.entry,
+        event.event,
+        DEDUPE_MS if event.dedupe else 0,
+        *words,
+    )

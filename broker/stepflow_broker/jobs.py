@@ -1,0 +1,268 @@
+"""Transitions of step jobs, as calls: claim, commit, plan, fail, park, finish; and the leases that guard them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_engine.ids import split_job_id
+from stepflow_engine.states import RunStatus
+
+from stepflow_broker.call import Call, run_script
+from stepflow_broker.keys import Keys
+from stepflow_broker.runs import Code, RunRecord, pair_memos, parse_run
+
+__all__ = [
+    "Lease",
+    "claim_jobs",
+    "commit_step",
+    "extend_leases",
+    "fail_attempt",
+    "finish_run",
+    "fire_timers",
+    "load_run",
+    "park_run",
+    "plan_steps",
+    "queue_lists",
+    "reclaim_leases",
+    "release_jobs",
+    "retry_run",
+]
+
+
+def queue_lists(queues: Sequence[str]) -> list[str]:
+    """The lists of some queues in the order in which a worker empties them: started runs first."""
+    return [f"{queue}:steps" for queue in queues] + list(queues)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A job that a worker has claimed, and what the claim told of it.
+
+    Attributes:
+        job: the job's id.
+        run_id: the run that it belongs to.
+        key: the step that it is for; ``""`` for the run's continuation.
+        fence: the number without which nothing is accepted; it only grows.
+        app, function: whose code it runs.
+        attempt: of the function (continuation).
+        applied: how many memos the run had.
+        deaths: how many workers died with this job since it last made progress.
+        event: the run's event as JSON text, for a run that starts; else ``None``.
+        step_id, step_attempt: of a planned step.
+    """
+
+    job: str
+    run_id: str
+    key: str
+    fence: int
+    app: str
+    function: str
+    attempt: int
+    applied: int
+    deaths: int
+    event: bytes | None
+    step_id: str
+    step_attempt: int
+
+    @classmethod
+    def parse(cls, reply: list[Any]) -> Lease:
+        """Read one entry of ``claim_jobs``."""
+        job, _list, fence, app, function, attempt, applied, deaths, event, step_id, step_attempt = reply
+        name = job.decode()
+        run_id, key = split_job_id(name)
+        return cls(
+            name,
+            run_id,
+            key,
+            fence,
+            app.decode(),
+            function.decode(),
+            attempt,
+            applied,
+            deaths,
+            event or None,
+            step_id.decode() if step_id else "",
+            step_attempt,
+        )
+
+
+def claim_jobs(
+    keys: Keys, *, lists: Sequence[str], worker: str, limit: int, lease_ms: int, now_ms: int = 0
+) -> Call[list[Lease] | None]:
+    """Lease at most ``limit`` ready jobs to a worker; ``None`` while RQ is suspended."""
+    return run_script(
+        "claim_jobs",
+        lambda reply: None if reply == 0 else [Lease.parse(entry) for entry in reply],
+        (keys("RQ_SUSPENDED"),),
+        now_ms,
+        worker,
+        limit,
+        lease_ms,
+        *lists,
+    )
+
+
+def load_run(keys: Keys, run_id: str, applied: int) -> Call[tuple[RunRecord | None, list[tuple[str, bytes]]]]:
+    """The run, and its memos after the first ``applied``."""
+
+    def read(reply: Any) -> tuple[RunRecord | None, list[tuple[str, bytes]]]:
+        flat, memos = reply
+        fields = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
+        return parse_run(run_id, fields), pair_memos(memos)
+
+    return run_script(
+        "load_run", read, (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)), applied, 1
+    )
+
+
+def commit_step(
+    keys: Keys,
+    *,
+    run_id: str,
+    job_key: str,
+    fence: int,
+    key: str,
+    memo: bytes,
+    keep: bool,
+    worker: str,
+    now_ms: int = 0,
+) -> Call[tuple[Code, int]]:
+    """Store a memo; the answer has its position. DONE, ALREADY, NO_RUN or STALE_FENCE.
+
+    Args:
+        job_key: the planned step whose job this is, or ``""`` for a step run by the continuation.
+        keep: whether the worker keeps the continuation.
+    """
+    return run_script(
+        "commit_step",
+        _code_and_position,
+        (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)),
+        now_ms,
+        run_id,
+        job_key,
+        fence,
+        key,
+        memo,
+        "keep" if keep else "yield",
+        worker,
+    )
+
+
+def _code_and_position(reply: list[int]) -> tuple[Code, int]:
+    return Code(reply[0]), reply[1]
+
+
+def plan_steps(
+    keys: Keys, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]], now_ms: int = 0
+) -> Call[Code]:
+    """Give each of the steps (key, id) a job of its own. DONE, NO_RUN or STALE_FENCE."""
+    words = [word for step in steps for word in step]
+    return run_script(
+        "plan_steps",
+        Code,
+        (keys("RUN", run_id), keys("MEMOS", run_id), keys("STEPS", run_id)),
+        now_ms,
+        run_id,
+        fence,
+        *words,
+    )
+
+
+def fail_attempt(
+    keys: Keys,
+    *,
+    run_id: str,
+    job_key: str,
+    fence: int,
+    key: str,
+    step_id: str,
+    attempts: int,
+    error: bytes,
+    delay_ms: int,
+    now_ms: int = 0,
+) -> Call[Code]:
+    """Record that ``attempts`` attempts of a step have failed, and queue the next. DONE, ALREADY, NO_RUN, STALE_FENCE."""
+    return run_script(
+        "fail_attempt",
+        Code,
+        (keys("RUN", run_id), keys("STEPS", run_id)),
+        now_ms,
+        run_id,
+        job_key,
+        fence,
+        key,
+        step_id,
+        attempts,
+        error,
+        delay_ms,
+    )
+
+
+def retry_run(
+    keys: Keys,
+    *,
+    run_id: str,
+    fence: int,
+    attempts: int,
+    error: bytes,
+    delay_ms: int,
+    reason: str = "",
+    now_ms: int = 0,
+) -> Call[Code]:
+    """Run the function again after a delay. DONE, NO_RUN or STALE_FENCE."""
+    return run_script(
+        "retry_run", Code, (keys("RUN", run_id),), now_ms, run_id, fence, attempts, error, delay_ms, reason
+    )
+
+
+def park_run(keys: Keys, *, run_id: str, fence: int, applied: int, now_ms: int = 0) -> Call[Code]:
+    """Give a waiting run up. DONE, MORE (a memo came: the lease is kept), NO_RUN or STALE_FENCE."""
+    return run_script(
+        "park_run", Code, (keys("RUN", run_id), keys("ORDER", run_id)), now_ms, run_id, fence, applied
+    )
+
+
+def finish_run(
+    keys: Keys, *, run_id: str, fence: int, status: RunStatus, payload: bytes, retention_ms: int, now_ms: int = 0
+) -> Call[Code]:
+    """End a run with its output or its error. DONE, ALREADY, NO_RUN or STALE_FENCE."""
+    field = "output" if status is RunStatus.COMPLETED else "error"
+    return run_script(
+        "finish_run", Code, (keys("RUN", run_id),), now_ms, run_id, fence, status.value, field, payload, retention_ms
+    )
+
+
+def release_jobs(keys: Keys, leases: Sequence[tuple[str, int]], *, now_ms: int = 0) -> Call[int]:
+    """Hand jobs (id, fence) back to their lists."""
+    return run_script("release_jobs", int, (keys("LEASES"),), now_ms, *[word for lease in leases for word in lease])
+
+
+def extend_leases(
+    keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0
+) -> Call[list[str]]:
+    """Keep leases (job, fence) for another ``lease_ms``; the answer names those that are lost."""
+    words = [word for lease in leases for word in lease]
+    return run_script(
+        "extend_leases",
+        lambda reply: [job.decode() for job in reply],
+        (keys("LEASES"),),
+        now_ms,
+        lease_ms,
+        *words,
+    )
+
+
+def reclaim_leases(keys: Keys, *, limit: int = 100, now_ms: int = 0) -> Call[list[str]]:
+    """Queue the jobs whose leases are over; the answer names them."""
+    return run_script(
+        "reclaim_leases", lambda reply: [job.decode() for job in reply], (keys("LEASES"),), now_ms, limit
+    )
+
+
+def fire_timers(keys: Keys, *, limit: int = 500, now_ms: int = 0) -> Call[tuple[int, int]]:
+    """Do what is due. The answer: how many things were, and milliseconds until the next (-1: none)."""
+    return run_script(
+        "fire_timers", lambda reply: (int(reply[0]), int(reply[1])), (keys("TIMEOUTS"),), now_ms, limit
+    )

@@ -1,0 +1,94 @@
+"""Every Redis key and channel of stepflow, one line each. No key text stands anywhere else.
+
+The Lua scripts get these names as constants (``RUN``, ``MEMOS`` …), put before each script by `scripts.py`;
+``docs/redis-keys.md`` is generated from `KEYS`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+__all__ = ["KEYS", "Key", "Keys", "lua_constants"]
+
+RQ = os.environ.get("RQ_KEY_PREFIX", "rq")
+"""RQ's own prefix, read from the variable that RQ reads it from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One kind of key.
+
+    Attributes:
+        name: its constant in the scripts.
+        text: the key, or the part before the id.
+        ids: what follows ``text``, for the documentation.
+        type: the Redis type, or ``channel``.
+        writer: what writes it.
+        expiry: when it goes away.
+        what: what it holds.
+    """
+
+    name: str
+    text: str
+    ids: str
+    type: str
+    writer: str
+    expiry: str
+    what: str
+
+
+_END = "with its run"
+_RETENTION = "retention after the run's end"
+
+# fmt: off
+KEYS: tuple[Key, ...] = (
+    Key("RUN", "stepflow:run:", "<run>", "hash", "every transition", _RETENTION, "truth of a run: app, function, queue, status, event, attempt, output or error, times, continuation and its lease"),
+    Key("MEMOS", "stepflow:memos:", "<run>", "hash", "commit_step", _RETENTION, "step key → memo: how a step ended, for good"),
+    Key("ORDER", "stepflow:order:", "<run>", "list", "commit_step", _RETENTION, "step keys in the order in which their memos were recorded; races replay by it"),
+    Key("STEPS", "stepflow:steps:", "<run>", "hash", "plan_steps, fail_attempt", _END, "planned steps and failed attempts: id, state, lease, attempts, last error"),
+    Key("LIVE", "stepflow:live", "", "zset", "start_run, end of a run", "never", "runs that have not ended, by start time in ms"),
+    Key("ENDED", "stepflow:ended", "", "zset", "end of a run, reaper", "never", "runs that have ended, by the time in ms at which they are forgotten"),
+    Key("LEASES", "stepflow:leases", "", "zset", "claim_jobs, extend_leases", "never", "leased job → when its lease ends, in ms"),
+    Key("TIMEOUTS", "stepflow:timeouts", "", "zset", "fail_attempt, retry_run", "never", "what is due when, in ms: job:<job> (a delayed job)"),
+    Key("EVENTS", "stepflow:events", "", "stream", "producers", "entries: once routed", "events that have come and are not routed yet; a consumer group of all workers routes them"),
+    Key("FUNCTIONS", "stepflow:functions", "", "hash", "register_functions", "never", "app/function → its config: queue, triggers, retries"),
+    Key("VERSION", "stepflow:functions:version", "", "string", "register_functions", "never", "grows with each change of the registry; routers check it"),
+    Key("READY", "stepflow:ready", "", "channel", "every push onto an empty list", "—", "wakes idle workers: the name of the list"),
+    Key("INBOX", "stepflow:inbox:", "<worker>", "channel", "commit_step, cancel_run", "—", "tells a worker of memos and cancels of the runs that it holds"),
+    Key("DONE", "stepflow:done:", "<run>", "channel", "end of a run", "—", "wakes those who wait for the result of a run"),
+    Key("RQ_QUEUE", f"{RQ}:queue:", "<queue> and <queue>:steps", "list", "every transition", "never", "RQ: ready jobs: first jobs of new runs; jobs of started runs, which go first"),
+    Key("RQ_QUEUES", f"{RQ}:queues", "", "set", "every push", "never", "RQ: all queues"),
+    Key("RQ_JOB", f"{RQ}:job:", "<run> or <run>-<step key>", "hash", "every transition", "with its job; failed runs: retention", "RQ: a job, as RQ's own tools read it; its data is JSON, never pickle"),
+    Key("RQ_WIP", f"{RQ}:wip:", "<queue>", "zset", "claim_jobs", "never", "RQ: jobs that are executing, as RQ shows them; the leases that count are in stepflow:leases"),
+    Key("RQ_SCHEDULED", f"{RQ}:scheduled:", "<queue>:steps", "zset", "fail_attempt, retry_run", "never", "RQ: delayed jobs, as RQ shows them; the times that count are in stepflow:timeouts"),
+    Key("RQ_FAILED", f"{RQ}:failed:", "<queue>", "zset", "finish_run", "members: retention", "RQ: failed runs"),
+    Key("RQ_SUSPENDED", f"{RQ}:suspended", "", "string", "rq suspend", "as RQ says", "RQ: while it exists, no job is claimed"),
+    Key("RQ_WORKERS", f"{RQ}:workers", "", "set", "RQ's worker", "never", "RQ: all workers"),
+)
+# fmt: on
+
+_TEXT = {key.name: key.text for key in KEYS}
+
+
+class Keys:
+    """Builds the keys of one partition.
+
+    Args:
+        partition: what every key starts with; ``""`` on a single server.
+    """
+
+    def __init__(self, partition: str = "") -> None:
+        self._names = {name: partition + text for name, text in _TEXT.items()}
+
+    def __call__(self, name: str, subject: str = "") -> str:
+        """The key of this kind for this subject, as in ``keys("RUN", run_id)``."""
+        return self._names[name] + subject
+
+
+def lua_constants(script: str) -> str:
+    """Lua definitions of the key constants that ``script`` names."""
+    words = set(re.findall(r"\b[A-Z_]{3,}\b", script))
+    lines = [f"local {key.name} = P .. '{key.text}'\n" for key in KEYS if key.name in words]
+    return "local P = string.match(KEYS[1], '^{sf:%d+}:') or ''\n" + "".join(lines)

@@ -1,0 +1,48 @@
+-- claim_jobs: lease ready jobs to a worker, those of started runs before those of new ones.
+-- A job whose run or step no longer wants it is dropped from its list. Nothing is claimed while RQ is suspended.
+-- USES     clock jobs runs
+-- KEYS     1 suspended
+-- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5.. lists, in order
+-- MOVES    queued -> running
+-- RETURNS  list of jobs, 0 SUSPENDED
+local now, worker, limit, lease_ms = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+
+local function claim_continuation(job, list)
+  local run = redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'created_at')
+  if run[1] ~= 'queued' then return false end
+  local fence = redis.call('HINCRBY', RUN .. job, 'fence', 1)
+  redis.call('HSET', RUN .. job, 'continuation', 'leased', 'lease', fence, 'owner', worker, 'status', 'running')
+  local applied = redis.call('LLEN', ORDER .. job)
+  local event = false
+  if redis.call('HSETNX', RUN .. job, 'started_at', now) == 1 then event = redis.call('HGET', RUN .. job, 'event') end
+  grant_lease(job, list, fence, worker, now, lease_ms)
+  return {job, list, fence, run[2], run[3], tonumber(run[4]), applied, tonumber(run[5] or 0), event, '', 0}
+end
+
+local function claim_step(job, list, run, key)
+  local step = redis.call('HMGET', STEPS .. run, key .. ':state', key, key .. ':attempt', key .. ':deaths')
+  if step[1] ~= 'queued' then return false end
+  local owner = redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt')
+  local fence = redis.call('HINCRBY', RUN .. run, 'fence', 1)
+  redis.call('HSET', STEPS .. run, key .. ':state', 'leased', key .. ':lease', fence, key .. ':owner', worker)
+  local applied = redis.call('LLEN', ORDER .. run)
+  grant_lease(job, list, fence, worker, now, lease_ms)
+  return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), applied, tonumber(step[4] or 0), false, step[2],
+    tonumber(step[3] or 0)}
+end
+
+local claimed = {}
+for i = 5, #ARGV do
+  local list = ARGV[i]
+  while #claimed < limit do
+    local job = redis.call('LPOP', RQ_QUEUE .. list)
+    if not job then break end
+    local run, key = split_job(job)
+    local lease = key == '' and claim_continuation(job, list) or key ~= '' and claim_step(job, list, run, key)
+    if lease then
+      claimed[#claimed + 1] = lease
+    end
+  end
+end
+return claimed

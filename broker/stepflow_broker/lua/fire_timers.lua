@@ -1,0 +1,26 @@
+-- fire_timers: do what is due.
+-- A member says what: job:<job> queues a delayed job.
+-- USES     clock jobs runs
+-- KEYS     1 timeouts
+-- ARGV     1 now_ms  2 limit
+-- MOVES    waiting -> queued, delayed step -> queued step
+-- RETURNS  {how many were due, milliseconds until the next (-1: there is none)}
+local now = clock(ARGV[1])
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
+for _, member in ipairs(due) do
+  redis.call('ZREM', KEYS[1], member)
+  local kind, subject = string.match(member, '^(%a+):(.*)$')
+  if kind == 'job' then
+    local run, key = split_job(subject)
+    if key == '' then
+      if redis.call('HGET', RUN .. run, 'continuation') == 'delayed' then
+        redis.call('ZREM', RQ_SCHEDULED .. list_of(redis.call('HGET', RUN .. run, 'queue'), true), subject)
+        requeue_run(run, now)
+      end
+    elseif redis.call('HGET', STEPS .. run, key .. ':state') == 'delayed' then
+      requeue_step(run, key, now)
+    end
+  end
+end
+local following = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+return {#due, following[2] and math.max(0, math.ceil(following[2] - now)) or -1}

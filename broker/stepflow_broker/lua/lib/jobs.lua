@@ -1,0 +1,68 @@
+-- jobs: step jobs in RQ's format, on RQ's lists, with leases.
+-- A job is a hint: the run's `continuation` field and the steps hash say which jobs there should be.
+
+local RQ_GRACE_S = 3600 -- RQ is shown leases as this much longer, so that its clean-up never fails a job of ours
+
+local function job_of(run, key)
+  return key == '' and run or run .. '-' .. key
+end
+
+local function split_job(job)
+  local run, key = string.match(job, '^([^-]*)-(.*)$')
+  if run then return run, key end
+  return job, ''
+end
+
+-- jobs of runs that have started wait in a list of their own, which workers empty first
+local function list_of(queue, started)
+  return started and queue .. ':steps' or queue
+end
+
+local function describe_job(job, list, status, description, now, more)
+  redis.call('HSET', RQ_JOB .. job, 'origin', list, 'status', status, 'description', description,
+    'data', '["stepflow_workers.rq_job.perform", null, ["' .. job .. '"], {}]',
+    'created_at', iso8601(now), 'worker_name', '', 'started_at', '', unpack(more or {}))
+end
+
+-- tell idle workers when a list is no longer empty; a worker that is not idle looks by itself
+local function push_job(job, list, description, now)
+  describe_job(job, list, 'queued', description, now, {'enqueued_at', iso8601(now)})
+  redis.call('SADD', RQ_QUEUES, RQ_QUEUE .. list)
+  if redis.call('RPUSH', RQ_QUEUE .. list, job) == 1 then
+    redis.call('PUBLISH', READY, list)
+  end
+end
+
+local function delay_job(job, list, description, now, due)
+  describe_job(job, list, 'scheduled', description, now)
+  redis.call('ZADD', TIMEOUTS, due, 'job:' .. job)
+  redis.call('ZADD', RQ_SCHEDULED .. list, math.ceil(due / 1000), job)
+end
+
+local function grant_lease(job, list, fence, worker, now, lease_ms)
+  redis.call('ZADD', LEASES, now + lease_ms, job)
+  redis.call('ZADD', RQ_WIP .. list, math.floor((now + lease_ms) / 1000) + RQ_GRACE_S, job .. ':' .. fence)
+  redis.call('HSET', RQ_JOB .. job, 'status', 'started', 'worker_name', worker, 'started_at', iso8601(now))
+end
+
+local function drop_lease(job, fence)
+  redis.call('ZREM', LEASES, job)
+  local list = redis.call('HGET', RQ_JOB .. job, 'origin')
+  if list then redis.call('ZREM', RQ_WIP .. list, job .. ':' .. fence) end
+end
+
+-- the job is over: nothing of it stays
+local function drop_job(job, fence)
+  if fence then drop_lease(job, fence) end
+  redis.call('DEL', RQ_JOB .. job)
+end
+
+-- whether this fence is the valid lease of the job: of the run's continuation, or of a planned step
+local function holds(run, key, fence)
+  if key == '' then
+    local state = redis.call('HMGET', RUN .. run, 'continuation', 'lease')
+    return state[1] == 'leased' and state[2] == fence
+  end
+  local state = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':lease')
+  return state[1] == 'leased' and state[2] == fence
+end

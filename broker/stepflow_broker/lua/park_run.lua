@@ -1,0 +1,14 @@
+-- park_run: give up the continuation of a run that waits for steps; the next of them to end queues it again.
+-- USES     clock jobs runs
+-- KEYS     1 run  2 order
+-- ARGV     1 now_ms  2 run  3 fence  4 applied
+-- MOVES    running -> waiting
+-- RETURNS  1 PARKED, 2 MORE (a memo came meanwhile: the lease is kept), -1 NO_RUN, -2 STALE_FENCE
+local run, fence = ARGV[2], ARGV[3]
+if not holds(run, '', fence) then return is_live(run) and -2 or -1 end
+if redis.call('LLEN', KEYS[2]) > tonumber(ARGV[4]) then return 2 end
+drop_lease(run, fence)
+redis.call('HDEL', KEYS[1], 'continuation', 'lease', 'owner')
+redis.call('HSET', KEYS[1], 'status', 'waiting')
+redis.call('HSET', RQ_JOB .. run, 'status', 'deferred', 'worker_name', '')
+return 1

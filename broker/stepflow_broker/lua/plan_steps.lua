@@ -1,0 +1,19 @@
+-- plan_steps: give each of several steps a job of its own, so that any worker can take it.
+-- A step that has a memo, or a job, already, is left as it is.
+-- USES     clock jobs runs
+-- KEYS     1 run  2 memos  3 steps
+-- ARGV     1 now_ms  2 run  3 fence  4.. step_key, step_id, ...
+-- MOVES    running -> running
+-- RETURNS  1 PLANNED, -1 NO_RUN, -2 STALE_FENCE
+local now, run = clock(ARGV[1]), ARGV[2]
+if not holds(run, '', ARGV[3]) then return is_live(run) and -2 or -1 end
+local state = redis.call('HMGET', KEYS[1], 'queue', 'app', 'function')
+local list, name = list_of(state[1], true), state[2] .. '/' .. state[3] .. ': '
+for i = 4, #ARGV, 2 do
+  local key, id = ARGV[i], ARGV[i + 1]
+  if redis.call('HEXISTS', KEYS[2], key) == 0 and redis.call('HEXISTS', KEYS[3], key .. ':state') == 0 then
+    redis.call('HSET', KEYS[3], key, id, key .. ':state', 'queued')
+    push_job(job_of(run, key), list, name .. string.sub(id, 1, 100), now)
+  end
+end
+return 1

@@ -1,0 +1,17 @@
+-- release_jobs: hand leased jobs back to their lists, to be taken by any worker at once.
+-- USES     clock jobs runs
+-- KEYS     1 leases
+-- ARGV     1 now_ms  2.. job, fence, ...
+-- MOVES    running -> queued
+-- RETURNS  the number of jobs handed back
+local now, count = clock(ARGV[1]), 0
+for i = 2, #ARGV, 2 do
+  local job, fence = ARGV[i], ARGV[i + 1]
+  local run, key = split_job(job)
+  if holds(run, key, fence) then
+    drop_lease(job, fence)
+    if key == '' then requeue_run(run, now) else requeue_step(run, key, now) end
+    count = count + 1
+  end
+end
+return count

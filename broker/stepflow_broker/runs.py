@@ -1,0 +1,199 @@
+"""Transitions and readings of whole runs, as calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from stepflow_engine.codec import loads
+from stepflow_engine.failure import Failure
+from stepflow_engine.states import RunStatus
+
+from stepflow_broker.call import Call, command, run_script
+from stepflow_broker.keys import Keys
+
+__all__ = ["Code", "RunRecord", "StepRecord", "cancel_run", "list_runs", "read_run", "read_steps", "start_run"]
+
+DEDUPE_MS = 24 * 3600 * 1000
+"""How long an event id or a run id keeps a second start away, at least: 24 hours."""
+
+
+class Code(IntEnum):
+    """What the scripts answer; each script's header names those that it uses."""
+
+    MORE = 2
+    DONE = 1
+    ALREADY = 0
+    NO_RUN = -1
+    STALE_FENCE = -2
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as it stands in Redis. Times are milliseconds since the epoch."""
+
+    id: str
+    app: str
+    function: str
+    queue: str
+    status: RunStatus
+    attempt: int
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+    event: dict[str, Any]
+    output: Any
+    failure: Failure | None
+    owner: str
+    continuation: str
+    due_at: int | None
+    blocked: str
+    step_count: int = 0
+
+    @property
+    def name(self) -> str:
+        """``app/function``."""
+        return f"{self.app}/{self.function}"
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A step that is planned, executing, or waiting for its next attempt."""
+
+    key: str
+    id: str
+    state: str
+    attempts: int
+    owner: str
+    due_at: int | None
+    failure: Failure | None
+
+
+def start_run(
+    keys: Keys, *, run_id: str, app: str, function: str, queue: str, event: bytes, dedupe: bool, now_ms: int = 0
+) -> Call[bool]:
+    """Create a run and queue its first job; false if the run exists already."""
+    return run_script(
+        "start_run",
+        bool,
+        (keys("RUN", run_id),),
+        now_ms,
+        run_id,
+        app,
+        function,
+        queue,
+        event,
+        DEDUPE_MS if dedupe else 0,
+    )
+
+
+def cancel_run(keys: Keys, *, run_id: str, failure: bytes, retention_ms: int, now_ms: int = 0) -> Call[Code]:
+    """End a live run as cancelled. DONE, ALREADY (it had ended) or NO_RUN."""
+    return run_script("cancel_run", Code, (keys("RUN", run_id),), now_ms, run_id, failure, retention_ms)
+
+
+def read_run(keys: Keys, run_id: str) -> Call[RunRecord | None]:
+    """The run, or ``None`` if there is none."""
+    return command(lambda reply: parse_run(run_id, _pairs(reply)), "HGETALL", keys("RUN", run_id))
+
+
+def read_status(keys: Keys, run_id: str) -> Call[RunStatus | None]:
+    """Only the status of a run."""
+    return command(lambda reply: RunStatus(reply.decode()) if reply else None, "HGET", keys("RUN", run_id), "status")
+
+
+def count_steps(keys: Keys, run_id: str) -> Call[int]:
+    """How many memos a run has."""
+    return command(int, "LLEN", keys("ORDER", run_id))
+
+
+def read_memos(keys: Keys, run_id: str, applied: int = 0) -> Call[list[tuple[str, bytes]]]:
+    """The memos of a run in the order in which they were recorded, those after the first ``applied``."""
+    return run_script(
+        "load_run",
+        lambda reply: pair_memos(reply[1]),
+        (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)),
+        applied,
+        0,
+    )
+
+
+def pair_memos(flat: list[bytes]) -> list[tuple[str, bytes]]:
+    """``[key, memo, key, memo …]`` as pairs."""
+    return [(key.decode(), memo) for key, memo in zip(flat[::2], flat[1::2], strict=True)]
+
+
+def read_steps(keys: Keys, run_id: str) -> Call[list[StepRecord]]:
+    """The steps of a run that have not ended."""
+    return command(lambda reply: list(_steps(_pairs(reply))), "HGETALL", keys("STEPS", run_id))
+
+
+def list_runs(keys: Keys, *, live: bool, limit: int) -> Call[list[str]]:
+    """Ids of runs, newest first: those that live, or those that have ended."""
+    return command(_texts, "ZREVRANGE", keys("LIVE" if live else "ENDED"), 0, limit - 1)
+
+
+def forget_ended(keys: Keys, now_ms: int) -> Call[int]:
+    """Take runs whose retention is over off the list of ended runs."""
+    return command(int, "ZREMRANGEBYSCORE", keys("ENDED"), "-inf", now_ms)
+
+
+def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
+    """A run's record from the fields of its hash."""
+    if "status" not in fields:
+        return None
+
+    def text(name: str) -> str:
+        return fields.get(name, b"").decode()
+
+    def number(name: str) -> int | None:
+        return int(float(fields[name])) if fields.get(name) else None
+
+    error = fields.get("error") or fields.get("last_error")
+    return RunRecord(
+        id=run_id,
+        app=text("app"),
+        function=text("function"),
+        queue=text("queue"),
+        status=RunStatus(text("status")),
+        attempt=number("attempt") or 0,
+        created_at=number("created_at") or 0,
+        started_at=number("started_at"),
+        ended_at=number("ended_at"),
+        event=loads(fields["event"]),
+        output=loads(fields["output"]) if fields.get("output") else None,
+        failure=Failure.from_json(loads(error)) if error else None,
+        owner=text("owner"),
+        continuation=text("continuation"),
+        due_at=number("due") if text("continuation") == "delayed" else None,
+        blocked=text("blocked"),
+    )
+
+
+def _steps(fields: dict[str, bytes]) -> Iterator[StepRecord]:
+    for name, value in fields.items():
+        if ":" in name:
+            continue
+        error = fields.get(f"{name}:error")
+        due = fields.get(f"{name}:due")
+        yield StepRecord(
+            key=name,
+            id=value.decode(),
+            state=fields.get(f"{name}:state", b"").decode(),
+            attempts=int(fields.get(f"{name}:attempt", b"0")),
+            owner=fields.get(f"{name}:owner", b"").decode(),
+            due_at=int(float(due)) if due else None,
+            failure=Failure.from_json(loads(error)) if error else None,
+        )
+
+
+def _pairs(reply: Any) -> dict[str, bytes]:
+    if isinstance(reply, dict):
+        return {key.decode(): value for key, value in reply.items()}
+    return {key.decode(): value for key, value in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def _texts(reply: list[bytes]) -> list[str]:
+    return [item.decode() for item in reply]

@@ -1,0 +1,141 @@
+"""Waiting for the end of a run: blocked on the server, woken by the script that ends the run.
+
+Each run has a channel of its own, so the cost of a wait does not depend on how many other runs end or are waited for.
+A channel forgets: therefore a waiter subscribes first and reads the status after, and reads it again whenever its
+connection was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from redis import exceptions
+from stepflow_engine.states import RunStatus
+
+from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.broker import Broker
+from stepflow_broker.keys import Keys
+from stepflow_broker.runs import read_status
+
+__all__ = ["EndWatcher", "wait_for_end"]
+
+_RECHECK_S = 30.0
+"""How often a waiter reads the status though nothing was heard: against connections that are dead and do not say so."""
+
+
+def wait_for_end(broker: Broker, keys: Keys, run_id: str, timeout_s: float | None) -> RunStatus | None:
+    """Block until a run has ended, and return its last status; ``None`` if there is no such run.
+
+    Args:
+        timeout_s: how long to wait, in seconds; ``None`` waits for ever.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    status = broker.run(read_status(keys, run_id))
+    while status is not None and not status.ended:
+        if deadline is not None and time.monotonic() >= deadline:
+            return status
+        with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            _listen(broker, keys, run_id, deadline)
+        status = broker.run(read_status(keys, run_id))
+    return status
+
+
+def _listen(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> None:
+    """Return when the run's end is heard, the deadline is over, or it is time to read the status again."""
+    recheck = time.monotonic() + _RECHECK_S
+    until = recheck if deadline is None else min(recheck, deadline)
+    with broker.client.pubsub(ignore_subscribe_messages=False) as pubsub:
+        pubsub.subscribe(keys("DONE", run_id))
+        while (left := until - time.monotonic()) > 0:
+            message = pubsub.get_message(timeout=left)
+            if message is None:
+                continue
+            if message["type"] == "message":
+                return
+            status = broker.run(read_status(keys, run_id))
+            if status is None or status.ended:
+                return
+
+
+class EndWatcher:
+    """Waits for the ends of many runs over one connection, from one event loop.
+
+    Args:
+        broker: the loop's broker.
+        keys: the partition's keys.
+    """
+
+    def __init__(self, broker: AsyncBroker, keys: Keys) -> None:
+        self._broker = broker
+        self._keys = keys
+        self._pubsub = broker.client.pubsub()
+        self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._listener: asyncio.Task[None] | None = None
+
+    async def wait(self, run_id: str, timeout_s: float | None) -> RunStatus | None:
+        """As `wait_for_end`, without blocking the loop."""
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        while True:
+            heard = await self._subscribe(run_id)
+            try:
+                status = await self._broker.run(read_status(self._keys, run_id))
+                if status is None or status.ended:
+                    return status
+                left = _RECHECK_S if deadline is None else min(_RECHECK_S, deadline - loop.time())
+                if left <= 0:
+                    return status
+                await asyncio.wait((heard,), timeout=left)
+            finally:
+                await self._unsubscribe(run_id, heard)
+
+    async def _subscribe(self, run_id: str) -> asyncio.Future[None]:
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(run_id, set())
+        waiters.add(heard)
+        with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            await self._pubsub.subscribe(self._keys("DONE", run_id))
+        if self._listener is None or self._listener.done():
+            self._listener = asyncio.get_running_loop().create_task(self._listen())
+        return heard
+
+    async def _unsubscribe(self, run_id: str, heard: asyncio.Future[None]) -> None:
+        waiters = self._waiters.get(run_id, set())
+        waiters.discard(heard)
+        heard.cancel()
+        if not waiters:
+            self._waiters.pop(run_id, None)
+            with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+                await self._pubsub.unsubscribe(self._keys("DONE", run_id))
+
+    async def _listen(self) -> None:
+        while self._waiters:
+            try:
+                message = await self._pubsub.get_message(timeout=_RECHECK_S)
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+                await asyncio.sleep(0.2)
+                self._wake_all()
+                continue
+            if message is None:
+                continue
+            if message["type"] in ("message", "subscribe"):
+                self._wake(message["channel"].decode().removeprefix(self._keys("DONE")))
+
+    def _wake(self, run_id: str) -> None:
+        for heard in self._waiters.get(run_id, ()):
+            if not heard.done():
+                heard.set_result(None)
+
+    def _wake_all(self) -> None:
+        for run_id in list(self._waiters):
+            self._wake(run_id)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._listener is not None:
+            self._listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listener
+        await self._pubsub.aclose()

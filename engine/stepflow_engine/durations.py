@@ -1,0 +1,76 @@
+"""Durations as people write them: ``"1h"``, ``"1d12h"``, a timedelta, or a number of seconds."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+
+__all__ = ["MAX_DURATION_MS", "Duration", "duration_ms", "show_duration"]
+
+type_error_hint = 'write "30s", "1h", "1d12h", a timedelta, or a number of seconds'
+
+Duration = str | int | float | timedelta
+
+MAX_DURATION_MS = 366 * 24 * 3600 * 1000
+"""The longest sleep, wait or invoke time-out: 366 days, in milliseconds."""
+
+_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+
+
+def duration_ms(value: Duration, *, name: str = "duration", most_ms: int = MAX_DURATION_MS) -> int:
+    """Turn a duration into whole milliseconds.
+
+    Args:
+        value: text of numbers with units (w, d, h, m, s, ms), a timedelta, or seconds as a number.
+        name: what to call the value in an error.
+        most_ms: the longest duration that is accepted, in milliseconds.
+
+    Raises:
+        ValueError: the value is not a duration, is negative, or is longer than ``most_ms``.
+    """
+    milliseconds = _parse_ms(value)
+    if milliseconds is None:
+        raise ValueError(f"{name} {value!r} is not a duration: {type_error_hint}")
+    if milliseconds < 0:
+        raise ValueError(f"{name} {value!r} is negative: {type_error_hint}")
+    if milliseconds > most_ms:
+        raise ValueError(f"{name} {value!r} is longer than {show_duration(most_ms)}, the longest accepted")
+    return round(milliseconds)
+
+
+def _parse_ms(value: object) -> float | None:
+    match value:
+        case bool():
+            return None
+        case int() | float():
+            return value * 1000 if math.isfinite(value) else None
+        case timedelta():
+            return value.total_seconds() * 1000
+        case str():
+            return _parse_text_ms(value.strip())
+        case _:
+            return None
+
+
+def _parse_text_ms(text: str) -> float | None:
+    parts = list(_PART.finditer(text))
+    if not parts or "".join(part.group(0) for part in parts) != text:
+        return None
+    return sum(float(part.group(1)) * _UNITS_MS[part.group(2)] for part in parts)
+
+
+def show_duration(milliseconds: float) -> str:
+    """Write milliseconds as people read them, with the two largest units: ``"1d 12h"``, ``"3.2s"``."""
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f}ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:.1f}".rstrip("0").rstrip(".") + "s"
+    seconds = round(milliseconds / 1000)
+    sizes = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+    shown = [f"{count}{unit}" for unit, size in sizes if (count := seconds // size % _WRAP[unit])]
+    return " ".join(shown[:2])
+
+
+_WRAP = {"d": 1_000_000, "h": 24, "m": 60, "s": 60}

@@ -1,0 +1,53 @@
+"""Names of runs, steps and jobs, all derived, so that a repeat of a request names the same thing."""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = ["StepKeys", "job_id", "run_id_for", "split_job_id", "step_key"]
+
+RUN_ID_LENGTH = 32
+
+
+def step_key(step_id: str, repeat: int = 0) -> str:
+    """The memo key of a step: the hex SHA-1 of its id, or of ``id:n`` for the nth repeat in a run.
+
+    Source: SEMANTICS §2 (``my-step-id`` gives ``e7d8a2f140845095749d60246ff1110c9d01d76a``).
+    """
+    text = f"{step_id}:{repeat}" if repeat else step_id
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class StepKeys:
+    """Hands out the keys of one pass over a function, counting repeats of an id."""
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def next(self, step_id: str) -> str:
+        """The key of the next step with this id."""
+        repeat = self._seen.get(step_id, 0)
+        self._seen[step_id] = repeat + 1
+        return step_key(step_id, repeat)
+
+    def __len__(self) -> int:
+        return sum(self._seen.values())
+
+
+def run_id_for(*parts: str) -> str:
+    """A run id that is the same for the same parts (event id and function; parent run and step)."""
+    text = "\0".join(parts)
+    return hashlib.sha256(text.encode()).hexdigest()[:RUN_ID_LENGTH]
+
+
+def job_id(run_id: str, key: str = "") -> str:
+    """The id of a step job: the run's own id for its continuation, ``run-key`` for a planned step."""
+    return f"{run_id}-{key}" if key else run_id
+
+
+def split_job_id(job: str) -> tuple[str, str]:
+    """The run id and the step key (``""`` for a continuation) of a job id."""
+    run, _, key = job.partition("-")
+    return run, key

@@ -1,0 +1,33 @@
+"""The states of a run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["RunStatus"]
+
+
+class RunStatus(StrEnum):
+    """Where a run is.
+
+    ::
+
+        queued ⇄ running ⇄ waiting        live
+                    ↓         ↓
+        completed, failed, cancelled      ended, for good
+
+    A run is ``queued`` while its next job is ready, ``running`` while a worker holds it, and ``waiting`` while it
+    needs no worker: for steps that others execute, for a retry, for a child or a time.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended."""
+        return self in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)

@@ -1,0 +1,35 @@
+"""Whether a task waits for something that only its own run can give it.
+
+A run whose every task waits for a step, or for another task of the run, makes no progress before a step ends, so it
+need not be kept. Waiting for a socket or a timer is different: that goes on without any step. asyncio does not say
+which it is, so this looks at what the task is suspended on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Set
+from typing import Any
+
+__all__ = ["WAITS_INSIDE", "waits_inside"]
+
+WAITS_INSIDE = frozenset(
+    {"asyncio.tasks", "asyncio.taskgroups", "asyncio.locks", "asyncio.queues", "stepflow_engine.threads"}
+)
+"""Modules whose coroutines wait for other tasks of the run, not for the world (timers are looked at apart)."""
+
+
+def waits_inside(task: asyncio.Task[Any], tasks: Set[asyncio.Task[Any]]) -> bool:
+    """Whether ``task`` is suspended on one of ``tasks``, on a gather, or in asyncio's own synchronisation."""
+    waits_for = getattr(task, "_fut_waiter", None)
+    if waits_for is None:
+        return False
+    if isinstance(waits_for, asyncio.Task):
+        return waits_for in tasks
+    if hasattr(waits_for, "_children"):  # asyncio.gather's future
+        return True
+    coroutine = task.get_coro()
+    while hasattr(inner := getattr(coroutine, "cr_await", None), "cr_frame"):
+        coroutine = inner
+    frame = getattr(coroutine, "cr_frame", None)
+    return frame is not None and frame.f_globals.get("__name__") in WAITS_INSIDE

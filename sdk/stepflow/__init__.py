@@ -1,0 +1,83 @@
+"""Durable step functions on Redis.
+
+A function is ordinary Python; every ``ctx.step.run`` in it is executed, memoised and retried alone::
+
+    app = Stepflow("shop")
+
+    @app.function("import-images", event="shop/product.imported")
+    async def import_images(ctx: Context) -> int:
+        urls = await ctx.step.run("copy", copy_images, ctx.event.data["urls"])
+        return len(urls)
+
+    app.send("shop/product.imported", {"urls": []})
+
+Run it with ``stepflow dev module:app``, or with ``stepflow-worker module:app`` beside a Redis server.
+"""
+
+from stepflow_engine.errors import (
+    ConfigurationError,
+    EventError,
+    FunctionNotFoundError,
+    InvokeCancelledError,
+    InvokeError,
+    InvokeSkippedError,
+    InvokeTimeoutError,
+    LimitError,
+    NonRetriableError,
+    ResultTimeoutError,
+    RetryAfterError,
+    RunCancelledError,
+    RunError,
+    RunFailedError,
+    RunNotFoundError,
+    ServerError,
+    StepError,
+    StepflowError,
+    StepOutputError,
+    StepUsageError,
+)
+from stepflow_engine.failure import Failure
+from stepflow_engine.limits import Limits
+from stepflow_engine.states import RunStatus
+
+from stepflow.app import Stepflow
+from stepflow.context import Context, SyncContext
+from stepflow.event import Event
+from stepflow.function import Function
+from stepflow.run import Run
+from stepflow.step import StepTools
+from stepflow.sync_step import SyncStepTools
+
+__all__ = [
+    "ConfigurationError",
+    "Context",
+    "Event",
+    "EventError",
+    "Failure",
+    "Function",
+    "FunctionNotFoundError",
+    "InvokeCancelledError",
+    "InvokeError",
+    "InvokeSkippedError",
+    "InvokeTimeoutError",
+    "LimitError",
+    "Limits",
+    "NonRetriableError",
+    "ResultTimeoutError",
+    "RetryAfterError",
+    "Run",
+    "RunCancelledError",
+    "RunError",
+    "RunFailedError",
+    "RunNotFoundError",
+    "RunStatus",
+    "ServerError",
+    "StepError",
+    "StepOutputError",
+    "StepTools",
+    "StepUsageError",
+    "Stepflow",
+    "StepflowError",
+    "SyncContext",
+    "SyncStepTools",
+]

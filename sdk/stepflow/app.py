@@ -1,0 +1,263 @@
+"""The app: declares functions, and starts runs of them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+from stepflow_broker.call import Call
+from stepflow_broker.functions import FunctionConfig, add_event, read_function
+from stepflow_broker.runs import start_run
+from stepflow_engine.durations import Duration, duration_ms
+from stepflow_engine.errors import ConfigurationError, EventError, FunctionNotFoundError
+from stepflow_engine.failure import Failure
+from stepflow_engine.ids import run_id_for
+from stepflow_engine.limits import Limits, check_id
+from stepflow_engine.retry import DEFAULT_RETRIES
+from typing_extensions import TypeVar
+
+from stepflow.event import INVOKED, Event, encode_event
+from stepflow.function import Function, FunctionDecorator, local_names, make_function
+from stepflow.producer import Producer
+from stepflow.run import Run
+
+__all__ = ["Stepflow"]
+
+I = TypeVar("I", default=Any)  # noqa: E741  input
+O = TypeVar("O", default=Any)  # noqa: E741  output
+_MAX_TRIGGERS = 10
+
+
+class Stepflow:
+    """An app: a set of functions that share a name and a Redis server.
+
+    Making an app reaches no server; the first call that needs one does.
+
+    Args:
+        app_id: names the app; the queue of its jobs has this name unless a function names another.
+        redis_url: the server; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
+        retries: attempts after the first, of a step and of a function, unless they say otherwise; 0 to 20.
+        retention: how long an ended run is kept.
+        limits: bounds of the app's runs.
+
+    Raises:
+        ConfigurationError: a setting is wrong.
+    """
+
+    def __init__(
+        self,
+        app_id: str,
+        *,
+        redis_url: str | None = None,
+        retries: int = DEFAULT_RETRIES,
+        retention: Duration = "7d",
+        limits: Limits | None = None,
+    ) -> None:
+        try:
+            self.id = check_id(app_id, "an app's id")
+            retention_ms = duration_ms(retention, name="retention")
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        if set(app_id) & set("/, ") or app_id.endswith(":steps"):
+            raise ConfigurationError(f"app id {app_id!r} may not contain '/', ',' or a space, or end with ':steps'")
+        self.limits = limits or Limits()
+        self.functions: dict[str, Function[Any, Any]] = {}
+        self.producer = Producer(redis_url, retention_ms=retention_ms)
+        self._retries = retries
+
+    def __repr__(self) -> str:
+        return f"Stepflow({self.id!r})"
+
+    # -- declaring ---------------------------------------------------------------
+
+    def function(
+        self,
+        id: str,
+        *,
+        event: str | None = None,
+        triggers: Sequence[str] = (),
+        retries: int | None = None,
+        queue: str | None = None,
+    ) -> FunctionDecorator:
+        """Make a function of an ``async def`` or a ``def``.
+
+        Args:
+            id: names the function in the app.
+            event: the name of the event that starts it; ``*`` at the end stands for anything.
+            triggers: more such names; at most ten in all.
+            retries: attempts after the first, of each step and of the code between steps; ``None``: the app's.
+            queue: where its jobs wait; ``None``: the queue named as the app.
+
+        Raises:
+            ConfigurationError: a setting is wrong, or the id is taken.
+        """
+        events = (*((event,) if event is not None else ()), *triggers)
+        if len(events) > _MAX_TRIGGERS:
+            raise ConfigurationError(f"function {id!r} has {len(events)} triggers; at most {_MAX_TRIGGERS} are accepted")
+        namespace = local_names(1)
+
+        def decorate(handler: Callable[..., Any], /) -> Function[Any, Any]:
+            function = make_function(
+                handler,
+                app_id=self.id,
+                id=id,
+                events=events,
+                retries=self._retries if retries is None else retries,
+                queue=queue or self.id,
+                limits=self.limits,
+                namespace=namespace,
+            )
+            if id in self.functions:
+                raise ConfigurationError(f"app {self.id!r} has two functions with the id {id!r}: rename one of them")
+            self.functions[id] = function
+            return function
+
+        return decorate
+
+    # -- producing ---------------------------------------------------------------
+
+    @overload
+    def send(self, event: str, data: Any = None, *, id: str = "") -> str: ...
+    @overload
+    def send(self, event: Event[Any], /) -> str: ...
+    @overload
+    def send(self, event: Sequence[Event[Any]], /) -> list[str]: ...
+    def send(self, event: str | Event[Any] | Sequence[Event[Any]], data: Any = None, *, id: str = "") -> Any:
+        """Send an event, or several in one round trip. Every function whose trigger matches gets a run.
+
+        Args:
+            event: the event's name; or an `Event`; or a list of at most 5,000 of them.
+            data: what is known of it; JSON.
+            id: names this one event; sent again within 24 hours, it starts nothing.
+
+        Returns:
+            The event's id, or a list of ids.
+
+        Raises:
+            EventError: an event is not JSON or over a limit; none of the list is sent.
+            ServerError: the server does not answer; the same call with the same id can be made again safely.
+        """
+        events, single = self._events(event, data, id)
+        ids, calls = self._add_events(events)
+        self.producer.broker.run_all(calls)
+        return ids[0] if single else ids
+
+    async def asend(self, event: str | Event[Any] | Sequence[Event[Any]], data: Any = None, *, id: str = "") -> Any:
+        """As `send`, without blocking the event loop."""
+        events, single = self._events(event, data, id)
+        ids, calls = self._add_events(events)
+        await self.producer.abroker.run_all(calls)
+        return ids[0] if single else ids
+
+    @overload
+    def start(self, function: Function[I, O], data: Any = None, *, id: str | None = None) -> Run[O]: ...
+    @overload
+    def start(self, function: str, data: Any = None, *, id: str | None = None) -> Run[Any]: ...
+    def start(self, function: Any, data: Any = None, *, id: str | None = None) -> Run[Any]:
+        """Start a run of a function.
+
+        Args:
+            function: a function, or the id of one: of this app, or ``"app/function"`` of another.
+            data: the input; JSON.
+            id: makes the start repeatable: within 24 hours the same id means the same run.
+
+        Raises:
+            FunctionNotFoundError: an id that neither this app nor any worker has registered.
+            EventError: the data is not JSON or over the limit.
+            ServerError: the server does not answer.
+        """
+        config = self._local_config(function)
+        if config is None:
+            config = self._found(function, self.producer.broker.run(read_function(self.producer.keys, *self._split(function))))
+        run_id, call = self._start(config, data, id)
+        self.producer.broker.run(call)
+        return Run(self.producer, run_id, getattr(function, "output", None))
+
+    async def astart(self, function: Any, data: Any = None, *, id: str | None = None) -> Run[Any]:
+        """As `start`, without blocking the event loop."""
+        config = self._local_config(function)
+        if config is None:
+            read = read_function(self.producer.keys, *self._split(function))
+            config = self._found(function, await self.producer.abroker.run(read))
+        run_id, call = self._start(config, data, id)
+        await self.producer.abroker.run(call)
+        return Run(self.producer, run_id, getattr(function, "output", None))
+
+    @overload
+    def invoke(self, function: Function[I, O], data: Any = None, *, timeout: Duration | None = None) -> O: ...
+    @overload
+    def invoke(self, function: str, data: Any = None, *, timeout: Duration | None = None) -> Any: ...
+    def invoke(self, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
+        """Start a run and wait for its result; see `start` and `Run.result`."""
+        return self.start(function, data).result(timeout)
+
+    async def ainvoke(self, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
+        """As `invoke`, without blocking the event loop."""
+        return await (await self.astart(function, data)).aresult(timeout)
+
+    def run(self, run_id: str) -> Run[Any]:
+        """A handle of the run with this id; whether there is one is seen when it is used."""
+        return Run(self.producer, run_id)
+
+    # -- how ---------------------------------------------------------------------
+
+    def _events(self, event: str | Event[Any] | Sequence[Event[Any]], data: Any, id: str) -> tuple[list[Event[Any]], bool]:
+        if isinstance(event, str):
+            return [Event(event, data, id)], True
+        if isinstance(event, Event):
+            return [event], True
+        events = list(event)
+        if len(events) > self.limits.events_per_send:
+            raise EventError(f"{len(events):,} events in one send; at most {self.limits.events_per_send:,} are accepted")
+        return events, False
+
+    def _add_events(self, events: list[Event[Any]]) -> tuple[list[str], list[Call[str]]]:
+        ids, calls, now_ms = [], [], _now_ms()
+        for event in events:
+            event_id = event.id or uuid.uuid4().hex
+            text = encode_event(event, event_id=event_id, now_ms=now_ms, limit_bytes=self.limits.event_bytes)
+            ids.append(event_id)
+            calls.append(add_event(self.producer.keys, text, event_id=event_id, dedupe=bool(event.id)))
+        return ids, calls
+
+    def _start(self, config: FunctionConfig, data: Any, id: str | None) -> tuple[str, Call[bool]]:
+        event_id = uuid.uuid4().hex if id is None else id
+        text = encode_event(
+            Event(INVOKED, data), event_id=event_id, now_ms=_now_ms(), limit_bytes=self.limits.event_bytes
+        )
+        run_id = event_id if id is None else run_id_for(id, config.name)
+        call = start_run(
+            self.producer.keys,
+            run_id=run_id,
+            app=config.app,
+            function=config.id,
+            queue=config.queue,
+            event=text,
+            dedupe=id is not None,
+        )
+        return run_id, call
+
+    def _local_config(self, function: Any) -> FunctionConfig | None:
+        if isinstance(function, Function):
+            return function.config
+        if not isinstance(function, str):
+            raise TypeError(f"a function or its id is needed, not {type(function).__name__}")
+        app, name = self._split(function)
+        return self.functions[name].config if app == self.id and name in self.functions else None
+
+    def _split(self, function: str) -> tuple[str, str]:
+        app, slash, name = function.partition("/")
+        return (app, name) if slash else (self.id, function)
+
+    @staticmethod
+    def _found(function: str, config: FunctionConfig | None) -> FunctionConfig:
+        if config is None:
+            message = f"could not find function with ID: {function}: no worker has registered it; start its worker first"
+            raise FunctionNotFoundError("", Failure("FunctionNotFoundError", message), function_id=function)
+        return config
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

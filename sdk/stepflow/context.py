@@ -1,0 +1,90 @@
+"""The context: what a function is given of its run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping
+from typing import Any, Generic
+
+from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
+from typing_extensions import TypeVar
+
+from stepflow.event import Event
+from stepflow.step import StepTools
+from stepflow.sync_step import SyncStepTools
+
+__all__ = ["Context", "SyncContext"]
+
+T = TypeVar("T", default=Any)
+
+_LOGGER = logging.getLogger("stepflow.run")
+
+
+class _RunContext(Generic[T]):
+    """What both kinds of function are given.
+
+    Attributes:
+        event: the event that started the run; its ``data`` has the type ``T``.
+        events: all events of a batch; else the one.
+        run_id: the run.
+        logger: logs with the run's id and function, and only once: what is logged while the code is replayed over its
+            memos was logged before, and is left out.
+    """
+
+    def __init__(self, execution: Execution, event: Event[T], *, run_id: str, function: str, attempt: int) -> None:
+        self.event = event
+        self.events: list[Event[T]] = [event]
+        self.run_id = run_id
+        self.logger = RunLogger(_LOGGER, {"run_id": run_id, "function": function}, execution)
+        self._attempt = attempt
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt, 0-based: in a step's handler the step's, elsewhere the function's."""
+        in_handler = HANDLER_ATTEMPT.get()
+        return self._attempt if in_handler is None else in_handler
+
+
+class Context(_RunContext[T]):
+    """The context of an ``async def`` function.
+
+    Attributes:
+        step: the step tools, to be awaited.
+    """
+
+    def __init__(
+        self, execution: Execution, event: Event[T], *, run_id: str, function: str, attempt: int, step: StepTools
+    ) -> None:
+        super().__init__(execution, event, run_id=run_id, function=function, attempt=attempt)
+        self.step = step
+
+
+class SyncContext(_RunContext[T]):
+    """The context of a plain ``def`` function.
+
+    Attributes:
+        step: the step tools, which block the function's thread.
+    """
+
+    def __init__(
+        self, execution: Execution, event: Event[T], *, run_id: str, function: str, attempt: int, step: SyncStepTools
+    ) -> None:
+        super().__init__(execution, event, run_id=run_id, function=function, attempt=attempt)
+        self.step = step
+
+
+class RunLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger that adds the run's fields and is silent during replay."""
+
+    def __init__(self, logger: logging.Logger, fields: dict[str, str], execution: Execution) -> None:
+        super().__init__(logger, fields)
+        self._execution = execution
+
+    def isEnabledFor(self, level: int) -> bool:
+        """Whether a message would be logged now."""
+        return not self._execution.replaying and super().isEnabledFor(level)
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Add the run's fields to those of the message."""
+        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
+        return msg, kwargs

@@ -1,0 +1,57 @@
+"""Events: what starts a run, as its code sees it and as a producer sends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic
+
+from stepflow_engine.codec import dumps, dumps_event
+from stepflow_engine.errors import EventError
+from stepflow_engine.limits import check_id
+from typing_extensions import TypeVar
+
+__all__ = ["INVOKED", "Event", "encode_event"]
+
+T = TypeVar("T", default=Any)
+
+INVOKED = "stepflow/function.invoked"
+"""The name of the event of a run that was started by name and not by an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Generic[T]):
+    """Something that happened.
+
+    Attributes:
+        name: what kind of thing, as in ``"shop/order.placed"``.
+        data: what is known of it; in a run, of the type that the function declares.
+        id: names this one event; sent twice within 24 hours, it starts each function once. ``""``: stepflow chooses.
+        ts: when, in milliseconds since the epoch. 0: when it is sent.
+    """
+
+    name: str
+    data: T = None  # type: ignore[assignment]
+    id: str = ""
+    ts: int = 0
+
+    @property
+    def time(self) -> datetime:
+        """``ts`` as a datetime, in UTC."""
+        return datetime.fromtimestamp(self.ts / 1000, UTC)
+
+
+def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: int) -> bytes:
+    """The JSON text of an event.
+
+    Raises:
+        EventError: its name or id cannot be one, or its data is not JSON or is over the limit.
+    """
+    try:
+        check_id(event.name, "an event's name")
+        check_id(event_id, "an event's id")
+    except ValueError as error:
+        raise EventError(str(error)) from None
+    data = dumps_event({} if event.data is None else event.data, limit_bytes=limit_bytes)
+    head = dumps({"name": event.name, "id": event_id, "ts": event.ts or now_ms})
+    return head[:-1] + b',"data":' + data + b"}"

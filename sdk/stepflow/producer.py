@@ -1,0 +1,83 @@
+"""The producer's connections: one blocking broker a process, and one asyncio broker an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+
+from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.broker import Broker
+from stepflow_broker.connection import DEFAULT_URL
+from stepflow_broker.keys import Keys
+from stepflow_broker.waiting import EndWatcher, wait_for_end
+
+__all__ = ["Producer"]
+
+
+class Producer:
+    """Connects when it is first used, so that making an app costs nothing and reaches nothing.
+
+    Args:
+        url: the server's; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
+        retention_ms: how long an ended run is kept, in milliseconds.
+    """
+
+    def __init__(self, url: str | None, *, retention_ms: int) -> None:
+        self.keys = Keys()
+        self.retention_ms = retention_ms
+        self._url = url
+        self._lock = threading.Lock()
+        self._broker: tuple[int, Broker] | None = None
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[AsyncBroker, EndWatcher]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    @property
+    def url(self) -> str:
+        """The server's URL."""
+        return self._url or os.environ.get("STEPFLOW_REDIS_URL") or DEFAULT_URL
+
+    @property
+    def broker(self) -> Broker:
+        """The blocking broker of this process (a fork makes its own)."""
+        with self._lock:
+            if self._broker is None or self._broker[0] != os.getpid():
+                self._broker = (os.getpid(), Broker(self.url))
+            return self._broker[1]
+
+    @property
+    def abroker(self) -> AsyncBroker:
+        """The broker of the running event loop."""
+        return self._of_loop()[0]
+
+    def wait(self, run_id: str, timeout_ms: int | None) -> None:
+        """Block until the run has ended, or the time is over."""
+        wait_for_end(self.broker, self.keys, run_id, None if timeout_ms is None else timeout_ms / 1000)
+
+    async def await_end(self, run_id: str, timeout_ms: int | None) -> None:
+        """Wait until the run has ended, or the time is over."""
+        await self._of_loop()[1].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
+
+    def _of_loop(self) -> tuple[AsyncBroker, EndWatcher]:
+        loop = asyncio.get_running_loop()
+        found = self._loops.get(loop)
+        if found is None:
+            broker = AsyncBroker(self.url)
+            found = self._loops[loop] = (broker, EndWatcher(broker, self.keys))
+        return found
+
+    def close(self) -> None:
+        """Close the blocking connections of this process."""
+        with self._lock:
+            if self._broker is not None:
+                self._broker[1].close()
+                self._broker = None
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        found = self._loops.pop(asyncio.get_running_loop(), None)
+        if found is not None:
+            await found[1].close()
+            await found[0].close()

@@ -1,0 +1,47 @@
+"""The step tools of plain ``def`` functions: the same steps, with calls that block the function's own thread."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar, overload
+
+from stepflow_engine.durations import Duration
+from stepflow_engine.threads import ThreadBridge
+
+from stepflow.step import StepTools
+
+__all__ = ["SyncStepTools"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class SyncStepTools:
+    """As `StepTools`, for a function that runs in a thread. Each method does what its twin there does."""
+
+    def __init__(self, tools: StepTools, bridge: ThreadBridge) -> None:
+        self._tools = tools
+        self._bridge = bridge
+
+    @overload
+    def run(self, id: str, handler: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def run(self, id: str, handler: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def run(self, id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call ``handler(*args, **kwargs)`` as a step and return its result; see `StepTools.run`."""
+        return self._bridge.call(lambda: self._tools.run(id, handler, *args, **kwargs))
+
+    def parallel(self, *bodies: Callable[[], Any]) -> list[Any]:
+        """Run callables side by side, each of which may call steps, and return their results in order.
+
+        Each body has a thread; they start in order, so the steps that they ask for are the same on every replay. All
+        bodies are waited for; then the first error, in order, is raised.
+
+        Example:
+            ``a, b = ctx.step.parallel(lambda: ctx.step.run("a", f), lambda: ctx.step.run("b", g))``
+        """
+        return self._bridge.parallel(bodies)
+
+    def with_options(self, *, retries: int | None = None, timeout: Duration | None = None) -> SyncStepTools:
+        """The same tools with a policy for the next call; see `StepTools.with_options`."""
+        return SyncStepTools(self._tools.with_options(retries=retries, timeout=timeout), self._bridge)

@@ -1,0 +1,1 @@
+"""The processes that do the work: an RQ worker with an asyncio loop of its own."""

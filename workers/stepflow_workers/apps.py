@@ -1,0 +1,67 @@
+"""Finding apps by name: ``module:app``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stepflow import Stepflow
+from stepflow_engine.errors import ConfigurationError
+
+__all__ = ["load_app", "load_apps"]
+
+
+def load_apps(names: Sequence[str]) -> list[Stepflow]:
+    """The apps of several names; see `load_app`.
+
+    Raises:
+        ConfigurationError: one cannot be found, or two have the same id.
+    """
+    apps = [load_app(name) for name in names]
+    ids = [app.id for app in apps]
+    for app in apps:
+        if ids.count(app.id) > 1:
+            raise ConfigurationError(f"two of the apps given have the id {app.id!r}: give one of them another id")
+    return apps
+
+
+def load_app(name: str) -> Stepflow:
+    """The app that ``module:attribute`` names; the current folder is searched too.
+
+    Raises:
+        ConfigurationError: there is no such module or attribute, it is not an app, or the module cannot be imported.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not module_name or not colon or not attribute:
+        raise ConfigurationError(f"{name!r} does not name an app: write module:app, as in shop.flows:app")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise ConfigurationError(
+                f"there is no module {error.name!r} (for {name!r}): start from the folder that contains it"
+            ) from None
+        raise ConfigurationError(f"module {module_name!r} cannot be imported: {error}: install what it needs") from error
+    except ConfigurationError:
+        raise
+    except Exception as error:  # user code: whatever a module does when it is imported
+        raise ConfigurationError(
+            f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}: correct it"
+        ) from error
+    return _app_in(module, module_name, attribute)
+
+
+def _app_in(module: object, module_name: str, attribute: str) -> Stepflow:
+    found = getattr(module, attribute, None)
+    if isinstance(found, Stepflow):
+        return found
+    apps = [name for name, value in vars(module).items() if isinstance(value, Stepflow)]
+    hint = f"its apps: {', '.join(apps)}" if apps else "it makes no app: app = Stepflow(...)"
+    if found is None:
+        raise ConfigurationError(f"module {module_name!r} has no {attribute!r}; {hint}")
+    raise ConfigurationError(f"{module_name}:{attribute} is not an app but {type(found).__name__}; {hint}")

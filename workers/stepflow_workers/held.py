@@ -1,0 +1,93 @@
+"""Runs that a worker has in memory: suspended code, kept so that it need not be replayed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from stepflow import Function
+from stepflow_broker.jobs import Lease
+from stepflow_engine.execution import Execution
+
+__all__ = ["HeldRun", "HeldRuns"]
+
+
+@dataclass(slots=True, eq=False)
+class HeldRun:
+    """A pass over a run's code in this process.
+
+    Attributes:
+        run_id, function, execution: what it is a pass of.
+        attempt: of the function.
+        lease: that of the continuation, while this worker has it: only then may the pass plan or end the run.
+        users: how many jobs of this worker use the pass now; it is not evicted before they are done.
+        planned: keys of steps that are known to have jobs.
+        state_bytes: the size of the memos that are known.
+        turn: whoever advances the pass has it.
+    """
+
+    run_id: str
+    function: Function
+    execution: Execution
+    attempt: int
+    lease: Lease | None = None
+    users: int = 0
+    planned: set[str] = field(default_factory=set)
+    state_bytes: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class HeldRuns:
+    """The passes in memory, the least recently used of those that nobody uses evicted first.
+
+    Args:
+        most: how many unused ones are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._runs: OrderedDict[str, HeldRun] = OrderedDict()
+
+    def get(self, run_id: str) -> HeldRun | None:
+        """The pass of a run, if it is in memory and still good."""
+        held = self._runs.get(run_id)
+        if held is not None and held.execution.closed:
+            del self._runs[run_id]
+            return None
+        return held
+
+    def put(self, held: HeldRun) -> None:
+        """Keep a pass."""
+        self._runs[held.run_id] = held
+
+    def leave(self, held: HeldRun) -> None:
+        """One user less; may evict."""
+        held.users -= 1
+        if self._runs.get(held.run_id) is held:
+            self._runs.move_to_end(held.run_id)
+        self._evict()
+
+    def drop(self, held: HeldRun) -> None:
+        """Give a pass up."""
+        held.execution.close()
+        if self._runs.get(held.run_id) is held:
+            del self._runs[held.run_id]
+
+    def _evict(self) -> None:
+        if len(self._runs) <= self._most:
+            return
+        for held in [held for held in self._runs.values() if not held.users][: len(self._runs) - self._most]:
+            self.drop(held)
+
+    def close(self) -> None:
+        """Give all passes up."""
+        for held in list(self._runs.values()):
+            self.drop(held)
+
+    def __iter__(self) -> Iterator[HeldRun]:
+        return iter(list(self._runs.values()))
+
+    def __len__(self) -> int:
+        return len(self._runs)

@@ -1,0 +1,77 @@
+"""The inbox: what a worker is told over pub/sub. All of it is hints; nothing is lost when one is not heard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from redis import exceptions
+from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.keys import Keys
+
+__all__ = ["Inbox", "InboxListener"]
+
+_log = logging.getLogger("stepflow.worker")
+
+
+class InboxListener(Protocol):
+    """Who is told."""
+
+    def on_ready(self) -> None:
+        """A list of jobs is no longer empty, or something may have been missed."""
+
+    def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
+        """Another worker has stored a memo of a run that this worker holds."""
+
+    def on_cancel(self, run_id: str) -> None:
+        """A run that this worker holds was cancelled."""
+
+
+class Inbox:
+    """Listens for one worker.
+
+    Args:
+        lists: the lists whose jobs the worker takes.
+    """
+
+    def __init__(
+        self, broker: AsyncBroker, keys: Keys, worker: str, lists: list[str], listener: InboxListener
+    ) -> None:
+        self._broker = broker
+        self._channels = (keys("READY"), keys("INBOX", worker))
+        self._lists = {name.encode() for name in lists}
+        self._listener = listener
+
+    async def run(self, subscribed: Callable[[], None]) -> None:
+        """Listen until cancelled.
+
+        Args:
+            subscribed: called when listening has begun.
+        """
+        while True:
+            try:
+                async with self._broker.client.pubsub() as pubsub:
+                    await pubsub.subscribe(*self._channels)
+                    subscribed()
+                    self._listener.on_ready()
+                    while True:
+                        message = await pubsub.get_message(timeout=None, ignore_subscribe_messages=True)
+                        if message is not None:
+                            self._hear(message["channel"].decode(), message["data"])
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+                _log.warning("inbox_interrupted", extra={"error": str(error)})
+                await asyncio.sleep(0.5)
+
+    def _hear(self, channel: str, data: bytes) -> None:
+        if channel == self._channels[0]:
+            if data in self._lists:
+                self._listener.on_ready()
+            return
+        kind, _, rest = data.partition(b" ")
+        if kind == b"memo":
+            run_id, position, key, memo = rest.split(b" ", 3)
+            self._listener.on_memo(run_id.decode(), int(position), key.decode(), memo)
+        elif kind == b"cancel":
+            self._listener.on_cancel(rest.decode())

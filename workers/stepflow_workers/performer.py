@@ -1,0 +1,135 @@
+"""Performing a step: one attempt, and what is to be stored of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from stepflow_engine.codec import dumps
+from stepflow_engine.errors import LimitError
+from stepflow_engine.failure import Failure
+from stepflow_engine.handler import attempt_step
+from stepflow_engine.memo import Memo, memo_of_data, memo_of_failure
+from stepflow_engine.retry import Backoff, retry_delay_ms
+from stepflow_engine.steps import StepCall
+
+from stepflow_workers.held import HeldRun
+
+__all__ = ["Done", "Performer", "Retry", "now_ms"]
+
+POISON_DEATHS = 3
+"""How many workers may die with a job before it is taken for the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The step has ended: ``text`` is to be stored, and ``memo`` is what it will be read back as."""
+
+    text: bytes
+    memo: Memo
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The attempt failed and there will be another."""
+
+    attempts: int
+    error: bytes
+    delay_ms: int
+
+
+class Performer:
+    """Performs steps for one worker.
+
+    Args:
+        worker: the worker's name, kept in memos.
+        concurrency: how many handlers may be in threads at once.
+        backoff: the waits between attempts.
+    """
+
+    def __init__(self, worker: str, *, concurrency: int, backoff: Backoff) -> None:
+        self._worker = worker
+        self._backoff = backoff
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="stepflow-handler")
+
+    async def perform(self, held: HeldRun, call: StepCall, *, attempt: int, deaths: int) -> Done | Retry:
+        """Call the step's handler once and decide what follows.
+
+        Args:
+            attempt: its number, 0-based.
+            deaths: how many workers died in this attempt or one like it.
+        """
+        started_at = now_ms()
+        limits = held.function.limits
+        try:
+            if deaths >= POISON_DEATHS:
+                raise_poison(deaths)
+            result = await attempt_step(
+                call.id, call.request, attempt=attempt, limit_bytes=limits.step_output_bytes, threads=self._threads
+            )
+            text = memo_of_data(result.text, self._detail(call.id, attempt, started_at))
+            if held.state_bytes + len(text) > limits.run_state_bytes:
+                raise LimitError(
+                    f"the memos of the run would be over {limits.run_state_bytes:,} bytes with step {call.id!r}; "
+                    "return references instead of data, or split the work over several runs"
+                )
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  user code: whatever a handler raises is the step's failure
+            return self._failed(held, call, error, attempt, started_at, final=deaths >= POISON_DEATHS)
+        held.state_bytes += len(text)
+        return Done(text, Memo(call.id, data=result.data))
+
+    def _failed(
+        self, held: HeldRun, call: StepCall, error: Exception, attempt: int, started_at: int, *, final: bool
+    ) -> Done | Retry:
+        retries = call.request.retries if call.request.retries is not None else held.function.config.retries
+        delay_ms = retry_delay_ms(
+            error, attempt=attempt, retries=retries, backoff=self._backoff, jitter=random.random(), now_ms=now_ms()
+        )
+        failure = Failure.of(error)
+        if delay_ms is None or final:
+            return self.failed_for_good(call.id, failure, attempt, started_at)
+        return Retry(attempt + 1, dumps(failure.to_json()), delay_ms)
+
+    def failed_for_good(self, step_id: str, failure: Failure, attempt: int, started_at: int) -> Done:
+        """What is stored of a step that failed for good."""
+        text = memo_of_failure(failure, self._detail(step_id, attempt, started_at))
+        return Done(text, Memo(step_id, failure=failure))
+
+    def _detail(self, step_id: str, attempt: int, started_at: int) -> dict[str, object]:
+        return {
+            "id": step_id,
+            "attempts": attempt + 1,
+            "started_at": started_at,
+            "ended_at": now_ms(),
+            "worker": self._worker,
+        }
+
+    def close(self) -> None:
+        """Take no more handlers into threads; those that run are not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class PoisonError(Exception):
+    """A step that took its workers with it."""
+
+
+def raise_poison(deaths: int) -> None:
+    """Fail a step that killed its workers.
+
+    Raises:
+        PoisonError: always.
+    """
+    raise PoisonError(
+        f"{deaths} workers died while they executed this step (killed, out of memory, or ended by its code); "
+        "it is not tried again"
+    )
+
+
+def now_ms() -> int:
+    """The time of this machine, in milliseconds since the epoch; shown to people, never compared with the server's."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,47 @@
+"""Slots: how many jobs a worker executes at once. A job that only waits gives its slot back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Slots"]
+
+
+class Slots:
+    """Counts the slots of one worker.
+
+    Args:
+        total: how many there are.
+        freed: called when one becomes free.
+    """
+
+    def __init__(self, total: int, freed: Callable[[], None]) -> None:
+        self.total = total
+        self.used = 0
+        self._freed = freed
+
+    @property
+    def free(self) -> int:
+        """How many are free; 0 also when jobs that waited have gone on and there are too few."""
+        return max(0, self.total - self.used)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Take a slot, for a job that begins."""
+        self.used += 1
+        try:
+            yield
+        finally:
+            self.used -= 1
+            self._freed()
+
+    @contextmanager
+    def given_back(self) -> Iterator[None]:
+        """Give the slot back, for the time that a job waits."""
+        self.used -= 1
+        self._freed()
+        try:
+            yield
+        finally:
+            self.used += 1

@@ -1,0 +1,216 @@
+"""StepWorker: an RQ worker whose work loop is stepflow's.
+
+Registration, heartbeat, commands over pub/sub, suspension and death are RQ's, so ``rq info``, ``rq suspend`` and RQ's
+dashboards see and steer it. What it executes, and how it keeps its jobs, is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis import exceptions
+from rq.worker import BaseWorker
+from stepflow import Stepflow
+from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.broker import Broker
+from stepflow_broker.call import command
+from stepflow_broker.connection import check_server, connect, safe_url, server_error
+from stepflow_broker.functions import register_functions
+from stepflow_broker.jobs import queue_lists
+from stepflow_broker.keys import Keys
+from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.loop import RunLoop
+
+from stepflow_workers.dispatcher import Dispatcher
+from stepflow_workers.inbox import Inbox
+from stepflow_workers.keeper import Keeper
+from stepflow_workers.router import Router
+from stepflow_workers.runner import Runner
+from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.slots import Slots
+
+__all__ = ["StepWorker"]
+
+_log = logging.getLogger("stepflow.worker")
+_RQ_TTL_S = 60
+_HEARTBEAT_TTL_S = 30
+_PATIENCE_S = 60.0
+
+
+class StepWorker(BaseWorker):
+    """A worker process.
+
+    Args:
+        apps: the apps whose functions it has.
+        settings: how it works.
+
+    Raises:
+        ConfigurationError: there is nothing to serve, or the server cannot be used safely.
+        ServerError: the server does not answer.
+    """
+
+    def __init__(self, apps: Sequence[Stepflow], settings: WorkerSettings) -> None:
+        self.functions = {function.name: function for app in apps for function in app.functions.values()}
+        if not self.functions:
+            names = ", ".join(app.id for app in apps)
+            raise ConfigurationError(f"app {names} has no functions: declare them with @app.function before it is served")
+        self._retention_ms = {
+            function.name: app.producer.retention_ms for app in apps for function in app.functions.values()
+        }
+        self.settings = settings
+        self.keys = Keys()
+        queues = settings.queues or tuple(dict.fromkeys(f.config.queue for f in self.functions.values()))
+        self.lists = queue_lists(queues)
+        client = connect(settings.redis_url)
+        try:
+            check_server(client.info(), settings.redis_url)
+            super().__init__(
+                self.lists,
+                name=settings.name or f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:6]}",
+                connection=client,
+                serializer="json",
+                worker_ttl=_RQ_TTL_S,
+            )
+        except (exceptions.RedisError, OSError) as error:
+            raise server_error(error, settings.redis_url) from None
+        self._shown_state = ""
+        self._counted = (0, 0)
+        self._runner: Runner | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._signals = 0
+
+    def work(self, *_args: Any, **_options: Any) -> bool:
+        """Work until a signal says stop, or, in burst mode, until nothing is ready; true if any job was done."""
+        try:
+            Broker(self.settings.redis_url).run(
+                register_functions(self.keys, [function.config for function in self.functions.values()])
+            )
+            self.bootstrap(logging_level="WARNING")
+        except ValueError as error:  # RQ: the name is taken
+            raise ConfigurationError(f"{error}: choose another --name, or wait until it has gone") from None
+        except (exceptions.RedisError, OSError) as error:
+            raise server_error(error, self.settings.redis_url) from None
+        _log.info(
+            "worker_started",
+            extra={"worker": self.name, "queues": self.lists, "redis": safe_url(self.settings.redis_url)},
+        )
+        try:
+            with asyncio.Runner(loop_factory=RunLoop) as runner:
+                runner.run(self._serve())
+        finally:
+            self._take_leave()
+        return self.successful_job_count > 0
+
+    # -- inside the loop ---------------------------------------------------------
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        broker = AsyncBroker(self.settings.redis_url, patience_s=_PATIENCE_S)
+        slots = Slots(self.settings.concurrency, freed=lambda: dispatcher.wake())
+        runner = Runner(
+            broker=broker,
+            keys=self.keys,
+            worker=self.name,
+            functions=self.functions,
+            retention_ms=self._retention_ms.__getitem__,
+            settings=self.settings,
+            slots=slots,
+        )
+        keeper = Keeper(
+            self.settings.redis_url,
+            self.keys,
+            lease_ms=self.settings.lease_ms,
+            heartbeat=self._send_heartbeat,
+            lost=lambda jobs: _from_thread(loop, dispatcher.on_lost, jobs),
+            beat=lambda: _from_thread(loop, keeper.beaten),
+        )
+        router = Router(broker, self.keys, self.name)
+        dispatcher = Dispatcher(
+            broker=broker,
+            keys=self.keys,
+            worker=self.name,
+            lists=self.lists,
+            settings=self.settings,
+            runner=runner,
+            slots=slots,
+            keeper=keeper,
+            router=router,
+            set_state=lambda state: self._show_state(broker, state),
+        )
+        runner.timer_set = dispatcher.timer_set
+        self._runner, self._dispatcher = runner, dispatcher
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        keeper.start()
+        await router.prepare()
+        subscribed = asyncio.Event()
+        inbox = Inbox(broker, self.keys, self.name, self.lists, dispatcher)
+        listeners = [loop.create_task(inbox.run(subscribed.set)), loop.create_task(router.run())]
+        try:
+            await dispatcher.run()
+            await dispatcher.finish(self.settings.grace_s)
+        finally:
+            for listener in listeners:
+                listener.cancel()
+            await asyncio.gather(*listeners, return_exceptions=True)
+            keeper.stop()
+            runner.performer.close()
+            self._send_heartbeat()
+            await broker.close()
+
+    def _on_signal(self) -> None:
+        """The first signal: finish what is at hand. The second: stop at once; the leases run out."""
+        self._signals += 1
+        if self._signals == 1:
+            _log.info("worker_stopping", extra={"worker": self.name, "jobs": self._dispatcher.job_count})
+            self._dispatcher.stop()
+            return
+        _log.warning("worker_stopped_at_once", extra={"worker": self.name})
+        self._take_leave()
+        os._exit(1)
+
+    # -- what RQ shows -----------------------------------------------------------
+
+    def _show_state(self, broker: AsyncBroker, state: str) -> None:
+        if state != self._shown_state:
+            self._shown_state = self._state = state
+            shown = broker.submit(command(lambda reply: None, "HSET", self.key, "state", state))
+            shown.add_done_callback(lambda done: done.exception())
+
+    def _send_heartbeat(self) -> None:
+        """RQ's heartbeat, and its counts of jobs done. In the keeper's thread."""
+        runner = self._runner
+        if runner is None:
+            return
+        counts = (runner.finished_jobs, runner.failed_jobs)
+        finished, failed = counts[0] - self._counted[0], counts[1] - self._counted[1]
+        try:
+            with self.connection.pipeline(transaction=False) as pipeline:
+                self.heartbeat(_HEARTBEAT_TTL_S, pipeline=pipeline)
+                pipeline.hincrby(self.key, "successful_job_count", finished)
+                pipeline.hincrby(self.key, "failed_job_count", failed)
+                pipeline.execute()
+        except (exceptions.RedisError, OSError) as error:
+            _log.warning("heartbeat_failed", extra={"error": str(error)})
+            return
+        self._counted = counts
+        self.successful_job_count = counts[0]
+
+    def _take_leave(self) -> None:
+        try:
+            self.teardown()
+        except (exceptions.RedisError, OSError) as error:
+            _log.warning("death_not_registered", extra={"error": str(error)})
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: Any) -> None:
+    if not loop.is_closed() and threading.main_thread().is_alive():
+        loop.call_soon_threadsafe(callback, *args)
