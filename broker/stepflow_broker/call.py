@@ -34,7 +34,8 @@ class Call(Generic[T]):
 
     def with_source(self) -> tuple[Word, ...]:
         """The command with the script's source, for a server that does not know the script."""
-        assert self.script is not None
+        if self.script is None:
+            raise TypeError("this command runs no script")
         return ("EVAL", self.script.text, *self.words[2:])
 
 

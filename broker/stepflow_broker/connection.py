@@ -11,6 +11,7 @@ import redis.asyncio
 from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
 from stepflow_engine.errors import ConfigurationError, ServerError
 
 __all__ = ["DEFAULT_URL", "check_server", "connect", "connect_async", "is_transient", "safe_url", "server_error"]

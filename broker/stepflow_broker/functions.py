@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepflow_engine.codec import dumps, loads
-
 from stepflow_broker.call import Call, command, run_script
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import DEDUPE_MS
+from stepflow_engine.codec import dumps, loads
 
 __all__ = [
     "GROUP",
@@ -133,9 +132,7 @@ def _entries(reply: Any) -> list[StreamedEvent]:
         if not flat:
             continue
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        found.append(
-            StreamedEvent(entry.decode(), fields[b"event"], fields[b"id"].decode(), fields[b"dedupe"] == b"1")
-        )
+        found.append(StreamedEvent(entry.decode(), fields[b"event"], fields[b"id"].decode(), fields[b"dedupe"] == b"1"))
     return found
 
 
@@ -146,16 +143,14 @@ def _streams(reply: Any) -> list[StreamedEvent]:
     return [event for entries in streams for event in _entries(entries)]
 
 
-def create_group(keys: Keys) -> Call[None]:
+def create_group(keys: Keys) -> Call[bytes]:
     """Create the stream and its consumer group; an error says that they exist."""
-    return command(lambda reply: None, "XGROUP", "CREATE", keys("EVENTS"), GROUP, "0", "MKSTREAM")
+    return command(bytes, "XGROUP", "CREATE", keys("EVENTS"), GROUP, "0", "MKSTREAM")
 
 
 def read_events(keys: Keys, worker: str, *, limit: int = 200) -> Call[list[StreamedEvent]]:
     """Take new events off the group, for this worker to route."""
-    return command(
-        _streams, "XREADGROUP", "GROUP", GROUP, worker, "COUNT", limit, "STREAMS", keys("EVENTS"), ">"
-    )
+    return command(_streams, "XREADGROUP", "GROUP", GROUP, worker, "COUNT", limit, "STREAMS", keys("EVENTS"), ">")
 
 
 def take_over_events(keys: Keys, worker: str, *, idle_ms: int, limit: int = 200) -> Call[list[StreamedEvent]]:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_engine.ids import split_job_id
-from stepflow_engine.states import RunStatus
-
 from stepflow_broker.call import Call, run_script
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import Code, RunRecord, pair_memos, parse_run
+from stepflow_engine.ids import split_job_id
+from stepflow_engine.states import RunStatus
 
 __all__ = [
     "Lease",
@@ -112,9 +111,7 @@ def load_run(keys: Keys, run_id: str, applied: int) -> Call[tuple[RunRecord | No
         fields = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
         return parse_run(run_id, fields), pair_memos(memos)
 
-    return run_script(
-        "load_run", read, (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)), applied, 1
-    )
+    return run_script("load_run", read, (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)), applied, 1)
 
 
 def commit_step(
@@ -154,9 +151,7 @@ def _code_and_position(reply: list[int]) -> tuple[Code, int]:
     return Code(reply[0]), reply[1]
 
 
-def plan_steps(
-    keys: Keys, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]], now_ms: int = 0
-) -> Call[Code]:
+def plan_steps(keys: Keys, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]], now_ms: int = 0) -> Call[Code]:
     """Give each of the steps (key, id) a job of its own. DONE, NO_RUN or STALE_FENCE."""
     words = [word for step in steps for word in step]
     return run_script(
@@ -183,7 +178,7 @@ def fail_attempt(
     delay_ms: int,
     now_ms: int = 0,
 ) -> Call[Code]:
-    """Record that ``attempts`` attempts of a step have failed, and queue the next. DONE, ALREADY, NO_RUN, STALE_FENCE."""
+    """Record that ``attempts`` attempts of a step failed, and queue the next. DONE, ALREADY, NO_RUN, STALE_FENCE."""
     return run_script(
         "fail_attempt",
         Code,
@@ -219,9 +214,7 @@ def retry_run(
 
 def park_run(keys: Keys, *, run_id: str, fence: int, applied: int, now_ms: int = 0) -> Call[Code]:
     """Give a waiting run up. DONE, MORE (a memo came: the lease is kept), NO_RUN or STALE_FENCE."""
-    return run_script(
-        "park_run", Code, (keys("RUN", run_id), keys("ORDER", run_id)), now_ms, run_id, fence, applied
-    )
+    return run_script("park_run", Code, (keys("RUN", run_id), keys("ORDER", run_id)), now_ms, run_id, fence, applied)
 
 
 def finish_run(
@@ -239,9 +232,7 @@ def release_jobs(keys: Keys, leases: Sequence[tuple[str, int]], *, now_ms: int =
     return run_script("release_jobs", int, (keys("LEASES"),), now_ms, *[word for lease in leases for word in lease])
 
 
-def extend_leases(
-    keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0
-) -> Call[list[str]]:
+def extend_leases(keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0) -> Call[list[str]]:
     """Keep leases (job, fence) for another ``lease_ms``; the answer names those that are lost."""
     words = [word for lease in leases for word in lease]
     return run_script(
@@ -256,13 +247,9 @@ def extend_leases(
 
 def reclaim_leases(keys: Keys, *, limit: int = 100, now_ms: int = 0) -> Call[list[str]]:
     """Queue the jobs whose leases are over; the answer names them."""
-    return run_script(
-        "reclaim_leases", lambda reply: [job.decode() for job in reply], (keys("LEASES"),), now_ms, limit
-    )
+    return run_script("reclaim_leases", lambda reply: [job.decode() for job in reply], (keys("LEASES"),), now_ms, limit)
 
 
 def fire_timers(keys: Keys, *, limit: int = 500, now_ms: int = 0) -> Call[tuple[int, int]]:
     """Do what is due. The answer: how many things were, and milliseconds until the next (-1: none)."""
-    return run_script(
-        "fire_timers", lambda reply: (int(reply[0]), int(reply[1])), (keys("TIMEOUTS"),), now_ms, limit
-    )
+    return run_script("fire_timers", lambda reply: (int(reply[0]), int(reply[1])), (keys("TIMEOUTS"),), now_ms, limit)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from stepflow_broker.call import Call, command, run_script
+from stepflow_broker.keys import Keys
 from stepflow_engine.codec import loads
 from stepflow_engine.failure import Failure
 from stepflow_engine.states import RunStatus
-
-from stepflow_broker.call import Call, command, run_script
-from stepflow_broker.keys import Keys
 
 __all__ = ["Code", "RunRecord", "StepRecord", "cancel_run", "list_runs", "read_run", "read_steps", "start_run"]
 

@@ -12,12 +12,12 @@ import contextlib
 import time
 
 from redis import exceptions
-from stepflow_engine.states import RunStatus
 
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.broker import Broker
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import read_status
+from stepflow_engine.states import RunStatus
 
 __all__ = ["EndWatcher", "wait_for_end"]
 

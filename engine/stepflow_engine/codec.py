@@ -39,7 +39,7 @@ _SCALARS = frozenset({type(None), bool, int, float, str})
 _PLAIN_ORIGINS = frozenset({dict, list})
 
 
-class _NotJson(ValueError):
+class _NotJsonError(ValueError):
     """The value has no JSON form; the message says where and why."""
 
 
@@ -66,7 +66,7 @@ def dumps_event(data: Any, *, limit_bytes: int) -> bytes:
     """
     try:
         text = _encode(data)
-    except _NotJson as error:
+    except _NotJsonError as error:
         raise EventError(f"the event's data is not JSON: {error}") from error
     if len(text) > limit_bytes:
         raise EventError(
@@ -89,7 +89,7 @@ def dumps_output(value: Any, *, what: str, limit_bytes: int) -> bytes:
     """
     try:
         text = _encode(value)
-    except _NotJson as error:
+    except _NotJsonError as error:
         raise StepOutputError(f"the result of {what} is not JSON: {error}; return plain data or a model") from error
     if len(text) > limit_bytes:
         raise StepOutputError(
@@ -116,7 +116,7 @@ def _encode_odd(value: Any, first: TypeError) -> bytes:
         orjson.loads(text)
     except (TypeError, ValueError) as error:
         reason = first.__cause__ if isinstance(first.__cause__, PydanticSerializationError) else error
-        raise _NotJson(f"{_find_fault(value)}{reason}") from error
+        raise _NotJsonError(f"{_find_fault(value)}{reason}") from error
     return text
 
 
@@ -144,7 +144,7 @@ def _refuse_not_finite(value: Any) -> None:
         item = stack.pop()
         if isinstance(item, float):
             if not math.isfinite(item):
-                raise _NotJson(f"it contains {item!r}, which JSON has no number for")
+                raise _NotJsonError(f"it contains {item!r}, which JSON has no number for")
         elif isinstance(item, dict):
             stack.extend(item.values())
         elif isinstance(item, list | tuple | set | frozenset):

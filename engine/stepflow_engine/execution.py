@@ -118,7 +118,6 @@ class Execution:
             LimitError: the run would have more steps than are allowed.
         """
         key = self._next_key(step_id)
-        task = asyncio.current_task()
         known = self._memos.get(key)
         if known is not None and not self._pending and len(self.activity.tasks) <= self._own_tasks:
             del self._memos[key]
@@ -130,7 +129,7 @@ class Execution:
             self._fresh.append(call)
         else:
             heapq.heappush(self._deliverable, (known[0], key))
-        assert task is not None
+        task = _this_task()
         self._asking.add(task)
         try:
             return await call.future
@@ -163,10 +162,11 @@ class Execution:
 
     # -- the worker's side -------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self) -> asyncio.Task[Any]:
         """Start the code. Memos are best added before."""
         loop = asyncio.get_running_loop()
         self._main = self.context.run(loop.create_task, self._body(self))
+        return self._main
 
     def add(self, memos: Iterable[tuple[str, Memo]]) -> None:
         """Add the memos that follow those already applied, in the order in which they were recorded."""
@@ -200,10 +200,7 @@ class Execution:
 
     async def advance(self) -> Outcome:
         """Let the code run until it has ended, asks for steps, or waits for steps and nothing else."""
-        if self._main is None:
-            self.start()
-        main = self._main
-        assert main is not None
+        main = self._main or self.start()
         while True:
             await self.activity.settled()
             if main.done():
@@ -267,3 +264,10 @@ class Execution:
             return Raised(asyncio.CancelledError("the function's own code was cancelled"))
         error = main.exception()
         return Returned(main.result()) if error is None else Raised(error)
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise StepUsageError("a step must be awaited in a task")
+    return task

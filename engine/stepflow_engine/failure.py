@@ -65,7 +65,7 @@ class Failure:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:  # user code: an exception's own __str__ may raise
+    except Exception as broken:  # noqa: BLE001  user code: an exception's own __str__ may raise
         return f"<{type(error).__name__} whose text cannot be read: {type(broken).__name__}>"
 
 

@@ -82,9 +82,7 @@ class TracksRuns(asyncio.AbstractEventLoop):
             activity.touch()
         return super().call_soon(callback, *args, context=context)  # type: ignore[safe-super]
 
-    def call_later(
-        self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> Any:
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
         """As asyncio's; remembers the timer if a run's code starts it."""
         return _remember(super().call_later(delay, callback, *args, context=context))  # type: ignore[safe-super]
 

@@ -96,7 +96,7 @@ class ThreadBridge:
             self._first_stops[ident] = first_stop
             try:
                 value = context.run(body)
-            except BaseException as error:  # user code, and Suspended: whatever it is belongs to the waiting task
+            except BaseException as error:  # noqa: BLE001  user code, and Suspended: it belongs to who waits
                 self._tell(self._end, ident, result, None, error)
             else:
                 self._tell(self._end, ident, result, value, None)
@@ -111,9 +111,7 @@ class ThreadBridge:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args)
 
-    def _end(
-        self, ident: int, result: asyncio.Future[Any], value: Any, error: BaseException | None
-    ) -> None:
+    def _end(self, ident: int, result: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
         self._stopped(ident)
         if result.done():
             return

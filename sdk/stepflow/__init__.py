@@ -14,6 +14,13 @@ A function is ordinary Python; every ``ctx.step.run`` in it is executed, memoise
 Run it with ``stepflow dev module:app``, or with ``stepflow-worker module:app`` beside a Redis server.
 """
 
+from stepflow.app import Stepflow
+from stepflow.context import Context, SyncContext
+from stepflow.event import Event
+from stepflow.function import Function
+from stepflow.run import Run
+from stepflow.step import StepTools
+from stepflow.sync_step import SyncStepTools
 from stepflow_engine.errors import (
     ConfigurationError,
     EventError,
@@ -39,14 +46,6 @@ from stepflow_engine.errors import (
 from stepflow_engine.failure import Failure
 from stepflow_engine.limits import Limits
 from stepflow_engine.states import RunStatus
-
-from stepflow.app import Stepflow
-from stepflow.context import Context, SyncContext
-from stepflow.event import Event
-from stepflow.function import Function
-from stepflow.run import Run
-from stepflow.step import StepTools
-from stepflow.sync_step import SyncStepTools
 
 __all__ = [
     "ConfigurationError",

@@ -7,6 +7,12 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
+from typing_extensions import TypeVar
+
+from stepflow.event import INVOKED, Event, encode_event
+from stepflow.function import Function, FunctionDecorator, local_names, make_function
+from stepflow.producer import Producer
+from stepflow.run import Run
 from stepflow_broker.call import Call
 from stepflow_broker.functions import FunctionConfig, add_event, read_function
 from stepflow_broker.runs import start_run
@@ -16,12 +22,6 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
 from stepflow_engine.limits import Limits, check_id
 from stepflow_engine.retry import DEFAULT_RETRIES
-from typing_extensions import TypeVar
-
-from stepflow.event import INVOKED, Event, encode_event
-from stepflow.function import Function, FunctionDecorator, local_names, make_function
-from stepflow.producer import Producer
-from stepflow.run import Run
 
 __all__ = ["Stepflow"]
 
@@ -95,7 +95,9 @@ class Stepflow:
         """
         events = (*((event,) if event is not None else ()), *triggers)
         if len(events) > _MAX_TRIGGERS:
-            raise ConfigurationError(f"function {id!r} has {len(events)} triggers; at most {_MAX_TRIGGERS} are accepted")
+            raise ConfigurationError(
+                f"function {id!r} has {len(events)} triggers; at most {_MAX_TRIGGERS} are accepted"
+            )
         namespace = local_names(1)
 
         def decorate(handler: Callable[..., Any], /) -> Function[Any, Any]:
@@ -170,7 +172,9 @@ class Stepflow:
         """
         config = self._local_config(function)
         if config is None:
-            config = self._found(function, self.producer.broker.run(read_function(self.producer.keys, *self._split(function))))
+            config = self._found(
+                function, self.producer.broker.run(read_function(self.producer.keys, *self._split(function)))
+            )
         run_id, call = self._start(config, data, id)
         self.producer.broker.run(call)
         return Run(self.producer, run_id, getattr(function, "output", None))
@@ -203,14 +207,18 @@ class Stepflow:
 
     # -- how ---------------------------------------------------------------------
 
-    def _events(self, event: str | Event[Any] | Sequence[Event[Any]], data: Any, id: str) -> tuple[list[Event[Any]], bool]:
+    def _events(
+        self, event: str | Event[Any] | Sequence[Event[Any]], data: Any, id: str
+    ) -> tuple[list[Event[Any]], bool]:
         if isinstance(event, str):
             return [Event(event, data, id)], True
         if isinstance(event, Event):
             return [event], True
         events = list(event)
         if len(events) > self.limits.events_per_send:
-            raise EventError(f"{len(events):,} events in one send; at most {self.limits.events_per_send:,} are accepted")
+            raise EventError(
+                f"{len(events):,} events in one send; at most {self.limits.events_per_send:,} are accepted"
+            )
         return events, False
 
     def _add_events(self, events: list[Event[Any]]) -> tuple[list[str], list[Call[str]]]:
@@ -254,7 +262,9 @@ class Stepflow:
     @staticmethod
     def _found(function: str, config: FunctionConfig | None) -> FunctionConfig:
         if config is None:
-            message = f"could not find function with ID: {function}: no worker has registered it; start its worker first"
+            message = (
+                f"could not find function with ID: {function}: no worker has registered it; start its worker first"
+            )
             raise FunctionNotFoundError("", Failure("FunctionNotFoundError", message), function_id=function)
         return config
 

@@ -6,12 +6,12 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any, Generic
 
-from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
 from typing_extensions import TypeVar
 
 from stepflow.event import Event
 from stepflow.step import StepTools
 from stepflow.sync_step import SyncStepTools
+from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
 
 __all__ = ["Context", "SyncContext"]
 
@@ -80,7 +80,7 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
         super().__init__(logger, fields)
         self._execution = execution
 
-    def isEnabledFor(self, level: int) -> bool:
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  logging's name
         """Whether a message would be logged now."""
         return not self._execution.replaying and super().isEnabledFor(level)
 

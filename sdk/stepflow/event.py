@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic
 
+from typing_extensions import TypeVar
+
 from stepflow_engine.codec import dumps, dumps_event
 from stepflow_engine.errors import EventError
 from stepflow_engine.limits import check_id
-from typing_extensions import TypeVar
 
 __all__ = ["INVOKED", "Event", "encode_event"]
 

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, overload
 
 from pydantic import ValidationError
-from stepflow_broker.functions import FunctionConfig
-from stepflow_engine.codec import Restore, adapter_for, loads, result_adapter, validation_message
-from stepflow_engine.errors import ConfigurationError, NonRetriableError
-from stepflow_engine.execution import Execution
-from stepflow_engine.limits import Limits, check_id, check_retries
-from stepflow_engine.threads import ThreadBridge
 from typing_extensions import TypeVar
 
 from stepflow.context import Context, SyncContext
 from stepflow.event import Event
 from stepflow.step import StepTools
 from stepflow.sync_step import SyncStepTools
+from stepflow_broker.functions import FunctionConfig
+from stepflow_engine.codec import Restore, adapter_for, loads, result_adapter, validation_message
+from stepflow_engine.errors import ConfigurationError, NonRetriableError
+from stepflow_engine.execution import Execution
+from stepflow_engine.limits import Limits, check_id, check_retries
+from stepflow_engine.threads import ThreadBridge
 
 __all__ = ["Function", "FunctionDecorator"]
 
@@ -165,5 +165,3 @@ def local_names(depth: int) -> dict[str, Any]:
     """The local names of the code ``depth`` calls above the caller."""
     frame: types.FrameType | None = sys._getframe(depth + 1)
     return dict(frame.f_locals) if frame is not None else {}
-
-

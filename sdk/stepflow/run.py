@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic
 
+from typing_extensions import TypeVar
+
 from stepflow_broker.runs import Code, RunRecord, cancel_run, read_run
 from stepflow_engine.codec import Restore, dumps, restore
 from stepflow_engine.durations import Duration, duration_ms, show_duration
@@ -15,12 +17,10 @@ from stepflow_engine.errors import (
 )
 from stepflow_engine.failure import Failure
 from stepflow_engine.states import RunStatus
-from typing_extensions import TypeVar
 
 if TYPE_CHECKING:
-    from stepflow_broker.call import Call
-
     from stepflow.producer import Producer
+    from stepflow_broker.call import Call
 
 __all__ = ["Run"]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
+from stepflow.step import StepTools
 from stepflow_engine.durations import Duration
 from stepflow_engine.threads import ThreadBridge
-
-from stepflow.step import StepTools
 
 __all__ = ["SyncStepTools"]
 

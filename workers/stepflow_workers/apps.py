@@ -46,7 +46,9 @@ def load_app(name: str) -> Stepflow:
             raise ConfigurationError(
                 f"there is no module {error.name!r} (for {name!r}): start from the folder that contains it"
             ) from None
-        raise ConfigurationError(f"module {module_name!r} cannot be imported: {error}: install what it needs") from error
+        raise ConfigurationError(
+            f"module {module_name!r} cannot be imported: {error}: install what it needs"
+        ) from error
     except ConfigurationError:
         raise
     except Exception as error:  # user code: whatever a module does when it is imported

@@ -17,7 +17,6 @@ from stepflow_broker.keys import Keys
 from stepflow_broker.runs import forget_ended
 from stepflow_engine.errors import ServerError
 from stepflow_engine.memo import read_memo
-
 from stepflow_workers.keeper import Keeper
 from stepflow_workers.performer import now_ms
 from stepflow_workers.router import Router
@@ -152,7 +151,7 @@ class Dispatcher:
             except ServerError as error:  # the lease runs out, and the job is reclaimed
                 _log.warning("job_interrupted", extra={"job": lease.job, "error": str(error)})
                 self._runner.forget(lease.run_id)
-            except Exception:
+            except Exception:  # noqa: BLE001  a fault of ours costs one job its lease, not the worker its life
                 _log.exception("job_broken", extra={"job": lease.job})
                 self._runner.forget(lease.run_id)
             finally:
@@ -201,7 +200,7 @@ class Dispatcher:
         self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
 
     def timer_set(self, delay_ms: int) -> None:
-        """This worker has set a timer: look when it is due, and not at the next tick."""
+        """Look when a timer that this worker has set is due, and not at the next tick."""
         self._timers_at = min(self._timers_at, asyncio.get_running_loop().time() + delay_ms / 1000)
         self._woken.set()
 
@@ -229,4 +228,3 @@ class Dispatcher:
             lease = self._keeper.leases.pop(job, None)
             if lease is not None and not lease.key:
                 self._runner.forget(lease.run_id)
-

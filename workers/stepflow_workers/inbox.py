@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from redis import exceptions
+
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.keys import Keys
 
@@ -36,9 +37,7 @@ class Inbox:
         lists: the lists whose jobs the worker takes.
     """
 
-    def __init__(
-        self, broker: AsyncBroker, keys: Keys, worker: str, lists: list[str], listener: InboxListener
-    ) -> None:
+    def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, lists: list[str], listener: InboxListener) -> None:
         self._broker = broker
         self._channels = (keys("READY"), keys("INBOX", worker))
         self._lists = {name.encode() for name in lists}

@@ -100,9 +100,7 @@ class Keeper:
     def _extend(self) -> None:
         leases = [(lease.job, lease.fence) for lease in list(self.leases.values())]
         for first in range(0, len(leases), _CHUNK):
-            lost = self._broker.run(
-                extend_leases(self._keys, leases[first : first + _CHUNK], lease_ms=self._lease_ms)
-            )
+            lost = self._broker.run(extend_leases(self._keys, leases[first : first + _CHUNK], lease_ms=self._lease_ms))
             if lost:
                 self._lost(lost)
 

@@ -15,7 +15,6 @@ from stepflow_engine.handler import attempt_step
 from stepflow_engine.memo import Memo, memo_of_data, memo_of_failure
 from stepflow_engine.retry import Backoff, retry_delay_ms
 from stepflow_engine.steps import StepCall
-
 from stepflow_workers.held import HeldRun
 
 __all__ = ["Done", "Performer", "Retry", "now_ms"]

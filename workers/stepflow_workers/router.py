@@ -11,6 +11,7 @@ import contextlib
 import logging
 
 from redis import exceptions
+
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.call import Call
 from stepflow_broker.connection import SOCKET_TIMEOUT_S

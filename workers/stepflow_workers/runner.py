@@ -41,7 +41,6 @@ from stepflow_engine.memo import read_memo
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.states import RunStatus
 from stepflow_engine.steps import StepCall
-
 from stepflow_workers.held import HeldRun, HeldRuns
 from stepflow_workers.performer import POISON_DEATHS, Done, Performer, now_ms
 from stepflow_workers.settings import WorkerSettings
@@ -87,7 +86,7 @@ class Runner:
         self.performer = Performer(worker, concurrency=settings.concurrency, backoff=settings.backoff)
         self.stopping = False
         self.suspended = False
-        self.timer_set: Callable[[int], None] = lambda delay_ms: None
+        self.timer_set: Callable[[int], None] = int
         self.finished_jobs = 0
         self.failed_jobs = 0
 
@@ -137,7 +136,9 @@ class Runner:
             return raced
         execution = function.execution(event, run_id=lease.run_id, attempt=lease.attempt)
         execution.add((key, read_memo(text)) for key, text in memos)
-        held = HeldRun(lease.run_id, function, execution, lease.attempt, state_bytes=sum(len(text) for _, text in memos))
+        held = HeldRun(
+            lease.run_id, function, execution, lease.attempt, state_bytes=sum(len(text) for _, text in memos)
+        )
         self.held.put(held)
         return held
 
@@ -336,7 +337,7 @@ class Runner:
             return call
         found = ", ".join(repr(step_id) for step_id in execution.pending_ids()[:10]) or "none"
         message = (
-            f"step {lease.step_id!r} was planned, but the code of {lease.app}/{lease.function} does not wait for it now; "
+            f"step {lease.step_id!r} was planned, but the code of {lease.app}/{lease.function} does not wait for it; "
             f"steps that it waits for: {found}; bring the step back, or cancel the run"
         )
         failure = Failure("StepNotFoundError", message)

@@ -13,13 +13,15 @@ class Slots:
 
     Args:
         total: how many there are.
+
+    Attributes:
         freed: called when one becomes free.
     """
 
-    def __init__(self, total: int, freed: Callable[[], None]) -> None:
+    def __init__(self, total: int) -> None:
         self.total = total
         self.used = 0
-        self._freed = freed
+        self.freed: Callable[[], None] = _nobody
 
     @property
     def free(self) -> int:
@@ -34,14 +36,18 @@ class Slots:
             yield
         finally:
             self.used -= 1
-            self._freed()
+            self.freed()
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
         """Give the slot back, for the time that a job waits."""
         self.used -= 1
-        self._freed()
+        self.freed()
         try:
             yield
         finally:
             self.used += 1
+
+
+def _nobody() -> None:
+    """Nobody wants to know."""

@@ -12,12 +12,14 @@ import os
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import exceptions
 from rq.worker import BaseWorker
+
 from stepflow import Stepflow
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.broker import Broker
@@ -28,7 +30,6 @@ from stepflow_broker.jobs import queue_lists
 from stepflow_broker.keys import Keys
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.loop import RunLoop
-
 from stepflow_workers.dispatcher import Dispatcher
 from stepflow_workers.inbox import Inbox
 from stepflow_workers.keeper import Keeper
@@ -43,6 +44,7 @@ _log = logging.getLogger("stepflow.worker")
 _RQ_TTL_S = 60
 _HEARTBEAT_TTL_S = 30
 _PATIENCE_S = 60.0
+_SAME_SIGNAL_S = 1.0
 
 
 class StepWorker(BaseWorker):
@@ -61,7 +63,9 @@ class StepWorker(BaseWorker):
         self.functions = {function.name: function for app in apps for function in app.functions.values()}
         if not self.functions:
             names = ", ".join(app.id for app in apps)
-            raise ConfigurationError(f"app {names} has no functions: declare them with @app.function before it is served")
+            raise ConfigurationError(
+                f"app {names} has no functions: declare them with @app.function before it is served"
+            )
         self._retention_ms = {
             function.name: app.producer.retention_ms for app in apps for function in app.functions.values()
         }
@@ -85,7 +89,8 @@ class StepWorker(BaseWorker):
         self._counted = (0, 0)
         self._runner: Runner | None = None
         self._dispatcher: Dispatcher | None = None
-        self._signals = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._signalled_at = 0.0
 
     def work(self, *_args: Any, **_options: Any) -> bool:
         """Work until a signal says stop, or, in burst mode, until nothing is ready; true if any job was done."""
@@ -114,7 +119,7 @@ class StepWorker(BaseWorker):
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         broker = AsyncBroker(self.settings.redis_url, patience_s=_PATIENCE_S)
-        slots = Slots(self.settings.concurrency, freed=lambda: dispatcher.wake())
+        slots = Slots(self.settings.concurrency)
         runner = Runner(
             broker=broker,
             keys=self.keys,
@@ -146,9 +151,12 @@ class StepWorker(BaseWorker):
             set_state=lambda state: self._show_state(broker, state),
         )
         runner.timer_set = dispatcher.timer_set
+        slots.freed = dispatcher.wake
         self._runner, self._dispatcher = runner, dispatcher
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+        self._loop = loop
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._on_signal)
         keeper.start()
         await router.prepare()
         subscribed = asyncio.Event()
@@ -166,10 +174,21 @@ class StepWorker(BaseWorker):
             self._send_heartbeat()
             await broker.close()
 
+    def stop(self) -> None:
+        """Take no more jobs, finish those at hand, and return from `work`. May be called from any thread."""
+        if self._loop is not None and self._dispatcher is not None:
+            _from_thread(self._loop, self._dispatcher.stop)
+
     def _on_signal(self) -> None:
-        """The first signal: finish what is at hand. The second: stop at once; the leases run out."""
-        self._signals += 1
-        if self._signals == 1:
+        """The first signal: finish what is at hand. A second: stop at once; the leases run out.
+
+        Two within a second are one: a terminal's Ctrl+C reaches a process both directly and through its pool.
+        """
+        now = time.monotonic()
+        if self._dispatcher is None or now - self._signalled_at < _SAME_SIGNAL_S:
+            return
+        first, self._signalled_at = not self._signalled_at, now
+        if first:
             _log.info("worker_stopping", extra={"worker": self.name, "jobs": self._dispatcher.job_count})
             self._dispatcher.stop()
             return
@@ -182,7 +201,7 @@ class StepWorker(BaseWorker):
     def _show_state(self, broker: AsyncBroker, state: str) -> None:
         if state != self._shown_state:
             self._shown_state = self._state = state
-            shown = broker.submit(command(lambda reply: None, "HSET", self.key, "state", state))
+            shown = broker.submit(command(int, "HSET", self.key, "state", state))
             shown.add_done_callback(lambda done: done.exception())
 
     def _send_heartbeat(self) -> None:

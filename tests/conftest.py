@@ -1,0 +1,77 @@
+"""Fixtures: a real server, and real workers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from stepflow import Stepflow
+from stepflow_broker.server import EmbeddedServer
+from stepflow_engine.retry import Backoff
+from stepflow_workers.settings import WorkerSettings
+from tests.support.processes import WorkerProcess, WorkerThread
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A real server for the whole session; a missing one is a failure, not a skip."""
+    with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: EmbeddedServer) -> str:
+    """The URL of the server, emptied."""
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
+    return server.url
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[redis.Redis]:
+    """A plain client of the server, to look at what is there."""
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def app(url: str) -> Stepflow:
+    """An app on the server."""
+    return Stepflow("shop", redis_url=url)
+
+
+@pytest.fixture
+def start_worker(url: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Starts worker processes: ``start_worker("tests.integration.apps.basic:app", concurrency=1)``."""
+    started: list[WorkerProcess] = []
+    numbers = itertools.count(1)
+
+    def start(*apps: str, **settings: object) -> WorkerProcess:
+        started.append(WorkerProcess(url, *apps, log=tmp_path / f"worker-{next(numbers)}.log", **settings))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        if worker.process.poll() is None:
+            worker.kill()
+        print(f"--- {worker.log.name}\n{worker.log.read_text()}")
+
+
+@pytest.fixture
+def run_worker(url: str) -> Iterator[Callable[..., WorkerThread]]:
+    """Starts workers in threads, for apps that a test declares: ``run_worker(app, concurrency=1)``."""
+    started: list[WorkerThread] = []
+
+    def run(app: Stepflow, **settings: object) -> WorkerThread:
+        options = {"backoff": Backoff(20, 100), "lease_ms": 3_000} | settings
+        started.append(WorkerThread(app, WorkerSettings(url, **options)))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield run
+    for worker in started:
+        if worker.thread.is_alive():
+            worker.stop()

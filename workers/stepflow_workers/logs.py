@@ -1,0 +1,37 @@
+"""Log lines of worker processes: an event's name, then its fields as ``key=value``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+__all__ = ["configure_logging"]
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class FieldFormatter(logging.Formatter):
+    """Adds to each line the fields that were given in ``extra``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and a traceback where there is one."""
+        line = super().format(record)
+        fields = [f"{name}={value}" for name, value in vars(record).items() if name not in _STANDARD]
+        if not fields:
+            return line
+        first, newline, rest = line.partition("\n")
+        return f"{first} {' '.join(fields)}{newline}{rest}"
+
+
+def configure_logging(level: str) -> None:
+    """Send what stepflow logs to standard error. The root logger is left alone.
+
+    Args:
+        level: the name of the lowest level shown, as in ``"INFO"``.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(FieldFormatter("%(asctime)s %(levelname)-7s %(process)d %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("stepflow")
+    logger.handlers = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
