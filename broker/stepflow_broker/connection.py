@@ -9,6 +9,7 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis import exceptions
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -55,7 +56,8 @@ def connect(url: str, **options: Any) -> redis.Redis:
         ConfigurationError: the URL cannot be one of a server.
     """
     try:
-        return redis.Redis.from_url(url, **_options() | {"retry": Retry(NoBackoff(), 0)} | options)
+        options = {**_options(), "retry": Retry(NoBackoff(), 0), **options}
+        return redis.Redis.from_url(url, **options)
     except (ValueError, TypeError) as error:
         raise _bad_url(url, error) from None
 
@@ -66,10 +68,9 @@ def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
     Raises:
         ConfigurationError: the URL cannot be one of a server.
     """
-    from redis.asyncio.retry import Retry as AsyncRetry
-
     try:
-        return redis.asyncio.Redis.from_url(url, **_options() | {"retry": AsyncRetry(NoBackoff(), 0)} | options)
+        options = {**_options(), "retry": AsyncRetry(NoBackoff(), 0), **options}
+        return redis.asyncio.Redis.from_url(url, **options)
     except (ValueError, TypeError) as error:
         raise _bad_url(url, error) from None
 

@@ -174,9 +174,10 @@ def adapter_for(annotation: Any) -> Restore | None:
     if isinstance(annotation, types.UnionType) and _all_plain(annotation):
         return None
     try:
-        return TypeAdapter(annotation)
+        adapter: Restore = TypeAdapter(annotation)  # pyright: ignore[reportArgumentType]
     except (PydanticUserError, TypeError, NameError):
         return None
+    return adapter
 
 
 def _all_plain(annotation: Any) -> bool:

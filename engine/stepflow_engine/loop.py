@@ -10,9 +10,8 @@ clears the flag and comes up again has seen everything that was scheduled before
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __all__ = ["ACTIVITY", "Activity", "RunLoop", "TracksRuns"]
 
@@ -72,28 +71,37 @@ class Activity:
 ACTIVITY: ContextVar[Activity | None] = ContextVar("stepflow_activity", default=None)
 
 
-class TracksRuns(asyncio.AbstractEventLoop):
+if TYPE_CHECKING:
+    _Loop = asyncio.BaseEventLoop
+else:
+    _Loop = object  # a mix-in: for uvloop's class too
+
+
+class TracksRuns(_Loop):
     """A mix-in for an event loop class that reports what is scheduled to the `Activity` of the run concerned."""
 
-    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
         """As asyncio's; touches the run in whose context the callback will run."""
         activity = ACTIVITY.get() if context is None else context.get(ACTIVITY)
         if activity is not None:
             activity.touch()
-        return super().call_soon(callback, *args, context=context)  # type: ignore[safe-super]
+        return super().call_soon(callback, *args, context=context)
 
-    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
         """As asyncio's; remembers the timer if a run's code starts it."""
-        return _remember(super().call_later(delay, callback, *args, context=context))  # type: ignore[safe-super]
+        return _remember(super().call_later(delay, callback, *args, context=context))
 
-    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
         """As asyncio's; remembers the timer if a run's code starts it."""
-        return _remember(super().call_at(when, callback, *args, context=context))  # type: ignore[safe-super]
+        return _remember(super().call_at(when, callback, *args, context=context))
 
-    def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> Any:
+    def create_task(self, coro: Any, *, name: object = None, context: Context | None = None) -> asyncio.Task[Any]:
         """As asyncio's; counts the task among those of the run that starts it."""
-        task = super().create_task(coro, **options)  # type: ignore[safe-super]
-        context = options.get("context")
+        task = super().create_task(coro, name=name, context=context)
         activity = ACTIVITY.get() if context is None else context.get(ACTIVITY)
         if activity is not None:
             activity.tasks.add(task)

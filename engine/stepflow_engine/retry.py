@@ -29,7 +29,7 @@ class Backoff:
 
     def delay_ms(self, attempt: int, jitter: float) -> int:
         """The wait after failed attempt number ``attempt`` (0-based); ``jitter`` is a random number in [0, 1)."""
-        whole = min(self.first_ms * 2 ** min(attempt, 32), self.most_ms)
+        whole = min(self.first_ms << min(attempt, 32), self.most_ms)
         return round(whole * (1 - jitter / 2))
 
 

@@ -28,7 +28,7 @@ def waits_inside(task: asyncio.Task[Any], tasks: Set[asyncio.Task[Any]]) -> bool
         return waits_for in tasks
     if hasattr(waits_for, "_children"):  # asyncio.gather's future
         return True
-    coroutine = task.get_coro()
+    coroutine: Any = task.get_coro()
     while hasattr(inner := getattr(coroutine, "cr_await", None), "cr_frame"):
         coroutine = inner
     frame = getattr(coroutine, "cr_frame", None)

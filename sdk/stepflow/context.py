@@ -53,7 +53,7 @@ class Context(_RunContext[T]):
     """
 
     def __init__(
-        self, execution: Execution, event: Event[T], *, run_id: str, function: str, attempt: int, step: StepTools
+        self, execution: Execution, event: Event[T], step: StepTools, *, run_id: str, function: str, attempt: int
     ) -> None:
         super().__init__(execution, event, run_id=run_id, function=function, attempt=attempt)
         self.step = step
@@ -67,7 +67,7 @@ class SyncContext(_RunContext[T]):
     """
 
     def __init__(
-        self, execution: Execution, event: Event[T], *, run_id: str, function: str, attempt: int, step: SyncStepTools
+        self, execution: Execution, event: Event[T], step: SyncStepTools, *, run_id: str, function: str, attempt: int
     ) -> None:
         super().__init__(execution, event, run_id=run_id, function=function, attempt=attempt)
         self.step = step

@@ -67,12 +67,14 @@ class Function(Generic[I, O]):
 
         async def body(execution: Execution) -> Any:
             tools = StepTools(execution)
-            fields = {"run_id": run_id, "function": self.name, "attempt": attempt}
             event = self._read_event(event_json)
             if self.is_async:
-                return await self.handler(Context(execution, event, step=tools, **fields))
+                return await self.handler(
+                    Context(execution, event, tools, run_id=run_id, function=self.name, attempt=attempt)
+                )
             bridge = ThreadBridge(execution)
-            context = SyncContext(execution, event, step=SyncStepTools(tools, bridge), **fields)
+            step = SyncStepTools(tools, bridge)
+            context = SyncContext(execution, event, step, run_id=run_id, function=self.name, attempt=attempt)
             return await bridge.run(lambda: self.handler(context))
 
         return Execution(body, most_steps=self.limits.steps_per_run, own_tasks=1 if self.is_async else 2)

@@ -116,11 +116,12 @@ class Run(Generic[O]):
             )
         return record
 
-    def _read_result(self, found: RunRecord | None, timeout_ms: int | None) -> Any:
+    def _read_result(self, found: RunRecord | None, timeout_ms: int | None) -> O:
         record = self._known(found)
         match record.status:
             case RunStatus.COMPLETED:
-                return restore(self._output, record.output, what=f"function {record.name!r}")
+                result: O = restore(self._output, record.output, what=f"function {record.name!r}")
+                return result
             case RunStatus.FAILED:
                 failure = record.failure or Failure("Error", "unknown")
                 text = f"run {self.id} of {record.name} failed: {failure.name}: {failure.message}"

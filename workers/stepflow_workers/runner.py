@@ -86,7 +86,7 @@ class Runner:
         self.performer = Performer(worker, concurrency=settings.concurrency, backoff=settings.backoff)
         self.stopping = False
         self.suspended = False
-        self.timer_set: Callable[[int], None] = int
+        self.timer_set: Callable[[int], object] = int
         self.finished_jobs = 0
         self.failed_jobs = 0
 
@@ -125,7 +125,8 @@ class Runner:
         return await self._load_anew(lease, function)
 
     async def _load_anew(self, lease: Lease, function: Function) -> HeldRun | None:
-        event, memos = lease.event, []
+        event = lease.event
+        memos: list[tuple[str, bytes]] = []
         if event is None or lease.applied:
             record, memos = await self._broker.run(load_run(self._keys, lease.run_id, 0))
             if record is None:

@@ -225,7 +225,7 @@ class StepWorker(BaseWorker):
 
     def _take_leave(self) -> None:
         try:
-            self.teardown()
+            self.teardown()  # type: ignore[no-untyped-call]
         except (exceptions.RedisError, OSError) as error:
             _log.warning("death_not_registered", extra={"error": str(error)})
 
