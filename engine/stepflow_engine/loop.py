@@ -95,7 +95,9 @@ class TracksRuns(_Loop):
         """As asyncio's; remembers the timer if a run's code starts it."""
         return _remember(super().call_later(delay, callback, *args, context=context))
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
         """As asyncio's; remembers the timer if a run's code starts it."""
         return _remember(super().call_at(when, callback, *args, context=context))
 
