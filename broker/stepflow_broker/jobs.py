@@ -50,6 +50,7 @@ class Lease:
         deaths: how many workers died with this job since it last made progress.
         event: the run's event as JSON text, for a run that starts; else ``None``.
         step_id, step_attempt: of a planned step.
+        planned: whether the run has planned steps (continuation).
     """
 
     job: str
@@ -64,11 +65,12 @@ class Lease:
     event: bytes | None
     step_id: str
     step_attempt: int
+    planned: bool
 
     @classmethod
     def parse(cls, reply: list[Any]) -> Lease:
         """Read one entry of ``claim_jobs``."""
-        job, _list, fence, app, function, attempt, applied, deaths, event, step_id, step_attempt = reply
+        job, _list, fence, app, function, attempt, applied, deaths, event, step_id, step_attempt, planned = reply
         name = job.decode()
         run_id, key = split_job_id(name)
         return cls(
@@ -84,6 +86,7 @@ class Lease:
             event or None,
             step_id.decode() if step_id else "",
             step_attempt,
+            planned > 0,
         )
 
 

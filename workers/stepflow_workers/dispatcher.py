@@ -138,6 +138,7 @@ class Dispatcher:
         return bool(leases) and len(leases or ()) == limit
 
     def _take(self, lease: Lease) -> None:
+        self._slots.take()
         self._keeper.leases[lease.job] = lease
         self._set_state("busy")
         job = asyncio.get_running_loop().create_task(self._do(lease))
@@ -145,18 +146,18 @@ class Dispatcher:
         job.add_done_callback(self._jobs.discard)
 
     async def _do(self, lease: Lease) -> None:
-        with self._slots.taken():
-            try:
-                await self._runner.do(lease)
-            except ServerError as error:  # the lease runs out, and the job is reclaimed
-                _log.warning("job_interrupted", extra={"job": lease.job, "error": str(error)})
-                self._runner.forget(lease.run_id)
-            except Exception:  # noqa: BLE001  a fault of ours costs one job its lease, not the worker its life
-                _log.exception("job_broken", extra={"job": lease.job})
-                self._runner.forget(lease.run_id)
-            finally:
-                if self._keeper.leases.get(lease.job) is lease:
-                    del self._keeper.leases[lease.job]
+        try:
+            await self._runner.do(lease)
+        except ServerError as error:  # the lease runs out, and the job is reclaimed
+            _log.warning("job_interrupted", extra={"job": lease.job, "error": str(error)})
+            self._runner.forget(lease.run_id)
+        except Exception:  # noqa: BLE001  a fault of ours costs one job its lease, not the worker its life
+            _log.exception("job_broken", extra={"job": lease.job})
+            self._runner.forget(lease.run_id)
+        finally:
+            self._slots.free_one()
+            if self._keeper.leases.get(lease.job) is lease:
+                del self._keeper.leases[lease.job]
 
     async def _nothing_left(self) -> bool:
         return not self._jobs and not await self._router.drain() and not await self._claim() and not self._jobs

@@ -32,7 +32,7 @@ from stepflow_broker.jobs import (
     retry_run,
 )
 from stepflow_broker.keys import Keys
-from stepflow_broker.runs import Code
+from stepflow_broker.runs import Code, read_steps
 from stepflow_engine.codec import dumps, dumps_output
 from stepflow_engine.errors import StepOutputError
 from stepflow_engine.execution import Raised, Returned, Waiting
@@ -196,7 +196,7 @@ class Runner:
             return
         async with held.turn:
             held.execution.ask_again()
-            budget = self._settings.sticky
+            budget, unsure = self._settings.sticky, lease.planned
             while True:
                 outcome = await held.execution.advance()
                 if held.execution.closed:  # let go of meanwhile: the lease is lost, the run has ended, or this stops
@@ -206,7 +206,10 @@ class Runner:
                     await self._end(held, lease, outcome)
                     return
                 fresh = [call for call in outcome.fresh if call.key not in held.planned]
-                if outcome.alone and fresh:
+                if fresh and outcome.alone and unsure:
+                    unsure = False
+                    fresh = await self._not_planned(held, fresh)
+                if fresh and outcome.alone:
                     budget -= 1
                     keep = budget > 0 and not self.stopping and not self.suspended
                     going_on = await self._step_here(held, lease, fresh[0], keep=keep)
@@ -218,6 +221,12 @@ class Runner:
                     going_on = True
                 if not going_on:
                     return
+
+    async def _not_planned(self, held: HeldRun, fresh: list[StepCall]) -> list[StepCall]:
+        """Those steps that have no job yet from an earlier holder of the run, whose worker may have died."""
+        steps = await self._broker.run(read_steps(self._keys, held.run_id))
+        held.planned.update(step.key for step in steps if step.state)
+        return [call for call in fresh if call.key not in held.planned]
 
     async def _step_here(self, held: HeldRun, lease: Lease, call: StepCall, *, keep: bool) -> bool:
         """Execute the one step that the code waits for; true if the run goes on here."""

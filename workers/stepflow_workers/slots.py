@@ -28,25 +28,23 @@ class Slots:
         """How many are free; 0 also when jobs that waited have gone on and there are too few."""
         return max(0, self.total - self.used)
 
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Take a slot, for a job that begins."""
+    def take(self) -> None:
+        """Take a slot, for a job that has been claimed."""
         self.used += 1
-        try:
-            yield
-        finally:
-            self.used -= 1
-            self.freed()
+
+    def free_one(self) -> None:
+        """Free a slot: its job is done."""
+        self.used -= 1
+        self.freed()
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
         """Give the slot back, for the time that a job waits."""
-        self.used -= 1
-        self.freed()
+        self.free_one()
         try:
             yield
         finally:
-            self.used += 1
+            self.take()
 
 
 def _nobody() -> None:

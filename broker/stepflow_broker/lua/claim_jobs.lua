@@ -17,7 +17,8 @@ local function claim_continuation(job, list)
   local event = false
   if redis.call('HSETNX', RUN .. job, 'started_at', now) == 1 then event = redis.call('HGET', RUN .. job, 'event') end
   grant_lease(job, list, fence, worker, now, lease_ms)
-  return {job, list, fence, run[2], run[3], tonumber(run[4]), applied, tonumber(run[5] or 0), event, '', 0}
+  local planned = redis.call('HLEN', STEPS .. job)
+  return {job, list, fence, run[2], run[3], tonumber(run[4]), applied, tonumber(run[5] or 0), event, '', 0, planned}
 end
 
 local function claim_step(job, list, run, key)
@@ -29,7 +30,7 @@ local function claim_step(job, list, run, key)
   local applied = redis.call('LLEN', ORDER .. run)
   grant_lease(job, list, fence, worker, now, lease_ms)
   return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), applied, tonumber(step[4] or 0), false, step[2],
-    tonumber(step[3] or 0)}
+    tonumber(step[3] or 0), 0}
 end
 
 local claimed = {}

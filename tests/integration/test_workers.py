@@ -1,0 +1,290 @@
+"""Worker processes: kills, shutdowns, several of them, and what RQ sees."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+from rq import Queue, Worker
+from rq.job import Job
+from rq.suspension import resume, suspend
+from stepflow import RunFailedError, RunStatus, Stepflow
+from stepflow_broker.jobs import reclaim_leases
+from stepflow_broker.runs import read_memos
+from stepflow_engine.memo import read_memo
+
+from tests.integration.apps.ledger import count
+from tests.support.processes import WorkerProcess, until
+
+APP = "tests.integration.apps.ledger:app"
+StartWorker = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def producer(url: str) -> Stepflow:
+    return Stepflow("ledger", redis_url=url)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "ledger"
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    return tmp_path / "gate"
+
+
+def started(producer: Stepflow, client: redis.Redis, function: str, **data: object):
+    until(lambda: client.hexists("stepflow:functions", f"ledger/{function}"))
+    return producer.start(function, {name: str(v) if isinstance(v, Path) else v for name, v in data.items()})
+
+
+@pytest.mark.parametrize("function", ["five", "five-sync"])
+@pytest.mark.parametrize("sticky", [0, 100])
+def test_a_worker_killed_in_the_third_of_five_steps(
+    producer: Stepflow, client, start_worker: StartWorker, ledger: Path, gate: Path, function: str, sticky: int
+) -> None:
+    first = start_worker(APP, sticky=sticky)
+    run = started(producer, client, function, ledger=ledger, gate=gate, wait_at=3)
+    until(lambda: count(ledger)["s3"] == 1)
+    first.kill()
+    gate.touch()
+    second = start_worker(APP, sticky=sticky)
+    pids = run.result(30)
+    assert count(ledger) == {"s1": 1, "s2": 1, "s3": 2, "s4": 1, "s5": 1}
+    assert pids == [first.pid] * 2 + [second.pid] * 3
+
+
+def test_the_jobs_of_a_dead_worker_are_taken_within_20_s_with_default_settings(
+    producer: Stepflow, client, start_worker: StartWorker, ledger: Path, gate: Path
+) -> None:
+    first = start_worker(APP, lease_ms=10_000)
+    run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=3)
+    until(lambda: count(ledger)["s3"] == 1)
+    start_worker(APP, lease_ms=10_000)
+    first.kill()
+    until(lambda: count(ledger)["s3"] == 2, seconds=20, what="the reclaim")
+    gate.touch()
+    run.result(30)
+
+
+def test_parallel_steps_are_taken_by_several_processes(
+    producer: Stepflow, client, start_worker: StartWorker, ledger: Path
+) -> None:
+    workers = [start_worker(APP, concurrency=2) for _ in range(2)]
+    pids = started(producer, client, "fan", ledger=ledger, n=4, together=4).result(30)
+    assert set(pids) == {worker.pid for worker in workers}
+    assert count(ledger) == {f"part-{n}": 1 for n in range(4)}
+
+
+def test_a_holder_that_dies_while_others_do_its_steps_loses_nothing(
+    producer: Stepflow, client, start_worker: StartWorker, ledger: Path
+) -> None:
+    first = start_worker(APP, concurrency=1)
+    run = started(producer, client, "fan", ledger=ledger, n=3, together=3)
+    until(lambda: sum(count(ledger).values()) == 1)
+    first.kill()
+    for _ in range(3):
+        start_worker(APP, concurrency=1)
+    assert len(run.result(40)) == 3
+    assert sum(count(ledger).values()) <= 4
+
+
+def test_sigterm_lets_the_step_finish_and_hands_the_run_on(
+    producer: Stepflow, client, start_worker: StartWorker, ledger: Path, gate: Path
+) -> None:
+    first = start_worker(APP)
+    run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=3)
+    until(lambda: count(ledger)["s3"] == 1)
+    first.send(signal.SIGTERM)
+    second = start_worker(APP)
+    gate.touch()
+    assert first.process.wait(20) == 0
+    pids = run.result(30)
+    assert count(ledger) == {f"s{n}": 1 for n in range(1, 6)}
+    assert pids[:3] == [first.pid] * 3
+    assert pids[3:] == [second.pid] * 2
+
+
+def test_a_step_that_outlasts_the_grace_is_handed_back(
+    producer: Stepflow, client, start_worker: StartWorker, ledger: Path, gate: Path
+) -> None:
+    first = start_worker(APP, grace_s=0.3, lease_ms=60_000)
+    run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=3)
+    until(lambda: count(ledger)["s3"] == 1)
+    assert first.terminate() == 0
+    gate.touch()
+    start_worker(APP)
+    run.result(30)
+    assert count(ledger)["s3"] == 2
+
+
+def test_a_second_signal_stops_at_once_and_the_job_is_not_lost(
+    producer: Stepflow, client, start_worker: StartWorker, ledger: Path, gate: Path
+) -> None:
+    first = start_worker(APP)
+    run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=3)
+    until(lambda: count(ledger)["s3"] == 1)
+    first.send(signal.SIGTERM)
+    until(lambda: "worker_stopping" in first.log.read_text())
+
+    def told_again() -> bool:
+        first.send(signal.SIGTERM)
+        return first.process.poll() is not None
+
+    until(told_again)
+    assert first.process.returncode == 1
+    gate.touch()
+    start_worker(APP)
+    run.result(30)
+    assert count(ledger) == {"s1": 1, "s2": 1, "s3": 2, "s4": 1, "s5": 1}
+
+
+def test_a_stopped_process_that_comes_back_is_refused(
+    producer: Stepflow, client, start_worker: StartWorker, ledger: Path, gate: Path
+) -> None:
+    first = start_worker(APP, lease_ms=1_000)
+    run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=3)
+    until(lambda: count(ledger)["s3"] == 1)
+    first.send(signal.SIGSTOP)
+    start_worker(APP, lease_ms=1_000)
+    until(lambda: count(ledger)["s3"] == 2)
+    gate.touch()
+    pids = run.result(30)
+    assert first.pid not in pids[2:]
+    first.send(signal.SIGCONT)
+    until(lambda: "lease_lost" in first.log.read_text() or client.hget(f"rq:worker:{_name(first)}", "state") == "idle")
+    assert run.result(5) == pids
+    assert first.terminate() == 0
+
+
+def _name(worker: WorkerProcess) -> str:
+    for line in worker.log.read_text().splitlines():
+        if "worker_started" in line:
+            return line.split("worker=")[1].split()[0]
+    return ""
+
+
+def test_a_step_that_kills_its_workers_fails_as_poison(
+    producer: Stepflow, client, start_worker: StartWorker, ledger: Path
+) -> None:
+    start_worker(APP)
+    run = started(producer, client, "deadly", ledger=ledger)
+    for deaths in range(1, 4):
+        until(lambda: count(ledger)["die"] == deaths)  # noqa: B023
+        start_worker(APP)
+    with pytest.raises(RunFailedError, match="3 workers died") as failed:
+        run.result(30)
+    assert failed.value.name == "PoisonError"
+    assert count(ledger) == {"before": 1, "die": 3}
+
+
+def test_a_blocked_event_loop_is_reported_with_its_line_and_keeps_its_lease(
+    producer: Stepflow, client, start_worker: StartWorker
+) -> None:
+    worker = start_worker(APP, lease_ms=1_000)
+    run = started(producer, client, "block", seconds=4)
+    until(lambda: run.status() is RunStatus.RUNNING)
+    until(lambda: "loop_blocked" in worker.log.read_text())
+    assert producer.producer.broker.run(reclaim_leases(producer.producer.keys)) == []
+    assert run.result(20) == "done"
+    assert 'time.sleep(ctx.event.data["seconds"])' in worker.log.read_text()
+
+
+# -- RQ ------------------------------------------------------------------------------------
+
+
+def test_rq_sees_the_truth(
+    producer: Stepflow, client, url: str, start_worker: StartWorker, ledger: Path, gate: Path
+) -> None:
+    rq_client = redis.Redis.from_url(url)
+    worker = start_worker(APP, concurrency=1)
+    running = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=3)
+    until(lambda: count(ledger)["s3"] == 1)
+    waiting = [started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0) for _ in range(2)]
+    queue = Queue("ledger", connection=rq_client, serializer="json")
+    assert queue.job_ids == [run.id for run in waiting]
+    assert queue.started_job_registry.get_job_ids() == [running.id]
+    job = Job.fetch(running.id, connection=rq_client, serializer="json")
+    assert (job.get_status(), job.origin, tuple(job.args)) == ("started", "ledger", (running.id,))
+    (seen,) = Worker.all(connection=rq_client)
+    until(lambda: Worker.all(connection=rq_client)[0].get_state() == "busy")
+    assert (seen.pid, seen.queue_names()) == (worker.pid, ["ledger:steps", "ledger"])
+    info = subprocess.run(
+        [sys.executable, "-m", "rq.cli", "info", "--url", url], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    assert "ledger " in info
+    assert "2, 1 executing, 0 finished, 0 failed" in info
+    assert "busy" in info
+    gate.touch()
+    for run in [running, *waiting]:
+        run.result(30)
+    until(lambda: Worker.all(connection=rq_client)[0].get_state() == "idle")
+    assert queue.count == queue.started_job_registry.count == 0
+    worker.terminate()
+    assert Worker.all(connection=rq_client) == []
+
+
+def test_a_failed_run_is_in_rqs_failed_registry(producer: Stepflow, client, url: str, start_worker) -> None:
+    start_worker(APP)
+    run = started(producer, client, "five", ledger="/nowhere/at/all", gate="", wait_at=0)
+    with pytest.raises(RunFailedError):
+        run.result(30)
+    queue = Queue("ledger", connection=redis.Redis.from_url(url), serializer="json")
+    assert queue.failed_job_registry.get_job_ids() == [run.id]
+    assert queue.fetch_job(run.id).get_status() == "failed"
+
+
+def test_rq_suspend_and_resume(producer: Stepflow, client, url: str, start_worker: StartWorker, ledger, gate) -> None:
+    rq_client = redis.Redis.from_url(url)
+    start_worker(APP)
+    until(lambda: client.hexists("stepflow:functions", "ledger/five"))
+    suspend(rq_client)
+    run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0)
+    until(lambda: Worker.all(connection=rq_client)[0].get_state() == "suspended")
+    assert run.status() is RunStatus.QUEUED
+    resume(rq_client)
+    run.result(30)
+
+
+def test_rqs_shutdown_command_stops_a_worker(client, url: str, start_worker: StartWorker) -> None:
+    from rq.command import send_shutdown_command
+
+    worker = start_worker(APP)
+    until(lambda: client.hexists("stepflow:functions", "ledger/five"))
+    rq_client = redis.Redis.from_url(url)
+    until(lambda: Worker.all(connection=rq_client))
+
+    def told() -> bool:
+        for one in Worker.all(connection=rq_client):
+            send_shutdown_command(rq_client, one.name)
+        return worker.process.poll() is not None
+
+    until(told)
+    assert worker.process.returncode == 0
+
+
+def test_burst_ends_when_nothing_is_ready(producer: Stepflow, client, start_worker, ledger, gate) -> None:
+    first = start_worker(APP)
+    until(lambda: client.hexists("stepflow:functions", "ledger/five"))
+    first.kill()
+    runs = [started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0) for _ in range(3)]
+    assert start_worker(APP, burst=True).process.wait(30) == 0
+    assert [run.status() for run in runs] == [RunStatus.COMPLETED] * 3
+
+
+def test_memos_say_who_did_what(producer: Stepflow, client, start_worker, ledger, gate) -> None:
+    start_worker(APP, name="worker-a")
+    run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0)
+    run.result(30)
+    memos = producer.producer.broker.run(read_memos(producer.producer.keys, run.id))
+    details = [read_memo(text) for _, text in memos]
+    assert [memo.id for memo in details] == [f"s{n}" for n in range(1, 6)]
+    assert {memo.detail["worker"] for memo in details} == {"worker-a"}
+    assert all(memo.detail["attempts"] == 1 for memo in details)
