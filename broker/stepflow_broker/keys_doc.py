@@ -14,8 +14,8 @@ _PREAMBLE = """\
 Every key and channel of stepflow. This page is made from `broker/stepflow_broker/keys.py` by
 `python -m stepflow_broker.keys_doc > docs/redis-keys.md`; a test compares the two.
 
-- The truth is `stepflow:run:*`, `stepflow:memos:*`, `stepflow:order:*` and `stepflow:steps:*`. All else can be made
-  again from it.
+- The truth of a run is in `stepflow:run:*`, `stepflow:memos:*`, `stepflow:order:*` and `stepflow:steps:*`. Its jobs,
+  leases and timers follow from it.
 - A run that has not ended has no expiry. One that has ended is kept for the app's retention (7 days unless the app says
   otherwise), and for at least 24 hours when its sender chose its id.
 - Keys that begin with `rq:` are RQ's own, in RQ's format, with JSON in place of pickle. Their prefix is that of the

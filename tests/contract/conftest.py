@@ -1,0 +1,25 @@
+"""Every contract test runs on fakeredis and on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.driver import Driver
+from tests.support.stores import Store, fake_store, real_store
+
+
+@pytest.fixture(params=["fakeredis", "real"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """An empty server."""
+    found = fake_store() if request.param == "fakeredis" else real_store(request.getfixturevalue("url"))
+    yield found
+    found.client.close()
+    found.broker.client.close()
+
+
+@pytest.fixture
+def driver(store: Store) -> Driver:
+    """Drives the scripts on the server."""
+    return Driver(store)

@@ -1,0 +1,250 @@
+"""Drives the scripts by their typed calls: a clock of its own, and the invariants checked after every call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from stepflow_broker import jobs, runs
+from stepflow_broker.call import Call
+from stepflow_broker.jobs import Lease, queue_lists
+from stepflow_broker.keys import Keys
+from stepflow_broker.runs import Code, RunRecord, StepRecord
+from stepflow_engine.codec import dumps
+from stepflow_engine.failure import Failure
+from stepflow_engine.ids import step_key
+from stepflow_engine.memo import memo_of_data
+from stepflow_engine.states import RunStatus
+from tests.support.invariants import check_invariants
+from tests.support.stores import Store
+
+__all__ = ["ERROR", "LEASE_MS", "RETENTION_MS", "START_MS", "Driver", "memo"]
+
+T = TypeVar("T")
+START_MS = 1_763_200_000_000
+LEASE_MS = 10_000
+RETENTION_MS = 3_600_000
+_END = "-- end of the messages --"
+ERROR = dumps(Failure("ValueError", "no").to_json())
+
+
+def memo(value: object = 1, *, worker: str = "w1") -> bytes:
+    """The stored text of a step's success."""
+    return memo_of_data(dumps(value), {"id": "a", "worker": worker})
+
+
+class Driver:
+    """Calls the scripts on one store.
+
+    Args:
+        store: the server.
+        twice: send every call twice, and return the first answer, as a client does that lost the first reply.
+    """
+
+    def __init__(self, store: Store, *, now_ms: int = START_MS, twice: bool = False) -> None:
+        self.store = store
+        self.client = store.client
+        self.keys = Keys()
+        self.now_ms = now_ms
+        self.twice = twice
+
+    def send(self, call: Call[T]) -> T:
+        answer = self.store.broker.run(call)
+        check_invariants(self.client)
+        if self.twice:
+            self.store.broker.run(call)
+            check_invariants(self.client)
+        return answer
+
+    # -- transitions -------------------------------------------------------------
+
+    def start(self, run: str = "run1", *, queue: str = "shop", dedupe: bool = False) -> bool:
+        event = dumps({"name": "e", "id": run, "ts": 1, "data": {}})
+        return self.send(
+            runs.start_run(
+                self.keys,
+                run_id=run,
+                app="shop",
+                function="buy",
+                queue=queue,
+                event=event,
+                dedupe=dedupe,
+                now_ms=self.now_ms,
+            )
+        )
+
+    def claim(self, limit: int = 100, *, worker: str = "w1", queues: Sequence[str] = ("shop",)) -> list[Lease] | None:
+        """Claim jobs; never sent twice, for the answer to the second names other jobs."""
+        answer = self.store.broker.run(
+            jobs.claim_jobs(
+                self.keys,
+                lists=queue_lists(queues),
+                worker=worker,
+                limit=limit,
+                lease_ms=LEASE_MS,
+                now_ms=self.now_ms,
+            )
+        )
+        check_invariants(self.client)
+        return answer
+
+    def claim_one(self, *, worker: str = "w1") -> Lease:
+        claimed = self.claim(1, worker=worker)
+        assert claimed, "there was nothing to claim"
+        return claimed[0]
+
+    def started(self, run: str = "run1", *, worker: str = "w1") -> Lease:
+        """A run that was started and claimed."""
+        self.start(run)
+        return self.claim_one(worker=worker)
+
+    def commit(
+        self, lease: Lease, step_id: str = "", *, text: bytes | None = None, keep: bool = True, worker: str = "w1"
+    ) -> tuple[Code, int]:
+        return self.send(
+            jobs.commit_step(
+                self.keys,
+                run_id=lease.run_id,
+                job_key=lease.key,
+                fence=lease.fence,
+                key=lease.key or step_key(step_id),
+                memo=memo(worker=worker) if text is None else text,
+                keep=keep,
+                worker=worker,
+                now_ms=self.now_ms,
+            )
+        )
+
+    def plan(self, lease: Lease, *step_ids: str) -> Code:
+        steps = [(step_key(step_id), step_id) for step_id in step_ids]
+        return self.send(
+            jobs.plan_steps(self.keys, run_id=lease.run_id, fence=lease.fence, steps=steps, now_ms=self.now_ms)
+        )
+
+    def fail(self, lease: Lease, step_id: str = "", *, attempts: int = 1, delay_ms: int = 1_000) -> Code:
+        return self.send(
+            jobs.fail_attempt(
+                self.keys,
+                run_id=lease.run_id,
+                job_key=lease.key,
+                fence=lease.fence,
+                key=lease.key or step_key(step_id),
+                step_id=lease.step_id or step_id,
+                attempts=attempts,
+                error=ERROR,
+                delay_ms=delay_ms,
+                now_ms=self.now_ms,
+            )
+        )
+
+    def retry(self, lease: Lease, *, attempts: int = 1, delay_ms: int = 1_000, reason: str = "") -> Code:
+        return self.send(
+            jobs.retry_run(
+                self.keys,
+                run_id=lease.run_id,
+                fence=lease.fence,
+                attempts=attempts,
+                error=b"" if reason else ERROR,
+                delay_ms=delay_ms,
+                reason=reason,
+                now_ms=self.now_ms,
+            )
+        )
+
+    def park(self, lease: Lease, applied: int = 0) -> Code:
+        return self.send(
+            jobs.park_run(self.keys, run_id=lease.run_id, fence=lease.fence, applied=applied, now_ms=self.now_ms)
+        )
+
+    def finish(
+        self, lease: Lease, status: RunStatus = RunStatus.COMPLETED, *, retention_ms: int = RETENTION_MS
+    ) -> Code:
+        payload = b'"done"' if status is RunStatus.COMPLETED else ERROR
+        return self.send(
+            jobs.finish_run(
+                self.keys,
+                run_id=lease.run_id,
+                fence=lease.fence,
+                status=status,
+                payload=payload,
+                retention_ms=retention_ms,
+                now_ms=self.now_ms,
+            )
+        )
+
+    def cancel(self, run: str = "run1") -> Code:
+        return self.send(
+            runs.cancel_run(self.keys, run_id=run, failure=ERROR, retention_ms=RETENTION_MS, now_ms=self.now_ms)
+        )
+
+    def release(self, *leases: Lease) -> int:
+        return self.send(
+            jobs.release_jobs(self.keys, [(lease.job, lease.fence) for lease in leases], now_ms=self.now_ms)
+        )
+
+    def extend(self, *leases: Lease) -> list[str]:
+        held = [(lease.job, lease.fence) for lease in leases]
+        return self.send(jobs.extend_leases(self.keys, held, lease_ms=LEASE_MS, now_ms=self.now_ms))
+
+    def reclaim(self, *, limit: int = 100) -> list[str]:
+        return self.send(jobs.reclaim_leases(self.keys, limit=limit, now_ms=self.now_ms))
+
+    def fire(self, *, limit: int = 500) -> tuple[int, int]:
+        return self.send(jobs.fire_timers(self.keys, limit=limit, now_ms=self.now_ms))
+
+    def advance(self, milliseconds: int) -> None:
+        """Let time pass."""
+        self.now_ms += milliseconds
+
+    # -- readings ----------------------------------------------------------------
+
+    def run(self, run: str = "run1") -> RunRecord:
+        record = self.store.broker.run(runs.read_run(self.keys, run))
+        assert record is not None, f"there is no run {run}"
+        return record
+
+    def load(self, run: str = "run1", applied: int = 0) -> tuple[RunRecord | None, list[tuple[str, bytes]]]:
+        return self.store.broker.run(jobs.load_run(self.keys, run, applied))
+
+    def memos(self, run: str = "run1") -> list[tuple[str, bytes]]:
+        return self.store.broker.run(runs.read_memos(self.keys, run))
+
+    def steps(self, run: str = "run1") -> dict[str, StepRecord]:
+        return {step.id: step for step in self.store.broker.run(runs.read_steps(self.keys, run))}
+
+    def queued(self, name: str) -> list[str]:
+        """The jobs on a list, in order."""
+        return self.client.lrange(self.keys("RQ_QUEUE", name), 0, -1)
+
+    def listen(self, kind: str, subject: str = "") -> Callable[[], list[str]]:
+        """Listen to a channel; the returned function gives what was heard so far."""
+        pubsub = self.client.pubsub()
+        pubsub.subscribe(self.keys(kind, subject))
+        assert pubsub.get_message(timeout=5), "the server did not confirm the subscription"
+
+        def heard() -> list[str]:
+            self.client.publish(self.keys(kind, subject), _END)
+            messages = list(iter(lambda: (pubsub.get_message(timeout=5) or {"data": _END})["data"], _END))
+            pubsub.close()
+            return messages
+
+        return heard
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that is on the server, to see that a call changed nothing."""
+        return {name: self._value(name) for name in sorted(self.client.keys("*"))}
+
+    def _value(self, name: str) -> Any:
+        match self.client.type(name):
+            case "hash":
+                return self.client.hgetall(name)
+            case "list":
+                return self.client.lrange(name, 0, -1)
+            case "zset":
+                return self.client.zrange(name, 0, -1, withscores=True)
+            case "set":
+                return self.client.smembers(name)
+            case "stream":
+                return self.client.xrange(name)
+            case _:
+                return self.client.get(name)

@@ -1,0 +1,164 @@
+"""What is true of the server after every script, whatever was called in whatever order.
+
+The truth of a run says which jobs, leases and timers there must be; these must be there, once, and nothing else may.
+
+=====  =============================================================================================
+``R1``   a run is either live, and listed so, or ended, and listed so
+``R2``   what lives has no expiry; what has ended has one, and has no steps, lease, job on a list or timer
+``R3``   a live run's continuation is queued once, or leased, or delayed, or there is a step to wait for
+``R4``   a planned step is queued once, or leased, or delayed, and has no memo
+``R5``   memos and their order name the same steps, each once
+``L1``   lists, leases and timers hold what R3 and R4 ask for and nothing else
+``Q1``   RQ's hashes and registries say the same
+=====  =============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import redis
+
+from stepflow_broker.keys import Keys
+from stepflow_engine.ids import job_id
+from stepflow_engine.states import RunStatus
+
+__all__ = ["check_invariants"]
+
+_KEYS = Keys()
+_OF_CONTINUATION = {
+    "queued": RunStatus.QUEUED,
+    "leased": RunStatus.RUNNING,
+    "delayed": RunStatus.WAITING,
+    None: RunStatus.WAITING,
+}
+
+
+@dataclass(slots=True)
+class _Expected:
+    """The jobs, leases and timers that the truth asks for."""
+
+    live: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+    queued: Counter[str] = field(default_factory=Counter)
+    leases: set[str] = field(default_factory=set)
+    timers: dict[str, float] = field(default_factory=dict)
+    rq_status: dict[str, str] = field(default_factory=dict)
+    rq_wip: set[str] = field(default_factory=set)
+    rq_scheduled: set[str] = field(default_factory=set)
+    rq_failed: set[str] = field(default_factory=set)
+
+    def job(self, job: str, state: str | None, *, fence: str | None, due: str | None) -> None:
+        """Expect a job in a state."""
+        match state:
+            case "queued":
+                self.queued[job] += 1
+                self.rq_status[job] = "queued"
+            case "leased":
+                assert fence, f"R3/R4: {job} is leased without a fence"
+                self.leases.add(job)
+                self.rq_wip.add(f"{job}:{fence}")
+                self.rq_status[job] = "started"
+            case "delayed":
+                assert due, f"R3/R4: {job} is delayed without a time"
+                self.timers[f"job:{job}"] = float(due)
+                self.rq_scheduled.add(job)
+                self.rq_status[job] = "scheduled"
+            case None:
+                self.rq_status[job] = "deferred"
+            case _:
+                raise AssertionError(f"R3/R4: {job} is {state}")
+        if state != "leased":
+            assert fence is None, f"R3/R4: {job} is {state} and has fence {fence}"
+
+
+def check_invariants(client: redis.Redis) -> None:
+    """Fail if the server is in a state that it must never be in. ``client`` decodes replies."""
+    expected = _Expected()
+    for run in _subjects(client, "RUN"):
+        _check_run(client, run, expected)
+    for kind in ("MEMOS", "ORDER", "STEPS"):
+        for run in _subjects(client, kind):
+            assert client.exists(_KEYS("RUN", run)), f"R2: {kind} of {run} outlives its run"
+    _compare(client, expected)
+
+
+def _check_run(client: redis.Redis, run: str, expected: _Expected) -> None:
+    truth = client.hgetall(_KEYS("RUN", run))
+    status = RunStatus(truth["status"])
+    memos, order = set(client.hkeys(_KEYS("MEMOS", run))), client.lrange(_KEYS("ORDER", run), 0, -1)
+    assert len(order) == len(set(order)), f"R5: a step of {run} is recorded twice"
+    assert memos == set(order), f"R5: the memos of {run} and their order differ"
+    if status.ended:
+        _check_ended(client, run, truth, expected)
+        return
+    expected.live.add(run)
+    for kind in ("RUN", "MEMOS", "ORDER", "STEPS"):
+        assert client.pttl(_KEYS(kind, run)) < 0, f"R2: {kind} of the live run {run} expires"
+    planned = _check_steps(client, run, memos, expected)
+    continuation = truth.get("continuation")
+    assert status is _OF_CONTINUATION[continuation], f"R3: {run} is {status} with its continuation {continuation}"
+    assert continuation or planned, f"R3: {run} waits for nothing"
+    assert ("owner" in truth) == (continuation == "leased"), f"R3: {run} is {continuation} with owner"
+    expected.job(run, continuation, fence=truth.get("lease"), due=truth.get("due"))
+
+
+def _check_ended(client: redis.Redis, run: str, truth: dict[str, str], expected: _Expected) -> None:
+    expected.ended.add(run)
+    assert not {"continuation", "lease", "owner"} & set(truth), f"R2: {run} has ended and has {set(truth)}"
+    assert not client.exists(_KEYS("STEPS", run)), f"R2: {run} has ended and has steps"
+    for kind in ("RUN", "MEMOS", "ORDER"):
+        assert client.pttl(_KEYS(kind, run)) != -1, f"R2: {kind} of the ended run {run} has no expiry"
+    if truth["status"] == "failed":
+        expected.rq_status[run] = "failed"
+        expected.rq_failed.add(run)
+        assert client.pttl(_KEYS("RQ_JOB", run)) > 0, f"Q1: the job of the failed run {run} has no expiry"
+
+
+def _check_steps(client: redis.Redis, run: str, memos: set[str], expected: _Expected) -> set[str]:
+    fields = client.hgetall(_KEYS("STEPS", run))
+    planned = {name for name in fields if ":" not in name}
+    leftover = {name.partition(":")[0] for name in fields} - planned
+    assert not leftover, f"R4: {run} has fields of steps without an id: {leftover}"
+    assert not planned & memos, f"R4: {run} has steps that are planned and have a memo: {planned & memos}"
+    for key in planned:
+        state, fence = fields.get(f"{key}:state"), fields.get(f"{key}:lease")
+        assert state, f"R4: step {key} of {run} has no state"
+        assert (f"{key}:owner" in fields) == (state == "leased"), f"R4: step {key} of {run} is {state} with owner"
+        expected.job(job_id(run, key), state, fence=fence, due=fields.get(f"{key}:due"))
+    return planned
+
+
+def _compare(client: redis.Redis, expected: _Expected) -> None:
+    assert set(client.zrange(_KEYS("LIVE"), 0, -1)) == expected.live, "R1: the list of live runs is wrong"
+    assert set(client.zrange(_KEYS("ENDED"), 0, -1)) >= expected.ended, "R1: the list of ended runs is wrong"
+    lists = {name: client.lrange(_KEYS("RQ_QUEUE", name), 0, -1) for name in _subjects(client, "RQ_QUEUE")}
+    on_lists = Counter(job for jobs in lists.values() for job in jobs)
+    assert on_lists == expected.queued, "L1: the lists hold other jobs than the truth asks for"
+    assert set(client.zrange(_KEYS("LEASES"), 0, -1)) == expected.leases, "L1: the leases are others"
+    timers = dict(client.zrange(_KEYS("TIMEOUTS"), 0, -1, withscores=True))
+    assert timers == expected.timers, "L1: the timers are others"
+    assert {_KEYS("RQ_QUEUE", name) for name in lists} <= client.smembers(_KEYS("RQ_QUEUES")), "Q1: a list is unknown"
+    _compare_rq(client, expected, {job: name for name, jobs in lists.items() for job in jobs})
+
+
+def _compare_rq(client: redis.Redis, expected: _Expected, list_of: dict[str, str]) -> None:
+    jobs = {job: client.hgetall(_KEYS("RQ_JOB", job)) for job in _subjects(client, "RQ_JOB")}
+    statuses = {job: fields.get("status") for job, fields in jobs.items()}
+    assert statuses == expected.rq_status, "Q1: RQ's jobs have other statuses"
+    for job, name in list_of.items():
+        assert jobs[job]["origin"] == name, f"Q1: {job} is on list {name} and says {jobs[job]['origin']}"
+    for kind, wanted in (
+        ("RQ_WIP", expected.rq_wip),
+        ("RQ_SCHEDULED", expected.rq_scheduled),
+        ("RQ_FAILED", expected.rq_failed),
+    ):
+        found = {member for name in _subjects(client, kind) for member in client.zrange(_KEYS(kind, name), 0, -1)}
+        assert found == wanted, f"Q1: {kind} holds {found}, not {wanted}"
+
+
+def _subjects(client: redis.Redis, kind: str) -> list[str]:
+    """The ids of all keys of a kind."""
+    prefix = _KEYS(kind)
+    return [name.removeprefix(prefix) for name in client.scan_iter(f"{prefix}*", count=1000)]

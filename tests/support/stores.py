@@ -1,0 +1,74 @@
+"""The two servers that the scripts are tested on: fakeredis, and a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import fakeredis
+import redis
+from redis import exceptions
+
+from stepflow_broker.broker import Broker
+from stepflow_broker.call import Call
+
+__all__ = ["FakeBroker", "Store", "fake_store", "real_store"]
+
+T = TypeVar("T")
+
+
+class RunsCalls(Protocol):
+    """What the tests need of a broker."""
+
+    client: redis.Redis
+
+    def run(self, call: Call[T]) -> T: ...
+
+    def run_all(self, calls: Sequence[Call[T]]) -> list[T]: ...
+
+
+class FakeBroker:
+    """As `Broker`, over fakeredis, which has no connections to write to."""
+
+    def __init__(self, server: fakeredis.FakeServer) -> None:
+        self.client: redis.Redis = fakeredis.FakeStrictRedis(server=server, protocol=2)
+        self.client.response_callbacks.clear()  # replies as they are, as `Broker` reads them
+
+    def run(self, call: Call[T]) -> T:
+        try:
+            reply: Any = self.client.execute_command(*call.words)
+        except exceptions.NoScriptError:
+            reply = self.client.execute_command(*call.with_source())
+        return call.read(reply)
+
+    def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+        return [self.run(call) for call in calls]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A server.
+
+    Attributes:
+        name: ``fakeredis`` or ``real``.
+        broker: sends calls to it.
+        client: a plain client with texts as replies, to look at what is there.
+    """
+
+    name: str
+    broker: RunsCalls
+    client: redis.Redis
+
+
+def fake_store() -> Store:
+    """A fakeredis of its own."""
+    server = fakeredis.FakeServer()
+    return Store(
+        "fakeredis", FakeBroker(server), fakeredis.FakeStrictRedis(server=server, decode_responses=True, protocol=2)
+    )
+
+
+def real_store(url: str) -> Store:
+    """The real server at a URL."""
+    return Store("real", Broker(url), redis.Redis.from_url(url, decode_responses=True))
