@@ -66,6 +66,7 @@ KEYS: tuple[Key, ...] = (
     Key("RQ_FAILED", f"{RQ}:failed:", "<queue>", "zset", "finish_run", "members: retention", "RQ: failed runs"),
     Key("RQ_SUSPENDED", f"{RQ}:suspended", "", "string", "rq suspend", "as RQ says", "RQ: while it exists, no job is claimed"),
     Key("RQ_WORKERS", f"{RQ}:workers", "", "set", "RQ's worker", "never", "RQ: all workers"),
+    Key("RQ_WORKER", f"{RQ}:worker:", "<worker>", "hash", "RQ's worker", "when it sends no heartbeat", "RQ: a worker: host, process id, state, queues, counts, last heartbeat"),
 )
 # fmt: on
 

@@ -1,0 +1,1 @@
+"""The command line: ``stepflow`` and ``stepflow-worker``."""

@@ -65,7 +65,10 @@ async def fan(ctx: Context) -> list[int]:
     """Parallel steps that wait until as many of them run at once as the input says."""
     data = ctx.event.data
     return await asyncio.gather(
-        *[ctx.step.run(f"part-{n}", _rendezvous, data["ledger"], f"part-{n}", data["together"]) for n in range(data["n"])]
+        *[
+            ctx.step.run(f"part-{n}", _rendezvous, data["ledger"], f"part-{n}", data["together"])
+            for n in range(data["n"])
+        ]
     )
 
 

@@ -1,0 +1,269 @@
+"""What a person looks at: the workers, the queues, and the list of runs.
+
+Everything is found through sets and indexes, in few round trips whatever the number of runs; nothing here changes
+anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from stepflow_broker.broker import Broker
+from stepflow_broker.call import Call, command
+from stepflow_broker.functions import read_functions
+from stepflow_broker.keys import Keys
+from stepflow_engine.codec import loads
+from stepflow_engine.failure import Failure
+from stepflow_engine.states import RunStatus
+
+__all__ = ["QueueRecord", "RunSummary", "WorkerRecord", "find_runs", "ping", "read_queues", "read_workers"]
+
+_PAGE = 500
+_STEPS = ":steps"
+_WORKER_FIELDS = (
+    "hostname",
+    "pid",
+    "state",
+    "queues",
+    "successful_job_count",
+    "failed_job_count",
+    "last_heartbeat",
+)
+_RUN_FIELDS = (
+    "status",
+    "app",
+    "function",
+    "queue",
+    "attempt",
+    "created_at",
+    "started_at",
+    "ended_at",
+    "error",
+    "last_error",
+    "blocked",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker as RQ knows it.
+
+    Attributes:
+        state: ``busy``, ``idle`` or ``suspended``.
+        queues: the queues that it serves, most important first.
+        finished, failed: jobs that it has done, and attempts that failed.
+        last_heartbeat: milliseconds since the epoch.
+    """
+
+    name: str
+    host: str
+    pid: int
+    state: str
+    queues: tuple[str, ...]
+    finished: int
+    failed: int
+    last_heartbeat: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRecord:
+    """How much there is on a queue.
+
+    Attributes:
+        ready_new: first jobs of new runs, ready.
+        ready_steps: jobs of runs that have started, ready; they go first.
+        executing: jobs that a worker holds.
+        delayed: jobs that wait for their time.
+        failed: runs that have failed and are still kept.
+    """
+
+    name: str
+    ready_new: int
+    ready_steps: int
+    executing: int
+    delayed: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A line of the list of runs: a run without its event and its output, which may be large.
+
+    Times are milliseconds since the epoch.
+
+    Attributes:
+        failure: what ended the run, or why its last attempt failed.
+        blocked: why no worker can take it.
+    """
+
+    id: str
+    app: str
+    function: str
+    queue: str
+    status: RunStatus
+    attempt: int
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+    failure: Failure | None
+    blocked: str
+
+    @property
+    def name(self) -> str:
+        """``app/function``."""
+        return f"{self.app}/{self.function}"
+
+
+def ping() -> Call[bool]:
+    """Ask the server for a sign of life."""
+    return command(bool, "PING")
+
+
+# -- workers -------------------------------------------------------------------
+
+
+def read_workers(broker: Broker, keys: Keys) -> list[WorkerRecord]:
+    """All workers that live, by name. Two round trips."""
+    prefix = keys("RQ_WORKER")
+    names = sorted(name.removeprefix(prefix) for name in broker.run(command(_texts, "SMEMBERS", keys("RQ_WORKERS"))))
+    found = broker.run_all([_read_worker(keys, name) for name in names])
+    return [record for record in found if record is not None]
+
+
+def _read_worker(keys: Keys, name: str) -> Call[WorkerRecord | None]:
+    """One worker; ``None`` for one that died without taking its name off the list."""
+
+    def read(reply: list[bytes | None]) -> WorkerRecord | None:
+        host, pid, state, queues, finished, failed, heartbeat = [(value or b"").decode() for value in reply]
+        if not heartbeat:
+            return None
+        served = _without_step_lists(queues.split(","))
+        seen_at = round(datetime.fromisoformat(heartbeat).timestamp() * 1000)
+        return WorkerRecord(name, host, int(pid or 0), state, served, int(finished or 0), int(failed or 0), seen_at)
+
+    return command(read, "HMGET", keys("RQ_WORKER", name), *_WORKER_FIELDS)
+
+
+def _without_step_lists(lists: list[str]) -> tuple[str, ...]:
+    """Queue names of RQ's lists: ``shop:steps`` belongs to ``shop``."""
+    return tuple(dict.fromkeys(name.removesuffix(_STEPS) for name in lists if name))
+
+
+# -- queues --------------------------------------------------------------------
+
+
+def read_queues(broker: Broker, keys: Keys) -> list[QueueRecord]:
+    """All queues that are registered or have ever had a job, by name. Two round trips."""
+    calls: list[Call[Any]] = [
+        command(lambda reply: int(reply[0]), "TIME"),
+        command(_texts, "SMEMBERS", keys("RQ_QUEUES")),
+        read_functions(keys),
+    ]
+    now_s, lists, functions = broker.run_all(calls)
+    prefix = keys("RQ_QUEUE")
+    names = {*_without_step_lists([key.removeprefix(prefix) for key in lists]), *[config.queue for config in functions]}
+    counts = iter(broker.run_all([call for name in sorted(names) for call in _count_queue(keys, name, now_s)]))
+    return [_queue(name, counts) for name in sorted(names)]
+
+
+def _count_queue(keys: Keys, name: str, now_s: int) -> list[Call[int]]:
+    steps = name + _STEPS
+    return [
+        command(int, "LLEN", keys("RQ_QUEUE", name)),
+        command(int, "LLEN", keys("RQ_QUEUE", steps)),
+        command(int, "ZCARD", keys("RQ_WIP", name)),
+        command(int, "ZCARD", keys("RQ_WIP", steps)),
+        command(int, "ZCARD", keys("RQ_SCHEDULED", name)),
+        command(int, "ZCARD", keys("RQ_SCHEDULED", steps)),
+        command(int, "ZCOUNT", keys("RQ_FAILED", name), now_s, "+inf"),
+    ]
+
+
+def _queue(name: str, counts: Iterator[int]) -> QueueRecord:
+    """Read the counts of one queue, in the order of `_count_queue`."""
+    new, steps, executing, executing_steps, delayed, delayed_steps, failed = [next(counts) for _ in range(7)]
+    return QueueRecord(name, new, steps, executing + executing_steps, delayed + delayed_steps, failed)
+
+
+# -- runs ----------------------------------------------------------------------
+
+
+def find_runs(
+    broker: Broker, keys: Keys, *, statuses: frozenset[RunStatus] = frozenset(), function: str = "", limit: int = 20
+) -> list[RunSummary]:
+    """Runs, newest first: live ones are taken by their start, ended ones by their end.
+
+    Two round trips for each 500 runs that are looked at.
+
+    Args:
+        statuses: only runs with one of these; empty: any.
+        function: only runs of it, as ``app/function`` or ``function``; ``""``: any.
+        limit: at most so many.
+    """
+    wanted = statuses or frozenset(RunStatus)
+
+    def fits(run: RunSummary) -> bool:
+        return run.status in wanted and function in ("", run.name, run.function)
+
+    found: dict[str, RunSummary] = {}
+    if any(not status.ended for status in wanted):
+        found |= _look_through(broker, keys, "LIVE", fits, limit)
+    if any(status.ended for status in wanted):
+        found |= _look_through(broker, keys, "ENDED", fits, limit)
+    return sorted(found.values(), key=lambda run: run.created_at, reverse=True)[:limit]
+
+
+def _look_through(
+    broker: Broker, keys: Keys, index: str, fits: Callable[[RunSummary], bool], limit: int
+) -> dict[str, RunSummary]:
+    """The first runs of an index that fit, page by page."""
+    found: dict[str, RunSummary] = {}
+    first, page = 0, min(limit, _PAGE)
+    while len(found) < limit:
+        ids = broker.run(command(_texts, "ZREVRANGE", keys(index), first, first + page - 1))
+        runs = broker.run_all([_read_summary(keys, run_id) for run_id in ids])
+        for run in runs:
+            if run is not None and fits(run) and len(found) < limit:
+                found[run.id] = run
+        if len(ids) < page:
+            break
+        first, page = first + page, _PAGE
+    return found
+
+
+def _read_summary(keys: Keys, run_id: str) -> Call[RunSummary | None]:
+    """One line; ``None`` for a run that was forgotten meanwhile."""
+
+    def read(reply: list[bytes | None]) -> RunSummary | None:
+        fields = dict(zip(_RUN_FIELDS, reply, strict=True))
+        if fields["status"] is None:
+            return None
+        text = {name: (value or b"").decode() for name, value in fields.items()}
+        status = RunStatus(text["status"])
+        error = fields["error"] if status.ended else fields["last_error"]
+        return RunSummary(
+            id=run_id,
+            app=text["app"],
+            function=text["function"],
+            queue=text["queue"],
+            status=status,
+            attempt=int(text["attempt"] or 0),
+            created_at=_number(text["created_at"]) or 0,
+            started_at=_number(text["started_at"]),
+            ended_at=_number(text["ended_at"]),
+            failure=Failure.from_json(loads(error)) if error else None,
+            blocked=text["blocked"],
+        )
+
+    return command(read, "HMGET", keys("RUN", run_id), *_RUN_FIELDS)
+
+
+def _number(text: str) -> int | None:
+    return int(float(text)) if text else None
+
+
+def _texts(reply: list[bytes]) -> list[str]:
+    return [item.decode() for item in reply]

@@ -1,0 +1,35 @@
+"""``stepflow``: the command line for people and scripts."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import click
+
+from stepflow_cli.dev import dev
+from stepflow_cli.exits import EPILOG, run
+from stepflow_cli.overview import functions, queues, workers
+from stepflow_cli.produce import invoke, send, start
+from stepflow_cli.runs import runs
+from stepflow_cli.worker import worker
+
+__all__ = ["main", "stepflow"]
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("stepflow"), message="stepflow %(version)s")
+def stepflow() -> None:
+    """Durable step functions on Redis."""
+
+
+for _command in (dev, worker, send, start, invoke, runs, functions, workers, queues):
+    stepflow.add_command(_command)
+
+
+def main() -> None:
+    """The program ``stepflow``."""
+    run(stepflow, name="stepflow", prefix="STEPFLOW")
+
+
+if __name__ == "__main__":
+    main()

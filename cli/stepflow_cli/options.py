@@ -1,0 +1,97 @@
+"""Options that several commands have, and how their values are read."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from stepflow_cli.exits import Session
+from stepflow_engine.codec import loads
+from stepflow_engine.durations import duration_ms
+
+__all__ = ["data_option", "debug_option", "duration", "output_option", "server_options"]
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def json_data(value: str) -> Any:
+    """The data that ``value`` is or leads to: JSON text, ``@file``, or ``-`` for standard input."""
+    try:
+        text = _read(value)
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {value[1:]!r}: {error.strerror}") from None
+    try:
+        return loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON ({error}); write it in single quotes, as in '{{\"n\": 1}}'") from None
+
+
+def _read(value: str) -> bytes | str:
+    if value == "-":
+        return sys.stdin.buffer.read()
+    return Path(value[1:]).read_bytes() if value.startswith("@") else value
+
+
+def duration(value: str) -> float:
+    """The seconds of a duration: ``30``, ``30s``, ``5m``, ``1h``."""
+    try:
+        return duration_ms(float(value) if re.fullmatch(r"-?\d+(\.\d+)?", value) else value) / 1000
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    ctx.ensure_object(Session).debug |= value
+
+
+def debug_option(command: C) -> C:
+    """``--debug``."""
+    return click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        envvar="STEPFLOW_DEBUG",
+        callback=_set_debug,
+        help="Show errors with their traceback.",
+    )(command)
+
+
+def server_options(command: C) -> C:
+    """``--redis-url`` and ``--debug``."""
+    return click.option(
+        "--redis-url",
+        metavar="URL",
+        envvar="STEPFLOW_REDIS_URL",
+        help="The server; else STEPFLOW_REDIS_URL, else that of 'stepflow dev' in this folder, else "
+        "redis://127.0.0.1:6379/0.",
+    )(debug_option(command))
+
+
+def output_option(command: C) -> C:
+    """``-o table`` or ``-o json``."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        envvar="STEPFLOW_OUTPUT",
+        show_default=True,
+        help="A table for people, or JSON for scripts.",
+    )(command)
+
+
+def data_option(command: C) -> C:
+    """``--data``."""
+    return click.option(
+        "-d",
+        "--data",
+        type=json_data,
+        metavar="JSON",
+        help="The data: JSON, @file, or - for standard input.",
+    )(command)

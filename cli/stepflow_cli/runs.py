@@ -1,0 +1,170 @@
+"""``stepflow runs``: list them, look into one, cancel one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from stepflow import Stepflow
+from stepflow_broker.broker import Broker
+from stepflow_broker.keys import Keys
+from stepflow_broker.overview import RunSummary, find_runs
+from stepflow_broker.runs import RunRecord, read_memos, read_run, read_steps
+from stepflow_cli.exits import EPILOG
+from stepflow_cli.options import output_option, server_options
+from stepflow_cli.show import (
+    Cell,
+    brief_failure,
+    console,
+    iso,
+    now_ms,
+    plain,
+    print_json,
+    since,
+    span,
+    state_text,
+    table,
+)
+from stepflow_cli.steps import StepLine, step_lines
+from stepflow_cli.timeline import timeline
+from stepflow_cli.url import find_url
+from stepflow_engine.errors import RunNotFoundError
+from stepflow_engine.states import RunStatus
+
+__all__ = ["runs"]
+
+
+@click.group(epilog=EPILOG)
+def runs() -> None:
+    """List runs, look into one, cancel one."""
+
+
+# -- list ----------------------------------------------------------------------
+
+
+@runs.command("list", epilog=EPILOG)
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice([status.value for status in RunStatus]),
+    multiple=True,
+    help="Only runs that are this; may be repeated.",
+)
+@click.option("--function", default="", metavar="NAME", help="Only runs of this function: NAME or APP/NAME.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@output_option
+@server_options
+def list_runs(*, statuses: tuple[str, ...], function: str, limit: int, output: str, redis_url: str | None) -> None:
+    """List the newest runs."""
+    wanted = frozenset(RunStatus(status) for status in statuses)
+    found = find_runs(Broker(find_url(redis_url)), Keys(), statuses=wanted, function=function, limit=limit)
+    if output == "json":
+        print_json([_summary_json(run) for run in found])
+    elif found:
+        _print_runs(found)
+    else:
+        click.echo("no runs")
+
+
+def _summary_json(run: RunSummary) -> dict[str, Any]:
+    return {
+        "run_id": run.id,
+        "app": run.app,
+        "function": run.function,
+        "queue": run.queue,
+        "status": run.status,
+        "attempt": run.attempt,
+        "created_at": iso(run.created_at),
+        "started_at": iso(run.started_at),
+        "ended_at": iso(run.ended_at),
+        "blocked": run.blocked or None,
+        "error": run.failure.to_json() if run.failure else None,
+    }
+
+
+def _print_runs(found: list[RunSummary]) -> None:
+    out, now = console(), now_ms()
+    wide = out.width >= 100
+    made = table("RUN", "STATUS", "FUNCTION", "CREATED", "TOOK", *(["ERROR"] if wide else []), right=("TOOK",))
+    made.columns[0].min_width = 32
+    for run in found:
+        took = span(run.started_at, run.ended_at or now)
+        cells: list[Cell] = [run.id, state_text(run.status), plain(run.name), since(run.created_at, now), took]
+        if wide:
+            cells.append(plain(run.blocked or brief_failure(run.failure)))
+        made.add_row(*cells)
+    out.print(made)
+
+
+# -- show ----------------------------------------------------------------------
+
+
+@runs.command(epilog=EPILOG)
+@click.argument("run_id", metavar="RUN")
+@output_option
+@server_options
+def show(run_id: str, *, output: str, redis_url: str | None) -> None:
+    """Show a RUN: its facts, and its steps with attempts, times and results."""
+    run, steps = _read(Broker(find_url(redis_url)), run_id)
+    if output == "json":
+        print_json(_run_json(run, steps))
+        return
+    out = console()
+    out.print(timeline(run, steps, out.width))
+
+
+def _read(broker: Broker, run_id: str) -> tuple[RunRecord, list[StepLine]]:
+    """A run and its steps. The memos are read last, so a step that ends meanwhile is not missed.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    keys = Keys()
+    run = broker.run(read_run(keys, run_id))
+    if run is None:
+        text = f"there is no run {run_id!r}: the id is wrong, or the run ended longer ago than the retention"
+        raise RunNotFoundError(run_id, "unknown", text)
+    pending = broker.run(read_steps(keys, run_id))
+    memos = broker.run(read_memos(keys, run_id))
+    return run, step_lines(memos, pending)
+
+
+def _run_json(run: RunRecord, steps: list[StepLine]) -> dict[str, Any]:
+    return {
+        "run_id": run.id,
+        "app": run.app,
+        "function": run.function,
+        "queue": run.queue,
+        "status": run.status,
+        "attempt": run.attempt,
+        "created_at": iso(run.created_at),
+        "started_at": iso(run.started_at),
+        "ended_at": iso(run.ended_at),
+        "due_at": iso(run.due_at),
+        "worker": run.owner or None,
+        "blocked": run.blocked or None,
+        "event": run.event,
+        "output": run.output,
+        "error": run.failure.to_json() if run.failure else None,
+        "steps": [step.to_json() for step in steps],
+    }
+
+
+# -- cancel --------------------------------------------------------------------
+
+
+@runs.command(epilog=EPILOG)
+@click.argument("run_id", metavar="RUN")
+@click.option("--reason", default="", help="Why; it is kept with the run.")
+@output_option
+@server_options
+def cancel(run_id: str, *, reason: str, output: str, redis_url: str | None) -> None:
+    """Cancel a RUN. A step that is executing is not interrupted; its result is dropped."""
+    run = Stepflow("stepflow", redis_url=find_url(redis_url)).run(run_id)
+    cancelled = run.cancel(reason)
+    status = RunStatus.CANCELLED if cancelled else run.status()
+    if output == "json":
+        print_json({"run_id": run_id, "cancelled": cancelled, "status": status})
+    else:
+        click.echo(f"{run_id} is cancelled" if cancelled else f"{run_id} had ended already: {status}")
