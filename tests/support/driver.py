@@ -18,7 +18,7 @@ from stepflow_engine.states import RunStatus
 from tests.support.invariants import check_invariants
 from tests.support.stores import Store
 
-__all__ = ["ERROR", "LEASE_MS", "RETENTION_MS", "START_MS", "Driver", "memo"]
+__all__ = ["ERROR", "LEASE_MS", "NOBODY", "RETENTION_MS", "START_MS", "Driver", "memo"]
 
 T = TypeVar("T")
 START_MS = 1_763_200_000_000
@@ -26,6 +26,22 @@ LEASE_MS = 10_000
 RETENTION_MS = 3_600_000
 _END = "-- end of the messages --"
 ERROR = dumps(Failure("ValueError", "no").to_json())
+NOBODY = Lease(
+    job="nobody",
+    run_id="nobody",
+    key="",
+    fence=1,
+    app="shop",
+    function="buy",
+    attempt=0,
+    applied=0,
+    deaths=0,
+    event=None,
+    step_id="",
+    step_attempt=0,
+    planned=False,
+)
+"""A lease of a run that does not exist."""
 
 
 def memo(value: object = 1, *, worker: str = "w1") -> bytes:

@@ -1,0 +1,112 @@
+"""claim_jobs: ready jobs are leased once each, those of started runs first."""
+
+from __future__ import annotations
+
+from stepflow_engine.codec import loads
+from stepflow_engine.ids import job_id, step_key
+from stepflow_engine.states import RunStatus
+from tests.support.driver import LEASE_MS, START_MS, Driver
+
+
+def test_a_claim_leases_the_oldest_job_and_tells_what_is_needed_to_run_it(driver: Driver) -> None:
+    driver.start("run1")
+    driver.start("run2")
+    lease = driver.claim_one()
+    assert lease.event is not None
+    assert loads(lease.event)["id"] == "run1"
+    assert (lease.job, lease.run_id, lease.key, lease.fence) == ("run1", "run1", "", 1)
+    assert (lease.app, lease.function, lease.attempt, lease.applied) == ("shop", "buy", 0, 0)
+    assert (lease.deaths, lease.planned) == (0, False)
+    assert driver.client.zscore(driver.keys("LEASES"), "run1") == START_MS + LEASE_MS
+    run = driver.run("run1")
+    assert (run.status, run.continuation, run.owner, run.started_at) == (RunStatus.RUNNING, "leased", "w1", START_MS)
+
+
+def test_a_job_is_claimed_once(driver: Driver) -> None:
+    driver.start()
+    assert len(driver.claim() or ()) == 1
+    assert driver.claim() == []
+
+
+def test_no_more_jobs_are_claimed_than_were_asked_for(driver: Driver) -> None:
+    for n in range(5):
+        driver.start(f"run{n}")
+    assert [lease.run_id for lease in driver.claim(3) or ()] == ["run0", "run1", "run2"]
+    assert [lease.run_id for lease in driver.claim(3) or ()] == ["run3", "run4"]
+
+
+def test_jobs_of_started_runs_are_claimed_before_those_of_new_ones(driver: Driver) -> None:
+    first = driver.started("run1")
+    driver.start("run2")
+    driver.commit(first, "a", keep=False)
+    assert [lease.run_id for lease in driver.claim() or ()] == ["run1", "run2"]
+
+
+def test_queues_are_emptied_in_the_order_in_which_they_are_named(driver: Driver) -> None:
+    driver.start("run1", queue="slow")
+    driver.start("run2", queue="fast")
+    assert [lease.run_id for lease in driver.claim(queues=("fast", "slow")) or ()] == ["run2", "run1"]
+
+
+def test_jobs_of_other_queues_are_left(driver: Driver) -> None:
+    driver.start(queue="slow")
+    assert driver.claim(queues=("fast",)) == []
+    assert driver.queued("slow") == ["run1"]
+
+
+def test_the_event_is_told_only_to_the_first_who_claims_the_run(driver: Driver) -> None:
+    lease = driver.started()
+    assert lease.event is not None
+    driver.commit(lease, "a", keep=False)
+    again = driver.claim_one()
+    assert again.event is None
+    assert again.applied == 1
+
+
+def test_the_fence_grows_with_every_claim_of_a_run(driver: Driver) -> None:
+    lease = driver.started()
+    fences = [lease.fence]
+    for step_id in ("a", "b", "c"):
+        driver.commit(lease, step_id, keep=False)
+        lease = driver.claim_one()
+        fences.append(lease.fence)
+    assert fences == sorted(set(fences))
+
+
+def test_a_planned_step_is_claimed_with_its_id_and_attempt(driver: Driver) -> None:
+    driver.plan(driver.started(), "make tea")
+    lease = driver.claim_one(worker="w2")
+    key = step_key("make tea")
+    assert (lease.job, lease.run_id, lease.key, lease.fence) == (job_id("run1", key), "run1", key, 2)
+    assert (lease.app, lease.function, lease.event) == ("shop", "buy", None)
+    assert (lease.step_id, lease.step_attempt, lease.deaths) == ("make tea", 0, 0)
+    assert driver.steps()["make tea"].owner == "w2"
+
+
+def test_a_continuation_is_claimed_with_whether_its_run_has_planned_steps(driver: Driver) -> None:
+    lease = driver.started()
+    driver.plan(lease, "a")
+    driver.release(lease)
+    assert {found.job: found.planned for found in driver.claim() or ()}["run1"] is True
+
+
+def test_nothing_is_claimed_while_rq_is_suspended(driver: Driver) -> None:
+    driver.start()
+    driver.client.set(driver.keys("RQ_SUSPENDED"), 1)
+    before = driver.snapshot()
+    assert driver.claim() is None
+    assert driver.snapshot() == before
+
+
+def test_a_job_whose_run_does_not_want_it_any_more_is_dropped(driver: Driver) -> None:
+    driver.plan(driver.started(), "a")
+    stale = ["run1", "gone", job_id("run1", step_key("gone")), job_id("nobody", step_key("a"))]
+    driver.client.lpush(driver.keys("RQ_QUEUE", "shop:steps"), *stale)
+    assert [lease.step_id for lease in driver.claim() or ()] == ["a"]
+    assert driver.queued("shop:steps") == []
+
+
+def test_stale_jobs_do_not_use_up_what_was_asked_for(driver: Driver) -> None:
+    driver.start()
+    driver.client.lpush(driver.keys("RQ_QUEUE", "shop"), *[f"gone{n}" for n in range(20)])
+    assert driver.claim_one().run_id == "run1"

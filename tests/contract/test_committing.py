@@ -1,0 +1,154 @@
+"""commit_step: a memo is stored once, and the run goes on."""
+
+from __future__ import annotations
+
+from stepflow_broker.jobs import Lease
+from stepflow_broker.runs import Code
+from stepflow_engine.ids import step_key
+from stepflow_engine.states import RunStatus
+from tests.support.driver import LEASE_MS, NOBODY, Driver, memo
+
+
+def planned(driver: Driver, *step_ids: str) -> tuple[Lease, list[Lease]]:
+    """A run whose continuation is leased to w1, and its planned steps, leased to w2."""
+    lease = driver.started()
+    driver.plan(lease, *step_ids)
+    return lease, driver.claim(worker="w2") or []
+
+
+def test_a_commit_stores_the_memo_and_leaves_the_continuation_with_its_worker(driver: Driver) -> None:
+    lease = driver.started()
+    assert driver.commit(lease, "a", text=memo("x")) == (Code.DONE, 1)
+    assert driver.commit(lease, "b", text=memo("y")) == (Code.DONE, 2)
+    assert driver.memos() == [(step_key("a"), memo("x")), (step_key("b"), memo("y"))]
+    assert driver.run().continuation == "leased"
+    assert driver.queued("shop:steps") == []
+
+
+def test_a_commit_that_yields_queues_the_continuation_among_those_of_started_runs(driver: Driver) -> None:
+    lease = driver.started()
+    assert driver.commit(lease, "a", keep=False) == (Code.DONE, 1)
+    assert driver.queued("shop:steps") == ["run1"]
+    assert driver.run().status is RunStatus.QUEUED
+
+
+def test_a_commit_that_is_sent_twice_stores_one_memo_and_queues_one_continuation(driver: Driver) -> None:
+    for keep in (True, False):
+        run = f"run{keep}"
+        lease = driver.started(run)
+        driver.commit(lease, "a", keep=keep)
+        before = driver.snapshot()
+        assert driver.commit(lease, "a", keep=keep) == (Code.ALREADY, 1)
+        assert driver.snapshot() == before
+
+
+def test_a_commit_sent_again_after_another_took_over_changes_nothing(driver: Driver) -> None:
+    lease = driver.started()
+    driver.commit(lease, "a", keep=False)
+    driver.claim_one(worker="w2")
+    before = driver.snapshot()
+    assert driver.commit(lease, "a", keep=False) == (Code.ALREADY, 1)
+    assert driver.snapshot() == before
+
+
+def test_a_commit_with_a_stale_fence_is_refused(driver: Driver) -> None:
+    stale = driver.started()
+    driver.advance(LEASE_MS)
+    driver.reclaim()
+    driver.claim_one(worker="w2")
+    before = driver.snapshot()
+    assert driver.commit(stale, "a") == (Code.STALE_FENCE, 0)
+    assert driver.snapshot() == before
+
+
+def test_a_commit_with_a_stale_fence_is_refused_when_another_has_recorded_the_step(driver: Driver) -> None:
+    """A worker that is told ALREADY goes on with the result that it has in hand, so that has to be the recorded one."""
+    stale = driver.started()
+    driver.advance(LEASE_MS)
+    driver.reclaim()
+    fresh = driver.claim_one(worker="w2")
+    driver.commit(fresh, "a", text=memo("recorded", worker="w2"), worker="w2")
+    assert driver.commit(stale, "a", text=memo("another result"))[0] is Code.STALE_FENCE
+    assert driver.memos() == [(step_key("a"), memo("recorded", worker="w2"))]
+
+
+def test_a_planned_step_with_a_stale_fence_is_refused_when_another_has_recorded_it(driver: Driver) -> None:
+    lease, (stale,) = planned(driver, "a")
+    driver.advance(LEASE_MS)
+    driver.extend(lease)
+    driver.now_ms += 1
+    driver.reclaim()
+    fresh = next(found for found in driver.claim(worker="w3") or () if found.key)
+    driver.commit(fresh, text=memo("recorded", worker="w3"), worker="w3")
+    assert driver.commit(stale, text=memo("another result"))[0] is Code.STALE_FENCE
+    assert driver.memos() == [(step_key("a"), memo("recorded", worker="w3"))]
+
+
+def test_a_commit_to_a_run_that_does_not_exist_is_refused(driver: Driver) -> None:
+    assert driver.commit(NOBODY, "a") == (Code.NO_RUN, 0)
+    assert driver.snapshot() == {}
+
+
+def test_a_commit_to_a_run_that_has_ended_is_refused(driver: Driver) -> None:
+    lease = driver.started()
+    driver.cancel()
+    assert driver.commit(lease, "a") == (Code.NO_RUN, 0)
+    assert driver.memos() == []
+
+
+def test_a_planned_step_of_a_run_that_has_ended_is_refused(driver: Driver) -> None:
+    lease, (step,) = planned(driver, "a")
+    driver.finish(lease)
+    assert driver.commit(step) == (Code.NO_RUN, 0)
+    assert driver.memos() == []
+
+
+def test_a_planned_step_leaves_nothing_behind_but_its_memo(driver: Driver) -> None:
+    _, (step,) = planned(driver, "a")
+    assert driver.commit(step, text=memo("x"), worker="w2") == (Code.DONE, 1)
+    assert driver.memos() == [(step_key("a"), memo("x"))]
+    assert driver.steps() == {}
+    assert not driver.client.exists(driver.keys("RQ_JOB", step.job))
+
+
+def test_a_planned_step_that_is_committed_twice_is_stored_once(driver: Driver) -> None:
+    lease, (step,) = planned(driver, "a")
+    driver.park(lease)
+    driver.commit(step, worker="w2")
+    before = driver.snapshot()
+    assert driver.commit(step, worker="w2") == (Code.ALREADY, 1)
+    assert driver.snapshot() == before
+    assert driver.queued("shop:steps") == ["run1"]
+
+
+def test_ten_steps_that_end_together_cost_one_continuation(driver: Driver) -> None:
+    lease, steps = planned(driver, *[str(n) for n in range(10)])
+    driver.park(lease)
+    positions = [driver.commit(step, worker="w2")[1] for step in steps]
+    assert positions == list(range(1, 11))
+    assert driver.queued("shop:steps") == ["run1"]
+    assert driver.run().status is RunStatus.QUEUED
+
+
+def test_the_holder_of_the_run_is_told_of_a_memo_that_another_worker_stores(driver: Driver) -> None:
+    _, (step,) = planned(driver, "a")
+    heard = driver.listen("INBOX", "w1")
+    driver.commit(step, text=memo("x y"), worker="w2")
+    assert heard() == [f"memo run1 1 {step_key('a')} {memo('x y').decode()}"]
+
+
+def test_the_holder_is_not_told_of_what_it_stores_itself(driver: Driver) -> None:
+    _, (step,) = planned(driver, "a")
+    heard = driver.listen("INBOX", "w1")
+    driver.commit(step, worker="w1")
+    assert heard() == []
+
+
+def test_progress_clears_the_count_of_workers_that_died(driver: Driver) -> None:
+    driver.started()
+    driver.advance(LEASE_MS)
+    driver.reclaim()
+    lease = driver.claim_one()
+    assert lease.deaths == 1
+    driver.commit(lease, "a", keep=False)
+    assert driver.claim_one().deaths == 0

@@ -1,0 +1,264 @@
+"""finish_run, cancel_run, retry_run, park_run: how a worker gives a run up."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepflow_broker.jobs import Lease
+from stepflow_broker.runs import Code, forget_ended, list_runs
+from stepflow_engine.states import RunStatus
+from tests.support.driver import ERROR, LEASE_MS, NOBODY, RETENTION_MS, Driver
+
+
+def taken_over(driver: Driver) -> Lease:
+    stale = driver.started()
+    driver.advance(LEASE_MS)
+    driver.reclaim()
+    driver.claim_one(worker="w2")
+    return stale
+
+
+def with_steps_in_every_state(driver: Driver) -> Lease:
+    """A held run with a step that is queued, one that is leased, one that is delayed and one that has ended."""
+    lease = driver.started()
+    driver.plan(lease, "done", "leased")
+    done, _ = driver.claim(worker="w2") or []
+    driver.commit(done, worker="w2")
+    driver.fail(lease, "delayed")
+    driver.plan(lease, "queued")
+    return lease
+
+
+# -- finish ------------------------------------------------------------------------
+
+
+def test_a_finished_run_keeps_its_output_and_its_memos(driver: Driver) -> None:
+    lease = driver.started()
+    driver.commit(lease, "a")
+    driver.advance(5)
+    assert driver.finish(lease) is Code.DONE
+    run = driver.run()
+    assert (run.status, run.output, run.failure) == (RunStatus.COMPLETED, "done", None)
+    assert (run.ended_at, run.continuation, run.owner) == (driver.now_ms, "", "")
+    assert len(driver.memos()) == 1
+
+
+def test_a_failed_run_keeps_its_error(driver: Driver) -> None:
+    assert driver.finish(driver.started(), RunStatus.FAILED) is Code.DONE
+    run = driver.run()
+    assert run.status is RunStatus.FAILED
+    assert run.failure is not None
+    assert (run.failure.name, run.failure.message) == ("ValueError", "no")
+
+
+def test_a_run_that_is_finished_twice_ends_once(driver: Driver) -> None:
+    for status in (RunStatus.COMPLETED, RunStatus.FAILED):
+        lease = driver.started(f"run{status}")
+        driver.finish(lease, status)
+        before = driver.snapshot()
+        assert driver.finish(lease, status) is Code.ALREADY
+        assert driver.snapshot() == before
+
+
+def test_steps_that_have_not_ended_go_with_their_run(driver: Driver) -> None:
+    lease = with_steps_in_every_state(driver)
+    assert driver.finish(lease) is Code.DONE
+    assert len(driver.memos()) == 1
+    assert driver.claim() == []
+
+
+def test_finishing_with_a_stale_fence_is_refused(driver: Driver) -> None:
+    stale = taken_over(driver)
+    before = driver.snapshot()
+    assert driver.finish(stale) is Code.STALE_FENCE
+    assert driver.snapshot() == before
+
+
+def test_finishing_a_run_that_does_not_exist_or_was_cancelled_is_refused(driver: Driver) -> None:
+    assert driver.finish(NOBODY) is Code.NO_RUN
+    lease = driver.started()
+    driver.cancel()
+    assert driver.finish(lease) is Code.NO_RUN
+    assert driver.run().status is RunStatus.CANCELLED
+
+
+def test_who_waits_for_the_end_of_a_run_is_told_of_it(driver: Driver) -> None:
+    lease = driver.started()
+    heard = driver.listen("DONE", "run1")
+    driver.finish(lease)
+    driver.finish(lease)
+    assert heard() == ["completed"]
+
+
+def test_ended_runs_are_listed_until_their_retention_is_over(driver: Driver) -> None:
+    driver.finish(driver.started())
+    ended = list_runs(driver.keys, live=False, limit=10)
+    assert driver.store.broker.run(ended) == ["run1"]
+    assert driver.store.broker.run(forget_ended(driver.keys, driver.now_ms + RETENTION_MS - 1)) == 0
+    assert driver.store.broker.run(forget_ended(driver.keys, driver.now_ms + RETENTION_MS)) == 1
+    assert driver.store.broker.run(ended) == []
+
+
+# -- cancel ------------------------------------------------------------------------
+
+
+def queued(driver: Driver) -> None:
+    driver.start()
+
+
+def queued_again(driver: Driver) -> None:
+    driver.commit(driver.started(), "a", keep=False)
+
+
+def leased(driver: Driver) -> None:
+    driver.started()
+
+
+def delayed(driver: Driver) -> None:
+    driver.retry(driver.started())
+
+
+def parked(driver: Driver) -> None:
+    driver.park(with_steps_in_every_state(driver), applied=1)
+
+
+@pytest.mark.parametrize("arrange", [queued, queued_again, leased, delayed, parked, with_steps_in_every_state])
+def test_a_run_can_be_cancelled_in_every_state(driver: Driver, arrange) -> None:
+    arrange(driver)
+    assert driver.cancel() is Code.DONE
+    run = driver.run()
+    assert run.status is RunStatus.CANCELLED
+    assert run.failure is not None
+    assert driver.claim() == []
+
+
+@pytest.mark.parametrize("arrange", [queued, leased, delayed, parked])
+def test_a_run_that_is_cancelled_twice_ends_once(driver: Driver, arrange) -> None:
+    arrange(driver)
+    driver.cancel()
+    before = driver.snapshot()
+    assert driver.cancel() is Code.ALREADY
+    assert driver.snapshot() == before
+
+
+def test_the_holder_of_a_run_is_told_that_it_is_cancelled(driver: Driver) -> None:
+    driver.started(worker="w7")
+    heard = driver.listen("INBOX", "w7")
+    driver.cancel()
+    assert heard() == ["cancel run1"]
+
+
+def test_a_run_that_has_ended_cannot_be_cancelled(driver: Driver) -> None:
+    driver.finish(driver.started())
+    assert driver.cancel() is Code.ALREADY
+    assert driver.run().status is RunStatus.COMPLETED
+
+
+# -- retry -------------------------------------------------------------------------
+
+
+def test_a_run_that_is_retried_waits_for_its_time_and_counts_the_attempt(driver: Driver) -> None:
+    lease = driver.started()
+    driver.commit(lease, "a")
+    assert driver.retry(lease, attempts=1, delay_ms=1_000) is Code.DONE
+    run = driver.run()
+    assert (run.status, run.continuation, run.due_at) == (RunStatus.WAITING, "delayed", driver.now_ms + 1_000)
+    assert run.failure is not None
+    driver.advance(1_000)
+    driver.fire()
+    again = driver.claim_one()
+    assert (again.attempt, again.applied) == (1, 1)
+    assert again.fence > lease.fence
+
+
+def test_a_run_that_no_worker_can_run_says_why_until_one_can(driver: Driver) -> None:
+    lease = driver.started()
+    driver.retry(lease, attempts=0, reason="no code")
+    assert driver.run().blocked == "no code"
+    assert driver.run().failure is None
+    driver.advance(1_000)
+    driver.fire()
+    driver.finish(driver.claim_one())
+    assert driver.run().blocked == ""
+
+
+def test_a_retry_that_is_sent_twice_is_refused_and_changes_nothing(driver: Driver) -> None:
+    lease = driver.started()
+    driver.retry(lease)
+    before = driver.snapshot()
+    assert driver.retry(lease) in (Code.ALREADY, Code.STALE_FENCE)
+    assert driver.snapshot() == before
+
+
+def test_retrying_with_a_stale_fence_is_refused(driver: Driver) -> None:
+    stale = taken_over(driver)
+    before = driver.snapshot()
+    assert driver.retry(stale) is Code.STALE_FENCE
+    assert driver.snapshot() == before
+
+
+def test_retrying_a_run_that_does_not_exist_or_has_ended_is_refused(driver: Driver) -> None:
+    assert driver.retry(NOBODY) is Code.NO_RUN
+    lease = driver.started()
+    driver.cancel()
+    assert driver.retry(lease) is Code.NO_RUN
+
+
+# -- park --------------------------------------------------------------------------
+
+
+def test_a_parked_run_has_no_job_until_a_step_of_it_ends(driver: Driver) -> None:
+    lease = driver.started()
+    driver.plan(lease, "a")
+    assert driver.park(lease) is Code.DONE
+    assert (driver.run().status, driver.run().continuation) == (RunStatus.WAITING, "")
+    (step,) = driver.claim(worker="w2") or []
+    driver.commit(step, worker="w2")
+    assert driver.claim_one().run_id == "run1"
+
+
+def test_a_run_is_not_parked_when_a_memo_came_meanwhile(driver: Driver) -> None:
+    lease = driver.started()
+    driver.plan(lease, "a", "b")
+    driver.commit((driver.claim(worker="w2") or [])[0], worker="w2")
+    before = driver.snapshot()
+    assert driver.park(lease, applied=0) is Code.MORE
+    assert driver.snapshot() == before
+    assert driver.park(lease, applied=1) is Code.DONE
+
+
+def test_a_park_that_is_sent_twice_changes_nothing(driver: Driver) -> None:
+    lease = driver.started()
+    driver.plan(lease, "a")
+    driver.park(lease)
+    before = driver.snapshot()
+    assert driver.park(lease) in (Code.ALREADY, Code.STALE_FENCE)
+    assert driver.snapshot() == before
+
+
+def test_a_park_that_comes_again_after_the_wake_does_not_undo_it(driver: Driver) -> None:
+    lease = driver.started()
+    driver.plan(lease, "a")
+    driver.park(lease)
+    driver.commit((driver.claim(worker="w2") or [])[0], worker="w2")
+    driver.park(lease)
+    assert driver.queued("shop:steps") == ["run1"]
+
+
+def test_parking_with_a_stale_fence_is_refused(driver: Driver) -> None:
+    stale = taken_over(driver)
+    before = driver.snapshot()
+    assert driver.park(stale) is Code.STALE_FENCE
+    assert driver.snapshot() == before
+
+
+def test_parking_a_run_that_does_not_exist_or_has_ended_is_refused(driver: Driver) -> None:
+    assert driver.park(NOBODY) is Code.NO_RUN
+    lease = driver.started()
+    driver.cancel()
+    assert driver.park(lease) is Code.NO_RUN
+
+
+def test_a_failure_is_stored_as_it_was_sent(driver: Driver) -> None:
+    driver.finish(driver.started(), RunStatus.FAILED)
+    assert driver.client.hget(driver.keys("RUN", "run1"), "error") == ERROR.decode()

@@ -1,0 +1,128 @@
+"""register_functions, route_event: an event starts each function once."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepflow_broker.functions import (
+    FunctionConfig,
+    StreamedEvent,
+    add_event,
+    create_group,
+    read_events,
+    read_function,
+    read_functions,
+    register_functions,
+    registry_version,
+    route_event,
+    take_over_events,
+)
+from stepflow_broker.runs import DEDUPE_MS
+from stepflow_engine.codec import dumps
+from stepflow_engine.states import RunStatus
+from tests.support.driver import Driver
+from tests.support.invariants import check_invariants
+
+BUY = FunctionConfig("shop", "buy", "shop", ("order.placed",), 4)
+MAIL = FunctionConfig("post", "mail", "letters", ("order.*",), 2)
+EVENT = dumps({"name": "order.placed", "id": "e1", "ts": 1, "data": {}})
+
+
+@pytest.fixture
+def version(driver: Driver) -> int:
+    """The version of a registry with two functions, with the stream made."""
+    driver.store.broker.run(create_group(driver.keys))
+    return driver.store.broker.run(register_functions(driver.keys, [BUY, MAIL]))
+
+
+def sent(driver: Driver, *, dedupe: bool = True) -> StreamedEvent:
+    """An event that was sent, and taken off the group by a worker."""
+    driver.store.broker.run(add_event(driver.keys, EVENT, event_id="e1", dedupe=dedupe))
+    (event,) = driver.store.broker.run(read_events(driver.keys, "w1"))
+    return event
+
+
+def route(driver: Driver, event: StreamedEvent, version: int) -> int | None:
+    starts = [("run1", BUY), ("run2", MAIL)]
+    answer = driver.store.broker.run(route_event(driver.keys, event, starts, version=version, now_ms=driver.now_ms))
+    check_invariants(driver.client)
+    return answer
+
+
+def test_registered_functions_are_found(driver: Driver, version: int) -> None:
+    assert driver.store.broker.run(read_functions(driver.keys)) == [MAIL, BUY]
+    assert driver.store.broker.run(read_function(driver.keys, "shop", "buy")) == BUY
+    assert driver.store.broker.run(read_function(driver.keys, "shop", "sell")) is None
+
+
+def test_the_version_grows_with_a_change_and_only_with_one(driver: Driver, version: int) -> None:
+    assert driver.store.broker.run(register_functions(driver.keys, [BUY, MAIL])) == version
+    changed = FunctionConfig("shop", "buy", "shop", ("order.placed",), 5)
+    assert driver.store.broker.run(register_functions(driver.keys, [changed])) == version + 1
+    assert driver.store.broker.run(registry_version(driver.keys)) == version + 1
+    assert driver.store.broker.run(read_functions(driver.keys)) == [MAIL, changed]
+
+
+def test_a_registry_that_nobody_wrote_has_version_zero(driver: Driver) -> None:
+    assert driver.store.broker.run(registry_version(driver.keys)) == 0
+
+
+def test_an_event_starts_a_run_of_each_function_and_leaves_the_stream(driver: Driver, version: int) -> None:
+    event = sent(driver)
+    assert (event.event, event.event_id, event.dedupe) == (EVENT, "e1", True)
+    assert route(driver, event, version) == 2
+    assert [driver.queued(name) for name in ("shop", "letters")] == [["run1"], ["run2"]]
+    assert (driver.run("run1").name, driver.run("run2").name) == ("shop/buy", "post/mail")
+    assert driver.client.xlen(driver.keys("EVENTS")) == 0
+    assert driver.client.xpending(driver.keys("EVENTS"), "stepflow")["pending"] == 0
+
+
+def test_an_event_that_is_routed_twice_starts_nothing_twice(driver: Driver, version: int) -> None:
+    event = sent(driver)
+    route(driver, event, version)
+    before = driver.snapshot()
+    assert route(driver, event, version) == 0
+    assert driver.snapshot() == before
+
+
+def test_an_event_that_is_sent_again_starts_nothing_while_its_runs_are_kept(driver: Driver, version: int) -> None:
+    route(driver, sent(driver), version)
+    for lease in driver.claim(queues=("shop", "letters")) or ():
+        driver.finish(lease, retention_ms=1_000)
+    assert route(driver, sent(driver), version) == 0
+    assert driver.client.pttl(driver.keys("RUN", "run1")) > DEDUPE_MS - 60_000
+
+
+def test_an_event_without_an_id_of_the_senders_is_not_kept_longer(driver: Driver, version: int) -> None:
+    route(driver, sent(driver, dedupe=False), version)
+    driver.finish(driver.claim_one(), retention_ms=1_000)
+    assert driver.client.pttl(driver.keys("RUN", "run1")) <= 1_000
+
+
+def test_an_event_is_not_routed_by_a_registry_that_has_changed(driver: Driver, version: int) -> None:
+    event = sent(driver)
+    before = driver.snapshot()
+    assert route(driver, event, version - 1) is None
+    assert driver.snapshot() == before
+    assert driver.client.xpending(driver.keys("EVENTS"), "stepflow")["pending"] == 1
+
+
+def test_an_event_that_no_function_wants_leaves_the_stream(driver: Driver, version: int) -> None:
+    call = route_event(driver.keys, sent(driver), [], version=version, now_ms=driver.now_ms)
+    assert driver.store.broker.run(call) == 0
+    assert driver.client.xlen(driver.keys("EVENTS")) == 0
+
+
+def test_an_event_that_a_dead_worker_took_is_taken_over(driver: Driver, version: int) -> None:
+    event = sent(driver)
+    assert driver.store.broker.run(take_over_events(driver.keys, "w2", idle_ms=0)) == [event]
+    assert route(driver, event, version) == 2
+    assert driver.store.broker.run(take_over_events(driver.keys, "w2", idle_ms=0)) == []
+
+
+def test_an_event_that_was_routed_cannot_disturb_its_run(driver: Driver, version: int) -> None:
+    event = sent(driver)
+    route(driver, event, version)
+    driver.finish(driver.claim_one())
+    route(driver, event, version)
+    assert driver.run("run1").status is RunStatus.COMPLETED
