@@ -1,0 +1,177 @@
+"""Functions played without a server: the memos are a list, and the test says which step ends next."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from stepflow import Limits, Stepflow
+from stepflow_engine.codec import dumps
+from stepflow_engine.execution import Execution, Outcome, Raised, Returned, Waiting
+from stepflow_engine.failure import Failure
+from stepflow_engine.handler import attempt_step
+from stepflow_engine.ids import step_key
+from stepflow_engine.loop import RunLoop
+from stepflow_engine.memo import Memo
+from stepflow_engine.steps import StepCall
+
+__all__ = [
+    "Pass",
+    "data_memos",
+    "execution_of",
+    "first",
+    "in_order",
+    "last",
+    "on_run_loop",
+    "play",
+    "playing",
+    "replay",
+]
+
+T = TypeVar("T")
+Memos = Sequence[tuple[str, Memo]]
+Choose = Callable[[Sequence[str]], int]
+EVENT = dumps({"name": "test", "id": "e", "ts": 1, "data": {}})
+_NUMBERS = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """How a pass ended.
+
+    Attributes:
+        outcome: the last one.
+        performed: ids of the steps that were executed, in the order of their ends.
+        memos: those that were there before, and those of the steps performed.
+    """
+
+    outcome: Outcome
+    performed: list[str]
+    memos: list[tuple[str, Memo]]
+
+    @property
+    def value(self) -> Any:
+        """What the code returned; raises what it raised."""
+        match self.outcome:
+            case Returned(value):
+                return value
+            case Raised(error):
+                raise error
+            case Waiting(fresh):
+                raise AssertionError(f"the code waits for {[call.id for call in fresh]}")
+
+    @property
+    def error(self) -> BaseException:
+        """What the code raised."""
+        assert isinstance(self.outcome, Raised), f"the code did not raise: {self.outcome}"
+        return self.outcome.error
+
+    @property
+    def fresh(self) -> list[str]:
+        """Ids of the steps that the code waits for."""
+        assert isinstance(self.outcome, Waiting), f"the code does not wait: {self.outcome}"
+        return [call.id for call in self.outcome.fresh]
+
+
+def first(ids: Sequence[str]) -> int:
+    """The step that was asked for first ends next."""
+    return 0
+
+
+def last(ids: Sequence[str]) -> int:
+    """The step that was asked for last ends next."""
+    return -1
+
+
+def in_order(*order: str) -> Choose:
+    """Steps end in this order; those that are not named end after them."""
+
+    def choose(ids: Sequence[str]) -> int:
+        known = [(order.index(step_id), n) for n, step_id in enumerate(ids) if step_id in order]
+        return min(known)[1] if known else 0
+
+    return choose
+
+
+def data_memos(**data: Any) -> list[tuple[str, Memo]]:
+    """Memos of steps by their ids, in order."""
+    return [(step_key(step_id), Memo(step_id, data=value)) for step_id, value in data.items()]
+
+
+def on_run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the loop that runs are executed on."""
+    with asyncio.Runner(loop_factory=RunLoop) as runner:
+        return runner.run(main)
+
+
+def execution_of(handler: Callable[..., Any], *, most_steps: int = 10_000) -> Execution:
+    """A pass over a function, not started yet."""
+    app = Stepflow(f"unit{next(_NUMBERS)}", limits=Limits(steps_per_run=most_steps))
+    return app.function("f")(handler).execution(EVENT, run_id="run1", attempt=0)
+
+
+def play(handler: Callable[..., Any], memos: Memos = (), *, choose: Choose = first, most: int | None = None) -> Pass:
+    """Run a function over its memos, and perform the steps that it asks for, one at a time.
+
+    Args:
+        choose: which of the steps that are waited for ends next, by their ids in the order of asking.
+        most: how many steps are performed before the pass is given up.
+    """
+    return on_run_loop(playing(handler, memos, choose=choose, most=most))
+
+
+def replay(handler: Callable[..., Any], memos: Memos) -> Pass:
+    """Run a function over its memos, and perform nothing."""
+    return play(handler, memos, most=0)
+
+
+async def playing(
+    handler: Callable[..., Any], memos: Memos = (), *, choose: Choose = first, most: int | None = None
+) -> Pass:
+    """As `play`, on the running loop."""
+    execution = execution_of(handler)
+    execution.add(memos)
+    with ThreadPoolExecutor(1) as threads:
+        player = _Player(execution, choose, threads)
+        try:
+            outcome = await player.play(most)
+        finally:
+            execution.close()
+    return Pass(outcome, player.performed, [*memos, *player.recorded])
+
+
+class _Player:
+    def __init__(self, execution: Execution, choose: Choose, threads: ThreadPoolExecutor) -> None:
+        self._execution = execution
+        self._choose = choose
+        self._threads = threads
+        self._asked: list[StepCall] = []
+        self.performed: list[str] = []
+        self.recorded: list[tuple[str, Memo]] = []
+
+    async def play(self, most: int | None) -> Outcome:
+        while True:
+            outcome = await self._execution.advance()
+            if not isinstance(outcome, Waiting):
+                return outcome
+            self._asked += outcome.fresh
+            if not self._asked or (most is not None and len(self.performed) >= most):
+                return outcome
+            call = self._asked.pop(self._choose([asked.id for asked in self._asked]))
+            self._record(call, await self._perform(call))
+
+    async def _perform(self, call: StepCall) -> Memo:
+        try:
+            result = await attempt_step(call.id, call.request, attempt=0, limit_bytes=1_000_000, threads=self._threads)
+        except Exception as error:
+            return Memo(call.id, failure=Failure.of(error))
+        return Memo(call.id, data=result.data)
+
+    def _record(self, call: StepCall, memo: Memo) -> None:
+        self.performed.append(call.id)
+        self.recorded.append((call.key, memo))
+        self._execution.add([(call.key, memo)])
