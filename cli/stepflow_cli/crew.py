@@ -11,11 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import click
-
 from stepflow import Stepflow
 from stepflow_broker.connection import safe_url
 from stepflow_cli.exits import ExitCode, report
+from stepflow_cli.show import say
 from stepflow_cli.worker import check_worker
 from stepflow_workers.apps import load_apps
 from stepflow_workers.pool import WorkerPool, WorkerSpec
@@ -94,12 +93,12 @@ def _introduce(apps: Sequence[Stepflow], url: str) -> None:
     label = "functions"
     for function in [function for app in apps for function in app.functions.values()]:
         events = ", ".join(function.config.events)
-        _say(label, f"{function.name}  ← {events}" if events else function.name)
+        say(label, f"{function.name}  ← {events}" if events else function.name)
         label = ""
-    _say("try", _example(apps))
+    say("try", _example(apps))
     for app in apps:
         if app.producer.url != url:
-            _say("note", f"app {app.id} names its own server {safe_url(app.producer.url)}: what it sends goes there")
+            say("note", f"app {app.id} names its own server {safe_url(app.producer.url)}: what it sends goes there")
 
 
 def _example(apps: Sequence[Stepflow]) -> str:
@@ -109,7 +108,3 @@ def _example(apps: Sequence[Stepflow]) -> str:
     if events:
         return f"stepflow send {shlex.quote(events[0].rstrip('*') or 'event')} --data '{{}}'"
     return f"stepflow start {shlex.quote(functions[0].name)} --data '{{}}'"
-
-
-def _say(what: str, text: str) -> None:
-    click.echo(f"{click.style(f'{what:<9}', bold=True)} {text}")

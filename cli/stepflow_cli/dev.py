@@ -17,6 +17,7 @@ from stepflow_broker.server import EmbeddedServer
 from stepflow_cli.crew import Crew, check_code
 from stepflow_cli.exits import EPILOG, ExitCode, Session
 from stepflow_cli.options import server_options
+from stepflow_cli.show import say
 from stepflow_cli.url import DEV_FOLDER, announce_url, withdraw_url
 from stepflow_cli.worker import pace_options
 from stepflow_workers.pool import WorkerSpec
@@ -63,7 +64,7 @@ def dev(
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a .pyc hides a second change within one second
         settings = WorkerSettings(url, concurrency=concurrency, grace_s=_GRACE_S)
         _reload_until(stop, WorkerSpec(apps, settings, log_level), processes, folders or (Path.cwd(),))
-        _say("stopped", "")
+        say("stopped")
 
 
 @contextlib.contextmanager
@@ -83,8 +84,8 @@ def _own_server() -> Iterator[str]:
 
 def _reload_until(stop: _Stop, spec: WorkerSpec, processes: int, folders: tuple[Path, ...]) -> None:
     """Run workers with the code as it is on disk, until told to stop. The watch begins before the code is read."""
-    _say("server", safe_url(spec.settings.redis_url))
-    _say("reload", f"when a *.py file in {', '.join(str(folder) for folder in folders)} changes")
+    say("server", safe_url(spec.settings.redis_url))
+    say("reload", f"when a *.py file in {', '.join(str(folder) for folder in folders)} changes")
     debug = click.get_current_context().ensure_object(Session).debug
     crew: Crew | None = None
     first = True
@@ -95,14 +96,14 @@ def _reload_until(stop: _Stop, spec: WorkerSpec, processes: int, folders: tuple[
             if not changes and not first:
                 continue
             if changes:
-                _say("changed", ", ".join(sorted({_relative(path) for _, path in changes})))
+                say("changed", ", ".join(sorted({_relative(path) for _, path in changes})))
             if crew is not None:
                 crew.stop(stop.again)
             crew = _start_crew(spec, processes, first=first, debug=debug)
             first = False
     finally:
         if crew is not None:
-            _say("stopping", "the workers finish the steps at hand; Ctrl+C again stops them at once")
+            say("stopping", "the workers finish the steps at hand; Ctrl+C again stops them at once")
             crew.stop(stop.again)
 
 
@@ -117,7 +118,7 @@ def _start_crew(spec: WorkerSpec, processes: int, *, first: bool, debug: bool) -
         return Crew(spec, processes)
     if first:
         raise click.exceptions.Exit(code)
-    _say("waiting", "no workers run until the code is corrected and saved")
+    say("waiting", "no workers run until the code is corrected and saved")
     return None
 
 
@@ -159,10 +160,6 @@ class _Stop:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
-
-
-def _say(what: str, text: str) -> None:
-    click.echo(f"{click.style(f'{what:<9}', bold=True)} {text}".rstrip())
 
 
 def _relative(path: str) -> str:

@@ -95,7 +95,8 @@ def invoke(function: str, *, app: str | None, data: Any, timeout: float | None, 
 
 def _start(function: str, app: str | None, data: Any, id: str | None, redis_url: str | None) -> Run[Any]:
     if "/" not in function and not app:
-        raise click.BadParameter(f"{function!r} does not say whose it is: write APP/{function}, or give --app")
+        hint = f"{function!r} does not say whose it is: write APP/{function}, or give --app"
+        raise click.BadParameter(hint, param_hint="APP/FUNCTION")
     name = function if "/" in function else f"{app}/{function}"
     return Stepflow(_PRODUCER, redis_url=find_url(redis_url)).start(name, data, id=id)
 

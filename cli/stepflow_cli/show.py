@@ -27,6 +27,7 @@ __all__ = [
     "now_ms",
     "plain",
     "print_json",
+    "say",
     "since",
     "span",
     "state_text",
@@ -70,6 +71,11 @@ def table(*headers: str, right: Sequence[str] = ()) -> Table:
 def print_json(value: Any) -> None:
     """Print JSON for scripts."""
     click.echo(pretty(value))
+
+
+def say(what: str, text: str = "") -> None:
+    """Print a line of a command that goes on: a word, and what it is about."""
+    click.echo(f"{click.style(f'{what:<9}', bold=True)} {text}".rstrip())
 
 
 def now_ms() -> int:

@@ -1,0 +1,520 @@
+"""The command line, through real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from stepflow_broker.server import EmbeddedServer
+from tests.support.processes import ROOT, until
+
+APPS = "tests.integration.apps"
+SHOP = f"{APPS}.shop:app"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The variables of this process without those of stepflow, and with these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STEPFLOW_")}
+    return {**kept, "PYTHONPATH": str(ROOT), **variables}
+
+
+def call(
+    *words: str, program: str = "main", cwd: Path = ROOT, stdin: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of the command line to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", f"stepflow_cli.{program}", *words],
+        cwd=cwd,
+        env=environment(**variables),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def running(*words: str, log: Path, program: str = "main", cwd: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that goes on meanwhile; its whole process group is gone at the end."""
+    command = [sys.executable, "-m", f"stepflow_cli.{program}", *words]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=environment(), stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        print(f"--- {' '.join(words)}\n{log.read_text()}")
+
+
+def burst(url: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Do what is queued."""
+    done = call(SHOP, "--redis-url", url, "--burst", *options, program="worker")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def as_json(*words: str, **variables: Any) -> Any:
+    done = call(*words, "-o", "json", **variables)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
+    """It ended with this exit code and one line that has these parts, and no traceback."""
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+@pytest.fixture
+def registered(url: str) -> str:
+    """The URL of a server on which the functions of the shop are registered."""
+    burst(url)
+    return url
+
+
+# -- worker --------------------------------------------------------------------
+
+
+def test_a_worker_in_burst_mode_does_what_is_queued_and_ends(registered: str) -> None:
+    sent = as_json("send", "shop/order.placed", "--data", '{"number": 3}', "--redis-url", registered)
+    assert sent["functions"] == ["shop/order"]
+    started = call("start", "shop/order", "--data", '{"number": 4}', "--redis-url", registered)
+    burst(registered)
+    runs = as_json("runs", "list", "--redis-url", registered)
+    assert [run["status"] for run in runs] == ["completed", "completed"]
+    assert started.stdout.strip() in [run["run_id"] for run in runs]
+
+
+def test_two_processes_in_burst_mode_do_what_is_queued_and_end(registered: str) -> None:
+    for number in range(6):
+        call("start", "shop/order", "--data", json.dumps({"number": number}), "--redis-url", registered)
+    done = burst(registered, "--processes", "2", "--name", "pair")
+    assert {"worker=pair.1", "worker=pair.2"} <= set(done.stderr.split())
+    runs = as_json("runs", "list", "--redis-url", registered)
+    assert [run["status"] for run in runs] == ["completed"] * 6
+
+
+def test_the_worker_is_also_a_command_of_stepflow_and_takes_its_options_from_variables(registered: str) -> None:
+    run = as_json("start", "order", "--app", "shop", "-d", '{"number": 1}', STEPFLOW_REDIS_URL=registered)
+    done = call("worker", SHOP, STEPFLOW_REDIS_URL=registered, STEPFLOW_WORKER_BURST="1", STEPFLOW_WORKER_NAME="envy")
+    assert done.returncode == 0
+    assert "worker=envy" in done.stderr
+    assert as_json("runs", "show", run["run_id"], STEPFLOW_REDIS_URL=registered)["status"] == "completed"
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_sigterm_lets_a_worker_finish_its_step_and_exit_with_0(registered: str, tmp_path: Path, processes: str) -> None:
+    path, log = tmp_path / "go", tmp_path / "worker.log"
+    run = as_json("start", "shop/slow", "-d", json.dumps({"path": str(path)}), STEPFLOW_REDIS_URL=registered)
+    words = (SHOP, "--redis-url", registered, "--processes", processes)
+    with running(*words, program="worker", log=log) as worker:
+        until(Path(f"{path}.begun").exists, what="the step's start")
+        worker.send_signal(signal.SIGTERM)
+        until(lambda: "worker_stopping" in log.read_text(), what="the warm shutdown")
+        path.touch()
+        assert worker.wait(30) == 0
+    shown = as_json("runs", "show", run["run_id"], STEPFLOW_REDIS_URL=registered)
+    assert [(step["id"], step["state"], step["attempts"]) for step in shown["steps"]] == [
+        ("before", "done", 1),
+        ("wait", "done", 1),
+    ]
+
+
+# -- producers -----------------------------------------------------------------
+
+
+def test_data_comes_from_the_option_from_a_file_or_from_standard_input(registered: str, tmp_path: Path) -> None:
+    file = tmp_path / "order.json"
+    file.write_text('{"number": 2}')
+    for data, stdin in (('{"number": 1}', ""), (f"@{file}", ""), ("-", '{"number": 3}')):
+        call("start", "shop/order", "--data", data, "--redis-url", registered, stdin=stdin)
+    burst(registered)
+    ids = [run["run_id"] for run in as_json("runs", "list", "--redis-url", registered)]
+    outputs = [as_json("runs", "show", run_id, "--redis-url", registered)["output"]["number"] for run_id in ids]
+    assert sorted(outputs) == [1, 2, 3]
+
+
+def test_the_same_id_starts_a_run_once(registered: str) -> None:
+    words = ("start", "shop/order", "--data", '{"number": 1}', "--id", "order-17", "--redis-url", registered)
+    assert call(*words).stdout == call(*words).stdout
+    assert len(as_json("runs", "list", "--redis-url", registered)) == 1
+
+
+def test_an_event_that_starts_nothing_is_sent_with_a_note(registered: str) -> None:
+    done = call("send", "shop/unheard.of", "--redis-url", registered)
+    assert done.returncode == 0
+    assert done.stderr.startswith("note: no worker has registered a function that 'shop/unheard.of' starts")
+
+
+def test_invoke_and_start_wait_for_the_result(url: str, tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    with running(SHOP, "--redis-url", url, program="worker", log=log):
+        until(lambda: "worker_started" in log.read_text(), what="the worker's start")
+        invoked = call("invoke", "shop/order", "--data", '{"number": 5}', "--timeout", "30", "--redis-url", url)
+        assert json.loads(invoked.stdout) == {"number": 5, "left": "packed", "right": {"total": 40}}
+        waited = as_json("start", "shop/order", "-d", '{"number": 6}', "--wait", "--timeout", "30s", "--redis-url", url)
+        assert waited["status"] == "completed"
+        assert waited["output"]["number"] == 6
+        failed = call("start", "shop/broken", "--wait", "--redis-url", url)
+        assert_refused(failed, 1, "of shop/broken failed", "the card was declined")
+        wrong = call("invoke", "shop/order", "--data", '{"number": "five"}', "--redis-url", url)
+        assert_refused(wrong, 1, "NonRetriableError", "number: Input should be a valid integer")
+
+
+def test_a_wait_that_is_over_ends_with_6_and_the_run_goes_on(registered: str) -> None:
+    done = call("start", "shop/order", "-d", '{"number": 1}', "--timeout", "100ms", "--redis-url", registered)
+    assert_refused(done, 6, "has not ended after 100ms", "goes on")
+    burst(registered)
+    assert as_json("runs", "list", "--redis-url", registered)[0]["status"] == "completed"
+
+
+# -- looking -------------------------------------------------------------------
+
+
+def test_runs_show_prints_the_facts_and_a_timeline(registered: str) -> None:
+    run_id = call("start", "shop/order", "-d", '{"number": 3}', "--redis-url", registered).stdout.strip()
+    burst(registered)
+    narrow = call("runs", "show", run_id, STEPFLOW_REDIS_URL=registered, COLUMNS="80").stdout
+    wide = call("runs", "show", run_id, STEPFLOW_REDIS_URL=registered, COLUMNS="140").stdout
+    for text in (narrow, wide):
+        assert run_id in text
+        assert "shop/order" in text
+        assert '{"number":3,"left":"packed","right":{"total":40}}' in text
+        order = [text.index(f"\n{step} ") for step in ("reserve", "pack", "bill")]
+        assert order[0] < min(order[1:])
+    assert max(len(line) for line in narrow.splitlines()) <= 80
+    assert "━" in wide
+    assert "━" not in narrow
+
+
+def test_runs_show_in_json_has_the_steps_with_attempts_times_and_results(registered: str) -> None:
+    run_id = as_json("start", "shop/order", "-d", '{"number": 3}', "--redis-url", registered)["run_id"]
+    burst(registered, "--name", "anna")
+    run = as_json("runs", "show", run_id, "--redis-url", registered)
+    assert (run["app"], run["function"], run["status"], run["error"]) == ("shop", "order", "completed", None)
+    assert run["event"]["data"] == {"number": 3}
+    first = run["steps"][0]
+    assert (first["id"], first["state"], first["attempts"], first["worker"]) == ("reserve", "done", 1, "anna")
+    assert run["created_at"] <= first["started_at"] <= first["ended_at"] <= run["ended_at"]
+    assert {step["id"]: step["result"] for step in run["steps"]} == {
+        "reserve": 3,
+        "pack": "packed",
+        "bill": {"total": 40},
+    }
+
+
+def test_runs_show_tells_of_a_step_that_waits_for_its_next_attempt(registered: str) -> None:
+    run_id = call("start", "shop/stubborn", "--redis-url", registered).stdout.strip()
+    burst(registered)
+    run = as_json("runs", "show", run_id, "--redis-url", registered)
+    assert [(step["id"], step["state"]) for step in run["steps"]] == [("fine", "done"), ("fail", "retrying")]
+    assert run["steps"][1]["error"]["message"] == "not yet"
+    assert run["steps"][1]["due_at"]
+    shown = call("runs", "show", run_id, "--redis-url", registered).stdout
+    assert "retrying" in shown
+    assert "ValueError: not yet" in shown
+
+
+def test_runs_list_filters_by_status_and_function_and_cuts_at_the_limit(registered: str) -> None:
+    for _ in range(3):
+        call("start", "shop/order", "-d", '{"number": 1}', "--redis-url", registered)
+    call("start", "shop/broken", "--redis-url", registered)
+    burst(registered)
+    waiting = call("start", "shop/order", "-d", '{"number": 2}', "--redis-url", registered).stdout.strip()
+
+    def ids(*words: str) -> list[str]:
+        return [run["run_id"] for run in as_json("runs", "list", *words, "--redis-url", registered)]
+
+    assert len(ids()) == 5
+    assert ids("--limit", "1") == [waiting]
+    assert ids("--status", "queued") == [waiting]
+    assert len(ids("--status", "completed", "--status", "failed")) == 4
+    assert len(ids("--function", "broken")) == len(ids("--function", "shop/broken")) == 1
+    assert ids("--function", "other/broken") == []
+    assert "no runs" in call("runs", "list", "--status", "cancelled", "--redis-url", registered).stdout
+
+
+def test_runs_cancel_ends_a_run_once_and_keeps_the_reason(registered: str) -> None:
+    run_id = call("start", "shop/order", "-d", '{"number": 1}', "--redis-url", registered).stdout.strip()
+    words = ("runs", "cancel", run_id, "--reason", "changed my mind", "--redis-url", registered)
+    assert as_json(*words) == {"run_id": run_id, "cancelled": True, "status": "cancelled"}
+    assert "had ended already: cancelled" in call(*words).stdout
+    assert as_json("runs", "show", run_id, "--redis-url", registered)["error"]["message"] == "changed my mind"
+
+
+def test_functions_workers_and_queues_are_listed(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "go"
+    words = (SHOP, "--redis-url", url, "--name", "anna", "--concurrency", "1")
+    with running(*words, program="worker", log=tmp_path / "worker.log"):
+        until(lambda: as_json("workers", "--redis-url", url), what="the worker's start")
+        functions = as_json("functions", "--redis-url", url)
+        assert functions[1] == {
+            "app": "shop",
+            "id": "order",
+            "queue": "shop",
+            "events": ["shop/order.placed"],
+            "retries": 4,
+        }
+        call("start", "shop/slow", "-d", json.dumps({"path": str(path)}), "--redis-url", url)
+        until(Path(f"{path}.begun").exists, what="the step's start")
+        call("start", "shop/order", "-d", '{"number": 1}', "--redis-url", url)
+        [worker] = as_json("workers", "--redis-url", url)
+        assert (worker["name"], worker["state"], worker["queues"]) == ("anna", "busy", ["shop"])
+        [queue] = as_json("queues", "--redis-url", url)
+        assert queue == {"name": "shop", "ready_new": 1, "ready_steps": 0, "executing": 1, "delayed": 0, "failed": 0}
+        for command, part in (("functions", "shop/order.placed"), ("workers", "anna"), ("queues", "shop")):
+            assert part in call(command, "--redis-url", url).stdout
+        path.touch()
+
+
+# -- bad input -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("app", "part"),
+    [
+        ("shop.nowhere:app", "there is no module 'shop'"),
+        (f"{APPS}.shop", "write module:app"),
+        (f"{APPS}.shop:nothing", "has no 'nothing'; its apps: app, other"),
+        (f"{APPS}.shop:not_an_app", "is not an app but str"),
+        (f"{APPS}.shop:other", "has no functions"),
+        (f"{APPS}.twice:app", "two functions with the id 'same': rename one of them"),
+        (f"{APPS}.uncallable:app", "its handler must be callable, not str"),
+        (f"{APPS}.raises:app", "KeyError: 'api_key': correct it (at tests/integration/apps/raises.py:9)"),
+    ],
+)
+def test_an_app_that_cannot_be_served_is_said_in_one_line(url: str, app: str, part: str) -> None:
+    assert_refused(call(app, "--redis-url", url, program="worker"), 3, part)
+
+
+def test_a_pool_says_what_is_wrong_once(url: str) -> None:
+    done = call(f"{APPS}.shop:nothing", "--redis-url", url, "--processes", "2", program="worker")
+    assert_refused(done, 3, "has no 'nothing'")
+
+
+@pytest.mark.parametrize("program", ["worker", "main"])
+def test_a_server_that_cannot_be_reached_ends_with_5(program: str) -> None:
+    with socket.socket() as taken:  # bound and not listening: no server can be there
+        taken.bind(("127.0.0.1", 0))
+        words = [SHOP] if program == "worker" else ["send", "shop/order.placed"]
+        done = call(*words, "--redis-url", f"redis://127.0.0.1:{taken.getsockname()[1]}/0", program=program)
+    assert_refused(done, 5, "does not answer", "is it running")
+
+
+@pytest.mark.parametrize("program", ["worker", "main"])
+def test_a_wrong_password_ends_with_3_and_is_not_shown(tmp_path: Path, program: str) -> None:
+    with EmbeddedServer(tmp_path) as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("requirepass", "right")
+        url = server.url.replace("//", "//:wrong-secret@")
+        words = [SHOP] if program == "worker" else ["runs", "list"]
+        done = call(*words, "--redis-url", url, program=program)
+        assert_refused(done, 3, "refuses the user or password")
+        assert "wrong-secret" not in done.stderr
+
+
+def test_a_url_that_is_none_ends_with_3() -> None:
+    assert_refused(call("runs", "list", "--redis-url", "localhost:6379"), 3, "write redis://host:6379/0")
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_server_that_evicts_keys_ends_with_3(tmp_path: Path, processes: str) -> None:
+    with EmbeddedServer(tmp_path, maxmemory_policy="allkeys-lru") as server:
+        done = call(SHOP, "--redis-url", server.url, "--processes", processes, program="worker")
+    assert_refused(done, 3, "maxmemory-policy is allkeys-lru", "CONFIG SET maxmemory-policy noeviction")
+
+
+def test_an_event_that_is_too_large_is_not_sent(url: str, client: redis.Redis, tmp_path: Path) -> None:
+    file = tmp_path / "large.json"
+    file.write_text(json.dumps("x" * 600_000))
+    done = call("send", "shop/order.placed", "--data", f"@{file}", "--redis-url", url)
+    assert_refused(done, 2, "at most 524,288 are accepted")
+    assert not client.exists("stepflow:events")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["send", "x", "--data", "{n: 1}"], "not JSON"),
+        (["send", "x", "--data", "@/no/such/file"], "cannot read '/no/such/file'"),
+        (["send"], "Missing argument 'EVENT'"),
+        (["start", "order"], "write APP/order, or give --app"),
+        (["start", "shop/order", "--timeout", "soon"], "not a duration"),
+        (["runs", "list", "--status", "asleep"], "'asleep' is not one of"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ],
+)
+def test_words_that_make_no_command_end_with_2(url: str, words: list[str], part: str) -> None:
+    assert_refused(call(*words, STEPFLOW_REDIS_URL=url), 2, part, "--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["runs", "show", "nope"], "there is no run 'nope'"),
+        (["runs", "cancel", "nope"], "there is no run 'nope'"),
+        (["start", "shop/nope"], "could not find function with ID: shop/nope"),
+        (["invoke", "shop/nope"], "could not find function with ID: shop/nope"),
+    ],
+)
+def test_what_does_not_exist_ends_with_4(url: str, words: list[str], part: str) -> None:
+    assert_refused(call(*words, STEPFLOW_REDIS_URL=url), 4, part)
+
+
+def test_debug_shows_the_traceback_before_the_line() -> None:
+    done = call("runs", "list", "--redis-url", "localhost:6379", "--debug")
+    assert done.returncode == 3
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_a_wait_that_is_interrupted_ends_with_130(registered: str, tmp_path: Path) -> None:
+    log = tmp_path / "start.log"
+    words = ("invoke", "shop/order", "-d", '{"number": 1}', "--redis-url", registered)
+    with running(*words, log=log) as process:
+        until(lambda: as_json("runs", "list", "--redis-url", registered), what="the run's start")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert log.read_text().strip() == "error: interrupted"
+
+
+def test_the_help_names_the_exit_codes_and_the_variables() -> None:
+    for done in (call("--help"), call("--help", program="worker")):
+        assert done.returncode == 0
+        assert "Exit codes:" in done.stdout
+        assert "STEPFLOW_WORKER_CONCURRENCY" in done.stdout
+
+
+# -- dev -----------------------------------------------------------------------
+
+_FLOW = """
+from stepflow import Context, Stepflow
+
+app = Stepflow("demo")
+
+
+@app.function("answer", event="demo/asked")
+async def answer(ctx: Context) -> str:
+    return await ctx.step.run("say", lambda: "{answer}")
+"""
+
+
+class Dev:
+    """``stepflow dev`` in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "dev.log"
+
+    def write(self, answer: str) -> None:
+        (self.folder / "flows.py").write_text(_FLOW.format(answer=answer))
+
+    def await_workers(self, count: int) -> None:
+        """Wait until so many workers have been started since the beginning."""
+        until(lambda: self.log.read_text().count("worker_started") >= count, what=f"the start of worker {count}")
+
+    def await_output(self, text: str) -> None:
+        until(lambda: text in self.log.read_text(), what=f"{text!r} in the output")
+
+    def answers(self) -> list[str]:
+        """Ask once more, from another process in the same folder; the answers so far, the newest first."""
+        before = self.run_ids()
+        assert call("send", "demo/asked", cwd=self.folder).returncode == 0
+        until(lambda: len(self.run_ids()) > len(before), what="the end of the run")
+        return [as_json("runs", "show", run_id, cwd=self.folder)["output"] for run_id in self.run_ids()]
+
+    def run_ids(self) -> list[str]:
+        """The runs that have completed."""
+        return [run["run_id"] for run in as_json("runs", "list", "--status", "completed", cwd=self.folder)]
+
+    def running(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+        return running("dev", "flows:app", cwd=self.folder, log=self.log)
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Dev:
+    made = Dev(tmp_path)
+    made.write("one")
+    return made
+
+
+def test_dev_starts_a_server_that_other_commands_in_its_folder_find_and_stops_it_on_sigint(dev: Dev) -> None:
+    with dev.running() as process:
+        dev.await_workers(1)
+        assert "stepflow send demo/asked" in dev.log.read_text()
+        assert dev.answers() == ["one"]
+        url = (dev.folder / ".stepflow" / "url").read_text().strip()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert not (dev.folder / ".stepflow" / "url").exists()
+    with redis.Redis.from_url(url) as client, pytest.raises(redis.ConnectionError):
+        client.ping()
+
+
+def test_dev_keeps_its_data_from_one_time_to_the_next(dev: Dev) -> None:
+    for answers in (["one"], ["one", "one"]):
+        with dev.running() as process:
+            dev.await_workers(1)
+            assert dev.answers() == answers
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+
+
+def test_dev_runs_the_code_as_it_was_saved_last(dev: Dev) -> None:
+    with dev.running() as process:
+        dev.await_workers(1)
+        assert dev.answers() == ["one"]
+        dev.write("two")
+        dev.await_workers(2)
+        assert dev.answers() == ["two", "one"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_dev_outlives_a_syntax_error(dev: Dev) -> None:
+    with dev.running() as process:
+        dev.await_workers(1)
+        (dev.folder / "flows.py").write_text("def broken(:")
+        dev.await_output("SyntaxError: invalid syntax (flows.py, line 1): correct it")
+        dev.await_output("waiting")
+        assert "Traceback" not in dev.log.read_text()
+        dev.write("two")
+        dev.await_workers(2)
+        assert dev.answers() == ["two"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_dev_ends_with_3_when_it_is_given_no_app(dev: Dev) -> None:
+    done = call("dev", "nowhere:app", cwd=dev.folder)
+    assert done.returncode == 3
+    assert "error: there is no module 'nowhere'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_dev_uses_the_server_that_it_is_given(url: str, dev: Dev) -> None:
+    with running("dev", "flows:app", "--redis-url", url, cwd=dev.folder, log=dev.log) as process:
+        dev.await_workers(1)
+        assert [config["id"] for config in as_json("functions", "--redis-url", url)] == ["answer"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert not (dev.folder / ".stepflow").exists()
