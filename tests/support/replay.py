@@ -34,7 +34,7 @@ __all__ = [
 
 T = TypeVar("T")
 Memos = Sequence[tuple[str, Memo]]
-Choose = Callable[[Sequence[str]], int]
+Choose = Callable[[Sequence[StepCall]], int]
 EVENT = dumps({"name": "test", "id": "e", "ts": 1, "data": {}})
 _NUMBERS = itertools.count(1)
 
@@ -77,24 +77,24 @@ class Pass:
         return [call.id for call in self.outcome.fresh]
 
 
-def first(ids: Sequence[str]) -> int:
+def first(calls: Sequence[StepCall]) -> int:
     """The step that was asked for first ends next."""
     return 0
 
 
-def last(ids: Sequence[str]) -> int:
+def last(calls: Sequence[StepCall]) -> int:
     """The step that was asked for last ends next."""
     return -1
 
 
 def in_order(*order: str) -> Choose:
-    """Steps end in this order; those that are not named end after them."""
+    """Steps end in this order, by their ids or their keys; those that are not named end after them."""
+    ranks = {name: rank for rank, name in enumerate(order)}
 
-    def choose(ids: Sequence[str]) -> int:
-        known = [(order.index(step_id), n) for n, step_id in enumerate(ids) if step_id in order]
-        return min(known)[1] if known else 0
+    def rank(call: StepCall) -> int:
+        return min(ranks.get(call.id, len(ranks)), ranks.get(call.key, len(ranks)))
 
-    return choose
+    return lambda calls: min(range(len(calls)), key=lambda n: rank(calls[n]))
 
 
 def data_memos(**data: Any) -> list[tuple[str, Memo]]:
@@ -118,7 +118,7 @@ def play(handler: Callable[..., Any], memos: Memos = (), *, choose: Choose = fir
     """Run a function over its memos, and perform the steps that it asks for, one at a time.
 
     Args:
-        choose: which of the steps that are waited for ends next, by their ids in the order of asking.
+        choose: which of the steps that are waited for, in the order of asking, ends next.
         most: how many steps are performed before the pass is given up.
     """
     return on_run_loop(playing(handler, memos, choose=choose, most=most))
@@ -161,7 +161,7 @@ class _Player:
             self._asked += outcome.fresh
             if not self._asked or (most is not None and len(self.performed) >= most):
                 return outcome
-            call = self._asked.pop(self._choose([asked.id for asked in self._asked]))
+            call = self._asked.pop(self._choose(self._asked))
             self._record(call, await self._perform(call))
 
     async def _perform(self, call: StepCall) -> Memo:
