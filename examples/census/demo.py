@@ -1,0 +1,140 @@
+"""The demo: ``python -m examples.census.demo [--kill] [package …]``.
+
+Starts an embedded server and two worker processes, sends the event, shows the progress, and prints the report. With
+``--kill`` one of the workers is killed half-way; the other one does the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from examples.census.flow import census
+from examples.census.progress import Crash, Progress, format_progress
+from examples.census.report import Report, format_table
+from examples.census.workers import DemoError, Worker, started_workers
+from stepflow import Stepflow, StepflowError
+from stepflow_broker.broker import Broker
+from stepflow_broker.server import EmbeddedServer
+from stepflow_engine.ids import run_id_for
+
+__all__ = ["main"]
+
+_WORKERS = ("worker-1", "worker-2")
+_LOOK_S = 0.05
+_PATIENCE_S = 300.0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the demo; the exit code."""
+    options = _parse(words)
+    try:
+        with tempfile.TemporaryDirectory(prefix="stepflow-census-") as folder:
+            _run(Path(folder), options.packages, kill=options.kill, output=options.output)
+    except (DemoError, StepflowError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m examples.census.demo", description="A census of the stdlib.")
+    parser.add_argument("packages", nargs="*", help="packages to count; none: the whole standard library")
+    parser.add_argument("--kill", action="store_true", help="kill one of the two workers half-way")
+    parser.add_argument("--output", type=Path, default=Path("census-report.json"), help="where the report is written")
+    return parser.parse_args(words)
+
+
+def _run(folder: Path, packages: list[str], *, kill: bool, output: Path) -> None:
+    with EmbeddedServer(folder / "server") as server, started_workers(_WORKERS, server.url, folder) as workers:
+        print(f"Server {server.url}, workers {' and '.join(_WORKERS)}: processes of their own.\n", flush=True)
+        producer, began = Stepflow("census", redis_url=server.url), time.monotonic()
+        event_id = producer.send("census/requested", {"packages": packages})
+        run = producer.run(run_id_for(event_id, census.name))
+        progress = Progress(Broker(server.url), run.id)
+        crash = _watch(progress, workers, kill=kill)
+        report = Report.model_validate(run.result(timeout=_PATIENCE_S))
+        took_s = time.monotonic() - began
+    output.write_text(report.model_dump_json(indent=2) + "\n")
+    print(f"\nPython {report.python}, {report.folder}\n\n{format_table(report)}\n")
+    _print_end(progress, crash, took_s)
+    print(f"The report is in {output}.")
+
+
+def _watch(progress: Progress, workers: list[Worker], *, kill: bool) -> Crash | None:
+    """Show the progress until the run has ended; kill the first worker half-way if that is wanted."""
+    crash, shown = None, ""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not progress.ended:
+        progress.refresh()
+        shown = _show(progress, shown)
+        if kill and crash is None and progress.total and progress.done >= progress.total // 2:
+            crash = _kill(progress, workers[0])
+        if crash is not None and crash.reclaimed_at_ms is None and not progress.in_hand(crash.worker):
+            crash = replace(crash, reclaimed_at_ms=_now_ms())
+        _check(workers, crash, deadline)
+        time.sleep(_LOOK_S)
+    progress.refresh()
+    _show(progress, shown, last=True)
+    if kill and crash is None:
+        raise DemoError("the run ended before a worker was killed: count more packages")
+    return crash
+
+
+def _show(progress: Progress, shown: str, *, last: bool = False) -> str:
+    """Print the line of progress: over the last one on a terminal, else at each quarter; returns what is shown."""
+    line = format_progress(progress, list(_WORKERS))
+    if sys.stdout.isatty():
+        print(f"\r{line}", end="\n" if last else "", flush=True)
+        return line
+    quarter = str(4 * progress.done // progress.total) if progress.total else ""
+    if quarter != shown:
+        print(line, flush=True)
+    return quarter
+
+
+def _kill(progress: Progress, worker: Worker) -> Crash:
+    worker.kill()
+    crash = Crash(worker.name, _now_ms(), progress.in_hand(worker.name))
+    print(f"\n{worker.name} was killed (SIGKILL) after {progress.done} of {progress.total} steps.")
+    print(f"It had in hand: {', '.join(crash.in_hand) or 'nothing'}.\n", flush=True)
+    return crash
+
+
+def _check(workers: list[Worker], crash: Crash | None, deadline: float) -> None:
+    for worker in workers:
+        if not worker.alive and (crash is None or crash.worker != worker.name):
+            raise DemoError(f"{worker.name} has died; its log:\n{worker.log.read_text()}")
+    if time.monotonic() > deadline:
+        raise DemoError(f"the run has not ended within {_PATIENCE_S:.0f} s")
+
+
+def _print_end(progress: Progress, crash: Crash | None, took_s: float) -> None:
+    shares = ", ".join(f"{name} did {progress.by_worker[name]}" for name in _WORKERS)
+    print(f"{progress.done} steps in {took_s:.1f} s: {shares}.")
+    if crash is not None and crash.in_hand:
+        print(f"Recovery: what {crash.worker} had in hand was {_recovery(progress, crash)}.")
+
+
+def _recovery(progress: Progress, crash: Crash) -> str:
+    parts = []
+    if crash.reclaimed_at_ms is not None:
+        parts.append(f"ready for the other worker {(crash.reclaimed_at_ms - crash.at_ms) / 1000:.1f} s after the kill")
+    if (again := progress.started_again_at_ms(crash)) is not None:
+        parts.append(f"started again {(again - crash.at_ms) / 1000:.1f} s after it")
+    return ", and ".join(parts)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,73 @@
+"""Listing the standard library of this machine, cut into parts that are counted one by one."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepflow import NonRetriableError
+
+__all__ = ["MODULES", "Part", "list_modules", "list_packages", "stdlib"]
+
+MODULES = "(modules)"
+"""Stands for the modules that are single files and belong to no package."""
+
+_NOT_STDLIB = frozenset({"site-packages", "dist-packages", "__pycache__"})
+_FILES_PER_PART = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one step counts: a package, or a part of a large one.
+
+    Attributes:
+        package: the package, or ``(modules)``.
+        number: 1 for the first part of the package.
+        files: its source files, as paths from the folder of the standard library.
+    """
+
+    package: str
+    number: int
+    files: list[str]
+
+
+def stdlib() -> Path:
+    """The folder of the standard library."""
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def list_packages(only: Sequence[str] = ()) -> list[Part]:
+    """The packages, those inside them included, in parts.
+
+    Args:
+        only: names of the packages that are wanted; empty: all.
+
+    Raises:
+        NonRetriableError: one of them does not exist.
+    """
+    root = stdlib()
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name not in _NOT_STDLIB]
+    packages = {folder.name: files for folder in folders if (files := _sources(root, folder))}
+    unknown = sorted(set(only) - {*packages, MODULES})
+    if unknown:
+        raise NonRetriableError(f"{root} has no package {', '.join(unknown)}: correct the event's packages")
+    return [part for name in packages if not only or name in only for part in _cut(name, packages[name])]
+
+
+def list_modules(only: Sequence[str] = ()) -> list[Part]:
+    """The modules that are single files, in parts; none if ``only`` names something else."""
+    if only and MODULES not in only:
+        return []
+    return list(_cut(MODULES, [path.name for path in sorted(stdlib().glob("*.py")) if path.is_file()]))
+
+
+def _sources(root: Path, folder: Path) -> list[str]:
+    names = (path.relative_to(root) for path in folder.rglob("*.py") if path.is_file())
+    return sorted(name.as_posix() for name in names if not _NOT_STDLIB & set(name.parts))
+
+
+def _cut(package: str, files: Sequence[str]) -> Iterator[Part]:
+    for number, first in enumerate(range(0, len(files), _FILES_PER_PART), 1):
+        yield Part(package, number, list(files[first : first + _FILES_PER_PART]))

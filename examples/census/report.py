@@ -1,0 +1,106 @@
+"""The report: what was counted, package by package, and the table that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from pydantic import BaseModel, ConfigDict
+
+from examples.census.counting import Count, add_counts
+
+__all__ = ["PackageCount", "Report", "build_report", "format_table"]
+
+_HEAD = ("package", "files", "lines", "code", "comments", "blank", "functions", "classes", "longest function")
+
+
+class PackageCount(BaseModel):
+    """What was counted in one package."""
+
+    model_config = ConfigDict(frozen=True)
+
+    package: str
+    count: Count
+
+
+class Report(BaseModel):
+    """The result of a census.
+
+    It says nothing of times and workers: the same files give the same report, whatever happened on the way.
+
+    Attributes:
+        python: the version whose standard library it is.
+        folder: where it is.
+        packages: by name.
+        total: of all packages.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    python: str
+    folder: str
+    packages: list[PackageCount]
+    total: Count
+
+
+def build_report(python: str, folder: str, counts: Iterable[tuple[str, Count]]) -> Report:
+    """Reduce the counts of parts, each with the name of its package, to a report."""
+    parts = sorted(counts, key=lambda part: part[0])
+    packages = [
+        PackageCount(package=name, count=add_counts(count for _, count in group))
+        for name, group in groupby(parts, key=lambda part: part[0])
+    ]
+    return Report(
+        python=python, folder=folder, packages=packages, total=add_counts(package.count for package in packages)
+    )
+
+
+def format_table(report: Report, *, most: int = 20) -> str:
+    """The report as a table, the largest packages first.
+
+    Args:
+        report: what to show.
+        most: how many packages get a row of their own.
+    """
+    packages = sorted(report.packages, key=lambda package: -package.count.lines)
+    rows = [_row(package.package, package.count) for package in packages[:most]]
+    if rest := packages[most:]:
+        rows.append(_row(f"{len(rest)} more", add_counts(package.count for package in rest)))
+    lines = _align([_HEAD, *rows, _row("all", report.total)])
+    rule = "-" * max(map(len, lines))
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *_notes(report.total)])
+
+
+def _row(name: str, count: Count) -> tuple[str, ...]:
+    numbers = (
+        count.files,
+        count.lines,
+        count.code_lines,
+        count.comment_lines,
+        count.blank_lines,
+        count.functions,
+        count.classes,
+    )
+    longest = f"{count.longest.name} ({count.longest.lines:,})" if count.longest else ""
+    return (name, *(f"{number:,}" for number in numbers), longest)
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of equal width; the first and the last are text, those between are numbers."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for first, *numbers, last in rows:
+        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:-1], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells, last]).rstrip())
+    return lines
+
+
+def _notes(total: Count) -> list[str]:
+    notes = []
+    if total.longest:
+        notes += ["", f"Longest function: {total.longest.name} in {total.longest.file}, {total.longest.lines:,} lines."]
+    if total.unreadable or total.unparsable:
+        notes.append(
+            f"{total.unreadable} files were not decoded, {total.unparsable} not parsed: only their lines count."
+        )
+    return notes
