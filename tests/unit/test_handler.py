@@ -1,0 +1,192 @@
+"""One attempt at a step."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from stepflow import StepOutputError
+from stepflow_engine.execution import HANDLER_ATTEMPT
+from stepflow_engine.handler import Result, attempt_step
+from stepflow_engine.steps import RunRequest
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+class Attempt:
+    """Makes attempts."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self._threads = threads
+
+    async def __call__(
+        self,
+        handler: Callable[..., Any],
+        *args: Any,
+        timeout_ms: int | None = None,
+        limit_bytes: int = 1_000,
+        **kw: Any,
+    ) -> Result:
+        request = RunRequest(handler, args, kw, timeout_ms=timeout_ms)
+        return await attempt_step("s", request, attempt=3, limit_bytes=limit_bytes, threads=self._threads)
+
+
+@pytest.fixture
+def attempt(threads: ThreadPoolExecutor) -> Attempt:
+    return Attempt(threads)
+
+
+async def never() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def test_an_async_handler_gets_its_arguments_and_its_result_becomes_json(attempt: Attempt) -> None:
+    async def add(a: int, *, b: int) -> tuple[int, int]:
+        return a, b
+
+    assert await attempt(add, 1, b=2) == Result(b"[1,2]", [1, 2])
+
+
+@pytest.mark.parametrize(
+    "handler", [lambda a: a, functools.partial(lambda x, a: a, 0), [7, 8].__getitem__], ids=["def", "partial", "method"]
+)
+async def test_any_callable_is_a_handler(attempt: Attempt, handler: Callable[..., Any]) -> None:
+    assert (await attempt(handler, 1)).data in (1, 8)
+
+
+async def test_an_object_with_an_async_call_is_a_handler(attempt: Attempt) -> None:
+    class Adds:
+        async def __call__(self, a: int) -> int:
+            return a + 1
+
+    assert (await attempt(Adds(), 1)).data == 2
+
+
+async def test_what_a_sync_handler_returns_is_awaited_if_it_can_be(attempt: Attempt) -> None:
+    async def later() -> str:
+        return "later"
+
+    assert (await attempt(lambda: later())).data == "later"
+
+
+async def test_the_handlers_error_is_raised_as_it_is(attempt: Attempt) -> None:
+    async def fails() -> None:
+        raise KeyError("k")
+
+    def fails_in_thread() -> None:
+        raise KeyError("k")
+
+    for handler in (fails, fails_in_thread):
+        with pytest.raises(KeyError):
+            await attempt(handler)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration()])
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_handler_cannot_end_its_worker(attempt: Attempt, error: BaseException, in_thread: bool) -> None:
+    async def ends() -> None:
+        raise error
+
+    def ends_in_thread() -> None:
+        raise error
+
+    with pytest.raises(RuntimeError, match=type(error).__name__):
+        await asyncio.wait_for(attempt(ends_in_thread if in_thread else ends), 10)
+
+
+async def test_a_handler_that_cancels_itself_has_failed(attempt: Attempt) -> None:
+    async def cancels() -> None:
+        raise asyncio.CancelledError
+
+    for timeout_ms in (None, 10_000):
+        with pytest.raises(RuntimeError, match="cancelled by its own code"):
+            await attempt(cancels, timeout_ms=timeout_ms)
+
+
+async def test_a_handler_that_takes_too_long_has_failed_and_is_cancelled(attempt: Attempt) -> None:
+    unwound = asyncio.Event()
+
+    async def slow() -> None:
+        try:
+            await never()
+        finally:
+            unwound.set()
+
+    with pytest.raises(TimeoutError, match="did not finish within 5ms"):
+        await attempt(slow, timeout_ms=5)
+    await asyncio.wait_for(unwound.wait(), 10)
+
+
+async def test_an_attempt_that_is_cancelled_cancels_its_handler(attempt: Attempt) -> None:
+    begun, unwound = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        begun.set()
+        try:
+            await never()
+        finally:
+            unwound.set()
+
+    for timeout_ms in (None, 60_000):
+        begun.clear()
+        unwound.clear()
+        task = asyncio.create_task(attempt(slow, timeout_ms=timeout_ms))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(unwound.wait(), 10)
+
+
+async def test_a_result_that_is_not_json_is_refused_with_the_steps_name(attempt: Attempt) -> None:
+    with pytest.raises(StepOutputError, match="step 's' is not JSON"):
+        await attempt(lambda: object())
+
+
+async def test_a_result_over_the_limit_is_refused(attempt: Attempt) -> None:
+    assert (await attempt(lambda: "x" * 98, limit_bytes=100)).data == "x" * 98
+    with pytest.raises(StepOutputError, match="101 bytes of JSON; at most 100"):
+        await attempt(lambda: "x" * 99, limit_bytes=100)
+
+
+class Item(BaseModel):
+    name: str
+
+
+async def test_a_result_that_does_not_fit_its_declared_type_is_refused(attempt: Attempt) -> None:
+    def wrong() -> Item:
+        return {"name": 7}  # type: ignore[return-value]
+
+    with pytest.raises(StepOutputError, match="does not fit its declared return type: name"):
+        await attempt(wrong)
+
+
+async def test_the_attempts_number_is_known_in_the_handler_and_only_there(attempt: Attempt) -> None:
+    async def reads() -> int | None:
+        return HANDLER_ATTEMPT.get()
+
+    assert (await attempt(reads)).data == 3
+    assert (await attempt(HANDLER_ATTEMPT.get)).data == 3
+    assert HANDLER_ATTEMPT.get() is None
+
+
+async def test_a_handlers_context_variables_do_not_leak(attempt: Attempt) -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+
+    async def sets() -> int:
+        variable.set(1)
+        return variable.get()
+
+    assert (await attempt(sets)).data == 1
+    assert variable.get() == 0
