@@ -97,7 +97,13 @@ def run(command: click.Command, *, name: str, prefix: str) -> NoReturn:
     """
     session = Session()
     try:
-        code = command.main(prog_name=name, auto_envvar_prefix=prefix, obj=session, standalone_mode=False)
+        code = command.main(
+            prog_name=name,
+            auto_envvar_prefix=prefix,
+            obj=session,
+            standalone_mode=False,
+            help_option_names=["-h", "--help"],
+        )
     except click.Abort:
         complain("interrupted")
         sys.exit(ExitCode.INTERRUPTED)

@@ -16,7 +16,7 @@ from stepflow_cli.worker import worker
 __all__ = ["main", "stepflow"]
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(epilog=EPILOG)
 @click.version_option(version("stepflow"), message="stepflow %(version)s")
 def stepflow() -> None:
     """Durable step functions on Redis."""

@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 import redis
 
+from stepflow import Context, RunStatus, Stepflow
+from stepflow_broker import overview
+from stepflow_broker.broker import Broker
+from stepflow_broker.functions import register_functions
+from stepflow_broker.keys import Keys
 from stepflow_broker.server import EmbeddedServer
+from stepflow_cli.exits import report
+from tests.integration.apps import shop
 from tests.support.processes import ROOT, until
 
 APPS = "tests.integration.apps"
@@ -69,6 +76,15 @@ def burst(url: str, *options: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def enqueue(url: str, function: str, data: object = None) -> str:
+    """Start a run, without the command line; its id."""
+    producer = Stepflow("tests", redis_url=url)
+    try:
+        return producer.start(f"shop/{function}", data).id
+    finally:
+        producer.producer.close()
+
+
 def as_json(*words: str, **variables: Any) -> Any:
     done = call(*words, "-o", "json", **variables)
     assert done.returncode == 0, done.stderr
@@ -87,7 +103,9 @@ def assert_refused(done: subprocess.CompletedProcess[str], code: int, *parts: st
 @pytest.fixture
 def registered(url: str) -> str:
     """The URL of a server on which the functions of the shop are registered."""
-    burst(url)
+    broker = Broker(url)
+    broker.run(register_functions(Keys(), [function.config for function in shop.app.functions.values()]))
+    broker.close()
     return url
 
 
@@ -106,7 +124,7 @@ def test_a_worker_in_burst_mode_does_what_is_queued_and_ends(registered: str) ->
 
 def test_two_processes_in_burst_mode_do_what_is_queued_and_end(registered: str) -> None:
     for number in range(6):
-        call("start", "shop/order", "--data", json.dumps({"number": number}), "--redis-url", registered)
+        enqueue(registered, "order", {"number": number})
     done = burst(registered, "--processes", "2", "--name", "pair")
     assert {"worker=pair.1", "worker=pair.2"} <= set(done.stderr.split())
     runs = as_json("runs", "list", "--redis-url", registered)
@@ -124,7 +142,7 @@ def test_the_worker_is_also_a_command_of_stepflow_and_takes_its_options_from_var
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_sigterm_lets_a_worker_finish_its_step_and_exit_with_0(registered: str, tmp_path: Path, processes: str) -> None:
     path, log = tmp_path / "go", tmp_path / "worker.log"
-    run = as_json("start", "shop/slow", "-d", json.dumps({"path": str(path)}), STEPFLOW_REDIS_URL=registered)
+    run_id = enqueue(registered, "slow", {"path": str(path)})
     words = (SHOP, "--redis-url", registered, "--processes", processes)
     with running(*words, program="worker", log=log) as worker:
         until(Path(f"{path}.begun").exists, what="the step's start")
@@ -132,7 +150,7 @@ def test_sigterm_lets_a_worker_finish_its_step_and_exit_with_0(registered: str, 
         until(lambda: "worker_stopping" in log.read_text(), what="the warm shutdown")
         path.touch()
         assert worker.wait(30) == 0
-    shown = as_json("runs", "show", run["run_id"], STEPFLOW_REDIS_URL=registered)
+    shown = as_json("runs", "show", run_id, STEPFLOW_REDIS_URL=registered)
     assert [(step["id"], step["state"], step["attempts"]) for step in shown["steps"]] == [
         ("before", "done", 1),
         ("wait", "done", 1),
@@ -191,7 +209,7 @@ def test_a_wait_that_is_over_ends_with_6_and_the_run_goes_on(registered: str) ->
 
 
 def test_runs_show_prints_the_facts_and_a_timeline(registered: str) -> None:
-    run_id = call("start", "shop/order", "-d", '{"number": 3}', "--redis-url", registered).stdout.strip()
+    run_id = enqueue(registered, "order", {"number": 3})
     burst(registered)
     narrow = call("runs", "show", run_id, STEPFLOW_REDIS_URL=registered, COLUMNS="80").stdout
     wide = call("runs", "show", run_id, STEPFLOW_REDIS_URL=registered, COLUMNS="140").stdout
@@ -207,7 +225,7 @@ def test_runs_show_prints_the_facts_and_a_timeline(registered: str) -> None:
 
 
 def test_runs_show_in_json_has_the_steps_with_attempts_times_and_results(registered: str) -> None:
-    run_id = as_json("start", "shop/order", "-d", '{"number": 3}', "--redis-url", registered)["run_id"]
+    run_id = enqueue(registered, "order", {"number": 3})
     burst(registered, "--name", "anna")
     run = as_json("runs", "show", run_id, "--redis-url", registered)
     assert (run["app"], run["function"], run["status"], run["error"]) == ("shop", "order", "completed", None)
@@ -223,7 +241,7 @@ def test_runs_show_in_json_has_the_steps_with_attempts_times_and_results(registe
 
 
 def test_runs_show_tells_of_a_step_that_waits_for_its_next_attempt(registered: str) -> None:
-    run_id = call("start", "shop/stubborn", "--redis-url", registered).stdout.strip()
+    run_id = enqueue(registered, "stubborn")
     burst(registered)
     run = as_json("runs", "show", run_id, "--redis-url", registered)
     assert [(step["id"], step["state"]) for step in run["steps"]] == [("fine", "done"), ("fail", "retrying")]
@@ -236,10 +254,10 @@ def test_runs_show_tells_of_a_step_that_waits_for_its_next_attempt(registered: s
 
 def test_runs_list_filters_by_status_and_function_and_cuts_at_the_limit(registered: str) -> None:
     for _ in range(3):
-        call("start", "shop/order", "-d", '{"number": 1}', "--redis-url", registered)
-    call("start", "shop/broken", "--redis-url", registered)
+        enqueue(registered, "order", {"number": 1})
+    enqueue(registered, "broken")
     burst(registered)
-    waiting = call("start", "shop/order", "-d", '{"number": 2}', "--redis-url", registered).stdout.strip()
+    waiting = enqueue(registered, "order", {"number": 2})
 
     def ids(*words: str) -> list[str]:
         return [run["run_id"] for run in as_json("runs", "list", *words, "--redis-url", registered)]
@@ -253,8 +271,37 @@ def test_runs_list_filters_by_status_and_function_and_cuts_at_the_limit(register
     assert "no runs" in call("runs", "list", "--status", "cancelled", "--redis-url", registered).stdout
 
 
+def test_runs_show_tells_of_a_run_whose_code_is_gone(registered: str) -> None:
+    run_id = enqueue(registered, "order", {"number": 1})
+    done = call(f"{APPS}.gone:app", "--redis-url", registered, "--burst", program="worker")
+    assert done.returncode == 0
+    run = as_json("runs", "show", run_id, "--redis-url", registered)
+    assert run["status"] == "waiting"
+    assert "the code of function shop/order is not in worker" in run["blocked"]
+    assert "start a worker with it, or cancel the run" in call("runs", "show", run_id, "--redis-url", registered).stdout
+
+
+def test_the_newest_runs_that_fit_are_found_page_by_page(app: Stepflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    @app.function("common")
+    async def common(ctx: Context) -> None: ...
+
+    @app.function("rare")
+    async def rare(ctx: Context) -> None: ...
+
+    monkeypatch.setattr(overview, "_PAGE", 4)
+    runs = [app.start(rare if number % 10 == 0 else common) for number in range(21)]
+    runs[1].cancel()
+    broker, keys = app.producer.broker, app.producer.keys
+    found = overview.find_runs(broker, keys, function="rare", limit=2)
+    assert {run.id for run in found} <= {runs[0].id, runs[10].id, runs[20].id}
+    assert len(found) == 2
+    assert len(overview.find_runs(broker, keys, limit=100)) == 21
+    cancelled = overview.find_runs(broker, keys, statuses=frozenset({RunStatus.CANCELLED}), limit=100)
+    assert [run.id for run in cancelled] == [runs[1].id]
+
+
 def test_runs_cancel_ends_a_run_once_and_keeps_the_reason(registered: str) -> None:
-    run_id = call("start", "shop/order", "-d", '{"number": 1}', "--redis-url", registered).stdout.strip()
+    run_id = enqueue(registered, "order", {"number": 1})
     words = ("runs", "cancel", run_id, "--reason", "changed my mind", "--redis-url", registered)
     assert as_json(*words) == {"run_id": run_id, "cancelled": True, "status": "cancelled"}
     assert "had ended already: cancelled" in call(*words).stdout
@@ -274,9 +321,9 @@ def test_functions_workers_and_queues_are_listed(url: str, tmp_path: Path) -> No
             "events": ["shop/order.placed"],
             "retries": 4,
         }
-        call("start", "shop/slow", "-d", json.dumps({"path": str(path)}), "--redis-url", url)
+        enqueue(url, "slow", {"path": str(path)})
         until(Path(f"{path}.begun").exists, what="the step's start")
-        call("start", "shop/order", "-d", '{"number": 1}', "--redis-url", url)
+        enqueue(url, "order", {"number": 1})
         [worker] = as_json("workers", "--redis-url", url)
         assert (worker["name"], worker["state"], worker["queues"]) == ("anna", "busy", ["shop"])
         [queue] = as_json("queues", "--redis-url", url)
@@ -397,6 +444,11 @@ def test_a_wait_that_is_interrupted_ends_with_130(registered: str, tmp_path: Pat
     assert log.read_text().strip() == "error: interrupted"
 
 
+def test_an_error_that_nobody_foresaw_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(KeyError("x"), debug=False) == 70
+    assert capsys.readouterr().err == "error: KeyError: 'x': this is a fault of stepflow's; --debug shows where\n"
+
+
 def test_the_help_names_the_exit_codes_and_the_variables() -> None:
     for done in (call("--help"), call("--help", program="worker")):
         assert done.returncode == 0
@@ -435,16 +487,11 @@ class Dev:
     def await_output(self, text: str) -> None:
         until(lambda: text in self.log.read_text(), what=f"{text!r} in the output")
 
-    def answers(self) -> list[str]:
-        """Ask once more, from another process in the same folder; the answers so far, the newest first."""
-        before = self.run_ids()
-        assert call("send", "demo/asked", cwd=self.folder).returncode == 0
-        until(lambda: len(self.run_ids()) > len(before), what="the end of the run")
-        return [as_json("runs", "show", run_id, cwd=self.folder)["output"] for run_id in self.run_ids()]
-
-    def run_ids(self) -> list[str]:
-        """The runs that have completed."""
-        return [run["run_id"] for run in as_json("runs", "list", "--status", "completed", cwd=self.folder)]
+    def ask(self) -> str:
+        """The answer that the workers give now; asked by another process in the same folder."""
+        asked = call("invoke", "demo/answer", "--timeout", "30", cwd=self.folder)
+        assert asked.returncode == 0, asked.stderr
+        return str(json.loads(asked.stdout))
 
     def running(self) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
         return running("dev", "flows:app", cwd=self.folder, log=self.log)
@@ -461,7 +508,8 @@ def test_dev_starts_a_server_that_other_commands_in_its_folder_find_and_stops_it
     with dev.running() as process:
         dev.await_workers(1)
         assert "stepflow send demo/asked" in dev.log.read_text()
-        assert dev.answers() == ["one"]
+        assert call("send", "demo/asked", cwd=dev.folder).returncode == 0
+        until(lambda: as_json("runs", "list", "--status", "completed", cwd=dev.folder), what="the end of the run")
         url = (dev.folder / ".stepflow" / "url").read_text().strip()
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
@@ -471,10 +519,11 @@ def test_dev_starts_a_server_that_other_commands_in_its_folder_find_and_stops_it
 
 
 def test_dev_keeps_its_data_from_one_time_to_the_next(dev: Dev) -> None:
-    for answers in (["one"], ["one", "one"]):
+    for runs in (1, 2):
         with dev.running() as process:
             dev.await_workers(1)
-            assert dev.answers() == answers
+            assert dev.ask() == "one"
+            assert len(as_json("runs", "list", cwd=dev.folder)) == runs
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
 
@@ -482,10 +531,10 @@ def test_dev_keeps_its_data_from_one_time_to_the_next(dev: Dev) -> None:
 def test_dev_runs_the_code_as_it_was_saved_last(dev: Dev) -> None:
     with dev.running() as process:
         dev.await_workers(1)
-        assert dev.answers() == ["one"]
+        assert dev.ask() == "one"
         dev.write("two")
         dev.await_workers(2)
-        assert dev.answers() == ["two", "one"]
+        assert dev.ask() == "two"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 
@@ -499,7 +548,7 @@ def test_dev_outlives_a_syntax_error(dev: Dev) -> None:
         assert "Traceback" not in dev.log.read_text()
         dev.write("two")
         dev.await_workers(2)
-        assert dev.answers() == ["two"]
+        assert dev.ask() == "two"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 
