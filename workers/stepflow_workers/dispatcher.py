@@ -80,6 +80,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Work until `stop`, or, in burst mode, until nothing is ready."""
         while not self._stopping:
+            self._woken.clear()
             try:
                 await self._keep_time()
                 if self._slots.free and await self._claim():
@@ -122,7 +123,6 @@ class Dispatcher:
 
     async def _claim(self) -> bool:
         """Claim jobs for the free slots; true if there may be more."""
-        self._woken.clear()
         limit = min(self._slots.free, _MOST_CLAIMED)
         leases = await self._broker.run(
             claim_jobs(

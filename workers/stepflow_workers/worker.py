@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 from redis import exceptions
@@ -98,6 +99,7 @@ class StepWorker(BaseWorker):
             Broker(self.settings.redis_url).run(
                 register_functions(self.keys, [function.config for function in self.functions.values()])
             )
+            self._install_signal_handlers()
             self.bootstrap(logging_level="WARNING")
         except ValueError as error:  # RQ: the name is taken
             raise ConfigurationError(f"{error}: choose another --name, or wait until it has gone") from None
@@ -154,9 +156,8 @@ class StepWorker(BaseWorker):
         slots.freed = dispatcher.wake
         self._runner, self._dispatcher = runner, dispatcher
         self._loop = loop
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._on_signal)
+        if self._signalled_at:
+            dispatcher.stop()
         keeper.start()
         await router.prepare()
         subscribed = asyncio.Event()
@@ -174,23 +175,31 @@ class StepWorker(BaseWorker):
             self._send_heartbeat()
             await broker.close()
 
+    def _install_signal_handlers(self) -> None:
+        """In place of RQ's."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
+
     def stop(self) -> None:
         """Take no more jobs, finish those at hand, and return from `work`. May be called from any thread."""
         if self._loop is not None and self._dispatcher is not None:
             _from_thread(self._loop, self._dispatcher.stop)
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """The first signal: finish what is at hand. A second: stop at once; the leases run out.
 
         Two within a second are one: a terminal's Ctrl+C reaches a process both directly and through its pool.
         """
         now = time.monotonic()
-        if self._dispatcher is None or now - self._signalled_at < _SAME_SIGNAL_S:
+        if now - self._signalled_at < _SAME_SIGNAL_S:
             return
         first, self._signalled_at = not self._signalled_at, now
+        if self._dispatcher is None or self._loop is None:
+            return  # still starting: `_serve` sees that it is to stop
         if first:
             _log.info("worker_stopping", extra={"worker": self.name, "jobs": self._dispatcher.job_count})
-            self._dispatcher.stop()
+            self._loop.call_soon_threadsafe(self._dispatcher.stop)
             return
         _log.warning("worker_stopped_at_once", extra={"worker": self.name})
         self._take_leave()
