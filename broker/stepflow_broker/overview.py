@@ -19,7 +19,7 @@ from stepflow_engine.codec import loads
 from stepflow_engine.failure import Failure
 from stepflow_engine.states import RunStatus
 
-__all__ = ["QueueRecord", "RunSummary", "WorkerRecord", "find_runs", "ping", "read_queues", "read_workers"]
+__all__ = ["QueueRecord", "RunSummary", "WorkerRecord", "find_runs", "read_queues", "read_workers", "server_process"]
 
 _PAGE = 500
 _STEPS = ":steps"
@@ -117,9 +117,9 @@ class RunSummary:
         return f"{self.app}/{self.function}"
 
 
-def ping() -> Call[bool]:
-    """Ask the server for a sign of life."""
-    return command(bool, "PING")
+def server_process() -> Call[int]:
+    """The id of the server's process, on its machine."""
+    return command(lambda reply: int(reply.decode().partition("process_id:")[2].split()[0]), "INFO", "server")
 
 
 # -- workers -------------------------------------------------------------------

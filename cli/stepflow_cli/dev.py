@@ -18,7 +18,7 @@ from stepflow_cli.crew import Crew, check_code
 from stepflow_cli.exits import EPILOG, ExitCode, Session
 from stepflow_cli.options import server_options
 from stepflow_cli.show import say
-from stepflow_cli.url import DEV_FOLDER, announce_url, withdraw_url
+from stepflow_cli.url import DEV_FOLDER, announce_url, check_folder, withdraw_url
 from stepflow_cli.worker import pace_options
 from stepflow_workers.pool import WorkerSpec
 from stepflow_workers.settings import WorkerSettings
@@ -69,6 +69,7 @@ def dev(
 
 @contextlib.contextmanager
 def _own_server() -> Iterator[str]:
+    check_folder()
     server = EmbeddedServer(DEV_FOLDER)
     with server:
         (DEV_FOLDER / ".gitignore").write_text("*\n")

@@ -9,10 +9,10 @@ from pathlib import Path
 from stepflow import Stepflow
 from stepflow_broker.broker import Broker
 from stepflow_broker.connection import DEFAULT_URL
-from stepflow_broker.overview import ping
+from stepflow_broker.overview import server_process
 from stepflow_engine.errors import ConfigurationError, ServerError
 
-__all__ = ["DEV_FOLDER", "announce_url", "find_url", "url_of_apps", "withdraw_url"]
+__all__ = ["DEV_FOLDER", "announce_url", "check_folder", "find_url", "url_of_apps", "withdraw_url"]
 
 DEV_FOLDER = Path(".stepflow")
 """Where ``stepflow dev`` keeps its server's data, in the folder that it is started from."""
@@ -26,7 +26,7 @@ def find_url(given: str | None) -> str:
     Args:
         given: from ``--redis-url``, or else from ``STEPFLOW_REDIS_URL``.
     """
-    return given or _dev_url() or DEFAULT_URL
+    return given or _announced()[0] or DEFAULT_URL
 
 
 def url_of_apps(given: str | None, apps: Sequence[Stepflow]) -> str:
@@ -44,6 +44,20 @@ def url_of_apps(given: str | None, apps: Sequence[Stepflow]) -> str:
     return urls.pop()
 
 
+def check_folder() -> None:
+    """Refuse to start a second server on the data of one that runs, be it that its ``stepflow dev`` was killed.
+
+    Raises:
+        ConfigurationError: there is one; the message says how to end it.
+    """
+    url, process = _announced()
+    if url:
+        raise ConfigurationError(
+            f"a server of 'stepflow dev' runs in this folder already, at {url}: end that command first, "
+            f"or, if it was killed, its server with: kill {process}"
+        )
+
+
 def announce_url(url: str) -> None:
     """Let the commands that are started in this folder find the server."""
     DEV_FOLDER.mkdir(exist_ok=True)
@@ -55,14 +69,13 @@ def withdraw_url() -> None:
     _URL_FILE.unlink(missing_ok=True)
 
 
-def _dev_url() -> str | None:
-    """The announced server, if it answers: a file that a crash left behind leads nowhere."""
+def _announced() -> tuple[str, int]:
+    """The announced server and its process, if it answers: a file that a crash left behind may lead nowhere."""
     with contextlib.suppress(OSError, ConfigurationError, ServerError):
         url = _URL_FILE.read_text().strip()
         broker = Broker(url, patience_s=0)
         try:
-            broker.run(ping())
+            return url, broker.run(server_process())
         finally:
             broker.close()
-        return url
-    return None
+    return "", 0

@@ -33,7 +33,8 @@ SHOP = f"{APPS}.shop:app"
 def environment(**variables: str) -> dict[str, str]:
     """The variables of this process without those of stepflow, and with these."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STEPFLOW_")}
-    return {**kept, "PYTHONPATH": str(ROOT), **variables}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**kept, "PYTHONPATH": path, **variables}
 
 
 def call(
@@ -551,6 +552,28 @@ def test_dev_outlives_a_syntax_error(dev: Dev) -> None:
         assert dev.ask() == "two"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+
+
+def test_a_server_that_outlived_its_dev_is_found_and_no_second_one_is_started_on_its_data(dev: Dev) -> None:
+    with dev.running() as process:
+        dev.await_workers(1)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        again = call("dev", "flows:app", cwd=dev.folder)
+        assert_refused(again, 3, "a server of 'stepflow dev' runs in this folder already", "kill ")
+        with redis.Redis.from_url((dev.folder / ".stepflow" / "url").read_text().strip()) as client:
+            os.kill(int(again.stderr.split()[-1]), signal.SIGTERM)
+            until(lambda: not _answers(client), what="the end of the server")
+    with dev.running() as process:
+        dev.await_workers(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def _answers(client: redis.Redis) -> bool:
+    with contextlib.suppress(redis.RedisError):
+        return bool(client.ping())
+    return False
 
 
 def test_dev_ends_with_3_when_it_is_given_no_app(dev: Dev) -> None:
