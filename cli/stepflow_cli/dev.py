@@ -16,7 +16,7 @@ from stepflow_broker.connection import safe_url
 from stepflow_broker.server import EmbeddedServer
 from stepflow_cli.crew import Crew, check_code
 from stepflow_cli.exits import EPILOG, ExitCode, Session
-from stepflow_cli.options import server_options
+from stepflow_cli.options import debug_option
 from stepflow_cli.show import say
 from stepflow_cli.url import DEV_FOLDER, announce_url, check_folder, withdraw_url
 from stepflow_cli.worker import pace_options
@@ -40,7 +40,13 @@ _GRACE_S = 5.0
     multiple=True,
     help="Reload when a *.py file in this folder changes; may be repeated. Default: the current folder.",
 )
-@server_options
+@click.option(
+    "--redis-url",
+    metavar="URL",
+    envvar="STEPFLOW_REDIS_URL",
+    help="The server; else STEPFLOW_REDIS_URL, else one of its own.",
+)
+@debug_option
 def dev(
     apps: tuple[str, ...],
     *,
