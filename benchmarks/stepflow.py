@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import redis
+
+from benchmarks.flows import app
+from benchmarks.machine import cpu_s, rss_mb, steal_s
 from stepflow_broker.runs import start_run
 from stepflow_broker.server import EmbeddedServer
 from stepflow_engine.codec import dumps
 from stepflow_workers.pool import WorkerSpec, run_worker
 from stepflow_workers.settings import WorkerSettings
-
-from benchmarks.flows import app
-from benchmarks.machine import cpu_s, rss_mb, steal_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,8 @@ class Bench:
                 [
                     start_run(
                         keys,
+                        app.functions[workload.function].config,
                         run_id=f"{now_ms:x}{n:08x}",
-                        app="bench",
-                        function=workload.function,
-                        queue="bench",
                         event=event,
                         dedupe=False,
                     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from stepflow_broker.call import Call, command, run_script
-from stepflow_broker.keys import Keys
-from stepflow_broker.runs import DEDUPE_MS
+from stepflow_broker.call import Call, Word, command, run_script
+from stepflow_broker.keys import GROUP, Keys
 from stepflow_engine.codec import dumps, loads
 
 __all__ = [
-    "GROUP",
+    "DEDUPE_MS",
     "FunctionConfig",
+    "RateConfig",
     "add_event",
     "create_group",
     "read_events",
@@ -23,10 +23,25 @@ __all__ = [
     "registry_version",
     "route_event",
     "take_over_events",
+    "value_at",
 ]
 
-GROUP = "stepflow"
-"""The consumer group of all workers on the stream of events."""
+_RETENTION_MS = 7 * 24 * 3600 * 1000
+DEDUPE_MS = 24 * 3600 * 1000
+"""How long an event id or a run id keeps a second start away, at least: 24 hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateConfig:
+    """A rate limit: at most ``limit`` starts in any ``period_ms``, for each value of ``key``.
+
+    Attributes:
+        key: a path into the event, such as ``event.data.user_id``; ``""``: one limit for the function.
+    """
+
+    limit: int
+    period_ms: int
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +53,8 @@ class FunctionConfig:
         queue: where its jobs wait.
         events: names of the events that start it; ``*`` at the end of one stands for anything.
         retries: attempts after the first.
+        rate_limit: how many runs may start; those over it are skipped.
+        retention_ms: how long an ended run is kept, in milliseconds.
     """
 
     app: str
@@ -45,7 +62,8 @@ class FunctionConfig:
     queue: str
     events: tuple[str, ...] = ()
     retries: int = 4
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    rate_limit: RateConfig | None = None
+    retention_ms: int = _RETENTION_MS
 
     @property
     def name(self) -> str:
@@ -54,29 +72,42 @@ class FunctionConfig:
 
     def to_json(self) -> bytes:
         """The stored form."""
-        return dumps(
-            {
-                "app": self.app,
-                "id": self.id,
-                "queue": self.queue,
-                "events": list(self.events),
-                "retries": self.retries,
-                **self.extra,
-            }
-        )
+        return dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: bytes) -> FunctionConfig:
-        """Read the stored form."""
+        """Read the stored form; fields of a newer stepflow are left out."""
         value = loads(text)
+        rate = value.get("rate_limit")
         return cls(
-            value.pop("app"),
-            value.pop("id"),
-            value.pop("queue"),
-            tuple(value.pop("events", ())),
-            value.pop("retries", 4),
-            value,
+            value["app"],
+            value["id"],
+            value["queue"],
+            tuple(value.get("events", ())),
+            value.get("retries", 4),
+            RateConfig(**rate) if rate else None,
+            value.get("retention_ms", _RETENTION_MS),
         )
+
+    def start_words(self, event: dict[str, Any]) -> tuple[Word, ...]:
+        """What a script that starts a run of this function is told of its flow control.
+
+        Args:
+            event: the event, for the key of the rate limit.
+        """
+        rate = self.rate_limit
+        if rate is None:
+            return ("", 0, 0, self.retention_ms)
+        value = dumps(value_at(event, rate.key)).decode() if rate.key else ""
+        return (f"{self.name}:{value}", rate.limit, rate.period_ms, self.retention_ms)
+
+
+def value_at(event: dict[str, Any], path: str) -> Any:
+    """The value at a path such as ``event.data.user.id``; ``None`` where there is none."""
+    value: Any = {"event": event}
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Call[int]:
@@ -143,9 +174,9 @@ def _streams(reply: Any) -> list[StreamedEvent]:
     return [event for entries in streams for event in _entries(entries)]
 
 
-def create_group(keys: Keys) -> Call[bytes]:
-    """Create the stream and its consumer group; an error says that they exist."""
-    return command(bytes, "XGROUP", "CREATE", keys("EVENTS"), GROUP, "0", "MKSTREAM")
+def create_group(keys: Keys, stream: str) -> Call[bytes]:
+    """Create a stream (EVENTS, FINISHED) and its consumer group; an error says that they exist."""
+    return command(bytes, "XGROUP", "CREATE", keys(stream), GROUP, "0", "MKSTREAM")
 
 
 def read_events(keys: Keys, worker: str, *, limit: int = 200) -> Call[list[StreamedEvent]]:
@@ -172,7 +203,10 @@ def route_event(
     keys: Keys, event: StreamedEvent, starts: Sequence[tuple[str, FunctionConfig]], *, version: int, now_ms: int = 0
 ) -> Call[int | None]:
     """Start the runs (run id, function) of an event; ``None`` if the registry has changed since ``version``."""
-    words = [word for run_id, config in starts for word in (run_id, config.app, config.id, config.queue)]
+    value = loads(event.event)
+    words: list[Word] = []
+    for run_id, config in starts:
+        words += (run_id, config.app, config.id, config.queue, *config.start_words(value))
     return run_script(
         "route_event",
         lambda reply: None if reply == -1 else int(reply),

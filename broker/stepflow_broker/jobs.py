@@ -51,6 +51,8 @@ class Lease:
         event: the run's event as JSON text, for a run that starts; else ``None``.
         step_id, step_attempt: of a planned step.
         planned: whether the run has planned steps (continuation).
+        parent: the run that waits for this one, if one does (continuation).
+        depth: how many parents stand above the run (continuation).
     """
 
     job: str
@@ -66,11 +68,28 @@ class Lease:
     step_id: str
     step_attempt: int
     planned: bool
+    parent: str
+    depth: int
 
     @classmethod
     def parse(cls, reply: list[Any]) -> Lease:
         """Read one entry of ``claim_jobs``."""
-        job, _list, fence, app, function, attempt, applied, deaths, event, step_id, step_attempt, planned = reply
+        (
+            job,
+            _list,
+            fence,
+            app,
+            function,
+            attempt,
+            applied,
+            deaths,
+            event,
+            step_id,
+            step_attempt,
+            planned,
+            parent,
+            depth,
+        ) = reply
         name = job.decode()
         run_id, key = split_job_id(name)
         return cls(
@@ -87,6 +106,8 @@ class Lease:
             step_id.decode() if step_id else "",
             step_attempt,
             planned > 0,
+            parent.decode() if parent else "",
+            depth,
         )
 
 

@@ -10,10 +10,14 @@ import os
 import re
 from dataclasses import dataclass
 
-__all__ = ["KEYS", "Key", "Keys", "lua_constants"]
+__all__ = ["GROUP", "KEYS", "Key", "Keys", "lua_constants"]
 
 RQ = os.environ.get("RQ_KEY_PREFIX", "rq")
 """RQ's own prefix, read from the variable that RQ reads it from."""
+
+
+GROUP = "stepflow"
+"""The consumer group of all workers, on both streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,10 @@ KEYS: tuple[Key, ...] = (
     Key("LIVE", "stepflow:live", "", "zset", "start_run, end of a run", "never", "runs that have not ended, by start time in ms"),
     Key("ENDED", "stepflow:ended", "", "zset", "end of a run, reaper", "never", "runs that have ended, by the time in ms at which they are forgotten"),
     Key("LEASES", "stepflow:leases", "", "zset", "claim_jobs, extend_leases", "never", "leased job → when its lease ends, in ms"),
-    Key("TIMEOUTS", "stepflow:timeouts", "", "zset", "fail_attempt, retry_run", "never", "what is due when, in ms: job:<job> (a delayed job)"),
+    Key("TIMEOUT", "stepflow:timeout:", "<run>:<step key>", "string", "invoke_child", "when the wait ends", "timeout key of a waiting invoke: the memo that it gets if the time is over first"),
+    Key("TIMEOUTS", "stepflow:timeouts", "", "zset", "fail_attempt, retry_run, invoke_child", "never", "what is due when, in ms: job:<job> (a delayed job), invoke:<run>:<step key> (the end of a wait)"),
+    Key("FINISHED", "stepflow:finished", "", "stream", "end of a run that has a parent", "entries: once the parent's step is resolved", "finished events; a consumer group of all workers wakes the parents"),
+    Key("RATE", "stepflow:rate:", "<app>/<function>:<key>", "zset", "every start under a rate limit", "its period", "starts within the period, by time in ms"),
     Key("EVENTS", "stepflow:events", "", "stream", "producers", "entries: once routed", "events that have come and are not routed yet; a consumer group of all workers routes them"),
     Key("FUNCTIONS", "stepflow:functions", "", "hash", "register_functions", "never", "app/function → its config: queue, triggers, retries"),
     Key("VERSION", "stepflow:functions:version", "", "string", "register_functions", "never", "grows with each change of the registry; routers check it"),
@@ -92,4 +99,6 @@ def lua_constants(script: str) -> str:
     """Lua definitions of the key constants that ``script`` names."""
     words = set(re.findall(r"\b[A-Z_]{3,}\b", script))
     lines = [f"local {key.name} = P .. '{key.text}'\n" for key in KEYS if key.name in words]
+    if "GROUP" in words:
+        lines.append(f"local GROUP = '{GROUP}'\n")
     return "local P = string.match(KEYS[1], '^{sf:%d+}:') or ''\n" + "".join(lines)

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any
 
 from stepflow_broker.call import Call, command, run_script
+from stepflow_broker.functions import DEDUPE_MS, FunctionConfig
 from stepflow_broker.keys import Keys
 from stepflow_engine.codec import loads
 from stepflow_engine.failure import Failure
@@ -15,18 +16,17 @@ from stepflow_engine.states import RunStatus
 
 __all__ = ["Code", "RunRecord", "StepRecord", "cancel_run", "list_runs", "read_run", "read_steps", "start_run"]
 
-DEDUPE_MS = 24 * 3600 * 1000
-"""How long an event id or a run id keeps a second start away, at least: 24 hours."""
-
 
 class Code(IntEnum):
     """What the scripts answer; each script's header names those that it uses."""
 
+    RESOLVED = 3
     MORE = 2
     DONE = 1
     ALREADY = 0
     NO_RUN = -1
     STALE_FENCE = -2
+    STALE_REGISTRY = -3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,9 @@ class RunRecord:
     continuation: str
     due_at: int | None
     blocked: str
-    step_count: int = 0
+    reason: str
+    parent: str
+    parent_step: str
 
     @property
     def name(self) -> str:
@@ -68,29 +70,36 @@ class StepRecord:
     owner: str
     due_at: int | None
     failure: Failure | None
+    child: str = ""
 
 
 def start_run(
-    keys: Keys, *, run_id: str, app: str, function: str, queue: str, event: bytes, dedupe: bool, now_ms: int = 0
-) -> Call[bool]:
-    """Create a run and queue its first job; false if the run exists already."""
+    keys: Keys, config: FunctionConfig, *, run_id: str, event: bytes, dedupe: bool, now_ms: int = 0
+) -> Call[Code]:
+    """Create a run of a function and queue its first job. DONE, ALREADY (it exists) or RESOLVED (it was skipped)."""
+    value = loads(event) if config.rate_limit else {}
     return run_script(
         "start_run",
-        bool,
+        Code,
         (keys("RUN", run_id),),
         now_ms,
         run_id,
-        app,
-        function,
-        queue,
+        config.app,
+        config.id,
+        config.queue,
         event,
         DEDUPE_MS if dedupe else 0,
+        *config.start_words(value),
     )
 
 
-def cancel_run(keys: Keys, *, run_id: str, failure: bytes, retention_ms: int, now_ms: int = 0) -> Call[Code]:
-    """End a live run as cancelled. DONE, ALREADY (it had ended) or NO_RUN."""
-    return run_script("cancel_run", Code, (keys("RUN", run_id),), now_ms, run_id, failure, retention_ms)
+def cancel_run(
+    keys: Keys, *, run_id: str, failure: bytes, retention_ms: int, children: bool = True, now_ms: int = 0
+) -> Call[Code]:
+    """End a live run as cancelled, with the children that it waits for. DONE, ALREADY (it had ended) or NO_RUN."""
+    return run_script(
+        "cancel_run", Code, (keys("RUN", run_id),), now_ms, run_id, failure, retention_ms, 1 if children else 0
+    )
 
 
 def read_run(keys: Keys, run_id: str) -> Call[RunRecord | None]:
@@ -127,6 +136,11 @@ def pair_memos(flat: list[bytes]) -> list[tuple[str, bytes]]:
 def read_steps(keys: Keys, run_id: str) -> Call[list[StepRecord]]:
     """The steps of a run that have not ended."""
     return command(lambda reply: list(_steps(_pairs(reply))), "HGETALL", keys("STEPS", run_id))
+
+
+def forget_deaths(keys: Keys, run_id: str) -> Call[int]:
+    """The run's code has come to rest: workers that died before did not die of it."""
+    return command(int, "HDEL", keys("RUN", run_id), "deaths")
 
 
 def list_runs(keys: Keys, *, live: bool, limit: int) -> Call[list[str]]:
@@ -168,6 +182,9 @@ def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
         continuation=text("continuation"),
         due_at=number("due") if text("continuation") == "delayed" else None,
         blocked=text("blocked"),
+        reason=text("reason"),
+        parent=text("parent"),
+        parent_step=text("parent_step"),
     )
 
 
@@ -185,6 +202,7 @@ def _steps(fields: dict[str, bytes]) -> Iterator[StepRecord]:
             owner=fields.get(f"{name}:owner", b"").decode(),
             due_at=int(float(due)) if due else None,
             failure=Failure.from_json(loads(error)) if error else None,
+            child=fields.get(f"{name}:child", b"").decode(),
         )
 
 

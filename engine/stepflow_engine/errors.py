@@ -18,6 +18,7 @@
     ├─ RunError                     the producer's side of a run
     │  ├─ RunFailedError
     │  ├─ RunCancelledError
+    │  ├─ RunSkippedError
     │  ├─ RunNotFoundError
     │  └─ ResultTimeoutError
     ├─ ConfigurationError           names the setting and the fix
@@ -47,6 +48,7 @@ __all__ = [
     "RunError",
     "RunFailedError",
     "RunNotFoundError",
+    "RunSkippedError",
     "ServerError",
     "StepError",
     "StepOutputError",
@@ -157,7 +159,7 @@ class StepOutputError(StepflowError):
     """A result cannot be kept: it is not JSON, or it is over a limit. It is not retried."""
 
 
-class StepUsageError(StepflowError):
+class StepUsageError(StepflowError, ValueError):
     """Step tools were used in a way that cannot work, such as a step inside a step's handler. It is not retried."""
 
 
@@ -166,7 +168,7 @@ class LimitError(StepflowError):
 
 
 class EventError(StepflowError):
-    """An event cannot be sent: its data is not JSON, or it is over a limit."""
+    """An event cannot be sent: its data is not JSON, or it is over a limit. In a function, it is not retried."""
 
 
 class RunError(StepflowError):
@@ -194,6 +196,10 @@ class RunFailedError(RunError):
 
 class RunCancelledError(RunError):
     """The run was cancelled."""
+
+
+class RunSkippedError(RunError):
+    """The run was not started: its function's flow control skipped it."""
 
 
 class RunNotFoundError(RunError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import functools
 import inspect
+import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +29,7 @@ class Result:
     data: Any
 
 
-async def attempt_step(
-    step_id: str, request: RunRequest, *, attempt: int, limit_bytes: int, threads: Executor
-) -> Result:
+async def attempt_step(step_id: str, request: RunRequest, *, attempt: int, limit_bytes: int) -> Result:
     """Call a step's handler once.
 
     Args:
@@ -37,7 +37,6 @@ async def attempt_step(
         request: the handler and its arguments.
         attempt: the attempt's number, 0-based.
         limit_bytes: the most bytes of JSON that its result may have.
-        threads: where handlers that are not coroutines run, so that they do not block the loop.
 
     Raises:
         StepOutputError: the result cannot be kept.
@@ -48,7 +47,7 @@ async def attempt_step(
     context = contextvars.copy_context()
     context.run(ACTIVITY.set, None)
     context.run(HANDLER_ATTEMPT.set, attempt)
-    task = asyncio.get_running_loop().create_task(_call(request, threads), context=context)
+    task = asyncio.get_running_loop().create_task(_call(request), context=context)
     value = await _result(task, request.timeout_ms)
     text = dumps_output(value, what=f"step {step_id!r}", limit_bytes=limit_bytes)
     data = round_trip(value, text)
@@ -56,18 +55,46 @@ async def attempt_step(
     return Result(text, data)
 
 
-async def _call(request: RunRequest, threads: Executor) -> Any:
+async def _call(request: RunRequest) -> Any:
     handler: Callable[..., Any] = request.handler
     try:
         if inspect.iscoroutinefunction(handler):
             return await handler(*request.args, **request.kwargs)
-        context = contextvars.copy_context()
-        value = await asyncio.get_running_loop().run_in_executor(
-            threads, lambda: context.run(handler, *request.args, **request.kwargs)
-        )
+        value = await _in_thread(functools.partial(handler, *request.args, **request.kwargs))
         return await value if inspect.isawaitable(value) else value
     except (SystemExit, KeyboardInterrupt, StopIteration) as error:
         raise RuntimeError(f"the handler raised {type(error).__name__}({error})") from error
+
+
+def _in_thread(function: Callable[[], Any]) -> asyncio.Future[Any]:
+    """Call ``function`` in a thread of its own, so that one that never returns takes no other's place.
+
+    The thread is a daemon: it does not keep a process alive that has handed its job back.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is None:
+            result.set_result(value)
+        else:
+            stops = isinstance(error, StopIteration)  # which no future carries
+            result.set_exception(RuntimeError("the handler raised StopIteration") if stops else error)
+
+    def work() -> None:
+        value, failed = None, None
+        try:
+            value = context.run(function)
+        except BaseException as error:  # noqa: BLE001  user code: whatever it raises belongs to who waits
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, value, failed)
+
+    threading.Thread(target=work, name="stepflow-handler", daemon=True).start()
+    return result
 
 
 async def _result(task: asyncio.Task[Any], timeout_ms: int | None) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from stepflow_engine.errors import (
     ConfigurationError,
+    EventError,
     LimitError,
     NonRetriableError,
     RetryAfterError,
@@ -17,7 +18,7 @@ from stepflow_engine.errors import (
 __all__ = ["DEFAULT_RETRIES", "Backoff", "is_final", "retry_delay_ms"]
 
 DEFAULT_RETRIES = 4
-_FINAL = (NonRetriableError, StepError, StepOutputError, StepUsageError, LimitError, ConfigurationError)
+_FINAL = (NonRetriableError, StepError, StepOutputError, StepUsageError, LimitError, EventError, ConfigurationError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ class RunStatus(StrEnum):
         queued ⇄ running ⇄ waiting        live
                     ↓         ↓
         completed, failed, cancelled      ended, for good
+        skipped                           ended before it began: its function's flow control did not let it start
 
     A run is ``queued`` while its next job is ready, ``running`` while a worker holds it, and ``waiting`` while it
     needs no worker: for steps that others execute, for a retry, for a child or a time.
@@ -26,8 +27,12 @@ class RunStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    SKIPPED = "skipped"
 
     @property
     def ended(self) -> bool:
         """Whether the run has ended."""
-        return self in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
+        return self in _ENDED
+
+
+_ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.SKIPPED})

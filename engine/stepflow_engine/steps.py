@@ -9,7 +9,7 @@ from typing import Any
 
 from stepflow_engine.memo import Memo
 
-__all__ = ["RunRequest", "StepCall", "StepRequest"]
+__all__ = ["InvokeRequest", "RunRequest", "StepCall", "StepRequest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,23 @@ class RunRequest:
     timeout_ms: int | None = None
 
 
-StepRequest = RunRequest
+@dataclass(frozen=True, slots=True)
+class InvokeRequest:
+    """``step.invoke``: run another function and wait for it.
+
+    Attributes:
+        app, function: whose function, and which.
+        data: its input as JSON text.
+        timeout_ms: the longest wait, in milliseconds.
+    """
+
+    app: str
+    function: str
+    data: bytes
+    timeout_ms: int
+
+
+StepRequest = RunRequest | InvokeRequest
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,9 @@ Run it with ``stepflow dev module:app``, or with ``stepflow-worker module:app`` 
 from stepflow.app import Stepflow
 from stepflow.context import Context, SyncContext
 from stepflow.event import Event
+from stepflow.flow_control import RateLimit
 from stepflow.function import Function
+from stepflow.reference import FunctionReference, reference_function
 from stepflow.run import Run
 from stepflow.step import StepTools
 from stepflow.sync_step import SyncStepTools
@@ -37,6 +39,7 @@ from stepflow_engine.errors import (
     RunError,
     RunFailedError,
     RunNotFoundError,
+    RunSkippedError,
     ServerError,
     StepError,
     StepflowError,
@@ -55,6 +58,7 @@ __all__ = [
     "Failure",
     "Function",
     "FunctionNotFoundError",
+    "FunctionReference",
     "InvokeCancelledError",
     "InvokeError",
     "InvokeSkippedError",
@@ -62,6 +66,7 @@ __all__ = [
     "LimitError",
     "Limits",
     "NonRetriableError",
+    "RateLimit",
     "ResultTimeoutError",
     "RetryAfterError",
     "Run",
@@ -69,6 +74,7 @@ __all__ = [
     "RunError",
     "RunFailedError",
     "RunNotFoundError",
+    "RunSkippedError",
     "RunStatus",
     "ServerError",
     "StepError",
@@ -79,4 +85,5 @@ __all__ = [
     "StepflowError",
     "SyncContext",
     "SyncStepTools",
+    "reference_function",
 ]

@@ -10,12 +10,13 @@ from typing import Any, overload
 from typing_extensions import TypeVar
 
 from stepflow.event import INVOKED, Event, encode_event
+from stepflow.flow_control import RateLimit
 from stepflow.function import Function, FunctionDecorator, local_names, make_function
 from stepflow.producer import Producer
 from stepflow.run import Run
 from stepflow_broker.call import Call
 from stepflow_broker.functions import FunctionConfig, add_event, read_function
-from stepflow_broker.runs import start_run
+from stepflow_broker.runs import Code, start_run
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError, EventError, FunctionNotFoundError
 from stepflow_engine.failure import Failure
@@ -80,6 +81,7 @@ class Stepflow:
         triggers: Sequence[str] = (),
         retries: int | None = None,
         queue: str | None = None,
+        rate_limit: RateLimit | None = None,
     ) -> FunctionDecorator:
         """Make a function of an ``async def`` or a ``def``.
 
@@ -89,6 +91,7 @@ class Stepflow:
             triggers: more such names; at most ten in all.
             retries: attempts after the first, of each step and of the code between steps; ``None``: the app's.
             queue: where its jobs wait; ``None``: the queue named as the app.
+            rate_limit: how many runs may start in a period; those over it are skipped, and recorded as such.
 
         Raises:
             ConfigurationError: a setting is wrong, or the id is taken.
@@ -108,6 +111,8 @@ class Stepflow:
                 events=events,
                 retries=self._retries if retries is None else retries,
                 queue=queue or self.id,
+                rate_limit=rate_limit,
+                retention_ms=self.producer.retention_ms,
                 limits=self.limits,
                 namespace=namespace,
             )
@@ -230,7 +235,7 @@ class Stepflow:
             calls.append(add_event(self.producer.keys, text, event_id=event_id, dedupe=bool(event.id)))
         return ids, calls
 
-    def _start(self, config: FunctionConfig, data: Any, id: str | None) -> tuple[str, Call[bool]]:
+    def _start(self, config: FunctionConfig, data: Any, id: str | None) -> tuple[str, Call[Code]]:
         event_id = uuid.uuid4().hex if id is None else id
         text = encode_event(
             Event(INVOKED, data), event_id=event_id, now_ms=_now_ms(), limit_bytes=self.limits.event_bytes
@@ -238,10 +243,8 @@ class Stepflow:
         run_id = event_id if id is None else run_id_for(id, config.name)
         call = start_run(
             self.producer.keys,
+            config,
             run_id=run_id,
-            app=config.app,
-            function=config.id,
-            queue=config.queue,
             event=text,
             dedupe=id is not None,
         )

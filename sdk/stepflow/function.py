@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 
 from stepflow.context import Context, SyncContext
 from stepflow.event import Event
+from stepflow.flow_control import RateLimit
 from stepflow.step import StepTools
 from stepflow.sync_step import SyncStepTools
 from stepflow_broker.functions import FunctionConfig
@@ -66,7 +67,7 @@ class Function(Generic[I, O]):
         """A pass over the code for a run, not started yet."""
 
         async def body(execution: Execution) -> Any:
-            tools = StepTools(execution)
+            tools = StepTools(execution, app_id=self.app_id, event_bytes=self.limits.event_bytes)
             event = self._read_event(event_json)
             if self.is_async:
                 return await self.handler(
@@ -109,6 +110,8 @@ def make_function(
     events: tuple[str, ...],
     retries: int,
     queue: str,
+    rate_limit: RateLimit | None,
+    retention_ms: int,
     limits: Limits,
     namespace: Mapping[str, Any],
 ) -> Function[Any, Any]:
@@ -132,6 +135,8 @@ def make_function(
             check_id(event, "an event's name")
     except ValueError as error:
         raise ConfigurationError(f"{what}: {error}") from None
+    if set(queue) & set(", ") or queue.endswith(":steps"):
+        raise ConfigurationError(f"{what}: queue {queue!r} may not contain ',' or a space, or end with ':steps'")
     if "/" in id:
         raise ConfigurationError(f"{what}: an id may not contain '/', which stands between app id and function id")
     hints = _hints(handler, namespace)
@@ -139,7 +144,9 @@ def make_function(
         app_id=app_id,
         id=id,
         handler=handler,
-        config=FunctionConfig(app_id, id, queue, events, retries),
+        config=FunctionConfig(
+            app_id, id, queue, events, retries, rate_limit.to_config() if rate_limit else None, retention_ms
+        ),
         limits=limits,
         is_async=inspect.iscoroutinefunction(handler),
         input=_input_adapter(handler, hints),

@@ -14,6 +14,7 @@ from stepflow_engine.errors import (
     RunCancelledError,
     RunFailedError,
     RunNotFoundError,
+    RunSkippedError,
 )
 from stepflow_engine.failure import Failure
 from stepflow_engine.states import RunStatus
@@ -76,30 +77,35 @@ class Run(Generic[O]):
         """As `status`, without blocking the event loop."""
         return self._known(await self._producer.abroker.run(self._read())).status
 
-    def cancel(self, reason: str = "") -> bool:
+    def cancel(self, reason: str = "", *, children: bool = True) -> bool:
         """End the run as cancelled; false if it had ended.
 
         A handler that is executing is not interrupted: it runs to its end, and its result is dropped.
 
+        Args:
+            reason: why, for those who wait for it.
+            children: cancel the children that the run waits for, and theirs, too.
+
         Raises:
             RunNotFoundError: there is no such run.
         """
-        return self._cancelled(self._producer.broker.run(self._cancel(reason)))
+        return self._cancelled(self._producer.broker.run(self._cancel(reason, children)))
 
-    async def acancel(self, reason: str = "") -> bool:
+    async def acancel(self, reason: str = "", *, children: bool = True) -> bool:
         """As `cancel`, without blocking the event loop."""
-        return self._cancelled(await self._producer.abroker.run(self._cancel(reason)))
+        return self._cancelled(await self._producer.abroker.run(self._cancel(reason, children)))
 
     def _read(self) -> Call[RunRecord | None]:
         return read_run(self._producer.keys, self.id)
 
-    def _cancel(self, reason: str) -> Call[Code]:
+    def _cancel(self, reason: str, children: bool) -> Call[Code]:
         failure = Failure("RunCancelledError", reason or "the run was cancelled")
         return cancel_run(
             self._producer.keys,
             run_id=self.id,
             failure=dumps(failure.to_json()),
             retention_ms=self._producer.retention_ms,
+            children=children,
         )
 
     def _cancelled(self, code: Code) -> bool:
@@ -130,6 +136,9 @@ class Run(Generic[O]):
                 failure = record.failure or Failure("RunCancelledError", "the run was cancelled")
                 text = f"run {self.id} of {record.name} was cancelled: {failure.message}"
                 raise RunCancelledError(self.id, "cancelled", text, failure=failure)
+            case RunStatus.SKIPPED:
+                text = f"run {self.id} of {record.name} was skipped: {record.reason}"
+                raise RunSkippedError(self.id, "skipped", text, failure=record.failure)
             case _:
                 raise ResultTimeoutError(
                     self.id,

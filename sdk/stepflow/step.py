@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeVar, overload
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from stepflow.invoking import invoke_error, invoke_request
+from stepflow.reference import FunctionReference
 from stepflow_engine.codec import restore, result_adapter
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import StepError, StepUsageError
@@ -12,17 +14,32 @@ from stepflow_engine.execution import Execution
 from stepflow_engine.limits import check_retries
 from stepflow_engine.steps import RunRequest
 
+if TYPE_CHECKING:
+    from stepflow.function import Function
+
 __all__ = ["StepTools"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+I = TypeVar("I")  # noqa: E741  input
+O = TypeVar("O")  # noqa: E741  output
 
 
 class StepTools:
     """What a function can have done durably. Each call is a step: executed, memoised and retried alone."""
 
-    def __init__(self, execution: Execution, *, retries: int | None = None, timeout_ms: int | None = None) -> None:
+    def __init__(
+        self,
+        execution: Execution,
+        *,
+        app_id: str,
+        event_bytes: int,
+        retries: int | None = None,
+        timeout_ms: int | None = None,
+    ) -> None:
         self._execution = execution
+        self._app_id = app_id
+        self._event_bytes = event_bytes
         self._retries = retries
         self._timeout_ms = timeout_ms
 
@@ -58,6 +75,46 @@ class StepTools:
             raise StepError(id, memo.failure)
         return restore(result_adapter(handler), memo.data, what=f"step {id!r}")
 
+    @overload
+    async def invoke(
+        self,
+        id: str,
+        function: Function[I, O] | FunctionReference[I, O],
+        data: I | Mapping[str, Any] | None = None,
+        *,
+        timeout: Duration | None = None,
+    ) -> O: ...
+    @overload
+    async def invoke(self, id: str, function: str, data: Any = None, *, timeout: Duration | None = None) -> Any: ...
+    async def invoke(self, id: str, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
+        """Run another function as a run of its own and wait for its result, without holding a worker.
+
+        The child has its own retries and memos. This step never starts two children, whatever crashes or is resent.
+        An invoke is never retried: uncaught, its error fails this run at once.
+
+        Args:
+            id: names the step in the run.
+            function: a function, a `reference_function`, or the id of one: of this app, or ``"app/function"``.
+            data: the child's event data; JSON.
+            timeout: the longest wait, at most and by default 366 days; the child keeps running after it.
+
+        Raises:
+            InvokeError: the child failed; with its name, message, traceback, cause and run id.
+            FunctionNotFoundError: no worker has registered the function.
+            InvokeTimeoutError: the child has not finished in time.
+            InvokeSkippedError: the child was not let start; ``reason`` says why.
+            InvokeCancelledError: the child was cancelled.
+            StepUsageError: the function or the time-out is not one.
+            EventError: the data is not JSON, or over the limit.
+
+        Source: SEMANTICS §3, reference/step-invoke.
+        """
+        request, output = invoke_request(function, data, timeout, app_id=self._app_id, event_bytes=self._event_bytes)
+        memo = await self._execution.ask(id, request)
+        if memo.failure is not None:
+            raise invoke_error(id, memo)
+        return restore(output, memo.data, what=f"function {request.app}/{request.function}")
+
     def with_options(self, *, retries: int | None = None, timeout: Duration | None = None) -> StepTools:
         """The same tools with a policy for the next call.
 
@@ -71,6 +128,8 @@ class StepTools:
         """
         return StepTools(
             self._execution,
+            app_id=self._app_id,
+            event_bytes=self._event_bytes,
             retries=self._retries if retries is None else check_retries(retries),
             timeout_ms=self._timeout_ms if timeout is None else duration_ms(timeout, name="timeout"),
         )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeVar, overload
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from stepflow.reference import FunctionReference
 from stepflow.step import StepTools
+
+if TYPE_CHECKING:
+    from stepflow.function import Function
 from stepflow_engine.durations import Duration
 from stepflow_engine.threads import ThreadBridge
 
@@ -13,6 +17,8 @@ __all__ = ["SyncStepTools"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+I = TypeVar("I")  # noqa: E741  input
+O = TypeVar("O")  # noqa: E741  output
 
 
 class SyncStepTools:
@@ -29,6 +35,21 @@ class SyncStepTools:
     def run(self, id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call ``handler(*args, **kwargs)`` as a step and return its result; see `StepTools.run`."""
         return self._bridge.call(lambda: self._tools.run(id, handler, *args, **kwargs))
+
+    @overload
+    def invoke(
+        self,
+        id: str,
+        function: Function[I, O] | FunctionReference[I, O],
+        data: I | Mapping[str, Any] | None = None,
+        *,
+        timeout: Duration | None = None,
+    ) -> O: ...
+    @overload
+    def invoke(self, id: str, function: str, data: Any = None, *, timeout: Duration | None = None) -> Any: ...
+    def invoke(self, id: str, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
+        """Run another function as a run of its own and wait for its result; see `StepTools.invoke`."""
+        return self._bridge.call(lambda: self._tools.invoke(id, function, data, timeout=timeout))
 
     def parallel(self, *bodies: Callable[[], Any]) -> list[Any]:
         """Run callables side by side, each of which may call steps, and return their results in order.

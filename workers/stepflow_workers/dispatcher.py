@@ -23,11 +23,13 @@ from stepflow_workers.router import Router
 from stepflow_workers.runner import Runner
 from stepflow_workers.settings import WorkerSettings
 from stepflow_workers.slots import Slots
+from stepflow_workers.waker import Waker
 
 __all__ = ["Dispatcher"]
 
 _log = logging.getLogger("stepflow.worker")
 _TICK_S = 1.0
+_WAKER_S = 2.0
 _RECLAIM_S = 4.0
 _FORGET_S = 300.0
 _SETTLED_S = 0.05
@@ -55,6 +57,7 @@ class Dispatcher:
         slots: Slots,
         keeper: Keeper,
         router: Router,
+        waker: Waker,
         set_state: Callable[[str], None],
     ) -> None:
         self._broker = broker
@@ -66,12 +69,14 @@ class Dispatcher:
         self._slots = slots
         self._keeper = keeper
         self._router = router
+        self._waker = waker
         self._set_state = set_state
         self._jobs: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._stopping = False
         self._tick_at = 0.0
         self._timers_at = 0.0
+        self._waker_at = 0.0
         self._reclaim_at = 0.0
         self._forget_at = 0.0
 
@@ -184,8 +189,12 @@ class Dispatcher:
         now = asyncio.get_running_loop().time()
         if now >= min(self._timers_at, self._tick_at):
             await self._fire_timers(now)
+        if now >= self._waker_at:
+            self._waker_at = now + _WAKER_S
+            await self._waker.look()
         if now >= self._reclaim_at:
             self._reclaim_at = now + _RECLAIM_S
+            await self._waker.take_over()
             reclaimed = await self._broker.run(reclaim_leases(self._keys))
             if reclaimed:
                 _log.warning("jobs_reclaimed", extra={"count": len(reclaimed), "jobs": reclaimed[:10]})
@@ -215,9 +224,7 @@ class Dispatcher:
         """See `InboxListener`."""
         held = self._runner.held.get(run_id)
         if held is not None:
-            held.planned.discard(key)
-            held.state_bytes += len(memo)
-            held.execution.offer(position, key, read_memo(memo))
+            held.learn(position, key, read_memo(memo), len(memo))
 
     def on_cancel(self, run_id: str) -> None:
         """See `InboxListener`."""

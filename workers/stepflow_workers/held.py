@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from stepflow import Function
 from stepflow_broker.jobs import Lease
 from stepflow_engine.execution import Execution
+from stepflow_engine.memo import Memo
 
 __all__ = ["HeldRun", "HeldRuns"]
 
@@ -25,6 +26,7 @@ class HeldRun:
         users: how many jobs of this worker use the pass now; it is not evicted before they are done.
         planned: keys of steps that are known to have jobs.
         state_bytes: the size of the memos that are known.
+        deaths: how many workers died with the continuation since it last made progress.
         turn: whoever advances the pass has it.
     """
 
@@ -36,7 +38,15 @@ class HeldRun:
     users: int = 0
     planned: set[str] = field(default_factory=set)
     state_bytes: int = 0
+    deaths: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def learn(self, position: int, key: str, memo: Memo, size: int = 0) -> None:
+        """Give the code a memo that was stored at a position."""
+        self.planned.discard(key)
+        self.state_bytes += size
+        self.deaths = 0
+        self.execution.offer(position, key, memo)
 
 
 class HeldRuns:

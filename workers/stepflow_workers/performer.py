@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from stepflow_engine.codec import dumps
@@ -14,7 +13,7 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.handler import attempt_step
 from stepflow_engine.memo import Memo, memo_of_data, memo_of_failure
 from stepflow_engine.retry import Backoff, retry_delay_ms
-from stepflow_engine.steps import StepCall
+from stepflow_engine.steps import RunRequest, StepCall
 from stepflow_workers.held import HeldRun
 
 __all__ = ["Done", "Performer", "Retry", "now_ms"]
@@ -45,16 +44,16 @@ class Performer:
 
     Args:
         worker: the worker's name, kept in memos.
-        concurrency: how many handlers may be in threads at once.
         backoff: the waits between attempts.
     """
 
-    def __init__(self, worker: str, *, concurrency: int, backoff: Backoff) -> None:
+    def __init__(self, worker: str, *, backoff: Backoff) -> None:
         self._worker = worker
         self._backoff = backoff
-        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="stepflow-handler")
 
-    async def perform(self, held: HeldRun, call: StepCall, *, attempt: int, deaths: int) -> Done | Retry:
+    async def perform(
+        self, held: HeldRun, call: StepCall, request: RunRequest, *, attempt: int, deaths: int
+    ) -> Done | Retry:
         """Call the step's handler once and decide what follows.
 
         Args:
@@ -66,9 +65,7 @@ class Performer:
         try:
             if deaths >= POISON_DEATHS:
                 raise_poison(deaths)
-            result = await attempt_step(
-                call.id, call.request, attempt=attempt, limit_bytes=limits.step_output_bytes, threads=self._threads
-            )
+            result = await attempt_step(call.id, request, attempt=attempt, limit_bytes=limits.step_output_bytes)
             text = memo_of_data(result.text, self._detail(call.id, attempt, started_at))
             if held.state_bytes + len(text) > limits.run_state_bytes:
                 raise LimitError(
@@ -78,19 +75,18 @@ class Performer:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  user code: whatever a handler raises is the step's failure
-            return self._failed(held, call, error, attempt, started_at, final=deaths >= POISON_DEATHS)
+            retries = held.function.config.retries if request.retries is None else request.retries
+            retries = 0 if deaths >= POISON_DEATHS else retries
+            return self._failed(call, error, attempt, started_at, retries)
         held.state_bytes += len(text)
         return Done(text, Memo(call.id, data=result.data))
 
-    def _failed(
-        self, held: HeldRun, call: StepCall, error: Exception, attempt: int, started_at: int, *, final: bool
-    ) -> Done | Retry:
-        retries = call.request.retries if call.request.retries is not None else held.function.config.retries
+    def _failed(self, call: StepCall, error: Exception, attempt: int, started_at: int, retries: int) -> Done | Retry:
         delay_ms = retry_delay_ms(
             error, attempt=attempt, retries=retries, backoff=self._backoff, jitter=random.random(), now_ms=now_ms()
         )
         failure = Failure.of(error)
-        if delay_ms is None or final:
+        if delay_ms is None:
             return self.failed_for_good(call.id, failure, attempt, started_at)
         return Retry(attempt + 1, dumps(failure.to_json()), delay_ms)
 
@@ -107,10 +103,6 @@ class Performer:
             "ended_at": now_ms(),
             "worker": self._worker,
         }
-
-    def close(self) -> None:
-        """Take no more handlers into threads; those that run are not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class PoisonError(Exception):

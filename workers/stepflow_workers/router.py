@@ -16,12 +16,9 @@ from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.call import Call
 from stepflow_broker.connection import SOCKET_TIMEOUT_S
 from stepflow_broker.functions import (
-    FunctionConfig,
     StreamedEvent,
     create_group,
     read_events,
-    read_functions,
-    registry_version,
     route_event,
     take_over_events,
 )
@@ -29,6 +26,7 @@ from stepflow_broker.keys import Keys
 from stepflow_engine.codec import loads
 from stepflow_engine.errors import ServerError
 from stepflow_engine.ids import run_id_for
+from stepflow_workers.registry import Registry
 
 __all__ = ["Router", "matches"]
 
@@ -49,14 +47,14 @@ class Router:
     Args:
         broker: the worker's broker.
         worker: the worker's name, as a consumer of the group.
+        registry: the functions, with their triggers.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys, worker: str) -> None:
+    def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, registry: Registry) -> None:
         self._broker = broker
         self._keys = keys
         self._worker = worker
-        self._functions: list[FunctionConfig] = []
-        self._version = -1
+        self._registry = registry
 
     async def run(self) -> None:
         """Route until cancelled."""
@@ -75,7 +73,7 @@ class Router:
     async def prepare(self) -> None:
         """Make sure that the stream and its group exist."""
         with contextlib.suppress(ServerError):  # they exist already
-            await self._broker.run(create_group(self._keys))
+            await self._broker.run(create_group(self._keys, "EVENTS"))
 
     async def drain(self) -> int:
         """Route what has come so far; how many events that were."""
@@ -92,17 +90,13 @@ class Router:
             name = loads(event.event)["name"]
             starts = [
                 (run_id_for(event.event_id, config.name), config)
-                for config in self._functions
+                for config in self._registry.functions.values()
                 if any(matches(pattern, name) for pattern in config.events)
             ]
-            started = await self._broker.run(route_event(self._keys, event, starts, version=self._version))
+            started = await self._broker.run(route_event(self._keys, event, starts, version=self._registry.version))
             if started is not None:
                 return
-            self._version, self._functions = await self._read_registry()
-
-    async def _read_registry(self) -> tuple[int, list[FunctionConfig]]:
-        version = await self._broker.run(registry_version(self._keys))
-        return version, await self._broker.run(read_functions(self._keys))
+            await self._registry.read()
 
     async def _read(self) -> list[StreamedEvent]:
         """Block on the server until events come; on a connection of its own, for it holds it."""

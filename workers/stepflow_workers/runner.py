@@ -16,7 +16,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
 from stepflow import Function
 from stepflow_broker.async_broker import AsyncBroker
@@ -32,19 +32,22 @@ from stepflow_broker.jobs import (
     retry_run,
 )
 from stepflow_broker.keys import Keys
-from stepflow_broker.runs import Code, read_steps
+from stepflow_broker.runs import Code, forget_deaths, read_steps
 from stepflow_engine.codec import dumps, dumps_output
 from stepflow_engine.errors import StepOutputError
-from stepflow_engine.execution import Raised, Returned, Waiting
+from stepflow_engine.execution import Outcome, Raised, Returned, Waiting
 from stepflow_engine.failure import Failure
 from stepflow_engine.memo import read_memo
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.states import RunStatus
-from stepflow_engine.steps import StepCall
+from stepflow_engine.steps import InvokeRequest, RunRequest, StepCall
 from stepflow_workers.held import HeldRun, HeldRuns
+from stepflow_workers.invoker import Invoker
 from stepflow_workers.performer import POISON_DEATHS, Done, Performer, now_ms
+from stepflow_workers.registry import Registry
 from stepflow_workers.settings import WorkerSettings
 from stepflow_workers.slots import Slots
+from stepflow_workers.waker import Waker
 
 __all__ = ["Runner"]
 
@@ -61,7 +64,7 @@ class Runner:
     Args:
         worker: the worker's name.
         functions: the functions of this process by ``app/id``.
-        retention_ms: of an app's ended runs, by function name.
+        registry: the functions of all processes.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Runner:
         keys: Keys,
         worker: str,
         functions: dict[str, Function],
-        retention_ms: Callable[[str], int],
+        registry: Registry,
         settings: WorkerSettings,
         slots: Slots,
     ) -> None:
@@ -79,11 +82,12 @@ class Runner:
         self._keys = keys
         self._worker = worker
         self._functions = functions
-        self._retention_ms = retention_ms
         self._settings = settings
         self._slots = slots
         self.held = HeldRuns(settings.cached_runs)
-        self.performer = Performer(worker, concurrency=settings.concurrency, backoff=settings.backoff)
+        self.waker = Waker(broker, keys, worker, self.held)
+        self._invoker = Invoker(broker, keys, registry)
+        self._performer = Performer(worker, backoff=settings.backoff)
         self.stopping = False
         self.suspended = False
         self.timer_set: Callable[[int], object] = int
@@ -148,8 +152,7 @@ class Runner:
         applied = held.execution.applied
         _, memos = await self._broker.run(load_run(self._keys, held.run_id, applied))
         for position, (key, text) in enumerate(memos, applied + 1):
-            held.execution.offer(position, key, read_memo(text))
-            held.planned.discard(key)
+            held.learn(position, key, read_memo(text), len(text))
 
     async def _put_off(self, lease: Lease) -> None:
         """Hand a job back whose function's code is not here; nothing is lost, another worker may have it."""
@@ -190,6 +193,7 @@ class Runner:
 
     async def _do_run(self, held: HeldRun, lease: Lease) -> None:
         held.lease = lease
+        held.deaths = lease.deaths
         if lease.deaths > POISON_DEATHS:
             failure = Failure("PoisonError", f"{lease.deaths} workers died while they executed this run's code")
             await self._finish(held, lease, RunStatus.FAILED, dumps(failure.to_json()))
@@ -198,7 +202,7 @@ class Runner:
             held.execution.ask_again()
             budget, unsure = self._settings.sticky, lease.planned
             while True:
-                outcome = await held.execution.advance()
+                outcome = await self._advance(held)
                 if held.execution.closed:  # let go of meanwhile: the lease is lost, the run has ended, or this stops
                     await self.hand_back([lease])
                     return
@@ -209,18 +213,23 @@ class Runner:
                 if fresh and outcome.alone and unsure:
                     unsure = False
                     fresh = await self._not_planned(held, fresh)
-                if fresh and outcome.alone:
+                if fresh and outcome.alone and isinstance(request := fresh[0].request, RunRequest):
                     budget -= 1
                     keep = budget > 0 and not self.stopping and not self.suspended
-                    going_on = await self._step_here(held, lease, fresh[0], keep=keep)
+                    going_on = await self._step_here(held, lease, fresh[0], request, keep=keep)
                 elif fresh:
                     going_on = await self._plan(held, lease, fresh)
-                elif outcome.blocked:
-                    going_on = await self._wait(held, lease)
                 else:
-                    going_on = True
+                    going_on = not outcome.blocked or await self._wait(held, lease)
                 if not going_on:
                     return
+
+    async def _advance(self, held: HeldRun) -> Outcome:
+        """Let the code go on. While it waits for steps that have jobs, whatever else it waits for, it needs no slot."""
+        if not held.planned:
+            return await held.execution.advance()
+        with self._slots.given_back():
+            return await held.execution.advance()
 
     async def _not_planned(self, held: HeldRun, fresh: list[StepCall]) -> list[StepCall]:
         """Those steps that have no job yet from an earlier holder of the run, whose worker may have died."""
@@ -228,9 +237,9 @@ class Runner:
         held.planned.update(step.key for step in steps if step.state)
         return [call for call in fresh if call.key not in held.planned]
 
-    async def _step_here(self, held: HeldRun, lease: Lease, call: StepCall, *, keep: bool) -> bool:
+    async def _step_here(self, held: HeldRun, lease: Lease, call: StepCall, request: RunRequest, *, keep: bool) -> bool:
         """Execute the one step that the code waits for; true if the run goes on here."""
-        done = await self.performer.perform(held, call, attempt=0, deaths=lease.deaths)
+        done = await self._performer.perform(held, call, request, attempt=0, deaths=held.deaths)
         if not isinstance(done, Done):
             self.failed_jobs += 1
             code = await self._broker.run(
@@ -265,23 +274,48 @@ class Runner:
         if not self._accepted(held, code):
             return False
         self.finished_jobs += 1
-        held.execution.offer(position, call.key, done.memo)
+        held.learn(position, call.key, done.memo)
         if not keep and not self._settings.sticky:
             self.held.drop(held)
         return keep
 
     async def _plan(self, held: HeldRun, lease: Lease, fresh: list[StepCall]) -> bool:
-        for first in range(0, len(fresh), _PLAN_CHUNK):
-            steps = [(call.key, call.id) for call in fresh[first : first + _PLAN_CHUNK]]
-            code = await self._broker.run(plan_steps(self._keys, run_id=held.run_id, fence=lease.fence, steps=steps))
+        """Give each step a job, or a child, of its own; true if the run goes on here."""
+        steps: list[tuple[str, str]] = []
+        invokes: list[tuple[StepCall, InvokeRequest]] = []
+        for call in fresh:
+            match call.request:
+                case RunRequest():
+                    steps.append((call.key, call.id))
+                case InvokeRequest() as request:
+                    invokes.append((call, request))
+                case other:
+                    assert_never(other)
+        held.planned.update(call.key for call in fresh)
+        return await self._plan_jobs(held, lease, steps) and await self._plan_children(held, lease, invokes)
+
+    async def _plan_jobs(self, held: HeldRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
+        for first in range(0, len(steps), _PLAN_CHUNK):
+            part = steps[first : first + _PLAN_CHUNK]
+            code = await self._broker.run(plan_steps(self._keys, run_id=held.run_id, fence=lease.fence, steps=part))
             if not self._accepted(held, code):
                 return False
-            held.planned.update(key for key, _ in steps)
         return True
+
+    async def _plan_children(self, held: HeldRun, lease: Lease, invokes: list[tuple[StepCall, InvokeRequest]]) -> bool:
+        if not invokes:
+            return True
+        code, resolved = await self._invoker.invoke(lease, invokes)
+        for one in resolved:
+            self.waker.hand_over(one)
+        return self._accepted(held, code)
 
     async def _wait(self, held: HeldRun, lease: Lease) -> bool:
         """Wait for memos with the code in memory, but without a slot; park the run when none comes."""
-        if self._settings.sticky and not self.stopping:
+        if held.deaths:
+            held.deaths = 0  # the code came to rest: it is not what killed its workers
+            await self._broker.run(forget_deaths(self._keys, held.run_id))
+        if self._settings.sticky and not self.stopping and len(self.held) <= self._settings.cached_runs:
             with self._slots.given_back():
                 if await self._memo_comes(held):
                     return True
@@ -310,7 +344,9 @@ class Runner:
         call = await self._find(held, lease)
         if call is None:
             return
-        done = await self.performer.perform(held, call, attempt=lease.step_attempt, deaths=lease.deaths)
+        if not isinstance(call.request, RunRequest):
+            raise TypeError(f"job {lease.job} is for a step that is not a step.run")
+        done = await self._performer.perform(held, call, call.request, attempt=lease.step_attempt, deaths=lease.deaths)
         if not isinstance(done, Done):
             self.failed_jobs += 1
             await self._retry_step(lease, attempts=done.attempts, error=done.error, delay_ms=done.delay_ms)
@@ -332,8 +368,7 @@ class Runner:
         )
         if code in (Code.DONE, Code.ALREADY):
             self.finished_jobs += 1
-            held.planned.discard(lease.key)
-            held.execution.offer(position, lease.key, done.memo)
+            held.learn(position, lease.key, done.memo)
         elif code is Code.NO_RUN:
             self.held.drop(held)
 
@@ -359,7 +394,7 @@ class Runner:
             error = dumps(failure.to_json())
             await self._retry_step(lease, attempts=lease.step_attempt + 1, error=error, delay_ms=delay_ms)
             return None
-        done = self.performer.failed_for_good(lease.step_id, failure, lease.step_attempt, now_ms())
+        done = self._performer.failed_for_good(lease.step_id, failure, lease.step_attempt, now_ms())
         await self._commit_planned(held, lease, done)
         return None
 
@@ -431,16 +466,19 @@ class Runner:
         self.timer_set(delay_ms)
 
     async def _finish(self, held: HeldRun, lease: Lease, status: RunStatus, payload: bytes) -> None:
-        code = await self._broker.run(
+        ended = self._broker.submit(
             finish_run(
                 self._keys,
                 run_id=held.run_id,
                 fence=lease.fence,
                 status=status,
                 payload=payload,
-                retention_ms=self._retention_ms(held.function.name),
+                retention_ms=held.function.config.retention_ms,
             )
         )
+        if lease.parent:  # in the same round trip; were it lost, the finished event would still be on the stream
+            await self.waker.wake(held.run_id)
+        code = await ended
         self.held.drop(held)
         if code is Code.DONE:
             self.finished_jobs += 1

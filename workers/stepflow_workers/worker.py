@@ -34,6 +34,7 @@ from stepflow_engine.loop import RunLoop
 from stepflow_workers.dispatcher import Dispatcher
 from stepflow_workers.inbox import Inbox
 from stepflow_workers.keeper import Keeper
+from stepflow_workers.registry import Registry
 from stepflow_workers.router import Router
 from stepflow_workers.runner import Runner
 from stepflow_workers.settings import WorkerSettings
@@ -67,9 +68,6 @@ class StepWorker(BaseWorker):
             raise ConfigurationError(
                 f"app {names} has no functions: declare them with @app.function before it is served"
             )
-        self._retention_ms = {
-            function.name: app.producer.retention_ms for app in apps for function in app.functions.values()
-        }
         self.settings = settings
         self.keys = Keys()
         queues = settings.queues or tuple(dict.fromkeys(f.config.queue for f in self.functions.values()))
@@ -122,12 +120,13 @@ class StepWorker(BaseWorker):
         loop = asyncio.get_running_loop()
         broker = AsyncBroker(self.settings.redis_url, patience_s=_PATIENCE_S)
         slots = Slots(self.settings.concurrency)
+        registry = Registry(broker, self.keys)
         runner = Runner(
             broker=broker,
             keys=self.keys,
             worker=self.name,
             functions=self.functions,
-            retention_ms=self._retention_ms.__getitem__,
+            registry=registry,
             settings=self.settings,
             slots=slots,
         )
@@ -139,7 +138,7 @@ class StepWorker(BaseWorker):
             lost=lambda jobs: _from_thread(loop, dispatcher.on_lost, jobs),
             beat=lambda: _from_thread(loop, keeper.beaten),
         )
-        router = Router(broker, self.keys, self.name)
+        router = Router(broker, self.keys, self.name, registry)
         dispatcher = Dispatcher(
             broker=broker,
             keys=self.keys,
@@ -150,6 +149,7 @@ class StepWorker(BaseWorker):
             slots=slots,
             keeper=keeper,
             router=router,
+            waker=runner.waker,
             set_state=lambda state: self._show_state(broker, state),
         )
         runner.timer_set = dispatcher.timer_set
@@ -160,6 +160,7 @@ class StepWorker(BaseWorker):
             dispatcher.stop()
         keeper.start()
         await router.prepare()
+        await runner.waker.prepare()
         subscribed = asyncio.Event()
         inbox = Inbox(broker, self.keys, self.name, self.lists, dispatcher)
         listeners = [loop.create_task(inbox.run(subscribed.set)), loop.create_task(router.run())]
@@ -171,7 +172,6 @@ class StepWorker(BaseWorker):
                 listener.cancel()
             await asyncio.gather(*listeners, return_exceptions=True)
             keeper.stop()
-            runner.performer.close()
             self._send_heartbeat()
             await broker.close()
 

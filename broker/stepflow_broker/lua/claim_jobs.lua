@@ -9,7 +9,7 @@ local now, worker, limit, lease_ms = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]),
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 
 local function claim_continuation(job, list)
-  local run = redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'created_at')
+  local run = redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth')
   if run[1] ~= 'queued' then return false end
   local fence = redis.call('HINCRBY', RUN .. job, 'fence', 1)
   redis.call('HSET', RUN .. job, 'continuation', 'leased', 'lease', fence, 'owner', worker, 'status', 'running')
@@ -18,7 +18,8 @@ local function claim_continuation(job, list)
   if redis.call('HSETNX', RUN .. job, 'started_at', now) == 1 then event = redis.call('HGET', RUN .. job, 'event') end
   grant_lease(job, list, fence, worker, now, lease_ms)
   local planned = redis.call('HLEN', STEPS .. job)
-  return {job, list, fence, run[2], run[3], tonumber(run[4]), applied, tonumber(run[5] or 0), event, '', 0, planned}
+  return {job, list, fence, run[2], run[3], tonumber(run[4]), applied, tonumber(run[5] or 0), event, '', 0, planned,
+    run[6], tonumber(run[7] or 0)}
 end
 
 local function claim_step(job, list, run, key)
@@ -30,7 +31,7 @@ local function claim_step(job, list, run, key)
   local applied = redis.call('LLEN', ORDER .. run)
   grant_lease(job, list, fence, worker, now, lease_ms)
   return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), applied, tonumber(step[4] or 0), false, step[2],
-    tonumber(step[3] or 0), 0}
+    tonumber(step[3] or 0), 0, false, 0}
 end
 
 local claimed = {}

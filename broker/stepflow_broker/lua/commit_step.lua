@@ -11,27 +11,12 @@ if not holds(run, job_key, fence) then
   if position then return {0, position + 1} end
   return {is_live(run) and -2 or -1, 0}
 end
-local stored = redis.call('HSETNX', KEYS[2], key, memo)
-local position
-if stored == 1 then
-  position = redis.call('RPUSH', KEYS[3], key)
-else
-  position = redis.call('LPOS', KEYS[3], key) + 1
-end
-if job_key == '' then
-  if ARGV[7] == 'yield' then
-    local now = clock(ARGV[1])
-    drop_lease(run, fence)
-    requeue_run(run, now)
-  end
-  redis.call('HDEL', KEYS[1], 'deaths')
-  return {stored, position}
-end
-drop_job(job_of(run, key), fence)
-redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':owner', key .. ':attempt',
-  key .. ':error', key .. ':deaths', key .. ':due')
-local state, owner = wake_run(run, clock(ARGV[1]))
-if state == 'leased' and owner and owner ~= ARGV[8] then
-  redis.call('PUBLISH', INBOX .. owner, 'memo ' .. run .. ' ' .. position .. ' ' .. key .. ' ' .. memo)
+if job_key ~= '' then drop_job(job_of(run, key), fence) end
+local stored, position = record_memo(run, key, memo)
+if job_key ~= '' then
+  memo_comes(run, key, position, memo, clock(ARGV[1]), ARGV[8])
+elseif ARGV[7] == 'yield' then
+  drop_lease(run, fence)
+  requeue_run(run, clock(ARGV[1]))
 end
 return {stored, position}

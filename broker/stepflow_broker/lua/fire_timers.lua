@@ -1,9 +1,9 @@
 -- fire_timers: do what is due.
--- A member says what: job:<job> queues a delayed job.
+-- A member says what: job:<job> queues a delayed job; invoke:<run>:<step key> ends the wait for a child.
 -- USES     clock jobs runs
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
--- MOVES    waiting -> queued, delayed step -> queued step
+-- MOVES    waiting -> queued, delayed step -> queued step, waiting step -> (memo)
 -- RETURNS  {how many were due, milliseconds until the next (-1: there is none)}
 local now = clock(ARGV[1])
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
@@ -19,6 +19,13 @@ for _, member in ipairs(due) do
       end
     elseif redis.call('HGET', STEPS .. run, key .. ':state') == 'delayed' then
       requeue_step(run, key, now)
+    end
+  elseif kind == 'invoke' then
+    local run, key = string.match(subject, '^(.*):(%x+)$')
+    if redis.call('HGET', STEPS .. run, key .. ':state') == 'waiting' then
+      local memo = redis.call('GETDEL', TIMEOUT .. run .. ':' .. key)
+      local _, position = record_memo(run, key, memo)
+      memo_comes(run, key, position, memo, now, '')
     end
   end
 end

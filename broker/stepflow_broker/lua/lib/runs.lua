@@ -2,6 +2,8 @@
 -- The continuation is the run's own job. Field `continuation`: queued | leased | delayed | none at all (the run waits
 -- for steps). It is queued at most once, however many steps end together.
 
+-- A run with a parent leaves a finished event on the stream when it ends; wake_parent resolves the parent's step by it.
+
 local LIVE_STATUS = {queued = true, running = true, waiting = true}
 
 local function is_live(run)
@@ -29,17 +31,44 @@ local function requeue_run(run, now)
   return wake_run(run, now)
 end
 
--- drop every job that planned steps still have
+-- record how a step ended, once, and forget what was planned of it -> stored (1 or 0), position
+local function record_memo(run, key, memo)
+  redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':owner', key .. ':attempt',
+    key .. ':error', key .. ':deaths', key .. ':due', key .. ':child', key .. ':detail')
+  redis.call('HDEL', RUN .. run, 'deaths')
+  if redis.call('HSETNX', MEMOS .. run, key, memo) == 1 then
+    return 1, redis.call('RPUSH', ORDER .. run, key)
+  end
+  return 0, redis.call('LPOS', ORDER .. run, key) + 1
+end
+
+-- let the run go on after a memo; a worker that holds it, other than the caller, is told the memo
+local function memo_comes(run, key, position, memo, now, caller)
+  local state, owner = wake_run(run, now)
+  if state == 'leased' and owner and owner ~= caller then
+    redis.call('PUBLISH', INBOX .. owner, 'memo ' .. run .. ' ' .. position .. ' ' .. key .. ' ' .. memo)
+  end
+end
+
+local function drop_wait(run, key)
+  redis.call('DEL', TIMEOUT .. run .. ':' .. key)
+  redis.call('ZREM', TIMEOUTS, 'invoke:' .. run .. ':' .. key)
+end
+
+-- drop every job and wait that planned steps still have -> the runs that were waited for
 local function drop_planned(run, queue)
   local steps = redis.call('HGETALL', STEPS .. run)
-  local fields = {}
+  local fields, children = {}, {}
   for i = 1, #steps, 2 do fields[steps[i]] = steps[i + 1] end
   for field, state in pairs(fields) do
     local key = string.match(field, '^(%x+):state$')
     if key then
       local job = job_of(run, key)
       drop_job(job, fields[key .. ':lease'] or '')
-      if state == 'delayed' then
+      if state == 'waiting' then
+        drop_wait(run, key)
+        children[#children + 1] = fields[key .. ':child']
+      elseif state == 'delayed' then
         redis.call('ZREM', TIMEOUTS, 'job:' .. job)
         redis.call('ZREM', RQ_SCHEDULED .. list_of(queue, true), job)
       elseif state == 'queued' then
@@ -47,11 +76,13 @@ local function drop_planned(run, queue)
       end
     end
   end
+  return children
 end
 
--- end a run: no job, lease or timer stays; the truth stays for the retention
+-- end a run: no job, lease, timer or wait stays; the truth stays for the retention -> its holder, its children
 local function end_run(run, status, field, payload, now, retention_ms)
-  local was = redis.call('HMGET', RUN .. run, 'continuation', 'lease', 'queue', 'created_at', 'dedupe_ms', 'owner')
+  local was = redis.call('HMGET', RUN .. run, 'continuation', 'lease', 'queue', 'created_at', 'dedupe_ms', 'owner',
+    'parent')
   local continuation, queue = was[1], was[3]
   if continuation == 'queued' then
     for _, started in ipairs({true, false}) do
@@ -62,7 +93,7 @@ local function end_run(run, status, field, payload, now, retention_ms)
     redis.call('ZREM', RQ_SCHEDULED .. list_of(queue, true), run)
   end
   if continuation == 'leased' then drop_lease(run, was[2]) end
-  if redis.call('EXISTS', STEPS .. run) == 1 then drop_planned(run, queue) end
+  local children = redis.call('EXISTS', STEPS .. run) == 1 and drop_planned(run, queue) or {}
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload)
   redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'owner', 'deaths', 'blocked')
   local keep_ms = math.max(retention_ms, (tonumber(was[5]) or 0) - (now - was[4]))
@@ -80,7 +111,10 @@ local function end_run(run, status, field, payload, now, retention_ms)
     redis.call('DEL', RQ_JOB .. run)
   end
   redis.call('PUBLISH', DONE .. run, status)
-  return was[6]
+  if was[7] then
+    redis.call('HSET', RUN .. run, 'finished', redis.call('XADD', FINISHED, '*', 'run', run))
+  end
+  return was[6], children
 end
 
 local function requeue_step(run, key, now)

@@ -1,0 +1,130 @@
+"""Transitions of invokes, as calls: start a child, and wake its parent; and the stream of finished events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_broker.call import Call, command, run_script
+from stepflow_broker.functions import FunctionConfig
+from stepflow_broker.keys import GROUP, Keys
+from stepflow_broker.runs import Code
+
+__all__ = ["ChildStart", "Resolved", "invoke_child", "read_finished", "take_over_finished", "wake_parent"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStart:
+    """What a step of a parent wants to be run.
+
+    Attributes:
+        key, step_id: the parent's step.
+        child: the run id of the child.
+        event: its event, as JSON text, and as data.
+        detail: the end of the memo's JSON text that does not depend on the outcome: ``"id":…}``.
+        timeout_ms: the longest wait, in milliseconds.
+        timeout_memo: the memo for when the time is over.
+        refusal: the memo for when the function cannot be invoked; empty: it can.
+        config: the function, if it can.
+        depth: of the child.
+    """
+
+    key: str
+    step_id: str
+    child: str
+    event: bytes
+    event_value: dict[str, Any]
+    detail: bytes
+    timeout_ms: int
+    timeout_memo: bytes
+    refusal: bytes
+    config: FunctionConfig
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A step of a parent that was resolved, and the memo that it got."""
+
+    run_id: str
+    key: str
+    position: int
+    memo: bytes
+
+
+def invoke_child(
+    keys: Keys, start: ChildStart, *, run_id: str, fence: int, version: int, now_ms: int = 0
+) -> Call[tuple[Code, Resolved | None]]:
+    """Start a child, with the timeout key of the wait. DONE, ALREADY, RESOLVED, NO_RUN, STALE_FENCE, STALE_REGISTRY."""
+
+    def read(reply: list[Any]) -> tuple[Code, Resolved | None]:
+        code = Code(reply[0])
+        return code, Resolved(run_id, start.key, reply[1], reply[2]) if code is Code.RESOLVED and reply[1] else None
+
+    return run_script(
+        "invoke_child",
+        read,
+        (keys("RUN", run_id),),
+        now_ms,
+        run_id,
+        fence,
+        version,
+        start.key,
+        start.step_id,
+        start.detail,
+        start.timeout_ms,
+        start.timeout_memo,
+        start.refusal,
+        start.child,
+        start.config.app,
+        start.config.id,
+        start.config.queue,
+        start.event,
+        start.depth,
+        *start.config.start_words(start.event_value),
+    )
+
+
+def wake_parent(keys: Keys, child: str, *, worker: str, now_ms: int = 0) -> Call[Resolved | None]:
+    """Resolve the step that waits for a child that has ended; ``None`` if none waits for it any more."""
+
+    def read(reply: list[Any]) -> Resolved | None:
+        code, position, memo, run_id, key = reply
+        return Resolved(run_id.decode(), key.decode(), position, memo) if code == 1 else None
+
+    return run_script("wake_parent", read, (keys("RUN", child),), now_ms, child, worker)
+
+
+def read_finished(keys: Keys, worker: str, *, limit: int = 500) -> Call[list[str]]:
+    """Take finished events off the group, for this worker to see to; the answer names the runs that finished."""
+    return command(
+        lambda reply: _runs(reply[0][1]) if reply else [],
+        "XREADGROUP",
+        "GROUP",
+        GROUP,
+        worker,
+        "COUNT",
+        limit,
+        "STREAMS",
+        keys("FINISHED"),
+        ">",
+    )
+
+
+def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 500) -> Call[list[str]]:
+    """Take over finished events that another worker took and has not seen to for ``idle_ms``."""
+    return command(
+        lambda reply: _runs(reply[1]),
+        "XAUTOCLAIM",
+        keys("FINISHED"),
+        GROUP,
+        worker,
+        idle_ms,
+        "0",
+        "COUNT",
+        limit,
+    )
+
+
+def _runs(entries: list[Any]) -> list[str]:
+    return [fields[1].decode() for _, fields in entries if fields]

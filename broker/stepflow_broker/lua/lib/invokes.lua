@@ -1,0 +1,29 @@
+-- invokes: how a child's end becomes the memo of its parent's step. The first outcome wins, once.
+
+-- the finished event has been seen to
+local function drop_finished(child)
+  local entry = redis.call('HGET', RUN .. child, 'finished')
+  if entry then
+    redis.call('XACK', FINISHED, GROUP, entry)
+    redis.call('XDEL', FINISHED, entry)
+  end
+end
+
+-- resolve the step that waits for an ended child -> position and memo, or 0 and '' when no step waits for it any more
+local function resolve_by_child(child)
+  local state = redis.call('HMGET', RUN .. child, 'parent', 'parent_step', 'status', 'output', 'error', 'reason')
+  local run, key, status = state[1], state[2], state[3]
+  if not run or LIVE_STATUS[status] then return 0, '' end
+  drop_finished(child)
+  local step = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':child', key .. ':detail')
+  if step[1] ~= 'waiting' or step[2] ~= child then return 0, '' end
+  local memo
+  if status == 'completed' then
+    memo = '{"data":' .. state[4] .. ',"outcome":"completed",' .. step[3]
+  else
+    memo = '{"error":' .. state[5] .. ',"outcome":"' .. status .. '","reason":"' .. (state[6] or '') .. '",' .. step[3]
+  end
+  drop_wait(run, key)
+  local _, position = record_memo(run, key, memo)
+  return position, memo, run, key
+end

@@ -1,0 +1,86 @@
+"""What an invoke asks for, and the error that its end is raised as."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stepflow_engine.codec import Restore, dumps_event
+from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms
+from stepflow_engine.errors import (
+    FunctionNotFoundError,
+    InvokeCancelledError,
+    InvokeError,
+    InvokeSkippedError,
+    InvokeTimeoutError,
+    StepUsageError,
+)
+from stepflow_engine.failure import Failure
+from stepflow_engine.limits import check_id
+from stepflow_engine.memo import Memo
+from stepflow_engine.steps import InvokeRequest
+
+__all__ = ["invoke_error", "invoke_request"]
+
+
+def invoke_request(
+    function: Any, data: Any, timeout: Duration | None, *, app_id: str, event_bytes: int
+) -> tuple[InvokeRequest, Restore | None]:
+    """The request for an invoke, and what restores its result.
+
+    Raises:
+        StepUsageError: the function or the time-out is not one.
+        EventError: the data is not JSON, or over the limit.
+    """
+    app, name = _name(function, app_id)
+    text = dumps_event({} if data is None else data, limit_bytes=event_bytes)
+    return InvokeRequest(app, name, text, _timeout_ms(timeout)), getattr(function, "output", None)
+
+
+def _name(function: Any, app_id: str) -> tuple[str, str]:
+    """The app and the id of a function, a reference, or a name."""
+    from stepflow.function import Function
+    from stepflow.reference import FunctionReference
+
+    match function:
+        case Function():
+            return function.app_id, function.id
+        case FunctionReference():
+            return function.app_id or app_id, function.function_id
+        case str():
+            app, slash, name = function.partition("/")
+            app, name = (app, name) if slash else (app_id, function)
+        case _:
+            raise StepUsageError(
+                f"step.invoke needs a function made by @app.function, a reference_function or an id, "
+                f"not {type(function).__name__}"
+            )
+    try:
+        return check_id(app, "an app's id"), check_id(name, "a function's id")
+    except ValueError as error:
+        raise StepUsageError(str(error)) from None
+
+
+def _timeout_ms(timeout: Duration | None) -> int:
+    if timeout is None:
+        return MAX_DURATION_MS
+    try:
+        return duration_ms(timeout, name="the timeout of an invoke")
+    except ValueError as error:
+        raise StepUsageError(str(error)) from None
+
+
+def invoke_error(step_id: str, memo: Memo) -> InvokeError:
+    """The error for the failed memo of an invoke."""
+    failure, detail = memo.failure or Failure("Error", ""), memo.detail
+    known = {"function_id": str(detail.get("function", "")), "run_id": str(detail.get("run_id", ""))}
+    match detail.get("outcome"):
+        case "not_found":
+            return FunctionNotFoundError(step_id, failure, function_id=known["function_id"])
+        case "timeout":
+            return InvokeTimeoutError(step_id, failure, **known)
+        case "skipped":
+            return InvokeSkippedError(step_id, failure, reason=str(detail.get("reason", "")), **known)
+        case "cancelled":
+            return InvokeCancelledError(step_id, failure, **known)
+        case _:
+            return InvokeError(step_id, failure, **known)

@@ -1,0 +1,64 @@
+"""The waker: sees to finished events, so that every child's end wakes its parent.
+
+Who ends a child resolves its parent's step in the same round trip. The events on the stream are for when it died in
+between: every worker looks at the stream, and takes over what another worker took and did not see to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.functions import create_group
+from stepflow_broker.invokes import Resolved, read_finished, take_over_finished, wake_parent
+from stepflow_broker.keys import Keys
+from stepflow_engine.errors import ServerError
+from stepflow_engine.memo import read_memo
+from stepflow_workers.held import HeldRuns
+
+__all__ = ["Waker"]
+
+_TAKE_OVER_MS = 10_000
+_LIMIT = 500
+
+
+class Waker:
+    """Wakes parents, for one worker.
+
+    Args:
+        held: the runs in this worker's memory; those among them are given the memo at once.
+    """
+
+    def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, held: HeldRuns) -> None:
+        self._broker = broker
+        self._keys = keys
+        self._worker = worker
+        self._held = held
+
+    async def prepare(self) -> None:
+        """Make sure that the stream and its group exist."""
+        with contextlib.suppress(ServerError):  # they exist already
+            await self._broker.run(create_group(self._keys, "FINISHED"))
+
+    async def wake(self, child: str) -> None:
+        """See to a child that has ended."""
+        resolved = await self._broker.run(wake_parent(self._keys, child, worker=self._worker))
+        if resolved is not None:
+            self.hand_over(resolved)
+
+    def hand_over(self, resolved: Resolved) -> None:
+        """Give the memo to the parent's code, if that is in memory."""
+        held = self._held.get(resolved.run_id)
+        if held is not None:
+            held.learn(resolved.position, resolved.key, read_memo(resolved.memo), len(resolved.memo))
+
+    async def look(self) -> None:
+        """See to the finished events that nobody has seen to."""
+        children = await self._broker.run(read_finished(self._keys, self._worker, limit=_LIMIT))
+        await asyncio.gather(*[self.wake(child) for child in children])
+
+    async def take_over(self) -> None:
+        """See to the finished events that a worker took and left, because it died."""
+        call = take_over_finished(self._keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT)
+        await asyncio.gather(*[self.wake(child) for child in await self._broker.run(call)])
