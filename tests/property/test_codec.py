@@ -141,7 +141,7 @@ def _plain_model(value: Model) -> Any:
     """A model has the form that pydantic gives it."""
     try:
         return plain(value.model_dump(mode="json"))
-    except PydanticSerializationError:
+    except (PydanticSerializationError, UnicodeDecodeError):
         raise NotJsonError from None
 
 
