@@ -69,14 +69,14 @@ def _run(folder: Path, packages: list[str], *, kill: bool, output: Path) -> None
 
 
 def _watch(progress: Progress, workers: list[Worker], *, kill: bool) -> Crash | None:
-    """Show the progress until the run has ended; kill the first worker half-way if that is wanted."""
+    """Show the progress until the run has ended; kill a worker half-way if that is wanted."""
     crash, shown = None, ""
     deadline = time.monotonic() + _PATIENCE_S
     while not progress.ended:
         progress.refresh()
         shown = _show(progress, shown)
         if kill and crash is None and progress.total and progress.done >= progress.total // 2:
-            crash = _kill(progress, workers[0])
+            crash = _kill_one(progress, workers)
         if crash is not None and crash.reclaimed_at_ms is None and not progress.in_hand(crash.worker):
             crash = replace(crash, reclaimed_at_ms=_now_ms())
         _check(workers, crash, deadline)
@@ -100,7 +100,11 @@ def _show(progress: Progress, shown: str, *, last: bool = False) -> str:
     return quarter
 
 
-def _kill(progress: Progress, worker: Worker) -> Crash:
+def _kill_one(progress: Progress, workers: list[Worker]) -> Crash | None:
+    """Kill the first worker that has something in hand; ``None`` if at this moment none has."""
+    worker = next((worker for worker in workers if progress.in_hand(worker.name)), None)
+    if worker is None:
+        return None
     worker.kill()
     crash = Crash(worker.name, _now_ms(), progress.in_hand(worker.name))
     print(f"\n{worker.name} was killed (SIGKILL) after {progress.done} of {progress.total} steps.")
