@@ -26,6 +26,7 @@ __all__ = [
     "queue_lists",
     "reclaim_leases",
     "release_jobs",
+    "repair_jobs",
     "retry_run",
 ]
 
@@ -277,3 +278,15 @@ def reclaim_leases(keys: Keys, *, limit: int = 100, now_ms: int = 0) -> Call[lis
 def fire_timers(keys: Keys, *, limit: int = 500, now_ms: int = 0) -> Call[tuple[int, int]]:
     """Do what is due. The answer: how many things were, and milliseconds until the next (-1: none)."""
     return run_script("fire_timers", lambda reply: (int(reply[0]), int(reply[1])), (keys("TIMEOUTS"),), now_ms, limit)
+
+
+def repair_jobs(keys: Keys, *, cursor: int, count: int = 500, now_ms: int = 0) -> Call[tuple[int, list[str]]]:
+    """Look at some live runs and give them the ready jobs that they should have. The answer: where to go on, which."""
+    return run_script(
+        "repair_jobs",
+        lambda reply: (int(reply[0]), [job.decode() for job in reply[1]]),
+        (keys("LIVE"),),
+        now_ms,
+        cursor,
+        count,
+    )

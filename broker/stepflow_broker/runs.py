@@ -164,7 +164,7 @@ def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
     def number(name: str) -> int | None:
         return int(float(fields[name])) if fields.get(name) else None
 
-    error = fields.get("error") or fields.get("last_error")
+    error = fields.get("error") or (None if RunStatus(text("status")).ended else fields.get("last_error"))
     return RunRecord(
         id=run_id,
         app=text("app"),

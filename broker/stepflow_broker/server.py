@@ -78,14 +78,16 @@ class EmbeddedServer:
         """
         program = find_server()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._take_folder()
+        lock = self._take_folder()
         self.port = self.port or _free_port()
         words = [str(program), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         for name, value in self._options.items():
             words += [f"--{name}", value]
         log = (self.folder / "server.log").open("ab")
         with log:
-            self.process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                words, stdout=log, stderr=log, start_new_session=True, pass_fds=(lock.fileno(),)
+            )
         self._await_answer()
         return self
 
@@ -111,9 +113,10 @@ class EmbeddedServer:
             process.kill()
             process.wait()
 
-    def _take_folder(self) -> None:
+    def _take_folder(self) -> IO[Any]:
+        """Lock the folder. The server inherits the lock: were it to outlive this process, so would the lock."""
         if self._lock is not None:
-            return
+            return self._lock
         lock = (self.folder / "server.lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,6 +126,7 @@ class EmbeddedServer:
                 f"the folder {self.folder} is in use by another embedded server: stop it, or choose another folder"
             ) from None
         self._lock = lock
+        return lock
 
     def _await_answer(self) -> None:
         client = redis.Redis(port=self.port, socket_timeout=1)
@@ -130,7 +134,8 @@ class EmbeddedServer:
         try:
             while time.monotonic() < deadline and self.process is not None and self.process.poll() is None:
                 with contextlib.suppress(redis.RedisError):
-                    client.ping()
+                    with contextlib.suppress(redis.AuthenticationError):  # it answers: it wants a password
+                        client.ping()
                     return
                 time.sleep(0.02)
         finally:

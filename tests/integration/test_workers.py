@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import redis
 from rq import Queue, Worker
 from rq.job import Job
 from rq.suspension import resume, suspend
-from stepflow import RunFailedError, RunStatus, Stepflow
+from stepflow import Context, RunFailedError, RunStatus, Stepflow
 from stepflow_broker.jobs import reclaim_leases
 from stepflow_broker.runs import read_memos
 from stepflow_engine.memo import read_memo
@@ -288,3 +290,47 @@ def test_memos_say_who_did_what(producer: Stepflow, client, start_worker, ledger
     assert [memo.id for memo in details] == [f"s{n}" for n in range(1, 6)]
     assert {memo.detail["worker"] for memo in details} == {"worker-a"}
     assert all(memo.detail["attempts"] == 1 for memo in details)
+
+
+def test_jobs_that_rq_empty_or_a_plain_rq_worker_took_come_back(
+    producer: Stepflow, client, url: str, start_worker: StartWorker, ledger: Path, gate: Path
+) -> None:
+    first = start_worker(APP)
+    until(lambda: client.hexists("stepflow:functions", "ledger/five"))
+    first.kill()
+    emptied = [started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0) for _ in range(3)]
+    rq_client = redis.Redis.from_url(url)
+    assert Queue("ledger", connection=rq_client, serializer="json").empty() == 3
+    taken = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0)
+    plain = [sys.executable, "-m", "rq.cli", "worker", "--burst", "--serializer", "json", "--url", url, "ledger"]
+    subprocess.run(plain, check=True, timeout=30, capture_output=True)
+    assert client.hget(f"rq:job:{taken.id}", "status") == "failed"
+    start_worker(APP)
+    for run in [*emptied, taken]:
+        run.result(30)
+    assert count(ledger) == {f"s{n}": 4 for n in range(1, 6)}
+
+
+def test_a_run_that_waits_for_a_step_beside_a_timer_holds_no_slot(app: Stepflow, run_worker) -> None:
+    @app.function("beside")
+    async def beside(ctx: Context) -> str:
+        async with asyncio.timeout(20):
+            return await ctx.step.run("one", lambda: "done")
+
+    run_worker(app, concurrency=1)
+    assert app.invoke(beside, timeout=20) == "done"
+
+
+def test_a_handler_that_never_returns_takes_no_other_handlers_place(app: Stepflow, run_worker) -> None:
+    gate = threading.Event()
+
+    @app.function("hangs")
+    async def hangs(ctx: Context) -> str:
+        return await ctx.step.with_options(timeout=0.2, retries=1).run(
+            "hang", lambda: gate.wait(60) if ctx.attempt == 0 else "second"
+        )
+
+    worker = run_worker(app, concurrency=1)
+    assert app.invoke(hangs, timeout=20) == "second"
+    worker.stop()
+    gate.set()

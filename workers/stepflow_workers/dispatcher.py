@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 
 from stepflow_broker.async_broker import AsyncBroker
-from stepflow_broker.jobs import Lease, claim_jobs, fire_timers, reclaim_leases
+from stepflow_broker.jobs import Lease, claim_jobs, fire_timers, reclaim_leases, repair_jobs
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import forget_ended
 from stepflow_engine.errors import ServerError
@@ -32,6 +32,7 @@ _TICK_S = 1.0
 _WAKER_S = 2.0
 _RECLAIM_S = 4.0
 _FORGET_S = 300.0
+_REPAIR_S = 10.0
 _SETTLED_S = 0.05
 _MOST_CLAIMED = 100
 _TIMERS = 500
@@ -79,6 +80,8 @@ class Dispatcher:
         self._waker_at = 0.0
         self._reclaim_at = 0.0
         self._forget_at = 0.0
+        self._repair_at = 0.0
+        self._repair_cursor = 0
 
     # -- the work loop -----------------------------------------------------------
 
@@ -198,6 +201,11 @@ class Dispatcher:
             reclaimed = await self._broker.run(reclaim_leases(self._keys))
             if reclaimed:
                 _log.warning("jobs_reclaimed", extra={"count": len(reclaimed), "jobs": reclaimed[:10]})
+        if now >= self._repair_at:
+            self._repair_at = now + _REPAIR_S
+            self._repair_cursor, repaired = await self._broker.run(repair_jobs(self._keys, cursor=self._repair_cursor))
+            if repaired:
+                _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
         if now >= self._forget_at:
             self._forget_at = now + _FORGET_S
             await self._broker.run(forget_ended(self._keys, now_ms()))

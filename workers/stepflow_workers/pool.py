@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import multiprocessing
+import os
 import signal
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
-from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.errors import ConfigurationError, StepflowError
 from stepflow_workers.apps import load_apps
 from stepflow_workers.logs import configure_logging
 from stepflow_workers.settings import WorkerSettings
@@ -19,6 +25,8 @@ __all__ = ["WorkerPool", "WorkerSpec", "run_worker"]
 
 _RESTART_PAUSE_S = 1.0
 _LOOK_S = 0.2
+_MISCONFIGURED = 3
+"""The exit code of a worker that another start would not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,36 @@ def run_worker(spec: WorkerSpec) -> None:
     StepWorker(load_apps(spec.apps), spec.settings).work()
 
 
+def _be_worker(spec: WorkerSpec) -> None:
+    """The life of a pool's process: a worker that stops when the pool's own process has gone."""
+    threading.Thread(target=_follow_parent, name="stepflow-parent", daemon=True).start()
+    try:
+        run_worker(spec)
+    except StepflowError as error:
+        logging.getLogger("stepflow.worker").error("worker_not_started", extra={"error": str(error)})
+        sys.exit(_MISCONFIGURED if isinstance(error, ConfigurationError) else 1)
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl+C until they listen to it themselves; till then it is the pool's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class WorkerPool:
     """Runs ``count`` workers, each in a process of its own.
 
@@ -61,7 +99,7 @@ class WorkerPool:
         self._count = count
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, BaseProcess] = {}
-        self._stopping = False
+        self._stop = threading.Event()
 
     @property
     def pids(self) -> list[int]:
@@ -74,14 +112,14 @@ class WorkerPool:
             self._start(number)
 
     def wait(self) -> None:
-        """Wait until all have ended; those that die are started again, unless the pool stops or is in burst mode."""
+        """Wait until all have ended; one that dies is started again, unless the pool stops or it has nothing left."""
         while any(process.is_alive() for process in self._processes.values()) or self._restart_dead():
             time.sleep(_LOOK_S)
             self._restart_dead()
 
     def stop(self) -> None:
         """Tell the workers to stop after the steps at hand; told again, they stop at once."""
-        self._stopping = True
+        self._stop.set()
         for process in self._processes.values():
             if process.is_alive():
                 process.terminate()
@@ -100,18 +138,21 @@ class WorkerPool:
     def _start(self, number: int) -> None:
         settings, name = self._spec.settings, self._spec.settings.name
         spec = replace(self._spec, settings=replace(settings, name=f"{name}.{number}" if name else ""))
-        process = self._context.Process(target=run_worker, args=(spec,), name=f"stepflow-worker-{number}")
-        process.start()
+        process = self._context.Process(target=_be_worker, args=(spec,), name=f"stepflow-worker-{number}")
+        with _deaf_children():
+            process.start()
         self._processes[number] = process
 
     def _restart_dead(self) -> bool:
-        if self._stopping:
+        if self._stop.is_set():
             return False
         restarted = False
         for number, process in list(self._processes.items()):
-            if process.is_alive() or (self._spec.settings.burst and process.exitcode == 0):
+            done = self._spec.settings.burst and process.exitcode == 0
+            if process.is_alive() or done or process.exitcode == _MISCONFIGURED:
                 continue
-            time.sleep(_RESTART_PAUSE_S)
+            if self._stop.wait(_RESTART_PAUSE_S):
+                return False
             self._start(number)
             restarted = True
         return restarted
