@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepflow_broker.functions import (
+    DEDUPE_MS,
     FunctionConfig,
     StreamedEvent,
     add_event,
@@ -17,7 +18,6 @@ from stepflow_broker.functions import (
     route_event,
     take_over_events,
 )
-from stepflow_broker.runs import DEDUPE_MS
 from stepflow_engine.codec import dumps
 from stepflow_engine.states import RunStatus
 from tests.support.driver import Driver
@@ -31,7 +31,7 @@ EVENT = dumps({"name": "order.placed", "id": "e1", "ts": 1, "data": {}})
 @pytest.fixture
 def version(driver: Driver) -> int:
     """The version of a registry with two functions, with the stream made."""
-    driver.store.broker.run(create_group(driver.keys))
+    driver.store.broker.run(create_group(driver.keys, "EVENTS"))
     return driver.store.broker.run(register_functions(driver.keys, [BUY, MAIL]))
 
 

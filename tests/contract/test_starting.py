@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from stepflow_broker.runs import DEDUPE_MS, Code
+from stepflow_broker.functions import DEDUPE_MS
+from stepflow_broker.runs import Code
 from stepflow_engine.ids import step_key
 from stepflow_engine.states import RunStatus
 from tests.support.driver import RETENTION_MS, START_MS, Driver, memo
 
 
 def test_a_started_run_is_queued_on_the_list_of_new_runs(driver: Driver) -> None:
-    assert driver.start() is True
+    assert driver.start() is Code.DONE
     run = driver.run()
     assert (run.status, run.continuation, run.attempt) == (RunStatus.QUEUED, "queued", 0)
     assert (run.name, run.queue, run.created_at) == ("shop/buy", "shop", START_MS)
@@ -20,13 +21,13 @@ def test_a_started_run_is_queued_on_the_list_of_new_runs(driver: Driver) -> None
 def test_a_run_that_is_started_twice_is_started_once(driver: Driver) -> None:
     driver.start()
     before = driver.snapshot()
-    assert driver.start() is False
+    assert driver.start() is Code.ALREADY
     assert driver.snapshot() == before
 
 
 def test_a_run_that_has_ended_is_not_started_again(driver: Driver) -> None:
     driver.finish(driver.started())
-    assert driver.start() is False
+    assert driver.start() is Code.ALREADY
     assert driver.run().status is RunStatus.COMPLETED
 
 

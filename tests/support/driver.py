@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
-from stepflow_broker import jobs, runs
+from stepflow_broker import invokes, jobs, runs
 from stepflow_broker.call import Call
+from stepflow_broker.functions import FunctionConfig, RateConfig
+from stepflow_broker.invokes import ChildStart, Resolved
 from stepflow_broker.jobs import Lease, queue_lists
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import Code, RunRecord, StepRecord
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
-from stepflow_engine.memo import memo_of_data
+from stepflow_engine.memo import memo_of_data, memo_of_failure
 from stepflow_engine.states import RunStatus
 from tests.support.invariants import check_invariants
 from tests.support.stores import Store
 
-__all__ = ["ERROR", "LEASE_MS", "NOBODY", "RETENTION_MS", "START_MS", "Driver", "memo"]
+__all__ = ["ERROR", "LEASE_MS", "NOBODY", "RETENTION_MS", "START_MS", "TIMEOUT_MEMO", "Driver", "memo"]
 
 T = TypeVar("T")
 START_MS = 1_763_200_000_000
 LEASE_MS = 10_000
 RETENTION_MS = 3_600_000
 _END = "-- end of the messages --"
+TIMEOUT_MEMO = memo_of_failure(Failure("InvokeTimeoutError", "too late"), {"id": "call"})
 ERROR = dumps(Failure("ValueError", "no").to_json())
+_EMPTY: dict[str, object] = {"str": "", "int": 0, "bool": False, "bytes | None": None}
 NOBODY = Lease(
-    job="nobody",
-    run_id="nobody",
-    key="",
-    fence=1,
-    app="shop",
-    function="buy",
-    attempt=0,
-    applied=0,
-    deaths=0,
-    event=None,
-    step_id="",
-    step_attempt=0,
-    planned=False,
+    **(
+        {field.name: _EMPTY[str(field.type)] for field in fields(Lease)}
+        | {"job": "nobody", "run_id": "nobody", "fence": 1}
+    )  # type: ignore[arg-type]
 )
 """A lease of a run that does not exist."""
 
@@ -74,20 +70,12 @@ class Driver:
 
     # -- transitions -------------------------------------------------------------
 
-    def start(self, run: str = "run1", *, queue: str = "shop", dedupe: bool = False) -> bool:
+    def start(
+        self, run: str = "run1", *, queue: str = "shop", dedupe: bool = False, rate: RateConfig | None = None
+    ) -> Code:
         event = dumps({"name": "e", "id": run, "ts": 1, "data": {}})
-        return self.send(
-            runs.start_run(
-                self.keys,
-                run_id=run,
-                app="shop",
-                function="buy",
-                queue=queue,
-                event=event,
-                dedupe=dedupe,
-                now_ms=self.now_ms,
-            )
-        )
+        config = FunctionConfig("shop", "buy", queue, rate_limit=rate, retention_ms=RETENTION_MS)
+        return self.send(runs.start_run(self.keys, config, run_id=run, event=event, dedupe=dedupe, now_ms=self.now_ms))
 
     def claim(self, limit: int = 100, *, worker: str = "w1", queues: Sequence[str] = ("shop",)) -> list[Lease] | None:
         """Claim jobs; never sent twice, for the answer to the second names other jobs."""
@@ -188,9 +176,16 @@ class Driver:
             )
         )
 
-    def cancel(self, run: str = "run1") -> Code:
+    def cancel(self, run: str = "run1", *, children: bool = True) -> Code:
         return self.send(
-            runs.cancel_run(self.keys, run_id=run, failure=ERROR, retention_ms=RETENTION_MS, now_ms=self.now_ms)
+            runs.cancel_run(
+                self.keys,
+                run_id=run,
+                failure=ERROR,
+                retention_ms=RETENTION_MS,
+                children=children,
+                now_ms=self.now_ms,
+            )
         )
 
     def release(self, *leases: Lease) -> int:
@@ -207,6 +202,40 @@ class Driver:
 
     def fire(self, *, limit: int = 500) -> tuple[int, int]:
         return self.send(jobs.fire_timers(self.keys, limit=limit, now_ms=self.now_ms))
+
+    def invoke(
+        self,
+        lease: Lease,
+        step_id: str = "call",
+        *,
+        child: str = "child1",
+        timeout_ms: int = 60_000,
+        refusal: bytes = b"",
+        rate: RateConfig | None = None,
+        version: int = 0,
+    ) -> tuple[Code, Resolved | None]:
+        event = {"name": "e", "id": child, "ts": 1, "data": {}}
+        start = ChildStart(
+            key=step_key(step_id),
+            step_id=step_id,
+            child=child,
+            event=dumps(event),
+            event_value=event,
+            detail=dumps({"id": step_id})[1:],
+            timeout_ms=timeout_ms,
+            timeout_memo=TIMEOUT_MEMO,
+            refusal=refusal,
+            config=FunctionConfig("shop", "sell", "shop", rate_limit=rate, retention_ms=RETENTION_MS),
+            depth=1,
+        )
+        return self.send(
+            invokes.invoke_child(
+                self.keys, start, run_id=lease.run_id, fence=lease.fence, version=version, now_ms=self.now_ms
+            )
+        )
+
+    def wake(self, child: str = "child1", *, worker: str = "w1") -> Resolved | None:
+        return self.send(invokes.wake_parent(self.keys, child, worker=worker, now_ms=self.now_ms))
 
     def advance(self, milliseconds: int) -> None:
         """Let time pass."""

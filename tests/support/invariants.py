@@ -6,8 +6,9 @@ The truth of a run says which jobs, leases and timers there must be; these must 
 ``R1``   a run is either live, and listed so, or ended, and listed so
 ``R2``   what lives has no expiry; what has ended has one, and has no steps, lease, job on a list or timer
 ``R3``   a live run's continuation is queued once, or leased, or delayed, or there is a step to wait for
-``R4``   a planned step is queued once, or leased, or delayed, and has no memo
+``R4``   a planned step is queued once, or leased, or delayed, or waits for a child, and has no memo
 ``R5``   memos and their order name the same steps, each once
+``W1``   a step that waits has a timeout key and a timer, and its child lives or has left a finished event
 ``L1``   lists, leases and timers hold what R3 and R4 ask for and nothing else
 ``Q1``   RQ's hashes and registries say the same
 =====  =============================================================================================
@@ -44,6 +45,7 @@ class _Expected:
     queued: Counter[str] = field(default_factory=Counter)
     leases: set[str] = field(default_factory=set)
     timers: dict[str, float] = field(default_factory=dict)
+    waits: set[str] = field(default_factory=set)
     rq_status: dict[str, str] = field(default_factory=dict)
     rq_wip: set[str] = field(default_factory=set)
     rq_scheduled: set[str] = field(default_factory=set)
@@ -126,8 +128,22 @@ def _check_steps(client: redis.Redis, run: str, memos: set[str], expected: _Expe
         state, fence = fields.get(f"{key}:state"), fields.get(f"{key}:lease")
         assert state, f"R4: step {key} of {run} has no state"
         assert (f"{key}:owner" in fields) == (state == "leased"), f"R4: step {key} of {run} is {state} with owner"
-        expected.job(job_id(run, key), state, fence=fence, due=fields.get(f"{key}:due"))
+        if state == "waiting":
+            _check_wait(client, run, key, fields, expected)
+        else:
+            expected.job(job_id(run, key), state, fence=fence, due=fields.get(f"{key}:due"))
     return planned
+
+
+def _check_wait(client: redis.Redis, run: str, key: str, fields: dict[str, str], expected: _Expected) -> None:
+    expected.waits.add(f"{run}:{key}")
+    expected.timers[f"invoke:{run}:{key}"] = float(fields[f"{key}:due"])
+    child = client.hgetall(_KEYS("RUN", fields[f"{key}:child"]))
+    assert child, f"W1: step {key} of {run} waits for a run that does not exist"
+    assert child["parent"] == run, f"W1: step {key} of {run} waits for a child of {child['parent']}"
+    if RunStatus(child["status"]).ended:
+        entries = client.xrange(_KEYS("FINISHED"), child["finished"], child["finished"])
+        assert entries, f"W1: step {key} of {run} waits for a run that has ended without an event"
 
 
 def _compare(client: redis.Redis, expected: _Expected) -> None:
@@ -139,6 +155,7 @@ def _compare(client: redis.Redis, expected: _Expected) -> None:
     assert set(client.zrange(_KEYS("LEASES"), 0, -1)) == expected.leases, "L1: the leases are others"
     timers = dict(client.zrange(_KEYS("TIMEOUTS"), 0, -1, withscores=True))
     assert timers == expected.timers, "L1: the timers are others"
+    assert set(_subjects(client, "TIMEOUT")) == expected.waits, "W1: the timeout keys are others"
     assert {_KEYS("RQ_QUEUE", name) for name in lists} <= client.smembers(_KEYS("RQ_QUEUES")), "Q1: a list is unknown"
     _compare_rq(client, expected, {job: name for name, jobs in lists.items() for job in jobs})
 

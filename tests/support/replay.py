@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -135,20 +134,18 @@ async def playing(
     """As `play`, on the running loop."""
     execution = execution_of(handler)
     execution.add(memos)
-    with ThreadPoolExecutor(1) as threads:
-        player = _Player(execution, choose, threads)
-        try:
-            outcome = await player.play(most)
-        finally:
-            execution.close()
+    player = _Player(execution, choose)
+    try:
+        outcome = await player.play(most)
+    finally:
+        execution.close()
     return Pass(outcome, player.performed, [*memos, *player.recorded])
 
 
 class _Player:
-    def __init__(self, execution: Execution, choose: Choose, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, execution: Execution, choose: Choose) -> None:
         self._execution = execution
         self._choose = choose
-        self._threads = threads
         self._asked: list[StepCall] = []
         self.performed: list[str] = []
         self.recorded: list[tuple[str, Memo]] = []
@@ -166,7 +163,7 @@ class _Player:
 
     async def _perform(self, call: StepCall) -> Memo:
         try:
-            result = await attempt_step(call.id, call.request, attempt=0, limit_bytes=1_000_000, threads=self._threads)
+            result = await attempt_step(call.id, call.request, attempt=0, limit_bytes=1_000_000)
         except Exception as error:
             return Memo(call.id, failure=Failure.of(error))
         return Memo(call.id, data=result.data)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,40 +17,19 @@ from stepflow_engine.handler import Result, attempt_step
 from stepflow_engine.steps import RunRequest
 
 
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
-
-
-class Attempt:
-    """Makes attempts."""
-
-    def __init__(self, threads: ThreadPoolExecutor) -> None:
-        self._threads = threads
-
-    async def __call__(
-        self,
-        handler: Callable[..., Any],
-        *args: Any,
-        timeout_ms: int | None = None,
-        limit_bytes: int = 1_000,
-        **kw: Any,
-    ) -> Result:
-        request = RunRequest(handler, args, kw, timeout_ms=timeout_ms)
-        return await attempt_step("s", request, attempt=3, limit_bytes=limit_bytes, threads=self._threads)
-
-
-@pytest.fixture
-def attempt(threads: ThreadPoolExecutor) -> Attempt:
-    return Attempt(threads)
+async def attempt(
+    handler: Callable[..., Any], *args: Any, timeout_ms: int | None = None, limit_bytes: int = 1_000, **kwargs: Any
+) -> Result:
+    """Make an attempt at a step, the fourth."""
+    request = RunRequest(handler, args, kwargs, timeout_ms=timeout_ms)
+    return await attempt_step("s", request, attempt=3, limit_bytes=limit_bytes)
 
 
 async def never() -> None:
     await asyncio.get_running_loop().create_future()
 
 
-async def test_an_async_handler_gets_its_arguments_and_its_result_becomes_json(attempt: Attempt) -> None:
+async def test_an_async_handler_gets_its_arguments_and_its_result_becomes_json() -> None:
     async def add(a: int, *, b: int) -> tuple[int, int]:
         return a, b
 
@@ -61,11 +39,11 @@ async def test_an_async_handler_gets_its_arguments_and_its_result_becomes_json(a
 @pytest.mark.parametrize(
     "handler", [lambda a: a, functools.partial(lambda x, a: a, 0), [7, 8].__getitem__], ids=["def", "partial", "method"]
 )
-async def test_any_callable_is_a_handler(attempt: Attempt, handler: Callable[..., Any]) -> None:
+async def test_any_callable_is_a_handler(handler: Callable[..., Any]) -> None:
     assert (await attempt(handler, 1)).data in (1, 8)
 
 
-async def test_an_object_with_an_async_call_is_a_handler(attempt: Attempt) -> None:
+async def test_an_object_with_an_async_call_is_a_handler() -> None:
     class Adds:
         async def __call__(self, a: int) -> int:
             return a + 1
@@ -73,14 +51,14 @@ async def test_an_object_with_an_async_call_is_a_handler(attempt: Attempt) -> No
     assert (await attempt(Adds(), 1)).data == 2
 
 
-async def test_what_a_sync_handler_returns_is_awaited_if_it_can_be(attempt: Attempt) -> None:
+async def test_what_a_sync_handler_returns_is_awaited_if_it_can_be() -> None:
     async def later() -> str:
         return "later"
 
     assert (await attempt(lambda: later())).data == "later"
 
 
-async def test_the_handlers_error_is_raised_as_it_is(attempt: Attempt) -> None:
+async def test_the_handlers_error_is_raised_as_it_is() -> None:
     async def fails() -> None:
         raise KeyError("k")
 
@@ -94,7 +72,7 @@ async def test_the_handlers_error_is_raised_as_it_is(attempt: Attempt) -> None:
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration()])
 @pytest.mark.parametrize("in_thread", [False, True])
-async def test_a_handler_cannot_end_its_worker(attempt: Attempt, error: BaseException, in_thread: bool) -> None:
+async def test_a_handler_cannot_end_its_worker(error: BaseException, in_thread: bool) -> None:
     async def ends() -> None:
         raise error
 
@@ -105,7 +83,7 @@ async def test_a_handler_cannot_end_its_worker(attempt: Attempt, error: BaseExce
         await asyncio.wait_for(attempt(ends_in_thread if in_thread else ends), 10)
 
 
-async def test_a_handler_that_cancels_itself_has_failed(attempt: Attempt) -> None:
+async def test_a_handler_that_cancels_itself_has_failed() -> None:
     async def cancels() -> None:
         raise asyncio.CancelledError
 
@@ -114,7 +92,7 @@ async def test_a_handler_that_cancels_itself_has_failed(attempt: Attempt) -> Non
             await attempt(cancels, timeout_ms=timeout_ms)
 
 
-async def test_a_handler_that_takes_too_long_has_failed_and_is_cancelled(attempt: Attempt) -> None:
+async def test_a_handler_that_takes_too_long_has_failed_and_is_cancelled() -> None:
     unwound = asyncio.Event()
 
     async def slow() -> None:
@@ -128,7 +106,7 @@ async def test_a_handler_that_takes_too_long_has_failed_and_is_cancelled(attempt
     await asyncio.wait_for(unwound.wait(), 10)
 
 
-async def test_an_attempt_that_is_cancelled_cancels_its_handler(attempt: Attempt) -> None:
+async def test_an_attempt_that_is_cancelled_cancels_its_handler() -> None:
     begun, unwound = asyncio.Event(), asyncio.Event()
 
     async def slow() -> None:
@@ -149,12 +127,12 @@ async def test_an_attempt_that_is_cancelled_cancels_its_handler(attempt: Attempt
         await asyncio.wait_for(unwound.wait(), 10)
 
 
-async def test_a_result_that_is_not_json_is_refused_with_the_steps_name(attempt: Attempt) -> None:
+async def test_a_result_that_is_not_json_is_refused_with_the_steps_name() -> None:
     with pytest.raises(StepOutputError, match="step 's' is not JSON"):
         await attempt(lambda: object())
 
 
-async def test_a_result_over_the_limit_is_refused(attempt: Attempt) -> None:
+async def test_a_result_over_the_limit_is_refused() -> None:
     assert (await attempt(lambda: "x" * 98, limit_bytes=100)).data == "x" * 98
     with pytest.raises(StepOutputError, match="101 bytes of JSON; at most 100"):
         await attempt(lambda: "x" * 99, limit_bytes=100)
@@ -164,7 +142,7 @@ class Item(BaseModel):
     name: str
 
 
-async def test_a_result_that_does_not_fit_its_declared_type_is_refused(attempt: Attempt) -> None:
+async def test_a_result_that_does_not_fit_its_declared_type_is_refused() -> None:
     def wrong() -> Item:
         return {"name": 7}  # type: ignore[return-value]
 
@@ -172,7 +150,7 @@ async def test_a_result_that_does_not_fit_its_declared_type_is_refused(attempt: 
         await attempt(wrong)
 
 
-async def test_the_attempts_number_is_known_in_the_handler_and_only_there(attempt: Attempt) -> None:
+async def test_the_attempts_number_is_known_in_the_handler_and_only_there() -> None:
     async def reads() -> int | None:
         return HANDLER_ATTEMPT.get()
 
@@ -181,7 +159,7 @@ async def test_the_attempts_number_is_known_in_the_handler_and_only_there(attemp
     assert HANDLER_ATTEMPT.get() is None
 
 
-async def test_a_handlers_context_variables_do_not_leak(attempt: Attempt) -> None:
+async def test_a_handlers_context_variables_do_not_leak() -> None:
     variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
 
     async def sets() -> int:
