@@ -36,6 +36,8 @@ __all__ = [
 Restore = TypeAdapter[Any]
 _PLAIN = frozenset({None, type(None), bool, int, float, str, dict, list, object, Any, "None"})
 _SCALARS = frozenset({type(None), bool, int, float, str})
+_RESOLVED: dict[tuple[types.CodeType | None, int], Any] = {}
+_MOST_RESOLVED = 4096
 _PLAIN_ORIGINS = frozenset({dict, list})
 
 
@@ -203,10 +205,16 @@ def result_adapter(handler: Callable[..., Any]) -> Restore | None:
 
 
 def _resolve(function: Callable[..., Any]) -> Any:
-    try:
-        return typing.get_type_hints(function).get("return")
-    except (NameError, TypeError, AttributeError):
-        return None
+    """The type that a return annotation written as text stands for, remembered by code and module."""
+    place = (getattr(function, "__code__", None), id(getattr(function, "__globals__", None)))
+    if place not in _RESOLVED:
+        if len(_RESOLVED) >= _MOST_RESOLVED:
+            _RESOLVED.clear()
+        try:
+            _RESOLVED[place] = typing.get_type_hints(function).get("return")
+        except (NameError, TypeError, AttributeError):
+            _RESOLVED[place] = None
+    return _RESOLVED[place]
 
 
 def restore(adapter: Restore | None, data: Any, *, what: str) -> Any:

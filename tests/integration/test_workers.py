@@ -334,3 +334,14 @@ def test_a_handler_that_never_returns_takes_no_other_handlers_place(app: Stepflo
     assert app.invoke(hangs, timeout=20) == "second"
     worker.stop()
     gate.set()
+
+
+def test_a_worker_that_was_killed_leaves_its_name_to_its_successor(client, start_worker: StartWorker) -> None:
+    first = start_worker(APP, name="worker-a")
+    until(lambda: client.exists("rq:worker:worker-a"))
+    second = start_worker(APP, name="worker-a")
+    assert second.process.wait(20) == 1
+    assert "choose another --name" in second.log.read_text()
+    first.kill()
+    third = start_worker(APP, name="worker-a")
+    until(lambda: client.hget("rq:worker:worker-a", "pid") == str(third.pid))

@@ -98,6 +98,7 @@ class StepWorker(BaseWorker):
                 register_functions(self.keys, [function.config for function in self.functions.values()])
             )
             self._install_signal_handlers()
+            self._bury_namesake()
             self.bootstrap(logging_level="WARNING")
         except ValueError as error:  # RQ: the name is taken
             raise ConfigurationError(f"{error}: choose another --name, or wait until it has gone") from None
@@ -175,6 +176,14 @@ class StepWorker(BaseWorker):
             self._send_heartbeat()
             await broker.close()
 
+    def _bury_namesake(self) -> None:
+        """Let RQ forget a worker of this name that was killed here, so that its successor can have the name."""
+        host, pid = self.connection.hmget(self.key, "hostname", "pid")
+        if host is None or pid is None or host != str(self.hostname).encode():
+            return
+        if int(pid) == self.pid or not is_running(int(pid)):
+            self.connection.delete(self.key)
+
     def _install_signal_handlers(self) -> None:
         """In place of RQ's."""
         if threading.current_thread() is threading.main_thread():
@@ -183,6 +192,7 @@ class StepWorker(BaseWorker):
 
     def stop(self) -> None:
         """Take no more jobs, finish those at hand, and return from `work`. May be called from any thread."""
+        self._signalled_at = time.monotonic()
         if self._loop is not None and self._dispatcher is not None:
             _from_thread(self._loop, self._dispatcher.stop)
 
@@ -237,6 +247,17 @@ class StepWorker(BaseWorker):
             self.teardown()  # type: ignore[no-untyped-call]
         except (exceptions.RedisError, OSError) as error:
             _log.warning("death_not_registered", extra={"error": str(error)})
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine has a process with this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: Any) -> None:

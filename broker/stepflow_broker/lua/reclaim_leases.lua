@@ -1,4 +1,4 @@
--- reclaim_leases: queue the jobs of workers that died: their leases were not extended in time.
+-- reclaim_leases: queue the jobs of workers that died, before all others: their leases were not extended in time.
 -- USES     clock jobs runs
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2 limit
@@ -13,14 +13,14 @@ for _, job in ipairs(jobs) do
     drop_lease(job, lease or '')
     if lease and is_live(run) then
       redis.call('HINCRBY', RUN .. run, 'deaths', 1)
-      requeue_run(run, now)
+      requeue_run(run, now, true)
     end
   else
     local lease = redis.call('HGET', STEPS .. run, key .. ':lease')
     drop_lease(job, lease or '')
     if lease and is_live(run) then
       redis.call('HINCRBY', STEPS .. run, key .. ':deaths', 1)
-      requeue_step(run, key, now)
+      requeue_step(run, key, now, true)
     end
   end
 end

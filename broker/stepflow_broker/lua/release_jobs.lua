@@ -1,4 +1,4 @@
--- release_jobs: hand leased jobs back to their lists, to be taken by any worker at once.
+-- release_jobs: hand leased jobs back to the fronts of their lists, to be taken by any worker at once.
 -- USES     clock jobs runs
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2.. job, fence, ...
@@ -10,7 +10,7 @@ for i = 2, #ARGV, 2 do
   local run, key = split_job(job)
   if holds(run, key, fence) then
     drop_lease(job, fence)
-    if key == '' then requeue_run(run, now) else requeue_step(run, key, now) end
+    if key == '' then requeue_run(run, now, true) else requeue_step(run, key, now, true) end
     count = count + 1
   end
 end

@@ -24,11 +24,12 @@ local function describe_job(job, list, status, description, now, more)
     'created_at', iso8601(now), 'worker_name', '', 'started_at', '', unpack(more or {}))
 end
 
+-- put a job on its list: at the end, or, one that was taken before, at the front
 -- tell idle workers when a list is no longer empty; a worker that is not idle looks by itself
-local function push_job(job, list, description, now)
+local function push_job(job, list, description, now, again)
   describe_job(job, list, 'queued', description, now, {'enqueued_at', iso8601(now)})
   redis.call('SADD', RQ_QUEUES, RQ_QUEUE .. list)
-  if redis.call('RPUSH', RQ_QUEUE .. list, job) == 1 then
+  if redis.call(again and 'LPUSH' or 'RPUSH', RQ_QUEUE .. list, job) == 1 then
     redis.call('PUBLISH', READY, list)
   end
 end

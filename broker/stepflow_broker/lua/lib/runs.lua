@@ -18,17 +18,17 @@ local function create_run(run, app, fn, queue, event, now, more)
 end
 
 -- queue the continuation of a run that waits; one that is queued, leased or delayed will see what is new anyway
-local function wake_run(run, now)
+local function wake_run(run, now, again)
   local state = redis.call('HMGET', RUN .. run, 'continuation', 'queue', 'app', 'function', 'owner')
   if state[1] then return state[1], state[5] end
   redis.call('HSET', RUN .. run, 'continuation', 'queued', 'status', 'queued')
-  push_job(run, list_of(state[2], true), state[3] .. '/' .. state[4], now)
+  push_job(run, list_of(state[2], true), state[3] .. '/' .. state[4], now, again)
   return 'queued', false
 end
 
-local function requeue_run(run, now)
+local function requeue_run(run, now, again)
   redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'owner')
-  return wake_run(run, now)
+  return wake_run(run, now, again)
 end
 
 -- record how a step ended, once, and forget what was planned of it -> stored (1 or 0), position
@@ -117,12 +117,12 @@ local function end_run(run, status, field, payload, now, retention_ms)
   return was[6], children
 end
 
-local function requeue_step(run, key, now)
+local function requeue_step(run, key, now, again)
   local state = redis.call('HMGET', RUN .. run, 'queue', 'app', 'function')
   local list, job = list_of(state[1], true), job_of(run, key)
   redis.call('ZREM', RQ_SCHEDULED .. list, job)
   redis.call('HDEL', STEPS .. run, key .. ':lease', key .. ':owner')
   redis.call('HSET', STEPS .. run, key .. ':state', 'queued')
   local id = redis.call('HGET', STEPS .. run, key) or key
-  push_job(job, list, state[2] .. '/' .. state[3] .. ': ' .. string.sub(id, 1, 100), now)
+  push_job(job, list, state[2] .. '/' .. state[3] .. ': ' .. string.sub(id, 1, 100), now, again)
 end
