@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import redis.asyncio
+from hiredis import pack_command
 from redis import exceptions
 
 from stepflow_broker.call import Call
-from stepflow_broker.connection import connect_async, is_transient, server_error
+from stepflow_broker.connection import SOCKET_TIMEOUT_S, connect_async, is_transient, server_error
 
 __all__ = ["AsyncBroker"]
 
@@ -107,12 +109,13 @@ class AsyncBroker:
 
     async def _send(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Write all commands, then read all replies as they are; an error reply is an exception in the list."""
+        packed = [pack_command(words) for words in commands]
         pool = self.client.connection_pool
         connection = await pool.get_connection()
         try:
-            packed = list(commands)
-            await connection.send_packed_command(connection.pack_commands(packed))
-            return [await self._read(connection) for _ in packed]
+            async with asyncio.timeout(SOCKET_TIMEOUT_S):
+                await connection.send_packed_command(packed)
+                return [await self._read(connection) for _ in packed]
         except BaseException:
             await connection.disconnect(nowait=True)  # replies may be left on it
             raise
@@ -122,7 +125,7 @@ class AsyncBroker:
     @staticmethod
     async def _read(connection: Any) -> Any:
         try:
-            return await connection.read_response(disable_decoding=True)
+            return await connection.read_response(disable_decoding=True, timeout=math.inf)
         except exceptions.ResponseError as error:
             return error
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import redis
+from hiredis import pack_command
 from redis import exceptions
 
 from stepflow_broker.call import Call
@@ -73,8 +74,8 @@ class Broker:
         pool = self.client.connection_pool
         connection = pool.get_connection()
         try:
-            packed = list(commands)
-            connection.send_packed_command(connection.pack_commands(packed))
+            packed = [pack_command(words) for words in commands]
+            connection.send_packed_command(packed)
             return [self._read(connection) for _ in packed]
         except BaseException:
             connection.disconnect()  # replies may be left on it

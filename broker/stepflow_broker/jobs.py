@@ -15,6 +15,7 @@ from stepflow_engine.states import RunStatus
 __all__ = [
     "Lease",
     "claim_jobs",
+    "commit_planned_step",
     "commit_step",
     "extend_leases",
     "fail_attempt",
@@ -28,6 +29,7 @@ __all__ = [
     "release_jobs",
     "repair_jobs",
     "retry_run",
+    "yield_run",
 ]
 
 
@@ -139,37 +141,41 @@ def load_run(keys: Keys, run_id: str, applied: int) -> Call[tuple[RunRecord | No
     return run_script("load_run", read, (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)), applied, 1)
 
 
-def commit_step(
-    keys: Keys,
-    *,
-    run_id: str,
-    job_key: str,
-    fence: int,
-    key: str,
-    memo: bytes,
-    keep: bool,
-    worker: str,
-    now_ms: int = 0,
-) -> Call[tuple[Code, int]]:
-    """Store a memo; the answer has its position. DONE, ALREADY, NO_RUN or STALE_FENCE.
+def commit_step(keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes) -> Call[tuple[Code, int]]:
+    """Store the memo of a step that the continuation executed; the answer has its position.
 
-    Args:
-        job_key: the planned step whose job this is, or ``""`` for a step run by the continuation.
-        keep: whether the worker keeps the continuation.
+    DONE, ALREADY, NO_RUN or STALE_FENCE. The continuation stays with its worker.
     """
     return run_script(
         "commit_step",
         _code_and_position,
         (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)),
-        now_ms,
-        run_id,
-        job_key,
         fence,
         key,
         memo,
-        "keep" if keep else "yield",
+    )
+
+
+def commit_planned_step(
+    keys: Keys, *, run_id: str, key: str, fence: int, memo: bytes, worker: str, now_ms: int = 0
+) -> Call[tuple[Code, int]]:
+    """Store the memo of a step that had a job of its own. DONE, ALREADY, NO_RUN or STALE_FENCE, and its position."""
+    return run_script(
+        "commit_planned_step",
+        _code_and_position,
+        (keys("RUN", run_id), keys("ORDER", run_id)),
+        now_ms,
+        run_id,
+        key,
+        fence,
+        memo,
         worker,
     )
+
+
+def yield_run(keys: Keys, *, run_id: str, fence: int, now_ms: int = 0) -> Call[Code]:
+    """Put the continuation back on its list. DONE, NO_RUN or STALE_FENCE."""
+    return run_script("yield_run", Code, (keys("RUN", run_id),), now_ms, run_id, fence)
 
 
 def _code_and_position(reply: list[int]) -> tuple[Code, int]:

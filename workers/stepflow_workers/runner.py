@@ -22,6 +22,7 @@ from stepflow import Function
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.jobs import (
     Lease,
+    commit_planned_step,
     commit_step,
     fail_attempt,
     finish_run,
@@ -30,6 +31,7 @@ from stepflow_broker.jobs import (
     plan_steps,
     release_jobs,
     retry_run,
+    yield_run,
 )
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import Code, forget_deaths, read_steps
@@ -259,21 +261,17 @@ class Runner:
             self.timer_set(done.delay_ms)
             return self._accepted(held, code)
         keep = keep and not self.stopping
-        code, position = await self._broker.run(
-            commit_step(
-                self._keys,
-                run_id=held.run_id,
-                job_key="",
-                fence=lease.fence,
-                key=call.key,
-                memo=done.text,
-                keep=keep,
-                worker=self._worker,
-            )
+        committed = self._broker.submit(
+            commit_step(self._keys, run_id=held.run_id, fence=lease.fence, key=call.key, memo=done.text)
         )
+        if not keep:  # in the same round trip
+            await self._broker.run(yield_run(self._keys, run_id=held.run_id, fence=lease.fence))
+        code, position = await committed
         if not self._accepted(held, code):
             return False
         self.finished_jobs += 1
+        if held.deaths:
+            await self._broker.run(forget_deaths(self._keys, held.run_id))
         held.learn(position, call.key, done.memo)
         if not keep and not self._settings.sticky:
             self.held.drop(held)
@@ -355,14 +353,12 @@ class Runner:
 
     async def _commit_planned(self, held: HeldRun, lease: Lease, done: Done) -> None:
         code, position = await self._broker.run(
-            commit_step(
+            commit_planned_step(
                 self._keys,
                 run_id=lease.run_id,
-                job_key=lease.key,
-                fence=lease.fence,
                 key=lease.key,
+                fence=lease.fence,
                 memo=done.text,
-                keep=True,
                 worker=self._worker,
             )
         )

@@ -1,0 +1,16 @@
+-- commit_planned_step: store the memo of a step that had a job of its own, once, drop the job, and let the run go on.
+-- USES     clock jobs runs
+-- KEYS     1 run  2 order
+-- ARGV     1 now_ms  2 run  3 step_key  4 fence  5 memo  6 worker
+-- MOVES    leased step -> (memo); the run: waiting -> queued
+-- RETURNS  {1 STORED | 0 ALREADY_STORED | -1 NO_RUN | -2 STALE_FENCE, position}
+local run, key, fence, memo = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+if not holds(run, key, fence) then
+  local position = redis.call('LPOS', KEYS[2], key)
+  if position then return {0, position + 1} end
+  return {is_live(run) and -2 or -1, 0}
+end
+drop_job(job_of(run, key), fence)
+local stored, position = record_memo(run, key, memo)
+memo_comes(run, key, position, memo, clock(ARGV[1]), ARGV[6])
+return {stored, position}
