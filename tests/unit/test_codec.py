@@ -249,7 +249,10 @@ def test_what_is_nested_too_deeply_to_be_read_back_from_a_memo_is_refused(levels
         text = encoded(value)
     except StepOutputError:
         return
-    assert read_memo(memo_of_data(text, {"id": "a"})).data == deep(levels, lambda inner: [inner])
+    back = read_memo(memo_of_data(text, {"id": "a"})).data
+    for _ in range(levels):
+        (back,) = back
+    assert back == 1
 
 
 def test_a_result_that_is_nested_very_deeply_does_not_end_the_worker() -> None:
