@@ -1,0 +1,128 @@
+"""Deliberate bugs in the scripts of invokes, which the tests must find."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from stepflow_broker import scripts
+
+__all__ = ["MUTATIONS", "Mutation", "mutated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One change to a Lua file.
+
+    Attributes:
+        file: below ``lua/``.
+        old: what is there, as often as ``times`` says.
+        new: what is put in its place.
+    """
+
+    file: str
+    old: str
+    new: str
+    times: int = 1
+
+    def apply(self, folder: Path) -> None:
+        path = folder / self.file
+        text = path.read_text()
+        assert text.count(self.old) == self.times, f"{self.file} has changed: {self.old!r} is not in it {self.times}×"
+        path.write_text(text.replace(self.old, self.new))
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A bug, by what is wrong, and the changes that make it."""
+
+    name: str
+    edits: tuple[Edit, ...]
+
+    def __str__(self) -> str:
+        return self.name.replace(" ", "-")
+
+
+_GUARD = (
+    "if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then"
+    "\n  return {0, 0, ''}\nend\n"
+)
+_WAKE = "memo_comes(run, key, position, memo, clock(ARGV[1]), ARGV[3])\n"
+_ADD = "redis.call('XADD', FINISHED, '*', 'run', run)"
+_LEAVE = f"redis.call('HSET', RUN .. run, 'finished', {_ADD})\n"
+_DROP_TIMER = "  redis.call('ZREM', TIMEOUTS, 'invoke:' .. run .. ':' .. key)\n"
+_STILL_WAITING = "if redis.call('HGET', STEPS .. run, key .. ':state') == 'waiting' then"
+_WAITS_FOR_CHILD = "  if step[1] ~= 'waiting' or step[2] ~= child then return 0, '' end\n"
+
+MUTATIONS = (
+    Mutation(
+        "the fence is not checked",
+        (Edit("lib/jobs.lua", "return state[1] == 'leased' and state[2] == fence", "return state[1] == 'leased'", 2),),
+    ),
+    Mutation(
+        "the parent is woken before the memo is there",
+        (
+            Edit("lib/runs.lua", _LEAVE, f"{_LEAVE}    if is_live(was[7]) then wake_run(was[7], now) end\n"),
+            Edit("wake_parent.lua", _WAKE, ""),
+        ),
+    ),
+    Mutation("an invoke that comes again waits again", (Edit("invoke_child.lua", _GUARD, ""),)),
+    Mutation(
+        "an invoke that comes again starts again",
+        (
+            Edit("invoke_child.lua", _GUARD, ""),
+            Edit("invoke_child.lua", "if redis.call('EXISTS', RUN .. child) == 0 then", "if true then"),
+        ),
+    ),
+    Mutation(
+        "the stream is trimmed ahead of what is acknowledged",
+        (Edit("lib/runs.lua", _ADD, _ADD.replace("'*'", "'MAXLEN', 1, '*'")),),
+    ),
+    Mutation(
+        "the finished event is dropped before the step is resolved",
+        (Edit("lib/runs.lua", _ADD, f"{_ADD})\n    redis.call('XTRIM', FINISHED, 'MAXLEN', 0"),),
+    ),
+    Mutation(
+        "a timeout does not look whether the step still waits",
+        (Edit("fire_timers.lua", _STILL_WAITING, "if true then"), Edit("lib/runs.lua", _DROP_TIMER, "")),
+    ),
+    Mutation(
+        "a finish does not look whether the step still waits",
+        (Edit("lib/invokes.lua", _WAITS_FOR_CHILD, """  step[3] = step[3] or '"id":"late"}'\n"""),),
+    ),
+    Mutation("a finish wakes nobody", (Edit("wake_parent.lua", _WAKE, ""),)),
+    Mutation(
+        "a timeout wakes nobody",
+        (Edit("fire_timers.lua", "      memo_comes(run, key, position, memo, now, '')\n", ""),),
+    ),
+    Mutation(
+        "a cancelled child tells nobody",
+        (Edit("cancel_run.lua", "if position ~= 0 then memo_comes(parent, key, position, memo, now, '') end", ""),),
+    ),
+    Mutation(
+        "a run is parked though a memo has come",
+        (Edit("park_run.lua", "if redis.call('LLEN', KEYS[2]) > tonumber(ARGV[4]) then return 2 end\n", ""),),
+    ),
+    Mutation(
+        "a run is queued as often as it is woken",
+        (Edit("lib/runs.lua", "if state[1] then return state[1], state[5] end", ""),),
+    ),
+)
+
+
+@contextlib.contextmanager
+def mutated(mutation: Mutation, folder: Path) -> Iterator[None]:
+    """Have the broker send scripts with a bug, made in ``folder``."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as after:
+        lua = shutil.copytree(str(scripts._FOLDER), folder / "lua")
+        for edit in mutation.edits:
+            edit.apply(Path(lua))
+        patch.setattr(scripts, "_FOLDER", Path(lua))
+        scripts.script.cache_clear()
+        after.callback(scripts.script.cache_clear)
+        yield

@@ -1,0 +1,49 @@
+"""Every order in which a parent, its children, timeouts, cancels and dying workers can meet, over the real scripts.
+
+``STEPFLOW_INTERLEAVINGS=long`` visits the whole of the model; otherwise a parent that is cancelled takes its children
+with it, always.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stepflow_broker.server import EmbeddedServer
+from tests.property.mutations import MUTATIONS, Mutation, mutated
+from tests.support.explorer import Violation, explore
+from tests.support.invoke_model import InvokeModel
+from tests.support.snapshots import SnapshotServer
+
+_LONG = os.environ.get("STEPFLOW_INTERLEAVINGS") == "long"
+_WITHOUT = frozenset() if _LONG else frozenset({"cancel-alone"})
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A server that holds nothing for longer than a test."""
+    with EmbeddedServer(tmp_path_factory.mktemp("interleavings"), appendonly="no") as running:
+        yield running
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("children", [1, 2])
+def test_in_every_order_the_parent_is_woken_once_with_one_outcome(
+    own_server: EmbeddedServer, children: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = SnapshotServer(own_server.url)
+    found = explore(server, InvokeModel(children=children, without=frozenset() if children == 1 else _WITHOUT))
+    with capsys.disabled():
+        print(f"\na parent and {children} child(ren): {found}")
+    assert found.states > (200, 10_000)[children - 1], "the model has shrunk"
+    server.close()
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
+def test_a_deliberate_bug_is_found(own_server: EmbeddedServer, tmp_path: Path, mutation: Mutation) -> None:
+    with mutated(mutation, tmp_path), pytest.raises(Violation) as found:
+        explore(SnapshotServer(own_server.url), InvokeModel())
+    print(f"{mutation.name}: {found.value}")

@@ -1,0 +1,384 @@
+"""The life of a parent and its children, in every order: a model of the workers over the real scripts and a server.
+
+A state is what the server holds and what the workers have in mind: how far the holder of the parent's lease is in the
+parent's code (invoke each child, wait for all, end), which holders of children live, and whose end somebody is about to
+see to. A move is one script, sent by whoever may send it in that state, or a fault: a worker dies, and what it had in
+mind is gone. Fences and counts of deaths do not make states different, so the moves of any number of faults end in
+finitely many states, and all of them are visited.
+
+A worker that is paused past its lease, a call that comes late and a call that comes twice need no moves of their own:
+in every state, every call that was or could have been sent before is sent once more, and must change nothing.
+
+=====  =============================================================================================
+``M1``   a step has one memo, for good, and it says what ended the step; a parked parent is woken by a memo alone
+``M2``   what has ended stays as it is; a child starts once, by the invoke of its step
+``M3``   a call of the holder is obeyed; a call of anyone else, or sent again, is refused or changes nothing
+``M4``   when all is let run, with no fault, cancel or timeout, the parent ends, and nothing is left over
+=====  =============================================================================================
+
+The invariants of `tests.support.invariants` hold in every state too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stepflow_broker import invokes, jobs, runs
+from stepflow_broker.call import Call, command
+from stepflow_broker.functions import FunctionConfig, create_group
+from stepflow_broker.invokes import ChildStart
+from stepflow_broker.keys import Keys
+from stepflow_broker.runs import Code
+from stepflow_engine.codec import dumps
+from stepflow_engine.failure import Failure
+from stepflow_engine.ids import step_key
+from stepflow_engine.memo import memo_of_failure
+from stepflow_engine.states import RunStatus
+from tests.support.invariants import check_invariants
+from tests.support.snapshots import Snapshot
+
+__all__ = ["PARENT", "InvokeModel", "Minds", "Move", "State"]
+
+PARENT = "parent"
+_KEYS = Keys()
+_NOW_MS = 1_763_200_000_000
+_LEASE_MS = 10_000
+_TIMEOUT_MS = 60_000
+_RETENTION_MS = 3_600_000
+_CANCELLED = dumps(Failure("RunCancelled", "the run was cancelled").to_json())
+_REFUSED = (Code.NO_RUN, Code.STALE_FENCE)
+_NOTHING = (Code.ALREADY, *_REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The worker that holds the parent: the memos that it knows, and the steps that it has invoked."""
+
+    known: frozenset[str]
+    invoked: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Minds:
+    """What the workers have in mind.
+
+    Attributes:
+        holder: of the parent; ``None``: nobody holds it, or its holder is dead.
+        live: children whose holder lives.
+        waking: children that have ended and whose parent somebody is about to wake.
+    """
+
+    holder: Holder | None = None
+    live: frozenset[str] = frozenset()
+    waking: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What the server holds, and what the workers have in mind."""
+
+    held: Snapshot
+    minds: Minds
+
+    def run(self, run: str) -> dict[str, str]:
+        content: dict[str, str] = self.held.content(_KEYS("RUN", run), {})
+        return content
+
+    def memos(self) -> dict[str, str]:
+        return self.held.hgetall(_KEYS("MEMOS", PARENT))
+
+    def is_live(self, run: str) -> bool:
+        return self.run(run).get("status") in ("queued", "running", "waiting")
+
+    def is_parked(self, run: str) -> bool:
+        return self.is_live(run) and "continuation" not in self.run(run)
+
+    def waits_for(self, child: str) -> bool:
+        return self.held.hgetall(_KEYS("STEPS", PARENT)).get(f"{step_key(child)}:state") == "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One thing that can happen.
+
+    Attributes:
+        name: what happens, and to which run.
+        calls: what is sent; the answer to the last one counts.
+        minds: what the workers have in mind then, unless the answer says otherwise.
+        kind: ``step`` (it happens in time, if nothing else does), ``event`` (it may happen) or ``fault``.
+    """
+
+    name: str
+    calls: tuple[Call[Any], ...]
+    minds: Minds
+    kind: str = "step"
+
+    @property
+    def verb(self) -> str:
+        return self.name.partition(" ")[0]
+
+    @property
+    def run(self) -> str:
+        return self.name.partition(" ")[2]
+
+
+class InvokeModel:
+    """What can happen in a state, and what must be true of what comes of it.
+
+    Args:
+        children: how many the parent invokes.
+        without: verbs of events and faults that never happen.
+    """
+
+    def __init__(self, *, children: int = 2, without: frozenset[str] = frozenset()) -> None:
+        self.children = tuple("abcdef"[:children])
+        self._without = without
+
+    def beginning(self) -> list[Call[Any]]:
+        """What makes the first state: the parent has been started, and its first worker has died."""
+        config = self._config(PARENT)
+        return [
+            create_group(_KEYS, "FINISHED"),
+            runs.start_run(_KEYS, config, run_id=PARENT, event=_event(PARENT), dedupe=False, now_ms=_NOW_MS),
+            self._claim(PARENT),
+            *self._expire("LEASES", PARENT),
+            jobs.reclaim_leases(_KEYS, now_ms=_NOW_MS),
+        ]
+
+    # -- moves -------------------------------------------------------------------
+
+    def moves(self, state: State) -> Iterator[Move]:
+        """All that can happen in a state."""
+        for move in (*self._of_parent(state), *self._of_children(state), *self._of_stream(state)):
+            if move.verb not in self._without:
+                yield move
+
+    def _of_parent(self, state: State) -> Iterator[Move]:
+        run, minds = state.run(PARENT), state.minds
+        continuation = run.get("continuation")
+        if continuation == "queued":
+            known = frozenset(child for child in self.children if step_key(child) in state.memos())
+            yield Move("claim parent", (self._claim(PARENT),), replace(minds, holder=Holder(known)))
+        elif continuation == "leased" and minds.holder:
+            yield self._next_of_holder(state, minds.holder, int(run["lease"]))
+            yield Move("die parent", (), replace(minds, holder=None), "fault")
+        elif continuation == "leased":
+            yield self._reclaim(PARENT, minds)
+        if state.is_live(PARENT):
+            dead = replace(minds, holder=None)
+            yield Move("cancel parent", (self._cancel(PARENT),), dead, "event")
+            yield Move("cancel-alone parent", (self._cancel(PARENT, children=False),), dead, "event")
+
+    def _next_of_holder(self, state: State, holder: Holder, fence: int) -> Move:
+        for child in self.children:
+            if child not in holder.known | holder.invoked:
+                after = replace(holder, invoked=holder.invoked | {child})
+                return Move(f"invoke {child}", (self._invoke(child, fence),), replace(state.minds, holder=after))
+        if len(holder.known) < len(self.children):
+            return Move("park parent", (self._park(fence, len(holder.known)),), replace(state.minds, holder=None))
+        output = dumps([json.loads(state.memos()[step_key(child)])["outcome"] for child in self.children])
+        return Move("finish parent", (self._finish(PARENT, fence, output),), replace(state.minds, holder=None))
+
+    def _of_children(self, state: State) -> Iterator[Move]:
+        for child in self.children:
+            yield from self._of_child(state, child)
+
+    def _of_child(self, state: State, child: str) -> Iterator[Move]:
+        run, minds = state.run(child), state.minds
+        continuation = run.get("continuation")
+        without = replace(minds, live=minds.live - {child})
+        if continuation == "queued":
+            yield Move(f"claim {child}", (self._claim(child),), replace(minds, live=minds.live | {child}))
+        elif continuation == "leased" and child in minds.live:
+            call = self._finish(child, int(run["lease"]), dumps(f"result of {child}"))
+            yield Move(f"finish {child}", (call,), replace(without, waking=minds.waking | {child}))
+            yield Move(f"die {child}", (), without, "fault")
+        elif continuation == "leased":
+            yield self._reclaim(child, minds)
+        if child in minds.waking:
+            awake = replace(minds, waking=minds.waking - {child})
+            yield Move(f"wake {child}", (self._wake(child),), awake)
+            yield Move(f"forget {child}", (), awake, "fault")
+        if state.is_live(child):
+            yield Move(f"cancel {child}", (self._cancel(child),), without, "event")
+        if state.waits_for(child):
+            timer = self._expire("TIMEOUTS", f"invoke:{PARENT}:{step_key(child)}")
+            fire = jobs.fire_timers(_KEYS, now_ms=_NOW_MS)
+            yield Move(f"timeout {child}", (*timer, fire), minds, "event")
+
+    def _of_stream(self, state: State) -> Iterator[Move]:
+        entries, pending = state.held.content(_KEYS("FINISHED"), ([], []))
+        minds = state.minds
+        new = [fields["run"] for entry, fields in entries if entry not in pending]
+        left = [fields["run"] for entry, fields in entries if entry in pending and fields["run"] not in minds.waking]
+        if new:
+            call = invokes.read_finished(_KEYS, "reader", limit=1)
+            yield Move(f"read {new[0]}", (call,), replace(minds, waking=minds.waking | {new[0]}))
+        if left:
+            call = invokes.take_over_finished(_KEYS, "reader", idle_ms=0)
+            yield Move("take-over all", (call,), replace(minds, waking=minds.waking | set(left)))
+
+    def _reclaim(self, run: str, minds: Minds) -> Move:
+        return Move(f"reclaim {run}", (*self._expire("LEASES", run), jobs.reclaim_leases(_KEYS, now_ms=_NOW_MS)), minds)
+
+    # -- what comes of a move ----------------------------------------------------
+
+    def minds_after(self, move: Move, answer: Any, after: Snapshot) -> Minds:
+        """What the workers have in mind when the answer has come."""
+        match move.verb, answer:
+            case "park", Code.MORE:
+                known = frozenset(c for c in self.children if step_key(c) in after.hgetall(_KEYS("MEMOS", PARENT)))
+                return replace(move.minds, holder=Holder(known, known))
+            case (("park" | "finish"), code):
+                assert code is Code.DONE, f"M3: the holder was not obeyed: {move.name} was answered {code!r}"
+            case "invoke", (code, _):
+                assert code in (Code.DONE, Code.ALREADY), f"M3: {move.name} was answered {code!r}"
+            case "claim", leases:
+                assert [lease.run_id for lease in leases] == [move.run], f"M3: {move.name} claimed {leases}"
+            case (("reclaim" | "read"), found):
+                assert found == [move.run], f"M3: {move.name} found {found}"
+            case _:
+                pass
+        return move.minds
+
+    def check(self, before: State, move: Move, after: State) -> None:
+        """Fail if a move did what it must not do."""
+        self._check_memos(before, move, after)
+        for run in (PARENT, *self.children):
+            if before.run(run) and not before.is_live(run):
+                assert before.run(run) == after.run(run), f"M2: {run} had ended, and {move.name} changed it"
+            if not before.run(run) and after.run(run):
+                assert move.name == f"invoke {run}", f"M2: {run} was started by {move.name}"
+
+    def check_state(self, state: State) -> None:
+        """Fail if a state must not be."""
+        ids = set(state.held.zrange(_KEYS("LIVE"), 0, -1)) | set(state.held.zrange(_KEYS("ENDED"), 0, -1))
+        assert ids <= {PARENT, *self.children}, f"M2: there are runs {ids}"
+        check_invariants(state.held)  # type: ignore[arg-type]
+
+    def _check_memos(self, before: State, move: Move, after: State) -> None:
+        old, new = before.memos(), after.memos()
+        assert old.items() <= new.items(), f"M1: {move.name} changed a memo"
+        woken = before.is_parked(PARENT) and after.run(PARENT).get("continuation")
+        assert not woken or len(new) == len(old) + 1, f"M1: {move.name} woke the parent without a memo"
+        for key in new.keys() - old.keys():
+            child = {step_key(child): child for child in self.children}[key]
+            outcome, data = (json.loads(new[key]).get(field) for field in ("outcome", "data"))
+            wanted = {"wake": "completed", "timeout": "timeout", "cancel": "cancelled"}
+            assert (move.run, wanted.get(move.verb)) == (child, outcome), f"M1: {move.name} made memo {new[key]}"
+            assert data == (f"result of {child}" if outcome == "completed" else None), f"M1: the memo is {new[key]}"
+
+    def check_rest(self, state: State) -> None:
+        """Fail if a state in which nothing more happens by itself is not the end."""
+        assert not state.is_live(PARENT), f"M4: the parent stays {state.run(PARENT)}"
+        for child in self.children:
+            assert not state.is_live(child), f"M4: child {child} stays {state.run(child)}"
+        entries, _ = state.held.content(_KEYS("FINISHED"), ([], []))
+        assert not entries, f"M4: finished events are left: {entries}"
+        for kind in ("TIMEOUTS", "LEASES", "LIVE"):
+            assert _KEYS(kind) not in state.held, f"M4: {kind} is left"
+
+    # -- calls that come late, or again --------------------------------------------
+
+    def repeats(self, state: State) -> Iterator[tuple[str, Call[Any], tuple[Any, ...]]]:
+        """Calls that must change nothing in a state: a name, the call, the answers that it may have."""
+        yield from self._late(state)
+        holder, fence = state.minds.holder, int(state.run(PARENT).get("lease", 0))
+        for child in holder.invoked if holder else ():
+            yield f"invoke {child}, again", self._invoke(child, fence), ((Code.ALREADY, None),)
+        for child in self.children:
+            if state.is_live(child) or child not in self._unseen(state):
+                yield f"wake {child}, again", self._wake(child), (None,)
+        for run in (PARENT, *self.children):
+            if not state.is_live(run):
+                yield f"cancel {run}, again", self._cancel(run), (Code.ALREADY, Code.NO_RUN)
+            if state.run(run).get("continuation") != "queued":
+                yield f"claim {run}, again", self._claim(run), ([],)
+        yield "reclaim, again", jobs.reclaim_leases(_KEYS, now_ms=_NOW_MS), ([],)
+
+    def _unseen(self, state: State) -> set[str]:
+        """The children that have left a finished event."""
+        entries, _ = state.held.content(_KEYS("FINISHED"), ([], []))
+        return {fields["run"] for _, fields in entries}
+
+    def _late(self, state: State) -> Iterator[tuple[str, Call[Any], tuple[Any, ...]]]:
+        """The calls of those who have lost their leases, or have given them up."""
+        fence = _last_fence(state.run(PARENT))
+        for child in self.children:
+            answers = tuple((code, None) for code in _REFUSED)
+            yield f"invoke {child}, late", self._invoke(child, fence), answers
+        yield "park, late", self._park(fence, 0), _REFUSED
+        for run in (PARENT, *self.children):
+            call = self._finish(run, _last_fence(state.run(run)), dumps("something else"))
+            yield f"finish {run}, late", call, _NOTHING
+
+    # -- calls -------------------------------------------------------------------
+
+    @staticmethod
+    def _config(run: str) -> FunctionConfig:
+        """Each run waits in a queue of its own, so that they can be claimed in every order."""
+        return FunctionConfig("shop", run, run, retention_ms=_RETENTION_MS)
+
+    @staticmethod
+    def _expire(kind: str, member: str) -> tuple[Call[Any], ...]:
+        """Time passes, for this one alone: the others renew their leases, or have longer timeouts."""
+        return (command(int, "ZADD", _KEYS(kind), "XX", _NOW_MS - 1, member),)
+
+    @staticmethod
+    def _claim(run: str) -> Call[Any]:
+        lists = jobs.queue_lists([run])
+        return jobs.claim_jobs(_KEYS, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS, now_ms=_NOW_MS)
+
+    def _invoke(self, child: str, fence: int) -> Call[Any]:
+        start = ChildStart(
+            key=step_key(child),
+            step_id=child,
+            child=child,
+            event=_event(child),
+            event_value={},
+            detail=dumps({"id": child})[1:],
+            timeout_ms=_TIMEOUT_MS,
+            timeout_memo=memo_of_failure(Failure("InvokeTimeoutError", "too late"), {"outcome": "timeout"}),
+            refusal=b"",
+            config=self._config(child),
+            depth=1,
+        )
+        return invokes.invoke_child(_KEYS, start, run_id=PARENT, fence=fence, version=0, now_ms=_NOW_MS)
+
+    @staticmethod
+    def _park(fence: int, applied: int) -> Call[Any]:
+        return jobs.park_run(_KEYS, run_id=PARENT, fence=fence, applied=applied, now_ms=_NOW_MS)
+
+    @staticmethod
+    def _finish(run: str, fence: int, output: bytes) -> Call[Any]:
+        return jobs.finish_run(
+            _KEYS,
+            run_id=run,
+            fence=fence,
+            status=RunStatus.COMPLETED,
+            payload=output,
+            retention_ms=_RETENTION_MS,
+            now_ms=_NOW_MS,
+        )
+
+    @staticmethod
+    def _wake(child: str) -> Call[Any]:
+        return invokes.wake_parent(_KEYS, child, worker="w", now_ms=_NOW_MS)
+
+    @staticmethod
+    def _cancel(run: str, *, children: bool = True) -> Call[Any]:
+        return runs.cancel_run(
+            _KEYS, run_id=run, failure=_CANCELLED, retention_ms=_RETENTION_MS, children=children, now_ms=_NOW_MS
+        )
+
+
+def _event(run: str) -> bytes:
+    return dumps({"name": "e", "id": run, "ts": 1, "data": {}})
+
+
+def _last_fence(run: dict[str, str]) -> int:
+    """The last fence of a run that is no lease any more."""
+    return int(run.get("fence", 0)) - (1 if run.get("continuation") == "leased" else 0)
