@@ -1,4 +1,4 @@
-"""commit_step: a memo is stored once, and the run goes on."""
+"""commit_step, commit_planned_step, yield_run: a memo is stored once, and the run goes on."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def test_a_commit_stores_the_memo_and_leaves_the_continuation_with_its_worker(dr
     assert driver.queued("shop:steps") == []
 
 
-def test_a_commit_that_yields_queues_the_continuation_among_those_of_started_runs(driver: Driver) -> None:
+def test_a_run_that_yields_queues_the_continuation_among_those_of_started_runs(driver: Driver) -> None:
     lease = driver.started()
-    assert driver.commit(lease, "a", keep=False) == (Code.DONE, 1)
+    driver.commit(lease, "a")
+    assert driver.yield_run(lease) is Code.DONE
     assert driver.queued("shop:steps") == ["run1"]
     assert driver.run().status is RunStatus.QUEUED
 
@@ -40,6 +41,25 @@ def test_a_commit_that_is_sent_twice_stores_one_memo_and_queues_one_continuation
         before = driver.snapshot()
         assert driver.commit(lease, "a", keep=keep) == (Code.ALREADY, 1)
         assert driver.snapshot() == before
+
+
+def test_a_yield_that_is_sent_twice_queues_one_continuation(driver: Driver) -> None:
+    lease = driver.started()
+    driver.yield_run(lease)
+    before = driver.snapshot()
+    assert driver.yield_run(lease) in (Code.ALREADY, Code.STALE_FENCE)
+    assert driver.snapshot() == before
+
+
+def test_a_yield_with_a_stale_fence_or_of_a_run_that_has_ended_or_does_not_exist_is_refused(driver: Driver) -> None:
+    lease = driver.started()
+    driver.release(lease)
+    fresh = driver.claim_one(worker="w2")
+    assert driver.yield_run(lease) is Code.STALE_FENCE
+    assert driver.run().owner == "w2"
+    driver.finish(fresh)
+    assert driver.yield_run(fresh) is Code.NO_RUN
+    assert driver.yield_run(NOBODY) is Code.NO_RUN
 
 
 def test_a_commit_sent_again_after_another_took_over_changes_nothing(driver: Driver) -> None:
@@ -144,11 +164,28 @@ def test_the_holder_is_not_told_of_what_it_stores_itself(driver: Driver) -> None
     assert heard() == []
 
 
-def test_progress_clears_the_count_of_workers_that_died(driver: Driver) -> None:
+def died_once(driver: Driver) -> Lease:
+    """A run that is held by a worker after another that died with it."""
     driver.started()
     driver.advance(LEASE_MS)
     driver.reclaim()
     lease = driver.claim_one()
     assert lease.deaths == 1
-    driver.commit(lease, "a", keep=False)
+    return lease
+
+
+def test_progress_clears_the_count_of_workers_that_died(driver: Driver) -> None:
+    """Else a long run fails as poison after a few deploys, each of which killed a worker at another step of it."""
+    lease = died_once(driver)
+    driver.commit(lease, "a")
+    driver.advance(LEASE_MS)
+    driver.reclaim()
+    assert driver.claim_one().deaths == 1
+
+
+def test_the_end_of_a_planned_step_clears_the_count_of_workers_that_died(driver: Driver) -> None:
+    lease = died_once(driver)
+    driver.plan(lease, "a")
+    driver.commit(driver.claim_one(worker="w2"), worker="w2")
+    driver.release(lease)
     assert driver.claim_one().deaths == 0

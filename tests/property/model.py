@@ -122,7 +122,7 @@ class Model:
         if lease.key:
             del run.steps[key]
             run.wake()
-        elif not keep:
+        elif not keep and code is Code.DONE:
             job.become("queued")
         return code, list(run.memos).index(key) + 1
 

@@ -73,9 +73,15 @@ class Driver:
     def start(
         self, run: str = "run1", *, queue: str = "shop", dedupe: bool = False, rate: RateConfig | None = None
     ) -> Code:
+        return self.send(self.starting(run, queue=queue, dedupe=dedupe, rate=rate))
+
+    def starting(
+        self, run: str, *, queue: str = "shop", dedupe: bool = False, rate: RateConfig | None = None
+    ) -> Call[Code]:
+        """The call that starts a run."""
         event = dumps({"name": "e", "id": run, "ts": 1, "data": {}})
         config = FunctionConfig("shop", "buy", queue, rate_limit=rate, retention_ms=RETENTION_MS)
-        return self.send(runs.start_run(self.keys, config, run_id=run, event=event, dedupe=dedupe, now_ms=self.now_ms))
+        return runs.start_run(self.keys, config, run_id=run, event=event, dedupe=dedupe, now_ms=self.now_ms)
 
     def claim(self, limit: int = 100, *, worker: str = "w1", queues: Sequence[str] = ("shop",)) -> list[Lease] | None:
         """Claim jobs; never sent twice, for the answer to the second names other jobs."""
@@ -105,19 +111,31 @@ class Driver:
     def commit(
         self, lease: Lease, step_id: str = "", *, text: bytes | None = None, keep: bool = True, worker: str = "w1"
     ) -> tuple[Code, int]:
+        """Commit the step of a lease; unless ``keep``, yield the run when that was accepted."""
+        text = memo(worker=worker) if text is None else text
+        if lease.key:
+            return self.commit_planned(lease, text, worker=worker)
+        key = step_key(step_id)
+        answer = self.send(jobs.commit_step(self.keys, run_id=lease.run_id, fence=lease.fence, key=key, memo=text))
+        if answer[0] is Code.DONE and not keep:
+            assert self.yield_run(lease) is Code.DONE
+        return answer
+
+    def commit_planned(self, lease: Lease, text: bytes, *, worker: str) -> tuple[Code, int]:
         return self.send(
-            jobs.commit_step(
+            jobs.commit_planned_step(
                 self.keys,
                 run_id=lease.run_id,
-                job_key=lease.key,
+                key=lease.key,
                 fence=lease.fence,
-                key=lease.key or step_key(step_id),
-                memo=memo(worker=worker) if text is None else text,
-                keep=keep,
+                memo=text,
                 worker=worker,
                 now_ms=self.now_ms,
             )
         )
+
+    def yield_run(self, lease: Lease) -> Code:
+        return self.send(jobs.yield_run(self.keys, run_id=lease.run_id, fence=lease.fence, now_ms=self.now_ms))
 
     def plan(self, lease: Lease, *step_ids: str) -> Code:
         steps = [(step_key(step_id), step_id) for step_id in step_ids]
