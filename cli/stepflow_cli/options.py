@@ -14,9 +14,10 @@ from stepflow_cli.exits import Session
 from stepflow_engine.codec import loads
 from stepflow_engine.durations import duration_ms
 
-__all__ = ["data_option", "debug_option", "duration", "output_option", "server_options"]
+__all__ = ["data_option", "debug_option", "duration", "lease", "output_option", "queue_name", "server_options"]
 
 C = TypeVar("C", bound=Callable[..., Any])
+SHORTEST_LEASE_S = 2.0
 
 
 def json_data(value: str) -> Any:
@@ -43,6 +44,24 @@ def duration(value: str) -> float:
         return duration_ms(float(value) if re.fullmatch(r"-?\d+(\.\d+)?", value) else value) / 1000
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def lease(value: str) -> float:
+    """The seconds of a lease. It is extended three times in its length, and not more often than twice a second."""
+    seconds = duration(value)
+    if seconds < SHORTEST_LEASE_S:
+        raise click.BadParameter(f"a lease of {value} runs out before it is extended: give at least 2s")
+    return seconds
+
+
+def queue_name(value: str) -> str:
+    """A queue's name, as functions may have it."""
+    if not value or set(value) & set(", ") or value.endswith(":steps"):
+        raise click.BadParameter(
+            f"queue {value!r} may not be empty, contain ',' or a space, or end with ':steps'; "
+            "for several queues, repeat the option"
+        )
+    return value
 
 
 def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import click
+from rich.text import Text
 
 from stepflow_broker.broker import Broker
-from stepflow_broker.functions import read_functions
+from stepflow_broker.functions import FunctionConfig, RateConfig, read_functions
 from stepflow_broker.keys import Keys
 from stepflow_broker.overview import read_queues, read_workers
 from stepflow_cli.exits import EPILOG
+from stepflow_cli.family import served_queues
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.show import Cell, console, iso, now_ms, plain, print_json, since, state_text, table
+from stepflow_cli.tree import unserved
 from stepflow_cli.url import find_url
+from stepflow_engine.durations import show_duration
 
 __all__ = ["functions", "queues", "workers"]
 
@@ -23,19 +28,43 @@ __all__ = ["functions", "queues", "workers"]
 @output_option
 @server_options
 def functions(*, output: str, redis_url: str | None) -> None:
-    """List the functions that workers have registered."""
-    found = Broker(find_url(redis_url)).run(read_functions(Keys()))
+    """List the functions that workers have registered, and whether a live worker serves their queues."""
+    broker = Broker(find_url(redis_url))
+    found, served = broker.run(read_functions(Keys())), served_queues(broker, Keys())
     if output == "json":
-        fields = ("app", "id", "queue", "events", "retries")
-        print_json([{name: getattr(config, name) for name in fields} for config in found])
+        print_json([_function_json(config, served) for config in found])
         return
-    rows = [
-        (plain(config.name), plain(", ".join(config.events)) or "—", str(config.retries), plain(config.queue))
-        for config in found
+    limited = any(config.rate_limit for config in found)
+    headers = ["FUNCTION", "STARTED BY", "RETRIES", *["RATE LIMIT"] * limited, "QUEUE", "SERVED"]
+    rows = [_function_row(config, served, limited=limited) for config in found]
+    _print(headers, rows, right=("RETRIES",), none="no functions: start a worker")
+    for queue in sorted({config.queue for config in found} - served):
+        click.echo(unserved(queue))
+
+
+def _function_json(config: FunctionConfig, served: frozenset[str]) -> dict[str, Any]:
+    fields = ("app", "id", "queue", "events", "retries")
+    rate = asdict(config.rate_limit) if config.rate_limit else None
+    return {**{name: getattr(config, name) for name in fields}, "rate_limit": rate, "served": config.queue in served}
+
+
+def _function_row(config: FunctionConfig, served: frozenset[str], *, limited: bool) -> list[Cell]:
+    return [
+        plain(config.name),
+        plain(", ".join(config.events)) or "—",
+        str(config.retries),
+        *[_rate(config.rate_limit)] * limited,
+        plain(config.queue),
+        "yes" if config.queue in served else Text("no", style="yellow"),
     ]
-    _print(
-        ("FUNCTION", "STARTED BY", "RETRIES", "QUEUE"), rows, right=("RETRIES",), none="no functions: start a worker"
-    )
+
+
+def _rate(rate: RateConfig | None) -> str:
+    """A rate limit: ``2 in 1h per event.data.user``."""
+    if rate is None:
+        return "—"
+    per = f" per {plain(rate.key)}" if rate.key else ""
+    return f"{rate.limit} in {show_duration(rate.period_ms)}{per}"
 
 
 @click.command(epilog=EPILOG)

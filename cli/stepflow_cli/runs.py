@@ -10,8 +10,9 @@ from stepflow import Stepflow
 from stepflow_broker.broker import Broker
 from stepflow_broker.keys import Keys
 from stepflow_broker.overview import RunSummary, find_runs
-from stepflow_broker.runs import RunRecord, read_memos, read_run, read_steps
+from stepflow_cli.detail import read_detail
 from stepflow_cli.exits import EPILOG
+from stepflow_cli.family import DEPTH
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.show import (
     Cell,
@@ -26,11 +27,10 @@ from stepflow_cli.show import (
     state_text,
     table,
 )
-from stepflow_cli.steps import StepLine, step_lines
 from stepflow_cli.timeline import timeline
 from stepflow_cli.url import find_url
-from stepflow_engine.errors import RunNotFoundError
 from stepflow_engine.states import RunStatus
+from stepflow_workers.invoker import MAX_DEPTH
 
 __all__ = ["runs"]
 
@@ -102,53 +102,23 @@ def _print_runs(found: list[RunSummary]) -> None:
 
 @runs.command(epilog=EPILOG)
 @click.argument("run_id", metavar="RUN")
+@click.option(
+    "--depth",
+    type=click.IntRange(0, MAX_DEPTH),
+    default=DEPTH,
+    show_default=True,
+    help="How many levels of invoked runs to show.",
+)
 @output_option
 @server_options
-def show(run_id: str, *, output: str, redis_url: str | None) -> None:
-    """Show a RUN: its facts, and its steps with attempts, times and results."""
-    run, steps = _read(Broker(find_url(redis_url)), run_id)
+def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None:
+    """Show a RUN: its facts, its steps with attempts, times and results, who invoked it, and whom it invoked."""
+    detail = read_detail(Broker(find_url(redis_url)), run_id, depth=depth)
     if output == "json":
-        print_json(_run_json(run, steps))
+        print_json(detail.to_json())
         return
     out = console()
-    out.print(timeline(run, steps, out.width))
-
-
-def _read(broker: Broker, run_id: str) -> tuple[RunRecord, list[StepLine]]:
-    """A run and its steps. The memos are read last, so a step that ends meanwhile is not missed.
-
-    Raises:
-        RunNotFoundError: there is no such run.
-    """
-    keys = Keys()
-    run = broker.run(read_run(keys, run_id))
-    if run is None:
-        text = f"there is no run {run_id!r}: the id is wrong, or the run ended longer ago than the retention"
-        raise RunNotFoundError(run_id, "unknown", text)
-    pending = broker.run(read_steps(keys, run_id))
-    memos = broker.run(read_memos(keys, run_id))
-    return run, step_lines(memos, pending)
-
-
-def _run_json(run: RunRecord, steps: list[StepLine]) -> dict[str, Any]:
-    return {
-        "run_id": run.id,
-        "app": run.app,
-        "function": run.function,
-        "queue": run.queue,
-        "status": run.status,
-        "attempt": run.attempt,
-        "created_at": iso(run.created_at),
-        "started_at": iso(run.started_at),
-        "ended_at": iso(run.ended_at),
-        "due_at": iso(run.due_at),
-        "worker": run.owner or None,
-        "blocked": run.blocked or None,
-        "event": run.event,
-        "output": run.output,
-        "error": run.failure.to_json() if run.failure else None,
-        "steps": [step.to_json() for step in steps],
-    }
+    out.print(timeline(detail, out.width))
 
 
 # -- cancel --------------------------------------------------------------------
@@ -157,12 +127,16 @@ def _run_json(run: RunRecord, steps: list[StepLine]) -> dict[str, Any]:
 @runs.command(epilog=EPILOG)
 @click.argument("run_id", metavar="RUN")
 @click.option("--reason", default="", help="Why; it is kept with the run.")
+@click.option("--leave-children", is_flag=True, help="Let the runs that it waits for go on.")
 @output_option
 @server_options
-def cancel(run_id: str, *, reason: str, output: str, redis_url: str | None) -> None:
-    """Cancel a RUN. A step that is executing is not interrupted; its result is dropped."""
+def cancel(run_id: str, *, reason: str, leave_children: bool, output: str, redis_url: str | None) -> None:
+    """Cancel a RUN, and the runs that it waits for.
+
+    A step that is executing is not interrupted; its result is dropped.
+    """
     run = Stepflow("stepflow", redis_url=find_url(redis_url)).run(run_id)
-    cancelled = run.cancel(reason)
+    cancelled = run.cancel(reason, children=not leave_children)
     status = RunStatus.CANCELLED if cancelled else run.status()
     if output == "json":
         print_json({"run_id": run_id, "cancelled": cancelled, "status": status})

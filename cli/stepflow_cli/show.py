@@ -23,6 +23,7 @@ __all__ = [
     "brief_failure",
     "clock",
     "console",
+    "cut",
     "iso",
     "now_ms",
     "plain",
@@ -43,6 +44,8 @@ _COLORS = {
     "done": "green",
     "failed": "red",
     "cancelled": "magenta",
+    "skipped": "magenta",
+    "forgotten": "dim",
     "running": "cyan",
     "busy": "cyan",
     "retrying": "yellow",
@@ -112,18 +115,21 @@ def plain(text: str) -> str:
     return text if text.isprintable() else "".join(char if char.isprintable() else "�" for char in text)
 
 
+def cut(text: str, most: int) -> str:
+    """At most so many characters of a text."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def brief(value: Any, most: int = 200) -> str:
     """A value as JSON in one line, cut."""
-    text = dumps(value).decode()
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return cut(dumps(value).decode(), most)
 
 
 def brief_failure(failure: Failure | None, most: int = 200) -> str:
     """A failure in one line, cut."""
     if failure is None:
         return ""
-    text = " ".join(f"{failure.name}: {failure.message}".split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return cut(" ".join(f"{failure.name}: {failure.message}".split()), most)
 
 
 def state_text(state: str) -> Text:

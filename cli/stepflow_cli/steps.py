@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.runs import StepRecord
+from stepflow_cli.invokes import Invoke, ended_invoke, waiting_invoke
+from stepflow_cli.member import Member
 from stepflow_cli.show import iso
 from stepflow_engine.failure import Failure
-from stepflow_engine.memo import read_memo
+from stepflow_engine.memo import Memo
 
 __all__ = ["StepLine", "step_lines"]
 
@@ -19,11 +21,12 @@ class StepLine:
     """One step. Times are milliseconds since the epoch.
 
     Attributes:
-        state: ``done``, ``failed``, ``running``, ``queued``, ``retrying`` or ``delayed``.
+        state: ``done``, ``failed``, ``running``, ``queued``, ``retrying``, ``delayed`` or ``waiting`` (for a child).
         attempts: those that were begun and, for a step that has not ended, have failed.
         worker: which executed it last, or executes it.
         due_at: when the next attempt is due.
         failure: why it failed, or its last attempt did.
+        invoke: what it invoked; ``None`` for a step with a handler.
     """
 
     id: str
@@ -36,6 +39,7 @@ class StepLine:
     worker: str = ""
     result: Any = None
     failure: Failure | None = None
+    invoke: Invoke | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields that scripts get."""
@@ -50,39 +54,53 @@ class StepLine:
             "worker": self.worker or None,
             "result": self.result,
             "error": self.failure.to_json() if self.failure else None,
+            "invoke": self.invoke.to_json() if self.invoke else None,
         }
 
 
-def step_lines(memos: Sequence[tuple[str, bytes]], pending: Sequence[StepRecord]) -> list[StepLine]:
-    """All steps of a run: those with memos in recorded order, then the others by their id."""
-    ended = [_ended(key, text) for key, text in memos]
+def step_lines(
+    memos: Sequence[tuple[str, Memo]], pending: Sequence[StepRecord], children: Mapping[str, Member]
+) -> list[StepLine]:
+    """All steps of a run: those with memos in recorded order, then the others by their id.
+
+    Args:
+        children: by their ids; of an invoke only its child knows all times.
+    """
+    ended = [_ended(key, memo, children) for key, memo in memos]
     known = {line.key for line in ended}
-    return ended + [_pending(step) for step in sorted(pending, key=lambda step: step.id) if step.key not in known]
+    left = [step for step in pending if step.key not in known]
+    return ended + [_pending(step, children) for step in sorted(left, key=lambda step: step.id)]
 
 
-def _ended(key: str, text: bytes) -> StepLine:
-    memo = read_memo(text)
+def _ended(key: str, memo: Memo, children: Mapping[str, Member]) -> StepLine:
+    invoke = ended_invoke(key, memo)
+    child = children.get(invoke.run_id) if invoke and invoke.outcome != "timeout" else None
     return StepLine(
         id=memo.id or key,
         key=key,
         state="failed" if memo.failure else "done",
         attempts=memo.detail.get("attempts", 1),
         started_at=memo.detail.get("started_at"),
-        ended_at=memo.detail.get("ended_at"),
+        ended_at=child.ended_at if child else memo.detail.get("ended_at"),
         worker=memo.detail.get("worker", ""),
         result=memo.data,
         failure=memo.failure,
+        invoke=invoke,
     )
 
 
-def _pending(step: StepRecord) -> StepLine:
+def _pending(step: StepRecord, children: Mapping[str, Member]) -> StepLine:
     states = {"leased": "running", "delayed": "retrying" if step.attempts else "delayed"}
+    invoke = waiting_invoke(step)
+    child = children.get(step.child)
     return StepLine(
         id=step.id,
         key=step.key,
         state=states.get(step.state, step.state),
-        attempts=step.attempts,
-        due_at=step.due_at,
+        attempts=1 if invoke else step.attempts,
+        started_at=child.created_at if child else None,
+        due_at=None if invoke else step.due_at,
         worker=step.owner,
         failure=step.failure,
+        invoke=invoke,
     )

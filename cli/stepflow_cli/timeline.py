@@ -1,4 +1,4 @@
-"""The timeline of a run: its facts, and each step with a bar that shows when it was executed."""
+"""The timeline of a run: its facts, each step with a bar that shows when it was executed, and its family."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from stepflow_broker.runs import RunRecord
+from stepflow_cli.detail import Detail
 from stepflow_cli.show import Cell, brief, brief_failure, clock, now_ms, plain, since, span, state_text, table
 from stepflow_cli.steps import StepLine
+from stepflow_cli.tree import family_tree, unserved, waits_until
 from stepflow_engine.durations import show_duration
 
 __all__ = ["timeline"]
@@ -23,28 +25,31 @@ _LONGEST_WORKER = 24
 _BAR_STYLES = {"done": "green", "failed": "red"}
 
 
-def timeline(run: RunRecord, steps: Sequence[StepLine], width: int) -> RenderableType:
+def timeline(detail: Detail, width: int) -> RenderableType:
     """Everything that is known of a run, for a terminal of this width in cells."""
     now = now_ms()
-    parts: list[RenderableType] = [_facts(run, now)]
-    if steps:
-        parts += ["", _steps(run, steps, width, now)]
+    parts: list[RenderableType] = [_facts(detail, now)]
+    if detail.steps:
+        parts += ["", _steps(detail.run, detail.steps, width, now)]
+    if (tree := family_tree(detail.family, width)) is not None:
+        parts += ["", tree]
     return Group(*parts)
 
 
 # -- the run -------------------------------------------------------------------
 
 
-def _facts(run: RunRecord, now: int) -> Table:
+def _facts(detail: Detail, now: int) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in _named_facts(run, now):
+    for name, value in _named_facts(detail, now):
         grid.add_row(name, value)
     return grid
 
 
-def _named_facts(run: RunRecord, now: int) -> Iterator[tuple[str, RenderableType]]:
+def _named_facts(detail: Detail, now: int) -> Iterator[tuple[str, RenderableType]]:
+    run = detail.run
     yield "run", run.id
     yield "function", run.name
     yield "status", _status(run, now)
@@ -59,8 +64,12 @@ def _named_facts(run: RunRecord, now: int) -> Iterator[tuple[str, RenderableType
         yield "worker", run.owner
     if run.blocked:
         yield "blocked", Text(plain(run.blocked), style="yellow")
+    if detail.family.run.served is False:
+        yield "", Text(unserved(run.queue), style="yellow")
     if run.status == "completed":
         yield "result", plain(brief(run.output))
+    elif run.status == "skipped":
+        yield "reason", Text(plain(run.reason), style="magenta")
     elif run.failure is not None:
         yield "error", Text(plain(brief_failure(run.failure, 600)), style="red")
 
@@ -91,7 +100,7 @@ def _steps(run: RunRecord, steps: Sequence[StepLine], width: int, now: int) -> T
         cells += [_start(step, begin, now), span(step.started_at, step.ended_at)]
         cells += [plain(step.worker)] * with_worker
         cells += [_bar(step, begin, end)] * with_bar
-        made.add_row(*cells, _result(step))
+        made.add_row(*cells, _result(step, now))
     return made
 
 
@@ -121,7 +130,9 @@ def _bar(step: StepLine, begin: int, end: int) -> Text:
     return bar.append("·" * (_LONGEST_BAR - last))
 
 
-def _result(step: StepLine) -> Text:
+def _result(step: StepLine, now: int) -> Text:
     if step.failure is not None:
         return Text(plain(brief_failure(step.failure)), style="red" if step.state == "failed" else "yellow")
+    if step.invoke is not None and step.invoke.waits_until is not None:
+        return Text(waits_until(step.invoke.waits_until, now), style="yellow")
     return Text(plain(brief(step.result))) if step.state == "done" else Text()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from stepflow_cli.exits import EPILOG, run
-from stepflow_cli.options import debug_option
+from stepflow_cli.options import debug_option, duration, lease, queue_name
 from stepflow_cli.url import url_of_apps
 from stepflow_workers.apps import load_apps
 from stepflow_workers.pool import WorkerPool, WorkerSpec, run_worker
@@ -51,7 +51,14 @@ def pace_options(command: C) -> C:
 @click.command("worker", epilog=EPILOG)
 @click.argument("apps", metavar="MODULE:APP...", nargs=-1, required=True)
 @pace_options
-@click.option("--queue", "queues", metavar="NAME", multiple=True, help="Serve only this queue; may be repeated.")
+@click.option(
+    "--queue",
+    "queues",
+    metavar="NAME",
+    type=queue_name,
+    multiple=True,
+    help="Serve only this queue; may be repeated, the most important first.",
+)
 @click.option("--burst", is_flag=True, help="Stop when nothing is ready.")
 @click.option("--name", default="", help="The worker's name in RQ; with several processes, its number is appended.")
 @click.option(
@@ -61,6 +68,22 @@ def pace_options(command: C) -> C:
     default=100,
     show_default=True,
     help="Steps in a row that a run may execute before it goes back to its queue.",
+)
+@click.option(
+    "--lease",
+    metavar="TIME",
+    type=lease,
+    default="10s",
+    show_default=True,
+    help="How long a job stays with a process that gives no sign of life; at least 2s.",
+)
+@click.option(
+    "--grace",
+    metavar="TIME",
+    type=duration,
+    default="30s",
+    show_default=True,
+    help="How long a stop waits for handlers; then their jobs are handed back.",
 )
 @click.option(
     "--redis-url",
@@ -79,6 +102,8 @@ def worker(
     burst: bool,
     name: str,
     sticky: int,
+    lease: float,
+    grace: float,
     redis_url: str | None,
 ) -> None:
     """Execute the functions of apps.
@@ -97,6 +122,8 @@ def worker(
         concurrency=concurrency,
         burst=burst,
         sticky=sticky,
+        lease_ms=round(lease * 1000),
+        grace_s=grace,
     )
     spec = WorkerSpec(apps, settings, log_level)
     if processes == 1:

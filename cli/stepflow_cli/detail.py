@@ -1,0 +1,82 @@
+"""The detail of one run: its record, its steps, and its family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_broker.broker import Broker
+from stepflow_broker.keys import Keys
+from stepflow_broker.runs import RunRecord, read_memos, read_run, read_steps
+from stepflow_cli.family import Family, read_family
+from stepflow_cli.invokes import find_invokes
+from stepflow_cli.show import iso
+from stepflow_cli.steps import StepLine, step_lines
+from stepflow_engine.errors import RunNotFoundError
+from stepflow_engine.memo import read_memo
+
+__all__ = ["Detail", "read_detail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What is known of a run."""
+
+    run: RunRecord
+    steps: list[StepLine]
+    family: Family
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that scripts get."""
+        run, parent, member = self.run, self.family.parent, self.family.run.to_json()
+        return {
+            "run_id": run.id,
+            "app": run.app,
+            "function": run.function,
+            "queue": run.queue,
+            "served": member["served"],
+            "status": run.status,
+            "attempt": run.attempt,
+            "created_at": iso(run.created_at),
+            "started_at": iso(run.started_at),
+            "ended_at": iso(run.ended_at),
+            "due_at": iso(run.due_at),
+            "worker": run.owner or None,
+            "blocked": run.blocked or None,
+            "reason": run.reason or None,
+            "event": run.event,
+            "output": run.output,
+            "error": run.failure.to_json() if run.failure else None,
+            "steps": [step.to_json() for step in self.steps],
+            "parent": _parent_json(parent.to_json(), member) if parent else None,
+            "children": member["children"],
+            "children_not_shown": member["children_not_shown"],
+        }
+
+
+def _parent_json(parent: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """The parent without its children, and the step there that invoked the run."""
+    for name in ("children", "children_not_shown"):
+        del parent[name]
+    return {**parent, **{name: run[name] for name in ("step", "outcome", "waits_until")}}
+
+
+def read_detail(broker: Broker, run_id: str, *, depth: int) -> Detail:
+    """A run, its steps and its family. The memos are read after the steps, so one that ends meanwhile is not missed.
+
+    Args:
+        depth: how many levels of children are read.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    keys = Keys()
+    run = broker.run(read_run(keys, run_id))
+    if run is None:
+        text = f"there is no run {run_id!r}: the id is wrong, or the run ended longer ago than the retention"
+        raise RunNotFoundError(run_id, "unknown", text)
+    pending = broker.run(read_steps(keys, run_id))
+    memos = [(key, read_memo(text)) for key, text in broker.run(read_memos(keys, run_id))]
+    family = read_family(broker, keys, run, find_invokes(memos, pending), depth=depth)
+    children = {child.run_id: child for child in family.run.children}
+    return Detail(run, step_lines(memos, pending, children), family)
