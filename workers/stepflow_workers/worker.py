@@ -39,6 +39,9 @@ from stepflow_workers.router import Router
 from stepflow_workers.runner import Runner
 from stepflow_workers.settings import WorkerSettings
 from stepflow_workers.slots import Slots
+from stepflow_workers.timekeeper import Timekeeper
+from stepflow_workers.waker import Waker
+from stepflow_workers.workbench import Workbench
 
 __all__ = ["StepWorker"]
 
@@ -86,7 +89,7 @@ class StepWorker(BaseWorker):
             raise server_error(error, settings.redis_url) from None
         self._shown_state = ""
         self._counted = (0, 0)
-        self._runner: Runner | None = None
+        self._bench: Workbench | None = None
         self._dispatcher: Dispatcher | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled_at = 0.0
@@ -121,16 +124,9 @@ class StepWorker(BaseWorker):
         loop = asyncio.get_running_loop()
         broker = AsyncBroker(self.settings.redis_url, patience_s=_PATIENCE_S)
         slots = Slots(self.settings.concurrency)
+        bench = Workbench(broker, self.keys, self.name, self.settings, slots)
         registry = Registry(broker, self.keys)
-        runner = Runner(
-            broker=broker,
-            keys=self.keys,
-            worker=self.name,
-            functions=self.functions,
-            registry=registry,
-            settings=self.settings,
-            slots=slots,
-        )
+        waker = Waker(broker, self.keys, self.name, bench.held)
         keeper = Keeper(
             self.settings.redis_url,
             self.keys,
@@ -141,27 +137,22 @@ class StepWorker(BaseWorker):
         )
         router = Router(broker, self.keys, self.name, registry)
         dispatcher = Dispatcher(
-            broker=broker,
-            keys=self.keys,
-            worker=self.name,
+            bench,
             lists=self.lists,
-            settings=self.settings,
-            runner=runner,
-            slots=slots,
+            runner=Runner(bench, waker, functions=self.functions, registry=registry),
             keeper=keeper,
             router=router,
-            waker=runner.waker,
+            timekeeper=Timekeeper(bench, waker),
             set_state=lambda state: self._show_state(broker, state),
         )
-        runner.timer_set = dispatcher.timer_set
-        slots.freed = dispatcher.wake
-        self._runner, self._dispatcher = runner, dispatcher
+        bench.timer_set, slots.freed = dispatcher.timer_set, dispatcher.wake
+        self._bench, self._dispatcher = bench, dispatcher
         self._loop = loop
         if self._signalled_at:
             dispatcher.stop()
         keeper.start()
         await router.prepare()
-        await runner.waker.prepare()
+        await waker.prepare()
         subscribed = asyncio.Event()
         inbox = Inbox(broker, self.keys, self.name, self.lists, dispatcher)
         listeners = [loop.create_task(inbox.run(subscribed.set)), loop.create_task(router.run())]
@@ -225,10 +216,10 @@ class StepWorker(BaseWorker):
 
     def _send_heartbeat(self) -> None:
         """RQ's heartbeat, and its counts of jobs done. In the keeper's thread."""
-        runner = self._runner
-        if runner is None:
+        bench = self._bench
+        if bench is None:
             return
-        counts = (runner.finished_jobs, runner.failed_jobs)
+        counts = (bench.finished_jobs, bench.failed_jobs)
         finished, failed = counts[0] - self._counted[0], counts[1] - self._counted[1]
         try:
             with self.connection.pipeline(transaction=False) as pipeline:

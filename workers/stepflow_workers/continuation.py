@@ -1,0 +1,205 @@
+"""The continuation of a run: drives the code from step to step, by the worker that holds its lease.
+
+One step at a time is executed right here, under the continuation's own lease. Several at once become jobs of their
+own, which any worker may take, and invokes become children; meanwhile the holder keeps the code suspended, with the
+lease but without a slot, and is told of their memos. When none comes for a while, the run is parked: the lease is
+given up, and the next memo queues the continuation again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import assert_never
+
+from stepflow_broker.jobs import Lease, commit_step, fail_attempt, park_run, plan_steps, yield_run
+from stepflow_broker.runs import Code, forget_deaths, read_steps
+from stepflow_engine.execution import Outcome, Waiting
+from stepflow_engine.steps import InvokeRequest, RunRequest, StepCall
+from stepflow_workers.ending import RunEnding
+from stepflow_workers.held import HeldRun
+from stepflow_workers.invoker import Invoker
+from stepflow_workers.loader import Loader
+from stepflow_workers.performer import POISON_DEATHS, Done, Retry
+from stepflow_workers.waker import Waker
+from stepflow_workers.workbench import Workbench
+
+__all__ = ["Continuation"]
+
+_HOLD_S = 5.0
+"""How long the code of a run is held with its lease while no memo of its steps comes."""
+_PLAN_CHUNK = 250
+
+
+class Continuation:
+    """Does the continuation jobs of one worker."""
+
+    def __init__(self, bench: Workbench, loader: Loader, invoker: Invoker, waker: Waker) -> None:
+        self._bench = bench
+        self._loader = loader
+        self._invoker = invoker
+        self._waker = waker
+        self._ending = RunEnding(bench, waker)
+
+    async def do(self, held: HeldRun, lease: Lease) -> None:
+        """Drive the run until it ends, is parked, or goes back to its queue."""
+        held.lease, held.deaths = lease, lease.deaths
+        if lease.deaths > POISON_DEATHS:
+            await self._ending.poison(held, lease)
+            return
+        async with held.turn:
+            held.execution.ask_again()
+            await self._drive(held, lease)
+
+    async def _drive(self, held: HeldRun, lease: Lease) -> None:
+        budget, unsure = self._bench.settings.sticky, lease.planned
+        going_on = True
+        while going_on:
+            outcome = await self._advance(held)
+            if held.execution.closed:  # let go of meanwhile: the lease is lost, the run has ended, or this stops
+                await self._bench.hand_back([lease])
+                return
+            if not isinstance(outcome, Waiting):
+                await self._ending.end(held, lease, outcome)
+                return
+            fresh = [call for call in outcome.fresh if call.key not in held.planned]
+            if fresh and outcome.alone and unsure:
+                fresh, unsure = await self._not_planned(held, fresh), False
+            if fresh and outcome.alone and isinstance(request := fresh[0].request, RunRequest):
+                budget -= 1
+                going_on = await self._step_here(held, lease, fresh[0], request, keep=budget > 0)
+            elif fresh:
+                going_on = await self._plan(held, lease, fresh)
+            elif outcome.blocked:
+                going_on = await self._wait(held, lease)
+
+    async def _advance(self, held: HeldRun) -> Outcome:
+        """Let the code go on. While it waits for steps that have jobs, whatever else it waits for, it needs no slot."""
+        if not held.planned:
+            return await held.execution.advance()
+        with self._bench.slots.given_back():
+            return await held.execution.advance()
+
+    async def _not_planned(self, held: HeldRun, fresh: list[StepCall]) -> list[StepCall]:
+        """Those steps that have no job yet from an earlier holder of the run, whose worker may have died."""
+        steps = await self._bench.broker.run(read_steps(self._bench.keys, held.run_id))
+        held.planned.update(step.key for step in steps if step.state)
+        return [call for call in fresh if call.key not in held.planned]
+
+    # -- one step ----------------------------------------------------------------
+
+    async def _step_here(self, held: HeldRun, lease: Lease, call: StepCall, request: RunRequest, *, keep: bool) -> bool:
+        """Execute the one step that the code waits for; true if the run goes on here."""
+        done = await self._bench.performer.perform(held, call, request, attempt=0, deaths=held.deaths)
+        match done:
+            case Done():
+                keep = keep and not self._bench.stopping and not self._bench.suspended
+                return await self._commit(held, lease, call, done, keep=keep)
+            case Retry():
+                return await self._put_off(held, lease, call, done)
+
+    async def _commit(self, held: HeldRun, lease: Lease, call: StepCall, done: Done, *, keep: bool) -> bool:
+        bench = self._bench
+        committed = bench.broker.submit(
+            commit_step(bench.keys, run_id=held.run_id, fence=lease.fence, key=call.key, memo=done.text)
+        )
+        if not keep:  # in the same round trip
+            await bench.broker.run(yield_run(bench.keys, run_id=held.run_id, fence=lease.fence))
+        code, position = await committed
+        if not bench.accepted(held, code):
+            return False
+        bench.finished_jobs += 1
+        await self._forget_deaths(held)
+        held.learn(position, call.key, done.memo)
+        if not keep and not bench.settings.sticky:
+            bench.held.drop(held)
+        return keep
+
+    async def _put_off(self, held: HeldRun, lease: Lease, call: StepCall, retry: Retry) -> bool:
+        """Plan the next attempt of a step that failed, as a job of its own."""
+        bench = self._bench
+        bench.failed_jobs += 1
+        code = await bench.broker.run(
+            fail_attempt(
+                bench.keys,
+                run_id=held.run_id,
+                job_key="",
+                fence=lease.fence,
+                key=call.key,
+                step_id=call.id,
+                attempts=retry.attempts,
+                error=retry.error,
+                delay_ms=retry.delay_ms,
+            )
+        )
+        held.planned.add(call.key)
+        bench.timer_set(retry.delay_ms)
+        return bench.accepted(held, code)
+
+    async def _forget_deaths(self, held: HeldRun) -> None:
+        """The run has made progress, or come to rest: it is not what killed its workers."""
+        if held.deaths:
+            held.deaths = 0
+            await self._bench.broker.run(forget_deaths(self._bench.keys, held.run_id))
+
+    # -- several steps -----------------------------------------------------------
+
+    async def _plan(self, held: HeldRun, lease: Lease, fresh: list[StepCall]) -> bool:
+        """Give each step a job, or a child, of its own; true if the run goes on here."""
+        steps: list[tuple[str, str]] = []
+        invokes: list[tuple[StepCall, InvokeRequest]] = []
+        for call in fresh:
+            match call.request:
+                case RunRequest():
+                    steps.append((call.key, call.id))
+                case InvokeRequest() as request:
+                    invokes.append((call, request))
+                case other:
+                    assert_never(other)
+        held.planned.update(call.key for call in fresh)
+        return await self._plan_jobs(held, lease, steps) and await self._plan_children(held, lease, invokes)
+
+    async def _plan_jobs(self, held: HeldRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
+        bench = self._bench
+        for first in range(0, len(steps), _PLAN_CHUNK):
+            part = steps[first : first + _PLAN_CHUNK]
+            code = await bench.broker.run(plan_steps(bench.keys, run_id=held.run_id, fence=lease.fence, steps=part))
+            if not bench.accepted(held, code):
+                return False
+        return True
+
+    async def _plan_children(self, held: HeldRun, lease: Lease, invokes: list[tuple[StepCall, InvokeRequest]]) -> bool:
+        if not invokes:
+            return True
+        code, resolved = await self._invoker.invoke(lease, invokes)
+        for one in resolved:
+            self._waker.hand_over(one)
+        return self._bench.accepted(held, code)
+
+    # -- waiting -----------------------------------------------------------------
+
+    async def _wait(self, held: HeldRun, lease: Lease) -> bool:
+        """Wait for memos with the code in memory, but without a slot; park the run when none comes."""
+        bench = self._bench
+        await self._forget_deaths(held)
+        if bench.settings.sticky and not bench.stopping and len(bench.held) <= bench.settings.cached_runs:
+            with bench.slots.given_back():
+                if await self._memo_comes(held):
+                    return True
+        code = await bench.broker.run(
+            park_run(bench.keys, run_id=held.run_id, fence=lease.fence, applied=held.execution.applied)
+        )
+        if code is Code.MORE:
+            await self._loader.catch_up(held)
+            return True
+        bench.accepted(held, code)
+        if not bench.settings.sticky:
+            bench.held.drop(held)
+        return False
+
+    async def _memo_comes(self, held: HeldRun) -> bool:
+        try:
+            async with asyncio.timeout(_HOLD_S):
+                await held.execution.activity.changed()
+        except TimeoutError:
+            return False
+        return not self._bench.stopping

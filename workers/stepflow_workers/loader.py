@@ -1,0 +1,110 @@
+"""Loading: the code of a job's run, from memory, or made anew and given the run's memos."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+from stepflow import Function
+from stepflow_broker.jobs import Lease, fail_attempt, load_run, retry_run
+from stepflow_engine.codec import dumps
+from stepflow_engine.failure import Failure
+from stepflow_engine.memo import read_memo
+from stepflow_workers.held import HeldRun
+from stepflow_workers.workbench import Workbench
+
+__all__ = ["Loader"]
+
+_log = logging.getLogger("stepflow.worker")
+_MISSING_CODE_MS = (1_000, 30_000)
+
+
+class Loader:
+    """Loads runs, for one worker.
+
+    Args:
+        functions: the functions of this process by ``app/id``.
+    """
+
+    def __init__(self, bench: Workbench, functions: dict[str, Function]) -> None:
+        self._bench = bench
+        self._functions = functions
+
+    async def load(self, lease: Lease) -> HeldRun | None:
+        """A pass over the run's code that knows all memos that the claim knew of; ``None``: the job was put off."""
+        function = self._functions.get(f"{lease.app}/{lease.function}")
+        if function is None:
+            await self._put_off(lease)
+            return None
+        held = self._in_memory(lease)
+        if held is None:
+            return await self._make(lease, function)
+        if held.execution.applied < lease.applied and not (lease.key and held.lease):
+            await self.catch_up(held)
+        return held
+
+    async def catch_up(self, held: HeldRun) -> None:
+        """Read the memos that this pass has not been given."""
+        bench, applied = self._bench, held.execution.applied
+        _, memos = await bench.broker.run(load_run(bench.keys, held.run_id, applied))
+        for position, (key, text) in enumerate(memos, applied + 1):
+            held.learn(position, key, read_memo(text), len(text))
+
+    def _in_memory(self, lease: Lease) -> HeldRun | None:
+        held = self._bench.held.get(lease.run_id)
+        if held is not None and held.attempt != lease.attempt:
+            self._bench.held.drop(held)
+            return None
+        return held
+
+    async def _make(self, lease: Lease, function: Function) -> HeldRun | None:
+        event, memos = lease.event, list[tuple[str, bytes]]()
+        if event is None or lease.applied:
+            record, memos = await self._bench.broker.run(load_run(self._bench.keys, lease.run_id, 0))
+            if record is None:
+                return None
+            event = dumps(record.event)
+        if (raced := self._in_memory(lease)) is not None:
+            return raced
+        execution = function.execution(event, run_id=lease.run_id, attempt=lease.attempt)
+        execution.add((key, read_memo(text)) for key, text in memos)
+        size = sum(len(text) for _, text in memos)
+        held = HeldRun(lease.run_id, function, execution, lease.attempt, state_bytes=size)
+        self._bench.held.put(held)
+        return held
+
+    async def _put_off(self, lease: Lease) -> None:
+        """Hand a job back whose function's code is not here; nothing is lost, another worker may have it."""
+        bench, name = self._bench, f"{lease.app}/{lease.function}"
+        reason = (
+            f"the code of function {name} is not in worker {bench.worker}: start a worker with it, or cancel the run"
+        )
+        _log.warning("code_missing", extra={"run_id": lease.run_id, "function": name})
+        delay_ms = random.randint(*_MISSING_CODE_MS)
+        if lease.key:
+            error = dumps(Failure("CodeMissing", reason).to_json())
+            await bench.broker.run(
+                fail_attempt(
+                    bench.keys,
+                    run_id=lease.run_id,
+                    job_key=lease.key,
+                    fence=lease.fence,
+                    key=lease.key,
+                    step_id=lease.step_id,
+                    attempts=lease.step_attempt,
+                    error=error,
+                    delay_ms=delay_ms,
+                )
+            )
+            return
+        await bench.broker.run(
+            retry_run(
+                bench.keys,
+                run_id=lease.run_id,
+                fence=lease.fence,
+                attempts=lease.attempt,
+                error=b"",
+                delay_ms=delay_ms,
+                reason=reason,
+            )
+        )

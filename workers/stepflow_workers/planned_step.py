@@ -1,0 +1,118 @@
+"""A planned step: a job of its own, for which any worker replays the code up to the step and calls its handler."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+
+from stepflow_broker.jobs import Lease, commit_planned_step, fail_attempt
+from stepflow_broker.runs import Code
+from stepflow_engine.codec import dumps
+from stepflow_engine.failure import Failure
+from stepflow_engine.steps import RunRequest, StepCall
+from stepflow_workers.held import HeldRun
+from stepflow_workers.performer import Done, Retry, now_ms
+from stepflow_workers.workbench import Workbench
+
+__all__ = ["do_planned_step"]
+
+_log = logging.getLogger("stepflow.worker")
+_ASK_S = 5.0
+"""How long to wait until code that another job of this worker runs asks for the step."""
+
+
+async def do_planned_step(bench: Workbench, held: HeldRun, lease: Lease) -> None:
+    """Do the job of a planned step, from its replay to its commit."""
+    call = await _find(held, lease.key)
+    if held.execution.closed:
+        await bench.hand_back([lease])
+    elif call is None:
+        await _settle(bench, held, lease, _not_found(bench, held, lease))
+    elif isinstance(call.request, RunRequest):
+        done = await bench.performer.perform(held, call, call.request, attempt=lease.step_attempt, deaths=lease.deaths)
+        await _settle(bench, held, lease, done)
+    else:
+        raise TypeError(f"job {lease.job} is for a step that is not a step.run")
+
+
+async def _find(held: HeldRun, key: str) -> StepCall | None:
+    """The step with this key, if the code asks for it."""
+    execution = held.execution
+    if not execution.was_asked(key):
+        if held.lease is not None or held.turn.locked():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ASK_S):
+                    await execution.asked(key)
+        else:
+            async with held.turn:
+                await execution.advance()
+    return execution.pending(key)
+
+
+def _not_found(bench: Workbench, held: HeldRun, lease: Lease) -> Done | Retry:
+    """What becomes of a step that the code does not wait for; nothing else is run in its place.
+
+    Code that asked for it and gave it up, such as the loser of a race, wants no other attempt. Code that does not ask
+    for it at all is of another version: a worker with the right one may take the next attempt.
+    """
+    execution = held.execution
+    found = ", ".join(repr(step_id) for step_id in execution.pending_ids()[:10]) or "none"
+    failure = Failure(
+        "StepNotFoundError",
+        f"step {lease.step_id!r} was planned, but the code of {held.function.name} does not wait for it; "
+        f"steps that it waits for: {found}; bring the step back, or cancel the run",
+    )
+    attempt = lease.step_attempt
+    if execution.was_asked(lease.key):
+        return bench.performer.failed_for_good(lease.step_id, failure, attempt, now_ms())
+    _log.warning("planned_step_not_found", extra={"run_id": lease.run_id, "step_id": lease.step_id})
+    if attempt >= held.function.config.retries:
+        return bench.performer.failed_for_good(lease.step_id, failure, attempt, now_ms())
+    delay_ms = bench.settings.backoff.delay_ms(attempt, random.random())
+    return Retry(attempt + 1, dumps(failure.to_json()), delay_ms)
+
+
+async def _settle(bench: Workbench, held: HeldRun, lease: Lease, done: Done | Retry) -> None:
+    match done:
+        case Done():
+            await _commit(bench, held, lease, done)
+        case Retry():
+            await _retry(bench, lease, done)
+
+
+async def _commit(bench: Workbench, held: HeldRun, lease: Lease, done: Done) -> None:
+    code, position = await bench.broker.run(
+        commit_planned_step(
+            bench.keys,
+            run_id=lease.run_id,
+            key=lease.key,
+            fence=lease.fence,
+            memo=done.text,
+            worker=bench.worker,
+        )
+    )
+    if code in (Code.DONE, Code.ALREADY):
+        bench.finished_jobs += 1
+        held.learn(position, lease.key, done.memo)
+    elif code is Code.NO_RUN:
+        bench.held.drop(held)
+
+
+async def _retry(bench: Workbench, lease: Lease, retry: Retry) -> None:
+    bench.failed_jobs += 1
+    await bench.broker.run(
+        fail_attempt(
+            bench.keys,
+            run_id=lease.run_id,
+            job_key=lease.key,
+            fence=lease.fence,
+            key=lease.key,
+            step_id=lease.step_id,
+            attempts=retry.attempts,
+            error=retry.error,
+            delay_ms=retry.delay_ms,
+        )
+    )
+    bench.timer_set(retry.delay_ms)

@@ -1,0 +1,97 @@
+"""The timekeeper: does what a worker does from time to time, so that no scheduler process is needed.
+
+Every worker does all of it. Each chore is one script that takes what is due and can be repeated, so several workers
+that do it at once do it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from stepflow_broker.jobs import fire_timers, reclaim_leases, repair_jobs
+from stepflow_broker.runs import forget_ended
+from stepflow_workers.performer import now_ms
+from stepflow_workers.waker import Waker
+from stepflow_workers.workbench import Workbench
+
+__all__ = ["Timekeeper"]
+
+_log = logging.getLogger("stepflow.worker")
+_TICK_S = 1.0
+_TIMERS = 500
+
+
+@dataclass(slots=True)
+class _Chore:
+    """Something to do again and again.
+
+    Attributes:
+        do: does it.
+        every_s: how often, in seconds.
+        due_at: when next, in the loop's time.
+    """
+
+    do: Callable[[], Awaitable[object]]
+    every_s: float
+    due_at: float = 0.0
+
+
+class Timekeeper:
+    """Keeps time for one worker."""
+
+    def __init__(self, bench: Workbench, waker: Waker) -> None:
+        self._bench = bench
+        self._waker = waker
+        self._timers_at = 0.0
+        self._tick_at = 0.0
+        self._repair_cursor = 0
+        self._chores = (
+            _Chore(waker.look, 2.0),
+            _Chore(waker.take_over, 4.0),
+            _Chore(self._reclaim, 4.0),
+            _Chore(self._repair, 10.0),
+            _Chore(self._forget, 300.0),
+        )
+
+    async def keep(self) -> None:
+        """Do what is due."""
+        now = asyncio.get_running_loop().time()
+        if now >= min(self._timers_at, self._tick_at):
+            await self._fire_timers(now)
+        for chore in self._chores:
+            if now >= chore.due_at:
+                chore.due_at = now + chore.every_s
+                await chore.do()
+
+    def seconds_left(self) -> float:
+        """How long nothing is due; at most a second, for timers that other workers set."""
+        return max(0.0, min(self._timers_at, self._tick_at) - asyncio.get_running_loop().time())
+
+    def timer_set(self, delay_ms: int) -> None:
+        """Look when a timer that this worker has set is due, and not at the next tick."""
+        self._timers_at = min(self._timers_at, asyncio.get_running_loop().time() + delay_ms / 1000)
+
+    async def _fire_timers(self, now: float) -> None:
+        bench = self._bench
+        self._tick_at = now + _TICK_S
+        fired = _TIMERS
+        while fired == _TIMERS:
+            fired, next_ms = await bench.broker.run(fire_timers(bench.keys, limit=_TIMERS))
+            self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
+
+    async def _reclaim(self) -> None:
+        reclaimed = await self._bench.broker.run(reclaim_leases(self._bench.keys))
+        if reclaimed:
+            _log.warning("jobs_reclaimed", extra={"count": len(reclaimed), "jobs": reclaimed[:10]})
+
+    async def _repair(self) -> None:
+        call = repair_jobs(self._bench.keys, cursor=self._repair_cursor)
+        self._repair_cursor, repaired = await self._bench.broker.run(call)
+        if repaired:
+            _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
+
+    async def _forget(self) -> None:
+        await self._bench.broker.run(forget_ended(self._bench.keys, now_ms()))

@@ -1,0 +1,75 @@
+"""The workbench: what all jobs of a worker share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.jobs import Lease, release_jobs
+from stepflow_broker.keys import Keys
+from stepflow_broker.runs import Code
+from stepflow_workers.held import HeldRun, HeldRuns
+from stepflow_workers.performer import Performer
+from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.slots import Slots
+
+__all__ = ["Workbench"]
+
+_log = logging.getLogger("stepflow.worker")
+
+
+@dataclass(slots=True, eq=False)
+class Workbench:
+    """What the jobs of one worker share.
+
+    Attributes:
+        broker, keys: the way to the server.
+        worker: the worker's name.
+        settings: how it works.
+        slots: how many jobs it executes at once.
+        held: the runs in its memory.
+        performer: performs steps.
+        stopping: it takes no more jobs, and ends those at hand as soon as their steps allow.
+        suspended: RQ is suspended: runs go back to their queues after the step at hand.
+        finished_jobs, failed_jobs: how many were done, for RQ.
+        timer_set: called with the milliseconds until a timer that this worker has set is due.
+    """
+
+    broker: AsyncBroker
+    keys: Keys
+    worker: str
+    settings: WorkerSettings
+    slots: Slots
+    held: HeldRuns = field(init=False)
+    performer: Performer = field(init=False)
+    stopping: bool = False
+    suspended: bool = False
+    finished_jobs: int = 0
+    failed_jobs: int = 0
+    timer_set: Callable[[int], object] = int
+
+    def __post_init__(self) -> None:
+        self.held = HeldRuns(self.settings.cached_runs)
+        self.performer = Performer(self.worker, backoff=self.settings.backoff)
+
+    def accepted(self, held: HeldRun, code: Code) -> bool:
+        """Whether a transition was accepted; if not, the run is another's now, or has ended, and is let go of."""
+        if code in (Code.DONE, Code.ALREADY):
+            return True
+        if code is Code.STALE_FENCE:
+            _log.warning("lease_lost", extra={"run_id": held.run_id, "function": held.function.name})
+        self.held.drop(held)
+        return False
+
+    async def hand_back(self, leases: list[Lease]) -> None:
+        """Return jobs to their queues, for any worker to take at once; those that are lost already are left alone."""
+        if leases:
+            await self.broker.run(release_jobs(self.keys, [(lease.job, lease.fence) for lease in leases]))
+
+    def forget(self, run_id: str) -> None:
+        """Let go of a run that has ended elsewhere, or whose lease is lost."""
+        held = self.held.get(run_id)
+        if held is not None:
+            self.held.drop(held)
