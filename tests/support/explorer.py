@@ -15,8 +15,10 @@ from tests.support.snapshots import Snapshot, SnapshotServer, Value
 __all__ = ["Explored", "Violation", "explore"]
 
 _KEYS = Keys()
+_QUEUES = _KEYS("RQ_QUEUES")
+"""Only grows, as RQ wants it; it does not make states different."""
 _COUNTS = {"fence", "lease", "deaths", "finished"}
-_Id = tuple[frozenset[tuple[str, object]], Minds]
+_Id = tuple[frozenset[str], Minds]
 
 
 class Violation(AssertionError):
@@ -71,7 +73,8 @@ class _Search:
         self._server = server
         self._model = model
         self._nodes: dict[_Id, _Node] = {}
-        self._shapes: dict[tuple[str, Value], object] = {}
+        self._twins = model.twins()
+        self._shapes: dict[tuple[str, Value, int], str] = {}
         self._found = Explored()
 
     def run(self) -> Explored:
@@ -124,18 +127,23 @@ class _Search:
 
     def _enter(self, state: State, came_from: _Node | None, by: str) -> tuple[_Node, bool]:
         """The node of a state, and whether it is new."""
-        id = frozenset((name, self._shape(name, value)) for name, value in state.held.items()), state.minds
-        known = self._nodes.get(id)
+        ids = [self._id(state, number) for number in range(len(self._twins))]
+        known = next((self._nodes[id] for id in ids if id in self._nodes), None)
         if known is not None:
             return known, False
-        node = self._nodes[id] = _Node(len(self._nodes), came_from, by)
+        node = self._nodes[ids[0]] = _Node(len(self._nodes), came_from, by)
         return node, True
 
-    def _shape(self, name: str, value: Value) -> object:
-        """A value without what does not make states different."""
-        found = self._shapes.get((name, value))
+    def _id(self, state: State, twin: int) -> _Id:
+        """What a state is known by, with the children's names changed in one of all ways."""
+        shapes = frozenset(self._shape(name, value, twin) for name, value in state.held.items() if name != _QUEUES)
+        return shapes, state.minds.renamed(self._twins[twin])
+
+    def _shape(self, name: str, value: Value, twin: int) -> str:
+        """A key's value without what does not make states different."""
+        found = self._shapes.get((name, value, twin))
         if found is None:
-            found = self._shapes[name, value] = _shape_of(name, value)
+            found = self._shapes[name, value, twin] = _shape_of(name, value, self._twins[twin])
         return found
 
     def _check_progress(self) -> None:
@@ -158,24 +166,26 @@ class _Search:
                 raise AssertionError("M4: there is no end to what follows")
 
 
-def _shape_of(name: str, value: Value) -> object:
+def _shape_of(name: str, value: Value, names: dict[str, str]) -> str:
     content = value.content
     match value.type:
         case "hash":
-            return tuple(sorted((field, text) for field, text in content.items() if field not in _COUNTS))
+            parts: list[object] = [(field, text) for field, text in content.items() if field not in _COUNTS]
         case "zset" if name.startswith(_KEYS("RQ_WIP")):
-            return tuple(sorted(re.sub(r":\d+$", "", member) for member in content))
+            parts = [re.sub(r":\d+$", "", member) for member in content]
         case "zset":
-            return tuple(sorted(content.items()))
+            parts = list(content.items())
         case "stream":
             entries, pending = content
-            return tuple((fields["run"], entry in pending) for entry, fields in entries)
-        case "set":
-            return tuple(sorted(content))
+            parts = [(n, fields["run"], entry in pending) for n, (entry, fields) in enumerate(entries)]
         case "list":
-            return tuple(content)
+            parts = list(enumerate(content))
+        case "set":
+            parts = content
         case _:
-            return content
+            parts = [content]
+    pattern = "|".join(names)
+    return " ".join(sorted(re.sub(pattern, lambda found: names[found[0]], repr(part)) for part in [name, *parts]))
 
 
 @contextlib.contextmanager

@@ -3,8 +3,8 @@
 A state is what the server holds and what the workers have in mind: how far the holder of the parent's lease is in the
 parent's code (invoke each child, wait for all, end), which holders of children live, and whose end somebody is about to
 see to. A move is one script, sent by whoever may send it in that state, or a fault: a worker dies, and what it had in
-mind is gone. Fences and counts of deaths do not make states different, so the moves of any number of faults end in
-finitely many states, and all of them are visited.
+mind is gone. Fences and counts of deaths do not make states different, nor does which child is which, so any number of
+faults leads to finitely many states, and all of them are visited.
 
 A worker that is paused past its lease, a call that comes late and a call that comes twice need no moves of their own:
 in every state, every call that was or could have been sent before is sent once more, and must change nothing.
@@ -21,6 +21,7 @@ The invariants of `tests.support.invariants` hold in every state too.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -74,6 +75,15 @@ class Minds:
     holder: Holder | None = None
     live: frozenset[str] = frozenset()
     waking: frozenset[str] = frozenset()
+
+    def renamed(self, names: dict[str, str]) -> Minds:
+        """The same, of other children."""
+
+        def rename(children: frozenset[str]) -> frozenset[str]:
+            return frozenset(names[child] for child in children)
+
+        holder = self.holder and Holder(rename(self.holder.known), rename(self.holder.invoked))
+        return Minds(holder, rename(self.live), rename(self.waking))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,7 +144,7 @@ class InvokeModel:
     """
 
     def __init__(self, *, children: int = 2, without: frozenset[str] = frozenset()) -> None:
-        self.children = tuple("abcdef"[:children])
+        self.children = tuple(f"child{n}" for n in range(1, children + 1))
         self._without = without
 
     def beginning(self) -> list[Call[Any]]:
@@ -146,6 +156,15 @@ class InvokeModel:
             self._claim(PARENT),
             *self._expire("LEASES", PARENT),
             jobs.reclaim_leases(_KEYS, now_ms=_NOW_MS),
+        ]
+
+    def twins(self) -> list[dict[str, str]]:
+        """The children are alike: every way to give them, and their steps, each other's names."""
+        ways = itertools.permutations(self.children)
+        return [
+            dict(zip(self.children, names, strict=True))
+            | dict(zip(map(step_key, self.children), map(step_key, names), strict=True))
+            for names in ways
         ]
 
     # -- moves -------------------------------------------------------------------
@@ -163,7 +182,7 @@ class InvokeModel:
             known = frozenset(child for child in self.children if step_key(child) in state.memos())
             yield Move("claim parent", (self._claim(PARENT),), replace(minds, holder=Holder(known)))
         elif continuation == "leased" and minds.holder:
-            yield self._next_of_holder(state, minds.holder, int(run["lease"]))
+            yield from self._by_holder(state, minds.holder, int(run["lease"]))
             yield Move("die parent", (), replace(minds, holder=None), "fault")
         elif continuation == "leased":
             yield self._reclaim(PARENT, minds)
@@ -172,15 +191,17 @@ class InvokeModel:
             yield Move("cancel parent", (self._cancel(PARENT),), dead, "event")
             yield Move("cancel-alone parent", (self._cancel(PARENT, children=False),), dead, "event")
 
-    def _next_of_holder(self, state: State, holder: Holder, fence: int) -> Move:
-        for child in self.children:
-            if child not in holder.known | holder.invoked:
+    def _by_holder(self, state: State, holder: Holder, fence: int) -> Iterator[Move]:
+        fresh = [child for child in self.children if child not in holder.known | holder.invoked]
+        if fresh:
+            for child in fresh:
                 after = replace(holder, invoked=holder.invoked | {child})
-                return Move(f"invoke {child}", (self._invoke(child, fence),), replace(state.minds, holder=after))
-        if len(holder.known) < len(self.children):
-            return Move("park parent", (self._park(fence, len(holder.known)),), replace(state.minds, holder=None))
-        output = dumps([json.loads(state.memos()[step_key(child)])["outcome"] for child in self.children])
-        return Move("finish parent", (self._finish(PARENT, fence, output),), replace(state.minds, holder=None))
+                yield Move(f"invoke {child}", (self._invoke(child, fence),), replace(state.minds, holder=after))
+        elif len(holder.known) < len(self.children):
+            yield Move("park parent", (self._park(fence, len(holder.known)),), replace(state.minds, holder=None))
+        else:
+            call = self._finish(PARENT, fence, dumps("the parent's result"))
+            yield Move("finish parent", (call,), replace(state.minds, holder=None))
 
     def _of_children(self, state: State) -> Iterator[Move]:
         for child in self.children:
