@@ -1,1 +1,1 @@
-"""A census of the Python standard library: packages are counted side by side, by several worker processes."""
+"""A census of the Python standard library: each package is counted by a run of its own, side by side."""

@@ -122,7 +122,7 @@ def _check(workers: list[Worker], crash: Crash | None, deadline: float) -> None:
 
 def _print_end(progress: Progress, crash: Crash | None, took_s: float) -> None:
     shares = ", ".join(f"{name} did {progress.by_worker[name]}" for name in _WORKERS)
-    print(f"{progress.done} steps in {took_s:.1f} s: {shares}.")
+    print(f"{progress.done} steps of {len(progress.runs)} runs in {took_s:.1f} s: {shares}.")
     if crash is not None and crash.in_hand:
         print(f"Recovery: what {crash.worker} had in hand was {_recovery(progress, crash)}.")
 

@@ -1,4 +1,7 @@
-"""The function: lists the standard library, counts its parts side by side, reduces the counts to a report."""
+"""The functions: ``census`` invokes ``count-package`` for each package and reduces the counts to a report.
+
+Map and reduce: any worker takes any package, and a package has retries of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from examples.census.counting import Count, add_counts, count_source
-from examples.census.listing import Part, list_modules, list_packages, stdlib
+from examples.census.listing import Package, Part, cut_package, list_modules, list_packages, stdlib
 from examples.census.report import Report, build_report
 from stepflow import Context, Stepflow
 
-__all__ = ["LIST_MODULES", "LIST_PACKAGES", "Request", "app", "census"]
+__all__ = ["LIST_MODULES", "LIST_PACKAGES", "Request", "app", "census", "count_package"]
 
 LIST_PACKAGES = "list packages"
 LIST_MODULES = "list modules"
@@ -31,17 +34,27 @@ class Request(BaseModel):
     packages: list[str] = []
 
 
-@app.function("census", event="census/requested")
-async def census(ctx: Context[Request]) -> Report:
-    """Count the standard library of the machine that the workers run on."""
-    parts = await list_parts(ctx)
+@app.function("count-package", retries=2)
+async def count_package(ctx: Context[Package]) -> Count:
+    """Count one package, a large one in parts side by side."""
+    parts = cut_package(ctx.event.data)
     counts = await asyncio.gather(
         *[ctx.step.run(f"count {part.package} {part.number}", count_part, part) for part in parts]
     )
-    return await ctx.step.run("report", reduce_counts, parts, counts)
+    return add_counts(counts)
 
 
-async def list_parts(ctx: Context[Request]) -> list[Part]:
+@app.function("census", event="census/requested")
+async def census(ctx: Context[Request]) -> Report:
+    """Count the standard library of the machine that the workers run on."""
+    packages = await list_everything(ctx)
+    counts = await asyncio.gather(
+        *[ctx.step.invoke(f"count {package.name}", count_package, data=package) for package in packages]
+    )
+    return await ctx.step.run("report", reduce_counts, [package.name for package in packages], counts)
+
+
+async def list_everything(ctx: Context[Request]) -> list[Package]:
     """What there is to count, in two steps."""
     wanted = ctx.event.data.packages
     packages, modules = await asyncio.gather(
@@ -63,7 +76,6 @@ def _count_file(root: Path, file: str) -> Count:
         return Count(files=1, unreadable=1)
 
 
-def reduce_counts(parts: list[Part], counts: list[Count]) -> Report:
-    """Make the report of the counts of all parts."""
-    named = zip((part.package for part in parts), counts, strict=True)
-    return build_report(platform.python_version(), str(stdlib()), named)
+def reduce_counts(names: list[str], counts: list[Count]) -> Report:
+    """Make the report of the counts of all packages."""
+    return build_report(platform.python_version(), str(stdlib()), zip(names, counts, strict=True))

@@ -1,15 +1,15 @@
-"""Listing the standard library of this machine, cut into parts that are counted one by one."""
+"""Listing the standard library of this machine: its packages, and the parts that a package is counted in."""
 
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stepflow import NonRetriableError
 
-__all__ = ["MODULES", "Part", "list_modules", "list_packages", "stdlib"]
+__all__ = ["MODULES", "Package", "Part", "cut_package", "list_modules", "list_packages", "stdlib"]
 
 MODULES = "(modules)"
 """Stands for the modules that are single files and belong to no package."""
@@ -19,13 +19,26 @@ _FILES_PER_PART = 60
 
 
 @dataclass(frozen=True, slots=True)
+class Package:
+    """What one run counts.
+
+    Attributes:
+        name: the package, or ``(modules)``.
+        files: its source files, as paths from the folder of the standard library.
+    """
+
+    name: str
+    files: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """What one step counts: a package, or a part of a large one.
 
     Attributes:
         package: the package, or ``(modules)``.
         number: 1 for the first part of the package.
-        files: its source files, as paths from the folder of the standard library.
+        files: its source files.
     """
 
     package: str
@@ -38,8 +51,8 @@ def stdlib() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
 
 
-def list_packages(only: Sequence[str] = ()) -> list[Part]:
-    """The packages, those inside them included, in parts.
+def list_packages(only: Sequence[str] = ()) -> list[Package]:
+    """The packages, each with those inside it.
 
     Args:
         only: names of the packages that are wanted; empty: all.
@@ -53,21 +66,25 @@ def list_packages(only: Sequence[str] = ()) -> list[Part]:
     unknown = sorted(set(only) - {*packages, MODULES})
     if unknown:
         raise NonRetriableError(f"{root} has no package {', '.join(unknown)}: correct the event's packages")
-    return [part for name in packages if not only or name in only for part in _cut(name, packages[name])]
+    return [Package(name, files) for name, files in packages.items() if not only or name in only]
 
 
-def list_modules(only: Sequence[str] = ()) -> list[Part]:
-    """The modules that are single files, in parts; none if ``only`` names something else."""
+def list_modules(only: Sequence[str] = ()) -> list[Package]:
+    """The modules that are single files, as one package; none if ``only`` names something else."""
     if only and MODULES not in only:
         return []
-    return list(_cut(MODULES, [path.name for path in sorted(stdlib().glob("*.py")) if path.is_file()]))
+    return [Package(MODULES, [path.name for path in sorted(stdlib().glob("*.py")) if path.is_file()])]
+
+
+def cut_package(package: Package) -> list[Part]:
+    """The parts of a package: one, or several of a large one."""
+    starts = range(0, len(package.files), _FILES_PER_PART)
+    return [
+        Part(package.name, number, package.files[first : first + _FILES_PER_PART])
+        for number, first in enumerate(starts, 1)
+    ]
 
 
 def _sources(root: Path, folder: Path) -> list[str]:
     names = (path.relative_to(root) for path in folder.rglob("*.py") if path.is_file())
     return sorted(name.as_posix() for name in names if not _NOT_STDLIB & set(name.parts))
-
-
-def _cut(package: str, files: Sequence[str]) -> Iterator[Part]:
-    for number, first in enumerate(range(0, len(files), _FILES_PER_PART), 1):
-        yield Part(package, number, list(files[first : first + _FILES_PER_PART]))

@@ -1,20 +1,23 @@
-"""The progress of a census, read from the run's memos."""
+"""The progress of a census, read from the memos of its run and of the runs that it invoked."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from examples.census.flow import LIST_MODULES, LIST_PACKAGES
+from examples.census.listing import Package, cut_package
 from stepflow_broker.broker import Broker
+from stepflow_broker.call import Call
 from stepflow_broker.keys import Keys
-from stepflow_broker.runs import read_memos, read_run, read_status, read_steps
+from stepflow_broker.runs import RunRecord, StepRecord, read_memos, read_run, read_status, read_steps
 from stepflow_engine.memo import Memo, read_memo
 
-__all__ = ["RUN", "Crash", "Progress", "format_progress"]
+__all__ = ["Crash", "Progress", "format_progress"]
 
-RUN = "the run's code"
-
+_CENSUS = "census"
 _BAR = 30
 _ALWAYS = 3  # two steps list, one reports
 
@@ -26,7 +29,7 @@ class Crash:
     Attributes:
         worker: the worker.
         at_ms: when it died.
-        in_hand: what it was executing: ids of steps, and ``RUN`` if it held the run's own code.
+        in_hand: what it was executing: ids of steps, and names of runs whose code it held.
         reclaimed_at_ms: when all of that was ready for others; ``None`` while it is not.
     """
 
@@ -36,62 +39,108 @@ class Crash:
     reclaimed_at_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step that a worker has done.
+
+    Attributes:
+        run: the name of its run: ``census``, or the id of the step that invoked it, as ``count json``.
+        memo: its end.
+    """
+
+    run: str
+    memo: Memo
+
+
 class Progress:
-    """What is known of one run; `refresh` learns more.
+    """What is known of one census; `refresh` learns more.
 
     Args:
         broker: reads from the server.
-        run_id: the run.
+        run_id: the run of the census.
 
     Attributes:
-        memos: of the steps that are done, in the order in which they were recorded.
+        steps: those that are done, of all runs.
+        runs: the names of all runs, by their ids.
     """
 
     def __init__(self, broker: Broker, run_id: str) -> None:
-        self.memos: list[Memo] = []
+        self.steps: list[Done] = []
+        self.runs: dict[str, str] = {run_id: _CENSUS}
         self._broker = broker
         self._keys = Keys()
         self._run_id = run_id
+        self._read = Counter[str]()
+        self._ended: set[str] = set()
 
     def refresh(self) -> None:
-        """Read the memos that are new."""
-        new = self._broker.run(read_memos(self._keys, self._run_id, len(self.memos)))
-        self.memos += [read_memo(text) for _, text in new]
+        """Read the memos that are new: of the census, then of the runs that it has invoked."""
+        waiting = self._broker.run(read_steps(self._keys, self._run_id))
+        self.runs |= {step.child: step.id for step in waiting if step.child}
+        invokes = self._read_new([self._run_id])
+        ended = {memo.detail["run_id"]: memo.id for memo in invokes if "run_id" in memo.detail}
+        self.runs |= ended
+        self._read_new([run_id for run_id in self.runs if run_id not in self._ended | {self._run_id}])
+        self._ended |= set(ended)
+
+    def _read_new(self, run_ids: list[str]) -> list[Memo]:
+        """Read the new memos of some runs; what is returned are those of invokes, which no worker executes."""
+        answers = self._broker.run_all([read_memos(self._keys, run_id, self._read[run_id]) for run_id in run_ids])
+        invokes = []
+        for run_id, answer in zip(run_ids, answers, strict=True):
+            self._read[run_id] += len(answer)
+            for memo in [read_memo(text) for _, text in answer]:
+                if memo.detail.get("kind") == "invoke":
+                    invokes.append(memo)
+                else:
+                    self.steps.append(Done(self.runs[run_id], memo))
+        return invokes
 
     @property
     def ended(self) -> bool:
-        """Whether the run has ended."""
+        """Whether the census has ended."""
         status = self._broker.run(read_status(self._keys, self._run_id))
         return status is not None and status.ended
 
     @property
     def done(self) -> int:
         """How many steps are done."""
-        return len(self.memos)
+        return len(self.steps)
 
     @property
     def total(self) -> int | None:
-        """How many steps there are; ``None`` until all parts are listed."""
-        lists = [memo.data for memo in self.memos if memo.id in (LIST_PACKAGES, LIST_MODULES) and not memo.failure]
-        return sum(map(len, lists)) + _ALWAYS if len(lists) == 2 else None
+        """How many steps there are; ``None`` until all packages are listed."""
+        memos = [done.memo for done in self.steps if done.run == _CENSUS]
+        lists = [memo.data for memo in memos if memo.id in (LIST_PACKAGES, LIST_MODULES) and not memo.failure]
+        if len(lists) < 2:
+            return None
+        return sum(len(cut_package(Package(**package))) for found in lists for package in found) + _ALWAYS
 
     @property
     def by_worker(self) -> Counter[str]:
         """How many steps each worker did."""
-        return Counter(memo.detail["worker"] for memo in self.memos)
+        return Counter(done.memo.detail["worker"] for done in self.steps)
 
     def in_hand(self, worker: str) -> tuple[str, ...]:
         """What a worker holds: its leases last longer than it, when it dies."""
-        run = self._broker.run(read_run(self._keys, self._run_id))
-        steps = self._broker.run(read_steps(self._keys, self._run_id))
-        held = tuple(step.id for step in steps if step.state == "leased" and step.owner == worker)
-        holds_run = run is not None and run.continuation == "leased" and run.owner == worker
-        return (*held, RUN) if holds_run else held
+        run_ids = [run_id for run_id in self.runs if run_id not in self._ended]
+        reads = ((read_run(self._keys, run_id), read_steps(self._keys, run_id)) for run_id in run_ids)
+        calls: list[Call[Any]] = [call for pair in reads for call in pair]
+        answers = iter(self._broker.run_all(calls))
+        return tuple(name for run_id in run_ids for name in self._held(run_id, next(answers), next(answers), worker))
+
+    def _held(self, run_id: str, run: RunRecord | None, steps: list[StepRecord], worker: str) -> Iterator[str]:
+        """Steps of a run that have jobs of their own, and its code, which may be executing its only step."""
+        yield from (step.id for step in steps if step.state == "leased" and step.owner == worker)
+        if run is not None and run.continuation == "leased" and run.owner == worker:
+            begun = bool(steps) or self._read[run_id] > 0
+            yield f"the code of {self.runs[run_id]}" if begun else self.runs[run_id]
 
     def started_again_at_ms(self, crash: Crash) -> int | None:
         """When the last step that was in hand at a crash was started by another worker."""
-        again = [m for m in self.memos if m.id in crash.in_hand and m.detail["worker"] != crash.worker]
-        return max((memo.detail["started_at"] for memo in again), default=None)
+        lost = [done.memo for done in self.steps if done.memo.id in crash.in_hand or done.run in crash.in_hand]
+        again = [memo.detail["started_at"] for memo in lost if memo.detail["worker"] != crash.worker]
+        return max(again, default=None)
 
 
 def format_progress(progress: Progress, workers: list[str]) -> str:

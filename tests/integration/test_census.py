@@ -16,10 +16,14 @@ import pytest
 
 from examples.census.counting import Count, Longest, add_counts, count_source
 from examples.census.flow import census
-from examples.census.listing import MODULES
+from examples.census.listing import MODULES, Part, cut_package, list_packages
 from examples.census.report import Report, build_report, format_table
 from stepflow import Run, RunFailedError, Stepflow
+from stepflow_broker.broker import Broker
+from stepflow_broker.keys import Keys
+from stepflow_broker.runs import count_steps, read_memos, read_run
 from stepflow_engine.ids import run_id_for
+from stepflow_engine.memo import read_memo
 from tests.support.processes import ROOT, until
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -97,6 +101,21 @@ def test_the_totals_are_those_of_an_independent_count(url: str, start_worker) ->
     assert total.longest == max((package.count.longest for package in report.packages), key=lambda one: one.lines)
 
 
+def test_each_package_is_counted_by_a_run_of_its_own(url: str, start_worker) -> None:
+    start_worker("examples.census.flow:app")
+    run = _send(url, ["json", "encodings"])
+    run.result(timeout=60)
+    broker = Broker(url)
+    memos = [read_memo(text) for _, text in broker.run(read_memos(Keys(), run.id))]
+    children = {memo.id: memo.detail["run_id"] for memo in memos if memo.detail.get("kind") == "invoke"}
+    assert set(children) == {"count json", "count encodings"}
+    for step_id, child in children.items():
+        record = broker.run(read_run(Keys(), child))
+        assert record is not None
+        assert (record.function, record.parent) == ("count-package", run.id)
+        assert broker.run(count_steps(Keys(), child)) == len(parts_of([step_id.removeprefix("count ")]))
+
+
 def test_a_package_that_does_not_exist_fails_the_run_and_is_named(url: str, start_worker) -> None:
     start_worker("examples.census.flow:app")
     with pytest.raises(RunFailedError, match="has no package no-such-package"):
@@ -121,11 +140,17 @@ def test_the_demo_gives_the_same_report_when_a_worker_is_killed_half_way(tmp_pat
     assert re.search(r"^Recovery: .* ready for the other worker [\d.]+ s after the kill", shown, re.M)
 
     shown = run_demo(tmp_path / "whole.json")
-    shares = re.search(r"^(\d+) steps in .* s: worker-1 did (\d+), worker-2 did (\d+)\.$", shown, re.M)
+    shares = re.search(r"^(\d+) steps of (\d+) runs in .* s: worker-1 did (\d+), worker-2 did (\d+)\.$", shown, re.M)
     assert shares is not None
-    steps, one, two = map(int, shares.groups())
-    assert steps == one + two
+    steps, runs, one, two = map(int, shares.groups())
+    assert steps == one + two == len(parts_of(SOME)) + 3
+    assert runs == len(SOME) + 1
     assert json.loads((tmp_path / "killed.json").read_text()) == json.loads((tmp_path / "whole.json").read_text())
+
+
+def parts_of(packages: list[str]) -> list[Part]:
+    """The parts that packages are counted in."""
+    return [part for package in list_packages(packages) for part in cut_package(package)]
 
 
 def run_demo(output: Path, *words: str) -> str:
