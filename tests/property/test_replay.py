@@ -86,7 +86,9 @@ class Interpreter:
         return [(number, task.result()) for number, task in enumerate(tasks) if task in done]
 
     async def _completed(self, parts: tuple[Program, ...]) -> Any:
-        return [await part for part in asyncio.as_completed([self.run(part) for part in parts])]
+        """Tasks first: `as_completed` itself starts coroutines in no order, and repeats of an id need one."""
+        tasks = [asyncio.create_task(self.run(part)) for part in parts]
+        return [await part for part in asyncio.as_completed(tasks)]
 
     async def _yields(self, parts: tuple[Program, ...]) -> Any:
         results = []

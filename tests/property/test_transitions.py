@@ -258,7 +258,7 @@ def run_machine(store: Store, how: settings) -> None:
 
 
 def test_scripts_and_model_agree_whatever_is_called_on_a_real_server(url: str) -> None:
-    run_machine(real_store(url), examples(80, Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink))
+    run_machine(real_store(url), examples(50, Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink))
 
 
 def test_scripts_and_model_agree_whatever_is_called_on_fakeredis() -> None:

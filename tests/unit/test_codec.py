@@ -61,6 +61,10 @@ class Loose(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class Untyped(BaseModel):
+    value: Any
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(strict=True)
     at: dt.datetime
@@ -185,6 +189,12 @@ def test_a_value_on_the_first_pass_is_what_a_replay_reads() -> None:
     assert round_trip(value, text) == loads(text)
 
 
+def test_a_generator_is_read_once_and_whole() -> None:
+    assert read_back({"a": (n for n in range(3)), 1: "b"}) == {"a": [0, 1, 2], "1": "b"}
+    with pytest.raises(StepOutputError, match="is not JSON"):
+        encoded(n for n in [1, 2**70])
+
+
 def test_nesting_is_kept_to_a_depth_that_can_be_read_back() -> None:
     value: Any = 1
     for _ in range(200):
@@ -281,6 +291,8 @@ except StepOutputError:
         lambda number: Item(name="tea", price=number),
         lambda number: [Order(id=uuid.UUID(int=1), at=dt.datetime(2026, 1, 1), items=[Item(name="a", price=number)])],
         lambda number: Loose(extra=number),
+        lambda number: Untyped(value=number),
+        lambda number: Untyped(value={"a": [number]}),
         lambda number: Plain("tea", price=number),
         lambda number: Slotted(number),
         lambda number: Point(number, 0),  # type: ignore[arg-type]
@@ -298,6 +310,8 @@ except StepOutputError:
         "model",
         "nested model",
         "extra",
+        "untyped field",
+        "in an untyped field",
         "dataclass",
         "slots",
         "named tuple",
