@@ -52,6 +52,9 @@ WORKLOADS = (
     Workload("seq10", "seq", 10, 10, 3000, 200),
     Workload("fan1000", "fan", 1000, 1000, 5, 200),
     Workload("seq1000", "seq", 1000, 1000, 3, 1),
+    Workload("invoke", "invoke", 10, 10, 100, 1),
+    Workload("invoke", "invoke", 10, 10, 1000, 200),
+    Workload("invoke_fan1000", "invoke-fan", 1000, 1000, 3, 200),
 )
 
 

@@ -18,6 +18,7 @@ from rq.suspension import resume, suspend
 from stepflow import Context, RunFailedError, RunStatus, Stepflow
 from stepflow_broker.jobs import reclaim_leases
 from stepflow_broker.runs import read_memos
+from stepflow_broker.server import EmbeddedServer
 from stepflow_engine.memo import read_memo
 
 from tests.integration.apps.ledger import count
@@ -345,3 +346,35 @@ def test_a_worker_that_was_killed_leaves_its_name_to_its_successor(client, start
     first.kill()
     third = start_worker(APP, name="worker-a")
     until(lambda: client.hget("rq:worker:worker-a", "pid") == str(third.pid))
+
+
+def test_a_worker_goes_on_after_its_server_was_emptied(app: Stepflow, run_worker, client: redis.Redis) -> None:
+    @app.function("again", event="again/asked")
+    async def again(ctx: Context) -> str:
+        return await ctx.step.run("one", lambda: "done")
+
+    run_worker(app)
+    assert app.invoke(again, timeout=20) == "done"
+    client.flushall()
+    client.script_flush()
+    assert app.invoke(again, timeout=20) == "done"
+    until(lambda: client.exists("stepflow:finished") and client.exists("stepflow:events"))
+
+
+def test_a_worker_goes_on_after_its_server_was_killed_and_restarted(start_worker, tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "server", fsync="always").start()
+    try:
+        worker = WorkerProcess(server.url, APP, log=tmp_path / "worker.log")
+        producer = Stepflow("ledger", redis_url=server.url)
+        with redis.Redis.from_url(server.url, decode_responses=True) as client:
+            run = started(producer, client, "five", ledger=tmp_path / "l", gate=tmp_path / "g", wait_at=3)
+        until(lambda: count(tmp_path / "l")["s3"] == 1)
+        server.kill()
+        (tmp_path / "g").touch()
+        server.start()
+        run.result(30)
+        assert count(tmp_path / "l") == {f"s{n}": 1 for n in range(1, 6)}
+        assert producer.invoke("five", {"ledger": str(tmp_path / "l"), "gate": ""}, timeout=30)
+        assert worker.terminate() == 0
+    finally:
+        server.stop()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 
 from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.call import Call
 from stepflow_broker.functions import create_group
 from stepflow_broker.invokes import Resolved, read_finished, take_over_finished, wake_parent
 from stepflow_broker.keys import Keys
@@ -55,10 +56,18 @@ class Waker:
 
     async def look(self) -> None:
         """See to the finished events that nobody has seen to."""
-        children = await self._broker.run(read_finished(self._keys, self._worker, limit=_LIMIT))
-        await asyncio.gather(*[self.wake(child) for child in children])
+        await self._see_to(read_finished(self._keys, self._worker, limit=_LIMIT))
 
     async def take_over(self) -> None:
         """See to the finished events that a worker took and left, because it died."""
-        call = take_over_finished(self._keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT)
-        await asyncio.gather(*[self.wake(child) for child in await self._broker.run(call)])
+        await self._see_to(take_over_finished(self._keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT))
+
+    async def _see_to(self, call: Call[list[str]]) -> None:
+        try:
+            children = await self._broker.run(call)
+        except ServerError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.prepare()  # the server was emptied, or lost the group
+            return
+        await asyncio.gather(*[self.wake(child) for child in children])
