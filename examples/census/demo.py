@@ -7,6 +7,7 @@ Starts an embedded server and two worker processes, sends the event, shows the p
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -54,7 +55,7 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(folder: Path, packages: list[str], *, kill: bool, output: Path) -> None:
     with EmbeddedServer(folder / "server") as server, started_workers(_WORKERS, server.url, folder) as workers:
-        print(f"Server {server.url}, workers {' and '.join(_WORKERS)}: processes of their own.\n", flush=True)
+        print(f"Server {server.url}\nWorkers {' and '.join(_WORKERS)}, processes of their own\n", flush=True)
         producer, began = Stepflow("census", redis_url=server.url), time.monotonic()
         event_id = producer.send("census/requested", {"packages": packages})
         run = producer.run(run_id_for(event_id, census.name))
@@ -62,8 +63,9 @@ def _run(folder: Path, packages: list[str], *, kill: bool, output: Path) -> None
         crash = _watch(progress, workers, kill=kill)
         report = Report.model_validate(run.result(timeout=_PATIENCE_S))
         took_s = time.monotonic() - began
+    width = shutil.get_terminal_size((120, 24)).columns
     output.write_text(report.model_dump_json(indent=2) + "\n")
-    print(f"\nPython {report.python}, {report.folder}\n\n{format_table(report)}\n")
+    print(f"\nPython {report.python}, {report.folder}\n\n{format_table(report, width=width)}\n")
     _print_end(progress, crash, took_s)
     print(f"The report is in {output}.")
 

@@ -12,6 +12,8 @@ from examples.census.counting import Count, add_counts
 __all__ = ["PackageCount", "Report", "build_report", "format_table"]
 
 _HEAD = ("package", "files", "lines", "code", "comments", "blank", "functions", "classes", "longest function")
+_TEXT = frozenset({"package", "longest function"})
+_SPARED = ("longest function", "blank", "classes")
 
 
 class PackageCount(BaseModel):
@@ -55,18 +57,19 @@ def build_report(python: str, folder: str, counts: Iterable[tuple[str, Count]]) 
     )
 
 
-def format_table(report: Report, *, most: int = 20) -> str:
+def format_table(report: Report, *, most: int = 20, width: int = 120) -> str:
     """The report as a table, the largest packages first.
 
     Args:
         report: what to show.
         most: how many packages get a row of their own.
+        width: of the terminal, in characters; a narrow one gets fewer columns.
     """
     packages = sorted(report.packages, key=lambda package: -package.count.lines)
     rows = [_row(package.package, package.count) for package in packages[:most]]
     if rest := packages[most:]:
         rows.append(_row(f"{len(rest)} more", add_counts(package.count for package in rest)))
-    lines = _align([_HEAD, *rows, _row("all", report.total)])
+    lines = _fit([_HEAD, *rows, _row("all", report.total)], width)
     rule = "-" * max(map(len, lines))
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *_notes(report.total)])
 
@@ -85,14 +88,19 @@ def _row(name: str, count: Count) -> tuple[str, ...]:
     return (name, *(f"{number:,}" for number in numbers), longest)
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width; the first and the last are text, those between are numbers."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for first, *numbers, last in rows:
-        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:-1], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells, last]).rstrip())
-    return lines
+def _fit(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The rows as lines, without the columns that make them too wide."""
+    columns = [_align(column) for column in zip(*rows, strict=True)]
+    for name in _SPARED:
+        if sum(len(column[0]) + 2 for column in columns) > width + 2:
+            columns = [column for column in columns if column[0].strip() != name]
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+
+
+def _align(column: Sequence[str]) -> list[str]:
+    """The cells of a column, made equally wide; numbers stand at its right."""
+    width = max(map(len, column))
+    return [cell.ljust(width) if column[0] in _TEXT else cell.rjust(width) for cell in column]
 
 
 def _notes(total: Count) -> list[str]:

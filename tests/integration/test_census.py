@@ -85,6 +85,15 @@ def test_the_table_has_a_row_for_each_large_package_and_one_for_the_rest() -> No
     assert lines[6].split()[:3] == ["all", "6", "1,030"]
 
 
+def test_a_narrow_table_leaves_columns_out() -> None:
+    report = build_report("3.11", "/lib", [("asyncio", Count(100, 10_000, longest=Longest("f" * 30, "a.py", 7)))])
+    wide, narrow = format_table(report, width=140).splitlines(), format_table(report, width=60).splitlines()
+    assert wide[0].split()[-2:] == ["longest", "function"]
+    assert "f" * 30 in wide[2]
+    assert narrow[0].split() == ["package", "files", "lines", "code", "comments", "functions", "classes"]
+    assert max(map(len, narrow[:5])) <= 60
+
+
 # -- the function ------------------------------------------------------------------
 
 
