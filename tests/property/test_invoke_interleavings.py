@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,16 +34,19 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSer
 def test_in_every_order_the_parent_is_woken_once_with_one_outcome(
     own_server: EmbeddedServer, children: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = SnapshotServer(own_server.url)
-    found = explore(server, InvokeModel(children=children))
+    with contextlib.closing(SnapshotServer(own_server.url)) as server:
+        found = explore(server, InvokeModel(children=children))
     with capsys.disabled():
         print(f"\na parent and {children} child(ren): {found}")
     assert found.states >= _STATES_AT_LEAST[children], "the model has shrunk"
-    server.close()
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
 def test_a_deliberate_bug_is_found(own_server: EmbeddedServer, tmp_path: Path, mutation: Mutation) -> None:
-    with mutated(mutation, tmp_path), pytest.raises(Violation) as found:
-        explore(SnapshotServer(own_server.url), InvokeModel())
+    with (
+        mutated(mutation, tmp_path),
+        contextlib.closing(SnapshotServer(own_server.url)) as server,
+        pytest.raises(Violation) as found,
+    ):
+        explore(server, InvokeModel())
     print(f"{mutation.name}: {found.value}")
