@@ -1,17 +1,20 @@
-"""The examples of the reference page of step.run, as functions and as a program."""
+"""The examples of the reference pages of step.run and step.invoke, as functions and as programs."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import Any
 
 import pytest
+import redis
 
-from examples import step_run
-from stepflow import Stepflow
+from examples import step_invoke, step_run
+from stepflow import RunFailedError, Stepflow
 from tests.support.processes import ROOT, until
 
 
@@ -58,11 +61,69 @@ def test_an_object_id_and_a_datetime_become_text_unless_a_type_restores_them(pro
     assert step_run.Account.model_validate(shown["typed"]).created_at == datetime(2023, 5, 31, 11, 39, 18, tzinfo=UTC)
 
 
-def test_the_program_prints_what_each_example_shows() -> None:
+# -- step.invoke -------------------------------------------------------------------
+
+
+@pytest.fixture
+def invoker(url: str, client: redis.Redis, run_worker: Callable[..., Any]) -> Iterator[Stepflow]:
+    """A producer of the app that invokes; each of the two apps has a worker."""
+    step_invoke.OPENED.clear()
+    run_worker(step_invoke.maths)
+    until(lambda: client.hexists("stepflow:functions", "maths/compute-pi"), what="the registration of maths")
+    run_worker(step_invoke.app)
+    yield Stepflow(step_invoke.app.id, redis_url=url)
+    step_invoke.OPENED.set()
+
+
+def test_an_event_starts_the_function_that_invokes_another_one(invoker: Stepflow) -> None:
+    assert invoker.invoke(step_invoke.main_function, timeout=20) == "Square of 4 is 16."
+    assert invoker.invoke(step_invoke.compute_square, {"number": 3}, timeout=20) == step_invoke.Square(result=9)
+
+
+def test_a_function_is_invoked_by_definition_by_reference_and_by_id(invoker: Stepflow) -> None:
+    assert invoker.invoke(step_invoke.invoke_each_way, timeout=20) == {
+        "definition": 4,
+        "reference": 9,
+        "another app": "3.14159265358",
+        "id": "3.1415",
+    }
+
+
+def test_a_bounded_invoke_gives_the_result_that_comes_in_time(invoker: Stepflow) -> None:
+    assert invoker.invoke(step_invoke.invoke_with_timeout, timeout=20) == 25
+
+
+def test_invokes_run_side_by_side_and_come_back_in_order(invoker: Stepflow) -> None:
+    assert invoker.invoke(step_invoke.invoke_in_parallel, timeout=20) == [0, 1, 4, 9, 16]
+    assert invoker.invoke(step_invoke.invoke_and_go_on, timeout=20) == "6² = 36, 7² = 49"
+    assert invoker.invoke(step_invoke.invoke_from_a_plain_function, timeout=20) == [64, 81]
+
+
+def test_each_kind_of_end_is_told_apart(invoker: Stepflow) -> None:
+    assert invoker.invoke(step_invoke.handle_errors, timeout=30) == {
+        "not found": "not found: could not find function with ID: no-such-function",
+        "failed": "failed: ValueError: the card was declined",
+        "timed out": "timed out: function step-invoke-examples/waits-for-the-door did not finish within 200ms",
+        "rate limited": ["result: done", "skipped: rate limited"],
+    }
+
+
+def test_a_failure_that_is_not_caught_fails_the_run_that_invoked(invoker: Stepflow) -> None:
+    with pytest.raises(RunFailedError, match="the card was declined"):
+        invoker.invoke(step_invoke.let_it_fail, timeout=20)
+
+
+# -- as programs -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "part"), [(step_run, '"s3://product-images/a.png"'), (step_invoke, '"Square of 4 is 16."')]
+)
+def test_the_program_prints_what_each_example_shows(program: ModuleType, part: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "examples.step_run"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", program.__name__], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stderr
-    for example in step_run.EXAMPLES:
+    assert (done.returncode, done.stderr) == (0, "")
+    for example in program.EXAMPLES:
         assert f"{example.shows}:\n" in done.stdout
-    assert '"s3://product-images/a.png"' in done.stdout
+    assert part in done.stdout
