@@ -1,0 +1,71 @@
+"""The types of ``step.run``: the result is the handler's, and its arguments are checked."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any, assert_type
+
+from stepflow import Context, SyncContext
+from tests.typing.functions import Square, app
+
+
+async def copy(urls: list[str], *, bucket: str = "images") -> list[str]:
+    return [f"{bucket}/{url}" for url in urls]
+
+
+def total(first: int, second: int = 0) -> int:
+    return first + second
+
+
+async def square(number: int) -> Square:
+    return Square(result=number**2)
+
+
+class Shop:
+    async def sell(self, sku: str) -> float:
+        return float(len(sku))
+
+
+@app.function("steps")
+async def steps(ctx: Context) -> None:
+    step = ctx.step
+    assert_type(await step.run("an async handler", copy, ["a.png"]), list[str])
+    assert_type(await step.run("with a keyword", copy, ["a.png"], bucket="b"), list[str])
+    assert_type(await step.run("a sync handler", total, 40, 2), int)
+    assert_type(await step.run("a sync handler with a default", total, 40, second=2), int)
+    assert_type(await step.run("a model", square, 4), Square)
+    assert_type((await step.run("a field", square, 4)).result, int)
+    assert_type(await step.run("a lambda", lambda: 40 + 2), int)
+    assert_type(await step.run("a method", Shop().sell, "a"), float)
+    assert_type(await step.run("a partial", functools.partial(total, 40), 2), int)
+    assert_type(await step.run("nothing", asyncio.sleep, 1), None)
+    assert_type(await step.with_options(retries=2, timeout="1m").run("with options", total, 1), int)
+    assert_type(
+        await asyncio.gather(step.run("left", copy, ["a.png"]), step.run("right", total, 1)), tuple[list[str], int]
+    )
+
+
+@app.function("wrong-steps")
+async def wrong_steps(ctx: Context) -> None:
+    step = ctx.step
+    await step.run("a wrong type", total, "40")  # error
+    await step.run("too few", total)  # error
+    await step.run("too many", total, 1, 2, 3)  # error
+    await step.run("an unknown keyword", copy, [], folder="b")  # error
+    await step.run("not callable", 40)  # error
+    await step.run(40, total, 1)  # error
+    print((await step.run("no such field", square, 4)).root)  # error
+    await step.with_options(retries="2").run("a wrong option", total, 1)  # error
+
+
+@app.function("sync-steps")
+def sync_steps(ctx: SyncContext) -> None:
+    step = ctx.step
+    assert_type(step.run("an async handler", copy, ["a.png"], bucket="b"), list[str])
+    assert_type(step.run("a sync handler", total, 40), int)
+    assert_type(step.run("a model", square, 4), Square)
+    assert_type(step.with_options(retries=2).run("with options", square, 4), Square)
+    assert_type(step.parallel(lambda: step.run("left", total, 1), lambda: step.run("right", copy, [])), list[Any])
+    step.run("a wrong type", total, "40")  # error
+    step.run("not callable", None)  # error
