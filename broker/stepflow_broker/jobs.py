@@ -163,7 +163,7 @@ def commit_planned_step(
     return run_script(
         "commit_planned_step",
         _code_and_position,
-        (keys("RUN", run_id), keys("ORDER", run_id)),
+        (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)),
         now_ms,
         run_id,
         key,

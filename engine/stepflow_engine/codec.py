@@ -6,16 +6,19 @@ a lone surrogate, nesting that is too deep) is refused here, where the code that
 
 from __future__ import annotations
 
+import datetime as dt
+import enum
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
 import orjson
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+import typing_extensions
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from stepflow_engine.errors import EventError, StepOutputError
 
@@ -35,6 +38,9 @@ __all__ = [
 
 Restore = TypeAdapter[Any]
 _PLAIN = frozenset({None, type(None), bool, int, float, str, dict, list, object, Any, "None"})
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_MOST_LEVELS = 1_000
+"""How deep a value may be nested; orjson reads 1,024 levels, and a memo adds some."""
 _SCALARS = frozenset({type(None), bool, int, float, str})
 _RESOLVED: dict[tuple[types.CodeType | None, int], Any] = {}
 _MOST_RESOLVED = 4096
@@ -102,27 +108,98 @@ def dumps_output(value: Any, *, what: str, limit_bytes: int) -> bytes:
 
 
 def _encode(value: Any) -> bytes:
+    if type(value) in _SCALARS and not isinstance(value, float):
+        return _encode_scalar(value)
+    _refuse_deep(value)
+    plainer = _Plainer()
     try:
-        text = orjson.dumps(value, default=to_jsonable_python)
+        text = orjson.dumps(value, default=plainer, option=_OPTIONS)
     except TypeError as error:
-        text = _encode_odd(value, error)
+        text = _encode_odd(value, plainer, error)
     if b"null" in text:
         _refuse_not_finite(value)
+    if text.count(b"[") + text.count(b"{") > _MOST_LEVELS:
+        _refuse_unreadable(text)
     return text
 
 
-def _encode_odd(value: Any, first: TypeError) -> bytes:
-    """Try again with keys that are not text; say what is wrong if that fails too."""
+def _encode_scalar(value: Any) -> bytes:
     try:
-        text = orjson.dumps(value, default=to_jsonable_python, option=orjson.OPT_NON_STR_KEYS)
-        orjson.loads(text)
+        return orjson.dumps(value)
+    except TypeError as error:
+        raise _NotJsonError(str(error)) from error
+
+
+def _encode_odd(value: Any, plainer: _Plainer, first: TypeError) -> bytes:
+    """Try again with keys that are not text; say what is wrong if that fails too."""
+    if isinstance(first.__cause__, _NotJsonError):
+        raise first.__cause__
+    try:
+        _refuse_twin_keys(value)
+        return orjson.dumps(value, default=plainer, option=_OPTIONS | orjson.OPT_NON_STR_KEYS)
     except (TypeError, ValueError) as error:
-        reason = first.__cause__ if isinstance(first.__cause__, PydanticSerializationError) else error
-        raise _NotJsonError(f"{_find_fault(value)}{reason}") from error
-    return text
+        reason = first.__cause__ or error
+        raise _NotJsonError(f"{_find_fault(value, plainer)}{reason}") from error
 
 
-def _find_fault(value: Any, path: str = "$") -> str:
+class _Plainer:
+    """Gives orjson plain data for what it does not know, once for each object: a generator can be read only once."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, Any]] = {}
+
+    def __call__(self, item: Any) -> Any:
+        if isinstance(item, dt.datetime | dt.date | dt.time):
+            return item.isoformat()
+        known = self._known.get(id(item))
+        if known is None:
+            plain = to_jsonable_python(item)
+            _refuse_deep(plain)
+            _refuse_not_finite(item.model_dump() if isinstance(item, BaseModel) else plain)  # a model's JSON has null
+            known = self._known[id(item)] = (item, plain)
+        return known[1]
+
+
+def _refuse_deep(value: Any) -> None:
+    """Refuse data that is nested deeper than it could be read back, before an encoder recurses into it."""
+    level = {id(value): value}
+    for _ in range(_MOST_LEVELS):
+        inner = (part for item in level.values() for part in _parts(item))
+        level = {id(part): part for part in inner if isinstance(part, dict | list | tuple)}
+        if not level:
+            return
+    raise _NotJsonError(f"it is nested more than {_MOST_LEVELS:,} levels deep")
+
+
+def _parts(item: Any) -> Iterable[Any]:
+    if isinstance(item, dict):
+        return item.values()
+    return item if isinstance(item, list | tuple) else ()
+
+
+def _refuse_unreadable(text: bytes) -> None:
+    """Refuse text that, in a memo, would be nested too deeply to be read."""
+    try:
+        orjson.loads(b"[[[[" + text + b"]]]]")
+    except ValueError:
+        raise _NotJsonError(f"it is nested more than {_MOST_LEVELS:,} levels deep") from None
+
+
+def _refuse_twin_keys(value: Any) -> None:
+    """Refuse keys that are different here and the same as text, of which JSON would lose one."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        stack.extend(part for part in _parts(item) if isinstance(part, dict | list | tuple))
+        if isinstance(item, dict):
+            text = orjson.dumps(dict.fromkeys(item, 0), option=orjson.OPT_NON_STR_KEYS)
+            if len(orjson.loads(text)) < len(item):
+                raise ValueError("two keys of an object are the same as text")
+
+
+def _find_fault(value: Any, plainer: _Plainer, path: str = "$") -> str:
     """The path of the first part of ``value`` that JSON cannot hold, as ``"at $.user.id: "``."""
     items: Any = ()
     if isinstance(value, dict):
@@ -132,10 +209,10 @@ def _find_fault(value: Any, path: str = "$") -> str:
     if path.count(".") + path.count("[") < 20:
         for name, item in items:
             try:
-                orjson.dumps(item, default=to_jsonable_python, option=orjson.OPT_NON_STR_KEYS)
+                orjson.dumps(item, default=plainer, option=_OPTIONS | orjson.OPT_NON_STR_KEYS)
             except TypeError:
                 inner = f"{path}[{name}]" if isinstance(name, int) else f"{path}.{name}"
-                return _find_fault(item, inner)
+                return _find_fault(item, plainer, inner)
     return "" if path == "$" else f"at {path}: "
 
 
@@ -144,15 +221,13 @@ def _refuse_not_finite(value: Any) -> None:
     stack: list[Any] = [value]
     while stack:
         item = stack.pop()
-        if isinstance(item, float):
-            if not math.isfinite(item):
-                raise _NotJsonError(f"it contains {item!r}, which JSON has no number for")
-        elif isinstance(item, dict):
-            stack.extend(item.values())
-        elif isinstance(item, list | tuple | set | frozenset):
+        if isinstance(item, enum.Enum):
+            item = item.value
+        if isinstance(item, float) and not math.isfinite(item):
+            raise _NotJsonError(f"it contains {item!r}, which JSON has no number for")
+        if isinstance(item, dict):
             stack.extend(item)
-        elif hasattr(item, "__dataclass_fields__") or hasattr(item, "model_fields_set"):
-            stack.extend(vars(item).values() if hasattr(item, "__dict__") else ())
+        stack.extend(_parts(item))
 
 
 def round_trip(value: Any, text: bytes) -> Any:
@@ -178,15 +253,24 @@ def adapter_for(annotation: Any) -> Restore | None:
     try:
         adapter: Restore = TypeAdapter(annotation)  # pyright: ignore[reportArgumentType]
     except (PydanticUserError, TypeError, NameError):
-        return None
+        return adapter_for(_restorable(annotation)) if typing.is_typeddict(annotation) else None
     return adapter
+
+
+def _restorable(typed_dict: Any) -> Any:
+    """A TypedDict of `typing` as one of typing_extensions, which is the kind that pydantic reads before Python 3.12."""
+    fields = {
+        name: hint if name in typed_dict.__required_keys__ else typing_extensions.NotRequired[hint]
+        for name, hint in typing.get_type_hints(typed_dict).items()
+    }
+    return typing_extensions.TypedDict(typed_dict.__name__, fields)  # type: ignore[operator]
 
 
 def _all_plain(annotation: Any) -> bool:
     return all(
         part in _PLAIN or (typing.get_origin(part) in _PLAIN_ORIGINS and _all_plain(part))
         for part in typing.get_args(annotation)
-    )
+    ) and not (typing.get_origin(annotation) is dict and typing.get_args(annotation)[0] not in (str, Any))
 
 
 def result_adapter(handler: Callable[..., Any]) -> Restore | None:
@@ -226,7 +310,7 @@ def restore(adapter: Restore | None, data: Any, *, what: str) -> Any:
     if adapter is None:
         return data
     try:
-        return adapter.validate_python(data)
+        return adapter.validate_json(orjson.dumps(data))
     except ValidationError as error:
         raise StepOutputError(
             f"the result of {what} does not fit its declared return type: {validation_message(error)}"

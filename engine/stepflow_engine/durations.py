@@ -44,7 +44,9 @@ def _parse_ms(value: object) -> float | None:
     match value:
         case bool():
             return None
-        case int() | float():
+        case int():
+            return value * 1000
+        case float():
             return value * 1000 if math.isfinite(value) else None
         case timedelta():
             return value.total_seconds() * 1000

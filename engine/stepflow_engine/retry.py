@@ -56,6 +56,15 @@ def retry_delay_ms(
     """
     if attempt >= retries or is_final(error):
         return None
-    if isinstance(error, RetryAfterError):
-        return error.delay_ms(now_ms)
+    after = _retry_after(error)
+    if after is not None:
+        return after.delay_ms(now_ms)
     return backoff.delay_ms(attempt, jitter)
+
+
+def _retry_after(error: BaseException) -> RetryAfterError | None:
+    """The error that says when to try again: this one, or the first in a group that does."""
+    if isinstance(error, RetryAfterError):
+        return error
+    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return next((found for part in parts if (found := _retry_after(part)) is not None), None)

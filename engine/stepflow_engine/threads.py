@@ -129,10 +129,10 @@ class ThreadBridge:
         context: contextvars.Context,
         ident: int,
     ) -> None:
-        self._stopped(ident)
-        if self._execution.closed:
+        if self._execution.closed:  # the thread computes on, until it ends
             result.set_exception(Suspended())
             return
+        self._stopped(ident)
         task = self._loop.create_task(make(), context=context)
         task.add_done_callback(lambda done: self._answer(done, result), context=context)
 

@@ -110,8 +110,12 @@ def _check_ended(client: redis.Redis, run: str, truth: dict[str, str], expected:
     expected.ended.add(run)
     assert not {"continuation", "lease", "owner"} & set(truth), f"R2: {run} has ended and has {set(truth)}"
     assert not client.exists(_KEYS("STEPS", run)), f"R2: {run} has ended and has steps"
+    finished = truth.get("finished")
+    unseen = bool(finished and client.xrange(_KEYS("FINISHED"), finished, finished))
     for kind in ("RUN", "MEMOS", "ORDER"):
-        assert client.pttl(_KEYS(kind, run)) != -1, f"R2: {kind} of the ended run {run} has no expiry"
+        expires = client.pttl(_KEYS(kind, run)) != -1
+        assert expires or unseen, f"R2: {kind} of the ended run {run} has no expiry"
+        assert not (kind == "RUN" and expires and unseen), f"R2: {run} expires before its parent knows of its end"
     if truth["status"] == "failed":
         expected.rq_status[run] = "failed"
         expected.rq_failed.add(run)

@@ -108,7 +108,6 @@ class Continuation:
         if not bench.accepted(held, code):
             return False
         bench.finished_jobs += 1
-        await self._forget_deaths(held)
         held.learn(position, call.key, done.memo)
         if not keep and not bench.settings.sticky:
             bench.held.drop(held)
@@ -136,7 +135,7 @@ class Continuation:
         return bench.accepted(held, code)
 
     async def _forget_deaths(self, held: HeldRun) -> None:
-        """The run has made progress, or come to rest: it is not what killed its workers."""
+        """The code has come to rest: it is not what killed its workers."""
         if held.deaths:
             held.deaths = 0
             await self._bench.broker.run(forget_deaths(self._bench.keys, held.run_id))

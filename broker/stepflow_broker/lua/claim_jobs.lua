@@ -1,6 +1,6 @@
 -- claim_jobs: lease ready jobs to a worker, those of started runs before those of new ones.
 -- A job whose run or step no longer wants it is dropped from its list. Nothing is claimed while RQ is suspended.
--- USES     clock jobs runs
+-- USES     clock jobs
 -- KEYS     1 suspended
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5.. lists, in order
 -- MOVES    queued -> running

@@ -1,11 +1,11 @@
 -- invokes: how a child's end becomes the memo of its parent's step. The first outcome wins, once.
 
--- the finished event has been seen to
+-- the finished event has been seen to: from now on the child is kept for its retention
 local function drop_finished(child)
-  local entry = redis.call('HGET', RUN .. child, 'finished')
-  if entry then
-    redis.call('XACK', FINISHED, GROUP, entry)
-    redis.call('XDEL', FINISHED, entry)
+  local state = redis.call('HMGET', RUN .. child, 'finished', 'keep_ms')
+  if state[1] then
+    redis.call('XACK', FINISHED, GROUP, state[1])
+    if redis.call('XDEL', FINISHED, state[1]) == 1 then expire_run(child, state[2]) end
   end
 end
 

@@ -79,6 +79,12 @@ local function drop_planned(run, queue)
   return children
 end
 
+local function expire_run(run, keep_ms)
+  redis.call('PEXPIRE', RUN .. run, keep_ms)
+  redis.call('PEXPIRE', MEMOS .. run, keep_ms)
+  redis.call('PEXPIRE', ORDER .. run, keep_ms)
+end
+
 -- end a run: no job, lease, timer or wait stays; the truth stays for the retention -> its holder, its children
 local function end_run(run, status, field, payload, now, retention_ms)
   local was = redis.call('HMGET', RUN .. run, 'continuation', 'lease', 'queue', 'created_at', 'dedupe_ms', 'owner',
@@ -97,9 +103,6 @@ local function end_run(run, status, field, payload, now, retention_ms)
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload)
   redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'owner', 'deaths', 'blocked')
   local keep_ms = math.max(retention_ms, (tonumber(was[5]) or 0) - (now - was[4]))
-  redis.call('PEXPIRE', RUN .. run, keep_ms)
-  redis.call('PEXPIRE', MEMOS .. run, keep_ms)
-  redis.call('PEXPIRE', ORDER .. run, keep_ms)
   redis.call('DEL', STEPS .. run)
   redis.call('ZREM', LIVE, run)
   redis.call('ZADD', ENDED, now + keep_ms, run)
@@ -111,8 +114,10 @@ local function end_run(run, status, field, payload, now, retention_ms)
     redis.call('DEL', RQ_JOB .. run)
   end
   redis.call('PUBLISH', DONE .. run, status)
-  if was[7] then
-    redis.call('HSET', RUN .. run, 'finished', redis.call('XADD', FINISHED, '*', 'run', run))
+  if was[7] then -- kept until its parent knows, however long no worker looks
+    redis.call('HSET', RUN .. run, 'finished', redis.call('XADD', FINISHED, '*', 'run', run), 'keep_ms', keep_ms)
+  else
+    expire_run(run, keep_ms)
   end
   return was[6], children
 end
