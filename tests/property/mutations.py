@@ -54,7 +54,7 @@ _GUARD = (
 )
 _WAKE = "memo_comes(run, key, position, memo, clock(ARGV[1]), ARGV[3])\n"
 _ADD = "redis.call('XADD', FINISHED, '*', 'run', run)"
-_LEAVE = f"redis.call('HSET', RUN .. run, 'finished', {_ADD})\n"
+_TELL = "redis.call('PUBLISH', DONE .. run, status)\n"
 _DROP_TIMER = "  redis.call('ZREM', TIMEOUTS, 'invoke:' .. run .. ':' .. key)\n"
 _STILL_WAITING = "if redis.call('HGET', STEPS .. run, key .. ':state') == 'waiting' then"
 _WAITS_FOR_CHILD = "  if step[1] ~= 'waiting' or step[2] ~= child then return 0, '' end\n"
@@ -67,7 +67,7 @@ MUTATIONS = (
     Mutation(
         "the parent is woken before the memo is there",
         (
-            Edit("lib/runs.lua", _LEAVE, f"{_LEAVE}    if is_live(was[7]) then wake_run(was[7], now) end\n"),
+            Edit("lib/runs.lua", _TELL, f"{_TELL}  if was[7] and is_live(was[7]) then wake_run(was[7], now) end\n"),
             Edit("wake_parent.lua", _WAKE, ""),
         ),
     ),
