@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
 from stepflow import StepOutputError
-from stepflow_engine.codec import dumps_output, loads, round_trip
+from stepflow_engine.codec import dumps, dumps_output, loads, round_trip
 from stepflow_engine.memo import memo_of_data, read_memo
 
 
@@ -82,17 +82,28 @@ ODD = st.one_of(
     st.sampled_from(Color),
     st.just(object()),
 )
-ANY = st.recursive(
+FIELDS = st.recursive(
     ODD,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.sets(HASHABLE, max_size=4),
+        st.dictionaries(st.text(), inner, max_size=4),
+        inner.map(lambda value: Model(value=value)),
+        inner.map(Record),
+        inner.map(Slotted),
+    ),
+    max_leaves=6,
+)
+"""What models and dataclasses hold; keys there are texts, for others are written as pydantic writes them."""
+ANY = st.recursive(
+    st.one_of(ODD, FIELDS.map(lambda value: Model(value=value)), FIELDS.map(Record), FIELDS.map(Slotted)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
         st.lists(inner, max_size=4).map(tuple),
         st.lists(ODD, max_size=4).map(collections.deque),
         st.sets(HASHABLE, max_size=4),
         st.dictionaries(KEYS, inner, max_size=4),
-        inner.map(lambda value: Model(value=value)),
-        inner.map(Record),
-        inner.map(Slotted),
     ),
     max_leaves=12,
 )
@@ -172,7 +183,7 @@ def _plain_key(key: Any) -> str:
     found = plain(key)
     if isinstance(found, list):
         raise NotJsonError
-    return found if isinstance(found, str) else json.dumps(found)
+    return found if isinstance(found, str) else dumps(found).decode()
 
 
 def same(first: Any, second: Any) -> bool:
