@@ -114,7 +114,7 @@ class AsyncBroker:
         connection = await pool.get_connection()
         try:
             async with asyncio.timeout(SOCKET_TIMEOUT_S):
-                await connection.send_packed_command(packed)
+                await connection.send_packed_command([b"".join(packed)])
                 return [await self._read(connection) for _ in packed]
         except BaseException:
             await connection.disconnect(nowait=True)  # replies may be left on it

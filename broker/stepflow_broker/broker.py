@@ -75,7 +75,7 @@ class Broker:
         connection = pool.get_connection()
         try:
             packed = [pack_command(words) for words in commands]
-            connection.send_packed_command(packed)
+            connection.send_packed_command([b"".join(packed)])
             return [self._read(connection) for _ in packed]
         except BaseException:
             connection.disconnect()  # replies may be left on it

@@ -6,6 +6,7 @@ a lone surrogate, nesting that is too deep) is refused here, where the code that
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import enum
 import math
@@ -155,11 +156,15 @@ class _Plainer:
             return item.isoformat()
         known = self._known.get(id(item))
         if known is None:
-            plain = to_jsonable_python(item)
+            plain = _fields(item) if dataclasses.is_dataclass(item) else to_jsonable_python(item)
             _refuse_deep(plain)
             _refuse_not_finite(item.model_dump() if isinstance(item, BaseModel) else plain)  # a model's JSON has null
             known = self._known[id(item)] = (item, plain)
         return known[1]
+
+
+def _fields(item: Any) -> dict[str, Any]:
+    return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
 
 
 def _refuse_deep(value: Any) -> None:
@@ -192,7 +197,9 @@ def _refuse_twin_keys(value: Any) -> None:
     stack = [value]
     while stack:
         item = stack.pop()
-        stack.extend(part for part in _parts(item) if isinstance(part, dict | list | tuple))
+        if dataclasses.is_dataclass(item):
+            item = _fields(item)
+        stack.extend(_parts(item))
         if isinstance(item, dict):
             text = orjson.dumps(dict.fromkeys(item, 0), option=orjson.OPT_NON_STR_KEYS)
             if len(orjson.loads(text)) < len(item):

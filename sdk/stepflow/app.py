@@ -151,6 +151,12 @@ class Stepflow:
         self.producer.broker.run_all(calls)
         return ids[0] if single else ids
 
+    @overload
+    async def asend(self, event: str, data: Any = None, *, id: str = "") -> str: ...
+    @overload
+    async def asend(self, event: Event[Any], /) -> str: ...
+    @overload
+    async def asend(self, event: Sequence[Event[Any]], /) -> list[str]: ...
     async def asend(self, event: str | Event[Any] | Sequence[Event[Any]], data: Any = None, *, id: str = "") -> Any:
         """As `send`, without blocking the event loop."""
         events, single = self._events(event, data, id)
@@ -184,6 +190,10 @@ class Stepflow:
         self.producer.broker.run(call)
         return Run(self.producer, run_id, getattr(function, "output", None))
 
+    @overload
+    async def astart(self, function: Function[I, O], data: Any = None, *, id: str | None = None) -> Run[O]: ...
+    @overload
+    async def astart(self, function: str, data: Any = None, *, id: str | None = None) -> Run[Any]: ...
     async def astart(self, function: Any, data: Any = None, *, id: str | None = None) -> Run[Any]:
         """As `start`, without blocking the event loop."""
         config = self._local_config(function)
@@ -202,6 +212,10 @@ class Stepflow:
         """Start a run and wait for its result; see `start` and `Run.result`."""
         return self.start(function, data).result(timeout)
 
+    @overload
+    async def ainvoke(self, function: Function[I, O], data: Any = None, *, timeout: Duration | None = None) -> O: ...
+    @overload
+    async def ainvoke(self, function: str, data: Any = None, *, timeout: Duration | None = None) -> Any: ...
     async def ainvoke(self, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
         """As `invoke`, without blocking the event loop."""
         return await (await self.astart(function, data)).aresult(timeout)

@@ -19,7 +19,7 @@ from stepflow.flow_control import RateLimit
 from stepflow.step import StepTools
 from stepflow.sync_step import SyncStepTools
 from stepflow_broker.functions import FunctionConfig
-from stepflow_engine.codec import Restore, adapter_for, loads, result_adapter, validation_message
+from stepflow_engine.codec import Restore, adapter_for, dumps, loads, result_adapter, validation_message
 from stepflow_engine.errors import ConfigurationError, NonRetriableError
 from stepflow_engine.execution import Execution
 from stepflow_engine.limits import Limits, check_id, check_retries
@@ -85,7 +85,7 @@ class Function(Generic[I, O]):
         data = value["data"]
         if self.input is not None:
             try:
-                data = self.input.validate_python(data)
+                data = self.input.validate_json(dumps(data))
             except ValidationError as error:
                 raise NonRetriableError(
                     f"the event's data does not fit the input of {self.name}: {validation_message(error)}"

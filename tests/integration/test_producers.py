@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
+
 from stepflow import (
     ConfigurationError,
     Context,
@@ -23,7 +24,6 @@ from stepflow import (
     ServerError,
     Stepflow,
 )
-
 from tests.support.processes import until
 
 
@@ -224,13 +224,22 @@ def test_waiting_for_a_result_does_not_poll(app: Stepflow, start_worker, url: st
     async def never(ctx: Context) -> None: ...
 
     run = app.start(never)
-    waiter = threading.Thread(target=lambda: pytest.raises(ResultTimeoutError, run.result, 3))
+    outcomes: list[str] = []
+
+    def wait() -> None:
+        try:
+            run.result(3)
+        except ResultTimeoutError as error:
+            outcomes.append(error.name)
+
+    waiter = threading.Thread(target=wait)
     waiter.start()
     until(lambda: client.pubsub_channels(f"stepflow:done:{run.id}"))
     before = client.info("commandstats").get("cmdstat_hget", {}).get("calls", 0)
     waiter.join()
     after = client.info("commandstats").get("cmdstat_hget", {}).get("calls", 0)
     assert after - before <= 2
+    assert outcomes == ["ResultTimeoutError"]
 
 
 @pytest.mark.parametrize(
@@ -281,5 +290,3 @@ def test_an_app_says_what_is_wrong_with_its_settings() -> None:
         Stepflow("shop", retention="soon")
     with pytest.raises(ConfigurationError, match="may not contain"):
         Stepflow("a/b")
-
-

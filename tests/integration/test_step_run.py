@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 import pytest
 from pydantic import BaseModel
+
 from stepflow import (
     Context,
     Limits,

@@ -15,12 +15,12 @@ import redis
 from rq import Queue, Worker
 from rq.job import Job
 from rq.suspension import resume, suspend
+
 from stepflow import Context, RunFailedError, RunStatus, Stepflow
 from stepflow_broker.jobs import reclaim_leases
 from stepflow_broker.runs import read_memos
 from stepflow_broker.server import EmbeddedServer
 from stepflow_engine.memo import read_memo
-
 from tests.integration.apps.ledger import count
 from tests.support.processes import WorkerProcess, until
 

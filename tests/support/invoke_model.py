@@ -294,14 +294,14 @@ class InvokeModel:
 
     @staticmethod
     def _outcomes(before: State, move: Move) -> tuple[str, ...]:
-        """What a step may end as by a move. A timeout may find a child that has ended, unseen until then."""
+        """What a step may end as by a move. A timeout that finds a child that has ended, unseen till then, says so."""
         match move.verb:
             case "wake":
                 return ("completed",)
             case "cancel":
                 return ("cancelled",)
             case "timeout":
-                return ("timeout",) if before.is_live(move.run) else ("timeout", "completed")
+                return ("timeout",) if before.is_live(move.run) else ("completed",)
             case _:
                 return ()
 

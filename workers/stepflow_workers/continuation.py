@@ -172,6 +172,8 @@ class Continuation:
         code, resolved = await self._invoker.invoke(lease, invokes)
         for one in resolved:
             self._waker.hand_over(one)
+        if code is Code.ALREADY:
+            await self._loader.catch_up(held)
         return self._bench.accepted(held, code)
 
     # -- waiting -----------------------------------------------------------------

@@ -40,11 +40,13 @@ class Invoker:
     async def invoke(self, lease: Lease, calls: list[tuple[StepCall, InvokeRequest]]) -> tuple[Code, list[Resolved]]:
         """Start a child for each step, once; the answer has the steps that were resolved at once.
 
-        The code is DONE, or NO_RUN or STALE_FENCE if the parent is not this worker's any more.
+        The code is DONE; ALREADY if a step was seen to before, and may have its memo; or NO_RUN or STALE_FENCE if the
+        parent is not this worker's any more.
         """
         answers = await asyncio.gather(*[self._invoke(lease, call, request) for call, request in calls])
-        refused = [code for code, _ in answers if code in (Code.NO_RUN, Code.STALE_FENCE)]
-        return (refused[0] if refused else Code.DONE), [resolved for _, resolved in answers if resolved]
+        codes = {code for code, _ in answers}
+        told = next((code for code in (Code.NO_RUN, Code.STALE_FENCE, Code.ALREADY) if code in codes), Code.DONE)
+        return told, [resolved for _, resolved in answers if resolved]
 
     async def _invoke(self, lease: Lease, call: StepCall, request: InvokeRequest) -> tuple[Code, Resolved | None]:
         while True:

@@ -1,6 +1,6 @@
 -- fire_timers: do what is due.
 -- A member says what: job:<job> queues a delayed job; invoke:<run>:<step key> ends the wait for a child.
--- USES     clock jobs runs
+-- USES     clock jobs runs invokes
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
 -- MOVES    waiting -> queued, delayed step -> queued step, waiting step -> (memo)
@@ -23,8 +23,11 @@ for _, member in ipairs(due) do
   elseif kind == 'invoke' then
     local run, key = string.match(subject, '^(.*):(%x+)$')
     if redis.call('HGET', STEPS .. run, key .. ':state') == 'waiting' then
-      local memo = redis.call('GETDEL', TIMEOUT .. run .. ':' .. key)
-      local _, position = record_memo(run, key, memo)
+      local position, memo = resolve_by_child(redis.call('HGET', STEPS .. run, key .. ':child'))
+      if position == 0 then -- the child has not ended
+        memo = redis.call('GETDEL', TIMEOUT .. run .. ':' .. key)
+        position = select(2, record_memo(run, key, memo))
+      end
       memo_comes(run, key, position, memo, now, '')
     end
   end
