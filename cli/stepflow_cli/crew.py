@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import shlex
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from stepflow import Stepflow
 from stepflow_broker.connection import safe_url
@@ -17,7 +15,7 @@ from stepflow_cli.exits import ExitCode, report
 from stepflow_cli.show import say
 from stepflow_cli.worker import check_worker
 from stepflow_workers.apps import load_apps
-from stepflow_workers.pool import WorkerPool, WorkerSpec
+from stepflow_workers.pool import WorkerPool, WorkerSpec, deaf_children
 
 __all__ = ["Crew", "check_code"]
 
@@ -35,8 +33,7 @@ class Crew:
 
     def __init__(self, spec: WorkerSpec, count: int) -> None:
         self._pool = WorkerPool(spec, count)
-        with _deaf_children():
-            self._pool.start()
+        self._pool.start()
         self._keeper = threading.Thread(target=self._pool.wait, name="stepflow-dev-pool", daemon=True)
         self._keeper.start()
 
@@ -54,16 +51,6 @@ class Crew:
                 self._pool.stop()
 
 
-@contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes started meanwhile ignore Ctrl+C until they listen to it themselves; till then it is ours alone."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def check_code(spec: WorkerSpec, *, introduce: bool, debug: bool) -> ExitCode:
     """Import the apps in a process that is thrown away, and say what is wrong with them, if anything is.
 
@@ -72,7 +59,7 @@ def check_code(spec: WorkerSpec, *, introduce: bool, debug: bool) -> ExitCode:
         debug: whether to print tracebacks.
     """
     process = multiprocessing.get_context("spawn").Process(target=_check, args=(spec, introduce, debug))
-    with _deaf_children():
+    with deaf_children():
         process.start()
     process.join()
     known = process.exitcode in list(ExitCode)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import assert_never
 
-from stepflow_broker.jobs import Lease, commit_step, fail_attempt, park_run, plan_steps, yield_run
+from stepflow_broker.jobs import Lease, commit_step, park_run, plan_steps, yield_run
 from stepflow_broker.runs import Code, forget_deaths, read_steps
 from stepflow_engine.execution import Outcome, Waiting
 from stepflow_engine.steps import InvokeRequest, RunRequest, StepCall
@@ -114,25 +114,13 @@ class Continuation:
         return keep
 
     async def _put_off(self, held: HeldRun, lease: Lease, call: StepCall, retry: Retry) -> bool:
-        """Plan the next attempt of a step that failed, as a job of its own."""
-        bench = self._bench
-        bench.failed_jobs += 1
-        code = await bench.broker.run(
-            fail_attempt(
-                bench.keys,
-                run_id=held.run_id,
-                job_key="",
-                fence=lease.fence,
-                key=call.key,
-                step_id=call.id,
-                attempts=retry.attempts,
-                error=retry.error,
-                delay_ms=retry.delay_ms,
-            )
+        """Have the next attempt of a step that failed done as a job of its own."""
+        self._bench.failed_jobs += 1
+        code = await self._bench.plan_retry(
+            lease, call.key, call.id, attempts=retry.attempts, error=retry.error, delay_ms=retry.delay_ms
         )
         held.planned.add(call.key)
-        bench.timer_set(retry.delay_ms)
-        return bench.accepted(held, code)
+        return self._bench.accepted(held, code)
 
     async def _forget_deaths(self, held: HeldRun) -> None:
         """The code has come to rest: it is not what killed its workers."""

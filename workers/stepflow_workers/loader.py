@@ -6,7 +6,7 @@ import logging
 import random
 
 from stepflow import Function
-from stepflow_broker.jobs import Lease, fail_attempt, load_run, retry_run
+from stepflow_broker.jobs import Lease, load_run, retry_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.memo import read_memo
@@ -83,18 +83,8 @@ class Loader:
         delay_ms = random.randint(*_MISSING_CODE_MS)
         if lease.key:
             error = dumps(Failure("CodeMissing", reason).to_json())
-            await bench.broker.run(
-                fail_attempt(
-                    bench.keys,
-                    run_id=lease.run_id,
-                    job_key=lease.key,
-                    fence=lease.fence,
-                    key=lease.key,
-                    step_id=lease.step_id,
-                    attempts=lease.step_attempt,
-                    error=error,
-                    delay_ms=delay_ms,
-                )
+            await bench.plan_retry(
+                lease, lease.key, lease.step_id, attempts=lease.step_attempt, error=error, delay_ms=delay_ms
             )
             return
         await bench.broker.run(

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 
-from stepflow_broker.jobs import Lease, commit_planned_step, fail_attempt
+from stepflow_broker.jobs import Lease, commit_planned_step
 from stepflow_broker.runs import Code
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
@@ -78,8 +78,9 @@ async def _settle(bench: Workbench, held: HeldRun, lease: Lease, done: Done | Re
     match done:
         case Done():
             await _commit(bench, held, lease, done)
-        case Retry():
-            await _retry(bench, lease, done)
+        case Retry(attempts, error, delay_ms):
+            bench.failed_jobs += 1
+            await bench.plan_retry(lease, lease.key, lease.step_id, attempts=attempts, error=error, delay_ms=delay_ms)
 
 
 async def _commit(bench: Workbench, held: HeldRun, lease: Lease, done: Done) -> None:
@@ -98,21 +99,3 @@ async def _commit(bench: Workbench, held: HeldRun, lease: Lease, done: Done) -> 
         held.learn(position, lease.key, done.memo)
     elif code is Code.NO_RUN:
         bench.held.drop(held)
-
-
-async def _retry(bench: Workbench, lease: Lease, retry: Retry) -> None:
-    bench.failed_jobs += 1
-    await bench.broker.run(
-        fail_attempt(
-            bench.keys,
-            run_id=lease.run_id,
-            job_key=lease.key,
-            fence=lease.fence,
-            key=lease.key,
-            step_id=lease.step_id,
-            attempts=retry.attempts,
-            error=retry.error,
-            delay_ms=retry.delay_ms,
-        )
-    )
-    bench.timer_set(retry.delay_ms)

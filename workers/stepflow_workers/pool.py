@@ -21,7 +21,7 @@ from stepflow_workers.logs import configure_logging
 from stepflow_workers.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
 
-__all__ = ["WorkerPool", "WorkerSpec", "run_worker"]
+__all__ = ["WorkerPool", "WorkerSpec", "deaf_children", "run_worker"]
 
 _RESTART_PAUSE_S = 1.0
 _LOOK_S = 0.2
@@ -72,7 +72,7 @@ def _follow_parent() -> None:
 
 
 @contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
+def deaf_children() -> Iterator[None]:
     """Processes started meanwhile ignore Ctrl+C until they listen to it themselves; till then it is the pool's."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -139,7 +139,7 @@ class WorkerPool:
         settings, name = self._spec.settings, self._spec.settings.name
         spec = replace(self._spec, settings=replace(settings, name=f"{name}.{number}" if name else ""))
         process = self._context.Process(target=_be_worker, args=(spec,), name=f"stepflow-worker-{number}")
-        with _deaf_children():
+        with deaf_children():
             process.start()
         self._processes[number] = process
 

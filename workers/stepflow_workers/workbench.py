@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stepflow_broker.async_broker import AsyncBroker
-from stepflow_broker.jobs import Lease, release_jobs
+from stepflow_broker.jobs import Lease, fail_attempt, release_jobs
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import Code
 from stepflow_workers.held import HeldRun, HeldRuns
@@ -62,6 +62,29 @@ class Workbench:
             _log.warning("lease_lost", extra={"run_id": held.run_id, "function": held.function.name})
         self.held.drop(held)
         return False
+
+    async def plan_retry(
+        self, lease: Lease, key: str, step_id: str, *, attempts: int, error: bytes, delay_ms: int
+    ) -> Code:
+        """Record a step's failed attempts, and have the next one done as a job of its own, after a delay.
+
+        Args:
+            lease: of the step's own job, or of the continuation that executed the step.
+        """
+        call = fail_attempt(
+            self.keys,
+            run_id=lease.run_id,
+            job_key=lease.key,
+            fence=lease.fence,
+            key=key,
+            step_id=step_id,
+            attempts=attempts,
+            error=error,
+            delay_ms=delay_ms,
+        )
+        code = await self.broker.run(call)
+        self.timer_set(delay_ms)
+        return code
 
     async def hand_back(self, leases: list[Lease]) -> None:
         """Return jobs to their queues, for any worker to take at once; those that are lost already are left alone."""
