@@ -26,19 +26,10 @@ def waits_inside(task: asyncio.Task[Any], tasks: Set[asyncio.Task[Any]]) -> bool
         return False
     if isinstance(waits_for, asyncio.Task):
         return waits_for in tasks
-    if hasattr(waits_for, "_children"):
-        return _gathers_inside(waits_for, tasks)
+    if hasattr(waits_for, "_children"):  # asyncio.gather's future
+        return True
     coroutine: Any = task.get_coro()
     while hasattr(inner := getattr(coroutine, "cr_await", None), "cr_frame"):
         coroutine = inner
     frame = getattr(coroutine, "cr_frame", None)
     return frame is not None and frame.f_globals.get("__name__") in WAITS_INSIDE
-
-
-def _gathers_inside(gathering: Any, tasks: Set[asyncio.Task[Any]]) -> bool:
-    """Whether asyncio.gather's future waits for tasks of the run only; looked at once, for there may be thousands."""
-    known = getattr(gathering, "stepflow_inside", None)
-    if known is None:
-        known = all(child.done() or child in tasks for child in gathering._children)
-        gathering.stepflow_inside = known
-    return bool(known)

@@ -411,20 +411,3 @@ def test_a_request_says_what_to_call_and_with_what_policy() -> None:
         execution.close()
 
     on_run_loop(main())
-
-
-def test_a_gather_of_a_step_and_of_something_outside_is_not_blocked() -> None:
-    async def main() -> None:
-        outside: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-        async def body(ctx: Context) -> list[int]:
-            return await asyncio.gather(ctx.step.run("a", echo, 1), outside)
-
-        execution = execution_of(body)
-        outcome = await execution.advance()
-        assert isinstance(outcome, Waiting)
-        assert (outcome.blocked, outcome.alone) == (False, False)
-        outside.set_result(2)
-        execution.close()
-
-    on_run_loop(main())
