@@ -20,6 +20,8 @@ import redis
 
 from benchmarks.flows import app
 from benchmarks.machine import cpu_s, rss_mb, steal_s
+from stepflow_broker.broker import Broker
+from stepflow_broker.keys import Keys
 from stepflow_broker.runs import start_run
 from stepflow_broker.server import EmbeddedServer
 from stepflow_engine.codec import dumps
@@ -64,25 +66,24 @@ class Bench:
     def __init__(self, folder: Path, *, in_flight: int, sticky: int) -> None:
         self.server = EmbeddedServer(folder).start()
         self.client = redis.Redis.from_url(self.server.url)
-        self.client.set("rq:suspended", 1)
+        self.broker, self.keys = Broker(self.server.url), Keys()
+        self.client.set(self.keys("RQ_SUSPENDED"), 1)
         settings = WorkerSettings(self.server.url, concurrency=in_flight, sticky=sticky)
         context = multiprocessing.get_context("spawn")
         self.worker = context.Process(
             target=run_worker, args=(WorkerSpec(("benchmarks.flows:app",), settings, "WARNING"),), daemon=True
         )
         self.worker.start()
-        app.producer.__init__(self.server.url, retention_ms=600_000)  # type: ignore[misc]
 
     def queue(self, workload: Workload, runs: int) -> None:
         """Queue runs, while the worker is suspended."""
-        broker, keys = app.producer.broker, app.producer.keys
         now_ms = time.time_ns() // 1_000_000
         event = dumps({"name": "bench", "id": "x", "ts": now_ms, "data": workload.data})
         for first in range(0, runs, 1000):
-            broker.run_all(
+            self.broker.run_all(
                 [
                     start_run(
-                        keys,
+                        self.keys,
                         app.functions[workload.function].config,
                         run_id=f"{now_ms:x}{n:08x}",
                         event=event,
@@ -94,13 +95,13 @@ class Bench:
 
     def release(self) -> float:
         """Let the worker go; the seconds until every run has ended."""
-        self.client.delete("rq:suspended")
+        self.client.delete(self.keys("RQ_SUSPENDED"))
         begin = time.perf_counter()
-        self.client.publish("stepflow:ready", "bench")
-        while self.client.zcard("stepflow:live"):
+        self.client.publish(self.keys("READY"), "bench")
+        while self.client.zcard(self.keys("LIVE")):
             time.sleep(0.005)
         seconds = time.perf_counter() - begin
-        self.client.set("rq:suspended", 1)
+        self.client.set(self.keys("RQ_SUSPENDED"), 1)
         time.sleep(1.2)  # the worker sees the suspension at its next look, once a second
         return seconds
 
@@ -108,7 +109,7 @@ class Bench:
         """Stop both."""
         self.worker.terminate()
         self.worker.join()
-        app.producer.close()
+        self.broker.close()
         self.server.stop()
 
 

@@ -44,13 +44,13 @@ class Key:
 
 
 _END = "with its run"
-_RETENTION = "retention after the run's end"
+_RETENTION = "retention after the run's end; a child's: after its parent knows"
 
 # fmt: off
 KEYS: tuple[Key, ...] = (
     Key("RUN", "stepflow:run:", "<run>", "hash", "every transition", _RETENTION, "truth of a run: app, function, queue, status, event, attempt, output or error, times, continuation and its lease"),
-    Key("MEMOS", "stepflow:memos:", "<run>", "hash", "commit_step", _RETENTION, "step key → memo: how a step ended, for good"),
-    Key("ORDER", "stepflow:order:", "<run>", "list", "commit_step", _RETENTION, "step keys in the order in which their memos were recorded; races replay by it"),
+    Key("MEMOS", "stepflow:memos:", "<run>", "hash", "every transition that ends a step", _RETENTION, "step key → memo: how a step ended, for good"),
+    Key("ORDER", "stepflow:order:", "<run>", "list", "every transition that ends a step", _RETENTION, "step keys in the order in which their memos were recorded; races replay by it"),
     Key("STEPS", "stepflow:steps:", "<run>", "hash", "plan_steps, fail_attempt", _END, "planned steps and failed attempts: id, state, lease, attempts, last error"),
     Key("LIVE", "stepflow:live", "", "zset", "start_run, end of a run", "never", "runs that have not ended, by start time in ms"),
     Key("ENDED", "stepflow:ended", "", "zset", "end of a run, reaper", "never", "runs that have ended, by the time in ms at which they are forgotten"),
@@ -63,7 +63,7 @@ KEYS: tuple[Key, ...] = (
     Key("FUNCTIONS", "stepflow:functions", "", "hash", "register_functions", "never", "app/function → its config: queue, triggers, retries"),
     Key("VERSION", "stepflow:functions:version", "", "string", "register_functions", "never", "grows with each change of the registry; routers check it"),
     Key("READY", "stepflow:ready", "", "channel", "every push onto an empty list", "—", "wakes idle workers: the name of the list"),
-    Key("INBOX", "stepflow:inbox:", "<worker>", "channel", "commit_step, cancel_run", "—", "tells a worker of memos and cancels of the runs that it holds"),
+    Key("INBOX", "stepflow:inbox:", "<worker>", "channel", "commit_planned_step, wake_parent, fire_timers, cancel_run", "—", "tells a worker of memos and cancels of the runs that it holds"),
     Key("DONE", "stepflow:done:", "<run>", "channel", "end of a run", "—", "wakes those who wait for the result of a run"),
     Key("RQ_QUEUE", f"{RQ}:queue:", "<queue> and <queue>:steps", "list", "every transition", "never", "RQ: ready jobs: first jobs of new runs; jobs of started runs, which go first"),
     Key("RQ_QUEUES", f"{RQ}:queues", "", "set", "every push", "never", "RQ: all queues"),
