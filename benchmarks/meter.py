@@ -1,7 +1,6 @@
 """Notes of the time and of what processes have used; a sample is what is between two notes.
 
-Standard library only. A worker that notes its own times writes them to a file, so that nobody has to ask it while it
-works.
+Standard library only. A worker notes its own times in a file, so that nobody has to ask it while it works.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 from benchmarks.machine import cpu_s, rss_mb, steal_s
 from benchmarks.sample import Sample
 
-__all__ = ["Note", "between", "family", "read_notes", "take_note", "write_notes"]
+__all__ = ["Note", "add_note", "between", "family", "read_notes", "take_note"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,10 @@ class Note:
     Attributes:
         at_s: of the monotonic clock, which all processes of a machine share.
         count: how many units were done.
-        worker_cpu_s, server_cpu_s, worker_rss_mb, server_rss_mb, steal_s: as in `Sample`, since their start.
+        worker_cpu_s, server_cpu_s: processor time since the start of the processes, with that of their children that
+            have ended.
+        worker_rss_mb, server_rss_mb: memory now.
+        steal_s: as in `Sample`, since the machine's start.
     """
 
     at_s: float
@@ -44,8 +46,8 @@ def take_note(count: int, *, workers: Iterable[int], servers: Iterable[int]) -> 
     return Note(
         at_s,
         count,
-        sum(map(cpu_s, workers)),
-        sum(map(cpu_s, servers)),
+        sum(map(_used_s, workers)),
+        sum(map(_used_s, servers)),
         sum(map(rss_mb, workers)),
         sum(map(rss_mb, servers)),
         steal_s(),
@@ -92,13 +94,20 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def write_notes(path: Path, notes: Iterable[Note]) -> None:
-    """Write notes; whoever sees the file sees all of it."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps([asdict(note) for note in notes]))
-    unfinished.replace(path)
+def add_note(path: Path, note: Note) -> None:
+    """Append a note to a file, in one write."""
+    with path.open("a") as notes:
+        notes.write(json.dumps(asdict(note)) + "\n")
 
 
 def read_notes(path: Path) -> list[Note]:
-    """Read what `write_notes` has written."""
-    return [Note(**note) for note in json.loads(path.read_text())]
+    """The notes of a file, in their order; none when there is no such file yet."""
+    if not path.exists():
+        return []
+    return [Note(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def _used_s(pid: int) -> float:
+    """Processor time of a process and of those children that it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return cpu_s(pid) + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")

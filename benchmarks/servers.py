@@ -18,7 +18,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ProcessError", "RedisServer", "free_port", "redis_server", "serving", "started", "wait_until"]
+from benchmarks.meter import family
+
+__all__ = [
+    "ProcessError",
+    "RedisServer",
+    "find_redis",
+    "free_port",
+    "redis_ask",
+    "redis_info",
+    "redis_server",
+    "serving",
+    "started",
+    "wait_until",
+]
 
 _STOP_S = 20.0
 _LOG_LINES = 20
@@ -89,7 +102,7 @@ def started(
         log: where its output goes.
         cwd: the folder it runs in.
         env: variables, over those of this process.
-        stop: the signal that ends it; after 20 s without an end it is killed.
+        stop: the signal that ends it; after 20 s without an end it and its children are killed.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -169,10 +182,22 @@ def find_redis() -> str:
 
 def redis_info(port: int) -> dict[str, str]:
     """What a server says of itself with INFO."""
+    lines = redis_ask(port, "INFO").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+
+
+def redis_ask(port: int, command: str) -> str:
+    """The answer to a command that answers a number or one string.
+
+    Raises:
+        ProcessError: the server refuses the command.
+    """
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection, connection.makefile("rb") as reply:
-        connection.sendall(b"INFO\r\n")
-        text = reply.read(int(reply.readline()[1:])).decode()
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
+        connection.sendall(command.encode() + b"\r\n")
+        kind, text = reply.read(1), reply.readline().decode().strip()
+        if kind == b"-":
+            raise ProcessError(f"{command}: {text}")
+        return reply.read(int(text)).decode() if kind == b"$" else text
 
 
 def _version(facts: Mapping[str, str]) -> str:
@@ -196,7 +221,9 @@ def _end(process: subprocess.Popen[bytes], stop: signal.Signals) -> None:
     try:
         process.wait(_STOP_S)
     except subprocess.TimeoutExpired:
-        process.kill()
+        for pid in family(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
 
 
