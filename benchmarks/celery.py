@@ -54,7 +54,7 @@ def worker(url: str) -> list[str]:  # noqa: ARG001  the worker's app takes it fr
 app = make_app(os.environ.get(URL, ""))
 SETUPS = (
     Setup(
-        f"solo pool, prefetch {PREFETCH}, no results",
+        f"solo pool, prefetch {PREFETCH}",
         in_flight=1,
         jobs=6_000,
         length="LLEN bench",

@@ -54,7 +54,7 @@ def worker(url: str) -> list[str]:  # noqa: ARG001  the worker's broker takes it
 broker = make_broker(os.environ.get(URL, "redis://127.0.0.1"))
 SETUPS = (
     Setup(
-        f"1 process, {THREADS} threads, no results",
+        f"{THREADS} threads",
         in_flight=THREADS,
         jobs=10_000,
         length="LLEN dramatiq:bench",

@@ -59,7 +59,7 @@ def worker(broker: str) -> list[str]:
 def setup(kind: type[Broker], name: str, length: str, settings: str) -> Setup:
     """The setup of a broker."""
     return Setup(
-        f"{settings}, 1 process, {AT_ONCE} at once, no results",
+        settings,
         in_flight=AT_ONCE,
         jobs=12_000,
         length=length,
@@ -72,8 +72,8 @@ def setup(kind: type[Broker], name: str, length: str, settings: str) -> Setup:
 list_broker = make_broker(ListQueueBroker, os.environ.get(URL, "redis://127.0.0.1"))
 stream_broker = make_broker(RedisStreamBroker, os.environ.get(URL, "redis://127.0.0.1"))
 SETUPS = (
-    setup(ListQueueBroker, "list_broker", "LLEN bench", "list queue (no acknowledgement)"),
-    setup(RedisStreamBroker, "stream_broker", "XLEN bench", "stream (acknowledged)"),
+    setup(ListQueueBroker, "list_broker", "LLEN bench", "list, not acknowledged"),
+    setup(RedisStreamBroker, "stream_broker", "XLEN bench", "stream, acknowledged"),
 )
 
 if __name__ == "__main__":
