@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import contextlib
 import random
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
 import redis.asyncio
 from hiredis import pack_command
 from redis import exceptions
 
-from stepflow_broker.call import Call
-from stepflow_broker.connection import SOCKET_TIMEOUT_S, connect_async, is_transient, server_error
+from stepflow_broker.call import Call, command
+from stepflow_broker.connection import connect_async, is_transient, server_error
+from stepflow_broker.wire import Wire, outside
+from stepflow_engine.errors import StepflowError
 
 __all__ = ["AsyncBroker"]
 
 T = TypeVar("T")
-_MOST_CALLS = 512
+_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
+
+
+class _Request(Generic[T]):
+    """A call that was made, and the future of its answer.
+
+    Attributes:
+        packed: the command as it is sent.
+        give_up_at: when to stop trying again, in the loop's time; 0.0: it has not failed yet.
+    """
+
+    __slots__ = ("call", "future", "give_up_at", "packed")
+
+    def __init__(self, call: Call[T], future: asyncio.Future[T]) -> None:
+        self.call = call
+        self.future = future
+        self.packed = pack_command(call.words)  # type: ignore[arg-type]  # its stub knows tuples of one word only
+        self.give_up_at = 0.0
 
 
 class AsyncBroker:
     """Sends calls to one server, from one event loop.
 
-    One batch is on its way at a time; calls made meanwhile leave together when it is back. Under load the batches
-    grow, and the cost of a round trip is shared.
+    What is submitted in one turn of the loop is one write; the next write does not wait for its replies. So the
+    server works on one part of the calls while this process works on another.
 
     Args:
         url: the server's.
@@ -37,15 +56,17 @@ class AsyncBroker:
         self.url = url
         self.client: redis.asyncio.Redis = connect_async(url)
         self._patience_s = patience_s
-        self._waiting: list[tuple[Call[Any], asyncio.Future[Any]]] = []
-        self._pump: asyncio.Task[None] | None = None
+        self._wire: Wire[_Request[Any]] | None = None
+        self._waiting: list[_Request[Any]] = []
+        self._flush_set = False
+        self._connecting: asyncio.Task[None] | None = None
+        self._pause_s = _PAUSE_S
 
     def submit(self, call: Call[T]) -> asyncio.Future[T]:
         """Send a call with the others of this turn; the future is given its answer, or the error that `run` raises."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((call, future))
-        if self._pump is None:
-            self._pump = asyncio.get_running_loop().create_task(self._run_pump())
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._send(_Request(call, future))
         return future
 
     async def run(self, call: Call[T]) -> T:
@@ -61,76 +82,90 @@ class AsyncBroker:
         """Send several calls and return their answers."""
         return await asyncio.gather(*[self.submit(call) for call in calls])
 
-    async def _run_pump(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:_MOST_CALLS], self._waiting[_MOST_CALLS:]
-                await self._deliver(batch)
-        finally:
-            self._pump = None
-
-    async def _deliver(self, batch: list[tuple[Call[Any], asyncio.Future[Any]]]) -> None:
-        loop = asyncio.get_running_loop()
-        deadline, pause_s = loop.time() + self._patience_s, 0.05
-        while batch:
-            try:
-                replies = await self._once([call for call, _ in batch])
-            except (exceptions.RedisError, OSError, TimeoutError) as error:
-                replies = [error] * len(batch)
-            batch = self._settle(batch, replies, last=loop.time() + pause_s > deadline)
-            if batch:
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-
-    def _settle(
-        self, batch: list[tuple[Call[Any], asyncio.Future[Any]]], replies: list[Any], *, last: bool
-    ) -> list[tuple[Call[Any], asyncio.Future[Any]]]:
-        """Give each future its answer; return those calls that are worth another try."""
-        again = []
-        for (call, future), reply in zip(batch, replies, strict=True):
-            if future.done():
-                continue
-            if not isinstance(reply, Exception):
-                future.set_result(call.read(reply))
-            elif is_transient(reply) and not last:
-                again.append((call, future))
-            else:
-                future.set_exception(server_error(reply, self.url))
-        return again
-
-    async def _once(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        replies = await self._send(call.words for call in calls)
-        unknown = [n for n, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]
-        if unknown:
-            again = await self._send(calls[n].with_source() for n in unknown)
-            for n, reply in zip(unknown, again, strict=True):
-                replies[n] = reply
-        return replies
-
-    async def _send(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Write all commands, then read all replies as they are; an error reply is an exception in the list."""
-        packed = [pack_command(words) for words in commands]
-        pool = self.client.connection_pool
-        connection = await pool.get_connection()
-        try:
-            async with asyncio.timeout(SOCKET_TIMEOUT_S):
-                await connection.send_packed_command([b"".join(packed)])
-                return [await self._read(connection) for _ in packed]
-        except BaseException:
-            await connection.disconnect(nowait=True)  # replies may be left on it
-            raise
-        finally:
-            await pool.release(connection)
-
-    @staticmethod
-    async def _read(connection: Any) -> Any:
-        try:
-            return await connection.read_response(disable_decoding=True, timeout=math.inf)
-        except exceptions.ResponseError as error:
-            return error
-
     async def close(self) -> None:
         """Send what is waiting, then close the connections."""
-        if self._pump is not None:
-            await self._pump
+        if self._waiting or self._wire is not None:
+            with contextlib.suppress(StepflowError):
+                await self.run(command(bytes, "PING"))  # its reply comes after all others
+        if self._wire is not None:
+            self._wire.close()
         await self.client.aclose()
+
+    # -- sending -----------------------------------------------------------------
+
+    def _send(self, request: _Request[Any]) -> None:
+        self._waiting.append(request)
+        if not self._flush_set:
+            self._flush_set = True
+            asyncio.get_running_loop().call_soon(self._flush, context=outside())
+
+    def _flush(self) -> None:
+        """Write all that waits."""
+        self._flush_set = False
+        if self._wire is None:
+            if self._connecting is None:
+                self._connecting = asyncio.get_running_loop().create_task(self._connect(), context=outside())
+            return
+        requests, self._waiting = self._waiting, []
+        self._wire.send(b"".join([request.packed for request in requests]), requests)
+
+    async def _connect(self) -> None:
+        try:
+            while self._waiting:
+                wire = Wire(self._heard, self._lost)
+                try:
+                    await wire.open(self.client)
+                except (exceptions.RedisError, OSError, TimeoutError) as error:
+                    self._waiting = [request for request in self._waiting if self._is_kept(request, error)]
+                    await self._pause()
+                else:
+                    self._wire, self._pause_s = wire, _PAUSE_S
+                    self._flush()
+                    return
+        finally:
+            self._connecting = None
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+    # -- hearing -----------------------------------------------------------------
+
+    def _heard(self, request: _Request[Any], reply: Any) -> None:
+        future = request.future
+        if future.done():
+            return
+        if isinstance(reply, Exception):
+            self._refused(request, reply)
+            return
+        try:
+            future.set_result(request.call.read(reply))
+        except Exception as error:  # noqa: BLE001  a reply that cannot be read is its caller's error, and no other's
+            future.set_exception(error)
+
+    def _refused(self, request: _Request[Any], error: Exception) -> None:
+        """The server answered with an error."""
+        if isinstance(error, exceptions.NoScriptError):
+            request.packed = pack_command(request.call.with_source())  # type: ignore[arg-type]
+            self._send(request)
+        elif self._is_kept(request, error):
+            delay_s = _PAUSE_S * random.uniform(0.5, 1.0)
+            outside().run(asyncio.get_running_loop().call_later, delay_s, self._send, request)
+
+    def _lost(self, requests: list[_Request[Any]], error: Exception) -> None:
+        """The connection is gone; whether these were executed is not known, and they may all be sent twice."""
+        self._wire = None
+        self._waiting[:0] = [request for request in requests if self._is_kept(request, error)]
+        if self._waiting:
+            self._flush()
+
+    def _is_kept(self, request: _Request[Any], error: Exception) -> bool:
+        """Whether a request that failed is worth another try; if not, its caller is told."""
+        now = asyncio.get_running_loop().time()
+        request.give_up_at = request.give_up_at or now + self._patience_s
+        if request.future.done():
+            return False
+        if is_transient(error) and now < request.give_up_at:
+            return True
+        request.future.set_exception(server_error(error, self.url))
+        return False

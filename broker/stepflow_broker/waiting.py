@@ -71,6 +71,7 @@ class EndWatcher:
         self._broker = broker
         self._keys = keys
         self._pubsub = broker.client.pubsub()
+        self._turn = asyncio.Lock()  # redis-py's pubsub connects once for each call that finds it unconnected
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._listener: asyncio.Task[None] | None = None
 
@@ -96,7 +97,8 @@ class EndWatcher:
         waiters = self._waiters.setdefault(run_id, set())
         waiters.add(heard)
         with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
-            await self._pubsub.subscribe(self._keys("DONE", run_id))
+            async with self._turn:
+                await self._pubsub.subscribe(self._keys("DONE", run_id))
         if self._listener is None or self._listener.done():
             self._listener = asyncio.get_running_loop().create_task(self._listen())
         return heard
@@ -108,7 +110,8 @@ class EndWatcher:
         if not waiters:
             self._waiters.pop(run_id, None)
             with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
-                await self._pubsub.unsubscribe(self._keys("DONE", run_id))
+                async with self._turn:
+                    await self._pubsub.unsubscribe(self._keys("DONE", run_id))
 
     async def _listen(self) -> None:
         while self._waiters:
