@@ -6,12 +6,14 @@
 -- MOVES    queued | running | waiting -> cancelled
 -- RETURNS  1 ENDED, 0 ALREADY_ENDED, -1 NO_RUN
 local now, retention_ms = clock(ARGV[1]), tonumber(ARGV[4])
-if not is_live(ARGV[2]) then return redis.call('EXISTS', KEYS[1]) == 1 and 0 or -1 end
+local first = read_run(ARGV[2])
+if not first.live then return first.status and 0 or -1 end
 local runs, n = {ARGV[2]}, 1
 while n <= #runs do
   local run = runs[n]
-  if is_live(run) then
-    local owner, children = end_run(run, 'cancelled', 'error', ARGV[3], now, retention_ms)
+  local was = read_run(run)
+  if was.live then
+    local owner, children = end_run(run, was, 'cancelled', 'error', ARGV[3], now, retention_ms)
     if owner then redis.call('PUBLISH', INBOX .. owner, 'cancel ' .. run) end
     if ARGV[5] == '1' then
       for _, child in ipairs(children) do runs[#runs + 1] = child end
@@ -20,7 +22,7 @@ while n <= #runs do
   n = n + 1
 end
 for _, run in ipairs(runs) do
-  local position, memo, parent, key = resolve_by_child(run)
-  if position ~= 0 then memo_comes(parent, key, position, memo, now, '') end
+  local position, memo, parent, key, was = resolve_by_child(run)
+  if position ~= 0 then memo_comes(parent, was, key, position, memo, now, '') end
 end
 return 1

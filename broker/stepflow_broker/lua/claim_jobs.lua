@@ -9,13 +9,14 @@ local now, worker, limit, lease_ms = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]),
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 
 local function claim_continuation(job, list)
-  local run = redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth')
+  local run = redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth',
+    'fence', 'started_at')
   if run[1] ~= 'queued' then return false end
-  local fence = redis.call('HINCRBY', RUN .. job, 'fence', 1)
-  redis.call('HSET', RUN .. job, 'continuation', 'leased', 'lease', fence, 'owner', worker, 'status', 'running')
+  local fence, event = tonumber(run[8] or 0) + 1, false
+  redis.call('HSET', RUN .. job, 'continuation', 'leased', 'lease', fence, 'fence', fence, 'list', list,
+    'owner', worker, 'status', 'running', 'started_at', run[9] or now)
+  if not run[9] then event = redis.call('HGET', RUN .. job, 'event') end
   local applied = redis.call('LLEN', ORDER .. job)
-  local event = false
-  if redis.call('HSETNX', RUN .. job, 'started_at', now) == 1 then event = redis.call('HGET', RUN .. job, 'event') end
   grant_lease(job, list, fence, worker, now, lease_ms)
   local planned = redis.call('HLEN', STEPS .. job)
   return {job, list, fence, run[2], run[3], tonumber(run[4]), applied, tonumber(run[5] or 0), event, '', 0, planned,

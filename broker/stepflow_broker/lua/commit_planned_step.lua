@@ -6,11 +6,15 @@
 -- MOVES    leased step -> (memo); the run: waiting -> queued
 -- RETURNS  {1 STORED | 0 ALREADY_STORED | -1 NO_RUN | -2 STALE_FENCE, position}
 local run, key, fence, memo = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-if not holds(run, key, fence) then
+local was, held, tried = read_run(run), holds_step(run, key, fence)
+if not held then
   if redis.call('HGET', KEYS[2], key) == memo then return {0, redis.call('LPOS', KEYS[3], key) + 1} end
-  return {is_live(run) and -2 or -1, 0}
+  return {refusal(was), 0}
 end
-drop_job(job_of(run, key), fence)
-local stored, position = record_memo(run, key, memo)
-memo_comes(run, key, position, memo, clock(ARGV[1]), ARGV[6])
+local job = job_of(run, key)
+drop_lease(job, list_of(was.queue, true), fence)
+redis.call('DEL', RQ_JOB .. job)
+drop_planned_step(run, key, tried)
+local stored, position = record_memo(run, was, key, memo)
+memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[6])
 return {stored, position}

@@ -1,5 +1,5 @@
 -- extend_leases: keep the leases of jobs that a worker still works on.
--- USES     clock jobs
+-- USES     clock jobs runs
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2 lease_ms  3.. job, fence, ...
 -- MOVES    (none)
@@ -7,12 +7,13 @@
 local expiry, lost = clock(ARGV[1]) + tonumber(ARGV[2]), {}
 local shown_until = math.floor(expiry / 1000) + RQ_GRACE_S
 for i = 3, #ARGV, 2 do
-  local job = ARGV[i]
+  local job, fence = ARGV[i], ARGV[i + 1]
   local run, key = split_job(job)
-  if holds(run, key, ARGV[i + 1]) then
+  local was = read_run(run)
+  if key == '' and holds_run(was, fence) or key ~= '' and holds_step(run, key, fence) then
     redis.call('ZADD', KEYS[1], expiry, job)
-    local list = redis.call('HGET', RQ_JOB .. job, 'origin')
-    if list then redis.call('ZADD', RQ_WIP .. list, 'XX', shown_until, job .. ':' .. ARGV[i + 1]) end
+    local list = key == '' and was.list or list_of(was.queue, true)
+    redis.call('ZADD', RQ_WIP .. list, 'XX', shown_until, job .. ':' .. fence)
   else
     lost[#lost + 1] = job
   end

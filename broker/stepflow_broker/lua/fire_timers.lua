@@ -12,23 +12,25 @@ for _, member in ipairs(due) do
   local kind, subject = string.match(member, '^(%a+):(.*)$')
   if kind == 'job' then
     local run, key = split_job(subject)
+    local was = read_run(run)
     if key == '' then
-      if redis.call('HGET', RUN .. run, 'continuation') == 'delayed' then
-        redis.call('ZREM', RQ_SCHEDULED .. list_of(redis.call('HGET', RUN .. run, 'queue'), true), subject)
-        requeue_run(run, now)
+      if was.continuation == 'delayed' then
+        redis.call('ZREM', RQ_SCHEDULED .. list_of(was.queue, true), subject)
+        requeue_run(run, was, now)
       end
     elseif redis.call('HGET', STEPS .. run, key .. ':state') == 'delayed' then
-      requeue_step(run, key, now)
+      requeue_step(run, was, key, now)
     end
   elseif kind == 'invoke' then
     local run, key = string.match(subject, '^(.*):(%x+)$')
     if redis.call('HGET', STEPS .. run, key .. ':state') == 'waiting' then
-      local position, memo = resolve_by_child(redis.call('HGET', STEPS .. run, key .. ':child'))
+      local position, memo, _, _, was = resolve_by_child(redis.call('HGET', STEPS .. run, key .. ':child'))
       if position == 0 then -- the child has not ended
-        memo = redis.call('GETDEL', TIMEOUT .. run .. ':' .. key)
-        position = select(2, record_memo(run, key, memo))
+        memo, was = redis.call('GET', TIMEOUT .. run .. ':' .. key), read_run(run)
+        drop_wait(run, key)
+        position = select(2, record_memo(run, was, key, memo))
       end
-      memo_comes(run, key, position, memo, now, '')
+      memo_comes(run, was, key, position, memo, now, '')
     end
   end
 end

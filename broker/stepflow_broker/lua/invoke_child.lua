@@ -9,13 +9,14 @@
 -- MOVES    child: (none) -> queued | skipped; the parent's step: (none) -> waiting
 -- RETURNS  {1 STARTED | 0 ALREADY | 3 RESOLVED | -1 NO_RUN | -2 STALE_FENCE | -3 STALE_REGISTRY, position, memo}
 local now, run, key, child = clock(ARGV[1]), ARGV[2], ARGV[5], ARGV[11]
-if not holds(run, '', ARGV[3]) then return {is_live(run) and -2 or -1, 0, ''} end
+local was = read_run(run)
+if not holds_run(was, ARGV[3]) then return {refusal(was), 0, ''} end
 if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then
   return {0, 0, ''}
 end
 if tonumber(redis.call('GET', VERSION) or 0) ~= tonumber(ARGV[4]) then return {-3, 0, ''} end
 if ARGV[10] ~= '' then
-  local _, position = record_memo(run, key, ARGV[10])
+  local _, position = record_memo(run, was, key, ARGV[10])
   return {3, position, ARGV[10]}
 end
 redis.call('HSET', STEPS .. run, key, ARGV[6], key .. ':state', 'waiting', key .. ':child', child, key .. ':detail',
@@ -23,10 +24,13 @@ redis.call('HSET', STEPS .. run, key, ARGV[6], key .. ':state', 'waiting', key .
 redis.call('SET', TIMEOUT .. run .. ':' .. key, ARGV[9])
 redis.call('ZADD', TIMEOUTS, now + ARGV[8], 'invoke:' .. run .. ':' .. key)
 local more = {'parent', run, 'parent_step', key, 'depth', ARGV[16]}
+local waits
 if redis.call('EXISTS', RUN .. child) == 0 then
-  start_or_skip(child, ARGV[12], ARGV[13], ARGV[14], ARGV[15], now, more, ARGV[17], ARGV[18], ARGV[19],
+  waits = start_or_skip(child, ARGV[12], ARGV[13], ARGV[14], ARGV[15], now, more, ARGV[17], ARGV[18], ARGV[19],
     tonumber(ARGV[20]))
+else
+  waits = is_live(child)
 end
-if is_live(child) then return {1, 0, ''} end
+if waits then return {1, 0, ''} end
 local position, memo = resolve_by_child(child)
 return {3, position, memo}

@@ -4,11 +4,11 @@
 -- ARGV     1 now_ms  2 run  3 fence  4 applied
 -- MOVES    running -> waiting
 -- RETURNS  1 PARKED, 2 MORE (a memo came meanwhile: the lease is kept), -1 NO_RUN, -2 STALE_FENCE
-local run, fence = ARGV[2], ARGV[3]
-if not holds(run, '', fence) then return is_live(run) and -2 or -1 end
+local run, fence, was = ARGV[2], ARGV[3], read_run(ARGV[2])
+if not holds_run(was, fence) then return refusal(was) end
 if redis.call('LLEN', KEYS[2]) > tonumber(ARGV[4]) then return 2 end
-drop_lease(run, fence)
-redis.call('HDEL', KEYS[1], 'continuation', 'lease', 'owner')
+drop_lease(run, was.list, fence)
+redis.call('HDEL', KEYS[1], 'continuation', 'lease', 'list', 'owner')
 redis.call('HSET', KEYS[1], 'status', 'waiting')
 redis.call('HSET', RQ_JOB .. run, 'status', 'deferred', 'worker_name', '')
 return 1

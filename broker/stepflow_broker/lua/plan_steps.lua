@@ -5,10 +5,9 @@
 -- ARGV     1 now_ms  2 run  3 fence  4.. step_key, step_id, ...
 -- MOVES    running -> running
 -- RETURNS  1 PLANNED, -1 NO_RUN, -2 STALE_FENCE
-local now, run = clock(ARGV[1]), ARGV[2]
-if not holds(run, '', ARGV[3]) then return is_live(run) and -2 or -1 end
-local state = redis.call('HMGET', KEYS[1], 'queue', 'app', 'function')
-local list, name = list_of(state[1], true), state[2] .. '/' .. state[3] .. ': '
+local now, run, was = clock(ARGV[1]), ARGV[2], read_run(ARGV[2])
+if not holds_run(was, ARGV[3]) then return refusal(was) end
+local list, name = list_of(was.queue, true), was.app .. '/' .. was.fn .. ': '
 for i = 4, #ARGV, 2 do
   local key, id = ARGV[i], ARGV[i + 1]
   if redis.call('HEXISTS', KEYS[2], key) == 0 and redis.call('HEXISTS', KEYS[3], key .. ':state') == 0 then

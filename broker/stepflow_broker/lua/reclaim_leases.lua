@@ -8,19 +8,20 @@ local now = clock(ARGV[1])
 local jobs = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
 for _, job in ipairs(jobs) do
   local run, key = split_job(job)
+  local was = read_run(run)
+  redis.call('ZREM', KEYS[1], job)
   if key == '' then
-    local lease = redis.call('HGET', RUN .. run, 'lease')
-    drop_lease(job, lease or '')
-    if lease and is_live(run) then
+    if was.live and was.lease then
+      drop_lease(job, was.list, was.lease)
       redis.call('HINCRBY', RUN .. run, 'deaths', 1)
-      requeue_run(run, now, true)
+      requeue_run(run, was, now, true)
     end
   else
     local lease = redis.call('HGET', STEPS .. run, key .. ':lease')
-    drop_lease(job, lease or '')
-    if lease and is_live(run) then
+    if was.live and lease then
+      drop_lease(job, list_of(was.queue, true), lease)
       redis.call('HINCRBY', STEPS .. run, key .. ':deaths', 1)
-      requeue_step(run, key, now, true)
+      requeue_step(run, was, key, now, true)
     end
   end
 end

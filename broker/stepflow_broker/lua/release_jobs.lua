@@ -8,9 +8,14 @@ local now, count = clock(ARGV[1]), 0
 for i = 2, #ARGV, 2 do
   local job, fence = ARGV[i], ARGV[i + 1]
   local run, key = split_job(job)
-  if holds(run, key, fence) then
-    drop_lease(job, fence)
-    if key == '' then requeue_run(run, now, true) else requeue_step(run, key, now, true) end
+  local was = read_run(run)
+  if key == '' and holds_run(was, fence) then
+    drop_lease(job, was.list, fence)
+    requeue_run(run, was, now, true)
+    count = count + 1
+  elseif key ~= '' and holds_step(run, key, fence) then
+    drop_lease(job, list_of(was.queue, true), fence)
+    requeue_step(run, was, key, now, true)
     count = count + 1
   end
 end

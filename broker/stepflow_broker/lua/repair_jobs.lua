@@ -15,16 +15,17 @@ end
 
 for i = 1, #page[2], 2 do
   local run = page[2][i]
-  local state = redis.call('HMGET', RUN .. run, 'continuation', 'started_at', 'queue', 'app', 'function')
-  if state[1] == 'queued' and is_missing(run) then
-    push_job(run, list_of(state[3], state[2]), state[4] .. '/' .. state[5], now)
+  local was = read_run(run)
+  if was.continuation == 'queued' and is_missing(run) then
+    local started = redis.call('HEXISTS', RUN .. run, 'started_at') == 1
+    push_job(run, list_of(was.queue, started), was.app .. '/' .. was.fn, now)
     repaired[#repaired + 1] = run
   end
   local steps = redis.call('HGETALL', STEPS .. run)
   for n = 1, #steps, 2 do
     local key = steps[n + 1] == 'queued' and string.match(steps[n], '^(%x+):state$')
     if key and is_missing(job_of(run, key)) then
-      requeue_step(run, key, now)
+      requeue_step(run, was, key, now)
       repaired[#repaired + 1] = job_of(run, key)
     end
   end

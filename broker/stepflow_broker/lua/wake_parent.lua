@@ -4,7 +4,7 @@
 -- ARGV     1 now_ms  2 child  3 worker
 -- MOVES    the parent's step: waiting -> (memo); the parent: waiting -> queued
 -- RETURNS  {1 RESOLVED | 0 ALREADY, position, memo, parent, step_key}
-local position, memo, run, key = resolve_by_child(ARGV[2])
+local position, memo, run, key, was = resolve_by_child(ARGV[2])
 if position == 0 then return {0, 0, '', '', ''} end
-memo_comes(run, key, position, memo, clock(ARGV[1]), ARGV[3])
+memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[3])
 return {1, position, memo, run, key}

@@ -8,8 +8,11 @@ local function clock(now_ms)
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- milliseconds since the epoch -> the ISO 8601 text that RQ keeps in its hashes
+local iso_ms, iso_text
+
+-- milliseconds since the epoch -> the ISO 8601 text that RQ keeps in its hashes; a script asks for one time again and again
 local function iso8601(ms)
+  if ms == iso_ms then return iso_text end
   local seconds = math.floor(ms / 1000)
   local days, rest = math.floor(seconds / 86400), seconds % 86400
   local z = days + 719468 -- civil date from days, with years that start in March
@@ -22,6 +25,8 @@ local function iso8601(ms)
   local day = day_of_year - math.floor((153 * month_index + 2) / 5) + 1
   local month = month_index < 10 and month_index + 3 or month_index - 9
   local year = year_of_era + era * 400 + (month <= 2 and 1 or 0)
-  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03d000Z', year, month, day, math.floor(rest / 3600),
+  iso_ms = ms
+  iso_text = string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03d000Z', year, month, day, math.floor(rest / 3600),
     math.floor(rest / 60) % 60, rest % 60, ms % 1000)
+  return iso_text
 end

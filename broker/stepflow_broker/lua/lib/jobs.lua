@@ -25,11 +25,11 @@ local function describe_job(job, list, status, description, now, more)
 end
 
 -- put a job on its list: at the end, or, one that was taken before, at the front
--- tell idle workers when a list is no longer empty; a worker that is not idle looks by itself
+-- tell RQ and idle workers when a list is no longer empty; a worker that is not idle looks by itself
 local function push_job(job, list, description, now, again)
   describe_job(job, list, 'queued', description, now, {'enqueued_at', iso8601(now)})
-  redis.call('SADD', RQ_QUEUES, RQ_QUEUE .. list)
   if redis.call(again and 'LPUSH' or 'RPUSH', RQ_QUEUE .. list, job) == 1 then
+    redis.call('SADD', RQ_QUEUES, RQ_QUEUE .. list)
     redis.call('PUBLISH', READY, list)
   end
 end
@@ -46,24 +46,8 @@ local function grant_lease(job, list, fence, worker, now, lease_ms)
   redis.call('HSET', RQ_JOB .. job, 'status', 'started', 'worker_name', worker, 'started_at', iso8601(now))
 end
 
-local function drop_lease(job, fence)
+local function drop_lease(job, list, fence)
   redis.call('ZREM', LEASES, job)
-  local list = redis.call('HGET', RQ_JOB .. job, 'origin')
-  if list then redis.call('ZREM', RQ_WIP .. list, job .. ':' .. fence) end
+  redis.call('ZREM', RQ_WIP .. list, job .. ':' .. fence)
 end
 
--- the job is over: nothing of it stays
-local function drop_job(job, fence)
-  if fence then drop_lease(job, fence) end
-  redis.call('DEL', RQ_JOB .. job)
-end
-
--- whether this fence is the valid lease of the job: of the run's continuation, or of a planned step
-local function holds(run, key, fence)
-  if key == '' then
-    local state = redis.call('HMGET', RUN .. run, 'continuation', 'lease')
-    return state[1] == 'leased' and state[2] == fence
-  end
-  local state = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':lease')
-  return state[1] == 'leased' and state[2] == fence
-end

@@ -16,8 +16,8 @@ end
 local function skip_run(run, app, fn, queue, event, now, more, reason, retention_ms)
   redis.call('HSET', RUN .. run, 'app', app, 'function', fn, 'queue', queue, 'event', event, 'status', 'queued',
     'attempt', 0, 'created_at', now, 'reason', reason, unpack(more))
-  end_run(run, 'skipped', 'error', '{"name":"RunSkippedError","message":"the run was skipped: ' .. reason .. '"}', now,
-    retention_ms)
+  end_run(run, read_run(run), 'skipped', 'error',
+    '{"name":"RunSkippedError","message":"the run was skipped: ' .. reason .. '"}', now, retention_ms)
 end
 
 -- start a run, or skip it -> whether it was started
