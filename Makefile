@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := engine broker sdk workers cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kill test check bench chaos clean
+.PHONY: help demo demo-kill test check bench bench-peers chaos clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,11 +32,14 @@ check: $(VENV)/.installed-dev ## format, lint, types, imports, unit tests
 bench: $(VENV)/.installed-dev ## measure steps a second
 	$(BIN)/python -m benchmarks.stepflow
 
+bench-peers: $(VENV)/.installed ## measure side by side with queues and engines
+	$(BIN)/python -m benchmarks.peers
+
 chaos: $(VENV)/.installed-dev ## the long fault tests: kills, pauses, restarts
 	$(BIN)/pytest tests/chaos --long
 
 clean: ## remove what make and the tools have made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis census-report.json dist build
+	rm -rf $(VENV) .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis census-report.json dist build
 	find $(SOURCES) tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

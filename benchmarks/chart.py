@@ -60,9 +60,11 @@ class _Scale:
 
 
 def chart(topics: Iterable[Topic], results: Results) -> str:
-    """The SVG, one block of bars a topic."""
+    """The SVG, one block of bars a topic; a topic of one case has nothing to compare and no block."""
     body, top = [], 84.0
     for topic in topics:
+        if len(topic.spreads) < 2:
+            continue
         body.append(_block(topic, top))
         top += _HEAD + _ROW * len(topic.spreads) + _GAP
     size = f'width="{_WIDTH}" height="{top:g}"'

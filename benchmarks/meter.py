@@ -101,10 +101,11 @@ def add_note(path: Path, note: Note) -> None:
 
 
 def read_notes(path: Path) -> list[Note]:
-    """The notes of a file, in their order; none when there is no such file yet."""
+    """The notes of a file by their counts, whichever thread wrote first; none when there is no such file yet."""
     if not path.exists():
         return []
-    return [Note(**json.loads(line)) for line in path.read_text().splitlines()]
+    notes = [Note(**json.loads(line)) for line in path.read_text().splitlines()]
+    return sorted(notes, key=lambda note: note.count)
 
 
 def _used_s(pid: int) -> float:

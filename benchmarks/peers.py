@@ -66,7 +66,7 @@ SYSTEMS = (
     _peer("taskiq", "taskiq[uv]==0.13.0", "taskiq-redis==1.2.4", _REDIS),
     _peer("redflow", "redflow==0.1.9"),
     _peer("dbos", "dbos==3.4.0"),
-    _peer("restate", "restate-sdk[serde]==1.3.0", "hypercorn", npm=("@restatedev/restate-server@1.7.12",)),
+    _peer("restate", "restate-sdk[serde]==1.3.0", "hypercorn==0.18.0", npm=("@restatedev/restate-server@1.7.12",)),
 )
 
 
@@ -138,8 +138,8 @@ def _install(systems: Sequence[System], results: Results) -> list[System]:
 
 
 def _fail(results: Results, system: System, error: Exception) -> None:
-    results.failures[system.name] = str(error)
-    print(f"{system.name}: {error}", file=sys.stderr, flush=True)
+    results.failures[system.name] = message = str(error).replace(str(ROOT), ".")
+    print(f"{system.name}: {message}", file=sys.stderr, flush=True)
 
 
 def _chosen(only: str | None) -> list[System]:

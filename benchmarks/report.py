@@ -61,10 +61,10 @@ def _facts(results: Results) -> str:
 
 
 def _explained(found: list[Topic]) -> str:
-    counts = sorted({spread.repetitions for topic in found for spread in topic.spreads})
-    repetitions = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    counts = [spread.repetitions for topic in found for spread in topic.spreads]
+    repetitions = "–".join(map(str, dict.fromkeys((min(counts), max(counts)))))
     return (
-        f"Medians of {repetitions} interleaved repetitions; the samples are in [performance.json](performance.json). "
+        f"Medians of {repetitions} interleaved rounds; the samples are in [performance.json](performance.json). "
         "The last column says how many times as good as the row's figure stepflow's is."
     )
 

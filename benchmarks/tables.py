@@ -9,7 +9,17 @@ from benchmarks.topics import Topic
 
 __all__ = ["figure", "table"]
 
-_HEAD = ("system", "per second", "slowest–fastest", "ms each", "worker µs", "server µs", "worker MB", "server MB")
+_HEAD = (
+    "system",
+    "in flight",
+    "per second",
+    "slowest–fastest",
+    "ms each",
+    "worker µs",
+    "server µs",
+    "worker MB",
+    "server MB",
+)
 
 
 def table(topic: Topic) -> str:
@@ -37,6 +47,7 @@ def _row(topic: Topic, spread: Spread) -> tuple[str, ...]:
     figures = (sample.ms_each, sample.worker_us, sample.server_us, sample.worker_rss_mb, sample.server_rss_mb)
     return (
         name,
+        str(sample.in_flight),
         figure(sample.per_s),
         f"{figure(spread.slowest)}–{figure(spread.fastest)}",
         *map(figure, figures),
