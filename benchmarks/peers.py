@@ -87,6 +87,7 @@ def measure(system: System, options: Sequence[str]) -> list[Sample]:
         errors.seek(0)
         said = "\n".join(errors.read().splitlines()[-_MESSAGE_LINES:])
         if code == _USAGE and options:
+            print(f"{system.name} does not measure that: {said.rpartition(': ')[2]}", file=sys.stderr, flush=True)
             return []
         if code != 0:
             raise MeasureError(f"{shlex.join(command)} {_how(code)}\n{said}")

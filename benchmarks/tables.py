@@ -35,6 +35,7 @@ def figure(value: float) -> str:
     """A number with three digits that count, or all digits before the point."""
     if value == 0:
         return "0"
+    value = float(f"{value:.3g}") if value < 100 else value
     for limit, digits in ((0.1, 3), (1, 2), (10, 2), (100, 1)):
         if value < limit:
             return f"{value:.{digits}f}"

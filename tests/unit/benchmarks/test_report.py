@@ -57,7 +57,7 @@ def test_a_table_has_a_row_a_case_and_as_many_cells_in_each():
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0, "0"), (0.034, "0.034"), (0.17, "0.17"), (3.333, "3.33"), (35.71, "35.7"), (24900, "24,900")],
+    [(0, "0"), (0.034, "0.034"), (0.17, "0.17"), (3.333, "3.33"), (9.996, "10.0"), (35.71, "35.7"), (24900, "24,900")],
 )
 def test_figures_have_the_digits_that_count(value: float, shown: str):
     assert figure(value) == shown
