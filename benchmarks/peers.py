@@ -153,7 +153,9 @@ def _chosen(only: str | None) -> list[System]:
 
 
 def _measure_rounds(systems: Sequence[System], rounds: int, options: Sequence[str], save_to: Path) -> Results:
-    results = Results.begin(shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]))
+    names = [] if len(systems) == len(SYSTEMS) else ["--only", ",".join(system.name for system in systems)]
+    command = ["python", "-m", "benchmarks.peers", "--rounds", str(rounds), *names, *options]
+    results = Results.begin(shlex.join(command))
     left = _install(systems, results)
     for number in range(rounds):
         for system in list(left):

@@ -47,6 +47,7 @@ def test_rounds_are_interleaved_and_go_on_without_a_system_that_fails(tmp_path: 
     results = peers._measure_rounds(systems, 3, [], tmp_path / "results.json")
     assert asked == ["a", "b", "c", "a", "c", "a", "c"]
     assert results.failures == {"b": "b ended with 1"}
+    assert results.command == "python -m benchmarks.peers --rounds 3 --only a,b,c"
     assert Results.load(tmp_path / "results.json").samples == results.samples
 
 
