@@ -52,7 +52,13 @@ _GUARD = (
     "if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then"
     "\n  return {0, 0, ''}\nend\n"
 )
-_WAKE = "memo_comes(run, key, position, memo, clock(ARGV[1]), ARGV[3])\n"
+_LEASED = "return was.continuation == 'leased'"
+_WAKE = "memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[3])\n"
+_WAKE_EARLY = """
+  if was.parent and is_live(was.parent) and not read_run(was.parent).continuation then
+    queue_run(was.parent, read_run(was.parent), now)
+  end
+"""
 _ADD = "redis.call('XADD', FINISHED, '*', 'run', run)"
 _TELL = "redis.call('PUBLISH', DONE .. run, status)\n"
 _DROP_TIMER = "  redis.call('ZREM', TIMEOUTS, 'invoke:' .. run .. ':' .. key)\n"
@@ -62,12 +68,15 @@ _WAITS_FOR_CHILD = "  if step[1] ~= 'waiting' or step[2] ~= child then return 0,
 MUTATIONS = (
     Mutation(
         "the fence is not checked",
-        (Edit("lib/jobs.lua", "return state[1] == 'leased' and state[2] == fence", "return state[1] == 'leased'", 2),),
+        (
+            Edit("lib/runs.lua", "return was.continuation == 'leased' and was.lease == fence", _LEASED),
+            Edit("lib/runs.lua", "return state[1] == 'leased' and state[2] == fence,", "return state[1] == 'leased',"),
+        ),
     ),
     Mutation(
         "the parent is woken before the memo is there",
         (
-            Edit("lib/runs.lua", _TELL, f"{_TELL}  if was[7] and is_live(was[7]) then wake_run(was[7], now) end\n"),
+            Edit("lib/runs.lua", _TELL, f"{_TELL}{_WAKE_EARLY}"),
             Edit("wake_parent.lua", _WAKE, ""),
         ),
     ),
@@ -98,11 +107,11 @@ MUTATIONS = (
     Mutation("a finish wakes nobody", (Edit("wake_parent.lua", _WAKE, ""),)),
     Mutation(
         "a timeout wakes nobody",
-        (Edit("fire_timers.lua", "      memo_comes(run, key, position, memo, now, '')\n", ""),),
+        (Edit("fire_timers.lua", "      memo_comes(run, was, key, position, memo, now, '')\n", ""),),
     ),
     Mutation(
         "a cancelled child tells nobody",
-        (Edit("cancel_run.lua", "if position ~= 0 then memo_comes(parent, key, position, memo, now, '') end", ""),),
+        (Edit("cancel_run.lua", "memo_comes(parent, was, key, position, memo, now, '')", ""),),
     ),
     Mutation(
         "a run is parked though a memo has come",
@@ -110,7 +119,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a run is queued as often as it is woken",
-        (Edit("lib/runs.lua", "if state[1] then return state[1], state[5] end", ""),),
+        (Edit("lib/runs.lua", "  if not was.continuation then\n", "  if was.continuation ~= 'leased' then\n"),),
     ),
 )
 

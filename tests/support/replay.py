@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,11 +15,12 @@ from stepflow_engine.execution import Execution, Outcome, Raised, Returned, Wait
 from stepflow_engine.failure import Failure
 from stepflow_engine.handler import attempt_step
 from stepflow_engine.ids import step_key
-from stepflow_engine.loop import RunLoop
 from stepflow_engine.memo import Memo
 from stepflow_engine.steps import StepCall
+from stepflow_workers.loop import WorkerLoop
 
 __all__ = [
+    "LOOP",
     "Pass",
     "data_memos",
     "execution_of",
@@ -36,6 +38,8 @@ Memos = Sequence[tuple[str, Memo]]
 Choose = Callable[[Sequence[StepCall]], int]
 EVENT = dumps({"name": "test", "id": "e", "ts": 1, "data": {}})
 _NUMBERS = itertools.count(1)
+LOOP: ContextVar[type[asyncio.AbstractEventLoop]] = ContextVar("loop", default=WorkerLoop)
+"""The kind of loop that `on_run_loop` makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +106,8 @@ def data_memos(**data: Any) -> list[tuple[str, Memo]]:
 
 
 def on_run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the loop that runs are executed on."""
-    with asyncio.Runner(loop_factory=RunLoop) as runner:
+    """Run a coroutine on a loop that runs are executed on: that of workers, unless a test sets another."""
+    with asyncio.Runner(loop_factory=LOOP.get()) as runner:
         return runner.run(main)
 
 

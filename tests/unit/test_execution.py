@@ -14,6 +14,8 @@ from stepflow_engine.memo import Memo
 from stepflow_engine.steps import RunRequest
 from tests.support.replay import data_memos, execution_of, on_run_loop, play, playing, replay
 
+pytestmark = pytest.mark.usefixtures("each_loop")
+
 
 async def echo(value: object) -> object:
     return value

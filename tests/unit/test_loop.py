@@ -7,9 +7,13 @@ import contextvars
 from collections.abc import Coroutine
 from typing import Any
 
+import pytest
+
 from stepflow_engine.loop import ACTIVITY, Activity
 from stepflow_engine.waits import waits_inside
 from tests.support.replay import on_run_loop
+
+pytestmark = pytest.mark.usefixtures("each_loop")
 
 
 def tracked(work: Coroutine[Any, Any, Any]) -> tuple[Activity, asyncio.Task[Any]]:

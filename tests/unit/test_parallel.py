@@ -15,6 +15,8 @@ from tests.support.replay import Pass, data_memos, execution_of, in_order, last,
 
 Program = Callable[[Context], Coroutine[Any, Any, Any]]
 
+pytestmark = pytest.mark.usefixtures("each_loop")
+
 
 async def echo(value: object) -> object:
     return value

@@ -16,6 +16,8 @@ from stepflow_engine.ids import step_key
 from stepflow_engine.threads import Suspended
 from tests.support.replay import data_memos, execution_of, in_order, on_run_loop, play, replay
 
+pytestmark = pytest.mark.usefixtures("each_loop")
+
 
 def echo(value: object) -> object:
     return value

@@ -30,10 +30,10 @@ from stepflow_broker.functions import register_functions
 from stepflow_broker.jobs import queue_lists
 from stepflow_broker.keys import Keys
 from stepflow_engine.errors import ConfigurationError
-from stepflow_engine.loop import RunLoop
 from stepflow_workers.dispatcher import Dispatcher
 from stepflow_workers.inbox import Inbox
 from stepflow_workers.keeper import Keeper
+from stepflow_workers.loop import WorkerLoop
 from stepflow_workers.registry import Registry
 from stepflow_workers.router import Router
 from stepflow_workers.runner import Runner
@@ -112,7 +112,7 @@ class StepWorker(BaseWorker):
             extra={"worker": self.name, "queues": self.lists, "redis": safe_url(self.settings.redis_url)},
         )
         try:
-            with asyncio.Runner(loop_factory=RunLoop) as runner:
+            with asyncio.Runner(loop_factory=WorkerLoop) as runner:
                 runner.run(self._serve())
         finally:
             self._take_leave()
