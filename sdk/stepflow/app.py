@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
 from typing_extensions import TypeVar
@@ -28,6 +28,7 @@ __all__ = ["Stepflow"]
 
 I = TypeVar("I", default=Any)  # noqa: E741  input
 O = TypeVar("O", default=Any)  # noqa: E741  output
+T = TypeVar("T")
 _MAX_TRIGGERS = 10
 
 
@@ -181,12 +182,7 @@ class Stepflow:
             EventError: the data is not JSON or over the limit.
             ServerError: the server does not answer.
         """
-        config = self._local_config(function)
-        if config is None:
-            config = self._found(
-                function, self.producer.broker.run(read_function(self.producer.keys, *self._split(function)))
-            )
-        run_id, call = self._start(config, data, id)
+        run_id, call = self._start(self._config(function), data, id)
         self.producer.broker.run(call)
         return Run(self.producer, run_id, getattr(function, "output", None))
 
@@ -196,13 +192,36 @@ class Stepflow:
     async def astart(self, function: str, data: Any = None, *, id: str | None = None) -> Run[Any]: ...
     async def astart(self, function: Any, data: Any = None, *, id: str | None = None) -> Run[Any]:
         """As `start`, without blocking the event loop."""
-        config = self._local_config(function)
-        if config is None:
-            read = read_function(self.producer.keys, *self._split(function))
-            config = self._found(function, await self.producer.abroker.run(read))
-        run_id, call = self._start(config, data, id)
+        run_id, call = self._start(await self._aconfig(function), data, id)
         await self.producer.abroker.run(call)
         return Run(self.producer, run_id, getattr(function, "output", None))
+
+    @overload
+    def start_many(self, function: Function[I, O], data: Iterable[Any]) -> list[Run[O]]: ...
+    @overload
+    def start_many(self, function: str, data: Iterable[Any]) -> list[Run[Any]]: ...
+    def start_many(self, function: Any, data: Iterable[Any]) -> list[Run[Any]]:
+        """Start a run of a function for each of ``data``, all in one round trip; see `start`.
+
+        Args:
+            data: the data of each run's event; at most 5,000 of them.
+
+        Raises:
+            EventError: one of ``data`` is not JSON or is over the limit, or there are too many; none was started.
+        """
+        runs, calls = self._start_many(function, self._config(function), data)
+        self.producer.broker.run_all(calls)
+        return runs
+
+    @overload
+    async def astart_many(self, function: Function[I, O], data: Iterable[Any]) -> list[Run[O]]: ...
+    @overload
+    async def astart_many(self, function: str, data: Iterable[Any]) -> list[Run[Any]]: ...
+    async def astart_many(self, function: Any, data: Iterable[Any]) -> list[Run[Any]]:
+        """As `start_many`, without blocking the event loop."""
+        runs, calls = self._start_many(function, await self._aconfig(function), data)
+        await self.producer.abroker.run_all(calls)
+        return runs
 
     @overload
     def invoke(self, function: Function[I, O], data: Any = None, *, timeout: Duration | None = None) -> O: ...
@@ -233,12 +252,13 @@ class Stepflow:
             return [Event(event, data, id)], True
         if isinstance(event, Event):
             return [event], True
-        events = list(event)
-        if len(events) > self.limits.events_per_send:
-            raise EventError(
-                f"{len(events):,} events in one send; at most {self.limits.events_per_send:,} are accepted"
-            )
-        return events, False
+        return self._counted(event, "events in one send"), False
+
+    def _counted(self, items: Iterable[T], what: str) -> list[T]:
+        found, most = list(items), self.limits.events_per_send
+        if len(found) > most:
+            raise EventError(f"{len(found):,} {what}; at most {most:,} are accepted: send them in several calls")
+        return found
 
     def _add_events(self, events: list[Event[Any]]) -> tuple[list[str], list[Call[str]]]:
         ids, calls, now_ms = [], [], _now_ms()
@@ -263,6 +283,24 @@ class Stepflow:
             dedupe=id is not None,
         )
         return run_id, call
+
+    def _start_many(
+        self, function: Any, config: FunctionConfig, data: Iterable[Any]
+    ) -> tuple[list[Run[Any]], list[Call[Code]]]:
+        started = [self._start(config, one, None) for one in self._counted(data, "runs in one start_many")]
+        output = getattr(function, "output", None)
+        return [Run(self.producer, run_id, output) for run_id, _ in started], [call for _, call in started]
+
+    def _config(self, function: Any) -> FunctionConfig:
+        known = self._local_config(function)
+        return known or self._found(function, self.producer.broker.run(self._read_config(function)))
+
+    async def _aconfig(self, function: Any) -> FunctionConfig:
+        known = self._local_config(function)
+        return known or self._found(function, await self.producer.abroker.run(self._read_config(function)))
+
+    def _read_config(self, function: str) -> Call[FunctionConfig | None]:
+        return read_function(self.producer.keys, *self._split(function))
 
     def _local_config(self, function: Any) -> FunctionConfig | None:
         if isinstance(function, Function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping
+from functools import cached_property
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -27,16 +28,23 @@ class _RunContext(Generic[T]):
         event: the event that started the run; its ``data`` has the type ``T``.
         events: all events of a batch; else the one.
         run_id: the run.
-        logger: logs with the run's id and function, and only once: what is logged while the code is replayed over its
-            memos was logged before, and is left out.
     """
 
     def __init__(self, execution: Execution, event: Event[T], *, run_id: str, function: str, attempt: int) -> None:
         self.event = event
         self.events: list[Event[T]] = [event]
         self.run_id = run_id
-        self.logger = RunLogger(_LOGGER, {"run_id": run_id, "function": function}, execution)
+        self._execution = execution
+        self._function = function
         self._attempt = attempt
+
+    @cached_property
+    def logger(self) -> RunLogger:
+        """Logs with the run's id and function, and only once.
+
+        What is logged while the code is replayed over its memos was logged before, and is left out.
+        """
+        return RunLogger(_LOGGER, {"run_id": self.run_id, "function": self._function}, self._execution)
 
     @property
     def attempt(self) -> int:

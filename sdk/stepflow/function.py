@@ -16,6 +16,7 @@ from typing_extensions import TypeVar
 from stepflow.context import Context, SyncContext
 from stepflow.event import Event
 from stepflow.flow_control import RateLimit
+from stepflow.invoking import Named
 from stepflow.step import StepTools
 from stepflow.sync_step import SyncStepTools
 from stepflow_broker.functions import FunctionConfig
@@ -32,7 +33,7 @@ O = TypeVar("O", default=Any)  # noqa: E741  output
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Function(Generic[I, O]):
+class Function(Named, Generic[I, O]):
     """A function of an app; made by `Stepflow.function`.
 
     Attributes:

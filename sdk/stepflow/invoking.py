@@ -19,7 +19,20 @@ from stepflow_engine.limits import check_id
 from stepflow_engine.memo import Memo
 from stepflow_engine.steps import InvokeRequest
 
-__all__ = ["invoke_error", "invoke_request"]
+__all__ = ["Named", "invoke_error", "invoke_request"]
+
+
+class Named:
+    """What names a function: the function itself, or a reference to it.
+
+    Attributes:
+        id: the function's id.
+        app_id: its app; ``None``: the app that uses it.
+    """
+
+    __slots__ = ()
+    id: str
+    app_id: str | None
 
 
 def invoke_request(
@@ -38,22 +51,15 @@ def invoke_request(
 
 def _name(function: Any, app_id: str) -> tuple[str, str]:
     """The app and the id of a function, a reference, or a name."""
-    from stepflow.function import Function
-    from stepflow.reference import FunctionReference
-
-    match function:
-        case Function():
-            return function.app_id, function.id
-        case FunctionReference():
-            return function.app_id or app_id, function.function_id
-        case str():
-            app, slash, name = function.partition("/")
-            app, name = (app, name) if slash else (app_id, function)
-        case _:
-            raise StepUsageError(
-                f"step.invoke needs a function made by @app.function, a reference_function or an id, "
-                f"not {type(function).__name__}"
-            )
+    if isinstance(function, Named):
+        return function.app_id or app_id, function.id
+    if not isinstance(function, str):
+        raise StepUsageError(
+            f"step.invoke needs a function made by @app.function, a reference_function or an id, "
+            f"not {type(function).__name__}"
+        )
+    app, slash, name = function.partition("/")
+    app, name = (app, name) if slash else (app_id, function)
     try:
         return check_id(app, "an app's id"), check_id(name, "a function's id")
     except ValueError as error:

@@ -7,6 +7,7 @@ from typing import Any, Generic, overload
 
 from typing_extensions import TypeVar
 
+from stepflow.invoking import Named
 from stepflow_engine.codec import Restore, adapter_for
 from stepflow_engine.errors import StepUsageError
 from stepflow_engine.limits import check_id
@@ -18,16 +19,16 @@ O = TypeVar("O", default=Any)  # noqa: E741  output
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FunctionReference(Generic[I, O]):
+class FunctionReference(Named, Generic[I, O]):
     """A function of this or another app, by name; made by `reference_function`.
 
     Attributes:
-        function_id: the function.
+        id: the function's id.
         app_id: its app; ``None``: the app that uses the reference.
         output: what restores its result to the declared type.
     """
 
-    function_id: str
+    id: str
     app_id: str | None
     output: Restore | None
 

@@ -143,6 +143,7 @@ class Continuation:
                 case other:
                     assert_never(other)
         held.planned.update(call.key for call in fresh)
+        self._bench.job_queued()  # the claim follows what is sent now, before its reply
         return await self._plan_jobs(held, lease, steps) and await self._plan_children(held, lease, invokes)
 
     async def _plan_jobs(self, held: HeldRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import lru_cache
 
 from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.call import Call
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.invokes import ChildStart, Resolved, invoke_child
 from stepflow_broker.jobs import Lease
@@ -22,6 +23,7 @@ __all__ = ["MAX_DEPTH", "Invoker"]
 
 MAX_DEPTH = 100
 """How many runs may stand one above the other; more is taken for a cycle."""
+_TOLD = (Code.NO_RUN, Code.STALE_FENCE, Code.ALREADY)
 INVOKED = b"stepflow/function.invoked"
 
 
@@ -43,47 +45,37 @@ class Invoker:
         The code is DONE; ALREADY if a step was seen to before, and may have its memo; or NO_RUN or STALE_FENCE if the
         parent is not this worker's any more.
         """
-        answers = await asyncio.gather(*[self._invoke(lease, call, request) for call, request in calls])
-        codes = {code for code, _ in answers}
-        told = next((code for code in (Code.NO_RUN, Code.STALE_FENCE, Code.ALREADY) if code in codes), Code.DONE)
-        return told, [resolved for _, resolved in answers if resolved]
+        codes, found = set[Code](), list[Resolved]()
+        while calls:
+            answers = await self._broker.run_all([self._child(lease, call, request) for call, request in calls])
+            codes.update(code for code, _ in answers)
+            found += [resolved for _, resolved in answers if resolved]
+            calls = [one for one, (code, _) in zip(calls, answers, strict=True) if code is Code.STALE_REGISTRY]
+            if calls:
+                await self._registry.read()
+        return next((code for code in _TOLD if code in codes), Code.DONE), found
 
-    async def _invoke(self, lease: Lease, call: StepCall, request: InvokeRequest) -> tuple[Code, Resolved | None]:
-        while True:
-            start = self._start(lease, call, request)
-            code, resolved = await self._broker.run(
-                invoke_child(self._keys, start, run_id=lease.run_id, fence=lease.fence, version=self._registry.version)
-            )
-            if code is not Code.STALE_REGISTRY:
-                return code, resolved
-            await self._registry.read()
+    def _child(self, lease: Lease, call: StepCall, request: InvokeRequest) -> Call[tuple[Code, Resolved | None]]:
+        start = self._start(lease, call, request)
+        return invoke_child(self._keys, start, run_id=lease.run_id, fence=lease.fence, version=self._registry.version)
 
     def _start(self, lease: Lease, call: StepCall, request: InvokeRequest) -> ChildStart:
         name = f"{request.app}/{request.function}"
         child = run_id_for(lease.run_id, call.key)
         config = self._registry.functions.get(name)
-        detail = {"id": call.id, "kind": "invoke", "function": name, "started_at": now_ms()}
-        event = (
-            b'{"name":"'
-            + INVOKED
-            + b'","id":"'
-            + child.encode()
-            + b'","ts":%d,"data":' % now_ms()
-            + request.data
-            + b"}"
-        )
-        timeout = Failure(
-            "InvokeTimeoutError", f"function {name} did not finish within {show_duration(request.timeout_ms)}"
-        )
+        now = now_ms()
+        event = b'{"name":"%b","id":"%b","ts":%d,"data":%b}' % (INVOKED, child.encode(), now, request.data)
+        detail = {"id": call.id, "kind": "invoke", "function": name, "started_at": now}
+        rest = dumps({**detail, "run_id": child})[1:]
         return ChildStart(
             key=call.key,
             step_id=call.id,
             child=child,
             event=event,
             event_value=loads(event) if config and config.rate_limit else {},
-            detail=dumps({**detail, "run_id": child})[1:],
+            detail=rest,
             timeout_ms=request.timeout_ms,
-            timeout_memo=_memo(timeout, "timeout", {**detail, "run_id": child}),
+            timeout_memo=_timeout(name, request.timeout_ms) + rest,
             refusal=_refusal(name, config, lease.depth + 1, detail),
             config=config or FunctionConfig(request.app, request.function, ""),
             depth=lease.depth + 1,
@@ -103,6 +95,13 @@ def _refusal(name: str, config: FunctionConfig | None, depth: int, detail: dict[
         )
         return _memo(failure, "failed", detail)
     return b""
+
+
+@lru_cache
+def _timeout(name: str, timeout_ms: int) -> bytes:
+    """The beginning of the memo of an invoke whose time is over."""
+    failure = Failure("InvokeTimeoutError", f"function {name} did not finish within {show_duration(timeout_ms)}")
+    return _memo(failure, "timeout", {})[:-1] + b","
 
 
 def _memo(failure: Failure, outcome: str, detail: dict[str, object]) -> bytes:

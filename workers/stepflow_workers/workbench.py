@@ -34,6 +34,7 @@ class Workbench:
         stopping: it takes no more jobs, and ends those at hand as soon as their steps allow.
         suspended: RQ is suspended: runs go back to their queues after the step at hand.
         finished_jobs, failed_jobs: how many were done, for RQ.
+        job_queued: called when this worker has queued a job, which it may as well take itself.
         timer_set: called with the milliseconds until a timer that this worker has set is due.
     """
 
@@ -48,6 +49,7 @@ class Workbench:
     suspended: bool = False
     finished_jobs: int = 0
     failed_jobs: int = 0
+    job_queued: Callable[[], object] = int
     timer_set: Callable[[int], object] = int
 
     def __post_init__(self) -> None:

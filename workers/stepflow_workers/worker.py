@@ -145,7 +145,7 @@ class StepWorker(BaseWorker):
             timekeeper=Timekeeper(bench, waker),
             set_state=lambda state: self._show_state(broker, state),
         )
-        bench.timer_set, slots.freed = dispatcher.timer_set, dispatcher.wake
+        bench.timer_set, bench.job_queued, slots.freed = dispatcher.timer_set, dispatcher.wake, dispatcher.wake
         self._bench, self._dispatcher = bench, dispatcher
         self._loop = loop
         if self._signalled_at:
