@@ -27,7 +27,8 @@ __all__ = ["Continuation"]
 
 _HOLD_S = 5.0
 """How long the code of a run is held with its lease while no memo of its steps comes."""
-_PLAN_CHUNK = 250
+_PLAN_CHUNK = 100
+"""How many steps are planned at once; while the server plans the next, those of the first are executed."""
 
 
 class Continuation:
@@ -143,27 +144,29 @@ class Continuation:
                 case other:
                     assert_never(other)
         held.planned.update(call.key for call in fresh)
-        self._bench.job_queued()  # the claim follows what is sent now, before its reply
         return await self._plan_jobs(held, lease, steps) and await self._plan_children(held, lease, invokes)
 
     async def _plan_jobs(self, held: HeldRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
         bench = self._bench
         for first in range(0, len(steps), _PLAN_CHUNK):
             part = steps[first : first + _PLAN_CHUNK]
+            bench.job_queued()  # the claim follows what is sent now, before its reply
             code = await bench.broker.run(plan_steps(bench.keys, run_id=held.run_id, fence=lease.fence, steps=part))
             if not bench.accepted(held, code):
                 return False
         return True
 
     async def _plan_children(self, held: HeldRun, lease: Lease, invokes: list[tuple[StepCall, InvokeRequest]]) -> bool:
-        if not invokes:
-            return True
-        code, resolved = await self._invoker.invoke(lease, invokes)
-        for one in resolved:
-            self._waker.hand_over(one)
-        if code is Code.ALREADY:
-            await self._loader.catch_up(held)
-        return self._bench.accepted(held, code)
+        for first in range(0, len(invokes), _PLAN_CHUNK):
+            self._bench.job_queued()
+            code, resolved = await self._invoker.invoke(lease, invokes[first : first + _PLAN_CHUNK])
+            for one in resolved:
+                self._waker.hand_over(one)
+            if code is Code.ALREADY:
+                await self._loader.catch_up(held)
+            if not self._bench.accepted(held, code):
+                return False
+        return True
 
     # -- waiting -----------------------------------------------------------------
 

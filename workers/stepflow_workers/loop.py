@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 from stepflow_engine.loop import RunLoop, TracksRuns
 
-__all__ = ["WorkerLoop"]
+__all__ = ["WorkerLoop", "collect_less"]
+
+
+def collect_less() -> None:
+    """Look for garbage cycles less often: a worker makes thousands of small objects a second and hardly any cycle.
+
+    What is there at the start, code above all, is not looked at again. (Measured: up to a quarter of a worker's time.)
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+
 
 if TYPE_CHECKING:
     WorkerLoop = RunLoop

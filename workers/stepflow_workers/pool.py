@@ -18,6 +18,7 @@ from types import FrameType
 from stepflow_engine.errors import ConfigurationError, StepflowError
 from stepflow_workers.apps import load_apps
 from stepflow_workers.logs import configure_logging
+from stepflow_workers.loop import collect_less
 from stepflow_workers.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
 
@@ -51,7 +52,9 @@ def run_worker(spec: WorkerSpec) -> None:
         ConfigurationError, ServerError: it cannot start.
     """
     configure_logging(spec.log_level)
-    StepWorker(load_apps(spec.apps), spec.settings).work()
+    worker = StepWorker(load_apps(spec.apps), spec.settings)
+    collect_less()
+    worker.work()
 
 
 def _be_worker(spec: WorkerSpec) -> None:
