@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := engine broker sdk workers cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kill test check bench bench-peers chaos clean
+.PHONY: help demo demo-kill test test-unsticky check bench bench-peers chaos clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ demo-kill: $(VENV)/.installed ## the same, and one of the workers is killed half
 
 test: $(VENV)/.installed-dev ## all tests
 	$(BIN)/pytest
+
+test-unsticky: $(VENV)/.installed-dev ## the tests of workers, with runs that go back to their queue after each step
+	$(BIN)/pytest tests/integration tests/chaos --sticky 0
 
 check: $(VENV)/.installed-dev ## format, lint, types, imports, unit tests
 	$(BIN)/ruff format --check .

@@ -16,6 +16,17 @@ from stepflow_workers.settings import WorkerSettings
 from tests.support.processes import WorkerProcess, WorkerThread
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sticky", type=int, help="stickiness of the workers whose test does not say: make test-unsticky")
+
+
+@pytest.fixture(scope="session")
+def worker_defaults(request: pytest.FixtureRequest) -> dict[str, object]:
+    """Settings of workers that a test does not set itself."""
+    sticky = request.config.getoption("--sticky")
+    return {} if sticky is None else {"sticky": sticky}
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A real server for the whole session; a missing one is a failure, not a skip."""
@@ -45,13 +56,14 @@ def app(url: str) -> Stepflow:
 
 
 @pytest.fixture
-def start_worker(url: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+def start_worker(url: str, tmp_path: Path, worker_defaults: dict[str, object]) -> Iterator[Callable[..., WorkerProcess]]:
     """Starts worker processes: ``start_worker("tests.integration.apps.basic:app", concurrency=1)``."""
     started: list[WorkerProcess] = []
     numbers = itertools.count(1)
 
     def start(*apps: str, **settings: object) -> WorkerProcess:
-        started.append(WorkerProcess(url, *apps, log=tmp_path / f"worker-{next(numbers)}.log", **settings))
+        options = worker_defaults | settings
+        started.append(WorkerProcess(url, *apps, log=tmp_path / f"worker-{next(numbers)}.log", **options))
         return started[-1]
 
     yield start
@@ -62,12 +74,12 @@ def start_worker(url: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProce
 
 
 @pytest.fixture
-def run_worker(url: str) -> Iterator[Callable[..., WorkerThread]]:
+def run_worker(url: str, worker_defaults: dict[str, object]) -> Iterator[Callable[..., WorkerThread]]:
     """Starts workers in threads, for apps that a test declares: ``run_worker(app, concurrency=1)``."""
     started: list[WorkerThread] = []
 
     def run(app: Stepflow, **settings: object) -> WorkerThread:
-        options = {"backoff": Backoff(20, 100), "lease_ms": 3_000} | settings
+        options = {"backoff": Backoff(20, 100), "lease_ms": 3_000} | worker_defaults | settings
         started.append(WorkerThread(app, WorkerSettings(url, **options)))  # type: ignore[arg-type]
         return started[-1]
 

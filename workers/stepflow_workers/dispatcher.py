@@ -1,7 +1,7 @@
 """The dispatcher: takes ready jobs for as many slots as are free.
 
-Nothing is polled more than once a second while there is nothing to do: new jobs are heard of over pub/sub, and the
-once-a-second look is what finds them when a message was lost.
+New jobs are heard of over pub/sub; the look from time to time is what finds them when a message was lost, and what
+finds that RQ was suspended or resumed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ __all__ = ["Dispatcher"]
 _log = logging.getLogger("stepflow.worker")
 _PAUSE_S = 1.0
 _SETTLED_S = 0.05
+_LOOK_S = 1.0
+"""How often to look while there are jobs at hand, or RQ is suspended."""
+_IDLE_LOOK_S = 5.0
 _MOST_CLAIMED = 100
 
 
@@ -56,20 +59,24 @@ class Dispatcher:
         self._set_state = set_state
         self._jobs: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
+        self._look_at = 0.0
 
     # -- the work loop -----------------------------------------------------------
 
     async def run(self) -> None:
         """Work until `stop`, or, in burst mode, until nothing is ready."""
+        look = True
         while not self._bench.stopping:
             self._woken.clear()
             try:
                 await self._timekeeper.keep()
-                if self._bench.slots.free and await self._claim():
-                    continue
+                if (look or self._look_is_due()) and self._bench.slots.free:
+                    look = await self._claim()
+                    if look:
+                        continue
                 if self._bench.settings.burst and await self._nothing_left():
                     return
-                await self._sleep()
+                look = await self._sleep()
             except ServerError as error:
                 _log.warning("server_unavailable", extra={"error": str(error)})
                 await asyncio.sleep(_PAUSE_S)
@@ -102,9 +109,14 @@ class Dispatcher:
             _log.warning("jobs_handed_back", extra={"count": len(left)})
             await self._bench.hand_back(left)
 
+    def _look_is_due(self) -> bool:
+        return asyncio.get_running_loop().time() >= self._look_at
+
     async def _claim(self) -> bool:
         """Claim jobs for the free slots; true if there may be more."""
         bench = self._bench
+        busy = self._jobs or bench.suspended
+        self._look_at = asyncio.get_running_loop().time() + (_LOOK_S if busy else _IDLE_LOOK_S)
         limit = min(bench.slots.free, _MOST_CLAIMED)
         leases = await bench.broker.run(
             claim_jobs(
@@ -144,13 +156,14 @@ class Dispatcher:
     async def _nothing_left(self) -> bool:
         return not self._jobs and not await self._router.drain() and not await self._claim() and not self._jobs
 
-    async def _sleep(self) -> None:
-        """Sleep until there is something to do, or it is time to look."""
+    async def _sleep(self) -> bool:
+        """Sleep until there is something to do, or it is time to look; true if woken."""
         if await self._woken_within(_SETTLED_S):
-            return
+            return True
         if not self._jobs and not self._bench.suspended:
             self._set_state("idle")
-        await self._woken_within(self._timekeeper.seconds_left())
+        until_look = self._look_at - asyncio.get_running_loop().time()
+        return await self._woken_within(max(0.0, min(self._timekeeper.seconds_left(), until_look)))
 
     async def _woken_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -23,7 +23,7 @@ __all__ = ["Keeper"]
 _log = logging.getLogger("stepflow.worker")
 _BEAT_S = 0.5
 _BLOCKED_S = 1.0
-_HEARTBEAT_S = 5.0
+_HEARTBEAT_S = 10.0
 _CHUNK = 500
 
 
@@ -33,7 +33,7 @@ class Keeper:
     Args:
         url: the server's; the keeper has a connection of its own.
         lease_ms: the length of a lease; it is extended three times in that time.
-        heartbeat: called every five seconds.
+        heartbeat: called every ten seconds.
         lost: called with the jobs whose leases are lost; in the keeper's thread.
         beat: called twice a second; has the loop call `beaten`.
     """

@@ -31,7 +31,7 @@ from stepflow_workers.registry import Registry
 __all__ = ["Router", "matches"]
 
 _log = logging.getLogger("stepflow.worker")
-_BLOCK_MS = 5_000
+_BLOCK_MS = 10_000
 _TAKE_OVER_MS = 10_000
 _LIMIT = 200
 
@@ -55,6 +55,7 @@ class Router:
         self._keys = keys
         self._worker = worker
         self._registry = registry
+        self._take_over_at = 0.0
 
     async def run(self) -> None:
         """Route until cancelled."""
@@ -62,7 +63,10 @@ class Router:
         while True:
             try:
                 await self.route(await self._read())
-                await self.route(await self._broker.run(self._take_over()))
+                now = asyncio.get_running_loop().time()
+                if now >= self._take_over_at:
+                    self._take_over_at = now + _TAKE_OVER_MS / 1000
+                    await self.route(await self._broker.run(self._take_over()))
             except ServerError as error:
                 if "NOGROUP" in str(error):
                     await self.prepare()

@@ -49,8 +49,8 @@ class Timekeeper:
         self._tick_at = 0.0
         self._repair_cursor = 0
         self._chores = (
-            _Chore(waker.look, 2.0),
-            _Chore(waker.take_over, 4.0),
+            _Chore(waker.look, 4.0),
+            _Chore(waker.take_over, 8.0),
             _Chore(self._reclaim, 4.0),
             _Chore(self._repair, 10.0),
             _Chore(self._forget, 300.0),

@@ -224,8 +224,10 @@ class StepWorker(BaseWorker):
         try:
             with self.connection.pipeline(transaction=False) as pipeline:
                 self.heartbeat(_HEARTBEAT_TTL_S, pipeline=pipeline)
-                pipeline.hincrby(self.key, "successful_job_count", finished)
-                pipeline.hincrby(self.key, "failed_job_count", failed)
+                if finished:
+                    pipeline.hincrby(self.key, "successful_job_count", finished)
+                if failed:
+                    pipeline.hincrby(self.key, "failed_job_count", failed)
                 pipeline.execute()
         except (exceptions.RedisError, OSError) as error:
             _log.warning("heartbeat_failed", extra={"error": str(error)})

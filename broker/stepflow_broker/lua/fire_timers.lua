@@ -5,6 +5,8 @@
 -- ARGV     1 now_ms  2 limit
 -- MOVES    waiting -> queued, delayed step -> queued step, waiting step -> (memo)
 -- RETURNS  {how many were due, milliseconds until the next (-1: there is none)}
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if not first[1] then return {0, -1} end
 local now = clock(ARGV[1])
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
 for _, member in ipairs(due) do

@@ -4,6 +4,7 @@
 -- ARGV     1 now_ms  2 limit
 -- MOVES    running -> queued
 -- RETURNS  list of the jobs reclaimed
+if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
 local now = clock(ARGV[1])
 local jobs = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
 for _, job in ipairs(jobs) do
