@@ -56,7 +56,9 @@ def app(url: str) -> Stepflow:
 
 
 @pytest.fixture
-def start_worker(url: str, tmp_path: Path, worker_defaults: dict[str, object]) -> Iterator[Callable[..., WorkerProcess]]:
+def start_worker(
+    url: str, tmp_path: Path, worker_defaults: dict[str, object]
+) -> Iterator[Callable[..., WorkerProcess]]:
     """Starts worker processes: ``start_worker("tests.integration.apps.basic:app", concurrency=1)``."""
     started: list[WorkerProcess] = []
     numbers = itertools.count(1)

@@ -17,6 +17,7 @@ from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.broker import Broker
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import read_status
+from stepflow_engine.loop import end_tasks
 from stepflow_engine.states import RunStatus
 
 __all__ = ["EndWatcher", "wait_for_end"]
@@ -138,7 +139,5 @@ class EndWatcher:
     async def close(self) -> None:
         """Stop listening."""
         if self._listener is not None:
-            self._listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listener
+            await end_tasks([self._listener])
         await self._pubsub.aclose()

@@ -10,10 +10,13 @@ clears the flag and comes up again has seen everything that was scheduled before
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["ACTIVITY", "Activity", "RunLoop", "TracksRuns"]
+__all__ = ["ACTIVITY", "Activity", "RunLoop", "TracksRuns", "end_tasks"]
+
+_CANCEL_AGAIN_S = 0.05
 
 
 class Activity:
@@ -120,3 +123,17 @@ def _remember(timer: asyncio.TimerHandle) -> asyncio.TimerHandle:
 
 class RunLoop(TracksRuns, asyncio.SelectorEventLoop):
     """The standard selector loop, watched."""
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until they have ended; what they raise is dropped.
+
+    A cancel is repeated until it is heeded: `asyncio.wait_for` before Python 3.12 forgets one that comes together with
+    what it waits for, and libraries use it.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        ended, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)
+        await asyncio.gather(*ended, return_exceptions=True)

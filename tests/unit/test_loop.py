@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stepflow_engine.loop import ACTIVITY, Activity
+from stepflow_engine.loop import ACTIVITY, Activity, end_tasks
 from stepflow_engine.waits import waits_inside
 from tests.support.replay import on_run_loop
 
@@ -179,3 +179,26 @@ def test_waiting_for_another_runs_task_is_waiting_outside() -> None:
         other.cancel()
 
     on_run_loop(main())
+
+
+def test_a_task_that_misses_its_cancel_is_cancelled_again() -> None:
+    async def main() -> int:
+        missed = 0
+
+        async def deaf() -> None:
+            nonlocal missed
+            while True:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    missed += 1
+                    if missed == 3:
+                        raise
+
+        task = asyncio.create_task(deaf())
+        await asyncio.sleep(0)
+        await end_tasks([task, asyncio.create_task(asyncio.sleep(60))])
+        assert task.cancelled()
+        return missed
+
+    assert on_run_loop(main()) == 3

@@ -30,6 +30,7 @@ from stepflow_broker.functions import register_functions
 from stepflow_broker.jobs import queue_lists
 from stepflow_broker.keys import Keys
 from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.loop import end_tasks
 from stepflow_workers.dispatcher import Dispatcher
 from stepflow_workers.inbox import Inbox
 from stepflow_workers.keeper import Keeper
@@ -160,9 +161,7 @@ class StepWorker(BaseWorker):
             await dispatcher.run()
             await dispatcher.finish(self.settings.grace_s)
         finally:
-            for listener in listeners:
-                listener.cancel()
-            await asyncio.gather(*listeners, return_exceptions=True)
+            await end_tasks(listeners)
             keeper.stop()
             self._send_heartbeat()
             await broker.close()
