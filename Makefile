@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := engine broker sdk workers cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kill test test-unsticky check bench bench-peers chaos clean
+.PHONY: help demo demo-kill test test-unsticky check bench bench-long bench-peers chaos clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,11 +32,14 @@ check: $(VENV)/.installed-dev ## format, lint, types, imports, unit tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/unit
 
-bench: $(VENV)/.installed-dev ## measure steps a second
+bench: $(VENV)/.installed ## measure stepflow (under 3 minutes)
 	$(BIN)/python -m benchmarks.stepflow
 
-bench-peers: $(VENV)/.installed ## measure side by side with queues and engines
-	$(BIN)/python -m benchmarks.peers
+bench-long: $(VENV)/.installed ## the same with 100,000 runs queued or parked, runs of 10,000 steps, 4 workers, an idle one
+	$(BIN)/python -m benchmarks.stepflow --long
+
+bench-peers: $(VENV)/.installed ## measure all of it side by side with queues and engines
+	$(BIN)/python -m benchmarks.peers --long
 
 chaos: $(VENV)/.installed-dev ## the long fault tests: kills, pauses, restarts
 	$(BIN)/pytest tests/chaos --long

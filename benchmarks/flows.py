@@ -1,16 +1,37 @@
-"""The functions that the benchmarks of stepflow run."""
+"""The functions that the benchmarks of stepflow run. Their data is how many steps or children they have."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 from stepflow import Context, Stepflow
 
-app = Stepflow("bench", retention="10m")
+__all__ = ["QUEUE", "UNSERVED", "app"]
+
+QUEUE = "bench"
+"""The queue that the workers serve."""
+UNSERVED = "nobody"
+"""A queue that they do not serve."""
+_PAUSE_S = 0.02
+_EDGE = 100
+
+app = Stepflow(QUEUE, retention="10m")
 
 
 async def noop(value: int) -> int:
     """A step that does nothing."""
+    return value
+
+
+async def now() -> float:
+    """A step that says when it is executed, by the clock that all processes of a machine share."""
+    return time.monotonic()
+
+
+async def pause(value: int) -> int:
+    """A step that waits, as for the answer of another service."""
+    await asyncio.sleep(_PAUSE_S)
     return value
 
 
@@ -19,6 +40,24 @@ async def seq(ctx: Context) -> int:
     """Sequential steps."""
     for n in range(ctx.event.data):
         await ctx.step.run(f"s{n}", noop, n)
+    return ctx.event.data
+
+
+@app.function("timed")
+async def timed(ctx: Context) -> tuple[float, float]:
+    """Sequential steps; the seconds that the first 100 and the last 100 took.
+
+    The times are the steps' own results, so that a replay sees the same ones.
+    """
+    times = [await ctx.step.run(f"s{n}", now) for n in range(ctx.event.data)]
+    return times[_EDGE] - times[0], times[-1] - times[-1 - _EDGE]
+
+
+@app.function("pauses")
+async def pauses(ctx: Context) -> int:
+    """Sequential steps that wait 20 ms each."""
+    for n in range(ctx.event.data):
+        await ctx.step.run(f"s{n}", pause, n)
     return ctx.event.data
 
 
@@ -46,3 +85,14 @@ async def invoke(ctx: Context) -> int:
 async def invoke_fan(ctx: Context) -> int:
     """Children, all at once, and their join."""
     return len(await asyncio.gather(*[ctx.step.invoke("c", child, data=n) for n in range(ctx.event.data)]))
+
+
+@app.function("endless", queue=UNSERVED)
+async def endless(ctx: Context) -> None:
+    """A child that does not end: no worker serves its queue."""
+
+
+@app.function("parked")
+async def parked(ctx: Context) -> None:
+    """Waits for a child that does not end."""
+    await ctx.step.invoke("endless", endless)

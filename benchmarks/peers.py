@@ -1,7 +1,8 @@
 """Side by side: ``python -m benchmarks.peers [--only rq,celery --rounds 3 --workload jobs]``, or ``make bench-peers``.
 
 Each round measures every system once, in the same order, so that what changes on the machine meets all of them. A
-system that cannot be installed or measured is named with its error; the rest goes on, and the exit code is 1.
+system that cannot be installed or measured is named with its error; the rest goes on, and the exit code is 1. With
+``--long`` stepflow's long workloads follow the rounds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from benchmarks.results import RESULTS, Results
 from benchmarks.sample import Sample
-from benchmarks.tables import table
+from benchmarks.tables import table, target_table
+from benchmarks.targets import reached
 from benchmarks.topics import OURS, topics
 from benchmarks.venvs import ROOT, Environment, InstallError
 
@@ -152,21 +154,33 @@ def _chosen(only: str | None) -> list[System]:
     return [system for system in SYSTEMS if system.name in names]
 
 
-def _measure_rounds(systems: Sequence[System], rounds: int, options: Sequence[str], save_to: Path) -> Results:
+def _measure_rounds(
+    systems: Sequence[System], rounds: int, options: Sequence[str], save_to: Path, *, long: int = 0
+) -> Results:
     names = [] if len(systems) == len(SYSTEMS) else ["--only", ",".join(system.name for system in systems)]
-    command = ["python", "-m", "benchmarks.peers", "--rounds", str(rounds), *names, *options]
+    longs = ["--long", str(long)] if long else []
+    command = ["python", "-m", "benchmarks.peers", "--rounds", str(rounds), *names, *longs, *options]
     results = Results.begin(shlex.join(command))
     left = _install(systems, results)
     for number in range(rounds):
         for system in list(left):
             print(f"round {number + 1} of {rounds}: {system.name}", file=sys.stderr, flush=True)
-            try:
-                results.samples += measure(system, options)
-            except MeasureError as error:
-                _fail(results, system, error)
+            if not _measured(results, system, options, save_to):
                 left.remove(system)
-            results.save(save_to)
+    if ours := [system for system in left if long and system.name == OURS]:
+        print(f"long workloads: {OURS}", file=sys.stderr, flush=True)
+        _measured(results, ours[0], ["--long", "--repetitions", str(long), *options], save_to)
     return results
+
+
+def _measured(results: Results, system: System, options: Sequence[str], save_to: Path) -> bool:
+    """Add what a system's command gives to the results; whether it did not fail."""
+    try:
+        results.samples += measure(system, options)
+    except MeasureError as error:
+        _fail(results, system, error)
+    results.save(save_to)
+    return system.name not in results.failures
 
 
 def main() -> None:
@@ -177,13 +191,19 @@ def main() -> None:
     parser.add_argument("--workload", help="only this one")
     parser.add_argument("--in-flight", help="only with this many at once")
     parser.add_argument("--scale", help="do this share of the work, to see that it works")
+    parser.add_argument(
+        "--long", type=int, nargs="?", const=1, default=0, help="stepflow's long workloads too, so many times (once)"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file of all samples")
     given = parser.parse_args()
+    if given.long and given.workload:
+        parser.error("--long measures all long workloads; --workload alone measures one of them")
     passed = {"--workload": given.workload, "--in-flight": given.in_flight, "--scale": given.scale}
     options = [word for name, value in passed.items() if value is not None for word in (name, value)]
-    results = _measure_rounds(_chosen(given.only), given.rounds, options, given.output)
+    results = _measure_rounds(_chosen(given.only), given.rounds, options, given.output, long=given.long)
     for topic in topics(results.spreads()):
         print(f"\n{topic.title}\n\n{table(topic)}")
+    print(f"\nTargets\n\n{target_table(reached(spread.median for spread in results.spreads()))}")
     for name, message in results.failures.items():
         print(f"\nnot measured: {name}: {message}")
     sys.exit(1 if results.failures or not results.samples else 0)

@@ -6,11 +6,13 @@ What stands between two marks is replaced; the prose around them is kept. The ch
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from benchmarks.chart import chart
 from benchmarks.results import RESULTS, Results
-from benchmarks.tables import table
+from benchmarks.tables import table, target_table
+from benchmarks.targets import reached
 from benchmarks.topics import Topic, topics
 
 __all__ = ["BEGIN", "END", "measured", "replaced"]
@@ -39,7 +41,7 @@ def replaced(page: str, text: str) -> str:
 
 def measured(results: Results, found: list[Topic]) -> str:
     """The measured part of the page."""
-    parts = [_facts(results), "![The figures as bars](performance.svg)", _explained(found)]
+    parts = [_facts(results), "![The figures as bars](performance.svg)", _explained(found), _targets(results)]
     parts += [f"### {topic.title}\n\n{table(topic)}" for topic in found]
     if results.failures:
         parts.append("### Not measured\n\n" + "\n\n".join(map(_failure, results.failures.items())))
@@ -69,6 +71,13 @@ def _explained(found: list[Topic]) -> str:
     )
 
 
+def _targets(results: Results) -> str:
+    targets = reached(spread.median for spread in results.spreads())
+    counts = Counter(one.met for one in targets if one.target.sign)
+    text = f"Reached: {counts[True]}; not reached: {counts[False]}; not measured: {counts[None]}."
+    return f"### Targets\n\n{text}\n\n{target_table(targets)}"
+
+
 def _failure(failure: tuple[str, str]) -> str:
     name, message = failure
     return f"**{name}**\n\n```\n{message}\n```"
@@ -86,7 +95,7 @@ def main() -> None:
         raise SystemExit(f"error: {options.results} has no samples: run python -m benchmarks.peers")
     page = options.docs / "performance.md"
     page.write_text(replaced(page.read_text(), measured(results, found)))
-    (options.docs / "performance.svg").write_text(chart(found, results))
+    (options.docs / "performance.svg").write_text(chart([topic for topic in found if topic.compares], results))
     results.save(options.docs / "performance.json")
 
 

@@ -1,13 +1,14 @@
-"""Tables of topics, as Markdown that can also be read as it is."""
+"""Tables of topics and of targets, as Markdown that can also be read as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from benchmarks.results import Spread
+from benchmarks.targets import Reached
 from benchmarks.topics import Topic
 
-__all__ = ["figure", "table"]
+__all__ = ["figure", "table", "target_table"]
 
 _HEAD = (
     "system",
@@ -20,15 +21,18 @@ _HEAD = (
     "worker MB",
     "server MB",
 )
+_SIGNS = {">=": "≥", "<=": "≤"}
+_MET = {True: "yes", False: "no", None: ""}
 
 
 def table(topic: Topic) -> str:
     """A row a case, the best first."""
-    rows = [(*_HEAD, "steal s", "stepflow is"), *(_row(topic, spread) for spread in topic.spreads)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [_line(row, widths) for row in rows]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], _line(rule, widths), *lines[1:]])
+    return _aligned([(*_HEAD, "steal s", "stepflow is"), *(_row(topic, spread) for spread in topic.spreads)])
+
+
+def target_table(targets: Iterable[Reached]) -> str:
+    """A row a target: the limit, the figure, and what it was made of."""
+    return _aligned([("what", "limit", "figure", "reached", "of"), *map(_target_row, targets)])
 
 
 def figure(value: float) -> str:
@@ -55,6 +59,23 @@ def _row(topic: Topic, spread: Spread) -> tuple[str, ...]:
         f"{sample.steal_s:.2f}",
         "" if ratio is None else f"{figure(ratio)} ×",
     )
+
+
+def _target_row(one: Reached) -> tuple[str, ...]:
+    target = one.target
+    limit = f"{_SIGNS[target.sign]} {target.limit:g} {target.unit}" if target.sign else ""
+    if one.figure is None:
+        return target.what, limit, "", "not measured", ""
+    of = " and ".join(map(figure, one.values)) + f" {target.measure.unit}" if target.than else ""
+    return target.what, limit, f"{figure(one.figure)} {target.unit}", _MET[one.met], of
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """The first row is the head; all columns but the first are for figures."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [_line(row, widths) for row in rows]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([lines[0], _line(rule, widths), *lines[1:]])
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -31,11 +31,17 @@ class Topic:
         """The figure that is compared."""
         return sample.ms_each if self.slow else sample.per_s
 
+    @property
+    def compares(self) -> bool:
+        """Whether stepflow and another system answer."""
+        systems = {spread.median.system for spread in self.spreads}
+        return OURS in systems and len(systems) > 1
+
     def ratio(self, spread: Spread) -> float | None:
-        """How many times as good as this case stepflow is; None when stepflow was not measured."""
-        ours = [self.figure(other.median) for other in self.spreads if other.median.system == OURS]
-        if not ours:
+        """How many times as good as this case stepflow is; None when stepflow is not compared with others."""
+        if not self.compares:
             return None
+        ours = [self.figure(other.median) for other in self.spreads if other.median.system == OURS]
         theirs = self.figure(spread.median)
         return theirs / min(ours) if self.slow else max(ours) / theirs
 
@@ -77,6 +83,26 @@ _QUESTIONS = (
         "Jobs or runs started a second by one producer, in batches (`start`)",
         False,
         lambda sample: sample.workload == "start" and sample.in_flight > 1,
+    ),
+    _Question(
+        "A bare round trip of stepflow's asyncio client: ms (`rtt`)",
+        True,
+        lambda sample: sample.workload == "rtt",
+    ),
+    _Question(
+        "One run of 10,000 steps: ms a step, at its start and at its end (`seq10000`)",
+        True,
+        lambda sample: sample.workload == "seq10000",
+    ),
+    _Question(
+        "Handlers that wait 20 ms: steps a second of 1, 2 and 4 workers with 20 slots each (`processes`)",
+        False,
+        lambda sample: sample.workload == "processes",
+    ),
+    _Question(
+        "Commands a second of an idle worker (`idle`)",
+        False,
+        lambda sample: sample.workload == "idle",
     ),
 )
 

@@ -65,3 +65,19 @@ def test_a_peer_that_cannot_be_installed_is_left_out(tmp_path: Path, monkeypatch
 def test_an_unknown_system_is_refused():
     with pytest.raises(SystemExit, match="no system redis"):
         peers._chosen("rq,redis")
+
+
+def test_long_workloads_of_stepflow_follow_the_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def measured(system: System, options: Sequence[str]) -> list[Sample]:
+        asked.append((system.name, *options))
+        return [sample(system.name)]
+
+    monkeypatch.setattr(peers, "measure", measured)
+    systems = [System("stepflow"), System("a")]
+    results = peers._measure_rounds(systems, 2, ["--scale", "0.1"], tmp_path / "results.json", long=1)
+    short = [("stepflow", "--scale", "0.1"), ("a", "--scale", "0.1")]
+    assert asked == [*short, *short, ("stepflow", "--long", "--repetitions", "1", "--scale", "0.1")]
+    assert results.command.endswith("--long 1 --scale 0.1")
+    assert len(Results.load(tmp_path / "results.json").samples) == 5

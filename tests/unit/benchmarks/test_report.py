@@ -48,6 +48,12 @@ def test_without_stepflow_there_are_no_ratios():
     assert "×" not in table(topic)
 
 
+def test_a_topic_of_stepflow_alone_has_no_ratios():
+    topic = topics(TAKEN.spreads())[-1]
+    assert not topic.compares
+    assert topic.ratio(topic.spreads[0]) is None
+
+
 def test_a_table_has_a_row_a_case_and_as_many_cells_in_each():
     lines = table(topics(TAKEN.spreads())[0]).splitlines()
     assert len(lines) == 4
