@@ -46,10 +46,16 @@ def work(load: Load, url: str, *, server: int | None) -> None:
         )
 
 
-COUNTS = {("seq10", 1): 600, ("seq10", 200): 4_000, ("fan1000", 200): 2_000, ("invoke", 1): 200, ("invoke", 200): 1_000}
-SETUPS = [Setup(f"SQLite, {THREADS} threads", on_sqlite, COUNTS)]
+COUNTS = {
+    ("seq10", 1): 1_000,
+    ("seq10", 200): 4_000,
+    ("fan1000", 200): 3_000,
+    ("invoke", 1): 300,
+    ("invoke", 200): 1_000,
+}
+SETUPS = [Setup(f"SQLite, {THREADS} threads, commits wait for the disk", on_sqlite, COUNTS)]
 if find_postgres():
-    SETUPS.append(Setup(f"PostgreSQL, {THREADS} threads", on_postgres, COUNTS))
+    SETUPS.append(Setup(f"PostgreSQL, {THREADS} threads, commits wait for the disk", on_postgres, COUNTS))
 else:
     print("PostgreSQL is not installed: DBOS is measured on SQLite only", file=sys.stderr)
 

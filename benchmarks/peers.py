@@ -60,15 +60,23 @@ def _peer(name: str, *packages: str, npm: Sequence[str] = ()) -> System:
 
 
 _REDIS = "redis[hiredis]==8.1.0"
+_UVLOOP = "uvloop==0.23.0"
 SYSTEMS = (
     System(OURS),
     _peer("rq", "rq==3.0.0", _REDIS),
     _peer("celery", "celery[redis]==5.7.0", _REDIS),
     _peer("dramatiq", "dramatiq[redis]==2.2.1", _REDIS),
     _peer("taskiq", "taskiq[uv]==0.13.0", "taskiq-redis==1.2.4", _REDIS),
-    _peer("redflow", "redflow==0.1.9"),
+    _peer("redflow", "redflow[fast]==0.1.9", _REDIS, _UVLOOP),
     _peer("dbos", "dbos==3.4.0"),
-    _peer("restate", "restate-sdk[serde]==1.3.0", "hypercorn==0.18.0", npm=("@restatedev/restate-server@1.7.12",)),
+    _peer(
+        "restate",
+        "restate-sdk==1.3.0",
+        "hypercorn==0.18.0",
+        "granian==2.8.7",
+        _UVLOOP,
+        npm=("@restatedev/restate-server@1.7.12",),
+    ),
 )
 
 
