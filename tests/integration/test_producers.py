@@ -208,7 +208,11 @@ async def test_a_thousand_waits_share_one_connection(app: Stepflow, run_worker, 
             await asyncio.sleep(0.01)
         return ctx.event.data
 
+    @app.function("ready")
+    async def ready(ctx: Context) -> None: ...
+
     run_worker(app)
+    await app.ainvoke(ready, timeout=20)  # by then all connections are there
     before = len(client.client_list())
     runs = await asyncio.gather(*[app.astart(gated, n) for n in range(1000)])
     results = asyncio.gather(*[run.aresult(60) for run in runs])

@@ -207,7 +207,7 @@ def test_rq_sees_the_truth(
     producer: Stepflow, client, url: str, start_worker: StartWorker, ledger: Path, gate: Path
 ) -> None:
     rq_client = redis.Redis.from_url(url)
-    worker = start_worker(APP, concurrency=1)
+    worker = start_worker(APP, concurrency=1, sticky=100)  # the run keeps its first job
     running = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=3)
     until(lambda: count(ledger)["s3"] == 1)
     waiting = [started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0) for _ in range(2)]

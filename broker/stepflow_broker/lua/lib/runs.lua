@@ -140,7 +140,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   redis.call('ZREM', LIVE, run)
   redis.call('ZADD', ENDED, now + keep_ms, run)
   if status == 'failed' then
-    redis.call('HSET', RQ_JOB .. run, 'status', 'failed', 'ended_at', iso8601(now), 'exc_info', payload)
+    redis.call('HSET', RQ_JOB .. run, 'origin', queue, 'status', 'failed', 'ended_at', iso8601(now), 'exc_info', payload)
     redis.call('PEXPIRE', RQ_JOB .. run, keep_ms)
     redis.call('ZADD', RQ_FAILED .. queue, math.floor((now + keep_ms) / 1000), run)
   else
