@@ -35,7 +35,7 @@ check: $(VENV)/.installed-dev ## format, lint, types, imports, unit tests
 bench: $(VENV)/.installed ## measure stepflow (under 3 minutes)
 	$(BIN)/python -m benchmarks.stepflow
 
-bench-long: $(VENV)/.installed ## the same with 100,000 runs queued or parked, runs of 10,000 steps, 4 workers, an idle one
+bench-long: $(VENV)/.installed ## the same at depth: 100,000 runs queued or parked, 10,000 steps, 4 workers, an idle one (10 minutes)
 	$(BIN)/python -m benchmarks.stepflow --long
 
 bench-peers: $(VENV)/.installed ## measure all of it side by side with queues and engines

@@ -50,14 +50,14 @@ def drain(case: Case, sticky: int) -> Sample:
     """One worker, with as many slots as runs are to be in flight."""
     load = LOADS[case.workload, case.in_flight]
     with rig(concurrency=case.in_flight, sticky=sticky) as bench:
-        return sampled(case, _warm(bench, load, case), bench.server)
+        return sampled(case, _after_warm_up(bench, load, case), bench.server)
 
 
 def processes(case: Case, sticky: int) -> Sample:
     """As many workers as fit the runs in flight, each with as many slots."""
     count = case.in_flight // CONCURRENCY
     with rig(concurrency=CONCURRENCY, sticky=sticky, processes=count) as bench:
-        return sampled(case, _warm(bench, Load(flows.pauses, 10), case), bench.server)
+        return sampled(case, _after_warm_up(bench, Load(flows.pauses, 10), case), bench.server)
 
 
 def drain_load(bench: Rig, load: Load, units: int) -> Span:
@@ -71,7 +71,7 @@ def drain_load(bench: Rig, load: Load, units: int) -> Span:
     return joined(spans)
 
 
-def _warm(bench: Rig, load: Load, case: Case) -> Span:
-    """Measure with what the warm-up has warmed."""
+def _after_warm_up(bench: Rig, load: Load, case: Case) -> Span:
+    """What is done after the warm-up."""
     drain_load(bench, load, case.warm_up)
     return drain_load(bench, load, case.count - case.warm_up)
