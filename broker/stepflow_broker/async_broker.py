@@ -94,8 +94,13 @@ class AsyncBroker:
     # -- sending -----------------------------------------------------------------
 
     def _send(self, request: _Request[Any]) -> None:
+        """Write at once what comes alone, as the steps of a single run do; otherwise with the others of this turn."""
         self._waiting.append(request)
-        if not self._flush_set:
+        if self._flush_set:
+            return
+        if self._wire is not None and self._wire.is_idle:
+            self._flush()
+        else:
             self._flush_set = True
             asyncio.get_running_loop().call_soon(self._flush, context=outside())
 

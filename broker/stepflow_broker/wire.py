@@ -64,6 +64,11 @@ class Wire(asyncio.Protocol, Generic[R]):
         connection._reader = connection._writer = None
         self._writer.transport.set_protocol(self)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request has its reply."""
+        return not self._flying
+
     def send(self, packed: bytes, requests: Sequence[R]) -> None:
         """Write requests, as the bytes that they are packed to."""
         loop = asyncio.get_running_loop()

@@ -97,6 +97,7 @@ class Execution:
         self._most_steps = most_steps
         self._own_tasks = own_tasks
         self._main: asyncio.Task[Any] | None = None
+        self._end: Returned | Raised | None = None
         self._keys = StepKeys()
         self._asked: set[str] = set()
         self._awaited: dict[str, asyncio.Future[None]] = {}
@@ -107,6 +108,7 @@ class Execution:
         self._fresh: list[StepCall] = []
         self._deliverable: list[tuple[int, str]] = []
         self._asking: set[asyncio.Task[Any]] = set()
+        self._rests = False
 
     # -- the code's side ---------------------------------------------------------
 
@@ -186,7 +188,7 @@ class Execution:
         self._memos[key] = (self.applied, memo)
         if key in self._pending:
             heapq.heappush(self._deliverable, (self.applied, key))
-            self.activity.touch()
+            self.activity.call()
 
     @property
     def replaying(self) -> bool:
@@ -200,9 +202,13 @@ class Execution:
 
     async def advance(self) -> Outcome:
         """Let the code run until it has ended, asks for steps, or waits for steps and nothing else."""
+        if self._end is not None:
+            return self._end
         main = self._main or self.start()
         while True:
-            await self.activity.settled()
+            if self.activity.touched or not self._rests:
+                await self.activity.settled()
+            self._rests = False
             if main.done():
                 return self._ended(main)
             if self._deliver_next():
@@ -211,6 +217,7 @@ class Execution:
             self._fresh = []
             blocked = bool(self._pending) and self._is_blocked()
             if fresh or blocked:
+                self._rests = True
                 return Waiting(fresh, blocked, alone=blocked and len(fresh) == len(self._pending) == 1)
             await self.activity.changed()
 
@@ -239,8 +246,14 @@ class Execution:
     def close(self) -> None:
         """Give the pass up; what it has done is in the memos. Its tasks are cancelled."""
         self.closed = True
+        if self._main is not None:
+            self._main.add_done_callback(self._forget)
         for task in list(self.activity.tasks):
             task.cancel()
+
+    def _forget(self, main: asyncio.Task[Any]) -> None:
+        """Keep the end of a closed pass without its task, whose frames have this execution: no cycle is left."""
+        self._end, self._main = self._ended(main), None
 
     def _deliver_next(self) -> bool:
         while self._deliverable:
@@ -254,12 +267,12 @@ class Execution:
 
     def _is_blocked(self) -> bool:
         activity = self.activity
-        if activity.threads or activity.has_timer(asyncio.get_running_loop().time()):
+        if activity.threads or activity.has_timer():
             return False
         return all(waits_inside(task, activity.tasks) for task in activity.tasks - self._asking)
 
     @staticmethod
-    def _ended(main: asyncio.Task[Any]) -> Outcome:
+    def _ended(main: asyncio.Task[Any]) -> Returned | Raised:
         if main.cancelled():
             return Raised(asyncio.CancelledError("the function's own code was cancelled"))
         error = main.exception()

@@ -24,23 +24,33 @@ class Activity:
 
     Attributes:
         touched: something of the run was scheduled since this was last cleared.
+        called: the run was called from outside since it was last waited for.
         tasks: the run's unfinished tasks.
-        timers: timers that the run's own code started, some perhaps already over.
+        timers: timers that the run's own code started and that have not fired, some perhaps cancelled.
         threads: threads of the run that compute; one that waits for a step does not count.
     """
 
-    __slots__ = ("_waiter", "tasks", "threads", "timers", "touched")
+    __slots__ = ("_waiter", "called", "tasks", "threads", "timers", "touched")
 
     def __init__(self) -> None:
         self.touched = False
+        self.called = False
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.timers: list[asyncio.TimerHandle] = []
+        self.timers: dict[_Timed, asyncio.TimerHandle] = {}
         self.threads = 0
         self._waiter: asyncio.Future[None] | None = None
 
     def touch(self) -> None:
         """Note that something of the run happens."""
         self.touched = True
+        self._wake()
+
+    def call(self) -> None:
+        """Wake who waits for the run: there is something new for it, or the worker stops."""
+        self.called = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -56,19 +66,33 @@ class Activity:
             await self.changed()
 
     async def changed(self) -> None:
-        """Wait until something of the run happens."""
-        if self.touched:
-            return
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        """Wait until something of the run happens, or it is called."""
+        if not self.touched and not self.called:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self.called = False
 
-    def has_timer(self, now: float) -> bool:
-        """Whether a timer of the run's own code is still to come (``now`` in the loop's time)."""
-        self.timers = [timer for timer in self.timers if not timer.cancelled() and timer.when() > now]
+    def has_timer(self) -> bool:
+        """Whether a timer of the run's own code is still to fire."""
+        self.timers = {timed: timer for timed, timer in self.timers.items() if not timer.cancelled()}
         return bool(self.timers)
+
+
+class _Timed:
+    """What a timer of a run calls; takes it off the list of those that are still to fire."""
+
+    __slots__ = ("_activity", "_callback")
+
+    def __init__(self, activity: Activity, callback: Any) -> None:
+        self._activity = activity
+        self._callback = callback
+
+    def __call__(self, *args: Any) -> None:
+        self._activity.timers.pop(self, None)
+        self._callback(*args)
 
 
 ACTIVITY: ContextVar[Activity | None] = ContextVar("stepflow_activity", default=None)
@@ -96,13 +120,15 @@ class TracksRuns(_Loop):
         self, delay: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """As asyncio's; remembers the timer if a run's code starts it."""
-        return _remember(super().call_later(delay, callback, *args, context=context))
+        callback = _timed(callback)
+        return _remember(callback, super().call_later(delay, callback, *args, context=context))
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """As asyncio's; remembers the timer if a run's code starts it."""
-        return _remember(super().call_at(when, callback, *args, context=context))
+        callback = _timed(callback)
+        return _remember(callback, super().call_at(when, callback, *args, context=context))
 
     def create_task(self, coro: Any, *, name: object = None, context: Context | None = None) -> asyncio.Task[Any]:
         """As asyncio's; counts the task among those of the run that starts it."""
@@ -114,10 +140,16 @@ class TracksRuns(_Loop):
         return task
 
 
-def _remember(timer: asyncio.TimerHandle) -> asyncio.TimerHandle:
+def _timed(callback: Any) -> Any:
+    """The callback of a timer; one of the two calls of a loop that set timers uses the other."""
     activity = ACTIVITY.get()
-    if activity is not None and (not activity.timers or activity.timers[-1] is not timer):
-        activity.timers.append(timer)
+    return callback if activity is None or isinstance(callback, _Timed) else _Timed(activity, callback)
+
+
+def _remember(callback: Any, timer: asyncio.TimerHandle) -> asyncio.TimerHandle:
+    activity = ACTIVITY.get()
+    if activity is not None:
+        activity.timers[callback] = timer
     return timer
 
 

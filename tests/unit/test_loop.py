@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -79,18 +80,26 @@ def test_other_tasks_of_the_loop_do_not_touch_a_run() -> None:
     on_run_loop(main())
 
 
-def test_a_timer_of_the_run_is_known_until_it_is_over_or_cancelled() -> None:
+def test_a_timer_of_the_run_is_known_until_it_has_fired_or_is_cancelled() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        activity, task = tracked(asyncio.sleep(60))
+        fired = loop.create_future()
+
+        async def work() -> None:
+            loop.call_later(0.02, fired.set_result, None)
+            cancelled = loop.call_at(loop.time() + 60, fired.cancel)
+            await asyncio.sleep(0)
+            cancelled.cancel()
+
+        activity, _ = tracked(work())
         await activity.settled()
-        assert activity.has_timer(loop.time())
-        assert not activity.has_timer(loop.time() + 61)
-        activity, task = tracked(asyncio.sleep(60))
-        await activity.settled()
-        task.cancel()
-        await activity.settled()
-        assert not activity.has_timer(loop.time())
+        assert len(activity.timers) == 2
+        assert activity.has_timer()
+        assert len(activity.timers) == 1
+        time.sleep(0.03)  # it is due now, and has not fired
+        assert activity.has_timer()
+        await fired
+        assert not activity.has_timer()
 
     on_run_loop(main())
 

@@ -85,7 +85,7 @@ class Dispatcher:
         """Take no more jobs."""
         self._bench.stopping = True
         for held in self._bench.held:
-            held.execution.activity.touch()
+            held.execution.activity.call()
         self._woken.set()
 
     @property

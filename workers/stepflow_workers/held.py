@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -86,10 +87,11 @@ class HeldRuns:
             del self._runs[held.run_id]
 
     def _evict(self) -> None:
-        if len(self._runs) <= self._most:
-            return
-        for held in [held for held in self._runs.values() if not held.users][: len(self._runs) - self._most]:
-            self.drop(held)
+        over = len(self._runs) - self._most
+        if over > 0:
+            unused = (held for held in self._runs.values() if not held.users)
+            for held in list(itertools.islice(unused, over)):
+                self.drop(held)
 
     def close(self) -> None:
         """Give all passes up."""
