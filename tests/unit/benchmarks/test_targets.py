@@ -40,7 +40,7 @@ def test_the_fastest_queue_is_the_one_that_counts():
 def test_a_step_of_a_single_run_is_compared_with_a_bare_round_trip():
     step = sample(OURS, workload="seq10", in_flight=1, count=10_000, seconds=1.0)
     call = sample(OURS, workload="rtt", in_flight=1, count=10_000, seconds=0.5)
-    one = stands("A step, 1 in flight: to a bare", step, call)
+    one = stands("A step of `seq10`, with its run", step, call)
     assert (one.figure, one.met) == (pytest.approx(2), True)
 
 
@@ -108,9 +108,9 @@ def test_the_table_has_the_limit_the_figure_and_what_it_was_made_of():
     assert len({line.count("|") for line in lines.values()}) == 1
     cells = [cell.strip() for cell in lines["Steps, 200 in flight: to the jobs of RQ's SimpleWorker"].split("|")[2:-1]]
     assert cells == ["≥ 25 ×", "25.0 ×", "yes", "10,000 and 400 a second"]
-    assert "| not measured |" in lines["Steps, 200 in flight: to Restate's"]
+    assert "| not measured |" in lines["Steps, 200 in flight: to Restate's tuned"]
 
 
 def test_the_page_counts_what_is_reached():
     taken = results(MANY, *QUEUES)
-    assert "Reached: 2; not reached: 2; not measured: 15." in measured(taken, topics(taken.spreads()))
+    assert "Reached: 2; not reached: 2; not measured: 18." in measured(taken, topics(taken.spreads()))
