@@ -90,16 +90,20 @@ class FunctionConfig:
         )
 
     def start_words(self, event: dict[str, Any]) -> tuple[Word, ...]:
-        """What a script that starts a run of this function is told of its flow control.
+        """What a script that starts a run of this function is told of its flow control, and its retention."""
+        return (*self.rate_words(event), self.retention_ms)
+
+    def rate_words(self, event: dict[str, Any]) -> tuple[Word, ...]:
+        """Name, limit (0: none) and period of the rate limit.
 
         Args:
             event: the event, for the key of the rate limit.
         """
         rate = self.rate_limit
         if rate is None:
-            return ("", 0, 0, self.retention_ms)
+            return ("", 0, 0)
         value = dumps(value_at(event, rate.key)).decode() if rate.key else ""
-        return (f"{self.name}:{value}", rate.limit, rate.period_ms, self.retention_ms)
+        return (f"{self.name}:{value}", rate.limit, rate.period_ms)
 
 
 def value_at(event: dict[str, Any], path: str) -> Any:

@@ -52,7 +52,7 @@ KEYS: tuple[Key, ...] = (
     Key("MEMOS", "stepflow:memos:", "<run>", "hash", "every transition that ends a step", _RETENTION, "step key → memo: how a step ended, for good"),
     Key("ORDER", "stepflow:order:", "<run>", "list", "every transition that ends a step", _RETENTION, "step keys in the order in which their memos were recorded; races replay by it"),
     Key("STEPS", "stepflow:steps:", "<run>", "hash", "plan_steps, fail_attempt", _END, "planned steps and failed attempts: id, state, lease, attempts, last error"),
-    Key("LIVE", "stepflow:live", "", "zset", "start_run, end of a run", "never", "runs that have not ended, by start time in ms"),
+    Key("LIVE", "stepflow:live", "", "zset", "start_runs, end of a run", "never", "runs that have not ended, by start time in ms"),
     Key("ENDED", "stepflow:ended", "", "zset", "end of a run, reaper", "never", "runs that have ended, by the time in ms at which they are forgotten"),
     Key("LEASES", "stepflow:leases", "", "zset", "claim_jobs, extend_leases", "never", "leased job → when its lease ends, in ms"),
     Key("TIMEOUT", "stepflow:timeout:", "<run>:<step key>", "string", "invoke_child", "when the wait ends", "timeout key of a waiting invoke: the memo that it gets if the time is over first"),

@@ -16,7 +16,7 @@ from stepflow.producer import Producer
 from stepflow.run import Run
 from stepflow_broker.call import Call
 from stepflow_broker.functions import FunctionConfig, add_event, read_function
-from stepflow_broker.runs import Code, start_run
+from stepflow_broker.runs import Code, start_run, start_runs
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError, EventError, FunctionNotFoundError
 from stepflow_engine.failure import Failure
@@ -29,6 +29,8 @@ __all__ = ["Stepflow"]
 I = TypeVar("I", default=Any)  # noqa: E741  input
 O = TypeVar("O", default=Any)  # noqa: E741  output
 T = TypeVar("T")
+_START_CHUNK = 100
+"""How many runs one script starts: enough to share its cost, few enough not to keep others waiting."""
 _MAX_TRIGGERS = 10
 
 
@@ -270,10 +272,7 @@ class Stepflow:
         return ids, calls
 
     def _start(self, config: FunctionConfig, data: Any, id: str | None) -> tuple[str, Call[Code]]:
-        event_id = uuid.uuid4().hex if id is None else id
-        text = encode_event(
-            Event(INVOKED, data), event_id=event_id, now_ms=_now_ms(), limit_bytes=self.limits.event_bytes
-        )
+        event_id, text = self._new_run(data, uuid.uuid4().hex if id is None else id)
         run_id = event_id if id is None else run_id_for(id, config.name)
         call = start_run(
             self.producer.keys,
@@ -286,10 +285,19 @@ class Stepflow:
 
     def _start_many(
         self, function: Any, config: FunctionConfig, data: Iterable[Any]
-    ) -> tuple[list[Run[Any]], list[Call[Code]]]:
-        started = [self._start(config, one, None) for one in self._counted(data, "runs in one start_many")]
+    ) -> tuple[list[Run[Any]], list[Call[list[Code]]]]:
+        runs = [self._new_run(one, uuid.uuid4().hex) for one in self._counted(data, "runs in one start_many")]
+        calls = [
+            start_runs(self.producer.keys, config, runs[first : first + _START_CHUNK])
+            for first in range(0, len(runs), _START_CHUNK)
+        ]
         output = getattr(function, "output", None)
-        return [Run(self.producer, run_id, output) for run_id, _ in started], [call for _, call in started]
+        return [Run(self.producer, run_id, output) for run_id, _ in runs], calls
+
+    def _new_run(self, data: Any, event_id: str) -> tuple[str, bytes]:
+        """An id, and the event of a run that is started by name."""
+        event = Event(INVOKED, data)
+        return event_id, encode_event(event, event_id=event_id, now_ms=_now_ms(), limit_bytes=self.limits.event_bytes)
 
     def _config(self, function: Any) -> FunctionConfig:
         known = self._local_config(function)
