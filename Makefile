@@ -38,8 +38,8 @@ bench: $(VENV)/.installed ## measure stepflow (under 3 minutes)
 bench-long: $(VENV)/.installed ## the same at depth: 100,000 runs queued or parked, 10,000 steps, 4 workers, an idle one (10 minutes)
 	$(BIN)/python -m benchmarks.stepflow --long
 
-bench-peers: $(VENV)/.installed ## measure all of it side by side with queues and engines
-	$(BIN)/python -m benchmarks.peers --long
+bench-peers: $(VENV)/.installed ## measure all of it side by side with queues and engines (half an hour)
+	$(BIN)/python -m benchmarks.peers --long 3
 
 chaos: $(VENV)/.installed-dev ## the long fault tests: kills, pauses, restarts
 	$(BIN)/pytest tests/chaos --long

@@ -294,3 +294,36 @@ def test_an_app_says_what_is_wrong_with_its_settings() -> None:
         Stepflow("shop", retention="soon")
     with pytest.raises(ConfigurationError, match="may not contain"):
         Stepflow("a/b")
+
+
+def test_many_runs_start_in_one_call(app: Stepflow, run_worker) -> None:
+    @app.function("double")
+    async def double(ctx: Context) -> int:
+        return 2 * ctx.event.data
+
+    run_worker(app)
+    runs = app.start_many(double, range(250))
+    assert [run.result(20) for run in runs] == [2 * n for n in range(250)]
+    assert app.start_many("double", []) == []
+
+
+async def test_many_runs_start_in_one_call_without_blocking_the_loop(app: Stepflow, run_worker) -> None:
+    @app.function("double")
+    async def double(ctx: Context) -> int:
+        return 2 * ctx.event.data
+
+    run_worker(app)
+    runs = await app.astart_many("shop/double", [1, 2, 3])
+    assert [await run.aresult(20) for run in runs] == [2, 4, 6]
+    await app.producer.aclose()
+
+
+def test_of_many_runs_none_starts_when_one_cannot(app: Stepflow, client: redis.Redis) -> None:
+    @app.function("f")
+    async def f(ctx: Context) -> None: ...
+
+    with pytest.raises(EventError, match="is not JSON"):
+        app.start_many(f, [1, 2, float("nan")])
+    with pytest.raises(EventError, match="5,001 runs in one start_many"):
+        app.start_many(f, range(5_001))
+    assert not client.exists("stepflow:live")
