@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.call import Call, command, run_script
+from stepflow_broker.codes import Code
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.keys import GROUP, Keys
-from stepflow_broker.runs import Code
 
 __all__ = ["ChildStart", "Resolved", "invoke_child", "read_finished", "take_over_finished", "wake_parent"]
 
@@ -20,7 +20,7 @@ class ChildStart:
     Attributes:
         key, step_id: the parent's step.
         child: the run id of the child.
-        event: its event, as JSON text, and as data.
+        event: its event, as JSON text.
         detail: the end of the memo's JSON text that does not depend on the outcome: ``"id":…}``.
         timeout_ms: the longest wait, in milliseconds.
         timeout_memo: the memo for when the time is over.
@@ -33,7 +33,6 @@ class ChildStart:
     step_id: str
     child: str
     event: bytes
-    event_value: dict[str, Any]
     detail: bytes
     timeout_ms: int
     timeout_memo: bytes
@@ -81,7 +80,8 @@ def invoke_child(
         start.config.queue,
         start.event,
         start.depth,
-        *start.config.start_words(start.event_value),
+        start.config.retention_ms,
+        *start.config.rules(start.event),
     )
 
 

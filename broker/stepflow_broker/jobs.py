@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.call import Call, run_script
+from stepflow_broker.codes import Code
 from stepflow_broker.keys import Keys
-from stepflow_broker.runs import Code, RunRecord, pair_memos, parse_run
+from stepflow_broker.runs import RunRecord, pair_memos, parse_run
 from stepflow_engine.ids import split_job_id
 from stepflow_engine.states import RunStatus
 
@@ -249,12 +250,34 @@ def park_run(keys: Keys, *, run_id: str, fence: int, applied: int, now_ms: int =
 
 
 def finish_run(
-    keys: Keys, *, run_id: str, fence: int, status: RunStatus, payload: bytes, retention_ms: int, now_ms: int = 0
+    keys: Keys,
+    *,
+    run_id: str,
+    fence: int,
+    status: RunStatus,
+    payload: bytes,
+    retention_ms: int,
+    failed_event: tuple[bytes, str] = (b"", ""),
+    now_ms: int = 0,
 ) -> Call[Code]:
-    """End a run with its output or its error. DONE, ALREADY, NO_RUN or STALE_FENCE."""
+    """End a run with its output or its error. DONE, ALREADY, NO_RUN or STALE_FENCE.
+
+    Args:
+        failed_event: text and id of the event that tells of a failure.
+    """
     field = "output" if status is RunStatus.COMPLETED else "error"
     return run_script(
-        "finish_run", Code, (keys("RUN", run_id),), now_ms, run_id, fence, status.value, field, payload, retention_ms
+        "finish_run",
+        Code,
+        (keys("RUN", run_id), keys("EVENTS")),
+        now_ms,
+        run_id,
+        fence,
+        status.value,
+        field,
+        payload,
+        retention_ms,
+        *failed_event,
     )
 
 

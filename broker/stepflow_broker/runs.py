@@ -4,39 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 from stepflow_broker.call import Call, Word, command, run_script
+from stepflow_broker.codes import Code
 from stepflow_broker.functions import DEDUPE_MS, FunctionConfig
 from stepflow_broker.keys import Keys
 from stepflow_engine.codec import loads
 from stepflow_engine.failure import Failure
 from stepflow_engine.states import RunStatus
 
-__all__ = [
-    "Code",
-    "RunRecord",
-    "StepRecord",
-    "cancel_run",
-    "list_runs",
-    "read_run",
-    "read_steps",
-    "start_run",
-    "start_runs",
-]
-
-
-class Code(IntEnum):
-    """What the scripts answer; each script's header names those that it uses."""
-
-    RESOLVED = 3
-    MORE = 2
-    DONE = 1
-    ALREADY = 0
-    NO_RUN = -1
-    STALE_FENCE = -2
-    STALE_REGISTRY = -3
+__all__ = ["RunRecord", "StepRecord", "cancel_run", "list_runs", "read_run", "read_steps", "start_run", "start_runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +49,13 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A step that is planned, executing, or waiting for its next attempt."""
+    """A step that is planned, executing, waiting for its next attempt, or waiting for a child, a time or an event.
+
+    Attributes:
+        child: the run that it waits for.
+        detail: of a step that waits, what its memo will say whatever the outcome: JSON text without its first brace.
+        index, condition: of one that waits for an event; see `stepflow_broker.waits.WaitStart`.
+    """
 
     key: str
     id: str
@@ -81,6 +65,9 @@ class StepRecord:
     due_at: int | None
     failure: Failure | None
     child: str = ""
+    detail: bytes = b""
+    index: str = ""
+    condition: bytes = b""
 
 
 def start_run(
@@ -102,7 +89,7 @@ def start_runs(
 def _start_words(config: FunctionConfig, runs: Sequence[tuple[str, bytes]], *, dedupe: bool, now_ms: int) -> list[Word]:
     words: list[Word] = [now_ms, config.app, config.id, config.queue, DEDUPE_MS if dedupe else 0, config.retention_ms]
     for run_id, event in runs:
-        words += (run_id, event, *config.rate_words(loads(event) if config.rate_limit else {}))
+        words += (run_id, event, *config.rules(event))
     return words
 
 
@@ -216,6 +203,9 @@ def _steps(fields: dict[str, bytes]) -> Iterator[StepRecord]:
             due_at=int(float(due)) if due else None,
             failure=Failure.from_json(loads(error)) if error else None,
             child=fields.get(f"{name}:child", b"").decode(),
+            detail=fields.get(f"{name}:detail", b""),
+            index=fields.get(f"{name}:index", b"").decode(),
+            condition=fields.get(f"{name}:condition", b""),
         )
 
 

@@ -17,12 +17,13 @@ Run it with ``stepflow dev module:app``, or with ``stepflow-worker module:app`` 
 from stepflow.app import Stepflow
 from stepflow.context import Context, SyncContext
 from stepflow.event import Event
-from stepflow.flow_control import RateLimit
+from stepflow.flow_control import Concurrency, Debounce, RateLimit, Singleton, Throttle
 from stepflow.function import Function
 from stepflow.reference import FunctionReference, reference_function
 from stepflow.run import Run
 from stepflow.step import StepTools
 from stepflow.sync_step import SyncStepTools
+from stepflow.trigger import CronTrigger, EventTrigger
 from stepflow_engine.errors import (
     ConfigurationError,
     EventError,
@@ -51,10 +52,14 @@ from stepflow_engine.limits import Limits
 from stepflow_engine.states import RunStatus
 
 __all__ = [
+    "Concurrency",
     "ConfigurationError",
     "Context",
+    "CronTrigger",
+    "Debounce",
     "Event",
     "EventError",
+    "EventTrigger",
     "Failure",
     "Function",
     "FunctionNotFoundError",
@@ -77,6 +82,7 @@ __all__ = [
     "RunSkippedError",
     "RunStatus",
     "ServerError",
+    "Singleton",
     "StepError",
     "StepOutputError",
     "StepTools",
@@ -85,5 +91,6 @@ __all__ = [
     "StepflowError",
     "SyncContext",
     "SyncStepTools",
+    "Throttle",
     "reference_function",
 ]

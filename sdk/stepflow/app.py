@@ -9,14 +9,18 @@ from typing import Any, overload
 
 from typing_extensions import TypeVar
 
-from stepflow.event import INVOKED, Event, encode_event
-from stepflow.flow_control import RateLimit
+from stepflow.event import FAILED, INVOKED, Event, encode_event
+from stepflow.flow_control import Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
 from stepflow.function import Function, FunctionDecorator, local_names, make_function
 from stepflow.producer import Producer
 from stepflow.run import Run
+from stepflow.trigger import Trigger, trigger_configs
 from stepflow_broker.call import Call
-from stepflow_broker.functions import FunctionConfig, add_event, read_function
-from stepflow_broker.runs import Code, start_run, start_runs
+from stepflow_broker.codes import Code
+from stepflow_broker.events import add_event
+from stepflow_broker.functions import FunctionConfig, read_function
+from stepflow_broker.runs import start_run, start_runs
+from stepflow_engine.codec import dumps
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError, EventError, FunctionNotFoundError
 from stepflow_engine.failure import Failure
@@ -31,7 +35,6 @@ O = TypeVar("O", default=Any)  # noqa: E741  output
 T = TypeVar("T")
 _START_CHUNK = 100
 """How many runs one script starts: enough to share its cost, few enough not to keep others waiting."""
-_MAX_TRIGGERS = 10
 
 
 class Stepflow:
@@ -81,29 +84,57 @@ class Stepflow:
         id: str,
         *,
         event: str | None = None,
-        triggers: Sequence[str] = (),
+        if_: str | None = None,
+        cron: str | None = None,
+        triggers: Sequence[Trigger] = (),
         retries: int | None = None,
         queue: str | None = None,
         rate_limit: RateLimit | None = None,
+        throttle: Throttle | None = None,
+        debounce: Debounce | None = None,
+        singleton: Singleton | None = None,
+        concurrency: int | Concurrency | Sequence[Concurrency] | None = None,
+        idempotency: str | None = None,
+        priority: str | None = None,
+        on_failure: Callable[..., Any] | None = None,
     ) -> FunctionDecorator:
         """Make a function of an ``async def`` or a ``def``.
 
         Args:
             id: names the function in the app.
             event: the name of the event that starts it; ``*`` at the end stands for anything.
-            triggers: more such names; at most ten in all.
+            if_: a CEL expression on ``event`` that must hold, such as ``"event.data.total > 100"``.
+            cron: times that start it, as ``"TZ=Europe/Rome 0 9 * * *"``; see `CronTrigger`.
+            triggers: more names of events, `EventTrigger` and `CronTrigger`; at most ten in all.
             retries: attempts after the first, of each step and of the code between steps; ``None``: the app's.
             queue: where its jobs wait; ``None``: the queue named as the app.
             rate_limit: how many runs may start in a period; those over it are skipped, and recorded as such.
+            throttle: how many runs start in a period; those over it wait.
+            debounce: only the last of runs that come close together starts.
+            singleton: one live run at a time.
+            concurrency: how many steps are executed at once; one number, or at most two `Concurrency`.
+            idempotency: an expression on the event; each value starts one run in 24 hours.
+            priority: an expression on the event, in seconds from -600 to 600: a run's place in its line is that of one
+                that came so much earlier.
+            on_failure: the code of a function ``<id>-failed``, of which each failed run (not a cancelled one) starts
+                one run; its event's data has ``function``, ``run_id``, ``error`` and the failed run's ``event``.
 
         Raises:
             ConfigurationError: a setting is wrong, or the id is taken.
         """
-        events = (*((event,) if event is not None else ()), *triggers)
-        if len(events) > _MAX_TRIGGERS:
-            raise ConfigurationError(
-                f"function {id!r} has {len(events)} triggers; at most {_MAX_TRIGGERS} are accepted"
+        try:
+            events, crons = trigger_configs(event=event, if_=if_, cron=cron, triggers=triggers)
+            flow = flow_config(
+                rate_limit=rate_limit,
+                throttle=throttle,
+                debounce=debounce,
+                singleton=singleton,
+                concurrency=concurrency,
+                idempotency=idempotency,
+                priority=priority,
             )
+        except ConfigurationError as error:
+            raise ConfigurationError(f"function {id!r}: {error}") from None
         namespace = local_names(1)
 
         def decorate(handler: Callable[..., Any], /) -> Function[Any, Any]:
@@ -112,9 +143,10 @@ class Stepflow:
                 app_id=self.id,
                 id=id,
                 events=events,
+                crons=crons,
                 retries=self._retries if retries is None else retries,
                 queue=queue or self.id,
-                rate_limit=rate_limit,
+                flow=flow,
                 retention_ms=self.producer.retention_ms,
                 limits=self.limits,
                 namespace=namespace,
@@ -122,9 +154,21 @@ class Stepflow:
             if id in self.functions:
                 raise ConfigurationError(f"app {self.id!r} has two functions with the id {id!r}: rename one of them")
             self.functions[id] = function
+            if on_failure is not None:
+                condition = f"event.data.function == {dumps(function.name).decode()}"
+                self.function(f"{id}-failed", event=FAILED, if_=condition, queue=queue)(on_failure)
             return function
 
         return decorate
+
+    def on_failure(self, handler: Callable[..., Any], /) -> Function[Any, Any]:
+        """Make a function ``on-failure``, of which each failed run of this app starts one run; see `function`.
+
+        A run of an ``on_failure`` function that fails itself starts none.
+        """
+        prefix = dumps(f"{self.id}/").decode()
+        condition = f"event.data.function.startsWith({prefix}) && event.data.event.name != {dumps(FAILED).decode()}"
+        return self.function("on-failure", event=FAILED, if_=condition)(handler)
 
     # -- producing ---------------------------------------------------------------
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
-from stepflow_engine.codec import dumps, dumps_event
+from stepflow_engine.codec import dumps_event
 from stepflow_engine.errors import EventError
 from stepflow_engine.limits import check_id
+from stepflow_engine.steps import OutgoingEvent, event_text
 
-__all__ = ["INVOKED", "Event", "encode_event"]
+__all__ = ["FAILED", "INVOKED", "Event", "encode_event", "outgoing_event", "read_event"]
 
 T = TypeVar("T", default=Any)
 
+FAILED = "stepflow/function.failed"
+"""The name of the event that tells of a failed run; its data: ``function``, ``run_id``, ``error`` and ``event``."""
 INVOKED = "stepflow/function.invoked"
 """The name of the event of a run that was started by name and not by an event."""
 
@@ -42,17 +45,28 @@ class Event(Generic[T]):
         return datetime.fromtimestamp(self.ts / 1000, UTC)
 
 
-def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: int) -> bytes:
-    """The JSON text of an event.
+def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
+    """An event as it is sent.
 
     Raises:
         EventError: its name or id cannot be one, or its data is not JSON or is over the limit.
     """
     try:
         check_id(event.name, "an event's name")
-        check_id(event_id, "an event's id")
+        if event.id:
+            check_id(event.id, "an event's id")
     except ValueError as error:
         raise EventError(str(error)) from None
     data = dumps_event({} if event.data is None else event.data, limit_bytes=limit_bytes)
-    head = dumps({"name": event.name, "id": event_id, "ts": event.ts or now_ms})
-    return head[:-1] + b',"data":' + data + b"}"
+    return OutgoingEvent(event.name, data, event.id, event.ts)
+
+
+def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: int) -> bytes:
+    """The JSON text of an event with this id; see `outgoing_event`."""
+    sent = outgoing_event(replace(event, id=event_id), limit_bytes=limit_bytes)
+    return event_text(sent.name, id=event_id, ts=sent.ts or now_ms, data=sent.data)
+
+
+def read_event(value: dict[str, Any]) -> Event[Any]:
+    """The event of its parsed JSON text."""
+    return Event(value["name"], value["data"], value["id"], value["ts"])

@@ -15,11 +15,11 @@ from typing_extensions import TypeVar
 
 from stepflow.context import Context, SyncContext
 from stepflow.event import Event
-from stepflow.flow_control import RateLimit
 from stepflow.invoking import Named
 from stepflow.step import StepTools
 from stepflow.sync_step import SyncStepTools
-from stepflow_broker.functions import FunctionConfig
+from stepflow_broker.flow import FlowConfig
+from stepflow_broker.functions import CronConfig, EventConfig, FunctionConfig
 from stepflow_engine.codec import Restore, adapter_for, dumps, loads, result_adapter, validation_message
 from stepflow_engine.errors import ConfigurationError, NonRetriableError
 from stepflow_engine.execution import Execution
@@ -60,6 +60,11 @@ class Function(Named, Generic[I, O]):
         """``app/id``."""
         return self.config.name
 
+    @property
+    def has_gates(self) -> bool:
+        """Whether only so many of its steps are executed at once."""
+        return self.config.flow is not None and bool(self.config.flow.concurrency)
+
     def __call__(self, ctx: Any) -> Any:
         """Call the code itself, as in a unit test with a context of one's own."""
         return self.handler(ctx)
@@ -68,8 +73,9 @@ class Function(Named, Generic[I, O]):
         """A pass over the code for a run, not started yet."""
 
         async def body(execution: Execution) -> Any:
-            tools = StepTools(execution, app_id=self.app_id, event_bytes=self.limits.event_bytes)
-            event = self._read_event(event_json)
+            sent = loads(event_json)
+            tools = StepTools(execution, app_id=self.app_id, event=sent, limits=self.limits)
+            event = self._read_event(sent)
             if self.is_async:
                 return await self.handler(
                     Context(execution, event, tools, run_id=run_id, function=self.name, attempt=attempt)
@@ -81,8 +87,7 @@ class Function(Named, Generic[I, O]):
 
         return Execution(body, most_steps=self.limits.steps_per_run, own_tasks=1 if self.is_async else 2)
 
-    def _read_event(self, text: bytes) -> Event[Any]:
-        value = loads(text)
+    def _read_event(self, value: dict[str, Any]) -> Event[Any]:
         data = value["data"]
         if self.input is not None:
             try:
@@ -108,10 +113,11 @@ def make_function(
     *,
     app_id: str,
     id: str,
-    events: tuple[str, ...],
+    events: tuple[EventConfig, ...],
+    crons: tuple[CronConfig, ...],
     retries: int,
     queue: str,
-    rate_limit: RateLimit | None,
+    flow: FlowConfig | None,
     retention_ms: int,
     limits: Limits,
     namespace: Mapping[str, Any],
@@ -132,8 +138,6 @@ def make_function(
     try:
         check_id(id, "a function's id")
         check_retries(retries)
-        for event in events:
-            check_id(event, "an event's name")
     except ValueError as error:
         raise ConfigurationError(f"{what}: {error}") from None
     if set(queue) & set(", ") or queue.endswith(":steps"):
@@ -145,9 +149,7 @@ def make_function(
         app_id=app_id,
         id=id,
         handler=handler,
-        config=FunctionConfig(
-            app_id, id, queue, events, retries, rate_limit.to_config() if rate_limit else None, retention_ms
-        ),
+        config=FunctionConfig(app_id, id, queue, events, retries, flow, retention_ms, crons),
         limits=limits,
         is_async=inspect.iscoroutinefunction(handler),
         input=_input_adapter(handler, hints),

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
-from stepflow_broker.runs import Code, RunRecord, cancel_run, read_run
+from stepflow_broker.codes import Code
+from stepflow_broker.explain import Reason, explain_run
+from stepflow_broker.runs import RunRecord, cancel_run, read_run
 from stepflow_engine.codec import Restore, dumps, restore
 from stepflow_engine.durations import Duration, duration_ms, show_duration
 from stepflow_engine.errors import (
@@ -94,6 +96,18 @@ class Run(Generic[O]):
     async def acancel(self, reason: str = "", *, children: bool = True) -> bool:
         """As `cancel`, without blocking the event loop."""
         return self._cancelled(await self._producer.abroker.run(self._cancel(reason, children)))
+
+    def explain(self) -> Reason:
+        """Why the run stands where it stands: what it waits for, and what that waits for in turn.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        found = explain_run(self._producer.broker, self._producer.keys, self.id)
+        if found is None:
+            self._known(None)
+            raise AssertionError("unreachable")
+        return found
 
     def _read(self) -> Call[RunRecord | None]:
         return read_run(self._producer.keys, self.id)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from stepflow.event import Event, read_event
 from stepflow.invoking import invoke_error, invoke_request
 from stepflow.reference import FunctionReference
+from stepflow.waiting import Match, When, send_request, sleep_request, until_request, wait_request
 from stepflow_engine.codec import restore, result_adapter
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import StepError, StepUsageError
 from stepflow_engine.execution import Execution
-from stepflow_engine.limits import check_retries
+from stepflow_engine.limits import Limits, check_retries
 from stepflow_engine.steps import RunRequest
 
 if TYPE_CHECKING:
@@ -33,13 +35,15 @@ class StepTools:
         execution: Execution,
         *,
         app_id: str,
-        event_bytes: int,
+        event: Mapping[str, Any],
+        limits: Limits,
         retries: int | None = None,
         timeout_ms: int | None = None,
     ) -> None:
         self._execution = execution
         self._app_id = app_id
-        self._event_bytes = event_bytes
+        self._event = event
+        self._limits = limits
         self._retries = retries
         self._timeout_ms = timeout_ms
 
@@ -109,11 +113,98 @@ class StepTools:
 
         Source: SEMANTICS §3, reference/step-invoke.
         """
-        request, output = invoke_request(function, data, timeout, app_id=self._app_id, event_bytes=self._event_bytes)
+        event_bytes = self._limits.event_bytes
+        request, output = invoke_request(function, data, timeout, app_id=self._app_id, event_bytes=event_bytes)
         memo = await self._execution.ask(id, request)
         if memo.failure is not None:
             raise invoke_error(id, memo)
         return restore(output, memo.data, what=f"function {request.app}/{request.function}")
+
+    async def sleep(self, id: str, duration: Duration) -> None:
+        """Go on after a time. Meanwhile the run needs no worker.
+
+        Args:
+            id: names the step in the run.
+            duration: how long, from when the step is first asked for; at most 366 days.
+
+        Raises:
+            StepUsageError: the duration is not one, is negative, or is too long.
+
+        Source: SEMANTICS §5.
+        """
+        await self._execution.ask(id, sleep_request(duration))
+
+    async def sleep_until(self, id: str, when: When) -> None:
+        """Go on at a time; at once when it is past. Meanwhile the run needs no worker.
+
+        Args:
+            id: names the step in the run.
+            when: a datetime with a time zone, ISO 8601 text with an offset, or seconds since 1970.
+
+        Raises:
+            StepUsageError: it is not a time, has no time zone, or is over 366 days ahead.
+
+        Source: SEMANTICS §5.
+        """
+        await self._execution.ask(id, until_request(when))
+
+    async def wait_for_event(
+        self,
+        id: str,
+        *,
+        event: str,
+        timeout: Duration,
+        match: Match | None = None,
+        if_: str | None = None,
+        lookback: Duration | None = None,
+    ) -> Event[Any] | None:
+        """Go on when an event comes. Meanwhile the run needs no worker.
+
+        The wait begins when the step is first asked for, before any step of the same gather sends or does anything: an
+        event that such a step causes is not missed.
+
+        Args:
+            id: names the step in the run.
+            event: the name of the event.
+            timeout: the longest wait; at most 366 days.
+            match: a path that must have the same value in that event as in the event of this run, such as
+                ``"data.order_id"``; or several, with their values: ``{"data.order_id": 17}``. However many runs wait,
+                an event costs no more for those whose values it does not have.
+            if_: a CEL expression on ``event``, the one that comes, and ``run.event``, that of this run. A worker
+                looks at each such wait for every event of the name.
+            lookback: also take the oldest matching event of this last time, at most an hour and 1,000 events.
+
+        Returns:
+            The event, or ``None`` when the time is over.
+
+        Raises:
+            StepUsageError: an argument is not what it must be.
+
+        Source: SEMANTICS §5.
+        """
+        request = wait_request(event, timeout, match=match, if_=if_, lookback=lookback, of=self._event)
+        memo = await self._execution.ask(id, request)
+        return None if memo.data is None else read_event(memo.data)
+
+    async def send_event(self, id: str, events: Event[Any] | Sequence[Event[Any]]) -> list[str]:
+        """Send events, once, whatever crashes or is replayed.
+
+        Args:
+            id: names the step in the run.
+            events: an event or several, at most 5,000. One without an id gets an id that derives from the step.
+
+        Returns:
+            The ids of the events.
+
+        Raises:
+            EventError: one cannot be sent, or there are too many.
+
+        Source: SEMANTICS §5.
+        """
+        limits = self._limits
+        request = send_request(events, most=limits.events_per_send, event_bytes=limits.event_bytes)
+        memo = await self._execution.ask(id, request)
+        return list(memo.data)
 
     def with_options(self, *, retries: int | None = None, timeout: Duration | None = None) -> StepTools:
         """The same tools with a policy for the next call.
@@ -129,7 +220,8 @@ class StepTools:
         return StepTools(
             self._execution,
             app_id=self._app_id,
-            event_bytes=self._event_bytes,
+            event=self._event,
+            limits=self._limits,
             retries=self._retries if retries is None else check_retries(retries),
             timeout_ms=self._timeout_ms if timeout is None else duration_ms(timeout, name="timeout"),
         )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from stepflow.event import Event
 from stepflow.reference import FunctionReference
 from stepflow.step import StepTools
+from stepflow.waiting import Match, When
+from stepflow_engine.durations import Duration
+from stepflow_engine.threads import ThreadBridge
 
 if TYPE_CHECKING:
     from stepflow.function import Function
-from stepflow_engine.durations import Duration
-from stepflow_engine.threads import ThreadBridge
 
 __all__ = ["SyncStepTools"]
 
@@ -50,6 +52,35 @@ class SyncStepTools:
     def invoke(self, id: str, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
         """Run another function as a run of its own and wait for its result; see `StepTools.invoke`."""
         return self._bridge.call(lambda: self._tools.invoke(id, function, data, timeout=timeout))
+
+    def sleep(self, id: str, duration: Duration) -> None:
+        """Go on after a time; see `StepTools.sleep`."""
+        self._bridge.call(lambda: self._tools.sleep(id, duration))
+
+    def sleep_until(self, id: str, when: When) -> None:
+        """Go on at a time; see `StepTools.sleep_until`."""
+        self._bridge.call(lambda: self._tools.sleep_until(id, when))
+
+    def wait_for_event(
+        self,
+        id: str,
+        *,
+        event: str,
+        timeout: Duration,
+        match: Match | None = None,
+        if_: str | None = None,
+        lookback: Duration | None = None,
+    ) -> Event[Any] | None:
+        """Go on when an event comes, or with ``None`` after the time-out; see `StepTools.wait_for_event`."""
+        return self._bridge.call(
+            lambda: self._tools.wait_for_event(
+                id, event=event, timeout=timeout, match=match, if_=if_, lookback=lookback
+            )
+        )
+
+    def send_event(self, id: str, events: Event[Any] | Sequence[Event[Any]]) -> list[str]:
+        """Send events, once; see `StepTools.send_event`."""
+        return self._bridge.call(lambda: self._tools.send_event(id, events))
 
     def parallel(self, *bodies: Callable[[], Any]) -> list[Any]:
         """Run callables side by side, each of which may call steps, and return their results in order.

@@ -9,36 +9,30 @@ given up, and the next memo queues the continuation again.
 from __future__ import annotations
 
 import asyncio
-from typing import assert_never
 
-from stepflow_broker.jobs import Lease, commit_step, park_run, plan_steps, yield_run
-from stepflow_broker.runs import Code, forget_deaths, read_steps
+from stepflow_broker.codes import Code
+from stepflow_broker.jobs import Lease, commit_step, park_run, yield_run
+from stepflow_broker.runs import forget_deaths, read_steps
 from stepflow_engine.execution import Outcome, Waiting
-from stepflow_engine.steps import InvokeRequest, RunRequest, StepCall
+from stepflow_engine.steps import RunRequest, StepCall
 from stepflow_workers.ending import RunEnding
-from stepflow_workers.held import HeldRun
-from stepflow_workers.invoker import Invoker
+from stepflow_workers.held import HOLD_S, HeldRun
 from stepflow_workers.loader import Loader
 from stepflow_workers.performer import POISON_DEATHS, Done, Retry
+from stepflow_workers.planner import Planner
 from stepflow_workers.waker import Waker
 from stepflow_workers.workbench import Workbench
 
 __all__ = ["Continuation"]
 
-_HOLD_S = 5.0
-"""How long the code of a run is held with its lease while no memo of its steps comes."""
-_PLAN_CHUNK = 100
-"""How many steps are planned at once; while the server plans the next, those of the first are executed."""
-
 
 class Continuation:
     """Does the continuation jobs of one worker."""
 
-    def __init__(self, bench: Workbench, loader: Loader, invoker: Invoker, waker: Waker) -> None:
+    def __init__(self, bench: Workbench, loader: Loader, planner: Planner, waker: Waker) -> None:
         self._bench = bench
         self._loader = loader
-        self._invoker = invoker
-        self._waker = waker
+        self._planner = planner
         self._ending = RunEnding(bench, waker)
 
     async def do(self, held: HeldRun, lease: Lease) -> None:
@@ -64,12 +58,13 @@ class Continuation:
                 return
             fresh = [call for call in outcome.fresh if call.key not in held.planned]
             if fresh and outcome.alone and unsure:
-                fresh, unsure = await self._not_planned(held, fresh), False
-            if fresh and outcome.alone and isinstance(request := fresh[0].request, RunRequest):
+                await self._learn_planned(held)
+                unsure = False
+            elif fresh and outcome.alone and isinstance(request := fresh[0].request, RunRequest):
                 budget -= 1
                 going_on = await self._step_here(held, lease, fresh[0], request, keep=budget > 0)
             elif fresh:
-                going_on = await self._plan(held, lease, fresh)
+                going_on = await self._planner.plan(held, lease, fresh)
             elif outcome.blocked:
                 going_on = await self._wait(held, lease)
 
@@ -80,11 +75,12 @@ class Continuation:
         with self._bench.slots.given_back():
             return await held.execution.advance()
 
-    async def _not_planned(self, held: HeldRun, fresh: list[StepCall]) -> list[StepCall]:
-        """Those steps that have no job yet from an earlier holder of the run, whose worker may have died."""
+    async def _learn_planned(self, held: HeldRun) -> None:
+        """Learn which steps have jobs from an earlier holder of the run, and then the memos of those that had them."""
         steps = await self._bench.broker.run(read_steps(self._bench.keys, held.run_id))
         held.planned.update(step.key for step in steps if step.state)
-        return [call for call in fresh if call.key not in held.planned]
+        await self._loader.catch_up(held)
+        held.execution.ask_again()
 
     # -- one step ----------------------------------------------------------------
 
@@ -129,52 +125,15 @@ class Continuation:
             held.deaths = 0
             await self._bench.broker.run(forget_deaths(self._bench.keys, held.run_id))
 
-    # -- several steps -----------------------------------------------------------
-
-    async def _plan(self, held: HeldRun, lease: Lease, fresh: list[StepCall]) -> bool:
-        """Give each step a job, or a child, of its own; true if the run goes on here."""
-        steps: list[tuple[str, str]] = []
-        invokes: list[tuple[StepCall, InvokeRequest]] = []
-        for call in fresh:
-            match call.request:
-                case RunRequest():
-                    steps.append((call.key, call.id))
-                case InvokeRequest() as request:
-                    invokes.append((call, request))
-                case other:
-                    assert_never(other)
-        held.planned.update(call.key for call in fresh)
-        return await self._plan_jobs(held, lease, steps) and await self._plan_children(held, lease, invokes)
-
-    async def _plan_jobs(self, held: HeldRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
-        bench = self._bench
-        for first in range(0, len(steps), _PLAN_CHUNK):
-            part = steps[first : first + _PLAN_CHUNK]
-            bench.job_queued()  # the claim follows what is sent now, before its reply
-            code = await bench.broker.run(plan_steps(bench.keys, run_id=held.run_id, fence=lease.fence, steps=part))
-            if not bench.accepted(held, code):
-                return False
-        return True
-
-    async def _plan_children(self, held: HeldRun, lease: Lease, invokes: list[tuple[StepCall, InvokeRequest]]) -> bool:
-        for first in range(0, len(invokes), _PLAN_CHUNK):
-            self._bench.job_queued()
-            code, resolved = await self._invoker.invoke(lease, invokes[first : first + _PLAN_CHUNK])
-            for one in resolved:
-                self._waker.hand_over(one)
-            if code is Code.ALREADY:
-                await self._loader.catch_up(held)
-            if not self._bench.accepted(held, code):
-                return False
-        return True
-
     # -- waiting -----------------------------------------------------------------
 
     async def _wait(self, held: HeldRun, lease: Lease) -> bool:
-        """Wait for memos with the code in memory, but without a slot; park the run when none comes."""
+        """Wait for memos with the code in memory, but without a slot; park it when none comes, or will for long."""
         bench = self._bench
         await self._forget_deaths(held)
-        if bench.settings.sticky and not bench.stopping and len(bench.held) <= bench.settings.cached_runs:
+        kept = bench.settings.sticky and not bench.stopping and len(bench.held) <= bench.settings.cached_runs
+        kept = kept and not held.function.has_gates  # the lease has a slot that others wait for
+        if kept and not held.planned <= held.late:
             with bench.slots.given_back():
                 if await self._memo_comes(held):
                     return True
@@ -191,7 +150,7 @@ class Continuation:
 
     async def _memo_comes(self, held: HeldRun) -> bool:
         try:
-            async with asyncio.timeout(_HOLD_S):
+            async with asyncio.timeout(HOLD_S):
                 await held.execution.activity.changed()
         except TimeoutError:
             return False

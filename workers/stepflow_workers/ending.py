@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import random
 
+from stepflow.event import FAILED
+from stepflow_broker.codes import Code
 from stepflow_broker.jobs import Lease, finish_run, retry_run
-from stepflow_broker.runs import Code
 from stepflow_engine.codec import dumps, dumps_output
 from stepflow_engine.errors import StepOutputError
 from stepflow_engine.execution import Raised, Returned
 from stepflow_engine.failure import Failure
+from stepflow_engine.ids import run_id_for
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.states import RunStatus
+from stepflow_engine.steps import event_text
 from stepflow_workers.held import HeldRun
 from stepflow_workers.performer import now_ms
 from stepflow_workers.waker import Waker
@@ -89,6 +92,7 @@ class RunEnding:
                 status=status,
                 payload=payload,
                 retention_ms=held.function.config.retention_ms,
+                failed_event=_failed_event(held, payload) if status is RunStatus.FAILED else (b"", ""),
             )
         )
         if lease.parent:  # in the same round trip; were it lost, the finished event would still be on the stream
@@ -100,3 +104,11 @@ class RunEnding:
             level = logging.INFO if status is RunStatus.COMPLETED else logging.WARNING
             fields = {"run_id": held.run_id, "function": held.function.name, "status": status.value}
             _log.log(level, "run_ended", extra=fields)
+
+
+def _failed_event(held: HeldRun, error: bytes) -> tuple[bytes, str]:
+    """The event that tells of a failed run, and its id."""
+    event_id = run_id_for(held.run_id, FAILED)
+    head = dumps({"function": held.function.name, "run_id": held.run_id})[:-1]
+    data = head + b',"error":' + error + b',"event":' + held.event + b"}"
+    return event_text(FAILED, id=event_id, ts=now_ms(), data=data), event_id

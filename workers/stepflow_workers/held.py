@@ -13,7 +13,10 @@ from stepflow_broker.jobs import Lease
 from stepflow_engine.execution import Execution
 from stepflow_engine.memo import Memo
 
-__all__ = ["HeldRun", "HeldRuns"]
+__all__ = ["HOLD_S", "HeldRun", "HeldRuns"]
+
+HOLD_S = 5.0
+"""How long the code of a run is held with its lease while no memo of its steps comes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -21,11 +24,12 @@ class HeldRun:
     """A pass over a run's code in this process.
 
     Attributes:
-        run_id, function, execution: what it is a pass of.
+        run_id, function, event, execution: what it is a pass of; the event as JSON text.
         attempt: of the function.
         lease: that of the continuation, while this worker has it: only then may the pass plan or end the run.
         users: how many jobs of this worker use the pass now; it is not evicted before they are done.
-        planned: keys of steps that are known to have jobs.
+        planned: keys of steps that are known to have jobs, children or waits.
+        late: those of them whose end is not to be expected for longer than the code is held.
         state_bytes: the size of the memos that are known.
         deaths: how many workers died with the continuation since it last made progress.
         turn: whoever advances the pass has it.
@@ -33,11 +37,13 @@ class HeldRun:
 
     run_id: str
     function: Function
+    event: bytes
     execution: Execution
     attempt: int
     lease: Lease | None = None
     users: int = 0
     planned: set[str] = field(default_factory=set)
+    late: set[str] = field(default_factory=set)
     state_bytes: int = 0
     deaths: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -45,6 +51,7 @@ class HeldRun:
     def learn(self, position: int, key: str, memo: Memo, size: int = 0) -> None:
         """Give the code a memo that was stored at a position."""
         self.planned.discard(key)
+        self.late.discard(key)
         self.state_bytes += size
         self.deaths = 0
         self.execution.offer(position, key, memo)

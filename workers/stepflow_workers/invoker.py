@@ -6,12 +6,12 @@ from functools import lru_cache
 
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.call import Call
+from stepflow_broker.codes import Code
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.invokes import ChildStart, Resolved, invoke_child
 from stepflow_broker.jobs import Lease
 from stepflow_broker.keys import Keys
-from stepflow_broker.runs import Code
-from stepflow_engine.codec import dumps, loads
+from stepflow_engine.codec import dumps
 from stepflow_engine.durations import show_duration
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
@@ -72,7 +72,6 @@ class Invoker:
             step_id=call.id,
             child=child,
             event=event,
-            event_value=loads(event) if config and config.rate_limit else {},
             detail=rest,
             timeout_ms=request.timeout_ms,
             timeout_memo=_timeout(name, request.timeout_ms) + rest,

@@ -69,7 +69,7 @@ class Loader:
         execution = function.execution(event, run_id=lease.run_id, attempt=lease.attempt)
         execution.add((key, read_memo(text)) for key, text in memos)
         size = sum(len(text) for _, text in memos)
-        held = HeldRun(lease.run_id, function, execution, lease.attempt, state_bytes=size)
+        held = HeldRun(lease.run_id, function, event, execution, lease.attempt, state_bytes=size)
         self._bench.held.put(held)
         return held
 

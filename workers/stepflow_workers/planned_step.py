@@ -7,8 +7,8 @@ import contextlib
 import logging
 import random
 
+from stepflow_broker.codes import Code
 from stepflow_broker.jobs import Lease, commit_planned_step
-from stepflow_broker.runs import Code
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.steps import RunRequest, StepCall

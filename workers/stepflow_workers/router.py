@@ -9,36 +9,47 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from typing import Any
 
 from redis import exceptions
 
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.call import Call
+from stepflow_broker.codes import Code
 from stepflow_broker.connection import SOCKET_TIMEOUT_S
-from stepflow_broker.functions import (
+from stepflow_broker.events import (
     StreamedEvent,
     create_group,
+    drop_event,
     read_events,
     route_event,
     take_over_events,
 )
+from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.keys import Keys
+from stepflow_broker.waits import give_event, read_condition, read_waits
 from stepflow_engine.codec import loads
 from stepflow_engine.errors import ServerError
+from stepflow_engine.expression import expression
 from stepflow_engine.ids import run_id_for
+from stepflow_workers.condition import Condition
 from stepflow_workers.registry import Registry
 
-__all__ = ["Router", "matches"]
+__all__ = ["Router", "starts"]
 
 _log = logging.getLogger("stepflow.worker")
 _BLOCK_MS = 10_000
 _TAKE_OVER_MS = 10_000
 _LIMIT = 200
+_MOST_NAMES = 10_000
 
 
-def matches(pattern: str, name: str) -> bool:
-    """Whether an event of this name starts a function with this trigger; ``*`` at the end stands for anything."""
-    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+def starts(config: FunctionConfig, event: dict[str, Any]) -> bool:
+    """Whether an event starts a function: the name of one of its triggers fits, and the condition holds."""
+    return any(
+        trigger.takes(event["name"]) and (not trigger.condition or expression(trigger.condition).holds(event=event))
+        for trigger in config.events
+    )
 
 
 class Router:
@@ -56,6 +67,7 @@ class Router:
         self._worker = worker
         self._registry = registry
         self._take_over_at = 0.0
+        self._paths: dict[str, tuple[str, ...]] = {}
 
     async def run(self) -> None:
         """Route until cancelled."""
@@ -90,17 +102,41 @@ class Router:
         await asyncio.gather(*[self._route(event) for event in events])
 
     async def _route(self, event: StreamedEvent) -> None:
+        value = loads(event.event)
+        name = value["name"]
         while True:
-            name = loads(event.event)["name"]
-            starts = [
+            started = [
                 (run_id_for(event.event_id, config.name), config)
                 for config in self._registry.functions.values()
-                if any(matches(pattern, name) for pattern in config.events)
+                if starts(config, value)
             ]
-            started = await self._broker.run(route_event(self._keys, event, starts, version=self._registry.version))
-            if started is not None:
-                return
-            await self._registry.read()
+            paths = self._paths.get(name, ())
+            routed = await self._broker.run(
+                route_event(self._keys, event, started, version=self._registry.version, paths=paths)
+            )
+            if routed.code is Code.STALE_REGISTRY:
+                await self._registry.read()
+            elif routed.code is Code.MORE_VALUES:
+                self._remember(name, routed.paths)
+            else:
+                break
+        if routed.paths:
+            await self._look_at_waits(name, event)
+
+    def _remember(self, name: str, paths: tuple[str, ...]) -> None:
+        """Remember at which paths waits for events of a name ask for values; names are many, so some are forgotten."""
+        if len(self._paths) >= _MOST_NAMES:
+            self._paths.clear()
+        self._paths[name] = paths
+
+    async def _look_at_waits(self, name: str, event: StreamedEvent) -> None:
+        """Give an event to the waits whose condition holds for it, then take it off the stream."""
+        for run_id, key in await self._broker.run(read_waits(self._keys, name)):
+            condition = await self._broker.run(read_condition(self._keys, run_id, key))
+            if condition and Condition.from_json(condition).holds(event.event):
+                await self._broker.run(give_event(self._keys, run_id, key, event.event))
+        for call in drop_event(self._keys, event):
+            await self._broker.run(call)
 
     async def _read(self) -> list[StreamedEvent]:
         """Block on the server until events come; on a connection of its own, for it holds it."""

@@ -12,6 +12,7 @@ from stepflow_workers.continuation import Continuation
 from stepflow_workers.invoker import Invoker
 from stepflow_workers.loader import Loader
 from stepflow_workers.planned_step import do_planned_step
+from stepflow_workers.planner import Planner
 from stepflow_workers.registry import Registry
 from stepflow_workers.waker import Waker
 from stepflow_workers.workbench import Workbench
@@ -31,7 +32,8 @@ class Runner:
         self._bench = bench
         self._loader = Loader(bench, functions)
         invoker = Invoker(bench.broker, bench.keys, registry)
-        self._continuation = Continuation(bench, self._loader, invoker, waker)
+        planner = Planner(bench, self._loader, invoker, waker)
+        self._continuation = Continuation(bench, self._loader, planner, waker)
 
     async def do(self, lease: Lease) -> None:
         """Do one job, from its claim to its commit or its return to the queue."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from stepflow_broker.jobs import fire_timers, reclaim_leases, repair_jobs
 from stepflow_broker.runs import forget_ended
+from stepflow_workers.crier import Crier
 from stepflow_workers.performer import now_ms
 from stepflow_workers.waker import Waker
 from stepflow_workers.workbench import Workbench
@@ -42,13 +43,14 @@ class _Chore:
 class Timekeeper:
     """Keeps time for one worker."""
 
-    def __init__(self, bench: Workbench, waker: Waker) -> None:
+    def __init__(self, bench: Workbench, waker: Waker, crier: Crier) -> None:
         self._bench = bench
         self._waker = waker
         self._timers_at = 0.0
         self._tick_at = 0.0
         self._repair_cursor = 0
         self._chores = (
+            _Chore(crier.look, 1.0),
             _Chore(waker.look, 4.0),
             _Chore(waker.take_over, 8.0),
             _Chore(self._reclaim, 4.0),

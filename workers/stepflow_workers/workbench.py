@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.codes import Code
 from stepflow_broker.jobs import Lease, fail_attempt, release_jobs
 from stepflow_broker.keys import Keys
-from stepflow_broker.runs import Code
 from stepflow_workers.held import HeldRun, HeldRuns
 from stepflow_workers.performer import Performer
 from stepflow_workers.settings import WorkerSettings

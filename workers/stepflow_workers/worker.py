@@ -31,6 +31,7 @@ from stepflow_broker.jobs import queue_lists
 from stepflow_broker.keys import Keys
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.loop import end_tasks
+from stepflow_workers.crier import Crier
 from stepflow_workers.dispatcher import Dispatcher
 from stepflow_workers.inbox import Inbox
 from stepflow_workers.keeper import Keeper
@@ -143,7 +144,7 @@ class StepWorker(BaseWorker):
             runner=Runner(bench, waker, functions=self.functions, registry=registry),
             keeper=keeper,
             router=router,
-            timekeeper=Timekeeper(bench, waker),
+            timekeeper=Timekeeper(bench, waker, Crier(broker, self.keys, self.functions.values())),
             set_state=lambda state: self._show_state(broker, state),
         )
         bench.timer_set, bench.job_queued, slots.freed = dispatcher.timer_set, dispatcher.wake, dispatcher.wake

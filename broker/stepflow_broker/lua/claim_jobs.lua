@@ -1,6 +1,6 @@
 -- claim_jobs: lease ready jobs to a worker, those of started runs before those of new ones.
 -- A job whose run or step no longer wants it is dropped from its list. Nothing is claimed while RQ is suspended.
--- USES     clock jobs
+-- USES     clock jobs state gates
 -- KEYS     1 suspended
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5.. lists, in order
 -- MOVES    queued -> running
@@ -8,10 +8,23 @@
 local now, worker, limit, lease_ms = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 
+-- whether a job's slots, which may have lapsed on the queue, let it be executed; if not, it stands in line again
+local function may_pass(job, run, key)
+  local was = read_run(run)
+  local gate = take_slots(job, was, now, now + lease_ms)
+  if not gate then return true end
+  redis.call('ZADD', LINE .. gate.name, place_of(run, was), job)
+  redis.call('HSET', RQ_JOB .. job, 'status', 'deferred')
+  redis.call('HSET', key == '' and RUN .. run or STEPS .. run, key == '' and 'continuation' or key .. ':state', 'gated')
+  free_slots(job, was, now)
+  return false
+end
+
 local function claim_continuation(job, list)
   local run = redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth',
-    'fence', 'started_at')
+    'fence', 'started_at', 'gates')
   if run[1] ~= 'queued' then return false end
+  if run[10] and not may_pass(job, job, '') then return false end
   local fence, event = tonumber(run[8] or 0) + 1, false
   redis.call('HSET', RUN .. job, 'continuation', 'leased', 'lease', fence, 'fence', fence, 'list', list,
     'owner', worker, 'status', 'running', 'started_at', run[9] or now)
@@ -26,7 +39,8 @@ end
 local function claim_step(job, list, run, key)
   local step = redis.call('HMGET', STEPS .. run, key .. ':state', key, key .. ':attempt', key .. ':deaths')
   if step[1] ~= 'queued' then return false end
-  local owner = redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt')
+  local owner = redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt', 'gates')
+  if owner[4] and not may_pass(job, run, key) then return false end
   local fence = redis.call('HINCRBY', RUN .. run, 'fence', 1)
   redis.call('HSET', STEPS .. run, key .. ':state', 'leased', key .. ':lease', fence, key .. ':owner', worker)
   local applied = redis.call('LLEN', ORDER .. run)

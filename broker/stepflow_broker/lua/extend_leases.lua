@@ -1,5 +1,5 @@
 -- extend_leases: keep the leases of jobs that a worker still works on.
--- USES     clock jobs runs
+-- USES     clock jobs state gates
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2 lease_ms  3.. job, fence, ...
 -- MOVES    (none)
@@ -14,6 +14,7 @@ for i = 3, #ARGV, 2 do
     redis.call('ZADD', KEYS[1], expiry, job)
     local list = key == '' and was.list or list_of(was.queue, true)
     redis.call('ZADD', RQ_WIP .. list, 'XX', shown_until, job .. ':' .. fence)
+    if was.gates then keep_slots(job, was, expiry) end
   else
     lost[#lost + 1] = job
   end

@@ -1,6 +1,6 @@
 -- fail_attempt: record a step's failed attempt and queue the next one, after a delay, as a job of its own.
 -- Also puts a step off that this worker cannot execute (attempts unchanged).
--- USES     clock jobs runs
+-- USES     clock jobs waits state gates runs
 -- KEYS     1 run  2 steps
 -- ARGV     1 now_ms  2 run  3 job_key ('' for the continuation)  4 fence  5 step_key  6 step_id  7 attempts  8 error
 --          9 delay_ms
@@ -16,7 +16,7 @@ if not held then
 end
 local list, name = list_of(was.queue, true), was.app .. '/' .. was.fn .. ': ' .. string.sub(ARGV[6], 1, 100)
 local job, due = job_of(run, key), now + tonumber(ARGV[9])
-if job_key ~= '' then drop_lease(job, list, ARGV[4]) end
+if job_key ~= '' then end_lease(job, was, list, ARGV[4], now) end
 redis.call('HDEL', KEYS[2], key .. ':lease', key .. ':owner')
 redis.call('HSET', KEYS[2], key, ARGV[6], key .. ':state', 'delayed', key .. ':attempt', ARGV[7], key .. ':error',
   ARGV[8], key .. ':due', due)

@@ -1,6 +1,6 @@
 -- fire_timers: do what is due.
--- A member says what: job:<job> queues a delayed job; invoke:<run>:<step key> ends the wait for a child.
--- USES     clock jobs runs invokes
+-- A member says what: job:<job> queues a delayed job; wait:<run>:<step key> ends the wait for a child, an event or a time.
+-- USES     clock jobs waits state gates runs invokes
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
 -- MOVES    waiting -> queued, delayed step -> queued step, waiting step -> (memo)
@@ -17,19 +17,21 @@ for _, member in ipairs(due) do
     local was = read_run(run)
     if key == '' then
       if was.continuation == 'delayed' then
-        redis.call('ZREM', RQ_SCHEDULED .. list_of(was.queue, true), subject)
+        redis.call('ZREM', RQ_SCHEDULED .. list_of(was.queue, was.started_at), subject)
         requeue_run(run, was, now)
       end
     elseif redis.call('HGET', STEPS .. run, key .. ':state') == 'delayed' then
       requeue_step(run, was, key, now)
     end
-  elseif kind == 'invoke' then
+  elseif kind == 'wait' then
     local run, key = string.match(subject, '^(.*):(%x+)$')
-    if redis.call('HGET', STEPS .. run, key .. ':state') == 'waiting' then
-      local position, memo, _, _, was = resolve_by_child(redis.call('HGET', STEPS .. run, key .. ':child'))
-      if position == 0 then -- the child has not ended
+    local step = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':child', key .. ':index')
+    if step[1] == 'waiting' then
+      local position, memo, was, _ = 0
+      if step[2] then position, memo, _, _, was = resolve_by_child(step[2]) end
+      if position == 0 then -- no child, or it has not ended
         memo, was = redis.call('GET', TIMEOUT .. run .. ':' .. key), read_run(run)
-        drop_wait(run, key)
+        drop_wait(run, key, step[3])
         position = select(2, record_memo(run, was, key, memo))
       end
       memo_comes(run, was, key, position, memo, now, '')

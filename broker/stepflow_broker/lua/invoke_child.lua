@@ -1,11 +1,11 @@
 -- invoke_child: start a child run for a step of its parent, once, with the timeout key that bounds the wait.
 -- The parent's step is resolved at once when the function does not exist (`refusal`) or its flow control skips the run.
 -- Refused when the registry of functions has changed since the parent's worker read it.
--- USES     clock jobs runs starts invokes
+-- USES     clock jobs waits state gates runs invokes cancels starts
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 version  5 step_key  6 step_id  7 detail (rest of the memo's JSON)
 --          8 timeout_ms  9 timeout_memo  10 refusal ('' or a memo)  11 child  12 app  13 function  14 queue  15 event
---          16 depth  17 rate_name  18 rate_limit  19 rate_period_ms  20 retention_ms
+--          16 depth  17 retention_ms  18.. rules (as start_run)
 -- MOVES    child: (none) -> queued | skipped; the parent's step: (none) -> waiting
 -- RETURNS  {1 STARTED | 0 ALREADY | 3 RESOLVED | -1 NO_RUN | -2 STALE_FENCE | -3 STALE_REGISTRY, position, memo}
 local now, run, key, child = clock(ARGV[1]), ARGV[2], ARGV[5], ARGV[11]
@@ -22,12 +22,11 @@ end
 redis.call('HSET', STEPS .. run, key, ARGV[6], key .. ':state', 'waiting', key .. ':child', child, key .. ':detail',
   ARGV[7], key .. ':due', now + ARGV[8])
 redis.call('SET', TIMEOUT .. run .. ':' .. key, ARGV[9])
-redis.call('ZADD', TIMEOUTS, now + ARGV[8], 'invoke:' .. run .. ':' .. key)
+redis.call('ZADD', TIMEOUTS, now + ARGV[8], 'wait:' .. run .. ':' .. key)
 local more = {'parent', run, 'parent_step', key, 'depth', ARGV[16]}
 local waits
 if redis.call('EXISTS', RUN .. child) == 0 then
-  waits = start_or_skip(child, ARGV[12], ARGV[13], ARGV[14], ARGV[15], now, more, ARGV[17], ARGV[18], ARGV[19],
-    tonumber(ARGV[20]))
+  waits = start_or_skip(child, ARGV[12], ARGV[13], ARGV[14], ARGV[15], now, more, tonumber(ARGV[17]), read_rules(18))
 else
   waits = is_live(child)
 end

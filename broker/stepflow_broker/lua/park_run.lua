@@ -1,5 +1,5 @@
 -- park_run: give up the continuation of a run that waits for steps; the next of them to end queues it again.
--- USES     clock jobs runs
+-- USES     clock jobs waits state gates runs
 -- KEYS     1 run  2 order
 -- ARGV     1 now_ms  2 run  3 fence  4 applied
 -- MOVES    running -> waiting
@@ -7,7 +7,7 @@
 local run, fence, was = ARGV[2], ARGV[3], read_run(ARGV[2])
 if not holds_run(was, fence) then return refusal(was) end
 if redis.call('LLEN', KEYS[2]) > tonumber(ARGV[4]) then return 2 end
-drop_lease(run, was.list, fence)
+end_lease(run, was, was.list, fence, clock(ARGV[1]))
 redis.call('HDEL', KEYS[1], 'continuation', 'lease', 'list', 'owner')
 redis.call('HSET', KEYS[1], 'status', 'waiting')
 redis.call('HSET', RQ_JOB .. run, 'status', 'deferred', 'worker_name', '')

@@ -1,5 +1,5 @@
 -- reclaim_leases: queue the jobs of workers that died, before all others: their leases were not extended in time.
--- USES     clock jobs runs
+-- USES     clock jobs waits state gates runs
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2 limit
 -- MOVES    running -> queued
@@ -13,14 +13,14 @@ for _, job in ipairs(jobs) do
   redis.call('ZREM', KEYS[1], job)
   if key == '' then
     if was.live and was.lease then
-      drop_lease(job, was.list, was.lease)
+      end_lease(job, was, was.list, was.lease, now)
       redis.call('HINCRBY', RUN .. run, 'deaths', 1)
       requeue_run(run, was, now, true)
     end
   else
     local lease = redis.call('HGET', STEPS .. run, key .. ':lease')
     if was.live and lease then
-      drop_lease(job, list_of(was.queue, true), lease)
+      end_lease(job, was, list_of(was.queue, true), lease, now)
       redis.call('HINCRBY', STEPS .. run, key .. ':deaths', 1)
       requeue_step(run, was, key, now, true)
     end

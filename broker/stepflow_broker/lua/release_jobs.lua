@@ -1,5 +1,5 @@
 -- release_jobs: hand leased jobs back to the fronts of their lists, to be taken by any worker at once.
--- USES     clock jobs runs
+-- USES     clock jobs waits state gates runs
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2.. job, fence, ...
 -- MOVES    running -> queued
@@ -10,11 +10,11 @@ for i = 2, #ARGV, 2 do
   local run, key = split_job(job)
   local was = read_run(run)
   if key == '' and holds_run(was, fence) then
-    drop_lease(job, was.list, fence)
+    end_lease(job, was, was.list, fence, now)
     requeue_run(run, was, now, true)
     count = count + 1
   elseif key ~= '' and holds_step(run, key, fence) then
-    drop_lease(job, list_of(was.queue, true), fence)
+    end_lease(job, was, list_of(was.queue, true), fence, now)
     requeue_step(run, was, key, now, true)
     count = count + 1
   end

@@ -1,6 +1,6 @@
 -- repair_jobs: give live runs and planned steps their ready jobs back, where another tool has taken them away.
 -- `rq empty` deletes jobs, and a plain `rq worker` takes and fails them; the truth says which jobs there should be.
--- USES     clock jobs runs
+-- USES     clock jobs waits state gates runs
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 cursor  3 count
 -- MOVES    (none)
@@ -17,8 +17,7 @@ for i = 1, #page[2], 2 do
   local run = page[2][i]
   local was = read_run(run)
   if was.continuation == 'queued' and is_missing(run) then
-    local started = redis.call('HEXISTS', RUN .. run, 'started_at') == 1
-    push_job(run, list_of(was.queue, started), was.app .. '/' .. was.fn, now)
+    push_job(run, list_of(was.queue, was.started_at), was.app .. '/' .. was.fn, now)
     repaired[#repaired + 1] = run
   end
   local steps = redis.call('HGETALL', STEPS .. run)

@@ -1,6 +1,6 @@
 -- retry_run: the function's own code failed; run it again from its memos, after a delay.
 -- Also hands a run back that this worker cannot run (attempts unchanged, with a reason).
--- USES     clock jobs runs
+-- USES     clock jobs waits state gates runs
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 attempts  5 error  6 delay_ms  7 reason ('' or why no worker could run it)
 -- MOVES    running -> waiting
@@ -8,7 +8,7 @@
 local now, run, fence, was = clock(ARGV[1]), ARGV[2], ARGV[3], read_run(ARGV[2])
 if not holds_run(was, fence) then return refusal(was) end
 local due = now + tonumber(ARGV[6])
-drop_lease(run, was.list, fence)
+end_lease(run, was, was.list, fence, now)
 redis.call('HDEL', KEYS[1], 'lease', 'list', 'owner', 'blocked')
 redis.call('HSET', KEYS[1], 'continuation', 'delayed', 'status', 'waiting', 'attempt', ARGV[4], 'due', due)
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'last_error', ARGV[5]) end

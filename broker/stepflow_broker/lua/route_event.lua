@@ -1,22 +1,42 @@
--- route_event: start the runs of one event, each once, and take the event off the stream.
--- Refused when the registry of functions has changed since the router read it.
--- USES     clock jobs runs starts
+-- route_event: start the runs of one event, each once, end the waits that its values answer, and take it off the stream.
+-- Refused when the registry of functions has changed since the router read it, or when values are needed that it has not
+-- sent. When there are waits whose condition a worker has to look at, the event stays on the stream for that.
+-- USES     clock jobs waits state gates runs invokes cancels starts events
 -- KEYS     1 events  2 version
--- ARGV     1 now_ms  2 version  3 group  4 entry  5 event  6 dedupe_ms
---          7.. run, app, function, queue, rate_name, rate_limit, rate_period_ms, retention_ms, ...
--- MOVES    (none) -> queued | skipped
--- RETURNS  the number of runs started, -1 STALE_REGISTRY
-if tonumber(redis.call('GET', KEYS[2]) or 0) ~= tonumber(ARGV[2]) then return -1 end
-local now, started, more = clock(ARGV[1]), 0, {'dedupe_ms', ARGV[6]}
-for i = 7, #ARGV, 8 do
-  local run = ARGV[i]
-  if redis.call('EXISTS', RUN .. run) == 0 then
-    if start_or_skip(run, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[5], now, more, ARGV[i + 4], ARGV[i + 5],
-      ARGV[i + 6], tonumber(ARGV[i + 7])) then
-      started = started + 1
+-- ARGV     1 now_ms  2 version  3 group  4 entry  5 event  6 dedupe_ms  7 name  8 values: how many
+--          9.. paths, digest, ... then run, app, function, queue, retention_ms, rules (as start_run), ...
+-- MOVES    (none) -> queued | waiting | skipped; waiting steps -> (memo)
+-- RETURNS  {number of runs started | -3 STALE_REGISTRY | -4 MORE_VALUES, paths that are waited for}
+local RECENT_EVENTS = 1000 -- what a look-back can find: so many of a name,
+local RECENT_MS = 3600000 -- for so long
+if tonumber(redis.call('GET', KEYS[2]) or 0) ~= tonumber(ARGV[2]) then return {-3, {}} end
+local now, started, more, event, name = clock(ARGV[1]), 0, {'dedupe_ms', ARGV[6]}, ARGV[5], ARGV[7]
+local first, digests = 9 + 2 * ARGV[8], {}
+for i = 9, first - 1, 2 do digests[ARGV[i]] = ARGV[i + 1] end
+local waited, looked_at = redis.call('HKEYS', WAITED .. name), false
+for _, paths in ipairs(waited) do
+  if paths == '?' then looked_at = true elseif not digests[paths] then return {-4, waited} end
+end
+local i = first
+while i <= #ARGV do
+  local run, rules, following = ARGV[i], read_rules(i + 5)
+  if redis.call('EXISTS', RUN .. run) == 0 and start_or_skip(run, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], event, now,
+    more, tonumber(ARGV[i + 4]), rules) then
+    started = started + 1
+  end
+  i = following
+end
+for _, paths in ipairs(waited) do
+  if paths ~= '?' then
+    for _, member in ipairs(redis.call('SMEMBERS', WAITS .. paths .. '\n' .. digests[paths] .. '\n' .. name)) do
+      give_event(member, event, now)
     end
   end
 end
-redis.call('XACK', KEYS[1], ARGV[3], ARGV[4])
-redis.call('XDEL', KEYS[1], ARGV[4])
-return started
+if not looked_at then
+  redis.call('XACK', KEYS[1], ARGV[3], ARGV[4])
+  if redis.call('XDEL', KEYS[1], ARGV[4]) == 0 then return {started, {}} end -- routed before
+end
+redis.call('XADD', RECENT .. name, 'MAXLEN', '~', RECENT_EVENTS, '*', 'event', event)
+redis.call('PEXPIRE', RECENT .. name, RECENT_MS)
+return {started, looked_at and {'?'} or {}}

@@ -1,5 +1,5 @@
 -- wake_parent: resolve the step of a parent that waits for a child that has ended, and let the parent go on.
--- USES     clock jobs runs invokes
+-- USES     clock jobs waits state gates runs invokes
 -- KEYS     1 run (the child's)
 -- ARGV     1 now_ms  2 child  3 worker
 -- MOVES    the parent's step: waiting -> (memo); the parent: waiting -> queued

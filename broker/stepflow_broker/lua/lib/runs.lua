@@ -4,47 +4,33 @@
 
 -- A run with a parent leaves a finished event on the stream when it ends; wake_parent resolves the parent's step by it.
 
-local LIVE_STATUS = {queued = true, running = true, waiting = true}
-
--- what transitions need to know of a run, read once; `list` is the one that the leased continuation came from
-local function read_run(run)
-  local f = redis.call('HMGET', RUN .. run, 'status', 'continuation', 'lease', 'list', 'owner', 'queue', 'app',
-    'function', 'deaths', 'parent', 'created_at', 'dedupe_ms')
-  return {status = f[1], continuation = f[2], lease = f[3], list = f[4], owner = f[5], queue = f[6], app = f[7],
-    fn = f[8], deaths = f[9], parent = f[10], created_at = f[11], dedupe_ms = f[12], live = LIVE_STATUS[f[1] or '']}
-end
-
--- whether this fence is the valid lease of the continuation
-local function holds_run(was, fence)
-  return was.continuation == 'leased' and was.lease == fence
-end
-
--- whether this fence is the valid lease of a planned step's job, and whether the step was tried before
-local function holds_step(run, key, fence)
-  local state = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':lease', key .. ':attempt', key .. ':deaths')
-  return state[1] == 'leased' and state[2] == fence, state[3] or state[4]
-end
-
--- the answer to a worker that does not hold what it wants to change: NO_RUN or STALE_FENCE
-local function refusal(was)
-  return was.live and -2 or -1
-end
-
-local function is_live(run)
-  return LIVE_STATUS[redis.call('HGET', RUN .. run, 'status') or ''] or false
-end
-
-local function create_run(run, app, fn, queue, event, now, more)
-  redis.call('HSET', RUN .. run, 'app', app, 'function', fn, 'queue', queue, 'event', event, 'status', 'queued',
-    'attempt', 0, 'created_at', now, 'continuation', 'queued', unpack(more or {}))
+-- make a run, and queue it: now, or, when `due` says so, later
+local function create_run(run, app, fn, queue, event, now, more, gated, due)
+  redis.call('HSET', RUN .. run, 'app', app, 'function', fn, 'queue', queue, 'event', event, 'attempt', 0,
+    'created_at', now, 'status', due and 'waiting' or 'queued', 'continuation', due and 'delayed' or 'queued',
+    unpack(more or {}))
   redis.call('ZADD', LIVE, now, run)
-  push_job(run, list_of(queue, false), app .. '/' .. fn, now)
+  local list, name = list_of(queue, false), app .. '/' .. fn
+  if due then
+    redis.call('HSET', RUN .. run, 'due', due)
+    delay_job(run, list, name, now, due)
+  elseif gated then
+    redis.call('HSET', RUN .. run, 'continuation', admit(run, run, read_run(run), list, name, now))
+  else
+    push_job(run, list, name, now)
+  end
 end
 
 -- queue the continuation of a run that has none
 local function queue_run(run, was, now, again)
-  redis.call('HSET', RUN .. run, 'continuation', 'queued', 'status', 'queued')
-  push_job(run, list_of(was.queue, true), was.app .. '/' .. was.fn, now, again)
+  local state = admit(run, run, was, list_of(was.queue, was.started_at), was.app .. '/' .. was.fn, now, again)
+  redis.call('HSET', RUN .. run, 'continuation', state, 'status', 'queued')
+end
+
+-- the lease of a job is over: its slots are free
+local function end_lease(job, was, list, fence, now)
+  drop_lease(job, list, fence)
+  if was.gates then free_slots(job, was, now) end
 end
 
 local function requeue_run(run, was, now, again)
@@ -79,24 +65,19 @@ local function drop_planned_step(run, key, tried)
   end
 end
 
-local function drop_wait(run, key)
-  redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':child', key .. ':detail', key .. ':due')
-  redis.call('DEL', TIMEOUT .. run .. ':' .. key)
-  redis.call('ZREM', TIMEOUTS, 'invoke:' .. run .. ':' .. key)
-end
-
--- drop every job and wait that planned steps still have -> the runs that were waited for
+-- drop every job and wait that planned steps still have -> the runs that were waited for, the jobs
 local function drop_steps(run, queue)
   local steps = redis.call('HGETALL', STEPS .. run)
-  local fields, children, list = {}, {}, list_of(queue, true)
+  local fields, children, jobs, list = {}, {}, {}, list_of(queue, true)
   for i = 1, #steps, 2 do fields[steps[i]] = steps[i + 1] end
   for field, state in pairs(fields) do
     local key = string.match(field, '^(%x+):state$')
     if key then
       local job = job_of(run, key)
       redis.call('DEL', RQ_JOB .. job)
+      jobs[#jobs + 1] = job
       if state == 'waiting' then
-        drop_wait(run, key)
+        drop_wait(run, key, fields[key .. ':index'])
         children[#children + 1] = fields[key .. ':child']
       elseif state == 'leased' then
         drop_lease(job, list, fields[key .. ':lease'])
@@ -108,7 +89,7 @@ local function drop_steps(run, queue)
       end
     end
   end
-  return children
+  return children, jobs
 end
 
 local function expire_run(run, keep_ms)
@@ -127,11 +108,14 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
     end
   elseif was.continuation == 'delayed' then
     redis.call('ZREM', TIMEOUTS, 'job:' .. run)
-    redis.call('ZREM', RQ_SCHEDULED .. list_of(queue, true), run)
+    redis.call('ZREM', RQ_SCHEDULED .. list_of(queue, was.started_at), run)
   end
-  local children = {}
+  if was.singleton and redis.call('GET', SINGLETON .. was.singleton) == run then
+    redis.call('DEL', SINGLETON .. was.singleton)
+  end
+  local children, jobs = {}, {}
   if redis.call('EXISTS', STEPS .. run) == 1 then
-    children = drop_steps(run, queue)
+    children, jobs = drop_steps(run, queue)
     redis.call('DEL', STEPS .. run)
   end
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload)
@@ -152,6 +136,11 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   else
     expire_run(run, keep_ms)
   end
+  if was.gates then
+    jobs[#jobs + 1] = run
+    for _, job in ipairs(jobs) do leave_lines(job, was) end
+    for _, job in ipairs(jobs) do free_slots(job, was, now) end
+  end
   return was.owner, children
 end
 
@@ -159,7 +148,7 @@ local function requeue_step(run, was, key, now, again)
   local list, job = list_of(was.queue, true), job_of(run, key)
   redis.call('ZREM', RQ_SCHEDULED .. list, job)
   redis.call('HDEL', STEPS .. run, key .. ':lease', key .. ':owner')
-  redis.call('HSET', STEPS .. run, key .. ':state', 'queued')
   local id = redis.call('HGET', STEPS .. run, key) or key
-  push_job(job, list, was.app .. '/' .. was.fn .. ': ' .. string.sub(id, 1, 100), now, again)
+  local description = was.app .. '/' .. was.fn .. ': ' .. string.sub(id, 1, 100)
+  redis.call('HSET', STEPS .. run, key .. ':state', admit(job, run, was, list, description, now, again))
 end

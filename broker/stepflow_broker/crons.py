@@ -1,0 +1,53 @@
+"""Times that start functions, as calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stepflow_broker.call import Call, Word, command, run_script
+from stepflow_broker.functions import FunctionConfig
+from stepflow_broker.keys import Keys
+
+__all__ = ["fire_cron", "read_crons", "server_time_ms"]
+
+
+def read_crons(keys: Keys) -> Call[dict[str, int]]:
+    """Up to which time the runs of each schedule were started, in ms."""
+    return command(
+        lambda reply: {name.decode(): int(last) for name, last in zip(reply[::2], reply[1::2], strict=True)},
+        "HGETALL",
+        keys("CRON"),
+    )
+
+
+def server_time_ms() -> Call[int]:
+    """The server's clock, the only one that counts, in ms since the epoch."""
+    return command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")
+
+
+def fire_cron(
+    keys: Keys,
+    schedule: str,
+    *,
+    last_ms: int,
+    until_ms: int,
+    starts: Sequence[tuple[str, FunctionConfig, bytes]],
+    now_ms: int = 0,
+) -> Call[int]:
+    """Start the runs (run id, function, event) of the times of a schedule from ``last_ms`` to ``until_ms``, once.
+
+    The answer: how many were started; none if another worker has seen to them.
+    """
+    words: list[Word] = []
+    for run_id, config, event in starts:
+        words += (run_id, config.app, config.id, config.queue, event, config.retention_ms, *config.rules(event))
+    return run_script(
+        "fire_cron",
+        int,
+        (keys("CRON"),),
+        now_ms,
+        schedule,
+        last_ms,
+        until_ms,
+        *words,
+    )

@@ -1,0 +1,144 @@
+"""Flow control of a function: what the registry knows of it, and the rules that a script is given for one start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_broker.call import Word
+from stepflow_broker.values import value_of
+from stepflow_engine.codec import dumps
+
+__all__ = [
+    "ConcurrencyConfig",
+    "DebounceConfig",
+    "FlowConfig",
+    "RateConfig",
+    "SingletonConfig",
+    "ThrottleConfig",
+]
+
+_ONCE_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RateConfig:
+    """At most ``limit`` starts in any ``period_ms``, for each value of ``key``; those over it are skipped."""
+
+    limit: int
+    period_ms: int
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleConfig:
+    """``limit`` starts in ``period_ms``, evenly, ``burst`` of them at once, for each value of ``key``; others wait."""
+
+    limit: int
+    period_ms: int
+    burst: int = 1
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DebounceConfig:
+    """Of runs that come within ``period_ms`` of one another, the last; within ``timeout_ms`` of the first (0: ever)."""
+
+    period_ms: int
+    timeout_ms: int = 0
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SingletonConfig:
+    """One live run for each value of ``key``; ``mode`` says what gives way: ``skip`` or ``cancel``."""
+
+    mode: str
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrencyConfig:
+    """At most ``limit`` jobs executed at once, for each value of ``key``, in the function, its app, or everywhere."""
+
+    limit: int
+    key: str = ""
+    scope: str = "function"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowConfig:
+    """All of it. ``idempotency`` and ``priority`` are expressions on the event; ``""``: none."""
+
+    rate_limit: RateConfig | None = None
+    throttle: ThrottleConfig | None = None
+    debounce: DebounceConfig | None = None
+    singleton: SingletonConfig | None = None
+    concurrency: tuple[ConcurrencyConfig, ...] = ()
+    idempotency: str = ""
+    priority: str = ""
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> FlowConfig:
+        """Read the parsed form of what `dataclasses.asdict` made."""
+        kinds = {
+            "rate_limit": RateConfig,
+            "throttle": ThrottleConfig,
+            "debounce": DebounceConfig,
+            "singleton": SingletonConfig,
+        }
+        parts = {name: kind(**value[name]) for name, kind in kinds.items() if value.get(name)}
+        concurrency = tuple(ConcurrencyConfig(**one) for one in value.get("concurrency", ()))
+        texts = {name: value.get(name, "") for name in ("idempotency", "priority")}
+        return cls(**parts, **texts, concurrency=concurrency)
+
+    def rules(self, name: str, app: str, event: dict[str, Any], *, retention_ms: int) -> tuple[Word, ...]:
+        """The rules for the start of a run by an event: their number, then five words each (see ``lib/starts.lua``).
+
+        Args:
+            name: the function, as ``app/id``.
+        """
+        rules = list(self._rules(name, app, event, retention_ms))
+        return (len(rules), *[word for rule in rules for word in rule])
+
+    def _rules(
+        self, name: str, app: str, event: dict[str, Any], retention_ms: int
+    ) -> Iterator[tuple[Word, Word, Word, Word, Word]]:
+        if self.idempotency:
+            yield "once", _named(name, self.idempotency, event), _ONCE_MS, 0, 0
+        if one := self.singleton:
+            yield "singleton", _named(name, one.key, event), one.mode, retention_ms, 0
+        if rate := self.rate_limit:
+            yield "rate", _named(name, rate.key, event), rate.limit, rate.period_ms, 0
+        if debounce := self.debounce:
+            named = _named(name, debounce.key, event)
+            yield "debounce", named, debounce.period_ms, debounce.timeout_ms, int(event["ts"])
+        if throttle := self.throttle:
+            yield "throttle", _named(name, throttle.key, event), throttle.limit, throttle.period_ms, throttle.burst
+        if self.concurrency:
+            yield "set", "gates", self._gates(name, app, event), 0, 0
+        if self.priority:
+            yield "set", "priority_ms", _priority_ms(value_of(self.priority, event)), 0, 0
+        yield "set", "retention_ms", retention_ms, 0, 0
+
+    def _gates(self, name: str, app: str, event: dict[str, Any]) -> bytes:
+        """Each gate as its limit, the length of its name in bytes, and its name."""
+        text = b""
+        for one in self.concurrency:
+            scope = {"function": name, "app": f"{app}/", "global": "/"}[one.scope]
+            gate = _named(scope, one.key, event).encode()
+            text += b"%d %d %b" % (one.limit, len(gate), gate)
+        return text
+
+
+def _named(name: str, key: str, event: dict[str, Any]) -> str:
+    """A name for each value of a key: the name, and the value as JSON."""
+    return f"{name}:{key}={dumps(value_of(key, event)).decode()}" if key else name
+
+
+def _priority_ms(value: object) -> int:
+    """Seconds, from -600 to 600, in milliseconds; what is no number counts as 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return int(max(-600, min(600, value)) * 1000)

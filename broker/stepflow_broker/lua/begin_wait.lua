@@ -1,0 +1,34 @@
+-- begin_wait: make a step wait for a time, or for an event until a time, with the timeout key that bounds the wait.
+-- A time that is past ends the step at once. Events that came within the look-back are answered, for the caller to match.
+-- USES     clock jobs waits state gates runs
+-- KEYS     1 run
+-- ARGV     1 now_ms  2 run  3 fence  4 step_key  5 step_id  6 detail (rest of the memo's JSON)  7 delay_ms
+--          8 until_ms (0: after the delay)  9 index ('': of a time)  10 condition  11 event  12 lookback_ms
+-- MOVES    the step: (none) -> waiting
+-- RETURNS  {1 WAITING | 0 ALREADY | 3 RESOLVED | -1 NO_RUN | -2 STALE_FENCE, position, memo, events}
+local now, run, key, index = clock(ARGV[1]), ARGV[2], ARGV[4], ARGV[9]
+local was = read_run(run)
+if not holds_run(was, ARGV[3]) then return {refusal(was), 0, '', {}} end
+if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then
+  return {0, 0, '', {}}
+end
+local due = ARGV[8] ~= '0' and tonumber(ARGV[8]) or now + tonumber(ARGV[7])
+local memo = '{"data":null,"outcome":"time","ended_at":' .. math.max(due, now) .. ',' .. ARGV[6]
+if due <= now and index == '' then
+  local _, position = record_memo(run, was, key, memo)
+  return {3, position, memo, {}}
+end
+redis.call('HSET', STEPS .. run, key, ARGV[5], key .. ':state', 'waiting', key .. ':detail', ARGV[6], key .. ':due', due)
+redis.call('SET', TIMEOUT .. run .. ':' .. key, memo)
+redis.call('ZADD', TIMEOUTS, due, 'wait:' .. run .. ':' .. key)
+local recent = {}
+if index ~= '' then
+  redis.call('HSET', STEPS .. run, key .. ':index', index, key .. ':condition', ARGV[10])
+  join_index(index, run .. ':' .. key)
+  if ARGV[12] ~= '0' then
+    for _, entry in ipairs(redis.call('XRANGE', RECENT .. ARGV[11], now - ARGV[12], '+')) do
+      recent[#recent + 1] = entry[2][2]
+    end
+  end
+end
+return {1, 0, '', recent}

@@ -1,0 +1,93 @@
+-- gates: how many jobs of a kind may be executed at once. A run's field `gates` names its gates, each with its limit.
+-- A job that passes has a slot at each: a member of a zset, with the time at which it lapses, so that a crash leaks none.
+-- A job that finds no slot stands in the gate's line, older runs first, and gets the next slot in the script that frees it.
+
+local RESERVED_MS = 60000 -- how long a job on a queue keeps its slots
+
+-- `gates`, as `<limit> <length of the name> <name>` again and again -> list of {name, limit}
+local function read_gates(text)
+  local gates, at = {}, 1
+  while at <= #text do
+    local limit, size, first = string.match(text, '^(%d+) (%d+) ()', at)
+    gates[#gates + 1] = {name = string.sub(text, first, first + size - 1), limit = tonumber(limit)}
+    at = first + size
+  end
+  return gates
+end
+
+local open_gate -- see below
+
+-- whether a job may have a slot at a gate: it has one, or one is free; those who stand in line come first
+local function has_room(gate, job, now, in_turn)
+  local slots = SLOTS .. gate.name
+  if not in_turn then open_gate(gate, now) end -- slots may have lapsed
+  redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)
+  return redis.call('ZSCORE', slots, job) or redis.call('ZCARD', slots) < gate.limit
+end
+
+-- a job's place in line: those of started runs first, then by the time of the start, earlier for priority; of those
+-- that start in the same ms, the one that came first
+local function place_of(run, was)
+  local priority_ms = redis.call('HGET', RUN .. run, 'priority_ms') or 0
+  return (was.started_at and -1e12 or 0) + was.created_at - priority_ms + redis.call('INCR', TURN) % 4000 / 4000
+end
+
+-- keep a job's slots until a later time
+local function keep_slots(job, was, until_ms)
+  for _, gate in ipairs(read_gates(was.gates)) do redis.call('ZADD', SLOTS .. gate.name, 'XX', until_ms, job) end
+end
+
+-- take a slot at every gate, or none -> the gate that has none
+local function take_slots(job, was, now, until_ms, in_turn)
+  local gates, full = read_gates(was.gates), nil
+  for _, gate in ipairs(gates) do
+    if not full and not has_room(gate, job, now, in_turn) then full = gate end
+  end
+  if full then return full end
+  for _, gate in ipairs(gates) do redis.call('ZADD', SLOTS .. gate.name, until_ms, job) end
+end
+
+-- put a job on its list, if its gates let it pass, or in line -> its state: queued or gated
+local function admit(job, run, was, list, description, now, again, in_turn)
+  local gate = was.gates and take_slots(job, was, now, now + RESERVED_MS, in_turn)
+  if not gate then
+    push_job(job, list, description, now, again)
+    return 'queued'
+  end
+  describe_job(job, list, 'deferred', description, now)
+  redis.call('ZADD', LINE .. gate.name, place_of(run, was), job)
+  return 'gated'
+end
+
+-- give the free slots of a gate to those who stand in line
+function open_gate(gate, now)
+  redis.call('ZREMRANGEBYSCORE', SLOTS .. gate.name, '-inf', now)
+  while redis.call('ZCARD', SLOTS .. gate.name) < gate.limit do
+    local job = redis.call('ZPOPMIN', LINE .. gate.name)[1]
+    if not job then return end
+    local run, key = split_job(job)
+    local was = read_run(run)
+    local name = was.live and was.app .. '/' .. was.fn
+    if key == '' and was.continuation == 'gated' then
+      local state = admit(job, run, was, list_of(was.queue, was.started_at), name, now, false, true)
+      redis.call('HSET', RUN .. run, 'continuation', state)
+    elseif was.live and redis.call('HGET', STEPS .. run, key .. ':state') == 'gated' then
+      local id = redis.call('HGET', STEPS .. run, key)
+      local description = name .. ': ' .. string.sub(id, 1, 100)
+      local state = admit(job, run, was, list_of(was.queue, true), description, now, false, true)
+      redis.call('HSET', STEPS .. run, key .. ':state', state)
+    end
+  end
+end
+
+local function leave_lines(job, was)
+  for _, gate in ipairs(read_gates(was.gates)) do redis.call('ZREM', LINE .. gate.name, job) end
+end
+
+-- free a job's slots, and give them to those who stand in line
+local function free_slots(job, was, now)
+  for _, gate in ipairs(read_gates(was.gates)) do
+    redis.call('ZREM', SLOTS .. gate.name, job)
+    open_gate(gate, now)
+  end
+end

@@ -1,0 +1,25 @@
+-- waits: steps that wait for a child, a time or an event, each with its timeout key.
+-- A wait for an event has its place in an index, `<paths>\n<digest of the values>\n<event>`, so that an event meets only
+-- the waits whose values it has. Paths '' wait for any event of the name, '?' for one that a worker has to look at.
+
+local function join_index(index, member)
+  local paths, _, event = string.match(index, '^(.-)\n(.-)\n(.*)$')
+  if redis.call('SADD', WAITS .. index, member) == 1 then redis.call('HINCRBY', WAITED .. event, paths, 1) end
+end
+
+local function leave_index(index, member)
+  local paths, _, event = string.match(index, '^(.-)\n(.-)\n(.*)$')
+  if redis.call('SREM', WAITS .. index, member) == 1 and redis.call('HINCRBY', WAITED .. event, paths, -1) == 0 then
+    redis.call('HDEL', WAITED .. event, paths)
+  end
+end
+
+-- forget a wait; `index` is its place in the index, if it has one
+local function drop_wait(run, key, index)
+  local member = run .. ':' .. key
+  redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':child', key .. ':detail', key .. ':due',
+    key .. ':index', key .. ':condition')
+  redis.call('DEL', TIMEOUT .. member)
+  redis.call('ZREM', TIMEOUTS, 'wait:' .. member)
+  if index then leave_index(index, member) end
+end

@@ -1,0 +1,42 @@
+"""Values in events: found by a path, and known by a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from stepflow_engine.codec import dumps
+from stepflow_engine.expression import expression
+
+__all__ = ["digest", "digest_at", "value_at", "value_of", "values_at"]
+
+_PATH = re.compile(r"event(\.[A-Za-z_][A-Za-z0-9_]*)+")
+
+
+def value_at(event: dict[str, Any], path: str) -> Any:
+    """The value at a path such as ``event.data.user.id``; ``None`` where there is none."""
+    value: Any = {"event": event}
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def value_of(key: str, event: dict[str, Any]) -> Any:
+    """What a key gives for an event: a path into it, or another CEL expression; ``None`` where it does not apply."""
+    return value_at(event, key) if _PATH.fullmatch(key) else expression(key).value(event=event)
+
+
+def values_at(event: dict[str, Any], paths: str) -> bytes:
+    """The values at several paths into an event, with commas between them, as the JSON text of a list."""
+    return dumps([value_at(event, f"event.{path}") for path in paths.split(",") if path])
+
+
+def digest_at(event: dict[str, Any], paths: str) -> str:
+    """What the index of waits knows these values by; ``""`` for no paths."""
+    return digest(values_at(event, paths)) if paths else ""
+
+
+def digest(values: bytes) -> str:
+    """The SHA-1 of the JSON text of values."""
+    return hashlib.sha1(values, usedforsecurity=False).hexdigest()

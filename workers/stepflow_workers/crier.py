@@ -1,0 +1,96 @@
+"""The crier: starts the runs of functions whose time has come. Every worker does; each time starts one run.
+
+Which times a schedule has been started up to is in Redis, and moves on in the script that starts the runs, whose ids
+derive from their times. The clock is the server's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
+
+from stepflow import Function
+from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.crons import fire_cron, read_crons, server_time_ms
+from stepflow_broker.functions import CronConfig
+from stepflow_broker.keys import Keys
+from stepflow_engine.codec import dumps
+from stepflow_engine.ids import run_id_for
+from stepflow_engine.steps import event_text
+
+__all__ = ["CRON_EVENT", "Crier", "due_times"]
+
+CRON_EVENT = "stepflow/cron"
+"""The name of the event of a run that a time has started."""
+_log = logging.getLogger("stepflow.worker")
+_LATE_MS = 60_000
+"""A time that is older than this was missed: no worker was there."""
+_MOST = 1_000
+"""How many times that were missed are started at most."""
+
+
+def due_times(cron: CronConfig, *, after_ms: int, now_ms: int) -> list[int]:
+    """The times of a schedule that runs are to be started for: after one time, up to another, all in ms.
+
+    Times that were missed are dealt with as the schedule's policy says; of very many, the latest 1,000 are started.
+    """
+    now = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(cron.zone))
+    back = CronSim(cron.schedule, now.replace(second=0, microsecond=0) + timedelta(minutes=1), reverse=True)
+    after_ms = max(after_ms, now_ms - _LATE_MS) if cron.catch_up == "skip" else after_ms
+    found = list(itertools.takewhile(lambda time_ms: time_ms > after_ms, itertools.islice(map(_ms, back), _MOST)))
+    return found[:1] if cron.catch_up == "latest" else found[::-1]
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+class Crier:
+    """Starts runs at their times, for one worker.
+
+    Args:
+        functions: those whose code this worker has; only of these are the times looked at, so that the schedules of a
+            function that is gone start nothing.
+    """
+
+    def __init__(self, broker: AsyncBroker, keys: Keys, functions: Iterable[Function]) -> None:
+        self._broker = broker
+        self._keys = keys
+        self._schedules = {
+            f"{function.name}\n{cron.zone}\n{cron.schedule}": (function.config, cron)
+            for function in functions
+            for cron in function.config.crons
+        }
+        self._next_ms = dict.fromkeys(self._schedules, 0)
+
+    async def look(self) -> None:
+        """Start what is due."""
+        if not self._schedules:
+            return
+        now_ms = await self._broker.run(server_time_ms())
+        due = [name for name, next_ms in self._next_ms.items() if next_ms <= now_ms]
+        if due:
+            last = await self._broker.run(read_crons(self._keys))
+            for name in due:
+                await self._fire(name, last_ms=last.get(name, 0), now_ms=now_ms)
+
+    async def _fire(self, name: str, *, last_ms: int, now_ms: int) -> None:
+        config, cron = self._schedules[name]
+        times = due_times(cron, after_ms=last_ms, now_ms=now_ms) if last_ms else []
+        starts = [(run_id_for("cron", name, str(time_ms)), config, _event(name, cron, time_ms)) for time_ms in times]
+        started = await self._broker.run(fire_cron(self._keys, name, last_ms=last_ms, until_ms=now_ms, starts=starts))
+        if started:
+            _log.info("cron_fired", extra={"function": config.name, "runs": started})
+        now = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(cron.zone))
+        self._next_ms[name] = _ms(next(CronSim(cron.schedule, now)))
+
+
+def _event(name: str, cron: CronConfig, time_ms: int) -> bytes:
+    moment = datetime.fromtimestamp(time_ms / 1000, ZoneInfo(cron.zone))
+    data = dumps({"schedule": cron.schedule, "zone": cron.zone, "time": moment.isoformat()})
+    return event_text(CRON_EVENT, id=run_id_for("cron", name, str(time_ms)), ts=time_ms, data=data)
