@@ -79,7 +79,7 @@ def _introduce(apps: Sequence[Stepflow], url: str) -> None:
     """Print the functions and how to start one of them."""
     label = "functions"
     for function in [function for app in apps for function in app.functions.values()]:
-        events = ", ".join(function.config.events)
+        events = ", ".join(function.config.triggers)
         say(label, f"{function.name}  ← {events}" if events else function.name)
         label = ""
     say("try", _example(apps))
@@ -91,7 +91,7 @@ def _introduce(apps: Sequence[Stepflow], url: str) -> None:
 def _example(apps: Sequence[Stepflow]) -> str:
     """A command that starts a run."""
     functions = [function for app in apps for function in app.functions.values()]
-    events = [event for function in functions for event in function.config.events]
+    events = [event.name for function in functions for event in function.config.events]
     if events:
         return f"stepflow send {shlex.quote(events[0].rstrip('*') or 'event')} --data '{{}}'"
     return f"stepflow start {shlex.quote(functions[0].name)} --data '{{}}'"

@@ -91,7 +91,7 @@ class _Reading:
             command(lambda reply: reply, "HGET", self._keys("MEMOS", run.parent), run.parent_step),
         ]
         record, pending, memo = self._broker.run_all(calls)
-        parent = member_of(record, self.queues) if record else forgotten_member(run.parent, "")
+        parent = member_of(record, self.queues, pending) if record else forgotten_member(run.parent, "")
         return parent, _find_invoke(run.parent_step, pending, memo)
 
     def read_children(self, run_id: str, invokes: Sequence[Invoke], depth: int, most: int) -> None:
@@ -110,7 +110,7 @@ class _Reading:
         answers = iter(self._broker.run_all(calls))
         for run_id in run_ids:
             record, pending, memos = next(answers), next(answers), next(answers)
-            self.runs[run_id] = member_of(record, self.queues) if record else None
+            self.runs[run_id] = member_of(record, self.queues, pending) if record else None
             told = ((key, read_memo(text)) for key, text in memos if b'"kind":"invoke"' in text)
             self.invokes[run_id] = find_invokes(told, pending)
 

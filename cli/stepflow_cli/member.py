@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.runs import RunRecord
+from stepflow_broker.runs import RunRecord, StepRecord
 from stepflow_cli.invokes import Invoke
 from stepflow_cli.show import iso
+from stepflow_cli.waits import Wait, find_waits
 from stepflow_engine.failure import Failure
 
 __all__ = ["Member", "forgotten_member", "member_of"]
@@ -24,6 +26,7 @@ class Member:
         failure: what ended it, or why its last attempt failed.
         served: whether a live worker serves its queue; ``None``: it has ended and needs none.
         invoke: the step of its parent that invoked it; ``None``: none did, or the parent is forgotten.
+        waits: what its steps wait for besides its children, the one that is over first at the front.
         children: the runs that it invoked, those that it waits for first.
         hidden: how many more it invoked.
     """
@@ -41,6 +44,7 @@ class Member:
     failure: Failure | None
     served: bool | None
     invoke: Invoke | None
+    waits: tuple[Wait, ...] = ()
     children: tuple[Member, ...] = ()
     hidden: int = 0
 
@@ -67,13 +71,19 @@ class Member:
             "blocked": self.blocked or None,
             "reason": self.reason or None,
             "error": self.failure.to_json() if self.failure else None,
+            "waits": [wait.named_json() for wait in self.waits],
             "children": [child.to_json() for child in self.children],
             "children_not_shown": self.hidden,
         }
 
 
-def member_of(run: RunRecord, queues: frozenset[str]) -> Member:
-    """What is shown of a run; ``queues`` are those that live workers serve."""
+def member_of(run: RunRecord, queues: frozenset[str], pending: Sequence[StepRecord] = ()) -> Member:
+    """What is shown of a run.
+
+    Args:
+        queues: those that live workers serve.
+        pending: its steps that have not ended.
+    """
     return Member(
         run_id=run.id,
         app=run.app,
@@ -88,6 +98,7 @@ def member_of(run: RunRecord, queues: frozenset[str]) -> Member:
         failure=run.failure,
         served=None if run.status.ended else run.queue in queues,
         invoke=None,
+        waits=find_waits(pending),
     )
 
 

@@ -10,13 +10,16 @@ import click
 from rich.text import Text
 
 from stepflow_broker.broker import Broker
-from stepflow_broker.functions import FunctionConfig, RateConfig, read_functions
+from stepflow_broker.crons import server_time_ms
+from stepflow_broker.flow import RateConfig
+from stepflow_broker.functions import CronConfig, FunctionConfig, read_functions
 from stepflow_broker.keys import Keys
 from stepflow_broker.overview import read_queues, read_workers
 from stepflow_cli.exits import EPILOG
 from stepflow_cli.family import served_queues
 from stepflow_cli.options import output_option, server_options
-from stepflow_cli.show import Cell, console, iso, now_ms, plain, print_json, since, state_text, table
+from stepflow_cli.schedule import next_time
+from stepflow_cli.show import Cell, clock, console, iso, now_ms, plain, print_json, since, state_text, table
 from stepflow_cli.tree import unserved
 from stepflow_cli.url import find_url
 from stepflow_engine.durations import show_duration
@@ -28,35 +31,60 @@ __all__ = ["functions", "queues", "workers"]
 @output_option
 @server_options
 def functions(*, output: str, redis_url: str | None) -> None:
-    """List the functions that workers have registered, and whether a live worker serves their queues."""
+    """List the functions that workers have registered: what starts them, and whether a live worker serves them."""
     broker = Broker(find_url(redis_url))
     found, served = broker.run(read_functions(Keys())), served_queues(broker, Keys())
+    now = broker.run(server_time_ms())
     if output == "json":
-        print_json([_function_json(config, served) for config in found])
+        print_json([_function_json(config, served, now) for config in found])
         return
     limited = any(config.rate_limit for config in found)
-    headers = ["FUNCTION", "STARTED BY", "RETRIES", *["RATE LIMIT"] * limited, "QUEUE", "SERVED"]
-    rows = [_function_row(config, served, limited=limited) for config in found]
-    _print(headers, rows, right=("RETRIES",), none="no functions: start a worker")
+    timed = any(config.crons for config in found)
+    headers = ["FUNCTION", "STARTED BY", *["NEXT"] * timed, "RETRIES", *["RATE LIMIT"] * limited, "QUEUE", "SERVED"]
+    rows = [_function_row(config, served, now, limited=limited, timed=timed) for config in found]
+    _print(headers, rows, right=("RETRIES",), folded=(1,), none="no functions: start a worker")
     for queue in sorted({config.queue for config in found} - served):
         click.echo(unserved(queue))
 
 
-def _function_json(config: FunctionConfig, served: frozenset[str]) -> dict[str, Any]:
-    fields = ("app", "id", "queue", "events", "retries")
-    rate = asdict(config.rate_limit) if config.rate_limit else None
-    return {**{name: getattr(config, name) for name in fields}, "rate_limit": rate, "served": config.queue in served}
+def _function_json(config: FunctionConfig, served: frozenset[str], now: int) -> dict[str, Any]:
+    return {
+        "app": config.app,
+        "id": config.id,
+        "queue": config.queue,
+        "events": [event.name for event in config.events],
+        "triggers": [
+            *({"event": event.name, "if": event.condition or None} for event in config.events),
+            *({"cron": cron.schedule, **_schedule_json(cron, now)} for cron in config.crons),
+        ],
+        "retries": config.retries,
+        "rate_limit": asdict(config.rate_limit) if config.rate_limit else None,
+        "served": config.queue in served,
+    }
 
 
-def _function_row(config: FunctionConfig, served: frozenset[str], *, limited: bool) -> list[Cell]:
+def _schedule_json(cron: CronConfig, now: int) -> dict[str, Any]:
+    return {"zone": cron.zone, "catch_up": cron.catch_up, "next_at": iso(next_time(cron, now))}
+
+
+def _function_row(
+    config: FunctionConfig, served: frozenset[str], now: int, *, limited: bool, timed: bool
+) -> list[Cell]:
     return [
         plain(config.name),
-        plain(", ".join(config.events)) or "—",
+        plain(", ".join(config.triggers)) or "—",
+        *[_next(config.crons, now)] * timed,
         str(config.retries),
         *[_rate(config.rate_limit)] * limited,
         plain(config.queue),
         "yes" if config.queue in served else Text("no", style="yellow"),
     ]
+
+
+def _next(crons: Sequence[CronConfig], now: int) -> str:
+    """The next of the times that start a function, in the time zone of this machine: ``2025-01-31 09:30``."""
+    times = [time_ms for cron in crons if (time_ms := next_time(cron, now)) is not None]
+    return clock(min(times)).removesuffix(":00") if times else "—"
 
 
 def _rate(rate: RateConfig | None) -> str:
@@ -110,12 +138,21 @@ def queues(*, output: str, redis_url: str | None) -> None:
     _print(headers, rows, right=headers[1:], none="no queues: nothing was ever queued here")
 
 
-def _print(headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: Sequence[str], none: str) -> None:
-    """Print a table, or say that there is nothing and what to do."""
+def _print(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    right: Sequence[str],
+    none: str,
+    folded: Sequence[int] = (),
+) -> None:
+    """Print a table, or say that there is nothing and what to do. Columns that are ``folded`` take several lines."""
     if not rows:
         click.echo(none)
         return
     made = table(*headers, right=right)
+    for column in folded:
+        made.columns[column].no_wrap, made.columns[column].overflow = False, "fold"
     for row in rows:
         made.add_row(*row)
     console().print(made)

@@ -10,9 +10,9 @@ from stepflow import Run, Stepflow
 from stepflow_broker.functions import read_functions
 from stepflow_cli.exits import EPILOG
 from stepflow_cli.options import data_option, duration, output_option, server_options
-from stepflow_cli.show import print_json
+from stepflow_cli.show import now_ms, print_json
 from stepflow_cli.url import find_url
-from stepflow_workers.router import matches
+from stepflow_workers.router import starts
 
 __all__ = ["invoke", "send", "start"]
 
@@ -31,12 +31,13 @@ app_option = click.option("--app", metavar="APP", help="The function's app, when
 def send(event: str, *, data: Any, id: str, output: str, redis_url: str | None) -> None:
     """Send an event, and print its id.
 
-    Every function whose trigger matches gets a run.
+    Every function whose trigger matches gets a run, and every step that waits for it goes on.
     """
     producer = Stepflow(_PRODUCER, redis_url=find_url(redis_url))
     event_id = producer.send(event, data, id=id)
     functions = producer.producer.broker.run(read_functions(producer.producer.keys))
-    names = [config.name for config in functions if any(matches(pattern, event) for pattern in config.events)]
+    sent = {"name": event, "data": {} if data is None else data, "id": event_id, "ts": now_ms()}
+    names = [config.name for config in functions if starts(config, sent)]
     if output == "json":
         print_json({"event_id": event_id, "event": event, "functions": names})
         return

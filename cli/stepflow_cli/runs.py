@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from stepflow import Stepflow
 from stepflow_broker.broker import Broker
 from stepflow_broker.keys import Keys
 from stepflow_broker.overview import RunSummary, find_runs
+from stepflow_broker.runs import read_steps
 from stepflow_cli.detail import read_detail
 from stepflow_cli.exits import EPILOG
 from stepflow_cli.family import DEPTH
@@ -29,10 +31,13 @@ from stepflow_cli.show import (
 )
 from stepflow_cli.timeline import timeline
 from stepflow_cli.url import find_url
+from stepflow_cli.waits import Wait, find_waits, wait_texts
 from stepflow_engine.states import RunStatus
 from stepflow_workers.invoker import MAX_DEPTH
 
 __all__ = ["runs"]
+
+_CHUNK = 25
 
 
 @click.group(epilog=EPILOG)
@@ -58,16 +63,29 @@ def runs() -> None:
 def list_runs(*, statuses: tuple[str, ...], function: str, limit: int, output: str, redis_url: str | None) -> None:
     """List the newest runs."""
     wanted = frozenset(RunStatus(status) for status in statuses)
-    found = find_runs(Broker(find_url(redis_url)), Keys(), statuses=wanted, function=function, limit=limit)
+    broker, keys = Broker(find_url(redis_url)), Keys()
+    found = find_runs(broker, keys, statuses=wanted, function=function, limit=limit)
+    waits = _read_waits(broker, keys, found)
     if output == "json":
-        print_json([_summary_json(run) for run in found])
+        print_json([_summary_json(run, waits.get(run.id, ())) for run in found])
     elif found:
-        _print_runs(found)
+        _print_runs(found, waits)
     else:
         click.echo("no runs")
 
 
-def _summary_json(run: RunSummary) -> dict[str, Any]:
+def _read_waits(broker: Broker, keys: Keys, found: Sequence[RunSummary]) -> dict[str, tuple[Wait, ...]]:
+    """What waiting runs wait for besides children, by run. A round trip for each 25 of them."""
+    waiting = [run.id for run in found if run.status is RunStatus.WAITING]
+    waits: dict[str, tuple[Wait, ...]] = {}
+    for first in range(0, len(waiting), _CHUNK):
+        part = waiting[first : first + _CHUNK]
+        steps = broker.run_all([read_steps(keys, run_id) for run_id in part])
+        waits |= {run_id: find_waits(pending) for run_id, pending in zip(part, steps, strict=True)}
+    return waits
+
+
+def _summary_json(run: RunSummary, waits: Sequence[Wait]) -> dict[str, Any]:
     return {
         "run_id": run.id,
         "app": run.app,
@@ -79,22 +97,30 @@ def _summary_json(run: RunSummary) -> dict[str, Any]:
         "started_at": iso(run.started_at),
         "ended_at": iso(run.ended_at),
         "blocked": run.blocked or None,
+        "waits": [wait.named_json() for wait in waits],
         "error": run.failure.to_json() if run.failure else None,
     }
 
 
-def _print_runs(found: list[RunSummary]) -> None:
+def _print_runs(found: Sequence[RunSummary], waits: Mapping[str, Sequence[Wait]]) -> None:
     out, now = console(), now_ms()
     wide = out.width >= 100
-    made = table("RUN", "STATUS", "FUNCTION", "CREATED", "TOOK", *(["ERROR"] if wide else []), right=("TOOK",))
+    made = table("RUN", "STATUS", "FUNCTION", "CREATED", "TOOK", *(["WHY"] if wide else []), right=("TOOK",))
     made.columns[0].min_width = 32
+    if wide:
+        made.columns[-1].ratio, made.expand = 1, True
     for run in found:
         took = span(run.started_at, run.ended_at or now)
         cells: list[Cell] = [run.id, state_text(run.status), plain(run.name), since(run.created_at, now), took]
         if wide:
-            cells.append(plain(run.blocked or brief_failure(run.failure)))
+            cells.append(_why(run, waits.get(run.id, ()), now))
         made.add_row(*cells)
     out.print(made)
+
+
+def _why(run: RunSummary, waits: Sequence[Wait], now: int) -> str:
+    """Why a run is as it is, in one line."""
+    return plain(run.blocked) or "; ".join(wait_texts(waits, now)) or plain(brief_failure(run.failure))
 
 
 # -- show ----------------------------------------------------------------------

@@ -33,6 +33,7 @@ __all__ = [
     "span",
     "state_text",
     "table",
+    "waits_until",
 ]
 
 Cell = str | Text
@@ -96,6 +97,11 @@ def iso(at_ms: int | None) -> str | None:
 def clock(at_ms: int) -> str:
     """A time for people, in the time zone of this machine."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def waits_until(at_ms: int, now: int) -> str:
+    """The end of a wait: ``until 2025-01-31 09:30:00 (in 59m)``."""
+    return f"until {clock(at_ms)} (in {show_duration(max(0, at_ms - now) // 1000 * 1000)})"
 
 
 def since(at_ms: int | None, now: int) -> str:

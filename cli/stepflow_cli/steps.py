@@ -10,6 +10,7 @@ from stepflow_broker.runs import StepRecord
 from stepflow_cli.invokes import Invoke, ended_invoke, waiting_invoke
 from stepflow_cli.member import Member
 from stepflow_cli.show import iso
+from stepflow_cli.waits import Wait, ended_wait, pending_wait
 from stepflow_engine.failure import Failure
 from stepflow_engine.memo import Memo
 
@@ -21,12 +22,15 @@ class StepLine:
     """One step. Times are milliseconds since the epoch.
 
     Attributes:
-        state: ``done``, ``failed``, ``running``, ``queued``, ``retrying``, ``delayed`` or ``waiting`` (for a child).
+        state: ``done``, ``failed``, ``running``, ``queued``, ``retrying``, ``delayed`` or ``waiting`` (for a child, a
+            time or an event).
         attempts: those that were begun and, for a step that has not ended, have failed.
         worker: which executed it last, or executes it.
         due_at: when the next attempt is due.
         failure: why it failed, or its last attempt did.
-        invoke: what it invoked; ``None`` for a step with a handler.
+        kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event) or ``send``.
+        invoke: what it invoked; ``None`` for a step of another kind.
+        wait: what it waits for, or waited for; ``None`` for a step of another kind than ``sleep`` and ``wait``.
     """
 
     id: str
@@ -39,13 +43,16 @@ class StepLine:
     worker: str = ""
     result: Any = None
     failure: Failure | None = None
+    kind: str = "run"
     invoke: Invoke | None = None
+    wait: Wait | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields that scripts get."""
         return {
             "id": self.id,
             "key": self.key,
+            "kind": self.kind,
             "state": self.state,
             "attempts": self.attempts,
             "started_at": iso(self.started_at),
@@ -55,6 +62,7 @@ class StepLine:
             "result": self.result,
             "error": self.failure.to_json() if self.failure else None,
             "invoke": self.invoke.to_json() if self.invoke else None,
+            "wait": self.wait.to_json() if self.wait else None,
         }
 
 
@@ -85,22 +93,27 @@ def _ended(key: str, memo: Memo, children: Mapping[str, Member]) -> StepLine:
         worker=memo.detail.get("worker", ""),
         result=memo.data,
         failure=memo.failure,
+        kind=memo.detail.get("kind", "run"),
         invoke=invoke,
+        wait=ended_wait(key, memo),
     )
 
 
 def _pending(step: StepRecord, children: Mapping[str, Member]) -> StepLine:
     states = {"leased": "running", "delayed": "retrying" if step.attempts else "delayed"}
-    invoke = waiting_invoke(step)
+    invoke, wait = waiting_invoke(step), pending_wait(step)
     child = children.get(step.child)
+    waits = invoke is not None or wait is not None
     return StepLine(
         id=step.id,
         key=step.key,
         state=states.get(step.state, step.state),
-        attempts=1 if invoke else step.attempts,
-        started_at=child.created_at if child else None,
-        due_at=None if invoke else step.due_at,
+        attempts=1 if waits else step.attempts,
+        started_at=child.created_at if child else wait.started_at if wait else None,
+        due_at=None if waits else step.due_at,
         worker=step.owner,
         failure=step.failure,
+        kind=wait.kind if wait else "invoke" if invoke else "run",
         invoke=invoke,
+        wait=wait,
     )

@@ -10,9 +10,22 @@ from rich.text import Text
 
 from stepflow_broker.runs import RunRecord
 from stepflow_cli.detail import Detail
-from stepflow_cli.show import Cell, brief, brief_failure, clock, now_ms, plain, since, span, state_text, table
+from stepflow_cli.show import (
+    Cell,
+    brief,
+    brief_failure,
+    clock,
+    now_ms,
+    plain,
+    since,
+    span,
+    state_text,
+    table,
+    waits_until,
+)
 from stepflow_cli.steps import StepLine
-from stepflow_cli.tree import family_tree, unserved, waits_until
+from stepflow_cli.tree import family_tree, unserved
+from stepflow_cli.waits import WAITING, ended_text, wait_text
 from stepflow_engine.durations import show_duration
 
 __all__ = ["timeline"]
@@ -135,4 +148,14 @@ def _result(step: StepLine, now: int) -> Text:
         return Text(plain(brief_failure(step.failure)), style="red" if step.state == "failed" else "yellow")
     if step.invoke is not None and step.invoke.waits_until is not None:
         return Text(waits_until(step.invoke.waits_until, now), style="yellow")
-    return Text(plain(brief(step.result))) if step.state == "done" else Text()
+    if step.wait is not None and step.wait.outcome == WAITING:
+        return Text(wait_text(step.wait, now), style="yellow", no_wrap=False, overflow="fold")
+    return Text(_told(step)) if step.state == "done" else Text()
+
+
+def _told(step: StepLine) -> str:
+    """What a step that succeeded has given, in one line."""
+    if step.wait is not None:
+        return ended_text(step.wait, step.result)
+    text = plain(brief(step.result))
+    return f"sent {text}" if step.kind == "send" else text

@@ -10,10 +10,10 @@ from rich.tree import Tree
 from stepflow_cli.family import Family
 from stepflow_cli.invokes import Invoke
 from stepflow_cli.member import Member
-from stepflow_cli.show import brief_failure, clock, cut, now_ms, plain, span, state_text
-from stepflow_engine.durations import show_duration
+from stepflow_cli.show import brief_failure, cut, now_ms, plain, span, state_text, waits_until
+from stepflow_cli.waits import wait_texts
 
-__all__ = ["family_tree", "unserved", "waits_until"]
+__all__ = ["family_tree", "unserved"]
 
 _ONE_LINE_WIDTH = 120
 _LONGEST_NAME = 60
@@ -39,11 +39,6 @@ def family_tree(family: Family, width: int) -> Tree | None:
 def unserved(queue: str) -> str:
     """What is wrong with a queue that no live worker serves."""
     return f"no live worker serves queue {plain(queue)}"
-
-
-def waits_until(at_ms: int, now: int) -> str:
-    """The end of a wait: ``until 2025-01-31 09:30:00 (in 59m)``."""
-    return f"until {clock(at_ms)} (in {show_duration(max(0, at_ms - now) // 1000 * 1000)})"
 
 
 class _Look:
@@ -91,6 +86,7 @@ class _Look:
     def _notes(self, member: Member) -> Iterator[Text]:
         if member.invoke is not None and (wait := self._wait(member.invoke)):
             yield Text(wait, style="yellow")
+        yield from (Text(text, style="yellow") for text in wait_texts(member.waits, self.now))
         if member.served is False:
             yield Text(unserved(member.queue), style="yellow")
         if member.blocked:
