@@ -17,11 +17,12 @@ import redis
 from stepflow_broker import invokes, jobs, runs
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call
-from stepflow_broker.functions import FunctionConfig, create_group
+from stepflow_broker.codes import Code
+from stepflow_broker.events import create_group
+from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.invokes import ChildStart
 from stepflow_broker.jobs import Lease
 from stepflow_broker.keys import Keys
-from stepflow_broker.runs import Code
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
@@ -103,7 +104,6 @@ class Race:
             step_id="call",
             child=child,
             event=_event(child),
-            event_value={},
             detail=dumps({"id": "call"})[1:],
             timeout_ms=timeout_ms,
             timeout_memo=memo_of_failure(Failure("InvokeTimeoutError", "too late"), {"outcome": "timeout"}),

@@ -2,111 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
-from stepflow import Context, InvokeError, RateLimit, RunStatus, Stepflow
+from stepflow import Context, RateLimit, RunStatus, Stepflow
 from stepflow_broker import overview
-from stepflow_broker.broker import Broker
-from stepflow_broker.functions import register_functions
-from stepflow_broker.keys import Keys
-from stepflow_broker.runs import count_steps, read_memos, read_run, read_steps
 from stepflow_broker.server import EmbeddedServer
 from stepflow_cli.exits import report
-from stepflow_cli.family import read_family
-from stepflow_cli.invokes import find_invokes
-from stepflow_engine.memo import read_memo
 from tests.integration.apps import shop
-from tests.support.processes import ROOT, WorkerThread, until
-
-APPS = "tests.integration.apps"
-SHOP = f"{APPS}.shop:app"
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """The variables of this process without those of stepflow, and with these."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STEPFLOW_")}
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**kept, "PYTHONPATH": path, **variables}
-
-
-def call(
-    *words: str, program: str = "main", cwd: Path = ROOT, stdin: str = "", **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a program of the command line to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", f"stepflow_cli.{program}", *words],
-        cwd=cwd,
-        env=environment(**variables),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-@contextlib.contextmanager
-def running(*words: str, log: Path, program: str = "main", cwd: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that goes on meanwhile; its whole process group is gone at the end."""
-    command = [sys.executable, "-m", f"stepflow_cli.{program}", *words]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=cwd, env=environment(), stdout=output, stderr=output, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        print(f"--- {' '.join(words)}\n{log.read_text()}")
-
-
-def burst(url: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Do what is queued."""
-    done = call(SHOP, "--redis-url", url, "--burst", *options, program="worker")
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def enqueue(url: str, function: str, data: object = None) -> str:
-    """Start a run, without the command line; its id."""
-    producer = Stepflow("tests", redis_url=url)
-    try:
-        return producer.start(f"shop/{function}", data).id
-    finally:
-        producer.producer.close()
-
-
-def as_json(*words: str, **variables: Any) -> Any:
-    done = call(*words, "-o", "json", **variables)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def assert_refused(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
-    """It ended with this exit code and one line that has these parts, and no traceback."""
-    assert done.returncode == code, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    for part in parts:
-        assert part in done.stderr
+from tests.support.command_line import (
+    APPS,
+    SHOP,
+    as_json,
+    assert_refused,
+    burst,
+    call,
+    enqueue,
+    register,
+    running,
+)
+from tests.support.processes import until
 
 
 @pytest.fixture
@@ -114,13 +37,6 @@ def registered(url: str) -> str:
     """The URL of a server on which the functions of the shop are registered."""
     register(url, shop.app)
     return url
-
-
-def register(url: str, app: Stepflow) -> None:
-    """Register the functions of an app, as its worker does."""
-    broker = Broker(url)
-    broker.run(register_functions(Keys(), [function.config for function in app.functions.values()]))
-    broker.close()
 
 
 # -- worker --------------------------------------------------------------------
@@ -346,6 +262,7 @@ def test_functions_workers_and_queues_are_listed(url: str, tmp_path: Path) -> No
             "id": "order",
             "queue": "shop",
             "events": ["shop/order.placed"],
+            "triggers": [{"event": "shop/order.placed", "if": None}],
             "retries": 4,
             "rate_limit": None,
             "served": True,
@@ -375,172 +292,6 @@ def test_functions_show_rate_limits_and_the_queues_that_no_live_worker_serves(ur
     shown = call("functions", "--redis-url", url).stdout
     assert "2 in 1h per event.data.user" in shown
     assert "no live worker serves queue mail" in shown
-
-
-# -- families ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Family:
-    """A run that waits for the children ``slow``, which runs, and ``absent``, which no worker serves."""
-
-    run: str
-    slow: str
-    absent: str
-    gate: threading.Event
-
-
-@pytest.fixture
-def family(app: Stepflow, url: str, run_worker: Callable[..., WorkerThread]) -> Iterator[Family]:
-    gate, other = threading.Event(), Stepflow("other", redis_url=url)
-
-    @other.function("absent")
-    async def absent(ctx: Context) -> None: ...
-
-    @app.function("leaf")
-    async def leaf(ctx: Context) -> str:
-        return await ctx.step.run("work", lambda: "leaf")
-
-    @app.function("slow")
-    async def slow(ctx: Context) -> str:
-        await asyncio.gather(*[ctx.step.invoke(f"leaf {number}", leaf) for number in range(3)])
-        return await ctx.step.run("wait", lambda: gate.wait(60) and "slow")
-
-    @app.function("main")
-    async def main(ctx: Context) -> None:
-        async def nothing() -> None:
-            with contextlib.suppress(InvokeError):
-                await ctx.step.invoke("nothing", "nothing")
-
-        await asyncio.gather(
-            ctx.step.invoke("call slow", slow), ctx.step.invoke("call absent", "other/absent", timeout="2h"), nothing()
-        )
-
-    register(url, other)
-    run_worker(app)
-    run = app.start(main)
-    broker, keys = app.producer.broker, app.producer.keys
-
-    def children() -> dict[str, str]:
-        return {step.id: step.child for step in broker.run(read_steps(keys, run.id))}
-
-    until(lambda: set(children()) == {"call slow", "call absent"}, what="the start of the children")
-    found = Family(run.id, children()["call slow"], children()["call absent"], gate)
-    until(lambda: broker.run(count_steps(keys, found.slow)) == 3, what="the end of the leaves")
-    yield found
-    gate.set()
-
-
-def test_runs_show_prints_the_tree_and_who_waits_until_when(family: Family, url: str) -> None:
-    narrow = call("runs", "show", family.run, STEPFLOW_REDIS_URL=url, COLUMNS="80").stdout
-    wide = call("runs", "show", family.run, STEPFLOW_REDIS_URL=url, COLUMNS="140").stdout
-    for text in (narrow, wide):
-        tree = text[text.rindex("shop/main") :]
-        assert re.search(r"├── call absent → other/absent  queued", tree)
-        assert re.search(r"└── call slow → shop/slow  (running|waiting)", tree)
-        assert re.search(r"its parent waits until 20[-\d]+ [:\d]+ \(in 1h 59m\)", tree)
-        assert tree.count("no live worker serves queue other") == 1
-        assert re.findall(r"leaf \d → shop/leaf  completed", tree)[2:]
-        assert all(run_id in tree for run_id in (family.run, family.slow, family.absent))
-    assert max(len(line) for line in narrow.splitlines()) <= 80
-
-
-def test_runs_show_names_the_parent_and_the_step_there(family: Family, url: str) -> None:
-    shown = call("runs", "show", family.slow, "--redis-url", url).stdout
-    tree = shown[shown.rindex("shop/main") :]
-    assert re.search(rf"^└── call slow → shop/slow .*{family.slow}  ← this run$", tree, re.MULTILINE)
-    assert family.absent not in tree
-
-
-def test_runs_show_in_json_nests_the_children_as_deep_as_is_asked(family: Family, url: str) -> None:
-    run = as_json("runs", "show", family.run, "--redis-url", url)
-    assert run["parent"] is None
-    absent, slow = run["children"]
-    assert (absent["step"], absent["status"], absent["outcome"]) == ("call absent", "queued", "waiting")
-    assert (absent["run_id"], absent["served"], slow["served"]) == (family.absent, False, True)
-    assert slow["waits_until"] > absent["waits_until"] > run["created_at"]
-    assert [(leaf["status"], leaf["outcome"]) for leaf in slow["children"]] == [("completed", "completed")] * 3
-    steps = {step["id"]: step["invoke"] for step in run["steps"]}
-    assert steps["nothing"] == {
-        "function": "shop/nothing",
-        "run_id": None,
-        "outcome": "not_found",
-        "waits_until": None,
-    }
-    assert steps["call slow"]["run_id"] == family.slow
-
-    shallow = as_json("runs", "show", family.run, "--depth", "1", "--redis-url", url)["children"][1]
-    assert (shallow["children"], shallow["children_not_shown"]) == ([], 3)
-    below = as_json("runs", "show", family.slow, "--redis-url", url)
-    assert (below["parent"]["run_id"], below["parent"]["step"]) == (family.run, "call slow")
-
-
-def test_no_more_runs_of_a_family_are_read_than_asked_in_few_round_trips(
-    app: Stepflow, run_worker: Callable[..., WorkerThread], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @app.function("leaf")
-    async def leaf(ctx: Context) -> None: ...
-
-    @app.function("main")
-    async def main(ctx: Context) -> None:
-        await asyncio.gather(*[ctx.step.invoke("leaf", leaf) for _ in range(30)])
-
-    run_worker(app)
-    run = app.start(main)
-    run.result(30)
-    broker, keys = Broker(app.producer.url), app.producer.keys
-    record = broker.run(read_run(keys, run.id))
-    assert record is not None
-    invokes = find_invokes([(key, read_memo(text)) for key, text in broker.run(read_memos(keys, run.id))], [])
-    trips, send = [], broker.run_all
-    monkeypatch.setattr(broker, "run_all", lambda calls: trips.append(len(calls)) or send(calls))
-    found = read_family(broker, keys, record, invokes, most=20)
-    assert (len(found.run.children), found.run.hidden) == (20, 10)
-    assert len(trips) == 3  # two for the workers, one for the level
-
-
-def test_a_child_that_is_forgotten_is_known_from_its_parent_s_memo(
-    app: Stepflow, run_worker: Callable[..., WorkerThread], client: redis.Redis, url: str
-) -> None:
-    @app.function("leaf")
-    async def leaf(ctx: Context) -> None: ...
-
-    @app.function("main")
-    async def main(ctx: Context) -> None:
-        await ctx.step.invoke("leaf", leaf)
-
-    run_worker(app)
-    run = app.start(main)
-    run.result(30)
-    [child] = as_json("runs", "show", run.id, "--redis-url", url)["children"]
-    client.delete(f"stepflow:run:{child['run_id']}")
-    [child] = as_json("runs", "show", run.id, "--redis-url", url)["children"]
-    assert (child["app"], child["function"], child["status"]) == ("shop", "leaf", "forgotten")
-    assert "leaf → shop/leaf  forgotten" in call("runs", "show", run.id, "--redis-url", url).stdout
-
-
-def test_a_skipped_run_is_shown_with_its_reason(url: str) -> None:
-    app = Stepflow("mail", redis_url=url)
-
-    @app.function("welcome", rate_limit=RateLimit(1, "1h"))
-    async def welcome(ctx: Context) -> None: ...
-
-    runs = [app.start(welcome) for _ in range(2)]
-    shown = as_json("runs", "show", runs[1].id, "--redis-url", url)
-    assert (shown["status"], shown["reason"], shown["served"]) == ("skipped", "rate limited", None)
-    text = call("runs", "show", runs[1].id, "--redis-url", url).stdout
-    assert re.search(r"^status +skipped", text, re.MULTILINE)
-    assert re.search(r"^reason +rate limited", text, re.MULTILINE)
-    assert "no live worker serves queue mail" in call("runs", "show", runs[0].id, "--redis-url", url).stdout
-
-
-@pytest.mark.parametrize(("option", "status"), [([], "cancelled"), (["--leave-children"], "queued")])
-def test_runs_cancel_takes_the_children_along_or_leaves_them(
-    family: Family, url: str, option: list[str], status: str
-) -> None:
-    call("runs", "cancel", family.run, *option, "--redis-url", url)
-    assert as_json("runs", "show", family.run, "--redis-url", url)["status"] == "cancelled"
-    assert as_json("runs", "show", family.absent, "--redis-url", url)["status"] == status
 
 
 # -- bad input -----------------------------------------------------------------

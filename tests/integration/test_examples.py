@@ -1,4 +1,4 @@
-"""The examples of the reference pages of step.run and step.invoke, as functions and as programs."""
+"""The examples: those of the reference pages of step.run and step.invoke, and of time and events; also as programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from examples import step_invoke, step_run
+from examples import step_invoke, step_run, step_waits
 from stepflow import RunFailedError, Stepflow
 from tests.support.processes import ROOT, until
 
@@ -113,11 +113,50 @@ def test_a_failure_that_is_not_caught_fails_the_run_that_invoked(invoker: Stepfl
         invoker.invoke(step_invoke.let_it_fail, timeout=20)
 
 
+# -- time and events ---------------------------------------------------------------
+
+
+@pytest.fixture
+def patient(url: str, run_worker: Callable[..., Any]) -> Stepflow:
+    """A producer of the app that waits, whose worker runs; the stand-ins are empty."""
+    for stand_in in (step_waits.MAILS, step_waits.REPORTS):
+        while not stand_in.empty():
+            stand_in.get()
+    run_worker(step_waits.app)
+    return Stepflow(step_waits.app.id, redis_url=url)
+
+
+def test_an_order_waits_for_its_payment_and_a_large_one_is_told_of(patient: Stepflow) -> None:
+    assert step_waits.paid_at_once(patient) == {"result": "order 1 was paid", "mail": "thank you for order 1"}
+
+
+def test_the_customer_is_reminded_before_the_order_is_given_up(patient: Stepflow) -> None:
+    after = {"mail": "please pay order 2", "result": "order 2 was paid after a reminder"}
+    assert step_waits.paid_after_the_reminder(patient) == after
+    assert step_waits.never_paid(patient) == {"mail": "please pay order 3", "result": "order 3 was never paid"}
+
+
+def test_support_is_told_of_a_run_that_fails(patient: Stepflow) -> None:
+    mail = step_waits.failed(patient)["mail"]
+    assert mail == "step-waits-examples/ship failed for order 4: there is no van"
+
+
+def test_a_night_that_was_missed_is_made_up_for(patient: Stepflow, run_worker: Callable[..., Any]) -> None:
+    step_waits.miss_two_nights(patient)
+    run_worker(step_waits.app)  # the other worker looks again when the next night has come
+    assert step_waits.REPORTS.get(timeout=30) == "the report of 02:00 in Europe/Rome"
+
+
 # -- as programs -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("program", "part"), [(step_run, '"s3://product-images/a.png"'), (step_invoke, '"Square of 4 is 16."')]
+    ("program", "part"),
+    [
+        (step_run, '"s3://product-images/a.png"'),
+        (step_invoke, '"Square of 4 is 16."'),
+        (step_waits, '"the report of 02:00 in Europe/Rome"'),
+    ],
 )
 def test_the_program_prints_what_each_example_shows(program: ModuleType, part: str) -> None:
     done = subprocess.run(

@@ -61,16 +61,16 @@ _WAKE_EARLY = """
 """
 _ADD = "redis.call('XADD', FINISHED, '*', 'run', run)"
 _TELL = "redis.call('PUBLISH', DONE .. run, status)\n"
-_DROP_TIMER = "  redis.call('ZREM', TIMEOUTS, 'invoke:' .. run .. ':' .. key)\n"
-_STILL_WAITING = "if redis.call('HGET', STEPS .. run, key .. ':state') == 'waiting' then"
+_DROP_TIMER = "  redis.call('ZREM', TIMEOUTS, 'wait:' .. member)\n"
+_STILL_WAITING = "if step[1] == 'waiting' then"
 _WAITS_FOR_CHILD = "  if step[1] ~= 'waiting' or step[2] ~= child then return 0, '' end\n"
 
 MUTATIONS = (
     Mutation(
         "the fence is not checked",
         (
-            Edit("lib/runs.lua", "return was.continuation == 'leased' and was.lease == fence", _LEASED),
-            Edit("lib/runs.lua", "return state[1] == 'leased' and state[2] == fence,", "return state[1] == 'leased',"),
+            Edit("lib/state.lua", "return was.continuation == 'leased' and was.lease == fence", _LEASED),
+            Edit("lib/state.lua", "return state[1] == 'leased' and state[2] == fence,", "return state[1] == 'leased',"),
         ),
     ),
     Mutation(
@@ -98,7 +98,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a timeout does not look whether the step still waits",
-        (Edit("fire_timers.lua", _STILL_WAITING, "if true then"), Edit("lib/runs.lua", _DROP_TIMER, "")),
+        (Edit("fire_timers.lua", _STILL_WAITING, "if true then"), Edit("lib/waits.lua", _DROP_TIMER, "")),
     ),
     Mutation(
         "a finish does not look whether the step still waits",
@@ -111,7 +111,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a cancelled child tells nobody",
-        (Edit("cancel_run.lua", "memo_comes(parent, was, key, position, memo, now, '')", ""),),
+        (Edit("lib/cancels.lua", "memo_comes(parent, was, key, position, memo, now, '')", ""),),
     ),
     Mutation(
         "a run is parked though a memo has come",

@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 from stepflow_broker import invokes, jobs, runs
 from stepflow_broker.call import Call
-from stepflow_broker.functions import FunctionConfig, RateConfig
+from stepflow_broker.codes import Code
+from stepflow_broker.flow import FlowConfig, RateConfig
+from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.invokes import ChildStart, Resolved
 from stepflow_broker.jobs import Lease, queue_lists
 from stepflow_broker.keys import Keys
-from stepflow_broker.runs import Code, RunRecord, StepRecord
+from stepflow_broker.runs import RunRecord, StepRecord
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
@@ -80,7 +82,7 @@ class Driver:
     ) -> Call[Code]:
         """The call that starts a run."""
         event = dumps({"name": "e", "id": run, "ts": 1, "data": {}})
-        config = FunctionConfig("shop", "buy", queue, rate_limit=rate, retention_ms=RETENTION_MS)
+        config = FunctionConfig("shop", "buy", queue, flow=FlowConfig(rate), retention_ms=RETENTION_MS)
         return runs.start_run(self.keys, config, run_id=run, event=event, dedupe=dedupe, now_ms=self.now_ms)
 
     def claim(self, limit: int = 100, *, worker: str = "w1", queues: Sequence[str] = ("shop",)) -> list[Lease] | None:
@@ -238,12 +240,11 @@ class Driver:
             step_id=step_id,
             child=child,
             event=dumps(event),
-            event_value=event,
             detail=dumps({"id": step_id})[1:],
             timeout_ms=timeout_ms,
             timeout_memo=TIMEOUT_MEMO,
             refusal=refusal,
-            config=FunctionConfig("shop", "sell", "shop", rate_limit=rate, retention_ms=RETENTION_MS),
+            config=FunctionConfig("shop", "sell", "shop", flow=FlowConfig(rate), retention_ms=RETENTION_MS),
             depth=1,
         )
         return self.send(

@@ -16,7 +16,7 @@ The truth of a run says which jobs, leases and timers there must be; these must 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 import redis
@@ -30,6 +30,7 @@ __all__ = ["check_invariants"]
 _KEYS = Keys()
 _OF_CONTINUATION = {
     "queued": RunStatus.QUEUED,
+    "gated": RunStatus.QUEUED,
     "leased": RunStatus.RUNNING,
     "delayed": RunStatus.WAITING,
     None: RunStatus.WAITING,
@@ -44,8 +45,10 @@ class _Expected:
     ended: set[str] = field(default_factory=set)
     queued: Counter[str] = field(default_factory=Counter)
     leases: set[str] = field(default_factory=set)
+    in_line: set[str] = field(default_factory=set)
     timers: dict[str, float] = field(default_factory=dict)
     waits: set[str] = field(default_factory=set)
+    indexed: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     rq_status: dict[str, str] = field(default_factory=dict)
     rq_wip: set[str] = field(default_factory=set)
     rq_scheduled: set[str] = field(default_factory=set)
@@ -62,6 +65,9 @@ class _Expected:
                 self.leases.add(job)
                 self.rq_wip.add(f"{job}:{fence}")
                 self.rq_status[job] = "started"
+            case "gated":
+                self.in_line.add(job)
+                self.rq_status[job] = "deferred"
             case "delayed":
                 assert due, f"R3/R4: {job} is delayed without a time"
                 self.timers[f"job:{job}"] = float(due)
@@ -141,7 +147,11 @@ def _check_steps(client: redis.Redis, run: str, memos: set[str], expected: _Expe
 
 def _check_wait(client: redis.Redis, run: str, key: str, fields: dict[str, str], expected: _Expected) -> None:
     expected.waits.add(f"{run}:{key}")
-    expected.timers[f"invoke:{run}:{key}"] = float(fields[f"{key}:due"])
+    expected.timers[f"wait:{run}:{key}"] = float(fields[f"{key}:due"])
+    if f"{key}:child" not in fields:
+        if index := fields.get(f"{key}:index"):
+            expected.indexed[index].add(f"{run}:{key}")
+        return
     child = client.hgetall(_KEYS("RUN", fields[f"{key}:child"]))
     assert child, f"W1: step {key} of {run} waits for a run that does not exist"
     assert child["parent"] == run, f"W1: step {key} of {run} waits for a child of {child['parent']}"
@@ -159,9 +169,26 @@ def _compare(client: redis.Redis, expected: _Expected) -> None:
     assert set(client.zrange(_KEYS("LEASES"), 0, -1)) == expected.leases, "L1: the leases are others"
     timers = dict(client.zrange(_KEYS("TIMEOUTS"), 0, -1, withscores=True))
     assert timers == expected.timers, "L1: the timers are others"
+    lines = [job for name in _subjects(client, "LINE") for job in client.zrange(_KEYS("LINE", name), 0, -1)]
+    assert sorted(lines) == sorted(expected.in_line), "G1: others stand in line"
+    slots = {job for name in _subjects(client, "SLOTS") for job in client.zrange(_KEYS("SLOTS", name), 0, -1)}
+    assert slots <= expected.leases | set(expected.queued), "G2: a job that is neither leased nor queued has a slot"
     assert set(_subjects(client, "TIMEOUT")) == expected.waits, "W1: the timeout keys are others"
+    _compare_index(client, expected)
     assert {_KEYS("RQ_QUEUE", name) for name in lists} <= client.smembers(_KEYS("RQ_QUEUES")), "Q1: a list is unknown"
     _compare_rq(client, expected, {job: name for name, jobs in lists.items() for job in jobs})
+
+
+def _compare_index(client: redis.Redis, expected: _Expected) -> None:
+    indexed = {index: client.smembers(_KEYS("WAITS", index)) for index in _subjects(client, "WAITS")}
+    assert indexed == expected.indexed, "W2: the index of waits is another"
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for index, members in indexed.items():
+        paths, _, event = index.split("\n", 2)
+        counts[event][paths] += len(members)
+    waited = {event: client.hgetall(_KEYS("WAITED", event)) for event in _subjects(client, "WAITED")}
+    waited = {event: {paths: int(count) for paths, count in found.items()} for event, found in waited.items()}
+    assert waited == counts, "W2: the counts of waits are others"
 
 
 def _compare_rq(client: redis.Redis, expected: _Expected, list_of: dict[str, str]) -> None:

@@ -29,10 +29,11 @@ from typing import Any
 
 from stepflow_broker import invokes, jobs, runs
 from stepflow_broker.call import Call, command
-from stepflow_broker.functions import FunctionConfig, create_group
+from stepflow_broker.codes import Code
+from stepflow_broker.events import create_group
+from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.invokes import ChildStart
 from stepflow_broker.keys import Keys
-from stepflow_broker.runs import Code
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
@@ -226,7 +227,7 @@ class InvokeModel:
         if state.is_live(child):
             yield Move(f"cancel {child}", (self._cancel(child),), without, "event")
         if state.waits_for(child):
-            timer = self._expire("TIMEOUTS", f"invoke:{PARENT}:{step_key(child)}")
+            timer = self._expire("TIMEOUTS", f"wait:{PARENT}:{step_key(child)}")
             fire = jobs.fire_timers(_KEYS, now_ms=_NOW_MS)
             yield Move(f"timeout {child}", (*timer, fire), minds, "event")
 
@@ -372,7 +373,6 @@ class InvokeModel:
             step_id=child,
             child=child,
             event=_event(child),
-            event_value={},
             detail=dumps({"id": child})[1:],
             timeout_ms=_TIMEOUT_MS,
             timeout_memo=memo_of_failure(Failure("InvokeTimeoutError", "too late"), {"outcome": "timeout"}),

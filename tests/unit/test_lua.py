@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from stepflow_broker.call import run_script
+from stepflow_broker.codes import Code
 from stepflow_broker.keys import Keys
-from stepflow_broker.runs import Code
 from stepflow_broker.scripts import script, script_names
 
 FOLDER = Path(str(files("stepflow_broker"))) / "lua"

@@ -1,0 +1,244 @@
+"""begin_wait, give_event, send_events, route_event, fire_timers: what ends a wait, once."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepflow_broker.codes import Code
+from stepflow_broker.events import Routed, StreamedEvent, add_event, create_group, drop_event, read_events, route_event
+from stepflow_broker.jobs import Lease
+from stepflow_broker.runs import read_memos
+from stepflow_broker.waits import (
+    WaitStart,
+    begin_wait,
+    give_event,
+    read_condition,
+    read_waits,
+    send_events,
+    wait_index,
+)
+from stepflow_engine.codec import dumps, loads
+from stepflow_engine.ids import step_key
+from stepflow_engine.memo import read_memo
+from tests.support.driver import START_MS, Driver
+from tests.support.invariants import check_invariants
+
+HOUR_MS = 3_600_000
+
+
+def wait_for(
+    name: str, *, step_id: str = "w", paths: str = "", values: object = (), condition: bytes = b""
+) -> WaitStart:
+    """A wait of an hour for an event."""
+    index = wait_index(name, paths=paths, values=dumps(list(values)), looked_at=bool(condition))
+    detail = dumps({"id": step_id, "kind": "wait"})[1:]
+    return WaitStart(step_key(step_id), step_id, detail, HOUR_MS, event=name, index=index, condition=condition)
+
+
+def sleep(*, delay_ms: int = 0, until_ms: int = 0) -> WaitStart:
+    return WaitStart(step_key("w"), "w", dumps({"id": "w", "kind": "sleep"})[1:], delay_ms, until_ms)
+
+
+def begin(driver: Driver, lease: Lease, start: WaitStart) -> Code:
+    code, _, _ = driver.send(
+        begin_wait(driver.keys, start, run_id=lease.run_id, fence=lease.fence, now_ms=driver.now_ms)
+    )
+    return code
+
+
+def came(driver: Driver, name: str, data: object, *, paths: tuple[str, ...] = (), event_id: str = "e1") -> Routed:
+    """An event that has come, and what became of it."""
+    text = dumps({"name": name, "id": event_id, "ts": 1, "data": data})
+    driver.store.broker.run(add_event(driver.keys, text, event_id=event_id, dedupe=True))
+    (event,) = driver.store.broker.run(read_events(driver.keys, "w1"))
+    return routed(driver, event, paths)
+
+
+def routed(driver: Driver, event: StreamedEvent, paths: tuple[str, ...] = ()) -> Routed:
+    answer = driver.store.broker.run(route_event(driver.keys, event, [], version=0, paths=paths, now_ms=driver.now_ms))
+    check_invariants(driver.client)
+    return answer
+
+
+def memo_of(driver: Driver, run: str = "run1") -> object:
+    """The only memo of a run."""
+    ((_, text),) = driver.store.broker.run(read_memos(driver.keys, run))
+    return read_memo(text)
+
+
+@pytest.fixture(autouse=True)
+def group(driver: Driver) -> None:
+    driver.store.broker.run(create_group(driver.keys, "EVENTS"))
+
+
+def test_a_sleep_ends_at_its_time_and_wakes_its_run(driver: Driver) -> None:
+    lease = driver.started()
+    assert begin(driver, lease, sleep(delay_ms=5_000)) is Code.DONE
+    driver.park(lease)
+    driver.now_ms += 4_999
+    assert driver.fire() == (0, 1)
+    assert driver.queued("shop:steps") == []
+    driver.now_ms += 1
+    assert driver.fire()[0] == 1
+    assert driver.queued("shop:steps") == ["run1"]
+    memo = memo_of(driver)
+    assert (memo.data, memo.detail["ended_at"], memo.detail["outcome"]) == (None, START_MS + 5_000, "time")
+
+
+def test_a_sleep_that_is_asked_for_again_does_not_begin_again(driver: Driver) -> None:
+    lease = driver.started()
+    begin(driver, lease, sleep(delay_ms=5_000))
+    before = driver.snapshot()
+    driver.now_ms += 3_000
+    assert begin(driver, lease, sleep(delay_ms=5_000)) is Code.ALREADY
+    assert driver.snapshot() == before
+
+
+def test_a_time_that_is_past_resolves_the_step_at_once(driver: Driver) -> None:
+    lease = driver.started()
+    assert begin(driver, lease, sleep(until_ms=START_MS - 1)) is Code.RESOLVED
+    assert memo_of(driver).detail["ended_at"] == START_MS
+
+
+def test_a_stale_worker_begins_no_wait(driver: Driver) -> None:
+    lease = driver.started()
+    driver.yield_run(lease)
+    driver.claim_one()
+    assert begin(driver, lease, sleep(delay_ms=1)) is Code.STALE_FENCE
+    driver.cancel()
+    assert begin(driver, lease, sleep(delay_ms=1)) is Code.NO_RUN
+
+
+def test_an_event_without_wait_and_function_changes_nothing_but_the_log(driver: Driver) -> None:
+    assert came(driver, "paid", {}).started == 0
+    assert driver.client.xlen(driver.keys("EVENTS")) == 0
+    assert driver.client.xlen(driver.keys("RECENT", "paid")) == 1
+
+
+def test_any_event_of_the_name_ends_a_wait_without_values(driver: Driver) -> None:
+    lease = driver.started()
+    begin(driver, lease, wait_for("paid"))
+    driver.park(lease)
+    came(driver, "other", {})
+    assert driver.queued("shop:steps") == []
+    came(driver, "paid", {"n": 1})
+    assert driver.queued("shop:steps") == ["run1"]
+    memo = memo_of(driver)
+    assert (memo.data["data"], memo.detail["outcome"]) == ({"n": 1}, "came")
+
+
+def test_an_event_is_asked_for_the_values_that_waits_want(driver: Driver) -> None:
+    leases = [driver.started(run) for run in ("run1", "run2")]
+    for n, lease in enumerate(leases):
+        begin(driver, lease, wait_for("paid", paths="data.order", values=[n]))
+        driver.park(lease)
+    before = driver.client.xlen(driver.keys("RECENT", "paid"))
+    refused = came(driver, "paid", {"order": 1})
+    assert (refused.code, refused.paths) == (Code.MORE_VALUES, ("data.order",))
+    assert driver.client.xlen(driver.keys("RECENT", "paid")) == before
+    (event,) = _pending(driver)
+    assert routed(driver, event, refused.paths).code is Code.DONE
+    assert driver.queued("shop:steps") == ["run2"]
+
+
+def test_paths_that_nobody_waits_for_any_more_do_no_harm(driver: Driver) -> None:
+    assert came(driver, "paid", {"order": 1}, paths=("data.order", "data.user")).code is Code.DONE
+
+
+def test_an_event_that_is_routed_again_ends_nothing_twice(driver: Driver) -> None:
+    lease = driver.started()
+    begin(driver, lease, wait_for("paid"))
+    came(driver, "paid", {"n": 1})
+    before = driver.snapshot()
+    assert routed(driver, StreamedEvent("0-1", dumps({"name": "paid", "id": "e1", "ts": 1, "data": {}}), "e1", True))
+    assert driver.snapshot() == before
+
+
+def test_the_time_and_the_event_end_a_wait_once_whichever_is_first(driver: Driver) -> None:
+    for first in ("time", "event"):
+        lease = driver.started(first)
+        begin(driver, lease, wait_for(first))
+        driver.now_ms += HOUR_MS
+        steps = [driver.fire, lambda first=first: came(driver, first, {"n": 1}, event_id=first)]
+        for step in steps if first == "time" else steps[::-1]:
+            step()
+        memo = memo_of(driver, first)
+        assert (memo.detail["outcome"], memo.data is None) == (("time", True) if first == "time" else ("came", False))
+
+
+def test_a_wait_with_a_condition_is_left_to_a_worker(driver: Driver) -> None:
+    lease = driver.started()
+    begin(driver, lease, wait_for("paid", condition=b'"looked at"'))
+    answer = came(driver, "paid", {"n": 1})
+    assert (answer.code, answer.paths) == (Code.DONE, ("?",))
+    (event,) = _pending(driver)
+    (wait,) = driver.store.broker.run(read_waits(driver.keys, "paid"))
+    assert wait == ("run1", step_key("w"))
+    assert loads(driver.store.broker.run(read_condition(driver.keys, *wait))) == "looked at"
+    assert driver.send(give_event(driver.keys, *wait, event.event, now_ms=driver.now_ms)) is True
+    assert driver.send(give_event(driver.keys, *wait, event.event, now_ms=driver.now_ms)) is False
+    assert driver.store.broker.run(read_waits(driver.keys, "paid")) == []
+    for call in drop_event(driver.keys, event):
+        driver.store.broker.run(call)
+    assert driver.client.xlen(driver.keys("EVENTS")) == 0
+
+
+def test_a_look_back_answers_the_events_of_late(driver: Driver) -> None:
+    driver.now_ms = 0  # the log has the server's own times
+    lease = driver.started()
+    for n in range(3):
+        came(driver, "paid", {"n": n}, event_id=f"e{n}")
+    start = wait_for("paid", paths="data.n", values=[1])
+    looking = WaitStart(start.key, "w", start.detail, HOUR_MS, event="paid", index=start.index, lookback_ms=60_000)
+    code, _, recent = driver.store.broker.run(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
+    assert code is Code.DONE
+    assert [loads(event)["data"]["n"] for event in recent] == [0, 1, 2]
+
+
+def test_the_end_of_a_run_ends_its_waits(driver: Driver) -> None:
+    lease = driver.started()
+    begin(driver, lease, wait_for("paid", paths="data.order", values=[1]))
+    begin(driver, lease, wait_for("paid", step_id="any"))
+    driver.finish(lease)
+    assert came(driver, "paid", {"order": 1}).code is Code.DONE
+    assert not list(driver.client.scan_iter("stepflow:wait*"))
+
+
+def test_events_of_a_step_are_sent_with_its_memo_and_once(driver: Driver) -> None:
+    lease = driver.started()
+    events = [(dumps({"name": "told", "id": f"e{n}", "ts": 1, "data": n}), f"e{n}", bool(n)) for n in range(2)]
+    text = b'{"data":["e0","e1"],"id":"send"}'
+
+    def send(fence: int) -> tuple[Code, int]:
+        return driver.send(
+            send_events(driver.keys, run_id="run1", fence=fence, key=step_key("send"), memo=text, events=events)
+        )
+
+    assert send(lease.fence) == (Code.DONE, 1)
+    assert send(lease.fence) == (Code.ALREADY, 1)
+    assert send(lease.fence + 1)[0] is Code.ALREADY
+    sent = driver.store.broker.run(read_events(driver.keys, "w1"))
+    assert [(event.event_id, event.dedupe) for event in sent] == [("e0", False), ("e1", True)]
+
+
+def test_a_stale_worker_sends_nothing(driver: Driver) -> None:
+    lease = driver.started()
+    call = send_events(
+        driver.keys,
+        run_id="run1",
+        fence=lease.fence + 1,
+        key=step_key("send"),
+        memo=b"{}",
+        events=[(b"{}", "e", False)],
+    )
+    assert driver.send(call) == (Code.STALE_FENCE, 0)
+    assert driver.client.xlen(driver.keys("EVENTS")) == 0
+
+
+def _pending(driver: Driver) -> list[StreamedEvent]:
+    """Events that a worker has taken and that are still on the stream."""
+    entries = driver.client.xrange(driver.keys("EVENTS"))
+    return [
+        StreamedEvent(entry, fields["event"].encode(), fields["id"], fields["dedupe"] == "1")
+        for entry, fields in entries
+    ]

@@ -1,0 +1,344 @@
+"""Flow control with real workers: the handlers themselves see what is let through."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter, defaultdict
+
+import pytest
+
+from stepflow import (
+    Concurrency,
+    ConfigurationError,
+    Context,
+    Debounce,
+    Event,
+    InvokeSkippedError,
+    RunSkippedError,
+    RunStatus,
+    Singleton,
+    Stepflow,
+    SyncContext,
+    Throttle,
+)
+from tests.support.processes import until
+
+
+class Gauge:
+    """Counts who is inside at once, for each key, and remembers the most."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside: Counter[object] = Counter()
+        self.most: defaultdict[object, int] = defaultdict(int)
+        self.done: list[object] = []
+
+    def enter(self, key: object) -> None:
+        with self._lock:
+            self._inside[key] += 1
+            self.most[key] = max(self.most[key], self._inside[key])
+
+    def leave(self, key: object) -> None:
+        with self._lock:
+            self._inside[key] -= 1
+            self.done.append(key)
+
+    async def step(self, key: object, seconds: float = 0.01) -> None:
+        self.enter(key)
+        await asyncio.sleep(seconds)
+        self.leave(key)
+
+
+def no_slots(client) -> bool:
+    """Whether nobody has a slot and nobody stands in line."""
+    return not [*client.scan_iter("stepflow:slots:*"), *client.scan_iter("stepflow:line:*")]
+
+
+@pytest.mark.parametrize("sticky", [0, 100])
+def test_no_more_steps_than_the_limit_are_executed_at_once(app: Stepflow, run_worker, client, sticky: int) -> None:
+    gauge = Gauge()
+
+    @app.function("few", concurrency=3)
+    async def few(ctx: Context) -> int:
+        await ctx.step.run("one", gauge.step, "all")
+        await asyncio.gather(*[ctx.step.run("many", gauge.step, "all") for _ in range(4)])
+        await ctx.step.sleep("nap", "10ms")
+        await ctx.step.run("last", gauge.step, "all")
+        return ctx.event.data
+
+    for _ in range(2):
+        run_worker(app, sticky=sticky)
+    runs = app.start_many(few, range(20))
+    assert [run.result(60) for run in runs] == list(range(20))
+    assert gauge.most["all"] == 3
+    assert len(gauge.done) == 20 * 6
+    until(lambda: no_slots(client))
+
+
+def test_each_key_has_a_limit_of_its_own(app: Stepflow, run_worker, client) -> None:
+    gauge = Gauge()
+
+    @app.function("keyed", concurrency=Concurrency(1, key="event.data.tenant"))
+    async def keyed(ctx: Context) -> None:
+        for n in range(3):
+            await ctx.step.run(f"s{n}", gauge.step, ctx.event.data["tenant"])
+
+    for _ in range(3):
+        run_worker(app, concurrency=20)
+    runs = app.start_many(keyed, [{"tenant": n % 5} for n in range(50)])
+    for run in runs:
+        run.result(60)
+    assert gauge.most == dict.fromkeys(range(5), 1)
+    until(lambda: no_slots(client))
+
+
+def test_a_tenant_with_very_many_runs_does_not_delay_another(app: Stepflow, run_worker) -> None:
+    gauge = Gauge()
+
+    @app.function("fair", concurrency=Concurrency(2, key="event.data.tenant"))
+    async def fair(ctx: Context) -> None:
+        await ctx.step.run("s", gauge.step, ctx.event.data["tenant"])
+
+    app.start_many(fair, [{"tenant": "big"}] * 2_000)
+    small = app.start(fair, {"tenant": "small"})
+    run_worker(app)
+    small.result(30)
+    assert Counter(gauge.done)["big"] < 200
+
+
+def test_two_limits_hold_at_once(app: Stepflow, run_worker, client) -> None:
+    gauge = Gauge()
+    limits = [Concurrency(2, key="event.data.tenant"), Concurrency(5)]
+
+    @app.function("both", concurrency=limits)
+    async def both(ctx: Context) -> None:
+        async def step() -> None:
+            gauge.enter("all")
+            await gauge.step(ctx.event.data["tenant"])
+            gauge.leave("all")
+
+        await ctx.step.run("s", step)
+
+    run_worker(app)
+    for run in app.start_many(both, [{"tenant": n % 4} for n in range(60)]):
+        run.result(60)
+    assert gauge.most == {"all": 5, 0: 2, 1: 2, 2: 2, 3: 2}
+    until(lambda: no_slots(client))
+
+
+def test_functions_of_an_app_share_a_limit(app: Stepflow, run_worker) -> None:
+    gauge = Gauge()
+    shared = Concurrency(1, key="event.data.account", scope="app")
+
+    @app.function("pay", concurrency=shared)
+    async def pay(ctx: Context) -> None:
+        await ctx.step.run("s", gauge.step, "a")
+
+    @app.function("refund", concurrency=shared)
+    def refund(ctx: SyncContext) -> None:
+        def step() -> None:
+            gauge.enter("a")
+            time.sleep(0.01)
+            gauge.leave("a")
+
+        ctx.step.run("s", step)
+
+    run_worker(app)
+    runs = [app.start(function, {"account": 7}) for _ in range(10) for function in (pay, refund)]
+    for run in runs:
+        run.result(60)
+    assert gauge.most["a"] == 1
+
+
+def test_a_run_that_is_cancelled_in_line_or_at_work_leaves_its_place(app: Stepflow, run_worker, client) -> None:
+    gate = threading.Event()
+
+    @app.function("one", concurrency=1)
+    async def one(ctx: Context) -> str:
+        return await ctx.step.run("s", lambda: gate.wait(30) and "done")
+
+    run_worker(app)
+    first, second, third = app.start_many(one, range(3))
+    until(lambda: first.status() is RunStatus.RUNNING)
+    second.cancel()
+    first.cancel()
+    gate.set()
+    assert third.result(30) == "done"
+    until(lambda: no_slots(client))
+
+
+def test_a_worker_that_dies_leaks_no_slot(app: Stepflow, start_worker, client, url: str, tmp_path) -> None:
+    producer = Stepflow("gated", redis_url=url)
+    ledger, gate = tmp_path / "ledger", tmp_path / "gate"
+    worker = start_worker("tests.integration.apps.gated:app")
+    until(lambda: client.hexists("stepflow:functions", "gated/one"))
+    data = {"ledger": str(ledger), "gate": str(gate)}
+    runs = [producer.start("gated/one", data) for _ in range(3)]
+    until(lambda: ledger.exists())
+    worker.kill()
+    gate.touch()
+    start_worker("tests.integration.apps.gated:app")
+    for run in runs:
+        run.result(40)
+    lines = ledger.read_text().split()
+    assert lines.count("in") == 4  # the killed one again
+    until(lambda: no_slots(client))
+
+
+def test_a_throttle_spreads_starts_and_drops_none(app: Stepflow, run_worker) -> None:
+    started: list[float] = []
+
+    @app.function("slow", throttle=Throttle(10, "1s", burst=3))
+    async def slow(ctx: Context) -> None:
+        started.append(time.monotonic())
+
+    run_worker(app)
+    runs = app.start_many(slow, range(12))
+    for run in runs:
+        run.result(30)
+    started.sort()
+    assert len(started) == 12
+    assert started[11] - started[0] >= 0.8  # nine after the burst, 100 ms apart
+
+
+def test_of_runs_that_come_close_together_the_last_starts(app: Stepflow, run_worker, client) -> None:
+    seen: list[int] = []
+
+    @app.function("search", event="typed", debounce=Debounce("400ms", key="event.data.user"))
+    async def search(ctx: Context) -> None:
+        seen.append((ctx.event.data["user"], ctx.event.data["n"]))
+
+    run_worker(app)
+    app.send([Event("typed", {"user": user, "n": n}, ts=1_000 + n) for n in (0, 3, 1, 2) for user in "ab"])
+    until(lambda: len(seen) == 2)
+    assert sorted(seen) == [("a", 3), ("b", 3)]
+    reasons = [client.hget(f"stepflow:run:{run}", "reason") for run in client.zrange("stepflow:ended", 0, -1)]
+    assert Counter(reasons)["debounced"] == 6
+
+
+def test_a_debounce_puts_off_no_longer_than_its_timeout(app: Stepflow, run_worker) -> None:
+    seen: list[int] = []
+
+    @app.function("busy", debounce=Debounce("5s", timeout="600ms"))
+    async def busy(ctx: Context) -> None:
+        seen.append(ctx.event.data)
+
+    run_worker(app)
+    began = time.monotonic()
+    for n in range(5):
+        app.start(busy, n)
+    until(lambda: seen)
+    assert seen == [4]
+    assert time.monotonic() - began < 4
+
+
+def test_a_parent_is_told_that_its_child_was_debounced_away(app: Stepflow, run_worker) -> None:
+    @app.function("calm", debounce=Debounce("300ms"))
+    async def calm(ctx: Context) -> str:
+        return f"ran {ctx.event.data}"
+
+    @app.function("main")
+    async def main(ctx: Context) -> list[str]:
+        results = await asyncio.gather(*[ctx.step.invoke(f"c{n}", calm, n) for n in range(3)], return_exceptions=True)
+        return [one.reason if isinstance(one, InvokeSkippedError) else one for one in results]
+
+    run_worker(app)
+    assert sorted(app.invoke(main, timeout=20)) == ["debounced", "debounced", "ran 2"]
+
+
+def test_a_singleton_skips_what_comes_while_it_lives(app: Stepflow, run_worker) -> None:
+    gate = threading.Event()
+
+    @app.function("sync", singleton=Singleton(key="event.data.shop"))
+    async def sync(ctx: Context) -> str:
+        await ctx.step.run("wait", lambda: gate.wait(30))
+        return "synced"
+
+    run_worker(app)
+    first, other = app.start(sync, {"shop": 1}), app.start(sync, {"shop": 2})
+    second = app.start(sync, {"shop": 1})
+    with pytest.raises(RunSkippedError, match="singleton"):
+        second.result(20)
+    gate.set()
+    assert (first.result(20), other.result(20)) == ("synced", "synced")
+    assert app.start(sync, {"shop": 1}).result(20) == "synced"
+
+
+def test_a_singleton_may_cancel_what_is_there(app: Stepflow, run_worker) -> None:
+    @app.function("latest", singleton=Singleton(mode="cancel"))
+    async def latest(ctx: Context) -> int:
+        await ctx.step.sleep("x", ctx.event.data)
+        return ctx.event.data
+
+    run_worker(app)
+    first = app.start(latest, 3600)
+    second = app.start(latest, 0)
+    assert second.result(20) == 0
+    assert first.status() is RunStatus.CANCELLED
+
+
+def test_each_value_of_an_idempotency_key_starts_one_run(app: Stepflow, run_worker) -> None:
+    done: list[int] = []
+
+    @app.function("pay", event="order", idempotency="event.data.order_id")
+    async def pay(ctx: Context) -> None:
+        done.append(ctx.event.data["order_id"])
+
+    @app.function("after", event="order")
+    async def after(ctx: Context) -> None: ...
+
+    run_worker(app)
+    app.send([Event("order", {"order_id": n % 2}) for n in range(6)])
+    until(lambda: len(done) == 2)
+    with pytest.raises(RunSkippedError, match="duplicate"):
+        app.start(pay, {"order_id": 1}).result(20)
+    assert sorted(done) == [0, 1]
+
+
+def test_a_priority_is_a_better_place_in_line(app: Stepflow, run_worker) -> None:
+    order: list[str] = []
+    gate = threading.Event()
+
+    @app.function("ranked", concurrency=1, priority="event.data.vip ? 120 : 0")
+    async def ranked(ctx: Context) -> None:
+        if ctx.event.data["name"] == "first":
+            await ctx.step.run("wait", lambda: gate.wait(30))
+        order.append(ctx.event.data["name"])
+
+    first = app.start(ranked, {"name": "first", "vip": False})
+    others = [app.start(ranked, {"name": name, "vip": name == "vip"}) for name in ("a", "b", "vip")]
+    run_worker(app)
+    until(lambda: first.status() is RunStatus.RUNNING)
+    gate.set()
+    for run in others:
+        run.result(20)
+    assert order == ["first", "vip", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"concurrency": 0}, "must be a whole number from 1"),
+        ({"concurrency": [Concurrency(1), Concurrency(2), Concurrency(3)]}, "at most two"),
+        ({"concurrency": Concurrency(1, scope="global")}, "needs a key"),
+        ({"concurrency": Concurrency(1, scope="planet")}, "'function', 'app' or 'global'"),
+        ({"concurrency": Concurrency(1, key="data.user")}, "says nothing of the event"),
+        ({"concurrency": Concurrency(1, key="event.data.")}, "is not CEL"),
+        ({"throttle": Throttle(0, "1m")}, "must be a whole number from 1"),
+        ({"throttle": Throttle(1, "0s")}, "must be longer than 0"),
+        ({"throttle": Throttle(1, "1m", burst=0)}, "the burst of a Throttle"),
+        ({"debounce": Debounce(-1)}, "is negative"),
+        ({"debounce": Debounce("1s"), "throttle": Throttle(1, "1m")}, "cannot go together"),
+        ({"singleton": Singleton(mode="wait")}, "'skip' or 'cancel'"),
+        ({"idempotency": "event.data. >"}, "is not CEL"),
+        ({"priority": "high"}, "says nothing of the event"),
+    ],
+)
+def test_bad_flow_control_is_refused_where_it_is_written(
+    app: Stepflow, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="function 'f'") as refused:
+        app.function("f", **settings)  # type: ignore[arg-type]
+    assert message in str(refused.value)

@@ -1,0 +1,284 @@
+"""Steps that wait: sleep, wait_for_event, and events sent as a step; with real workers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from stepflow import Context, Event, RunFailedError, RunStatus, Stepflow, StepUsageError, SyncContext
+from tests.support.processes import until
+
+
+def parked(client, count: int = 1) -> bool:
+    """Whether so many runs wait with no lease, no job and no slot."""
+    live = client.zrange("stepflow:live", 0, -1)
+    waiting = [run for run in live if client.hget(f"stepflow:run:{run}", "status") == "waiting"]
+    return len(waiting) == count and not client.zcard("stepflow:leases")
+
+
+def nothing_left(client) -> bool:
+    """Whether no wait of any run has left a trace."""
+    return not [*client.scan_iter("stepflow:timeout:*"), *client.scan_iter("stepflow:wait*")] and not client.zcard(
+        "stepflow:timeouts"
+    )
+
+
+@pytest.mark.parametrize("sticky", [0, 100])
+def test_a_sleep_takes_its_time_once(app: Stepflow, run_worker, client, sticky: int) -> None:
+    passes = []
+
+    @app.function("sleepy")
+    async def sleepy(ctx: Context) -> list[float]:
+        passes.append(1)
+        before = await ctx.step.run("before", time.time)
+        await ctx.step.sleep("nap", "300ms")
+        return [before, await ctx.step.run("after", time.time)]
+
+    run_worker(app, sticky=sticky)
+    before, after = app.invoke(sleepy, timeout=20)
+    assert after - before >= 0.3
+    assert nothing_left(client)
+
+
+def test_a_run_that_sleeps_holds_no_lease_and_no_slot(app: Stepflow, run_worker, client) -> None:
+    @app.function("sleepy")
+    async def sleepy(ctx: Context) -> str:
+        await ctx.step.sleep("long", "6s")
+        return "rested"
+
+    worker = run_worker(app, concurrency=1)
+    runs = [app.start(sleepy) for _ in range(5)]
+    until(lambda: parked(client, 5))
+    worker.stop()
+    run_worker(app)
+    assert [run.result(20) for run in runs] == ["rested"] * 5
+
+
+def test_a_time_that_is_past_is_no_sleep(app: Stepflow, run_worker, client) -> None:
+    @app.function("late")
+    async def late(ctx: Context) -> str:
+        await ctx.step.sleep_until("a", datetime(2020, 1, 1, tzinfo=UTC))
+        await ctx.step.sleep_until("b", "2020-01-01T09:00:00+01:00")
+        await ctx.step.sleep_until("c", 1_577_836_800)
+        await ctx.step.sleep("d", 0)
+        return "at once"
+
+    run_worker(app)
+    assert app.invoke(late, timeout=20) == "at once"
+    assert nothing_left(client)
+
+
+def test_a_sleep_until_ends_at_its_time(app: Stepflow, run_worker) -> None:
+    @app.function("until")
+    async def until_then(ctx: Context) -> float:
+        await ctx.step.sleep_until("then", datetime.fromtimestamp(ctx.event.data, UTC))
+        return await ctx.step.run("now", time.time)
+
+    run_worker(app)
+    then = time.time() + 0.5
+    assert app.invoke(until_then, then, timeout=20) >= then - 0.001
+
+
+@pytest.mark.parametrize("sticky", [0, 100])
+def test_an_event_ends_a_wait(app: Stepflow, run_worker, client, sticky: int) -> None:
+    @app.function("order", event="order/placed")
+    async def order(ctx: Context) -> object:
+        paid = await ctx.step.wait_for_event("paid", event="order/paid", timeout="1m", match="data.order")
+        assert isinstance(paid, Event)
+        return [paid.name, paid.data, paid.id]
+
+    run_worker(app, sticky=sticky)
+    app.send([Event("order/placed", {"order": n}, id=f"placed-{n}") for n in range(3)])
+    until(lambda: client.hget("stepflow:waited:order/paid", "data.order") == "3")
+    app.send([Event("order/paid", {"order": n}, id=f"paid-{n}") for n in (2, 9, 0)])
+    until(lambda: client.zcard("stepflow:live") == 1)
+    ended = [app.run(run).result(5) for run in client.zrange("stepflow:ended", 0, -1)]
+    ended.sort(key=lambda result: result[2])
+    assert ended == [["order/paid", {"order": 0}, "paid-0"], ["order/paid", {"order": 2}, "paid-2"]]
+    assert client.hget("stepflow:waited:order/paid", "data.order") == "1"
+
+
+def test_a_wait_whose_time_is_over_gives_none(app: Stepflow, run_worker, client) -> None:
+    @app.function("patient")
+    async def patient(ctx: Context) -> object:
+        return await ctx.step.wait_for_event("x", event="never", timeout="200ms", match={"data.a": 1, "data.b": [2]})
+
+    run_worker(app)
+    assert app.invoke(patient, timeout=20) is None
+    assert nothing_left(client)
+
+
+def test_several_values_all_have_to_match(app: Stepflow, run_worker, client) -> None:
+    @app.function("both")
+    async def both(ctx: Context) -> object:
+        match = {"data.user.id": "u1", "data.kind": 2}
+        event = await ctx.step.wait_for_event("x", event="seen", timeout="20s", match=match)
+        return event.data if event else None
+
+    run_worker(app)
+    run = app.start(both)
+    until(lambda: client.exists("stepflow:waited:seen"))
+    for data in ({"kind": 2}, {"user": {"id": "u1"}, "kind": "2"}, {"user": {"id": "u1"}, "kind": 2, "more": True}):
+        app.send("seen", data)
+    assert run.result(20) == {"user": {"id": "u1"}, "kind": 2, "more": True}
+
+
+def test_an_expression_is_looked_at_by_a_worker(app: Stepflow, run_worker, client) -> None:
+    @app.function("picky")
+    async def picky(ctx: Context) -> object:
+        condition = "event.data.total > 100 && event.data.user == run.event.data.user"
+        event = await ctx.step.wait_for_event("x", event="sale", timeout="20s", if_=condition)
+        return event.data if event else None
+
+    run_worker(app)
+    run = app.start(picky, {"user": "ann"})
+    until(lambda: client.exists("stepflow:waited:sale"))
+    for data in (
+        {"total": 200},
+        {"user": "ann", "total": 99},
+        {"user": "bob", "total": 500},
+        {"user": "ann", "total": 101},
+    ):
+        app.send("sale", data)
+    assert run.result(20) == {"user": "ann", "total": 101}
+    until(lambda: nothing_left(client) and not client.xlen("stepflow:events"))
+
+
+def test_an_event_of_the_same_gather_is_not_missed(app: Stepflow, run_worker) -> None:
+    @app.function("both")
+    async def both(ctx: Context) -> object:
+        ids, event = await asyncio.gather(
+            ctx.step.send_event("send", Event("ping", {"n": ctx.event.data})),
+            ctx.step.wait_for_event("wait", event="ping", timeout="20s", match={"data.n": ctx.event.data}),
+        )
+        return [ids == [event.id], event.data]
+
+    run_worker(app)
+    runs = [app.start(both, n) for n in range(50)]
+    assert [run.result(30) for run in runs] == [[True, {"n": n}] for n in range(50)]
+
+
+def test_a_look_back_finds_an_event_that_came_just_before(app: Stepflow, run_worker, client) -> None:
+    @app.function("late")
+    async def late(ctx: Context) -> object:
+        event = await ctx.step.wait_for_event(
+            "x", event="came", timeout=ctx.event.data, match={"data.n": 2}, lookback="5m"
+        )
+        return event.data if event else None
+
+    @app.function("on-came", event="came")
+    async def on_came(ctx: Context) -> None: ...
+
+    run_worker(app)
+    app.send([Event("came", {"n": n}) for n in range(4)])
+    until(lambda: client.zcard("stepflow:ended") == 4)
+    assert app.invoke(late, "20s", timeout=20) == {"n": 2}
+    assert nothing_left(client)
+
+
+def test_the_loser_of_a_race_is_cleaned_up_with_its_run(app: Stepflow, run_worker, client) -> None:
+    @app.function("race")
+    async def race(ctx: Context) -> str:
+        waits = {
+            asyncio.create_task(ctx.step.sleep("nap", "100ms"), name="nap"),
+            asyncio.create_task(ctx.step.wait_for_event("x", event="never", timeout="1h"), name="event"),
+        }
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().get_name()
+
+    run_worker(app)
+    assert app.invoke(race, timeout=20) == "nap"
+    assert nothing_left(client)
+
+
+def test_events_are_sent_once_and_start_functions(app: Stepflow, run_worker) -> None:
+    started = []
+
+    @app.function("fan-out", retries=3)
+    async def fan_out(ctx: Context) -> list[str]:
+        ids = await ctx.step.send_event("tell", [Event("told", n) for n in range(3)])
+        if ctx.attempt < 2:
+            raise ValueError("after the events were sent")
+        return ids
+
+    @app.function("told", event="told")
+    async def told(ctx: Context) -> None:
+        started.append((ctx.event.id, ctx.event.data))
+
+    run_worker(app)
+    ids = app.invoke(fan_out, timeout=20)
+    until(lambda: len(started) >= 3)
+    assert sorted(started) == sorted(zip(ids, range(3), strict=True))
+
+
+def test_a_sync_function_waits_too(app: Stepflow, run_worker) -> None:
+    @app.function("sync")
+    def sync(ctx: SyncContext) -> object:
+        ctx.step.sleep("nap", 0.05)
+        ctx.step.sleep_until("then", datetime.now(UTC) + timedelta(milliseconds=50))
+        sent = ctx.step.send_event("send", Event("sync/ping"))
+        event = ctx.step.wait_for_event("wait", event="sync/ping", timeout="20s", lookback="1m")
+        return event is not None and sent == [event.id]
+
+    run_worker(app)
+    assert app.invoke(sync, timeout=20) is True
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda step: step.sleep("x", -1), "is negative"),
+        (lambda step: step.sleep("x", "367d"), "the longest accepted"),
+        (lambda step: step.sleep("x", "soon"), "is not a duration"),
+        (lambda step: step.sleep_until("x", "tomorrow"), "is not a time to sleep until"),
+        (lambda step: step.sleep_until("x", datetime(2030, 1, 1)), "has no time zone"),
+        (lambda step: step.sleep_until("x", datetime(2999, 1, 1, tzinfo=UTC)), "over 366 days ahead"),
+        (lambda step: step.wait_for_event("x", event="", timeout=1), "the name of the event"),
+        (lambda step: step.wait_for_event("x", event="e", timeout="400d"), "the longest accepted"),
+        (lambda step: step.wait_for_event("x", event="e", timeout=1, match="total > 3"), "is not a path"),
+        (lambda step: step.wait_for_event("x", event="e", timeout=1, match="data.missing"), "has none"),
+        (lambda step: step.wait_for_event("x", event="e", timeout=1, match={"data.x": {1}}), "is not JSON"),
+        (lambda step: step.wait_for_event("x", event="e", timeout=1, if_="event.data. >"), "is not CEL"),
+        (lambda step: step.wait_for_event("x", event="e", timeout=1, lookback="2h"), "over 1h"),
+    ],
+)
+def test_bad_input_is_refused_where_it_is_written(app: Stepflow, run_worker, call, message: str) -> None:
+    @app.function("bad", retries=0)
+    async def bad(ctx: Context) -> str:
+        with pytest.raises(StepUsageError, match=message):
+            await call(ctx.step)
+        return "refused"
+
+    run_worker(app)
+    assert app.invoke(bad, {"x": 1}, timeout=20) == "refused"
+
+
+def test_a_cancelled_run_leaves_no_wait(app: Stepflow, run_worker, client) -> None:
+    @app.function("waits")
+    async def waits(ctx: Context) -> None:
+        await asyncio.gather(
+            ctx.step.sleep("nap", "1h"), ctx.step.wait_for_event("x", event="e", timeout="1h", match={"data.a": 1})
+        )
+
+    run_worker(app)
+    run = app.start(waits)
+    until(lambda: client.exists("stepflow:waited:e") and client.zcard("stepflow:timeouts") == 2)
+    run.cancel()
+    assert run.status() is RunStatus.CANCELLED
+    assert nothing_left(client)
+
+
+def test_a_sleep_in_a_steps_handler_is_refused(app: Stepflow, run_worker) -> None:
+    @app.function("nested", retries=0)
+    async def nested(ctx: Context) -> None:
+        async def handler() -> None:
+            await ctx.step.sleep("inner", 1)
+
+        await ctx.step.run("outer", handler)
+
+    run_worker(app)
+    with pytest.raises(RunFailedError, match="inside another step's handler"):
+        app.invoke(nested, timeout=20)

@@ -1,0 +1,118 @@
+"""What starts functions: conditions, times, and the failure of others; with real workers."""
+
+from __future__ import annotations
+
+import time
+
+from stepflow import Context, CronTrigger, Event, RunFailedError, Stepflow
+from tests.support.processes import until
+
+
+def test_a_condition_picks_the_events_that_start_a_function(app: Stepflow, run_worker) -> None:
+    big: list[int] = []
+    all_: list[int] = []
+
+    @app.function("big", event="shop/order.placed", if_="event.data.total > 100")
+    async def on_big(ctx: Context) -> None:
+        big.append(ctx.event.data["total"])
+
+    @app.function("all", event="shop/order.*")
+    async def on_all(ctx: Context) -> None:
+        all_.append(ctx.event.data["total"])
+
+    run_worker(app)
+    app.send([Event("shop/order.placed", {"total": total}) for total in (50, 150, 100, 101)])
+    until(lambda: len(all_) == 4)
+    until(lambda: len(big) == 2)
+    assert sorted(big) == [101, 150]
+
+
+def test_a_time_starts_one_run_however_many_workers_there_are(app: Stepflow, run_worker, client) -> None:
+    ticks: list[str] = []
+
+    @app.function("tick", triggers=[CronTrigger("TZ=Europe/Rome * * * * *", "all")])
+    async def tick(ctx: Context) -> None:
+        ticks.append(ctx.event.data["time"])
+
+    workers = [run_worker(app) for _ in range(3)]
+    field = "shop/tick\nEurope/Rome\n* * * * *"
+    until(lambda: client.hexists("stepflow:cron", field))
+    for worker in workers:
+        worker.stop()
+    assert ticks == []
+    client.hset("stepflow:cron", field, int(client.hget("stepflow:cron", field)) - 180_000)  # an outage of 3 minutes
+    for _ in range(3):
+        run_worker(app)
+    until(lambda: len(ticks) >= 3)
+    until(lambda: not client.zcard("stepflow:live"))
+    assert len(set(ticks)) == len(ticks) in (3, 4)
+
+
+def test_a_schedule_that_is_new_starts_nothing_for_the_past(app: Stepflow, run_worker, client) -> None:
+    @app.function("yearly", triggers=[CronTrigger("0 0 1 1 *", "all")])
+    async def yearly(ctx: Context) -> None: ...
+
+    run_worker(app)
+    until(lambda: client.exists("stepflow:cron"))
+    assert not client.exists("stepflow:live", "stepflow:ended")
+    assert abs(int(client.hvals("stepflow:cron")[0]) - time.time() * 1000) < 60_000
+
+
+def test_a_failed_run_starts_its_functions_once(app: Stepflow, run_worker, client) -> None:
+    told: list[tuple[str, object]] = []
+
+    async def refund(ctx: Context) -> None:
+        told.append(("refund", ctx.event.data))
+        raise ValueError("this fails too")
+
+    @app.function("pay", retries=1, on_failure=refund)
+    async def pay(ctx: Context) -> None:
+        raise ValueError(f"no money for {ctx.event.data}")
+
+    @app.function("ship", retries=0)
+    async def ship(ctx: Context) -> None:
+        raise ValueError("no ship")
+
+    @app.on_failure
+    async def any_failure(ctx: Context) -> None:
+        told.append(("any", ctx.event.data["function"]))
+
+    run_worker(app)
+    run = app.start(pay, 17)
+    for failing in (run, app.start(ship)):
+        try:
+            failing.result(20)
+        except RunFailedError:
+            continue
+        raise AssertionError("it did not fail")
+    until(lambda: len(told) >= 3)
+    until(lambda: not client.zcard("stepflow:live") and not client.xlen("stepflow:events"))
+    names = sorted((who, data if isinstance(data, str) else data["function"]) for who, data in told)
+    assert names[:2] == [("any", "shop/pay"), ("any", "shop/ship")]
+    (seen,) = {str(data) for who, data in told if who == "refund"}
+    data = next(data for who, data in told if who == "refund")
+    assert isinstance(data, dict)
+    assert (data["run_id"], data["event"]["data"], data["error"]["message"]) == (run.id, 17, "no money for 17")
+    assert seen
+
+
+def test_a_cancelled_run_starts_no_failure_function(app: Stepflow, run_worker, client) -> None:
+    told: list[int] = []
+
+    async def tell(ctx: Context) -> None:
+        told.append(1)
+
+    @app.function("long", on_failure=tell)
+    async def long(ctx: Context) -> None:
+        await ctx.step.sleep("x", "1h")
+
+    @app.function("after")
+    async def after(ctx: Context) -> None: ...
+
+    run_worker(app)
+    run = app.start(long)
+    until(lambda: client.zcard("stepflow:timeouts") == 1)
+    run.cancel()
+    app.invoke(after, timeout=20)
+    until(lambda: not client.xlen("stepflow:events"))
+    assert told == []

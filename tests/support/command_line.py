@@ -1,0 +1,100 @@
+"""The command line for tests: its programs, in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stepflow import Stepflow
+from stepflow_broker.broker import Broker
+from stepflow_broker.functions import register_functions
+from stepflow_broker.keys import Keys
+from tests.support.processes import ROOT
+
+APPS = "tests.integration.apps"
+SHOP = f"{APPS}.shop:app"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The variables of this process without those of stepflow, and with these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STEPFLOW_")}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**kept, "PYTHONPATH": path, **variables}
+
+
+def call(
+    *words: str, program: str = "main", cwd: Path = ROOT, stdin: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of the command line to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", f"stepflow_cli.{program}", *words],
+        cwd=cwd,
+        env=environment(**variables),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def running(*words: str, log: Path, program: str = "main", cwd: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that goes on meanwhile; its whole process group is gone at the end."""
+    command = [sys.executable, "-m", f"stepflow_cli.{program}", *words]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=environment(), stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        print(f"--- {' '.join(words)}\n{log.read_text()}")
+
+
+def burst(url: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Do what is queued."""
+    done = call(SHOP, "--redis-url", url, "--burst", *options, program="worker")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def enqueue(url: str, function: str, data: object = None) -> str:
+    """Start a run, without the command line; its id."""
+    producer = Stepflow("tests", redis_url=url)
+    try:
+        return producer.start(f"shop/{function}", data).id
+    finally:
+        producer.producer.close()
+
+
+def as_json(*words: str, **variables: Any) -> Any:
+    done = call(*words, "-o", "json", **variables)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
+    """It ended with this exit code and one line that has these parts, and no traceback."""
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+def register(url: str, app: Stepflow) -> None:
+    """Register the functions of an app, as its worker does."""
+    broker = Broker(url)
+    broker.run(register_functions(Keys(), [function.config for function in app.functions.values()]))
+    broker.close()
