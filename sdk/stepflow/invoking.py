@@ -32,7 +32,7 @@ class Named:
 
     __slots__ = ()
     id: str
-    app_id: str | None
+    app_id: Any  # a str in a function, a str | None in a reference
 
 
 def invoke_request(
