@@ -125,12 +125,8 @@ class _Explainer:
     def _queued(self, queue: str, job: str, *, started: bool) -> Reason:
         """Where a job is on its queue, and who serves that."""
         name = f"{queue}:steps" if started else queue
-        place, suspended = self.broker.run_all(
-            [
-                command(lambda reply: reply, "LPOS", self.keys("RQ_QUEUE", name), job),
-                command(int, "EXISTS", self.keys("RQ_SUSPENDED")),
-            ]
-        )
+        place = self.broker.run(command(_number, "LPOS", self.keys("RQ_QUEUE", name), job))
+        suspended = self.broker.run(command(int, "EXISTS", self.keys("RQ_SUSPENDED")))
         if self._workers is None:
             self._workers = read_workers(self.broker, self.keys)
         serving = [worker for worker in self._workers if queue in worker.queues]
@@ -144,13 +140,9 @@ class _Explainer:
     def _in_line(self, job: str, gates: list[tuple[int, str]]) -> Iterator[Reason]:
         """A job's place in each line, and who has the slots."""
         for limit, name in gates:
-            place, holders = self.broker.run_all(
-                [
-                    command(lambda reply: reply, "ZRANK", self.keys("LINE", name), job),
-                    command(_texts, "ZRANGE", self.keys("SLOTS", name), 0, 9),
-                ]
-            )
+            place = self.broker.run(command(_number, "ZRANK", self.keys("LINE", name), job))
             if place is not None:
+                holders = self.broker.run(command(_texts, "ZRANGE", self.keys("SLOTS", name), 0, 9))
                 held = ", ".join(holder.partition("-")[0] for holder in holders)
                 yield Reason("gate", name, f"number {place + 1} for {name}, limit {limit}, held by {held or 'nobody'}")
 
@@ -178,3 +170,7 @@ def _event(step: StepRecord) -> str:
 
 def _texts(reply: list[bytes | None]) -> list[str]:
     return [(item or b"").decode() for item in reply]
+
+
+def _number(reply: int | None) -> int | None:
+    return reply
