@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from stepflow_broker.call import Word
 from stepflow_broker.values import value_of
@@ -17,7 +17,10 @@ __all__ = [
     "RateConfig",
     "SingletonConfig",
     "ThrottleConfig",
+    "known",
 ]
+
+C = TypeVar("C")
 
 _ONCE_MS = 24 * 3600 * 1000
 
@@ -88,8 +91,8 @@ class FlowConfig:
             "debounce": DebounceConfig,
             "singleton": SingletonConfig,
         }
-        parts = {name: kind(**value[name]) for name, kind in kinds.items() if value.get(name)}
-        concurrency = tuple(ConcurrencyConfig(**one) for one in value.get("concurrency", ()))
+        parts = {name: known(kind, value[name]) for name, kind in kinds.items() if value.get(name)}
+        concurrency = tuple(known(ConcurrencyConfig, one) for one in value.get("concurrency", ()))
         texts = {name: value.get(name, "") for name in ("idempotency", "priority")}
         return cls(**parts, **texts, concurrency=concurrency)
 
@@ -142,3 +145,9 @@ def _priority_ms(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     return int(max(-600, min(600, value)) * 1000)
+
+
+def known(kind: type[C], value: dict[str, Any]) -> C:
+    """A config of its parsed form; fields of a newer stepflow are left out."""
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: one for name, one in value.items() if name in names})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from stepflow_broker.call import Call, Word, command, run_script
-from stepflow_broker.flow import FlowConfig, RateConfig
+from stepflow_broker.flow import FlowConfig, RateConfig, known
 from stepflow_broker.keys import Keys
 from stepflow_engine.codec import dumps, loads
 
@@ -109,11 +109,11 @@ class FunctionConfig:
             value["app"],
             value["id"],
             value["queue"],
-            tuple(EventConfig(**event) for event in value.get("events", ())),
+            tuple(known(EventConfig, event) for event in value.get("events", ())),
             value.get("retries", 4),
             FlowConfig.from_json(flow) if flow else None,
             value.get("retention_ms", _RETENTION_MS),
-            tuple(CronConfig(**cron) for cron in value.get("crons", ())),
+            tuple(known(CronConfig, cron) for cron in value.get("crons", ())),
         )
 
     def rules(self, event: bytes) -> tuple[Word, ...]:

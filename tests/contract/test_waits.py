@@ -193,6 +193,8 @@ def test_a_look_back_answers_the_events_of_late(driver: Driver) -> None:
     code, _, recent = driver.store.broker.run(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
     assert code is Code.DONE
     assert [loads(event)["data"]["n"] for event in recent] == [0, 1, 2]
+    again = driver.store.broker.run(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
+    assert again == (Code.ALREADY, None, recent), "whoever looked first may have died"
 
 
 def test_the_end_of_a_run_ends_its_waits(driver: Driver) -> None:

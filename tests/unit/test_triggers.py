@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import itertools
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from stepflow import ConfigurationError, CronTrigger, EventTrigger, Stepflow
 from stepflow_broker.functions import CronConfig, EventConfig, FunctionConfig
+from stepflow_engine.codec import dumps, loads
 from stepflow_engine.expression import expression
 from stepflow_workers.crier import due_times
 from stepflow_workers.router import starts
@@ -51,6 +53,9 @@ def test_triggers_of_all_kinds_make_one_function() -> None:
     assert found.events == (EventConfig("a", "event.data.n > 1"), EventConfig("b.*"), EventConfig("c"))
     assert found.crons == (CronConfig("0 9 * * *"), CronConfig("5 4 * * 1", "Europe/Rome", "all"))
     assert FunctionConfig.from_json(found.to_json()) == found
+    newer = loads(found.to_json())
+    newer["new"], newer["events"][0]["new"], newer["crons"][0]["new"] = 1, 2, 3
+    assert FunctionConfig.from_json(dumps(newer)) == found
     assert found.triggers == ("a if event.data.n > 1", "b.*", "c", "0 9 * * * UTC", "5 4 * * 1 Europe/Rome")
 
 
@@ -161,3 +166,18 @@ def test_looked_at_often_each_time_is_due_once() -> None:
         found += due_times(cron, after_ms=ms(last), now_ms=ms(look))
         last = look
     assert found == [ms(datetime(2026, 1, 1, 12, minute, tzinfo=UTC)) for minute in (0, 5, 10, 15)]
+
+
+@pytest.mark.parametrize("zone", ["Europe/Rome", "America/New_York", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("schedule", ["* * * * *", "*/10 * * * *", "30 2 * * *", "15 1,2,3 * * *", "0 * * * *"])
+@pytest.mark.parametrize(
+    "day", [date(2026, 3, 8), date(2026, 3, 29), date(2026, 4, 5), date(2026, 10, 25), date(2026, 11, 1)]
+)
+def test_looking_every_minute_starts_what_looking_once_does(zone: str, schedule: str, day: date) -> None:
+    """Also while the clocks change, and an hour is left out or comes twice."""
+    cron = CronConfig(schedule, zone, "all")
+    begin = ms(datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)))
+    looks = [begin + minute * 60_000 + 1_000 for minute in range(8 * 60)]
+    found = [time for last, now in itertools.pairwise(looks) for time in due_times(cron, after_ms=last, now_ms=now)]
+    assert found == due_times(cron, after_ms=looks[0], now_ms=looks[-1])
+    assert found == sorted(set(found))

@@ -14,7 +14,7 @@ from stepflow_broker.codes import Code
 from stepflow_broker.jobs import Lease, commit_step, park_run, yield_run
 from stepflow_broker.runs import forget_deaths, read_steps
 from stepflow_engine.execution import Outcome, Waiting
-from stepflow_engine.steps import RunRequest, StepCall
+from stepflow_engine.steps import RunRequest, StepCall, WaitRequest
 from stepflow_workers.ending import RunEnding
 from stepflow_workers.held import HOLD_S, HeldRun
 from stepflow_workers.loader import Loader
@@ -78,7 +78,7 @@ class Continuation:
     async def _learn_planned(self, held: HeldRun) -> None:
         """Learn which steps have jobs from an earlier holder of the run, and then the memos of those that had them."""
         steps = await self._bench.broker.run(read_steps(self._bench.keys, held.run_id))
-        held.planned.update(step.key for step in steps if step.state)
+        held.planned.update(step.key for step in steps if step.state and not _looks_back(held, step.key))
         await self._loader.catch_up(held)
         held.execution.ask_again()
 
@@ -155,3 +155,9 @@ class Continuation:
         except TimeoutError:
             return False
         return not self._bench.stopping
+
+
+def _looks_back(held: HeldRun, key: str) -> bool:
+    """Whether a step is a wait that looks back: who began it may have died before it had looked."""
+    call = held.execution.pending(key)
+    return call is not None and isinstance(call.request, WaitRequest) and bool(call.request.lookback_ms)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
@@ -39,8 +39,8 @@ def due_times(cron: CronConfig, *, after_ms: int, now_ms: int) -> list[int]:
 
     Times that were missed are dealt with as the schedule's policy says; of very many, the latest 1,000 are started.
     """
-    now = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(cron.zone))
-    back = CronSim(cron.schedule, now.replace(second=0, microsecond=0) + timedelta(minutes=1), reverse=True)
+    minute_after = datetime.fromtimestamp(now_ms // 60_000 * 60 + 60, UTC)  # in UTC: local sums forget a repeated hour
+    back = CronSim(cron.schedule, minute_after.astimezone(ZoneInfo(cron.zone)), reverse=True)
     after_ms = max(after_ms, now_ms - _LATE_MS) if cron.catch_up == "skip" else after_ms
     found = list(itertools.takewhile(lambda time_ms: time_ms > after_ms, itertools.islice(map(_ms, back), _MOST)))
     return found[:1] if cron.catch_up == "latest" else found[::-1]

@@ -9,8 +9,17 @@
 local now, run, key, index = clock(ARGV[1]), ARGV[2], ARGV[4], ARGV[9]
 local was = read_run(run)
 if not holds_run(was, ARGV[3]) then return {refusal(was), 0, '', {}} end
-if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then
-  return {0, 0, '', {}}
+
+local function recent_events(since)
+  local recent = {}
+  for _, entry in ipairs(redis.call('XRANGE', RECENT .. ARGV[11], since, '+')) do recent[#recent + 1] = entry[2][2] end
+  return recent
+end
+
+if redis.call('HEXISTS', MEMOS .. run, key) == 1 then return {0, 0, '', {}} end
+local began = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':due')
+if began[1] then -- it waits; who looked back the first time may have died before it found the event
+  return {0, 0, '', ARGV[12] ~= '0' and recent_events(began[2] - ARGV[7] - ARGV[12]) or {}}
 end
 local due = ARGV[8] ~= '0' and tonumber(ARGV[8]) or now + tonumber(ARGV[7])
 local memo = '{"data":null,"outcome":"time","ended_at":' .. math.max(due, now) .. ',' .. ARGV[6]
@@ -21,14 +30,7 @@ end
 redis.call('HSET', STEPS .. run, key, ARGV[5], key .. ':state', 'waiting', key .. ':detail', ARGV[6], key .. ':due', due)
 redis.call('SET', TIMEOUT .. run .. ':' .. key, memo)
 redis.call('ZADD', TIMEOUTS, due, 'wait:' .. run .. ':' .. key)
-local recent = {}
-if index ~= '' then
-  redis.call('HSET', STEPS .. run, key .. ':index', index, key .. ':condition', ARGV[10])
-  join_index(index, run .. ':' .. key)
-  if ARGV[12] ~= '0' then
-    for _, entry in ipairs(redis.call('XRANGE', RECENT .. ARGV[11], now - ARGV[12], '+')) do
-      recent[#recent + 1] = entry[2][2]
-    end
-  end
-end
-return {1, 0, '', recent}
+if index == '' then return {1, 0, '', {}} end
+redis.call('HSET', STEPS .. run, key .. ':index', index, key .. ':condition', ARGV[10])
+join_index(index, run .. ':' .. key)
+return {1, 0, '', ARGV[12] ~= '0' and recent_events(now - ARGV[12]) or {}}
