@@ -22,6 +22,7 @@ __all__ = [
 
 C = TypeVar("C")
 
+_PARTS = ("rate_limit", "throttle", "debounce", "singleton")
 _ONCE_MS = 24 * 3600 * 1000
 
 
@@ -85,16 +86,16 @@ class FlowConfig:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FlowConfig:
         """Read the parsed form of what `dataclasses.asdict` made."""
-        kinds = {
-            "rate_limit": RateConfig,
-            "throttle": ThrottleConfig,
-            "debounce": DebounceConfig,
-            "singleton": SingletonConfig,
-        }
-        parts = {name: known(kind, value[name]) for name, kind in kinds.items() if value.get(name)}
-        concurrency = tuple(known(ConcurrencyConfig, one) for one in value.get("concurrency", ()))
-        texts = {name: value.get(name, "") for name in ("idempotency", "priority")}
-        return cls(**parts, **texts, concurrency=concurrency)
+        rate, throttle, debounce, singleton = (value.get(name) for name in _PARTS)
+        return cls(
+            known(RateConfig, rate) if rate else None,
+            known(ThrottleConfig, throttle) if throttle else None,
+            known(DebounceConfig, debounce) if debounce else None,
+            known(SingletonConfig, singleton) if singleton else None,
+            tuple(known(ConcurrencyConfig, one) for one in value.get("concurrency", ())),
+            value.get("idempotency", ""),
+            value.get("priority", ""),
+        )
 
     def rules(self, name: str, app: str, event: dict[str, Any], *, retention_ms: int) -> tuple[Word, ...]:
         """The rules for the start of a run by an event: their number, then five words each (see ``lib/starts.lua``).
