@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from stepflow_broker.call import Word
-from stepflow_broker.values import value_of
+from stepflow_broker.values import digest, value_of
 from stepflow_engine.codec import dumps
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
 C = TypeVar("C")
 
 _PARTS = ("rate_limit", "throttle", "debounce", "singleton")
+_LONGEST_VALUE = 200
 _ONCE_MS = 24 * 3600 * 1000
 
 
@@ -127,18 +128,23 @@ class FlowConfig:
         yield "set", "retention_ms", retention_ms, 0, 0
 
     def _gates(self, name: str, app: str, event: dict[str, Any]) -> bytes:
-        """Each gate as its limit, the length of its name in bytes, and its name."""
-        text = b""
-        for one in self.concurrency:
-            scope = {"function": name, "app": f"{app}/", "global": "/"}[one.scope]
-            gate = _named(scope, one.key, event).encode()
+        """Each gate as its limit, the length of its name in bytes, and its name; in the order that all functions have.
+
+        The narrower come first. Were the order not the same everywhere, two jobs could wait for each other's slots.
+        """
+        text, scopes = b"", {"function": name, "app": f"{app}/", "global": "/"}
+        for one in sorted(self.concurrency, key=lambda one: (list(scopes).index(one.scope), not one.key, one.key)):
+            gate = _named(scopes[one.scope], one.key, event).encode()
             text += b"%d %d %b" % (one.limit, len(gate), gate)
         return text
 
 
 def _named(name: str, key: str, event: dict[str, Any]) -> str:
-    """A name for each value of a key: the name, and the value as JSON."""
-    return f"{name}:{key}={dumps(value_of(key, event)).decode()}" if key else name
+    """A name for each value of a key: the name, and the value as JSON, or the digest of one that is long."""
+    if not key:
+        return name
+    value = dumps(value_of(key, event))
+    return f"{name}:{key}={value.decode() if len(value) <= _LONGEST_VALUE else digest(value)}"
 
 
 def _priority_ms(value: object) -> int:

@@ -119,3 +119,16 @@ def test_limits_hold_at_every_instant_and_everybody_gets_through(driver: Driver,
         crowd.check()
     assert crowd.over(), f"seed {seed}: some runs never got through"
     assert not [*driver.client.scan_iter("stepflow:slots:*"), *driver.client.scan_iter("stepflow:line:*")]
+
+
+def test_a_tenant_in_a_shared_line_has_no_more_jobs_there_than_slots_of_its_own(driver: Driver) -> None:
+    """However many runs one tenant has, another's first is soon at hand."""
+    crowd = Crowd(driver, 0)
+    for tenant in (0, *[1] * 30, 2):
+        crowd.random.randrange = lambda _stop, tenant=tenant: tenant  # type: ignore[method-assign]
+        crowd.start()
+    lines = {name: driver.client.zcard(name) for name in driver.client.scan_iter("stepflow:line:*")}
+    assert lines.pop(driver.keys("LINE", "shop/buy:event.data.tenant=1")) == 30 - LIMIT
+    assert not lines
+    taken = driver.claim(10) or []
+    assert sorted(crowd.tenant_of[lease.run_id] for lease in taken) == [0, 1, 1, 2]

@@ -16,7 +16,6 @@ local function may_pass(job, run, key)
   redis.call('ZADD', LINE .. gate.name, place_of(run, was), job)
   redis.call('HSET', RQ_JOB .. job, 'status', 'deferred')
   redis.call('HSET', key == '' and RUN .. run or STEPS .. run, key == '' and 'continuation' or key .. ':state', 'gated')
-  free_slots(job, was, now)
   return false
 end
 

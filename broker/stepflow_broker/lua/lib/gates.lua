@@ -1,6 +1,8 @@
 -- gates: how many jobs of a kind may be executed at once. A run's field `gates` names its gates, each with its limit.
 -- A job that passes has a slot at each: a member of a zset, with the time at which it lapses, so that a crash leaks none.
 -- A job that finds no slot stands in the gate's line, older runs first, and gets the next slot in the script that frees it.
+-- Gates are passed one after the other, those of one function before those that functions share: whoever stands in line
+-- at the second keeps its slot at the first. So a tenant has no more jobs in a shared line than slots of its own.
 
 local RESERVED_MS = 60000 -- how long a job on a queue keeps its slots
 
@@ -20,9 +22,9 @@ local open_gate -- see below
 -- whether a job may have a slot at a gate: it has one, or one is free; those who stand in line come first
 local function has_room(gate, job, now, in_turn)
   local slots = SLOTS .. gate.name
+  if redis.call('ZSCORE', slots, job) then return true end
   if not in_turn then open_gate(gate, now) end -- slots may have lapsed
-  redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)
-  return redis.call('ZSCORE', slots, job) or redis.call('ZCARD', slots) < gate.limit
+  return redis.call('ZCARD', slots) < gate.limit
 end
 
 -- a job's place in line: those of started runs first, then by the time of the start, earlier for priority; of those
@@ -37,14 +39,19 @@ local function keep_slots(job, was, until_ms)
   for _, gate in ipairs(read_gates(was.gates)) do redis.call('ZADD', SLOTS .. gate.name, 'XX', until_ms, job) end
 end
 
--- take a slot at every gate, or none -> the gate that has none
+-- take a slot at each gate in turn -> the first that has none; the slots before it are kept for as long as it takes
 local function take_slots(job, was, now, until_ms, in_turn)
-  local gates, full = read_gates(was.gates), nil
-  for _, gate in ipairs(gates) do
-    if not full and not has_room(gate, job, now, in_turn) then full = gate end
+  local gates, last, full = read_gates(was.gates), 0, nil
+  for n, gate in ipairs(gates) do
+    if not has_room(gate, job, now, in_turn == gate.name) then
+      full = gate
+      break
+    end
+    redis.call('ZADD', SLOTS .. gate.name, until_ms, job)
+    last = n
   end
-  if full then return full end
-  for _, gate in ipairs(gates) do redis.call('ZADD', SLOTS .. gate.name, until_ms, job) end
+  for n = 1, full and last or 0 do redis.call('ZADD', SLOTS .. gates[n].name, '+inf', job) end
+  return full
 end
 
 -- put a job on its list, if its gates let it pass, or in line -> its state: queued or gated
@@ -69,12 +76,13 @@ function open_gate(gate, now)
     local was = read_run(run)
     local name = was.live and was.app .. '/' .. was.fn
     if key == '' and was.continuation == 'gated' then
-      local state = admit(job, run, was, list_of(was.queue, was.started_at), name, now, false, true)
+      local state = admit(job, run, was, list_of(was.queue, was.started_at), name, now, false,
+        gate.name)
       redis.call('HSET', RUN .. run, 'continuation', state)
     elseif was.live and redis.call('HGET', STEPS .. run, key .. ':state') == 'gated' then
       local id = redis.call('HGET', STEPS .. run, key)
       local description = name .. ': ' .. string.sub(id, 1, 100)
-      local state = admit(job, run, was, list_of(was.queue, true), description, now, false, true)
+      local state = admit(job, run, was, list_of(was.queue, true), description, now, false, gate.name)
       redis.call('HSET', STEPS .. run, key .. ':state', state)
     end
   end
