@@ -10,7 +10,7 @@ SOURCES := engine broker sdk workers cli
 .PHONY: help demo demo-kill test test-unsticky check bench bench-long bench-peers chaos clean
 
 help: ## explain the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## count the standard library with a server and two workers; needs nothing but Python
 	@$(BIN)/python -m examples.census.demo
