@@ -10,6 +10,7 @@ from stepflow_broker.call import Call, Word, command, run_script
 from stepflow_broker.codes import Code
 from stepflow_broker.functions import DEDUPE_MS, FunctionConfig
 from stepflow_broker.keys import GROUP, Keys
+from stepflow_broker.streams import read_group, take_over
 from stepflow_broker.values import digest_at
 from stepflow_engine.codec import loads
 
@@ -17,7 +18,6 @@ __all__ = [
     "Routed",
     "StreamedEvent",
     "add_event",
-    "create_group",
     "drop_event",
     "read_events",
     "route_event",
@@ -42,9 +42,9 @@ class StreamedEvent:
     dedupe: bool
 
 
-def _entries(reply: Any) -> list[StreamedEvent]:
+def _entries(entries: list[Any]) -> list[StreamedEvent]:
     found = []
-    for entry, flat in reply or ():
+    for entry, flat in entries:
         if not flat:
             continue
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -52,36 +52,14 @@ def _entries(reply: Any) -> list[StreamedEvent]:
     return found
 
 
-def _streams(reply: Any) -> list[StreamedEvent]:
-    if not reply:
-        return []
-    streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply]
-    return [event for entries in streams for event in _entries(entries)]
-
-
-def create_group(keys: Keys, stream: str) -> Call[bytes]:
-    """Create a stream (EVENTS, FINISHED) and its consumer group; an error says that they exist."""
-    return command(bytes, "XGROUP", "CREATE", keys(stream), GROUP, "0", "MKSTREAM")
-
-
 def read_events(keys: Keys, worker: str, *, limit: int = 200) -> Call[list[StreamedEvent]]:
     """Take new events off the group, for this worker to route."""
-    return command(_streams, "XREADGROUP", "GROUP", GROUP, worker, "COUNT", limit, "STREAMS", keys("EVENTS"), ">")
+    return read_group(keys, "EVENTS", worker, limit=limit, read=_entries)
 
 
 def take_over_events(keys: Keys, worker: str, *, idle_ms: int, limit: int = 200) -> Call[list[StreamedEvent]]:
     """Take over events that another worker took and has not routed for ``idle_ms``."""
-    return command(
-        lambda reply: _entries(reply[1]),
-        "XAUTOCLAIM",
-        keys("EVENTS"),
-        GROUP,
-        worker,
-        idle_ms,
-        "0",
-        "COUNT",
-        limit,
-    )
+    return take_over(keys, "EVENTS", worker, idle_ms=idle_ms, limit=limit, read=_entries)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.call import Call, command, run_script
+from stepflow_broker.call import Call, run_script
 from stepflow_broker.codes import Code
 from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.keys import GROUP, Keys
+from stepflow_broker.keys import Keys
+from stepflow_broker.streams import read_group, take_over
 
 __all__ = ["ChildStart", "Resolved", "invoke_child", "read_finished", "take_over_finished", "wake_parent"]
 
@@ -97,33 +98,12 @@ def wake_parent(keys: Keys, child: str, *, worker: str, now_ms: int = 0) -> Call
 
 def read_finished(keys: Keys, worker: str, *, limit: int = 500) -> Call[list[str]]:
     """Take finished events off the group, for this worker to see to; the answer names the runs that finished."""
-    return command(
-        lambda reply: _runs(reply[0][1]) if reply else [],
-        "XREADGROUP",
-        "GROUP",
-        GROUP,
-        worker,
-        "COUNT",
-        limit,
-        "STREAMS",
-        keys("FINISHED"),
-        ">",
-    )
+    return read_group(keys, "FINISHED", worker, limit=limit, read=_runs)
 
 
 def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 500) -> Call[list[str]]:
     """Take over finished events that another worker took and has not seen to for ``idle_ms``."""
-    return command(
-        lambda reply: _runs(reply[1]),
-        "XAUTOCLAIM",
-        keys("FINISHED"),
-        GROUP,
-        worker,
-        idle_ms,
-        "0",
-        "COUNT",
-        limit,
-    )
+    return take_over(keys, "FINISHED", worker, idle_ms=idle_ms, limit=limit, read=_runs)
 
 
 def _runs(entries: list[Any]) -> list[str]:

@@ -105,8 +105,7 @@ class Run(Generic[O]):
         """
         found = explain_run(self._producer.broker, self._producer.keys, self.id)
         if found is None:
-            self._known(None)
-            raise AssertionError("unreachable")
+            raise self._not_found()
         return found
 
     def _read(self) -> Call[RunRecord | None]:
@@ -124,17 +123,17 @@ class Run(Generic[O]):
 
     def _cancelled(self, code: Code) -> bool:
         if code is Code.NO_RUN:
-            self._known(None)
+            raise self._not_found()
         return code is Code.DONE
 
     def _known(self, record: RunRecord | None) -> RunRecord:
         if record is None:
-            raise RunNotFoundError(
-                self.id,
-                "unknown",
-                f"there is no run {self.id!r}: the id is wrong, or the run ended longer ago than the retention",
-            )
+            raise self._not_found()
         return record
+
+    def _not_found(self) -> RunNotFoundError:
+        text = f"there is no run {self.id!r}: the id is wrong, or the run ended longer ago than the retention"
+        return RunNotFoundError(self.id, "unknown", text)
 
     def _read_result(self, found: RunRecord | None, timeout_ms: int | None) -> O:
         record = self._known(found)

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from stepflow_broker.codes import Code
-from stepflow_broker.events import create_group
 from stepflow_broker.flow import RateConfig
 from stepflow_broker.functions import FunctionConfig, register_functions
 from stepflow_broker.invokes import read_finished, take_over_finished
 from stepflow_broker.jobs import Lease
+from stepflow_broker.streams import create_group
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_failure

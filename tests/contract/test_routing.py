@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepflow_broker.codes import Code
-from stepflow_broker.events import StreamedEvent, add_event, create_group, read_events, route_event, take_over_events
+from stepflow_broker.events import StreamedEvent, add_event, read_events, route_event, take_over_events
 from stepflow_broker.functions import (
     DEDUPE_MS,
     EventConfig,
@@ -15,6 +15,7 @@ from stepflow_broker.functions import (
     register_functions,
     registry_version,
 )
+from stepflow_broker.streams import create_group
 from stepflow_engine.codec import dumps
 from stepflow_engine.states import RunStatus
 from tests.support.driver import Driver

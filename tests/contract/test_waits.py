@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from stepflow_broker.codes import Code
-from stepflow_broker.events import Routed, StreamedEvent, add_event, create_group, drop_event, read_events, route_event
+from stepflow_broker.events import Routed, StreamedEvent, add_event, drop_event, read_events, route_event
 from stepflow_broker.jobs import Lease
 from stepflow_broker.runs import read_memos
+from stepflow_broker.streams import create_group
 from stepflow_broker.waits import (
     WaitStart,
     begin_wait,

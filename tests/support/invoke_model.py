@@ -30,10 +30,10 @@ from typing import Any
 from stepflow_broker import invokes, jobs, runs
 from stepflow_broker.call import Call, command
 from stepflow_broker.codes import Code
-from stepflow_broker.events import create_group
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.invokes import ChildStart
 from stepflow_broker.keys import Keys
+from stepflow_broker.streams import create_group
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key

@@ -17,16 +17,10 @@ from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.call import Call
 from stepflow_broker.codes import Code
 from stepflow_broker.connection import SOCKET_TIMEOUT_S
-from stepflow_broker.events import (
-    StreamedEvent,
-    create_group,
-    drop_event,
-    read_events,
-    route_event,
-    take_over_events,
-)
+from stepflow_broker.events import StreamedEvent, drop_event, read_events, route_event, take_over_events
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.keys import Keys
+from stepflow_broker.streams import create_group
 from stepflow_broker.waits import give_event, read_condition, read_waits
 from stepflow_engine.codec import loads
 from stepflow_engine.errors import ServerError

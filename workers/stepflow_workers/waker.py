@@ -11,9 +11,9 @@ import contextlib
 
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.call import Call
-from stepflow_broker.events import create_group
 from stepflow_broker.invokes import Resolved, read_finished, take_over_finished, wake_parent
 from stepflow_broker.keys import Keys
+from stepflow_broker.streams import create_group
 from stepflow_engine.errors import ServerError
 from stepflow_engine.memo import read_memo
 from stepflow_workers.held import HeldRuns

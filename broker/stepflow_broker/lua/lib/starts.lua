@@ -10,9 +10,6 @@ function RULES.set(rule, _, _, fields)
   fields[#fields + 1] = rule.a
 end
 
--- not at all
-function RULES.skip(rule) return 'skip', rule.name end
-
 -- once in `a` ms for each name
 function RULES.once(rule, run, _, _)
   if not redis.call('SET', ONCE .. rule.name, run, 'PX', rule.a, 'NX') then return 'skip', 'duplicate' end
