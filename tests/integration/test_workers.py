@@ -269,7 +269,7 @@ def test_rqs_shutdown_command_stops_a_worker(client, url: str, start_worker: Sta
             send_shutdown_command(rq_client, one.name)
         return "worker_stopping" in worker.log.read_text()
 
-    until(told)
+    until(told, what="a worker that is told to stop, and says so")
     assert worker.process.wait(30) == 0
 
 

@@ -196,11 +196,13 @@ class StepWorker(BaseWorker):
         if now - self._signalled_at < _SAME_SIGNAL_S:
             return
         first, self._signalled_at = not self._signalled_at, now
-        if self._dispatcher is None or self._loop is None:
+        dispatcher, loop = self._dispatcher, self._loop
+        if first:
+            _log.info("worker_stopping", extra={"worker": self.name, "jobs": dispatcher.job_count if dispatcher else 0})
+        if dispatcher is None or loop is None:
             return  # still starting: `_serve` sees that it is to stop
         if first:
-            _log.info("worker_stopping", extra={"worker": self.name, "jobs": self._dispatcher.job_count})
-            self._loop.call_soon_threadsafe(self._dispatcher.stop)
+            loop.call_soon_threadsafe(dispatcher.stop)
             return
         _log.warning("worker_stopped_at_once", extra={"worker": self.name})
         self._take_leave()
