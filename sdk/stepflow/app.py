@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from stepflow.bounds import CancelOn, Timeouts, bounds_config
 from stepflow.event import FAILED
 from stepflow.flow_control import Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
 from stepflow.function import Function, FunctionDecorator, local_names, make_function
@@ -76,6 +77,8 @@ class Stepflow(StartsRuns):
         concurrency: int | Concurrency | Sequence[Concurrency] | None = None,
         idempotency: str | None = None,
         priority: str | None = None,
+        cancel_on: CancelOn | Sequence[CancelOn] | None = None,
+        timeouts: Timeouts | None = None,
         on_failure: Callable[..., Any] | None = None,
     ) -> FunctionDecorator:
         """Make a function of an ``async def`` or a ``def``.
@@ -96,6 +99,8 @@ class Stepflow(StartsRuns):
             idempotency: an expression on the event; each value starts one run in 24 hours.
             priority: an expression on the event, in seconds from -600 to 600: a run's place in its line is that of one
                 that came so much earlier.
+            cancel_on: events that cancel its live runs; at most five.
+            timeouts: by when a run must have started, and ended, not to be cancelled.
             on_failure: the code of a function ``<id>-failed``, of which each failed run (not a cancelled one) starts
                 one run; its event's data has ``function``, ``run_id``, ``error`` and the failed run's ``event``.
 
@@ -113,6 +118,7 @@ class Stepflow(StartsRuns):
                 idempotency=idempotency,
                 priority=priority,
             )
+            bounds = bounds_config(cancel_on=cancel_on, timeouts=timeouts)
         except ConfigurationError as error:
             raise ConfigurationError(f"function {id!r}: {error}") from None
         namespace = local_names(1)
@@ -127,6 +133,7 @@ class Stepflow(StartsRuns):
                 retries=self._retries if retries is None else retries,
                 queue=queue or self.id,
                 flow=flow,
+                bounds=bounds,
                 retention_ms=self.producer.retention_ms,
                 limits=self.limits,
                 namespace=namespace,
