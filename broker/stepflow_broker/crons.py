@@ -40,7 +40,7 @@ def fire_cron(
     """
     words: list[Word] = []
     for run_id, config, event in starts:
-        words += (run_id, config.app, config.id, config.queue, event, config.retention_ms, *config.rules(event))
+        words += (run_id, config.app, config.id, config.queue, event, config.retention_ms, *config.rules_or_skip(event))
     return run_script(
         "fire_cron",
         int,

@@ -106,7 +106,7 @@ def route_event(
     for path in asked:
         words += (path, digest_at(value, path))
     for run_id, config in starts:
-        words += (run_id, config.app, config.id, config.queue, config.retention_ms, *config.rules(event.event))
+        words += (run_id, config.app, config.id, config.queue, config.retention_ms, *config.rules_or_skip(event.event))
     return run_script(
         "route_event",
         Routed.parse,

@@ -9,18 +9,22 @@ from typing import Any, TypeVar
 from stepflow_broker.call import Word
 from stepflow_broker.values import digest, value_of
 from stepflow_engine.codec import dumps
+from stepflow_engine.errors import EventError
 
 __all__ = [
     "ConcurrencyConfig",
     "DebounceConfig",
     "FlowConfig",
     "RateConfig",
+    "Rule",
     "SingletonConfig",
     "ThrottleConfig",
     "known",
 ]
 
 C = TypeVar("C")
+Rule = tuple[Word, Word, Word, Word, Word]
+"""A rule for the start of a run: its kind, then what it says (see ``lib/starts.lua``)."""
 
 _PARTS = ("rate_limit", "throttle", "debounce", "singleton")
 _LONGEST_VALUE = 200
@@ -98,18 +102,15 @@ class FlowConfig:
             value.get("priority", ""),
         )
 
-    def rules(self, name: str, app: str, event: dict[str, Any], *, retention_ms: int) -> tuple[Word, ...]:
-        """The rules for the start of a run by an event: their number, then five words each (see ``lib/starts.lua``).
+    def rules(self, name: str, app: str, event: dict[str, Any], *, retention_ms: int) -> Iterator[Rule]:
+        """The rules for the start of a run by an event.
 
         Args:
             name: the function, as ``app/id``.
-        """
-        rules = list(self._rules(name, app, event, retention_ms))
-        return (len(rules), *[word for rule in rules for word in rule])
 
-    def _rules(
-        self, name: str, app: str, event: dict[str, Any], retention_ms: int
-    ) -> Iterator[tuple[Word, Word, Word, Word, Word]]:
+        Raises:
+            EventError: the event has no value for a key.
+        """
         if self.idempotency:
             yield "once", _named(name, self.idempotency, event), _ONCE_MS, 0, 0
         if one := self.singleton:
@@ -125,7 +126,6 @@ class FlowConfig:
             yield "set", "gates", self._gates(name, app, event), 0, 0
         if self.priority:
             yield "set", "priority_ms", _priority_ms(value_of(self.priority, event)), 0, 0
-        yield "set", "retention_ms", retention_ms, 0, 0
 
     def _gates(self, name: str, app: str, event: dict[str, Any]) -> bytes:
         """Each gate as its limit, the length of its name in bytes, and its name; in the order that all functions have.
@@ -143,7 +143,13 @@ def _named(name: str, key: str, event: dict[str, Any]) -> str:
     """A name for each value of a key: the name, and the value as JSON, or the digest of one that is long."""
     if not key:
         return name
-    value = dumps(value_of(key, event))
+    found = value_of(key, event)
+    if found is None:
+        raise EventError(
+            f"the event has no value for {key}, which controls the runs of {name}: send it with one, or write "
+            f'has({key}) ? {key} : "none"'
+        )
+    value = dumps(found)
     return f"{name}:{key}={value.decode() if len(value) <= _LONGEST_VALUE else digest(value)}"
 
 

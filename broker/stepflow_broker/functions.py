@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from stepflow_broker.bounds import BoundsConfig
 from stepflow_broker.call import Call, Word, command, run_script
-from stepflow_broker.flow import FlowConfig, RateConfig, known
+from stepflow_broker.flow import FlowConfig, RateConfig, Rule, known
 from stepflow_broker.keys import Keys
 from stepflow_engine.codec import dumps, loads
+from stepflow_engine.errors import EventError
 
 __all__ = [
     "DEDUPE_MS",
@@ -68,6 +71,7 @@ class FunctionConfig:
         events, crons: what starts it.
         retries: attempts after the first.
         flow: what decides whether, when and how many of its runs are executed; ``None``: nothing does.
+        bounds: what ends its runs from outside; ``None``: nothing does.
         retention_ms: how long an ended run is kept, in milliseconds.
     """
 
@@ -79,6 +83,7 @@ class FunctionConfig:
     flow: FlowConfig | None = None
     retention_ms: int = _RETENTION_MS
     crons: tuple[CronConfig, ...] = ()
+    bounds: BoundsConfig | None = None
 
     @property
     def name(self) -> str:
@@ -104,7 +109,7 @@ class FunctionConfig:
     def from_json(cls, text: bytes) -> FunctionConfig:
         """Read the stored form; fields of a newer stepflow are left out."""
         value = loads(text)
-        flow = value.get("flow")
+        flow, bounds = value.get("flow"), value.get("bounds")
         return cls(
             value["app"],
             value["id"],
@@ -114,13 +119,35 @@ class FunctionConfig:
             FlowConfig.from_json(flow) if flow else None,
             value.get("retention_ms", _RETENTION_MS),
             tuple(known(CronConfig, cron) for cron in value.get("crons", ())),
+            BoundsConfig.from_json(bounds) if bounds else None,
         )
 
     def rules(self, event: bytes) -> tuple[Word, ...]:
-        """What a script that starts a run of this function by an event is told of its flow control."""
-        if self.flow is None:
+        """What a script that starts a run of this function by an event is told: how many rules, then five words each.
+
+        Raises:
+            EventError: the event has no value for a key.
+        """
+        if self.flow is None and self.bounds is None:
             return (0,)
-        return self.flow.rules(self.name, self.app, loads(event), retention_ms=self.retention_ms)
+        return self._words(self._rules(loads(event)))
+
+    def rules_or_skip(self, event: bytes) -> tuple[Word, ...]:
+        """As `rules`, for events that nobody can be told of: a run that cannot be controlled is skipped."""
+        try:
+            return self.rules(event)
+        except EventError as error:
+            return self._words([("skip", str(error), 0, 0, 0)])
+
+    def _rules(self, event: dict[str, Any]) -> Iterator[Rule]:
+        if self.flow:
+            yield from self.flow.rules(self.name, self.app, event, retention_ms=self.retention_ms)
+        if self.bounds:
+            yield from self.bounds.rules(event)
+
+    def _words(self, rules: Iterable[Rule]) -> tuple[Word, ...]:
+        found = [*rules, ("set", "retention_ms", self.retention_ms, 0, 0)]
+        return (len(found), *[word for rule in found for word in rule])
 
 
 def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Call[int]:

@@ -82,7 +82,7 @@ def invoke_child(
         start.event,
         start.depth,
         start.config.retention_ms,
-        *start.config.rules(start.event),
+        *start.config.rules_or_skip(start.event),
     )
 
 

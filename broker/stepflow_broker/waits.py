@@ -8,11 +8,11 @@ from typing import Any
 
 from stepflow_broker.call import Call, command, run_script
 from stepflow_broker.codes import Code
+from stepflow_broker.condition import wait_index
 from stepflow_broker.invokes import Resolved
 from stepflow_broker.keys import Keys
-from stepflow_broker.values import digest
 
-__all__ = ["WaitStart", "begin_wait", "give_event", "read_condition", "read_waits", "send_events", "wait_index"]
+__all__ = ["WaitStart", "begin_wait", "give_event", "read_condition", "read_waits", "send_events"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class WaitStart:
         delay_ms: for how long, in milliseconds.
         until_ms: until when, in milliseconds since the epoch; 0: the delay counts.
         event: the name of an event; ``""``: the step sleeps.
-        index: see `wait_index`.
+        index: see `stepflow_broker.condition.wait_index`.
         condition: what a worker has to look at before it gives the step an event.
         lookback_ms: how long ago the event may have come, in milliseconds.
     """
@@ -39,18 +39,6 @@ class WaitStart:
     index: str = ""
     condition: bytes = b""
     lookback_ms: int = 0
-
-
-def wait_index(event: str, *, paths: str, values: bytes, looked_at: bool) -> str:
-    """Where a wait stands in the index.
-
-    Args:
-        paths, values: what the event must have; see `stepflow_engine.steps.WaitRequest`.
-        looked_at: whether a worker has to look at the event.
-    """
-    if looked_at:
-        return f"?\n\n{event}"
-    return f"{paths}\n{digest(values) if paths else ''}\n{event}"
 
 
 def begin_wait(
@@ -105,13 +93,15 @@ def send_events(
 
 
 def read_waits(keys: Keys, event: str) -> Call[list[tuple[str, str]]]:
-    """The waits (run id, step key) for an event that a worker has to look at."""
+    """The waits (run id, step key; or a run and ``!<n>``) for an event that a worker has to look at."""
     index = wait_index(event, paths="", values=b"", looked_at=True)
     return command(_members, "SMEMBERS", keys("WAITS", index))
 
 
 def read_condition(keys: Keys, run_id: str, key: str) -> Call[bytes]:
-    """What has to be looked at; empty if the step waits no more."""
+    """What has to be looked at; empty if the step waits no more, or, of a key ``!<n>``, the run has ended."""
+    if key.startswith("!"):
+        return command(lambda reply: reply or b"", "HGET", keys("RUN", run_id), f"condition:{key[1:]}")
     return command(lambda reply: reply or b"", "HGET", keys("STEPS", run_id), f"{key}:condition")
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_broker.condition import Condition
 from stepflow_broker.runs import StepRecord
 from stepflow_cli.show import brief, cut, iso, plain, waits_until
 from stepflow_engine.codec import loads
 from stepflow_engine.memo import Memo
-from stepflow_workers.condition import Condition
 
 __all__ = ["WAITING", "Wait", "ended_text", "ended_wait", "find_waits", "pending_wait", "wait_text", "wait_texts"]
 

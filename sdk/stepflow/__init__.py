@@ -15,6 +15,7 @@ Run it with ``stepflow dev module:app``, or with ``stepflow-worker module:app`` 
 """
 
 from stepflow.app import Stepflow
+from stepflow.bounds import CancelOn, Timeouts
 from stepflow.context import Context, SyncContext
 from stepflow.event import Event
 from stepflow.flow_control import Concurrency, Debounce, RateLimit, Singleton, Throttle
@@ -52,6 +53,7 @@ from stepflow_engine.limits import Limits
 from stepflow_engine.states import RunStatus
 
 __all__ = [
+    "CancelOn",
     "Concurrency",
     "ConfigurationError",
     "Context",
@@ -92,5 +94,6 @@ __all__ = [
     "SyncContext",
     "SyncStepTools",
     "Throttle",
+    "Timeouts",
     "reference_function",
 ]

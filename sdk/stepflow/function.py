@@ -18,6 +18,7 @@ from stepflow.event import Event
 from stepflow.invoking import Named
 from stepflow.step import StepTools
 from stepflow.sync_step import SyncStepTools
+from stepflow_broker.bounds import BoundsConfig
 from stepflow_broker.flow import FlowConfig
 from stepflow_broker.functions import CronConfig, EventConfig, FunctionConfig
 from stepflow_engine.codec import Restore, adapter_for, dumps, loads, result_adapter, validation_message
@@ -118,6 +119,7 @@ def make_function(
     retries: int,
     queue: str,
     flow: FlowConfig | None,
+    bounds: BoundsConfig | None,
     retention_ms: int,
     limits: Limits,
     namespace: Mapping[str, Any],
@@ -149,7 +151,7 @@ def make_function(
         app_id=app_id,
         id=id,
         handler=handler,
-        config=FunctionConfig(app_id, id, queue, events, retries, flow, retention_ms, crons),
+        config=FunctionConfig(app_id, id, queue, events, retries, flow, retention_ms, crons, bounds),
         limits=limits,
         is_async=inspect.iscoroutinefunction(handler),
         input=_input_adapter(handler, hints),

@@ -17,7 +17,16 @@ from stepflow_engine.expression import expression
 from stepflow_engine.limits import check_id
 from stepflow_engine.steps import SendRequest, SleepRequest, WaitRequest
 
-__all__ = ["MAX_LOOKBACK_MS", "Match", "When", "send_request", "sleep_request", "until_request", "wait_request"]
+__all__ = [
+    "MAX_LOOKBACK_MS",
+    "Match",
+    "When",
+    "event_path",
+    "send_request",
+    "sleep_request",
+    "until_request",
+    "wait_request",
+]
 
 When = datetime | str | int | float
 Match = str | Mapping[str, Any]
@@ -129,20 +138,25 @@ def _wanted(match: Match | None, of: Mapping[str, Any]) -> dict[str, Any]:
     if match is None:
         return {}
     if isinstance(match, Mapping):
-        wanted = {_path(path): value for path, value in match.items()}
+        wanted = {event_path(path): value for path, value in match.items()}
     else:
-        path = _path(match)
+        path = event_path(match)
         wanted = {path: value_at(dict(of), f"event.{path}")}
         if wanted[path] is None:
             raise StepUsageError(f"a wait with match={match!r} needs a value there, but the run's event has none")
     return dict(sorted(wanted.items()))
 
 
-def _path(path: object) -> str:
+def event_path(path: object) -> str:
+    """A path into an event, without ``event.`` before it.
+
+    Raises:
+        StepUsageError: it is not one.
+    """
     text = path.removeprefix("event.") if isinstance(path, str) else ""
     if not _PATH.fullmatch(text):
         raise StepUsageError(
-            f'the match {path!r} of a wait is not a path into the event: write match="data.order_id" for the value '
-            'that the run\'s own event has there, or match={"data.order_id": 17}; for more, if_='
+            f'the match {path!r} is not a path into the event: write match="data.order_id" for the value that the '
+            'run\'s own event has there, or, in a wait, match={"data.order_id": 17}; for more, if_='
         )
     return text

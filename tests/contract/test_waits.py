@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepflow_broker.codes import Code
+from stepflow_broker.condition import wait_index
 from stepflow_broker.events import Routed, StreamedEvent, add_event, drop_event, read_events, route_event
 from stepflow_broker.jobs import Lease
 from stepflow_broker.runs import read_memos
@@ -16,7 +17,6 @@ from stepflow_broker.waits import (
     read_condition,
     read_waits,
     send_events,
-    wait_index,
 )
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.ids import step_key

@@ -110,6 +110,20 @@ def _check_run(client: redis.Redis, run: str, expected: _Expected) -> None:
     assert continuation or planned, f"R3: {run} waits for nothing"
     assert ("owner" in truth) == (continuation == "leased"), f"R3: {run} is {continuation} with owner"
     expected.job(run, continuation, fence=truth.get("lease"), due=truth.get("due"))
+    _check_bounds(client, run, truth, expected)
+
+
+def _check_bounds(client: redis.Redis, run: str, truth: dict[str, str], expected: _Expected) -> None:
+    """What ends a run from outside: its places in the index, and its timers, whose times only scripts know."""
+    for name, index in truth.items():
+        if name.startswith("cancel:"):
+            expected.indexed[index].add(f"{run}:!{name.removeprefix('cancel:')}")
+    started = "started_at" in truth
+    for bound, begun in (("start", not started), ("finish", started)):
+        if f"{bound}_within" in truth and begun:
+            due = client.zscore(_KEYS("TIMEOUTS"), f"{bound}:{run}")
+            assert due, f"L1: {run} must {bound} in time and has no timer"
+            expected.timers[f"{bound}:{run}"] = due
 
 
 def _check_ended(client: redis.Redis, run: str, truth: dict[str, str], expected: _Expected) -> None:

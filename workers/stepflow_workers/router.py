@@ -16,6 +16,7 @@ from redis import exceptions
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.call import Call
 from stepflow_broker.codes import Code
+from stepflow_broker.condition import Condition
 from stepflow_broker.connection import SOCKET_TIMEOUT_S
 from stepflow_broker.events import StreamedEvent, drop_event, read_events, route_event, take_over_events
 from stepflow_broker.functions import FunctionConfig
@@ -26,7 +27,6 @@ from stepflow_engine.codec import loads
 from stepflow_engine.errors import ServerError
 from stepflow_engine.expression import expression
 from stepflow_engine.ids import run_id_for
-from stepflow_workers.condition import Condition
 from stepflow_workers.registry import Registry
 
 __all__ = ["Router", "starts"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from stepflow_broker.codes import Code
+from stepflow_broker.condition import Condition, wait_index
 from stepflow_broker.jobs import Lease
-from stepflow_broker.waits import WaitStart, begin_wait, give_event, wait_index
+from stepflow_broker.waits import WaitStart, begin_wait, give_event
 from stepflow_engine.codec import dumps
 from stepflow_engine.steps import SleepRequest, StepCall, WaitRequest
-from stepflow_workers.condition import Condition
 from stepflow_workers.held import HOLD_S, HeldRun
 from stepflow_workers.performer import now_ms
 from stepflow_workers.waker import Waker

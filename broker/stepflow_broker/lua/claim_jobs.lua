@@ -19,6 +19,14 @@ local function may_pass(job, run, key)
   return false
 end
 
+-- the run starts now -> its event
+local function first_event(run)
+  local first = redis.call('HMGET', RUN .. run, 'event', 'bounds', 'finish_ms')
+  if first[2] then redis.call('ZREM', TIMEOUTS, 'start:' .. run) end
+  if first[3] then redis.call('ZADD', TIMEOUTS, now + first[3], 'finish:' .. run) end
+  return first[1]
+end
+
 local function claim_continuation(job, list)
   local run = redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth',
     'fence', 'started_at', 'gates')
@@ -27,7 +35,7 @@ local function claim_continuation(job, list)
   local fence, event = tonumber(run[8] or 0) + 1, false
   redis.call('HSET', RUN .. job, 'continuation', 'leased', 'lease', fence, 'fence', fence, 'list', list,
     'owner', worker, 'status', 'running', 'started_at', run[9] or now)
-  if not run[9] then event = redis.call('HGET', RUN .. job, 'event') end
+  if not run[9] then event = first_event(job) end
   local applied = redis.call('LLEN', ORDER .. job)
   grant_lease(job, list, fence, worker, now, lease_ms)
   local planned = redis.call('HLEN', STEPS .. job)

@@ -1,9 +1,10 @@
 -- fire_timers: do what is due.
--- A member says what: job:<job> queues a delayed job; wait:<run>:<step key> ends the wait for a child, an event or a time.
--- USES     clock jobs waits state gates runs invokes
+-- A member says what: job:<job> queues a delayed job; wait:<run>:<step key> ends the wait for a child, an event or a time;
+-- start:<run> and finish:<run> cancel a run that has not started, or ended, in time.
+-- USES     clock jobs waits state gates runs invokes cancels
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
--- MOVES    waiting -> queued, delayed step -> queued step, waiting step -> (memo)
+-- MOVES    waiting -> queued, delayed step -> queued step, waiting step -> (memo), a run that is late -> cancelled
 -- RETURNS  {how many were due, milliseconds until the next (-1: there is none)}
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if not first[1] then return {0, -1} end
@@ -36,6 +37,8 @@ for _, member in ipairs(due) do
       end
       memo_comes(run, was, key, position, memo, now, '')
     end
+  else
+    cancel_late(subject, kind, now)
   end
 end
 local following = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')

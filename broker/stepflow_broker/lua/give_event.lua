@@ -1,5 +1,5 @@
 -- give_event: end a step's wait with an event that a worker has matched.
--- USES     clock jobs waits state gates runs events
+-- USES     clock jobs waits state gates runs invokes cancels events
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 step_key  4 event
 -- MOVES    the step: waiting -> (memo); the run: waiting -> queued

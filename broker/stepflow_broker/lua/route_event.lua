@@ -17,7 +17,12 @@ local waited, looked_at = redis.call('HKEYS', WAITED .. name), false
 for _, paths in ipairs(waited) do
   if paths == '?' then looked_at = true elseif not digests[paths] then return {-4, waited} end
 end
-local i = first
+local met, i = {}, first -- whom the event meets; a run that it starts is not cancelled by it
+for _, paths in ipairs(waited) do
+  if paths ~= '?' then
+    met[#met + 1] = redis.call('SMEMBERS', WAITS .. paths .. '\n' .. digests[paths] .. '\n' .. name)
+  end
+end
 while i <= #ARGV do
   local run, rules, following = ARGV[i], read_rules(i + 5)
   if redis.call('EXISTS', RUN .. run) == 0 and start_or_skip(run, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], event, now,
@@ -26,12 +31,8 @@ while i <= #ARGV do
   end
   i = following
 end
-for _, paths in ipairs(waited) do
-  if paths ~= '?' then
-    for _, member in ipairs(redis.call('SMEMBERS', WAITS .. paths .. '\n' .. digests[paths] .. '\n' .. name)) do
-      give_event(member, event, now)
-    end
-  end
+for _, members in ipairs(met) do
+  for _, member in ipairs(members) do give_event(member, event, now) end
 end
 if not looked_at then
   redis.call('XACK', KEYS[1], ARGV[3], ARGV[4])

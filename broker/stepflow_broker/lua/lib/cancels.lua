@@ -1,7 +1,11 @@
 -- cancels: how runs that are not wanted any more end.
 
+local function cancelled_failure(text)
+  return '{"name":"RunCancelledError","message":' .. quoted(text) .. '}'
+end
+
 local function skipped_failure(reason)
-  return '{"name":"RunSkippedError","message":"the run was skipped: ' .. reason .. '"}'
+  return '{"name":"RunSkippedError","message":' .. quoted('the run was skipped: ' .. reason) .. '}'
 end
 
 -- tell the parents of runs that have ended
@@ -12,12 +16,16 @@ local function tell_parents(runs, now)
   end
 end
 
+-- a run that has bounds or rules has its function's retention; of others the worker or the producer says it
+local function retention_of(run)
+  return tonumber(redis.call('HGET', RUN .. run, 'retention_ms') or 86400000)
+end
+
 -- end a run that waits to start, because another takes its place
 local function end_skipped(run, reason, now)
   local was = read_run(run)
   redis.call('HSET', RUN .. run, 'reason', reason)
-  local retention_ms = tonumber(redis.call('HGET', RUN .. run, 'retention_ms') or 86400000)
-  end_run(run, was, 'skipped', 'error', skipped_failure(reason), now, retention_ms)
+  end_run(run, was, 'skipped', 'error', skipped_failure(reason), now, retention_of(run))
   tell_parents({run}, now)
 end
 
@@ -37,4 +45,11 @@ local function cancel_tree(first, failure, retention_ms, with_children, now)
     n = n + 1
   end
   tell_parents(runs, now)
+end
+
+-- cancel a run that is late: `what` it did not do in time, start or finish
+local function cancel_late(run, what, now)
+  local within = redis.call('HGET', RUN .. run, what .. '_within')
+  local text = 'the run did not ' .. what .. ' within ' .. (within or 'its time')
+  cancel_tree(run, cancelled_failure(text), retention_of(run), true, now)
 end

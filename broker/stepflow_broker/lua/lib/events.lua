@@ -1,8 +1,18 @@
 -- events: how an event that has come ends the waits for it.
 
--- give an event to a step that waits for it, once -> whether it was given
+-- an event of this name has come that cancels a run -> whether it did
+local function cancel_by_event(run, n, now)
+  local found = redis.call('HMGET', RUN .. run, 'cancel:' .. n, 'until:' .. n)
+  if not found[1] or not is_live(run) or found[2] and now > tonumber(found[2]) then return false end
+  local name = string.match(found[1], '^.-\n.-\n(.*)$')
+  cancel_tree(run, cancelled_failure('the run was cancelled by event ' .. name), retention_of(run), true, now)
+  return true
+end
+
+-- give an event to what waits for it, a step or, with a key `!<n>`, a run that it cancels, once -> whether it was given
 local function give_event(member, event, now)
-  local run, key = string.match(member, '^(.*):(%x+)$')
+  local run, key = string.match(member, '^(.*):(!?%x+)$')
+  if string.sub(key, 1, 1) == '!' then return cancel_by_event(run, string.sub(key, 2), now) end
   local step = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':index', key .. ':detail')
   if step[1] ~= 'waiting' or not step[2] then return false end
   drop_wait(run, key, step[2])

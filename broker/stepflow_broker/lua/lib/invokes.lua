@@ -1,5 +1,10 @@
 -- invokes: how a child's end becomes the memo of its parent's step. The first outcome wins, once.
 
+-- a text as JSON
+local function quoted(text)
+  return '"' .. string.gsub(text, '[%c"\\]', function(c) return string.format('\\u%04x', string.byte(c)) end) .. '"'
+end
+
 -- the finished event has been seen to: from now on the child is kept for its retention
 local function drop_finished(child, entry, keep_ms)
   redis.call('XACK', FINISHED, GROUP, entry)
@@ -20,7 +25,8 @@ local function resolve_by_child(child)
   if status == 'completed' then
     memo = '{"data":' .. state[4] .. ',"outcome":"completed",' .. step[3]
   else
-    memo = '{"error":' .. state[5] .. ',"outcome":"' .. status .. '","reason":"' .. (state[6] or '') .. '",' .. step[3]
+    memo = '{"error":' .. state[5] .. ',"outcome":"' .. status .. '","reason":' .. quoted(state[6] or '') .. ','
+      .. step[3]
   end
   drop_wait(run, key)
   local was = read_run(run)

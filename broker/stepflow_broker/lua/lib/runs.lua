@@ -113,6 +113,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   if was.singleton and redis.call('GET', SINGLETON .. was.singleton) == run then
     redis.call('DEL', SINGLETON .. was.singleton)
   end
+  if was.bounds then drop_bounds(run, was.bounds) end
   local children, jobs = {}, {}
   if redis.call('EXISTS', STEPS .. run) == 1 then
     children, jobs = drop_steps(run, queue)

@@ -4,10 +4,19 @@
 -- kind -> function(rule, run, now, fields) -> nil: it may; 'skip', reason; 'later', time
 local RULES = {}
 
+local function put(fields, name, value)
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
+end
+
 -- a field of the run, for later
 function RULES.set(rule, _, _, fields)
-  fields[#fields + 1] = rule.name
-  fields[#fields + 1] = rule.a
+  put(fields, rule.name, rule.a)
+end
+
+-- not at all; `name` says why
+function RULES.skip(rule)
+  return 'skip', rule.name
 end
 
 -- once in `a` ms for each name
@@ -20,12 +29,11 @@ function RULES.singleton(rule, run, now, fields)
   local holder = redis.call('GET', SINGLETON .. rule.name)
   if holder and is_live(holder) then
     if rule.a == 'skip' then return 'skip', 'singleton' end
-    local failure = '{"name":"RunCancelledError","message":"a newer run has taken its place (singleton)"}'
+    local failure = cancelled_failure('a newer run has taken its place (singleton)')
     cancel_tree(holder, failure, tonumber(rule.b), true, now)
   end
   redis.call('SET', SINGLETON .. rule.name, run)
-  fields[#fields + 1] = 'singleton'
-  fields[#fields + 1] = rule.name
+  put(fields, 'singleton', rule.name)
 end
 
 -- at most `a` starts in any `b` ms
@@ -64,6 +72,26 @@ function RULES.debounce(rule, run, now)
   return 'later', due, 'debounced'
 end
 
+-- an event cancels the run: the one that stands at this index, fulfils the condition `a`, and comes within `b` ms (0: ever)
+function RULES.cancel_on(rule, run, now, fields)
+  join_index(rule.name, run .. ':!' .. rule.c)
+  put(fields, 'cancel:' .. rule.c, rule.name)
+  put(fields, 'condition:' .. rule.c, rule.a)
+  if rule.b ~= '0' then put(fields, 'until:' .. rule.c, now + rule.b) end
+end
+
+-- cancelled unless its first step is executed within `a` ms
+function RULES.start_within(rule, run, now, fields)
+  redis.call('ZADD', TIMEOUTS, now + rule.a, 'start:' .. run)
+  put(fields, 'start_within', rule.name)
+end
+
+-- cancelled unless it has ended within `a` ms from then on
+function RULES.finish_within(rule, _, _, fields)
+  put(fields, 'finish_within', rule.name)
+  put(fields, 'finish_ms', rule.a)
+end
+
 -- the rules that stand in ARGV from a place on: their number, then five words each -> rules, the next place
 local function read_rules(at)
   local rules, count = {}, tonumber(ARGV[at])
@@ -88,10 +116,7 @@ local function start_or_skip(run, app, fn, queue, event, now, more, retention_ms
     end
     if rule.kind == 'set' and rule.name == 'gates' then gated = true end
   end
-  if gate then
-    fields[#fields + 1] = 'delayed_by'
-    fields[#fields + 1] = gate
-  end
+  if gate then put(fields, 'delayed_by', gate) end
   create_run(run, app, fn, queue, event, now, fields, gated, due)
   return true
 end

@@ -14,6 +14,17 @@ local function leave_index(index, member)
   end
 end
 
+-- forget what would have ended a run from outside. A run that has any of it has the field `bounds`: how many events
+-- cancel it. Event n stands in the index as `<run>:!<n>`, its place there in the run's field `cancel:<n>`; the times by
+-- which the run must have started and ended are timers, `start:<run>` and `finish:<run>`.
+local function drop_bounds(run, bounds)
+  redis.call('ZREM', TIMEOUTS, 'start:' .. run, 'finish:' .. run)
+  for n = 0, bounds - 1 do
+    local index = redis.call('HGET', RUN .. run, 'cancel:' .. n)
+    if index then leave_index(index, run .. ':!' .. n) end
+  end
+end
+
 -- forget a wait; `index` is its place in the index, if it has one
 local function drop_wait(run, key, index)
   local member = run .. ':' .. key

@@ -1,16 +1,36 @@
-"""What an event must be, for a step that waits for one."""
+"""What an event must be, for a step that waits for one or a run that one cancels."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.values import values_at
+from stepflow_broker.values import digest, values_at
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.expression import expression
 from stepflow_engine.steps import SleepRequest, WaitRequest
 
-__all__ = ["Condition"]
+__all__ = ["Condition", "known_event", "wait_index"]
+
+_NAMES_RUN = re.compile(r"\brun\b")
+
+
+def known_event(expression: str, run_event: bytes) -> Any:
+    """The event of the run, parsed, for an expression that speaks of it; ``None`` for others."""
+    return loads(run_event) if _NAMES_RUN.search(expression) else None
+
+
+def wait_index(event: str, *, paths: str, values: bytes, looked_at: bool) -> str:
+    """Where a wait stands in the index.
+
+    Args:
+        paths, values: what the event must have; see `stepflow_engine.steps.WaitRequest`.
+        looked_at: whether a worker has to look at the event.
+    """
+    if looked_at:
+        return f"?\n\n{event}"
+    return f"{paths}\n{digest(values) if paths else ''}\n{event}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +52,7 @@ class Condition:
         """That of a request; of a sleep, one that nobody looks at."""
         if isinstance(request, SleepRequest):
             return cls("", [], "false", None)
-        known = loads(run_event) if request.condition else None
-        return cls(request.paths, loads(request.values), request.condition, known)
+        return cls(request.paths, loads(request.values), request.condition, known_event(request.condition, run_event))
 
     def holds(self, event: bytes) -> bool:
         """Whether it holds for an event, given as JSON text."""
