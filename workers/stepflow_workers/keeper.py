@@ -1,7 +1,7 @@
 """The keeper: a thread of its own that says this worker is alive, whatever its event loop does.
 
 It extends the leases of the jobs that the worker holds, sends RQ's heartbeat, and reports an event loop that a
-handler blocks, with the line that blocks it.
+handler blocks, with the line that blocks it. What stops this thread too is the deputy's to bridge: see `deputy.py`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import traceback
 from collections.abc import Callable
 
 from stepflow_broker.broker import Broker
-from stepflow_broker.jobs import Lease, extend_leases
+from stepflow_broker.jobs import extend_leases
 from stepflow_broker.keys import Keys
 from stepflow_engine.errors import StepflowError
+from stepflow_workers.deputy import Deputy
+from stepflow_workers.leases import Leases
 
 __all__ = ["Keeper"]
 
@@ -32,6 +34,7 @@ class Keeper:
 
     Args:
         url: the server's; the keeper has a connection of its own.
+        deputy: the process that keeps the leases while no thread can; the keeper starts and stops it.
         lease_ms: the length of a lease; it is extended three times in that time.
         heartbeat: called every ten seconds.
         lost: called with the jobs whose leases are lost; in the keeper's thread.
@@ -43,12 +46,14 @@ class Keeper:
         url: str,
         keys: Keys,
         *,
+        deputy: Deputy,
         lease_ms: int,
         heartbeat: Callable[[], None],
         lost: Callable[[list[str]], None],
         beat: Callable[[], None],
     ) -> None:
-        self.leases: dict[str, Lease] = {}
+        self.leases = Leases(deputy.table)
+        self._deputy = deputy
         self._broker = Broker(url, patience_s=0.0)
         self._keys = keys
         self._lease_ms = lease_ms
@@ -62,9 +67,11 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="stepflow-keeper", daemon=True)
 
     def start(self) -> None:
-        """Start the thread. To be called from the thread of the event loop."""
+        """Start the thread and the deputy. To be called from the thread of the event loop."""
         self._loop_thread = threading.get_ident()
         self._beaten_at = time.monotonic()
+        self._deputy.table.extended(self._beaten_at)
+        self._deputy.start()
         self._thread.start()
 
     def beaten(self) -> None:
@@ -76,9 +83,10 @@ class Keeper:
         self._beaten_at = now
 
     def stop(self) -> None:
-        """Stop the thread, and wait for it."""
+        """Stop the thread and the deputy, and wait for them."""
         self._stop.set()
         self._thread.join(timeout=5)
+        self._deputy.stop()
         self._broker.close()
 
     def _run(self) -> None:
@@ -92,6 +100,7 @@ class Keeper:
                     self._extend()
                     extend_at = now + self._lease_ms / 3000
                 if now >= heartbeat_at:
+                    self._deputy.look()
                     self._heartbeat()
                     heartbeat_at = now + _HEARTBEAT_S
             except StepflowError as error:
@@ -103,6 +112,7 @@ class Keeper:
             lost = self._broker.run(extend_leases(self._keys, leases[first : first + _CHUNK], lease_ms=self._lease_ms))
             if lost:
                 self._lost(lost)
+        self._deputy.table.extended(time.monotonic())
 
     def _watch(self, now: float) -> None:
         """Report, once, a loop that has not answered for a second."""

@@ -32,6 +32,7 @@ from stepflow_broker.keys import Keys
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.loop import end_tasks
 from stepflow_workers.crier import Crier
+from stepflow_workers.deputy import Deputy
 from stepflow_workers.dispatcher import Dispatcher
 from stepflow_workers.inbox import Inbox
 from stepflow_workers.keeper import Keeper
@@ -129,10 +130,12 @@ class StepWorker(BaseWorker):
         bench = Workbench(broker, self.keys, self.name, self.settings, slots)
         registry = Registry(broker, self.keys)
         waker = Waker(broker, self.keys, self.name, bench.held)
+        lease_ms = self.settings.lease_ms
         keeper = Keeper(
             self.settings.redis_url,
             self.keys,
-            lease_ms=self.settings.lease_ms,
+            deputy=Deputy(self.settings.redis_url, worker=self.name, shown_as=self.key, lease_ms=lease_ms),
+            lease_ms=lease_ms,
             heartbeat=self._send_heartbeat,
             lost=lambda jobs: _from_thread(loop, dispatcher.on_lost, jobs),
             beat=lambda: _from_thread(loop, keeper.beaten),
