@@ -7,6 +7,7 @@ import ctypes
 import os
 import resource
 import secrets
+import time
 from pathlib import Path
 
 from stepflow import Concurrency, Context, Stepflow
@@ -75,14 +76,15 @@ async def _alone(ctx: Context) -> str:
 
 @app.function("alarm")
 async def alarm(ctx: Context) -> int:
-    """A sleep until a time; the code notes when it goes on."""
+    """A sleep until a time, and a step that says when it was executed."""
     data = ctx.event.data
     await ctx.step.sleep_until("until", data["due"])
     return await ctx.step.run("fired", _fired, ctx)
 
 
 async def _fired(ctx: Context) -> int:
-    EffectLedger(ctx.event.data["ledger"]).write(ctx.run_id, "fired")
+    """The clock of this machine is the server's, since they are the same machine."""
+    EffectLedger(ctx.event.data["ledger"]).write(ctx.run_id, "fired", note=str(time.time()))
     return os.getpid()
 
 

@@ -41,6 +41,7 @@ class Crew:
         self.restarts = 0
         self._url = url
         self._folder = folder
+        folder.mkdir(exist_ok=True)
         self._chance = random.Random(seed)
         self._settings = settings
         self._all: list[WorkerProcess] = []

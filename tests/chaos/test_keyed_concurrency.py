@@ -45,7 +45,7 @@ def test_two_of_a_key_never_overlap_and_all_are_done_while_workers_are_killed(
     url: str, client: redis.Redis, tmp_path: Path, long: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = random.randrange(1_000_000)
-    count, every_s, size, seconds = (5_000, 2.0, 3, 0.05) if long else (300, 0.5, 2, 0.1)
+    count, every_s, size, seconds = (5_000, 1.0, 3, 0.1) if long else (300, 0.5, 2, 0.1)
     starts, effects = StartLedger(tmp_path / "starts"), EffectLedger(tmp_path / "effects")
     producer = Stepflow("chaos", redis_url=url)
     with Crew(url, APP, folder=tmp_path, size=size, seed=seed, concurrency=16) as crew:
