@@ -7,6 +7,7 @@ from importlib.metadata import version
 import click
 
 from stepflow_cli.dev import dev
+from stepflow_cli.doctor import doctor
 from stepflow_cli.exits import EPILOG, run
 from stepflow_cli.explain import explain
 from stepflow_cli.overview import functions, queues, workers
@@ -23,7 +24,7 @@ def stepflow() -> None:
     """Durable step functions on Redis."""
 
 
-for _command in (dev, worker, send, start, invoke, runs, explain, functions, workers, queues):
+for _command in (dev, worker, send, start, invoke, runs, explain, functions, workers, queues, doctor):
     stepflow.add_command(_command)
 
 

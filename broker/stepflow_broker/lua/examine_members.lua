@@ -14,10 +14,24 @@ local function waits(member)
   return not run or redis.call('HGET', STEPS .. run, key .. ':state') == 'waiting'
 end
 
+-- whether a run must still start, or end, in time
+local function is_bound(run, what)
+  local was = read_run(run)
+  return was.live and (what == 'finish') == (was.started_at ~= false)
+    and redis.call('HEXISTS', RUN .. run, what .. '_within') == 1
+end
+
+-- whether an event cancels a run
+local function is_cancelled_by(run, n, index)
+  return is_live(run) and redis.call('HGET', RUN .. run, 'cancel:' .. n) == index
+end
+
 -- kind of timer -> whether the truth asks for it
 local TIMERS = {
   job = function(job) return truth_of(job) == 'delayed' end,
   wait = waits,
+  start = is_bound,
+  finish = is_bound,
 }
 
 -- kind of index -> whether the truth asks for a member
@@ -27,7 +41,7 @@ local WANTED = {
   LEASES = function(job) return truth_of(job) == 'leased' end,
   TIMEOUTS = function(member)
     local what, of = string.match(member, '^(%a+):(.*)$')
-    return not TIMERS[what] or TIMERS[what](of)
+    return not TIMERS[what] or TIMERS[what](of, what)
   end,
   SLOTS = function(job)
     local state, _, was = truth_of(job)
@@ -38,8 +52,10 @@ local WANTED = {
     return state == 'gated' and has_gate(was, subject)
   end,
   WAITS = function(member)
-    local run, key = string.match(member, '^(.*):(%x+)$')
-    return not run or redis.call('HGET', STEPS .. run, key .. ':index') == subject and waits(member)
+    local run, key = string.match(member, '^(.*):(!?%x+)$')
+    if not run then return true end
+    if string.sub(key, 1, 1) == '!' then return is_cancelled_by(run, string.sub(key, 2), subject) end
+    return redis.call('HGET', STEPS .. run, key .. ':index') == subject and waits(member)
   end,
   FINISHED = function(member)
     local entry, run = string.match(member, '^(%S+) (.*)$')

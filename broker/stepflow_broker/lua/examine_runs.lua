@@ -103,15 +103,32 @@ local function expect_child(run, key, step)
   end
 end
 
+local function expect_in_index(index, member)
+  if redis.call('SISMEMBER', WAITS .. index, member) == 1 then return end
+  report('index_missing', member, '', function() join_index(index, member) end)
+end
+
+-- what ends a run from outside: events, and the times by which it must have started and ended
+local function expect_bounds(run, was)
+  for n = 0, was.bounds - 1 do
+    local index = redis.call('HGET', RUN .. run, 'cancel:' .. n)
+    if index then expect_in_index(index, run .. ':!' .. n) end
+  end
+  local within = redis.call('HMGET', RUN .. run, 'start_within', 'finish_within', 'finish_ms')
+  local what = was.started_at and 'finish' or 'start'
+  if not within[was.started_at and 2 or 1] or redis.call('ZSCORE', TIMEOUTS, what .. ':' .. run) then return end
+  report('timer_missing', what .. ':' .. run, '', was.started_at and function()
+    redis.call('ZADD', TIMEOUTS, was.started_at + within[3], 'finish:' .. run)
+  end)
+end
+
 local function expect_wait(run, key, step)
   local member = run .. ':' .. key
   expect_timer('wait:' .. member, step.due)
   if redis.call('EXISTS', TIMEOUT .. member) == 0 then
     report('timeout_key_missing', member, '', function() redis.call('SET', TIMEOUT .. member, timeout_memo(step)) end)
   end
-  if step.index and redis.call('SISMEMBER', WAITS .. step.index, member) == 0 then
-    report('index_missing', member, '', function() join_index(step.index, member) end)
-  end
+  if step.index then expect_in_index(step.index, member) end
   if step.child then expect_child(run, key, step) end
 end
 
@@ -197,6 +214,7 @@ local function look_at_live(run, was)
       return redis.call('SET', SINGLETON .. was.singleton, run, 'NX') and true
     end)
   end
+  if was.bounds then expect_bounds(run, was) end
   local state, steps = was.continuation or 'parked', read_steps(run)
   if STATUS[state] and STATUS[state] ~= was.status then
     report('status_wrong', run, was.status, function() redis.call('HSET', RUN .. run, 'status', STATUS[state]) end)
