@@ -10,6 +10,7 @@ from stepflow_cli.dev import dev
 from stepflow_cli.exits import EPILOG, run
 from stepflow_cli.explain import explain
 from stepflow_cli.overview import functions, queues, workers
+from stepflow_cli.pauses import pause, pauses, resume
 from stepflow_cli.produce import invoke, send, start
 from stepflow_cli.runs import runs
 from stepflow_cli.worker import worker
@@ -23,7 +24,7 @@ def stepflow() -> None:
     """Durable step functions on Redis."""
 
 
-for _command in (dev, worker, send, start, invoke, runs, explain, functions, workers, queues):
+for _command in (dev, worker, send, start, invoke, runs, explain, pause, resume, pauses, functions, workers, queues):
     stepflow.add_command(_command)
 
 
