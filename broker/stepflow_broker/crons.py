@@ -44,7 +44,7 @@ def fire_cron(
     return run_script(
         "fire_cron",
         int,
-        (keys("CRON"),),
+        (keys("CRON"), keys("PAUSED")),
         now_ms,
         schedule,
         last_ms,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import command
 from stepflow_broker.keys import Keys
 from stepflow_broker.overview import WorkerRecord, read_workers
+from stepflow_broker.pauses import Pause, read_pauses
 from stepflow_broker.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_engine.codec import loads
 
@@ -25,7 +27,8 @@ class Reason:
     """One thing that is so, and what it rests on.
 
     Attributes:
-        kind: ended, executing, queued, in line, put off, retrying, code missing, child, event, sleep, step, waiting.
+        kind: ended, paused, executing, queued, in line, put off, retrying, code missing, child, event, sleep, step,
+            waiting.
         subject: what it is about: a run, a step, a queue, a gate.
         text: a sentence without its full stop.
         until: when it ends by itself, in ms since the epoch; ``None``: not by time.
@@ -55,6 +58,7 @@ class _Explainer:
     broker: Broker
     keys: Keys
     _workers: list[WorkerRecord] | None = field(default=None)
+    _pauses: dict[str, Pause] | None = field(default=None)
 
     def run(self, run_id: str, *, depth: int) -> Reason | None:
         """The reason for a run."""
@@ -67,6 +71,16 @@ class _Explainer:
         if record.status.ended:
             why = f" ({record.reason})" if record.reason else ""
             return Reason("ended", run_id, f"{record.name} {record.status.value}{why}")
+        reason = self._standing(record, steps, names, delayed_by, depth=depth)
+        if paused := tuple(self._paused(record, names)):
+            return Reason("paused", run_id, f"{record.name} is held up", None, (*paused, reason))
+        return reason
+
+    def _standing(
+        self, record: RunRecord, steps: list[StepRecord], names: list[tuple[int, str]], delayed_by: str, *, depth: int
+    ) -> Reason:
+        """Where a live run stands."""
+        run_id = record.id
         match record.continuation:
             case "leased":
                 because = tuple(self._steps(run_id, steps, names, record, depth=depth))
@@ -84,6 +98,19 @@ class _Explainer:
                 return self._delayed(record, delayed_by)
         because = tuple(self._steps(run_id, steps, names, record, depth=depth))
         return Reason("waiting", run_id, f"{record.name} waits for its steps", None, because)
+
+    def _paused(self, record: RunRecord, gates: list[tuple[int, str]]) -> Iterator[Reason]:
+        """The pauses that hold a run up."""
+        if self._pauses is None:
+            self._pauses = self.broker.run(read_pauses(self.keys))
+        subjects = [("function", record.name), ("queue", record.queue), *(("key", name) for _, name in gates)]
+        for kind, name in subjects:
+            if one := self._pauses.get(f"{kind} {name}"):
+                why = f": {one.reason}" if one.reason else ""
+                since = datetime.fromtimestamp(one.since / 1000, UTC).isoformat(" ", "seconds")
+                yield Reason(
+                    "pause", one.subject, f"{one.subject} is paused since {since}{why}; stepflow resume {one.subject}"
+                )
 
     def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:
         if record.blocked:

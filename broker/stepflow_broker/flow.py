@@ -128,15 +128,18 @@ class FlowConfig:
             yield "set", "priority_ms", _priority_ms(value_of(self.priority, event)), 0, 0
 
     def _gates(self, name: str, app: str, event: dict[str, Any]) -> bytes:
-        """Each gate as its limit, the length of its name in bytes, and its name; in the order that all functions have.
+        """Each gate as its limit, the length of its name in bytes, and its name."""
+        named = [(one.limit, gate.encode()) for one, gate in self.gates(name, app, event)]
+        return b"".join(b"%d %d %b" % (limit, len(gate), gate) for limit, gate in named)
+
+    def gates(self, name: str, app: str, event: dict[str, Any]) -> Iterator[tuple[ConcurrencyConfig, str]]:
+        """The gates of a run by an event, and their names, in the order in which they are passed.
 
         The narrower come first. Were the order not the same everywhere, two jobs could wait for each other's slots.
         """
-        text, scopes = b"", {"function": name, "app": f"{app}/", "global": "/"}
+        scopes = {"function": name, "app": f"{app}/", "global": "/"}
         for one in sorted(self.concurrency, key=lambda one: (list(scopes).index(one.scope), not one.key, one.key)):
-            gate = _named(scopes[one.scope], one.key, event).encode()
-            text += b"%d %d %b" % (one.limit, len(gate), gate)
-        return text
+            yield one, _named(scopes[one.scope], one.key, event)
 
 
 def _named(name: str, key: str, event: dict[str, Any]) -> str:

@@ -139,6 +139,10 @@ class FunctionConfig:
         except EventError as error:
             return self._words([("skip", str(error), 0, 0, 0)])
 
+    def gate_names(self, event: dict[str, Any]) -> list[str]:
+        """The names of the gates that a run by an event has to pass."""
+        return [gate for _, gate in self.flow.gates(self.name, self.app, event)] if self.flow else []
+
     def _rules(self, event: dict[str, Any]) -> Iterator[Rule]:
         if self.flow:
             yield from self.flow.rules(self.name, self.app, event, retention_ms=self.retention_ms)

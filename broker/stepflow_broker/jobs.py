@@ -122,7 +122,7 @@ def claim_jobs(
     return run_script(
         "claim_jobs",
         lambda reply: None if reply == 0 else [Lease.parse(entry) for entry in reply],
-        (keys("RQ_SUSPENDED"),),
+        (keys("RQ_SUSPENDED"), keys("PAUSED")),
         now_ms,
         worker,
         limit,

@@ -11,6 +11,7 @@ from stepflow_cli.doctor import doctor
 from stepflow_cli.exits import EPILOG, run
 from stepflow_cli.explain import explain
 from stepflow_cli.overview import functions, queues, workers
+from stepflow_cli.pauses import pause, pauses, resume
 from stepflow_cli.produce import invoke, send, start
 from stepflow_cli.runs import runs
 from stepflow_cli.worker import worker
@@ -24,7 +25,8 @@ def stepflow() -> None:
     """Durable step functions on Redis."""
 
 
-for _command in (dev, worker, send, start, invoke, runs, explain, functions, workers, queues, doctor):
+_COMMANDS = (dev, worker, send, start, invoke, runs, explain, doctor, pause, resume, pauses, functions, workers, queues)
+for _command in _COMMANDS:
     stepflow.add_command(_command)
 
 

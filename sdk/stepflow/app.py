@@ -9,7 +9,7 @@ from stepflow.bounds import CancelOn, Timeouts, bounds_config
 from stepflow.event import FAILED
 from stepflow.flow_control import Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
 from stepflow.function import Function, FunctionDecorator, local_names, make_function
-from stepflow.starting import StartsRuns
+from stepflow.pausing import PausesRuns
 from stepflow.trigger import Trigger, trigger_configs
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import Duration, duration_ms
@@ -20,7 +20,7 @@ from stepflow_engine.retry import DEFAULT_RETRIES
 __all__ = ["Stepflow"]
 
 
-class Stepflow(StartsRuns):
+class Stepflow(PausesRuns):
     """An app: a set of functions that share a name and a Redis server.
 
     Making an app reaches no server; the first call that needs one does.

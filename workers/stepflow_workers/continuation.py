@@ -56,6 +56,9 @@ class Continuation:
             if not isinstance(outcome, Waiting):
                 await self._ending.end(held, lease, outcome)
                 return
+            if self._bench.pauses.hold(held):
+                await self._bench.broker.run(yield_run(self._bench.keys, run_id=held.run_id, fence=lease.fence))
+                return
             fresh = [call for call in outcome.fresh if call.key not in held.planned]
             if fresh and outcome.alone and unsure:
                 await self._learn_planned(held)

@@ -183,6 +183,11 @@ class Dispatcher:
         """See `InboxListener`."""
         self._woken.set()
 
+    def on_pauses(self) -> None:
+        """See `InboxListener`."""
+        self._timekeeper.look_at_pauses()
+        self._woken.set()
+
     def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
         """See `InboxListener`."""
         held = self._bench.held.get(run_id)

@@ -23,6 +23,9 @@ class InboxListener(Protocol):
     def on_ready(self) -> None:
         """A list of jobs is no longer empty, or something may have been missed."""
 
+    def on_pauses(self) -> None:
+        """Something was paused or resumed."""
+
     def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
         """Another worker has stored a memo of a run that this worker holds."""
 
@@ -39,7 +42,7 @@ class Inbox:
 
     def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, lists: list[str], listener: InboxListener) -> None:
         self._broker = broker
-        self._channels = (keys("READY"), keys("INBOX", worker))
+        self._channels = (keys("READY"), keys("INBOX", worker), keys("PAUSES"))
         self._lists = {name.encode() for name in lists}
         self._listener = listener
 
@@ -67,6 +70,9 @@ class Inbox:
         if channel == self._channels[0]:
             if data in self._lists:
                 self._listener.on_ready()
+            return
+        if channel == self._channels[2]:
+            self._listener.on_pauses()
             return
         kind, _, rest = data.partition(b" ")
         if kind == b"memo":

@@ -49,7 +49,9 @@ class Timekeeper:
         self._timers_at = 0.0
         self._tick_at = 0.0
         self._repair_cursor = 0
+        self._look_at_pauses = _Chore(bench.pauses.look, 10.0)
         self._chores = (
+            self._look_at_pauses,
             _Chore(crier.look, 1.0),
             _Chore(waker.look, 4.0),
             _Chore(waker.take_over, 8.0),
@@ -75,6 +77,10 @@ class Timekeeper:
     def timer_set(self, delay_ms: int) -> None:
         """Look when a timer that this worker has set is due, and not at the next tick."""
         self._timers_at = min(self._timers_at, asyncio.get_running_loop().time() + delay_ms / 1000)
+
+    def look_at_pauses(self) -> None:
+        """Look at what is paused as soon as the worker looks at anything."""
+        self._look_at_pauses.due_at = 0.0
 
     async def _fire_timers(self, now: float) -> None:
         bench = self._bench

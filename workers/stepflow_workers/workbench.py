@@ -11,6 +11,7 @@ from stepflow_broker.codes import Code
 from stepflow_broker.jobs import Lease, fail_attempt, release_jobs
 from stepflow_broker.keys import Keys
 from stepflow_workers.held import HeldRun, HeldRuns
+from stepflow_workers.pauses import Pauses
 from stepflow_workers.performer import Performer
 from stepflow_workers.settings import WorkerSettings
 from stepflow_workers.slots import Slots
@@ -31,6 +32,7 @@ class Workbench:
         slots: how many jobs it executes at once.
         held: the runs in its memory.
         performer: performs steps.
+        pauses: what is paused.
         stopping: it takes no more jobs, and ends those at hand as soon as their steps allow.
         suspended: RQ is suspended: runs go back to their queues after the step at hand.
         finished_jobs, failed_jobs: how many were done, for RQ.
@@ -45,6 +47,7 @@ class Workbench:
     slots: Slots
     held: HeldRuns = field(init=False)
     performer: Performer = field(init=False)
+    pauses: Pauses = field(init=False)
     stopping: bool = False
     suspended: bool = False
     finished_jobs: int = 0
@@ -54,6 +57,7 @@ class Workbench:
 
     def __post_init__(self) -> None:
         self.held = HeldRuns(self.settings.cached_runs)
+        self.pauses = Pauses(self.broker, self.keys)
         self.performer = Performer(self.worker, backoff=self.settings.backoff)
 
     def accepted(self, held: HeldRun, code: Code) -> bool:

@@ -1,21 +1,30 @@
 -- claim_jobs: lease ready jobs to a worker, those of started runs before those of new ones.
--- A job whose run or step no longer wants it is dropped from its list. Nothing is claimed while RQ is suspended.
+-- A job whose run or step no longer wants it is dropped from its list, one whose function is paused is put aside.
+-- Nothing is claimed while RQ is suspended, or from a queue that is paused.
 -- USES     clock jobs state gates
--- KEYS     1 suspended
+-- KEYS     1 suspended  2 paused
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5.. lists, in order
 -- MOVES    queued -> running
 -- RETURNS  list of jobs, 0 SUSPENDED
 local now, worker, limit, lease_ms = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local MOST_ASIDE = 500 -- jobs put aside in one script
+local paused, aside, any = {}, 0, redis.call('HKEYS', KEYS[2])
+for _, subject in ipairs(any) do paused[subject] = true end
 
 -- whether a job's slots, which may have lapsed on the queue, let it be executed; if not, it stands in line again
 local function may_pass(job, run, key)
   local was = read_run(run)
-  local gate = take_slots(job, was, now, now + lease_ms)
-  if not gate then return true end
-  redis.call('ZADD', LINE .. gate.name, place_of(run, was), job)
-  redis.call('HSET', RQ_JOB .. job, 'status', 'deferred')
-  redis.call('HSET', key == '' and RUN .. run or STEPS .. run, key == '' and 'continuation' or key .. ':state', 'gated')
+  local line = 'function ' .. was.app .. '/' .. was.fn
+  if paused[line] then
+    free_slots(job, was, now)
+    aside = aside + 1
+  else
+    local gate = was.gates and take_slots(job, was, now, now + lease_ms)
+    if not gate then return true end
+    line = gate.name
+  end
+  put_aside(job, run, key, was, line)
   return false
 end
 
@@ -31,7 +40,7 @@ local function claim_continuation(job, list)
   local run = redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth',
     'fence', 'started_at', 'gates')
   if run[1] ~= 'queued' then return false end
-  if run[10] and not may_pass(job, job, '') then return false end
+  if (run[10] or any[1]) and not may_pass(job, job, '') then return false end
   local fence, event = tonumber(run[8] or 0) + 1, false
   redis.call('HSET', RUN .. job, 'continuation', 'leased', 'lease', fence, 'fence', fence, 'list', list,
     'owner', worker, 'status', 'running', 'started_at', run[9] or now)
@@ -47,7 +56,7 @@ local function claim_step(job, list, run, key)
   local step = redis.call('HMGET', STEPS .. run, key .. ':state', key, key .. ':attempt', key .. ':deaths')
   if step[1] ~= 'queued' then return false end
   local owner = redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt', 'gates')
-  if owner[4] and not may_pass(job, run, key) then return false end
+  if (owner[4] or any[1]) and not may_pass(job, run, key) then return false end
   local fence = redis.call('HINCRBY', RUN .. run, 'fence', 1)
   redis.call('HSET', STEPS .. run, key .. ':state', 'leased', key .. ':lease', fence, key .. ':owner', worker)
   local applied = redis.call('LLEN', ORDER .. run)
@@ -59,7 +68,11 @@ end
 local claimed = {}
 for i = 5, #ARGV do
   local list = ARGV[i]
-  while #claimed < limit do
+  while #claimed < limit and not paused['queue ' .. string.gsub(list, ':steps$', '')] do
+    if aside == MOST_ASIDE then
+      redis.call('PUBLISH', READY, list) -- for the rest
+      break
+    end
     local job = redis.call('LPOP', RQ_QUEUE .. list)
     if not job then break end
     local run, key = split_job(job)

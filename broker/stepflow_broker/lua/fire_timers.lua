@@ -1,7 +1,7 @@
 -- fire_timers: do what is due.
 -- A member says what: job:<job> queues a delayed job; wait:<run>:<step key> ends the wait for a child, an event or a time;
--- start:<run> and finish:<run> cancel a run that has not started, or ended, in time.
--- USES     clock jobs waits state gates runs invokes cancels
+-- resume:<subject> lets go on what a pause has held up; start:<run> and finish:<run> cancel a run that has not started, or ended, in time.
+-- USES     clock jobs waits state gates pauses runs invokes cancels
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
 -- MOVES    waiting -> queued, delayed step -> queued step, waiting step -> (memo), a run that is late -> cancelled
@@ -37,6 +37,8 @@ for _, member in ipairs(due) do
       end
       memo_comes(run, was, key, position, memo, now, '')
     end
+  elseif kind == 'resume' then
+    go_on(subject, now)
   else
     cancel_late(subject, kind, now)
   end

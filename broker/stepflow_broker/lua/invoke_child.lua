@@ -1,5 +1,5 @@
 -- invoke_child: start a child run for a step of its parent, once, with the timeout key that bounds the wait.
--- The parent's step is resolved at once when the function does not exist (`refusal`) or its flow control skips the run.
+-- The parent's step is resolved at once when the function does not exist (`refusal`) or its flow control skips the run, or it is paused.
 -- Refused when the registry of functions has changed since the parent's worker read it.
 -- USES     clock jobs waits state gates runs invokes cancels starts
 -- KEYS     1 run
@@ -26,7 +26,9 @@ redis.call('ZADD', TIMEOUTS, now + ARGV[8], 'wait:' .. run .. ':' .. key)
 local more = {'parent', run, 'parent_step', key, 'depth', ARGV[16]}
 local waits
 if redis.call('EXISTS', RUN .. child) == 0 then
-  waits = start_or_skip(child, ARGV[12], ARGV[13], ARGV[14], ARGV[15], now, more, tonumber(ARGV[17]), read_rules(18))
+  local rules = read_rules(18)
+  if is_paused('function', ARGV[12] .. '/' .. ARGV[13]) then rules = {{kind = 'skip', name = 'paused'}} end
+  waits = start_or_skip(child, ARGV[12], ARGV[13], ARGV[14], ARGV[15], now, more, tonumber(ARGV[17]), rules)
 else
   waits = is_live(child)
 end

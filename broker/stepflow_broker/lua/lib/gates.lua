@@ -4,11 +4,14 @@
 -- Gates are passed one after the other, those of one function before those that functions share: whoever stands in line
 -- at the second keeps its slot at the first. So a tenant has no more jobs in a shared line than slots of its own.
 
+-- A gate that is paused lets nobody pass. The jobs of a paused function stand in a line of its own.
+
 local RESERVED_MS = 60000 -- how long a job on a queue keeps its slots
 
 -- `gates`, as `<limit> <length of the name> <name>` again and again -> list of {name, limit}
 local function read_gates(text)
   local gates, at = {}, 1
+  text = text or ''
   while at <= #text do
     local limit, size, first = string.match(text, '^(%d+) (%d+) ()', at)
     gates[#gates + 1] = {name = string.sub(text, first, first + size - 1), limit = tonumber(limit)}
@@ -19,8 +22,13 @@ end
 
 local open_gate -- see below
 
+local function is_paused(kind, name)
+  return redis.call('HEXISTS', PAUSED, kind .. ' ' .. name) == 1
+end
+
 -- whether a job may have a slot at a gate: it has one, or one is free; those who stand in line come first
 local function has_room(gate, job, now, in_turn)
+  if is_paused('key', gate.name) then return false end
   local slots = SLOTS .. gate.name
   if redis.call('ZSCORE', slots, job) then return true end
   if not in_turn then open_gate(gate, now) end -- slots may have lapsed
@@ -66,29 +74,43 @@ local function admit(job, run, was, list, description, now, again, in_turn)
   return 'gated'
 end
 
--- give the free slots of a gate to those who stand in line
-function open_gate(gate, now)
-  redis.call('ZREMRANGEBYSCORE', SLOTS .. gate.name, '-inf', now)
-  while redis.call('ZCARD', SLOTS .. gate.name) < gate.limit do
-    local job = redis.call('ZPOPMIN', LINE .. gate.name)[1]
-    if not job then return end
-    local run, key = split_job(job)
-    local was = read_run(run)
-    local name = was.live and was.app .. '/' .. was.fn
-    if key == '' and was.continuation == 'gated' then
-      local state = admit(job, run, was, list_of(was.queue, was.started_at), name, now, false,
-        gate.name)
-      redis.call('HSET', RUN .. run, 'continuation', state)
-    elseif was.live and redis.call('HGET', STEPS .. run, key .. ':state') == 'gated' then
-      local id = redis.call('HGET', STEPS .. run, key)
-      local description = name .. ': ' .. string.sub(id, 1, 100)
-      local state = admit(job, run, was, list_of(was.queue, true), description, now, false, gate.name)
-      redis.call('HSET', STEPS .. run, key .. ':state', state)
-    end
+-- put a job that stood in a line, and is now the first of it, on its list, or in the next line
+local function call_up(job, line, now)
+  local run, key = split_job(job)
+  local was = read_run(run)
+  local name = was.live and was.app .. '/' .. was.fn
+  if key == '' and was.continuation == 'gated' then
+    local state = admit(job, run, was, list_of(was.queue, was.started_at), name, now, false, line)
+    redis.call('HSET', RUN .. run, 'continuation', state)
+  elseif was.live and redis.call('HGET', STEPS .. run, key .. ':state') == 'gated' then
+    local id = redis.call('HGET', STEPS .. run, key)
+    local description = name .. ': ' .. string.sub(id, 1, 100)
+    local state = admit(job, run, was, list_of(was.queue, true), description, now, false, line)
+    redis.call('HSET', STEPS .. run, key .. ':state', state)
   end
 end
 
+-- give the free slots of a gate to those who stand in line
+function open_gate(gate, now)
+  redis.call('ZREMRANGEBYSCORE', SLOTS .. gate.name, '-inf', now)
+  if is_paused('key', gate.name) then return end
+  while redis.call('ZCARD', SLOTS .. gate.name) < gate.limit do
+    local job = redis.call('ZPOPMIN', LINE .. gate.name)[1]
+    if not job then return end
+    call_up(job, gate.name, now)
+  end
+end
+
+-- put a job that was taken off its list in a line
+local function put_aside(job, run, key, was, line)
+  redis.call('ZREM', SLOTS .. line, job)
+  redis.call('ZADD', LINE .. line, place_of(run, was), job)
+  redis.call('HSET', RQ_JOB .. job, 'status', 'deferred')
+  redis.call('HSET', key == '' and RUN .. run or STEPS .. run, key == '' and 'continuation' or key .. ':state', 'gated')
+end
+
 local function leave_lines(job, was)
+  redis.call('ZREM', LINE .. 'function ' .. was.app .. '/' .. was.fn, job)
   for _, gate in ipairs(read_gates(was.gates)) do redis.call('ZREM', LINE .. gate.name, job) end
 end
 

@@ -66,9 +66,9 @@ local function drop_planned_step(run, key, tried)
 end
 
 -- drop every job and wait that planned steps still have -> the runs that were waited for, the jobs
-local function drop_steps(run, queue)
+local function drop_steps(run, was)
   local steps = redis.call('HGETALL', STEPS .. run)
-  local fields, children, jobs, list = {}, {}, {}, list_of(queue, true)
+  local fields, children, jobs, list = {}, {}, {}, list_of(was.queue, true)
   for i = 1, #steps, 2 do fields[steps[i]] = steps[i + 1] end
   for field, state in pairs(fields) do
     local key = string.match(field, '^(%x+):state$')
@@ -86,6 +86,8 @@ local function drop_steps(run, queue)
         redis.call('ZREM', RQ_SCHEDULED .. list, job)
       elseif state == 'queued' then
         redis.call('LREM', RQ_QUEUE .. list, 1, job)
+      elseif state == 'gated' then
+        leave_lines(job, was)
       end
     end
   end
@@ -109,6 +111,8 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   elseif was.continuation == 'delayed' then
     redis.call('ZREM', TIMEOUTS, 'job:' .. run)
     redis.call('ZREM', RQ_SCHEDULED .. list_of(queue, was.started_at), run)
+  elseif was.continuation == 'gated' then
+    leave_lines(run, was)
   end
   if was.singleton and redis.call('GET', SINGLETON .. was.singleton) == run then
     redis.call('DEL', SINGLETON .. was.singleton)
@@ -116,7 +120,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   if was.bounds then drop_bounds(run, was.bounds) end
   local children, jobs = {}, {}
   if redis.call('EXISTS', STEPS .. run) == 1 then
-    children, jobs = drop_steps(run, queue)
+    children, jobs = drop_steps(run, was)
     redis.call('DEL', STEPS .. run)
   end
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload)
@@ -139,7 +143,6 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   end
   if was.gates then
     jobs[#jobs + 1] = run
-    for _, job in ipairs(jobs) do leave_lines(job, was) end
     for _, job in ipairs(jobs) do free_slots(job, was, now) end
   end
   return was.owner, children

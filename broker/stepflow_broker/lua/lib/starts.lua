@@ -1,34 +1,48 @@
 -- starts: whether a run may start, and when. What its function's flow control says of it comes as rules, each
--- `kind, name, a, b, c`; they are asked in turn.
+-- `kind, name, a, b, c`. First every rule is asked whether it refuses the run; only then each takes what it takes. So a
+-- run that is refused has used up nothing, and has displaced nobody.
 
--- kind -> function(rule, run, now, fields) -> nil: it may; 'skip', reason; 'later', time
-local RULES = {}
+local REFUSES = {} -- kind -> function(rule, now, displaced) -> the reason, or nothing. They write nothing.
+local TAKES = {} -- kind -> function(rule, run, now, fields, displaced) -> when it starts, if later, and why then
 
 local function put(fields, name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
 end
 
+-- not at all; `name` says why
+function REFUSES.skip(rule)
+  return rule.name
+end
+
 -- a field of the run, for later
-function RULES.set(rule, _, _, fields)
+function TAKES.set(rule, _, _, fields)
   put(fields, rule.name, rule.a)
 end
 
--- not at all; `name` says why
-function RULES.skip(rule)
-  return 'skip', rule.name
+-- once in `a` ms for each name
+function REFUSES.once(rule)
+  return redis.call('EXISTS', ONCE .. rule.name) == 1 and 'duplicate'
 end
 
--- once in `a` ms for each name
-function RULES.once(rule, run, _, _)
-  if not redis.call('SET', ONCE .. rule.name, run, 'PX', rule.a, 'NX') then return 'skip', 'duplicate' end
+function TAKES.once(rule, run)
+  redis.call('SET', ONCE .. rule.name, run, 'PX', rule.a)
+end
+
+-- the live run of a singleton, but for one that this start displaces anyway
+local function holder_of(rule, displaced)
+  local holder = redis.call('GET', SINGLETON .. rule.name)
+  return holder and holder ~= displaced and is_live(holder) and holder
 end
 
 -- one at a time, for its whole life; `a` says what gives way: skip (the new one) or cancel (the old one)
-function RULES.singleton(rule, run, now, fields)
-  local holder = redis.call('GET', SINGLETON .. rule.name)
-  if holder and is_live(holder) then
-    if rule.a == 'skip' then return 'skip', 'singleton' end
+function REFUSES.singleton(rule, _, displaced)
+  return rule.a == 'skip' and holder_of(rule, displaced) and 'singleton'
+end
+
+function TAKES.singleton(rule, run, now, fields, displaced)
+  local holder = holder_of(rule, displaced)
+  if holder then
     local failure = cancelled_failure('a newer run has taken its place (singleton)')
     cancel_tree(holder, failure, tonumber(rule.b), true, now)
   end
@@ -37,43 +51,63 @@ function RULES.singleton(rule, run, now, fields)
 end
 
 -- at most `a` starts in any `b` ms
-function RULES.rate(rule, run, now)
-  local key, limit, period_ms = RATE .. rule.name, tonumber(rule.a), tonumber(rule.b)
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', now - period_ms)
-  if redis.call('ZCARD', key) >= limit then return 'skip', 'rate limited' end
+function REFUSES.rate(rule, now, displaced)
+  local key = RATE .. rule.name
+  local count = redis.call('ZCOUNT', key, '(' .. now - rule.b, '+inf')
+  if displaced and redis.call('ZSCORE', key, displaced) then count = count - 1 end
+  return count >= tonumber(rule.a) and 'rate limited'
+end
+
+function TAKES.rate(rule, run, now, fields)
+  local key = RATE .. rule.name
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now - rule.b)
   redis.call('ZADD', key, now, run)
-  redis.call('PEXPIRE', key, period_ms)
+  redis.call('PEXPIRE', key, rule.b)
+  put(fields, 'rate', rule.name)
 end
 
 -- `a` starts in `b` ms, evenly, up to `c` of them at once (the generic cell rate algorithm)
-function RULES.throttle(rule, _, now)
+function TAKES.throttle(rule, _, now)
   local key, gap = THROTTLE .. rule.name, rule.b / rule.a
   local due = tonumber(redis.call('GET', key) or 0) -- when the next would be, were each alone
   local start = math.max(now, due - gap * (rule.c - 1))
   due = math.max(due, now) + gap
   redis.call('SET', key, string.format('%.3f', due), 'PX', math.ceil(due - now + gap))
-  if start > now then return 'later', math.ceil(start), 'throttled' end
+  if start > now then return math.ceil(start), 'throttled' end
+end
+
+-- the run that a debounce still puts off, since when, and its event's time
+local function debounced_run(rule, now)
+  local last = redis.call('HMGET', DEBOUNCE .. rule.name, 'run', 'since', 'ts', 'due')
+  if not last[1] or now > tonumber(last[4]) then return end
+  if redis.call('HGET', RUN .. last[1], 'continuation') ~= 'delayed' then return end
+  return last[1], tonumber(last[2]), tonumber(last[3])
 end
 
 -- the last of those that come within `a` ms of one another, or within `b` ms of the first (0: no bound); `c` is its time
-function RULES.debounce(rule, run, now)
-  local key = DEBOUNCE .. rule.name
-  local last = redis.call('HMGET', key, 'run', 'since', 'ts')
-  local since = now
-  if last[1] and redis.call('HGET', RUN .. last[1], 'continuation') == 'delayed' then
-    if tonumber(rule.c) < tonumber(last[3]) then return 'skip', 'debounced' end
-    since = tonumber(last[2])
-    end_skipped(last[1], 'debounced', now)
+function REFUSES.debounce(rule, now)
+  local run, _, ts = debounced_run(rule, now)
+  return run and tonumber(rule.c) < ts and 'debounced'
+end
+
+function TAKES.debounce(rule, run, now, _, displaced)
+  local _, since = debounced_run(rule, now)
+  since = since or now
+  if displaced then
+    local rate = redis.call('HGET', RUN .. displaced, 'rate') -- it will not start, and does not count
+    if rate then redis.call('ZREM', RATE .. rate, displaced) end
+    end_skipped(displaced, 'debounced', now)
   end
   local due = now + rule.a
   if rule.b ~= '0' then due = math.min(due, since + rule.b) end
-  redis.call('HSET', key, 'run', run, 'since', since, 'ts', rule.c)
+  local key = DEBOUNCE .. rule.name
+  redis.call('HSET', key, 'run', run, 'since', since, 'ts', rule.c, 'due', due)
   redis.call('PEXPIRE', key, math.max(1, due - now))
-  return 'later', due, 'debounced'
+  return due, 'debounced'
 end
 
 -- an event cancels the run: the one that stands at this index, fulfils the condition `a`, and comes within `b` ms (0: ever)
-function RULES.cancel_on(rule, run, now, fields)
+function TAKES.cancel_on(rule, run, now, fields)
   join_index(rule.name, run .. ':!' .. rule.c)
   put(fields, 'cancel:' .. rule.c, rule.name)
   put(fields, 'condition:' .. rule.c, rule.a)
@@ -81,13 +115,13 @@ function RULES.cancel_on(rule, run, now, fields)
 end
 
 -- cancelled unless its first step is executed within `a` ms
-function RULES.start_within(rule, run, now, fields)
+function TAKES.start_within(rule, run, now, fields)
   redis.call('ZADD', TIMEOUTS, now + rule.a, 'start:' .. run)
   put(fields, 'start_within', rule.name)
 end
 
 -- cancelled unless it has ended within `a` ms from then on
-function RULES.finish_within(rule, _, _, fields)
+function TAKES.finish_within(rule, _, _, fields)
   put(fields, 'finish_within', rule.name)
   put(fields, 'finish_ms', rule.a)
 end
@@ -101,18 +135,34 @@ local function read_rules(at)
   return rules, at + 1 + 5 * count
 end
 
+-- the first reason for which a rule refuses the run; and the run that it displaces if none does
+local function refusal_of(rules, now)
+  local displaced
+  for _, rule in ipairs(rules) do
+    if rule.kind == 'debounce' then displaced = debounced_run(rule, now) end
+  end
+  for _, rule in ipairs(rules) do
+    local reason = REFUSES[rule.kind] and REFUSES[rule.kind](rule, now, displaced)
+    if reason then return reason end
+  end
+  return nil, displaced
+end
+
 -- start a run, now or later, or skip it -> whether it was started
 local function start_or_skip(run, app, fn, queue, event, now, more, retention_ms, rules)
+  local reason, displaced = refusal_of(rules, now)
+  if reason then
+    redis.call('HSET', RUN .. run, 'app', app, 'function', fn, 'queue', queue, 'event', event, 'status', 'queued',
+      'attempt', 0, 'created_at', now, 'reason', reason, unpack(more))
+    end_run(run, read_run(run), 'skipped', 'error', skipped_failure(reason), now, retention_ms)
+    return false
+  end
   local fields, gated, due, gate = {unpack(more)}, false, nil, nil
   for _, rule in ipairs(rules) do
-    local verdict, what, why = RULES[rule.kind](rule, run, now, fields)
-    if verdict == 'skip' then
-      redis.call('HSET', RUN .. run, 'app', app, 'function', fn, 'queue', queue, 'event', event, 'status', 'queued',
-        'attempt', 0, 'created_at', now, 'reason', what, unpack(more))
-      end_run(run, read_run(run), 'skipped', 'error', skipped_failure(what), now, retention_ms)
-      return false
-    elseif verdict == 'later' and what > (due or now) then
-      due, gate = what, why
+    local start, why
+    if TAKES[rule.kind] then start, why = TAKES[rule.kind](rule, run, now, fields, displaced) end
+    if start and start > (due or now) then
+      due, gate = start, why
     end
     if rule.kind == 'set' and rule.name == 'gates' then gated = true end
   end

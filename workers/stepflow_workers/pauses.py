@@ -1,0 +1,38 @@
+"""What is paused, as a worker knows it. The scripts that give out jobs know it exactly; this is for runs at hand."""
+
+from __future__ import annotations
+
+from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.keys import Keys
+from stepflow_broker.pauses import Pause, pause_subject, read_pauses
+from stepflow_engine.codec import loads
+from stepflow_workers.held import HeldRun
+
+__all__ = ["Pauses"]
+
+
+class Pauses:
+    """The pauses, read when a worker is told that they have changed, and from time to time."""
+
+    def __init__(self, broker: AsyncBroker, keys: Keys) -> None:
+        self._broker = broker
+        self._keys = keys
+        self._pauses: dict[str, Pause] = {}
+
+    async def look(self) -> None:
+        """Read them."""
+        self._pauses = await self._broker.run(read_pauses(self._keys))
+
+    def hold(self, held: HeldRun) -> bool:
+        """Whether a run must not go on: its function, its queue or a key of it is paused."""
+        return bool(self._pauses) and any(subject in self._pauses for subject in _subjects(held))
+
+
+def _subjects(held: HeldRun) -> list[str]:
+    config = held.function.config
+    gates = config.gate_names(loads(held.event))
+    return [
+        pause_subject("function", config.name),
+        pause_subject("queue", config.queue),
+        *(pause_subject("key", gate) for gate in gates),
+    ]
