@@ -28,19 +28,19 @@ from tests.support.flow_model import DAY_MS, FlowModel, Life, Sent
 TICK_MS = 10_000
 """The clock moves by whole ticks, and all periods are whole ticks: so keys expire to the tick, on the test's clock."""
 
-USERS, SHOPS, ORDERS = 2, 2, 5
+USERS, SHOPS, ORDERS, TOTAL = 3, 2, 5, 2
 SEEDS = range(int(os.environ.get("STEPFLOW_EXAMPLES", "1")))
 USER, SHOP, ORDER = "event.data.user", "event.data.shop", "event.data.order"
 EXPIRING, LASTING = ("ONCE", "RATE", "THROTTLE", "DEBOUNCE"), ("SINGLETON", "SLOTS", "LINE")
 
-RATE = RateConfig(3, 6 * TICK_MS, USER)
+RATE = RateConfig(3, 6 * TICK_MS, SHOP)
 THROTTLE = ThrottleConfig(4, 6 * TICK_MS, 2, USER)
 DEBOUNCE = DebounceConfig(3 * TICK_MS, 0, USER)
 BOUNDED = DebounceConfig(3 * TICK_MS, 5 * TICK_MS, USER)
 SKIP, CANCEL = SingletonConfig("skip", SHOP), SingletonConfig("cancel", SHOP)
-GATES = (ConcurrencyConfig(1, USER), ConcurrencyConfig(USERS))
+GATES = (ConcurrencyConfig(1, USER), ConcurrencyConfig(TOTAL))
 
-FLOWS = {
+FLOWS = {  # debounce and throttle cannot go together
     "rate": FlowConfig(rate_limit=RATE),
     "throttle": FlowConfig(throttle=THROTTLE),
     "debounce": FlowConfig(debounce=DEBOUNCE),
@@ -72,20 +72,19 @@ class Crowd:
     # -- moves -------------------------------------------------------------------
 
     def start(self) -> None:
-        self.send(*[self.event() for _ in range(self.random.randint(1, 3))])
+        self.send(*[self.any_event() for _ in range(self.random.randint(1, 3))])
 
-    def event(
-        self, user: int | None = None, *, shop: int | None = None, order: int | None = None, late: int = 0
-    ) -> Sent:
-        """An event of now, or of any; its own time is near, or so many ms ``late``."""
-        pick, now = self.random.randrange, self.driver.now_ms
-        user, any_user = pick(USERS) if user is None else user, user is None
-        shop, order = pick(SHOPS) if shop is None else shop, pick(ORDERS) if order is None else order
-        ts = now - (pick(-2 * TICK_MS, 2 * TICK_MS, TICK_MS) if any_user else late)
-        return Sent(f"run{next(self.numbers)}", user, shop, order, ts, now)
+    def any_event(self) -> Sent:
+        user, shop, order = (self.random.randrange(most) for most in (USERS, SHOPS, ORDERS))
+        return self.event(user=user, shop=shop, order=order, age_ms=TICK_MS * self.random.randint(-2, 2))
+
+    def event(self, *, user: int = 0, shop: int = 0, order: int = 0, age_ms: int = 0) -> Sent:
+        """An event that comes now, and is so old."""
+        now_ms = self.driver.now_ms
+        return Sent(f"run{next(self.numbers)}", user, shop, order, now_ms - age_ms, now_ms)
 
     def send(self, *events: Sent) -> list[str]:
-        """Start runs in one script -> for each why it was refused, or ``""``; the model says the same."""
+        """Start runs in one script -> why each was refused, if it was; the model says the same."""
         words = [(sent.run, _event_text(sent)) for sent in events]
         codes = self.driver.send(start_runs(self.driver.keys, self.config, words, now_ms=self.driver.now_ms))
         self.hold_expiries()
@@ -201,16 +200,19 @@ class Crowd:
     def check_gates(self) -> None:
         leases = dict(self.driver.client.zrange(self.driver.keys("LEASES"), 0, -1, withscores=True))
         good = [self.model.lives[run].sent.user for run, until_ms in leases.items() if until_ms > self.driver.now_ms]
-        assert len(good) == len(set(good)), "a user has more than one"
+        assert len(good) == len(set(good)), "a user has more than one lease"
+        assert len(good) <= TOTAL
 
-    def check_history(self) -> None:
-        """No span of a period ever had more starts than it may have."""
-        flow = self.model.flow
-        for user in range(USERS):
-            if rate := flow.rate_limit:
-                _check_spans(self.model.started(user), rate.limit, rate.period_ms)
-            if throttle := flow.throttle:
-                _check_spans(self.model.started(user), throttle.limit + throttle.burst - 1, throttle.period_ms)
+    def check_spans(self) -> None:
+        """No span of a period had more starts than it may have."""
+        flow, lives = self.model.flow, self.model.started()
+        if rate := flow.rate_limit:
+            for shop in range(SHOPS):
+                _check_spans([life for life in lives if life.sent.shop == shop], rate.limit, rate.period_ms)
+        if throttle := flow.throttle:
+            for user in range(USERS):
+                of_user = [life for life in lives if life.sent.user == user]
+                _check_spans(of_user, throttle.limit + throttle.burst - 1, throttle.period_ms)
 
     # -- the server --------------------------------------------------------------
 
@@ -252,6 +254,78 @@ def test_runs_start_as_the_model_says_and_all_of_them_end(driver: Driver, name: 
         crowd.random.choice(moves)()
         crowd.check()
     crowd.finish_all()
-    crowd.check_history()
+    crowd.check_spans()
     crowd.pass_time(DAY_MS // TICK_MS + 1)
     assert not crowd.names(*EXPIRING, *LASTING), f"seed {seed}: something stays behind"
+
+
+def test_a_run_that_the_rate_limit_refuses_cancels_nobody(driver: Driver) -> None:
+    crowd = Crowd(driver, FlowConfig(rate_limit=RateConfig(1, TICK_MS, SHOP), singleton=CANCEL))
+    assert crowd.send(crowd.event(), crowd.event()) == ["", "rate limited"]
+    crowd.check()
+
+
+def test_a_run_that_is_refused_leaves_no_singleton_behind(driver: Driver) -> None:
+    crowd = Crowd(driver, FlowConfig(rate_limit=RateConfig(1, TICK_MS, SHOP), singleton=SKIP))
+    crowd.send(crowd.event())
+    crowd.claim()
+    crowd.finish()
+    assert crowd.send(crowd.event()) == ["rate limited"]
+    crowd.check()
+
+
+def test_a_run_that_is_refused_leaves_its_order_to_the_next(driver: Driver) -> None:
+    crowd = Crowd(driver, FlowConfig(rate_limit=RateConfig(1, TICK_MS, SHOP), idempotency=ORDER))
+    assert crowd.send(crowd.event(order=1), crowd.event(order=2)) == ["", "rate limited"]
+    crowd.pass_time(1)
+    assert crowd.send(crowd.event(order=2), crowd.event(order=1)) == ["", "duplicate"]
+
+
+@pytest.mark.parametrize("singleton", [SKIP, CANCEL], ids=["skip", "cancel"])
+def test_a_singleton_that_a_debounce_puts_off_gives_way_to_later_events_alone(
+    driver: Driver, singleton: SingletonConfig
+) -> None:
+    crowd = Crowd(driver, FlowConfig(singleton=singleton, debounce=BOUNDED))
+    assert crowd.send(crowd.event()) == [""]
+    crowd.pass_time(1)
+    assert crowd.send(crowd.event(age_ms=2 * TICK_MS)) in (["debounced"], ["singleton"])
+    for _ in range(3):
+        assert crowd.send(crowd.event()) == [""]
+        crowd.check()  # among them the time to start, which is not later than the timeout of the first
+        crowd.pass_time(1)
+
+
+def test_a_run_that_cannot_be_singleton_displaces_nobody_in_the_debounce(driver: Driver) -> None:
+    crowd = Crowd(driver, FlowConfig(singleton=SKIP, debounce=DEBOUNCE))
+    assert crowd.send(crowd.event(user=0, shop=0), crowd.event(user=1, shop=1)) == ["", ""]
+    assert crowd.send(crowd.event(user=0, shop=1)) == ["singleton"]
+    crowd.check()
+
+
+def test_runs_that_are_debounced_away_use_up_no_rate(driver: Driver) -> None:
+    crowd = Crowd(driver, FlowConfig(rate_limit=RateConfig(1, 6 * TICK_MS, SHOP), debounce=DEBOUNCE))
+    assert crowd.send(crowd.event(), crowd.event(), crowd.event(age_ms=1)) == ["", "", "debounced"]
+    assert crowd.send(crowd.event(shop=1), crowd.event()) == ["", ""]
+    crowd.check()
+
+
+def test_a_run_that_waits_for_its_next_attempt_is_not_debounced_away(driver: Driver) -> None:
+    """Not even within the ms in which it started and failed."""
+    crowd = Crowd(driver, FLOWS["debounce"])
+    crowd.send(crowd.event())
+    crowd.pass_time(3)
+    for move in (crowd.fire, crowd.claim, crowd.retry):
+        move()
+    assert crowd.send(crowd.event()) == [""]
+    crowd.check()
+
+
+@pytest.mark.parametrize(("limit", "period_ms", "burst"), [(7, 7_001, 1), (7, 10_000, 3), (2_001, 20_011, 1)])
+def test_a_throttle_puts_off_to_the_ms_however_many_have_come(
+    driver: Driver, limit: int, period_ms: int, burst: int
+) -> None:
+    """Also when a period has no whole number of ms for each start."""
+    crowd = Crowd(driver, FlowConfig(throttle=ThrottleConfig(limit, period_ms, burst, USER)))
+    crowd.send(*[crowd.event() for _ in range(limit + burst)])
+    crowd.check()
+    crowd.check_spans()

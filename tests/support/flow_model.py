@@ -1,8 +1,9 @@
 """What flow control promises, said over the history of the starts: who may start, when, and who gives way to whom.
 
 It knows nothing of the scripts, their keys, or the order in which they ask the rules. A run that is refused has changed
-nothing: it has displaced nobody, and has used up no start of any rule. Users share a rate limit, a throttle and a
-debounce; shops a singleton; orders are idempotent.
+nothing: it has displaced nobody, and has used up no start of any rule. One that is debounced away never started: who
+takes its place takes its singleton and its start within the rate limit too. Each user has a throttle and a debounce,
+each shop a singleton and a rate limit; an order starts once.
 """
 
 from __future__ import annotations
@@ -154,8 +155,9 @@ class FlowModel:
     def _is_over_rate(self, sent: Sent) -> bool:
         rate, displaced = self.flow.rate_limit, self._displaced(sent)
         assert rate
-        counted = [life for life in self.started(sent.user) if sent.at_ms - life.sent.at_ms < rate.period_ms]
-        return len([life for life in counted if life is not displaced]) >= rate.limit
+        recent = [life for life in self.started() if sent.at_ms - life.sent.at_ms < rate.period_ms]
+        counted = [life for life in recent if life.sent.shop == sent.shop and life is not displaced]
+        return len(counted) >= rate.limit
 
     # -- what becomes of them ----------------------------------------------------
 
@@ -177,6 +179,6 @@ class FlowModel:
         """The live run of each shop, of a singleton."""
         return {life.sent.shop: run for run, life in self.live().items()} if self.flow.singleton else {}
 
-    def started(self, user: int) -> list[Life]:
-        """A user's runs that started, or will: those that were not debounced away."""
-        return [life for life in self.lives.values() if life.sent.user == user and life.reason != "debounced"]
+    def started(self) -> list[Life]:
+        """The runs that started, or will: those that were not debounced away."""
+        return [life for life in self.lives.values() if life.reason != "debounced"]
