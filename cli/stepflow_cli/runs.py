@@ -1,4 +1,4 @@
-"""``stepflow runs``: list them, look into one, cancel one."""
+"""``stepflow runs``: list them, and look into one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from stepflow import Stepflow
 from stepflow_broker.broker import Broker
 from stepflow_broker.keys import Keys
 from stepflow_broker.overview import RunSummary, find_runs
 from stepflow_broker.runs import read_steps
+from stepflow_cli.cancel import cancel
 from stepflow_cli.detail import read_detail
 from stepflow_cli.exits import EPILOG
 from stepflow_cli.family import DEPTH
@@ -42,7 +42,7 @@ _CHUNK = 25
 
 @click.group(epilog=EPILOG)
 def runs() -> None:
-    """List runs, look into one, cancel one."""
+    """List runs, look into one, cancel some."""
 
 
 # -- list ----------------------------------------------------------------------
@@ -147,24 +147,4 @@ def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None
     out.print(timeline(detail, out.width))
 
 
-# -- cancel --------------------------------------------------------------------
-
-
-@runs.command(epilog=EPILOG)
-@click.argument("run_id", metavar="RUN")
-@click.option("--reason", default="", help="Why; it is kept with the run.")
-@click.option("--leave-children", is_flag=True, help="Let the runs that it waits for go on.")
-@output_option
-@server_options
-def cancel(run_id: str, *, reason: str, leave_children: bool, output: str, redis_url: str | None) -> None:
-    """Cancel a RUN, and the runs that it waits for.
-
-    A step that is executing is not interrupted; its result is dropped.
-    """
-    run = Stepflow("stepflow", redis_url=find_url(redis_url)).run(run_id)
-    cancelled = run.cancel(reason, children=not leave_children)
-    status = RunStatus.CANCELLED if cancelled else run.status()
-    if output == "json":
-        print_json({"run_id": run_id, "cancelled": cancelled, "status": status})
-    else:
-        click.echo(f"{run_id} is cancelled" if cancelled else f"{run_id} had ended already: {status}")
+runs.add_command(cancel)

@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from typing_extensions import TypeVar
 
+from stepflow.cancelling import CancelsRuns
 from stepflow.event import INVOKED, Event, encode_event
 from stepflow.function import Function
 from stepflow.producer import Producer
@@ -33,7 +34,7 @@ _START_CHUNK = 100
 """How many runs one script starts: enough to share its cost, few enough not to keep others waiting."""
 
 
-class StartsRuns:
+class StartsRuns(CancelsRuns):
     """The producing side of an app.
 
     Attributes:
