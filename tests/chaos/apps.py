@@ -14,6 +14,7 @@ from stepflow import Concurrency, Context, Stepflow
 from tests.support.ledgers import EffectLedger
 
 STEPS = 5
+MEMORY_BYTES = 512 * 1024 * 1024
 SECOND_QUEUE = "chaos-aside"
 
 app = Stepflow("chaos")
@@ -138,14 +139,23 @@ async def _die(ctx: Context) -> None:
     if ctx.event.data["how"] == "exit":
         os._exit(9)
     _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (512 * 1024 * 1024, most))
-    _swallow()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, most))
+    malloc = ctypes.CDLL(None).malloc
+    malloc.restype = ctypes.c_void_p
+    while malloc(1024 * 1024):
+        pass
+    os.abort()  # as C code does that cannot go on without memory
 
 
-def _swallow() -> None:
-    """Fill the address space as C code does that has no answer to a failed allocation."""
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype = ctypes.c_void_p
-    while pointer := libc.malloc(1024 * 1024):
-        ctypes.memset(pointer, 1, 4096)
-    os.abort()
+@app.function("hungry", retries=1)
+async def hungry(ctx: Context) -> str:
+    """A step that takes all the memory that its process may have."""
+    return await ctx.step.run("eat", _eat, ctx)
+
+
+async def _eat(ctx: Context) -> str:
+    EffectLedger(ctx.event.data["ledger"]).write(ctx.run_id, "eat", attempt=ctx.attempt)
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY, "this would take the machine's memory"
+    eaten = []
+    while True:
+        eaten.append(bytearray(16 * 1024 * 1024))

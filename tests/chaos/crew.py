@@ -17,7 +17,7 @@ __all__ = ["Crew", "Death"]
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A worker that was killed, and when, by `time.monotonic_ns`."""
+    """A worker that was killed or has died, and when that was noticed, by `time.monotonic_ns`."""
 
     pid: int
     at_ns: int
@@ -71,6 +71,13 @@ class Crew:
         self._replace(member)
         assert member.process.wait(60) == 0, f"the worker did not end well: {member.log}"
         self.restarts += 1
+
+    def replace_dead(self) -> None:
+        """Start others in place of members that have died by themselves."""
+        for member in list(self._members):
+            if member.process.poll() is not None:
+                self.deaths.append(Death(member.pid, time.monotonic_ns()))
+                self._replace(member)
 
     def kill_until(self, done: Callable[[], bool], *, every_s: float, within_s: float, most: int = 1_000_000) -> None:
         """Kill a member again and again until all is done; fail when it is not within a time."""

@@ -37,9 +37,9 @@ from stepflow_workers.dispatcher import Dispatcher
 from stepflow_workers.inbox import Inbox
 from stepflow_workers.keeper import Keeper
 from stepflow_workers.loop import WorkerLoop
+from stepflow_workers.quarantine import Quarantine
 from stepflow_workers.registry import Registry
 from stepflow_workers.router import Router
-from stepflow_workers.runner import Runner
 from stepflow_workers.settings import WorkerSettings
 from stepflow_workers.slots import Slots
 from stepflow_workers.timekeeper import Timekeeper
@@ -144,7 +144,7 @@ class StepWorker(BaseWorker):
         dispatcher = Dispatcher(
             bench,
             lists=self.lists,
-            runner=Runner(bench, waker, functions=self.functions, registry=registry),
+            runner=Quarantine(bench, waker, functions=self.functions, registry=registry),
             keeper=keeper,
             router=router,
             timekeeper=Timekeeper(bench, waker, Crier(broker, self.keys, self.functions.values())),
