@@ -14,7 +14,7 @@ from stepflow_broker.connection import OLDEST_SERVER
 from stepflow_broker.finding import Finding, Severity
 from stepflow_broker.keys import KEYS, Keys
 from stepflow_broker.scripts import script, script_names
-from stepflow_engine.errors import StepflowError
+from stepflow_engine.errors import ConfigurationError, StepflowError
 
 __all__ = ["examine_info", "examine_server"]
 
@@ -192,8 +192,11 @@ def _rights(broker: Broker, keys: Keys) -> Finding:
     """Whether the user may use the commands and keys that workers use, by trying."""
     nobody = keys("RUN", _NOBODY)
     names = [keys(key.name, _NOBODY if key.ids else "") for key in KEYS if key.type != "channel"]
-    looked_at = [name for name in names if name not in (nobody, keys("RQ_SUSPENDED"))]
-    refused = broker.run(run_script("try_rights", _texts, (nobody, *looked_at), keys("DONE", _NOBODY)))
+    tried = [name for name in names if name not in (nobody, keys("RQ_SUSPENDED"))]
+    try:
+        refused = broker.run(run_script("try_rights", _texts, (nobody,), keys("DONE", _NOBODY), *tried))
+    except ConfigurationError as error:
+        return _error("rights", str(error))
     if not refused:
         return _ok("rights", "this user may use the commands and keys that workers use")
     more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""

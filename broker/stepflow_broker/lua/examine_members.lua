@@ -1,6 +1,6 @@
 -- examine_members: look at members of an index: does the truth ask for each? With `repair`, drop those that dangle.
 -- Members of kinds that are not known here are left alone: a newer stepflow may have put them there.
--- USES     clock jobs waits state gates findings
+-- USES     clock jobs waits state gates pauses findings
 -- KEYS     1 index
 -- ARGV     1 now_ms  2 repair (1 or 0)  3 kind (of the key)  4 subject (of the key)
 --          5 own (1: only stepflow writes to it)  6.. members
@@ -49,7 +49,7 @@ local WANTED = {
   end,
   LINE = function(job)
     local state, _, was = truth_of(job)
-    return state == 'gated' and has_gate(was, subject)
+    return state == 'gated' and (has_gate(was, subject) or subject == lines_of(was)[1])
   end,
   WAITS = function(member)
     local run, key = string.match(member, '^(.*):(!?%x+)$')
@@ -63,7 +63,7 @@ local WANTED = {
   end,
   RQ_QUEUE = function(job)
     local state, _, was = truth_of(job)
-    if state == 'queued' then return subject == was.queue or subject == list_of(was.queue, true) end
+    if state == 'queued' then return not was.queue or subject == was.queue or subject == list_of(was.queue, true) end
     return not own and not is_ours(job)
   end,
   RQ_WIP = function(member)
@@ -106,8 +106,19 @@ for i = 6, #ARGV do
     report(string.lower(kind) .. '_dangling', member, subject, function() holds[2](member) end)
   end
 end
-if kind == 'SLOTS' and repairs and findings[1] then open_line(subject, now) end
-if kind == 'LINE' and redis.call('ZCARD', KEYS[1]) > 0 and redis.call('ZCARD', SLOTS .. subject) == 0 then
-  report('line_stalled', subject, '', function() open_line(subject, now) end)
+-- a line that nobody will move: nobody has a slot, or its function is not paused
+local function is_stalled()
+  local paused = string.match(subject, '^function (.*)$')
+  local resumed = paused and subject or 'key ' .. subject
+  if redis.call('ZCARD', KEYS[1]) == 0 or redis.call('ZSCORE', TIMEOUTS, 'resume:' .. resumed) then return false end
+  if paused then return not is_paused('function', paused) end
+  return not is_paused('key', subject) and redis.call('ZCARD', SLOTS .. subject) == 0
 end
+
+local function move_line()
+  go_on(string.match(subject, '^function ') and subject or 'key ' .. subject, now)
+end
+
+if kind == 'SLOTS' and repairs and findings[1] then move_line() end
+if kind == 'LINE' and is_stalled() then report('line_stalled', subject, '', move_line) end
 return findings

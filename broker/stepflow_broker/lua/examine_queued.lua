@@ -9,7 +9,7 @@ repairs = ARGV[2] == '1'
 for i = 3, #ARGV do
   local job = ARGV[i]
   local state, _, was = truth_of(job)
-  if state == 'queued' then
+  if state == 'queued' and was.queue then
     local both = {was.queue, list_of(was.queue, true)}
     local times = 0
     for _, list in ipairs(both) do times = times + #redis.call('LPOS', RQ_QUEUE .. list, job, 'COUNT', 2) end

@@ -35,7 +35,10 @@ local EXPECT = {
   end,
   leased = function(job)
     if not (job.lease and job.owner and job.list) then
-      report('lease_broken', job.id, '', function() requeue(job) end)
+      report('lease_broken', job.id, '', function()
+        drop_lease(job.id, job.list or list_of(job.was.queue, true), job.lease or '')
+        requeue(job)
+      end)
     elseif not redis.call('ZSCORE', LEASES, job.id) then
       report('lease_missing', job.id, job.owner, function() redis.call('ZADD', LEASES, now + LEASE_MS, job.id) end)
     else
@@ -44,12 +47,12 @@ local EXPECT = {
   end,
   gated = function(job)
     local lines = 0
-    for _, gate in ipairs(read_gates(job.was.gates or '')) do
-      if redis.call('ZSCORE', LINE .. gate.name, job.id) then lines = lines + 1 end
+    for _, line in ipairs(lines_of(job.was)) do
+      if redis.call('ZSCORE', LINE .. line, job.id) then lines = lines + 1 end
     end
     if lines == 1 then return true end
     report('line_missing', job.id, lines, function()
-      leave_lines(job.id, {gates = job.was.gates or ''})
+      leave_lines(job.id, job.was)
       requeue(job)
     end)
   end,
@@ -91,8 +94,9 @@ local function expect_child(run, key, step)
   local child = redis.call('HMGET', RUN .. step.child, 'status', 'finished')
   if not child[1] then
     report('child_missing', run .. ':' .. key, step.child, function()
-      redis.call('ZADD', TIMEOUTS, now, 'wait:' .. run .. ':' .. key)
-      redis.call('HSET', STEPS .. run, key .. ':due', now)
+      local memo, was = redis.call('GET', TIMEOUT .. run .. ':' .. key) or timeout_memo(step), read_run(run)
+      drop_wait(run, key)
+      memo_comes(run, was, key, select(2, record_memo(run, was, key, memo)), memo, now, '')
     end)
   elseif not LIVE_STATUS[child[1]] and not (child[2] and redis.call('XRANGE', FINISHED, child[2], child[2])[1]) then
     report('child_unheard', run .. ':' .. key, step.child, function()
@@ -142,10 +146,8 @@ local function forget_step(run, was, key, step)
   if step.lease then drop_lease(job, list, step.lease) end
   drop_wait(run, key, step.index)
   drop_planned_step(run, key, true)
-  if was.gates then
-    leave_lines(job, was)
-    free_slots(job, was, now)
-  end
+  leave_lines(job, was)
+  if was.gates then free_slots(job, was, now) end
   if not redis.call('HGET', RUN .. run, 'continuation') then queue_run(run, was, now) end
 end
 
@@ -250,7 +252,7 @@ local function look_at_ended(run, was)
   end
   if redis.call('EXISTS', STEPS .. run) == 1 then
     report('ended_has_steps', run, '', function()
-      drop_steps(run, was.queue)
+      drop_steps(run, was)
       redis.call('DEL', STEPS .. run)
     end)
   end

@@ -1,6 +1,6 @@
 -- try_rights: use every command that the scripts use, on a key of nobody's that is gone again at the end.
--- KEYS     1 run (of nobody)  2.. keys that are looked at only
--- ARGV     1 channel
+-- KEYS     1 run (of nobody)
+-- ARGV     1 channel  2.. keys of other kinds, of nobody or to be left as they are
 -- RETURNS  list of what the user may not do, in the server's words
 local key, refused = KEYS[1], {}
 
@@ -20,11 +20,11 @@ for _, words in ipairs({
   {'HGETALL', key}, {'HKEYS', key}, {'HLEN', key}, {'HEXISTS', key, 'f'}, {'HINCRBY', key, 'f', 1}, {'HDEL', key, 'f'},
   {'RPUSH', key, 1}, {'LPUSH', key, 1}, {'LLEN', key}, {'LRANGE', key, 0, 1}, {'LPOS', key, 1}, {'LPOP', key},
   {'LREM', key, 1, 1}, {'SADD', key, 1}, {'SMEMBERS', key}, {'SISMEMBER', key, 1}, {'SCARD', key}, {'SREM', key, 1},
-  {'ZADD', key, 1, 1}, {'ZCARD', key}, {'ZSCORE', key, 1}, {'ZRANGE', key, 0, 0}, {'ZRANGEBYSCORE', key, 0, 1},
+  {'ZADD', key, 1, 1}, {'ZCARD', key}, {'ZCOUNT', key, 0, 1}, {'ZSCORE', key, 1}, {'ZRANGE', key, 0, 0}, {'ZRANGEBYSCORE', key, 0, 1},
   {'ZSCAN', key, 0}, {'ZREMRANGEBYSCORE', key, 0, 0}, {'ZPOPMIN', key}, {'ZREM', key, 1},
   {'XADD', key, '*', 'f', 1}, {'XRANGE', key, '-', '+', 'COUNT', 1}, {'XACK', key, 'g', '1-1'}, {'XDEL', key, '1-1'},
   {'PUBLISH', ARGV[1], 'cancelled'},
 }) do try(words) end
 try({'DEL', key})
-for i = 2, #KEYS do try({'PERSIST', KEYS[i]}) end
+for i = 2, #ARGV do try({'PERSIST', ARGV[i]}) end
 return refused

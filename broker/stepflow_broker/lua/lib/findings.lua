@@ -27,16 +27,16 @@ local function is_ours(job)
 end
 
 local function has_gate(was, name)
-  for _, gate in ipairs(read_gates(was.gates or '')) do
+  for _, gate in ipairs(read_gates(was.gates)) do
     if gate.name == name then return gate end
   end
 end
 
--- give free slots of a gate to those who stand in line, by the limit that the first of them knows
-local function open_line(name, now)
-  local job = redis.call('ZRANGE', LINE .. name, 0, 0)[1]
-  local gate = job and has_gate(read_run((split_job(job))), name)
-  if gate then open_gate(gate, now) end
+-- the names of the lines in which a job may stand: those of its gates, and that of its function while it is paused
+local function lines_of(was)
+  local lines = {'function ' .. was.app .. '/' .. was.fn}
+  for _, gate in ipairs(read_gates(was.gates)) do lines[#lines + 1] = gate.name end
+  return lines
 end
 
 -- the list that a job waits in, and how RQ's tools describe it

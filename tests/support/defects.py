@@ -1,0 +1,557 @@
+"""Defects: each plants one thing on a server that cannot be, by the code under which the doctor must find it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stepflow_broker.bounds import BoundsConfig, CancelConfig
+from stepflow_broker.condition import wait_index
+from stepflow_broker.flow import ConcurrencyConfig, FlowConfig, SingletonConfig
+from stepflow_broker.functions import FunctionConfig
+from stepflow_broker.invokes import read_finished
+from stepflow_broker.jobs import Lease, park_run
+from stepflow_broker.keys import GROUP
+from stepflow_broker.runs import start_run
+from stepflow_broker.waits import WaitStart, begin_wait
+from stepflow_engine.codec import dumps
+from stepflow_engine.ids import job_id, step_key
+from stepflow_engine.states import RunStatus
+from tests.support.driver import RETENTION_MS, Driver
+
+__all__ = ["DEFECTS", "Defect"]
+
+A, CALL, W = step_key("a"), step_key("call"), step_key("w")
+NOBODY = "nobody"
+STEP = f"{NOBODY}:{A}"
+HOUR_MS = 3_600_000
+MARK = '["stepflow_workers.rq_job.perform", null, ["nobody"], {}]'
+GATED = FlowConfig(concurrency=(ConcurrencyConfig(1),))
+GATE = "shop/buy"
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """What is planted.
+
+    Attributes:
+        plant: arranges runs by the scripts, then does the damage behind their backs.
+        codes: all that must be found, and nothing else.
+        leaves: what is still found after a repair.
+    """
+
+    plant: Callable[[Driver], object]
+    codes: frozenset[str]
+    leaves: frozenset[str] = frozenset()
+
+
+DEFECTS: dict[str, Defect] = {}
+Plant = Callable[[Driver], object]
+
+
+def defect(*codes: str, leaves: str = "") -> Callable[[Plant], Plant]:
+    """Name a function as one that plants what is found under these codes, the first being what it is about."""
+
+    def name(plant: Plant) -> Plant:
+        DEFECTS[plant.__name__] = Defect(plant, frozenset(codes), frozenset(leaves.split()))
+        return plant
+
+    return name
+
+
+# -- arranging -----------------------------------------------------------------
+
+
+def start(
+    driver: Driver, run: str = "run1", *, flow: FlowConfig | None = None, bounds: BoundsConfig | None = None
+) -> None:
+    config = FunctionConfig("shop", "buy", "shop", flow=flow, bounds=bounds, retention_ms=RETENTION_MS)
+    event = dumps({"name": "e", "id": run, "ts": 1, "data": {"order": 1}})
+    driver.send(start_run(driver.keys, config, run_id=run, event=event, dedupe=False, now_ms=driver.now_ms))
+
+
+def planned(driver: Driver) -> Lease:
+    """A parked run with one step on its list."""
+    lease = driver.started()
+    driver.plan(lease, "a")
+    driver.park(lease)
+    return lease
+
+
+def waiting(driver: Driver, name: str = "") -> None:
+    """A parked run that sleeps, or waits for an event."""
+    lease = driver.started()
+    index = wait_index(name, paths="", values=b"", looked_at=False) if name else ""
+    detail = dumps({"id": "w", "kind": "wait"})[1:]
+    wait = WaitStart(W, "w", detail, HOUR_MS, event=name, index=index)
+    driver.send(begin_wait(driver.keys, wait, run_id="run1", fence=lease.fence, now_ms=driver.now_ms))
+    driver.park(lease)
+
+
+def parent_and_child(driver: Driver) -> None:
+    """A parked run, and the child that it waits for, which is ready."""
+    lease = driver.started()
+    driver.invoke(lease, timeout_ms=HOUR_MS)
+    driver.park(lease)
+
+
+def ended_child(driver: Driver, *, told: bool = False) -> None:
+    """The child has ended; whether the parent was told of it."""
+    parent_and_child(driver)
+    driver.finish(driver.claim_one())
+    if told:
+        driver.wake()
+
+
+def ended(driver: Driver, status: RunStatus = RunStatus.COMPLETED) -> None:
+    lease = driver.started()
+    driver.commit(lease, "first")
+    driver.finish(lease, status)
+
+
+def in_line(driver: Driver) -> None:
+    """Two runs; one has the slot, and the other stands in line."""
+    start(driver, "run1", flow=GATED)
+    start(driver, "run2", flow=GATED)
+
+
+# -- live runs -----------------------------------------------------------------
+
+
+@defect("job_missing")
+def a_job_off_its_list(driver: Driver) -> None:
+    driver.start()
+    driver.client.lrem(driver.keys("RQ_QUEUE", "shop"), 0, "run1")
+
+
+@defect("job_missing")
+def a_step_off_its_list(driver: Driver) -> None:
+    planned(driver)
+    driver.client.delete(driver.keys("RQ_QUEUE", "shop:steps"))
+
+
+@defect("job_missing", "rq_view")
+def a_job_that_rq_emptied(driver: Driver) -> None:
+    driver.start()
+    driver.client.delete(driver.keys("RQ_QUEUE", "shop"), driver.keys("RQ_JOB", "run1"))
+
+
+@defect("job_twice")
+def a_job_twice_on_its_list(driver: Driver) -> None:
+    driver.start()
+    driver.start("run2")
+    driver.client.rpush(driver.keys("RQ_QUEUE", "shop"), "run1")
+
+
+@defect("job_twice")
+def a_job_on_both_lists(driver: Driver) -> None:
+    driver.start()
+    driver.client.rpush(driver.keys("RQ_QUEUE", "shop:steps"), "run1")
+
+
+@defect("lease_missing")
+def a_lease_on_no_list(driver: Driver) -> None:
+    driver.started()
+    driver.client.zrem(driver.keys("LEASES"), "run1")
+
+
+@defect("lease_missing")
+def a_lease_of_a_step_on_no_list(driver: Driver) -> None:
+    planned(driver)
+    driver.client.zrem(driver.keys("LEASES"), driver.claim_one().job)
+
+
+@defect("lease_broken")
+def a_lease_of_nobody(driver: Driver) -> None:
+    driver.started()
+    driver.client.hdel(driver.keys("RUN", "run1"), "owner")
+
+
+@defect("timer_missing")
+def a_retry_without_a_timer(driver: Driver) -> None:
+    driver.retry(driver.started())
+    driver.client.zrem(driver.keys("TIMEOUTS"), "job:run1")
+
+
+@defect("timer_missing")
+def a_delayed_step_with_a_wrong_timer(driver: Driver) -> None:
+    lease = driver.started()
+    driver.fail(lease, "a")
+    driver.park(lease)
+    driver.client.zadd(driver.keys("TIMEOUTS"), {f"job:{job_id('run1', A)}": driver.now_ms + 10**9})
+
+
+@defect("timer_missing")
+def a_sleep_without_a_timer(driver: Driver) -> None:
+    waiting(driver)
+    driver.client.delete(driver.keys("TIMEOUTS"))
+
+
+@defect("timer_missing")
+def a_run_that_need_not_finish(driver: Driver) -> None:
+    start(driver, bounds=BoundsConfig(finish_ms=HOUR_MS))
+    driver.claim_one()
+    driver.client.delete(driver.keys("TIMEOUTS"))
+
+
+@defect("timer_missing", leaves="timer_missing")
+def a_run_that_need_not_start(driver: Driver) -> None:
+    start(driver, bounds=BoundsConfig(start_ms=HOUR_MS))
+    driver.client.delete(driver.keys("TIMEOUTS"))
+
+
+@defect("line_missing")
+def a_job_out_of_its_line(driver: Driver) -> None:
+    in_line(driver)
+    driver.client.delete(driver.keys("LINE", GATE))
+
+
+@defect("line_stalled")
+def a_line_that_nobody_moves(driver: Driver) -> None:
+    start(driver, flow=GATED)
+    driver.client.delete(driver.keys("SLOTS", GATE), driver.keys("RQ_QUEUE", "shop"))
+    driver.client.zadd(driver.keys("LINE", GATE), {"run1": 1})
+    driver.client.hset(driver.keys("RUN", "run1"), "continuation", "gated")
+    driver.client.hset(driver.keys("RQ_JOB", "run1"), "status", "deferred")
+
+
+@defect("line_stalled")
+def a_function_that_is_paused_no_more(driver: Driver) -> None:
+    driver.start()
+    driver.client.delete(driver.keys("RQ_QUEUE", "shop"))
+    driver.client.zadd(driver.keys("LINE", f"function {GATE}"), {"run1": 1})
+    driver.client.hset(driver.keys("RUN", "run1"), "continuation", "gated")
+    driver.client.hset(driver.keys("RQ_JOB", "run1"), "status", "deferred")
+
+
+@defect("waits_for_nothing")
+def a_run_that_waits_for_nothing(driver: Driver) -> None:
+    lease = driver.started()
+    driver.store.broker.run(park_run(driver.keys, run_id="run1", fence=lease.fence, applied=0, now_ms=driver.now_ms))
+
+
+@defect("status_wrong")
+def a_status_that_is_not(driver: Driver) -> None:
+    driver.start()
+    driver.client.hset(driver.keys("RUN", "run1"), "status", "running")
+
+
+@defect("live_unlisted")
+def a_live_run_that_is_not_listed(driver: Driver) -> None:
+    driver.start()
+    driver.client.zrem(driver.keys("LIVE"), "run1")
+
+
+@defect("live_expires")
+def a_live_run_that_expires(driver: Driver) -> None:
+    driver.commit(driver.started(), "first")
+    for kind in ("RUN", "MEMOS", "ORDER"):
+        driver.client.pexpire(driver.keys(kind, "run1"), HOUR_MS)
+
+
+@defect("run_incomplete", leaves="run_incomplete")
+def a_run_without_a_queue(driver: Driver) -> None:
+    driver.start()
+    driver.client.hdel(driver.keys("RUN", "run1"), "queue")
+
+
+@defect("run_broken")
+def a_run_without_a_status(driver: Driver) -> None:
+    driver.client.hset(driver.keys("RUN", NOBODY), "reason", "none")
+
+
+@defect("singleton_lost")
+def a_singleton_that_is_not_named(driver: Driver) -> None:
+    start(driver, flow=FlowConfig(singleton=SingletonConfig("skip")))
+    driver.client.delete(driver.keys("SINGLETON", GATE))
+
+
+# -- steps and waits -----------------------------------------------------------
+
+
+@defect("step_incomplete", "rq_queue_dangling", "rq_job_dangling")
+def a_step_without_a_state(driver: Driver) -> None:
+    planned(driver)
+    driver.client.hdel(driver.keys("STEPS", "run1"), f"{A}:state")
+
+
+@defect("step_ended")
+def a_step_with_a_memo_that_is_planned(driver: Driver) -> None:
+    planned(driver)
+    driver.client.hset(driver.keys("MEMOS", "run1"), A, '{"data":1,"id":"a"}')
+    driver.client.rpush(driver.keys("ORDER", "run1"), A)
+
+
+@defect("timeout_key_missing")
+def a_sleep_without_a_timeout_key(driver: Driver) -> None:
+    waiting(driver)
+    driver.client.delete(driver.keys("TIMEOUT", f"run1:{W}"))
+
+
+@defect("timeout_key_missing")
+def an_invoke_without_a_timeout_key(driver: Driver) -> None:
+    parent_and_child(driver)
+    driver.client.delete(driver.keys("TIMEOUT", f"run1:{CALL}"))
+
+
+@defect("index_missing")
+def a_wait_out_of_the_index(driver: Driver) -> None:
+    waiting(driver, "paid")
+    driver.client.delete(driver.keys("WAITS", "\n\npaid"), driver.keys("WAITED", "paid"))
+
+
+@defect("index_missing")
+def an_event_that_would_not_cancel(driver: Driver) -> None:
+    start(driver, bounds=BoundsConfig((CancelConfig("gone"),)))
+    for name in driver.client.scan_iter(f"{driver.keys('WAITS')}*"):
+        driver.client.delete(name)
+    driver.client.delete(driver.keys("WAITED", "gone"))
+
+
+@defect("waited_low")
+def a_count_of_waits_that_is_too_low(driver: Driver) -> None:
+    waiting(driver, "paid")
+    driver.client.delete(driver.keys("WAITED", "paid"))
+
+
+@defect("waited_high", leaves="waited_high")
+def a_count_of_waits_that_is_too_high(driver: Driver) -> None:
+    waiting(driver, "paid")
+    driver.client.hincrby(driver.keys("WAITED", "paid"), "", 2)
+
+
+@defect("child_missing")
+def a_child_that_does_not_exist(driver: Driver) -> None:
+    parent_and_child(driver)
+    client, keys = driver.client, driver.keys
+    client.delete(keys("RUN", "child1"), keys("RQ_JOB", "child1"), keys("RQ_QUEUE", "shop"))
+    client.zrem(keys("LIVE"), "child1")
+
+
+@defect("child_unheard", "ended_stays")
+def a_child_whose_end_was_not_heard(driver: Driver) -> None:
+    ended_child(driver)
+    driver.client.xtrim(driver.keys("FINISHED"), 0)
+
+
+@defect("order_wrong")
+def a_memo_out_of_the_order(driver: Driver) -> None:
+    lease = driver.started()
+    driver.commit(lease, "first")
+    driver.commit(lease, "second")
+    driver.client.lpop(driver.keys("ORDER", "run1"))
+
+
+@defect("order_wrong")
+def a_memo_twice_in_the_order(driver: Driver) -> None:
+    lease = driver.started()
+    driver.commit(lease, "first")
+    driver.yield_run(lease)
+    driver.client.rpush(driver.keys("ORDER", "run1"), step_key("first"))
+
+
+@defect("outcome_differs", leaves="outcome_differs")
+def an_answer_that_the_child_did_not_give(driver: Driver) -> None:
+    ended_child(driver, told=True)
+    driver.client.hset(driver.keys("MEMOS", "run1"), CALL, '{"data":"other","outcome":"completed","id":"call"}')
+
+
+# -- ended runs ----------------------------------------------------------------
+
+
+@defect("ended_holds")
+def an_ended_run_with_a_lease(driver: Driver) -> None:
+    ended(driver)
+    driver.client.hset(driver.keys("RUN", "run1"), mapping={"continuation": "leased", "lease": 1, "owner": "w1"})
+
+
+@defect("ended_has_steps")
+def an_ended_run_with_steps(driver: Driver) -> None:
+    ended(driver)
+    driver.client.hset(driver.keys("STEPS", "run1"), mapping={A: "a", f"{A}:state": "queued"})
+
+
+@defect("ended_stays")
+def an_ended_run_that_stays(driver: Driver) -> None:
+    ended(driver)
+    for kind in ("RUN", "MEMOS", "ORDER"):
+        driver.client.persist(driver.keys(kind, "run1"))
+
+
+@defect("ended_goes")
+def an_ended_child_that_goes_too_early(driver: Driver) -> None:
+    ended_child(driver)
+    driver.client.pexpire(driver.keys("RUN", "child1"), HOUR_MS)
+
+
+@defect("ended_unlisted")
+def an_ended_run_that_is_not_listed(driver: Driver) -> None:
+    ended(driver)
+    driver.client.zrem(driver.keys("ENDED"), "run1")
+
+
+# -- what dangles --------------------------------------------------------------
+
+
+@defect("rq_queue_dangling")
+def a_job_of_nobody_on_a_list(driver: Driver) -> None:
+    driver.client.rpush(driver.keys("RQ_QUEUE", "shop"), NOBODY)
+    driver.client.sadd(driver.keys("RQ_QUEUES"), driver.keys("RQ_QUEUE", "shop"))
+
+
+@defect("leases_dangling")
+def a_lease_of_an_ended_run(driver: Driver) -> None:
+    ended(driver)
+    driver.client.zadd(driver.keys("LEASES"), {"run1": driver.now_ms, STEP: driver.now_ms})
+
+
+@defect("timeouts_dangling")
+def timers_of_nobody(driver: Driver) -> None:
+    driver.start()
+    members = [f"job:{NOBODY}", "job:run1", f"wait:{STEP}", f"start:{NOBODY}", "finish:run1"]
+    driver.client.zadd(driver.keys("TIMEOUTS"), dict.fromkeys(members, driver.now_ms))
+
+
+@defect("slots_dangling")
+def a_slot_that_is_never_freed(driver: Driver) -> None:
+    start(driver, flow=GATED)
+    driver.client.zadd(driver.keys("SLOTS", GATE), {NOBODY: "inf"})
+
+
+@defect("line_dangling")
+def one_in_line_who_has_a_slot(driver: Driver) -> None:
+    start(driver, flow=GATED)
+    driver.client.zadd(driver.keys("LINE", GATE), {"run1": 1})
+
+
+@defect("timeout_dangling")
+def a_timeout_key_of_nobody(driver: Driver) -> None:
+    driver.client.set(driver.keys("TIMEOUT", STEP), "{}")
+
+
+@defect("waits_dangling")
+def waits_of_nobody(driver: Driver) -> None:
+    driver.client.sadd(driver.keys("WAITS", "\n\npaid"), STEP, f"{NOBODY}:!0")
+    driver.client.hset(driver.keys("WAITED", "paid"), "", 2)
+
+
+@defect("live_dangling")
+def ended_runs_that_are_listed_as_live(driver: Driver) -> None:
+    ended(driver)
+    driver.client.zadd(driver.keys("LIVE"), {"run1": 1, NOBODY: 1})
+
+
+@defect("ended_dangling")
+def live_runs_that_are_listed_as_ended(driver: Driver) -> None:
+    driver.start()
+    driver.client.zadd(driver.keys("ENDED"), {"run1": driver.now_ms + HOUR_MS, NOBODY: driver.now_ms + HOUR_MS})
+
+
+@defect("finished_dangling")
+def a_finished_event_of_nobody(driver: Driver) -> None:
+    driver.client.xadd(driver.keys("FINISHED"), {"run": NOBODY}, id=f"{driver.now_ms}-0")
+
+
+@defect("steps_dangling")
+def steps_of_nobody(driver: Driver) -> None:
+    driver.client.hset(driver.keys("STEPS", NOBODY), A, "a")
+
+
+@defect("memos_dangling", "order_dangling")
+def memos_of_nobody(driver: Driver) -> None:
+    driver.client.hset(driver.keys("MEMOS", NOBODY), A, "{}")
+    driver.client.rpush(driver.keys("ORDER", NOBODY), A)
+
+
+@defect("rq_job_dangling")
+def a_job_of_nobody(driver: Driver) -> None:
+    driver.client.hset(driver.keys("RQ_JOB", NOBODY), mapping={"data": MARK, "status": "queued"})
+
+
+@defect("rq_job_dangling")
+def a_failed_job_that_stays(driver: Driver) -> None:
+    ended(driver, RunStatus.FAILED)
+    driver.client.persist(driver.keys("RQ_JOB", "run1"))
+
+
+@defect("singleton_dangling")
+def a_singleton_that_names_an_ended_run(driver: Driver) -> None:
+    ended(driver)
+    driver.client.set(driver.keys("SINGLETON", GATE), "run1")
+
+
+@defect("no_expiry")
+def flow_control_that_stays(driver: Driver) -> None:
+    for kind in ("ONCE", "THROTTLE"):
+        driver.client.set(driver.keys(kind, GATE), "1")
+
+
+# -- what RQ's tools are shown -------------------------------------------------
+
+
+@defect("rq_view")
+def jobs_that_rq_shows_otherwise(driver: Driver) -> None:
+    driver.plan(driver.started(), "a")
+    driver.start("run2")
+    driver.client.hset(driver.keys("RQ_JOB", "run2"), "status", "finished")
+    driver.client.delete(driver.keys("RQ_WIP", "shop"))
+
+
+@defect("rq_wip_dangling", "rq_scheduled_dangling", "rq_failed_dangling")
+def jobs_of_nobody_in_registries(driver: Driver) -> None:
+    later_s = driver.now_ms / 1000 + 3_600
+    driver.client.zadd(driver.keys("RQ_WIP", "shop"), {f"{NOBODY}:1": later_s})
+    driver.client.zadd(driver.keys("RQ_SCHEDULED", "shop"), {NOBODY: later_s})
+    driver.client.zadd(driver.keys("RQ_FAILED", "shop"), {NOBODY: later_s})
+
+
+# -- what nobody sees to -------------------------------------------------------
+
+
+@defect("lease_overdue")
+def a_lease_that_nobody_reclaims(driver: Driver) -> None:
+    driver.started()
+    driver.advance(2 * HOUR_MS)
+
+
+@defect("timer_overdue")
+def a_timer_that_nobody_fires(driver: Driver) -> None:
+    driver.retry(driver.started())
+    driver.advance(2 * HOUR_MS)
+
+
+@defect("pending_overdue")
+def a_finished_event_that_somebody_took_and_left(driver: Driver) -> None:
+    ended_child(driver)
+    driver.store.broker.run(read_finished(driver.keys, "w1"))
+    (entry,) = driver.client.xrange(driver.keys("FINISHED"))
+    driver.client.xclaim(driver.keys("FINISHED"), GROUP, "w1", 0, [entry[0]], idle=HOUR_MS, justid=True)
+
+
+@defect("stream_behind")
+def a_finished_event_that_nobody_takes(driver: Driver) -> None:
+    driver.now_ms = driver.client.time()[0] * 1_000
+    ended_child(driver)
+    driver.advance(70_000)
+
+
+@defect("group_missing", leaves="no_consumers")
+def a_stream_without_its_group(driver: Driver) -> None:
+    driver.client.xgroup_destroy(driver.keys("EVENTS"), GROUP)
+    driver.client.xadd(driver.keys("EVENTS"), {"event": "{}"})
+
+
+@defect("no_consumers", leaves="no_consumers")
+def a_stream_that_nobody_reads(driver: Driver) -> None:
+    driver.client.xgroup_delconsumer(driver.keys("EVENTS"), GROUP, "w1")
+    driver.client.xadd(driver.keys("EVENTS"), {"event": "{}"}, id=f"{driver.now_ms}-0")
+
+
+@defect("queue_unserved", leaves="queue_unserved")
+def a_queue_that_nobody_serves(driver: Driver) -> None:
+    driver.client.hset(driver.keys("FUNCTIONS"), "other/f", FunctionConfig("other", "f", "other").to_json())
+
+
+@defect("suspended", leaves="suspended")
+def rq_that_is_suspended(driver: Driver) -> None:
+    driver.client.set(driver.keys("RQ_SUSPENDED"), 1)
