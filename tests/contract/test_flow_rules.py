@@ -28,6 +28,7 @@ from tests.support.flow_model import DAY_MS, FlowModel, Life, Sent
 TICK_MS = 10_000
 """The clock moves by whole ticks, and all periods are whole ticks: so keys expire to the tick, on the test's clock."""
 
+DAY_TICKS = DAY_MS // TICK_MS
 USERS, SHOPS, ORDERS, TOTAL = 3, 2, 5, 2
 SEEDS = range(int(os.environ.get("STEPFLOW_EXAMPLES", "1")))
 USER, SHOP, ORDER = "event.data.user", "event.data.shop", "event.data.order"
@@ -153,7 +154,7 @@ class Crowd:
             self.leases.pop(run, None)
 
     def pass_time(self, ticks: int = 0) -> None:
-        ticks = ticks or self.random.choice([1, 1, 1, 2, 2, 3, 3, 6, DAY_MS // TICK_MS // 2])
+        ticks = ticks or self.random.choice([1, 1, 1, 2, 2, 3, 3, 6, DAY_TICKS // 2])
         self.driver.advance(ticks * TICK_MS)
         for name in [name for name, at_ms in self.expires_ms.items() if at_ms < self.driver.now_ms]:
             self.driver.client.delete(name)
@@ -255,7 +256,7 @@ def test_runs_start_as_the_model_says_and_all_of_them_end(driver: Driver, name: 
         crowd.check()
     crowd.finish_all()
     crowd.check_spans()
-    crowd.pass_time(DAY_MS // TICK_MS + 1)
+    crowd.pass_time(DAY_TICKS + 1)
     assert not crowd.names(*EXPIRING, *LASTING), f"seed {seed}: something stays behind"
 
 
@@ -279,6 +280,25 @@ def test_a_run_that_is_refused_leaves_its_order_to_the_next(driver: Driver) -> N
     assert crowd.send(crowd.event(order=1), crowd.event(order=2)) == ["", "rate limited"]
     crowd.pass_time(1)
     assert crowd.send(crowd.event(order=2), crowd.event(order=1)) == ["", "duplicate"]
+
+
+def test_an_order_starts_again_after_a_day_and_not_before(driver: Driver) -> None:
+    crowd = Crowd(driver, FLOWS["once"])
+    reasons = []
+    for ticks in (0, DAY_TICKS // 2, DAY_TICKS - DAY_TICKS // 2, 1):
+        if ticks:
+            crowd.pass_time(ticks)
+        reasons += crowd.send(crowd.event())
+    assert reasons == ["", "duplicate", "duplicate", ""]
+
+
+def test_a_run_that_is_late_for_its_start_is_not_debounced_away(driver: Driver) -> None:
+    """Its time was over before the next event came, though no timer has been fired yet."""
+    crowd = Crowd(driver, FLOWS["debounce"])
+    crowd.send(crowd.event())
+    crowd.pass_time(4)
+    assert crowd.send(crowd.event(), crowd.event()) == ["", ""]
+    crowd.finish_all()
 
 
 @pytest.mark.parametrize("singleton", [SKIP, CANCEL], ids=["skip", "cancel"])
