@@ -28,7 +28,7 @@ class Reason:
 
     Attributes:
         kind: ended, paused, executing, queued, in line, put off, retrying, code missing, child, event, sleep, step,
-            waiting.
+            batch, waiting.
         subject: what it is about: a run, a step, a queue, a gate.
         text: a sentence without its full stop.
         until: when it ends by itself, in ms since the epoch; ``None``: not by time.
@@ -91,6 +91,11 @@ class _Explainer:
             case "queued":
                 because = (self._queued(record.queue, run_id, started=record.started_at is not None),)
                 return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
+            case "batched":
+                batch = self.broker.run(command(_texts, "HMGET", self.keys("RUN", run_id), "batch"))[0]
+                found = self.run(batch, depth=depth + 1)
+                text = f"{record.name} is part of batch {batch}"
+                return Reason("batch", run_id, text, None, (found,) if found else ())
             case "gated":
                 because = tuple(self._in_line(run_id, names))
                 return Reason("in line", run_id, f"{record.name} stands in line", None, because)

@@ -12,6 +12,7 @@ from stepflow_engine.codec import dumps
 from stepflow_engine.errors import EventError
 
 __all__ = [
+    "BatchConfig",
     "ConcurrencyConfig",
     "DebounceConfig",
     "FlowConfig",
@@ -26,7 +27,7 @@ C = TypeVar("C")
 Rule = tuple[Word, Word, Word, Word, Word]
 """A rule for the start of a run: its kind, then what it says (see ``lib/starts.lua``)."""
 
-_PARTS = ("rate_limit", "throttle", "debounce", "singleton")
+_PARTS = ("rate_limit", "throttle", "debounce", "singleton", "batch")
 _LONGEST_VALUE = 200
 _ONCE_MS = 24 * 3600 * 1000
 
@@ -68,6 +69,15 @@ class SingletonConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """Runs are executed as one: ``max_size`` of them, or those of ``timeout_ms``, for each value of ``key``."""
+
+    max_size: int
+    timeout_ms: int
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ConcurrencyConfig:
     """At most ``limit`` jobs executed at once, for each value of ``key``, in the function, its app, or everywhere."""
 
@@ -87,11 +97,12 @@ class FlowConfig:
     concurrency: tuple[ConcurrencyConfig, ...] = ()
     idempotency: str = ""
     priority: str = ""
+    batch: BatchConfig | None = None
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FlowConfig:
         """Read the parsed form of what `dataclasses.asdict` made."""
-        rate, throttle, debounce, singleton = (value.get(name) for name in _PARTS)
+        rate, throttle, debounce, singleton, batch = (value.get(name) for name in _PARTS)
         return cls(
             known(RateConfig, rate) if rate else None,
             known(ThrottleConfig, throttle) if throttle else None,
@@ -100,6 +111,7 @@ class FlowConfig:
             tuple(known(ConcurrencyConfig, one) for one in value.get("concurrency", ())),
             value.get("idempotency", ""),
             value.get("priority", ""),
+            known(BatchConfig, batch) if batch else None,
         )
 
     def rules(self, name: str, app: str, event: dict[str, Any], *, retention_ms: int) -> Iterator[Rule]:
@@ -122,6 +134,8 @@ class FlowConfig:
             yield "debounce", named, debounce.period_ms, debounce.timeout_ms, int(event["ts"])
         if throttle := self.throttle:
             yield "throttle", _named(name, throttle.key, event), throttle.limit, throttle.period_ms, throttle.burst
+        if batch := self.batch:
+            yield "batch", _named(name, batch.key, event), batch.max_size, batch.timeout_ms, 0
         if self.concurrency:
             yield "set", "gates", self._gates(name, app, event), 0, 0
         if self.priority:

@@ -11,7 +11,7 @@ from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.keys import Keys
 from stepflow_broker.streams import read_group, take_over
 
-__all__ = ["ChildStart", "Resolved", "invoke_child", "read_finished", "take_over_finished", "wake_parent"]
+__all__ = ["ChildStart", "Finished", "Resolved", "invoke_child", "read_finished", "take_over_finished", "wake_parent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +96,23 @@ def wake_parent(keys: Keys, child: str, *, worker: str, now_ms: int = 0) -> Call
     return run_script("wake_parent", read, (keys("RUN", child),), now_ms, child, worker)
 
 
-def read_finished(keys: Keys, worker: str, *, limit: int = 500) -> Call[list[str]]:
-    """Take finished events off the group, for this worker to see to; the answer names the runs that finished."""
-    return read_group(keys, "FINISHED", worker, limit=limit, read=_runs)
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that has ended, and somebody is to know: its parent, or, of a batch, the runs in it."""
+
+    run_id: str
+    is_batch: bool
 
 
-def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 500) -> Call[list[str]]:
+def read_finished(keys: Keys, worker: str, *, limit: int = 500) -> Call[list[Finished]]:
+    """Take finished events off the group, for this worker to see to."""
+    return read_group(keys, "FINISHED", worker, limit=limit, read=_finished)
+
+
+def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 500) -> Call[list[Finished]]:
     """Take over finished events that another worker took and has not seen to for ``idle_ms``."""
-    return take_over(keys, "FINISHED", worker, idle_ms=idle_ms, limit=limit, read=_runs)
+    return take_over(keys, "FINISHED", worker, idle_ms=idle_ms, limit=limit, read=_finished)
 
 
-def _runs(entries: list[Any]) -> list[str]:
-    return [fields[1].decode() for _, fields in entries if fields]
+def _finished(entries: list[Any]) -> list[Finished]:
+    return [Finished(fields[1].decode(), fields[0] == b"batch") for _, fields in entries if fields]

@@ -68,6 +68,8 @@ KEYS: tuple[Key, ...] = (
     Key("SINGLETON", "stepflow:singleton:", "<app>/<function>:<key>=<value>", "string", "every start of a singleton", "with its run", "the run that is live"),
     Key("THROTTLE", "stepflow:throttle:", "<app>/<function>:<key>=<value>", "string", "every start under a throttle", "when it is idle", "when the next run would start, were they even, in ms"),
     Key("DEBOUNCE", "stepflow:debounce:", "<app>/<function>:<key>=<value>", "hash", "every start under a debounce", "when its run starts", "the run that waits, since when, and its event's time"),
+    Key("BATCH", "stepflow:batch:", "<app/function>:<key>=<value>", "hash", "every start of a batched function", "when its batch starts", "the batch that collects runs, and the bytes of their events"),
+    Key("BATCHED", "stepflow:batched:", "<run>", "list", "every start of a batched function", "when its batch has ended", "the runs that a batch consists of, in their order"),
     Key("RATE", "stepflow:rate:", "<app>/<function>:<key>", "zset", "every start under a rate limit", "its period", "starts within the period, by time in ms"),
     Key("PAUSED", "stepflow:paused", "", "hash", "pause, resume", "never", "what is paused (function <app/id>, queue <queue>, key <scope>:<key>=<value>) → since when, in ms, and the reason"),
     Key("EVENTS", "stepflow:events", "", "stream", "producers", "entries: once routed", "events that have come and are not routed yet; a consumer group of all workers routes them"),

@@ -18,7 +18,7 @@ from stepflow.app import Stepflow
 from stepflow.bounds import CancelOn, Timeouts
 from stepflow.context import Context, SyncContext
 from stepflow.event import Event
-from stepflow.flow_control import Concurrency, Debounce, RateLimit, Singleton, Throttle
+from stepflow.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle
 from stepflow.function import Function
 from stepflow.reference import FunctionReference, reference_function
 from stepflow.run import Run
@@ -53,6 +53,7 @@ from stepflow_engine.limits import Limits
 from stepflow_engine.states import RunStatus
 
 __all__ = [
+    "Batch",
     "CancelOn",
     "Concurrency",
     "ConfigurationError",

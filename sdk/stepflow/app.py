@@ -7,7 +7,7 @@ from typing import Any
 
 from stepflow.bounds import CancelOn, Timeouts, bounds_config
 from stepflow.event import FAILED
-from stepflow.flow_control import Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
+from stepflow.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
 from stepflow.function import Function, FunctionDecorator, local_names, make_function
 from stepflow.pausing import PausesRuns
 from stepflow.trigger import Trigger, trigger_configs
@@ -73,6 +73,7 @@ class Stepflow(PausesRuns):
         rate_limit: RateLimit | None = None,
         throttle: Throttle | None = None,
         debounce: Debounce | None = None,
+        batch: Batch | None = None,
         singleton: Singleton | None = None,
         concurrency: int | Concurrency | Sequence[Concurrency] | None = None,
         idempotency: str | None = None,
@@ -94,6 +95,7 @@ class Stepflow(PausesRuns):
             rate_limit: how many runs may start in a period; those over it are skipped, and recorded as such.
             throttle: how many runs start in a period; those over it wait.
             debounce: only the last of runs that come close together starts.
+            batch: runs are executed as one, with all their events.
             singleton: one live run at a time.
             concurrency: how many steps are executed at once; one number, or at most two `Concurrency`.
             idempotency: an expression on the event; each value starts one run in 24 hours.
@@ -117,8 +119,11 @@ class Stepflow(PausesRuns):
                 concurrency=concurrency,
                 idempotency=idempotency,
                 priority=priority,
+                batch=batch,
             )
             bounds = bounds_config(cancel_on=cancel_on, timeouts=timeouts)
+            if batch and (cancel_on or (bounds and bounds.start_ms)):
+                raise ConfigurationError("batch cannot go together with cancel_on, or with the start of Timeouts")
         except ConfigurationError as error:
             raise ConfigurationError(f"function {id!r}: {error}") from None
         namespace = local_names(1)

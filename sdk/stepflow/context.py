@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from functools import cached_property
 from typing import Any, Generic
 
@@ -26,13 +26,15 @@ class _RunContext(Generic[T]):
 
     Attributes:
         event: the event that started the run; its ``data`` has the type ``T``.
-        events: all events of a batch; else the one.
+        events: all events of a batch, in the order in which they came, of which ``event`` is the first; else the one.
         run_id: the run.
     """
 
-    def __init__(self, execution: Execution, event: Event[T], *, run_id: str, function: str, attempt: int) -> None:
-        self.event = event
-        self.events: list[Event[T]] = [event]
+    def __init__(
+        self, execution: Execution, events: Sequence[Event[T]], *, run_id: str, function: str, attempt: int
+    ) -> None:
+        self.event = events[0]
+        self.events = list(events)
         self.run_id = run_id
         self._execution = execution
         self._function = function
@@ -61,9 +63,16 @@ class Context(_RunContext[T]):
     """
 
     def __init__(
-        self, execution: Execution, event: Event[T], step: StepTools, *, run_id: str, function: str, attempt: int
+        self,
+        execution: Execution,
+        events: Sequence[Event[T]],
+        step: StepTools,
+        *,
+        run_id: str,
+        function: str,
+        attempt: int,
     ) -> None:
-        super().__init__(execution, event, run_id=run_id, function=function, attempt=attempt)
+        super().__init__(execution, events, run_id=run_id, function=function, attempt=attempt)
         self.step = step
 
 
@@ -75,9 +84,16 @@ class SyncContext(_RunContext[T]):
     """
 
     def __init__(
-        self, execution: Execution, event: Event[T], step: SyncStepTools, *, run_id: str, function: str, attempt: int
+        self,
+        execution: Execution,
+        events: Sequence[Event[T]],
+        step: SyncStepTools,
+        *,
+        run_id: str,
+        function: str,
+        attempt: int,
     ) -> None:
-        super().__init__(execution, event, run_id=run_id, function=function, attempt=attempt)
+        super().__init__(execution, events, run_id=run_id, function=function, attempt=attempt)
         self.step = step
 
 

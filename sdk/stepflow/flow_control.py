@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from stepflow_broker.flow import (
+    BatchConfig,
     ConcurrencyConfig,
     DebounceConfig,
     FlowConfig,
@@ -19,11 +20,12 @@ from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.expression import expression
 
-__all__ = ["Concurrency", "Debounce", "RateLimit", "Singleton", "Throttle", "flow_config"]
+__all__ = ["Batch", "Concurrency", "Debounce", "RateLimit", "Singleton", "Throttle", "flow_config"]
 
 Scope = Literal["function", "app", "global"]
 Mode = Literal["skip", "cancel"]
 _MOST_GATES = 2
+_MOST_BATCHED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,35 @@ class Singleton:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """Runs that are executed as one: the code is called once, with all their events as ``ctx.events``.
+
+    The batch is a run of its own. When it ends, each of its runs ends as it does, with the same result: so everybody
+    who has started or invoked one of them is answered. Its events have at most 10 MiB together.
+
+    Attributes:
+        max_size: with how many it starts at once; 1 to 1,000.
+        timeout: how long after the first it starts with those that have come.
+        key: an expression on the event: each value has batches of its own.
+    """
+
+    max_size: int
+    timeout: Duration
+    key: str | None = None
+
+    def to_config(self) -> BatchConfig:
+        """What the registry is told.
+
+        Raises:
+            ConfigurationError: a value is out of range.
+        """
+        size = _count(self.max_size, "Batch", what="max_size")
+        if size > _MOST_BATCHED:
+            raise ConfigurationError(f"the max_size of a Batch is at most {_MOST_BATCHED:,}, not {size:,}")
+        return BatchConfig(size, _period(self.timeout, "Batch", what="timeout"), _key(self.key, "Batch"))
+
+
+@dataclass(frozen=True, slots=True)
 class Concurrency:
     """At most ``limit`` steps are executed at once; a run that sleeps or waits does not count.
 
@@ -167,6 +198,7 @@ def flow_config(
     concurrency: int | Concurrency | Sequence[Concurrency] | None,
     idempotency: str | None,
     priority: str | None,
+    batch: Batch | None,
 ) -> FlowConfig | None:
     """The flow control of a function; ``None``: there is none.
 
@@ -175,6 +207,10 @@ def flow_config(
     """
     if debounce and throttle:
         raise ConfigurationError("debounce and throttle cannot go together: both say when a run starts")
+    if batch:
+        _check_batched(
+            debounce=debounce, throttle=throttle, rate_limit=rate_limit, singleton=singleton, priority=priority
+        )
     config = FlowConfig(
         rate_limit.to_config() if rate_limit else None,
         throttle.to_config() if throttle else None,
@@ -183,8 +219,15 @@ def flow_config(
         tuple(one.to_config() for one in _gates(concurrency)),
         _key(idempotency, "idempotency"),
         _key(priority, "priority"),
+        batch.to_config() if batch else None,
     )
     return None if config == FlowConfig() else config
+
+
+def _check_batched(**others: object) -> None:
+    wrong = next((name for name, one in others.items() if one), None)
+    if wrong:
+        raise ConfigurationError(f"batch and {wrong} cannot go together: one is about many runs, the other about each")
 
 
 def _gates(concurrency: int | Concurrency | Sequence[Concurrency] | None) -> list[Concurrency]:

@@ -6,7 +6,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, overload
 
@@ -66,24 +66,33 @@ class Function(Named, Generic[I, O]):
         """Whether only so many of its steps are executed at once."""
         return self.config.flow is not None and bool(self.config.flow.concurrency)
 
+    @property
+    def is_batched(self) -> bool:
+        """Whether it is executed for several events at once."""
+        return self.config.flow is not None and self.config.flow.batch is not None
+
     def __call__(self, ctx: Any) -> Any:
         """Call the code itself, as in a unit test with a context of one's own."""
         return self.handler(ctx)
 
-    def execution(self, event_json: bytes, *, run_id: str, attempt: int) -> Execution:
-        """A pass over the code for a run, not started yet."""
+    def execution(self, events_json: Sequence[bytes], *, run_id: str, attempt: int) -> Execution:
+        """A pass over the code for a run, not started yet.
+
+        Args:
+            events_json: the run's event, or, of a batch, all of them.
+        """
 
         async def body(execution: Execution) -> Any:
-            sent = loads(event_json)
+            sent = loads(events_json[0])
             tools = StepTools(execution, app_id=self.app_id, event=sent, limits=self.limits)
-            event = self._read_event(sent)
+            events = [self._read_event(sent), *(self._read_event(loads(text)) for text in events_json[1:])]
             if self.is_async:
                 return await self.handler(
-                    Context(execution, event, tools, run_id=run_id, function=self.name, attempt=attempt)
+                    Context(execution, events, tools, run_id=run_id, function=self.name, attempt=attempt)
                 )
             bridge = ThreadBridge(execution)
             step = SyncStepTools(tools, bridge)
-            context = SyncContext(execution, event, step, run_id=run_id, function=self.name, attempt=attempt)
+            context = SyncContext(execution, events, step, run_id=run_id, function=self.name, attempt=attempt)
             return await bridge.run(lambda: self.handler(context))
 
         return Execution(body, most_steps=self.limits.steps_per_run, own_tasks=1 if self.is_async else 2)

@@ -33,6 +33,7 @@ _OF_CONTINUATION = {
     "gated": RunStatus.QUEUED,
     "leased": RunStatus.RUNNING,
     "delayed": RunStatus.WAITING,
+    "batched": RunStatus.WAITING,
     None: RunStatus.WAITING,
 }
 
@@ -108,9 +109,20 @@ def _check_run(client: redis.Redis, run: str, expected: _Expected) -> None:
     continuation = truth.get("continuation")
     assert status is _OF_CONTINUATION[continuation], f"R3: {run} is {status} with its continuation {continuation}"
     assert continuation or planned, f"R3: {run} waits for nothing"
+    if continuation == "batched":
+        _check_batched(client, run, truth["batch"])
+        return
     assert ("owner" in truth) == (continuation == "leased"), f"R3: {run} is {continuation} with owner"
     expected.job(run, continuation, fence=truth.get("lease"), due=truth.get("due"))
     _check_bounds(client, run, truth, expected)
+
+
+def _check_batched(client: redis.Redis, run: str, batch: str) -> None:
+    """A run of a batch is listed there, and the batch lives, or its end is still to be seen to."""
+    assert run in client.lrange(_KEYS("BATCHED", batch), 0, -1), f"B1: {run} is not in its batch {batch}"
+    truth = client.hgetall(_KEYS("RUN", batch))
+    unseen = truth.get("finished") and client.xrange(_KEYS("FINISHED"), truth["finished"], truth["finished"])
+    assert unseen or not RunStatus(truth["status"]).ended, f"B1: {run} waits for the batch {batch}, which has ended"
 
 
 def _check_bounds(client: redis.Redis, run: str, truth: dict[str, str], expected: _Expected) -> None:

@@ -114,7 +114,7 @@ def on_run_loop(main: Coroutine[Any, Any, T]) -> T:
 def execution_of(handler: Callable[..., Any], *, most_steps: int = 10_000) -> Execution:
     """A pass over a function, not started yet."""
     app = Stepflow(f"unit{next(_NUMBERS)}", limits=Limits(steps_per_run=most_steps))
-    return app.function("f")(handler).execution(EVENT, run_id="run1", attempt=0)
+    return app.function("f")(handler).execution([EVENT], run_id="run1", attempt=0)
 
 
 def play(handler: Callable[..., Any], memos: Memos = (), *, choose: Choose = first, most: int | None = None) -> Pass:

@@ -97,6 +97,8 @@ class RunEnding:
         )
         if lease.parent:  # in the same round trip; were it lost, the finished event would still be on the stream
             await self._waker.wake(held.run_id)
+        elif held.function.is_batched:
+            await self._waker.end_batch(held.run_id)
         code = await ended
         bench.held.drop(held)
         if code is Code.DONE:

@@ -6,6 +6,7 @@ import logging
 import random
 
 from stepflow import Function
+from stepflow_broker.batches import load_batch
 from stepflow_broker.jobs import Lease, load_run, retry_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
@@ -64,12 +65,15 @@ class Loader:
             if record is None:
                 return None
             event = dumps(record.event)
+        events = [event]
+        if function.is_batched:
+            events = await self._bench.broker.run(load_batch(self._bench.keys, lease.run_id))
         if (raced := self._in_memory(lease)) is not None:
             return raced
-        execution = function.execution(event, run_id=lease.run_id, attempt=lease.attempt)
+        execution = function.execution(events, run_id=lease.run_id, attempt=lease.attempt)
         execution.add((key, read_memo(text)) for key, text in memos)
         size = sum(len(text) for _, text in memos)
-        held = HeldRun(lease.run_id, function, event, execution, lease.attempt, state_bytes=size)
+        held = HeldRun(lease.run_id, function, events[0], execution, lease.attempt, state_bytes=size)
         self._bench.held.put(held)
         return held
 

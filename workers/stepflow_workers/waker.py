@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 
 from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.batches import end_batch
 from stepflow_broker.call import Call
-from stepflow_broker.invokes import Resolved, read_finished, take_over_finished, wake_parent
+from stepflow_broker.invokes import Finished, Resolved, read_finished, take_over_finished, wake_parent
 from stepflow_broker.keys import Keys
 from stepflow_broker.streams import create_group
 from stepflow_engine.errors import ServerError
@@ -48,6 +49,11 @@ class Waker:
         if resolved is not None:
             self.hand_over(resolved)
 
+    async def end_batch(self, batch: str) -> None:
+        """See to the runs of a batch that has ended."""
+        while await self._broker.run(end_batch(self._keys, batch)):
+            pass
+
     def hand_over(self, resolved: Resolved) -> None:
         """Give the memo to the parent's code, if that is in memory."""
         held = self._held.get(resolved.run_id)
@@ -62,12 +68,13 @@ class Waker:
         """See to the finished events that a worker took and left, because it died."""
         await self._see_to(take_over_finished(self._keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT))
 
-    async def _see_to(self, call: Call[list[str]]) -> None:
+    async def _see_to(self, call: Call[list[Finished]]) -> None:
         try:
-            children = await self._broker.run(call)
+            found = await self._broker.run(call)
         except ServerError as error:
             if "NOGROUP" not in str(error):
                 raise
             await self.prepare()  # the server was emptied, or lost the group
             return
-        await asyncio.gather(*[self.wake(child) for child in children])
+        seen = [self.end_batch(one.run_id) if one.is_batch else self.wake(one.run_id) for one in found]
+        await asyncio.gather(*seen)

@@ -29,6 +29,13 @@ local function end_skipped(run, reason, now)
   tell_parents({run}, now)
 end
 
+-- a run leaves the batch that it waits for, unless that has started -> the batch, if nobody is left in it
+local function leave_batch(run, batch)
+  if batch == run or redis.call('HEXISTS', RUN .. batch, 'started_at') == 1 then return end
+  redis.call('LREM', BATCHED .. batch, 1, run)
+  return redis.call('EXISTS', BATCHED .. batch) == 0 and batch or nil
+end
+
 -- cancel a live run, and the children that it and they wait for -> the runs
 local function cancel_tree(first, failure, retention_ms, with_children, now)
   local runs, n = {first}, 1
@@ -37,6 +44,7 @@ local function cancel_tree(first, failure, retention_ms, with_children, now)
     local was = read_run(run)
     if was.live then
       local owner, children = end_run(run, was, 'cancelled', 'error', failure, now, retention_ms)
+      if was.batch then runs[#runs + 1] = leave_batch(run, was.batch) end
       if owner then redis.call('PUBLISH', INBOX .. owner, 'cancel ' .. run) end
       if with_children then
         for _, child in ipairs(children) do runs[#runs + 1] = child end

@@ -136,8 +136,9 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
     redis.call('DEL', RQ_JOB .. run)
   end
   redis.call('PUBLISH', DONE .. run, status)
-  if was.parent then -- kept until its parent knows, however long no worker looks
-    redis.call('HSET', RUN .. run, 'finished', redis.call('XADD', FINISHED, '*', 'run', run), 'keep_ms', keep_ms)
+  if was.parent or was.batch == run then -- kept until its parent, or its batch, knows, however long no worker looks
+    local entry = redis.call('XADD', FINISHED, '*', was.parent and 'run' or 'batch', run)
+    redis.call('HSET', RUN .. run, 'finished', entry, 'keep_ms', keep_ms)
   else
     expire_run(run, keep_ms)
   end

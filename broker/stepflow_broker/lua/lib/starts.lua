@@ -126,6 +126,47 @@ function TAKES.finish_within(rule, _, _, fields)
   put(fields, 'finish_ms', rule.a)
 end
 
+local MOST_BYTES = 10 * 1024 * 1024 -- of the events of a batch
+
+-- the batch that runs of this name join now, and the bytes of its events; nothing if it takes nobody any more
+local function open_batch(name)
+  local open = redis.call('HMGET', BATCH .. name, 'run', 'bytes')
+  if not open[1] then return end
+  local batch = redis.call('HMGET', RUN .. open[1], 'continuation', 'started_at')
+  if batch[1] == 'delayed' and not batch[2] then return open[1], tonumber(open[2]) end
+end
+
+-- let a batch start now
+local function close_batch(rule, batch, now)
+  local was = read_run(batch)
+  redis.call('DEL', BATCH .. rule.name)
+  redis.call('ZREM', TIMEOUTS, 'job:' .. batch)
+  redis.call('ZREM', RQ_SCHEDULED .. list_of(was.queue, false), batch)
+  requeue_run(batch, was, now)
+end
+
+-- the run waits for the batch of its name, which starts with `a` runs, or `b` ms after the first; the run that is the
+-- batch is made with its first, has the fields that the rules give, and ends all of them when it ends
+local function join_batch(rule, run, app, fn, queue, event, now, more, fields, gated)
+  local batch, bytes = open_batch(rule.name)
+  if batch and bytes + #event > MOST_BYTES then
+    close_batch(rule, batch, now)
+    batch = nil
+  end
+  if not batch then
+    batch, bytes = 'b' .. run, 0
+    put(fields, 'batch', batch)
+    put(fields, 'delayed_by', 'collected in a batch')
+    create_run(batch, app, fn, queue, event, now, fields, gated, now + rule.b)
+  end
+  redis.call('HSET', BATCH .. rule.name, 'run', batch, 'bytes', bytes + #event)
+  redis.call('PEXPIRE', BATCH .. rule.name, rule.b)
+  redis.call('HSET', RUN .. run, 'app', app, 'function', fn, 'queue', queue, 'event', event, 'attempt', 0,
+    'created_at', now, 'status', 'waiting', 'continuation', 'batched', 'batch', batch, unpack(more))
+  redis.call('ZADD', LIVE, now, run)
+  if redis.call('RPUSH', BATCHED .. batch, run) >= tonumber(rule.a) then close_batch(rule, batch, now) end
+end
+
 -- the rules that stand in ARGV from a place on: their number, then five words each -> rules, the next place
 local function read_rules(at)
   local rules, count = {}, tonumber(ARGV[at])
@@ -157,7 +198,7 @@ local function start_or_skip(run, app, fn, queue, event, now, more, retention_ms
     end_run(run, read_run(run), 'skipped', 'error', skipped_failure(reason), now, retention_ms)
     return false
   end
-  local fields, gated, due, gate = {unpack(more)}, false, nil, nil
+  local fields, gated, batch, due, gate = {}, false, nil, nil, nil
   for _, rule in ipairs(rules) do
     local start, why
     if TAKES[rule.kind] then start, why = TAKES[rule.kind](rule, run, now, fields, displaced) end
@@ -165,7 +206,13 @@ local function start_or_skip(run, app, fn, queue, event, now, more, retention_ms
       due, gate = start, why
     end
     if rule.kind == 'set' and rule.name == 'gates' then gated = true end
+    if rule.kind == 'batch' then batch = rule end
   end
+  if batch then
+    join_batch(batch, run, app, fn, queue, event, now, more, fields, gated)
+    return true
+  end
+  for _, word in ipairs(more) do fields[#fields + 1] = word end
   if gate then put(fields, 'delayed_by', gate) end
   create_run(run, app, fn, queue, event, now, fields, gated, due)
   return true

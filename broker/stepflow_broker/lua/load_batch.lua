@@ -1,0 +1,9 @@
+-- load_batch: the events of a batch, in the order in which they came.
+-- KEYS     1 batched
+-- ARGV     1 run (the key of a run without its id)
+-- RETURNS  list of events
+local events = {}
+for _, run in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
+  events[#events + 1] = redis.call('HGET', ARGV[1] .. run, 'event')
+end
+return events
