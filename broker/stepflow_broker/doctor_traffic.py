@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_broker.batches import end_batch
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call, command, run_script
 from stepflow_broker.crons import server_time_ms
@@ -130,23 +131,30 @@ class _Traffic:
         if stream != "FINISHED":
             return False
         for entries in self._entries(self.keys(stream)):
-            calls = [wake_parent(self.keys, run, worker=_DOCTOR, now_ms=self.given_ms) for _, run in entries]
-            self.broker.run_all(calls)
+            for _, kind, run in entries:
+                if kind == "batch":
+                    self._end_batch(run)
+                else:
+                    self.broker.run(wake_parent(self.keys, run, worker=_DOCTOR, now_ms=self.given_ms))
         return True
+
+    def _end_batch(self, batch: str) -> None:
+        while self.broker.run(end_batch(self.keys, batch, now_ms=self.given_ms)):
+            pass
 
     def _dangling(self, key: str) -> None:
         """Finished events of runs that do not exist: nobody can see to them."""
         for entries in self._entries(key):
-            self.findings.add_all(self.broker.run(self._look(key, [f"{entry} {run}" for entry, run in entries])))
+            self.findings.add_all(self.broker.run(self._look(key, [f"{entry} {run}" for entry, _, run in entries])))
 
     def _look(self, key: str, members: Sequence[str]) -> Call[Any]:
         return run_script("examine_members", _raw, (key,), self.given_ms, int(self.repair), "FINISHED", "", 1, *members)
 
-    def _entries(self, key: str) -> Iterator[list[tuple[str, str]]]:
-        """The entries (id, run) of the stream of finished events, page by page."""
+    def _entries(self, key: str) -> Iterator[list[tuple[str, str, str]]]:
+        """The entries (id, whether of a run or a batch, its id) of the stream of finished events, page by page."""
         after = "-"
         while found := self.broker.run(command(_raw, "XRANGE", key, after, "+", "COUNT", _PAGE)):
-            yield [(entry.decode(), fields[1].decode()) for entry, fields in found]
+            yield [(entry.decode(), fields[0].decode(), fields[1].decode()) for entry, fields in found]
             after = f"({found[-1][0].decode()}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stepflow_broker.batches import end_batch
 from stepflow_broker.doctor import examine
 from stepflow_broker.finding import RULES, Finding, Severity
 from stepflow_broker.functions import FunctionConfig
@@ -55,6 +56,8 @@ def complete(driver: Driver) -> None:
                 driver.park(lease, len(driver.memos(lease.run_id)))
             else:
                 driver.finish(lease)
+                if driver.client.exists(driver.keys("BATCHED", lease.run_id)):
+                    driver.send(end_batch(driver.keys, lease.run_id, now_ms=driver.now_ms))
         if not driver.client.zcard(driver.keys("LIVE")):
             return
         driver.advance(_LATE_MS)

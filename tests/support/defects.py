@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stepflow_broker.bounds import BoundsConfig, CancelConfig
 from stepflow_broker.condition import wait_index
-from stepflow_broker.flow import ConcurrencyConfig, FlowConfig, SingletonConfig
+from stepflow_broker.flow import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.invokes import read_finished
 from stepflow_broker.jobs import Lease, park_run
@@ -27,6 +27,7 @@ STEP = f"{NOBODY}:{A}"
 HOUR_MS = 3_600_000
 MARK = '["stepflow_workers.rq_job.perform", null, ["nobody"], {}]'
 GATED = FlowConfig(concurrency=(ConcurrencyConfig(1),))
+BATCHED = FlowConfig(batch=BatchConfig(10, HOUR_MS))
 GATE = "shop/buy"
 
 
@@ -107,6 +108,13 @@ def ended(driver: Driver, status: RunStatus = RunStatus.COMPLETED) -> None:
     lease = driver.started()
     driver.commit(lease, "first")
     driver.finish(lease, status)
+
+
+def batched(driver: Driver) -> str:
+    """Two runs that wait for their batch; the batch."""
+    start(driver, "run1", flow=BATCHED)
+    start(driver, "run2", flow=BATCHED)
+    return str(driver.client.hget(driver.keys("RUN", "run1"), "batch"))
 
 
 def in_line(driver: Driver) -> None:
@@ -222,6 +230,20 @@ def a_function_that_is_paused_no_more(driver: Driver) -> None:
     driver.client.zadd(driver.keys("LINE", f"function {GATE}"), {"run1": 1})
     driver.client.hset(driver.keys("RUN", "run1"), "continuation", "gated")
     driver.client.hset(driver.keys("RQ_JOB", "run1"), "status", "deferred")
+
+
+@defect("batch_lost")
+def a_run_out_of_its_batch(driver: Driver) -> None:
+    driver.client.lrem(driver.keys("BATCHED", batched(driver)), 0, "run1")
+
+
+@defect("batch_lost", "ended_stays", "batched_dangling")
+def a_batch_whose_end_was_not_heard(driver: Driver) -> None:
+    batched(driver)
+    driver.advance(HOUR_MS)
+    driver.fire()
+    driver.finish(driver.claim_one())
+    driver.client.xtrim(driver.keys("FINISHED"), 0)
 
 
 @defect("waits_for_nothing")
@@ -461,6 +483,11 @@ def steps_of_nobody(driver: Driver) -> None:
 def memos_of_nobody(driver: Driver) -> None:
     driver.client.hset(driver.keys("MEMOS", NOBODY), A, "{}")
     driver.client.rpush(driver.keys("ORDER", NOBODY), A)
+
+
+@defect("batched_dangling")
+def a_batch_of_nobody(driver: Driver) -> None:
+    driver.client.rpush(driver.keys("BATCHED", NOBODY), "run1")
 
 
 @defect("rq_job_dangling")

@@ -33,6 +33,7 @@ local LOOK = {
   ONCE = expiring(ONCE),
   THROTTLE = expiring(THROTTLE),
   DEBOUNCE = expiring(DEBOUNCE),
+  BATCH = expiring(BATCH),
   RATE = expiring(RATE),
   RECENT = expiring(RECENT),
   TIMEOUT = function(member)
@@ -48,6 +49,12 @@ local LOOK = {
     report(dangling, job, '', function()
       if was.status == 'failed' then redis.call('PEXPIRE', RQ_JOB .. job, KEPT_MS) else redis.call('DEL', RQ_JOB .. job) end
     end)
+  end,
+  BATCHED = function(batch)
+    local state = redis.call('HMGET', RUN .. batch, 'status', 'finished')
+    local unseen = state[2] and redis.call('XRANGE', FINISHED, state[2], state[2])[1]
+    if LIVE_STATUS[state[1] or ''] or unseen or redis.call('EXISTS', BATCHED .. batch) == 0 then return end
+    report(dangling, batch, '', function() redis.call('DEL', BATCHED .. batch) end)
   end,
   SINGLETON = function(name)
     local run = redis.call('GET', SINGLETON .. name)

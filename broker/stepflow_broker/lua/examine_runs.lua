@@ -1,6 +1,6 @@
 -- examine_runs: look at runs, each with all that it must agree with. With `repair`, give back what the truth demands.
 -- It looks at fewer than are named when these have very many steps, so that the server is not kept for long.
--- USES     clock jobs waits state gates runs invokes findings
+-- USES     clock jobs waits state gates runs invokes cancels findings
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 repair (1 or 0)  3.. runs
 -- MOVES    (none)
@@ -13,7 +13,8 @@ local now, queued, looked, weight = clock(ARGV[1]), {}, 0, 0
 repairs = ARGV[2] == '1'
 
 -- continuation -> the status of its run; one that is not known here is a newer stepflow's, and left alone
-local STATUS = {queued = 'queued', gated = 'queued', leased = 'running', delayed = 'waiting', parked = 'waiting'}
+local STATUS = {queued = 'queued', gated = 'queued', leased = 'running', delayed = 'waiting', parked = 'waiting',
+  batched = 'waiting'}
 -- state of a job -> its status in RQ
 local RQ_STATUS = {queued = 'queued', gated = 'deferred', leased = 'started', delayed = 'scheduled', parked = 'deferred'}
 
@@ -57,6 +58,22 @@ local EXPECT = {
     end)
   end,
   delayed = function(job) return expect_timer('job:' .. job.id, job.due) end,
+  batched = function(job)
+    local batch = job.was.batch or ''
+    local is = redis.call('HMGET', RUN .. batch, 'status', 'finished', 'started_at', 'output', 'error')
+    local lives, listed = LIVE_STATUS[is[1] or ''], redis.call('LPOS', BATCHED .. batch, job.id)
+    if listed and (lives or is[2] and redis.call('XRANGE', FINISHED, is[2], is[2])[1]) then return end
+    report('batch_lost', job.id, batch, function()
+      if lives and not is[3] then
+        redis.call('RPUSH', BATCHED .. batch, job.id)
+      elseif is[1] and not lives then
+        end_run(job.id, job.was, is[1], is[4] and 'output' or 'error', is[4] or is[5], now, KEPT_MS)
+        tell_parents({job.id}, now)
+      else
+        return false
+      end
+    end)
+  end,
 }
 
 -- what RQ's tools are shown of a job
