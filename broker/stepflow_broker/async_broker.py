@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -13,15 +12,14 @@ from hiredis import pack_command
 from redis import exceptions
 
 from stepflow_broker.call import Call, command
-from stepflow_broker.connection import connect_async, is_transient, server_error
+from stepflow_broker.connection import connect_async, server_error
+from stepflow_broker.patience import is_passing, pause_s
 from stepflow_broker.wire import Wire, outside
 from stepflow_engine.errors import StepflowError
 
 __all__ = ["AsyncBroker"]
 
 T = TypeVar("T")
-_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 2.0
 
 
 class _Request(Generic[T]):
@@ -30,15 +28,17 @@ class _Request(Generic[T]):
     Attributes:
         packed: the command as it is sent.
         give_up_at: when to stop trying again, in the loop's time; 0.0: it has not failed yet.
+        refusals: how often the server has refused it.
     """
 
-    __slots__ = ("call", "future", "give_up_at", "packed")
+    __slots__ = ("call", "future", "give_up_at", "packed", "refusals")
 
     def __init__(self, call: Call[T], future: asyncio.Future[T]) -> None:
         self.call = call
         self.future = future
         self.packed = pack_command(call.words)  # type: ignore[arg-type]  # its stub knows tuples of one word only
         self.give_up_at = 0.0
+        self.refusals = 0
 
 
 class AsyncBroker:
@@ -47,9 +47,12 @@ class AsyncBroker:
     What is submitted in one turn of the loop is one write; the next write does not wait for its replies. So the
     server works on one part of the calls while this process works on another.
 
+    What the server refuses for a time, or may not have got, is sent again in the order in which it was submitted. A
+    call that must not be executed without another is submitted after the other's answer.
+
     Args:
         url: the server's.
-        patience_s: how long to try again while the server does not answer, in seconds.
+        patience_s: how long to try again while the server does not answer or accepts no writes, in seconds.
     """
 
     def __init__(self, url: str, *, patience_s: float = 3.0) -> None:
@@ -60,7 +63,9 @@ class AsyncBroker:
         self._waiting: list[_Request[Any]] = []
         self._flush_set = False
         self._connecting: asyncio.Task[None] | None = None
-        self._pause_s = _PAUSE_S
+        self._connect_at = 0.0
+        self._vain_connections = 0
+        self._put_off: list[_Request[Any]] = []
 
     def submit(self, call: Call[T]) -> asyncio.Future[T]:
         """Send a call with the others of this turn; the future is given its answer, or the error that `run` raises."""
@@ -115,24 +120,27 @@ class AsyncBroker:
         self._wire.send(b"".join([request.packed for request in requests]), requests)
 
     async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
+                await asyncio.sleep(self._connect_at - loop.time())
                 wire = Wire(self._heard, self._lost)
                 try:
                     await wire.open(self.client)
                 except (exceptions.RedisError, OSError, TimeoutError) as error:
+                    self._connected_in_vain()
                     self._waiting = [request for request in self._waiting if self._is_kept(request, error)]
-                    await self._pause()
                 else:
-                    self._wire, self._pause_s = wire, _PAUSE_S
+                    self._wire = wire
                     self._flush()
                     return
         finally:
             self._connecting = None
 
-    async def _pause(self) -> None:
-        await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
-        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+    def _connected_in_vain(self) -> None:
+        """Pause before the next connection."""
+        self._vain_connections += 1
+        self._connect_at = asyncio.get_running_loop().time() + pause_s(self._vain_connections)
 
     # -- hearing -----------------------------------------------------------------
 
@@ -154,11 +162,23 @@ class AsyncBroker:
             request.packed = pack_command(request.call.with_source())  # type: ignore[arg-type]
             self._send(request)
         elif self._is_kept(request, error):
-            delay_s = _PAUSE_S * random.uniform(0.5, 1.0)
-            outside().run(asyncio.get_running_loop().call_later, delay_s, self._send, request)
+            request.refusals += 1
+            if not self._put_off:
+                delay_s = pause_s(request.refusals)
+                outside().run(asyncio.get_running_loop().call_later, delay_s, self._send_put_off)
+            self._put_off.append(request)
+
+    def _send_put_off(self) -> None:
+        """Send again, before all that waits, what the server has refused for a time."""
+        self._waiting[:0], self._put_off = self._put_off, []
+        self._flush()
 
     def _lost(self, requests: list[_Request[Any]], error: Exception) -> None:
         """The connection is gone; whether these were executed is not known, and they may all be sent twice."""
+        if self._wire is not None and self._wire.was_answered:
+            self._vain_connections = 0
+        else:  # it accepts, and hangs up
+            self._connected_in_vain()
         self._wire = None
         self._waiting[:0] = [request for request in requests if self._is_kept(request, error)]
         if self._waiting:
@@ -170,7 +190,7 @@ class AsyncBroker:
         request.give_up_at = request.give_up_at or now + self._patience_s
         if request.future.done():
             return False
-        if is_transient(error) and now < request.give_up_at:
+        if is_passing(error) and now < request.give_up_at:
             return True
         request.future.set_exception(server_error(error, self.url))
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -11,12 +12,12 @@ from hiredis import pack_command
 from redis import exceptions
 
 from stepflow_broker.call import Call
-from stepflow_broker.connection import connect, is_transient, server_error
+from stepflow_broker.connection import connect, server_error
+from stepflow_broker.patience import is_passing, pause_s
 
 __all__ = ["Broker"]
 
 T = TypeVar("T")
-_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 
 
 class Broker:
@@ -24,7 +25,7 @@ class Broker:
 
     Args:
         url: the server's.
-        patience_s: how long to try again while the server does not answer, in seconds.
+        patience_s: how long to try again while the server does not answer or accepts no writes, in seconds.
     """
 
     def __init__(self, url: str, *, patience_s: float = 3.0) -> None:
@@ -48,13 +49,14 @@ class Broker:
             ServerError: as `run`; every call may or may not have been executed, and can be sent again.
         """
         deadline = time.monotonic() + self._patience_s
-        for pause_s in (*_PAUSES_S, *[1.0] * 1000):
+        for tries in itertools.count(1):
             try:
                 return self._once(calls)
             except (exceptions.RedisError, OSError) as error:
-                if not is_transient(error) or time.monotonic() + pause_s > deadline:
+                wait_s = pause_s(tries)
+                if not is_passing(error) or time.monotonic() + wait_s > deadline:
                     raise server_error(error, self.url) from None
-                time.sleep(pause_s)
+                time.sleep(wait_s)
         raise AssertionError("unreachable")
 
     def _once(self, calls: Sequence[Call[T]]) -> list[T]:

@@ -86,7 +86,12 @@ class EmbeddedServer:
         log = (self.folder / "server.log").open("ab")
         with log:
             self.process = subprocess.Popen(
-                words, stdout=log, stderr=log, start_new_session=True, pass_fds=(lock.fileno(),)
+                words,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=(lock.fileno(),),
+                restore_signals=False,  # a limit on file sizes is a write that fails, and not the server's death
             )
         self._await_answer()
         return self

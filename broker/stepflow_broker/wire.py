@@ -17,7 +17,7 @@ from hiredis import Reader
 from redis.asyncio.connection import DefaultParser
 from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004  redis-py's are meant
 
-from stepflow_broker.connection import SOCKET_TIMEOUT_S
+from stepflow_broker.connection import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S
 
 __all__ = ["Wire", "outside"]
 
@@ -36,9 +36,13 @@ class Wire(asyncio.Protocol, Generic[R]):
     Args:
         heard: called with each request and its reply, in order; an error reply is an exception.
         lost: called once when the connection is gone, with the requests that have no reply, and why.
+
+    Attributes:
+        was_answered: whether the server has ever replied on it.
     """
 
     def __init__(self, heard: Callable[[R, Any], None], lost: Callable[[list[R], Exception], None]) -> None:
+        self.was_answered = False
         self._heard = heard
         self._lost = lost
         self._flying: deque[R] = deque()
@@ -52,16 +56,20 @@ class Wire(asyncio.Protocol, Generic[R]):
         """Connect as this client would.
 
         Raises:
-            RedisError, OSError: the server cannot be reached, or refuses the user.
+            RedisError, OSError: the server cannot be reached, or refuses the user, or does not answer in time.
         """
         connection: Any = client.connection_pool.make_connection()
         try:
-            await connection.connect()
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):  # also for who accepts and then says nothing
+                await connection.connect()
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        self._writer = connection._writer  # kept, for it closes the transport when it goes
+        reader, self._writer = connection._reader, connection._writer  # kept: it closes the transport when it goes
         connection._reader = connection._writer = None
+        if reader.at_eof() or self._writer.transport.is_closing():  # nobody would tell this protocol of it
+            self._writer.transport.abort()
+            raise ConnectionError("the server has closed the connection")
         self._writer.transport.set_protocol(self)
 
     @property
@@ -92,6 +100,7 @@ class Wire(asyncio.Protocol, Generic[R]):
         while (reply := reader.gets()) is not _NOTHING:
             self._heard(flying.popleft(), reply)
         self._heard_at = asyncio.get_running_loop().time()
+        self.was_answered = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
