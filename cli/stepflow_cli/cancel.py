@@ -18,6 +18,7 @@ from stepflow_cli.show import print_json
 from stepflow_cli.url import find_url
 from stepflow_engine.errors import ConfigurationError, RunNotFoundError
 from stepflow_engine.expression import expression
+from stepflow_engine.limits import check_id
 from stepflow_engine.states import RunStatus
 
 __all__ = ["cancel"]
@@ -55,6 +56,13 @@ def _name(value: str) -> str:
     if not function or (slash and not app):
         raise click.BadParameter(f"{value!r} names no function: write NAME or APP/NAME")
     return value
+
+
+def _reason(value: str) -> str:
+    try:
+        return check_id(value, "a reason") if value else ""
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,7 @@ class How:
 )
 @click.option("--all", "every", is_flag=True, help="All live runs, of all apps.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many, the oldest.")
-@click.option("--reason", default="", help="Why; it is kept with the runs.")
+@click.option("--reason", type=_reason, default="", help="Why; it is kept with the runs.")
 @click.option("--leave-children", is_flag=True, help="Let the runs that they wait for go on.")
 @click.option("--dry-run", is_flag=True, help="Say which runs would be cancelled, and cancel none.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -78,7 +78,7 @@ class CancelsRuns:
             the children only those that fit themselves are.
 
         Raises:
-            ConfigurationError: a status, time, expression, limit or id is not what it must be; nothing was cancelled.
+            ConfigurationError: a status, time, expression, reason, limit or id is wrong; nothing was cancelled.
             ServerError: the server does not answer.
         """
         how = None if dry_run else self._cancelling(reason, children)
@@ -140,8 +140,12 @@ class CancelsRuns:
 
 
 def cancelling(reason: str, *, retention_ms: int, children: bool) -> Cancelling:
-    """How runs are cancelled for a reason."""
-    failure = Failure("RunCancelledError", reason or "the run was cancelled")
+    """How runs are cancelled for a reason; ``""``: for none that is known.
+
+    Raises:
+        ConfigurationError: the reason is not valid Unicode, or is longer than 10 kB.
+    """
+    failure = Failure("RunCancelledError", _text(reason or "the run was cancelled", "a reason"))
     return Cancelling(dumps(failure.to_json()), retention_ms, children)
 
 
@@ -163,8 +167,8 @@ def select_runs(
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ConfigurationError(f"limit is a number of runs from 1 on, or None for all, not {limit!r}")
     return Selection(
-        app=_id(app, "an app's id"),
-        function=_id(function, "a function's id"),
+        app=_text(app, "an app's id"),
+        function=_text(function, "a function's id"),
         statuses=frozenset(_status(one) for one in ([statuses] if isinstance(statuses, str) else statuses)),
         after_ms=0 if created_after is None else _ms(created_after, "created_after"),
         before_ms=None if created_before is None else _ms(created_before, "created_before"),
@@ -173,7 +177,7 @@ def select_runs(
     )
 
 
-def _id(value: str | None, what: str) -> str:
+def _text(value: str | None, what: str) -> str:
     try:
         return "" if value is None else check_id(value, what)
     except ValueError as error:

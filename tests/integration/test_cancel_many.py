@@ -218,6 +218,8 @@ async def test_the_same_without_blocking_the_event_loop(app, order, url) -> None
         ({"statuses": "asleep"}, "not 'asleep'"),
         ({"created_before": datetime(2026, 1, 1)}, "created_before is a datetime with a time zone"),
         ({"created_after": "2h"}, "created_after is a datetime with a time zone"),
+        ({"reason": "\udcff"}, "is not valid Unicode"),
+        ({"reason": "no" * 10_000}, "a reason is 20000 bytes long; at most 10240 are accepted"),
         ({"limit": 0}, "limit is a number of runs from 1 on"),
         ({"limit": True}, "not True"),
         ({"function": ""}, "a function's id must be text that is not empty"),

@@ -214,6 +214,8 @@ def test_an_interrupt_at_the_question_cancels_nothing(registered: str, client: r
         (["--created-before", "long ago", "--yes"], ["'long ago' is no time: give how long ago, as 2h or 3d"]),
         (["--created-before", "", "--yes"], ["'' is no time"]),
         (["--created-after", "2026-01-31T09:30:00", "--yes"], ["has no time zone", "as 2026-01-31T09:30:00Z"]),
+        (["RUN", "--reason", "\udcff"], ["is not valid Unicode"]),
+        (["--all", "--reason", "no" * 10_000, "--yes"], ["a reason is 20000 bytes long"]),
         (["--all", "--limit", "0", "--yes"], ["--limit"]),
     ],
 )
