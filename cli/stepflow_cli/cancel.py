@@ -132,7 +132,7 @@ class How:
 )
 @click.option("--all", "every", is_flag=True, help="All live runs, of all apps.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many, the oldest.")
-@click.option("--reason", type=_reason, default="", help="Why; it is kept with the runs.")
+@click.option("--reason", type=_reason, metavar="TEXT", default="", help="Why; it is kept with the runs.")
 @click.option("--leave-children", is_flag=True, help="Let the runs that they wait for go on.")
 @click.option("--dry-run", is_flag=True, help="Say which runs would be cancelled, and cancel none.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
