@@ -12,7 +12,7 @@ from stepflow import RunStatus, Stepflow
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import read_status
 from tests.chaos.crew import Crew
-from tests.support.invariants import check_invariants
+from tests.chaos.health import check_health
 from tests.support.ledgers import BEGIN, END, Effect, EffectLedger, StartLedger
 from tests.support.processes import until
 
@@ -45,17 +45,16 @@ def test_two_of_a_key_never_overlap_and_all_are_done_while_workers_are_killed(
     url: str, client: redis.Redis, tmp_path: Path, long: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = random.randrange(1_000_000)
-    count, every_s, size, seconds = (5_000, 1.0, 3, 0.1) if long else (300, 0.5, 2, 0.1)
+    count, seconds, size, slots = (5_000, 0.05, 3, 4) if long else (300, 0.1, 2, 16)
+    every_s, within_s, most = (2.0, 1500, 1_000) if long else (0.5, 60, 4)
     starts, effects = StartLedger(tmp_path / "starts"), EffectLedger(tmp_path / "effects")
     producer = Stepflow("chaos", redis_url=url)
-    with Crew(url, APP, folder=tmp_path, size=size, seed=seed, concurrency=16) as crew:
+    with Crew(url, APP, folder=tmp_path, size=size, seed=seed, concurrency=slots) as crew:
         until(lambda: client.hexists(KEYS("FUNCTIONS"), "chaos/keyed"))
         ledger = str(effects.path)
         data = [{"ledger": ledger, "key": f"tenant-{n % TENANTS}", "seconds": seconds} for n in range(count)]
         starts.acknowledge(*[run.id for run in producer.start_many("keyed", data)])
-        crew.kill_until(
-            lambda: not client.exists(KEYS("LIVE")), every_s=every_s, within_s=1500 if long else 60, most=count // 75
-        )
+        crew.kill_until(lambda: not client.exists(KEYS("LIVE")), every_s=every_s, within_s=within_s, most=most)
     found, cut_off = overlaps(effects.effects(), crew.killed)
     with capsys.disabled():
         print(
@@ -70,4 +69,4 @@ def test_two_of_a_key_never_overlap_and_all_are_done_while_workers_are_killed(
     assert set(statuses) == {RunStatus.COMPLETED}
     assert {effect.note for effect in effects.effects(BEGIN)} == {f"tenant-{n}" for n in range(TENANTS)}
     assert not [name for kind in ("SLOTS", "LINE") for name in client.scan_iter(f"{KEYS(kind)}*", count=1000)]
-    check_invariants(client)
+    check_health(url, client)

@@ -13,7 +13,7 @@ from stepflow import Run, Stepflow
 from stepflow_broker.keys import Keys
 from tests.chaos.apps import SECOND_QUEUE
 from tests.chaos.crew import Crew
-from tests.support.invariants import check_invariants
+from tests.chaos.health import check_health
 from tests.support.ledgers import EffectLedger, StartLedger
 from tests.support.processes import until
 
@@ -78,4 +78,4 @@ def test_sleeps_that_end_in_the_same_second_end_late_at_most_and_other_work_is_s
     assert fired.keys() == set(starts.runs())
     assert set(effects.executions().values()) == {1}
     assert took, "no other work was done meanwhile"
-    check_invariants(client)
+    check_health(url, client)

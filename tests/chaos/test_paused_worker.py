@@ -13,9 +13,10 @@ import redis
 
 from stepflow import Run, Stepflow
 from stepflow_broker.runs import read_memos
+from stepflow_broker.server import EmbeddedServer
 from stepflow_engine.memo import read_memo
 from stepflow_workers.deputy_process import is_stopped
-from tests.support.invariants import check_invariants
+from tests.chaos.health import check_health
 from tests.support.ledgers import BEGIN, END, EffectLedger
 from tests.support.processes import WorkerProcess, until
 
@@ -60,7 +61,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.timeout(300)
 def test_what_a_worker_that_was_paused_for_three_leases_commits_is_refused_and_it_goes_on_with_other_runs(
-    producer: Stepflow, client: redis.Redis, start_worker, effects: EffectLedger, tmp_path: Path, long: bool
+    producer: Stepflow, url: str, client: redis.Redis, start_worker, effects: EffectLedger, tmp_path: Path, long: bool
 ) -> None:
     lease_s = 10 if long else 1.5
     first = start_worker(APP, lease_ms=round(lease_s * 1000))
@@ -84,12 +85,12 @@ def test_what_a_worker_that_was_paused_for_three_leases_commits_is_refused_and_i
     second.kill()
     other = started(producer, client, "gated", ledger=effects.path, **gates)
     assert other.result(30) == [first.pid, first.pid]
-    check_invariants(client)
+    check_health(url, client)
 
 
 @pytest.mark.timeout(300)
 def test_a_worker_whose_handler_holds_the_gil_for_longer_than_three_leases_keeps_its_lease(
-    producer: Stepflow, client: redis.Redis, start_worker, effects: EffectLedger, long: bool
+    producer: Stepflow, url: str, client: redis.Redis, start_worker, effects: EffectLedger, long: bool
 ) -> None:
     lease_s, seconds = (10, 60) if long else (2, 8)
     first = start_worker(APP, lease_ms=lease_s * 1000)
@@ -103,11 +104,11 @@ def test_a_worker_whose_handler_holds_the_gil_for_longer_than_three_leases_keeps
     until(lambda: " worker_goes_on " in first.log.read_text(), what="the deputy's leave")
     assert "jobs_reclaimed" not in second.log.read_text()
     assert "lease_lost" not in first.log.read_text()
-    check_invariants(client)
+    check_health(url, client)
 
 
 def test_a_worker_that_is_paused_while_its_deputy_stands_in_loses_its_lease(
-    producer: Stepflow, client: redis.Redis, start_worker, effects: EffectLedger, tmp_path: Path
+    producer: Stepflow, url: str, client: redis.Redis, start_worker, effects: EffectLedger, tmp_path: Path
 ) -> None:
     first = start_worker(APP, lease_ms=2_000)
     run = started(producer, client, "grab", ledger=effects.path, seconds=5)
@@ -118,6 +119,24 @@ def test_a_worker_that_is_paused_while_its_deputy_stands_in_loses_its_lease(
     first.send(signal.SIGCONT)
     until(lambda: " worker_goes_on " in first.log.read_text(), what="the first worker's return")
     assert run.result(5) == second.pid
+    check_health(url, client)
+
+
+def test_a_deputy_does_not_stand_in_for_a_worker_whose_server_is_away(tmp_path: Path) -> None:
+    effects, gate = EffectLedger(tmp_path / "effects"), tmp_path / "gate"
+    with EmbeddedServer(tmp_path / "server", fsync="always") as server:
+        worker = WorkerProcess(server.url, APP, log=tmp_path / "worker.log", lease_ms=2_000)
+        with redis.Redis.from_url(server.url, decode_responses=True) as client:
+            producer = Stepflow("chaos", redis_url=server.url)
+            run = started(producer, client, "gated", ledger=effects.path, one=gate, two=gate)
+        until(lambda: pids(effects, BEGIN, "one") == [worker.pid])
+        server.kill()
+        until(lambda: worker.log.read_text().count(" lease_not_extended ") > 4, what="two seconds of attempts")
+        server.start()
+        gate.touch()
+        assert run.result(30) == [worker.pid, worker.pid]
+        assert worker.terminate() == 0
+    assert " worker_held_up " not in worker.log.read_text()
 
 
 def test_the_deputy_of_a_worker_that_is_killed_ends(client: redis.Redis, start_worker) -> None:

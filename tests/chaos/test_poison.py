@@ -11,8 +11,8 @@ import redis
 from stepflow import RunFailedError, Stepflow
 from stepflow_broker.keys import Keys
 from tests.chaos.crew import Crew
+from tests.chaos.health import check_health
 from tests.support.command_line import call
-from tests.support.invariants import check_invariants
 from tests.support.ledgers import EffectLedger
 from tests.support.processes import until
 
@@ -48,7 +48,7 @@ def test_steps_that_kill_their_worker_fail_after_three_deaths_and_their_neighbou
         assert effects.count(run.id, "before") == 1
         assert 1 <= effects.count(run.id, "die") <= DEATHS, "it failed for a death that was not its own"
     assert [len(run.result(1)) for run in neighbours] == [5] * 6
-    check_invariants(client)
+    check_health(url, client)
 
 
 def test_a_step_that_finds_no_memory_fails_alone_and_its_worker_lives(
@@ -70,7 +70,7 @@ def test_a_step_that_finds_no_memory_fails_alone_and_its_worker_lives(
         assert crew.pids == {pid}
         crew.replace_dead()
         assert not crew.deaths
-    check_invariants(client)
+    check_health(url, client)
 
 
 def address_space(pid: int) -> int:

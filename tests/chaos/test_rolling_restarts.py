@@ -19,8 +19,8 @@ from stepflow_broker.runs import read_memos
 from stepflow_engine.memo import read_memo
 from tests.chaos.crew import Crew
 from tests.chaos.editions import STEPS
+from tests.chaos.health import check_health
 from tests.chaos.test_worker_kills import DETOURS, check_journeys
-from tests.support.invariants import check_invariants
 from tests.support.ledgers import EffectLedger, StartLedger
 from tests.support.processes import WorkerProcess, until
 
@@ -73,7 +73,7 @@ def test_rolling_restarts_under_load_fail_no_run_and_execute_no_step_twice(
         )
     check_journeys(Stepflow("chaos", redis_url=url), starts.runs(), effects)
     assert not effects.repeats()
-    check_invariants(client)
+    check_health(url, client)
 
 
 # -- new code ----------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def replace(old: list[WorkerProcess], gate: Path, start: Callable[[], WorkerProc
 
 
 def test_runs_go_on_under_code_with_steps_inserted_removed_and_moved(
-    producer: Stepflow, client: redis.Redis, start_worker, tmp_path: Path
+    producer: Stepflow, url: str, client: redis.Redis, start_worker, tmp_path: Path
 ) -> None:
     effects, gate = EffectLedger(tmp_path / "effects"), tmp_path / "gate"
     old = [start_worker("tests.chaos.editions:first") for _ in range(2)]
@@ -118,11 +118,11 @@ def test_runs_go_on_under_code_with_steps_inserted_removed_and_moved(
         rest = [name for name in STEPS["second"] if name not in done]
         assert executed == [(name, "first") for name in done] + [(name, "second") for name in rest]
     assert not effects.repeats()
-    check_invariants(client)
+    check_health(url, client)
 
 
 def test_a_planned_step_that_new_code_does_not_have_fails_by_its_name_and_nothing_is_executed_in_its_place(
-    producer: Stepflow, client: redis.Redis, start_worker, tmp_path: Path
+    producer: Stepflow, url: str, client: redis.Redis, start_worker, tmp_path: Path
 ) -> None:
     effects, gates = EffectLedger(tmp_path / "effects"), {"kept": tmp_path / "kept", "added": tmp_path / "added"}
     old = start_worker("tests.chaos.editions:first", concurrency=1)
@@ -144,4 +144,4 @@ def test_a_planned_step_that_new_code_does_not_have_fails_by_its_name_and_nothin
     gates["added"].touch()
     assert run.result(30) == ["kept of the first", "added of the second"]
     assert effects.executions() == {(run.id, "kept"): 1, (run.id, "added"): 1}
-    check_invariants(client)
+    check_health(url, client)

@@ -17,7 +17,7 @@ from stepflow_engine.ids import step_key
 from stepflow_engine.memo import read_memo
 from tests.chaos.apps import STEPS
 from tests.chaos.crew import Crew
-from tests.support.invariants import check_invariants
+from tests.chaos.health import check_health
 from tests.support.ledgers import BEGIN, END, EffectLedger, StartLedger
 from tests.support.processes import until
 
@@ -99,7 +99,7 @@ def test_workers_that_are_killed_again_and_again_lose_no_run_and_store_each_memo
             return next(producing, count) == count and not client.exists(KEYS("LIVE"))
 
         crew.kill_until(done, every_s=every_s, within_s=1500 if long else 60)
-    check_invariants(client)
+    check_health(url, client)
     runs, repeats, reclaimed = starts.runs(), effects.repeats(), crew.reclaimed()
     delays = restart_delays(effects, crew)
     late = sum(delay > LATE_S for delay in delays)

@@ -1,8 +1,8 @@
 """The deputy: a process beside each worker that extends its leases while none of the worker's threads can run.
 
 A handler that calls C code which keeps the GIL stops every thread of its process, the keeper's too. The deputy sees in
-shared memory when the leases were extended last. It takes over when that is too long ago, unless the worker is stopped
-or dead: those lose their leases. Its program is in `deputy_process.py`.
+shared memory when the keeper tended the leases last. It takes over when that is too long ago, unless the worker is
+stopped or dead: those lose their leases. Its program is in `deputy_process.py`.
 """
 
 from __future__ import annotations

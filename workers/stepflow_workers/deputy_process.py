@@ -29,6 +29,7 @@ _LOOK = 0.1
 """How often to look at a worker that is held up, or stopped, as part of a lease."""
 _SHOWN_S = 30
 _CHUNK = 500
+_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def watch(told: Told, table: LeaseTable) -> None:
     stand_in: _StandIn | None = None
     wait_s = 0.0
     while not _has_gone(told.worker_pid, wait_s):
-        patience_s = table.extended_at + told.lease_s * _PATIENCE - time.monotonic()
+        patience_s = table.tended_at + told.lease_s * _PATIENCE - time.monotonic()
         wait_s = max(patience_s, told.lease_s * _LOOK)
         if patience_s > 0:
             if stand_in is not None:
@@ -123,6 +124,7 @@ class _StandIn:
             self._broker.run(command(int, "EXPIRE", self._told.shown_as, _SHOWN_S))
             self._extend_at = now + self._told.lease_s / 3
         except StepflowError as error:
+            self._extend_at = now + _PAUSE_S
             self._log.warning("lease_not_extended", extra={"error": str(error)})
 
     def leave(self) -> None:

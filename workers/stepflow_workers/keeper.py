@@ -70,7 +70,7 @@ class Keeper:
         """Start the thread and the deputy. To be called from the thread of the event loop."""
         self._loop_thread = threading.get_ident()
         self._beaten_at = time.monotonic()
-        self._deputy.table.extended(self._beaten_at)
+        self._deputy.table.tended(self._beaten_at)
         self._deputy.start()
         self._thread.start()
 
@@ -108,11 +108,14 @@ class Keeper:
 
     def _extend(self) -> None:
         leases = [(lease.job, lease.fence) for lease in list(self.leases.values())]
-        for first in range(0, len(leases), _CHUNK):
-            lost = self._broker.run(extend_leases(self._keys, leases[first : first + _CHUNK], lease_ms=self._lease_ms))
-            if lost:
-                self._lost(lost)
-        self._deputy.table.extended(time.monotonic())
+        try:
+            for first in range(0, len(leases), _CHUNK):
+                chunk = leases[first : first + _CHUNK]
+                lost = self._broker.run(extend_leases(self._keys, chunk, lease_ms=self._lease_ms))
+                if lost:
+                    self._lost(lost)
+        finally:  # also when the server refuses: the deputy could not do better
+            self._deputy.table.tended(time.monotonic())
 
     def _watch(self, now: float) -> None:
         """Report, once, a loop that has not answered for a second."""

@@ -22,7 +22,7 @@ _ENTRIES = 65_536
 
 
 class LeaseTable:
-    """Fences and jobs, and the time when they were last extended.
+    """Fences and jobs, and the time when the worker last tended them.
 
     Args:
         file: a descriptor of the memory; see `make_file`.
@@ -64,8 +64,8 @@ class LeaseTable:
         self._memory[_FIRST + place * _ENTRY.size + _LENGTH_AT] = 0
         self._free.append(place)
 
-    def extended(self, at_s: float) -> None:
-        """The leases have been extended, at this time of the monotonic clock."""
+    def tended(self, at_s: float) -> None:
+        """The worker has extended its leases, or tried to, at this time of the monotonic clock."""
         _HEADER.pack_into(self._memory, 0, at_s)
 
     def close(self) -> None:
@@ -75,8 +75,8 @@ class LeaseTable:
     # -- the deputy --------------------------------------------------------------
 
     @property
-    def extended_at(self) -> float:
-        """When the worker last extended its leases, by the monotonic clock, in seconds."""
+    def tended_at(self) -> float:
+        """When the worker last extended its leases, or tried to, by the monotonic clock, in seconds."""
         return float(_HEADER.unpack_from(self._memory)[0])
 
     def leases(self) -> list[tuple[str, int]]:
