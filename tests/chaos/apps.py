@@ -38,7 +38,7 @@ async def _until(gate: str) -> None:
 
 @app.function("journey")
 async def journey(ctx: Context) -> list[str]:
-    """Five steps; half-way, an invoke or a sleep, if the event says so."""
+    """Five steps; half-way, an invoke, a sleep or two steps at once, if the event says so."""
     data = ctx.event.data
     tokens = []
     for n in range(1, STEPS + 1):
@@ -47,6 +47,8 @@ async def journey(ctx: Context) -> list[str]:
             await ctx.step.invoke("errand", errand, data=data)
         elif n == 2 and data["detour"] == "sleep":
             await ctx.step.sleep("nap", 0.3)
+        elif n == 2 and data["detour"] == "fan":
+            await asyncio.gather(*[ctx.step.run(name, _work, ctx, name, data["seconds"]) for name in ("left", "right")])
     return tokens
 
 

@@ -65,10 +65,12 @@ class Crew:
         self._replace(member)
 
     def restart_one(self) -> None:
-        """Have a member stop after the steps at hand, while another starts in its place."""
-        member = self._chosen()
+        """Start another in place of the oldest member, and then have that one stop after the steps at hand."""
+        member = self._members[0]
+        until(lambda: _has_started(member), what="the start of the oldest member")
+        new = self._replace(member)
+        until(lambda: _has_started(new), what="the start of a worker")
         member.send(signal.SIGTERM)
-        self._replace(member)
         assert member.process.wait(60) == 0, f"the worker did not end well: {member.log}"
         self.restarts += 1
 
@@ -123,9 +125,10 @@ class Crew:
             return self._chosen()
         return self._chance.choice(ready)
 
-    def _replace(self, member: WorkerProcess) -> None:
+    def _replace(self, member: WorkerProcess) -> WorkerProcess:
         self._members.remove(member)
         self._members.append(self._start())
+        return self._members[-1]
 
     def _start(self) -> WorkerProcess:
         log = self._folder / f"crew-{len(self._all) + 1}.log"

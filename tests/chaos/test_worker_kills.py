@@ -24,7 +24,7 @@ from tests.support.processes import until
 APP = "tests.chaos.apps:app"
 KEYS = Keys()
 BATCH = 100
-DETOURS = ("", "", "", "invoke", "sleep")
+DETOURS = ("", "", "fan", "invoke", "sleep")
 LATE_S = 20.0
 
 
