@@ -99,7 +99,7 @@ end
 function TAKES.debounce(rule, run, now, _, displaced)
   local _, since = debounced_run(rule, now)
   since = since or now
-  if displaced then
+  if displaced and is_live(displaced) then -- a singleton may have cancelled it, as a child of the run that gave way
     local rate = redis.call('HGET', RUN .. displaced, 'rate') -- it will not start, and does not count
     if rate then redis.call('ZREM', RATE .. rate, displaced) end
     end_skipped(displaced, 'debounced', now)
