@@ -66,7 +66,7 @@ KEYS: tuple[Key, ...] = (
     Key("TURN", "stepflow:turn", "", "string", "admission", "never", "counts those who came to stand in line"),
     Key("ONCE", "stepflow:once:", "<app>/<function>:<key>=<value>", "string", "every start of an idempotent function", "24 hours", "the run that was started for this value"),
     Key("SINGLETON", "stepflow:singleton:", "<app>/<function>:<key>=<value>", "string", "every start of a singleton", "with its run", "the run that is live"),
-    Key("THROTTLE", "stepflow:throttle:", "<app>/<function>:<key>=<value>", "string", "every start under a throttle", "when it is idle", "when the next run would start, were they even, in ms"),
+    Key("THROTTLE", "stepflow:throttle:", "<app>/<function>:<key>=<value>", "string", "every start under a throttle", "when it is idle", "when the next run would start, were they even: ms, and parts of 1 / limit ms"),
     Key("DEBOUNCE", "stepflow:debounce:", "<app>/<function>:<key>=<value>", "hash", "every start under a debounce", "when its run starts", "the run that waits, since when, and its event's time"),
     Key("BATCH", "stepflow:batch:", "<app/function>:<key>=<value>", "hash", "every start of a batched function", "when its batch starts", "the batch that collects runs, and the bytes of their events"),
     Key("BATCHED", "stepflow:batched:", "<run>", "list", "every start of a batched function", "when its batch has ended", "the runs that a batch consists of, in their order"),

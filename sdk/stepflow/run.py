@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
+from stepflow.cancelling import cancelling
 from stepflow_broker.codes import Code
 from stepflow_broker.explain import Reason, explain_run
 from stepflow_broker.runs import RunRecord, cancel_run, read_run
-from stepflow_engine.codec import Restore, dumps, restore
+from stepflow_engine.codec import Restore, restore
 from stepflow_engine.durations import Duration, duration_ms, show_duration
 from stepflow_engine.errors import (
     ResultTimeoutError,
@@ -89,6 +90,7 @@ class Run(Generic[O]):
             children: cancel the children that the run waits for, and theirs, too.
 
         Raises:
+            ConfigurationError: the reason is not valid Unicode, or is longer than 10 kB.
             RunNotFoundError: there is no such run.
         """
         return self._cancelled(self._producer.broker.run(self._cancel(reason, children)))
@@ -112,13 +114,13 @@ class Run(Generic[O]):
         return read_run(self._producer.keys, self.id)
 
     def _cancel(self, reason: str, children: bool) -> Call[Code]:
-        failure = Failure("RunCancelledError", reason or "the run was cancelled")
+        how = cancelling(reason, retention_ms=self._producer.retention_ms, children=children)
         return cancel_run(
             self._producer.keys,
             run_id=self.id,
-            failure=dumps(failure.to_json()),
-            retention_ms=self._producer.retention_ms,
-            children=children,
+            failure=how.failure,
+            retention_ms=how.retention_ms,
+            children=how.children,
         )
 
     def _cancelled(self, code: Code) -> bool:

@@ -132,3 +132,17 @@ def test_a_tenant_in_a_shared_line_has_no_more_jobs_there_than_slots_of_its_own(
     assert not lines
     taken = driver.claim(10) or []
     assert sorted(crowd.tenant_of[lease.run_id] for lease in taken) == [0, 1, 1, 2]
+
+
+def test_a_lease_that_comes_late_is_not_kept_when_its_slot_is_another_s(driver: Driver) -> None:
+    config = FunctionConfig("shop", "one", "shop", flow=FlowConfig(concurrency=(ConcurrencyConfig(1),)))
+    for run in ("run1", "run2"):
+        event = dumps({"name": "e", "id": run, "ts": 1, "data": {}})
+        driver.send(start_run(driver.keys, config, run_id=run, event=event, dedupe=False, now_ms=driver.now_ms))
+    first = driver.claim_one()
+    driver.now_ms += LEASE_MS + 1
+    event = dumps({"name": "e", "id": "run3", "ts": 1, "data": {}})
+    driver.send(start_run(driver.keys, config, run_id="run3", event=event, dedupe=False, now_ms=driver.now_ms))
+    second = driver.claim_one()  # a start has found that the slot had lapsed
+    assert second.run_id == "run2"
+    assert driver.extend(first, second) == [first.job]

@@ -148,7 +148,7 @@ def test_a_worker_that_died_after_it_ended_a_child_still_wakes_the_parent(
         )
     )
     if taken:
-        assert broker.run(read_finished(KEYS, "dead")) == [lease.run_id]
+        assert [one.run_id for one in broker.run(read_finished(KEYS, "dead"))] == [lease.run_id]
         assert scene.client.xlen(KEYS("FINISHED")) == 1
         age(scene.client)
         start_worker(NORTH, sticky=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
@@ -23,6 +24,8 @@ from stepflow import (
     StepUsageError,
     SyncContext,
 )
+from stepflow_workers.continuation import Continuation
+from stepflow_workers.held import HeldRun
 
 
 async def echo(value: Any) -> Any:
@@ -587,3 +590,27 @@ def test_an_event_of_the_wrong_type_fails_the_run_with_the_validation_message(ap
     with pytest.raises(RunFailedError, match="number: Input should be a valid integer") as failed:
         app.invoke(typed, {"number": "four"}, timeout=20)
     assert failed.value.name == "NonRetriableError"
+
+
+def test_a_memo_that_comes_while_a_run_is_being_parked_is_not_slept_through(
+    app: Stepflow, run_worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the code and the parking there may be a round trip, when workers died before."""
+    met: list[str] = []
+
+    async def until_all_memos_come(_: Continuation, held: HeldRun) -> None:
+        deadline = time.monotonic() + 10
+        while held.execution.applied < 2 and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        met.append(held.run_id)
+
+    monkeypatch.setattr(Continuation, "_forget_deaths", until_all_memos_come)
+
+    @app.function("gather", concurrency=5)  # with a gate, a run is parked as soon as it waits
+    async def gather(ctx: Context) -> list[int]:
+        return await asyncio.gather(*[ctx.step.run(f"s{n}", asyncio.sleep, 0.2, n) for n in range(2)])
+
+    run_worker(app, sticky=100)
+    run = app.start(gather)
+    assert run.result(10) == [0, 1]
+    assert run.id in met

@@ -131,8 +131,12 @@ class Continuation:
     # -- waiting -----------------------------------------------------------------
 
     async def _wait(self, held: HeldRun, lease: Lease) -> bool:
-        """Wait for memos with the code in memory, but without a slot; park it when none comes, or will for long."""
-        bench = self._bench
+        """Wait for memos with the code in memory, but without a slot; park it when none comes, or will for long.
+
+        It is parked with the memos that the code has seen. One that comes meanwhile is seen first: nobody would queue
+        the run for it again.
+        """
+        bench, seen = self._bench, held.execution.applied
         await self._forget_deaths(held)
         kept = bench.settings.sticky and not bench.stopping and len(bench.held) <= bench.settings.cached_runs
         kept = kept and not held.function.has_gates  # the lease has a slot that others wait for
@@ -140,9 +144,9 @@ class Continuation:
             with bench.slots.given_back():
                 if await self._memo_comes(held):
                     return True
-        code = await bench.broker.run(
-            park_run(bench.keys, run_id=held.run_id, fence=lease.fence, applied=held.execution.applied)
-        )
+        if held.execution.applied > seen:
+            return True
+        code = await bench.broker.run(park_run(bench.keys, run_id=held.run_id, fence=lease.fence, applied=seen))
         if code is Code.MORE:
             await self._loader.catch_up(held)
             return True

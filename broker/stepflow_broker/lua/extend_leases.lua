@@ -1,4 +1,5 @@
--- extend_leases: keep the leases of jobs that a worker still works on.
+-- extend_leases: keep the leases of jobs that a worker still works on, and their slots.
+-- A lease whose slot was given to another is lost: it had lapsed.
 -- USES     clock jobs state gates
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2 lease_ms  3.. job, fence, ...
@@ -10,11 +11,11 @@ for i = 3, #ARGV, 2 do
   local job, fence = ARGV[i], ARGV[i + 1]
   local run, key = split_job(job)
   local was = read_run(run)
-  if key == '' and holds_run(was, fence) or key ~= '' and holds_step(run, key, fence) then
+  local held = key == '' and holds_run(was, fence) or key ~= '' and holds_step(run, key, fence)
+  if held and (not was.gates or keep_slots(job, was, expiry)) then
     redis.call('ZADD', KEYS[1], expiry, job)
     local list = key == '' and was.list or list_of(was.queue, true)
     redis.call('ZADD', RQ_WIP .. list, 'XX', shown_until, job .. ':' .. fence)
-    if was.gates then keep_slots(job, was, expiry) end
   else
     lost[#lost + 1] = job
   end

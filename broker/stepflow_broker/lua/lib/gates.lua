@@ -42,9 +42,15 @@ local function place_of(run, was)
   return (was.started_at and -1e12 or 0) + was.created_at - priority_ms + redis.call('INCR', TURN) % 4000 / 4000
 end
 
--- keep a job's slots until a later time
+-- keep a job's slots until a later time -> whether it has them all; one that had lapsed may have been given to another
 local function keep_slots(job, was, until_ms)
-  for _, gate in ipairs(read_gates(was.gates)) do redis.call('ZADD', SLOTS .. gate.name, 'XX', until_ms, job) end
+  local has_all = true
+  for _, gate in ipairs(read_gates(was.gates)) do
+    local has = redis.call('ZSCORE', SLOTS .. gate.name, job)
+    if has then redis.call('ZADD', SLOTS .. gate.name, until_ms, job) end
+    has_all = has_all and has
+  end
+  return has_all
 end
 
 -- take a slot at each gate in turn -> the first that has none; the slots before it are kept for as long as it takes

@@ -66,21 +66,27 @@ function TAKES.rate(rule, run, now, fields)
   put(fields, 'rate', rule.name)
 end
 
--- `a` starts in `b` ms, evenly, up to `c` of them at once (the generic cell rate algorithm)
+-- `a` starts in `b` ms, evenly, up to `c` of them at once (the generic cell rate algorithm). When the next would be, were
+-- each alone, is kept as ms and a rest in parts of 1 / a ms, so that nothing is lost in many sums
 function TAKES.throttle(rule, _, now)
-  local key, gap = THROTTLE .. rule.name, rule.b / rule.a
-  local due = tonumber(redis.call('GET', key) or 0) -- when the next would be, were each alone
-  local start = math.max(now, due - gap * (rule.c - 1))
-  due = math.max(due, now) + gap
-  redis.call('SET', key, string.format('%.3f', due), 'PX', math.ceil(due - now + gap))
-  if start > now then return math.ceil(start), 'throttled' end
+  local key, limit, period = THROTTLE .. rule.name, tonumber(rule.a), tonumber(rule.b)
+  local ms, rest = string.match(redis.call('GET', key) or '0 0', '^(%d+) (%d+)$')
+  ms, rest = tonumber(ms), tonumber(rest)
+  local ahead = period * (rule.c - 1)
+  local start = math.ceil(ms - math.floor(ahead / limit) + (rest - ahead % limit) / limit)
+  if ms < now then ms, rest = now, 0 end
+  ms, rest = ms + math.floor(period / limit), rest + period % limit
+  if rest >= limit then ms, rest = ms + 1, rest - limit end
+  redis.call('SET', key, ms .. ' ' .. rest, 'PX', ms - now + math.ceil(period / limit))
+  if start > now then return start, 'throttled' end
 end
 
 -- the run that a debounce still puts off, since when, and its event's time
 local function debounced_run(rule, now)
   local last = redis.call('HMGET', DEBOUNCE .. rule.name, 'run', 'since', 'ts', 'due')
   if not last[1] or now > tonumber(last[4]) then return end
-  if redis.call('HGET', RUN .. last[1], 'continuation') ~= 'delayed' then return end
+  local run = redis.call('HMGET', RUN .. last[1], 'continuation', 'started_at')
+  if run[1] ~= 'delayed' or run[2] then return end -- one that has started may wait for its next attempt
   return last[1], tonumber(last[2]), tonumber(last[3])
 end
 
@@ -93,7 +99,7 @@ end
 function TAKES.debounce(rule, run, now, _, displaced)
   local _, since = debounced_run(rule, now)
   since = since or now
-  if displaced then
+  if displaced and is_live(displaced) then -- a singleton may have cancelled it, as a child of the run that gave way
     local rate = redis.call('HGET', RUN .. displaced, 'rate') -- it will not start, and does not count
     if rate then redis.call('ZREM', RATE .. rate, displaced) end
     end_skipped(displaced, 'debounced', now)
