@@ -38,10 +38,11 @@ class FaultyServer(EmbeddedServer):
         """The append-only file that it writes now."""
         return max((self.folder / "appendonlydir").glob("*.incr.aof"), key=lambda path: path.stat().st_mtime_ns)
 
-    def restart(self) -> None:
-        """Kill it, and start it again with the data that it has written."""
+    def restart(self, *, away_s: float = 0.0) -> None:
+        """Kill it, and start it again with the data that it has written, after ``away_s`` seconds."""
         self.kill()
         self.kills += 1
+        time.sleep(away_s)
         self.start()
 
     def lose_power(self, sizes: AofSizes, lost_s: float) -> None:
@@ -55,7 +56,7 @@ class FaultyServer(EmbeddedServer):
 
     def admin(self) -> redis.Redis:
         """A client of its own, for settings; to be closed by the caller."""
-        return redis.Redis.from_url(self.url, decode_responses=True)
+        return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=60)
 
     # -- faults that last --------------------------------------------------------
 
