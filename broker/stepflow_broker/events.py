@@ -12,7 +12,9 @@ from stepflow_broker.functions import DEDUPE_MS, FunctionConfig
 from stepflow_broker.keys import GROUP, Keys
 from stepflow_broker.streams import read_group, take_over
 from stepflow_broker.values import digest_at
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import loads
+from stepflow_engine.payloads import open_event
 
 __all__ = [
     "Routed",
@@ -92,6 +94,7 @@ def route_event(
     *,
     version: int,
     paths: Sequence[str] = (),
+    cipher: Cipher = PLAIN,
     now_ms: int = 0,
 ) -> Call[Routed]:
     """Start the runs (run id, function) of an event, and end the waits for it.
@@ -99,14 +102,19 @@ def route_event(
     Args:
         version: of the registry by which the functions were chosen.
         paths: at which waits are known to ask for values.
+        cipher: opens the event's data.
+
+    Raises:
+        DecryptionError: it cannot be opened.
     """
-    value = loads(event.event)
+    value = open_event(cipher, loads(event.event))
     asked = ["", *[path for path in paths if path not in ("", "?")]]
     words: list[Word] = [len(asked)]
     for path in asked:
         words += (path, digest_at(value, path))
     for run_id, config in starts:
-        words += (run_id, config.app, config.id, config.queue, config.retention_ms, *config.rules_or_skip(event.event))
+        rules = config.rules_or_skip(event.event, cipher)
+        words += (run_id, config.app, config.id, config.queue, config.retention_ms, *rules)
     return run_script(
         "route_event",
         Routed.parse,

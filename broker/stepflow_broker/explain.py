@@ -27,8 +27,8 @@ class Reason:
     """One thing that is so, and what it rests on.
 
     Attributes:
-        kind: ended, paused, executing, queued, in line, put off, retrying, code missing, child, event, sleep, step,
-            batch, waiting.
+        kind: ended, paused, executing, queued, in line, put off, retrying, code missing, not readable, child, event, sleep,
+            step, batch, waiting.
         subject: what it is about: a run, a step, a queue, a gate.
         text: a sentence without its full stop.
         until: when it ends by itself, in ms since the epoch; ``None``: not by time.
@@ -119,7 +119,8 @@ class _Explainer:
 
     def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:
         if record.blocked:
-            return Reason("code missing", record.id, record.blocked, record.due_at)
+            kind = "code missing" if record.blocked.startswith("the code of") else "not readable"
+            return Reason(kind, record.id, record.blocked, record.due_at)
         if record.attempt:
             failure = f": {record.failure.name}: {record.failure.message}" if record.failure else ""
             text = f"the code of {record.name} failed, and is tried again (retry {record.attempt}){failure}"

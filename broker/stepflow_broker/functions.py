@@ -10,8 +10,10 @@ from stepflow_broker.bounds import BoundsConfig
 from stepflow_broker.call import Call, Word, command, run_script
 from stepflow_broker.flow import FlowConfig, RateConfig, Rule, known
 from stepflow_broker.keys import Keys
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import EventError
+from stepflow_engine.payloads import open_event
 
 __all__ = [
     "DEDUPE_MS",
@@ -122,20 +124,21 @@ class FunctionConfig:
             BoundsConfig.from_json(bounds) if bounds else None,
         )
 
-    def rules(self, event: bytes) -> tuple[Word, ...]:
+    def rules(self, event: bytes, cipher: Cipher = PLAIN) -> tuple[Word, ...]:
         """What a script that starts a run of this function by an event is told: how many rules, then five words each.
 
         Raises:
             EventError: the event has no value for a key.
+            DecryptionError: the event's data is needed, and cannot be opened.
         """
         if self.flow is None and self.bounds is None:
             return (0,)
-        return self._words(self._rules(loads(event)))
+        return self._words(self._rules(event, open_event(cipher, loads(event))))
 
-    def rules_or_skip(self, event: bytes) -> tuple[Word, ...]:
+    def rules_or_skip(self, event: bytes, cipher: Cipher = PLAIN) -> tuple[Word, ...]:
         """As `rules`, for events that nobody can be told of: a run that cannot be controlled is skipped."""
         try:
-            return self.rules(event)
+            return self.rules(event, cipher)
         except EventError as error:
             return self._words([("skip", str(error), 0, 0, 0)])
 
@@ -143,11 +146,11 @@ class FunctionConfig:
         """The names of the gates that a run by an event has to pass."""
         return [gate for _, gate in self.flow.gates(self.name, self.app, event)] if self.flow else []
 
-    def _rules(self, event: dict[str, Any]) -> Iterator[Rule]:
+    def _rules(self, stored: bytes, event: dict[str, Any]) -> Iterator[Rule]:
         if self.flow:
             yield from self.flow.rules(self.name, self.app, event, retention_ms=self.retention_ms)
         if self.bounds:
-            yield from self.bounds.rules(event)
+            yield from self.bounds.rules(event, stored)
 
     def _words(self, rules: Iterable[Rule]) -> tuple[Word, ...]:
         found = [*rules, ("set", "retention_ms", self.retention_ms, 0, 0)]

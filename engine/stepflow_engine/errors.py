@@ -21,6 +21,8 @@
     │  ├─ RunSkippedError
     │  ├─ RunNotFoundError
     │  └─ ResultTimeoutError
+    ├─ DecryptionError              an encrypted payload cannot be opened
+    │  └─ KeyMissingError           this process has not its key
     ├─ ConfigurationError           names the setting and the fix
     └─ ServerError                  the Redis server cannot be used now
 """
@@ -34,12 +36,14 @@ from stepflow_engine.failure import Failure
 
 __all__ = [
     "ConfigurationError",
+    "DecryptionError",
     "EventError",
     "FunctionNotFoundError",
     "InvokeCancelledError",
     "InvokeError",
     "InvokeSkippedError",
     "InvokeTimeoutError",
+    "KeyMissingError",
     "LimitError",
     "NonRetriableError",
     "ResultTimeoutError",
@@ -208,6 +212,29 @@ class RunNotFoundError(RunError):
 
 class ResultTimeoutError(RunError):
     """The run had not ended when the time given to ``result`` was over. It goes on."""
+
+
+class DecryptionError(StepflowError):
+    """An encrypted payload cannot be opened: it belongs elsewhere, or was altered. The message has nothing of it.
+
+    Attributes:
+        key_id: of the key that it names; ``""``: it names none.
+    """
+
+    def __init__(self, message: str, *, key_id: str = "") -> None:
+        super().__init__(message)
+        self.key_id = key_id
+
+
+class KeyMissingError(DecryptionError):
+    """An encrypted payload cannot be opened, because this process has not its key."""
+
+    def __init__(self, key_id: str, what: str) -> None:
+        super().__init__(
+            f"the encrypted payload of {what} needs key {key_id[:40]!r}, which this process has not: add it to "
+            "Encryption(keys=[…]) or to STEPFLOW_ENCRYPTION_KEYS",
+            key_id=key_id,
+        )
 
 
 class ConfigurationError(StepflowError):

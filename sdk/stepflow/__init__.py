@@ -17,6 +17,7 @@ Run it with ``stepflow dev module:app``, or with ``stepflow-worker module:app`` 
 from stepflow.app import Stepflow
 from stepflow.bounds import CancelOn, Timeouts
 from stepflow.context import Context, SyncContext
+from stepflow.encryption import Encryption
 from stepflow.event import Event
 from stepflow.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle
 from stepflow.function import Function
@@ -27,12 +28,14 @@ from stepflow.sync_step import SyncStepTools
 from stepflow.trigger import CronTrigger, EventTrigger
 from stepflow_engine.errors import (
     ConfigurationError,
+    DecryptionError,
     EventError,
     FunctionNotFoundError,
     InvokeCancelledError,
     InvokeError,
     InvokeSkippedError,
     InvokeTimeoutError,
+    KeyMissingError,
     LimitError,
     NonRetriableError,
     ResultTimeoutError,
@@ -60,6 +63,8 @@ __all__ = [
     "Context",
     "CronTrigger",
     "Debounce",
+    "DecryptionError",
+    "Encryption",
     "Event",
     "EventError",
     "EventTrigger",
@@ -71,6 +76,7 @@ __all__ = [
     "InvokeError",
     "InvokeSkippedError",
     "InvokeTimeoutError",
+    "KeyMissingError",
     "LimitError",
     "Limits",
     "NonRetriableError",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stepflow.bounds import CancelOn, Timeouts, bounds_config
+from stepflow.encryption import Encryption, cipher_of
 from stepflow.event import FAILED
 from stepflow.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
 from stepflow.function import Function, FunctionDecorator, local_names, make_function
@@ -31,6 +32,8 @@ class Stepflow(PausesRuns):
         retries: attempts after the first, of a step and of a function, unless they say otherwise; 0 to 20.
         retention: how long an ended run is kept.
         limits: bounds of the app's runs.
+        encryption: keys with which payloads are encrypted; ``None``: those of ``STEPFLOW_ENCRYPTION_KEYS``, if there
+            are any.
 
     Raises:
         ConfigurationError: a setting is wrong.
@@ -44,6 +47,7 @@ class Stepflow(PausesRuns):
         retries: int = DEFAULT_RETRIES,
         retention: Duration = "7d",
         limits: Limits | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
         try:
             check_id(app_id, "an app's id")
@@ -52,7 +56,8 @@ class Stepflow(PausesRuns):
             raise ConfigurationError(str(error)) from None
         if set(app_id) & set("/, ") or app_id.endswith(":steps"):
             raise ConfigurationError(f"app id {app_id!r} may not contain '/', ',' or a space, or end with ':steps'")
-        super().__init__(app_id, redis_url, retention_ms=retention_ms, limits=limits or Limits())
+        cipher = cipher_of(encryption)
+        super().__init__(app_id, redis_url, retention_ms=retention_ms, limits=limits or Limits(), cipher=cipher)
         self._retries = retries
 
     def __repr__(self) -> str:
@@ -142,6 +147,7 @@ class Stepflow(PausesRuns):
                 retention_ms=self.producer.retention_ms,
                 limits=self.limits,
                 namespace=namespace,
+                cipher=self.producer.cipher,
             )
             if id in self.functions:
                 raise ConfigurationError(f"app {self.id!r} has two functions with the id {id!r}: rename one of them")

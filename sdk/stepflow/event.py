@@ -8,9 +8,11 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps_event
 from stepflow_engine.errors import EventError
 from stepflow_engine.limits import check_id
+from stepflow_engine.payloads import event_place
 from stepflow_engine.steps import OutgoingEvent, event_text
 
 __all__ = ["FAILED", "INVOKED", "Event", "encode_event", "outgoing_event", "read_event"]
@@ -61,10 +63,11 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
     return OutgoingEvent(event.name, data, event.id, event.ts)
 
 
-def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: int) -> bytes:
-    """The JSON text of an event with this id; see `outgoing_event`."""
+def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: int, cipher: Cipher) -> bytes:
+    """The JSON text of an event with this id, its data sealed; see `outgoing_event`."""
     sent = outgoing_event(replace(event, id=event_id), limit_bytes=limit_bytes)
-    return event_text(sent.name, id=event_id, ts=sent.ts or now_ms, data=sent.data)
+    data = cipher.seal(sent.data, event_place(event_id))
+    return event_text(sent.name, id=event_id, ts=sent.ts or now_ms, data=data)
 
 
 def read_event(value: dict[str, Any]) -> Event[Any]:

@@ -12,6 +12,7 @@ from stepflow_broker.broker import Broker
 from stepflow_broker.connection import DEFAULT_URL
 from stepflow_broker.keys import Keys
 from stepflow_broker.waiting import EndWatcher, wait_for_end
+from stepflow_engine.cipher import PLAIN, Cipher
 
 __all__ = ["Producer"]
 
@@ -22,10 +23,12 @@ class Producer:
     Args:
         url: the server's; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
         retention_ms: how long an ended run is kept, in milliseconds.
+        cipher: seals and opens payloads.
     """
 
-    def __init__(self, url: str | None, *, retention_ms: int) -> None:
+    def __init__(self, url: str | None, *, retention_ms: int, cipher: Cipher = PLAIN) -> None:
         self.keys = Keys()
+        self.cipher = cipher
         self.retention_ms = retention_ms
         self._url = url
         self._lock = threading.Lock()

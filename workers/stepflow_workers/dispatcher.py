@@ -12,8 +12,7 @@ import logging
 from collections.abc import Callable
 
 from stepflow_broker.jobs import Lease, claim_jobs
-from stepflow_engine.errors import ServerError
-from stepflow_engine.memo import read_memo
+from stepflow_engine.errors import DecryptionError, ServerError
 from stepflow_workers.keeper import Keeper
 from stepflow_workers.router import Router
 from stepflow_workers.runner import Runner
@@ -191,8 +190,12 @@ class Dispatcher:
     def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
         """See `InboxListener`."""
         held = self._bench.held.get(run_id)
-        if held is not None:
-            held.learn(position, key, read_memo(memo), len(memo))
+        if held is None:
+            return
+        try:
+            held.learn(position, key, self._bench.read_memo(run_id, key, memo), len(memo))
+        except DecryptionError:  # who loads the run will say so
+            self._bench.forget(run_id)
 
     def on_cancel(self, run_id: str) -> None:
         """See `InboxListener`."""

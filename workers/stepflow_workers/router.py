@@ -23,10 +23,12 @@ from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.keys import Keys
 from stepflow_broker.streams import create_group
 from stepflow_broker.waits import give_event, read_condition, read_waits
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import loads
-from stepflow_engine.errors import ServerError
+from stepflow_engine.errors import DecryptionError, ServerError
 from stepflow_engine.expression import expression
 from stepflow_engine.ids import run_id_for
+from stepflow_engine.payloads import open_event
 from stepflow_workers.registry import Registry
 
 __all__ = ["Router", "starts"]
@@ -53,9 +55,13 @@ class Router:
         broker: the worker's broker.
         worker: the worker's name, as a consumer of the group.
         registry: the functions, with their triggers.
+        cipher: opens the data of events.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, registry: Registry) -> None:
+    def __init__(
+        self, broker: AsyncBroker, keys: Keys, worker: str, registry: Registry, cipher: Cipher = PLAIN
+    ) -> None:
+        self._cipher = cipher
         self._broker = broker
         self._keys = keys
         self._worker = worker
@@ -93,10 +99,17 @@ class Router:
 
     async def route(self, events: list[StreamedEvent]) -> None:
         """Start the runs of some events."""
-        await asyncio.gather(*[self._route(event) for event in events])
+        await asyncio.gather(*[self._try_to_route(event) for event in events])
+
+    async def _try_to_route(self, event: StreamedEvent) -> None:
+        """Route an event; one that this worker has not the key for is left to another, which takes it over."""
+        try:
+            await self._route(event)
+        except DecryptionError as error:
+            _log.warning("payload_not_opened", extra={"event_id": event.event_id[:200], "error": str(error)})
 
     async def _route(self, event: StreamedEvent) -> None:
-        value = loads(event.event)
+        value = open_event(self._cipher, loads(event.event))
         name = value["name"]
         while True:
             started = [
@@ -106,7 +119,14 @@ class Router:
             ]
             paths = self._paths.get(name, ())
             routed = await self._broker.run(
-                route_event(self._keys, event, started, version=self._registry.version, paths=paths)
+                route_event(
+                    self._keys,
+                    event,
+                    started,
+                    version=self._registry.version,
+                    paths=paths,
+                    cipher=self._cipher,
+                )
             )
             if routed.code is Code.STALE_REGISTRY:
                 await self._registry.read()
@@ -127,7 +147,7 @@ class Router:
         """Give an event to the waits whose condition holds for it, then take it off the stream."""
         for run_id, key in await self._broker.run(read_waits(self._keys, name)):
             condition = await self._broker.run(read_condition(self._keys, run_id, key))
-            if condition and Condition.from_json(condition).holds(event.event):
+            if condition and Condition.from_json(condition).holds(event.event, self._cipher):
                 await self._broker.run(give_event(self._keys, run_id, key, event.event))
         for call in drop_event(self._keys, event):
             await self._broker.run(call)
