@@ -27,8 +27,8 @@ class Reason:
     """One thing that is so, and what it rests on.
 
     Attributes:
-        kind: ended, paused, executing, queued, in line, put off, retrying, code missing, not readable, child, event, sleep,
-            step, batch, waiting.
+        kind: ended, paused, executing, queued, in line, put off, retrying, code missing, not readable, child, event,
+            sleep, step, batch, waiting.
         subject: what it is about: a run, a step, a queue, a gate.
         text: a sentence without its full stop.
         until: when it ends by itself, in ms since the epoch; ``None``: not by time.

@@ -190,6 +190,25 @@ def test_a_parent_waits_until_its_worker_has_the_key_of_its_child(url: str, clie
     assert run.result(30) == SECRET
 
 
+def test_a_key_of_an_encrypted_event_can_be_paused(url: str, client, run_worker) -> None:
+    app = vault(url, KEY)
+    steps: list[int] = []
+
+    @app.function("per-shop", concurrency=Concurrency(5, key="event.data.shop"))
+    async def per_shop(ctx: Context) -> None:
+        await ctx.step.run("first", lambda: app.pause(key=f"vault/per-shop:event.data.shop={ctx.event.data['shop']}"))
+        await ctx.step.sleep("between", 0)
+        await ctx.step.run("second", steps.append, 2)
+
+    run_worker(app)
+    run = app.start(per_shop, {"shop": 17})
+    until(lambda: run.status() == "queued" or run.explain().kind == "paused", what="the pause")
+    assert steps == []
+    app.resume(key="vault/per-shop:event.data.shop=17")
+    run.result(30)
+    assert steps == [2]
+
+
 def test_keys_are_rotated_while_runs_wait(url: str, client, run_worker) -> None:
     def declare(*keys: str) -> tuple[Stepflow, Callable[[], WorkerThread]]:
         app = vault(url, *keys)

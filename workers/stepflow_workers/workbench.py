@@ -62,7 +62,7 @@ class Workbench:
 
     def __post_init__(self) -> None:
         self.held = HeldRuns(self.settings.cached_runs)
-        self.pauses = Pauses(self.broker, self.keys)
+        self.pauses = Pauses(self.broker, self.keys, self.cipher)
         self.performer = Performer(self.worker, backoff=self.settings.backoff)
 
     def accepted(self, held: HeldRun, code: Code) -> bool:
