@@ -62,7 +62,7 @@ KEYS: tuple[Key, ...] = (
     Key("RECENT", "stepflow:recent:", "<event>", "stream", "route_event", "an hour after the last", "the last 1,000 events of a name, for waits that look back"),
     Key("FINISHED", "stepflow:finished", "", "stream", "end of a run that has a parent", "entries: once the parent's step is resolved", "finished events; a consumer group of all workers wakes the parents"),
     Key("SLOTS", "stepflow:slots:", "<scope>:<key>=<value>", "zset", "admission, claim_jobs, extend_leases", "never", "jobs that have a slot at a gate → when it lapses, in ms"),
-    Key("LINE", "stepflow:line:", "<scope>:<key>=<value>", "zset", "admission", "never", "jobs that stand in line for a slot, by their turn; function <app/id>: those that its pause has put aside"),
+    Key("LINE", "stepflow:line:", "<scope>:<key>=<value>", "zset", "admission", "never", "jobs that stand in line for a slot, by their turn; function <app/id>: those that its pause has put aside; queue <queue>: new runs that have a priority"),
     Key("TURN", "stepflow:turn", "", "string", "admission", "never", "counts those who came to stand in line"),
     Key("ONCE", "stepflow:once:", "<app>/<function>:<key>=<value>", "string", "every start of an idempotent function", "24 hours", "the run that was started for this value"),
     Key("SINGLETON", "stepflow:singleton:", "<app>/<function>:<key>=<value>", "string", "every start of a singleton", "with its run", "the run that is live"),

@@ -179,13 +179,14 @@ def _count_queue(keys: Keys, name: str, now_s: int) -> list[Call[int]]:
         command(int, "ZCARD", keys("RQ_SCHEDULED", name)),
         command(int, "ZCARD", keys("RQ_SCHEDULED", steps)),
         command(int, "ZCOUNT", keys("RQ_FAILED", name), now_s, "+inf"),
+        command(int, "ZCARD", keys("LINE", f"queue {name}")),
     ]
 
 
 def _queue(name: str, counts: Iterator[int]) -> QueueRecord:
     """Read the counts of one queue, in the order of `_count_queue`."""
-    new, steps, executing, executing_steps, delayed, delayed_steps, failed = [next(counts) for _ in range(7)]
-    return QueueRecord(name, new, steps, executing + executing_steps, delayed + delayed_steps, failed)
+    new, steps, executing, executing_steps, delayed, delayed_steps, failed, in_line = [next(counts) for _ in range(8)]
+    return QueueRecord(name, new + in_line, steps, executing + executing_steps, delayed + delayed_steps, failed)
 
 
 # -- runs ----------------------------------------------------------------------

@@ -1,4 +1,4 @@
--- claim_jobs: lease ready jobs to a worker, those of started runs before those of new ones.
+-- claim_jobs: lease ready jobs to a worker, those of started runs before those of new ones, older runs first.
 -- A job whose run or step no longer wants it is dropped from its list, one whose function is paused is put aside.
 -- Nothing is claimed while RQ is suspended, or from a queue that is paused.
 -- USES     clock jobs state gates
@@ -65,15 +65,34 @@ local function claim_step(job, list, run, key)
     tonumber(step[3] or 0), 0, false, 0}
 end
 
+-- whether the first in the queue's line comes before the first on the list; so older ones go first, but for priority
+local function line_is_first(list)
+  local first = redis.call('ZRANGE', LINE .. 'queue ' .. list, 0, 0, 'WITHSCORES')
+  local other = first[1] and redis.call('LINDEX', RQ_QUEUE .. list, 0)
+  if not other then return first[1] ~= nil end
+  return tonumber(first[2]) < tonumber(redis.call('HGET', RUN .. other, 'created_at') or 0)
+end
+
+-- the next job of a list, or of the line beside it
+local function next_job(list, has_line)
+  if not (has_line and line_is_first(list)) then return redis.call('LPOP', RQ_QUEUE .. list) end
+  local job = redis.call('ZPOPMIN', LINE .. 'queue ' .. list)[1]
+  if redis.call('HGET', RUN .. job, 'continuation') == 'gated' then
+    redis.call('HSET', RUN .. job, 'continuation', 'queued')
+  end
+  return job
+end
+
 local claimed = {}
 for i = 5, #ARGV do
   local list = ARGV[i]
+  local has_line = redis.call('EXISTS', LINE .. 'queue ' .. list) == 1
   while #claimed < limit and not paused['queue ' .. string.gsub(list, ':steps$', '')] do
     if aside == MOST_ASIDE then
       redis.call('PUBLISH', READY, list) -- for the rest
       break
     end
-    local job = redis.call('LPOP', RQ_QUEUE .. list)
+    local job = next_job(list, has_line)
     if not job then break end
     local run, key = split_job(job)
     local lease = key == '' and claim_continuation(job, list) or key ~= '' and claim_step(job, list, run, key)
