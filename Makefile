@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := engine broker sdk workers cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kill test test-unsticky check bench bench-long bench-peers chaos clean
+.PHONY: help demo demo-kill test test-unsticky check bench bench-long bench-peers chaos fuzz clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ bench-peers: $(VENV)/.installed ## measure all of it side by side with queues an
 
 chaos: $(VENV)/.installed-dev ## the long fault tests: kills, pauses, restarts
 	$(BIN)/pytest tests/chaos --long
+
+FUZZ_CASES ?= 1000000
+FUZZ_SEED ?= 0
+
+fuzz: $(VENV)/.installed-dev ## a million cases for all that comes from outside (15 minutes); FUZZ_CASES=, FUZZ_SEED= for others
+	$(BIN)/pytest tests/fuzz --cases $(FUZZ_CASES) --seed $(FUZZ_SEED) --around 40 --timeout 3600
 
 clean: ## remove what make and the tools have made
 	rm -rf $(VENV) .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis census-report.json dist build

@@ -69,7 +69,7 @@ class Broker:
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
-        return [call.read(reply) for call, reply in zip(calls, replies, strict=True)]
+        return [call.answer(reply) for call, reply in zip(calls, replies, strict=True)]
 
     def _send(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Write all commands, then read all replies as they are; an error reply is an exception in the list."""

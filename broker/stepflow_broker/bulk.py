@@ -18,9 +18,8 @@ from stepflow_broker.codes import Code
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import cancel_run
 from stepflow_engine.cipher import PLAIN, Cipher
-from stepflow_engine.codec import loads
 from stepflow_engine.expression import expression
-from stepflow_engine.payloads import open_event
+from stepflow_engine.payloads import open_event, read_event
 from stepflow_engine.states import RunStatus
 
 __all__ = ["Cancelling", "Dialogue", "Selection", "aconverse", "cancel_runs", "converse", "find_live", "server_ms"]
@@ -72,7 +71,7 @@ class Selection:
         """
         if event is None:
             return False
-        return expression(self.condition).holds(event=open_event(self.cipher, loads(event)))
+        return expression(self.condition).holds(event=open_event(self.cipher, read_event(event)))
 
 
 @dataclass(frozen=True, slots=True)

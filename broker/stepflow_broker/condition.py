@@ -9,8 +9,9 @@ from typing import Any
 from stepflow_broker.values import digest, values_at
 from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import dumps, loads
+from stepflow_engine.errors import UnreadableError
 from stepflow_engine.expression import expression
-from stepflow_engine.payloads import open_event
+from stepflow_engine.payloads import open_event, read_event
 from stepflow_engine.steps import SleepRequest, WaitRequest
 
 __all__ = ["Condition", "known_event", "wait_index"]
@@ -62,7 +63,7 @@ class Condition:
         Raises:
             DecryptionError: the event's data, or that of the run's, cannot be opened.
         """
-        value = open_event(cipher, loads(event))
+        value = open_event(cipher, read_event(event))
         if values_at(value, self.paths) != dumps(self.values):
             return False
         if not self.expression:
@@ -76,5 +77,15 @@ class Condition:
 
     @classmethod
     def from_json(cls, text: bytes) -> Condition:
-        """Read what `to_json` has written."""
-        return cls(*loads(text))
+        """Read what `to_json` has written.
+
+        Raises:
+            UnreadableError: it has not.
+        """
+        try:
+            match loads(text):
+                case [str(paths), list(values), str(expression), dict() | None as run_event]:
+                    return cls(paths, values, expression, run_event)
+        except ValueError as error:
+            raise UnreadableError("what an event must be", error) from None
+        raise UnreadableError("what an event must be", "it has not the form")

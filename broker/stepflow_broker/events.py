@@ -13,8 +13,7 @@ from stepflow_broker.keys import GROUP, Keys
 from stepflow_broker.streams import read_group, take_over
 from stepflow_broker.values import digest_at
 from stepflow_engine.cipher import PLAIN, Cipher
-from stepflow_engine.codec import loads
-from stepflow_engine.payloads import open_event
+from stepflow_engine.payloads import open_event, read_event
 
 __all__ = [
     "Routed",
@@ -36,7 +35,7 @@ def add_event(keys: Keys, event: bytes, *, event_id: str, dedupe: bool) -> Call[
 
 @dataclass(frozen=True, slots=True)
 class StreamedEvent:
-    """An event as it stands on the stream."""
+    """An event as it stands on the stream; one that stepflow has not put there may be anything, or empty."""
 
     entry: str
     event: bytes
@@ -49,8 +48,10 @@ def _entries(entries: list[Any]) -> list[StreamedEvent]:
     for entry, flat in entries:
         if not flat:
             continue
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        found.append(StreamedEvent(entry.decode(), fields[b"event"], fields[b"id"].decode(), fields[b"dedupe"] == b"1"))
+        fields = dict(zip(flat[::2], flat[1::2], strict=False))
+        event_id = fields.get(b"id", b"").decode(errors="replace")
+        dedupe = fields.get(b"dedupe") == b"1"
+        found.append(StreamedEvent(entry.decode(), fields.get(b"event", b""), event_id, dedupe))
     return found
 
 
@@ -107,7 +108,7 @@ def route_event(
     Raises:
         DecryptionError: it cannot be opened.
     """
-    value = open_event(cipher, loads(event.event))
+    value = open_event(cipher, read_event(event.event))
     asked = ["", *[path for path in paths if path not in ("", "?")]]
     words: list[Word] = [len(asked)]
     for path in asked:

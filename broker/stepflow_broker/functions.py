@@ -12,8 +12,8 @@ from stepflow_broker.flow import FlowConfig, RateConfig, Rule, known
 from stepflow_broker.keys import Keys
 from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import dumps, loads
-from stepflow_engine.errors import EventError
-from stepflow_engine.payloads import open_event
+from stepflow_engine.errors import ConfigurationError, EventError
+from stepflow_engine.payloads import open_event, read_event
 
 __all__ = [
     "DEDUPE_MS",
@@ -133,13 +133,13 @@ class FunctionConfig:
         """
         if self.flow is None and self.bounds is None:
             return (0,)
-        return self._words(self._rules(event, open_event(cipher, loads(event))))
+        return self._words(self._rules(event, open_event(cipher, read_event(event))))
 
     def rules_or_skip(self, event: bytes, cipher: Cipher = PLAIN) -> tuple[Word, ...]:
         """As `rules`, for events that nobody can be told of: a run that cannot be controlled is skipped."""
         try:
             return self.rules(event, cipher)
-        except EventError as error:
+        except (EventError, ConfigurationError) as error:
             return self._words([("skip", str(error), 0, 0, 0)])
 
     def gate_names(self, event: dict[str, Any]) -> list[str]:
@@ -164,12 +164,21 @@ def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Call[in
 
 
 def read_functions(keys: Keys) -> Call[list[FunctionConfig]]:
-    """All registered functions."""
-    return command(
-        lambda reply: sorted((FunctionConfig.from_json(text) for text in reply), key=lambda config: config.name),
-        "HVALS",
-        keys("FUNCTIONS"),
-    )
+    """All registered functions, without those of which nothing can be read: their workers register them again."""
+
+    def read(reply: list[bytes]) -> list[FunctionConfig]:
+        found = [config for text in reply if (config := _try_to_read(text)) is not None]
+        return sorted(found, key=lambda config: config.name)
+
+    return command(read, "HVALS", keys("FUNCTIONS"))
+
+
+def _try_to_read(text: bytes) -> FunctionConfig | None:
+    try:
+        config = FunctionConfig.from_json(text)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return config if all(isinstance(one, str) for one in (config.app, config.id, config.queue)) else None
 
 
 def read_function(keys: Keys, app: str, function: str) -> Call[FunctionConfig | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ __all__ = ["PAUSE_KINDS", "Pause", "PauseKind", "pause", "pause_subject", "read_
 
 PauseKind = Literal["function", "queue", "key"]
 PAUSE_KINDS: tuple[PauseKind, ...] = ("function", "queue", "key")
+_KNOWN = re.compile(rb"(function|queue|key) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def read_pauses(keys: Keys) -> Call[dict[str, Pause]]:
 
     def read(reply: Any) -> dict[str, Pause]:
         pairs = reply.items() if isinstance(reply, Mapping) else zip(reply[::2], reply[1::2], strict=True)
-        found = [_pause(subject.decode(), value.decode()) for subject, value in pairs]
+        found = [_pause(subject.decode(), value.decode()) for subject, value in pairs if _KNOWN.match(subject)]
         return {one.subject: one for one in sorted(found, key=lambda one: one.since)}
 
     return command(read, "HGETALL", keys("PAUSED"))

@@ -25,6 +25,7 @@
     │  └─ KeyMissingError           this process has not its key
     ├─ ConfigurationError           names the setting and the fix
     └─ ServerError                  the Redis server cannot be used now
+       └─ UnreadableError           what the server has was damaged, or was not written by stepflow
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ __all__ = [
     "StepOutputError",
     "StepUsageError",
     "StepflowError",
+    "UnreadableError",
 ]
 
 
@@ -243,3 +245,11 @@ class ConfigurationError(StepflowError):
 
 class ServerError(StepflowError):
     """The Redis server cannot be reached, or refuses to work; the message says why and what to do."""
+
+
+class UnreadableError(ServerError):
+    """What the server has was damaged, or was not written by stepflow. The message has nothing of it."""
+
+    def __init__(self, what: str, why: BaseException | str) -> None:
+        reason = why if isinstance(why, str) else type(why).__name__
+        super().__init__(f"{what} cannot be read ({reason}): it was damaged, or was not written by stepflow")

@@ -53,7 +53,6 @@ class Expression:
         return self.value(**variables) is True
 
 
-@lru_cache(maxsize=4_096)
 def expression(text: str) -> Expression:
     """Compile an expression.
 
@@ -63,6 +62,11 @@ def expression(text: str) -> Expression:
     """
     if not isinstance(text, str) or not text.strip():
         raise ConfigurationError(f"an expression is text, {_FORMS}; not {text!r}")
+    return _compile(text)
+
+
+@lru_cache(maxsize=4_096)
+def _compile(text: str) -> Expression:
     if len(text.encode(errors="replace")) > _MOST_BYTES:
         raise ConfigurationError(f"an expression has at most {_MOST_BYTES:,} bytes; this one begins {text[:60]!r}")
     import cel

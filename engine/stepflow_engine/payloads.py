@@ -22,7 +22,7 @@ from typing import Any
 
 from stepflow_engine.cipher import MARK, Cipher, Place, is_sealed
 from stepflow_engine.codec import dumps, loads
-from stepflow_engine.errors import DecryptionError
+from stepflow_engine.errors import DecryptionError, UnreadableError
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
 from stepflow_engine.memo import Memo
@@ -36,6 +36,7 @@ __all__ = [
     "open_event_text",
     "open_failure",
     "open_memo",
+    "read_event",
     "seal_failure",
     "shown",
     "shown_failure",
@@ -45,6 +46,7 @@ __all__ = [
 
 ENCRYPTED = "encrypted"
 """What is shown in place of what cannot be opened."""
+_EVENT_FIELDS = (("name", str), ("id", str), ("ts", int))
 _SEALED_DATA = b'"data":{"%b":' % MARK.encode()
 
 
@@ -75,12 +77,33 @@ def end_places(run_id: str, function: str, *, failed: bool) -> tuple[Place, Plac
 # -- events --------------------------------------------------------------------
 
 
+def read_event(text: bytes) -> dict[str, Any]:
+    """An event of its JSON text, with name, id, time and data, which is not opened.
+
+    Raises:
+        UnreadableError: it is none.
+    """
+    try:
+        event = loads(text)
+    except ValueError as error:
+        raise UnreadableError("an event", error) from None
+    if not isinstance(event, dict) or "data" not in event:
+        raise UnreadableError("an event", "it is no object with data")
+    for name, kind in _EVENT_FIELDS:
+        if type(event.get(name)) is not kind:
+            raise UnreadableError("an event", f"its {name} is no {kind.__name__}")
+    return event
+
+
 def open_event(cipher: Cipher, event: dict[str, Any]) -> dict[str, Any]:
     """A parsed event with its data opened.
 
     Raises:
         DecryptionError: it cannot be opened.
+        UnreadableError: it is no event.
     """
+    if "data" not in event or not isinstance(event.get("id"), str):
+        raise UnreadableError("an event", "it has no data or no id")
     if not is_sealed(event["data"]):
         return event
     return {**event, "data": cipher.open(event["data"], event_place(event["id"]))}
@@ -88,7 +111,7 @@ def open_event(cipher: Cipher, event: dict[str, Any]) -> dict[str, Any]:
 
 def open_event_text(cipher: Cipher, text: bytes) -> bytes:
     """The JSON text of an event with its data opened; see `open_event`."""
-    return dumps(open_event(cipher, loads(text))) if _SEALED_DATA in text else text
+    return dumps(open_event(cipher, read_event(text))) if _SEALED_DATA in text else text
 
 
 # -- failures ------------------------------------------------------------------
@@ -121,6 +144,7 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
 
     Raises:
         DecryptionError: it cannot be opened.
+        UnreadableError: it is no memo of its kind.
     """
     if memo.failure is not None:
         if not memo.failure.sealed:

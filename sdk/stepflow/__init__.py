@@ -50,6 +50,7 @@ from stepflow_engine.errors import (
     StepflowError,
     StepOutputError,
     StepUsageError,
+    UnreadableError,
 )
 from stepflow_engine.failure import Failure
 from stepflow_engine.limits import Limits
@@ -102,5 +103,6 @@ __all__ = [
     "SyncStepTools",
     "Throttle",
     "Timeouts",
+    "UnreadableError",
     "reference_function",
 ]

@@ -32,7 +32,7 @@ class Encryption:
     __slots__ = ("_keys",)
 
     def __init__(self, keys: Sequence[str | bytes]) -> None:
-        if isinstance(keys, str | bytes) or not keys:
+        if isinstance(keys, str | bytes) or not isinstance(keys, Sequence) or not keys:
             raise ConfigurationError(f"Encryption needs a list of at least one key: {_FORM}")
         self._keys = tuple(_key(key, f"key {number} of Encryption") for number, key in enumerate(keys, 1))
         _check_installed()

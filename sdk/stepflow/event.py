@@ -19,6 +19,8 @@ __all__ = ["FAILED", "INVOKED", "Event", "encode_event", "outgoing_event", "read
 
 T = TypeVar("T", default=Any)
 
+_LATEST_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999, the last that a datetime can have."""
 FAILED = "stepflow/function.failed"
 """The name of the event that tells of a failed run; its data: ``function``, ``run_id``, ``error`` and ``event``."""
 INVOKED = "stepflow/function.invoked"
@@ -51,7 +53,7 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
     """An event as it is sent.
 
     Raises:
-        EventError: its name or id cannot be one, or its data is not JSON or is over the limit.
+        EventError: its name, id or time cannot be one, or its data is not JSON or is over the limit.
     """
     try:
         check_id(event.name, "an event's name")
@@ -59,6 +61,8 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
             check_id(event.id, "an event's id")
     except ValueError as error:
         raise EventError(str(error)) from None
+    if type(event.ts) is not int or not 0 <= event.ts <= _LATEST_MS:
+        raise EventError(f"an event's ts is a time in milliseconds since 1970, a whole number, not {event.ts!r:.80}")
     data = dumps_event({} if event.data is None else event.data, limit_bytes=limit_bytes)
     return OutgoingEvent(event.name, data, event.id, event.ts)
 

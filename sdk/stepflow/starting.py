@@ -179,7 +179,11 @@ class StartsRuns(CancelsRuns):
             return [Event(event, data, id)], True
         if isinstance(event, Event):
             return [event], True
-        return self._counted(event, "events in one send"), False
+        found = self._counted(event, "events in one send") if isinstance(event, Iterable) else [event]
+        for one in found:
+            if not isinstance(one, Event):
+                raise EventError(f"send sends an event's name, an Event or a list of those, not {type(one).__name__}")
+        return found, False
 
     def _counted(self, items: Iterable[T], what: str) -> list[T]:
         found, most = list(items), self.limits.events_per_send

@@ -61,10 +61,17 @@ class Inbox:
                     while True:
                         message = await pubsub.get_message(timeout=None, ignore_subscribe_messages=True)
                         if message is not None:
-                            self._hear(message["channel"].decode(), message["data"])
+                            self._try_to_hear(message["channel"].decode(), message["data"])
             except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
                 _log.warning("inbox_interrupted", extra={"error": str(error)})
                 await asyncio.sleep(0.5)
+
+    def _try_to_hear(self, channel: str, data: bytes) -> None:
+        """Hear a message. Messages are hints, so one that makes no sense is let go."""
+        try:
+            self._hear(channel, data)
+        except Exception as error:  # noqa: BLE001  anybody may publish anything
+            _log.warning("message_not_understood", extra={"channel": channel, "error": type(error).__name__})
 
     def _hear(self, channel: str, data: bytes) -> None:
         if channel == self._channels[0]:

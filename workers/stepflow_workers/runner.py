@@ -10,7 +10,7 @@ import logging
 
 from stepflow import Function
 from stepflow_broker.jobs import Lease
-from stepflow_engine.errors import DecryptionError
+from stepflow_engine.errors import DecryptionError, UnreadableError
 from stepflow_workers.continuation import Continuation
 from stepflow_workers.held import HeldRun
 from stepflow_workers.invoker import Invoker
@@ -47,7 +47,7 @@ class Runner:
             held = await self._loader.load(lease)
             if held is not None:
                 await self._do_held(held, lease)
-        except DecryptionError as error:
+        except (DecryptionError, UnreadableError) as error:
             _log.warning("payload_not_opened", extra={"run_id": lease.run_id, "error": str(error)})
             self._bench.forget(lease.run_id)
             await self._loader.put_off(lease, type(error).__name__, str(error))

@@ -84,7 +84,7 @@ class Timekeeper:
 
     async def _fire_timers(self, now: float) -> None:
         bench = self._bench
-        self._tick_at = now + _TICK_S
+        self._tick_at = self._timers_at = now + _TICK_S  # also if this fails
         fired = _TIMERS
         while fired == _TIMERS:
             fired, next_ms = await bench.broker.run(fire_timers(bench.keys, limit=_TIMERS))

@@ -16,7 +16,7 @@ from stepflow_broker.invokes import Finished, Resolved, read_finished, take_over
 from stepflow_broker.keys import Keys
 from stepflow_broker.streams import create_group
 from stepflow_engine.cipher import PLAIN, Cipher
-from stepflow_engine.errors import DecryptionError, ServerError
+from stepflow_engine.errors import DecryptionError, ServerError, UnreadableError
 from stepflow_engine.memo import read_memo
 from stepflow_engine.payloads import open_memo
 from stepflow_workers.held import HeldRuns
@@ -65,7 +65,7 @@ class Waker:
             return
         try:
             memo = open_memo(self._cipher, resolved.run_id, resolved.key, read_memo(resolved.memo))
-        except DecryptionError:
+        except (DecryptionError, UnreadableError):
             self._held.drop(held)
         else:
             held.learn(resolved.position, resolved.key, memo, len(resolved.memo))

@@ -180,6 +180,13 @@ class StepWorker(BaseWorker):
         if int(pid) == self.pid or not is_running(int(pid)):
             self.connection.delete(self.key)
 
+    def handle_payload(self, message: Any) -> None:
+        """RQ's commands over pub/sub. One that is none is let go: RQ's thread would end with it, and hear no more."""
+        try:
+            super().handle_payload(message)  # type: ignore[no-untyped-call]
+        except Exception as error:  # noqa: BLE001  anybody may publish anything
+            _log.warning("message_not_understood", extra={"channel": "rq", "error": type(error).__name__})
+
     def _install_signal_handlers(self) -> None:
         """In place of RQ's."""
         if threading.current_thread() is threading.main_thread():

@@ -9,8 +9,8 @@ local now = clock(ARGV[1])
 local jobs = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
 for _, job in ipairs(jobs) do
   local run, key = split_job(job)
+  redis.call('ZREM', KEYS[1], job) -- first: one that is damaged must not hold up the others
   local was = read_run(run)
-  redis.call('ZREM', KEYS[1], job)
   if key == '' then
     if was.live and was.lease then
       end_lease(job, was, was.list, was.lease, now)
