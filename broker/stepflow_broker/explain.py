@@ -10,11 +10,11 @@ from typing import Any
 
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import command
+from stepflow_broker.condition import Condition
 from stepflow_broker.keys import Keys
 from stepflow_broker.overview import WorkerRecord, read_workers
 from stepflow_broker.pauses import Pause, read_pauses
 from stepflow_broker.runs import RunRecord, StepRecord, read_run, read_steps
-from stepflow_engine.codec import loads
 
 __all__ = ["Reason", "explain_run"]
 
@@ -199,9 +199,9 @@ def _gates(text: bytes) -> list[tuple[int, str]]:
 
 def _event(step: StepRecord) -> str:
     """What a step waits for: ``event order/paid with data.order = …``."""
-    paths, _, event = step.index.split("\n", 2)
+    paths, _, event = (*step.index.split("\n", 2), "", "")[:3]
     if step.condition:
-        return f"event {event} if {loads(step.condition)[2]}"
+        return f"event {event} if {Condition.from_json(step.condition).expression}"
     return f"event {event} with the same {paths}" if paths else f"event {event}"
 
 

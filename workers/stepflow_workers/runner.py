@@ -48,7 +48,8 @@ class Runner:
             if held is not None:
                 await self._do_held(held, lease)
         except (DecryptionError, UnreadableError) as error:
-            _log.warning("payload_not_opened", extra={"run_id": lease.run_id, "error": str(error)})
+            event = "run_damaged" if isinstance(error, UnreadableError) else "payload_not_opened"
+            _log.warning(event, extra={"run_id": lease.run_id, "error": str(error)})
             self._bench.forget(lease.run_id)
             await self._loader.put_off(lease, type(error).__name__, str(error))
 
