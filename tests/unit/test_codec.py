@@ -177,7 +177,7 @@ def test_json_values_come_back_equal_and_of_the_same_type(value: object) -> None
         (collections.Counter("aa"), {"a": 2}),
         ((n for n in range(3)), [0, 1, 2]),
     ],
-    ids=repr,
+    ids=lambda value: "generator" if isinstance(value, types.GeneratorType) else repr(value),
 )
 def test_what_is_not_json_but_has_a_plain_form_is_given_it(value: object, plain: object) -> None:
     assert read_back(value) == plain
