@@ -293,6 +293,7 @@ except StepOutputError:
         lambda number: Loose(extra=number),
         lambda number: Untyped(value=number),
         lambda number: Untyped(value={"a": [number]}),
+        lambda number: Untyped(value={number}),
         lambda number: Plain("tea", price=number),
         lambda number: Slotted(number),
         lambda number: Point(number, 0),  # type: ignore[arg-type]
@@ -312,6 +313,7 @@ except StepOutputError:
         "extra",
         "untyped field",
         "in an untyped field",
+        "in a set of a model",
         "dataclass",
         "slots",
         "named tuple",
