@@ -154,7 +154,10 @@ def _connect(url: str) -> Broker:
 def _main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they reach whole groups; it ends with its worker
         signal.signal(number, signal.SIG_IGN)
-    told = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:  # the worker died in between
+        return
+    told = json.loads(line)
     sys.path[:] = told.pop("path")
     from stepflow_workers.lease_table import LeaseTable
 
