@@ -23,6 +23,7 @@ __all__ = ["Timekeeper"]
 _log = logging.getLogger("stepflow.worker")
 _TICK_S = 1.0
 _TIMERS = 500
+_RECLAIMED = 100
 
 
 @dataclass(slots=True)
@@ -90,7 +91,12 @@ class Timekeeper:
         self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
 
     async def _reclaim(self) -> None:
-        reclaimed = await self._bench.broker.run(reclaim_leases(self._bench.keys))
+        reclaimed = list[str]()
+        while len(reclaimed) % _RECLAIMED == 0:
+            found = await self._bench.broker.run(reclaim_leases(self._bench.keys, limit=_RECLAIMED))
+            if not found:
+                break
+            reclaimed += found
         if reclaimed:
             _log.warning("jobs_reclaimed", extra={"count": len(reclaimed), "jobs": reclaimed[:10]})
 
