@@ -52,7 +52,7 @@ class Lease:
         app, function: whose code it runs.
         attempt: of the function (continuation).
         applied: how many memos the run had.
-        deaths: how many workers died with this job since it last made progress.
+        deaths: the workers that died with this job since it last made progress, each with the time.
         event: the run's event as JSON text, for a run that starts; else ``None``.
         step_id, step_attempt: of a planned step.
         planned: whether the run has planned steps (continuation).
@@ -68,7 +68,7 @@ class Lease:
     function: str
     attempt: int
     applied: int
-    deaths: int
+    deaths: tuple[str, ...]
     event: bytes | None
     step_id: str
     step_attempt: int
@@ -106,7 +106,7 @@ class Lease:
             _text(function),
             attempt or 0,
             applied or 0,
-            deaths or 0,
+            tuple(_text(deaths).splitlines()),
             event or None,
             _text(step_id),
             step_attempt or 0,
@@ -306,7 +306,8 @@ def extend_leases(keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: in
 
 def reclaim_leases(keys: Keys, *, limit: int = 100, now_ms: int = 0) -> Call[list[str]]:
     """Queue the jobs whose leases are over; the answer names them."""
-    return run_script("reclaim_leases", lambda reply: [job.decode() for job in reply], (keys("LEASES"),), now_ms, limit)
+    keyed = (keys("LEASES"), keys("LOOKED"))
+    return run_script("reclaim_leases", lambda reply: [job.decode() for job in reply], keyed, now_ms, limit)
 
 
 def fire_timers(keys: Keys, *, limit: int = 500, now_ms: int = 0) -> Call[tuple[int, int]]:

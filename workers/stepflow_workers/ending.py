@@ -19,7 +19,7 @@ from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.states import RunStatus
 from stepflow_engine.steps import event_text
 from stepflow_workers.held import HeldRun
-from stepflow_workers.performer import now_ms
+from stepflow_workers.performer import died_text, now_ms
 from stepflow_workers.waker import Waker
 from stepflow_workers.workbench import Workbench
 
@@ -45,8 +45,7 @@ class RunEnding:
 
     async def poison(self, held: HeldRun, lease: Lease) -> None:
         """Fail a run whose code, outside of any step, has killed its workers."""
-        failure = Failure("PoisonError", f"{lease.deaths} workers died while they executed this run's code")
-        await self._finish(held, lease, failure)
+        await self._finish(held, lease, Failure("PoisonError", died_text(lease.deaths, "this run's code")))
 
     async def _complete(self, held: HeldRun, lease: Lease, value: object) -> None:
         limit = held.function.limits.step_output_bytes

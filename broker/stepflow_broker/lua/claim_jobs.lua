@@ -36,19 +36,24 @@ local function first_event(run)
   return first[1]
 end
 
+-- the time, if that is more than the last: so it grows also beyond fences that the server has granted and lost
+local function next_fence(last)
+  return math.max(tonumber(last or 0) + 1, now)
+end
+
 local function claim_continuation(job, list)
   local run = redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth',
     'fence', 'started_at', 'gates')
   if run[1] ~= 'queued' then return false end
   if (run[10] or any[1]) and not may_pass(job, job, '') then return false end
-  local fence, event = tonumber(run[8] or 0) + 1, false
+  local fence, event = next_fence(run[8]), false
   redis.call('HSET', RUN .. job, 'continuation', 'leased', 'lease', fence, 'fence', fence, 'list', list,
     'owner', worker, 'status', 'running', 'started_at', run[9] or now)
   if not run[9] then event = first_event(job) end
   local applied = redis.call('LLEN', ORDER .. job)
   grant_lease(job, list, fence, worker, now, lease_ms)
   local planned = redis.call('HLEN', STEPS .. job)
-  return {job, list, fence, run[2], run[3], tonumber(run[4]), applied, tonumber(run[5] or 0), event, '', 0, planned,
+  return {job, list, fence, run[2], run[3], tonumber(run[4]), applied, run[5] or '', event, '', 0, planned,
     run[6], tonumber(run[7] or 0)}
 end
 
@@ -57,11 +62,12 @@ local function claim_step(job, list, run, key)
   if step[1] ~= 'queued' then return false end
   local owner = redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt', 'gates')
   if (owner[4] or any[1]) and not may_pass(job, run, key) then return false end
-  local fence = redis.call('HINCRBY', RUN .. run, 'fence', 1)
+  local fence = next_fence(redis.call('HGET', RUN .. run, 'fence'))
+  redis.call('HSET', RUN .. run, 'fence', fence)
   redis.call('HSET', STEPS .. run, key .. ':state', 'leased', key .. ':lease', fence, key .. ':owner', worker)
   local applied = redis.call('LLEN', ORDER .. run)
   grant_lease(job, list, fence, worker, now, lease_ms)
-  return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), applied, tonumber(step[4] or 0), false, step[2],
+  return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), applied, step[4] or '', false, step[2],
     tonumber(step[3] or 0), 0, false, 0}
 end
 

@@ -1,29 +1,43 @@
 -- reclaim_leases: queue the jobs of workers that died, before all others: their leases were not extended in time.
+-- When nobody has looked for a while, because the server was away, or all workers were, only those count that were over
+-- when somebody last looked: workers that live extend the others before the next look, and are not taken for dead.
 -- USES     clock jobs waits state gates runs
--- KEYS     1 leases
+-- KEYS     1 leases  2 looked
 -- ARGV     1 now_ms  2 limit
 -- MOVES    running -> queued
 -- RETURNS  list of the jobs reclaimed
-if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+local GAP_MS = 15000
 local now = clock(ARGV[1])
-local jobs = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
+local looked = redis.call('GET', KEYS[2])
+redis.call('SET', KEYS[2], now)
+if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+local over = looked and now - looked > GAP_MS and looked or now
+
+-- who died with a job, and when; a line for each
+local function note_death(hash, field, owner)
+  local before = redis.call('HGET', hash, field)
+  redis.call('HSET', hash, field, (before and before .. '\n' or '') .. (owner or '?') .. ' at ' .. iso8601(now))
+end
+
+local jobs = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', over, 'LIMIT', 0, ARGV[2])
 for _, job in ipairs(jobs) do
   local run, key = split_job(job)
-  redis.call('ZREM', KEYS[1], job) -- first: one that is damaged must not hold up the others
   local was = read_run(run)
+  -- the note first: a server without memory refuses that, and with it all; it refuses to extend leases as well
   if key == '' then
     if was.live and was.lease then
+      note_death(RUN .. run, 'deaths', was.owner)
       end_lease(job, was, was.list, was.lease, now)
-      redis.call('HINCRBY', RUN .. run, 'deaths', 1)
       requeue_run(run, was, now, true)
     end
   else
-    local lease = redis.call('HGET', STEPS .. run, key .. ':lease')
-    if was.live and lease then
-      end_lease(job, was, list_of(was.queue, true), lease, now)
-      redis.call('HINCRBY', STEPS .. run, key .. ':deaths', 1)
+    local step = redis.call('HMGET', STEPS .. run, key .. ':lease', key .. ':owner')
+    if was.live and step[1] then
+      note_death(STEPS .. run, key .. ':deaths', step[2])
+      end_lease(job, was, list_of(was.queue, true), step[1], now)
       requeue_step(run, was, key, now, true)
     end
   end
+  redis.call('ZREM', KEYS[1], job)
 end
 return jobs
