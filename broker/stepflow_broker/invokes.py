@@ -123,5 +123,5 @@ def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 50
 
 
 def _finished(entries: list[Any]) -> list[Finished]:
-    known = [fields for _, fields in entries if fields and fields[0] in (b"run", b"batch")]
+    known = [fields for _, fields in entries if len(fields or ()) > 1 and fields[0] in (b"run", b"batch")]
     return [Finished(fields[1].decode(errors="replace"), fields[0] == b"batch") for fields in known]

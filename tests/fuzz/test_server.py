@@ -79,7 +79,7 @@ def test_a_record_is_read_or_is_a_typed_error(fields: dict[bytes, bytes], status
     entries=st.lists(st.lists(BLOBS | st.sampled_from([b"event", b"id", b"dedupe", b"run"]), max_size=6), max_size=3),
 )
 def test_entries_of_a_stream_are_read_whatever_they_are(entries: list[list[bytes]]) -> None:
-    reply = [[b"stream", [[b"1-%d" % n, fields] for n, fields in enumerate(entries)]]]
+    reply = [[b"stream", [[b"1-%d" % n, fields[: len(fields) // 2 * 2]] for n, fields in enumerate(entries)]]]
     assert len(read_events(KEYS, "w", limit=9).answer(reply)) <= len(entries)
     assert len(read_finished(KEYS, "w", limit=9).answer(reply)) <= len(entries)
 
