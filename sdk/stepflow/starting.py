@@ -179,7 +179,8 @@ class StartsRuns(CancelsRuns):
             return [Event(event, data, id)], True
         if isinstance(event, Event):
             return [event], True
-        found = self._counted(event, "events in one send") if isinstance(event, Iterable) else [event]
+        given: Any = event
+        found: list[Any] = self._counted(given, "events in one send") if isinstance(given, Iterable) else [given]
         for one in found:
             if not isinstance(one, Event):
                 raise EventError(f"send sends an event's name, an Event or a list of those, not {type(one).__name__}")

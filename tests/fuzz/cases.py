@@ -139,7 +139,7 @@ def _nested(depth: int) -> Any:
     return value
 
 
-DEEP = st.sampled_from([10, 500, 996, 999, 1_000, 1_001, 1_030, 20_000]).map(_nested)
+DEEP = st.sampled_from([10, 500, 996, 999, 1_000, 1_001, 1_030, 5_000]).map(_nested)
 JSON = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=8
 )

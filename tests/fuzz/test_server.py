@@ -19,9 +19,11 @@ from stepflow_broker.jobs import Lease, load_run
 from stepflow_broker.keys import Keys
 from stepflow_broker.pauses import read_pauses
 from stepflow_broker.runs import read_run, read_steps
-from stepflow_engine.cipher import Cipher
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import dumps
 from stepflow_engine.errors import ServerError
+from stepflow_engine.memo import read_memo
+from stepflow_engine.payloads import open_memo
 from stepflow_workers.inbox import Inbox
 from stepflow_workers.router import Router
 from tests.fuzz.cases import JSON, TEXTS, fuzzed
@@ -98,15 +100,30 @@ def test_a_condition_holds_or_not_or_is_a_typed_error(text: bytes, event: bytes)
         Condition.from_json(text).holds(event)
 
 
-class Listener(MagicMock):
-    """Hears of everything."""
+class Listener:
+    """Hears of everything, and takes it as a worker's dispatcher does."""
+
+    def on_ready(self) -> None: ...
+
+    def on_pauses(self) -> None: ...
+
+    def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
+        open_memo(PLAIN, run_id, key, read_memo(memo))
+
+    def on_cancel(self, run_id: str) -> None: ...
+
+
+INBOX = Inbox(MagicMock(), KEYS, "w", ["shop"], Listener())
 
 
 @fuzzed(0.04, data=BLOBS, kind=st.sampled_from([b"", b"memo ", b"cancel ", b"memo r 1 k ", b"memo r x k {}"]))
 def test_a_message_is_heard_or_let_go(data: bytes, kind: bytes) -> None:
-    inbox = Inbox(MagicMock(), KEYS, "w", ["shop"], Listener())
     for channel in (KEYS("READY"), KEYS("INBOX", "w"), KEYS("PAUSES"), "other"):
-        inbox._try_to_hear(channel, kind + data)
+        INBOX._try_to_hear(channel, kind + data)
+
+
+LOOP = asyncio.new_event_loop()
+REGISTRY = MagicMock(functions={}, version=1)
 
 
 class DeadServer:
@@ -124,8 +141,8 @@ class DeadServer:
 
 @fuzzed(0.04, event=EVENTS | BLOBS, keyed=st.booleans())
 def test_an_event_is_routed_dropped_or_left(event: bytes, keyed: bool) -> None:
-    broker, registry = DeadServer(), MagicMock(functions={}, version=1)
-    router = Router(broker, KEYS, "w", registry, Cipher([bytes(32)] if keyed else []))  # type: ignore[arg-type]
+    broker = DeadServer()
+    router = Router(broker, KEYS, "w", REGISTRY, Cipher([bytes(32)] if keyed else []))  # type: ignore[arg-type]
     with suppress(ServerError):
-        asyncio.run(router.route([StreamedEvent("1-1", event, "e", dedupe=False)]))
+        LOOP.run_until_complete(router.route([StreamedEvent("1-1", event, "e", dedupe=False)]))
         assert broker.dropped <= 1
