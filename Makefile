@@ -4,10 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ACL_TESTS ?= tests/integration
 SOURCES := engine broker sdk workers cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kill test test-unsticky check bench bench-long bench-peers chaos clean
+.PHONY: help demo demo-kill test test-unsticky test-acl check bench bench-long bench-peers chaos clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ test: $(VENV)/.installed-dev ## all tests
 
 test-unsticky: $(VENV)/.installed-dev ## the tests of workers, with runs that go back to their queue after each step
 	$(BIN)/pytest tests/integration tests/chaos --sticky 0
+
+test-acl: $(VENV)/.installed-dev ## the integration tests on a server with users, each process with its role's rights alone
+	$(BIN)/pytest $(ACL_TESTS) --acl
 
 check: $(VENV)/.installed-dev ## format, lint, types, imports, unit tests
 	$(BIN)/ruff format --check .

@@ -16,6 +16,7 @@ __all__ = ["Call", "Word", "command", "run_script"]
 
 T = TypeVar("T")
 Word = str | bytes | int | float
+_CONTAINERS = frozenset({"client", "config", "script", "xgroup", "xinfo"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,14 @@ class Call(Generic[T]):
     words: tuple[Word, ...]
     read: Callable[[Any], T]
     script: Script | None = None
+
+    @property
+    def action(self) -> str:
+        """What it does, by name: the transition, or the command with its subcommand, as in ``xgroup|create``."""
+        if self.script is not None:
+            return self.script.name
+        first, *rest = [str(word).lower() for word in self.words[:2]]
+        return f"{first}|{rest[0]}" if first in _CONTAINERS else first
 
     def with_source(self) -> tuple[Word, ...]:
         """The command with the script's source, for a server that does not know the script."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -13,9 +14,19 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from stepflow_engine.errors import ConfigurationError, ServerError
+from stepflow_broker.roles import roles_that_may
+from stepflow_engine.errors import ConfigurationError, MissingRightError, ServerError
 
-__all__ = ["DEFAULT_URL", "check_server", "connect", "connect_async", "is_transient", "safe_url", "server_error"]
+__all__ = [
+    "DEFAULT_URL",
+    "check_server",
+    "connect",
+    "connect_async",
+    "is_refused_right",
+    "is_transient",
+    "safe_url",
+    "server_error",
+]
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 SOCKET_TIMEOUT_S = 15.0
@@ -31,6 +42,7 @@ _TRANSIENT_ERRORS = (
     OSError,
     TimeoutError,
 )
+_REFUSED_RIGHT = ("NOPERM", "ACL failure in script", "The user executing the script can't")
 _TRANSIENT_WORDS = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
 
 
@@ -89,14 +101,18 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_WORDS
 
 
-def server_error(error: BaseException, url: str) -> Exception:
-    """The error to show for one of the server's or the connection's."""
+def server_error(error: BaseException, url: str, action: str = "") -> Exception:
+    """The error to show for one of the server's or the connection's.
+
+    Args:
+        action: what was to be done, as `Call.action` names it.
+    """
     where, text = safe_url(url), str(error)
+    if is_refused_right(error):
+        return _missing_right(text, url, action)
     match error:
         case exceptions.AuthenticationError() | exceptions.AuthorizationError():
             return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
-        case exceptions.NoPermissionError():
-            return ConfigurationError(f"the server at {where} denies a right ({text}): extend the user's ACL")
         case exceptions.OutOfMemoryError():
             return ServerError(f"the server at {where} is out of memory ({text}): raise maxmemory or free memory")
     if text.startswith(("NOAUTH", "WRONGPASS", "invalid username")):
@@ -106,6 +122,24 @@ def server_error(error: BaseException, url: str) -> Exception:
     if is_transient(error):
         return ServerError(f"the server at {where} does not answer ({text}): is it running, and is the URL right?")
     return ServerError(f"the server at {where} answers with an error: {text}")
+
+
+def is_refused_right(error: BaseException) -> bool:
+    """Whether the server refuses something to its user; how it says so depends on its version and on scripts."""
+    return isinstance(error, exceptions.NoPermissionError) or any(words in str(error) for words in _REFUSED_RIGHT)
+
+
+def _missing_right(text: str, url: str, action: str) -> MissingRightError:
+    user = urlsplit(url).username or "default"
+    roles = roles_that_may(action)
+    advice = f"{action} is for role {' or '.join(roles)}" if roles else "no role of stepflow's has this right"
+    return MissingRightError(
+        f"user {user} of the server at {safe_url(url)} may not do this ({action or 'command'}: {text}): {advice}; "
+        "use a URL with a user of that role, or extend the user's ACL",
+        user=user,
+        action=action,
+        roles=roles,
+    )
 
 
 def check_server(info: Mapping[str, Any], url: str) -> None:

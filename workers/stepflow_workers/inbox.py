@@ -10,11 +10,13 @@ from typing import Protocol
 from redis import exceptions
 
 from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.connection import server_error
 from stepflow_broker.keys import Keys
 
 __all__ = ["Inbox", "InboxListener"]
 
 _log = logging.getLogger("stepflow.worker")
+_REFUSED_S = 10.0
 
 
 class InboxListener(Protocol):
@@ -65,6 +67,9 @@ class Inbox:
             except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
                 _log.warning("inbox_interrupted", extra={"error": str(error)})
                 await asyncio.sleep(0.5)
+            except exceptions.RedisError as error:
+                _log.warning("inbox_refused", extra={"error": str(server_error(error, self._broker.url, "subscribe"))})
+                await asyncio.sleep(_REFUSED_S)
 
     def _hear(self, channel: str, data: bytes) -> None:
         if channel == self._channels[0]:

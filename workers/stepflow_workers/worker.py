@@ -89,7 +89,7 @@ class StepWorker(BaseWorker):
                 worker_ttl=_RQ_TTL_S,
             )
         except (exceptions.RedisError, OSError) as error:
-            raise server_error(error, settings.redis_url) from None
+            raise server_error(error, settings.redis_url, "info") from None
         self._shown_state = ""
         self._counted = (0, 0)
         self._bench: Workbench | None = None
