@@ -97,6 +97,10 @@ def test_the_doctor_knows_the_role_of_its_user_and_finds_nothing_missing(site: s
             assert f"this user has the rights of role {role}" in done.stdout
 
 
+def with_rights_of(site: str, role: str) -> Stepflow:
+    return shop(as_role(site, role))
+
+
 @pytest.mark.parametrize(
     ("role", "action", "roles", "does"),
     [
