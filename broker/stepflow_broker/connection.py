@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from stepflow_broker.roles import roles_that_may
-from stepflow_broker.server_url import bad_url, read_url, safe_url, user_of
+from stepflow_broker.server_url import ServerUrl, bad_url, read_url, safe_url, user_of
 from stepflow_broker.tls import explain_tls, tls_error
 from stepflow_engine.errors import ConfigurationError, MissingRightError, ServerError
 
@@ -48,13 +48,15 @@ _REFUSED_RIGHT = ("NOPERM", "ACL failure in script", "The user executing the scr
 _TRANSIENT_WORDS = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
 
 
-def _options() -> dict[str, Any]:
+def _options(url: ServerUrl, retry: Retry | AsyncRetry) -> dict[str, Any]:
     return {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_keepalive": True,
         "protocol": 2,
         "health_check_interval": 30,
+        "retry": retry,
+        **({} if url.text.startswith("unix:") else {"socket_keepalive": True}),
+        **url.options,
     }
 
 
@@ -66,7 +68,7 @@ def connect(url: str, **options: Any) -> redis.Redis:
     """
     given = read_url(url)
     try:
-        options = {**_options(), "retry": Retry(NoBackoff(), 0), **given.options, **options}
+        options = {**_options(given, Retry(NoBackoff(), 0)), **options}
         return _checked(redis.Redis.from_url(given.text, **options))
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise bad_url(url, str(error)) from None
@@ -80,7 +82,7 @@ def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
     """
     given = read_url(url)
     try:
-        options = {**_options(), "retry": AsyncRetry(NoBackoff(), 0), **given.options, **options}
+        options = {**_options(given, AsyncRetry(NoBackoff(), 0)), **options}
         return _checked(redis.asyncio.Redis.from_url(given.text, **options))
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise bad_url(url, str(error)) from None

@@ -6,13 +6,14 @@ whenever a connection is made, so that a changed password is used without a rest
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError
@@ -22,12 +23,12 @@ from stepflow_engine.errors import ConfigurationError
 __all__ = ["FilePassword", "ServerUrl", "bad_url", "read_url", "safe_url", "user_of"]
 
 _SECRETS = re.compile(r"([?&](?:ssl_)?password=)[^&]*")
-_USER_INFO = re.compile(r"(://[^:/?#@]*):.*@", re.DOTALL)
+_USER_INFO = re.compile(r"^((?>(?:[a-z+.-]+://|rediss?:|unix:)?)/*[^:/?#@]*):.*@", re.DOTALL | re.IGNORECASE)
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 
 def safe_url(url: str) -> str:
-    """The URL without its passwords, for people and logs; whatever may be a part of one is left out."""
+    """The URL without its passwords, for people and logs; of a wrong one, what may be a part of one is left out too."""
     return _USER_INFO.sub(r"\1:***@", _SECRETS.sub(r"\1***", url))
 
 
@@ -82,11 +83,9 @@ def read_url(url: str) -> ServerUrl:
     Raises:
         ConfigurationError: it is not a server's URL, or a file that it names is not there.
     """
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise bad_url(url, "its port is no number; write % / ? # @ in a password as %25 %2F %3F %23 %40") from None
+    parts = _parts(url)
+    if parts is None:
+        raise bad_url(url, "its port is no number; write % / ? # @ in a password as %25 %2F %3F %23 %40")
     if parts.scheme in ("redis", "rediss") and "@" in parts.path + parts.query + parts.fragment:
         raise bad_url(url, "there is an @ after the address; write % / ? # @ in a password as %25 %2F %3F %23 %40")
     words = parse_qsl(parts.query)
@@ -102,7 +101,16 @@ def read_url(url: str) -> ServerUrl:
     elif "ssl_keyfile" in given and "ssl_password" not in given:
         options["ssl_password"] = ""  # else a key that has one would have OpenSSL ask for it on the terminal
     kept = urlencode([(name, value) for name, value in words if name not in ("password_file", "ssl_password_file")])
-    return ServerUrl(urlunsplit(parts._replace(query=kept)), options)
+    return ServerUrl(f"{parts.scheme}://{parts.netloc}{parts.path}{'?' * bool(kept)}{kept}", options)
+
+
+def _parts(url: str) -> SplitResult | None:
+    """The URL's parts; of one without any, the error of Python is not shown: it may quote the password."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        _ = parts.port
+        return parts
+    return None
 
 
 def bad_url(url: str, why: str) -> ConfigurationError:

@@ -48,13 +48,15 @@ def call(
 
 
 @contextlib.contextmanager
-def running(*words: str, log: Path, program: str = "main", cwd: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    *words: str, log: Path, program: str = "main", cwd: Path = ROOT, **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program that goes on meanwhile; its whole process group is gone at the end."""
     role = role_of_words(program, words)
     command = [sys.executable, "-m", f"stepflow_cli.{program}", *[as_role(word, role) for word in words]]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=cwd, env=environment(), stdout=output, stderr=output, start_new_session=True
+            command, cwd=cwd, env=environment(**variables), stdout=output, stderr=output, start_new_session=True
         )
     try:
         yield process
