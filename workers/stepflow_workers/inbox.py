@@ -64,7 +64,7 @@ class Inbox:
                         message = await pubsub.get_message(timeout=None, ignore_subscribe_messages=True)
                         if message is not None:
                             self._hear(message["channel"].decode(), message["data"])
-            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+            except (exceptions.RedisError, OSError) as error:
                 _log.warning("inbox_interrupted", extra={"error": str(error)})
                 await asyncio.sleep(0.5)
             except exceptions.RedisError as error:
