@@ -16,7 +16,8 @@ __all__ = ["Call", "Word", "command", "run_script"]
 
 T = TypeVar("T")
 Word = str | bytes | int | float
-_CONTAINERS = frozenset({"client", "config", "script", "xgroup", "xinfo"})
+_CONTAINERS = frozenset({"CLIENT", "CONFIG", "SCRIPT", "XGROUP", "XINFO"})
+_KEYLESS = frozenset({"INFO", "PING", "SCAN", "XREADGROUP"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,13 @@ class Call(Generic[T]):
 
     @property
     def action(self) -> str:
-        """What it does, by name: the transition, or the command with its subcommand, as in ``xgroup|create``."""
+        """What it does: the transition by its name, or the command: ``info``, ``xgroup|create``, ``hget <key>``."""
         if self.script is not None:
             return self.script.name
-        first, *rest = [str(word).lower() for word in self.words[:2]]
-        return f"{first}|{rest[0]}" if first in _CONTAINERS else first
+        first, second = [*map(str, self.words[:2]), ""][:2]
+        if first in _CONTAINERS:
+            return f"{first}|{second}".lower()
+        return f"{first.lower()} {second}" if second and first not in _KEYLESS else first.lower()
 
     def with_source(self) -> tuple[Word, ...]:
         """The command with the script's source, for a server that does not know the script."""

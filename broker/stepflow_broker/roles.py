@@ -82,8 +82,11 @@ class Role:
         return tells or channel.name in self.hears
 
     def may(self, action: str) -> bool:
-        """Whether it may make this transition, or send this command."""
-        return action in self.scripts or action.lower() in self.sent
+        """Whether it makes this transition, or sends this command, as `Call.action` names them."""
+        command, _, name = action.partition(" ")
+        if not name:
+            return action in self.scripts or action in self.sent
+        return command in self.sent and any(self.access(key) for key in KEYS if name.startswith(key.text))
 
 
 @cache
@@ -169,5 +172,5 @@ ROLES = (PRODUCER, WORKER, OPERATOR, READER)
 
 
 def roles_that_may(action: str) -> list[str]:
-    """The names of the roles that may make this transition, or send this command."""
+    """The names of the roles that make this transition, or send this command, as `Call.action` names them."""
     return [role.name for role in ROLES if role.may(action)]

@@ -62,7 +62,7 @@ def as_roles(url: str, names: Sequence[str]) -> str:
 
 def role_of_words(program: str, words: Sequence[str]) -> str:
     """The role that a command line needs."""
-    if program == "worker":
+    if program == "worker" or words[:1] in (("worker",), ("dev",)):
         return "worker"
     if "--repair" in words or any(word in _STEERING for word in words[:2]):
         return "operator"

@@ -109,7 +109,7 @@ class StepWorker(BaseWorker):
         except ValueError as error:  # RQ: the name is taken
             raise ConfigurationError(f"{error}: choose another --name, or wait until it has gone") from None
         except (exceptions.RedisError, OSError) as error:
-            raise server_error(error, self.settings.redis_url) from None
+            raise server_error(error, self.settings.redis_url, "multi") from None
         _log.info(
             "worker_started",
             extra={"worker": self.name, "queues": self.lists, "redis": safe_url(self.settings.redis_url)},
