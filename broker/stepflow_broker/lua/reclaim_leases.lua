@@ -11,22 +11,29 @@ local now = clock(ARGV[1])
 local looked = redis.call('GET', KEYS[2])
 redis.call('SET', KEYS[2], now)
 if redis.call('EXISTS', KEYS[1]) == 0 or looked and now - looked > GAP_MS then return {} end
+
+-- who died with a job, and when; a line for each
+local function note_death(hash, field, owner)
+  local before = redis.call('HGET', hash, field)
+  redis.call('HSET', hash, field, (before and before .. '\n' or '') .. (owner or '?') .. ' at ' .. iso8601(now))
+end
+
 local jobs = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
 for _, job in ipairs(jobs) do
   local run, key = split_job(job)
   local was = read_run(run)
-  -- the count first: a server without memory refuses that, and with it all; it refuses to extend leases as well
+  -- the note first: a server without memory refuses that, and with it all; it refuses to extend leases as well
   if key == '' then
     if was.live and was.lease then
-      redis.call('HINCRBY', RUN .. run, 'deaths', 1)
+      note_death(RUN .. run, 'deaths', was.owner)
       end_lease(job, was, was.list, was.lease, now)
       requeue_run(run, was, now, true)
     end
   else
-    local lease = redis.call('HGET', STEPS .. run, key .. ':lease')
-    if was.live and lease then
-      redis.call('HINCRBY', STEPS .. run, key .. ':deaths', 1)
-      end_lease(job, was, list_of(was.queue, true), lease, now)
+    local step = redis.call('HMGET', STEPS .. run, key .. ':lease', key .. ':owner')
+    if was.live and step[1] then
+      note_death(STEPS .. run, key .. ':deaths', step[2])
+      end_lease(job, was, list_of(was.queue, true), step[1], now)
       requeue_step(run, was, key, now, true)
     end
   end
