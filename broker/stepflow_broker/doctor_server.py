@@ -134,7 +134,7 @@ def _replicas(server: _Server) -> Iterator[Finding]:
         yield _ok("replicas", f"the server has {count} replica(s), and writes only with {least} of them")
     for name, text in server.info.items():
         if re.fullmatch(r"slave\d+", name):
-            fields = dict(part.partition("=")[::2] for part in text.split(","))
+            fields = {part.partition("=")[0]: part.partition("=")[2] for part in text.split(",")}
             if fields.get("state") != "online" or int(fields.get("lag", "0")) > _LAG_S:
                 yield _warning("replicas", f"a replica is {fields.get('state')}, and {fields.get('lag')} s behind")
 

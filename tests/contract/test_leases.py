@@ -190,3 +190,12 @@ def test_a_first_look_after_a_while_leaves_workers_the_time_to_extend(driver: Dr
     driver.extend(lease)
     driver.advance(4_000)
     assert driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms)) == [step.job]
+
+
+def test_a_lease_that_was_over_at_the_last_look_is_reclaimed_however_long_ago_that_was(driver: Driver) -> None:
+    """Workers that only come now and then, each for a moment, take over from one another."""
+    lease = driver.started()
+    driver.reclaim()
+    for expected in ([], [lease.job]):
+        driver.advance(60_000)
+        assert driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms)) == expected

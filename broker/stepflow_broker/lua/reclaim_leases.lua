@@ -1,6 +1,6 @@
 -- reclaim_leases: queue the jobs of workers that died, before all others: their leases were not extended in time.
--- When nobody has looked for a while, because the server was away, or all workers were, the first look only notes its
--- time: workers that live extend their leases before the next, and are not counted as dead.
+-- When nobody has looked for a while, because the server was away, or all workers were, only those count that were over
+-- when somebody last looked: workers that live extend the others before the next look, and are not taken for dead.
 -- USES     clock jobs waits state gates runs
 -- KEYS     1 leases  2 looked
 -- ARGV     1 now_ms  2 limit
@@ -10,7 +10,8 @@ local GAP_MS = 15000
 local now = clock(ARGV[1])
 local looked = redis.call('GET', KEYS[2])
 redis.call('SET', KEYS[2], now)
-if redis.call('EXISTS', KEYS[1]) == 0 or looked and now - looked > GAP_MS then return {} end
+if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+local over = looked and now - looked > GAP_MS and looked or now
 
 -- who died with a job, and when; a line for each
 local function note_death(hash, field, owner)
@@ -18,7 +19,7 @@ local function note_death(hash, field, owner)
   redis.call('HSET', hash, field, (before and before .. '\n' or '') .. (owner or '?') .. ' at ' .. iso8601(now))
 end
 
-local jobs = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
+local jobs = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', over, 'LIMIT', 0, ARGV[2])
 for _, job in ipairs(jobs) do
   local run, key = split_job(job)
   local was = read_run(run)
