@@ -17,6 +17,8 @@ __all__ = ["Call", "Word", "command", "run_script"]
 
 T = TypeVar("T")
 Word = str | bytes | int | float
+_CONTAINERS = frozenset({"CLIENT", "CONFIG", "SCRIPT", "XGROUP", "XINFO"})
+_KEYLESS = frozenset({"INFO", "PING", "SCAN", "XREADGROUP"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,16 @@ class Call(Generic[T]):
         except Exception as error:  # whatever a reader makes of damaged data, it is the data's fault
             what = self.script.name if self.script else str(self.words[0])
             raise UnreadableError(f"what the server answers to {what}", error) from error
+
+    @property
+    def action(self) -> str:
+        """What it does: the transition by its name, or the command: ``info``, ``xgroup|create``, ``hget <key>``."""
+        if self.script is not None:
+            return self.script.name
+        first, second = [*map(str, self.words[:2]), ""][:2]
+        if first in _CONTAINERS:
+            return f"{first}|{second}".lower()
+        return f"{first.lower()} {second}" if second and first not in _KEYLESS else first.lower()
 
     def with_source(self) -> tuple[Word, ...]:
         """The command with the script's source, for a server that does not know the script."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
@@ -13,10 +13,23 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from stepflow_engine.errors import ConfigurationError, ServerError
+from stepflow_broker.roles import roles_that_may
+from stepflow_broker.server_url import ServerUrl, bad_url, read_url, safe_url, user_of
+from stepflow_broker.tls import explain_tls, tls_error
+from stepflow_engine.errors import ConfigurationError, MissingRightError, ServerError
 
-__all__ = ["DEFAULT_URL", "check_server", "connect", "connect_async", "is_transient", "safe_url", "server_error"]
+__all__ = [
+    "DEFAULT_URL",
+    "check_server",
+    "connect",
+    "connect_async",
+    "is_refused_right",
+    "is_transient",
+    "safe_url",
+    "server_error",
+]
 
+C = TypeVar("C", redis.Redis, redis.asyncio.Redis)
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 SOCKET_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 5.0
@@ -31,21 +44,19 @@ _TRANSIENT_ERRORS = (
     OSError,
     TimeoutError,
 )
+_REFUSED_RIGHT = ("NOPERM", "ACL failure in script", "The user executing the script can't")
 _TRANSIENT_WORDS = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
 
 
-def safe_url(url: str) -> str:
-    """The URL without its password, for people and logs."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
-
-
-def _options() -> dict[str, Any]:
+def _options(url: ServerUrl, retry: Retry | AsyncRetry) -> dict[str, Any]:
     return {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_keepalive": True,
         "protocol": 2,
         "health_check_interval": 30,
+        "retry": retry,
+        **({} if url.text.startswith("unix:") else {"socket_keepalive": True}),
+        **url.options,
     }
 
 
@@ -55,11 +66,12 @@ def connect(url: str, **options: Any) -> redis.Redis:
     Raises:
         ConfigurationError: the URL cannot be one of a server.
     """
+    given = read_url(url)
     try:
-        options = {**_options(), "retry": Retry(NoBackoff(), 0), **options}
-        return redis.Redis.from_url(url, **options)
-    except (ValueError, TypeError) as error:
-        raise _bad_url(url, error) from None
+        options = {**_options(given, Retry(NoBackoff(), 0)), **options}
+        return _checked(redis.Redis.from_url(given.text, **options))
+    except (ValueError, TypeError, exceptions.RedisError) as error:
+        raise bad_url(url, str(error)) from None
 
 
 def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
@@ -68,35 +80,42 @@ def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
     Raises:
         ConfigurationError: the URL cannot be one of a server.
     """
+    given = read_url(url)
     try:
-        options = {**_options(), "retry": AsyncRetry(NoBackoff(), 0), **options}
-        return redis.asyncio.Redis.from_url(url, **options)
-    except (ValueError, TypeError) as error:
-        raise _bad_url(url, error) from None
+        options = {**_options(given, AsyncRetry(NoBackoff(), 0)), **options}
+        return _checked(redis.asyncio.Redis.from_url(given.text, **options))
+    except (ValueError, TypeError, exceptions.RedisError) as error:
+        raise bad_url(url, str(error)) from None
 
 
-def _bad_url(url: str, error: Exception) -> ConfigurationError:
-    return ConfigurationError(
-        f"redis_url {safe_url(url)!r} is not a server's URL ({error}): write redis://host:6379/0, "
-        "rediss://… for TLS, or unix:///path, in redis_url= or STEPFLOW_REDIS_URL"
-    )
+def _checked(client: C) -> C:
+    """The client, if a connection can be made with its options, which redis-py finds out when it needs the first."""
+    pool: Any = client.connection_pool
+    pool.connection_class(**pool.connection_kwargs)
+    return client
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a little later."""
-    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
+    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError) or tls_error(error):
         return False
     return isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_WORDS
 
 
-def server_error(error: BaseException, url: str) -> Exception:
-    """The error to show for one of the server's or the connection's."""
+def server_error(error: BaseException, url: str, action: str = "") -> Exception:
+    """The error to show for one of the server's or the connection's.
+
+    Args:
+        action: what was to be done, as `Call.action` names it.
+    """
     where, text = safe_url(url), str(error)
+    if is_refused_right(error):
+        return _missing_right(text, url, action)
+    if tls := tls_error(error):
+        return ConfigurationError(f"no TLS with the server at {where}: {explain_tls(tls)}")
     match error:
         case exceptions.AuthenticationError() | exceptions.AuthorizationError():
             return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
-        case exceptions.NoPermissionError():
-            return ConfigurationError(f"the server at {where} denies a right ({text}): extend the user's ACL")
         case exceptions.OutOfMemoryError():
             return ServerError(f"the server at {where} is out of memory ({text}): raise maxmemory or free memory")
     if text.startswith(("NOAUTH", "WRONGPASS", "invalid username")):
@@ -104,8 +123,32 @@ def server_error(error: BaseException, url: str) -> Exception:
     if text.startswith(("OOM", "MISCONF")):
         return ServerError(f"the server at {where} does not accept writes ({text}): free memory or disk, then go on")
     if is_transient(error):
-        return ServerError(f"the server at {where} does not answer ({text}): is it running, and is the URL right?")
+        return ServerError(f"the server at {where} does not answer ({text}): is it running, {_asked_when_away(url)}?")
     return ServerError(f"the server at {where} answers with an error: {text}")
+
+
+def _asked_when_away(url: str) -> str:
+    if url.startswith("rediss:"):  # a server says neither that its port has no TLS, nor always what it wants of clients
+        return "is this its tls-port, and does it want a certificate of clients (ssl_certfile=, ssl_keyfile=)"
+    return "and is the URL right"
+
+
+def is_refused_right(error: BaseException) -> bool:
+    """Whether the server refuses something to its user; how it says so depends on its version and on scripts."""
+    return isinstance(error, exceptions.NoPermissionError) or any(words in str(error) for words in _REFUSED_RIGHT)
+
+
+def _missing_right(text: str, url: str, action: str) -> MissingRightError:
+    user = user_of(url)
+    roles = roles_that_may(action)
+    advice = f"{action} is for role {' or '.join(roles)}" if roles else "no role of stepflow's has this right"
+    return MissingRightError(
+        f"user {user} of the server at {safe_url(url)} may not do this ({action or 'command'}: {text}): {advice}; "
+        "use a URL with a user of that role, or extend the user's ACL",
+        user=user,
+        action=action,
+        roles=roles,
+    )
 
 
 def check_server(info: Mapping[str, Any], url: str) -> None:

@@ -24,6 +24,7 @@
     ├─ DecryptionError              an encrypted payload cannot be opened
     │  └─ KeyMissingError           this process has not its key
     ├─ ConfigurationError           names the setting and the fix
+    │  └─ MissingRightError         the server's user may not do this
     └─ ServerError                  the Redis server cannot be used now
        └─ UnreadableError           what the server has was damaged, or was not written by stepflow
 """
@@ -46,6 +47,7 @@ __all__ = [
     "InvokeTimeoutError",
     "KeyMissingError",
     "LimitError",
+    "MissingRightError",
     "NonRetriableError",
     "ResultTimeoutError",
     "RetryAfterError",
@@ -241,6 +243,22 @@ class KeyMissingError(DecryptionError):
 
 class ConfigurationError(StepflowError):
     """A setting is wrong; the message names it and the fix."""
+
+
+class MissingRightError(ConfigurationError):
+    """The user of the Redis server may not do this; nothing was done.
+
+    Attributes:
+        user: the server's user.
+        action: the transition, or the Redis command, that was refused.
+        roles: the names of the roles that have the right to it.
+    """
+
+    def __init__(self, message: str, *, user: str, action: str, roles: list[str]) -> None:
+        super().__init__(message)
+        self.user = user
+        self.action = action
+        self.roles = roles
 
 
 class ServerError(StepflowError):

@@ -88,7 +88,7 @@ def test_entries_of_a_stream_are_read_whatever_they_are(entries: list[list[bytes
 
 @fuzzed(0.02, words=st.lists(st.none() | BLOBS | st.integers(), min_size=0, max_size=12), job=BLOBS)
 def test_a_lease_is_always_read(words: list[Any], job: bytes) -> None:
-    types = [bytes, int, bytes, bytes, int, int, int, bytes, bytes, int, int, bytes, int]
+    types = [bytes, int, bytes, bytes, int, int, bytes, bytes, bytes, int, int, bytes, int]
     reply = [word if type(word) in (kind, type(None)) else None for word, kind in zip(words, types, strict=False)]
     with suppress(UnicodeDecodeError):
         assert Lease.parse([job, *reply]).event in (*reply, None)

@@ -10,11 +10,13 @@ from typing import Protocol
 from redis import exceptions
 
 from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.connection import is_refused_right, server_error
 from stepflow_broker.keys import Keys
 
 __all__ = ["Inbox", "InboxListener"]
 
 _log = logging.getLogger("stepflow.worker")
+_PAUSE_S, _REFUSED_S = 0.5, 10.0
 
 
 class InboxListener(Protocol):
@@ -63,8 +65,10 @@ class Inbox:
                         if message is not None:
                             self._try_to_hear(message["channel"].decode(), message["data"])
             except (exceptions.RedisError, OSError) as error:
-                _log.warning("inbox_interrupted", extra={"error": str(error)})
-                await asyncio.sleep(0.5)
+                _log.warning(
+                    "inbox_interrupted", extra={"error": str(server_error(error, self._broker.url, "subscribe"))}
+                )
+                await asyncio.sleep(_REFUSED_S if is_refused_right(error) else _PAUSE_S)
 
     def _try_to_hear(self, channel: str, data: bytes) -> None:
         """Hear a message. Messages are hints, so one that makes no sense is let go."""

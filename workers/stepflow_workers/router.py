@@ -83,7 +83,7 @@ class Router:
                 if now >= self._take_over_at:
                     self._take_over_at = now + _TAKE_OVER_MS / 1000
                     await self.route(await self._broker.run(self._take_over()))
-            except ServerError as error:
+            except (ServerError, ConfigurationError) as error:
                 if "NOGROUP" in str(error):
                     await self.prepare()
                     continue
