@@ -196,11 +196,14 @@ def test_a_key_of_an_encrypted_event_can_be_paused(url: str, client, run_worker)
 
     @app.function("per-shop", concurrency=Concurrency(5, key="event.data.shop"))
     async def per_shop(ctx: Context) -> None:
-        await ctx.step.run("first", lambda: app.pause(key=f"vault/per-shop:event.data.shop={ctx.event.data['shop']}"))
-        await ctx.step.sleep("between", 0)
+        await ctx.step.run("first", pause)
         await ctx.step.run("second", steps.append, 2)
 
-    run_worker(app)
+    def pause() -> None:
+        app.pause(key="vault/per-shop:event.data.shop=17")
+        until(lambda: worker.worker._bench.pauses._pauses, what="the worker's hearing of it")
+
+    worker = run_worker(app)
     run = app.start(per_shop, {"shop": 17})
     until(lambda: run.explain().kind == "paused", what="the pause")
     assert steps == []
