@@ -12,7 +12,7 @@ from hiredis import pack_command
 from redis import exceptions
 
 from stepflow_broker.call import Call
-from stepflow_broker.connection import connect, server_error
+from stepflow_broker.connection import connect, is_misled, server_error
 from stepflow_broker.patience import is_passing, pause_s
 
 __all__ = ["Broker"]
@@ -53,6 +53,8 @@ class Broker:
             try:
                 return self._once(calls)
             except (exceptions.RedisError, OSError) as error:
+                if is_misled(error):
+                    self.client.connection_pool.disconnect(inuse_connections=False)
                 wait_s = pause_s(tries)
                 if not is_passing(error) or time.monotonic() + wait_s > deadline:
                     raise server_error(error, self.url) from None

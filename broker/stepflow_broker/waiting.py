@@ -37,7 +37,7 @@ def wait_for_end(broker: Broker, keys: Keys, run_id: str, timeout_s: float | Non
     while status is not None and not status.ended:
         if deadline is not None and time.monotonic() >= deadline:
             return status
-        with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+        with contextlib.suppress(exceptions.RedisError, OSError):
             _listen(broker, keys, run_id, deadline)
         status = broker.run(read_status(keys, run_id))
     return status
@@ -97,7 +97,7 @@ class EndWatcher:
         heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiters = self._waiters.setdefault(run_id, set())
         waiters.add(heard)
-        with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+        with contextlib.suppress(exceptions.RedisError, OSError):
             async with self._turn:
                 await self._pubsub.subscribe(self._keys("DONE", run_id))
         if self._listener is None or self._listener.done():
@@ -110,7 +110,7 @@ class EndWatcher:
         heard.cancel()
         if not waiters:
             self._waiters.pop(run_id, None)
-            with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            with contextlib.suppress(exceptions.RedisError, OSError):
                 async with self._turn:
                     await self._pubsub.unsubscribe(self._keys("DONE", run_id))
 
@@ -118,7 +118,7 @@ class EndWatcher:
         while self._waiters:
             try:
                 message = await self._pubsub.get_message(timeout=_RECHECK_S)
-            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            except (exceptions.RedisError, OSError):
                 await asyncio.sleep(0.2)
                 self._wake_all()
                 continue

@@ -24,7 +24,7 @@ from stepflow_broker.keys import Keys
 from stepflow_broker.streams import create_group
 from stepflow_broker.waits import give_event, read_condition, read_waits
 from stepflow_engine.codec import loads
-from stepflow_engine.errors import ServerError
+from stepflow_engine.errors import ServerError, StepflowError
 from stepflow_engine.expression import expression
 from stepflow_engine.ids import run_id_for
 from stepflow_workers.registry import Registry
@@ -73,7 +73,7 @@ class Router:
                 if now >= self._take_over_at:
                     self._take_over_at = now + _TAKE_OVER_MS / 1000
                     await self.route(await self._broker.run(self._take_over()))
-            except ServerError as error:
+            except StepflowError as error:
                 if "NOGROUP" in str(error):
                     await self.prepare()
                     continue
@@ -136,15 +136,16 @@ class Router:
         """Block on the server until events come; on a connection of its own, for it holds it."""
         call = read_events(self._keys, self._worker, limit=_LIMIT)
         words = (*call.words[:-3], "BLOCK", _BLOCK_MS, *call.words[-3:])
-        connection = await self._broker.client.connection_pool.get_connection()
+        try:
+            connection = await self._broker.client.connection_pool.get_connection()
+        except (exceptions.RedisError, OSError) as error:
+            raise ServerError(str(error)) from None
         try:
             await connection.send_packed_command(connection.pack_command(*words))
             timeout_s = SOCKET_TIMEOUT_S + _BLOCK_MS / 1000
             return call.read(await connection.read_response(disable_decoding=True, timeout=timeout_s))
-        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-            await connection.disconnect(nowait=True)
-            raise ServerError(str(error)) from None
-        except exceptions.ResponseError as error:
+        except (exceptions.RedisError, OSError) as error:
+            await connection.disconnect(nowait=True)  # also when it was refused: by a replica, the next one may not be
             raise ServerError(str(error)) from None
         except BaseException:
             await connection.disconnect(nowait=True)  # cancelled: a reply may still come on it

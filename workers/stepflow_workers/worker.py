@@ -53,6 +53,7 @@ _RQ_TTL_S = 60
 _HEARTBEAT_TTL_S = 30
 _PATIENCE_S = 60.0
 _SAME_SIGNAL_S = 1.0
+_PUBSUB_PAUSE_S = 2.0
 
 
 class StepWorker(BaseWorker):
@@ -239,6 +240,13 @@ class StepWorker(BaseWorker):
             return
         self._counted = counts
         self.successful_job_count = counts[0]
+
+    def _pubsub_exception_handler(self, exc: BaseException, *_: Any) -> None:
+        """In place of RQ's, whose listener for commands gives up on any error but one."""
+        if not isinstance(exc, exceptions.RedisError | OSError):
+            raise exc
+        _log.warning("commands_interrupted", extra={"error": str(exc)})
+        time.sleep(_PUBSUB_PAUSE_S)
 
     def _take_leave(self) -> None:
         try:
