@@ -74,6 +74,7 @@ KEYS: tuple[Key, ...] = (
     Key("PAUSED", "stepflow:paused", "", "hash", "pause, resume", "never", "what is paused (function <app/id>, queue <queue>, key <scope>:<key>=<value>) → since when, in ms, and the reason"),
     Key("EVENTS", "stepflow:events", "", "stream", "producers", "entries: once routed", "events that have come and are not routed yet; a consumer group of all workers routes them"),
     Key("CRON", "stepflow:cron", "", "hash", "fire_cron", "never", "function and schedule → the time in ms up to which its runs were started"),
+    Key("REPLICATED", "stepflow:replicated", "", "string", "producers with durability=\"replicated\"", "a minute after the last", "nothing: it is written so that WAIT has something to wait for"),
     Key("FUNCTIONS", "stepflow:functions", "", "hash", "register_functions", "never", "app/function → its config: queue, triggers, retries"),
     Key("VERSION", "stepflow:functions:version", "", "string", "register_functions", "never", "grows with each change of the registry; routers check it"),
     Key("READY", "stepflow:ready", "", "channel", "every push onto an empty list", "—", "wakes idle workers: the name of the list"),

@@ -23,6 +23,7 @@
     │  └─ ResultTimeoutError
     ├─ ConfigurationError           names the setting and the fix
     └─ ServerError                  the Redis server cannot be used now
+       └─ ReplicationError          it has what was sent, and no replica has confirmed it
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ __all__ = [
     "InvokeTimeoutError",
     "LimitError",
     "NonRetriableError",
+    "ReplicationError",
     "ResultTimeoutError",
     "RetryAfterError",
     "RunCancelledError",
@@ -216,3 +218,19 @@ class ConfigurationError(StepflowError):
 
 class ServerError(StepflowError):
     """The Redis server cannot be reached, or refuses to work; the message says why and what to do."""
+
+
+class ReplicationError(ServerError):
+    """The server has what was sent, but too few replicas have confirmed it in time: a fail-over may lose it.
+
+    The same call with the same id may be repeated; it starts nothing twice.
+
+    Attributes:
+        confirmed: how many replicas have confirmed it.
+        timeout_ms: how long they were waited for, in milliseconds.
+    """
+
+    def __init__(self, message: str, *, confirmed: int = 0, timeout_ms: int = 0) -> None:
+        super().__init__(message)
+        self.confirmed = confirmed
+        self.timeout_ms = timeout_ms
