@@ -11,6 +11,7 @@ from stepflow_engine.codec import dumps
 from stepflow_engine.errors import LimitError
 from stepflow_engine.failure import Failure
 from stepflow_engine.handler import attempt_step
+from stepflow_engine.ids import idempotency_key
 from stepflow_engine.memo import Memo, memo_of_data, memo_of_failure
 from stepflow_engine.retry import Backoff, retry_delay_ms
 from stepflow_engine.steps import RunRequest, StepCall
@@ -65,7 +66,13 @@ class Performer:
         try:
             if deaths >= POISON_DEATHS:
                 raise_poison(deaths)
-            result = await attempt_step(call.id, request, attempt=attempt, limit_bytes=limits.step_output_bytes)
+            result = await attempt_step(
+                call.id,
+                request,
+                attempt=attempt,
+                limit_bytes=limits.step_output_bytes,
+                idempotency_key=idempotency_key(held.run_id, call.key),
+            )
             text = memo_of_data(result.text, self._detail(call.id, attempt, started_at))
             if held.state_bytes + len(text) > limits.run_state_bytes:
                 raise LimitError(
