@@ -171,6 +171,10 @@ class _Explainer:
 
     def _in_line(self, job: str, gates: list[tuple[int, str]]) -> Iterator[Reason]:
         """A job's place in each line, and who has the slots."""
+        queued = self.broker.run(command(_texts, "HMGET", self.keys("RUN", job), "queue"))[0]
+        place = self.broker.run(command(_number, "ZRANK", self.keys("LINE", f"queue {queued}"), job))
+        if place is not None:
+            yield Reason("queue", queued, f"number {place + 1} by priority on queue {queued}")
         for limit, name in gates:
             place = self.broker.run(command(_number, "ZRANK", self.keys("LINE", name), job))
             if place is not None:

@@ -301,7 +301,8 @@ def extend_leases(keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: in
 
 def reclaim_leases(keys: Keys, *, limit: int = 100, now_ms: int = 0) -> Call[list[str]]:
     """Queue the jobs whose leases are over; the answer names them."""
-    return run_script("reclaim_leases", lambda reply: [job.decode() for job in reply], (keys("LEASES"),), now_ms, limit)
+    keyed = (keys("LEASES"), keys("LOOKED"))
+    return run_script("reclaim_leases", lambda reply: [job.decode() for job in reply], keyed, now_ms, limit)
 
 
 def fire_timers(keys: Keys, *, limit: int = 500, now_ms: int = 0) -> Call[tuple[int, int]]:

@@ -44,7 +44,11 @@ _RUN_FIELDS = (
     "error",
     "last_error",
     "blocked",
+    "reason",
+    "continuation",
+    "delayed_by",
 )
+_STANDING = {"gated": "stands in line", "batched": "collected in a batch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class RunSummary:
     Attributes:
         failure: what ended the run, or why its last attempt failed.
         blocked: why no worker can take it.
+        held_by: what of its function's flow control holds it up, or has skipped it; ``""``: nothing.
     """
 
     id: str
@@ -110,6 +115,7 @@ class RunSummary:
     ended_at: int | None
     failure: Failure | None
     blocked: str
+    held_by: str
 
     @property
     def name(self) -> str:
@@ -179,13 +185,14 @@ def _count_queue(keys: Keys, name: str, now_s: int) -> list[Call[int]]:
         command(int, "ZCARD", keys("RQ_SCHEDULED", name)),
         command(int, "ZCARD", keys("RQ_SCHEDULED", steps)),
         command(int, "ZCOUNT", keys("RQ_FAILED", name), now_s, "+inf"),
+        command(int, "ZCARD", keys("LINE", f"queue {name}")),
     ]
 
 
 def _queue(name: str, counts: Iterator[int]) -> QueueRecord:
     """Read the counts of one queue, in the order of `_count_queue`."""
-    new, steps, executing, executing_steps, delayed, delayed_steps, failed = [next(counts) for _ in range(7)]
-    return QueueRecord(name, new, steps, executing + executing_steps, delayed + delayed_steps, failed)
+    new, steps, executing, executing_steps, delayed, delayed_steps, failed, in_line = [next(counts) for _ in range(8)]
+    return QueueRecord(name, new + in_line, steps, executing + executing_steps, delayed + delayed_steps, failed)
 
 
 # -- runs ----------------------------------------------------------------------
@@ -256,9 +263,16 @@ def _read_summary(keys: Keys, run_id: str) -> Call[RunSummary | None]:
             ended_at=_number(text["ended_at"]),
             failure=Failure.from_json(loads(error)) if error else None,
             blocked=text["blocked"],
+            held_by=_held_by(text),
         )
 
     return command(read, "HMGET", keys("RUN", run_id), *_RUN_FIELDS)
+
+
+def _held_by(text: dict[str, str]) -> str:
+    if text["continuation"] == "delayed" and not text["started_at"]:
+        return text["delayed_by"]
+    return text["reason"] or _STANDING.get(text["continuation"], "")
 
 
 def _number(text: str) -> int | None:

@@ -97,6 +97,7 @@ def _summary_json(run: RunSummary, waits: Sequence[Wait]) -> dict[str, Any]:
         "started_at": iso(run.started_at),
         "ended_at": iso(run.ended_at),
         "blocked": run.blocked or None,
+        "held_by": run.held_by or None,
         "waits": [wait.named_json() for wait in waits],
         "error": run.failure.to_json() if run.failure else None,
     }
@@ -120,7 +121,7 @@ def _print_runs(found: Sequence[RunSummary], waits: Mapping[str, Sequence[Wait]]
 
 def _why(run: RunSummary, waits: Sequence[Wait], now: int) -> str:
     """Why a run is as it is, in one line."""
-    return plain(run.blocked) or "; ".join(wait_texts(waits, now)) or plain(brief_failure(run.failure))
+    return plain(run.blocked or run.held_by) or "; ".join(wait_texts(waits, now)) or plain(brief_failure(run.failure))
 
 
 # -- show ----------------------------------------------------------------------

@@ -12,6 +12,7 @@ import enum
 import math
 import types
 import typing
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -223,6 +224,10 @@ def _find_fault(value: Any, plainer: _Plainer, path: str = "$") -> str:
     return "" if path == "$" else f"at {path}: "
 
 
+_BAGS = (set, frozenset, deque)
+"""What a model may hold, besides lists, that JSON has as a list."""
+
+
 def _refuse_not_finite(value: Any) -> None:
     """Refuse NaN and infinities, which orjson writes as null."""
     stack: list[Any] = [value]
@@ -234,7 +239,7 @@ def _refuse_not_finite(value: Any) -> None:
             raise _NotJsonError(f"it contains {item!r}, which JSON has no number for")
         if isinstance(item, dict):
             stack.extend(item)
-        stack.extend(_parts(item))
+        stack.extend(item if isinstance(item, _BAGS) else _parts(item))
 
 
 def round_trip(value: Any, text: bytes) -> Any:

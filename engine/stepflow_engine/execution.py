@@ -178,8 +178,15 @@ class Execution:
             self.offer(self.applied + 1, key, memo)
 
     def offer(self, position: int, key: str, memo: Memo) -> None:
-        """Add the memo at a position (from 1). One that comes early is kept until those before it have come."""
+        """Add the memo at a position (from 1). One that comes early is kept until those before it have come.
+
+        One that the code waits for, at the position of another, says that the server has lost memos which this pass
+        was given (a fail-over, a loss of power): the pass is closed.
+        """
         if position <= self.applied:
+            call = self._pending.get(key)
+            if call is not None and not call.future.done() and key not in self._memos:
+                self.close()
             return
         self._early[position] = (key, memo)
         while (following := self._early.pop(self.applied + 1, None)) is not None:

@@ -114,8 +114,8 @@ class Stepflow(PausesRuns):
             singleton: one live run at a time.
             concurrency: how many steps are executed at once; one number, or at most two `Concurrency`.
             idempotency: an expression on the event; each value starts one run in 24 hours.
-            priority: an expression on the event, in seconds from -600 to 600: a run's place in its line is that of one
-                that came so much earlier.
+            priority: an expression on the event, in seconds from -600 to 600: a run starts when one would that came so
+                much earlier.
             cancel_on: events that cancel its live runs; at most five.
             timeouts: by when a run must have started, and ended, not to be cancelled.
             on_failure: the code of a function ``<id>-failed``, of which each failed run (not a cancelled one) starts

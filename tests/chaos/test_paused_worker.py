@@ -92,7 +92,7 @@ def test_what_a_worker_that_was_paused_for_three_leases_commits_is_refused_and_i
 def test_a_worker_whose_handler_holds_the_gil_for_longer_than_three_leases_keeps_its_lease(
     producer: Stepflow, url: str, client: redis.Redis, start_worker, effects: EffectLedger, long: bool
 ) -> None:
-    lease_s, seconds = (10, 60) if long else (2, 8)
+    lease_s, seconds = (10, 60) if long else (4, 13)
     first = start_worker(APP, lease_ms=lease_s * 1000)
     run = started(producer, client, "grab", ledger=effects.path, seconds=seconds)
     until(lambda: pids(effects, BEGIN, "grab") == [first.pid])

@@ -23,7 +23,7 @@ def test_with_fsync_always_kills_of_the_server_lose_nothing_acknowledged(
         with Load(site.server.url, tmp_path) as load:
             for _ in range(kills):
                 load.await_starts(site.chance.randint(10, 40))
-                site.server.restart()
+                site.server.restart(away_s=site.chance.uniform(0.0, 3.0))
                 back_s.append(site.await_work(load.effects))
         load.settle(site.client)
         site.say(f"{kills} kills of the server, {load}; each worker worked again after at most {max(back_s):.1f} s")

@@ -88,7 +88,7 @@ def test_workers_that_are_killed_again_and_again_lose_no_run_and_store_each_memo
     url: str, client: redis.Redis, tmp_path: Path, long: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = random.randrange(1_000_000)
-    count, every_s, size = (10_000, 2.0, 3) if long else (400, 0.8, 2)
+    count, every_s, size, most = (10_000, 2.0, 3, 1_000) if long else (400, 0.8, 2, 8)
     starts, effects = StartLedger(tmp_path / "starts"), EffectLedger(tmp_path / "effects")
     producer = Stepflow("chaos", redis_url=url)
     with Crew(url, APP, folder=tmp_path, size=size, seed=seed, concurrency=16) as crew:
@@ -98,7 +98,7 @@ def test_workers_that_are_killed_again_and_again_lose_no_run_and_store_each_memo
         def done() -> bool:
             return next(producing, count) == count and not client.exists(KEYS("LIVE"))
 
-        crew.kill_until(done, every_s=every_s, within_s=1500 if long else 60)
+        crew.kill_until(done, every_s=every_s, within_s=1500 if long else 60, most=most)
     check_health(url, client)
     runs, repeats, reclaimed = starts.runs(), effects.repeats(), crew.reclaimed()
     delays = restart_delays(effects, crew)

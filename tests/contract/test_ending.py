@@ -246,6 +246,21 @@ def test_a_park_that_comes_again_after_the_wake_does_not_undo_it(driver: Driver)
     assert driver.queued("shop:steps") == ["run1"]
 
 
+def test_a_run_that_waits_for_nothing_is_not_parked(driver: Driver) -> None:
+    lease = driver.started()
+    before = driver.snapshot()
+    assert driver.park(lease) is Code.ALREADY
+    assert driver.snapshot() == before
+
+
+def test_a_run_is_not_parked_by_who_knows_of_more_memos_than_there_are(driver: Driver) -> None:
+    lease = driver.started()
+    driver.plan(lease, "a")
+    before = driver.snapshot()
+    assert driver.park(lease, applied=1) is Code.ALREADY
+    assert driver.snapshot() == before
+
+
 def test_parking_with_a_stale_fence_is_refused(driver: Driver) -> None:
     stale = taken_over(driver)
     before = driver.snapshot()

@@ -102,11 +102,11 @@ class Crowd:
         return not self.driver.client.zcard(self.driver.keys("LIVE"))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_limits_hold_at_every_instant_and_everybody_gets_through(driver: Driver, seed: int) -> None:
     crowd = Crowd(driver, seed)
     moves = [crowd.start, crowd.claim, crowd.claim, crowd.work, crowd.work, crowd.work, crowd.die, crowd.pass_time]
-    for turn in range(150):
+    for turn in range(100):
         crowd.random.choice([*moves, crowd.cancel] if turn % 5 == 0 else moves)()
         crowd.check()
     driver.now_ms += 61_000  # whatever is held or reserved lapses; from now on nobody dies

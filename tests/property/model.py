@@ -103,8 +103,8 @@ class Model:
         assert job is not None
         assert job.state == "queued", f"{lease.job} was claimed and is {job.state}"
         assert (lease.applied, lease.step_attempt) == (len(run.memos), job.attempts)
-        run.fences += 1
-        assert lease.fence == run.fences
+        assert lease.fence > run.fences
+        run.fences = lease.fence
         assert (lease.event is not None) == (not lease.key and not run.claimed)
         run.claimed = run.claimed or not lease.key
         job.become("leased", fence=lease.fence, until_ms=until_ms)
@@ -163,6 +163,8 @@ class Model:
             return self.refusal(lease)
         if len(self.runs[lease.run_id].memos) > applied:
             return Code.MORE
+        if len(self.runs[lease.run_id].memos) < applied or not self.runs[lease.run_id].steps:
+            return Code.ALREADY
         job.become("none")
         return Code.DONE
 

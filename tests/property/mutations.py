@@ -59,7 +59,7 @@ _WAKE_EARLY = """
     queue_run(was.parent, read_run(was.parent), now)
   end
 """
-_ADD = "redis.call('XADD', FINISHED, '*', 'run', run)"
+_ADD = "redis.call('XADD', FINISHED, '*', was.parent and 'run' or 'batch', run)"
 _TELL = "redis.call('PUBLISH', DONE .. run, status)\n"
 _DROP_TIMER = "  redis.call('ZREM', TIMEOUTS, 'wait:' .. member)\n"
 _STILL_WAITING = "if step[1] == 'waiting' then"
@@ -94,7 +94,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the finished event is dropped before the step is resolved",
-        (Edit("lib/runs.lua", _ADD, f"{_ADD})\n    redis.call('XTRIM', FINISHED, 'MAXLEN', 0"),),
+        (Edit("lib/runs.lua", _ADD, f"{_ADD}\n    redis.call('XTRIM', FINISHED, 'MAXLEN', 0)"),),
     ),
     Mutation(
         "a timeout does not look whether the step still waits",

@@ -23,8 +23,8 @@ SHOP = f"{APPS}.shop:app"
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The variables of this process without those of stepflow, and with these."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STEPFLOW_")}
+    """The variables of this process without those of stepflow and the terminal's width, and with these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STEPFLOW_", "COLUMNS"))}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {**kept, "PYTHONPATH": path, **variables}
 

@@ -10,7 +10,7 @@ from stepflow_broker.condition import wait_index
 from stepflow_broker.flow import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.invokes import read_finished
-from stepflow_broker.jobs import Lease, park_run
+from stepflow_broker.jobs import Lease
 from stepflow_broker.keys import GROUP
 from stepflow_broker.runs import start_run
 from stepflow_broker.waits import WaitStart, begin_wait
@@ -249,7 +249,10 @@ def a_batch_whose_end_was_not_heard(driver: Driver) -> None:
 @defect("waits_for_nothing")
 def a_run_that_waits_for_nothing(driver: Driver) -> None:
     lease = driver.started()
-    driver.store.broker.run(park_run(driver.keys, run_id="run1", fence=lease.fence, applied=0, now_ms=driver.now_ms))
+    driver.plan(lease, "a")
+    driver.park(lease)
+    driver.client.delete(driver.keys("STEPS", "run1"), driver.keys("RQ_JOB", job_id("run1", A)))
+    driver.client.lrem(driver.keys("RQ_QUEUE", "shop:steps"), 1, job_id("run1", A))
 
 
 @defect("status_wrong")

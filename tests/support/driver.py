@@ -218,6 +218,8 @@ class Driver:
         return self.send(jobs.extend_leases(self.keys, held, lease_ms=LEASE_MS, now_ms=self.now_ms))
 
     def reclaim(self, *, limit: int = 100) -> list[str]:
+        """Reclaim leases, as a worker that has looked a moment before."""
+        self.store.broker.run(jobs.reclaim_leases(self.keys, limit=0, now_ms=self.now_ms))
         return self.send(jobs.reclaim_leases(self.keys, limit=limit, now_ms=self.now_ms))
 
     def fire(self, *, limit: int = 500) -> tuple[int, int]:

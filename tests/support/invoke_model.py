@@ -260,8 +260,10 @@ class InvokeModel:
                 assert code in (Code.DONE, Code.ALREADY), f"M3: {move.name} was answered {code!r}"
             case "claim", leases:
                 assert [lease.run_id for lease in leases] == [move.run], f"M3: {move.name} claimed {leases}"
-            case (("reclaim" | "read"), found):
+            case "reclaim", found:
                 assert found == [move.run], f"M3: {move.name} found {found}"
+            case "read", found:
+                assert [one.run_id for one in found] == [move.run], f"M3: {move.name} found {found}"
             case _:
                 pass
         return move.minds

@@ -177,7 +177,7 @@ def test_json_values_come_back_equal_and_of_the_same_type(value: object) -> None
         (collections.Counter("aa"), {"a": 2}),
         ((n for n in range(3)), [0, 1, 2]),
     ],
-    ids=repr,
+    ids=lambda value: "generator" if isinstance(value, types.GeneratorType) else repr(value),
 )
 def test_what_is_not_json_but_has_a_plain_form_is_given_it(value: object, plain: object) -> None:
     assert read_back(value) == plain
@@ -293,6 +293,7 @@ except StepOutputError:
         lambda number: Loose(extra=number),
         lambda number: Untyped(value=number),
         lambda number: Untyped(value={"a": [number]}),
+        lambda number: Untyped(value={number}),
         lambda number: Plain("tea", price=number),
         lambda number: Slotted(number),
         lambda number: Point(number, 0),  # type: ignore[arg-type]
@@ -312,6 +313,7 @@ except StepOutputError:
         "extra",
         "untyped field",
         "in an untyped field",
+        "in a set of a model",
         "dataclass",
         "slots",
         "named tuple",

@@ -292,6 +292,18 @@ def test_memos_that_come_early_wait_for_those_before_them() -> None:
     on_run_loop(main())
 
 
+def test_a_memo_at_the_position_of_another_closes_the_pass() -> None:
+    async def main() -> None:
+        execution = execution_of(three)
+        execution.add(data_memos(a=1))
+        await execution.advance()
+        ((b, memo),) = data_memos(b=2)
+        execution.offer(1, b, memo)  # the server has lost the memo of a
+        assert execution.closed
+
+    on_run_loop(main())
+
+
 def test_a_memo_that_is_offered_twice_counts_once() -> None:
     async def main() -> None:
         execution = execution_of(three)

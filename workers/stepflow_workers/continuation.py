@@ -99,18 +99,17 @@ class Continuation:
 
     async def _commit(self, held: HeldRun, lease: Lease, call: StepCall, done: Done, *, keep: bool) -> bool:
         bench = self._bench
-        committed = bench.broker.submit(
+        code, position = await bench.broker.run(
             commit_step(bench.keys, run_id=held.run_id, fence=lease.fence, key=call.key, memo=done.text)
         )
-        if not keep:  # in the same round trip
-            await bench.broker.run(yield_run(bench.keys, run_id=held.run_id, fence=lease.fence))
-        code, position = await committed
         if not bench.accepted(held, code):
             return False
         bench.finished_jobs += 1
         held.learn(position, call.key, done.memo)
-        if not keep and not bench.settings.sticky:
-            bench.held.drop(held)
+        if not keep:  # after the answer: were the memo refused for a while, the run would go back without it
+            await bench.broker.run(yield_run(bench.keys, run_id=held.run_id, fence=lease.fence))
+            if not bench.settings.sticky:
+                bench.held.drop(held)
         return keep
 
     async def _put_off(self, held: HeldRun, lease: Lease, call: StepCall, retry: Retry) -> bool:
@@ -150,6 +149,10 @@ class Continuation:
         if code is Code.MORE:
             await self._loader.catch_up(held)
             return True
+        if code is Code.ALREADY:  # the server has lost what this pass waits for
+            bench.held.drop(held)
+            await bench.hand_back([lease])
+            return False
         bench.accepted(held, code)
         if not bench.settings.sticky:
             bench.held.drop(held)

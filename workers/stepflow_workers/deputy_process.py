@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["Told", "is_stopped", "watch"]
 
 _PATIENCE = 0.6
-"""How much of a lease may pass without an extension. The keeper extends after a third of it, and half a second."""
+"""How much of a lease may pass at most before the deputy takes over, which takes it a moment."""
+_LATE_S = 0.8
+"""How late a keeper may be that is well: it extends after a third of a lease, at its next beat."""
 _LOOK = 0.1
 """How often to look at a worker that is held up, or stopped, as part of a lease."""
 _SHOWN_S = 30
@@ -47,11 +49,11 @@ class Told:
 def watch(told: Told, table: LeaseTable) -> None:
     """Watch a worker until it has gone."""
     stand_in: _StandIn | None = None
-    wait_s = 0.0
+    patience_s, wait_s = min(told.lease_s / 3 + _LATE_S, told.lease_s * _PATIENCE), 0.0
     while not _has_gone(told.worker_pid, wait_s):
-        patience_s = table.tended_at + told.lease_s * _PATIENCE - time.monotonic()
-        wait_s = max(patience_s, told.lease_s * _LOOK)
-        if patience_s > 0:
+        left_s = table.tended_at + patience_s - time.monotonic()
+        wait_s = max(left_s, told.lease_s * _LOOK)
+        if left_s > 0:
             if stand_in is not None:
                 stand_in.leave()
                 stand_in = None
@@ -152,7 +154,10 @@ def _connect(url: str) -> Broker:
 def _main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they reach whole groups; it ends with its worker
         signal.signal(number, signal.SIG_IGN)
-    told = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:  # the worker died in between
+        return
+    told = json.loads(line)
     sys.path[:] = told.pop("path")
     from stepflow_workers.lease_table import LeaseTable
 

@@ -136,8 +136,9 @@ class Router:
         """Block on the server until events come; on a connection of its own, for it holds it."""
         call = read_events(self._keys, self._worker, limit=_LIMIT)
         words = (*call.words[:-3], "BLOCK", _BLOCK_MS, *call.words[-3:])
+        pool = self._broker.client.connection_pool
         try:
-            connection = await self._broker.client.connection_pool.get_connection()
+            connection = await pool.get_connection()
         except (exceptions.RedisError, OSError) as error:
             raise ServerError(str(error)) from None
         try:
@@ -151,7 +152,7 @@ class Router:
             await connection.disconnect(nowait=True)  # cancelled: a reply may still come on it
             raise
         finally:
-            await self._broker.client.connection_pool.release(connection)
+            await pool.release(connection)
 
     def _take_over(self) -> Call[list[StreamedEvent]]:
         return take_over_events(self._keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT)

@@ -1,4 +1,4 @@
--- claim_jobs: lease ready jobs to a worker, those of started runs before those of new ones.
+-- claim_jobs: lease ready jobs to a worker, those of started runs before those of new ones, older runs first.
 -- A job whose run or step no longer wants it is dropped from its list, one whose function is paused is put aside.
 -- Nothing is claimed while RQ is suspended, or from a queue that is paused.
 -- USES     clock jobs state gates
@@ -36,12 +36,17 @@ local function first_event(run)
   return first[1]
 end
 
+-- the time, if that is more than the last: so it grows also beyond fences that the server has granted and lost
+local function next_fence(last)
+  return math.max(tonumber(last or 0) + 1, now)
+end
+
 local function claim_continuation(job, list)
   local run = redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth',
     'fence', 'started_at', 'gates')
   if run[1] ~= 'queued' then return false end
   if (run[10] or any[1]) and not may_pass(job, job, '') then return false end
-  local fence, event = tonumber(run[8] or 0) + 1, false
+  local fence, event = next_fence(run[8]), false
   redis.call('HSET', RUN .. job, 'continuation', 'leased', 'lease', fence, 'fence', fence, 'list', list,
     'owner', worker, 'status', 'running', 'started_at', run[9] or now)
   if not run[9] then event = first_event(job) end
@@ -57,7 +62,8 @@ local function claim_step(job, list, run, key)
   if step[1] ~= 'queued' then return false end
   local owner = redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt', 'gates')
   if (owner[4] or any[1]) and not may_pass(job, run, key) then return false end
-  local fence = redis.call('HINCRBY', RUN .. run, 'fence', 1)
+  local fence = next_fence(redis.call('HGET', RUN .. run, 'fence'))
+  redis.call('HSET', RUN .. run, 'fence', fence)
   redis.call('HSET', STEPS .. run, key .. ':state', 'leased', key .. ':lease', fence, key .. ':owner', worker)
   local applied = redis.call('LLEN', ORDER .. run)
   grant_lease(job, list, fence, worker, now, lease_ms)
@@ -65,15 +71,34 @@ local function claim_step(job, list, run, key)
     tonumber(step[3] or 0), 0, false, 0}
 end
 
+-- whether the first in the queue's line comes before the first on the list; so older ones go first, but for priority
+local function line_is_first(list)
+  local first = redis.call('ZRANGE', LINE .. 'queue ' .. list, 0, 0, 'WITHSCORES')
+  local other = first[1] and redis.call('LINDEX', RQ_QUEUE .. list, 0)
+  if not other then return first[1] ~= nil end
+  return tonumber(first[2]) < tonumber(redis.call('HGET', RUN .. other, 'created_at') or 0)
+end
+
+-- the next job of a list, or of the line beside it
+local function next_job(list, has_line)
+  if not (has_line and line_is_first(list)) then return redis.call('LPOP', RQ_QUEUE .. list) end
+  local job = redis.call('ZPOPMIN', LINE .. 'queue ' .. list)[1]
+  if redis.call('HGET', RUN .. job, 'continuation') == 'gated' then
+    redis.call('HSET', RUN .. job, 'continuation', 'queued')
+  end
+  return job
+end
+
 local claimed = {}
 for i = 5, #ARGV do
   local list = ARGV[i]
+  local has_line = redis.call('EXISTS', LINE .. 'queue ' .. list) == 1
   while #claimed < limit and not paused['queue ' .. string.gsub(list, ':steps$', '')] do
     if aside == MOST_ASIDE then
       redis.call('PUBLISH', READY, list) -- for the rest
       break
     end
-    local job = redis.call('LPOP', RQ_QUEUE .. list)
+    local job = next_job(list, has_line)
     if not job then break end
     local run, key = split_job(job)
     local lease = key == '' and claim_continuation(job, list) or key ~= '' and claim_step(job, list, run, key)

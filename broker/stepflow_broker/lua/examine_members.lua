@@ -49,7 +49,7 @@ local WANTED = {
   end,
   LINE = function(job)
     local state, _, was = truth_of(job)
-    return state == 'gated' and (has_gate(was, subject) or subject == lines_of(was)[1])
+    return state == 'gated' and (has_gate(was, subject) or subject == lines_of(was)[1] or subject == lines_of(was)[2])
   end,
   WAITS = function(member)
     local run, key = string.match(member, '^(.*):(!?%x+)$')
@@ -110,6 +110,7 @@ end
 local function is_stalled()
   local paused = string.match(subject, '^function (.*)$')
   local resumed = paused and subject or 'key ' .. subject
+  if string.match(subject, '^queue ') then return false end -- claims take from it
   if redis.call('ZCARD', KEYS[1]) == 0 or redis.call('ZSCORE', TIMEOUTS, 'resume:' .. resumed) then return false end
   if paused then return not is_paused('function', paused) end
   return not is_paused('key', subject) and redis.call('ZCARD', SLOTS .. subject) == 0

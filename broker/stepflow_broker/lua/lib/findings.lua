@@ -34,7 +34,7 @@ end
 
 -- the names of the lines in which a job may stand: those of its gates, and that of its function while it is paused
 local function lines_of(was)
-  local lines = {'function ' .. was.app .. '/' .. was.fn}
+  local lines = {'function ' .. was.app .. '/' .. was.fn, 'queue ' .. was.queue}
   for _, gate in ipairs(read_gates(was.gates)) do lines[#lines + 1] = gate.name end
   return lines
 end

@@ -4,7 +4,8 @@
 -- Gates are passed one after the other, those of one function before those that functions share: whoever stands in line
 -- at the second keeps its slot at the first. So a tenant has no more jobs in a shared line than slots of its own.
 
--- A gate that is paused lets nobody pass. The jobs of a paused function stand in a line of its own.
+-- A gate that is paused lets nobody pass. The jobs of a paused function stand in a line of its own. New runs that have a
+-- priority, and no gates, stand in the line of their queue, from which claim_jobs takes them in their turn.
 
 local RESERVED_MS = 60000 -- how long a job on a queue keeps its slots
 
@@ -68,15 +69,25 @@ local function take_slots(job, was, now, until_ms, in_turn)
   return full
 end
 
--- put a job on its list, if its gates let it pass, or in line -> its state: queued or gated
+-- the line that a job has to stand in now, if any
+local function line_for(job, run, was, list, now, in_turn)
+  if was.gates then
+    local gate = take_slots(job, was, now, now + RESERVED_MS, in_turn)
+    return gate and gate.name
+  end
+  if not was.started_at and redis.call('HEXISTS', RUN .. run, 'priority_ms') == 1 then return 'queue ' .. list end
+end
+
+-- put a job on its list, or in the line in which it has to stand -> its state: queued or gated
 local function admit(job, run, was, list, description, now, again, in_turn)
-  local gate = was.gates and take_slots(job, was, now, now + RESERVED_MS, in_turn)
-  if not gate then
+  local line = line_for(job, run, was, list, now, in_turn)
+  if not line then
     push_job(job, list, description, now, again)
     return 'queued'
   end
   describe_job(job, list, 'deferred', description, now)
-  redis.call('ZADD', LINE .. gate.name, place_of(run, was), job)
+  redis.call('ZADD', LINE .. line, place_of(run, was), job)
+  if line == 'queue ' .. list and redis.call('ZCARD', LINE .. line) == 1 then redis.call('PUBLISH', READY, list) end
   return 'gated'
 end
 
@@ -117,6 +128,7 @@ end
 
 local function leave_lines(job, was)
   redis.call('ZREM', LINE .. 'function ' .. was.app .. '/' .. was.fn, job)
+  redis.call('ZREM', LINE .. 'queue ' .. was.queue, job)
   for _, gate in ipairs(read_gates(was.gates)) do redis.call('ZREM', LINE .. gate.name, job) end
 end
 

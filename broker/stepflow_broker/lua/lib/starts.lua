@@ -195,6 +195,8 @@ local function refusal_of(rules, now)
   return nil, displaced
 end
 
+local IN_TURN = {gates = true, priority_ms = true} -- fields of runs that may have to stand in line
+
 -- start a run, now or later, or skip it -> whether it was started
 local function start_or_skip(run, app, fn, queue, event, now, more, retention_ms, rules)
   local reason, displaced = refusal_of(rules, now)
@@ -211,7 +213,7 @@ local function start_or_skip(run, app, fn, queue, event, now, more, retention_ms
     if start and start > (due or now) then
       due, gate = start, why
     end
-    if rule.kind == 'set' and rule.name == 'gates' then gated = true end
+    if rule.kind == 'set' and IN_TURN[rule.name] then gated = true end
     if rule.kind == 'batch' then batch = rule end
   end
   if batch then
