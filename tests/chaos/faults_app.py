@@ -86,6 +86,24 @@ async def billed(ctx: Context) -> list[str]:
     return [await ctx.step.run("only", anote, ctx.event.data["ledger"], ctx.run_id, "only")]
 
 
+@app.function("nap", retries=0)
+async def nap(ctx: Context) -> None:
+    """A sleep for as long as the event says, then, if it says until when, another."""
+    data = ctx.event.data
+    await ctx.step.run("before", anote, data["ledger"], ctx.run_id, "before")
+    await ctx.step.sleep("for", data["for"])
+    await ctx.step.run("slept", anote, data["ledger"], ctx.run_id, "slept")
+    if "until" in data:
+        await ctx.step.sleep_until("until", data["until"])
+        await ctx.step.run("woke", _clock, data["ledger"], ctx.run_id)
+
+
+def _clock(ledger: str, run_id: str) -> float:
+    """What the worker's clock says."""
+    EffectLedger(ledger).write(run_id, "woke", note=str(now := time.time()))
+    return now
+
+
 @app.function("gated", retries=0)
 async def gated(ctx: Context) -> list[str]:
     """Steps that wait for files, one after the other."""
