@@ -45,6 +45,7 @@ class Crew:
         self._chance = random.Random(seed)
         self._settings = settings
         self._all: list[WorkerProcess] = []
+        self._seasoned: set[int] = set()
         self._members: list[WorkerProcess] = [self._start() for _ in range(size)]
 
     def __enter__(self) -> Crew:
@@ -57,8 +58,17 @@ class Crew:
     # -- faults ------------------------------------------------------------------
 
     def kill_one(self) -> None:
-        """Kill a member that has begun to work, as a crash would, and start another in its place."""
-        member = self._chosen()
+        """Kill a member, as a crash would, and start another in its place.
+
+        Only one that worked already at the last call; nobody, if there is none. Who has just started takes what the
+        last death has left, and a job that is hit by three kills is taken for their cause.
+        """
+        ready = [member for member in self._members if _has_started(member)]
+        candidates = [member for member in ready if member.pid in self._seasoned]
+        self._seasoned = {member.pid for member in ready}
+        if not candidates:
+            return
+        member = self._chance.choice(candidates)
         member.process.kill()
         self.deaths.append(Death(member.pid, time.monotonic_ns()))
         member.process.wait()
@@ -117,13 +127,6 @@ class Crew:
     def reclaimed(self) -> int:
         """How many leases ran out, as those say that reclaimed the jobs."""
         return sum(int(re.search(r"count=(\d+)", line)[1]) for line in self.logged("jobs_reclaimed"))  # type: ignore[index]
-
-    def _chosen(self) -> WorkerProcess:
-        ready = [member for member in self._members if _has_started(member)]
-        if not ready:
-            until(lambda: any(_has_started(member) for member in self._members), what="a worker that has started")
-            return self._chosen()
-        return self._chance.choice(ready)
 
     def _replace(self, member: WorkerProcess) -> WorkerProcess:
         self._members.remove(member)
