@@ -55,7 +55,7 @@ KEYS: tuple[Key, ...] = (
     Key("LIVE", "stepflow:live", "", "zset", "start_runs, end of a run", "never", "runs that have not ended, by start time in ms"),
     Key("ENDED", "stepflow:ended", "", "zset", "end of a run, reaper", "never", "runs that have ended, by the time in ms at which they are forgotten"),
     Key("LEASES", "stepflow:leases", "", "zset", "claim_jobs, extend_leases", "never", "leased job → when its lease ends, in ms"),
-    Key("LOOKED", "stepflow:looked", "", "string", "reclaim_leases", "never", "when leases were last looked at, in ms"),
+    Key("LOOKED", "stepflow:looked", "", "string", "reclaim_leases", "never", "when leases were last looked at, and before which time none is over, in ms"),
     Key("TIMEOUT", "stepflow:timeout:", "<run>:<step key>", "string", "invoke_child, begin_wait", "when the wait ends", "timeout key of a waiting invoke, sleep or wait: the memo that it gets if the time is over first"),
     Key("TIMEOUTS", "stepflow:timeouts", "", "zset", "fail_attempt, retry_run, invoke_child, begin_wait", "never", "what is due when, in ms: job:<job> (a delayed job), wait:<run>:<step key> (the end of a wait), start:<run> and finish:<run> (by when a run must have started, and ended), resume:<subject> (what a pause has put aside goes on)"),
     Key("WAITS", "stepflow:waits:", "<paths>\\n<digest>\\n<event>", "set", "begin_wait", "when the last of its waits ends", "waits (<run>:<step key>; <run>:!<n> of a run that the event cancels) for an event whose values at these paths have this SHA-1; paths '': any such event, '?': one that a worker looks at"),

@@ -87,20 +87,21 @@ async def billed(ctx: Context) -> list[str]:
 
 
 @app.function("nap", retries=0)
-async def nap(ctx: Context) -> None:
+async def nap(ctx: Context) -> list[str]:
     """A sleep for as long as the event says, then, if it says until when, another."""
     data = ctx.event.data
-    await ctx.step.run("before", anote, data["ledger"], ctx.run_id, "before")
+    before = await ctx.step.run("before", anote, data["ledger"], ctx.run_id, "before")
     await ctx.step.sleep("for", data["for"])
-    await ctx.step.run("slept", anote, data["ledger"], ctx.run_id, "slept")
-    if "until" in data:
-        await ctx.step.sleep_until("until", data["until"])
-        await ctx.step.run("woke", _clock, data["ledger"], ctx.run_id)
+    slept = await ctx.step.run("slept", anote, data["ledger"], ctx.run_id, "slept")
+    if "until" not in data:
+        return [before, slept]
+    await ctx.step.sleep_until("until", data["until"])
+    return [before, slept, await ctx.step.run("woke", _clock, data["ledger"], ctx.run_id)]
 
 
-def _clock(ledger: str, run_id: str) -> float:
+def _clock(ledger: str, run_id: str) -> str:
     """What the worker's clock says."""
-    EffectLedger(ledger).write(run_id, "woke", note=str(now := time.time()))
+    EffectLedger(ledger).write(run_id, "woke", note=(now := str(time.time())))
     return now
 
 

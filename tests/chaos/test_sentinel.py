@@ -25,12 +25,13 @@ from tests.support.sentinels import PASSWORD, SENTINEL_PASSWORD, SentinelSet
 from tests.support.site import APP, CONSUMING_S, pids_since
 
 ALONE_S = 0.3
+LEASE_MS = 10_000  # the default: longer than a fail-over lasts, so that nobody counts as dead for one
 
 
 @contextlib.contextmanager
 def working(url: str, folder: Path, count: int = 2) -> Iterator[list[WorkerProcess]]:
     """Workers that are killed at the end; their logs are printed, and name no password."""
-    workers = [WorkerProcess(url, APP, log=folder / f"worker-{n}.log") for n in range(count)]
+    workers = [WorkerProcess(url, APP, log=folder / f"worker-{n}.log", lease_ms=LEASE_MS) for n in range(count)]
     try:
         until(lambda: all(" worker_started " in worker.log.read_text() for worker in workers), what="the workers")
         yield workers

@@ -91,7 +91,9 @@ class Timekeeper:
             self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
 
     async def _reclaim(self) -> None:
-        reclaimed = await self._bench.broker.run(reclaim_leases(self._bench.keys))
+        reclaimed = await self._bench.broker.run(
+            reclaim_leases(self._bench.keys, lease_ms=self._bench.settings.lease_ms)
+        )
         if reclaimed:
             _log.warning("jobs_reclaimed", extra={"count": len(reclaimed), "jobs": reclaimed[:10]})
 
