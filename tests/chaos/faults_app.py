@@ -96,13 +96,7 @@ async def nap(ctx: Context) -> list[str]:
     if "until" not in data:
         return [before, slept]
     await ctx.step.sleep_until("until", data["until"])
-    return [before, slept, await ctx.step.run("woke", _clock, data["ledger"], ctx.run_id)]
-
-
-def _clock(ledger: str, run_id: str) -> str:
-    """What the worker's clock says."""
-    EffectLedger(ledger).write(run_id, "woke", note=(now := str(time.time())))
-    return now
+    return [before, slept, await ctx.step.run("woke", anote, data["ledger"], ctx.run_id, "woke")]
 
 
 @app.function("gated", retries=0)
