@@ -4,10 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ACL_TESTS ?= tests/integration
 SOURCES := engine broker sdk workers cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kill test test-unsticky check bench bench-long bench-peers chaos clean
+.PHONY: help demo demo-kill test test-unsticky test-acl check bench bench-long bench-peers chaos audit clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ test: $(VENV)/.installed-dev ## all tests, two files at a time, each beside a se
 
 test-unsticky: $(VENV)/.installed-dev ## the tests of workers, with runs that go back to their queue after each step
 	$(BIN)/pytest tests/integration tests/chaos --sticky 0
+
+test-acl: $(VENV)/.installed-dev ## the integration tests on a server with users, each process with its role's rights alone
+	$(BIN)/pytest $(ACL_TESTS) --acl -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev ## format, lint, types, imports, unit tests
 	$(BIN)/ruff format --check .
@@ -44,8 +48,13 @@ bench-peers: $(VENV)/.installed ## measure all of it side by side with queues an
 chaos: $(VENV)/.installed-dev ## the long fault tests: kills, pauses, restarts
 	$(BIN)/pytest tests/chaos --long
 
+audit: ## look for known faults in what stepflow installs; what cannot be looked up is an error too
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.audit/bin/pip-audit --strict .
+
 clean: ## remove what make and the tools have made
-	rm -rf $(VENV) .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis census-report.json dist build
+	rm -rf $(VENV) .audit .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis census-report.json dist build
 	find $(SOURCES) tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -14,10 +14,16 @@ from stepflow_broker.server import EmbeddedServer
 from stepflow_engine.retry import Backoff
 from stepflow_workers.settings import WorkerSettings
 from tests.support.processes import WorkerProcess, WorkerThread
+from tests.support.roles import as_role, as_roles, knows_users, users_option
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sticky", type=int, help="stickiness of the workers whose test does not say: make test-unsticky")
+    parser.addoption("--acl", action="store_true", help="each process has only its role's rights: make test-acl")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "roles(*names): the roles of the test's own process, with --acl; else producer")
 
 
 @pytest.fixture(scope="session")
@@ -28,24 +34,29 @@ def worker_defaults(request: pytest.FixtureRequest) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
     """A real server for the whole session; a missing one is a failure, not a skip."""
-    with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
+    folder = tmp_path_factory.mktemp("server")
+    acl = request.config.getoption("--acl")
+    with EmbeddedServer(folder, **users_option(folder) if acl else {}) as running:
+        if acl:
+            knows_users(running.url)
         yield running
 
 
 @pytest.fixture
-def url(server: EmbeddedServer) -> str:
-    """The URL of the server, emptied."""
-    with redis.Redis.from_url(server.url) as client:
+def url(server: EmbeddedServer, request: pytest.FixtureRequest) -> str:
+    """The URL of the server, emptied; with ``--acl`` it has a producer's rights, or those of the test's mark."""
+    with redis.Redis.from_url(as_role(server.url, "admin")) as client:
         client.flushall()
-    return server.url
+    marked = request.node.get_closest_marker("roles")
+    return as_roles(server.url, marked.args if marked else ("producer",))
 
 
 @pytest.fixture
 def client(url: str) -> Iterator[redis.Redis]:
     """A plain client of the server, to look at what is there."""
-    with redis.Redis.from_url(url, decode_responses=True) as client:
+    with redis.Redis.from_url(as_role(url, "admin"), decode_responses=True) as client:
         yield client
 
 
@@ -82,7 +93,7 @@ def run_worker(url: str, worker_defaults: dict[str, object]) -> Iterator[Callabl
 
     def run(app: Stepflow, **settings: object) -> WorkerThread:
         options = {"backoff": Backoff(20, 100), "lease_ms": 3_000} | worker_defaults | settings
-        started.append(WorkerThread(app, WorkerSettings(url, **options)))  # type: ignore[arg-type]
+        started.append(WorkerThread(app, WorkerSettings(as_role(url, "worker"), **options)))  # type: ignore[arg-type]
         return started[-1]
 
     yield run

@@ -80,6 +80,7 @@ class AsyncBroker:
         Raises:
             ServerError: the server does not answer, or cannot do it now.
             ConfigurationError: the server refuses the user.
+            MissingRightError: the user may not do this.
         """
         return await self.submit(call)
 
@@ -195,5 +196,5 @@ class AsyncBroker:
             return False
         if is_passing(error) and now < request.give_up_at:
             return True
-        request.future.set_exception(server_error(error, self.url))
+        request.future.set_exception(server_error(error, self.url, request.call.action))
         return False

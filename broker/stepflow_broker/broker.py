@@ -12,7 +12,7 @@ from hiredis import pack_command
 from redis import exceptions
 
 from stepflow_broker.call import Call
-from stepflow_broker.connection import connect, is_misled, server_error
+from stepflow_broker.connection import connect, is_misled, is_refused_right, server_error
 from stepflow_broker.patience import is_passing, pause_s
 
 __all__ = ["Broker"]
@@ -39,6 +39,7 @@ class Broker:
         Raises:
             ServerError: the server does not answer, or cannot do it now.
             ConfigurationError: the server refuses the user.
+            MissingRightError: the user may not do this.
         """
         return self.run_all([call])[0]
 
@@ -72,9 +73,9 @@ class Broker:
             resent = self._send(calls[n].with_source() if n in unknown else calls[n].words for n in again)
             for n, reply in zip(again, resent, strict=True):
                 replies[n] = reply
-        for reply in replies:
+        for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):
-                raise reply
+                raise server_error(reply, self.url, call.action) if is_refused_right(reply) else reply
         return [call.read(reply) for call, reply in zip(calls, replies, strict=True)]
 
     def _send(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:

@@ -16,6 +16,8 @@ __all__ = ["Call", "Word", "command", "run_script"]
 
 T = TypeVar("T")
 Word = str | bytes | int | float
+_CONTAINERS = frozenset({"CLIENT", "CONFIG", "SCRIPT", "XGROUP", "XINFO"})
+_KEYLESS = frozenset({"INFO", "PING", "SCAN", "WAIT", "XREADGROUP"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,16 @@ class Call(Generic[T]):
     words: tuple[Word, ...]
     read: Callable[[Any], T]
     script: Script | None = None
+
+    @property
+    def action(self) -> str:
+        """What it does: the transition by its name, or the command: ``info``, ``xgroup|create``, ``hget <key>``."""
+        if self.script is not None:
+            return self.script.name
+        first, second = [*map(str, self.words[:2]), ""][:2]
+        if first in _CONTAINERS:
+            return f"{first}|{second}".lower()
+        return f"{first.lower()} {second}" if second and first not in _KEYLESS else first.lower()
 
     def with_source(self) -> tuple[Word, ...]:
         """The command with the script's source, for a server that does not know the script."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
@@ -14,14 +14,11 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from stepflow_broker.sentinel import (
-    PrimaryAwayError,
-    UnknownPrimaryError,
-    is_sentinel_url,
-    sentinel_client,
-    sentinel_client_async,
-)
-from stepflow_engine.errors import ConfigurationError, ServerError
+from stepflow_broker.roles import roles_that_may
+from stepflow_broker.sentinel import PrimaryAwayError, UnknownPrimaryError, sentinel_client, sentinel_client_async
+from stepflow_broker.server_url import ServerUrl, bad_url, read_url, safe_url, user_of
+from stepflow_broker.tls import explain_tls, tls_error
+from stepflow_engine.errors import ConfigurationError, MissingRightError, ServerError
 
 __all__ = [
     "DEFAULT_URL",
@@ -29,11 +26,13 @@ __all__ = [
     "connect",
     "connect_async",
     "is_misled",
+    "is_refused_right",
     "is_transient",
     "safe_url",
     "server_error",
 ]
 
+C = TypeVar("C", redis.Redis, redis.asyncio.Redis)
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 SOCKET_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 5.0
@@ -48,31 +47,27 @@ _TRANSIENT_ERRORS = (
     OSError,
     TimeoutError,
 )
+_REFUSED_RIGHT = ("NOPERM", "ACL failure in script", "The user executing the script can't")
 _TRANSIENT_WORDS = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
 
 
-def safe_url(url: str) -> str:
-    """The URL without its passwords, for people and logs."""
-    shown = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)  # to the last @: one in a password should be %40, and is not
-    return re.sub(r"(password=)[^&]*", r"\1***", shown, flags=re.IGNORECASE)
-
-
-def _options(url: str) -> dict[str, Any]:
-    options: dict[str, Any] = {
+def _options(url: ServerUrl, retry: Retry | AsyncRetry) -> dict[str, Any]:
+    return {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "protocol": 2,
         "health_check_interval": 30,
+        "retry": retry,
+        **({} if url.text.startswith("unix:") else _keepalive()),
+        **url.options,
     }
-    if url.startswith("unix:"):
-        return options
-    return {**options, "socket_keepalive": True, "socket_keepalive_options": _keepalive()}
 
 
-def _keepalive() -> dict[int, int]:
+def _keepalive() -> dict[str, Any]:
     """After 30 s, a connection to a machine that is gone is broken, also one on which nothing is ever asked."""
     settings = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-    return {getattr(socket, name): value for name, value in settings.items() if hasattr(socket, name)}
+    known = {getattr(socket, name): value for name, value in settings.items() if hasattr(socket, name)}
+    return {"socket_keepalive": True, "socket_keepalive_options": known}
 
 
 def connect(url: str, **options: Any) -> redis.Redis:
@@ -81,13 +76,14 @@ def connect(url: str, **options: Any) -> redis.Redis:
     Raises:
         ConfigurationError: the URL cannot be one of a server.
     """
+    given = read_url(url)
     try:
-        options = {**_options(url), "retry": Retry(NoBackoff(), 0), **options}
-        client = sentinel_client(url, options) if is_sentinel_url(url) else redis.Redis.from_url(url, **options)
-        _check_options(client.connection_pool)
-    except (ValueError, TypeError) as error:
-        raise _bad_url(url, error) from None
-    return client
+        options = {**_options(given, Retry(NoBackoff(), 0)), **options}
+        if given.is_of_sentinels:
+            return _checked(sentinel_client(given.text, options))
+        return _checked(redis.Redis.from_url(given.text, **options))
+    except (ValueError, TypeError, exceptions.RedisError) as error:
+        raise bad_url(url, str(error)) from None
 
 
 def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
@@ -96,39 +92,26 @@ def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
     Raises:
         ConfigurationError: the URL cannot be one of a server.
     """
+    given = read_url(url)
     try:
-        options = {**_options(url), "retry": AsyncRetry(NoBackoff(), 0), **options}
-        client = (
-            sentinel_client_async(url, options)
-            if is_sentinel_url(url)
-            else redis.asyncio.Redis.from_url(url, **options)
-        )
-        _check_options(client.connection_pool)
-    except (ValueError, TypeError) as error:
-        raise _bad_url(url, error) from None
-    return client
+        options = {**_options(given, AsyncRetry(NoBackoff(), 0)), **options}
+        if given.is_of_sentinels:
+            return _checked(sentinel_client_async(given.text, options))
+        return _checked(redis.asyncio.Redis.from_url(given.text, **options))
+    except (ValueError, TypeError, exceptions.RedisError) as error:
+        raise bad_url(url, str(error)) from None
 
 
-def _check_options(pool: Any) -> None:
-    """Make a connection and do not connect it: redis-py looks at a URL's options only then.
-
-    Raises:
-        TypeError, ValueError: one of them is not known.
-    """
+def _checked(client: C) -> C:
+    """The client, if a connection can be made with its options, which redis-py finds out when it needs the first."""
+    pool: Any = client.connection_pool
     pool.connection_class(**pool.connection_kwargs)
-
-
-def _bad_url(url: str, error: Exception) -> ConfigurationError:
-    return ConfigurationError(
-        f"redis_url {safe_url(url)!r} is not a server's URL ({error}): write redis://host:6379/0, "
-        "rediss://… for TLS, unix:///path, or redis+sentinel://host1:26379,host2:26379/primary/0 for sentinels, "
-        "in redis_url= or STEPFLOW_REDIS_URL"
-    )
+    return client
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a little later."""
-    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
+    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError) or tls_error(error):
         return False
     if isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_WORDS:
         return True
@@ -142,14 +125,20 @@ def is_misled(error: BaseException) -> bool:
     return "-READONLY " in str(error)  # in a script, before Redis 7
 
 
-def server_error(error: BaseException, url: str) -> Exception:
-    """The error to show for one of the server's or the connection's."""
+def server_error(error: BaseException, url: str, action: str = "") -> Exception:
+    """The error to show for one of the server's or the connection's.
+
+    Args:
+        action: what was to be done, as `Call.action` names it.
+    """
     where, text = safe_url(url), str(error)
+    if is_refused_right(error):
+        return _missing_right(text, url, action)
+    if tls := tls_error(error):
+        return ConfigurationError(f"no TLS with the server at {where}: {explain_tls(tls)}")
     match error:
         case exceptions.AuthenticationError() | exceptions.AuthorizationError():
             return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
-        case exceptions.NoPermissionError():
-            return ConfigurationError(f"the server at {where} denies a right ({text}): extend the user's ACL")
         case UnknownPrimaryError():
             return ConfigurationError(f"{where} names no primary ({text}): correct redis_url")
         case PrimaryAwayError():
@@ -165,8 +154,32 @@ def server_error(error: BaseException, url: str) -> Exception:
     if text.startswith(("OOM", "MISCONF")):
         return ServerError(f"the server at {where} does not accept writes ({text}): free memory or disk, then go on")
     if is_transient(error):
-        return ServerError(f"the server at {where} does not answer ({text}): is it running, and is the URL right?")
+        return ServerError(f"the server at {where} does not answer ({text}): is it running, {_asked_when_away(url)}?")
     return ServerError(f"the server at {where} answers with an error: {text}")
+
+
+def _asked_when_away(url: str) -> str:
+    if url.startswith("rediss"):  # a server says neither that its port has no TLS, nor always what it wants of clients
+        return "is this its tls-port, and does it want a certificate of clients (ssl_certfile=, ssl_keyfile=)"
+    return "and is the URL right"
+
+
+def is_refused_right(error: BaseException) -> bool:
+    """Whether the server refuses something to its user; how it says so depends on its version and on scripts."""
+    return isinstance(error, exceptions.NoPermissionError) or any(words in str(error) for words in _REFUSED_RIGHT)
+
+
+def _missing_right(text: str, url: str, action: str) -> MissingRightError:
+    user = user_of(url)
+    roles = roles_that_may(action)
+    advice = f"{action} is for role {' or '.join(roles)}" if roles else "no role of stepflow's has this right"
+    return MissingRightError(
+        f"user {user} of the server at {safe_url(url)} may not do this ({action or 'command'}: {text}): {advice}; "
+        "use a URL with a user of that role, or extend the user's ACL",
+        user=user,
+        action=action,
+        roles=roles,
+    )
 
 
 def check_server(info: Mapping[str, Any], url: str) -> None:

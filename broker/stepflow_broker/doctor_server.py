@@ -13,6 +13,7 @@ from stepflow_broker.call import Call, command, run_script
 from stepflow_broker.connection import OLDEST_SERVER
 from stepflow_broker.finding import Finding, Severity
 from stepflow_broker.keys import KEYS, Keys
+from stepflow_broker.roles import ROLES, Role
 from stepflow_broker.scripts import script, script_names
 from stepflow_engine.errors import ConfigurationError, StepflowError
 
@@ -23,6 +24,8 @@ _BACK_MS = 1_000
 _FULL, _FILLING = 0.95, 0.8
 _LAG_S = 30
 _NOBODY = "doctor"
+_TRIED = frozenset(word.lower() for word in re.findall(r"\{'([A-Z]+)'", script("try_rights").text))
+"""The commands that are tried."""
 
 _FSYNC = {
     "always": (Severity.OK, "nothing acknowledged is lost, if the disk keeps its word"),
@@ -131,7 +134,7 @@ def _replicas(server: _Server) -> Iterator[Finding]:
         yield _ok("replicas", f"the server has {count} replica(s), and writes only with {least} of them")
     for name, text in server.info.items():
         if re.fullmatch(r"slave\d+", name):
-            fields = dict(part.partition("=")[::2] for part in text.split(","))
+            fields = {part.partition("=")[0]: part.partition("=")[2] for part in text.split(",")}
             if fields.get("state") != "online" or int(fields.get("lag", "0")) > _LAG_S:
                 yield _warning("replicas", f"a replica is {fields.get('state')}, and {fields.get('lag')} s behind")
 
@@ -199,8 +202,31 @@ def _rights(broker: Broker, keys: Keys) -> Finding:
         return _error("rights", str(error))
     if not refused:
         return _ok("rights", "this user may use the commands and keys that workers use")
+    if role := _role_of(keys, set(refused)):
+        return _ok("rights", f"this user has the rights of role {role.name}: it {role.what}")
     more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
     return _error("rights", f"this user may not do what workers do: {', '.join(refused[:5])}{more}; extend its ACL")
+
+
+def _role_of(keys: Keys, refused: set[str]) -> Role | None:
+    """The role whose rights a user has, who was refused these tries."""
+    nobody = (keys("RUN", _NOBODY), keys("DONE", _NOBODY))
+    commands = {words.partition(" ")[0].lower() for words in refused if words.endswith(nobody)}
+    for role in ROLES:
+        if commands == _TRIED - set(role.commands) and not refused & set(_needed(role, keys)):
+            return role
+    return None
+
+
+def _needed(role: Role, keys: Keys) -> Iterator[str]:
+    """The tries of keys that must not be refused to a role."""
+    for key in KEYS:
+        access = role.access(key) if key.type != "channel" else ""
+        name = keys(key.name, _NOBODY if key.ids else "")
+        if access:
+            yield f"EXISTS {name}"
+        if "W" in access and "persist" in role.commands:
+            yield f"PERSIST {name}"
 
 
 def _setting(broker: Broker, name: str) -> str | None:

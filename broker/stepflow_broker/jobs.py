@@ -51,7 +51,7 @@ class Lease:
         app, function: whose code it runs.
         attempt: of the function (continuation).
         applied: how many memos the run had.
-        deaths: how many workers died with this job since it last made progress.
+        deaths: the workers that died with this job since it last made progress, each with the time.
         event: the run's event as JSON text, for a run that starts; else ``None``.
         step_id, step_attempt: of a planned step.
         planned: whether the run has planned steps (continuation).
@@ -67,7 +67,7 @@ class Lease:
     function: str
     attempt: int
     applied: int
-    deaths: int
+    deaths: tuple[str, ...]
     event: bytes | None
     step_id: str
     step_attempt: int
@@ -105,7 +105,7 @@ class Lease:
             function.decode(),
             attempt,
             applied,
-            deaths,
+            tuple(deaths.decode().splitlines()),
             event or None,
             step_id.decode() if step_id else "",
             step_attempt,

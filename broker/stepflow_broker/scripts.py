@@ -18,6 +18,7 @@ __all__ = ["Script", "script", "script_names"]
 
 _FOLDER = files("stepflow_broker") / "lua"
 _USES = re.compile(r"^-- USES +(.+)$", re.MULTILINE)
+_KEYS = re.compile(r"^-- KEYS +(.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,13 @@ class Script:
         name: the transition.
         text: the whole source.
         sha: the SHA-1 of the source, by which the server knows it.
+        keys: its KEYS, by the names that its contract gives them.
     """
 
     name: str
     text: str
     sha: str
+    keys: tuple[str, ...] = ()
 
 
 @cache
@@ -43,7 +46,9 @@ def script(name: str) -> Script:
     parts = [_strip((_FOLDER / "lib" / f"{part}.lua").read_text()) for part in (uses.group(1).split() if uses else ())]
     code = "".join([*parts, _strip(body)])
     text = lua_constants(code) + code
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    keys = _KEYS.search(body)
+    names = re.findall(r"\d+ (\w+)", keys.group(1)) if keys else ()
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), tuple(names))
 
 
 def script_names() -> list[str]:

@@ -18,16 +18,16 @@ import redis.sentinel
 from redis import exceptions
 from redis.connection import parse_url
 
+from stepflow_broker.server_url import SENTINEL_SCHEMES
+
 __all__ = [
     "PrimaryAwayError",
     "SentinelUrl",
     "UnknownPrimaryError",
-    "is_sentinel_url",
     "sentinel_client",
     "sentinel_client_async",
 ]
 
-_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 _DEFAULT_PORT = 26379
 _TIMEOUT_S = 1.0
 """How long one sentinel may take to answer; then the next is asked."""
@@ -39,11 +39,6 @@ class PrimaryAwayError(exceptions.ConnectionError):
 
 class UnknownPrimaryError(exceptions.RedisError):
     """All sentinels answer, and none knows the name of the primary."""
-
-
-def is_sentinel_url(url: str) -> bool:
-    """Whether a URL names sentinels."""
-    return url.partition("://")[0].lower() in _SCHEMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +74,7 @@ class SentinelUrl:
             raise ValueError("it does not name the primary, as in …:26379/mymaster/0")
         if not (database or "0").isdecimal():
             raise ValueError(f"its database {database!r} is not a number")
-        options = parse_url(f"{_SCHEMES[parts.scheme]}://{user}{at}any/{database}?{parts.query}")
+        options = parse_url(f"{SENTINEL_SCHEMES[parts.scheme]}://{user}{at}any/{database}?{parts.query}")
         server = {name: value for name, value in options.items() if name not in ("host", "port", "connection_class")}
         sentinel = {name.removeprefix("sentinel_"): server.pop(name) for name in list(server) if _is_sentinels(name)}
         tls = {name: value for name, value in server.items() if name.startswith("ssl_")}
@@ -96,7 +91,10 @@ def _address(text: str) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
         raise ValueError("one of its sentinels has no host: write host1:26379,host2:26379")
-    return parts.hostname, parts.port or _DEFAULT_PORT
+    try:
+        return parts.hostname, parts.port or _DEFAULT_PORT
+    except ValueError:  # which quotes what may be a part of a password
+        raise ValueError("the port of one of its sentinels is no number") from None
 
 
 # -- clients -------------------------------------------------------------------
@@ -123,7 +121,8 @@ def sentinel_client_async(url: str, options: Mapping[str, Any]) -> redis.asyncio
 
 
 def _sentinel_options(options: Mapping[str, Any], found: SentinelUrl) -> dict[str, Any]:
-    return {**options, "socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S, **found.sentinel}
+    kept = {name: value for name, value in options.items() if name != "credential_provider"}  # the primary's
+    return {**kept, "socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S, **found.sentinel}
 
 
 class _Sentinel(redis.sentinel.Sentinel):

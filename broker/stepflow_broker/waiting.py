@@ -15,6 +15,7 @@ from redis import exceptions
 
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.broker import Broker
+from stepflow_broker.connection import server_error
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import read_status
 from stepflow_engine.loop import end_tasks
@@ -37,8 +38,12 @@ def wait_for_end(broker: Broker, keys: Keys, run_id: str, timeout_s: float | Non
     while status is not None and not status.ended:
         if deadline is not None and time.monotonic() >= deadline:
             return status
-        with contextlib.suppress(exceptions.RedisError, OSError):
+        try:
             _listen(broker, keys, run_id, deadline)
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            pass  # the status is read again, which says what is wrong if it lasts
+        except exceptions.RedisError as error:
+            raise server_error(error, broker.url, "subscribe") from None
         status = broker.run(read_status(keys, run_id))
     return status
 
@@ -90,6 +95,8 @@ class EndWatcher:
                 if left <= 0:
                     return status
                 await asyncio.wait((heard,), timeout=left)
+                if heard.done():
+                    heard.result()  # raises what the server refuses
             finally:
                 await self._unsubscribe(run_id, heard)
 
@@ -97,7 +104,7 @@ class EndWatcher:
         heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiters = self._waiters.setdefault(run_id, set())
         waiters.add(heard)
-        with contextlib.suppress(exceptions.RedisError, OSError):
+        with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
             async with self._turn:
                 await self._pubsub.subscribe(self._keys("DONE", run_id))
         if self._listener is None or self._listener.done():
@@ -110,7 +117,7 @@ class EndWatcher:
         heard.cancel()
         if not waiters:
             self._waiters.pop(run_id, None)
-            with contextlib.suppress(exceptions.RedisError, OSError):
+            with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
                 async with self._turn:
                     await self._pubsub.unsubscribe(self._keys("DONE", run_id))
 
@@ -118,10 +125,13 @@ class EndWatcher:
         while self._waiters:
             try:
                 message = await self._pubsub.get_message(timeout=_RECHECK_S)
-            except (exceptions.RedisError, OSError):
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
                 await asyncio.sleep(0.2)
                 self._wake_all()
                 continue
+            except exceptions.RedisError as error:
+                self._fail_all(server_error(error, self._broker.url, "subscribe"))
+                return
             if message is None:
                 continue
             if message["type"] in ("message", "subscribe"):
@@ -135,6 +145,11 @@ class EndWatcher:
     def _wake_all(self) -> None:
         for run_id in list(self._waiters):
             self._wake(run_id)
+
+    def _fail_all(self, error: Exception) -> None:
+        for heard in [one for waiters in self._waiters.values() for one in waiters]:
+            if not heard.done():
+                heard.set_exception(error)
 
     async def close(self) -> None:
         """Stop listening."""

@@ -22,6 +22,7 @@
     │  ├─ RunNotFoundError
     │  └─ ResultTimeoutError
     ├─ ConfigurationError           names the setting and the fix
+    │  └─ MissingRightError         the server's user may not do this
     └─ ServerError                  the Redis server cannot be used now
        └─ ReplicationError          it has what was sent, and no replica has confirmed it
 """
@@ -42,6 +43,7 @@ __all__ = [
     "InvokeSkippedError",
     "InvokeTimeoutError",
     "LimitError",
+    "MissingRightError",
     "NonRetriableError",
     "ReplicationError",
     "ResultTimeoutError",
@@ -214,6 +216,22 @@ class ResultTimeoutError(RunError):
 
 class ConfigurationError(StepflowError):
     """A setting is wrong; the message names it and the fix."""
+
+
+class MissingRightError(ConfigurationError):
+    """The user of the Redis server may not do this; nothing was done.
+
+    Attributes:
+        user: the server's user.
+        action: the transition, or the Redis command, that was refused.
+        roles: the names of the roles that have the right to it.
+    """
+
+    def __init__(self, message: str, *, user: str, action: str, roles: list[str]) -> None:
+        super().__init__(message)
+        self.user = user
+        self.action = action
+        self.roles = roles
 
 
 class ServerError(StepflowError):

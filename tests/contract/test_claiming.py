@@ -16,7 +16,7 @@ def test_a_claim_leases_the_oldest_job_and_tells_what_is_needed_to_run_it(driver
     assert loads(lease.event)["id"] == "run1"
     assert (lease.job, lease.run_id, lease.key, lease.fence) == ("run1", "run1", "", START_MS)
     assert (lease.app, lease.function, lease.attempt, lease.applied) == ("shop", "buy", 0, 0)
-    assert (lease.deaths, lease.planned) == (0, False)
+    assert (lease.deaths, lease.planned) == ((), False)
     assert driver.client.zscore(driver.keys("LEASES"), "run1") == START_MS + LEASE_MS
     run = driver.run("run1")
     assert (run.status, run.continuation, run.owner, run.started_at) == (RunStatus.RUNNING, "leased", "w1", START_MS)
@@ -79,7 +79,7 @@ def test_a_planned_step_is_claimed_with_its_id_and_attempt(driver: Driver) -> No
     key = step_key("make tea")
     assert (lease.job, lease.run_id, lease.key, lease.fence) == (job_id("run1", key), "run1", key, START_MS + 1)
     assert (lease.app, lease.function, lease.event) == ("shop", "buy", None)
-    assert (lease.step_id, lease.step_attempt, lease.deaths) == ("make tea", 0, 0)
+    assert (lease.step_id, lease.step_attempt, lease.deaths) == ("make tea", 0, ())
     assert driver.steps()["make tea"].owner == "w2"
 
 

@@ -90,6 +90,7 @@ def test_a_batch_that_fails_fails_for_all(app: Stepflow, run_worker) -> None:
     assert len(failed) == 1
 
 
+@pytest.mark.roles("producer", "read-only")
 def test_a_run_explains_that_it_waits_for_others(app: Stepflow) -> None:
     @app.function("store", batch=Batch(2, "1h"))
     async def store(ctx: Context) -> None: ...

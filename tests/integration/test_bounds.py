@@ -75,6 +75,7 @@ def test_a_handler_that_is_executed_ends_before_its_run_is_let_go_of(app: Stepfl
     assert seen == ["begun", "ended"]
 
 
+@pytest.mark.roles("producer", "read-only")
 def test_a_parent_is_told_that_an_event_has_cancelled_its_child(app: Stepflow, run_worker) -> None:
     @app.function("child", cancel_on=CancelOn("stop"))
     async def child(ctx: Context) -> None:

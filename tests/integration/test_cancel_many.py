@@ -22,6 +22,8 @@ from stepflow import (
 from tests.support.command_line import register
 from tests.support.processes import WorkerThread, until
 
+pytestmark = pytest.mark.roles("producer", "operator")
+
 
 @pytest.fixture
 def order(app: Stepflow) -> Function[Any, Any]:

@@ -25,6 +25,7 @@ from stepflow_broker.runs import count_steps, read_memos, read_run
 from stepflow_engine.ids import run_id_for
 from stepflow_engine.memo import read_memo
 from tests.support.processes import ROOT, until
+from tests.support.roles import as_role
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
 NOT_STDLIB = {"site-packages", "dist-packages", "__pycache__"}
@@ -114,7 +115,7 @@ def test_each_package_is_counted_by_a_run_of_its_own(url: str, start_worker) -> 
     start_worker("examples.census.flow:app")
     run = _send(url, ["json", "encodings"])
     run.result(timeout=60)
-    broker = Broker(url)
+    broker = Broker(as_role(url, "read-only"))
     memos = [read_memo(text) for _, text in broker.run(read_memos(Keys(), run.id))]
     children = {memo.id: memo.detail["run_id"] for memo in memos if memo.detail.get("kind") == "invoke"}
     assert set(children) == {"count json", "count encodings"}

@@ -15,6 +15,7 @@ import redis
 
 from stepflow import Context, RateLimit, RunStatus, Stepflow
 from stepflow_broker import overview
+from stepflow_broker.broker import Broker
 from stepflow_broker.server import EmbeddedServer
 from stepflow_cli.exits import report
 from tests.integration.apps import shop
@@ -30,6 +31,7 @@ from tests.support.command_line import (
     running,
 )
 from tests.support.processes import until
+from tests.support.roles import as_role
 
 
 @pytest.fixture
@@ -234,7 +236,7 @@ def test_the_newest_runs_that_fit_are_found_page_by_page(app: Stepflow, monkeypa
     monkeypatch.setattr(overview, "_PAGE", 4)
     runs = [app.start(rare if number % 10 == 0 else common) for number in range(21)]
     runs[1].cancel()
-    broker, keys = app.producer.broker, app.producer.keys
+    broker, keys = Broker(as_role(app.producer.url, "read-only")), app.producer.keys
     found = overview.find_runs(broker, keys, function="rare", limit=2)
     assert {run.id for run in found} <= {runs[0].id, runs[10].id, runs[20].id}
     assert len(found) == 2

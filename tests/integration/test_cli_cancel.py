@@ -15,6 +15,7 @@ from stepflow import Context, Stepflow
 from tests.integration.apps import shop
 from tests.support.command_line import as_json, assert_refused, call, enqueue, environment, register
 from tests.support.processes import ROOT, until
+from tests.support.roles import as_role
 
 CANCEL = ("runs", "cancel")
 
@@ -36,7 +37,7 @@ def on_a_terminal(url: str, *words: str, answer: str) -> subprocess.CompletedPro
     try:
         os.write(ours, answer.encode())
         return subprocess.run(
-            [sys.executable, "-m", "stepflow_cli.main", *CANCEL, *words, "--redis-url", url],
+            [sys.executable, "-m", "stepflow_cli.main", *CANCEL, *words, "--redis-url", as_role(url, "operator")],
             cwd=ROOT,
             env=environment(),
             stdin=theirs,

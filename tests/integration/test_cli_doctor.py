@@ -21,13 +21,14 @@ from tests.integration.apps.busy import app as busy
 from tests.integration.apps.busy import parent
 from tests.support.command_line import as_json, call
 from tests.support.processes import WorkerProcess, WorkerThread, until
+from tests.support.roles import as_role
 
 BUSY = "tests.integration.apps.busy:app"
 
 
 @pytest.fixture
 def broker(url: str) -> Iterator[Broker]:
-    broker = Broker(url)
+    broker = Broker(as_role(url, "operator"))
     yield broker
     broker.close()
 
@@ -129,7 +130,7 @@ def test_a_server_that_evicts_keys_and_keeps_nothing_is_found_out(other_server: 
 def test_a_clock_that_has_gone_back_behind_what_is_stored_is_found_out(url: str, client: redis.Redis) -> None:
     later_ms = (client.time()[0] + 3_600) * 1_000
     client.zadd("stepflow:live", {"run1": later_ms})
-    broker = Broker(url)
+    broker = Broker(as_role(url, "operator"))
     found = of(examine_server(broker, Keys()), "clock")
     broker.close()
     assert found.severity is Severity.ERROR

@@ -20,6 +20,7 @@ from stepflow_cli.invokes import find_invokes
 from stepflow_engine.memo import read_memo
 from tests.support.command_line import as_json, call, register
 from tests.support.processes import WorkerThread, until
+from tests.support.roles import as_role
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def family(app: Stepflow, url: str, run_worker: Callable[..., WorkerThread]) -> 
     register(url, other)
     run_worker(app)
     run = app.start(main)
-    broker, keys = app.producer.broker, app.producer.keys
+    broker, keys = Broker(as_role(app.producer.url, "read-only")), app.producer.keys
 
     def children() -> dict[str, str]:
         return {step.id: step.child for step in broker.run(read_steps(keys, run.id))}
@@ -130,7 +131,7 @@ def test_no_more_runs_of_a_family_are_read_than_asked_in_few_round_trips(
     run_worker(app)
     run = app.start(main)
     run.result(30)
-    broker, keys = Broker(app.producer.url), app.producer.keys
+    broker, keys = Broker(as_role(app.producer.url, "read-only")), app.producer.keys
     record = broker.run(read_run(keys, run.id))
     assert record is not None
     invokes = find_invokes([(key, read_memo(text)) for key, text in broker.run(read_memos(keys, run.id))], [])

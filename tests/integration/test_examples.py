@@ -141,6 +141,7 @@ def test_support_is_told_of_a_run_that_fails(patient: Stepflow) -> None:
     assert mail == "step-waits-examples/ship failed for order 4: there is no van"
 
 
+@pytest.mark.roles("producer", "worker")
 def test_a_night_that_was_missed_is_made_up_for(patient: Stepflow, run_worker: Callable[..., Any]) -> None:
     step_waits.miss_two_nights(patient)
     run_worker(step_waits.app)  # the other worker looks again when the next night has come

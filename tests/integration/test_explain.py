@@ -14,6 +14,8 @@ from stepflow import Context, Run, RunNotFoundError, Stepflow, Throttle
 from stepflow_broker.explain import Reason
 from tests.support.processes import until
 
+pytestmark = pytest.mark.roles("producer", "operator")
+
 
 def kinds(reason: Reason) -> list[object]:
     """The kinds of a reason and its causes, as a tree."""

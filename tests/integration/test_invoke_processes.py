@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from stepflow import Run, RunFailedError, RunStatus, Stepflow
+from stepflow_broker.broker import Broker
 from stepflow_broker.functions import register_functions
 from stepflow_broker.invokes import read_finished
 from stepflow_broker.jobs import claim_jobs, finish_run, queue_lists
@@ -18,6 +19,7 @@ from stepflow_broker.keys import GROUP, Keys
 from tests.integration.apps.invoker_b import app as south
 from tests.integration.apps.ledger import count
 from tests.support.processes import WorkerProcess, until
+from tests.support.roles import as_role
 
 NORTH, SOUTH = "tests.integration.apps.invoker_a:app", "tests.integration.apps.invoker_b:app"
 KEYS = Keys()
@@ -129,7 +131,7 @@ def test_a_parked_parent_is_woken_by_a_child_that_ends_on_another_worker(
 def test_a_worker_that_died_after_it_ended_a_child_still_wakes_the_parent(
     scene: Scene, start_worker: StartWorker, taken: bool
 ) -> None:
-    broker = scene.app.producer.broker
+    broker = Broker(as_role(scene.app.producer.url, "worker"))
     broker.run(register_functions(KEYS, [south.functions["gated"].config]))
     north = start_worker(NORTH, sticky=0)
     run = scene.start("parent")

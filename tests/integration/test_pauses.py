@@ -20,6 +20,8 @@ from stepflow import (
 from tests.support.command_line import call
 from tests.support.processes import until
 
+pytestmark = pytest.mark.roles("producer", "operator")
+
 
 class Work:
     """Counts what was executed, for each tenant."""

@@ -17,12 +17,14 @@ from rq.job import Job
 from rq.suspension import resume, suspend
 
 from stepflow import Context, RunFailedError, RunStatus, Stepflow
+from stepflow_broker.broker import Broker
 from stepflow_broker.jobs import reclaim_leases
 from stepflow_broker.runs import read_memos
 from stepflow_broker.server import EmbeddedServer
 from stepflow_engine.memo import read_memo
 from tests.integration.apps.ledger import count
 from tests.support.processes import WorkerProcess, until
+from tests.support.roles import as_role
 
 APP = "tests.integration.apps.ledger:app"
 StartWorker = Callable[..., WorkerProcess]
@@ -182,7 +184,9 @@ def test_a_step_that_kills_its_workers_fails_as_poison(
     for deaths in range(1, 4):
         until(lambda: count(ledger)["die"] == deaths)  # noqa: B023
         start_worker(APP)
-    with pytest.raises(RunFailedError, match="3 workers died") as failed:
+    with pytest.raises(
+        RunFailedError, match=r"3 workers died.*: \S+ at 20\S+Z; \S+ at 20\S+Z; \S+ at 20\S+Z; it is not"
+    ) as failed:
         run.result(30)
     assert failed.value.name == "PoisonError"
     assert count(ledger) == {"before": 1, "die": 3}
@@ -195,7 +199,9 @@ def test_a_blocked_event_loop_is_reported_with_its_line_and_keeps_its_lease(
     run = started(producer, client, "block", seconds=4)
     until(lambda: run.status() is RunStatus.RUNNING)
     until(lambda: "loop_blocked" in worker.log.read_text())
-    assert producer.producer.broker.run(reclaim_leases(producer.producer.keys)) == []
+    broker = Broker(as_role(producer.producer.url, "worker"))
+    assert broker.run(reclaim_leases(producer.producer.keys)) == []
+    broker.close()
     assert run.result(20) == "done"
     assert 'time.sleep(ctx.event.data["seconds"])' in worker.log.read_text()
 
@@ -206,7 +212,7 @@ def test_a_blocked_event_loop_is_reported_with_its_line_and_keeps_its_lease(
 def test_rq_sees_the_truth(
     producer: Stepflow, client, url: str, start_worker: StartWorker, ledger: Path, gate: Path
 ) -> None:
-    rq_client = redis.Redis.from_url(url)
+    rq_client = redis.Redis.from_url(as_role(url, "admin"))
     worker = start_worker(APP, concurrency=1, sticky=100)  # the run keeps its first job
     running = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=3)
     until(lambda: count(ledger)["s3"] == 1)
@@ -220,7 +226,11 @@ def test_rq_sees_the_truth(
     until(lambda: Worker.all(connection=rq_client)[0].get_state() == "busy")
     assert (seen.pid, seen.queue_names()) == (worker.pid, ["ledger:steps", "ledger"])
     info = subprocess.run(
-        [sys.executable, "-m", "rq.cli", "info", "--url", url], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-m", "rq.cli", "info", "--url", as_role(url, "admin")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
     ).stdout
     assert "ledger " in info
     assert "2, 1 executing, 0 finished, 0 failed" in info
@@ -239,13 +249,13 @@ def test_a_failed_run_is_in_rqs_failed_registry(producer: Stepflow, client, url:
     run = started(producer, client, "five", ledger="/nowhere/at/all", gate="", wait_at=0)
     with pytest.raises(RunFailedError):
         run.result(30)
-    queue = Queue("ledger", connection=redis.Redis.from_url(url), serializer="json")
+    queue = Queue("ledger", connection=redis.Redis.from_url(as_role(url, "admin")), serializer="json")
     assert queue.failed_job_registry.get_job_ids() == [run.id]
     assert queue.fetch_job(run.id).get_status() == "failed"
 
 
 def test_rq_suspend_and_resume(producer: Stepflow, client, url: str, start_worker: StartWorker, ledger, gate) -> None:
-    rq_client = redis.Redis.from_url(url)
+    rq_client = redis.Redis.from_url(as_role(url, "admin"))
     start_worker(APP)
     until(lambda: client.hexists("stepflow:functions", "ledger/five"))
     suspend(rq_client)
@@ -278,7 +288,7 @@ def test_rqs_shutdown_command_stops_a_worker(client, url: str, start_worker: Sta
 
     worker = start_worker(APP)
     until(lambda: client.hexists("stepflow:functions", "ledger/five"))
-    rq_client = redis.Redis.from_url(url)
+    rq_client = redis.Redis.from_url(as_role(url, "admin"))
     until(lambda: Worker.all(connection=rq_client))
 
     def told() -> bool:
@@ -303,7 +313,9 @@ def test_memos_say_who_did_what(producer: Stepflow, client, start_worker, ledger
     start_worker(APP, name="worker-a")
     run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0)
     run.result(30)
-    memos = producer.producer.broker.run(read_memos(producer.producer.keys, run.id))
+    broker = Broker(as_role(producer.producer.url, "read-only"))
+    memos = broker.run(read_memos(producer.producer.keys, run.id))
+    broker.close()
     details = [read_memo(text) for _, text in memos]
     assert [memo.id for memo in details] == [f"s{n}" for n in range(1, 6)]
     assert {memo.detail["worker"] for memo in details} == {"worker-a"}
@@ -317,10 +329,21 @@ def test_jobs_that_rq_empty_or_a_plain_rq_worker_took_come_back(
     until(lambda: client.hexists("stepflow:functions", "ledger/five"))
     first.kill()
     emptied = [started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0) for _ in range(3)]
-    rq_client = redis.Redis.from_url(url)
+    rq_client = redis.Redis.from_url(as_role(url, "admin"))
     assert Queue("ledger", connection=rq_client, serializer="json").empty() == 3
     taken = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0)
-    plain = [sys.executable, "-m", "rq.cli", "worker", "--burst", "--serializer", "json", "--url", url, "ledger"]
+    plain = [
+        sys.executable,
+        "-m",
+        "rq.cli",
+        "worker",
+        "--burst",
+        "--serializer",
+        "json",
+        "--url",
+        as_role(url, "admin"),
+        "ledger",
+    ]
     subprocess.run(plain, check=True, timeout=30, capture_output=True)
     assert client.hget(f"rq:job:{taken.id}", "status") == "failed"
     start_worker(APP)

@@ -17,6 +17,7 @@ from stepflow_broker.broker import Broker
 from stepflow_broker.functions import register_functions
 from stepflow_broker.keys import Keys
 from tests.support.processes import ROOT
+from tests.support.roles import as_role, role_of_words
 
 APPS = "tests.integration.apps"
 SHOP = f"{APPS}.shop:app"
@@ -33,10 +34,11 @@ def call(
     *words: str, program: str = "main", cwd: Path = ROOT, stdin: str = "", **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a program of the command line to its end."""
+    role = role_of_words(program, words)
     return subprocess.run(
-        [sys.executable, "-m", f"stepflow_cli.{program}", *words],
+        [sys.executable, "-m", f"stepflow_cli.{program}", *[as_role(word, role) for word in words]],
         cwd=cwd,
-        env=environment(**variables),
+        env=environment(**{name: as_role(value, role) for name, value in variables.items()}),
         input=stdin,
         capture_output=True,
         text=True,
@@ -46,12 +48,15 @@ def call(
 
 
 @contextlib.contextmanager
-def running(*words: str, log: Path, program: str = "main", cwd: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    *words: str, log: Path, program: str = "main", cwd: Path = ROOT, **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program that goes on meanwhile; its whole process group is gone at the end."""
-    command = [sys.executable, "-m", f"stepflow_cli.{program}", *words]
+    role = role_of_words(program, words)
+    command = [sys.executable, "-m", f"stepflow_cli.{program}", *[as_role(word, role) for word in words]]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=cwd, env=environment(), stdout=output, stderr=output, start_new_session=True
+            command, cwd=cwd, env=environment(**variables), stdout=output, stderr=output, start_new_session=True
         )
     try:
         yield process
@@ -95,6 +100,6 @@ def assert_refused(done: subprocess.CompletedProcess[str], code: int, *parts: st
 
 def register(url: str, app: Stepflow) -> None:
     """Register the functions of an app, as its worker does."""
-    broker = Broker(url)
+    broker = Broker(as_role(url, "worker"))
     broker.run(register_functions(Keys(), [function.config for function in app.functions.values()]))
     broker.close()

@@ -32,7 +32,7 @@ RETENTION_MS = 3_600_000
 _END = "-- end of the messages --"
 TIMEOUT_MEMO = memo_of_failure(Failure("InvokeTimeoutError", "too late"), {"id": "call"})
 ERROR = dumps(Failure("ValueError", "no").to_json())
-_EMPTY: dict[str, object] = {"str": "", "int": 0, "bool": False, "bytes | None": None}
+_EMPTY: dict[str, object] = {"str": "", "int": 0, "tuple[str, ...]": (), "bool": False, "bytes | None": None}
 NOBODY = Lease(
     **(
         {field.name: _EMPTY[str(field.type)] for field in fields(Lease)}

@@ -15,6 +15,7 @@ from pathlib import Path
 from stepflow import Stepflow
 from stepflow_workers.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
+from tests.support.roles import as_role
 
 ROOT = Path(__file__).parents[2]
 _MAIN = """
@@ -50,7 +51,7 @@ class WorkerProcess:
     def __init__(
         self, url: str, *apps: str, log: Path, env: Mapping[str, str] | None = None, **settings: object
     ) -> None:
-        settings = {"redis_url": url, "lease_ms": 3_000, "backoff": (20, 100)} | settings
+        settings = {"redis_url": as_role(url, "worker"), "lease_ms": 3_000, "backoff": (20, 100)} | settings
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(

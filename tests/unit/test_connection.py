@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from redis import exceptions
 
@@ -18,7 +21,7 @@ SENTINELS = "redis+sentinel://user:secret@one:1,two,[::1]:3/mymaster/4?sentinel_
         ("redis://host:6379/0", "redis://host:6379/0"),
         ("redis://user:secret@host/0", "redis://user:***@host/0"),
         ("rediss://:secret@host", "rediss://:***@host"),
-        ("redis://user:se@cr/et@host/0", "redis://user:***@host/0"),
+        ("redis+sentinel://user:se@cr/et@one/m", "redis+sentinel://user:***@one/m"),
         ("redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
         ("redis+sentinel://user:secret@one:1,two:2/m/0", "redis+sentinel://user:***@one:1,two:2/m/0"),
         (SENTINELS, "redis+sentinel://user:***@one:1,two,[::1]:3/mymaster/4?sentinel_password=***"),
@@ -49,6 +52,14 @@ def test_options_of_a_url_reach_the_connections() -> None:
         assert (kwargs["db"], kwargs["socket_timeout"]) == (3, 2.0)
 
 
+def test_the_password_of_the_primary_may_stand_in_a_file_and_is_not_told_to_the_sentinels(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hush\n")
+    pool: Any = connect(f"redis+sentinel://user@one/m?password_file={tmp_path / 'secret'}").connection_pool
+    assert pool.connection_kwargs["credential_provider"].get_credentials() == ("user", "hush")
+    (sentinel,) = pool.sentinel_manager.sentinels
+    assert sentinel.connection_pool.connection_kwargs.get("credential_provider") is None
+
+
 def test_a_socket_file_is_a_server_too() -> None:
     assert connect("unix:///run/redis.sock?db=2").connection_pool.connection_kwargs["path"] == "/run/redis.sock"
 
@@ -59,7 +70,7 @@ def test_a_socket_file_is_a_server_too() -> None:
         ("redis+sentinel://one:1,two:2", "does not name the primary"),
         ("redis+sentinel://one:1,/m", "one of its sentinels has no host"),
         ("redis+sentinel:///m", "one of its sentinels has no host"),
-        ("redis+sentinel://one:x/m", "Port"),
+        ("redis+sentinel://one:x/m", "port"),
         ("redis+sentinel://one/m/x", "its database 'x' is not a number"),
         ("redis+sentinel://one/m?nonsense=1", "nonsense"),
         ("redis://one?nonsense=1", "nonsense"),

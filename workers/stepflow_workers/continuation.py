@@ -38,7 +38,7 @@ class Continuation:
     async def do(self, held: HeldRun, lease: Lease) -> None:
         """Drive the run until it ends, is parked, or goes back to its queue."""
         held.lease, held.deaths = lease, lease.deaths
-        if lease.deaths > POISON_DEATHS:
+        if len(lease.deaths) > POISON_DEATHS:
             await self._ending.poison(held, lease)
             return
         async with held.turn:
@@ -124,7 +124,7 @@ class Continuation:
     async def _forget_deaths(self, held: HeldRun) -> None:
         """The code has come to rest: it is not what killed its workers."""
         if held.deaths:
-            held.deaths = 0
+            held.deaths = ()
             await self._bench.broker.run(forget_deaths(self._bench.keys, held.run_id))
 
     # -- waiting -----------------------------------------------------------------

@@ -17,7 +17,7 @@ from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.states import RunStatus
 from stepflow_engine.steps import event_text
 from stepflow_workers.held import HeldRun
-from stepflow_workers.performer import now_ms
+from stepflow_workers.performer import died_text, now_ms
 from stepflow_workers.waker import Waker
 from stepflow_workers.workbench import Workbench
 
@@ -43,7 +43,7 @@ class RunEnding:
 
     async def poison(self, held: HeldRun, lease: Lease) -> None:
         """Fail a run whose code, outside of any step, has killed its workers."""
-        failure = Failure("PoisonError", f"{lease.deaths} workers died while they executed this run's code")
+        failure = Failure("PoisonError", died_text(lease.deaths, "this run's code"))
         await self._finish(held, lease, RunStatus.FAILED, dumps(failure.to_json()))
 
     async def _complete(self, held: HeldRun, lease: Lease, value: object) -> None:

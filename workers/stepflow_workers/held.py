@@ -31,7 +31,7 @@ class HeldRun:
         planned: keys of steps that are known to have jobs, children or waits.
         late: those of them whose end is not to be expected for longer than the code is held.
         state_bytes: the size of the memos that are known.
-        deaths: how many workers died with the continuation since it last made progress.
+        deaths: the workers that died with the continuation since it last made progress.
         turn: whoever advances the pass has it.
     """
 
@@ -45,7 +45,7 @@ class HeldRun:
     planned: set[str] = field(default_factory=set)
     late: set[str] = field(default_factory=set)
     state_bytes: int = 0
-    deaths: int = 0
+    deaths: tuple[str, ...] = ()
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def learn(self, position: int, key: str, memo: Memo, size: int = 0) -> None:
@@ -53,7 +53,7 @@ class HeldRun:
         self.planned.discard(key)
         self.late.discard(key)
         self.state_bytes += size
-        self.deaths = 0
+        self.deaths = ()
         self.execution.offer(position, key, memo)
 
 

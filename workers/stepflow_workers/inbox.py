@@ -11,11 +11,13 @@ from redis import exceptions
 from redis.asyncio.client import PubSub
 
 from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.connection import is_refused_right, server_error
 from stepflow_broker.keys import Keys
 
 __all__ = ["Inbox", "InboxListener"]
 
 _log = logging.getLogger("stepflow.worker")
+_PAUSE_S, _REFUSED_S = 0.5, 10.0
 _SILENCE_S = 10.0
 """How long nothing may be heard before the server is asked for a sign of life, and how long that may take."""
 
@@ -63,8 +65,10 @@ class Inbox:
                     self._listener.on_ready()
                     await self._listen(pubsub)
             except (exceptions.RedisError, OSError) as error:
-                _log.warning("inbox_interrupted", extra={"error": str(error)})
-                await asyncio.sleep(0.5)
+                _log.warning(
+                    "inbox_interrupted", extra={"error": str(server_error(error, self._broker.url, "subscribe"))}
+                )
+                await asyncio.sleep(_REFUSED_S if is_refused_right(error) else _PAUSE_S)
 
     async def _listen(self, pubsub: PubSub) -> None:
         """Hear all that comes, until the connection is lost or says nothing, though it was asked."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepflow_engine.codec import dumps
@@ -17,7 +18,7 @@ from stepflow_engine.retry import Backoff, retry_delay_ms
 from stepflow_engine.steps import RunRequest, StepCall
 from stepflow_workers.held import HeldRun
 
-__all__ = ["Done", "Performer", "Retry", "now_ms"]
+__all__ = ["Done", "Performer", "Retry", "died_text", "now_ms"]
 
 POISON_DEATHS = 3
 """How many workers may die with a job before it is taken for the cause."""
@@ -53,19 +54,19 @@ class Performer:
         self._backoff = backoff
 
     async def perform(
-        self, held: HeldRun, call: StepCall, request: RunRequest, *, attempt: int, deaths: int
+        self, held: HeldRun, call: StepCall, request: RunRequest, *, attempt: int, deaths: Sequence[str]
     ) -> Done | Retry:
         """Call the step's handler once and decide what follows.
 
         Args:
             attempt: its number, 0-based.
-            deaths: how many workers died in this attempt or one like it.
+            deaths: the workers that died in this attempt or one like it.
         """
         started_at = now_ms()
         limits = held.function.limits
         try:
-            if deaths >= POISON_DEATHS:
-                raise_poison(deaths)
+            if len(deaths) >= POISON_DEATHS:
+                raise PoisonError(died_text(deaths, "this step"))
             result = await attempt_step(
                 call.id,
                 request,
@@ -83,7 +84,7 @@ class Performer:
             raise
         except Exception as error:  # noqa: BLE001  user code: whatever a handler raises is the step's failure
             retries = held.function.config.retries if request.retries is None else request.retries
-            retries = 0 if deaths >= POISON_DEATHS else retries
+            retries = 0 if len(deaths) >= POISON_DEATHS else retries
             return self._failed(call, error, attempt, started_at, retries)
         held.state_bytes += len(text)
         return Done(text, Memo(call.id, data=result.data))
@@ -116,15 +117,11 @@ class PoisonError(Exception):
     """A step that took its workers with it."""
 
 
-def raise_poison(deaths: int) -> None:
-    """Fail a step that killed its workers.
-
-    Raises:
-        PoisonError: always.
-    """
-    raise PoisonError(
-        f"{deaths} workers died while they executed this step (killed, out of memory, or ended by its code); "
-        "it is not tried again"
+def died_text(deaths: Sequence[str], what: str) -> str:
+    """What is said of a step, or of code, with which workers died."""
+    return (
+        f"{len(deaths)} workers died while they had {what} (killed, out of memory, or ended by its code): "
+        f"{'; '.join(deaths)}; it is not tried again"
     )
 
 

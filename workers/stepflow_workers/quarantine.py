@@ -49,7 +49,7 @@ class Quarantine(Runner):
         """Do one job, or give it back if it or another must be alone."""
         if self._closed_for is not None:
             await self._bench.hand_back([lease])
-        elif lease.deaths < _SUSPECT_DEATHS:
+        elif len(lease.deaths) < _SUSPECT_DEATHS:
             await self._do(lease)
         elif self._is_settled():
             await self._do_alone(lease)
@@ -68,7 +68,7 @@ class Quarantine(Runner):
     # -- suspects ----------------------------------------------------------------
 
     async def _do_alone(self, lease: Lease) -> None:
-        _log.warning("suspect_executed_alone", extra={"job": lease.job, "deaths": lease.deaths})
+        _log.warning("suspect_executed_alone", extra={"job": lease.job, "deaths": len(lease.deaths)})
         self._put_off_since = None
         self._close(lease)
         watch = asyncio.get_running_loop().create_task(self._open_in_time(lease))
@@ -91,7 +91,7 @@ class Quarantine(Runner):
     async def _put_off(self, lease: Lease) -> None:
         """Give a suspect back for a moment: the next worker that takes it may have nothing else to do."""
         bench, delay_ms = self._bench, random.randint(*_PUT_OFF_MS)
-        reason = f"{lease.deaths} workers died with it, so it waits for one that executes nothing else"
+        reason = f"{len(lease.deaths)} workers died with it, so it waits for one that executes nothing else"
         if lease.key:
             error = dumps(Failure("SuspectPutOff", reason).to_json())
             await bench.plan_retry(

@@ -24,7 +24,7 @@ from stepflow_broker.keys import Keys
 from stepflow_broker.streams import create_group
 from stepflow_broker.waits import give_event, read_condition, read_waits
 from stepflow_engine.codec import loads
-from stepflow_engine.errors import ServerError, StepflowError
+from stepflow_engine.errors import ConfigurationError, ServerError
 from stepflow_engine.expression import expression
 from stepflow_engine.ids import run_id_for
 from stepflow_workers.registry import Registry
@@ -73,7 +73,7 @@ class Router:
                 if now >= self._take_over_at:
                     self._take_over_at = now + _TAKE_OVER_MS / 1000
                     await self.route(await self._broker.run(self._take_over()))
-            except StepflowError as error:
+            except (ServerError, ConfigurationError) as error:
                 if "NOGROUP" in str(error):
                     await self.prepare()
                     continue

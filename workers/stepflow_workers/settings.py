@@ -14,7 +14,7 @@ class WorkerSettings:
     """How a worker works.
 
     Attributes:
-        redis_url: the server.
+        redis_url: the server; not in the repr, for it may have a password.
         queues: the queues to serve, most important first; empty: those of the apps' functions.
         name: the worker's name in RQ; empty: made of host and process id.
         concurrency: how many jobs are executed at once.
@@ -26,7 +26,7 @@ class WorkerSettings:
         backoff: the waits between attempts.
     """
 
-    redis_url: str
+    redis_url: str = field(repr=False)
     queues: tuple[str, ...] = ()
     name: str = ""
     concurrency: int = 100

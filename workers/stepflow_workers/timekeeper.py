@@ -23,6 +23,7 @@ __all__ = ["Timekeeper"]
 _log = logging.getLogger("stepflow.worker")
 _TICK_S = 1.0
 _TIMERS = 500
+_RECLAIMED = 100
 
 
 @dataclass(slots=True)
@@ -83,17 +84,19 @@ class Timekeeper:
         self._look_at_pauses.due_at = 0.0
 
     async def _fire_timers(self, now: float) -> None:
+        """Have some of what is due happen. What is left comes at the next look: jobs are claimed in between."""
         bench = self._bench
         self._tick_at = now + _TICK_S
-        fired = _TIMERS
-        while fired == _TIMERS:
-            fired, next_ms = await bench.broker.run(fire_timers(bench.keys, limit=_TIMERS))
-            self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
+        _, next_ms = await bench.broker.run(fire_timers(bench.keys, limit=_TIMERS))
+        self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
 
     async def _reclaim(self) -> None:
-        reclaimed = await self._bench.broker.run(
-            reclaim_leases(self._bench.keys, lease_ms=self._bench.settings.lease_ms)
-        )
+        lease_ms, reclaimed = self._bench.settings.lease_ms, list[str]()
+        while len(reclaimed) % _RECLAIMED == 0:
+            found = await self._bench.broker.run(reclaim_leases(self._bench.keys, limit=_RECLAIMED, lease_ms=lease_ms))
+            if not found:
+                break
+            reclaimed += found
         if reclaimed:
             _log.warning("jobs_reclaimed", extra={"count": len(reclaimed), "jobs": reclaimed[:10]})
 

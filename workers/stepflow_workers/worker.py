@@ -91,7 +91,7 @@ class StepWorker(BaseWorker):
                 worker_ttl=_RQ_TTL_S,
             )
         except (exceptions.RedisError, OSError) as error:
-            raise server_error(error, settings.redis_url) from None
+            raise server_error(error, settings.redis_url, "info") from None
         self._shown_state = ""
         self._counted = (0, 0)
         self._is_forgotten = False
@@ -110,7 +110,7 @@ class StepWorker(BaseWorker):
         except ValueError as error:  # RQ: the name is taken
             raise ConfigurationError(f"{error}: choose another --name, or wait until it has gone") from None
         except (exceptions.RedisError, OSError) as error:
-            raise server_error(error, self.settings.redis_url) from None
+            raise server_error(error, self.settings.redis_url, "multi") from None
         _log.info(
             "worker_started",
             extra={"worker": self.name, "queues": self.lists, "redis": safe_url(self.settings.redis_url)},

@@ -53,7 +53,7 @@ local function claim_continuation(job, list)
   local applied = redis.call('LLEN', ORDER .. job)
   grant_lease(job, list, fence, worker, now, lease_ms)
   local planned = redis.call('HLEN', STEPS .. job)
-  return {job, list, fence, run[2], run[3], tonumber(run[4]), applied, tonumber(run[5] or 0), event, '', 0, planned,
+  return {job, list, fence, run[2], run[3], tonumber(run[4]), applied, run[5] or '', event, '', 0, planned,
     run[6], tonumber(run[7] or 0)}
 end
 
@@ -67,7 +67,7 @@ local function claim_step(job, list, run, key)
   redis.call('HSET', STEPS .. run, key .. ':state', 'leased', key .. ':lease', fence, key .. ':owner', worker)
   local applied = redis.call('LLEN', ORDER .. run)
   grant_lease(job, list, fence, worker, now, lease_ms)
-  return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), applied, tonumber(step[4] or 0), false, step[2],
+  return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), applied, step[4] or '', false, step[2],
     tonumber(step[3] or 0), 0, false, 0}
 end
 

@@ -26,5 +26,8 @@ for _, words in ipairs({
   {'PUBLISH', ARGV[1], 'cancelled'},
 }) do try(words) end
 try({'DEL', key})
-for i = 2, #ARGV do try({'PERSIST', ARGV[i]}) end
+for i = 2, #ARGV do
+  try({'EXISTS', ARGV[i]})
+  try({'PERSIST', ARGV[i]})
+end
 return refused

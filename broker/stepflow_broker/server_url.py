@@ -1,0 +1,159 @@
+"""The URL of a server: what it may say, and how it is shown without its secrets.
+
+Beside what redis-py reads, a URL may name files with secrets, so that it has none itself: ``password_file=`` is read
+whenever a connection is made, so that a changed password is used without a restart; ``ssl_password_file=`` once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+
+from redis.credentials import CredentialProvider
+from redis.exceptions import AuthenticationError
+
+from stepflow_engine.errors import ConfigurationError
+
+__all__ = ["SENTINEL_SCHEMES", "FilePassword", "ServerUrl", "bad_url", "read_url", "safe_url", "user_of"]
+
+SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
+"""Those of URLs that name sentinels → those of the servers that these know."""
+
+_SECRETS = re.compile(r"([?&](?:ssl_|sentinel_)?password=)[^&]*")
+_USER_INFO = re.compile(r"^((?>(?:[a-z+.-]+://|rediss?:|unix:)?)/*[^:/?#@]*):.*@", re.DOTALL | re.IGNORECASE)
+_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+
+
+def safe_url(url: str) -> str:
+    """The URL without its passwords, for people and logs; of a wrong one, what may be a part of one is left out too."""
+    return _USER_INFO.sub(r"\1:***@", _SECRETS.sub(r"\1***", url))
+
+
+def user_of(url: str) -> str:
+    """The user that a URL names."""
+    try:
+        return unquote(urlsplit(url).username or "default")
+    except ValueError:
+        return "default"
+
+
+class FilePassword(CredentialProvider):
+    """A user whose password stands in a file, on its first line."""
+
+    def __init__(self, user: str, path: Path) -> None:
+        self._user = user
+        self._path = path
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """The user, if one is named, and the password as the file has it now.
+
+        Raises:
+            AuthenticationError: the file cannot be read, or is empty.
+        """
+        try:
+            password = _first_line(self._path, "password_file")
+        except ConfigurationError as error:
+            raise AuthenticationError(str(error)) from None
+        return (self._user, password) if self._user else (password,)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerUrl:
+    """A URL as redis-py takes it.
+
+    Attributes:
+        text: the URL without what only stepflow reads.
+        options: what goes with it.
+    """
+
+    text: str
+    options: dict[str, Any]
+
+    @property
+    def is_of_sentinels(self) -> bool:
+        """Whether it names sentinels, and not the server itself."""
+        return self.text.partition("://")[0] in SENTINEL_SCHEMES
+
+    def __repr__(self) -> str:
+        """Without secrets."""
+        return f"ServerUrl({safe_url(self.text)!r})"
+
+
+def read_url(url: str) -> ServerUrl:
+    """Take a URL apart.
+
+    Raises:
+        ConfigurationError: it is not a server's URL, or a file that it names is not there.
+    """
+    parts = _parts(url)
+    if parts is None:
+        raise bad_url(url, "its port is no number; write % / ? # @ in a password as %25 %2F %3F %23 %40")
+    if parts.scheme in ("redis", "rediss", *SENTINEL_SCHEMES) and "@" in parts.path + parts.query + parts.fragment:
+        raise bad_url(url, "there is an @ after the address; write % / ? # @ in a password as %25 %2F %3F %23 %40")
+    words = parse_qsl(parts.query)
+    _check_files(words, url)
+    given = dict(words)
+    options: dict[str, Any] = {}
+    if path := given.get("password_file"):
+        _first_line(Path(path), "password_file")
+        options["credential_provider"] = FilePassword(unquote(parts.username or ""), Path(path))
+        parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+    if path := given.get("ssl_password_file"):
+        options["ssl_password"] = _first_line(Path(path), "ssl_password_file")
+    elif "ssl_keyfile" in given and "ssl_password" not in given:
+        options["ssl_password"] = ""  # else a key that has one would have OpenSSL ask for it on the terminal
+    kept = urlencode([(name, value) for name, value in words if name not in ("password_file", "ssl_password_file")])
+    return ServerUrl(f"{parts.scheme}://{parts.netloc}{parts.path}{'?' * bool(kept)}{kept}", options)
+
+
+def _parts(url: str) -> SplitResult | None:
+    """The URL's parts; of one without any, the error of Python is not shown: it may quote the password."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        _ = parts.port if parts.scheme not in SENTINEL_SCHEMES else ""  # those have several
+        return parts
+    return None
+
+
+def bad_url(url: str, why: str) -> ConfigurationError:
+    """The error of a URL that cannot be one of a server.
+
+    Args:
+        why: without any part of the URL that may be secret.
+    """
+    return ConfigurationError(
+        f"redis_url {safe_url(url)!r} is not a server's URL ({why}): write redis://host:6379/0, "
+        "rediss://… for TLS, unix:///path, or redis+sentinel://host1:26379,host2:26379/primary/0 for sentinels, "
+        "in redis_url= or STEPFLOW_REDIS_URL"
+    )
+
+
+def _check_files(words: list[tuple[str, str]], url: str) -> None:
+    """Refuse files that cannot be read, which redis-py takes for a server that does not answer."""
+    for name, path in words:
+        if name in _FILES and not os.access(path, os.R_OK):
+            raise ConfigurationError(
+                f"{name} in redis_url {safe_url(url)!r} names {path!r}, which is not there or cannot be read"
+            )
+
+
+def _first_line(path: Path, option: str) -> str:
+    try:
+        line = next(_lines(path), "")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{option} {str(path)!r} cannot be read: {error.strerror}: correct redis_url"
+        ) from None
+    if not line:
+        raise ConfigurationError(f"{option} {str(path)!r} is empty: put the password on its first line")
+    return line
+
+
+def _lines(path: Path) -> Iterator[str]:
+    yield from path.read_text().splitlines()
