@@ -35,9 +35,9 @@ def run_replicated(broker: Broker, keys: Keys, calls: Sequence[Call[T]], *, time
         ReplicationError: no replica has confirmed it in time.
         ServerError: as `Broker.run_all`.
     """
-    mark: Call[Any] = command(bytes, "SET", keys("REPLICATED"), "", "EX", _MARK_S)
-    wait: Call[Any] = command(int, "WAIT", _REPLICAS, timeout_ms)
-    *answers, _, confirmed = broker.run_all([*calls, mark, wait], as_one=True)
+    mark = command(bytes, "SET", keys("REPLICATED"), "", "EX", _MARK_S)
+    sent: list[Call[Any]] = [*calls, mark, command(int, "WAIT", _REPLICAS, timeout_ms)]
+    *answers, _, confirmed = broker.run_all(sent, as_one=True)
     if confirmed < _REPLICAS:
         raise ReplicationError(
             f"the server has it, but no replica has confirmed it within {show_duration(timeout_ms)}: it may or may not "

@@ -19,6 +19,7 @@ from stepflow_broker.broker import Broker
 from stepflow_broker.doctor import examine
 from stepflow_broker.keys import Keys
 from tests.chaos.health import check_health
+from tests.support.command_line import call
 from tests.support.load import Load
 from tests.support.processes import WorkerProcess, until
 from tests.support.sentinels import PASSWORD, SENTINEL_PASSWORD, SentinelSet
@@ -79,6 +80,8 @@ def test_failovers_of_the_primary_leave_no_run_stuck_and_no_worker_deaf(
             load.settle(client, all_memos=False)
             lost = settled_losses(load, client)
             check_health(servers.url, client)
+            seen = call("workers", "--redis-url", servers.url)
+            assert (seen.returncode, seen.stdout.count(" faults")) == (0, len(workers)), seen.stderr
     gaps_ms.sort()
     with capsys.disabled():
         print(

@@ -263,7 +263,7 @@ class StepWorker(BaseWorker):
             pipeline.execute()
         self._is_forgotten = False
 
-    def _pubsub_exception_handler(self, exc: BaseException, *_: Any) -> None:
+    def _pubsub_exception_handler(self, exc: BaseException, pubsub: Any, pubsub_thread: Any) -> None:  # noqa: ARG002
         """In place of RQ's, whose listener for commands gives up on any error but one."""
         if not isinstance(exc, exceptions.RedisError | OSError):
             raise exc
