@@ -116,17 +116,22 @@ class Lease:
 
 
 def claim_jobs(
-    keys: Keys, *, lists: Sequence[str], worker: str, limit: int, lease_ms: int, now_ms: int = 0
+    keys: Keys, *, lists: Sequence[str], worker: str, limit: int, lease_ms: int, claim: int = 0, now_ms: int = 0
 ) -> Call[list[Lease] | None]:
-    """Lease at most ``limit`` ready jobs to a worker; ``None`` while RQ is suspended."""
+    """Lease at most ``limit`` ready jobs to a worker; ``None`` while RQ is suspended.
+
+    Args:
+        claim: a number that the worker gives to no other claim; sent again, it is given the same jobs. 0: other jobs.
+    """
     return run_script(
         "claim_jobs",
         lambda reply: None if reply == 0 else [Lease.parse(entry) for entry in reply],
-        (keys("RQ_SUSPENDED"), keys("PAUSED")),
+        (keys("RQ_SUSPENDED"), keys("PAUSED"), keys("CLAIMED", worker)),
         now_ms,
         worker,
         limit,
         lease_ms,
+        claim,
         *lists,
     )
 

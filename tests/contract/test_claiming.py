@@ -110,3 +110,31 @@ def test_stale_jobs_do_not_use_up_what_was_asked_for(driver: Driver) -> None:
     driver.start()
     driver.client.lpush(driver.keys("RQ_QUEUE", "shop"), *[f"gone{n}" for n in range(20)])
     assert driver.claim_one().run_id == "run1"
+
+
+def test_a_claim_that_is_sent_again_is_given_the_same_jobs(driver: Driver) -> None:
+    driver.plan(driver.started("run1"), "a")
+    driver.start("run2")
+    driver.start("run3")
+    first = driver.claim(2, claim=7) or []
+    assert [lease.job for lease in first] == [job_id("run1", step_key("a")), "run2"]
+    again = driver.claim(2, claim=7) or []
+    assert [(lease.job, lease.fence, lease.step_id) for lease in again] == [
+        (lease.job, lease.fence, lease.step_id) for lease in first
+    ]
+    assert [lease.job for lease in driver.claim(2, claim=8) or []] == ["run3"]
+
+
+def test_a_claim_that_is_sent_again_is_not_given_what_another_has_now(driver: Driver) -> None:
+    driver.start("run1")
+    driver.start("run2")
+    kept, lost = driver.claim(2, claim=7) or []
+    driver.release(lost)
+    driver.claim(worker="w2", claim=7)
+    assert [lease.job for lease in driver.claim(2, claim=7) or []] == [kept.job]
+
+
+def test_claims_that_found_nothing_are_not_remembered(driver: Driver) -> None:
+    assert driver.claim(claim=7) == []
+    driver.start("run1")
+    assert [lease.job for lease in driver.claim(claim=7) or []] == ["run1"]

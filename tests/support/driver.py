@@ -85,8 +85,10 @@ class Driver:
         config = FunctionConfig("shop", "buy", queue, flow=FlowConfig(rate), retention_ms=RETENTION_MS)
         return runs.start_run(self.keys, config, run_id=run, event=event, dedupe=dedupe, now_ms=self.now_ms)
 
-    def claim(self, limit: int = 100, *, worker: str = "w1", queues: Sequence[str] = ("shop",)) -> list[Lease] | None:
-        """Claim jobs; never sent twice, for the answer to the second names other jobs."""
+    def claim(
+        self, limit: int = 100, *, worker: str = "w1", queues: Sequence[str] = ("shop",), claim: int = 0
+    ) -> list[Lease] | None:
+        """Claim jobs; never sent twice: without a number, the answer to the second names other jobs."""
         answer = self.store.broker.run(
             jobs.claim_jobs(
                 self.keys,
@@ -94,6 +96,7 @@ class Driver:
                 worker=worker,
                 limit=limit,
                 lease_ms=LEASE_MS,
+                claim=claim,
                 now_ms=self.now_ms,
             )
         )

@@ -24,7 +24,8 @@ def line_of(role: Role, file: str) -> str:
 
 
 def test_the_file_that_is_shipped_is_the_one_that_is_made() -> None:
-    assert (ROOT / "deploy" / "redis-acl" / "users.acl").read_text() == acl_file({})
+    shipped = (ROOT / "deploy" / "redis-acl" / "users.acl").read_text()
+    assert shipped == acl_file({}), "python -m stepflow_broker.acl > deploy/redis-acl/users.acl"
 
 
 def test_every_transition_is_some_role_s() -> None:

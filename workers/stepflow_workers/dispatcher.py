@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import random
 from collections.abc import Callable
 
 from stepflow_broker.jobs import Lease, claim_jobs
@@ -60,6 +62,7 @@ class Dispatcher:
         self._jobs: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._look_at = 0.0
+        self._claims = itertools.count(random.getrandbits(48) + 1)
 
     # -- the work loop -----------------------------------------------------------
 
@@ -120,7 +123,12 @@ class Dispatcher:
         limit = min(bench.slots.free, _MOST_CLAIMED)
         leases = await bench.broker.run(
             claim_jobs(
-                bench.keys, lists=self._lists, worker=bench.worker, limit=limit, lease_ms=bench.settings.lease_ms
+                bench.keys,
+                lists=self._lists,
+                worker=bench.worker,
+                limit=limit,
+                lease_ms=bench.settings.lease_ms,
+                claim=next(self._claims),
             )
         )
         if bench.suspended != (leases is None):

@@ -8,7 +8,7 @@ local key, refused = KEYS[1], {}
 local function try(words)
   local reply = redis.pcall(unpack(words))
   local text = type(reply) == 'table' and reply.err
-  if text and (string.find(text, 'NOPERM') or string.find(text, "can't run this command")
+  if text and (string.find(text, 'NOPERM') or string.find(text, 'ACL failure') or string.find(text, "can't run this command")
     or string.find(text, "can't access")) then
     refused[#refused + 1] = table.concat(words, ' ', 1, math.min(2, #words))
   end
