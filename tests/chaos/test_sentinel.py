@@ -6,6 +6,7 @@ while: what it acknowledges then, no replica has. That is what `durability="repl
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import time
@@ -15,17 +16,20 @@ from pathlib import Path
 import pytest
 import redis
 
+from stepflow import Stepflow
 from stepflow_broker.broker import Broker
 from stepflow_broker.doctor import examine
 from stepflow_broker.keys import Keys
 from tests.chaos.health import check_health
 from tests.support.command_line import call
+from tests.support.ledgers import EffectLedger
 from tests.support.load import Load
 from tests.support.processes import WorkerProcess, until
 from tests.support.sentinels import PASSWORD, SENTINEL_PASSWORD, SentinelSet
 from tests.support.site import APP, CONSUMING_S, pids_since
 
 ALONE_S = 0.3
+HEARD_S = 25.0
 LEASE_MS = 10_000  # the default: longer than a fail-over lasts, so that nobody counts as dead for one
 
 
@@ -94,6 +98,27 @@ def test_failovers_of_the_primary_leave_no_run_stuck_and_no_worker_deaf(
     assert servers.failovers == count
     if durability == "replicated":
         assert lost == []
+
+
+@pytest.mark.timeout(300)
+async def test_who_waits_for_a_result_hears_of_it_from_the_new_primary(tmp_path: Path) -> None:
+    """Within a time that is shorter than that after which a waiter looks without having heard."""
+    gate, effects = tmp_path / "gate", EffectLedger(tmp_path / "effects")
+    with SentinelSet(tmp_path / "servers") as servers, working(servers.url, tmp_path, 1):
+        app = Stepflow("faults", redis_url=servers.url)
+        run = await app.astart("faults/gated", {"ledger": str(effects.path), "gates": [str(gate)]})
+        waiting = [
+            asyncio.create_task(run.aresult(HEARD_S)),
+            asyncio.create_task(asyncio.to_thread(run.result, HEARD_S)),
+        ]
+        await asyncio.to_thread(until, lambda: effects.count(), what="the step")
+        await asyncio.to_thread(servers.kill_primary)
+        await asyncio.to_thread(servers.await_failover)
+        gate.touch()
+        assert await asyncio.gather(*waiting) == [[effects.effects()[-1].note]] * 2
+        assert servers.failovers == 1
+        await app.producer.aclose()
+        app.producer.close()
 
 
 def repair(url: str) -> int:
