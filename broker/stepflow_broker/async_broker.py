@@ -12,7 +12,7 @@ from hiredis import pack_command
 from redis import exceptions
 
 from stepflow_broker.call import Call, command
-from stepflow_broker.connection import connect_async, server_error
+from stepflow_broker.connection import connect_async, is_misled, server_error
 from stepflow_broker.patience import is_passing, pause_s
 from stepflow_broker.wire import Wire, outside
 from stepflow_engine.errors import StepflowError
@@ -162,7 +162,10 @@ class AsyncBroker:
         if isinstance(error, exceptions.NoScriptError):
             request.packed = pack_command(request.call.with_source())  # type: ignore[arg-type]
             self._send(request)
-        elif self._is_kept(request, error):
+            return
+        if is_misled(error) and self._wire is not None:
+            self._wire.close()  # the next one may lead to the primary
+        if self._is_kept(request, error):
             request.refusals += 1
             if not self._put_off:
                 delay_s = pause_s(request.refusals)

@@ -12,7 +12,7 @@ from hiredis import pack_command
 from redis import exceptions
 
 from stepflow_broker.call import Call
-from stepflow_broker.connection import connect, is_refused_right, server_error
+from stepflow_broker.connection import connect, is_misled, is_refused_right, server_error
 from stepflow_broker.patience import is_passing, pause_s
 
 __all__ = ["Broker"]
@@ -43,8 +43,11 @@ class Broker:
         """
         return self.run_all([call])[0]
 
-    def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+    def run_all(self, calls: Sequence[Call[T]], *, as_one: bool = False) -> list[T]:
         """Send several calls in one round trip and return their answers.
+
+        Args:
+            as_one: the last calls speak for those before them: when one is to be sent again, all are.
 
         Raises:
             ServerError: as `run`; every call may or may not have been executed, and can be sent again.
@@ -52,20 +55,23 @@ class Broker:
         deadline = time.monotonic() + self._patience_s
         for tries in itertools.count(1):
             try:
-                return self._once(calls)
+                return self._once(calls, as_one)
             except (exceptions.RedisError, OSError) as error:
+                if is_misled(error):
+                    self.client.connection_pool.disconnect(inuse_connections=False)
                 wait_s = pause_s(tries)
                 if not is_passing(error) or time.monotonic() + wait_s > deadline:
                     raise server_error(error, self.url) from None
                 time.sleep(wait_s)
         raise AssertionError("unreachable")
 
-    def _once(self, calls: Sequence[Call[T]]) -> list[T]:
+    def _once(self, calls: Sequence[Call[T]], as_one: bool) -> list[T]:
         replies = self._send(call.words for call in calls)
-        unknown = [n for n, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]
+        unknown = {n for n, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)}
         if unknown:
-            again = self._send(calls[n].with_source() for n in unknown)
-            for n, reply in zip(unknown, again, strict=True):
+            again = range(len(calls)) if as_one else sorted(unknown)
+            resent = self._send(calls[n].with_source() if n in unknown else calls[n].words for n in again)
+            for n, reply in zip(again, resent, strict=True):
                 replies[n] = reply
         for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):

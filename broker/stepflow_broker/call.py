@@ -18,7 +18,7 @@ __all__ = ["Call", "Word", "command", "run_script"]
 T = TypeVar("T")
 Word = str | bytes | int | float
 _CONTAINERS = frozenset({"CLIENT", "CONFIG", "SCRIPT", "XGROUP", "XINFO"})
-_KEYLESS = frozenset({"INFO", "PING", "SCAN", "XREADGROUP"})
+_KEYLESS = frozenset({"INFO", "PING", "SCAN", "WAIT", "XREADGROUP"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from stepflow_broker.roles import roles_that_may
+from stepflow_broker.sentinel import PrimaryAwayError, UnknownPrimaryError, sentinel_client, sentinel_client_async
 from stepflow_broker.server_url import ServerUrl, bad_url, read_url, safe_url, user_of
 from stepflow_broker.tls import explain_tls, tls_error
 from stepflow_engine.errors import ConfigurationError, MissingRightError, ServerError
@@ -23,6 +25,7 @@ __all__ = [
     "check_server",
     "connect",
     "connect_async",
+    "is_misled",
     "is_refused_right",
     "is_transient",
     "safe_url",
@@ -55,9 +58,16 @@ def _options(url: ServerUrl, retry: Retry | AsyncRetry) -> dict[str, Any]:
         "protocol": 2,
         "health_check_interval": 30,
         "retry": retry,
-        **({} if url.text.startswith("unix:") else {"socket_keepalive": True}),
+        **({} if url.text.startswith("unix:") else _keepalive()),
         **url.options,
     }
+
+
+def _keepalive() -> dict[str, Any]:
+    """After 30 s, a connection to a machine that is gone is broken, also one on which nothing is ever asked."""
+    settings = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+    known = {getattr(socket, name): value for name, value in settings.items() if hasattr(socket, name)}
+    return {"socket_keepalive": True, "socket_keepalive_options": known}
 
 
 def connect(url: str, **options: Any) -> redis.Redis:
@@ -69,6 +79,8 @@ def connect(url: str, **options: Any) -> redis.Redis:
     given = read_url(url)
     try:
         options = {**_options(given, Retry(NoBackoff(), 0)), **options}
+        if given.is_of_sentinels:
+            return _checked(sentinel_client(given.text, options))
         return _checked(redis.Redis.from_url(given.text, **options))
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise bad_url(url, str(error)) from None
@@ -83,6 +95,8 @@ def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
     given = read_url(url)
     try:
         options = {**_options(given, AsyncRetry(NoBackoff(), 0)), **options}
+        if given.is_of_sentinels:
+            return _checked(sentinel_client_async(given.text, options))
         return _checked(redis.asyncio.Redis.from_url(given.text, **options))
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise bad_url(url, str(error)) from None
@@ -99,7 +113,16 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a little later."""
     if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError) or tls_error(error):
         return False
-    return isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_WORDS
+    if isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_WORDS:
+        return True
+    return is_misled(error)
+
+
+def is_misled(error: BaseException) -> bool:
+    """Whether a server answers that is not the primary, or not yet: a new connection may lead to the one that is."""
+    if isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError | exceptions.BusyLoadingError):
+        return True
+    return "-READONLY " in str(error)  # in a script, before Redis 7
 
 
 def server_error(error: BaseException, url: str, action: str = "") -> Exception:
@@ -116,6 +139,14 @@ def server_error(error: BaseException, url: str, action: str = "") -> Exception:
     match error:
         case exceptions.AuthenticationError() | exceptions.AuthorizationError():
             return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
+        case UnknownPrimaryError():
+            return ConfigurationError(f"{where} names no primary ({text}): correct redis_url")
+        case PrimaryAwayError():
+            return ServerError(
+                f"no primary is found by {where} ({text}): are the sentinels running, or is a fail-over under way?"
+            )
+        case exceptions.ReadOnlyError():
+            return ServerError(f"the server at {where} is a replica ({text}): name the primary, or its sentinels")
         case exceptions.OutOfMemoryError():
             return ServerError(f"the server at {where} is out of memory ({text}): raise maxmemory or free memory")
     if text.startswith(("NOAUTH", "WRONGPASS", "invalid username")):
@@ -128,7 +159,7 @@ def server_error(error: BaseException, url: str, action: str = "") -> Exception:
 
 
 def _asked_when_away(url: str) -> str:
-    if url.startswith("rediss:"):  # a server says neither that its port has no TLS, nor always what it wants of clients
+    if url.startswith("rediss"):  # a server says neither that its port has no TLS, nor always what it wants of clients
         return "is this its tls-port, and does it want a certificate of clients (ssl_certfile=, ssl_keyfile=)"
     return "and is the URL right"
 

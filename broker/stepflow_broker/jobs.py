@@ -309,10 +309,14 @@ def extend_leases(keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: in
     )
 
 
-def reclaim_leases(keys: Keys, *, limit: int = 100, now_ms: int = 0) -> Call[list[str]]:
-    """Queue the jobs whose leases are over; the answer names them."""
+def reclaim_leases(keys: Keys, *, limit: int = 100, lease_ms: int = 10_000, now_ms: int = 0) -> Call[list[str]]:
+    """Queue the jobs whose leases are over; the answer names them.
+
+    Args:
+        lease_ms: the length of the workers' leases: by half of it, those that live have extended theirs.
+    """
     keyed = (keys("LEASES"), keys("LOOKED"))
-    return run_script("reclaim_leases", lambda reply: [job.decode() for job in reply], keyed, now_ms, limit)
+    return run_script("reclaim_leases", lambda reply: [job.decode() for job in reply], keyed, now_ms, limit, lease_ms)
 
 
 def fire_timers(keys: Keys, *, limit: int = 500, now_ms: int = 0) -> Call[tuple[int, int]]:

@@ -116,9 +116,9 @@ PRODUCER = Role(
     "producer",
     "starts runs, sends events, waits for results, cancels runs that it knows",
     scripts=("start_runs", "cancel_run"),
-    sent=_words(_CONNECTING, _CALLING, _LISTENING, "hget hgetall hvals xadd"),
+    sent=_words(_CONNECTING, _CALLING, _LISTENING, "hget hgetall hvals xadd set wait"),
     reads=frozenset({"PAUSED", "FUNCTIONS"}),
-    writes=frozenset({"MEMOS", "EVENTS"}),
+    writes=frozenset({"MEMOS", "EVENTS", "REPLICATED"}),
     hears=frozenset({"DONE"}),
 )
 
@@ -133,7 +133,7 @@ WORKER = Role(
         "client|info info multi exec",
         "xadd xack xdel xautoclaim xreadgroup xgroup|create xrange",
         "exists expire del hdel hget hgetall hincrby hkeys hmget hset hvals llen lrange",
-        "sadd scard smembers srem zrange zremrangebyscore",
+        "sadd scard smembers srem zrange zremrangebyscore set wait",
     ),
     keys=_all_keys(),
     hears=frozenset({"READY", "INBOX", "PAUSES", "DONE"}),

@@ -20,9 +20,12 @@ from redis.exceptions import AuthenticationError
 
 from stepflow_engine.errors import ConfigurationError
 
-__all__ = ["FilePassword", "ServerUrl", "bad_url", "read_url", "safe_url", "user_of"]
+__all__ = ["SENTINEL_SCHEMES", "FilePassword", "ServerUrl", "bad_url", "read_url", "safe_url", "user_of"]
 
-_SECRETS = re.compile(r"([?&](?:ssl_)?password=)[^&]*")
+SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
+"""Those of URLs that name sentinels → those of the servers that these know."""
+
+_SECRETS = re.compile(r"([?&](?:ssl_|sentinel_)?password=)[^&]*")
 _USER_INFO = re.compile(r"^((?>(?:[a-z+.-]+://|rediss?:|unix:)?)/*[^:/?#@]*):.*@", re.DOTALL | re.IGNORECASE)
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
@@ -72,6 +75,11 @@ class ServerUrl:
     text: str
     options: dict[str, Any]
 
+    @property
+    def is_of_sentinels(self) -> bool:
+        """Whether it names sentinels, and not the server itself."""
+        return self.text.partition("://")[0] in SENTINEL_SCHEMES
+
     def __repr__(self) -> str:
         """Without secrets."""
         return f"ServerUrl({safe_url(self.text)!r})"
@@ -88,7 +96,7 @@ def read_url(url: str) -> ServerUrl:
     parts = _parts(url)
     if parts is None:
         raise bad_url(url, "its port is no number; write % / ? # @ in a password as %25 %2F %3F %23 %40")
-    if parts.scheme in ("redis", "rediss") and "@" in parts.path + parts.query + parts.fragment:
+    if parts.scheme in ("redis", "rediss", *SENTINEL_SCHEMES) and "@" in parts.path + parts.query + parts.fragment:
         raise bad_url(url, "there is an @ after the address; write % / ? # @ in a password as %25 %2F %3F %23 %40")
     words = parse_qsl(parts.query)
     _check_files(words, url)
@@ -110,7 +118,7 @@ def _parts(url: str) -> SplitResult | None:
     """The URL's parts; of one without any, the error of Python is not shown: it may quote the password."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        _ = parts.port
+        _ = parts.port if parts.scheme not in SENTINEL_SCHEMES else ""  # those have several
         return parts
     return None
 
@@ -123,7 +131,8 @@ def bad_url(url: str, why: str) -> ConfigurationError:
     """
     return ConfigurationError(
         f"redis_url {safe_url(url)!r} is not a server's URL ({why}): write redis://host:6379/0, "
-        "rediss://… for TLS, or unix:///path, in redis_url= or STEPFLOW_REDIS_URL"
+        "rediss://… for TLS, unix:///path, or redis+sentinel://host1:26379,host2:26379/primary/0 for sentinels, "
+        "in redis_url= or STEPFLOW_REDIS_URL"
     )
 
 

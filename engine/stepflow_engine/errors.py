@@ -26,7 +26,8 @@
     ├─ ConfigurationError           names the setting and the fix
     │  └─ MissingRightError         the server's user may not do this
     └─ ServerError                  the Redis server cannot be used now
-       └─ UnreadableError           what the server has was damaged, or was not written by stepflow
+       ├─ UnreadableError           what the server has was damaged, or was not written by stepflow
+       └─ ReplicationError          it has what was sent, and no replica has confirmed it
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ __all__ = [
     "LimitError",
     "MissingRightError",
     "NonRetriableError",
+    "ReplicationError",
     "ResultTimeoutError",
     "RetryAfterError",
     "RunCancelledError",
@@ -271,3 +273,19 @@ class UnreadableError(ServerError):
     def __init__(self, what: str, why: BaseException | str) -> None:
         reason = why if isinstance(why, str) else type(why).__name__
         super().__init__(f"{what} cannot be read ({reason}): it was damaged, or was not written by stepflow")
+
+
+class ReplicationError(ServerError):
+    """The server has what was sent, but too few replicas have confirmed it in time: a fail-over may lose it.
+
+    The same call with the same id may be repeated; it starts nothing twice.
+
+    Attributes:
+        confirmed: how many replicas have confirmed it.
+        timeout_ms: how long they were waited for, in milliseconds.
+    """
+
+    def __init__(self, message: str, *, confirmed: int = 0, timeout_ms: int = 0) -> None:
+        super().__init__(message)
+        self.confirmed = confirmed
+        self.timeout_ms = timeout_ms

@@ -34,10 +34,12 @@ from stepflow_engine.memo import Memo
 from stepflow_engine.steps import StepCall, StepRequest
 from stepflow_engine.waits import waits_inside
 
-__all__ = ["HANDLER_ATTEMPT", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
+__all__ = ["HANDLER_ATTEMPT", "HANDLER_KEY", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
 
 HANDLER_ATTEMPT: contextvars.ContextVar[int | None] = contextvars.ContextVar("stepflow_handler_attempt", default=None)
 """The attempt number of the step whose handler runs in this context, if one does."""
+HANDLER_KEY: contextvars.ContextVar[str] = contextvars.ContextVar("stepflow_handler_key", default="")
+"""The idempotency key of that step; ``""``: no handler runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from stepflow_engine.codec import dumps_output, restore, result_adapter, round_trip
 from stepflow_engine.durations import show_duration
-from stepflow_engine.execution import HANDLER_ATTEMPT
+from stepflow_engine.execution import HANDLER_ATTEMPT, HANDLER_KEY
 from stepflow_engine.loop import ACTIVITY
 from stepflow_engine.steps import RunRequest
 
@@ -29,7 +29,9 @@ class Result:
     data: Any
 
 
-async def attempt_step(step_id: str, request: RunRequest, *, attempt: int, limit_bytes: int) -> Result:
+async def attempt_step(
+    step_id: str, request: RunRequest, *, attempt: int, limit_bytes: int, idempotency_key: str = ""
+) -> Result:
     """Call a step's handler once.
 
     Args:
@@ -37,6 +39,7 @@ async def attempt_step(step_id: str, request: RunRequest, *, attempt: int, limit
         request: the handler and its arguments.
         attempt: the attempt's number, 0-based.
         limit_bytes: the most bytes of JSON that its result may have.
+        idempotency_key: the same for all attempts at the step; the handler can read it.
 
     Raises:
         StepOutputError: the result cannot be kept.
@@ -47,6 +50,7 @@ async def attempt_step(step_id: str, request: RunRequest, *, attempt: int, limit
     context = contextvars.copy_context()
     context.run(ACTIVITY.set, None)
     context.run(HANDLER_ATTEMPT.set, attempt)
+    context.run(HANDLER_KEY.set, idempotency_key)
     task = asyncio.get_running_loop().create_task(_call(request), context=context)
     value = await _result(task, request.timeout_ms)
     text = dumps_output(value, what=f"step {step_id!r}", limit_bytes=limit_bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["StepKeys", "job_id", "run_id_for", "split_job_id", "step_key"]
+__all__ = ["StepKeys", "idempotency_key", "job_id", "run_id_for", "split_job_id", "step_key"]
 
 RUN_ID_LENGTH = 32
 
@@ -45,6 +45,11 @@ def run_id_for(*parts: str) -> str:
 def job_id(run_id: str, key: str = "") -> str:
     """The id of a step job: the run's own id for its continuation, ``run-key`` for a planned step."""
     return f"{run_id}-{key}" if key else run_id
+
+
+def idempotency_key(run_id: str, key: str) -> str:
+    """The name of a step for other systems: the same for every attempt at it, and no other step's."""
+    return f"{run_id}:{key}"
 
 
 def split_job_id(job: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from stepflow.bounds import CancelOn, Timeouts, bounds_config
 from stepflow.encryption import Encryption, cipher_of
@@ -20,6 +20,8 @@ from stepflow_engine.retry import DEFAULT_RETRIES
 
 __all__ = ["Stepflow"]
 
+_LONGEST_REPLICA_TIMEOUT_MS = 10_000
+
 
 class Stepflow(PausesRuns):
     """An app: a set of functions that share a name and a Redis server.
@@ -34,6 +36,10 @@ class Stepflow(PausesRuns):
         limits: bounds of the app's runs.
         encryption: keys with which payloads are encrypted; ``None``: those of ``STEPFLOW_ENCRYPTION_KEYS``, if there
             are any.
+        durability: what ``start``, ``start_many``, ``send`` and their kin have made sure of when they return: that the
+            server has it (``"primary"``), or that a replica has confirmed it too (``"replicated"``), so that only a
+            fail-over to a replica that is further behind loses it.
+        replica_timeout: how long to wait for that replica, at most 10 seconds; then `ReplicationError` is raised.
 
     Raises:
         ConfigurationError: a setting is wrong.
@@ -48,16 +54,25 @@ class Stepflow(PausesRuns):
         retention: Duration = "7d",
         limits: Limits | None = None,
         encryption: Encryption | None = None,
+        durability: Literal["primary", "replicated"] = "primary",
+        replica_timeout: Duration = "1s",
     ) -> None:
         try:
             check_id(app_id, "an app's id")
             retention_ms = duration_ms(retention, name="retention")
+            replica_timeout_ms = _replica_timeout_ms(durability, replica_timeout)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
         if set(app_id) & set("/, ") or app_id.endswith(":steps"):
             raise ConfigurationError(f"app id {app_id!r} may not contain '/', ',' or a space, or end with ':steps'")
-        cipher = cipher_of(encryption)
-        super().__init__(app_id, redis_url, retention_ms=retention_ms, limits=limits or Limits(), cipher=cipher)
+        super().__init__(
+            app_id,
+            redis_url,
+            retention_ms=retention_ms,
+            limits=limits or Limits(),
+            cipher=cipher_of(encryption),
+            replica_timeout_ms=replica_timeout_ms,
+        )
         self._retries = retries
 
     def __repr__(self) -> str:
@@ -167,3 +182,17 @@ class Stepflow(PausesRuns):
         prefix = dumps(f"{self.id}/").decode()
         condition = f"event.data.function.startsWith({prefix}) && event.data.event.name != {dumps(FAILED).decode()}"
         return self.function("on-failure", event=FAILED, if_=condition)(handler)
+
+
+def _replica_timeout_ms(durability: str, timeout: Duration) -> int:
+    """How long to wait for a replica; 0: not at all.
+
+    Raises:
+        ValueError: one of them is not what it must be.
+    """
+    if durability not in ("primary", "replicated"):
+        raise ValueError(f'durability must be "primary" or "replicated", not {durability!r}')
+    timeout_ms = duration_ms(timeout, name="replica_timeout")
+    if not 1 <= timeout_ms <= _LONGEST_REPLICA_TIMEOUT_MS:
+        raise ValueError(f"replica_timeout must be from 1 ms to 10 s, not {timeout!r}")
+    return timeout_ms if durability == "replicated" else 0

@@ -6,15 +6,21 @@ import asyncio
 import os
 import threading
 import weakref
+from collections.abc import Sequence
+from typing import TypeVar
 
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.broker import Broker
+from stepflow_broker.call import Call
 from stepflow_broker.connection import DEFAULT_URL
 from stepflow_broker.keys import Keys
+from stepflow_broker.replication import AsyncReplicator, run_replicated
 from stepflow_broker.waiting import EndWatcher, wait_for_end
 from stepflow_engine.cipher import PLAIN, Cipher
 
 __all__ = ["Producer"]
+
+T = TypeVar("T")
 
 
 class Producer:
@@ -24,16 +30,23 @@ class Producer:
         url: the server's; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
         retention_ms: how long an ended run is kept, in milliseconds.
         cipher: seals and opens payloads.
+        replica_timeout_ms: how long what is sent waits for a replica, in milliseconds; 0: it does not.
     """
 
-    def __init__(self, url: str | None, *, retention_ms: int, cipher: Cipher = PLAIN) -> None:
+    def __init__(
+        self, url: str | None, *, retention_ms: int, cipher: Cipher = PLAIN, replica_timeout_ms: int = 0
+    ) -> None:
         self.keys = Keys()
         self.cipher = cipher
         self.retention_ms = retention_ms
+        self._replica_timeout_ms = replica_timeout_ms
         self._url = url
         self._lock = threading.Lock()
         self._broker: tuple[int, Broker] | None = None
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[AsyncBroker, EndWatcher]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._replicators: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncReplicator] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -54,6 +67,28 @@ class Producer:
     def abroker(self) -> AsyncBroker:
         """The broker of the running event loop."""
         return self._of_loop()[0]
+
+    def deliver(self, calls: Sequence[Call[T]]) -> list[T]:
+        """Send calls that start something, in one round trip; when it returns, all are as durable as was asked for.
+
+        Raises:
+            ReplicationError: no replica has confirmed them in time.
+            ServerError: the server does not answer.
+        """
+        if not self._replica_timeout_ms:
+            return self.broker.run_all(calls)
+        return run_replicated(self.broker, self.keys, calls, timeout_ms=self._replica_timeout_ms)
+
+    async def adeliver(self, calls: Sequence[Call[T]]) -> list[T]:
+        """As `deliver`, without blocking the event loop."""
+        if not self._replica_timeout_ms:
+            return await self.abroker.run_all(calls)
+        loop = asyncio.get_running_loop()
+        replicator = self._replicators.get(loop)
+        if replicator is None:
+            replicator = AsyncReplicator(self.broker, self.keys, timeout_ms=self._replica_timeout_ms)
+            self._replicators[loop] = replicator
+        return await replicator.run_all(calls)
 
     def wait(self, run_id: str, timeout_ms: int | None) -> None:
         """Block until the run has ended, or the time is over."""

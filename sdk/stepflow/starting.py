@@ -46,12 +46,21 @@ class StartsRuns(CancelsRuns):
     """
 
     def __init__(
-        self, app_id: str, redis_url: str | None, *, retention_ms: int, limits: Limits, cipher: Cipher = PLAIN
+        self,
+        app_id: str,
+        redis_url: str | None,
+        *,
+        retention_ms: int,
+        limits: Limits,
+        cipher: Cipher = PLAIN,
+        replica_timeout_ms: int = 0,
     ) -> None:
         self.id = app_id
         self.functions: dict[str, Function[Any, Any]] = {}
         self.limits = limits
-        self.producer = Producer(redis_url, retention_ms=retention_ms, cipher=cipher)
+        self.producer = Producer(
+            redis_url, retention_ms=retention_ms, cipher=cipher, replica_timeout_ms=replica_timeout_ms
+        )
 
     @overload
     def send(self, event: str, data: Any = None, *, id: str = "") -> str: ...
@@ -73,10 +82,11 @@ class StartsRuns(CancelsRuns):
         Raises:
             EventError: an event is not JSON or over a limit; none of the list is sent.
             ServerError: the server does not answer; the same call with the same id can be made again safely.
+            ReplicationError: the app's durability is "replicated", and no replica has confirmed it; as above.
         """
         events, single = self._events(event, data, id)
         ids, calls = self._add_events(events)
-        self.producer.broker.run_all(calls)
+        self.producer.deliver(calls)
         return ids[0] if single else ids
 
     @overload
@@ -89,7 +99,7 @@ class StartsRuns(CancelsRuns):
         """As `send`, without blocking the event loop."""
         events, single = self._events(event, data, id)
         ids, calls = self._add_events(events)
-        await self.producer.abroker.run_all(calls)
+        await self.producer.adeliver(calls)
         return ids[0] if single else ids
 
     @overload
@@ -107,10 +117,11 @@ class StartsRuns(CancelsRuns):
         Raises:
             FunctionNotFoundError: an id that neither this app nor any worker has registered.
             EventError: the data is not JSON or over the limit.
-            ServerError: the server does not answer.
+            ServerError: the server does not answer; with an id, the same call can be made again safely.
+            ReplicationError: the app's durability is "replicated", and no replica has confirmed it; as above.
         """
         run_id, call = self._start(self._config(function), data, id)
-        self.producer.broker.run(call)
+        self.producer.deliver([call])
         return Run(self.producer, run_id, getattr(function, "output", None))
 
     @overload
@@ -120,7 +131,7 @@ class StartsRuns(CancelsRuns):
     async def astart(self, function: Any, data: Any = None, *, id: str | None = None) -> Run[Any]:
         """As `start`, without blocking the event loop."""
         run_id, call = self._start(await self._aconfig(function), data, id)
-        await self.producer.abroker.run(call)
+        await self.producer.adeliver([call])
         return Run(self.producer, run_id, getattr(function, "output", None))
 
     @overload
@@ -137,7 +148,7 @@ class StartsRuns(CancelsRuns):
             EventError: one of ``data`` is not JSON or is over the limit, or there are too many; none was started.
         """
         runs, calls = self._start_many(function, self._config(function), data)
-        self.producer.broker.run_all(calls)
+        self.producer.deliver(calls)
         return runs
 
     @overload
@@ -147,7 +158,7 @@ class StartsRuns(CancelsRuns):
     async def astart_many(self, function: Any, data: Iterable[Any]) -> list[Run[Any]]:
         """As `start_many`, without blocking the event loop."""
         runs, calls = self._start_many(function, await self._aconfig(function), data)
-        await self.producer.abroker.run_all(calls)
+        await self.producer.adeliver(calls)
         return runs
 
     @overload

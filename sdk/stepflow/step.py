@@ -12,7 +12,7 @@ from stepflow.waiting import Match, When, send_request, sleep_request, until_req
 from stepflow_engine.codec import restore, result_adapter
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import StepError, StepUsageError
-from stepflow_engine.execution import Execution
+from stepflow_engine.execution import HANDLER_KEY, Execution
 from stepflow_engine.limits import Limits, check_retries
 from stepflow_engine.steps import RunRequest
 
@@ -205,6 +205,24 @@ class StepTools:
         request = send_request(events, most=limits.events_per_send, event_bytes=limits.event_bytes)
         memo = await self._execution.ask(id, request)
         return list(memo.data)
+
+    @property
+    def idempotency_key(self) -> str:
+        """In a step's handler: a key for calls to other systems, ``<run id>:<memo key of the step>``.
+
+        It is the same for every attempt at the step, on every worker and replay, and no other step has it. So a system
+        that takes such keys does once what a handler asks for that is executed again.
+
+        Raises:
+            StepUsageError: no handler of ``step.run`` is running: the code between steps has no key of its own.
+        """
+        key = HANDLER_KEY.get()
+        if not key:
+            raise StepUsageError(
+                "ctx.step.idempotency_key is read outside of a step's handler, where there is none: "
+                "read it in the handler that is given to ctx.step.run"
+            )
+        return key
 
     def with_options(self, *, retries: int | None = None, timeout: Duration | None = None) -> StepTools:
         """The same tools with a policy for the next call.

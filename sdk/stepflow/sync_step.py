@@ -93,6 +93,11 @@ class SyncStepTools:
         """
         return self._bridge.parallel(bodies)
 
+    @property
+    def idempotency_key(self) -> str:
+        """In a step's handler: a key for calls to other systems; see `StepTools.idempotency_key`."""
+        return self._tools.idempotency_key
+
     def with_options(self, *, retries: int | None = None, timeout: Duration | None = None) -> SyncStepTools:
         """The same tools with a policy for the next call; see `StepTools.with_options`."""
         return SyncStepTools(self._tools.with_options(retries=retries, timeout=timeout), self._bridge)

@@ -86,6 +86,19 @@ async def billed(ctx: Context) -> list[str]:
     return [await ctx.step.run("only", anote, ctx.event.data["ledger"], ctx.run_id, "only")]
 
 
+@app.function("nap", retries=0)
+async def nap(ctx: Context) -> list[str]:
+    """A sleep for as long as the event says, then, if it says until when, another."""
+    data = ctx.event.data
+    before = await ctx.step.run("before", anote, data["ledger"], ctx.run_id, "before")
+    await ctx.step.sleep("for", data["for"])
+    slept = await ctx.step.run("slept", anote, data["ledger"], ctx.run_id, "slept")
+    if "until" not in data:
+        return [before, slept]
+    await ctx.step.sleep_until("until", data["until"])
+    return [before, slept, await ctx.step.run("woke", anote, data["ledger"], ctx.run_id, "woke")]
+
+
 @app.function("gated", retries=0)
 async def gated(ctx: Context) -> list[str]:
     """Steps that wait for files, one after the other."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rq.command import send_shutdown_command
 
 from tests.support.load import Load
 from tests.support.site import Site
@@ -46,3 +47,22 @@ def test_kills_of_all_workers_and_the_server_at_once_lose_nothing(tmp_path: Path
         site.say(f"{kills} kills of everything, {load}")
         assert (site.server.kills, len(site.workers)) == (kills, 2 * kills + 2)
         assert load.lost(site.client) == []
+
+
+@pytest.mark.timeout(600)
+def test_after_a_server_was_away_for_seconds_no_worker_is_deaf_to_events_or_commands(
+    tmp_path: Path, long: bool, capsys: Capsys
+) -> None:
+    with Site(tmp_path, capsys) as site:
+        (worker,) = site.start_workers(1)
+        with Load(site.server.url, tmp_path) as load:
+            for away_s in (3.0, 30.0) if long else (3.0,):
+                load.await_starts(20)
+                site.server.restart(away_s=away_s)
+                site.await_work(load.effects)
+        load.settle(site.client)
+        assert load.lost(site.client) == []
+        (name,) = (key.removeprefix("rq:worker:") for key in site.client.scan_iter("rq:worker:*"))
+        send_shutdown_command(site.client, name)
+        assert worker.process.wait(20) == 0
+        assert {"routing_interrupted", "inbox_interrupted"} <= set(worker.log.read_text().split())

@@ -266,6 +266,23 @@ def test_rq_suspend_and_resume(producer: Stepflow, client, url: str, start_worke
     run.result(30)
 
 
+def test_a_worker_that_the_server_has_forgotten_registers_itself_and_its_functions_again(
+    client, url: str, start_worker: StartWorker
+) -> None:
+    rq_client = redis.Redis.from_url(url)
+    worker = start_worker(APP)
+    until(lambda: Worker.all(connection=rq_client))
+    (before,) = Worker.all(connection=rq_client)
+    functions = client.hgetall("stepflow:functions")
+    client.delete("stepflow:functions", "rq:workers", before.key)
+    until(lambda: Worker.all(connection=rq_client), what="the registration")
+    (seen,) = Worker.all(connection=rq_client)
+    assert (seen.name, seen.pid, seen.queue_names()) == (before.name, worker.pid, before.queue_names())
+    assert client.ttl(seen.key) > 0
+    assert client.hgetall("stepflow:functions") == functions
+    assert worker.log.read_text().count("registered_again") == 1
+
+
 def test_rqs_shutdown_command_stops_a_worker(client, url: str, start_worker: StartWorker) -> None:
     from rq.command import send_shutdown_command
 

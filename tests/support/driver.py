@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from stepflow_broker import invokes, jobs, runs
-from stepflow_broker.call import Call
+from stepflow_broker.call import Call, command
 from stepflow_broker.codes import Code
 from stepflow_broker.flow import FlowConfig, RateConfig
 from stepflow_broker.functions import FunctionConfig
@@ -222,7 +222,7 @@ class Driver:
 
     def reclaim(self, *, limit: int = 100) -> list[str]:
         """Reclaim leases, as a worker that has looked a moment before."""
-        self.store.broker.run(jobs.reclaim_leases(self.keys, limit=0, now_ms=self.now_ms))
+        self.store.broker.run(command(bytes, "SET", self.keys("LOOKED"), f"{self.now_ms} 0"))
         return self.send(jobs.reclaim_leases(self.keys, limit=limit, now_ms=self.now_ms))
 
     def fire(self, *, limit: int = 500) -> tuple[int, int]:

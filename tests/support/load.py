@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -34,6 +35,7 @@ class Load:
         url: the server as the producer sees it.
         folder: of the ledgers.
         pause_s: between two starts.
+        settings: of the app by which it starts them.
 
     Attributes:
         starts: acknowledged starts.
@@ -42,12 +44,12 @@ class Load:
         acknowledged_at: run → when, in seconds of `time.monotonic`.
     """
 
-    def __init__(self, url: str, folder: Path, *, pause_s: float = 0.02) -> None:
+    def __init__(self, url: str, folder: Path, *, pause_s: float = 0.02, **settings: Any) -> None:
         self.starts = StartLedger(folder / "starts")
         self.effects = EffectLedger(folder / "effects")
         self.refused: Counter[str] = Counter()
         self.acknowledged_at: dict[str, float] = {}
-        self._app = Stepflow("faults", redis_url=url)
+        self._app = Stepflow("faults", redis_url=url, **settings)
         self._data = {"ledger": str(self.effects.path)}
         self._pause_s = pause_s
         self._stop = threading.Event()
@@ -179,4 +181,4 @@ def _describe(client: redis.Redis) -> str:
 
 def _what(error: ServerError) -> str:
     """What an error says, without the address."""
-    return re.sub(r"redis://\S+", "…", str(error)).partition("):")[0]
+    return re.sub(r"redis\S*://\S+", "…", str(error)).partition("):")[0]

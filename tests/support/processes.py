@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stepflow import Stepflow
@@ -43,15 +44,22 @@ class WorkerProcess:
     Args:
         url: the server's.
         apps: names of apps, ``module:app``, importable from the project's root.
+        env: variables that it has besides those of the test.
         settings: of the worker; ``backoff`` as (first_ms, most_ms).
     """
 
-    def __init__(self, url: str, *apps: str, log: Path, **settings: object) -> None:
+    def __init__(
+        self, url: str, *apps: str, log: Path, env: Mapping[str, str] | None = None, **settings: object
+    ) -> None:
         settings = {"redis_url": as_role(url, "worker"), "lease_ms": 3_000, "backoff": (20, 100)} | settings
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _MAIN, json.dumps([apps, settings])], cwd=ROOT, stderr=output, stdout=output
+                [sys.executable, "-c", _MAIN, json.dumps([apps, settings])],
+                cwd=ROOT,
+                env={**os.environ, **(env or {})},
+                stderr=output,
+                stdout=output,
             )
 
     @property

@@ -27,6 +27,7 @@ class Site:
     Args:
         folder: of the server's data and the workers' logs.
         capsys: of the test, to print the seed and the figures.
+        kind: the server's class.
         fsync, options: of the server; see `EmbeddedServer`.
 
     Attributes:
@@ -37,13 +38,19 @@ class Site:
     """
 
     def __init__(
-        self, folder: Path, capsys: pytest.CaptureFixture[str], *, fsync: str = "everysec", **options: str
+        self,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        *,
+        kind: type[FaultyServer] = FaultyServer,
+        fsync: str = "everysec",
+        **options: str,
     ) -> None:
         self._folder = folder
         self._capsys = capsys
         self.seed = random.randrange(1_000_000)
         self.chance = random.Random(self.seed)
-        self.server = FaultyServer(folder / "server", fsync=fsync, **options)
+        self.server = kind(folder / "server", fsync=fsync, **options)
         self.workers: list[WorkerProcess] = []
 
     def __enter__(self) -> Site:

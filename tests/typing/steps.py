@@ -41,6 +41,7 @@ async def steps(ctx: Context) -> None:
     assert_type(await step.run("a partial", functools.partial(total, 40), 2), int)
     assert_type(await step.run("nothing", asyncio.sleep, 1), None)
     assert_type(await step.with_options(retries=2, timeout="1m").run("with options", total, 1), int)
+    assert_type(step.idempotency_key, str)
     assert_type(
         await asyncio.gather(step.run("left", copy, ["a.png"]), step.run("right", total, 1)), tuple[list[str], int]
     )
@@ -66,6 +67,7 @@ def sync_steps(ctx: SyncContext) -> None:
     assert_type(step.run("a sync handler", total, 40), int)
     assert_type(step.run("a model", square, 4), Square)
     assert_type(step.with_options(retries=2).run("with options", square, 4), Square)
+    assert_type(step.idempotency_key, str)
     assert_type(step.parallel(lambda: step.run("left", total, 1), lambda: step.run("right", copy, [])), list[Any])
     step.run("a wrong type", total, "40")  # error
     step.run("not callable", None)  # error

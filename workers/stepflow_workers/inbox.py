@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from redis import exceptions
+from redis.asyncio.client import PubSub
 
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.connection import is_refused_right, server_error
@@ -17,6 +18,8 @@ __all__ = ["Inbox", "InboxListener"]
 
 _log = logging.getLogger("stepflow.worker")
 _PAUSE_S, _REFUSED_S = 0.5, 10.0
+_SILENCE_S = 10.0
+"""How long nothing may be heard before the server is asked for a sign of life, and how long that may take."""
 
 
 class InboxListener(Protocol):
@@ -60,15 +63,27 @@ class Inbox:
                     await pubsub.subscribe(*self._channels)
                     subscribed()
                     self._listener.on_ready()
-                    while True:
-                        message = await pubsub.get_message(timeout=None, ignore_subscribe_messages=True)
-                        if message is not None:
-                            self._try_to_hear(message["channel"].decode(), message["data"])
+                    await self._listen(pubsub)
             except (exceptions.RedisError, OSError) as error:
                 _log.warning(
                     "inbox_interrupted", extra={"error": str(server_error(error, self._broker.url, "subscribe"))}
                 )
                 await asyncio.sleep(_REFUSED_S if is_refused_right(error) else _PAUSE_S)
+
+    async def _listen(self, pubsub: PubSub) -> None:
+        """Hear all that comes, until the connection is lost or says nothing, though it was asked."""
+        asked = False
+        while True:
+            message = await pubsub.get_message(timeout=_SILENCE_S)
+            if message is None:
+                if asked:
+                    raise exceptions.TimeoutError(f"no sign of life for {2 * _SILENCE_S:g} s")
+                await pubsub.ping()
+                asked = True
+                continue
+            asked = False
+            if message["type"] == "message":
+                self._try_to_hear(message["channel"].decode(), message["data"])
 
     def _try_to_hear(self, channel: str, data: bytes) -> None:
         """Hear a message. Messages are hints, so one that makes no sense is let go."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from stepflow_engine.errors import LimitError
 from stepflow_engine.failure import Failure
 from stepflow_engine.handler import attempt_step
+from stepflow_engine.ids import idempotency_key
 from stepflow_engine.memo import Memo, memo_of_data, memo_of_error
 from stepflow_engine.payloads import seal_failure, step_place
 from stepflow_engine.retry import Backoff, retry_delay_ms
@@ -66,7 +67,13 @@ class Performer:
         try:
             if len(deaths) >= POISON_DEATHS:
                 raise PoisonError(died_text(deaths, "this step"))
-            result = await attempt_step(call.id, request, attempt=attempt, limit_bytes=limits.step_output_bytes)
+            result = await attempt_step(
+                call.id,
+                request,
+                attempt=attempt,
+                limit_bytes=limits.step_output_bytes,
+                idempotency_key=idempotency_key(held.run_id, call.key),
+            )
             sealed = held.function.cipher.seal(result.text, step_place(held.run_id, call.key))
             text = memo_of_data(sealed, self._detail(call.id, attempt, started_at))
             if held.state_bytes + len(text) > limits.run_state_bytes:

@@ -188,10 +188,8 @@ class Router:
             await connection.send_packed_command(connection.pack_command(*words))
             timeout_s = SOCKET_TIMEOUT_S + _BLOCK_MS / 1000
             return call.answer(await connection.read_response(disable_decoding=True, timeout=timeout_s))
-        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-            await connection.disconnect(nowait=True)
-            raise ServerError(str(error)) from None
-        except exceptions.ResponseError as error:
+        except (exceptions.RedisError, OSError) as error:
+            await connection.disconnect(nowait=True)  # also when it was refused: by a replica, the next one may not be
             raise ServerError(str(error)) from None
         except BaseException:
             await connection.disconnect(nowait=True)  # cancelled: a reply may still come on it

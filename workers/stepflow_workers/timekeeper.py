@@ -11,10 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from stepflow_broker.crons import server_time_ms
 from stepflow_broker.jobs import fire_timers, reclaim_leases, repair_jobs
 from stepflow_broker.runs import forget_ended
 from stepflow_workers.crier import Crier
-from stepflow_workers.performer import now_ms
 from stepflow_workers.waker import Waker
 from stepflow_workers.workbench import Workbench
 
@@ -91,9 +91,9 @@ class Timekeeper:
         self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
 
     async def _reclaim(self) -> None:
-        reclaimed = list[str]()
+        lease_ms, reclaimed = self._bench.settings.lease_ms, list[str]()
         while len(reclaimed) % _RECLAIMED == 0:
-            found = await self._bench.broker.run(reclaim_leases(self._bench.keys, limit=_RECLAIMED))
+            found = await self._bench.broker.run(reclaim_leases(self._bench.keys, limit=_RECLAIMED, lease_ms=lease_ms))
             if not found:
                 break
             reclaimed += found
@@ -107,4 +107,5 @@ class Timekeeper:
             _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
 
     async def _forget(self) -> None:
-        await self._bench.broker.run(forget_ended(self._bench.keys, now_ms()))
+        now_ms = await self._bench.broker.run(server_time_ms())
+        await self._bench.broker.run(forget_ended(self._bench.keys, now_ms))

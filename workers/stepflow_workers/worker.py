@@ -20,6 +20,7 @@ from typing import Any
 
 from redis import exceptions
 from rq.worker import BaseWorker
+from rq.worker_registration import register
 
 from stepflow import Stepflow
 from stepflow_broker.async_broker import AsyncBroker
@@ -30,7 +31,7 @@ from stepflow_broker.functions import register_functions
 from stepflow_broker.jobs import queue_lists
 from stepflow_broker.keys import Keys
 from stepflow_engine.cipher import PLAIN
-from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.errors import ConfigurationError, StepflowError
 from stepflow_engine.loop import end_tasks
 from stepflow_workers.crier import Crier
 from stepflow_workers.deputy import Deputy
@@ -54,6 +55,7 @@ _RQ_TTL_S = 60
 _HEARTBEAT_TTL_S = 30
 _PATIENCE_S = 60.0
 _SAME_SIGNAL_S = 1.0
+_PUBSUB_PAUSE_S = 2.0
 
 
 class StepWorker(BaseWorker):
@@ -94,6 +96,7 @@ class StepWorker(BaseWorker):
             raise server_error(error, settings.redis_url, "info") from None
         self._shown_state = ""
         self._counted = (0, 0)
+        self._is_forgotten = False
         self._bench: Workbench | None = None
         self._dispatcher: Dispatcher | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -102,9 +105,7 @@ class StepWorker(BaseWorker):
     def work(self, *_args: Any, **_options: Any) -> bool:
         """Work until a signal says stop, or, in burst mode, until nothing is ready; true if any job was done."""
         try:
-            Broker(self.settings.redis_url).run(
-                register_functions(self.keys, [function.config for function in self.functions.values()])
-            )
+            self._register_functions()
             self._install_signal_handlers()
             self._bury_namesake()
             self.bootstrap(logging_level="WARNING")
@@ -122,6 +123,13 @@ class StepWorker(BaseWorker):
         finally:
             self._take_leave()
         return self.successful_job_count > 0
+
+    def _register_functions(self) -> None:
+        broker = Broker(self.settings.redis_url)
+        try:
+            broker.run(register_functions(self.keys, [function.config for function in self.functions.values()]))
+        finally:
+            broker.close()
 
     # -- inside the loop ---------------------------------------------------------
 
@@ -242,12 +250,34 @@ class StepWorker(BaseWorker):
                     pipeline.hincrby(self.key, "successful_job_count", finished)
                 if failed:
                     pipeline.hincrby(self.key, "failed_job_count", failed)
-                pipeline.execute()
-        except (exceptions.RedisError, OSError) as error:
+                was_gone = pipeline.execute()[0]  # the heartbeat is a new field
+            self._counted = counts
+            self.successful_job_count = counts[0]
+            self._is_forgotten |= bool(was_gone)
+            if self._is_forgotten:
+                self._register_again()
+        except (exceptions.RedisError, OSError, StepflowError) as error:
             _log.warning("heartbeat_failed", extra={"error": str(error)})
-            return
-        self._counted = counts
-        self.successful_job_count = counts[0]
+
+    def _register_again(self) -> None:
+        """The server has lost what this worker wrote at its start, by a fail-over or an outage: write it again.
+
+        Its functions were written before it was, so they may be lost too, and their events would start nothing.
+        """
+        _log.warning("registered_again", extra={"worker": self.name})
+        self._register_functions()
+        with self.connection.pipeline() as pipeline:
+            pipeline.hset(self.key, mapping={**self.serialize(), "state": self._shown_state})
+            register(self, pipeline)
+            pipeline.execute()
+        self._is_forgotten = False
+
+    def _pubsub_exception_handler(self, exc: BaseException, pubsub: Any, pubsub_thread: Any) -> None:  # noqa: ARG002
+        """In place of RQ's, whose listener for commands gives up on any error but one."""
+        if not isinstance(exc, exceptions.RedisError | OSError):
+            raise exc
+        _log.warning("commands_interrupted", extra={"error": str(exc)})
+        time.sleep(_PUBSUB_PAUSE_S)
 
     def _take_leave(self) -> None:
         try:

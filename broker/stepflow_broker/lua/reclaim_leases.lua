@@ -1,17 +1,21 @@
 -- reclaim_leases: queue the jobs of workers that died, before all others: their leases were not extended in time.
--- When nobody has looked for a while, because the server was away, or all workers were, only those count that were over
--- when somebody last looked: workers that live extend the others before the next look, and are not taken for dead.
+-- When nobody has looked for a while, because the server or all workers were away, or its clock was set ahead, only those
+-- count, for half a lease and a second, that were over when somebody last looked: workers that live extend the others
+-- meanwhile, and are not taken for dead.
 -- USES     clock jobs waits state gates runs
 -- KEYS     1 leases  2 looked
--- ARGV     1 now_ms  2 limit
+-- ARGV     1 now_ms  2 limit  3 lease_ms
 -- MOVES    running -> queued
 -- RETURNS  list of the jobs reclaimed
-local GAP_MS = 15000
-local now = clock(ARGV[1])
-local looked = redis.call('GET', KEYS[2])
-redis.call('SET', KEYS[2], now)
+local GAP_MS = 6000 -- each worker looks every four seconds
+local now, grace_ms = clock(ARGV[1]), math.floor(ARGV[3] / 2) + 1000
+local looked, before, until_ms = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+) (%d+) (%d+)$')
+looked, before, until_ms = tonumber(looked), tonumber(before) or 0, tonumber(until_ms) or 0
+if looked and now - looked > GAP_MS then before, until_ms = looked, now + grace_ms end
+until_ms = math.min(until_ms, now + grace_ms) -- the clock may have been set back
+redis.call('SET', KEYS[2], now .. ' ' .. before .. ' ' .. until_ms)
 if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
-local over = looked and now - looked > GAP_MS and looked or now
+local over = now < until_ms and before or now
 
 -- who died with a job, and when; a line for each
 local function note_death(hash, field, owner)

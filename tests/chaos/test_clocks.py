@@ -1,0 +1,115 @@
+"""Wrong clocks: the server's alone counts. Workers' may be off, and the server's may jump."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from stepflow import Stepflow
+from stepflow_broker.keys import Keys
+from stepflow_broker.overview import read_workers
+from tests.chaos.health import check_health
+from tests.support.clocks import MovedServer, shifted
+from tests.support.ledgers import EffectLedger
+from tests.support.load import Load
+from tests.support.processes import until
+from tests.support.site import Site
+
+Capsys = pytest.CaptureFixture[str]
+KEYS = Keys()
+OFF_S = 600
+MOVED_S = 60
+
+
+def at_s(effects: EffectLedger, run_id: str, step: str) -> float:
+    """When a step of a run was executed, by the clock that only grows."""
+    return next(effect.at_ns for effect in effects.effects() if (effect.run_id, effect.step) == (run_id, step)) / 1e9
+
+
+def told_clocks(app: Stepflow) -> dict[int, int]:
+    """By how much each worker's clock is off, as its heartbeat tells: process id → seconds, by ten minutes."""
+    producer, now = app.producer, time.time()
+    seen = {worker.pid: worker.last_heartbeat for worker in read_workers(producer.broker, producer.keys)}
+    return {pid: round(((ms or 0) / 1000 - now) / OFF_S) * OFF_S for pid, ms in seen.items()}
+
+
+@pytest.mark.timeout(600)
+def test_workers_whose_clocks_are_ten_minutes_off_lose_double_and_wake_nothing_early(
+    tmp_path: Path, long: bool, capsys: Capsys
+) -> None:
+    with Site(tmp_path, capsys) as site:
+        for seconds in (-OFF_S, 0, OFF_S):
+            site.start_workers(1, env=shifted(seconds))
+        offs = {worker.pid: off for worker, off in zip(site.workers, (-OFF_S, 0, OFF_S), strict=True)}
+        app = Stepflow("faults", redis_url=site.server.url)
+        with Load(site.server.url, tmp_path) as load:
+            due_s, due = time.monotonic() + 4, time.time() + 4
+            data = {"ledger": str(load.effects.path), "for": "1.5s", "until": due}
+            naps = app.start_many("faults/nap", [data] * 60)
+            load.await_starts(1_000 if long else 100)
+            site.await_work(load.effects)
+            for nap in naps:
+                nap.result(60)
+        load.settle(site.client)
+        told = told_clocks(app)
+        site.say(f"three workers, clocks off by {sorted(offs.values())} s, {load}")
+        assert told == offs
+        assert load.lost(site.client) == []
+        assert load.effects.repeats().total() == 0
+        assert site.reclaimed == 0
+        check_health(site.server.url, site.client)
+        for nap in naps:
+            assert at_s(load.effects, nap.id, "slept") - at_s(load.effects, nap.id, "before") >= 1.49
+            assert at_s(load.effects, nap.id, "woke") >= due_s - 0.01
+        app.producer.close()
+
+
+@pytest.mark.timeout(600)
+def test_a_server_whose_clock_jumps_loses_and_doubles_nothing(tmp_path: Path, long: bool, capsys: Capsys) -> None:
+    with Site(tmp_path, capsys, kind=MovedServer) as site:
+        server = cast(MovedServer, site.server)
+        site.start_workers(3)
+        with Load(server.url, tmp_path) as load:
+            for seconds in (MOVED_S, 0, -MOVED_S, 0) * (5 if long else 1):
+                load.await_starts(40)
+                server.move(seconds)
+                until(lambda seconds=seconds: abs(server.now() - time.time() - seconds) < 1, what="the jump")
+                site.await_work(load.effects)
+        load.settle(site.client)
+        site.say(f"{server.moves} jumps of the server's clock by {MOVED_S} s, {load}; jobs reclaimed: {site.reclaimed}")
+        assert server.moves == (20 if long else 4)
+        assert load.lost(site.client) == []
+        assert load.effects.repeats().total() == 0
+        check_health(server.url, site.client)
+
+
+@pytest.mark.timeout(600)
+def test_sleeps_last_as_long_as_the_servers_clock_says(tmp_path: Path, capsys: Capsys) -> None:
+    with Site(tmp_path, capsys, kind=MovedServer) as site:
+        server, effects = cast(MovedServer, site.server), EffectLedger(tmp_path / "effects")
+        site.start_workers(2)
+        app = Stepflow("faults", redis_url=server.url)
+        data = {"ledger": str(effects.path), "for": f"{MOVED_S // 2}s"}
+
+        def asleep(count: int) -> bool:
+            return site.client.zcard(KEYS("TIMEOUTS")) == count
+
+        began = time.monotonic()
+        first = app.start("faults/nap", data)
+        until(lambda: asleep(1), what="the first sleep")
+        server.move(MOVED_S)
+        first.result(30)
+        assert time.monotonic() - began < MOVED_S // 2, "it did not wake by the server's clock"
+        second = app.start("faults/nap", {**data, "for": "1s"})
+        until(lambda: asleep(1), what="the second sleep")
+        server.move(0)
+        app.invoke("faults/nap", {**data, "for": "3s"}, timeout=30)
+        assert not second.status().ended
+        server.move(MOVED_S)
+        second.result(30)
+        assert effects.repeats().total() == 0
+        check_health(server.url, site.client)
+        app.producer.close()
