@@ -8,7 +8,7 @@ ACL_TESTS ?= tests/integration
 SOURCES := engine broker sdk workers cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kill test test-unsticky test-acl check bench bench-long bench-peers chaos audit clean
+.PHONY: help demo demo-kill test test-unsticky test-acl check bench bench-long bench-peers chaos fuzz audit clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ bench-peers: $(VENV)/.installed ## measure all of it side by side with queues an
 
 chaos: $(VENV)/.installed-dev ## the long fault tests: kills, pauses, restarts
 	$(BIN)/pytest tests/chaos --long
+
+FUZZ_CASES ?= 1000000
+FUZZ_SEED ?= 0
+
+fuzz: $(VENV)/.installed-dev ## a million cases for all that comes from outside (15 minutes); FUZZ_CASES=, FUZZ_SEED= for others
+	$(BIN)/pytest tests/fuzz --cases $(FUZZ_CASES) --seed $(FUZZ_SEED) --around 40 --timeout 3600
 
 audit: ## look for known faults in what stepflow installs; what cannot be looked up is an error too
 	$(PYTHON) -m venv .audit

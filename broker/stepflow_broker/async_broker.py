@@ -153,8 +153,8 @@ class AsyncBroker:
             self._refused(request, reply)
             return
         try:
-            future.set_result(request.call.read(reply))
-        except Exception as error:  # noqa: BLE001  a reply that cannot be read is its caller's error, and no other's
+            future.set_result(request.call.answer(reply))
+        except StepflowError as error:  # a reply that cannot be read is its caller's error, and no other's
             future.set_exception(error)
 
     def _refused(self, request: _Request[Any], error: Exception) -> None:

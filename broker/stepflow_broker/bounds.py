@@ -57,8 +57,11 @@ class BoundsConfig:
         cancels = tuple(known(CancelConfig, one) for one in value.get("cancel_on", ()))
         return cls(cancels, value.get("start_ms", 0), value.get("finish_ms", 0))
 
-    def rules(self, event: dict[str, Any]) -> Iterator[Rule]:
+    def rules(self, event: dict[str, Any], stored: bytes) -> Iterator[Rule]:
         """The rules for the start of a run by an event (see ``lib/starts.lua``).
+
+        Args:
+            stored: the event's text, as the run keeps it: what is encrypted there is so here.
 
         An event that has no value where one must be the same cannot be matched, and so cancels nothing.
         """
@@ -70,7 +73,7 @@ class BoundsConfig:
             index = wait_index(one.event, paths=one.path, values=dumps(values), looked_at=bool(one.condition))
             text = b""
             if one.condition:
-                text = Condition(one.path, values, one.condition, known_event(one.condition, dumps(event))).to_json()
+                text = Condition(one.path, values, one.condition, known_event(one.condition, stored)).to_json()
             yield "cancel_on", index, text, one.timeout_ms, number
         if self.start_ms:
             yield "start_within", show_duration(self.start_ms), self.start_ms, 0, 0

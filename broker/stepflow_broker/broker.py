@@ -76,7 +76,7 @@ class Broker:
         for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):
                 raise server_error(reply, self.url, call.action) if is_refused_right(reply) else reply
-        return [call.read(reply) for call, reply in zip(calls, replies, strict=True)]
+        return [call.answer(reply) for call, reply in zip(calls, replies, strict=True)]
 
     def _send(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Write all commands, then read all replies as they are; an error reply is an exception in the list."""

@@ -17,8 +17,9 @@ from stepflow_broker.call import Call, command
 from stepflow_broker.codes import Code
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import cancel_run
-from stepflow_engine.codec import loads
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.expression import expression
+from stepflow_engine.payloads import open_event, read_event
 from stepflow_engine.states import RunStatus
 
 __all__ = ["Cancelling", "Dialogue", "Selection", "aconverse", "cancel_runs", "converse", "find_live", "server_ms"]
@@ -44,6 +45,7 @@ class Selection:
         before_ms: only runs that were made before this time; ``None``: before now, by the server's clock.
         condition: an expression on ``event``, the run's, that must hold; ``""``: none.
         limit: at most so many; ``None``: all.
+        cipher: opens the data of events.
     """
 
     app: str = ""
@@ -53,6 +55,7 @@ class Selection:
     before_ms: int | None = None
     condition: str = ""
     limit: int | None = None
+    cipher: Cipher = PLAIN
 
     def names(self, status: RunStatus, app: str, function: str) -> bool:
         """Whether a run is of these functions, live, and in one of these statuses."""
@@ -61,8 +64,14 @@ class Selection:
         return self.app in ("", app) and self.function in ("", function)
 
     def holds(self, event: bytes | None) -> bool:
-        """Whether the condition holds for a run's event; it does not for a run that was forgotten meanwhile."""
-        return event is not None and expression(self.condition).holds(event=loads(event))
+        """Whether the condition holds for a run's event; it does not for a run that was forgotten meanwhile.
+
+        Raises:
+            DecryptionError: the event's data cannot be opened.
+        """
+        if event is None:
+            return False
+        return expression(self.condition).holds(event=open_event(self.cipher, read_event(event)))
 
 
 @dataclass(frozen=True, slots=True)

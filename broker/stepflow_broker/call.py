@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from stepflow_broker.scripts import Script, script
+from stepflow_engine.errors import StepflowError, UnreadableError
 
 __all__ = ["Call", "Word", "command", "run_script"]
 
@@ -33,6 +34,20 @@ class Call(Generic[T]):
     words: tuple[Word, ...]
     read: Callable[[Any], T]
     script: Script | None = None
+
+    def answer(self, reply: Any) -> T:
+        """The typed answer of a reply.
+
+        Raises:
+            UnreadableError: the reply has what stepflow does not write.
+        """
+        try:
+            return self.read(reply)
+        except StepflowError:
+            raise
+        except Exception as error:  # whatever a reader makes of damaged data, it is the data's fault
+            what = self.script.name if self.script else str(self.words[0])
+            raise UnreadableError(f"what the server answers to {what}", error) from error
 
     @property
     def action(self) -> str:

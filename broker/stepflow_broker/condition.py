@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.values import digest, values_at
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import dumps, loads
+from stepflow_engine.errors import UnreadableError
 from stepflow_engine.expression import expression
+from stepflow_engine.payloads import open_event, read_event
 from stepflow_engine.steps import SleepRequest, WaitRequest
 
 __all__ = ["Condition", "known_event", "wait_index"]
@@ -39,7 +42,7 @@ class Condition:
 
     Attributes:
         paths, values, expression: see `WaitRequest`.
-        run_event: the event of the run that waits, which the expression knows as ``run.event``.
+        run_event: the event of the run that waits, which the expression knows as ``run.event``; as it is stored.
     """
 
     paths: str
@@ -54,12 +57,19 @@ class Condition:
             return cls("", [], "false", None)
         return cls(request.paths, loads(request.values), request.condition, known_event(request.condition, run_event))
 
-    def holds(self, event: bytes) -> bool:
-        """Whether it holds for an event, given as JSON text."""
-        value = loads(event)
+    def holds(self, event: bytes, cipher: Cipher = PLAIN) -> bool:
+        """Whether it holds for an event, given as JSON text.
+
+        Raises:
+            DecryptionError: the event's data, or that of the run's, cannot be opened.
+        """
+        value = open_event(cipher, read_event(event))
         if values_at(value, self.paths) != dumps(self.values):
             return False
-        return not self.expression or expression(self.expression).holds(event=value, run={"event": self.run_event})
+        if not self.expression:
+            return True
+        run_event = open_event(cipher, self.run_event) if self.run_event else None
+        return expression(self.expression).holds(event=value, run={"event": run_event})
 
     def to_json(self) -> bytes:
         """As it is kept with the step."""
@@ -67,5 +77,15 @@ class Condition:
 
     @classmethod
     def from_json(cls, text: bytes) -> Condition:
-        """Read what `to_json` has written."""
-        return cls(*loads(text))
+        """Read what `to_json` has written.
+
+        Raises:
+            UnreadableError: it has not.
+        """
+        try:
+            match loads(text):
+                case [str(paths), list(values), str(expression), dict() | None as run_event]:
+                    return cls(paths, values, expression, run_event)
+        except ValueError as error:
+            raise UnreadableError("what an event must be", error) from None
+        raise UnreadableError("what an event must be", "it has not the form")

@@ -12,12 +12,13 @@ __all__ = ["fire_cron", "read_crons", "server_time_ms"]
 
 
 def read_crons(keys: Keys) -> Call[dict[str, int]]:
-    """Up to which time the runs of each schedule were started, in ms."""
-    return command(
-        lambda reply: {name.decode(): int(last) for name, last in zip(reply[::2], reply[1::2], strict=True)},
-        "HGETALL",
-        keys("CRON"),
-    )
+    """Up to which time the runs of each schedule were started, in ms; what is no time is left out."""
+
+    def read(reply: list[bytes]) -> dict[str, int]:
+        pairs = zip(reply[::2], reply[1::2], strict=True)
+        return {name.decode(errors="replace"): int(last) for name, last in pairs if last.isdigit()}
+
+    return command(read, "HGETALL", keys("CRON"))
 
 
 def server_time_ms() -> Call[int]:

@@ -12,7 +12,8 @@ from stepflow_broker.functions import DEDUPE_MS, FunctionConfig
 from stepflow_broker.keys import GROUP, Keys
 from stepflow_broker.streams import read_group, take_over
 from stepflow_broker.values import digest_at
-from stepflow_engine.codec import loads
+from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.payloads import open_event, read_event
 
 __all__ = [
     "Routed",
@@ -34,7 +35,7 @@ def add_event(keys: Keys, event: bytes, *, event_id: str, dedupe: bool) -> Call[
 
 @dataclass(frozen=True, slots=True)
 class StreamedEvent:
-    """An event as it stands on the stream."""
+    """An event as it stands on the stream; one that stepflow has not put there may be anything, or empty."""
 
     entry: str
     event: bytes
@@ -47,8 +48,10 @@ def _entries(entries: list[Any]) -> list[StreamedEvent]:
     for entry, flat in entries:
         if not flat:
             continue
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        found.append(StreamedEvent(entry.decode(), fields[b"event"], fields[b"id"].decode(), fields[b"dedupe"] == b"1"))
+        fields = dict(zip(flat[::2], flat[1::2], strict=False))
+        event_id = fields.get(b"id", b"").decode(errors="replace")
+        dedupe = fields.get(b"dedupe") == b"1"
+        found.append(StreamedEvent(entry.decode(), fields.get(b"event", b""), event_id, dedupe))
     return found
 
 
@@ -92,6 +95,7 @@ def route_event(
     *,
     version: int,
     paths: Sequence[str] = (),
+    cipher: Cipher = PLAIN,
     now_ms: int = 0,
 ) -> Call[Routed]:
     """Start the runs (run id, function) of an event, and end the waits for it.
@@ -99,14 +103,19 @@ def route_event(
     Args:
         version: of the registry by which the functions were chosen.
         paths: at which waits are known to ask for values.
+        cipher: opens the event's data.
+
+    Raises:
+        DecryptionError: it cannot be opened.
     """
-    value = loads(event.event)
+    value = open_event(cipher, read_event(event.event))
     asked = ["", *[path for path in paths if path not in ("", "?")]]
     words: list[Word] = [len(asked)]
     for path in asked:
         words += (path, digest_at(value, path))
     for run_id, config in starts:
-        words += (run_id, config.app, config.id, config.queue, config.retention_ms, *config.rules_or_skip(event.event))
+        rules = config.rules_or_skip(event.event, cipher)
+        words += (run_id, config.app, config.id, config.queue, config.retention_ms, *rules)
     return run_script(
         "route_event",
         Routed.parse,

@@ -10,11 +10,11 @@ from typing import Any
 
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import command
+from stepflow_broker.condition import Condition
 from stepflow_broker.keys import Keys
 from stepflow_broker.overview import WorkerRecord, read_workers
 from stepflow_broker.pauses import Pause, read_pauses
 from stepflow_broker.runs import RunRecord, StepRecord, read_run, read_steps
-from stepflow_engine.codec import loads
 
 __all__ = ["Reason", "explain_run"]
 
@@ -27,8 +27,8 @@ class Reason:
     """One thing that is so, and what it rests on.
 
     Attributes:
-        kind: ended, paused, executing, queued, in line, put off, retrying, code missing, child, event, sleep, step,
-            batch, waiting.
+        kind: ended, paused, executing, queued, in line, put off, retrying, code missing, not readable, child, event,
+            sleep, step, batch, waiting.
         subject: what it is about: a run, a step, a queue, a gate.
         text: a sentence without its full stop.
         until: when it ends by itself, in ms since the epoch; ``None``: not by time.
@@ -119,7 +119,8 @@ class _Explainer:
 
     def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:
         if record.blocked:
-            return Reason("code missing", record.id, record.blocked, record.due_at)
+            kind = "code missing" if record.blocked.startswith("the code of") else "not readable"
+            return Reason(kind, record.id, record.blocked, record.due_at)
         if record.attempt:
             failure = f": {record.failure.name}: {record.failure.message}" if record.failure else ""
             text = f"the code of {record.name} failed, and is tried again (retry {record.attempt}){failure}"
@@ -198,9 +199,9 @@ def _gates(text: bytes) -> list[tuple[int, str]]:
 
 def _event(step: StepRecord) -> str:
     """What a step waits for: ``event order/paid with data.order = …``."""
-    paths, _, event = step.index.split("\n", 2)
+    paths, _, event = (*step.index.split("\n", 2), "", "")[:3]
     if step.condition:
-        return f"event {event} if {loads(step.condition)[2]}"
+        return f"event {event} if {Condition.from_json(step.condition).expression}"
     return f"event {event} with the same {paths}" if paths else f"event {event}"
 
 

@@ -10,8 +10,10 @@ from stepflow_broker.bounds import BoundsConfig
 from stepflow_broker.call import Call, Word, command, run_script
 from stepflow_broker.flow import FlowConfig, RateConfig, Rule, known
 from stepflow_broker.keys import Keys
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import dumps, loads
-from stepflow_engine.errors import EventError
+from stepflow_engine.errors import ConfigurationError, EventError
+from stepflow_engine.payloads import open_event, read_event
 
 __all__ = [
     "DEDUPE_MS",
@@ -122,32 +124,33 @@ class FunctionConfig:
             BoundsConfig.from_json(bounds) if bounds else None,
         )
 
-    def rules(self, event: bytes) -> tuple[Word, ...]:
+    def rules(self, event: bytes, cipher: Cipher = PLAIN) -> tuple[Word, ...]:
         """What a script that starts a run of this function by an event is told: how many rules, then five words each.
 
         Raises:
             EventError: the event has no value for a key.
+            DecryptionError: the event's data is needed, and cannot be opened.
         """
         if self.flow is None and self.bounds is None:
             return (0,)
-        return self._words(self._rules(loads(event)))
+        return self._words(self._rules(event, open_event(cipher, read_event(event))))
 
-    def rules_or_skip(self, event: bytes) -> tuple[Word, ...]:
+    def rules_or_skip(self, event: bytes, cipher: Cipher = PLAIN) -> tuple[Word, ...]:
         """As `rules`, for events that nobody can be told of: a run that cannot be controlled is skipped."""
         try:
-            return self.rules(event)
-        except EventError as error:
+            return self.rules(event, cipher)
+        except (EventError, ConfigurationError) as error:
             return self._words([("skip", str(error), 0, 0, 0)])
 
     def gate_names(self, event: dict[str, Any]) -> list[str]:
         """The names of the gates that a run by an event has to pass."""
         return [gate for _, gate in self.flow.gates(self.name, self.app, event)] if self.flow else []
 
-    def _rules(self, event: dict[str, Any]) -> Iterator[Rule]:
+    def _rules(self, stored: bytes, event: dict[str, Any]) -> Iterator[Rule]:
         if self.flow:
             yield from self.flow.rules(self.name, self.app, event, retention_ms=self.retention_ms)
         if self.bounds:
-            yield from self.bounds.rules(event)
+            yield from self.bounds.rules(event, stored)
 
     def _words(self, rules: Iterable[Rule]) -> tuple[Word, ...]:
         found = [*rules, ("set", "retention_ms", self.retention_ms, 0, 0)]
@@ -161,12 +164,21 @@ def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Call[in
 
 
 def read_functions(keys: Keys) -> Call[list[FunctionConfig]]:
-    """All registered functions."""
-    return command(
-        lambda reply: sorted((FunctionConfig.from_json(text) for text in reply), key=lambda config: config.name),
-        "HVALS",
-        keys("FUNCTIONS"),
-    )
+    """All registered functions, without those of which nothing can be read: their workers register them again."""
+
+    def read(reply: list[bytes]) -> list[FunctionConfig]:
+        found = [config for text in reply if (config := _try_to_read(text)) is not None]
+        return sorted(found, key=lambda config: config.name)
+
+    return command(read, "HVALS", keys("FUNCTIONS"))
+
+
+def _try_to_read(text: bytes) -> FunctionConfig | None:
+    try:
+        config = FunctionConfig.from_json(text)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return config if all(isinstance(one, str) for one in (config.app, config.id, config.queue)) else None
 
 
 def read_function(keys: Keys, app: str, function: str) -> Call[FunctionConfig | None]:

@@ -10,6 +10,7 @@ from stepflow_broker.codes import Code
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.keys import Keys
 from stepflow_broker.streams import read_group, take_over
+from stepflow_engine.cipher import PLAIN, Cipher
 
 __all__ = ["ChildStart", "Finished", "Resolved", "invoke_child", "read_finished", "take_over_finished", "wake_parent"]
 
@@ -53,7 +54,14 @@ class Resolved:
 
 
 def invoke_child(
-    keys: Keys, start: ChildStart, *, run_id: str, fence: int, version: int, now_ms: int = 0
+    keys: Keys,
+    start: ChildStart,
+    *,
+    run_id: str,
+    fence: int,
+    version: int,
+    cipher: Cipher = PLAIN,
+    now_ms: int = 0,
 ) -> Call[tuple[Code, Resolved | None]]:
     """Start a child, with the timeout key of the wait. DONE, ALREADY, RESOLVED, NO_RUN, STALE_FENCE, STALE_REGISTRY."""
 
@@ -82,7 +90,7 @@ def invoke_child(
         start.event,
         start.depth,
         start.config.retention_ms,
-        *start.config.rules_or_skip(start.event),
+        *start.config.rules_or_skip(start.event, cipher),
     )
 
 
@@ -115,4 +123,5 @@ def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 50
 
 
 def _finished(entries: list[Any]) -> list[Finished]:
-    return [Finished(fields[1].decode(), fields[0] == b"batch") for _, fields in entries if fields]
+    known = [fields for _, fields in entries if len(fields or ()) > 1 and fields[0] in (b"run", b"batch")]
+    return [Finished(fields[1].decode(errors="replace"), fields[0] == b"batch") for fields in known]

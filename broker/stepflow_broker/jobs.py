@@ -13,6 +13,7 @@ from stepflow_broker.runs import RunRecord, pair_memos, parse_run
 from stepflow_engine.ids import split_job_id
 from stepflow_engine.states import RunStatus
 
+_LEASE_WORDS = 14
 __all__ = [
     "Lease",
     "claim_jobs",
@@ -77,7 +78,7 @@ class Lease:
 
     @classmethod
     def parse(cls, reply: list[Any]) -> Lease:
-        """Read one entry of ``claim_jobs``."""
+        """Read one entry of ``claim_jobs``; what is no name or number counts as none."""
         (
             job,
             _list,
@@ -93,7 +94,7 @@ class Lease:
             planned,
             parent,
             depth,
-        ) = reply
+        ) = reply + [None] * (_LEASE_WORDS - len(reply))
         name = job.decode()
         run_id, key = split_job_id(name)
         return cls(
@@ -101,18 +102,22 @@ class Lease:
             run_id,
             key,
             fence,
-            app.decode(),
-            function.decode(),
-            attempt,
-            applied,
-            tuple(deaths.decode().splitlines()),
+            _text(app),
+            _text(function),
+            attempt or 0,
+            applied or 0,
+            tuple(_text(deaths).splitlines()),
             event or None,
-            step_id.decode() if step_id else "",
-            step_attempt,
-            planned > 0,
-            parent.decode() if parent else "",
-            depth,
+            _text(step_id),
+            step_attempt or 0,
+            (planned or 0) > 0,
+            _text(parent),
+            depth or 0,
         )
+
+
+def _text(value: bytes | None) -> str:
+    return value.decode(errors="replace") if value else ""
 
 
 def claim_jobs(

@@ -57,13 +57,17 @@ def read_pauses(keys: Keys) -> Call[dict[str, Pause]]:
 
     def read(reply: Any) -> dict[str, Pause]:
         pairs = reply.items() if isinstance(reply, Mapping) else zip(reply[::2], reply[1::2], strict=True)
-        found = [_pause(subject.decode(), value.decode()) for subject, value in pairs]
+        found = [one for subject, value in pairs if (one := _pause(subject, value)) is not None]
         return {one.subject: one for one in sorted(found, key=lambda one: one.since)}
 
     return command(read, "HGETALL", keys("PAUSED"))
 
 
-def _pause(subject: str, value: str) -> Pause:
-    kind, _, name = subject.partition(" ")
-    since, _, reason = value.partition(" ")
-    return Pause(next(one for one in PAUSE_KINDS if one == kind), name, int(since), reason)
+def _pause(subject: bytes, value: bytes) -> Pause | None:
+    """A pause, or ``None`` for what stepflow has not written."""
+    try:
+        kind, _, name = subject.decode().partition(" ")
+        since, _, reason = value.decode().partition(" ")
+        return next((Pause(one, name, int(since), reason) for one in PAUSE_KINDS if one == kind), None)
+    except ValueError:
+        return None

@@ -10,6 +10,7 @@ from stepflow_broker.call import Call, Word, command, run_script
 from stepflow_broker.codes import Code
 from stepflow_broker.functions import DEDUPE_MS, FunctionConfig
 from stepflow_broker.keys import Keys
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import loads
 from stepflow_engine.failure import Failure
 from stepflow_engine.states import RunStatus
@@ -71,25 +72,39 @@ class StepRecord:
 
 
 def start_run(
-    keys: Keys, config: FunctionConfig, *, run_id: str, event: bytes, dedupe: bool, now_ms: int = 0
+    keys: Keys,
+    config: FunctionConfig,
+    *,
+    run_id: str,
+    event: bytes,
+    dedupe: bool,
+    cipher: Cipher = PLAIN,
+    now_ms: int = 0,
 ) -> Call[Code]:
     """Create a run of a function and queue its first job. DONE, ALREADY (it exists) or RESOLVED (it was skipped)."""
-    words = _start_words(config, [(run_id, event)], dedupe=dedupe, now_ms=now_ms)
+    words = _start_words(config, [(run_id, event)], dedupe=dedupe, cipher=cipher, now_ms=now_ms)
     return run_script("start_runs", lambda reply: Code(reply[0]), (keys("RUN", run_id),), *words)
 
 
 def start_runs(
-    keys: Keys, config: FunctionConfig, runs: Sequence[tuple[str, bytes]], *, now_ms: int = 0
+    keys: Keys,
+    config: FunctionConfig,
+    runs: Sequence[tuple[str, bytes]],
+    *,
+    cipher: Cipher = PLAIN,
+    now_ms: int = 0,
 ) -> Call[list[Code]]:
     """Create runs (id, event) of a function in one script, which costs each less; answers as of `start_run`."""
-    words = _start_words(config, runs, dedupe=False, now_ms=now_ms)
+    words = _start_words(config, runs, dedupe=False, cipher=cipher, now_ms=now_ms)
     return run_script("start_runs", lambda reply: [Code(code) for code in reply], (keys("RUN", runs[0][0]),), *words)
 
 
-def _start_words(config: FunctionConfig, runs: Sequence[tuple[str, bytes]], *, dedupe: bool, now_ms: int) -> list[Word]:
+def _start_words(
+    config: FunctionConfig, runs: Sequence[tuple[str, bytes]], *, dedupe: bool, cipher: Cipher, now_ms: int
+) -> list[Word]:
     words: list[Word] = [now_ms, config.app, config.id, config.queue, DEDUPE_MS if dedupe else 0, config.retention_ms]
     for run_id, event in runs:
-        words += (run_id, event, *config.rules(event))
+        words += (run_id, event, *config.rules(event, cipher))
     return words
 
 

@@ -91,6 +91,8 @@ def read_url(url: str) -> ServerUrl:
     Raises:
         ConfigurationError: it is not a server's URL, or a file that it names is not there.
     """
+    if any("\ud800" <= char <= "\udfff" for char in url):  # of bytes in the environment that are no text
+        raise bad_url(url, "it is not valid Unicode")
     parts = _parts(url)
     if parts is None:
         raise bad_url(url, "its port is no number; write % / ? # @ in a password as %25 %2F %3F %23 %40")

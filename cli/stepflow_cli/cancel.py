@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -222,7 +222,8 @@ def _verb(how: How) -> str:
 
 def _cancel_fitting(filters: Filters, how: How, *, ask: bool) -> None:
     producer = how.app.producer
-    found = converse(producer.broker, find_live(producer.keys, filters.selection(producer.broker.run(server_ms()))))
+    selection = replace(filters.selection(producer.broker.run(server_ms())), cipher=producer.cipher)
+    found = converse(producer.broker, find_live(producer.keys, selection))
     if how.dry_run or not found:
         _print_runs(found, how)
     elif ask and not click.confirm(f"Cancel {_count(found)}?", err=True):

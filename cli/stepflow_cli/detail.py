@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stepflow_broker.broker import Broker
 from stepflow_broker.keys import Keys
-from stepflow_broker.runs import RunRecord, read_memos, read_run, read_steps
+from stepflow_broker.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_cli.family import Family, read_family
 from stepflow_cli.invokes import find_invokes
 from stepflow_cli.show import iso
 from stepflow_cli.steps import StepLine, step_lines
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.errors import RunNotFoundError
 from stepflow_engine.memo import read_memo
+from stepflow_engine.payloads import end_places, event_place, shown, shown_failure, shown_memo, step_place
 
 __all__ = ["Detail", "read_detail"]
 
@@ -61,11 +63,12 @@ def _parent_json(parent: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     return {**parent, **{name: run[name] for name in ("step", "outcome", "waits_until")}}
 
 
-def read_detail(broker: Broker, run_id: str, *, depth: int) -> Detail:
+def read_detail(broker: Broker, run_id: str, *, depth: int, cipher: Cipher = PLAIN) -> Detail:
     """A run, its steps and its family. The memos are read after the steps, so one that ends meanwhile is not missed.
 
     Args:
         depth: how many levels of children are read.
+        cipher: opens payloads; those that it cannot open are shown as ``encrypted``.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -76,7 +79,23 @@ def read_detail(broker: Broker, run_id: str, *, depth: int) -> Detail:
         text = f"there is no run {run_id!r}: the id is wrong, or the run ended longer ago than the retention"
         raise RunNotFoundError(run_id, "unknown", text)
     pending = broker.run(read_steps(keys, run_id))
-    memos = [(key, read_memo(text)) for key, text in broker.run(read_memos(keys, run_id))]
+    run, pending = _shown_run(cipher, run), [_shown_step(cipher, run_id, step) for step in pending]
+    stored = broker.run(read_memos(keys, run_id))
+    memos = [(key, shown_memo(cipher, run_id, key, read_memo(text))) for key, text in stored]
     family = read_family(broker, keys, run, find_invokes(memos, pending), depth=depth)
     children = {child.run_id: child for child in family.run.children}
     return Detail(run, step_lines(memos, pending, children), family)
+
+
+def _shown_run(cipher: Cipher, run: RunRecord) -> RunRecord:
+    data = shown(cipher, run.event["data"], event_place(run.event["id"]))
+    return replace(
+        run,
+        event={**run.event, "data": data},
+        output=shown(cipher, run.output, *end_places(run.id, run.name, failed=False)),
+        failure=shown_failure(cipher, run.failure, *end_places(run.id, run.name, failed=True)),
+    )
+
+
+def _shown_step(cipher: Cipher, run_id: str, step: StepRecord) -> StepRecord:
+    return replace(step, failure=shown_failure(cipher, step.failure, step_place(run_id, step.key, failed=True)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
 
+from stepflow.encryption import cipher_of
 from stepflow_broker.broker import Broker
 from stepflow_broker.keys import Keys
 from stepflow_broker.overview import RunSummary, find_runs
@@ -32,6 +34,7 @@ from stepflow_cli.show import (
 from stepflow_cli.timeline import timeline
 from stepflow_cli.url import find_url
 from stepflow_cli.waits import Wait, find_waits, wait_texts
+from stepflow_engine.payloads import end_places, shown_failure
 from stepflow_engine.states import RunStatus
 from stepflow_workers.invoker import MAX_DEPTH
 
@@ -64,7 +67,7 @@ def list_runs(*, statuses: tuple[str, ...], function: str, limit: int, output: s
     """List the newest runs."""
     wanted = frozenset(RunStatus(status) for status in statuses)
     broker, keys = Broker(find_url(redis_url)), Keys()
-    found = find_runs(broker, keys, statuses=wanted, function=function, limit=limit)
+    found = [_shown(run) for run in find_runs(broker, keys, statuses=wanted, function=function, limit=limit)]
     waits = _read_waits(broker, keys, found)
     if output == "json":
         print_json([_summary_json(run, waits.get(run.id, ())) for run in found])
@@ -83,6 +86,12 @@ def _read_waits(broker: Broker, keys: Keys, found: Sequence[RunSummary]) -> dict
         steps = broker.run_all([read_steps(keys, run_id) for run_id in part])
         waits |= {run_id: find_waits(pending) for run_id, pending in zip(part, steps, strict=True)}
     return waits
+
+
+def _shown(run: RunSummary) -> RunSummary:
+    """A run with its failure, if this process has the key."""
+    failure = shown_failure(cipher_of(None), run.failure, *end_places(run.id, run.name, failed=True))
+    return replace(run, failure=failure)
 
 
 def _summary_json(run: RunSummary, waits: Sequence[Wait]) -> dict[str, Any]:
@@ -140,7 +149,7 @@ def _why(run: RunSummary, waits: Sequence[Wait], now: int) -> str:
 @server_options
 def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None:
     """Show a RUN: its facts, its steps with attempts, times and results, who invoked it, and whom it invoked."""
-    detail = read_detail(Broker(find_url(redis_url)), run_id, depth=depth)
+    detail = read_detail(Broker(find_url(redis_url)), run_id, depth=depth, cipher=cipher_of(None))
     if output == "json":
         print_json(detail.to_json())
         return

@@ -10,6 +10,7 @@ from stepflow_broker.condition import Condition
 from stepflow_broker.runs import StepRecord
 from stepflow_cli.show import brief, cut, iso, plain, waits_until
 from stepflow_engine.codec import loads
+from stepflow_engine.errors import UnreadableError
 from stepflow_engine.memo import Memo
 
 __all__ = ["WAITING", "Wait", "ended_text", "ended_wait", "find_waits", "pending_wait", "wait_text", "wait_texts"]
@@ -76,7 +77,7 @@ def pending_wait(step: StepRecord) -> Wait | None:
     """The wait that a step is in; ``None`` for one with a handler, and for one that waits for a child."""
     if step.state != WAITING or step.child:
         return None
-    detail = loads(b"{" + step.detail) if step.detail else {}
+    detail = _detail(step)
     paths, condition = step.index.partition("\n")[0], ""
     if step.condition:
         looked_at = Condition.from_json(step.condition)
@@ -84,6 +85,14 @@ def pending_wait(step: StepRecord) -> Wait | None:
     match = tuple(filter(None, paths.split(",")))
     event, started_at = detail.get("event", ""), detail.get("started_at")
     return Wait(step.key, step.id, event, match, condition, WAITING, started_at, step.due_at)
+
+
+def _detail(step: StepRecord) -> dict[str, Any]:
+    try:
+        detail: dict[str, Any] = loads(b"{" + step.detail) if step.detail else {}
+    except ValueError as error:
+        raise UnreadableError(f"step {step.id!r}", error) from None
+    return detail
 
 
 def ended_wait(key: str, memo: Memo) -> Wait | None:

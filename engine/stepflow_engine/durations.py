@@ -16,6 +16,9 @@ MAX_DURATION_MS = 366 * 24 * 3600 * 1000
 """The longest sleep, wait or invoke time-out: 366 days, in milliseconds."""
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_LONGEST_SHOWN = 100
+_LONGEST_TEXT = 1_000
+"""Looking for parts in digits without a unit takes time with the square of their number."""
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 
 
@@ -32,12 +35,21 @@ def duration_ms(value: Duration, *, name: str = "duration", most_ms: int = MAX_D
     """
     milliseconds = _parse_ms(value)
     if milliseconds is None:
-        raise ValueError(f"{name} {value!r} is not a duration: {type_error_hint}")
+        raise ValueError(f"{name} {_shown(value)} is not a duration: {type_error_hint}")
     if milliseconds < 0:
-        raise ValueError(f"{name} {value!r} is negative: {type_error_hint}")
+        raise ValueError(f"{name} {_shown(value)} is negative: {type_error_hint}")
     if milliseconds > most_ms:
-        raise ValueError(f"{name} {value!r} is longer than {show_duration(most_ms)}, the longest accepted")
+        raise ValueError(f"{name} {_shown(value)} is longer than {show_duration(most_ms)}, the longest accepted")
     return round(milliseconds)
+
+
+def _shown(value: object) -> str:
+    """A value in an error, cut; Python itself refuses to write numbers of more than 4,300 digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "with very many digits"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def _parse_ms(value: object) -> float | None:
@@ -57,6 +69,8 @@ def _parse_ms(value: object) -> float | None:
 
 
 def _parse_text_ms(text: str) -> float | None:
+    if len(text) > _LONGEST_TEXT:
+        return None
     parts = list(_PART.finditer(text))
     if not parts or "".join(part.group(0) for part in parts) != text:
         return None

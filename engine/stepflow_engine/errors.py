@@ -21,9 +21,12 @@
     │  ├─ RunSkippedError
     │  ├─ RunNotFoundError
     │  └─ ResultTimeoutError
+    ├─ DecryptionError              an encrypted payload cannot be opened
+    │  └─ KeyMissingError           this process has not its key
     ├─ ConfigurationError           names the setting and the fix
     │  └─ MissingRightError         the server's user may not do this
     └─ ServerError                  the Redis server cannot be used now
+       ├─ UnreadableError           what the server has was damaged, or was not written by stepflow
        └─ ReplicationError          it has what was sent, and no replica has confirmed it
 """
 
@@ -36,12 +39,14 @@ from stepflow_engine.failure import Failure
 
 __all__ = [
     "ConfigurationError",
+    "DecryptionError",
     "EventError",
     "FunctionNotFoundError",
     "InvokeCancelledError",
     "InvokeError",
     "InvokeSkippedError",
     "InvokeTimeoutError",
+    "KeyMissingError",
     "LimitError",
     "MissingRightError",
     "NonRetriableError",
@@ -58,6 +63,7 @@ __all__ = [
     "StepOutputError",
     "StepUsageError",
     "StepflowError",
+    "UnreadableError",
 ]
 
 
@@ -214,6 +220,29 @@ class ResultTimeoutError(RunError):
     """The run had not ended when the time given to ``result`` was over. It goes on."""
 
 
+class DecryptionError(StepflowError):
+    """An encrypted payload cannot be opened: it belongs elsewhere, or was altered. The message has nothing of it.
+
+    Attributes:
+        key_id: of the key that it names; ``""``: it names none.
+    """
+
+    def __init__(self, message: str, *, key_id: str = "") -> None:
+        super().__init__(message)
+        self.key_id = key_id
+
+
+class KeyMissingError(DecryptionError):
+    """An encrypted payload cannot be opened, because this process has not its key."""
+
+    def __init__(self, key_id: str, what: str) -> None:
+        super().__init__(
+            f"the encrypted payload of {what} needs key {key_id[:40]!r}, which this process has not: add it to "
+            "Encryption(keys=[…]) or to STEPFLOW_ENCRYPTION_KEYS",
+            key_id=key_id,
+        )
+
+
 class ConfigurationError(StepflowError):
     """A setting is wrong; the message names it and the fix."""
 
@@ -236,6 +265,14 @@ class MissingRightError(ConfigurationError):
 
 class ServerError(StepflowError):
     """The Redis server cannot be reached, or refuses to work; the message says why and what to do."""
+
+
+class UnreadableError(ServerError):
+    """What the server has was damaged, or was not written by stepflow. The message has nothing of it."""
+
+    def __init__(self, what: str, why: BaseException | str) -> None:
+        reason = why if isinstance(why, str) else type(why).__name__
+        super().__init__(f"{what} cannot be read ({reason}): it was damaged, or was not written by stepflow")
 
 
 class ReplicationError(ServerError):

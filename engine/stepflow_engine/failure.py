@@ -17,12 +17,16 @@ class Failure:
     """Name, message, traceback and cause of an exception, ready for JSON.
 
     Texts are cut at 16 kB and lone surrogates are replaced, so that a failure can always be stored.
+
+    Attributes:
+        sealed: message, traceback and cause, when they are encrypted and were not opened yet.
     """
 
     name: str
     message: str
     traceback: str = ""
     cause: Failure | None = None
+    sealed: str = ""
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -59,6 +63,7 @@ class Failure:
             message=str(value.get("message", "")),
             traceback=str(value.get("traceback", "")),
             cause=cls.from_json(cause) if isinstance(cause, dict) else None,
+            sealed=str(value.get("$enc", "")),
         )
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepflow_engine.codec import dumps, loads
+from stepflow_engine.errors import UnreadableError
 from stepflow_engine.failure import Failure
 
-__all__ = ["Memo", "memo_of_data", "memo_of_failure", "read_memo"]
+__all__ = ["Memo", "memo_of_data", "memo_of_error", "memo_of_failure", "read_memo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,30 @@ def memo_of_data(data_json: bytes, detail: dict[str, Any]) -> bytes:
 
 def memo_of_failure(failure: Failure, detail: dict[str, Any]) -> bytes:
     """The stored text of a failure."""
-    return dumps({"error": failure.to_json(), **detail})
+    return memo_of_error(dumps(failure.to_json()), detail)
+
+
+def memo_of_error(error_json: bytes, detail: dict[str, Any]) -> bytes:
+    """The stored text of a failure, which is JSON text already."""
+    return b'{"error":' + error_json + b"," + dumps(detail)[1:]
 
 
 def read_memo(text: bytes) -> Memo:
-    """Read a stored memo."""
-    value = loads(text)
+    """Read a stored memo.
+
+    Raises:
+        UnreadableError: it is none.
+    """
+    try:
+        value = loads(text)
+    except ValueError as fault:
+        raise UnreadableError("a memo", fault) from None
+    if not isinstance(value, dict):
+        raise UnreadableError("a memo", "it is no object")
     error = value.pop("error", None)
     data = value.pop("data", None)
+    if not isinstance(error, dict | None):
+        raise UnreadableError("a memo", "its error is no object")
     return Memo(
         id=str(value.pop("id", "")),
         data=data,

@@ -17,6 +17,7 @@ Run it with ``stepflow dev module:app``, or with ``stepflow-worker module:app`` 
 from stepflow.app import Stepflow
 from stepflow.bounds import CancelOn, Timeouts
 from stepflow.context import Context, SyncContext
+from stepflow.encryption import Encryption
 from stepflow.event import Event
 from stepflow.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle
 from stepflow.function import Function
@@ -27,12 +28,14 @@ from stepflow.sync_step import SyncStepTools
 from stepflow.trigger import CronTrigger, EventTrigger
 from stepflow_engine.errors import (
     ConfigurationError,
+    DecryptionError,
     EventError,
     FunctionNotFoundError,
     InvokeCancelledError,
     InvokeError,
     InvokeSkippedError,
     InvokeTimeoutError,
+    KeyMissingError,
     LimitError,
     MissingRightError,
     NonRetriableError,
@@ -49,6 +52,7 @@ from stepflow_engine.errors import (
     StepflowError,
     StepOutputError,
     StepUsageError,
+    UnreadableError,
 )
 from stepflow_engine.failure import Failure
 from stepflow_engine.limits import Limits
@@ -62,6 +66,8 @@ __all__ = [
     "Context",
     "CronTrigger",
     "Debounce",
+    "DecryptionError",
+    "Encryption",
     "Event",
     "EventError",
     "EventTrigger",
@@ -73,6 +79,7 @@ __all__ = [
     "InvokeError",
     "InvokeSkippedError",
     "InvokeTimeoutError",
+    "KeyMissingError",
     "LimitError",
     "Limits",
     "MissingRightError",
@@ -100,5 +107,6 @@ __all__ = [
     "SyncStepTools",
     "Throttle",
     "Timeouts",
+    "UnreadableError",
     "reference_function",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from stepflow.bounds import CancelOn, Timeouts, bounds_config
+from stepflow.encryption import Encryption, cipher_of
 from stepflow.event import FAILED
 from stepflow.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
 from stepflow.function import Function, FunctionDecorator, local_names, make_function
@@ -33,6 +34,8 @@ class Stepflow(PausesRuns):
         retries: attempts after the first, of a step and of a function, unless they say otherwise; 0 to 20.
         retention: how long an ended run is kept.
         limits: bounds of the app's runs.
+        encryption: keys with which payloads are encrypted; ``None``: those of ``STEPFLOW_ENCRYPTION_KEYS``, if there
+            are any.
         durability: what ``start``, ``start_many``, ``send`` and their kin have made sure of when they return: that the
             server has it (``"primary"``), or that a replica has confirmed it too (``"replicated"``), so that only a
             fail-over to a replica that is further behind loses it.
@@ -50,6 +53,7 @@ class Stepflow(PausesRuns):
         retries: int = DEFAULT_RETRIES,
         retention: Duration = "7d",
         limits: Limits | None = None,
+        encryption: Encryption | None = None,
         durability: Literal["primary", "replicated"] = "primary",
         replica_timeout: Duration = "1s",
     ) -> None:
@@ -66,6 +70,7 @@ class Stepflow(PausesRuns):
             redis_url,
             retention_ms=retention_ms,
             limits=limits or Limits(),
+            cipher=cipher_of(encryption),
             replica_timeout_ms=replica_timeout_ms,
         )
         self._retries = retries
@@ -157,6 +162,7 @@ class Stepflow(PausesRuns):
                 retention_ms=self.producer.retention_ms,
                 limits=self.limits,
                 namespace=namespace,
+                cipher=self.producer.cipher,
             )
             if id in self.functions:
                 raise ConfigurationError(f"app {self.id!r} has two functions with the id {id!r}: rename one of them")

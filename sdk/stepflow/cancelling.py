@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -135,6 +136,7 @@ class CancelsRuns:
                 raise TypeError(f"a function or its id is needed, not {type(function).__name__}")
 
     def _cancel_selected(self, selection: Selection, how: Cancelling | None) -> Dialogue[list[str]]:
+        selection = replace(selection, cipher=self.producer.cipher)
         found = yield from find_live(self.producer.keys, selection)
         return found if how is None else (yield from cancel_runs(self.producer.keys, found, how))
 

@@ -8,15 +8,19 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps_event
 from stepflow_engine.errors import EventError
 from stepflow_engine.limits import check_id
+from stepflow_engine.payloads import event_place
 from stepflow_engine.steps import OutgoingEvent, event_text
 
 __all__ = ["FAILED", "INVOKED", "Event", "encode_event", "outgoing_event", "read_event"]
 
 T = TypeVar("T", default=Any)
 
+_LATEST_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999, the last that a datetime can have."""
 FAILED = "stepflow/function.failed"
 """The name of the event that tells of a failed run; its data: ``function``, ``run_id``, ``error`` and ``event``."""
 INVOKED = "stepflow/function.invoked"
@@ -49,7 +53,7 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
     """An event as it is sent.
 
     Raises:
-        EventError: its name or id cannot be one, or its data is not JSON or is over the limit.
+        EventError: its name, id or time cannot be one, or its data is not JSON or is over the limit.
     """
     try:
         check_id(event.name, "an event's name")
@@ -57,14 +61,17 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
             check_id(event.id, "an event's id")
     except ValueError as error:
         raise EventError(str(error)) from None
+    if type(event.ts) is not int or not 0 <= event.ts <= _LATEST_MS:
+        raise EventError(f"an event's ts is a time in milliseconds since 1970, a whole number, not {event.ts!r:.80}")
     data = dumps_event({} if event.data is None else event.data, limit_bytes=limit_bytes)
     return OutgoingEvent(event.name, data, event.id, event.ts)
 
 
-def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: int) -> bytes:
-    """The JSON text of an event with this id; see `outgoing_event`."""
+def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: int, cipher: Cipher) -> bytes:
+    """The JSON text of an event with this id, its data sealed; see `outgoing_event`."""
     sent = outgoing_event(replace(event, id=event_id), limit_bytes=limit_bytes)
-    return event_text(sent.name, id=event_id, ts=sent.ts or now_ms, data=sent.data)
+    data = cipher.seal(sent.data, event_place(event_id))
+    return event_text(sent.name, id=event_id, ts=sent.ts or now_ms, data=data)
 
 
 def read_event(value: dict[str, Any]) -> Event[Any]:

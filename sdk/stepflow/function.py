@@ -21,6 +21,7 @@ from stepflow.sync_step import SyncStepTools
 from stepflow_broker.bounds import BoundsConfig
 from stepflow_broker.flow import FlowConfig
 from stepflow_broker.functions import CronConfig, EventConfig, FunctionConfig
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import Restore, adapter_for, dumps, loads, result_adapter, validation_message
 from stepflow_engine.errors import ConfigurationError, NonRetriableError
 from stepflow_engine.execution import Execution
@@ -45,6 +46,7 @@ class Function(Named, Generic[I, O]):
         is_async: whether the code is ``async def``.
         input: what makes the event's data of the declared type; ``None`` for plain data.
         output: what restores a result to the declared type; ``None`` for plain data.
+        cipher: seals what its runs store.
     """
 
     app_id: str
@@ -55,6 +57,7 @@ class Function(Named, Generic[I, O]):
     is_async: bool
     input: Restore | None
     output: Restore | None
+    cipher: Cipher = PLAIN
 
     @property
     def name(self) -> str:
@@ -79,7 +82,7 @@ class Function(Named, Generic[I, O]):
         """A pass over the code for a run, not started yet.
 
         Args:
-            events_json: the run's event, or, of a batch, all of them.
+            events_json: the run's event, or, of a batch, all of them; their data opened.
         """
 
         async def body(execution: Execution) -> Any:
@@ -132,6 +135,7 @@ def make_function(
     retention_ms: int,
     limits: Limits,
     namespace: Mapping[str, Any],
+    cipher: Cipher = PLAIN,
 ) -> Function[Any, Any]:
     """Check the settings of a function and make it.
 
@@ -165,6 +169,7 @@ def make_function(
         is_async=inspect.iscoroutinefunction(handler),
         input=_input_adapter(handler, hints),
         output=adapter_for(hints["return"]) if "return" in hints else result_adapter(handler),
+        cipher=cipher,
     )
 
 

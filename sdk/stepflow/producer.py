@@ -16,6 +16,7 @@ from stepflow_broker.connection import DEFAULT_URL
 from stepflow_broker.keys import Keys
 from stepflow_broker.replication import AsyncReplicator, run_replicated
 from stepflow_broker.waiting import EndWatcher, wait_for_end
+from stepflow_engine.cipher import PLAIN, Cipher
 
 __all__ = ["Producer"]
 
@@ -28,11 +29,15 @@ class Producer:
     Args:
         url: the server's; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
         retention_ms: how long an ended run is kept, in milliseconds.
+        cipher: seals and opens payloads.
         replica_timeout_ms: how long what is sent waits for a replica, in milliseconds; 0: it does not.
     """
 
-    def __init__(self, url: str | None, *, retention_ms: int, replica_timeout_ms: int = 0) -> None:
+    def __init__(
+        self, url: str | None, *, retention_ms: int, cipher: Cipher = PLAIN, replica_timeout_ms: int = 0
+    ) -> None:
         self.keys = Keys()
+        self.cipher = cipher
         self.retention_ms = retention_ms
         self._replica_timeout_ms = replica_timeout_ms
         self._url = url

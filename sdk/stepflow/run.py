@@ -20,6 +20,7 @@ from stepflow_engine.errors import (
     RunSkippedError,
 )
 from stepflow_engine.failure import Failure
+from stepflow_engine.payloads import end_places, open_failure
 from stepflow_engine.states import RunStatus
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Run(Generic[O]):
             RunFailedError, RunCancelledError: the run ended without a result.
             RunNotFoundError: there is no such run.
             ResultTimeoutError: the run has not ended in time.
+            DecryptionError: the result is encrypted, and this process has not the key.
             ServerError: the server does not answer.
         """
         timeout_ms = _timeout_ms(timeout)
@@ -141,10 +143,13 @@ class Run(Generic[O]):
         record = self._known(found)
         match record.status:
             case RunStatus.COMPLETED:
-                result: O = restore(self._output, record.output, what=f"function {record.name!r}")
+                output = self._producer.cipher.open(record.output, *end_places(self.id, record.name, failed=False))
+                result: O = restore(self._output, output, what=f"function {record.name!r}")
                 return result
             case RunStatus.FAILED:
                 failure = record.failure or Failure("Error", "unknown")
+                places = end_places(self.id, record.name, failed=True)
+                failure = open_failure(self._producer.cipher, failure, *places)
                 text = f"run {self.id} of {record.name} failed: {failure.name}: {failure.message}"
                 raise RunFailedError(self.id, "failed", text, failure=failure)
             case RunStatus.CANCELLED:

@@ -19,6 +19,7 @@ from stepflow_broker.codes import Code
 from stepflow_broker.events import add_event
 from stepflow_broker.functions import FunctionConfig, read_function
 from stepflow_broker.runs import start_run, start_runs
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.durations import Duration
 from stepflow_engine.errors import EventError, FunctionNotFoundError
 from stepflow_engine.failure import Failure
@@ -45,12 +46,21 @@ class StartsRuns(CancelsRuns):
     """
 
     def __init__(
-        self, app_id: str, redis_url: str | None, *, retention_ms: int, limits: Limits, replica_timeout_ms: int = 0
+        self,
+        app_id: str,
+        redis_url: str | None,
+        *,
+        retention_ms: int,
+        limits: Limits,
+        cipher: Cipher = PLAIN,
+        replica_timeout_ms: int = 0,
     ) -> None:
         self.id = app_id
         self.functions: dict[str, Function[Any, Any]] = {}
         self.limits = limits
-        self.producer = Producer(redis_url, retention_ms=retention_ms, replica_timeout_ms=replica_timeout_ms)
+        self.producer = Producer(
+            redis_url, retention_ms=retention_ms, cipher=cipher, replica_timeout_ms=replica_timeout_ms
+        )
 
     @overload
     def send(self, event: str, data: Any = None, *, id: str = "") -> str: ...
@@ -180,7 +190,12 @@ class StartsRuns(CancelsRuns):
             return [Event(event, data, id)], True
         if isinstance(event, Event):
             return [event], True
-        return self._counted(event, "events in one send"), False
+        given: Any = event
+        found: list[Any] = self._counted(given, "events in one send") if isinstance(given, Iterable) else [given]
+        for one in found:
+            if not isinstance(one, Event):
+                raise EventError(f"send sends an event's name, an Event or a list of those, not {type(one).__name__}")
+        return found, False
 
     def _counted(self, items: Iterable[T], what: str) -> list[T]:
         found, most = list(items), self.limits.events_per_send
@@ -192,7 +207,7 @@ class StartsRuns(CancelsRuns):
         ids, calls, now_ms = [], [], _now_ms()
         for event in events:
             event_id = event.id or uuid.uuid4().hex
-            text = encode_event(event, event_id=event_id, now_ms=now_ms, limit_bytes=self.limits.event_bytes)
+            text = self._encode(event, event_id, now_ms)
             ids.append(event_id)
             calls.append(add_event(self.producer.keys, text, event_id=event_id, dedupe=bool(event.id)))
         return ids, calls
@@ -206,6 +221,7 @@ class StartsRuns(CancelsRuns):
             run_id=run_id,
             event=text,
             dedupe=id is not None,
+            cipher=self.producer.cipher,
         )
         return run_id, call
 
@@ -214,7 +230,7 @@ class StartsRuns(CancelsRuns):
     ) -> tuple[list[Run[Any]], list[Call[list[Code]]]]:
         runs = [self._new_run(one, uuid.uuid4().hex) for one in self._counted(data, "runs in one start_many")]
         calls = [
-            start_runs(self.producer.keys, config, runs[first : first + _START_CHUNK])
+            start_runs(self.producer.keys, config, runs[first : first + _START_CHUNK], cipher=self.producer.cipher)
             for first in range(0, len(runs), _START_CHUNK)
         ]
         output = getattr(function, "output", None)
@@ -222,8 +238,11 @@ class StartsRuns(CancelsRuns):
 
     def _new_run(self, data: Any, event_id: str) -> tuple[str, bytes]:
         """An id, and the event of a run that is started by name."""
-        event = Event(INVOKED, data)
-        return event_id, encode_event(event, event_id=event_id, now_ms=_now_ms(), limit_bytes=self.limits.event_bytes)
+        return event_id, self._encode(Event(INVOKED, data), event_id, _now_ms())
+
+    def _encode(self, event: Event[Any], event_id: str, now_ms: int) -> bytes:
+        limit, cipher = self.limits.event_bytes, self.producer.cipher
+        return encode_event(event, event_id=event_id, now_ms=now_ms, limit_bytes=limit, cipher=cipher)
 
     def _config(self, function: Any) -> FunctionConfig:
         known = self._local_config(function)

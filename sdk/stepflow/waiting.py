@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -97,10 +97,11 @@ def send_request(events: Event[Any] | Sequence[Event[Any]], *, most: int, event_
     Raises:
         EventError: it is no event, there are too many, or one cannot be sent.
     """
-    found = [events] if isinstance(events, Event) else list(events)
-    wrong = next((one for one in found if not isinstance(one, Event)), None)
-    if wrong is not None:
-        raise EventError(f'step.send_event sends events, Event("shop/order.placed", {{…}}), not {type(wrong).__name__}')
+    found = list(events) if isinstance(events, Iterable) else [events]
+    for one in found:
+        if not isinstance(one, Event):
+            what = type(one).__name__
+            raise EventError(f'step.send_event sends events, Event("shop/order.placed", {{…}}), not {what}')
     if len(found) > most:
         raise EventError(f"{len(found):,} events in one step; at most {most:,} are accepted: use several")
     return SendRequest(tuple(outgoing_event(one, limit_bytes=event_bytes) for one in found))

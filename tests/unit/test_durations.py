@@ -95,3 +95,11 @@ def test_the_longest_duration_can_be_set() -> None:
 )
 def test_a_duration_is_shown_with_its_two_largest_units(milliseconds: int, shown: str) -> None:
     assert show_duration(milliseconds) == shown
+
+
+def test_a_long_text_is_refused_at_once_and_not_shown_whole() -> None:
+    with pytest.raises(ValueError, match="is not a duration") as caught:
+        duration_ms("9" * 1_000_000)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(ValueError, match="duration with very many digits is longer than 366d"):
+        duration_ms(10**5_000)

@@ -135,3 +135,9 @@ def test_a_key_never_has_its_password_asked_for_on_the_terminal(tmp_path: Path) 
     found = read_url(f"rediss://h/0?ssl_keyfile={key}&ssl_password_file={secret}")
     assert found.options == {"ssl_password": "open sesame"}
     assert "sesame" not in repr(found)
+
+
+@pytest.mark.parametrize("url", ["redis://?db=\ud800", "redis://host/\udcff", "\ud800"])
+def test_a_url_of_bytes_that_are_no_text_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="it is not valid Unicode"):
+        read_url(url)

@@ -106,6 +106,38 @@ def test_a_bad_trigger_is_refused_where_it_is_written(settings: dict[str, object
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "event.data.a.all(x, event.data.b.exists(y, x == y))",
+        "event.data.a.map(x, [x].filter(y, y > 1))",
+        "event.data.a.exists_one(x, has(x.b) && x.b . map // why not\n (y, y) == [1])",
+        """event.data.a.filter(x, '.all(' == "\\"" || [[x].all(y, y)][0])""",
+        "event.data.a.all(x, r'\\' == '\\\\' || [x].all(y, y))",
+        "event.data.a.all(x, '''it's''' == '' || [x].existsOne(y, y))",
+    ],
+)
+def test_a_macro_in_a_macro_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="inside another macro"):
+        expression(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "event.data.a.filter(x, x > 1).all(x, x > 2)",
+        "event.data.a.all(x, x > 1) && event.data.a.exists(x, x > 2)",
+        "event.data.a.all(x, x != '.all(y, y)')",
+        'event.data.a.all(x, x != "\\".all(y, y)")',
+        "event.data.a.all(x, x > 1 // .all(y, y)\n)",
+        "event.data.a.all(x, x.all > 1 && has(x.map) && (x.exists || true))",
+        "(event.data.a.map(x, x) + [event.data.b.map(x, x)]).size() > 1",
+    ],
+)
+def test_macros_beside_one_another_and_words_like_them_are_not(text: str) -> None:
+    assert expression(text).text == text
+
+
 def test_an_expression_cannot_reach_anything_but_its_variables() -> None:
     for text in ("__import__('os')", "event.__class__", "open('/etc/passwd')", "event.data.constructor()"):
         assert expression(text).value(event=event("a")) is None

@@ -14,8 +14,7 @@ import random
 from collections.abc import Callable
 
 from stepflow_broker.jobs import Lease, claim_jobs
-from stepflow_engine.errors import ServerError
-from stepflow_engine.memo import read_memo
+from stepflow_engine.errors import ConfigurationError, DecryptionError, ServerError, UnreadableError
 from stepflow_workers.keeper import Keeper
 from stepflow_workers.router import Router
 from stepflow_workers.runner import Runner
@@ -72,7 +71,7 @@ class Dispatcher:
         while not self._bench.stopping:
             self._woken.clear()
             try:
-                await self._timekeeper.keep()
+                await self._keep_time()
                 if (look or self._look_is_due()) and self._bench.slots.free:
                     look = await self._claim()
                     if look:
@@ -83,6 +82,18 @@ class Dispatcher:
             except ServerError as error:
                 _log.warning("server_unavailable", extra={"error": str(error)})
                 await asyncio.sleep(_PAUSE_S)
+            except ConfigurationError:
+                raise
+            except Exception:  # noqa: BLE001  a fault of ours costs a second, not the worker its life
+                _log.exception("dispatcher_broken")
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _keep_time(self) -> None:
+        """Do what is due. What fails is due again later, and keeps no jobs waiting."""
+        try:
+            await self._timekeeper.keep()
+        except ServerError as error:
+            _log.error("chore_failed", extra={"error": str(error)})
 
     def stop(self) -> None:
         """Take no more jobs."""
@@ -199,8 +210,12 @@ class Dispatcher:
     def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
         """See `InboxListener`."""
         held = self._bench.held.get(run_id)
-        if held is not None:
-            held.learn(position, key, read_memo(memo), len(memo))
+        if held is None:
+            return
+        try:
+            held.learn(position, key, self._bench.read_memo(run_id, key, memo), len(memo))
+        except (DecryptionError, UnreadableError):  # who loads the run will say so
+            self._bench.forget(run_id)
 
     def on_cancel(self, run_id: str) -> None:
         """See `InboxListener`."""

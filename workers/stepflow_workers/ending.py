@@ -8,11 +8,13 @@ import random
 from stepflow.event import FAILED
 from stepflow_broker.codes import Code
 from stepflow_broker.jobs import Lease, finish_run, retry_run
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_output
 from stepflow_engine.errors import StepOutputError
 from stepflow_engine.execution import Raised, Returned
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
+from stepflow_engine.payloads import end_place, event_place, open_event_text, seal_failure
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.states import RunStatus
 from stepflow_engine.steps import event_text
@@ -43,8 +45,7 @@ class RunEnding:
 
     async def poison(self, held: HeldRun, lease: Lease) -> None:
         """Fail a run whose code, outside of any step, has killed its workers."""
-        failure = Failure("PoisonError", died_text(lease.deaths, "this run's code"))
-        await self._finish(held, lease, RunStatus.FAILED, dumps(failure.to_json()))
+        await self._finish(held, lease, Failure("PoisonError", died_text(lease.deaths, "this run's code")))
 
     async def _complete(self, held: HeldRun, lease: Lease, value: object) -> None:
         limit = held.function.limits.step_output_bytes
@@ -53,10 +54,10 @@ class RunEnding:
         except StepOutputError as error:
             await self._fail(held, lease, error)
         else:
-            await self._finish(held, lease, RunStatus.COMPLETED, text)
+            await self._finish(held, lease, text)
 
     async def _fail(self, held: HeldRun, lease: Lease, error: BaseException) -> None:
-        bench, payload = self._bench, dumps(Failure.of(error).to_json())
+        bench, failure = self._bench, Failure.of(error)
         delay_ms = retry_delay_ms(
             error,
             attempt=lease.attempt,
@@ -66,7 +67,7 @@ class RunEnding:
             now_ms=now_ms(),
         )
         if delay_ms is None:
-            await self._finish(held, lease, RunStatus.FAILED, payload)
+            await self._finish(held, lease, failure)
             return
         bench.failed_jobs += 1
         bench.held.drop(held)
@@ -76,23 +77,27 @@ class RunEnding:
                 run_id=held.run_id,
                 fence=lease.fence,
                 attempts=lease.attempt + 1,
-                error=payload,
+                error=_sealed(held, failure),
                 delay_ms=delay_ms,
             )
         )
         bench.timer_set(delay_ms)
 
-    async def _finish(self, held: HeldRun, lease: Lease, status: RunStatus, payload: bytes) -> None:
-        bench = self._bench
+    async def _finish(self, held: HeldRun, lease: Lease, end: bytes | Failure) -> None:
+        """End the run with its output, as JSON text, or with its failure."""
+        bench, failed_event = self._bench, (b"", "")
+        status = RunStatus.COMPLETED if isinstance(end, bytes) else RunStatus.FAILED
+        if isinstance(end, Failure):
+            failed_event = _failed_event(held, end, bench.cipher)
         ended = bench.broker.submit(
             finish_run(
                 bench.keys,
                 run_id=held.run_id,
                 fence=lease.fence,
                 status=status,
-                payload=payload,
+                payload=_sealed(held, end),
                 retention_ms=held.function.config.retention_ms,
-                failed_event=_failed_event(held, payload) if status is RunStatus.FAILED else (b"", ""),
+                failed_event=failed_event,
             )
         )
         if lease.parent:  # in the same round trip; were it lost, the finished event would still be on the stream
@@ -108,9 +113,17 @@ class RunEnding:
             _log.log(level, "run_ended", extra=fields)
 
 
-def _failed_event(held: HeldRun, error: bytes) -> tuple[bytes, str]:
+def _sealed(held: HeldRun, end: bytes | Failure) -> bytes:
+    """What is stored of a run's end."""
+    function, failed = held.function, isinstance(end, Failure)
+    place = end_place(held.run_id, function.name, failed=failed, batched=function.is_batched)
+    return seal_failure(function.cipher, end, place) if isinstance(end, Failure) else function.cipher.seal(end, place)
+
+
+def _failed_event(held: HeldRun, failure: Failure, cipher: Cipher) -> tuple[bytes, str]:
     """The event that tells of a failed run, and its id."""
     event_id = run_id_for(held.run_id, FAILED)
-    head = dumps({"function": held.function.name, "run_id": held.run_id})[:-1]
-    data = head + b',"error":' + error + b',"event":' + held.event + b"}"
-    return event_text(FAILED, id=event_id, ts=now_ms(), data=data), event_id
+    told = {"function": held.function.name, "run_id": held.run_id, "error": failure.to_json()}
+    data = dumps(told)[:-1] + b',"event":' + open_event_text(cipher, held.event) + b"}"
+    sealed = held.function.cipher.seal(data, event_place(event_id))
+    return event_text(FAILED, id=event_id, ts=now_ms(), data=sealed), event_id

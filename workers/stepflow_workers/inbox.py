@@ -83,7 +83,14 @@ class Inbox:
                 continue
             asked = False
             if message["type"] == "message":
-                self._hear(message["channel"].decode(), message["data"])
+                self._try_to_hear(message["channel"].decode(), message["data"])
+
+    def _try_to_hear(self, channel: str, data: bytes) -> None:
+        """Hear a message. Messages are hints, so one that makes no sense is let go."""
+        try:
+            self._hear(channel, data)
+        except Exception as error:  # noqa: BLE001  anybody may publish anything
+            _log.warning("message_not_understood", extra={"channel": channel, "error": type(error).__name__})
 
     def _hear(self, channel: str, data: bytes) -> None:
         if channel == self._channels[0]:

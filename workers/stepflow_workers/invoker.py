@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.call import Call
 from stepflow_broker.codes import Code
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.invokes import ChildStart, Resolved, invoke_child
 from stepflow_broker.jobs import Lease
-from stepflow_broker.keys import Keys
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import show_duration
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
+from stepflow_engine.payloads import event_place
 from stepflow_engine.steps import InvokeRequest, StepCall
+from stepflow_workers.held import HeldRun
 from stepflow_workers.performer import now_ms
 from stepflow_workers.registry import Registry
+from stepflow_workers.workbench import Workbench
 
 __all__ = ["MAX_DEPTH", "Invoker"]
 
@@ -34,12 +35,13 @@ class Invoker:
         registry: where functions are found by name; it is read again when a function is not found in it.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys, registry: Registry) -> None:
-        self._broker = broker
-        self._keys = keys
+    def __init__(self, bench: Workbench, registry: Registry) -> None:
+        self._bench = bench
         self._registry = registry
 
-    async def invoke(self, lease: Lease, calls: list[tuple[StepCall, InvokeRequest]]) -> tuple[Code, list[Resolved]]:
+    async def invoke(
+        self, held: HeldRun, lease: Lease, calls: list[tuple[StepCall, InvokeRequest]]
+    ) -> tuple[Code, list[Resolved]]:
         """Start a child for each step, once; the answer has the steps that were resolved at once.
 
         The code is DONE; ALREADY if a step was seen to before, and may have its memo; or NO_RUN or STALE_FENCE if the
@@ -47,7 +49,7 @@ class Invoker:
         """
         codes, found = set[Code](), list[Resolved]()
         while calls:
-            answers = await self._broker.run_all([self._child(lease, call, request) for call, request in calls])
+            answers = await self._bench.broker.run_all([self._child(held, lease, *one) for one in calls])
             codes.update(code for code, _ in answers)
             found += [resolved for _, resolved in answers if resolved]
             calls = [one for one, (code, _) in zip(calls, answers, strict=True) if code is Code.STALE_REGISTRY]
@@ -55,16 +57,26 @@ class Invoker:
                 await self._registry.read()
         return next((code for code in _TOLD if code in codes), Code.DONE), found
 
-    def _child(self, lease: Lease, call: StepCall, request: InvokeRequest) -> Call[tuple[Code, Resolved | None]]:
-        start = self._start(lease, call, request)
-        return invoke_child(self._keys, start, run_id=lease.run_id, fence=lease.fence, version=self._registry.version)
+    def _child(
+        self, held: HeldRun, lease: Lease, call: StepCall, request: InvokeRequest
+    ) -> Call[tuple[Code, Resolved | None]]:
+        start = self._start(held, lease, call, request)
+        return invoke_child(
+            self._bench.keys,
+            start,
+            run_id=lease.run_id,
+            fence=lease.fence,
+            version=self._registry.version,
+            cipher=self._bench.cipher,
+        )
 
-    def _start(self, lease: Lease, call: StepCall, request: InvokeRequest) -> ChildStart:
+    def _start(self, held: HeldRun, lease: Lease, call: StepCall, request: InvokeRequest) -> ChildStart:
         name = f"{request.app}/{request.function}"
         child = run_id_for(lease.run_id, call.key)
         config = self._registry.functions.get(name)
         now = now_ms()
-        event = b'{"name":"%b","id":"%b","ts":%d,"data":%b}' % (INVOKED, child.encode(), now, request.data)
+        data = held.function.cipher.seal(request.data, event_place(child))
+        event = b'{"name":"%b","id":"%b","ts":%d,"data":%b}' % (INVOKED, child.encode(), now, data)
         detail = {"id": call.id, "kind": "invoke", "function": name, "started_at": now}
         rest = dumps({**detail, "run_id": child})[1:]
         return ChildStart(

@@ -10,14 +10,14 @@ from stepflow_broker.batches import load_batch
 from stepflow_broker.jobs import Lease, load_run, retry_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
-from stepflow_engine.memo import read_memo
+from stepflow_engine.payloads import open_event_text
 from stepflow_workers.held import HeldRun
 from stepflow_workers.workbench import Workbench
 
 __all__ = ["Loader"]
 
 _log = logging.getLogger("stepflow.worker")
-_MISSING_CODE_MS = (1_000, 30_000)
+_MISSING_MS = (1_000, 30_000)
 
 
 class Loader:
@@ -33,9 +33,12 @@ class Loader:
 
     async def load(self, lease: Lease) -> HeldRun | None:
         """A pass over the run's code that knows all memos that the claim knew of; ``None``: the job was put off."""
-        function = self._functions.get(f"{lease.app}/{lease.function}")
+        name = f"{lease.app}/{lease.function}"
+        function = self._functions.get(name)
         if function is None:
-            await self._put_off(lease)
+            _log.warning("code_missing", extra={"run_id": lease.run_id, "function": name})
+            reason = f"the code of function {name} is not in worker {self._bench.worker}"
+            await self.put_off(lease, "CodeMissing", f"{reason}: start a worker with it, or cancel the run")
             return None
         held = self._in_memory(lease)
         if held is None:
@@ -49,7 +52,7 @@ class Loader:
         bench, applied = self._bench, held.execution.applied
         _, memos = await bench.broker.run(load_run(bench.keys, held.run_id, applied))
         for position, (key, text) in enumerate(memos, applied + 1):
-            held.learn(position, key, read_memo(text), len(text))
+            held.learn(position, key, bench.read_memo(held.run_id, key, text), len(text))
 
     def _in_memory(self, lease: Lease) -> HeldRun | None:
         held = self._bench.held.get(lease.run_id)
@@ -70,23 +73,25 @@ class Loader:
             events = await self._bench.broker.run(load_batch(self._bench.keys, lease.run_id))
         if (raced := self._in_memory(lease)) is not None:
             return raced
-        execution = function.execution(events, run_id=lease.run_id, attempt=lease.attempt)
-        execution.add((key, read_memo(text)) for key, text in memos)
+        known = [(key, self._bench.read_memo(lease.run_id, key, text)) for key, text in memos]
+        opened = [open_event_text(self._bench.cipher, text) for text in events]
+        execution = function.execution(opened, run_id=lease.run_id, attempt=lease.attempt)
+        execution.add(known)
         size = sum(len(text) for _, text in memos)
         held = HeldRun(lease.run_id, function, events[0], execution, lease.attempt, state_bytes=size)
         self._bench.held.put(held)
         return held
 
-    async def _put_off(self, lease: Lease) -> None:
-        """Hand a job back whose function's code is not here; nothing is lost, another worker may have it."""
-        bench, name = self._bench, f"{lease.app}/{lease.function}"
-        reason = (
-            f"the code of function {name} is not in worker {bench.worker}: start a worker with it, or cancel the run"
-        )
-        _log.warning("code_missing", extra={"run_id": lease.run_id, "function": name})
-        delay_ms = random.randint(*_MISSING_CODE_MS)
+    async def put_off(self, lease: Lease, kind: str, reason: str) -> None:
+        """Hand a job back that needs what is not here: code, or a key. Nothing is lost, another worker may have it.
+
+        Args:
+            kind: names what is missing.
+        """
+        bench = self._bench
+        delay_ms = random.randint(*_MISSING_MS)
         if lease.key:
-            error = dumps(Failure("CodeMissing", reason).to_json())
+            error = dumps(Failure(kind, reason).to_json())
             await bench.plan_retry(
                 lease, lease.key, lease.step_id, attempts=lease.step_attempt, error=error, delay_ms=delay_ms
             )

@@ -5,16 +5,23 @@ from __future__ import annotations
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.keys import Keys
 from stepflow_broker.pauses import Pause, pause_subject, read_pauses
+from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import loads
+from stepflow_engine.payloads import open_event
 from stepflow_workers.held import HeldRun
 
 __all__ = ["Pauses"]
 
 
 class Pauses:
-    """The pauses, read when a worker is told that they have changed, and from time to time."""
+    """The pauses, read when a worker is told that they have changed, and from time to time.
 
-    def __init__(self, broker: AsyncBroker, keys: Keys) -> None:
+    Args:
+        cipher: opens the data of events.
+    """
+
+    def __init__(self, broker: AsyncBroker, keys: Keys, cipher: Cipher = PLAIN) -> None:
+        self._cipher = cipher
         self._broker = broker
         self._keys = keys
         self._pauses: dict[str, Pause] = {}
@@ -25,12 +32,12 @@ class Pauses:
 
     def hold(self, held: HeldRun) -> bool:
         """Whether a run must not go on: its function, its queue or a key of it is paused."""
-        return bool(self._pauses) and any(subject in self._pauses for subject in _subjects(held))
+        return bool(self._pauses) and any(one in self._pauses for one in _subjects(held, self._cipher))
 
 
-def _subjects(held: HeldRun) -> list[str]:
+def _subjects(held: HeldRun, cipher: Cipher) -> list[str]:
     config = held.function.config
-    gates = config.gate_names(loads(held.event))
+    gates = config.gate_names(open_event(cipher, loads(held.event)))
     return [
         pause_subject("function", config.name),
         pause_subject("queue", config.queue),

@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepflow_engine.codec import dumps
 from stepflow_engine.errors import LimitError
 from stepflow_engine.failure import Failure
 from stepflow_engine.handler import attempt_step
 from stepflow_engine.ids import idempotency_key
-from stepflow_engine.memo import Memo, memo_of_data, memo_of_failure
+from stepflow_engine.memo import Memo, memo_of_data, memo_of_error
+from stepflow_engine.payloads import seal_failure, step_place
 from stepflow_engine.retry import Backoff, retry_delay_ms
 from stepflow_engine.steps import RunRequest, StepCall
 from stepflow_workers.held import HeldRun
@@ -74,7 +74,8 @@ class Performer:
                 limit_bytes=limits.step_output_bytes,
                 idempotency_key=idempotency_key(held.run_id, call.key),
             )
-            text = memo_of_data(result.text, self._detail(call.id, attempt, started_at))
+            sealed = held.function.cipher.seal(result.text, step_place(held.run_id, call.key))
+            text = memo_of_data(sealed, self._detail(call.id, attempt, started_at))
             if held.state_bytes + len(text) > limits.run_state_bytes:
                 raise LimitError(
                     f"the memos of the run would be over {limits.run_state_bytes:,} bytes with step {call.id!r}; "
@@ -85,22 +86,26 @@ class Performer:
         except Exception as error:  # noqa: BLE001  user code: whatever a handler raises is the step's failure
             retries = held.function.config.retries if request.retries is None else request.retries
             retries = 0 if len(deaths) >= POISON_DEATHS else retries
-            return self._failed(call, error, attempt, started_at, retries)
+            return self._failed(held, call, error, attempt=attempt, started_at=started_at, retries=retries)
         held.state_bytes += len(text)
         return Done(text, Memo(call.id, data=result.data))
 
-    def _failed(self, call: StepCall, error: Exception, attempt: int, started_at: int, retries: int) -> Done | Retry:
+    def _failed(
+        self, held: HeldRun, call: StepCall, error: Exception, *, attempt: int, started_at: int, retries: int
+    ) -> Done | Retry:
         delay_ms = retry_delay_ms(
             error, attempt=attempt, retries=retries, backoff=self._backoff, jitter=random.random(), now_ms=now_ms()
         )
         failure = Failure.of(error)
         if delay_ms is None:
-            return self.failed_for_good(call.id, failure, attempt, started_at)
-        return Retry(attempt + 1, dumps(failure.to_json()), delay_ms)
+            return self.failed_for_good(held, call.key, call.id, failure, attempt=attempt, started_at=started_at)
+        return Retry(attempt + 1, _sealed(held, call.key, failure), delay_ms)
 
-    def failed_for_good(self, step_id: str, failure: Failure, attempt: int, started_at: int) -> Done:
+    def failed_for_good(
+        self, held: HeldRun, key: str, step_id: str, failure: Failure, *, attempt: int, started_at: int
+    ) -> Done:
         """What is stored of a step that failed for good."""
-        text = memo_of_failure(failure, self._detail(step_id, attempt, started_at))
+        text = memo_of_error(_sealed(held, key, failure), self._detail(step_id, attempt, started_at))
         return Done(text, Memo(step_id, failure=failure))
 
     def _detail(self, step_id: str, attempt: int, started_at: int) -> dict[str, object]:
@@ -111,6 +116,10 @@ class Performer:
             "ended_at": now_ms(),
             "worker": self._worker,
         }
+
+
+def _sealed(held: HeldRun, key: str, failure: Failure) -> bytes:
+    return seal_failure(held.function.cipher, failure, step_place(held.run_id, key, failed=True))
 
 
 class PoisonError(Exception):

@@ -66,10 +66,14 @@ def _not_found(bench: Workbench, held: HeldRun, lease: Lease) -> Done | Retry:
     )
     attempt = lease.step_attempt
     if execution.was_asked(lease.key):
-        return bench.performer.failed_for_good(lease.step_id, failure, attempt, now_ms())
+        return bench.performer.failed_for_good(
+            held, lease.key, lease.step_id, failure, attempt=attempt, started_at=now_ms()
+        )
     _log.warning("planned_step_not_found", extra={"run_id": lease.run_id, "step_id": lease.step_id})
     if attempt >= held.function.config.retries:
-        return bench.performer.failed_for_good(lease.step_id, failure, attempt, now_ms())
+        return bench.performer.failed_for_good(
+            held, lease.key, lease.step_id, failure, attempt=attempt, started_at=now_ms()
+        )
     delay_ms = bench.settings.backoff.delay_ms(attempt, random.random())
     return Retry(attempt + 1, dumps(failure.to_json()), delay_ms)
 

@@ -80,7 +80,7 @@ class Planner:
     async def _plan_children(self, held: HeldRun, lease: Lease, invokes: list[tuple[StepCall, InvokeRequest]]) -> bool:
         for part in _parts(invokes):
             self._bench.job_queued()
-            code, resolved = await self._invoker.invoke(lease, part)
+            code, resolved = await self._invoker.invoke(held, lease, part)
             for one in resolved:
                 self._waker.hand_over(one)
             if not await self._accepted(held, code):

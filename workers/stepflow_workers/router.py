@@ -19,14 +19,15 @@ from stepflow_broker.codes import Code
 from stepflow_broker.condition import Condition
 from stepflow_broker.connection import SOCKET_TIMEOUT_S
 from stepflow_broker.events import StreamedEvent, drop_event, read_events, route_event, take_over_events
-from stepflow_broker.functions import FunctionConfig
+from stepflow_broker.functions import EventConfig, FunctionConfig
 from stepflow_broker.keys import Keys
 from stepflow_broker.streams import create_group
 from stepflow_broker.waits import give_event, read_condition, read_waits
-from stepflow_engine.codec import loads
-from stepflow_engine.errors import ConfigurationError, ServerError
+from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.errors import ConfigurationError, DecryptionError, ServerError, UnreadableError
 from stepflow_engine.expression import expression
 from stepflow_engine.ids import run_id_for
+from stepflow_engine.payloads import open_event, read_event
 from stepflow_workers.registry import Registry
 
 __all__ = ["Router", "starts"]
@@ -40,10 +41,15 @@ _MOST_NAMES = 10_000
 
 def starts(config: FunctionConfig, event: dict[str, Any]) -> bool:
     """Whether an event starts a function: the name of one of its triggers fits, and the condition holds."""
-    return any(
-        trigger.takes(event["name"]) and (not trigger.condition or expression(trigger.condition).holds(event=event))
-        for trigger in config.events
-    )
+    return any(trigger.takes(event["name"]) and _holds(config, trigger, event) for trigger in config.events)
+
+
+def _holds(config: FunctionConfig, trigger: EventConfig, event: dict[str, Any]) -> bool:
+    try:
+        return not trigger.condition or expression(trigger.condition).holds(event=event)
+    except ConfigurationError as error:  # another version of stepflow has registered it
+        _log.error("trigger_not_readable", extra={"function": config.name, "error": str(error)})
+        return False
 
 
 class Router:
@@ -53,9 +59,13 @@ class Router:
         broker: the worker's broker.
         worker: the worker's name, as a consumer of the group.
         registry: the functions, with their triggers.
+        cipher: opens the data of events.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, registry: Registry) -> None:
+    def __init__(
+        self, broker: AsyncBroker, keys: Keys, worker: str, registry: Registry, cipher: Cipher = PLAIN
+    ) -> None:
+        self._cipher = cipher
         self._broker = broker
         self._keys = keys
         self._worker = worker
@@ -79,6 +89,9 @@ class Router:
                     continue
                 _log.warning("routing_interrupted", extra={"error": str(error)})
                 await asyncio.sleep(1)
+            except Exception:  # noqa: BLE001  a fault of ours costs a second, not all routing
+                _log.exception("routing_broken")
+                await asyncio.sleep(1)
 
     async def prepare(self) -> None:
         """Make sure that the stream and its group exist."""
@@ -93,10 +106,25 @@ class Router:
 
     async def route(self, events: list[StreamedEvent]) -> None:
         """Start the runs of some events."""
-        await asyncio.gather(*[self._route(event) for event in events])
+        await asyncio.gather(*[self._try_to_route(event) for event in events])
 
-    async def _route(self, event: StreamedEvent) -> None:
-        value = loads(event.event)
+    async def _try_to_route(self, event: StreamedEvent) -> None:
+        """Route an event. One that this worker has not the key for is left to another, which takes it over.
+
+        What is no event is taken off the stream.
+        """
+        try:
+            value = read_event(event.event)
+        except UnreadableError as error:
+            _log.error("event_dropped", extra={"entry": event.entry, "error": str(error)})
+            await self._broker.run_all(drop_event(self._keys, event))
+            return
+        try:
+            await self._route(event, open_event(self._cipher, value))
+        except DecryptionError as error:
+            _log.warning("payload_not_opened", extra={"event_id": event.event_id[:200], "error": str(error)})
+
+    async def _route(self, event: StreamedEvent, value: dict[str, Any]) -> None:
         name = value["name"]
         while True:
             started = [
@@ -106,7 +134,14 @@ class Router:
             ]
             paths = self._paths.get(name, ())
             routed = await self._broker.run(
-                route_event(self._keys, event, started, version=self._registry.version, paths=paths)
+                route_event(
+                    self._keys,
+                    event,
+                    started,
+                    version=self._registry.version,
+                    paths=paths,
+                    cipher=self._cipher,
+                )
             )
             if routed.code is Code.STALE_REGISTRY:
                 await self._registry.read()
@@ -127,10 +162,18 @@ class Router:
         """Give an event to the waits whose condition holds for it, then take it off the stream."""
         for run_id, key in await self._broker.run(read_waits(self._keys, name)):
             condition = await self._broker.run(read_condition(self._keys, run_id, key))
-            if condition and Condition.from_json(condition).holds(event.event):
+            if condition and self._fits(condition, event, run_id):
                 await self._broker.run(give_event(self._keys, run_id, key, event.event))
         for call in drop_event(self._keys, event):
             await self._broker.run(call)
+
+    def _fits(self, condition: bytes, event: StreamedEvent, run_id: str) -> bool:
+        """Whether a wait is for an event; one that cannot be read is for none."""
+        try:
+            return Condition.from_json(condition).holds(event.event, self._cipher)
+        except (UnreadableError, ConfigurationError) as error:
+            _log.error("condition_not_readable", extra={"run_id": run_id, "error": str(error)})
+            return False
 
     async def _read(self) -> list[StreamedEvent]:
         """Block on the server until events come; on a connection of its own, for it holds it."""
@@ -144,7 +187,7 @@ class Router:
         try:
             await connection.send_packed_command(connection.pack_command(*words))
             timeout_s = SOCKET_TIMEOUT_S + _BLOCK_MS / 1000
-            return call.read(await connection.read_response(disable_decoding=True, timeout=timeout_s))
+            return call.answer(await connection.read_response(disable_decoding=True, timeout=timeout_s))
         except (exceptions.RedisError, OSError) as error:
             await connection.disconnect(nowait=True)  # also when it was refused: by a replica, the next one may not be
             raise ServerError(str(error)) from None

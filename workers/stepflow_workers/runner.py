@@ -6,9 +6,13 @@ worker reclaims the job and replays the code over the memos.
 
 from __future__ import annotations
 
+import logging
+
 from stepflow import Function
 from stepflow_broker.jobs import Lease
+from stepflow_engine.errors import DecryptionError, UnreadableError
 from stepflow_workers.continuation import Continuation
+from stepflow_workers.held import HeldRun
 from stepflow_workers.invoker import Invoker
 from stepflow_workers.loader import Loader
 from stepflow_workers.planned_step import do_planned_step
@@ -18,6 +22,8 @@ from stepflow_workers.waker import Waker
 from stepflow_workers.workbench import Workbench
 
 __all__ = ["Runner"]
+
+_log = logging.getLogger("stepflow.worker")
 
 
 class Runner:
@@ -31,15 +37,23 @@ class Runner:
     def __init__(self, bench: Workbench, waker: Waker, *, functions: dict[str, Function], registry: Registry) -> None:
         self._bench = bench
         self._loader = Loader(bench, functions)
-        invoker = Invoker(bench.broker, bench.keys, registry)
+        invoker = Invoker(bench, registry)
         planner = Planner(bench, self._loader, invoker, waker)
         self._continuation = Continuation(bench, self._loader, planner, waker)
 
     async def do(self, lease: Lease) -> None:
         """Do one job, from its claim to its commit or its return to the queue."""
-        held = await self._loader.load(lease)
-        if held is None:
-            return
+        try:
+            held = await self._loader.load(lease)
+            if held is not None:
+                await self._do_held(held, lease)
+        except (DecryptionError, UnreadableError) as error:
+            event = "run_damaged" if isinstance(error, UnreadableError) else "payload_not_opened"
+            _log.warning(event, extra={"run_id": lease.run_id, "error": str(error)})
+            self._bench.forget(lease.run_id)
+            await self._loader.put_off(lease, type(error).__name__, str(error))
+
+    async def _do_held(self, held: HeldRun, lease: Lease) -> None:
         held.users += 1
         try:
             if lease.key:

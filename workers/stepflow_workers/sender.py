@@ -5,9 +5,11 @@ from __future__ import annotations
 from stepflow_broker.codes import Code
 from stepflow_broker.jobs import Lease
 from stepflow_broker.waits import send_events
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import run_id_for
 from stepflow_engine.memo import memo_of_data, read_memo
+from stepflow_engine.payloads import event_place
 from stepflow_engine.steps import OutgoingEvent, SendRequest, StepCall, event_text
 from stepflow_workers.held import HeldRun
 from stepflow_workers.performer import now_ms
@@ -25,7 +27,10 @@ class Sender:
     async def send(self, held: HeldRun, lease: Lease, call: StepCall, request: SendRequest) -> Code:
         """Send a step's events and store its memo; DONE, ALREADY, NO_RUN or STALE_FENCE."""
         bench, now = self._bench, now_ms()
-        events = [_sent(lease.run_id, call.key, n, event, now) for n, event in enumerate(request.events)]
+        named = [
+            (event.id or run_id_for(lease.run_id, call.key, str(n)), event) for n, event in enumerate(request.events)
+        ]
+        events = [_sent(held.function.cipher, event_id, event, now) for event_id, event in named]
         detail = {"id": call.id, "kind": "send", "started_at": now, "ended_at": now, "worker": bench.worker}
         memo = memo_of_data(dumps([event_id for _, event_id, _ in events]), detail)
         code, position = await bench.broker.run(
@@ -37,6 +42,6 @@ class Sender:
         return code
 
 
-def _sent(run_id: str, key: str, n: int, event: OutgoingEvent, now: int) -> tuple[bytes, str, bool]:
-    event_id = event.id or run_id_for(run_id, key, str(n))
-    return event_text(event.name, id=event_id, ts=event.ts or now, data=event.data), event_id, bool(event.id)
+def _sent(cipher: Cipher, event_id: str, event: OutgoingEvent, now: int) -> tuple[bytes, str, bool]:
+    data = cipher.seal(event.data, event_place(event_id))
+    return event_text(event.name, id=event_id, ts=event.ts or now, data=data), event_id, bool(event.id)

@@ -86,7 +86,7 @@ class Timekeeper:
     async def _fire_timers(self, now: float) -> None:
         """Have some of what is due happen. What is left comes at the next look: jobs are claimed in between."""
         bench = self._bench
-        self._tick_at = now + _TICK_S
+        self._tick_at = self._timers_at = now + _TICK_S  # also if this fails
         _, next_ms = await bench.broker.run(fire_timers(bench.keys, limit=_TIMERS))
         self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
 

@@ -36,7 +36,7 @@ class Waiter:
         bench.timer_set(left_ms)
         if left_ms > HOLD_S * 1000:
             held.late.add(call.key)
-        came = next((event for event in recent if condition.holds(event)), None)
+        came = next((event for event in recent if condition.holds(event, bench.cipher)), None)
         if came is not None:
             await bench.broker.run(give_event(bench.keys, held.run_id, call.key, came))
         return code

@@ -15,8 +15,10 @@ from stepflow_broker.call import Call
 from stepflow_broker.invokes import Finished, Resolved, read_finished, take_over_finished, wake_parent
 from stepflow_broker.keys import Keys
 from stepflow_broker.streams import create_group
-from stepflow_engine.errors import ServerError
+from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.errors import DecryptionError, ServerError, UnreadableError
 from stepflow_engine.memo import read_memo
+from stepflow_engine.payloads import open_memo
 from stepflow_workers.held import HeldRuns
 
 __all__ = ["Waker"]
@@ -30,9 +32,11 @@ class Waker:
 
     Args:
         held: the runs in this worker's memory; those among them are given the memo at once.
+        cipher: opens payloads.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, held: HeldRuns) -> None:
+    def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, held: HeldRuns, cipher: Cipher = PLAIN) -> None:
+        self._cipher = cipher
         self._broker = broker
         self._keys = keys
         self._worker = worker
@@ -55,10 +59,16 @@ class Waker:
             pass
 
     def hand_over(self, resolved: Resolved) -> None:
-        """Give the memo to the parent's code, if that is in memory."""
+        """Give the memo to the parent's code, if that is in memory; one that cannot be opened is for who loads it."""
         held = self._held.get(resolved.run_id)
-        if held is not None:
-            held.learn(resolved.position, resolved.key, read_memo(resolved.memo), len(resolved.memo))
+        if held is None:
+            return
+        try:
+            memo = open_memo(self._cipher, resolved.run_id, resolved.key, read_memo(resolved.memo))
+        except (DecryptionError, UnreadableError):
+            self._held.drop(held)
+        else:
+            held.learn(resolved.position, resolved.key, memo, len(resolved.memo))
 
     async def look(self) -> None:
         """See to the finished events that nobody has seen to."""

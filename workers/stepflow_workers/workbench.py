@@ -10,6 +10,9 @@ from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.codes import Code
 from stepflow_broker.jobs import Lease, fail_attempt, release_jobs
 from stepflow_broker.keys import Keys
+from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.memo import Memo, read_memo
+from stepflow_engine.payloads import open_memo
 from stepflow_workers.held import HeldRun, HeldRuns
 from stepflow_workers.pauses import Pauses
 from stepflow_workers.performer import Performer
@@ -36,6 +39,7 @@ class Workbench:
         stopping: it takes no more jobs, and ends those at hand as soon as their steps allow.
         suspended: RQ is suspended: runs go back to their queues after the step at hand.
         finished_jobs, failed_jobs: how many were done, for RQ.
+        cipher: opens payloads, with the keys of all apps of this worker.
         job_queued: called when this worker has queued a job, which it may as well take itself.
         timer_set: called with the milliseconds until a timer that this worker has set is due.
     """
@@ -52,12 +56,13 @@ class Workbench:
     suspended: bool = False
     finished_jobs: int = 0
     failed_jobs: int = 0
+    cipher: Cipher = PLAIN
     job_queued: Callable[[], object] = int
     timer_set: Callable[[int], object] = int
 
     def __post_init__(self) -> None:
         self.held = HeldRuns(self.settings.cached_runs)
-        self.pauses = Pauses(self.broker, self.keys)
+        self.pauses = Pauses(self.broker, self.keys, self.cipher)
         self.performer = Performer(self.worker, backoff=self.settings.backoff)
 
     def accepted(self, held: HeldRun, code: Code) -> bool:
@@ -91,6 +96,14 @@ class Workbench:
         code = await self.broker.run(call)
         self.timer_set(delay_ms)
         return code
+
+    def read_memo(self, run_id: str, key: str, text: bytes) -> Memo:
+        """A stored memo, opened.
+
+        Raises:
+            DecryptionError: it cannot be opened.
+        """
+        return open_memo(self.cipher, run_id, key, read_memo(text))
 
     async def hand_back(self, leases: list[Lease]) -> None:
         """Return jobs to their queues, for any worker to take at once; those that are lost already are left alone."""

@@ -30,6 +30,7 @@ from stepflow_broker.connection import check_server, connect, safe_url, server_e
 from stepflow_broker.functions import register_functions
 from stepflow_broker.jobs import queue_lists
 from stepflow_broker.keys import Keys
+from stepflow_engine.cipher import PLAIN
 from stepflow_engine.errors import ConfigurationError, StepflowError
 from stepflow_engine.loop import end_tasks
 from stepflow_workers.crier import Crier
@@ -77,6 +78,7 @@ class StepWorker(BaseWorker):
                 f"app {names} has no functions: declare them with @app.function before it is served"
             )
         self.settings = settings
+        self.cipher = PLAIN.beside(*(app.producer.cipher for app in apps))
         self.keys = Keys()
         queues = settings.queues or tuple(dict.fromkeys(f.config.queue for f in self.functions.values()))
         self.lists = queue_lists(queues)
@@ -135,9 +137,9 @@ class StepWorker(BaseWorker):
         loop = asyncio.get_running_loop()
         broker = AsyncBroker(self.settings.redis_url, patience_s=_PATIENCE_S)
         slots = Slots(self.settings.concurrency)
-        bench = Workbench(broker, self.keys, self.name, self.settings, slots)
+        bench = Workbench(broker, self.keys, self.name, self.settings, slots, cipher=self.cipher)
         registry = Registry(broker, self.keys)
-        waker = Waker(broker, self.keys, self.name, bench.held)
+        waker = Waker(broker, self.keys, self.name, bench.held, self.cipher)
         lease_ms = self.settings.lease_ms
         keeper = Keeper(
             self.settings.redis_url,
@@ -148,7 +150,7 @@ class StepWorker(BaseWorker):
             lost=lambda jobs: _from_thread(loop, dispatcher.on_lost, jobs),
             beat=lambda: _from_thread(loop, keeper.beaten),
         )
-        router = Router(broker, self.keys, self.name, registry)
+        router = Router(broker, self.keys, self.name, registry, self.cipher)
         dispatcher = Dispatcher(
             bench,
             lists=self.lists,
@@ -185,6 +187,13 @@ class StepWorker(BaseWorker):
             return
         if int(pid) == self.pid or not is_running(int(pid)):
             self.connection.delete(self.key)
+
+    def handle_payload(self, message: Any) -> None:
+        """RQ's commands over pub/sub. One that is none is let go: RQ's thread would end with it, and hear no more."""
+        try:
+            super().handle_payload(message)  # type: ignore[no-untyped-call]
+        except Exception as error:  # noqa: BLE001  anybody may publish anything
+            _log.warning("message_not_understood", extra={"channel": "rq", "error": type(error).__name__})
 
     def _install_signal_handlers(self) -> None:
         """In place of RQ's."""

@@ -1,0 +1,141 @@
+"""The cipher: keeps payloads from those who can read the server, and opens them for those who have the keys.
+
+A sealed payload is JSON itself, ``{"$enc":"<key id>.<base64>"}``, so scripts put it together as any other. It is
+AES-256-GCM. Each place (a step of a run, the output of a run, an event) has a data key of its own, derived from the key
+and the place by HMAC, and is authenticated too: a payload that was moved to another place does not open there, and no
+data key is used often enough for its random nonces to meet.
+
+Data of a user's that looks like a sealed payload is stored as ``{"$enc":[…]}`` around it, and so is data again.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from stepflow_engine.codec import dumps, loads
+from stepflow_engine.errors import ConfigurationError, DecryptionError, KeyMissingError
+
+__all__ = ["KEY_BYTES", "MARK", "PLAIN", "Cipher", "Place", "is_sealed", "key_id"]
+
+KEY_BYTES = 32
+MARK = "$enc"
+"""The one key of a sealed payload."""
+Place = tuple[str, ...]
+"""Where a payload belongs: its kind, and the ids of what it is of."""
+_HEAD = b'{"%b":' % MARK.encode()
+_NONCE_BYTES = 12
+
+
+def key_id(key: bytes) -> str:
+    """What a key is called beside what it has sealed; it says nothing of the key."""
+    return hashlib.sha256(b"stepflow key id\0" + key).hexdigest()[:12]
+
+
+def is_sealed(value: Any) -> bool:
+    """Whether parsed JSON is a sealed payload, or one that only looks like it."""
+    return type(value) is dict and len(value) == 1 and MARK in value
+
+
+class Cipher:
+    """Seals with the first of its keys, and opens with all; without any, it only sees to what looks sealed.
+
+    Args:
+        keys: of 32 bytes each.
+    """
+
+    __slots__ = ("_first", "_keys")
+
+    def __init__(self, keys: Iterable[bytes] = ()) -> None:
+        self._keys = {key_id(key): key for key in keys}
+        self._first = next(iter(self._keys), "")
+
+    def __repr__(self) -> str:
+        return f"Cipher({', '.join(self._keys)})"
+
+    @property
+    def seals(self) -> bool:
+        """Whether it has a key."""
+        return bool(self._first)
+
+    def beside(self, *others: Cipher) -> Cipher:
+        """A cipher that opens what these open as well."""
+        return Cipher(key for cipher in (self, *others) for key in cipher._keys.values())
+
+    def seal(self, text: bytes, place: Place) -> bytes:
+        """The JSON text to be stored of a payload, which is JSON text."""
+        if not self._first:
+            return _HEAD + b"[" + text + b"]}" if text.startswith(_HEAD) else text
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = _aead(self._keys[self._first], place).encrypt(nonce, text, dumps(place))
+        return b'%b"%b.%b"}' % (_HEAD, self._first.encode(), base64.b64encode(nonce + sealed))
+
+    def open(self, value: Any, *places: Place) -> Any:
+        """The payload that was stored as this parsed JSON.
+
+        Args:
+            value: what was stored; a payload that is not sealed is given back.
+            places: where it may belong; more than one, when what is stored does not say.
+
+        Raises:
+            KeyMissingError: this process has not the key.
+            DecryptionError: it belongs elsewhere, or was altered.
+        """
+        if not is_sealed(value):
+            return value
+        match value[MARK]:
+            case [plain]:
+                return plain
+            case str(sealed):
+                return loads(self._open(sealed, places))
+            case _:
+                raise DecryptionError(_altered(places, "it has not the form of one"))
+
+    def _open(self, sealed: str, places: tuple[Place, ...]) -> bytes:
+        name, _, coded = sealed.partition(".")
+        key = self._keys.get(name)
+        if key is None:
+            raise KeyMissingError(name, _what(places))
+        try:
+            content = base64.b64decode(coded.encode("ascii", "replace"), validate=True)
+        except binascii.Error:
+            raise DecryptionError(_altered(places, "it is not base64"), key_id=name) from None
+        from cryptography.exceptions import InvalidTag
+
+        for place in places:
+            try:
+                text: bytes = _aead(key, place).decrypt(content[:_NONCE_BYTES], content[_NONCE_BYTES:], dumps(place))
+                return text
+            except (InvalidTag, ValueError):
+                continue
+        raise DecryptionError(_altered(places, "it belongs elsewhere, or was altered"), key_id=name)
+
+
+def _aead(key: bytes, place: Place) -> Any:
+    """AES-GCM with the data key of a place."""
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError:
+        raise ConfigurationError(
+            "encryption needs the package cryptography, which is not installed: pip install 'stepflow[encryption]'"
+        ) from None
+    return AESGCM(hmac.digest(key, b"stepflow payload\0" + dumps(place), "sha256"))
+
+
+def _what(places: tuple[Place, ...]) -> str:
+    """A place in words; its ids are cut, for an event's may be long."""
+    kind, *ids = places[0] if places else ("payload",)
+    return " ".join([kind, *(repr(one[:100]) for one in ids)])
+
+
+def _altered(places: tuple[Place, ...], why: str) -> str:
+    return f"the encrypted payload of {_what(places)} cannot be opened: {why}; nothing was made of it"
+
+
+PLAIN = Cipher()
+"""The cipher of those who have no keys."""
