@@ -205,6 +205,16 @@ def test_a_clock_that_is_set_back_puts_no_job_off_for_longer_than_half_a_lease(d
     assert lease.job in driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms))
 
 
+def test_a_clock_that_is_set_ahead_and_far_back_takes_no_lease_that_is_not_over(driver: Driver) -> None:
+    lease, _ = run_and_step(driver)
+    driver.reclaim()
+    driver.advance(60_000)
+    driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms))
+    driver.advance(-120_000)
+    driver.extend(lease)
+    assert lease.job not in driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms))
+
+
 def test_a_lease_that_was_over_at_the_last_look_is_reclaimed_however_long_ago_that_was(driver: Driver) -> None:
     """Workers that only come now and then, each for a moment, take over from one another."""
     lease = driver.started()

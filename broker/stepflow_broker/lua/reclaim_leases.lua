@@ -15,7 +15,7 @@ if looked and now - looked > GAP_MS then before, until_ms = looked, now + grace_
 until_ms = math.min(until_ms, now + grace_ms) -- the clock may have been set back
 redis.call('SET', KEYS[2], now .. ' ' .. before .. ' ' .. until_ms)
 if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
-local over = now < until_ms and before or now
+local over = now < until_ms and math.min(before, now) or now
 
 -- who died with a job, and when; a line for each
 local function note_death(hash, field, owner)
