@@ -62,7 +62,8 @@ def test_two_of_a_key_never_overlap_and_all_are_done_while_workers_are_killed(
             f"{cut_off} were cut off, {crew.reclaimed()} leases ran out, {len(found)} overlaps"
         )
     assert not found, f"two of a key at once: {found[:3]}"
-    assert cut_off, "no kill interrupted an execution"
+    assert crew.deaths, "no worker was killed"
+    assert cut_off or not long, "no kill interrupted an execution"
     ended = {effect.run_id for effect in effects.effects(END)}
     assert ended == set(starts.runs())
     statuses = producer.producer.broker.run_all([read_status(KEYS, run) for run in starts.runs()])

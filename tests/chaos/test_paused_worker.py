@@ -172,7 +172,9 @@ def test_no_secret_of_the_url_is_among_the_words_of_the_deputys_command(
 ) -> None:
     worker = start_worker(APP)
     until(lambda: " worker_started " in worker.log.read_text())
-    assert url.encode() not in Path(f"/proc/{deputy_of(worker)}/cmdline").read_bytes()
+    words = Path(f"/proc/{deputy_of(worker)}/cmdline")
+    until(lambda: b"deputy_process" in words.read_bytes(), what="the deputy's own command, after its fork")
+    assert url.encode() not in words.read_bytes()
 
 
 def test_a_process_is_stopped_or_it_is_not() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -193,6 +194,7 @@ def test_a_parent_waits_until_its_worker_has_the_key_of_its_child(url: str, clie
 def test_a_key_of_an_encrypted_event_can_be_paused(url: str, client, run_worker) -> None:
     app = vault(url, KEY)
     steps: list[int] = []
+    heard = threading.Event()
 
     @app.function("per-shop", concurrency=Concurrency(5, key="event.data.shop"))
     async def per_shop(ctx: Context) -> None:
@@ -202,9 +204,11 @@ def test_a_key_of_an_encrypted_event_can_be_paused(url: str, client, run_worker)
     def pause() -> None:
         app.pause(key="vault/per-shop:event.data.shop=17")
         until(lambda: worker.worker._bench.pauses._pauses, what="the worker's hearing of it")
+        heard.set()
 
     worker = run_worker(app)
     run = app.start(per_shop, {"shop": 17})
+    assert heard.wait(30), "the worker has not heard of the pause"
     until(lambda: run.explain().kind == "paused", what="the pause")
     assert steps == []
     app.resume(key="vault/per-shop:event.data.shop=17")
