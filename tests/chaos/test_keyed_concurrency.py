@@ -45,8 +45,8 @@ def test_two_of_a_key_never_overlap_and_all_are_done_while_workers_are_killed(
     url: str, client: redis.Redis, tmp_path: Path, long: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = random.randrange(1_000_000)
-    count, seconds, size, slots = (5_000, 0.05, 3, 4) if long else (300, 0.1, 2, 16)
-    every_s, within_s, most = (2.0, 1500, 1_000) if long else (0.5, 60, 4)
+    count, seconds, size, slots = (5_000, 0.05, 3, 4) if long else (600, 0.25, 2, 16)
+    every_s, within_s, most = (2.0, 1500, 1_000) if long else (0.4, 60, 4)
     starts, effects = StartLedger(tmp_path / "starts"), EffectLedger(tmp_path / "effects")
     producer = Stepflow("chaos", redis_url=url)
     with Crew(url, APP, folder=tmp_path, size=size, seed=seed, concurrency=slots) as crew:
