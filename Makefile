@@ -19,14 +19,14 @@ demo: $(VENV)/.installed ## count the standard library with a server and two wor
 demo-kill: $(VENV)/.installed ## the same, and one of the workers is killed half-way
 	@$(BIN)/python -m examples.census.demo --kill
 
-test: $(VENV)/.installed-dev ## all tests, two files at a time, each beside a server of its own
-	$(BIN)/pytest -n 2 --dist loadfile
+test: $(VENV)/.installed-dev ## all tests, three files at a time, each beside a server of its own
+	$(BIN)/pytest -n 3 --dist loadfile
 
 test-unsticky: $(VENV)/.installed-dev ## the tests of workers, with runs that go back to their queue after each step
 	$(BIN)/pytest tests/integration tests/chaos --sticky 0
 
 test-acl: $(VENV)/.installed-dev ## the integration tests on a server with users, each process with its role's rights alone
-	$(BIN)/pytest $(ACL_TESTS) --acl -n 2 --dist loadfile
+	$(BIN)/pytest $(ACL_TESTS) --acl -n 3 --dist loadfile
 
 check: $(VENV)/.installed-dev ## format, lint, types, imports, unit tests
 	$(BIN)/ruff format --check .
