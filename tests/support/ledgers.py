@@ -16,11 +16,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["BEGIN", "END", "RAN", "Effect", "EffectLedger", "StartLedger"]
+__all__ = ["BEGIN", "END", "RAN", "Effect", "EffectLedger", "StartLedger", "whole_lines"]
 
 RAN = "ran"
 BEGIN = "begin"
 END = "end"
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a ledger, none if there is no file yet; without one that another process is writing just now."""
+    written = path.read_text() if path.exists() else ""
+    return written[: written.rfind("\n") + 1].splitlines()
 
 
 class StartLedger:
@@ -37,7 +43,7 @@ class StartLedger:
 
     def runs(self) -> list[str]:
         """The runs, in the order of their acknowledgement."""
-        return self.path.read_text().splitlines() if self.path.exists() else []
+        return whole_lines(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +93,7 @@ class EffectLedger:
 
     def effects(self, mark: str | None = None) -> list[Effect]:
         """The lines in the order of their writing, all of them or those of one mark."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        effects = [Effect(*json.loads(line)) for line in lines]
+        effects = [Effect(*json.loads(line)) for line in whole_lines(self.path)]
         return effects if mark is None else [effect for effect in effects if effect.mark == mark]
 
     def executions(self) -> Counter[tuple[str, str]]:

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from stepflow import Context, Stepflow, SyncContext
+from tests.support.ledgers import whole_lines
 
 app = Stepflow("ledger")
 
@@ -23,7 +24,7 @@ def note(path: str, line: str) -> None:
 
 def count(path: Path) -> Counter[str]:
     """How often each line was written."""
-    return Counter(path.read_text().splitlines()) if path.exists() else Counter()
+    return Counter(whole_lines(path))
 
 
 async def _step(path: str, name: str, gate: str = "") -> int:
