@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,11 @@ class ClusterNode(EmbeddedServer):
     def owners(self) -> dict[tuple[int, int], int]:
         """First and last slot of each range → the port of the primary that has it, as this node knows."""
         return {(first, last): primary[1] for first, last, primary, *_ in self.cluster("SLOTS")}
+
+    def epochs(self) -> dict[str, str]:
+        """The primaries' names → the epochs of what they say of their slots, as this node knows."""
+        nodes = self.cluster("NODES").values()
+        return {node["node_id"]: node["epoch"] for node in nodes if "master" in node["flags"] and node["slots"]}
 
     def followers(self) -> set[int]:
         """The ports of all replicas that have slots, as this node knows."""
@@ -137,7 +143,7 @@ class LocalCluster:
 
     def _ranges(self) -> list[tuple[int, int]]:
         edges = [SLOTS * n // len(self._first) for n in range(len(self._first) + 1)]
-        return [(first, after - 1) for first, after in zip(edges, edges[1:], strict=False)]
+        return [(first, after - 1) for first, after in itertools.pairwise(edges)]
 
     def stop(self) -> None:
         """End all nodes."""
@@ -188,7 +194,11 @@ class LocalCluster:
         return next(node for node in self.nodes if node.port == port)
 
     def await_agreement(self) -> None:
-        """Wait until all nodes that run say the same of every slot, know who follows, and find the cluster well."""
+        """Wait until all nodes that run say the same of every slot, know who follows, and find the cluster well.
+
+        They must agree on epochs too: a primary that takes over a slot, and does not know the latest epoch, is told by
+        what another said before that it does not have the slot, and deletes the slot's keys.
+        """
         until(self._do_agree, seconds=_AGREED_S, what="the nodes' agreement")
 
     def _do_agree(self) -> bool:
@@ -200,6 +210,7 @@ class LocalCluster:
         followers = {node.port for node in running} - primaries
         return (
             all(view == views[0] for view in views)
+            and all(node.epochs() == running[0].epochs() for node in running)
             and primaries <= {node.port for node in running}
             and all(followers <= node.followers() for node in running)
             and all(node.is_replica for node in running if node.port in followers)
@@ -237,19 +248,26 @@ class LocalCluster:
 
     # -- moves -------------------------------------------------------------------
 
-    def migrate_slot(self, slot: int, to: ClusterNode, *, half_way: Callable[[], object] | None = None) -> None:
+    def migrate_slot(self, slot: int, to: ClusterNode) -> None:
+        """Move a slot to another primary."""
+        with self.moving_slot(slot, to):
+            pass
+
+    @contextlib.contextmanager
+    def moving_slot(self, slot: int, to: ClusterNode) -> Iterator[ClusterNode]:
         """Move a slot to another primary, key by key, as an operator's tool does it.
 
-        Args:
-            half_way: called when the slot is on its way, and half of its keys have been moved.
+        What is within the context happens half-way: the slot is on its way, and half of its keys have been moved.
+
+        Returns:
+            The primary that it comes from.
         """
         source = self.owner(slot)
         assert source is not to, f"slot {slot} is there already"
         to.cluster("SETSLOT", slot, "IMPORTING", source.id)
         source.cluster("SETSLOT", slot, "MIGRATING", to.id)
-        if half_way is not None:
-            _move_keys(source, slot, to, source.cluster("COUNTKEYSINSLOT", slot) // 2)
-            half_way()
+        _move_keys(source, slot, to, source.cluster("COUNTKEYSINSLOT", slot) // 2)
+        yield source
         while _move_keys(source, slot, to, _BATCH):
             pass
         others = [node for node in self.primaries() if node not in (to, source)]
