@@ -1,54 +1,25 @@
-"""The asyncio broker: calls that are made in the same turn of the loop leave as one write."""
+"""The asyncio broker: calls that are made in the same turn of the loop leave as one write to each server."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
 import redis.asyncio
-from hiredis import pack_command
-from redis import exceptions
 
-from stepflow_broker.call import Call, command
-from stepflow_broker.connection import connect_async, is_misled, server_error
-from stepflow_broker.patience import is_passing, pause_s
-from stepflow_broker.wire import Wire, outside
-from stepflow_engine.errors import StepflowError
+from stepflow_broker.async_link import AsyncLink
+from stepflow_broker.call import Call
+from stepflow_broker.keys import Keys, slot_of
+from stepflow_broker.server_url import read_url
 
 __all__ = ["AsyncBroker"]
 
 T = TypeVar("T")
 
 
-class _Request(Generic[T]):
-    """A call that was made, and the future of its answer.
-
-    Attributes:
-        packed: the command as it is sent.
-        give_up_at: when to stop trying again, in the loop's time; 0.0: it has not failed yet.
-        refusals: how often the server has refused it.
-    """
-
-    __slots__ = ("call", "future", "give_up_at", "packed", "refusals")
-
-    def __init__(self, call: Call[T], future: asyncio.Future[T]) -> None:
-        self.call = call
-        self.future = future
-        self.packed = pack_command(call.words)  # type: ignore[arg-type]  # its stub knows tuples of one word only
-        self.give_up_at = 0.0
-        self.refusals = 0
-
-
 class AsyncBroker:
-    """Sends calls to one server, from one event loop.
-
-    What is submitted in one turn of the loop is one write; the next write does not wait for its replies. So the
-    server works on one part of the calls while this process works on another.
-
-    What the server refuses for a time, or may not have got, is sent again in the order in which it was submitted. A
-    call that must not be executed without another is submitted after the other's answer.
+    """Sends calls to the server, or, on a cluster, to the node that has a call's keys. For one event loop.
 
     Args:
         url: the server's.
@@ -57,22 +28,19 @@ class AsyncBroker:
 
     def __init__(self, url: str, *, patience_s: float = 3.0) -> None:
         self.url = url
-        self.client: redis.asyncio.Redis = connect_async(url)
         self._patience_s = patience_s
-        self._wire: Wire[_Request[Any]] | None = None
-        self._waiting: list[_Request[Any]] = []
-        self._flush_set = False
-        self._connecting: asyncio.Task[None] | None = None
-        self._connect_at = 0.0
-        self._vain_connections = 0
-        self._put_off: list[_Request[Any]] = []
+        self._links: dict[int, AsyncLink] = {}
+        self._only = None if read_url(url).is_of_cluster else AsyncLink(url, patience_s=patience_s)
+
+    def client(self, keys: Keys) -> redis.asyncio.Redis:
+        """The client of the server that has a partition, for what is no call."""
+        return self._link(keys.partition).client
 
     def submit(self, call: Call[T]) -> asyncio.Future[T]:
         """Send a call with the others of this turn; the future is given its answer, or the error that `run` raises."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._send(_Request(call, future))
-        return future
+        if self._only is not None:
+            return self._only.submit(call)
+        return self._link(call.place).submit(call)
 
     async def run(self, call: Call[T]) -> T:
         """Send one call and return its answer.
@@ -88,113 +56,15 @@ class AsyncBroker:
         """Send several calls and return their answers."""
         return await asyncio.gather(*[self.submit(call) for call in calls])
 
+    def _link(self, place: str) -> AsyncLink:
+        if self._only is not None:
+            return self._only
+        slot = slot_of(place)
+        if slot not in self._links:
+            self._links[slot] = AsyncLink(self.url, patience_s=self._patience_s, slot=slot)
+        return self._links[slot]
+
     async def close(self) -> None:
         """Send what is waiting, then close the connections."""
-        if self._waiting or self._wire is not None:
-            with contextlib.suppress(StepflowError):
-                await self.run(command(bytes, "PING"))  # its reply comes after all others
-        if self._wire is not None:
-            self._wire.close()
-        await self.client.aclose()
-
-    # -- sending -----------------------------------------------------------------
-
-    def _send(self, request: _Request[Any]) -> None:
-        """Write at once what comes alone, as the steps of a single run do; otherwise with the others of this turn."""
-        self._waiting.append(request)
-        if self._flush_set:
-            return
-        if self._wire is not None and self._wire.is_idle:
-            self._flush()
-        else:
-            self._flush_set = True
-            asyncio.get_running_loop().call_soon(self._flush, context=outside())
-
-    def _flush(self) -> None:
-        """Write all that waits."""
-        self._flush_set = False
-        if self._wire is None:
-            if self._connecting is None:
-                self._connecting = asyncio.get_running_loop().create_task(self._connect(), context=outside())
-            return
-        requests, self._waiting = self._waiting, []
-        self._wire.send(b"".join([request.packed for request in requests]), requests)
-
-    async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while self._waiting:
-                await asyncio.sleep(self._connect_at - loop.time())
-                wire = Wire(self._heard, self._lost)
-                try:
-                    await wire.open(self.client)
-                except (exceptions.RedisError, OSError, TimeoutError) as error:
-                    self._connected_in_vain()
-                    self._waiting = [request for request in self._waiting if self._is_kept(request, error)]
-                else:
-                    self._wire = wire
-                    self._flush()
-                    return
-        finally:
-            self._connecting = None
-
-    def _connected_in_vain(self) -> None:
-        """Pause before the next connection."""
-        self._vain_connections += 1
-        self._connect_at = asyncio.get_running_loop().time() + pause_s(self._vain_connections)
-
-    # -- hearing -----------------------------------------------------------------
-
-    def _heard(self, request: _Request[Any], reply: Any) -> None:
-        future = request.future
-        if future.done():
-            return
-        if isinstance(reply, Exception):
-            self._refused(request, reply)
-            return
-        try:
-            future.set_result(request.call.answer(reply))
-        except StepflowError as error:  # a reply that cannot be read is its caller's error, and no other's
-            future.set_exception(error)
-
-    def _refused(self, request: _Request[Any], error: Exception) -> None:
-        """The server answered with an error."""
-        if isinstance(error, exceptions.NoScriptError):
-            request.packed = pack_command(request.call.with_source())  # type: ignore[arg-type]
-            self._send(request)
-            return
-        if is_misled(error) and self._wire is not None:
-            self._wire.close()  # the next one may lead to the primary
-        if self._is_kept(request, error):
-            request.refusals += 1
-            if not self._put_off:
-                delay_s = pause_s(request.refusals)
-                outside().run(asyncio.get_running_loop().call_later, delay_s, self._send_put_off)
-            self._put_off.append(request)
-
-    def _send_put_off(self) -> None:
-        """Send again, before all that waits, what the server has refused for a time."""
-        self._waiting[:0], self._put_off = self._put_off, []
-        self._flush()
-
-    def _lost(self, requests: list[_Request[Any]], error: Exception) -> None:
-        """The connection is gone; whether these were executed is not known, and they may all be sent twice."""
-        if self._wire is not None and self._wire.was_answered:
-            self._vain_connections = 0
-        else:  # it accepts, and hangs up
-            self._connected_in_vain()
-        self._wire = None
-        self._waiting[:0] = [request for request in requests if self._is_kept(request, error)]
-        if self._waiting:
-            self._flush()
-
-    def _is_kept(self, request: _Request[Any], error: Exception) -> bool:
-        """Whether a request that failed is worth another try; if not, its caller is told."""
-        now = asyncio.get_running_loop().time()
-        request.give_up_at = request.give_up_at or now + self._patience_s
-        if request.future.done():
-            return False
-        if is_passing(error) and now < request.give_up_at:
-            return True
-        request.future.set_exception(server_error(error, self.url, request.call.action))
-        return False
+        links = [self._only] if self._only is not None else list(self._links.values())
+        await asyncio.gather(*[link.close() for link in links])

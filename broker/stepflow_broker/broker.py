@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+import threading
+from collections.abc import Sequence
+from typing import TypeVar
 
 import redis
-from hiredis import pack_command
-from redis import exceptions
 
-from stepflow_broker.call import Call
-from stepflow_broker.connection import connect, is_misled, is_refused_right, server_error
-from stepflow_broker.patience import is_passing, pause_s
+from stepflow_broker.call import Call, calls_by_place
+from stepflow_broker.keys import Keys, slot_of
+from stepflow_broker.link import Link
+from stepflow_broker.server_url import read_url
 
 __all__ = ["Broker"]
 
@@ -21,7 +19,7 @@ T = TypeVar("T")
 
 
 class Broker:
-    """Sends calls to one server. May be used from several threads.
+    """Sends calls to the server, or, on a cluster, to the node that has a call's keys. For several threads.
 
     Args:
         url: the server's.
@@ -30,8 +28,14 @@ class Broker:
 
     def __init__(self, url: str, *, patience_s: float = 3.0) -> None:
         self.url = url
-        self.client: redis.Redis = connect(url)
         self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._links: dict[int, Link] = {}
+        self._only = None if read_url(url).is_of_cluster else Link(url, patience_s=patience_s)
+
+    def client(self, keys: Keys) -> redis.Redis:
+        """The client of the server that has a partition, for what is no call."""
+        return self._link(keys.partition).client
 
     def run(self, call: Call[T]) -> T:
         """Send one call and return its answer.
@@ -44,61 +48,35 @@ class Broker:
         return self.run_all([call])[0]
 
     def run_all(self, calls: Sequence[Call[T]], *, as_one: bool = False) -> list[T]:
-        """Send several calls in one round trip and return their answers.
+        """Send several calls, those to one server in one round trip, and return their answers.
 
         Args:
-            as_one: the last calls speak for those before them: when one is to be sent again, all are.
+            as_one: the last calls speak for those before them, all of one partition: when one is to be sent again, all
+                are.
 
         Raises:
             ServerError: as `run`; every call may or may not have been executed, and can be sent again.
         """
-        deadline = time.monotonic() + self._patience_s
-        for tries in itertools.count(1):
-            try:
-                return self._once(calls, as_one)
-            except (exceptions.RedisError, OSError) as error:
-                if is_misled(error):
-                    self.client.connection_pool.disconnect(inuse_connections=False)
-                wait_s = pause_s(tries)
-                if not is_passing(error) or time.monotonic() + wait_s > deadline:
-                    raise server_error(error, self.url) from None
-                time.sleep(wait_s)
-        raise AssertionError("unreachable")
+        if self._only is not None:
+            return self._only.run_all(calls, as_one=as_one)
+        if as_one:
+            return self._link(calls[0].place).run_all(calls, as_one=True)
+        answers: dict[int, T] = {}
+        for place, at in calls_by_place(calls).items():
+            answers.update(zip(at, self._link(place).run_all([calls[n] for n in at]), strict=True))
+        return [answers[n] for n in range(len(calls))]
 
-    def _once(self, calls: Sequence[Call[T]], as_one: bool) -> list[T]:
-        replies = self._send(call.words for call in calls)
-        unknown = {n for n, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)}
-        if unknown:
-            again = range(len(calls)) if as_one else sorted(unknown)
-            resent = self._send(calls[n].with_source() if n in unknown else calls[n].words for n in again)
-            for n, reply in zip(again, resent, strict=True):
-                replies[n] = reply
-        for call, reply in zip(calls, replies, strict=True):
-            if isinstance(reply, Exception):
-                raise server_error(reply, self.url, call.action) if is_refused_right(reply) else reply
-        return [call.answer(reply) for call, reply in zip(calls, replies, strict=True)]
-
-    def _send(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Write all commands, then read all replies as they are; an error reply is an exception in the list."""
-        pool = self.client.connection_pool
-        connection = pool.get_connection()
-        try:
-            packed = [pack_command(words) for words in commands]
-            connection.send_packed_command([b"".join(packed)])
-            return [self._read(connection) for _ in packed]
-        except BaseException:
-            connection.disconnect()  # replies may be left on it
-            raise
-        finally:
-            pool.release(connection)
-
-    @staticmethod
-    def _read(connection: Any) -> Any:
-        try:
-            return connection.read_response(disable_decoding=True)
-        except exceptions.ResponseError as error:
-            return error
+    def _link(self, place: str) -> Link:
+        if self._only is not None:
+            return self._only
+        slot = slot_of(place)
+        with self._lock:
+            if slot not in self._links:
+                self._links[slot] = Link(self.url, patience_s=self._patience_s, slot=slot)
+            return self._links[slot]
 
     def close(self) -> None:
         """Close the connections."""
-        self.client.close()
+        for link in [self._only, *self._links.values()]:
+            if link is not None:
+                link.close()

@@ -6,19 +6,20 @@ and awaits. Nothing else differs between the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from stepflow_broker.keys import MOVING, place_of
 from stepflow_broker.scripts import Script, script
 from stepflow_engine.errors import StepflowError, UnreadableError
 
-__all__ = ["Call", "Word", "command", "run_script"]
+__all__ = ["Call", "Word", "calls_by_place", "command", "run_script"]
 
 T = TypeVar("T")
 Word = str | bytes | int | float
 _CONTAINERS = frozenset({"CLIENT", "CONFIG", "SCRIPT", "XGROUP", "XINFO"})
-_KEYLESS = frozenset({"INFO", "PING", "SCAN", "WAIT", "XREADGROUP"})
+_KEYLESS = frozenset({"CLIENT", "CONFIG", "INFO", "PING", "SCAN", "SCRIPT", "WAIT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,19 @@ class Call(Generic[T]):
         first, second = [*map(str, self.words[:2]), ""][:2]
         if first in _CONTAINERS:
             return f"{first}|{second}".lower()
-        return f"{first.lower()} {second}" if second and first not in _KEYLESS else first.lower()
+        return f"{first.lower()} {second}" if second and first not in (*_KEYLESS, "XREADGROUP") else first.lower()
+
+    @property
+    def place(self) -> str:
+        """What decides which node of a cluster has its keys: their partition's tag, or a key; ``""``: it has none."""
+        if self.script is not None:
+            return place_of(str(self.words[3]))
+        first = str(self.words[0])
+        if first == "XREADGROUP":
+            return place_of(str(self.words[self.words.index("STREAMS") + 1]))
+        if first in _KEYLESS:
+            return ""
+        return place_of(str(self.words[2 if first in _CONTAINERS else 1])) if len(self.words) > 1 else ""
 
     def with_source(self) -> tuple[Word, ...]:
         """The command with the script's source, for a server that does not know the script."""
@@ -72,6 +85,21 @@ def command(read: Callable[[Any], T], *words: Word) -> Call[T]:
 
 
 def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args: Word) -> Call[T]:
-    """A transition. Every script may be sent twice: the second time changes nothing."""
+    """A transition. Every script may be sent twice: the second time changes nothing.
+
+    In a partition it declares a key that nobody ever writes. While the partition's slot moves to another node of a
+    cluster, the server refuses a request that names a key which is not there, before it does anything; so the partition
+    stands still, and no script fails half-way at a key that it makes.
+    """
     source = script(name)
+    if keys[0].startswith("{"):
+        keys = (*keys, place_of(keys[0]) + MOVING)
     return Call(("EVALSHA", source.sha, len(keys), *keys, *args), read, source)
+
+
+def calls_by_place(calls: Sequence[Call[Any]]) -> dict[str, list[int]]:
+    """The positions of calls, by their places."""
+    found: dict[str, list[int]] = {}
+    for n, call in enumerate(calls):
+        found.setdefault(call.place, []).append(n)
+    return found

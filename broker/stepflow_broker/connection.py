@@ -14,6 +14,13 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from stepflow_broker.cluster import (
+    NodeAwayError,
+    NotInClusterError,
+    cluster_client,
+    cluster_client_async,
+    whole_cluster,
+)
 from stepflow_broker.roles import roles_that_may
 from stepflow_broker.sentinel import PrimaryAwayError, UnknownPrimaryError, sentinel_client, sentinel_client_async
 from stepflow_broker.server_url import ServerUrl, bad_url, read_url, safe_url, user_of
@@ -24,7 +31,9 @@ __all__ = [
     "DEFAULT_URL",
     "check_server",
     "connect",
+    "connect_all",
     "connect_async",
+    "infos",
     "is_misled",
     "is_refused_right",
     "is_transient",
@@ -43,9 +52,17 @@ _TRANSIENT_ERRORS = (
     exceptions.TimeoutError,
     exceptions.ReadOnlyError,
     exceptions.TryAgainError,
+    exceptions.AskError,
     exceptions.ClusterDownError,  # also MASTERDOWN
     OSError,
     TimeoutError,
+)
+_MISLED = (
+    exceptions.ReadOnlyError,
+    exceptions.MasterDownError,  # also MOVED's and CLUSTERDOWN's class
+    exceptions.MovedError,
+    exceptions.ClusterDownError,
+    exceptions.BusyLoadingError,
 )
 _REFUSED_RIGHT = ("NOPERM", "ACL failure in script", "The user executing the script can't")
 _TRANSIENT_WORDS = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
@@ -70,8 +87,11 @@ def _keepalive() -> dict[str, Any]:
     return {"socket_keepalive": True, "socket_keepalive_options": known}
 
 
-def connect(url: str, **options: Any) -> redis.Redis:
+def connect(url: str, *, slot: int = 0, **options: Any) -> redis.Redis:
     """A blocking client.
+
+    Args:
+        slot: of a cluster; the client's server is the node that has it.
 
     Raises:
         ConfigurationError: the URL cannot be one of a server.
@@ -79,6 +99,8 @@ def connect(url: str, **options: Any) -> redis.Redis:
     given = read_url(url)
     try:
         options = {**_options(given, Retry(NoBackoff(), 0)), **options}
+        if given.is_of_cluster:
+            return _checked(cluster_client(given.text, options, slot))
         if given.is_of_sentinels:
             return _checked(sentinel_client(given.text, options))
         return _checked(redis.Redis.from_url(given.text, **options))
@@ -86,20 +108,44 @@ def connect(url: str, **options: Any) -> redis.Redis:
         raise bad_url(url, str(error)) from None
 
 
-def connect_async(url: str, **options: Any) -> redis.asyncio.Redis:
-    """A client for asyncio.
-
-    Raises:
-        ConfigurationError: the URL cannot be one of a server.
-    """
+def connect_async(url: str, *, slot: int = 0, **options: Any) -> redis.asyncio.Redis:
+    """As `connect`, for asyncio."""
     given = read_url(url)
     try:
         options = {**_options(given, AsyncRetry(NoBackoff(), 0)), **options}
+        if given.is_of_cluster:
+            return _checked(cluster_client_async(given.text, options, slot))
         if given.is_of_sentinels:
             return _checked(sentinel_client_async(given.text, options))
         return _checked(redis.asyncio.Redis.from_url(given.text, **options))
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise bad_url(url, str(error)) from None
+
+
+def connect_all(url: str) -> Any:
+    """A blocking client, of a cluster one of all its nodes: redis-py's own, for what is in no partition.
+
+    Raises:
+        ConfigurationError: the URL cannot be one of a server.
+        ServerError: the cluster does not answer.
+    """
+    given = read_url(url)
+    if not given.is_of_cluster:
+        return connect(url)
+    try:
+        return whole_cluster(given.text, _options(given, Retry(NoBackoff(), 0)))
+    except (exceptions.RedisError, OSError) as error:
+        raise server_error(error, url, "cluster slots") from None
+    except (ValueError, TypeError) as error:
+        raise bad_url(url, str(error)) from None
+
+
+def infos(client: Any) -> list[Mapping[str, Any]]:
+    """``INFO`` of a server, or of each primary of a cluster."""
+    if isinstance(client, redis.RedisCluster):
+        found: Any = client.info(target_nodes=redis.RedisCluster.PRIMARIES)
+        return list(found.values()) if all(isinstance(one, dict) for one in found.values()) else [found]
+    return [client.info()]
 
 
 def _checked(client: C) -> C:
@@ -119,8 +165,11 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_misled(error: BaseException) -> bool:
-    """Whether a server answers that is not the primary, or not yet: a new connection may lead to the one that is."""
-    if isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError | exceptions.BusyLoadingError):
+    """Whether a server answers that is not the primary, or not yet: a new connection may lead to the one that is.
+
+    Of a cluster: a node that has the slot no longer (MOVED), or is cut off.
+    """
+    if isinstance(error, _MISLED):
         return True
     return "-READONLY " in str(error)  # in a script, before Redis 7
 
@@ -141,6 +190,10 @@ def server_error(error: BaseException, url: str, action: str = "") -> Exception:
             return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
         case UnknownPrimaryError():
             return ConfigurationError(f"{where} names no primary ({text}): correct redis_url")
+        case NotInClusterError():
+            return ConfigurationError(f"{where}: {text}: write redis://… for a single server")
+        case NodeAwayError():
+            return ServerError(f"no node of {where} can be asked ({text}): is the cluster running?")
         case PrimaryAwayError():
             return ServerError(
                 f"no primary is found by {where} ({text}): are the sentinels running, or is a fail-over under way?"

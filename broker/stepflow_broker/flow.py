@@ -141,6 +141,18 @@ class FlowConfig:
         if self.priority:
             yield "set", "priority_ms", _priority_ms(value_of(self.priority, event)), 0, 0
 
+    def home(self, name: str, app: str) -> str:
+        """What the runs are counted with: the function, its app (``app/``), everything (``/``); ``""``: nothing.
+
+        All that is counted together has to be in one partition.
+        """
+        scopes = {one.scope for one in self.concurrency}
+        if "global" in scopes:
+            return "/"
+        if "app" in scopes:
+            return f"{app}/"
+        return name if scopes or self.idempotency or any(getattr(self, part) for part in _PARTS) else ""
+
     def _gates(self, name: str, app: str, event: dict[str, Any]) -> bytes:
         """Each gate as its limit, the length of its name in bytes, and its name."""
         named = [(one.limit, gate.encode()) for one, gate in self.gates(name, app, event)]

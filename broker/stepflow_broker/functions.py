@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from stepflow_broker.bounds import BoundsConfig
@@ -13,6 +14,7 @@ from stepflow_broker.keys import Keys
 from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import ConfigurationError, EventError
+from stepflow_engine.ids import place_for
 from stepflow_engine.payloads import open_event, read_event
 
 __all__ = [
@@ -93,6 +95,11 @@ class FunctionConfig:
         return f"{self.app}/{self.id}"
 
     @property
+    def home(self) -> str:
+        """The place of all its runs, as the first digits of their ids; ``""``: they may live anywhere."""
+        return _home(self.flow, self.name, self.app) if self.flow else ""
+
+    @property
     def rate_limit(self) -> RateConfig | None:
         """Its rate limit, if it has one."""
         return self.flow.rate_limit if self.flow else None
@@ -157,10 +164,30 @@ class FunctionConfig:
         return (len(found), *[word for rule in found for word in rule])
 
 
+@lru_cache
+def _home(flow: FlowConfig, name: str, app: str) -> str:
+    home = flow.home(name, app)
+    return place_for(home) if home else ""
+
+
 def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Call[int]:
     """Make functions known; the answer is the registry's version."""
     words = [word for config in configs for word in (config.name, config.to_json())]
     return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION")), *words)
+
+
+def check_homes(keys: Keys, configs: Iterable[FunctionConfig]) -> None:
+    """Refuse functions that are counted both with their app and with everything, which may not be in one partition.
+
+    Raises:
+        ConfigurationError: one is.
+    """
+    for config in configs if len(keys.all) > 1 else ():
+        if config.flow and {"app", "global"} <= {one.scope for one in config.flow.concurrency}:
+            raise ConfigurationError(
+                f"function {config.name} has concurrency of scope 'app' and of scope 'global': on a server whose keys "
+                "are divided into partitions one function can have one of them"
+            )
 
 
 def read_functions(keys: Keys) -> Call[list[FunctionConfig]]:
@@ -182,7 +209,7 @@ def _try_to_read(text: bytes) -> FunctionConfig | None:
 
 
 def read_function(keys: Keys, app: str, function: str) -> Call[FunctionConfig | None]:
-    """One registered function."""
+    """One registered function; every partition knows all."""
     return command(
         lambda reply: FunctionConfig.from_json(reply) if reply else None,
         "HGET",

@@ -64,6 +64,7 @@ def invoke_child(
     now_ms: int = 0,
 ) -> Call[tuple[Code, Resolved | None]]:
     """Start a child, with the timeout key of the wait. DONE, ALREADY, RESOLVED, NO_RUN, STALE_FENCE, STALE_REGISTRY."""
+    keys = keys.of(run_id)
 
     def read(reply: list[Any]) -> tuple[Code, Resolved | None]:
         code = Code(reply[0])
@@ -96,6 +97,7 @@ def invoke_child(
 
 def wake_parent(keys: Keys, child: str, *, worker: str, now_ms: int = 0) -> Call[Resolved | None]:
     """Resolve the step that waits for a child that has ended; ``None`` if none waits for it any more."""
+    keys = keys.of(child)
 
     def read(reply: list[Any]) -> Resolved | None:
         code, position, memo, run_id, key = reply

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from stepflow_engine.states import RunStatus
 _LEASE_WORDS = 14
 __all__ = [
     "Lease",
+    "by_partition",
     "claim_jobs",
     "commit_planned_step",
     "commit_step",
@@ -120,6 +121,14 @@ def _text(value: bytes | None) -> str:
     return value.decode(errors="replace") if value else ""
 
 
+def by_partition(keys: Keys, leases: Iterable[tuple[str, int]]) -> list[tuple[Keys, list[tuple[str, int]]]]:
+    """Leases (job, fence), those of each partition by themselves."""
+    found: dict[Keys, list[tuple[str, int]]] = {}
+    for lease in leases:
+        found.setdefault(keys.of(lease[0]), []).append(lease)
+    return list(found.items())
+
+
 def claim_jobs(
     keys: Keys, *, lists: Sequence[str], worker: str, limit: int, lease_ms: int, claim: int = 0, now_ms: int = 0
 ) -> Call[list[Lease] | None]:
@@ -143,6 +152,7 @@ def claim_jobs(
 
 def load_run(keys: Keys, run_id: str, applied: int) -> Call[tuple[RunRecord | None, list[tuple[str, bytes]]]]:
     """The run, and its memos after the first ``applied``."""
+    keys = keys.of(run_id)
 
     def read(reply: Any) -> tuple[RunRecord | None, list[tuple[str, bytes]]]:
         flat, memos = reply
@@ -157,6 +167,7 @@ def commit_step(keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes) -
 
     DONE, ALREADY, NO_RUN or STALE_FENCE. The continuation stays with its worker.
     """
+    keys = keys.of(run_id)
     return run_script(
         "commit_step",
         _code_and_position,
@@ -171,6 +182,7 @@ def commit_planned_step(
     keys: Keys, *, run_id: str, key: str, fence: int, memo: bytes, worker: str, now_ms: int = 0
 ) -> Call[tuple[Code, int]]:
     """Store the memo of a step that had a job of its own. DONE, ALREADY, NO_RUN or STALE_FENCE, and its position."""
+    keys = keys.of(run_id)
     return run_script(
         "commit_planned_step",
         _code_and_position,
@@ -186,6 +198,7 @@ def commit_planned_step(
 
 def yield_run(keys: Keys, *, run_id: str, fence: int, now_ms: int = 0) -> Call[Code]:
     """Put the continuation back on its list. DONE, NO_RUN or STALE_FENCE."""
+    keys = keys.of(run_id)
     return run_script("yield_run", Code, (keys("RUN", run_id),), now_ms, run_id, fence)
 
 
@@ -195,6 +208,7 @@ def _code_and_position(reply: list[int]) -> tuple[Code, int]:
 
 def plan_steps(keys: Keys, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]], now_ms: int = 0) -> Call[Code]:
     """Give each of the steps (key, id) a job of its own. DONE, NO_RUN or STALE_FENCE."""
+    keys = keys.of(run_id)
     words = [word for step in steps for word in step]
     return run_script(
         "plan_steps",
@@ -221,6 +235,7 @@ def fail_attempt(
     now_ms: int = 0,
 ) -> Call[Code]:
     """Record that ``attempts`` attempts of a step failed, and queue the next. DONE, ALREADY, NO_RUN, STALE_FENCE."""
+    keys = keys.of(run_id)
     return run_script(
         "fail_attempt",
         Code,
@@ -249,6 +264,7 @@ def retry_run(
     now_ms: int = 0,
 ) -> Call[Code]:
     """Run the function again after a delay. DONE, NO_RUN or STALE_FENCE."""
+    keys = keys.of(run_id)
     return run_script(
         "retry_run", Code, (keys("RUN", run_id),), now_ms, run_id, fence, attempts, error, delay_ms, reason
     )
@@ -256,6 +272,7 @@ def retry_run(
 
 def park_run(keys: Keys, *, run_id: str, fence: int, applied: int, now_ms: int = 0) -> Call[Code]:
     """Give a waiting run up. DONE, MORE (a memo came: the lease is kept), NO_RUN or STALE_FENCE."""
+    keys = keys.of(run_id)
     return run_script("park_run", Code, (keys("RUN", run_id), keys("ORDER", run_id)), now_ms, run_id, fence, applied)
 
 
@@ -275,6 +292,7 @@ def finish_run(
     Args:
         failed_event: text and id of the event that tells of a failure.
     """
+    keys = keys.of(run_id)
     field = "output" if status is RunStatus.COMPLETED else "error"
     return run_script(
         "finish_run",
@@ -292,12 +310,12 @@ def finish_run(
 
 
 def release_jobs(keys: Keys, leases: Sequence[tuple[str, int]], *, now_ms: int = 0) -> Call[int]:
-    """Hand jobs (id, fence) back to their lists."""
+    """Hand jobs (id, fence) of a partition back to their lists."""
     return run_script("release_jobs", int, (keys("LEASES"),), now_ms, *[word for lease in leases for word in lease])
 
 
 def extend_leases(keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0) -> Call[list[str]]:
-    """Keep leases (job, fence) for another ``lease_ms``; the answer names those that are lost."""
+    """Keep leases (job, fence) of a partition for another ``lease_ms``; the answer names those that are lost."""
     words = [word for lease in leases for word in lease]
     return run_script(
         "extend_leases",

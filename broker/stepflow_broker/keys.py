@@ -6,11 +6,16 @@ The Lua scripts get these names as constants (``RUN``, ``MEMOS`` …), put befor
 
 from __future__ import annotations
 
+import binascii
+import itertools
 import os
 import re
 from dataclasses import dataclass
+from functools import cache
 
-__all__ = ["GROUP", "KEYS", "Key", "Keys", "lua_constants"]
+from stepflow_engine.ids import PLACE_LENGTH, place_for
+
+__all__ = ["GROUP", "KEYS", "MOVING", "Key", "Keys", "lua_constants", "place_of", "slot_of"]
 
 RQ = os.environ.get("RQ_KEY_PREFIX", "rq")
 """RQ's own prefix, read from the variable that RQ reads it from."""
@@ -77,6 +82,7 @@ KEYS: tuple[Key, ...] = (
     Key("EVENTS", "stepflow:events", "", "stream", "producers", "entries: once routed", "events that have come and are not routed yet; a consumer group of all workers routes them"),
     Key("CRON", "stepflow:cron", "", "hash", "fire_cron", "never", "function and schedule → the time in ms up to which its runs were started"),
     Key("REPLICATED", "stepflow:replicated", "", "string", "producers with durability=\"replicated\"", "a minute after the last", "nothing: it is written so that WAIT has something to wait for"),
+    Key("PARTITIONS", "stepflow:partitions", "", "string", "agree_partitions", "never", "into how many partitions the keys are divided; the same for every process, for ever"),
     Key("FUNCTIONS", "stepflow:functions", "", "hash", "register_functions", "never", "app/function → its config: queue, triggers, retries"),
     Key("VERSION", "stepflow:functions:version", "", "string", "register_functions", "never", "grows with each change of the registry; routers check it"),
     Key("READY", "stepflow:ready", "", "channel", "every push onto an empty list", "—", "wakes idle workers: the name of the list"),
@@ -96,21 +102,77 @@ KEYS: tuple[Key, ...] = (
 # fmt: on
 
 _TEXT = {key.name: key.text for key in KEYS}
+_SHARED = {"PARTITIONS", "RQ_WORKERS", "RQ_WORKER"}
+"""Those of which there is one for all partitions."""
+_SLOTS = 16384
+MOVING = "stepflow:moving"
+"""Of each partition: the key that is never written; see `stepflow_broker.call.run_script`."""
 
 
 class Keys:
     """Builds the keys of one partition.
 
     Args:
-        partition: what every key starts with; ``""`` on a single server.
+        partition: what every key starts with; ``""`` if there is one partition only.
+
+    Attributes:
+        all: those of all partitions, in order; this one is among them.
     """
 
     def __init__(self, partition: str = "") -> None:
-        self._names = {name: partition + text for name, text in _TEXT.items()}
+        self.partition = partition
+        self.all: tuple[Keys, ...] = (self,)
+        self._names = {name: ("" if name in _SHARED else partition) + text for name, text in _TEXT.items()}
+
+    @classmethod
+    def over(cls, count: int) -> Keys:
+        """The keys of the first of some partitions; `of` and `at` find the others."""
+        if count == 1:
+            return cls()
+        found = tuple(cls(tag) for tag in partition_tags(count))
+        for keys in found:
+            keys.all = found
+        return found[0]
 
     def __call__(self, name: str, subject: str = "") -> str:
         """The key of this kind for this subject, as in ``keys("RUN", run_id)``."""
         return self._names[name] + subject
+
+    def of(self, run_id: str) -> Keys:
+        """Those of the partition of a run, which its id says; also of its jobs."""
+        if len(self.all) == 1:
+            return self
+        try:
+            return self.all[int(run_id[:PLACE_LENGTH], 16) % len(self.all)]
+        except ValueError:  # no id of ours
+            return self.at(run_id)
+
+    def at(self, name: str) -> Keys:
+        """Those of the partition where a name is at home: an event's id, a function."""
+        return self if len(self.all) == 1 else self.of(place_for(name))
+
+
+@cache
+def partition_tags(count: int) -> tuple[str, ...]:
+    """What the keys of so many partitions start with: hash tags whose slots lie evenly over all slots."""
+    found: dict[int, str] = {}
+    for number in itertools.count():
+        tag = f"{{sf:{number}}}:"
+        found.setdefault(slot_of(tag) * count // _SLOTS, tag)
+        if len(found) == count:
+            return tuple(found[n] for n in range(count))
+    raise AssertionError("unreachable")
+
+
+def place_of(key: str) -> str:
+    """What decides the slot of a key: its partition's tag, or the key itself."""
+    return key[: key.index(":", 4) + 1] if key.startswith("{sf:") else key
+
+
+def slot_of(place: str) -> int:
+    """The slot of a key, or of all keys with a tag. Source: the Redis Cluster specification."""
+    tag = re.search(r"\{(.+?)\}", place)
+    return binascii.crc_hqx((tag.group(1) if tag else place).encode(), 0) % _SLOTS
 
 
 def lua_constants(script: str) -> str:

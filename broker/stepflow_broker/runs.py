@@ -82,6 +82,7 @@ def start_run(
     now_ms: int = 0,
 ) -> Call[Code]:
     """Create a run of a function and queue its first job. DONE, ALREADY (it exists) or RESOLVED (it was skipped)."""
+    keys = keys.of(run_id)
     words = _start_words(config, [(run_id, event)], dedupe=dedupe, cipher=cipher, now_ms=now_ms)
     return run_script("start_runs", lambda reply: Code(reply[0]), (keys("RUN", run_id),), *words)
 
@@ -95,6 +96,7 @@ def start_runs(
     now_ms: int = 0,
 ) -> Call[list[Code]]:
     """Create runs (id, event) of a function in one script, which costs each less; answers as of `start_run`."""
+    keys = keys.of(runs[0][0])
     words = _start_words(config, runs, dedupe=False, cipher=cipher, now_ms=now_ms)
     return run_script("start_runs", lambda reply: [Code(code) for code in reply], (keys("RUN", runs[0][0]),), *words)
 
@@ -112,6 +114,7 @@ def cancel_run(
     keys: Keys, *, run_id: str, failure: bytes, retention_ms: int, children: bool = True, now_ms: int = 0
 ) -> Call[Code]:
     """End a live run as cancelled, with the children that it waits for. DONE, ALREADY (it had ended) or NO_RUN."""
+    keys = keys.of(run_id)
     return run_script(
         "cancel_run", Code, (keys("RUN", run_id),), now_ms, run_id, failure, retention_ms, 1 if children else 0
     )
@@ -119,21 +122,25 @@ def cancel_run(
 
 def read_run(keys: Keys, run_id: str) -> Call[RunRecord | None]:
     """The run, or ``None`` if there is none."""
+    keys = keys.of(run_id)
     return command(lambda reply: parse_run(run_id, _pairs(reply)), "HGETALL", keys("RUN", run_id))
 
 
 def read_status(keys: Keys, run_id: str) -> Call[RunStatus | None]:
     """Only the status of a run."""
+    keys = keys.of(run_id)
     return command(lambda reply: RunStatus(reply.decode()) if reply else None, "HGET", keys("RUN", run_id), "status")
 
 
 def count_steps(keys: Keys, run_id: str) -> Call[int]:
     """How many memos a run has."""
+    keys = keys.of(run_id)
     return command(int, "LLEN", keys("ORDER", run_id))
 
 
 def read_memos(keys: Keys, run_id: str, applied: int = 0) -> Call[list[tuple[str, bytes]]]:
     """The memos of a run in the order in which they were recorded, those after the first ``applied``."""
+    keys = keys.of(run_id)
     return run_script(
         "load_run",
         lambda reply: pair_memos(reply[1]),
@@ -150,11 +157,13 @@ def pair_memos(flat: list[bytes]) -> list[tuple[str, bytes]]:
 
 def read_steps(keys: Keys, run_id: str) -> Call[list[StepRecord]]:
     """The steps of a run that have not ended."""
+    keys = keys.of(run_id)
     return command(lambda reply: list(_steps(_pairs(reply))), "HGETALL", keys("STEPS", run_id))
 
 
 def forget_deaths(keys: Keys, run_id: str) -> Call[int]:
     """The run's code has come to rest: workers that died before did not die of it."""
+    keys = keys.of(run_id)
     return command(int, "HDEL", keys("RUN", run_id), "deaths")
 
 

@@ -18,7 +18,7 @@ import redis.sentinel
 from redis import exceptions
 from redis.connection import parse_url
 
-from stepflow_broker.server_url import SENTINEL_SCHEMES
+from stepflow_broker.server_url import SENTINEL_SCHEMES, read_address
 
 __all__ = [
     "PrimaryAwayError",
@@ -80,21 +80,12 @@ class SentinelUrl:
         tls = {name: value for name, value in server.items() if name.startswith("ssl_")}
         if parts.scheme == "rediss+sentinel":
             server["ssl"] = tls["ssl"] = True
-        return cls(tuple(_address(host) for host in hosts.split(",")), unquote(primary), server, sentinel | tls)
+        sentinels = [read_address(host, default_port=_DEFAULT_PORT, what="sentinels") for host in hosts.split(",")]
+        return cls(tuple(sentinels), unquote(primary), server, sentinel | tls)
 
 
 def _is_sentinels(option: str) -> bool:
     return option in ("sentinel_username", "sentinel_password")
-
-
-def _address(text: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname:
-        raise ValueError("one of its sentinels has no host: write host1:26379,host2:26379")
-    try:
-        return parts.hostname, parts.port or _DEFAULT_PORT
-    except ValueError:  # which quotes what may be a part of a password
-        raise ValueError("the port of one of its sentinels is no number") from None
 
 
 # -- clients -------------------------------------------------------------------

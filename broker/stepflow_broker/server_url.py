@@ -20,11 +20,28 @@ from redis.exceptions import AuthenticationError
 
 from stepflow_engine.errors import ConfigurationError
 
-__all__ = ["SENTINEL_SCHEMES", "FilePassword", "ServerUrl", "bad_url", "read_url", "safe_url", "user_of"]
+__all__ = [
+    "CLUSTER_SCHEMES",
+    "SENTINEL_SCHEMES",
+    "FilePassword",
+    "ServerUrl",
+    "bad_url",
+    "read_address",
+    "read_url",
+    "safe_url",
+    "user_of",
+]
 
 SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 """Those of URLs that name sentinels → those of the servers that these know."""
+CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
+"""Those of URLs that name nodes of a cluster → those of its nodes."""
+CLUSTER_PARTITIONS = 12
+"""How many there are on a cluster whose URL does not say: 1, 2, 3, 4, 6 or 12 primaries have as many each."""
+MOST_PARTITIONS = 256
 
+_SEVERAL_HOSTS = (*SENTINEL_SCHEMES, *CLUSTER_SCHEMES)
+_OURS = ("password_file", "ssl_password_file", "partitions")
 _SECRETS = re.compile(r"([?&](?:ssl_|sentinel_)?password=)[^&]*")
 _USER_INFO = re.compile(r"^((?>(?:[a-z+.-]+://|rediss?:|unix:)?)/*[^:/?#@]*):.*@", re.DOTALL | re.IGNORECASE)
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
@@ -70,15 +87,22 @@ class ServerUrl:
     Attributes:
         text: the URL without what only stepflow reads.
         options: what goes with it.
+        partitions: into how many the keys are divided.
     """
 
     text: str
     options: dict[str, Any]
+    partitions: int = 1
 
     @property
     def is_of_sentinels(self) -> bool:
         """Whether it names sentinels, and not the server itself."""
         return self.text.partition("://")[0] in SENTINEL_SCHEMES
+
+    @property
+    def is_of_cluster(self) -> bool:
+        """Whether it names nodes of a cluster."""
+        return self.text.partition("://")[0] in CLUSTER_SCHEMES
 
     def __repr__(self) -> str:
         """Without secrets."""
@@ -96,7 +120,7 @@ def read_url(url: str) -> ServerUrl:
     parts = _parts(url)
     if parts is None:
         raise bad_url(url, "its port is no number; write % / ? # @ in a password as %25 %2F %3F %23 %40")
-    if parts.scheme in ("redis", "rediss", *SENTINEL_SCHEMES) and "@" in parts.path + parts.query + parts.fragment:
+    if parts.scheme in ("redis", "rediss", *_SEVERAL_HOSTS) and "@" in parts.path + parts.query + parts.fragment:
         raise bad_url(url, "there is an @ after the address; write % / ? # @ in a password as %25 %2F %3F %23 %40")
     words = parse_qsl(parts.query)
     _check_files(words, url)
@@ -110,15 +134,26 @@ def read_url(url: str) -> ServerUrl:
         options["ssl_password"] = _first_line(Path(path), "ssl_password_file")
     elif "ssl_keyfile" in given and "ssl_password" not in given:
         options["ssl_password"] = ""  # else a key that has one would have OpenSSL ask for it on the terminal
-    kept = urlencode([(name, value) for name, value in words if name not in ("password_file", "ssl_password_file")])
-    return ServerUrl(f"{parts.scheme}://{parts.netloc}{parts.path}{'?' * bool(kept)}{kept}", options)
+    kept = urlencode([(name, value) for name, value in words if name not in _OURS])
+    text = f"{parts.scheme}://{parts.netloc}{parts.path}{'?' * bool(kept)}{kept}"
+    return ServerUrl(text, options, _partitions(given.get("partitions"), parts.scheme, url))
+
+
+def _partitions(given: str | None, scheme: str, url: str) -> int:
+    if given is None:
+        return CLUSTER_PARTITIONS if scheme in CLUSTER_SCHEMES else 1
+    if not given.isdecimal() or not 1 <= int(given) <= MOST_PARTITIONS:
+        raise ConfigurationError(
+            f"partitions={given} in redis_url {safe_url(url)!r} is no number from 1 to {MOST_PARTITIONS}"
+        )
+    return int(given)
 
 
 def _parts(url: str) -> SplitResult | None:
     """The URL's parts; of one without any, the error of Python is not shown: it may quote the password."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        _ = parts.port if parts.scheme not in SENTINEL_SCHEMES else ""  # those have several
+        _ = parts.port if parts.scheme not in _SEVERAL_HOSTS else ""
         return parts
     return None
 
@@ -131,9 +166,27 @@ def bad_url(url: str, why: str) -> ConfigurationError:
     """
     return ConfigurationError(
         f"redis_url {safe_url(url)!r} is not a server's URL ({why}): write redis://host:6379/0, "
-        "rediss://… for TLS, unix:///path, or redis+sentinel://host1:26379,host2:26379/primary/0 for sentinels, "
-        "in redis_url= or STEPFLOW_REDIS_URL"
+        "rediss://… for TLS, unix:///path, redis+sentinel://host1:26379,host2:26379/primary/0 for sentinels, or "
+        "redis+cluster://host1:6379,host2:6379 for a cluster, in redis_url= or STEPFLOW_REDIS_URL"
     )
+
+
+def read_address(text: str, *, default_port: int, what: str) -> tuple[str, int]:
+    """Host and port of one of several.
+
+    Args:
+        what: what it is one of, for the message: ``sentinels``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ValueError(f"one of its {what} has no host: write host1:{default_port},host2:{default_port}")
+    try:
+        return parts.hostname, parts.port or default_port
+    except ValueError:  # which quotes what may be a part of a password
+        raise ValueError(f"the port of one of its {what} is no number") from None
 
 
 def _check_files(words: list[tuple[str, str]], url: str) -> None:

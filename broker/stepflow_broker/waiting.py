@@ -52,7 +52,8 @@ def _listen(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> 
     """Return when the run's end is heard, the deadline is over, or it is time to read the status again."""
     recheck = time.monotonic() + _RECHECK_S
     until = recheck if deadline is None else min(recheck, deadline)
-    with broker.client.pubsub(ignore_subscribe_messages=False) as pubsub:
+    keys = keys.of(run_id)
+    with broker.client(keys).pubsub(ignore_subscribe_messages=False) as pubsub:
         pubsub.subscribe(keys("DONE", run_id))
         while (left := until - time.monotonic()) > 0:
             message = pubsub.get_message(timeout=left)
@@ -66,7 +67,7 @@ def _listen(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> 
 
 
 class EndWatcher:
-    """Waits for the ends of many runs over one connection, from one event loop.
+    """Waits for the ends of many runs of a partition over one connection, from one event loop.
 
     Args:
         broker: the loop's broker.
@@ -76,7 +77,7 @@ class EndWatcher:
     def __init__(self, broker: AsyncBroker, keys: Keys) -> None:
         self._broker = broker
         self._keys = keys
-        self._pubsub = broker.client.pubsub()
+        self._pubsub = broker.client(keys).pubsub()
         self._turn = asyncio.Lock()  # redis-py's pubsub connects once for each call that finds it unconnected
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._listener: asyncio.Task[None] | None = None

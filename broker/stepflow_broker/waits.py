@@ -45,6 +45,7 @@ def begin_wait(
     keys: Keys, start: WaitStart, *, run_id: str, fence: int, now_ms: int = 0
 ) -> Call[tuple[Code, Resolved | None, list[bytes]]]:
     """Make a step wait. DONE, ALREADY, RESOLVED (a time that is past), NO_RUN, STALE_FENCE; and the events of late."""
+    keys = keys.of(run_id)
 
     def read(reply: list[Any]) -> tuple[Code, Resolved | None, list[bytes]]:
         code = Code(reply[0])
@@ -72,6 +73,7 @@ def begin_wait(
 
 def give_event(keys: Keys, run_id: str, key: str, event: bytes, *, now_ms: int = 0) -> Call[bool]:
     """End a step's wait with an event; false if it waits no more."""
+    keys = keys.of(run_id)
     return run_script("give_event", bool, (keys("RUN", run_id),), now_ms, run_id, key, event)
 
 
@@ -79,6 +81,7 @@ def send_events(
     keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes, events: Sequence[tuple[bytes, str, bool]]
 ) -> Call[tuple[Code, int]]:
     """Put events (text, id, whether the sender chose the id) on the stream as a step. As `commit_step`."""
+    keys = keys.of(run_id)
     words = [word for text, event_id, dedupe in events for word in (text, event_id, 1 if dedupe else 0)]
     return run_script(
         "send_events",
@@ -100,6 +103,7 @@ def read_waits(keys: Keys, event: str) -> Call[list[tuple[str, str]]]:
 
 def read_condition(keys: Keys, run_id: str, key: str) -> Call[bytes]:
     """What has to be looked at; empty if the step waits no more, or, of a key ``!<n>``, the run has ended."""
+    keys = keys.of(run_id)
     if key.startswith("!"):
         return command(lambda reply: reply or b"", "HGET", keys("RUN", run_id), f"condition:{key[1:]}")
     return command(lambda reply: reply or b"", "HGET", keys("STEPS", run_id), f"{key}:condition")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepflow_broker.broker import Broker
-from stepflow_broker.keys import Keys
+from stepflow_broker.partitions import keys_for
 from stepflow_broker.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_cli.family import Family, read_family
 from stepflow_cli.invokes import find_invokes
@@ -73,7 +73,7 @@ def read_detail(broker: Broker, run_id: str, *, depth: int, cipher: Cipher = PLA
     Raises:
         RunNotFoundError: there is no such run.
     """
-    keys = Keys()
+    keys = keys_for(broker.url)
     run = broker.run(read_run(keys, run_id))
     if run is None:
         text = f"there is no run {run_id!r}: the id is wrong, or the run ended longer ago than the retention"

@@ -13,8 +13,8 @@ from stepflow_broker.broker import Broker
 from stepflow_broker.crons import server_time_ms
 from stepflow_broker.flow import RateConfig
 from stepflow_broker.functions import CronConfig, FunctionConfig, read_functions
-from stepflow_broker.keys import Keys
 from stepflow_broker.overview import read_queues, read_workers
+from stepflow_broker.partitions import keys_for
 from stepflow_cli.exits import EPILOG
 from stepflow_cli.family import served_queues
 from stepflow_cli.options import output_option, server_options
@@ -33,7 +33,8 @@ __all__ = ["functions", "queues", "workers"]
 def functions(*, output: str, redis_url: str | None) -> None:
     """List the functions that workers have registered: what starts them, and whether a live worker serves them."""
     broker = Broker(find_url(redis_url))
-    found, served = broker.run(read_functions(Keys())), served_queues(broker, Keys())
+    keys = keys_for(broker.url)
+    found, served = broker.run(read_functions(keys)), served_queues(broker, keys)
     now = broker.run(server_time_ms())
     if output == "json":
         print_json([_function_json(config, served, now) for config in found])
@@ -100,7 +101,8 @@ def _rate(rate: RateConfig | None) -> str:
 @server_options
 def workers(*, output: str, redis_url: str | None) -> None:
     """List the workers that live."""
-    found = read_workers(Broker(find_url(redis_url)), Keys())
+    broker = Broker(find_url(redis_url))
+    found = read_workers(broker, keys_for(broker.url))
     if output == "json":
         print_json([{**asdict(record), "last_heartbeat": iso(record.last_heartbeat)} for record in found])
         return
@@ -126,7 +128,8 @@ def workers(*, output: str, redis_url: str | None) -> None:
 @server_options
 def queues(*, output: str, redis_url: str | None) -> None:
     """List the queues and how much is on each."""
-    found = read_queues(Broker(find_url(redis_url)), Keys())
+    broker = Broker(find_url(redis_url))
+    found = read_queues(broker, keys_for(broker.url))
     if output == "json":
         print_json([asdict(record) for record in found])
         return

@@ -12,6 +12,7 @@ from stepflow.encryption import cipher_of
 from stepflow_broker.broker import Broker
 from stepflow_broker.keys import Keys
 from stepflow_broker.overview import RunSummary, find_runs
+from stepflow_broker.partitions import keys_for
 from stepflow_broker.runs import read_steps
 from stepflow_cli.cancel import cancel
 from stepflow_cli.detail import read_detail
@@ -66,7 +67,8 @@ def runs() -> None:
 def list_runs(*, statuses: tuple[str, ...], function: str, limit: int, output: str, redis_url: str | None) -> None:
     """List the newest runs."""
     wanted = frozenset(RunStatus(status) for status in statuses)
-    broker, keys = Broker(find_url(redis_url)), Keys()
+    broker = Broker(find_url(redis_url))
+    keys = keys_for(broker.url)
     found = [_shown(run) for run in find_runs(broker, keys, statuses=wanted, function=function, limit=limit)]
     waits = _read_waits(broker, keys, found)
     if output == "json":

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["StepKeys", "idempotency_key", "job_id", "run_id_for", "split_job_id", "step_key"]
+__all__ = [
+    "PLACE_LENGTH",
+    "StepKeys",
+    "idempotency_key",
+    "job_id",
+    "moved_to",
+    "place_for",
+    "run_id_for",
+    "split_job_id",
+    "step_key",
+]
 
 RUN_ID_LENGTH = 32
+PLACE_LENGTH = 4
+"""How many hex digits at the start of a run id say where the run lives, when the keys are divided into partitions."""
 
 
 def step_key(step_id: str, repeat: int = 0) -> str:
@@ -40,6 +52,20 @@ def run_id_for(*parts: str) -> str:
     """A run id that is the same for the same parts (event id and function; parent run and step)."""
     text = "\0".join(parts)
     return hashlib.sha256(text.encode()).hexdigest()[:RUN_ID_LENGTH]
+
+
+def place_for(name: str) -> str:
+    """Where what has this name is at home, as the first digits of a run id."""
+    return run_id_for(name)[:PLACE_LENGTH]
+
+
+def moved_to(place: str, run_id: str) -> str:
+    """The run id with another place.
+
+    Args:
+        place: hex digits, of which the first count, such as another run's id; ``""``: none other.
+    """
+    return place[:PLACE_LENGTH] + run_id[PLACE_LENGTH:] if place else run_id
 
 
 def job_id(run_id: str, key: str = "") -> str:

@@ -24,7 +24,7 @@ from stepflow_engine.cipher import MARK, Cipher, Place, is_sealed
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import DecryptionError, UnreadableError
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import run_id_for
+from stepflow_engine.ids import moved_to, run_id_for
 from stepflow_engine.memo import Memo
 
 __all__ = [
@@ -162,7 +162,8 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
 
 def _places(run_id: str, key: str, memo: Memo, *, failed: bool) -> tuple[Place, ...]:
     if memo.detail.get("kind") == "invoke":
-        return end_places(run_id_for(run_id, key), str(memo.detail.get("function", "")), failed=failed)
+        child = moved_to(str(memo.detail.get("run_id", "")), run_id_for(run_id, key))
+        return end_places(child, str(memo.detail.get("function", "")), failed=failed)
     return (step_place(run_id, key, failed=failed),)
 
 

@@ -14,6 +14,7 @@ from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call
 from stepflow_broker.connection import DEFAULT_URL
 from stepflow_broker.keys import Keys
+from stepflow_broker.partitions import check_partitions, keys_for
 from stepflow_broker.replication import AsyncReplicator, run_replicated
 from stepflow_broker.waiting import EndWatcher, wait_for_end
 from stepflow_engine.cipher import PLAIN, Cipher
@@ -21,6 +22,7 @@ from stepflow_engine.cipher import PLAIN, Cipher
 __all__ = ["Producer"]
 
 T = TypeVar("T")
+_OfLoop = tuple[AsyncBroker, dict[Keys, EndWatcher]]
 
 
 class Producer:
@@ -36,16 +38,16 @@ class Producer:
     def __init__(
         self, url: str | None, *, retention_ms: int, cipher: Cipher = PLAIN, replica_timeout_ms: int = 0
     ) -> None:
-        self.keys = Keys()
         self.cipher = cipher
         self.retention_ms = retention_ms
         self._replica_timeout_ms = replica_timeout_ms
         self._url = url
+        self._keys: tuple[str, Keys] | None = None
         self._lock = threading.Lock()
         self._broker: tuple[int, Broker] | None = None
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[AsyncBroker, EndWatcher]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._loops: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, tuple[AsyncBroker, dict[Keys, EndWatcher]]
+        ] = weakref.WeakKeyDictionary()
         self._replicators: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncReplicator] = (
             weakref.WeakKeyDictionary()
         )
@@ -62,6 +64,16 @@ class Producer:
             if self._broker is None or self._broker[0] != os.getpid():
                 self._broker = (os.getpid(), Broker(self.url))
             return self._broker[1]
+
+    @property
+    def keys(self) -> Keys:
+        """The server's keys, those of its first partition."""
+        url = self.url
+        if self._keys is None or self._keys[0] != url:
+            self._keys = (url, keys_for(url))
+            if len(self._keys[1].all) > 1:
+                check_partitions(self.broker, self._keys[1])
+        return self._keys[1]
 
     @property
     def abroker(self) -> AsyncBroker:
@@ -96,14 +108,17 @@ class Producer:
 
     async def await_end(self, run_id: str, timeout_ms: int | None) -> None:
         """Wait until the run has ended, or the time is over."""
-        await self._of_loop()[1].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
+        broker, watchers = self._of_loop()
+        keys = self.keys.of(run_id)
+        if keys not in watchers:
+            watchers[keys] = EndWatcher(broker, keys)
+        await watchers[keys].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
 
-    def _of_loop(self) -> tuple[AsyncBroker, EndWatcher]:
+    def _of_loop(self) -> _OfLoop:
         loop = asyncio.get_running_loop()
         found = self._loops.get(loop)
         if found is None:
-            broker = AsyncBroker(self.url)
-            found = self._loops[loop] = (broker, EndWatcher(broker, self.keys))
+            found = self._loops[loop] = (AsyncBroker(self.url), {})
         return found
 
     def close(self) -> None:
@@ -117,5 +132,5 @@ class Producer:
         """Close the connections of the running event loop."""
         found = self._loops.pop(asyncio.get_running_loop(), None)
         if found is not None:
-            await found[1].close()
+            await asyncio.gather(*[watcher.close() for watcher in found[1].values()])
             await found[0].close()

@@ -23,7 +23,7 @@ from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.durations import Duration
 from stepflow_engine.errors import EventError, FunctionNotFoundError
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import run_id_for
+from stepflow_engine.ids import moved_to, run_id_for
 from stepflow_engine.limits import Limits
 
 __all__ = ["StartsRuns"]
@@ -209,17 +209,16 @@ class StartsRuns(CancelsRuns):
             event_id = event.id or uuid.uuid4().hex
             text = self._encode(event, event_id, now_ms)
             ids.append(event_id)
-            calls.append(add_event(self.producer.keys, text, event_id=event_id, dedupe=bool(event.id)))
+            calls.append(add_event(self.producer.keys.at(event_id), text, event_id=event_id, dedupe=bool(event.id)))
         return ids, calls
 
     def _start(self, config: FunctionConfig, data: Any, id: str | None) -> tuple[str, Call[Code]]:
-        event_id, text = self._new_run(data, uuid.uuid4().hex if id is None else id)
-        run_id = event_id if id is None else run_id_for(id, config.name)
+        run_id = moved_to(config.home, uuid.uuid4().hex if id is None else run_id_for(id, config.name))
         call = start_run(
             self.producer.keys,
             config,
             run_id=run_id,
-            event=text,
+            event=self._invoked(data, run_id if id is None else id),
             dedupe=id is not None,
             cipher=self.producer.cipher,
         )
@@ -228,17 +227,19 @@ class StartsRuns(CancelsRuns):
     def _start_many(
         self, function: Any, config: FunctionConfig, data: Iterable[Any]
     ) -> tuple[list[Run[Any]], list[Call[list[Code]]]]:
-        runs = [self._new_run(one, uuid.uuid4().hex) for one in self._counted(data, "runs in one start_many")]
-        calls = [
-            start_runs(self.producer.keys, config, runs[first : first + _START_CHUNK], cipher=self.producer.cipher)
-            for first in range(0, len(runs), _START_CHUNK)
-        ]
+        given, runs, calls = self._counted(data, "runs in one start_many"), list[str](), list[Call[list[Code]]]()
+        for first in range(0, len(given), _START_CHUNK):
+            place = config.home or uuid.uuid4().hex  # what one script starts lives in one place
+            chunk = [(moved_to(place, uuid.uuid4().hex), one) for one in given[first : first + _START_CHUNK]]
+            started = [(run_id, self._invoked(one, run_id)) for run_id, one in chunk]
+            calls.append(start_runs(self.producer.keys, config, started, cipher=self.producer.cipher))
+            runs += [run_id for run_id, _ in chunk]
         output = getattr(function, "output", None)
-        return [Run(self.producer, run_id, output) for run_id, _ in runs], calls
+        return [Run(self.producer, run_id, output) for run_id in runs], calls
 
-    def _new_run(self, data: Any, event_id: str) -> tuple[str, bytes]:
-        """An id, and the event of a run that is started by name."""
-        return event_id, self._encode(Event(INVOKED, data), event_id, _now_ms())
+    def _invoked(self, data: Any, event_id: str) -> bytes:
+        """The event of a run that is started by name."""
+        return self._encode(Event(INVOKED, data), event_id, _now_ms())
 
     def _encode(self, event: Event[Any], event_id: str, now_ms: int) -> bytes:
         limit, cipher = self.limits.event_bytes, self.producer.cipher

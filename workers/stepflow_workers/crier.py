@@ -20,7 +20,7 @@ from stepflow_broker.crons import fire_cron, read_crons, server_time_ms
 from stepflow_broker.functions import CronConfig
 from stepflow_broker.keys import Keys
 from stepflow_engine.codec import dumps
-from stepflow_engine.ids import run_id_for
+from stepflow_engine.ids import moved_to, place_for, run_id_for
 from stepflow_engine.steps import event_text
 
 __all__ = ["CRON_EVENT", "Crier", "due_times"]
@@ -75,15 +75,20 @@ class Crier:
         now_ms = await self._broker.run(server_time_ms())
         due = [name for name, next_ms in self._next_ms.items() if next_ms <= now_ms]
         if due:
-            last = await self._broker.run(read_crons(self._keys))
+            last: dict[str, int] = {}
+            for found in await self._broker.run_all([read_crons(keys) for keys in self._keys.all]):
+                last.update(found)
             for name in due:
                 await self._fire(name, last_ms=last.get(name, 0), now_ms=now_ms)
 
     async def _fire(self, name: str, *, last_ms: int, now_ms: int) -> None:
+        """Start what is due of a schedule; it is at home where its function's runs are."""
         config, cron = self._schedules[name]
+        place = config.home or place_for(config.name)
         times = due_times(cron, after_ms=last_ms, now_ms=now_ms) if last_ms else []
-        starts = [(run_id_for("cron", name, str(time_ms)), config, _event(name, cron, time_ms)) for time_ms in times]
-        started = await self._broker.run(fire_cron(self._keys, name, last_ms=last_ms, until_ms=now_ms, starts=starts))
+        starts = [(moved_to(place, _id(name, time_ms)), config, _event(name, cron, time_ms)) for time_ms in times]
+        fire = fire_cron(self._keys.of(place), name, last_ms=last_ms, until_ms=now_ms, starts=starts)
+        started = await self._broker.run(fire)
         if started:
             _log.info("cron_fired", extra={"function": config.name, "runs": started})
         now = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(cron.zone))
@@ -93,4 +98,8 @@ class Crier:
 def _event(name: str, cron: CronConfig, time_ms: int) -> bytes:
     moment = datetime.fromtimestamp(time_ms / 1000, ZoneInfo(cron.zone))
     data = dumps({"schedule": cron.schedule, "zone": cron.zone, "time": moment.isoformat()})
-    return event_text(CRON_EVENT, id=run_id_for("cron", name, str(time_ms)), ts=time_ms, data=data)
+    return event_text(CRON_EVENT, id=_id(name, time_ms), ts=time_ms, data=data)
+
+
+def _id(name: str, time_ms: int) -> str:
+    return run_id_for("cron", name, str(time_ms))

@@ -111,18 +111,18 @@ class _StandIn:
     def extend(self, leases: list[tuple[str, int]]) -> None:
         """Extend the leases when it is time to, and keep the worker among those that RQ shows."""
         from stepflow_broker.call import command
-        from stepflow_broker.jobs import extend_leases
-        from stepflow_broker.keys import Keys
+        from stepflow_broker.jobs import by_partition, extend_leases
+        from stepflow_broker.partitions import keys_for
         from stepflow_engine.errors import StepflowError
 
         now = time.monotonic()
         if now < self._extend_at:
             return
         lease_ms = round(self._told.lease_s * 1000)
-        parts = [leases[first : first + _CHUNK] for first in range(0, len(leases), _CHUNK)]
         try:
-            for part in parts:
-                self._broker.run(extend_leases(Keys(), part, lease_ms=lease_ms))
+            for keys, part in by_partition(keys_for(self._told.url), leases):
+                for first in range(0, len(part), _CHUNK):
+                    self._broker.run(extend_leases(keys, part[first : first + _CHUNK], lease_ms=lease_ms))
             self._broker.run(command(int, "EXPIRE", self._told.shown_as, _SHOWN_S))
             self._extend_at = now + self._told.lease_s / 3
         except StepflowError as error:

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable
 
 from stepflow_broker.jobs import Lease, claim_jobs
+from stepflow_broker.keys import Keys
 from stepflow_engine.errors import ConfigurationError, DecryptionError, ServerError, UnreadableError
 from stepflow_workers.keeper import Keeper
 from stepflow_workers.router import Router
@@ -30,19 +31,25 @@ _LOOK_S = 1.0
 """How often to look while there are jobs at hand, or RQ is suspended."""
 _IDLE_LOOK_S = 5.0
 _MOST_CLAIMED = 100
+_RESERVED_S = 0.2
 
 
 class Dispatcher:
-    """Claims jobs and has them done. Also the listener of the worker's inbox.
+    """Claims jobs of a partition and has them done. Also the listener of the worker's inbox there.
 
     Args:
+        keys: the partition's.
         lists: the lists to take jobs from, in order.
         set_state: tells RQ what the worker does: ``busy``, ``idle`` or ``suspended``.
+
+    Attributes:
+        claimed: how many jobs it has claimed.
     """
 
     def __init__(
         self,
         bench: Workbench,
+        keys: Keys,
         *,
         lists: list[str],
         runner: Runner,
@@ -52,15 +59,19 @@ class Dispatcher:
         set_state: Callable[[str], None],
     ) -> None:
         self._bench = bench
+        self._keys = keys
+        self._is_alone = len(keys.all) == 1
         self._lists = lists
         self._runner = runner
         self._keeper = keeper
         self._router = router
         self._timekeeper = timekeeper
         self._set_state = set_state
+        self.claimed = 0
         self._jobs: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._look_at = 0.0
+        self._has_jobs = True
         self._claims = itertools.count(random.getrandbits(48) + 1)
 
     # -- the work loop -----------------------------------------------------------
@@ -72,7 +83,7 @@ class Dispatcher:
             self._woken.clear()
             try:
                 await self._keep_time()
-                if (look or self._look_is_due()) and self._bench.slots.free:
+                if (look or self._look_is_due()) and self._bench.slots.free and self.wants_slots:
                     look = await self._claim()
                     if look:
                         continue
@@ -107,15 +118,21 @@ class Dispatcher:
         """How many jobs are at hand."""
         return len(self._jobs)
 
-    def wake(self) -> None:
+    @property
+    def wants_slots(self) -> bool:
+        """Whether there may be jobs. Where there is one partition, no message is waited for before it is looked at."""
+        return self._is_alone or self._has_jobs or self._look_is_due()
+
+    def wake(self, *, has_jobs: bool = False) -> None:
         """Look for jobs now."""
+        self._has_jobs |= has_jobs
         self._woken.set()
 
     async def finish(self, grace_s: float) -> None:
         """Wait for the jobs at hand; after ``grace_s`` seconds, hand back those that are left."""
         if self._jobs:
             await asyncio.wait(self._jobs, timeout=grace_s)
-        left = list(self._keeper.leases.values())
+        left = [lease for lease in list(self._keeper.leases.values()) if self._keys.of(lease.run_id) is self._keys]
         for job in self._jobs:
             job.cancel()
         self._bench.held.close()
@@ -132,9 +149,25 @@ class Dispatcher:
         busy = self._jobs or bench.suspended
         self._look_at = asyncio.get_running_loop().time() + (_LOOK_S if busy else _IDLE_LOOK_S)
         limit = min(bench.slots.free, _MOST_CLAIMED)
-        leases = await bench.broker.run(
+        leases = await self._claimed(limit)
+        self._suspend(is_suspended=leases is None)
+        found = leases or []
+        self.claimed += len(found)
+        self._has_jobs = len(found) == limit
+        free = len(found) if self._is_alone else bench.slots.free
+        for lease in found[:free]:
+            self._take(lease)
+        await bench.hand_back(found[free:])
+        if not self._is_alone and bench.slots.free:
+            bench.slots.freed()
+        return bool(found) and self._has_jobs
+
+    async def _claimed(self, limit: int) -> list[Lease] | None:
+        """Claim jobs. The slots are kept for them, but not for as long as a server that is away may take to answer."""
+        bench = self._bench
+        claim = bench.broker.submit(
             claim_jobs(
-                bench.keys,
+                self._keys,
                 lists=self._lists,
                 worker=bench.worker,
                 limit=limit,
@@ -142,13 +175,18 @@ class Dispatcher:
                 claim=next(self._claims),
             )
         )
-        if bench.suspended != (leases is None):
-            bench.suspended = leases is None
-            self._set_state("suspended" if leases is None else "idle")
-            _log.info("suspended" if leases is None else "resumed")
-        for lease in leases or ():
-            self._take(lease)
-        return bool(leases) and len(leases or ()) == limit
+        if not self._is_alone:
+            with bench.slots.reserved(limit):
+                await asyncio.wait([claim], timeout=_RESERVED_S)
+        return await claim
+
+    def _suspend(self, *, is_suspended: bool) -> None:
+        suspended, partition = self._bench.suspended, self._keys.partition
+        if is_suspended == (partition in suspended):
+            return
+        (suspended.add if is_suspended else suspended.discard)(partition)
+        self._set_state("suspended" if is_suspended else "idle")
+        _log.info("suspended" if is_suspended else "resumed")
 
     def _take(self, lease: Lease) -> None:
         self._bench.slots.take()
@@ -179,7 +217,7 @@ class Dispatcher:
         """Sleep until there is something to do, or it is time to look; true if woken."""
         if await self._woken_within(_SETTLED_S):
             return True
-        if not self._jobs and not self._bench.suspended:
+        if not self._keeper.leases and not self._bench.suspended:
             self._set_state("idle")
         until_look = self._look_at - asyncio.get_running_loop().time()
         return await self._woken_within(max(0.0, min(self._timekeeper.seconds_left(), until_look)))
@@ -200,7 +238,7 @@ class Dispatcher:
 
     def on_ready(self) -> None:
         """See `InboxListener`."""
-        self._woken.set()
+        self.wake(has_jobs=True)
 
     def on_pauses(self) -> None:
         """See `InboxListener`."""

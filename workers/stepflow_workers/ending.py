@@ -81,7 +81,7 @@ class RunEnding:
                 delay_ms=delay_ms,
             )
         )
-        bench.timer_set(delay_ms)
+        bench.timer_set(held.run_id, delay_ms)
 
     async def _finish(self, held: HeldRun, lease: Lease, end: bytes | Failure) -> None:
         """End the run with its output, as JSON text, or with its failure."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Protocol
 
 from redis import exceptions
@@ -39,7 +38,7 @@ class InboxListener(Protocol):
 
 
 class Inbox:
-    """Listens for one worker.
+    """Listens for one worker, to one partition.
 
     Args:
         lists: the lists whose jobs the worker takes.
@@ -47,21 +46,17 @@ class Inbox:
 
     def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, lists: list[str], listener: InboxListener) -> None:
         self._broker = broker
+        self._keys = keys
         self._channels = (keys("READY"), keys("INBOX", worker), keys("PAUSES"))
         self._lists = {name.encode() for name in lists}
         self._listener = listener
 
-    async def run(self, subscribed: Callable[[], None]) -> None:
-        """Listen until cancelled.
-
-        Args:
-            subscribed: called when listening has begun.
-        """
+    async def run(self) -> None:
+        """Listen until cancelled."""
         while True:
             try:
-                async with self._broker.client.pubsub() as pubsub:
+                async with self._broker.client(self._keys).pubsub() as pubsub:
                     await pubsub.subscribe(*self._channels)
-                    subscribed()
                     self._listener.on_ready()
                     await self._listen(pubsub)
             except (exceptions.RedisError, OSError) as error:

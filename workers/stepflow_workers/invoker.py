@@ -12,12 +12,12 @@ from stepflow_broker.jobs import Lease
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import show_duration
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import run_id_for
+from stepflow_engine.ids import moved_to, run_id_for
 from stepflow_engine.payloads import event_place
 from stepflow_engine.steps import InvokeRequest, StepCall
 from stepflow_workers.held import HeldRun
 from stepflow_workers.performer import now_ms
-from stepflow_workers.registry import Registry
+from stepflow_workers.registry import Registries, Registry
 from stepflow_workers.workbench import Workbench
 
 __all__ = ["MAX_DEPTH", "Invoker"]
@@ -32,12 +32,12 @@ class Invoker:
     """Starts children, for one worker.
 
     Args:
-        registry: where functions are found by name; it is read again when a function is not found in it.
+        registries: where functions are found by name; read again when the run's partition has a newer one.
     """
 
-    def __init__(self, bench: Workbench, registry: Registry) -> None:
+    def __init__(self, bench: Workbench, registries: Registries) -> None:
         self._bench = bench
-        self._registry = registry
+        self._registries = registries
 
     async def invoke(
         self, held: HeldRun, lease: Lease, calls: list[tuple[StepCall, InvokeRequest]]
@@ -54,8 +54,11 @@ class Invoker:
             found += [resolved for _, resolved in answers if resolved]
             calls = [one for one, (code, _) in zip(calls, answers, strict=True) if code is Code.STALE_REGISTRY]
             if calls:
-                await self._registry.read()
+                await self._registry(lease).read()
         return next((code for code in _TOLD if code in codes), Code.DONE), found
+
+    def _registry(self, lease: Lease) -> Registry:
+        return self._registries.of(self._bench.keys.of(lease.run_id))
 
     def _child(
         self, held: HeldRun, lease: Lease, call: StepCall, request: InvokeRequest
@@ -66,14 +69,14 @@ class Invoker:
             start,
             run_id=lease.run_id,
             fence=lease.fence,
-            version=self._registry.version,
+            version=self._registry(lease).version,
             cipher=self._bench.cipher,
         )
 
     def _start(self, held: HeldRun, lease: Lease, call: StepCall, request: InvokeRequest) -> ChildStart:
         name = f"{request.app}/{request.function}"
-        child = run_id_for(lease.run_id, call.key)
-        config = self._registry.functions.get(name)
+        config = self._registry(lease).functions.get(name)
+        child = moved_to((config and config.home) or lease.run_id, run_id_for(lease.run_id, call.key))
         now = now_ms()
         data = held.function.cipher.seal(request.data, event_place(child))
         event = b'{"name":"%b","id":"%b","ts":%d,"data":%b}' % (INVOKED, child.encode(), now, data)

@@ -12,9 +12,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 from stepflow_broker.broker import Broker
-from stepflow_broker.jobs import extend_leases
+from stepflow_broker.jobs import by_partition, extend_leases
 from stepflow_broker.keys import Keys
 from stepflow_engine.errors import StepflowError
 from stepflow_workers.deputy import Deputy
@@ -63,6 +64,7 @@ class Keeper:
         self._loop_thread = threading.get_ident()
         self._beaten_at = time.monotonic()
         self._blocked_since = 0.0
+        self._doing: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stepflow-keeper", daemon=True)
 
@@ -101,21 +103,45 @@ class Keeper:
                     extend_at = now + self._lease_ms / 3000
                 if now >= heartbeat_at:
                     self._deputy.look()
-                    self._heartbeat()
+                    if len(self._keys.all) == 1:
+                        self._heartbeat()
+                    else:
+                        self._aside("heartbeat", self._heartbeat)
                     heartbeat_at = now + _HEARTBEAT_S
             except StepflowError as error:
                 _log.warning("lease_not_extended", extra={"error": str(error)})
 
     def _extend(self) -> None:
-        leases = [(lease.job, lease.fence) for lease in list(self.leases.values())]
+        """Extend all leases. Those of several partitions each in a thread, for the node of one may be away."""
+        parts = by_partition(self._keys, [(lease.job, lease.fence) for lease in list(self.leases.values())])
         try:
-            for first in range(0, len(leases), _CHUNK):
-                chunk = leases[first : first + _CHUNK]
-                lost = self._broker.run(extend_leases(self._keys, chunk, lease_ms=self._lease_ms))
-                if lost:
-                    self._lost(lost)
+            if len(self._keys.all) == 1:
+                for _, leases in parts:
+                    self._extend_part(self._keys, leases)
+            else:
+                for keys, leases in parts:
+                    self._aside(keys.partition, partial(self._extend_part, keys, leases))
         finally:  # also when the server refuses: the deputy could not do better
             self._deputy.table.tended(time.monotonic())
+
+    def _extend_part(self, keys: Keys, leases: list[tuple[str, int]]) -> None:
+        for first in range(0, len(leases), _CHUNK):
+            lost = self._broker.run(extend_leases(keys, leases[first : first + _CHUNK], lease_ms=self._lease_ms))
+            if lost:
+                self._lost(lost)
+
+    def _aside(self, name: str, do: Callable[[], None]) -> None:
+        """Do something in a thread, unless it is still being done."""
+        last = self._doing.get(name)
+        if last is None or not last.is_alive():
+            self._doing[name] = threading.Thread(target=self._try, args=(do,), name="stepflow-keeper", daemon=True)
+            self._doing[name].start()
+
+    def _try(self, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except StepflowError as error:
+            _log.warning("lease_not_extended", extra={"error": str(error)})
 
     def _watch(self, now: float) -> None:
         """Report, once, a loop that has not answered for a second."""

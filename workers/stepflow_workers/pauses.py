@@ -27,7 +27,7 @@ class Pauses:
         self._pauses: dict[str, Pause] = {}
 
     async def look(self) -> None:
-        """Read them."""
+        """Read them; every partition knows all."""
         self._pauses = await self._broker.run(read_pauses(self._keys))
 
     def hold(self, held: HeldRun) -> bool:

@@ -71,7 +71,7 @@ class Planner:
     async def _plan_jobs(self, held: HeldRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
         bench = self._bench
         for part in _parts(steps):
-            bench.job_queued()  # the claim follows what is sent now, before its reply
+            bench.job_queued(held.run_id)  # the claim follows what is sent now, before its reply
             code = await bench.broker.run(plan_steps(bench.keys, run_id=held.run_id, fence=lease.fence, steps=part))
             if not bench.accepted(held, code):
                 return False
@@ -79,7 +79,7 @@ class Planner:
 
     async def _plan_children(self, held: HeldRun, lease: Lease, invokes: list[tuple[StepCall, InvokeRequest]]) -> bool:
         for part in _parts(invokes):
-            self._bench.job_queued()
+            self._bench.job_queued(held.run_id)
             code, resolved = await self._invoker.invoke(held, lease, part)
             for one in resolved:
                 self._waker.hand_over(one)

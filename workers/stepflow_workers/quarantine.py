@@ -17,7 +17,7 @@ from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.loop import end_tasks
 from stepflow_workers.performer import POISON_DEATHS
-from stepflow_workers.registry import Registry
+from stepflow_workers.registry import Registries
 from stepflow_workers.runner import Runner
 from stepflow_workers.waker import Waker
 from stepflow_workers.workbench import Workbench
@@ -39,8 +39,10 @@ _LOOK_S = 0.05
 class Quarantine(Runner):
     """A runner that executes suspects alone. A worker that is closed claims no jobs: it has no free slots."""
 
-    def __init__(self, bench: Workbench, waker: Waker, *, functions: dict[str, Function], registry: Registry) -> None:
-        super().__init__(bench, waker, functions=functions, registry=registry)
+    def __init__(
+        self, bench: Workbench, waker: Waker, *, functions: dict[str, Function], registries: Registries
+    ) -> None:
+        super().__init__(bench, waker, functions=functions, registries=registries)
         self._begun: dict[tuple[str, int], float] = {}
         self._closed_for: Lease | None = None
         self._put_off_since: float | None = None
@@ -108,7 +110,7 @@ class Quarantine(Runner):
             reason=reason,
         )
         await bench.broker.run(call)
-        bench.timer_set(delay_ms)
+        bench.timer_set(lease.run_id, delay_ms)
 
     async def _make_room(self, lease: Lease) -> None:
         """Hand a suspect back, for it must not die with others, and begin nothing until it can be taken again."""

@@ -6,11 +6,11 @@ from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.functions import FunctionConfig, read_functions, registry_version
 from stepflow_broker.keys import Keys
 
-__all__ = ["Registry"]
+__all__ = ["Registries", "Registry"]
 
 
 class Registry:
-    """All functions of all apps.
+    """All functions of all apps, as one partition has them.
 
     Attributes:
         version: of the reading; -1: none yet.
@@ -28,3 +28,14 @@ class Registry:
         version = await self._broker.run(registry_version(self._keys))
         self.functions = {config.name: config for config in await self._broker.run(read_functions(self._keys))}
         self.version = version
+
+
+class Registries:
+    """The readings of all partitions. While a worker registers a function, not all of them know it yet."""
+
+    def __init__(self, broker: AsyncBroker, keys: Keys) -> None:
+        self._found = {one: Registry(broker, one) for one in keys.all}
+
+    def of(self, keys: Keys) -> Registry:
+        """That of a partition."""
+        return self._found[keys]

@@ -179,7 +179,7 @@ class Router:
         """Block on the server until events come; on a connection of its own, for it holds it."""
         call = read_events(self._keys, self._worker, limit=_LIMIT)
         words = (*call.words[:-3], "BLOCK", _BLOCK_MS, *call.words[-3:])
-        pool = self._broker.client.connection_pool
+        pool = self._broker.client(self._keys).connection_pool
         try:
             connection = await pool.get_connection()
         except (exceptions.RedisError, OSError) as error:

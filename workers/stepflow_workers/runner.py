@@ -17,7 +17,7 @@ from stepflow_workers.invoker import Invoker
 from stepflow_workers.loader import Loader
 from stepflow_workers.planned_step import do_planned_step
 from stepflow_workers.planner import Planner
-from stepflow_workers.registry import Registry
+from stepflow_workers.registry import Registries
 from stepflow_workers.waker import Waker
 from stepflow_workers.workbench import Workbench
 
@@ -31,13 +31,15 @@ class Runner:
 
     Args:
         functions: the functions of this process by ``app/id``.
-        registry: the functions of all processes.
+        registries: the functions of all processes.
     """
 
-    def __init__(self, bench: Workbench, waker: Waker, *, functions: dict[str, Function], registry: Registry) -> None:
+    def __init__(
+        self, bench: Workbench, waker: Waker, *, functions: dict[str, Function], registries: Registries
+    ) -> None:
         self._bench = bench
         self._loader = Loader(bench, functions)
-        invoker = Invoker(bench, registry)
+        invoker = Invoker(bench, registries)
         planner = Planner(bench, self._loader, invoker, waker)
         self._continuation = Continuation(bench, self._loader, planner, waker)
 

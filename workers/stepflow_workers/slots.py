@@ -23,6 +23,15 @@ class Slots:
         self.used = 0
         self.freed: Callable[[], None] = _nobody
 
+    @contextmanager
+    def reserved(self, count: int) -> Iterator[None]:
+        """Keep slots free for jobs that are being claimed, so that nobody else claims jobs for them."""
+        self.used += count
+        try:
+            yield
+        finally:
+            self.used -= count
+
     @property
     def free(self) -> int:
         """How many are free; 0 also when jobs that waited have gone on and there are too few."""

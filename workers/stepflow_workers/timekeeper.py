@@ -10,9 +10,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from stepflow_broker.crons import server_time_ms
 from stepflow_broker.jobs import fire_timers, reclaim_leases, repair_jobs
+from stepflow_broker.keys import Keys
 from stepflow_broker.runs import forget_ended
 from stepflow_workers.crier import Crier
 from stepflow_workers.waker import Waker
@@ -42,20 +44,24 @@ class _Chore:
 
 
 class Timekeeper:
-    """Keeps time for one worker."""
+    """Keeps time in one partition, for one worker.
 
-    def __init__(self, bench: Workbench, waker: Waker, crier: Crier) -> None:
+    Args:
+        crier: of the worker; ``None`` in all partitions but one.
+    """
+
+    def __init__(self, bench: Workbench, keys: Keys, waker: Waker, crier: Crier | None) -> None:
         self._bench = bench
-        self._waker = waker
+        self._keys = keys
         self._timers_at = 0.0
         self._tick_at = 0.0
         self._repair_cursor = 0
         self._look_at_pauses = _Chore(bench.pauses.look, 10.0)
         self._chores = (
             self._look_at_pauses,
-            _Chore(crier.look, 1.0),
-            _Chore(waker.look, 4.0),
-            _Chore(waker.take_over, 8.0),
+            *([_Chore(crier.look, 1.0)] if crier else []),
+            _Chore(partial(waker.look, keys), 4.0),
+            _Chore(partial(waker.take_over, keys), 8.0),
             _Chore(self._reclaim, 4.0),
             _Chore(self._repair, 10.0),
             _Chore(self._forget, 300.0),
@@ -87,13 +93,13 @@ class Timekeeper:
         """Have some of what is due happen. What is left comes at the next look: jobs are claimed in between."""
         bench = self._bench
         self._tick_at = self._timers_at = now + _TICK_S  # also if this fails
-        _, next_ms = await bench.broker.run(fire_timers(bench.keys, limit=_TIMERS))
+        _, next_ms = await bench.broker.run(fire_timers(self._keys, limit=_TIMERS))
         self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
 
     async def _reclaim(self) -> None:
         lease_ms, reclaimed = self._bench.settings.lease_ms, list[str]()
         while len(reclaimed) % _RECLAIMED == 0:
-            found = await self._bench.broker.run(reclaim_leases(self._bench.keys, limit=_RECLAIMED, lease_ms=lease_ms))
+            found = await self._bench.broker.run(reclaim_leases(self._keys, limit=_RECLAIMED, lease_ms=lease_ms))
             if not found:
                 break
             reclaimed += found
@@ -101,11 +107,11 @@ class Timekeeper:
             _log.warning("jobs_reclaimed", extra={"count": len(reclaimed), "jobs": reclaimed[:10]})
 
     async def _repair(self) -> None:
-        call = repair_jobs(self._bench.keys, cursor=self._repair_cursor)
+        call = repair_jobs(self._keys, cursor=self._repair_cursor)
         self._repair_cursor, repaired = await self._bench.broker.run(call)
         if repaired:
             _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
 
     async def _forget(self) -> None:
         now_ms = await self._bench.broker.run(server_time_ms())
-        await self._bench.broker.run(forget_ended(self._bench.keys, now_ms))
+        await self._bench.broker.run(forget_ended(self._keys, now_ms))

@@ -33,7 +33,7 @@ class Waiter:
             self._waker.hand_over(resolved)
             return Code.DONE
         left_ms = max(0, start.until_ms - now_ms() if start.until_ms else start.delay_ms)
-        bench.timer_set(left_ms)
+        bench.timer_set(lease.run_id, left_ms)
         if left_ms > HOLD_S * 1000:
             held.late.add(call.key)
         came = next((event for event in recent if condition.holds(event, bench.cipher)), None)

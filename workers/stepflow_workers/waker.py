@@ -42,10 +42,10 @@ class Waker:
         self._worker = worker
         self._held = held
 
-    async def prepare(self) -> None:
-        """Make sure that the stream and its group exist."""
+    async def prepare(self, keys: Keys) -> None:
+        """Make sure that the stream of a partition and its group exist."""
         with contextlib.suppress(ServerError):  # they exist already
-            await self._broker.run(create_group(self._keys, "FINISHED"))
+            await self._broker.run(create_group(keys, "FINISHED"))
 
     async def wake(self, child: str) -> None:
         """See to a child that has ended."""
@@ -70,21 +70,21 @@ class Waker:
         else:
             held.learn(resolved.position, resolved.key, memo, len(resolved.memo))
 
-    async def look(self) -> None:
-        """See to the finished events that nobody has seen to."""
-        await self._see_to(read_finished(self._keys, self._worker, limit=_LIMIT))
+    async def look(self, keys: Keys) -> None:
+        """See to the finished events of a partition that nobody has seen to."""
+        await self._see_to(keys, read_finished(keys, self._worker, limit=_LIMIT))
 
-    async def take_over(self) -> None:
-        """See to the finished events that a worker took and left, because it died."""
-        await self._see_to(take_over_finished(self._keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT))
+    async def take_over(self, keys: Keys) -> None:
+        """See to the finished events of a partition that a worker took and left, because it died."""
+        await self._see_to(keys, take_over_finished(keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT))
 
-    async def _see_to(self, call: Call[list[Finished]]) -> None:
+    async def _see_to(self, keys: Keys, call: Call[list[Finished]]) -> None:
         try:
             found = await self._broker.run(call)
         except ServerError as error:
             if "NOGROUP" not in str(error):
                 raise
-            await self.prepare()  # the server was emptied, or lost the group
+            await self.prepare(keys)  # the server was emptied, or lost the group
             return
         seen = [self.end_batch(one.run_id) if one.is_batch else self.wake(one.run_id) for one in found]
         await asyncio.gather(*seen)

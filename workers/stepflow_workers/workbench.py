@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.codes import Code
-from stepflow_broker.jobs import Lease, fail_attempt, release_jobs
+from stepflow_broker.jobs import Lease, by_partition, fail_attempt, release_jobs
 from stepflow_broker.keys import Keys
 from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.memo import Memo, read_memo
@@ -37,11 +37,11 @@ class Workbench:
         performer: performs steps.
         pauses: what is paused.
         stopping: it takes no more jobs, and ends those at hand as soon as their steps allow.
-        suspended: RQ is suspended: runs go back to their queues after the step at hand.
+        suspended: the partitions where RQ is suspended: runs go back to their queues after the step at hand.
         finished_jobs, failed_jobs: how many were done, for RQ.
         cipher: opens payloads, with the keys of all apps of this worker.
-        job_queued: called when this worker has queued a job, which it may as well take itself.
-        timer_set: called with the milliseconds until a timer that this worker has set is due.
+        job_queued: called with a run for which this worker has queued a job, which it may as well take itself.
+        timer_set: called with a run and the milliseconds until a timer that this worker has set for it is due.
     """
 
     broker: AsyncBroker
@@ -53,12 +53,12 @@ class Workbench:
     performer: Performer = field(init=False)
     pauses: Pauses = field(init=False)
     stopping: bool = False
-    suspended: bool = False
+    suspended: set[str] = field(default_factory=set)
     finished_jobs: int = 0
     failed_jobs: int = 0
     cipher: Cipher = PLAIN
-    job_queued: Callable[[], object] = int
-    timer_set: Callable[[int], object] = int
+    job_queued: Callable[[str], object] = str
+    timer_set: Callable[[str, int], object] = lambda _run_id, _delay_ms: None
 
     def __post_init__(self) -> None:
         self.held = HeldRuns(self.settings.cached_runs)
@@ -94,7 +94,7 @@ class Workbench:
             delay_ms=delay_ms,
         )
         code = await self.broker.run(call)
-        self.timer_set(delay_ms)
+        self.timer_set(lease.run_id, delay_ms)
         return code
 
     def read_memo(self, run_id: str, key: str, text: bytes) -> Memo:
@@ -107,8 +107,8 @@ class Workbench:
 
     async def hand_back(self, leases: list[Lease]) -> None:
         """Return jobs to their queues, for any worker to take at once; those that are lost already are left alone."""
-        if leases:
-            await self.broker.run(release_jobs(self.keys, [(lease.job, lease.fence) for lease in leases]))
+        for keys, part in by_partition(self.keys, [(lease.job, lease.fence) for lease in leases]):
+            await self.broker.run(release_jobs(keys, part))
 
     def forget(self, run_id: str) -> None:
         """Let go of a run that has ended elsewhere, or whose lease is lost."""

@@ -26,10 +26,11 @@ from stepflow import Stepflow
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import command
-from stepflow_broker.connection import check_server, connect, safe_url, server_error
-from stepflow_broker.functions import register_functions
+from stepflow_broker.connection import check_server, connect_all, infos, safe_url, server_error
+from stepflow_broker.functions import check_homes, register_functions
 from stepflow_broker.jobs import queue_lists
 from stepflow_broker.keys import Keys
+from stepflow_broker.partitions import check_partitions, keys_for
 from stepflow_engine.cipher import PLAIN
 from stepflow_engine.errors import ConfigurationError, StepflowError
 from stepflow_engine.loop import end_tasks
@@ -40,10 +41,11 @@ from stepflow_workers.inbox import Inbox
 from stepflow_workers.keeper import Keeper
 from stepflow_workers.loop import WorkerLoop
 from stepflow_workers.quarantine import Quarantine
-from stepflow_workers.registry import Registry
+from stepflow_workers.registry import Registries
 from stepflow_workers.router import Router
 from stepflow_workers.settings import WorkerSettings
 from stepflow_workers.slots import Slots
+from stepflow_workers.stations import Station, Stations
 from stepflow_workers.timekeeper import Timekeeper
 from stepflow_workers.waker import Waker
 from stepflow_workers.workbench import Workbench
@@ -79,12 +81,13 @@ class StepWorker(BaseWorker):
             )
         self.settings = settings
         self.cipher = PLAIN.beside(*(app.producer.cipher for app in apps))
-        self.keys = Keys()
+        self.keys = keys_for(settings.redis_url)
         queues = settings.queues or tuple(dict.fromkeys(f.config.queue for f in self.functions.values()))
         self.lists = queue_lists(queues)
-        client = connect(settings.redis_url)
+        client = connect_all(settings.redis_url)
         try:
-            check_server(client.info(), settings.redis_url)
+            for info in infos(client):
+                check_server(info, settings.redis_url)
             super().__init__(
                 self.lists,
                 name=settings.name or f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:6]}",
@@ -98,7 +101,7 @@ class StepWorker(BaseWorker):
         self._counted = (0, 0)
         self._is_forgotten = False
         self._bench: Workbench | None = None
-        self._dispatcher: Dispatcher | None = None
+        self._stations: Stations | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled_at = 0.0
 
@@ -125,9 +128,12 @@ class StepWorker(BaseWorker):
         return self.successful_job_count > 0
 
     def _register_functions(self) -> None:
+        configs = [function.config for function in self.functions.values()]
         broker = Broker(self.settings.redis_url)
         try:
-            broker.run(register_functions(self.keys, [function.config for function in self.functions.values()]))
+            check_partitions(broker, self.keys)
+            check_homes(self.keys, configs)
+            broker.run_all([register_functions(keys, configs) for keys in self.keys.all])
         finally:
             broker.close()
 
@@ -138,7 +144,7 @@ class StepWorker(BaseWorker):
         broker = AsyncBroker(self.settings.redis_url, patience_s=_PATIENCE_S)
         slots = Slots(self.settings.concurrency)
         bench = Workbench(broker, self.keys, self.name, self.settings, slots, cipher=self.cipher)
-        registry = Registry(broker, self.keys)
+        registries = Registries(broker, self.keys)
         waker = Waker(broker, self.keys, self.name, bench.held, self.cipher)
         lease_ms = self.settings.lease_ms
         keeper = Keeper(
@@ -147,33 +153,37 @@ class StepWorker(BaseWorker):
             deputy=Deputy(self.settings.redis_url, worker=self.name, shown_as=self.key, lease_ms=lease_ms),
             lease_ms=lease_ms,
             heartbeat=self._send_heartbeat,
-            lost=lambda jobs: _from_thread(loop, dispatcher.on_lost, jobs),
+            lost=lambda jobs: _from_thread(loop, stations.on_lost, jobs),
             beat=lambda: _from_thread(loop, keeper.beaten),
         )
-        router = Router(broker, self.keys, self.name, registry, self.cipher)
-        dispatcher = Dispatcher(
-            bench,
-            lists=self.lists,
-            runner=Quarantine(bench, waker, functions=self.functions, registry=registry),
-            keeper=keeper,
-            router=router,
-            timekeeper=Timekeeper(bench, waker, Crier(broker, self.keys, self.functions.values())),
-            set_state=lambda state: self._show_state(broker, state),
-        )
-        bench.timer_set, bench.job_queued, slots.freed = dispatcher.timer_set, dispatcher.wake, dispatcher.wake
-        self._bench, self._dispatcher = bench, dispatcher
+        runner = Quarantine(bench, waker, functions=self.functions, registries=registries)
+        crier = Crier(broker, self.keys, self.functions.values())
+
+        def build(keys: Keys) -> Station:
+            router = Router(broker, keys, self.name, registries.of(keys), self.cipher)
+            dispatcher = Dispatcher(
+                bench,
+                keys,
+                lists=self.lists,
+                runner=runner,
+                keeper=keeper,
+                router=router,
+                timekeeper=Timekeeper(bench, keys, waker, crier if keys is self.keys else None),
+                set_state=lambda state: self._show_state(broker, state),
+            )
+            return Station(dispatcher, router, Inbox(broker, keys, self.name, self.lists, dispatcher))
+
+        stations = Stations(self.keys, waker, build)
+        bench.timer_set, bench.job_queued, slots.freed = stations.timer_set, stations.job_queued, stations.slot_freed
+        self._bench, self._stations = bench, stations
         self._loop = loop
         if self._signalled_at:
-            dispatcher.stop()
+            stations.stop()
         keeper.start()
-        await router.prepare()
-        await waker.prepare()
-        subscribed = asyncio.Event()
-        inbox = Inbox(broker, self.keys, self.name, self.lists, dispatcher)
-        listeners = [loop.create_task(inbox.run(subscribed.set)), loop.create_task(router.run())]
+        listeners = stations.listen()
         try:
-            await dispatcher.run()
-            await dispatcher.finish(self.settings.grace_s)
+            await stations.run()
+            await stations.finish(self.settings.grace_s)
         finally:
             await end_tasks(listeners)
             keeper.stop()
@@ -204,8 +214,8 @@ class StepWorker(BaseWorker):
     def stop(self) -> None:
         """Take no more jobs, finish those at hand, and return from `work`. May be called from any thread."""
         self._signalled_at = time.monotonic()
-        if self._loop is not None and self._dispatcher is not None:
-            _from_thread(self._loop, self._dispatcher.stop)
+        if self._loop is not None and self._stations is not None:
+            _from_thread(self._loop, self._stations.stop)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """The first signal: finish what is at hand. A second: stop at once; the leases run out.
@@ -216,13 +226,13 @@ class StepWorker(BaseWorker):
         if now - self._signalled_at < _SAME_SIGNAL_S:
             return
         first, self._signalled_at = not self._signalled_at, now
-        dispatcher, loop = self._dispatcher, self._loop
+        stations, loop = self._stations, self._loop
         if first:
-            _log.info("worker_stopping", extra={"worker": self.name, "jobs": dispatcher.job_count if dispatcher else 0})
-        if dispatcher is None or loop is None:
+            _log.info("worker_stopping", extra={"worker": self.name, "jobs": stations.job_count if stations else 0})
+        if stations is None or loop is None:
             return  # still starting: `_serve` sees that it is to stop
         if first:
-            loop.call_soon_threadsafe(dispatcher.stop)
+            loop.call_soon_threadsafe(stations.stop)
             return
         _log.warning("worker_stopped_at_once", extra={"worker": self.name})
         self._take_leave()

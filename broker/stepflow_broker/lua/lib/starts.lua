@@ -160,7 +160,7 @@ local function join_batch(rule, run, app, fn, queue, event, now, more, fields, g
     batch = nil
   end
   if not batch then
-    batch, bytes = 'b' .. run, 0
+    batch, bytes = string.sub(run, 1, 4) .. 'b' .. string.sub(run, 5), 0 -- its first digits say where it lives
     put(fields, 'batch', batch)
     put(fields, 'delayed_by', 'collected in a batch')
     create_run(batch, app, fn, queue, event, now, fields, gated, now + rule.b)

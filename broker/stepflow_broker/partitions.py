@@ -1,0 +1,43 @@
+"""Partitions: into how many parts the keys are divided, which all processes have to agree on.
+
+Each is a world of its own, with its queues, timers, streams and registry, so that no script ever needs the keys of two.
+A run's id says in which it lives.
+"""
+
+from __future__ import annotations
+
+from stepflow_broker.broker import Broker
+from stepflow_broker.call import Call, run_script
+from stepflow_broker.keys import Keys
+from stepflow_broker.server_url import read_url, safe_url
+from stepflow_engine.errors import ConfigurationError
+
+__all__ = ["agree_partitions", "check_partitions", "keys_for"]
+
+
+def keys_for(url: str) -> Keys:
+    """The keys of a server, those of its first partition; `Keys.of` and `Keys.at` find the others.
+
+    Raises:
+        ConfigurationError: the URL cannot be one of a server.
+    """
+    return Keys.over(read_url(url).partitions)
+
+
+def agree_partitions(keys: Keys) -> Call[int]:
+    """The number of partitions that the server's keys have; the first to ask decides."""
+    return run_script("agree_partitions", int, (keys("PARTITIONS"),), len(keys.all))
+
+
+def check_partitions(broker: Broker, keys: Keys) -> None:
+    """Refuse a URL that divides the keys otherwise than those that are there: its processes would not find them.
+
+    Raises:
+        ConfigurationError: it does.
+    """
+    agreed = broker.run(agree_partitions(keys))
+    if agreed != len(keys.all):
+        raise ConfigurationError(
+            f"the keys at {safe_url(broker.url)} are divided into {agreed} partitions, and this URL says "
+            f"{len(keys.all)}: write partitions={agreed} in redis_url; the number cannot be changed later"
+        )

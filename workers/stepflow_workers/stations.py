@@ -1,0 +1,99 @@
+"""The stations: what a worker has once for each partition. On a server that is not divided there is one.
+
+Each takes jobs, routes events, fires timers and sees to finished runs in its partition, and none waits for another: a
+node of a cluster that is away holds up nothing but its own partitions. They share the worker's slots, and take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stepflow_broker.keys import Keys
+from stepflow_workers.dispatcher import Dispatcher
+from stepflow_workers.inbox import Inbox
+from stepflow_workers.router import Router
+from stepflow_workers.waker import Waker
+
+__all__ = ["Station", "Stations"]
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """What a worker has for one partition."""
+
+    dispatcher: Dispatcher
+    router: Router
+    inbox: Inbox
+
+
+class Stations:
+    """Those of all partitions of one worker.
+
+    Args:
+        keys: of any partition.
+        build: makes the station of a partition.
+    """
+
+    def __init__(self, keys: Keys, waker: Waker, build: Callable[[Keys], Station]) -> None:
+        self._keys = keys
+        self._waker = waker
+        self._found = {one: build(one) for one in keys.all}
+        self._dispatchers = [station.dispatcher for station in self._found.values()]
+        self._next = 0
+
+    async def run(self) -> None:
+        """Work until `stop`, or, in burst mode, until nothing is left: what is done in one may make work in another."""
+        last = -1
+        while last != (last := sum(dispatcher.claimed for dispatcher in self._dispatchers)):
+            await asyncio.gather(*[self._work(keys, station) for keys, station in self._found.items()])
+
+    async def _work(self, keys: Keys, station: Station) -> None:
+        await station.router.prepare()
+        await self._waker.prepare(keys)
+        await station.dispatcher.run()
+
+    async def finish(self, grace_s: float) -> None:
+        """Wait for the jobs at hand; after ``grace_s`` seconds, hand back those that are left."""
+        await asyncio.gather(*[dispatcher.finish(grace_s) for dispatcher in self._dispatchers])
+
+    def listen(self) -> list[asyncio.Task[None]]:
+        """Begin to listen to messages and to route events, until these tasks are cancelled."""
+        loop = asyncio.get_running_loop()
+        return [
+            loop.create_task(listening)
+            for station in self._found.values()
+            for listening in (station.inbox.run(), station.router.run())
+        ]
+
+    def stop(self) -> None:
+        """Take no more jobs."""
+        for dispatcher in self._dispatchers:
+            dispatcher.stop()
+
+    @property
+    def job_count(self) -> int:
+        """How many jobs are at hand."""
+        return sum(dispatcher.job_count for dispatcher in self._dispatchers)
+
+    def slot_freed(self) -> None:
+        """A slot is free: the next station that may have jobs looks."""
+        for n in range(self._next, self._next + len(self._dispatchers)):
+            dispatcher = self._dispatchers[n % len(self._dispatchers)]
+            if dispatcher.wants_slots:
+                self._next = n + 1
+                dispatcher.wake()
+                return
+
+    def job_queued(self, run_id: str) -> None:
+        """A job was queued for a run by this worker, which may as well take it itself."""
+        self._found[self._keys.of(run_id)].dispatcher.wake(has_jobs=True)
+
+    def timer_set(self, run_id: str, delay_ms: int) -> None:
+        """A timer was set for a run by this worker."""
+        self._found[self._keys.of(run_id)].dispatcher.timer_set(delay_ms)
+
+    def on_lost(self, jobs: list[str]) -> None:
+        """The leases of these jobs are another's: let go of them."""
+        self._dispatchers[0].on_lost(jobs)
