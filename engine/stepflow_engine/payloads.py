@@ -162,8 +162,9 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
 
 def _places(run_id: str, key: str, memo: Memo, *, failed: bool) -> tuple[Place, ...]:
     if memo.detail.get("kind") == "invoke":
-        child = moved_to(str(memo.detail.get("run_id", "")), run_id_for(run_id, key))
-        return end_places(child, str(memo.detail.get("function", "")), failed=failed)
+        function, child = str(memo.detail.get("function", "")), run_id_for(run_id, key)
+        near, away = moved_to(run_id, child), moved_to(str(memo.detail.get("run_id", "")), child)
+        return (*end_places(near, function, failed=failed), *end_places(away, function, failed=failed))
     return (step_place(run_id, key, failed=failed),)
 
 

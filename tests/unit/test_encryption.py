@@ -11,7 +11,7 @@ import pytest
 from stepflow import ConfigurationError, DecryptionError, Encryption, Failure, KeyMissingError, Stepflow
 from stepflow_engine.cipher import PLAIN, Cipher, key_id
 from stepflow_engine.codec import dumps, loads
-from stepflow_engine.ids import run_id_for
+from stepflow_engine.ids import moved_to, run_id_for
 from stepflow_engine.memo import memo_of_data, memo_of_error, read_memo
 from stepflow_engine.payloads import (
     end_place,
@@ -145,7 +145,7 @@ def test_of_a_failure_only_the_name_is_read() -> None:
 
 def test_memos_open_by_their_kind() -> None:
     cipher, run, key = Cipher([OLD]), "r", "k"
-    child = run_id_for(run, key)
+    child = moved_to(run, run_id_for(run, key))
     detail = {"id": "x", "kind": "invoke", "function": "a/f", "run_id": "forged"}
     ended = [end_place(child, "a/f", failed=False, batched=batched) for batched in (False, True)]
     stored = [memo_of_data(cipher.seal(b"5", step_place(run, key)), {"id": "x"})]
