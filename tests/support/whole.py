@@ -58,6 +58,7 @@ _SHOWN: dict[str, Callable[[list[Any]], Any]] = {
     "set": all,
     "smembers": lambda replies: set(_joined(replies)),
     "ttl": max,
+    "xadd": list,
     "type": lambda replies: next((reply for reply in replies if reply != "none"), "none"),
     "xpending": lambda replies: {"pending": sum(reply["pending"] for reply in replies)},
 }
@@ -98,6 +99,10 @@ class WholeClient:
         """Delete keys; how many there were."""
         return sum(self._client.delete(name) for key in keys for name in self._names(key))
 
+    def pubsub_channels(self, channel: str) -> list[str]:
+        """The channels of this name that somebody listens to."""
+        return [name for one in self._names(channel) for name in self._client.pubsub_channels(one)]
+
     def keys(self, pattern: str) -> list[str]:
         """The names of keys, without their tags."""
         return list(self.scan_iter(pattern))
@@ -125,13 +130,13 @@ def _is_of_run(kind: Key) -> bool:
 
 
 @contextlib.contextmanager
-def whole_client(url: str) -> Iterator[Any]:
+def whole_client(url: str, **options: Any) -> Iterator[Any]:
     """A client that decodes replies and has all rights: redis-py's own of a server whose keys are not divided."""
     given, keys = read_url(as_role(url, "admin")), keys_for(url)
     if given.is_of_cluster:
         first = given.text.replace("+cluster", "").partition(",")[0]
-        found: Any = redis.RedisCluster.from_url(first, decode_responses=True)
+        found: Any = redis.RedisCluster.from_url(first, decode_responses=True, **options)
     else:
-        found = redis.Redis.from_url(given.text, decode_responses=True)
+        found = redis.Redis.from_url(given.text, decode_responses=True, **options)
     with found:
         yield found if len(keys.all) == 1 else WholeClient(found, keys)
