@@ -8,7 +8,7 @@ ACL_TESTS ?= tests/integration
 SOURCES := engine broker sdk workers cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kill test test-unsticky test-acl check bench bench-long bench-peers chaos fuzz audit clean
+.PHONY: help demo demo-kill test test-unsticky test-acl test-cluster check bench bench-long bench-peers chaos fuzz audit clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test-unsticky: $(VENV)/.installed-dev ## the tests of workers, with runs that go
 
 test-acl: $(VENV)/.installed-dev ## the integration tests on a server with users, each process with its role's rights alone
 	$(BIN)/pytest $(ACL_TESTS) --acl -n 3 --dist loadfile
+
+test-cluster: $(VENV)/.installed-dev ## the integration tests on a cluster of 3 primaries and 3 replicas
+	$(BIN)/pytest tests/integration --cluster -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev ## format, lint, types, imports, unit tests
 	$(BIN)/ruff format --check .

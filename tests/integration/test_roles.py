@@ -21,6 +21,8 @@ from tests.support.command_line import SHOP, assert_refused, call, register
 from tests.support.processes import WorkerThread
 from tests.support.roles import as_role, knows_users, password_of, users_option
 
+pytestmark = pytest.mark.single_server("a single server of its own, with users")
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
