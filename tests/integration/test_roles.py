@@ -176,7 +176,7 @@ def test_who_only_looks_cannot_wait_for_a_result(site: str, admin: redis.Redis) 
 
 
 def test_a_worker_with_another_role_s_user_does_not_start(site: str, admin: redis.Redis) -> None:
-    for role, action in (("producer", "info"), ("read-only", "register_functions")):
+    for role, action in (("producer", "info"), ("read-only", "agree_partitions")):
         with pytest.raises(MissingRightError, match="is for role worker") as caught:
             StepWorker([shop(site)], WorkerSettings(as_role(site, role))).work()
         assert caught.value.action == action
