@@ -11,7 +11,8 @@ import click
 
 from stepflow import Run, Stepflow
 from stepflow.cancelling import cancelling, select_runs
-from stepflow_broker.bulk import Selection, cancel_runs, converse, find_live, server_ms
+from stepflow_broker.bulk import Selection, cancel_runs, find_live, server_ms
+from stepflow_broker.dialogue import converse
 from stepflow_cli.exits import EPILOG, ExitCode, complain
 from stepflow_cli.options import duration, output_option, server_options
 from stepflow_cli.show import print_json
