@@ -18,25 +18,29 @@ from stepflow_broker.keys import GROUP, Keys
 from stepflow_broker.overview import WorkerRecord
 from stepflow_broker.streams import create_group
 
-__all__ = ["examine_traffic"]
+__all__ = ["examine_queues", "examine_traffic"]
 
 _OVERDUE_MS = 60_000
 _PAGE = 500
 _DOCTOR = "doctor"
 
 
-def examine_traffic(
-    broker: Broker,
-    keys: Keys,
-    findings: Findings,
-    workers: Sequence[WorkerRecord],
-    *,
-    repair: bool = False,
-    now_ms: int = 0,
-) -> None:
-    """Look at what workers should have seen to by now."""
+def examine_queues(broker: Broker, keys: Keys, findings: Findings, workers: Sequence[WorkerRecord]) -> None:
+    """Look for queues that nobody serves, and for partitions in which RQ is suspended."""
+    suspended = broker.run_all([command(int, "EXISTS", one("RQ_SUSPENDED")) for one in keys.all])
+    for one in [one for one, found in zip(keys.all, suspended, strict=True) if found]:
+        findings.add("suspended", one("RQ_SUSPENDED"), f" of partition {one.partition[:-1]}" * bool(one.partition))
+    served = {queue for worker in workers for queue in worker.queues}
+    functions = broker.run(read_functions(keys))
+    for queue in sorted({config.queue for config in functions} - served):
+        names = [config.name for config in functions if config.queue == queue]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        findings.add("queue_unserved", queue, ", ".join(names[:3]) + more)
+
+
+def examine_traffic(broker: Broker, keys: Keys, findings: Findings, *, repair: bool = False, now_ms: int = 0) -> None:
+    """Look at what workers should have seen to by now in a partition."""
     traffic = _Traffic(broker, keys, findings, repair, now_ms or broker.run(server_time_ms()), now_ms)
-    traffic.queues(workers)
     traffic.overdue("lease_overdue", "LEASES")
     traffic.overdue("timer_overdue", "TIMEOUTS")
     for stream in ("EVENTS", "FINISHED"):
@@ -45,7 +49,7 @@ def examine_traffic(
 
 @dataclass(slots=True)
 class _Traffic:
-    """Looks at one server.
+    """Looks at one partition.
 
     Attributes:
         now: the time, in ms.
@@ -58,17 +62,6 @@ class _Traffic:
     repair: bool
     now: int
     given_ms: int
-
-    def queues(self, workers: Sequence[WorkerRecord]) -> None:
-        """Queues that nobody serves; RQ suspended."""
-        if self.broker.run(command(int, "EXISTS", self.keys("RQ_SUSPENDED"))):
-            self.findings.add("suspended", self.keys("RQ_SUSPENDED"))
-        served = {queue for worker in workers for queue in worker.queues}
-        functions = self.broker.run(read_functions(self.keys))
-        for queue in sorted({config.queue for config in functions} - served):
-            names = [config.name for config in functions if config.queue == queue]
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            self.findings.add("queue_unserved", queue, ", ".join(names[:3]) + more)
 
     def overdue(self, code: str, index: str) -> None:
         """What should have been taken off an index over a minute ago."""
