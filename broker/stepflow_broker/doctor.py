@@ -18,7 +18,7 @@ from typing import Any
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call, command, run_script
 from stepflow_broker.crons import server_time_ms
-from stepflow_broker.doctor_away import examine_away
+from stepflow_broker.doctor_away import AwayWait, examine_away
 from stepflow_broker.doctor_traffic import examine_queues, examine_traffic
 from stepflow_broker.doctor_waits import examine_counts
 from stepflow_broker.finding import Finding, Findings
@@ -76,7 +76,7 @@ class _Examination:
         suspects: ready jobs that were seen on no list, or twice.
         own: lists that only stepflow writes to.
         waits: whether there are waits for events.
-        away: waits (run, step key, child) for runs of other partitions, which no script of this one can see.
+        away: waits for runs of other partitions, which no script of this one can see.
     """
 
     broker: Broker
@@ -89,7 +89,7 @@ class _Examination:
     suspects: set[bytes] = field(default_factory=set)
     own: frozenset[str] = frozenset()
     waits: bool = False
-    away: list[tuple[str, str, str]] = field(default_factory=list)
+    away: list[AwayWait] = field(default_factory=list)
 
     def all(self) -> None:
         """Look at everything."""
@@ -175,14 +175,13 @@ class _Examination:
 
     def runs(self, runs: Sequence[bytes]) -> None:
         """Look at runs, live and ended."""
-        place = (len(self.keys.all), self.keys.all.index(self.keys))
         while runs:
-            call = self._script("examine_runs", self.keys("LIVE"), *place, *runs[:_PAGE])
+            call = self._script("examine_runs", self.keys("LIVE"), *runs[:_PAGE])
             looked, found, ready, away = self.broker.run(call)
             self.findings.add_all(found)
             began = self.began.encode()
             self.suspects |= {job for job, queued_at in ready if hash(job) not in self.listed and queued_at <= began}
-            self.away += [(run.decode(), key.decode(), child.decode()) for run, key, child in away]
+            self.away += [AwayWait(*_texts(wait)) for wait in away]
             runs = runs[looked:]
 
     def ready_jobs(self) -> None:

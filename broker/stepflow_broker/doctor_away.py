@@ -1,14 +1,14 @@
-"""Waits for runs of other partitions, compared with these runs.
+"""Waits for children in other partitions, compared with these children.
 
-No script can see both. The child is looked at first and the wait again after: who ends the wait does so before the
-child's finished event is dropped, and the child is kept until then. So a wait that still stands, for a child that is
-gone or has no event, would never end but by its time.
+No script can see both, so the order of the looks decides. The message that has the child made is looked for first: when
+it is gone, the child has been made. The child is kept until the wait has ended, and so is the message that tells of its
+end; the wait is looked at last. So a wait that stands all the same has been forgotten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call, command
@@ -16,58 +16,65 @@ from stepflow_broker.finding import Findings
 from stepflow_broker.keys import Keys
 from stepflow_engine.states import RunStatus
 
-__all__ = ["examine_away"]
+__all__ = ["AwayWait", "examine_away"]
 
 _PAGE = 200
-_Wait = tuple[str, str, str]
-"""Run, step key, child."""
+_ENDED = frozenset(status.value for status in RunStatus if status.ended)
 
 
-def examine_away(broker: Broker, keys: Keys, findings: Findings, waits: Sequence[_Wait]) -> None:
-    """Look at the children of waits, and again at the waits of those that will not be heard of."""
+@dataclass(frozen=True, slots=True)
+class AwayWait:
+    """A step that waits for a run of another partition.
+
+    Attributes:
+        run, key: the step.
+        child: the run that it waits for.
+        asked: the message that has the child made.
+    """
+
+    run: str
+    key: str
+    child: str
+    asked: str
+
+
+def examine_away(broker: Broker, keys: Keys, findings: Findings, waits: Sequence[AwayWait]) -> None:
+    """Look at the children that are waited for, and once more at the waits of those of which nothing will be heard."""
     for first in range(0, len(waits), _PAGE):
-        page = waits[first : first + _PAGE]
-        codes = _look(broker, keys, [child for _, _, child in page])
-        suspects = [(code, wait) for code, wait in zip(codes, page, strict=True) if code]
+        suspects = _suspects(broker, keys, waits[first : first + _PAGE])
         stands = broker.run_all([_stands(keys, wait) for _, wait in suspects]) if suspects else []
-        for (code, (run, key, child)), still in zip(suspects, stands, strict=True):
+        for (code, wait), still in zip(suspects, stands, strict=True):
             if still:
-                findings.add(code, f"{run}:{key}", child)
+                findings.add(code, f"{wait.run}:{wait.key}", wait.child)
 
 
-def _look(broker: Broker, keys: Keys, children: Sequence[str]) -> list[str]:
-    """What is wrong with children: a code for each, or ``""``."""
-    states = broker.run_all([_read_child(keys, child) for child in children])
-    ended = [(child, entry) for child, (status, entry) in zip(children, states, strict=True) if entry]
-    heard = dict(zip(ended, broker.run_all([_is_told(keys, *one) for one in ended]) if ended else (), strict=True))
-    return [
-        "away_missing" if not status else "away_unheard" if _has_ended(status) and not heard.get((child, entry)) else ""
-        for child, (status, entry) in zip(children, states, strict=True)
-    ]
+def _suspects(broker: Broker, keys: Keys, waits: Sequence[AwayWait]) -> list[tuple[str, AwayWait]]:
+    asked = broker.run_all([_has_message(keys.of(wait.run), wait.asked) for wait in waits])
+    made = [wait for wait, is_asked in zip(waits, asked, strict=True) if not is_asked]
+    children = broker.run_all([_read_child(keys, wait.child) for wait in made]) if made else []
+    found = [("away_missing", wait) for wait, (status, _) in zip(made, children, strict=True) if not status]
+    ended = [(wait, told) for wait, (status, told) in zip(made, children, strict=True) if status in _ENDED]
+    heard = broker.run_all([_has_message(keys.of(wait.child), told or "0-1") for wait, told in ended]) if ended else []
+    return found + [("away_unheard", wait) for (wait, _), is_told in zip(ended, heard, strict=True) if not is_told]
 
 
-def _has_ended(status: str) -> bool:
-    return status in set(RunStatus) and RunStatus(status).ended
+def _has_message(keys: Keys, entry: str) -> Call[bool]:
+    return command(bool, "XRANGE", keys("FINISHED"), entry, entry)
 
 
 def _read_child(keys: Keys, child: str) -> Call[tuple[str, str]]:
-    """Its status, and the id of its finished event."""
-    return command(_texts, "HMGET", keys.of(child)("RUN", child), "status", "finished")
+    """Its status, and the message that tells of its end; ``""`` for what is not there."""
+    return command(_pair, "HMGET", keys.of(child)("RUN", child), "status", "finished")
 
 
-def _is_told(keys: Keys, child: str, entry: str) -> Call[bool]:
-    """Whether its finished event is still on the stream."""
-    return command(bool, "XRANGE", keys.of(child)("FINISHED"), entry, entry)
-
-
-def _stands(keys: Keys, wait: _Wait) -> Call[bool]:
+def _stands(keys: Keys, wait: AwayWait) -> Call[bool]:
     """Whether a step still waits for its child."""
-    run, key, child = wait
-    expected = ["waiting", child]
-    step = (f"{key}:state", f"{key}:child")
-    return command(lambda reply: list(_texts(reply)) == expected, "HMGET", keys.of(run)("STEPS", run), *step)
+    step = (f"{wait.key}:state", f"{wait.key}:child")
+    return command(
+        lambda reply: _pair(reply) == ("waiting", wait.child), "HMGET", keys.of(wait.run)("STEPS", wait.run), *step
+    )
 
 
-def _texts(reply: list[Any]) -> tuple[str, str]:
+def _pair(reply: list[bytes | None]) -> tuple[str, str]:
     first, second = [(value or b"").decode() for value in reply]
     return first, second

@@ -6,15 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_broker.away import deliver
 from stepflow_broker.batches import end_batch
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call, command, run_script
 from stepflow_broker.crons import server_time_ms
+from stepflow_broker.dialogue import converse
 from stepflow_broker.finding import Findings
 from stepflow_broker.functions import read_functions
 from stepflow_broker.invokes import wake_parent
 from stepflow_broker.jobs import fire_timers, reclaim_leases
 from stepflow_broker.keys import GROUP, Keys
+from stepflow_broker.messages import EndedBatch, EndedRun, Finished, finished_in
 from stepflow_broker.overview import WorkerRecord
 from stepflow_broker.streams import create_group
 
@@ -124,12 +127,18 @@ class _Traffic:
         if stream != "FINISHED":
             return False
         for entries in self._entries(self.keys(stream)):
-            for _, kind, run in entries:
-                if kind == "batch":
-                    self._end_batch(run)
-                else:
-                    self.broker.run(wake_parent(self.keys, run, worker=_DOCTOR, now_ms=self.given_ms))
+            for one in finished_in(entries):
+                self._see_to_end(one)
         return True
+
+    def _see_to_end(self, finished: Finished) -> None:
+        match finished:
+            case EndedRun(run):
+                self.broker.run(wake_parent(self.keys, run, worker=_DOCTOR, now_ms=self.given_ms))
+            case EndedBatch(batch):
+                self._end_batch(batch)
+            case message:
+                converse(self.broker, deliver(self.keys, message, worker=_DOCTOR, now_ms=self.given_ms))
 
     def _end_batch(self, batch: str) -> None:
         while self.broker.run(end_batch(self.keys, batch, now_ms=self.given_ms)):
@@ -138,16 +147,17 @@ class _Traffic:
     def _dangling(self, key: str) -> None:
         """Finished events of runs that do not exist: nobody can see to them."""
         for entries in self._entries(key):
-            self.findings.add_all(self.broker.run(self._look(key, [f"{entry} {run}" for entry, _, run in entries])))
+            members = [f"{entry.decode()} {fields[1].decode()}" for entry, fields in entries]
+            self.findings.add_all(self.broker.run(self._look(key, members)))
 
     def _look(self, key: str, members: Sequence[str]) -> Call[Any]:
         return run_script("examine_members", _raw, (key,), self.given_ms, int(self.repair), "FINISHED", "", 1, *members)
 
-    def _entries(self, key: str) -> Iterator[list[tuple[str, str, str]]]:
-        """The entries (id, whether of a run or a batch, its id) of the stream of finished events, page by page."""
+    def _entries(self, key: str) -> Iterator[list[Any]]:
+        """The entries of the stream of finished events, page by page."""
         after = "-"
         while found := self.broker.run(command(_raw, "XRANGE", key, after, "+", "COUNT", _PAGE)):
-            yield [(entry.decode(), fields[0].decode(), fields[1].decode()) for entry, fields in found]
+            yield found
             after = f"({found[-1][0].decode()}"
 
 

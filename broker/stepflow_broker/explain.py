@@ -66,7 +66,9 @@ class _Explainer:
         if record is None:
             return None
         steps = self.broker.run(read_steps(self.keys, run_id))
-        gates, delayed_by = self.broker.run(command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "gates", "delayed_by"))
+        gates, delayed_by = self.broker.run(
+            command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "gates", "delayed_by")
+        )
         names = _gates(gates.encode())
         if record.status.ended:
             why = f" ({record.reason})" if record.reason else ""

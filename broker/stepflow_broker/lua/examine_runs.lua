@@ -2,16 +2,15 @@
 -- It looks at fewer than are named when these have very many steps, so that the server is not kept for long.
 -- USES     clock jobs waits state gates runs invokes cancels findings
 -- KEYS     1 live
--- ARGV     1 now_ms  2 repair (1 or 0)  3 how many partitions there are  4 which of them this is, from 0 on  5.. runs
+-- ARGV     1 now_ms  2 repair (1 or 0)  3.. runs
 -- MOVES    (none)
 -- RETURNS  {how many were looked at, list of {code, subject, detail, 1 REPAIRED | 0 FOUND},
 --          list of {ready job, when it was queued},
---          list of {run, step key, child} of waits for runs of other partitions, which are not looked at}
+--          list of {run, step key, child, message} of waits for children that are away, which are not looked at}
 local MOST = 5000 -- fields of steps, entries of orders and hundreds of bytes of answers, in one call
 local LEASE_MS = 10000
 local TIMED_OUT = '{"error":{"name":"InvokeTimeoutError"'
 local now, queued, away, looked, weight = clock(ARGV[1]), {}, {}, 0, 0
-local partitions, this = tonumber(ARGV[3]), tonumber(ARGV[4])
 repairs = ARGV[2] == '1'
 
 -- continuation -> the status of its run; one that is not known here is a newer stepflow's, and left alone
@@ -109,12 +108,6 @@ local function timeout_memo(step)
   return '{"data":null,"outcome":"time","ended_at":' .. (step.due or now) .. ',' .. step.detail
 end
 
--- whether a run lives in this partition, as its id says
-local function is_here(run)
-  local place = tonumber(string.sub(run, 1, 4), 16)
-  return partitions == 1 or place and place % partitions == this
-end
-
 local function expect_child(run, key, step)
   local child = redis.call('HMGET', RUN .. step.child, 'status', 'finished')
   if not child[1] then
@@ -158,10 +151,10 @@ local function expect_wait(run, key, step)
     report('timeout_key_missing', member, '', function() redis.call('SET', TIMEOUT .. member, timeout_memo(step)) end)
   end
   if step.index then expect_in_index(step.index, member) end
-  if step.child and is_here(step.child) then
-    expect_child(run, key, step)
+  if step.away then
+    away[#away + 1] = {run, key, step.child, step.away}
   elseif step.child then
-    away[#away + 1] = {run, key, step.child}
+    expect_child(run, key, step)
   end
 end
 
@@ -300,7 +293,7 @@ local function look_at_ended(run, was)
   if was.parent then look_at_answer(run, was.status, was.parent, f[4]) end
 end
 
-for i = 5, #ARGV do
+for i = 3, #ARGV do
   local run, was = ARGV[i], read_run(ARGV[i])
   looked = looked + 1
   if was.live then
