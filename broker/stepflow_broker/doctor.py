@@ -3,8 +3,8 @@
 Each thing is looked at by one script together with all that it must agree with, so workers may work meanwhile. What
 takes longer than a script, as whether a job is on its list, is suspected first and then confirmed by one.
 
-One pass over the keys for each partition, in pages: no call keeps the server for more than some milliseconds, and memory
-grows with the number of ready jobs alone, by some 100 bytes for each.
+One pass over the keys for each partition, in pages: no call keeps the server for more than some milliseconds, and
+memory grows with the number of ready jobs alone, by some 100 bytes for each.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def examine(broker: Broker, keys: Keys, *, repair: bool = False, now_ms: int = 0
         examination.all()
         if examination.waits:
             examine_counts(broker, one, findings, repair=repair)
-        examine_away(broker, keys, findings, examination.away)
+        examine_away(broker, one, findings, examination.away, repair=repair, now_ms=now_ms)
     return findings.to_list()
 
 

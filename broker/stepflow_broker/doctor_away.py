@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stepflow_broker.away import AwayEnd, read_end, wake_away
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call, command
 from stepflow_broker.finding import Findings
 from stepflow_broker.keys import Keys
+from stepflow_engine.codec import dumps
+from stepflow_engine.failure import Failure
 from stepflow_engine.states import RunStatus
 
 __all__ = ["AwayWait", "examine_away"]
 
 _PAGE = 200
+_LOST = dumps(Failure("InvokeTimeoutError", "the run did not finish in time").to_json())
 _ENDED = frozenset(status.value for status in RunStatus if status.ended)
 
 
@@ -38,14 +42,25 @@ class AwayWait:
     asked: str
 
 
-def examine_away(broker: Broker, keys: Keys, findings: Findings, waits: Sequence[AwayWait]) -> None:
+def examine_away(
+    broker: Broker, keys: Keys, findings: Findings, waits: Sequence[AwayWait], *, repair: bool, now_ms: int
+) -> None:
     """Look at the children that are waited for, and once more at the waits of those of which nothing will be heard."""
     for first in range(0, len(waits), _PAGE):
         suspects = _suspects(broker, keys, waits[first : first + _PAGE])
         stands = broker.run_all([_stands(keys, wait) for _, wait in suspects]) if suspects else []
         for (code, wait), still in zip(suspects, stands, strict=True):
             if still:
-                findings.add(code, f"{wait.run}:{wait.key}", wait.child)
+                repaired = repair and _resolve(broker, keys, code, wait, now_ms)
+                findings.add(code, f"{wait.run}:{wait.key}", wait.child, repaired=repaired)
+
+
+def _resolve(broker: Broker, keys: Keys, code: str, wait: AwayWait, now_ms: int) -> bool:
+    """Give a step the end of its child, or, of one that is lost, that the time is over."""
+    end: AwayEnd | None = AwayEnd(wait.child, wait.run, wait.key, "timeout", _LOST, b"", wait.asked, "")
+    if code == "away_unheard":
+        end = broker.run(read_end(keys, wait.child))
+    return end is not None and broker.run(wake_away(keys, end, worker="doctor", now_ms=now_ms)) is not None
 
 
 def _suspects(broker: Broker, keys: Keys, waits: Sequence[AwayWait]) -> list[tuple[str, AwayWait]]:
