@@ -15,7 +15,19 @@ from functools import cache
 
 from stepflow_engine.ids import PLACE_LENGTH, place_for
 
-__all__ = ["GROUP", "KEYS", "MOVING", "Key", "Keys", "lua_constants", "place_of", "slot_of"]
+__all__ = [
+    "ANY_PARTITION",
+    "GROUP",
+    "KEYS",
+    "MOVING",
+    "Key",
+    "Keys",
+    "lua_constants",
+    "partition_tags",
+    "place_of",
+    "slot_of",
+    "without_tag",
+]
 
 RQ = os.environ.get("RQ_KEY_PREFIX", "rq")
 """RQ's own prefix, read from the variable that RQ reads it from."""
@@ -106,6 +118,9 @@ _TEXT = {key.name: key.text for key in KEYS}
 _SHARED = {"PARTITIONS", "RQ_WORKERS", "RQ_WORKER"}
 """Those of which there is one for all partitions."""
 _SLOTS = 16384
+_TAG = re.compile(r"^\{sf:\d+\}:")
+ANY_PARTITION = "{sf:*}:"
+"""What the keys of all partitions start with, as a pattern."""
 MOVING = "stepflow:moving"
 """Of each partition: the key that is never written; see `stepflow_broker.call.run_script`."""
 
@@ -168,6 +183,11 @@ def partition_tags(count: int) -> tuple[str, ...]:
 def place_of(key: str) -> str:
     """What decides the slot of a key: its partition's tag, or the key itself."""
     return key[: key.index(":", 4) + 1] if key.startswith("{sf:") else key
+
+
+def without_tag(key: str) -> str:
+    """The key as it is called in all partitions."""
+    return _TAG.sub("", key)
 
 
 def slot_of(place: str) -> int:
