@@ -192,8 +192,8 @@ def without_tag(key: str) -> str:
 
 def slot_of(place: str) -> int:
     """The slot of a key, or of all keys with a tag. Source: the Redis Cluster specification."""
-    tag = re.search(r"\{(.+?)\}", place)
-    return binascii.crc_hqx((tag.group(1) if tag else place).encode(), 0) % _SLOTS
+    tag = re.search(r"\{([^}]*)\}", place)
+    return binascii.crc_hqx(((tag and tag[1]) or place).encode(), 0) % _SLOTS
 
 
 def lua_constants(script: str) -> str:
