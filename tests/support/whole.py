@@ -1,7 +1,7 @@
 """A client that shows the keys of all partitions as if there were one, so that tests need not know how many there are.
 
-A key that belongs to a run or a job is looked for where the run lives. Of any other there is one in each partition: what
-they hold is shown together, and a write goes to each. A key that begins with a partition's tag is that key alone.
+A key that belongs to a run or a job is looked for where the run lives. Of any other there is one in each partition:
+what they hold is shown together, and a write goes to each. A key that begins with a partition's tag is that key alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from tests.support.roles import as_role
 
 __all__ = ["WholeClient", "whole_client"]
 
+_COUNTS = "stepflow:waited:"
+"""What stands in these are numbers of members, which are added up."""
 _TAG = re.compile(r"^\{sf:\d+\}:")
 _KINDS = sorted(KEYS, key=lambda kind: -len(kind.text))
 _COPIED = ("stepflow:functions", "stepflow:paused")
@@ -40,6 +42,11 @@ def _first(replies: Iterable[Any]) -> Any:
     return next((reply for reply in replies if reply is not None), None)
 
 
+def _sum_of_texts(replies: Iterable[str | None]) -> str | None:
+    numbers = [int(reply) for reply in replies if reply is not None]
+    return str(sum(numbers)) if numbers else None
+
+
 _SHOWN: dict[str, Callable[[list[Any]], Any]] = {
     **dict.fromkeys(("hlen", "llen", "scard", "xlen", "zcard", "zcount"), sum),
     **dict.fromkeys(("hdel", "hset", "lpush", "rpush", "sadd", "zadd", "zrem"), sum),
@@ -51,10 +58,11 @@ _SHOWN: dict[str, Callable[[list[Any]], Any]] = {
     "set": all,
     "smembers": lambda replies: set(_joined(replies)),
     "ttl": max,
+    "xadd": list,
     "type": lambda replies: next((reply for reply in replies if reply != "none"), "none"),
     "xpending": lambda replies: {"pending": sum(reply["pending"] for reply in replies)},
 }
-_SHOWN_OF_COPIES: dict[str, Callable[[list[Any]], Any]] = {"hexists": all, "hlen": min, "exists": min}
+_SHOWN_OF_COPIES: dict[str, Callable[[list[Any]], Any]] = {"hexists": all, "hlen": min}
 
 
 class WholeClient:
@@ -69,12 +77,6 @@ class WholeClient:
         self._client = client
         self._keys = keys
 
-    def __enter__(self) -> WholeClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
     def __getattr__(self, command: str) -> Any:
         show = _SHOWN.get(command)
         if show is None:
@@ -84,6 +86,8 @@ class WholeClient:
     def _show(self, command: str, show: Callable[[list[Any]], Any], key: str, words: Any, options: Any) -> Any:
         if key in _COPIED:
             show = _SHOWN_OF_COPIES.get(command, show)
+        if key.startswith(_COUNTS) and command == "hget":
+            show = _sum_of_texts
         found = [getattr(self._client, command)(name, *words, **options) for name in self._names(key)]
         return found[0] if len(found) == 1 else show(found)
 
@@ -94,6 +98,10 @@ class WholeClient:
     def delete(self, *keys: str) -> int:
         """Delete keys; how many there were."""
         return sum(self._client.delete(name) for key in keys for name in self._names(key))
+
+    def pubsub_channels(self, channel: str) -> list[str]:
+        """The channels of this name that somebody listens to."""
+        return [name for one in self._names(channel) for name in self._client.pubsub_channels(one)]
 
     def keys(self, pattern: str) -> list[str]:
         """The names of keys, without their tags."""
@@ -122,14 +130,13 @@ def _is_of_run(kind: Key) -> bool:
 
 
 @contextlib.contextmanager
-def whole_client(url: str) -> Iterator[Any]:
-    """A client of whatever is at a URL, with all rights, that decodes replies and shows one partition."""
+def whole_client(url: str, **options: Any) -> Iterator[Any]:
+    """A client that decodes replies and has all rights: redis-py's own of a server whose keys are not divided."""
     given, keys = read_url(as_role(url, "admin")), keys_for(url)
-    text = given.text.replace("+cluster", "")
     if given.is_of_cluster:
-        first = text.partition(",")[0]
-        client: Any = redis.RedisCluster.from_url(first, decode_responses=True)
+        first = given.text.replace("+cluster", "").partition(",")[0]
+        found: Any = redis.RedisCluster.from_url(first, decode_responses=True, **options)
     else:
-        client = redis.Redis.from_url(text, decode_responses=True)
-    with client if len(keys.all) == 1 and not given.is_of_cluster else WholeClient(client, keys) as found:
-        yield found
+        found = redis.Redis.from_url(given.text, decode_responses=True, **options)
+    with found:
+        yield found if len(keys.all) == 1 else WholeClient(found, keys)
