@@ -20,10 +20,16 @@ __all__ = [
     "StreamedEvent",
     "add_event",
     "drop_event",
+    "has_waits",
+    "meet_event",
     "read_events",
+    "recent_events",
     "route_event",
+    "start_by_event",
     "take_over_events",
 ]
+
+_AGAIN_MS = 3600 * 1000
 
 
 def add_event(keys: Keys, event: bytes, *, event_id: str, dedupe: bool) -> Call[str]:
@@ -95,6 +101,7 @@ def route_event(
     *,
     version: int,
     paths: Sequence[str] = (),
+    keep: bool = False,
     cipher: Cipher = PLAIN,
     now_ms: int = 0,
 ) -> Call[Routed]:
@@ -103,16 +110,14 @@ def route_event(
     Args:
         version: of the registry by which the functions were chosen.
         paths: at which waits are known to ask for values.
+        keep: leave the event on the stream; there are other partitions where it has to go.
         cipher: opens the event's data.
 
     Raises:
         DecryptionError: it cannot be opened.
     """
     value = open_event(cipher, read_event(event.event))
-    asked = ["", *[path for path in paths if path not in ("", "?")]]
-    words: list[Word] = [len(asked)]
-    for path in asked:
-        words += (path, digest_at(value, path))
+    words = _digests(value, paths)
     for run_id, config in starts:
         rules = config.rules_or_skip(event.event, cipher)
         words += (run_id, config.app, config.id, config.queue, config.retention_ms, *rules)
@@ -127,8 +132,84 @@ def route_event(
         event.event,
         DEDUPE_MS if event.dedupe else 0,
         value["name"],
+        1 if keep else 0,
         *words,
     )
+
+
+def _digests(value: dict[str, Any], paths: Sequence[str]) -> list[Word]:
+    """The digests of an event's values, by their paths; how many first."""
+    asked = ["", *[path for path in paths if path not in ("", "?")]]
+    words: list[Word] = [len(asked)]
+    for path in asked:
+        words += (path, digest_at(value, path))
+    return words
+
+
+# -- between partitions --------------------------------------------------------
+
+
+def start_by_event(
+    keys: Keys, run_id: str, config: FunctionConfig, event: StreamedEvent, *, cipher: Cipher = PLAIN, now_ms: int = 0
+) -> Call[Code]:
+    """Start the run of an event that has come in another partition. DONE, ALREADY or RESOLVED (it was skipped).
+
+    The run is known for an hour at least, so that an event that comes to its router again starts nothing.
+    """
+    return run_script(
+        "start_runs",
+        lambda reply: Code(reply[0]),
+        (keys.of(run_id)("RUN", run_id),),
+        now_ms,
+        config.app,
+        config.id,
+        config.queue,
+        DEDUPE_MS if event.dedupe else _AGAIN_MS,
+        config.retention_ms,
+        run_id,
+        event.event,
+        *config.rules_or_skip(event.event, cipher),
+    )
+
+
+def has_waits(keys: Keys, name: str) -> Call[bool]:
+    """Whether anything waits for events of this name in a partition."""
+    return command(bool, "EXISTS", keys("WAITED", name))
+
+
+def meet_event(
+    keys: Keys,
+    event: StreamedEvent,
+    *,
+    origin: Keys,
+    paths: Sequence[str] = (),
+    cipher: Cipher = PLAIN,
+    now_ms: int = 0,
+) -> Call[Routed]:
+    """End the waits of a partition for an event of another. DONE or MORE_VALUES.
+
+    Args:
+        origin: of the partition where it has come.
+        paths: as of `route_event`.
+
+    Raises:
+        DecryptionError: it cannot be opened.
+    """
+    value = open_event(cipher, read_event(event.event))
+    return run_script(
+        "meet_event",
+        Routed.parse,
+        (keys("RELAYED", f"{keys.all.index(origin)}:{event.entry}"),),
+        now_ms,
+        event.event,
+        value["name"],
+        *_digests(value, paths),
+    )
+
+
+def recent_events(keys: Keys, name: str, *, since_ms: int) -> Call[list[bytes]]:
+    """The events of a name that have come in a partition since a time, oldest first."""
+    return command(lambda reply: [fields[1] for _, fields in reply], "XRANGE", keys("RECENT", name), since_ms, "+")
 
 
 def drop_event(keys: Keys, event: StreamedEvent) -> tuple[Call[int], Call[int]]:

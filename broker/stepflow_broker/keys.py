@@ -67,6 +67,7 @@ KEYS: tuple[Key, ...] = (
     Key("WAITS", "stepflow:waits:", "<paths>\\n<digest>\\n<event>", "set", "begin_wait", "when the last of its waits ends", "waits (<run>:<step key>; <run>:!<n> of a run that the event cancels) for an event whose values at these paths have this SHA-1; paths '': any such event, '?': one that a worker looks at"),
     Key("WAITED", "stepflow:waited:", "<event>", "hash", "begin_wait", "when the last of its waits ends", "paths → how many waits for this event ask for values there"),
     Key("RECENT", "stepflow:recent:", "<event>", "stream", "route_event", "an hour after the last", "the last 1,000 events of a name, for waits that look back"),
+    Key("RELAYED", "stepflow:relayed:", "<partition>:<entry>", "string", "meet_event", "an hour", "an event of another partition that has met the waits of this one"),
     Key("FINISHED", "stepflow:finished", "", "stream", "end of a run that has a parent", "entries: once the parent's step is resolved", "finished events; a consumer group of all workers wakes the parents"),
     Key("SLOTS", "stepflow:slots:", "<scope>:<key>=<value>", "zset", "admission, claim_jobs, extend_leases", "never", "jobs that have a slot at a gate → when it lapses, in ms"),
     Key("LINE", "stepflow:line:", "<scope>:<key>=<value>", "zset", "admission", "never", "jobs that stand in line for a slot, by their turn; function <app/id>: those that its pause has put aside; queue <queue>: new runs that have a priority"),

@@ -12,7 +12,7 @@ from stepflow_broker.condition import wait_index
 from stepflow_broker.invokes import Resolved
 from stepflow_broker.keys import Keys
 
-__all__ = ["WaitStart", "begin_wait", "give_event", "read_condition", "read_waits", "send_events"]
+__all__ = ["BegunWait", "WaitStart", "begin_wait", "give_event", "read_condition", "read_waits", "send_events"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,30 @@ class WaitStart:
     lookback_ms: int = 0
 
 
-def begin_wait(
-    keys: Keys, start: WaitStart, *, run_id: str, fence: int, now_ms: int = 0
-) -> Call[tuple[Code, Resolved | None, list[bytes]]]:
-    """Make a step wait. DONE, ALREADY, RESOLVED (a time that is past), NO_RUN, STALE_FENCE; and the events of late."""
+@dataclass(frozen=True, slots=True)
+class BegunWait:
+    """A step that was made to wait.
+
+    Attributes:
+        resolved: its memo, if the time for which it would wait is past.
+        recent: the events of the run's partition on which it looks back, oldest first.
+        since_ms: since when it looks back, in milliseconds since the epoch; 0: it does not.
+    """
+
+    code: Code
+    resolved: Resolved | None
+    recent: list[bytes]
+    since_ms: int
+
+
+def begin_wait(keys: Keys, start: WaitStart, *, run_id: str, fence: int, now_ms: int = 0) -> Call[BegunWait]:
+    """Make a step wait. DONE, ALREADY, RESOLVED (a time that is past), NO_RUN, STALE_FENCE."""
     keys = keys.of(run_id)
 
-    def read(reply: list[Any]) -> tuple[Code, Resolved | None, list[bytes]]:
+    def read(reply: list[Any]) -> BegunWait:
         code = Code(reply[0])
         resolved = Resolved(run_id, start.key, reply[1], reply[2]) if code is Code.RESOLVED else None
-        return code, resolved, reply[3]
+        return BegunWait(code, resolved, reply[3], reply[4])
 
     return run_script(
         "begin_wait",

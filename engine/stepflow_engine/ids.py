@@ -11,6 +11,7 @@ __all__ = [
     "job_id",
     "moved_to",
     "place_for",
+    "run_id_by_event",
     "run_id_for",
     "split_job_id",
     "step_key",
@@ -66,6 +67,15 @@ def moved_to(place: str, run_id: str) -> str:
         place: hex digits, of which the first count, such as another run's id; ``""``: none other.
     """
     return place[:PLACE_LENGTH] + run_id[PLACE_LENGTH:] if place else run_id
+
+
+def run_id_by_event(event_id: str, function: str, home: str = "") -> str:
+    """The id of the run of a function (``app/id``) that an event starts.
+
+    Args:
+        home: the place of all runs of the function, if they have one; else the run lives where the event came.
+    """
+    return moved_to(home or place_for(event_id), run_id_for(event_id, function))
 
 
 def job_id(run_id: str, key: str = "") -> str:

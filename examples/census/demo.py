@@ -22,7 +22,7 @@ from examples.census.workers import DemoError, Worker, started_workers
 from stepflow import Stepflow, StepflowError
 from stepflow_broker.broker import Broker
 from stepflow_broker.server import EmbeddedServer
-from stepflow_engine.ids import run_id_for
+from stepflow_engine.ids import run_id_by_event
 
 __all__ = ["main"]
 
@@ -58,7 +58,7 @@ def _run(folder: Path, packages: list[str], *, kill: bool, output: Path) -> None
         print(f"Server {server.url}\nWorkers {' and '.join(_WORKERS)}, processes of their own\n", flush=True)
         producer, began = Stepflow("census", redis_url=server.url), time.monotonic()
         event_id = producer.send("census/requested", {"packages": packages})
-        run = producer.run(run_id_for(event_id, census.name))
+        run = producer.run(run_id_by_event(event_id, census.name))
         progress = Progress(Broker(server.url), run.id)
         crash = _watch(progress, workers, kill=kill)
         report = Report.model_validate(run.result(timeout=_PATIENCE_S))

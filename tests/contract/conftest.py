@@ -16,7 +16,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     found = fake_store() if request.param == "fakeredis" else real_store(request.getfixturevalue("url"))
     yield found
     found.client.close()
-    found.broker.client.close()
+    found.broker.close()
 
 
 @pytest.fixture

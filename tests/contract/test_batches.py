@@ -128,16 +128,16 @@ def test_a_run_that_is_cancelled_in_time_is_not_in_the_batch(driver: Driver) -> 
 def test_a_batch_in_which_nobody_is_left_is_cancelled(driver: Driver) -> None:
     start(driver, "run1")
     driver.cancel("run1")
-    assert driver.run("brun1").status is RunStatus.CANCELLED
-    assert driver.send(end_batch(driver.keys, "brun1", now_ms=driver.now_ms)) == 0
+    assert driver.run("run1b").status is RunStatus.CANCELLED
+    assert driver.send(end_batch(driver.keys, "run1b", now_ms=driver.now_ms)) == 0
     start(driver, "run2")
     assert driver.run("run2").continuation == "batched"
 
 
 def test_who_cancels_a_batch_cancels_its_runs(driver: Driver) -> None:
     start(driver, "run1")
-    driver.cancel("brun1")
-    driver.send(end_batch(driver.keys, "brun1", now_ms=driver.now_ms))
+    driver.cancel("run1b")
+    driver.send(end_batch(driver.keys, "run1b", now_ms=driver.now_ms))
     assert driver.run("run1").status is RunStatus.CANCELLED
 
 

@@ -35,7 +35,7 @@ def driver(url: str) -> Iterator[Driver]:
     store = real_store(url)
     yield Driver(store, now_ms=time.time_ns() // 1_000_000)
     store.client.close()
-    store.broker.client.close()
+    store.broker.close()
 
 
 def fetch(connection: redis.Redis, job: str) -> Job:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from stepflow_broker.codes import Code
@@ -41,10 +43,8 @@ def sleep(*, delay_ms: int = 0, until_ms: int = 0) -> WaitStart:
 
 
 def begin(driver: Driver, lease: Lease, start: WaitStart) -> Code:
-    code, _, _ = driver.send(
-        begin_wait(driver.keys, start, run_id=lease.run_id, fence=lease.fence, now_ms=driver.now_ms)
-    )
-    return code
+    begun = begin_wait(driver.keys, start, run_id=lease.run_id, fence=lease.fence, now_ms=driver.now_ms)
+    return driver.send(begun).code
 
 
 def came(driver: Driver, name: str, data: object, *, paths: tuple[str, ...] = (), event_id: str = "e1") -> Routed:
@@ -191,11 +191,11 @@ def test_a_look_back_answers_the_events_of_late(driver: Driver) -> None:
         came(driver, "paid", {"n": n}, event_id=f"e{n}")
     start = wait_for("paid", paths="data.n", values=[1])
     looking = WaitStart(start.key, "w", start.detail, HOUR_MS, event="paid", index=start.index, lookback_ms=60_000)
-    code, _, recent = driver.store.broker.run(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
-    assert code is Code.DONE
-    assert [loads(event)["data"]["n"] for event in recent] == [0, 1, 2]
+    begun = driver.store.broker.run(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
+    assert begun.code is Code.DONE
+    assert [loads(event)["data"]["n"] for event in begun.recent] == [0, 1, 2]
     again = driver.store.broker.run(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
-    assert again == (Code.ALREADY, None, recent), "whoever looked first may have died"
+    assert again == replace(begun, code=Code.ALREADY), "whoever looked first may have died"
 
 
 def test_the_end_of_a_run_ends_its_waits(driver: Driver) -> None:

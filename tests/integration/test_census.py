@@ -22,7 +22,7 @@ from stepflow import Run, RunFailedError, Stepflow
 from stepflow_broker.broker import Broker
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import count_steps, read_memos, read_run
-from stepflow_engine.ids import run_id_for
+from stepflow_engine.ids import run_id_by_event
 from stepflow_engine.memo import read_memo
 from tests.support.processes import ROOT, until
 from tests.support.roles import as_role
@@ -134,8 +134,9 @@ def test_a_package_that_does_not_exist_fails_the_run_and_is_named(url: str, star
 
 def _send(url: str, packages: list[str]) -> Run:
     app = Stepflow("census", redis_url=url)
-    run = app.run(run_id_for(app.send("census/requested", {"packages": packages}), census.name))
-    until(lambda: app.producer.broker.client.exists(f"stepflow:run:{run.id}"), what="the run's start")
+    run = app.run(run_id_by_event(app.send("census/requested", {"packages": packages}), census.name))
+    client = app.producer.broker.client(app.producer.keys)
+    until(lambda: client.exists(f"stepflow:run:{run.id}"), what="the run's start")
     return run
 
 

@@ -18,6 +18,7 @@ from stepflow_broker.acl import ADMIN, acl_file
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import command
+from stepflow_broker.keys import Keys
 from stepflow_broker.roles import ROLES
 from stepflow_workers.deputy import Deputy
 from stepflow_workers.pool import WorkerSpec
@@ -183,7 +184,8 @@ def test_no_repr_has_a_password(site: Guarded) -> None:
     deputy = Deputy(url, worker="w", shown_as="rq:worker:w", lease_ms=1_000)
     for shown in (app, app.producer, app.run("r"), settings, WorkerSpec((GUARDED,), settings), broker, deputy):
         assert_no_secret(repr(shown), where=type(shown).__name__)
-    connections = (broker.client, broker.client.connection_pool, broker.client.connection_pool.make_connection())
+    client = broker.client(Keys())
+    connections = (client, client.connection_pool, client.connection_pool.make_connection())
     for shown in connections:
         assert_no_secret(repr(shown), where=type(shown).__name__)
     deputy.table.close()

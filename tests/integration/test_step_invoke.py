@@ -195,7 +195,7 @@ def test_a_function_whose_worker_is_not_there_is_waited_for(app: Stepflow, url: 
     run_worker(other).stop()
     run_worker(app)
     run = app.start(main)
-    until(lambda: app.producer.broker.client.zcard("stepflow:live") == 2)
+    until(lambda: app.producer.broker.client(app.producer.keys).zcard("stepflow:live") == 2)
     assert run.status() in (RunStatus.RUNNING, RunStatus.WAITING)
     run_worker(other)
     assert run.result(20) == "came"

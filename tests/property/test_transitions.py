@@ -254,7 +254,7 @@ def run_machine(store: Store, how: settings) -> None:
         run_state_machine_as_test(type("TransitionsHere", (Transitions,), {"store": store}), settings=how)
     finally:
         store.client.close()
-        store.broker.client.close()
+        store.broker.close()
 
 
 def test_scripts_and_model_agree_whatever_is_called_on_a_real_server(url: str) -> None:

@@ -16,7 +16,7 @@ import redis
 
 from stepflow import ServerError, Stepflow
 from stepflow_broker.keys import Keys
-from stepflow_engine.ids import run_id_for, step_key
+from stepflow_engine.ids import run_id_by_event, step_key
 from tests.chaos.faults_app import FUNCTIONS
 from tests.support.invariants import check_invariants
 from tests.support.ledgers import EffectLedger, StartLedger
@@ -95,7 +95,7 @@ class Load:
         if "/" not in function:
             return [self._app.start(f"faults/{function}", self._data, id=id).id]
         event = self._app.send(function, self._data, id=id)
-        return [run_id_for(event, name) for name in _STARTED_BY_EVENT]
+        return [run_id_by_event(event, name) for name in _STARTED_BY_EVENT]
 
     def await_starts(self, count: int) -> None:
         """Wait until so many more starts are acknowledged."""

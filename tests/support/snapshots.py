@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call, command
-from stepflow_broker.keys import GROUP
+from stepflow_broker.keys import GROUP, Keys
 from stepflow_broker.scripts import script, script_names
 
 __all__ = ["Snapshot", "SnapshotServer", "Value"]
@@ -106,7 +106,7 @@ class SnapshotServer:
         self._values: dict[tuple[bytes, bytes, bool], Value] = {}
         self._equal: dict[tuple[bytes, bool, str], Value] = {}
         self._now = Snapshot()
-        client = self._broker.client
+        client = self._broker.client(Keys())
         client.flushdb()
         take = str(client.script_load(_TAKE))
         for name in script_names():

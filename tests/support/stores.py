@@ -27,6 +27,8 @@ class RunsCalls(Protocol):
 
     def run_all(self, calls: Sequence[Call[T]]) -> list[T]: ...
 
+    def close(self) -> None: ...
+
 
 class FakeBroker:
     """As `Broker`, over fakeredis, which has no connections to write to."""
@@ -34,6 +36,9 @@ class FakeBroker:
     def __init__(self, server: fakeredis.FakeServer) -> None:
         self.client: redis.Redis = fakeredis.FakeStrictRedis(server=server, protocol=2)
         self.client.response_callbacks.clear()  # replies as they are, as `Broker` reads them
+
+    def close(self) -> None:
+        self.client.close()
 
     def run(self, call: Call[T]) -> T:
         try:

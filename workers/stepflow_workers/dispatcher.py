@@ -149,18 +149,23 @@ class Dispatcher:
         busy = self._jobs or bench.suspended
         self._look_at = asyncio.get_running_loop().time() + (_LOOK_S if busy else _IDLE_LOOK_S)
         limit = min(bench.slots.free, _MOST_CLAIMED)
-        leases = await self._claimed(limit)
+        self._has_jobs = False  # before it is asked: what comes meanwhile says so
+        try:
+            leases = await self._claimed(limit)
+        except ServerError:
+            self._has_jobs = True
+            raise
         self._suspend(is_suspended=leases is None)
         found = leases or []
         self.claimed += len(found)
-        self._has_jobs = len(found) == limit
+        self._has_jobs |= len(found) == limit
         free = len(found) if self._is_alone else bench.slots.free
         for lease in found[:free]:
             self._take(lease)
         await bench.hand_back(found[free:])
         if not self._is_alone and bench.slots.free:
             bench.slots.freed()
-        return bool(found) and self._has_jobs
+        return len(found) == limit
 
     async def _claimed(self, limit: int) -> list[Lease] | None:
         """Claim jobs. The slots are kept for them, but not for as long as a server that is away may take to answer."""

@@ -16,19 +16,19 @@ from redis import exceptions
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.call import Call
 from stepflow_broker.codes import Code
-from stepflow_broker.condition import Condition
 from stepflow_broker.connection import SOCKET_TIMEOUT_S
 from stepflow_broker.events import StreamedEvent, drop_event, read_events, route_event, take_over_events
 from stepflow_broker.functions import EventConfig, FunctionConfig
 from stepflow_broker.keys import Keys
 from stepflow_broker.streams import create_group
-from stepflow_broker.waits import give_event, read_condition, read_waits
 from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.errors import ConfigurationError, DecryptionError, ServerError, UnreadableError
 from stepflow_engine.expression import expression
-from stepflow_engine.ids import run_id_for
+from stepflow_engine.ids import run_id_by_event
 from stepflow_engine.payloads import open_event, read_event
+from stepflow_workers.conditions import WaitsLookedAt
 from stepflow_workers.registry import Registry
+from stepflow_workers.relay import Arrival, Relay
 
 __all__ = ["Router", "starts"]
 
@@ -72,10 +72,18 @@ class Router:
         self._registry = registry
         self._take_over_at = 0.0
         self._paths: dict[str, tuple[str, ...]] = {}
+        self._waits = WaitsLookedAt(broker, cipher)
+        self._relay = Relay(broker, keys, self._waits, cipher)
 
     async def run(self) -> None:
         """Route until cancelled."""
         await self.prepare()
+        try:
+            await self._run()
+        finally:
+            await self._relay.close()
+
+    async def _run(self) -> None:
         while True:
             try:
                 await self.route(await self._read())
@@ -102,44 +110,52 @@ class Router:
         """Route what has come so far; how many events that were."""
         events = await self._broker.run(read_events(self._keys, self._worker, limit=_LIMIT))
         await self.route(events)
+        await self._relay.drain()
         return len(events)
 
     async def route(self, events: list[StreamedEvent]) -> None:
         """Start the runs of some events."""
-        await asyncio.gather(*[self._try_to_route(event) for event in events])
+        routed = await asyncio.gather(*[self._try_to_route(event) for event in events])
+        arrivals = [arrival for arrival in routed if arrival is not None]
+        if arrivals:
+            await self._relay.take(arrivals)
 
-    async def _try_to_route(self, event: StreamedEvent) -> None:
-        """Route an event. One that this worker has not the key for is left to another, which takes it over.
+    async def _try_to_route(self, event: StreamedEvent) -> Arrival | None:
+        """Route an event where it came; the answer is what is to be taken to other partitions.
 
-        What is no event is taken off the stream.
+        One that this worker has not the key for is left to another, which takes it over. What is no event is taken off
+        the stream.
         """
         try:
             value = read_event(event.event)
         except UnreadableError as error:
             _log.error("event_dropped", extra={"entry": event.entry, "error": str(error)})
             await self._broker.run_all(drop_event(self._keys, event))
-            return
+            return None
         try:
-            await self._route(event, open_event(self._cipher, value))
+            return await self._route(event, open_event(self._cipher, value))
         except DecryptionError as error:
             _log.warning("payload_not_opened", extra={"event_id": event.event_id[:200], "error": str(error)})
+            return None
 
-    async def _route(self, event: StreamedEvent, value: dict[str, Any]) -> None:
-        name = value["name"]
+    async def _route(self, event: StreamedEvent, value: dict[str, Any]) -> Arrival | None:
+        name, keep = value["name"], self._relay.is_needed
         while True:
             started = [
-                (run_id_for(event.event_id, config.name), config)
+                (run_id_by_event(event.event_id, config.name, config.home), config)
                 for config in self._registry.functions.values()
                 if starts(config, value)
             ]
+            here = [(run_id, config) for run_id, config in started if self._keys.of(run_id) is self._keys]
             paths = self._paths.get(name, ())
             routed = await self._broker.run(
                 route_event(
                     self._keys,
                     event,
-                    started,
+                    here,
                     version=self._registry.version,
                     paths=paths,
+                    keep=keep,
                     cipher=self._cipher,
                 )
             )
@@ -150,30 +166,18 @@ class Router:
             else:
                 break
         if routed.paths:
-            await self._look_at_waits(name, event)
+            await self._waits.give(self._keys, name, event)
+        if keep:
+            return Arrival(event, name, [one for one in started if one not in here])
+        if routed.paths:
+            await self._broker.run_all(drop_event(self._keys, event))
+        return None
 
     def _remember(self, name: str, paths: tuple[str, ...]) -> None:
         """Remember at which paths waits for events of a name ask for values; names are many, so some are forgotten."""
         if len(self._paths) >= _MOST_NAMES:
             self._paths.clear()
         self._paths[name] = paths
-
-    async def _look_at_waits(self, name: str, event: StreamedEvent) -> None:
-        """Give an event to the waits whose condition holds for it, then take it off the stream."""
-        for run_id, key in await self._broker.run(read_waits(self._keys, name)):
-            condition = await self._broker.run(read_condition(self._keys, run_id, key))
-            if condition and self._fits(condition, event, run_id):
-                await self._broker.run(give_event(self._keys, run_id, key, event.event))
-        for call in drop_event(self._keys, event):
-            await self._broker.run(call)
-
-    def _fits(self, condition: bytes, event: StreamedEvent, run_id: str) -> bool:
-        """Whether a wait is for an event; one that cannot be read is for none."""
-        try:
-            return Condition.from_json(condition).holds(event.event, self._cipher)
-        except (UnreadableError, ConfigurationError) as error:
-            _log.error("condition_not_readable", extra={"run_id": run_id, "error": str(error)})
-            return False
 
     async def _read(self) -> list[StreamedEvent]:
         """Block on the server until events come; on a connection of its own, for it holds it."""

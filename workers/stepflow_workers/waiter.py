@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from stepflow_broker.codes import Code
 from stepflow_broker.condition import Condition, wait_index
+from stepflow_broker.events import recent_events
 from stepflow_broker.jobs import Lease
 from stepflow_broker.waits import WaitStart, begin_wait, give_event
 from stepflow_engine.codec import dumps
+from stepflow_engine.payloads import read_event
 from stepflow_engine.steps import SleepRequest, StepCall, WaitRequest
 from stepflow_workers.held import HOLD_S, HeldRun
 from stepflow_workers.performer import now_ms
@@ -27,19 +29,27 @@ class Waiter:
         """Make a step wait, once; ALREADY if it was made to before, and may have its memo."""
         bench, condition = self._bench, Condition.of(request, held.event)
         start = _start_of(call, request, condition)
-        begun = begin_wait(bench.keys, start, run_id=lease.run_id, fence=lease.fence)
-        code, resolved, recent = await bench.broker.run(begun)
-        if resolved is not None:
-            self._waker.hand_over(resolved)
+        begun = await bench.broker.run(begin_wait(bench.keys, start, run_id=lease.run_id, fence=lease.fence))
+        if begun.resolved is not None:
+            self._waker.hand_over(begun.resolved)
             return Code.DONE
         left_ms = max(0, start.until_ms - now_ms() if start.until_ms else start.delay_ms)
         bench.timer_set(lease.run_id, left_ms)
         if left_ms > HOLD_S * 1000:
             held.late.add(call.key)
+        recent = [*begun.recent, *await self._recent_elsewhere(lease, start, begun.since_ms)]
         came = next((event for event in recent if condition.holds(event, bench.cipher)), None)
         if came is not None:
             await bench.broker.run(give_event(bench.keys, held.run_id, call.key, came))
-        return code
+        return begun.code
+
+    async def _recent_elsewhere(self, lease: Lease, start: WaitStart, since_ms: int) -> list[bytes]:
+        """The events of other partitions on which a wait looks back, which has begun: those that come later find it."""
+        here = self._bench.keys.of(lease.run_id)
+        others = [keys for keys in here.all if keys is not here] if since_ms else []
+        calls = [recent_events(keys, start.event, since_ms=since_ms) for keys in others]
+        found = [event for events in await self._bench.broker.run_all(calls) for event in events]
+        return sorted(found, key=lambda event: read_event(event)["ts"])
 
 
 def _start_of(call: StepCall, request: SleepRequest | WaitRequest, condition: Condition) -> WaitStart:

@@ -190,6 +190,10 @@ class StepWorker(BaseWorker):
             self._send_heartbeat()
             await broker.close()
 
+    def _set_connection(self, connection: Any) -> Any:
+        """In place of RQ's, which sets time-outs that a client of ours has, and a cluster's has elsewhere."""
+        return connection
+
     def _bury_namesake(self) -> None:
         """Let RQ forget a worker of this name that was killed here, so that its successor can have the name."""
         host, pid = self.connection.hmget(self.key, "hostname", "pid")

@@ -1,28 +1,20 @@
 -- route_event: start the runs of one event, each once, end the waits that its values answer, and take it off the stream.
 -- Refused when the registry of functions has changed since the router read it, or when values are needed that it has not
--- sent. When there are waits whose condition a worker has to look at, the event stays on the stream for that.
+-- sent. When there are waits whose condition a worker has to look at, or other partitions (`keep`), the event stays on the
+-- stream for that.
 -- USES     clock jobs waits state gates runs invokes cancels starts events
 -- KEYS     1 events  2 version
--- ARGV     1 now_ms  2 version  3 group  4 entry  5 event  6 dedupe_ms  7 name  8 values: how many
---          9.. paths, digest, ... then run, app, function, queue, retention_ms, rules (as start_run), ...
+-- ARGV     1 now_ms  2 version  3 group  4 entry  5 event  6 dedupe_ms  7 name  8 keep (1 or 0)  9 values: how many
+--          10.. paths, digest, ... then run, app, function, queue, retention_ms, rules (as start_run), ...
 -- MOVES    (none) -> queued | waiting | skipped; waiting steps -> (memo)
 -- RETURNS  {number of runs started | -3 STALE_REGISTRY | -4 MORE_VALUES, paths that are waited for}
 local RECENT_EVENTS = 1000 -- what a look-back can find: so many of a name,
 local RECENT_MS = 3600000 -- for so long
 if tonumber(redis.call('GET', KEYS[2]) or 0) ~= tonumber(ARGV[2]) then return {-3, {}} end
 local now, started, more, event, name = clock(ARGV[1]), 0, {'dedupe_ms', ARGV[6]}, ARGV[5], ARGV[7]
-local first, digests = 9 + 2 * ARGV[8], {}
-for i = 9, first - 1, 2 do digests[ARGV[i]] = ARGV[i + 1] end
-local waited, looked_at = redis.call('HKEYS', WAITED .. name), false
-for _, paths in ipairs(waited) do
-  if paths == '?' then looked_at = true elseif not digests[paths] then return {-4, waited} end
-end
-local met, i = {}, first -- whom the event meets; a run that it starts is not cancelled by it
-for _, paths in ipairs(waited) do
-  if paths ~= '?' then
-    met[#met + 1] = redis.call('SMEMBERS', WAITS .. paths .. '\n' .. digests[paths] .. '\n' .. name)
-  end
-end
+local digests, i = read_digests(9)
+local met, looked_at, waited = waits_met(name, digests) -- a run that the event starts is not cancelled by it
+if not met then return {-4, waited} end
 while i <= #ARGV do
   local run, rules, following = ARGV[i], read_rules(i + 5)
   if redis.call('EXISTS', RUN .. run) == 0 and start_or_skip(run, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], event, now,
@@ -34,7 +26,7 @@ end
 for _, members in ipairs(met) do
   for _, member in ipairs(members) do give_event(member, event, now) end
 end
-if not looked_at then
+if not looked_at and ARGV[8] == '0' then
   redis.call('XACK', KEYS[1], ARGV[3], ARGV[4])
   if redis.call('XDEL', KEYS[1], ARGV[4]) == 0 then return {started, {}} end -- routed before
 end

@@ -26,7 +26,9 @@ async def grab(ctx: Context) -> int:
 @app.function("tells", retries=0)
 async def tells(ctx: Context) -> None:
     """Fail with all that a handler can find out about its app."""
-    raise ValueError(f"{app!r} {app.producer!r} {app.producer.broker!r} {app.producer.broker.client!r} {ctx!r}")
+    raise ValueError(
+        f"{app!r} {app.producer!r} {app.producer.broker!r} {app.producer.broker.client(app.producer.keys)!r} {ctx!r}"
+    )
 
 
 @app.function("passes-on")

@@ -9,6 +9,29 @@ local function cancel_by_event(run, n, now)
   return true
 end
 
+-- the waits that an event of this name meets; nothing when waits ask for values of which there is no digest by their paths
+-- -> lists of members, whether there are waits that a worker has to look at, paths that are asked for
+local function waits_met(name, digests)
+  local waited, met, looked_at = redis.call('HKEYS', WAITED .. name), {}, false
+  for _, paths in ipairs(waited) do
+    if paths == '?' then
+      looked_at = true
+    elseif digests[paths] then
+      met[#met + 1] = redis.call('SMEMBERS', WAITS .. paths .. '\n' .. digests[paths] .. '\n' .. name)
+    else
+      return nil, false, waited
+    end
+  end
+  return met, looked_at, waited
+end
+
+-- paths and digests that stand in ARGV from a place on, their number first -> digests by paths, the next place
+local function read_digests(at)
+  local digests, following = {}, at + 1 + 2 * ARGV[at]
+  for i = at + 1, following - 1, 2 do digests[ARGV[i]] = ARGV[i + 1] end
+  return digests, following
+end
+
 -- give an event to what waits for it, a step or, with a key `!<n>`, a run that it cancels, once -> whether it was given
 local function give_event(member, event, now)
   local run, key = string.match(member, '^(.*):(!?%x+)$')
