@@ -36,6 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "single_server(reason): makes no sense where keys are divided into partitions")
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """What the tests run on, if not on a plain server."""
+    if not _is_divided(config):
+        return None
+    partitions = config.getoption("--partitions")
+    where = "a cluster" if config.getoption("--cluster") else f"a server whose keys are divided into {partitions}"
+    return f"on {where}, without the tests that are marked single_server"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where keys are divided, leave out the tests that make no sense there."""
     if not _is_divided(config):

@@ -6,7 +6,7 @@ import redis
 
 from stepflow_broker.broker import Broker
 from stepflow_broker.doctor import examine
-from stepflow_broker.keys import Keys
+from stepflow_broker.partitions import keys_for
 from tests.support.invariants import check_invariants
 
 __all__ = ["check_health"]
@@ -17,7 +17,7 @@ def check_health(url: str, client: redis.Redis) -> None:
     check_invariants(client)
     broker = Broker(url)
     try:
-        errors = [finding for finding in examine(broker, Keys()) if finding.stands]
+        errors = [finding for finding in examine(broker, keys_for(url)) if finding.stands]
     finally:
         broker.close()
     assert not errors, f"the doctor finds {len(errors)} errors, first {errors[0].code}: {errors[0].text}"

@@ -167,10 +167,7 @@ class Load:
 
     @staticmethod
     def _statuses(client: redis.Redis, runs: Sequence[str]) -> dict[str, str | None]:
-        with client.pipeline(transaction=False) as pipeline:
-            for run in runs:
-                pipeline.hget(_KEYS("RUN", run), "status")
-            return dict(zip(runs, pipeline.execute(), strict=True))
+        return {run: client.hget(_KEYS("RUN", run), "status") for run in runs}
 
 
 def _describe(client: redis.Redis) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import reduce
 from itertools import chain
@@ -47,6 +48,11 @@ def _sum_of_texts(replies: Iterable[str | None]) -> str | None:
     return str(sum(numbers)) if numbers else None
 
 
+def _sums_of_texts(replies: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    counts = sum((Counter({field: int(text) for field, text in reply.items()}) for reply in replies), Counter())
+    return {field: str(number) for field, number in counts.items()}
+
+
 _SHOWN: dict[str, Callable[[list[Any]], Any]] = {
     **dict.fromkeys(("hlen", "llen", "scard", "xlen", "zcard", "zcount"), sum),
     **dict.fromkeys(("hdel", "hset", "lpush", "rpush", "sadd", "zadd", "zrem"), sum),
@@ -62,6 +68,7 @@ _SHOWN: dict[str, Callable[[list[Any]], Any]] = {
     "type": lambda replies: next((reply for reply in replies if reply != "none"), "none"),
     "xpending": lambda replies: {"pending": sum(reply["pending"] for reply in replies)},
 }
+_SHOWN_OF_COUNTS: dict[str, Callable[[list[Any]], Any]] = {"hget": _sum_of_texts, "hgetall": _sums_of_texts}
 _SHOWN_OF_COPIES: dict[str, Callable[[list[Any]], Any]] = {"hexists": all, "hlen": min}
 
 
@@ -86,8 +93,8 @@ class WholeClient:
     def _show(self, command: str, show: Callable[[list[Any]], Any], key: str, words: Any, options: Any) -> Any:
         if key in _COPIED:
             show = _SHOWN_OF_COPIES.get(command, show)
-        if key.startswith(_COUNTS) and command == "hget":
-            show = _sum_of_texts
+        if key.startswith(_COUNTS):
+            show = _SHOWN_OF_COUNTS.get(command, show)
         found = [getattr(self._client, command)(name, *words, **options) for name in self._names(key)]
         return found[0] if len(found) == 1 else show(found)
 
@@ -104,15 +111,13 @@ class WholeClient:
         return [name for one in self._names(channel) for name in self._client.pubsub_channels(one)]
 
     def keys(self, pattern: str) -> list[str]:
-        """The names of keys, without their tags."""
+        """The names of keys, without their tags, each once."""
         return list(self.scan_iter(pattern))
 
     def scan_iter(self, pattern: str = "*", count: int = 1_000) -> Iterator[str]:
         """As `keys`."""
-        for name in self._client.scan_iter(f"*{pattern}", count=count):
-            text = _TAG.sub("", name)
-            if text.startswith(pattern.partition("*")[0]):
-                yield text
+        names = {_TAG.sub("", name) for name in self._client.scan_iter(f"*{pattern}", count=count)}
+        return (name for name in names if name.startswith(pattern.partition("*")[0]))
 
     def _names(self, key: str) -> list[str]:
         """The keys that one key stands for."""
