@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepflow_broker.broker import Broker
-from stepflow_broker.call import command
+from stepflow_broker.call import Call, command
 from stepflow_broker.doctor_node import examine_node, info_of, is_in_partition, key_of_nobody
 from stepflow_broker.finding import Finding, Severity
 from stepflow_broker.keys import KEYS, Keys, slot_of
@@ -32,8 +32,9 @@ def examine_server(broker: Broker, keys: Keys) -> list[Finding]:
     refused = list(_refused_of_shared(broker, keys))
     if not read_url(broker.url).is_of_cluster:
         return examine_node(broker, keys.all, refused=refused)
-    primaries = _read_primaries(broker)
-    found = [_state(broker, primaries), _spread(primaries, keys)]
+    slots, info = _ask_any(broker, keys, [command(_raw, "CLUSTER", "SLOTS"), command(info_of, "CLUSTER", "INFO")])
+    primaries = _primaries(slots)
+    found = [_state(info, primaries), _spread(primaries, keys)]
     return found + [finding for one in primaries for finding in _examine_primary(broker, keys, one, refused)]
 
 
@@ -46,6 +47,8 @@ def _refused_of_shared(broker: Broker, keys: Keys) -> Iterator[str]:
                 broker.run(command(int, *words))
             except MissingRightError:
                 yield " ".join(words)
+            except ServerError:
+                return  # what is away is found out by all else
 
 
 # -- a cluster -----------------------------------------------------------------
@@ -69,17 +72,29 @@ class _Primary:
         return any(first <= slot <= last for first, last in self.slots)
 
 
-def _read_primaries(broker: Broker) -> list[_Primary]:
-    """All primaries, as one node tells of them."""
+def _ask_any(broker: Broker, keys: Keys, calls: Sequence[Call[Any]]) -> list[Any]:
+    """The answers of the first node that has a partition and answers."""
+    for one in keys.all:
+        link = Link(broker.url, patience_s=0, slot=slot_of(one.partition))
+        try:
+            return link.run_all(calls)
+        except ServerError as error:
+            last = error
+        finally:
+            link.close()
+    raise last
+
+
+def _primaries(slots: Sequence[Any]) -> list[_Primary]:
+    """All primaries, as ``CLUSTER SLOTS`` tells of them."""
     found: dict[str, list[tuple[int, int]]] = {}
-    for first, last, (host, port, *_), *_replicas in broker.run(command(_raw, "CLUSTER", "SLOTS")):
+    for first, last, (host, port, *_), *_replicas in slots:
         found.setdefault(f"{(host or b'').decode()}:{port}", []).append((first, last))
-    return [_Primary(name, tuple(slots)) for name, slots in sorted(found.items())]
+    return [_Primary(name, tuple(ranges)) for name, ranges in sorted(found.items())]
 
 
-def _state(broker: Broker, primaries: Sequence[_Primary]) -> Finding:
+def _state(info: dict[str, str], primaries: Sequence[_Primary]) -> Finding:
     """What a node says of the cluster."""
-    info = broker.run(command(info_of, "CLUSTER", "INFO"))
     missing = _SLOTS - sum(last - first + 1 for one in primaries for first, last in one.slots)
     if missing:
         text = f"{missing:,} slots of the cluster belong to no node: what is there cannot be reached; assign them"

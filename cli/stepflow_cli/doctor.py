@@ -14,6 +14,7 @@ from stepflow_cli.exits import EPILOG, ExitCode
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.show import console, plain, print_json
 from stepflow_cli.url import find_server
+from stepflow_engine.errors import ServerError
 
 __all__ = ["doctor"]
 
@@ -27,7 +28,13 @@ _COLORS = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.ERROR: "re
 def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
     """Examine the server and all runs on it, while workers work; the exit code is 1 if errors stand."""
     broker, keys = find_server(redis_url)
-    found = [*examine_server(broker, keys), *examine(broker, keys, repair=repair)]
+    found = examine_server(broker, keys)
+    try:
+        found += examine(broker, keys, repair=repair)
+    except ServerError:
+        if output != "json":
+            _print(found, repair=repair)  # it says which node of a cluster is away
+        raise
     if output == "json":
         print_json([finding.to_json() for finding in found])
     else:
