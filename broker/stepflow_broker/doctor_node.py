@@ -59,8 +59,11 @@ def examine_node(
     """
     info = _ask(node, command(info_of, "INFO", "everything"))
     settings = {name: value for name in _SETTINGS if (value := _setting(node, name)) is not None}
-    found = [*examine_info(info, settings, in_cluster=in_cluster), _clock(node, partitions), _scripts(node)]
-    return [*found, *(_rights(node, keys, set(refused)) for keys in partitions[:1])]
+    found = examine_info(info, settings, in_cluster=in_cluster)
+    if info.get("cluster_enabled") == "1" and not in_cluster:
+        return found  # it has the keys of some partitions only
+    found += [_clock(node, partitions), _scripts(node)]
+    return found + [_rights(node, keys, set(refused)) for keys in partitions[:1]]
 
 
 def examine_info(info: dict[str, str], settings: dict[str, str], *, in_cluster: bool = False) -> list[Finding]:
@@ -198,7 +201,7 @@ def _clock(node: Node, partitions: Sequence[Keys]) -> Finding:
     before = time.time_ns() // 1_000_000
     now, *stored = node.run_all(calls)
     after = time.time_ns() // 1_000_000
-    if (back_ms := max(stored) - now) > _BACK_MS:
+    if (back_ms := max(stored, default=0) - now) > _BACK_MS:
         text = (
             f"the server's clock is {back_ms / 1000:.0f} s behind times that it has stored: leases and timers come late"
         )

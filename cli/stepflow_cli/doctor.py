@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import click
 from rich.text import Text
 
+from stepflow_broker.broker import Broker
 from stepflow_broker.doctor import examine
 from stepflow_broker.doctor_server import examine_server
 from stepflow_broker.finding import Finding, Severity
+from stepflow_broker.partitions import check_partitions, keys_for
 from stepflow_cli.exits import EPILOG, ExitCode
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.show import console, plain, print_json
-from stepflow_cli.url import find_server
+from stepflow_cli.url import find_url
 from stepflow_engine.errors import ServerError
 
 __all__ = ["doctor"]
@@ -27,9 +29,11 @@ _COLORS = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.ERROR: "re
 @server_options
 def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
     """Examine the server and all runs on it, while workers work; the exit code is 1 if errors stand."""
-    broker, keys = find_server(redis_url)
+    broker = Broker(find_url(redis_url))
+    keys = keys_for(broker.url)
     found = examine_server(broker, keys)
     try:
+        check_partitions(broker, keys, decide=False)
         found += examine(broker, keys, repair=repair)
     except ServerError:
         if output != "json":

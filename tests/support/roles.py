@@ -27,11 +27,15 @@ def password_of(role: str) -> str:
     return f"secret-of-{role}"
 
 
-def users_option(folder: Path) -> dict[str, str]:
-    """The option that gives a server its users."""
+def users_option(folder: Path, *, divided: bool = False) -> dict[str, str]:
+    """The option that gives a server its users.
+
+    Args:
+        divided: whether its keys are divided into partitions.
+    """
     names = [*(role.name for role in ROLES), ADMIN]
     path = folder / "users.acl"
-    path.write_text(acl_file({name: password_of(name) for name in names}))
+    path.write_text(acl_file({name: password_of(name) for name in names}, cluster=divided))
     return {"aclfile": str(path)}
 
 
