@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -44,7 +44,7 @@ class Node(Protocol):
 
 
 def examine_node(
-    node: Node, partitions: Sequence[Keys], *, refused: Collection[str] = (), in_cluster: bool = False
+    node: Node, partitions: Sequence[Keys], *, refused: Sequence[str] = (), in_cluster: bool = False
 ) -> list[Finding]:
     """Look at a server: a finding for each thing that is looked at, be it well or not.
 
@@ -63,7 +63,7 @@ def examine_node(
     if info.get("cluster_enabled") == "1" and not in_cluster:
         return found  # it has the keys of some partitions only
     found += [_clock(node, partitions), _scripts(node)]
-    return found + [_rights(node, keys, set(refused)) for keys in partitions[:1]]
+    return found + [_rights(node, keys, refused) for keys in partitions[:1]]
 
 
 def examine_info(info: dict[str, str], settings: dict[str, str], *, in_cluster: bool = False) -> list[Finding]:
@@ -226,23 +226,21 @@ def _scripts(node: Node) -> Finding:
     return _ok("scripts", f"the server takes all {len(script_names())} scripts")
 
 
-def _rights(node: Node, keys: Keys, refused: set[str]) -> Finding:
+def _rights(node: Node, keys: Keys, refused: Sequence[str]) -> Finding:
     """Whether the user may use the commands and keys that workers use in a partition, by trying."""
     nobody = keys("RUN", _NOBODY)
     names = [key_of_nobody(keys, key) for key in KEYS if key.type != "channel" and is_in_partition(keys, key)]
     tried = [name for name in names if name not in (nobody, keys("RQ_SUSPENDED"))]
     try:
-        refused |= set(_ask(node, run_script("try_rights", _texts, (nobody,), keys("DONE", _NOBODY), *tried)))
+        refused = [*_ask(node, run_script("try_rights", _texts, (nobody,), keys("DONE", _NOBODY), *tried)), *refused]
     except ConfigurationError as error:
         return _error("rights", str(error))
     if not refused:
         return _ok("rights", "this user may use the commands and keys that workers use")
-    if role := _role_of(keys, refused):
+    if role := _role_of(keys, set(refused)):
         return _ok("rights", f"this user has the rights of role {role.name}: it {role.what}")
     more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
-    return _error(
-        "rights", f"this user may not do what workers do: {', '.join(sorted(refused)[:5])}{more}; extend its ACL"
-    )
+    return _error("rights", f"this user may not do what workers do: {', '.join(refused[:5])}{more}; extend its ACL")
 
 
 def _role_of(keys: Keys, refused: set[str]) -> Role | None:

@@ -30,9 +30,13 @@ _DOCTOR = "doctor"
 
 def examine_queues(broker: Broker, keys: Keys, findings: Findings, workers: Sequence[WorkerRecord]) -> None:
     """Look for queues that nobody serves, and for partitions in which RQ is suspended."""
-    suspended = broker.run_all([command(int, "EXISTS", one("RQ_SUSPENDED")) for one in keys.all])
-    for one in [one for one, found in zip(keys.all, suspended, strict=True) if found]:
-        findings.add("suspended", one("RQ_SUSPENDED"), f" of partition {one.partition[:-1]}" * bool(one.partition))
+    exist = broker.run_all([command(int, "EXISTS", one("RQ_SUSPENDED")) for one in keys.all])
+    suspended = [one for one, found in zip(keys.all, exist, strict=True) if found]
+    if len(suspended) == len(keys.all):
+        findings.add("suspended", keys("RQ_SUSPENDED"))
+    else:
+        for one in suspended:
+            findings.add("suspended", one("RQ_SUSPENDED"), f" in partition {one.partition[:-1]}")
     served = {queue for worker in workers for queue in worker.queues}
     functions = broker.run(read_functions(keys))
     for queue in sorted({config.queue for config in functions} - served):
