@@ -85,7 +85,7 @@ def test_a_job_that_was_lost_is_an_error_until_it_is_repaired_and_then_its_run_c
 
 
 def test_warnings_alone_end_with_0(url: str, client: redis.Redis) -> None:
-    client.set("rq:suspended", 1)
+    client.set(keys_for(url)("RQ_SUSPENDED"), 1)
     done = call("doctor", "--redis-url", url)
     assert done.returncode == 0
     assert "RQ is suspended" in done.stdout

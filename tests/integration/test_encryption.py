@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
@@ -23,6 +24,7 @@ from stepflow import (
 )
 from tests.support.command_line import as_json, call
 from tests.support.processes import WorkerThread, until
+from tests.support.whole import server_urls
 
 SECRET = "swordfish"
 VAULT = "tests.integration.apps.vault:app"
@@ -31,13 +33,16 @@ KEY, OTHER_KEY = Encryption.generate_key(), Encryption.generate_key()
 
 @pytest.fixture
 def seen(url: str) -> Iterator[Callable[[], bytes]]:
-    """All that the server was told since the test began."""
+    """All that the servers were told since the test began."""
     found = bytearray()
-    with redis.Redis.from_url(url) as client, client.monitor() as monitor:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(redis.Redis.from_url(one)) for one in server_urls(url)]
+        monitors = [stack.enter_context(client.monitor()) for client in clients]
 
         def read() -> bytes:
-            while monitor.connection.can_read(timeout=0.2):
-                found.extend(monitor.connection.read_response(disable_decoding=True))
+            for monitor in monitors:
+                while monitor.connection.can_read(timeout=0.2):
+                    found.extend(monitor.connection.read_response(disable_decoding=True))
             return bytes(found)
 
         yield read

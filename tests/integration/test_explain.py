@@ -14,7 +14,10 @@ from stepflow import Context, Run, RunNotFoundError, Stepflow, Throttle
 from stepflow_broker.explain import Reason
 from tests.support.processes import until
 
-pytestmark = pytest.mark.roles("producer", "operator")
+pytestmark = [
+    pytest.mark.roles("producer", "operator"),
+    pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"]),
+]
 
 
 def kinds(reason: Reason) -> list[object]:
@@ -37,11 +40,12 @@ def test_a_run_without_a_worker(app: Stepflow) -> None:
     @app.function("lonely")
     async def lonely(ctx: Context) -> None: ...
 
-    reason = app.start(lonely).explain()
+    runs, keys = [app.start(lonely), app.start(lonely)], app.producer.keys
+    reason = runs[1].explain()
     assert kinds(reason) == ["queued", ["queue"]]
-    place, _, why = reason.because[0].text.partition("; ")
-    assert place.removesuffix(" of its partition") == "number 1 on queue shop"
-    assert why == "no live worker serves queue shop: start one"
+    place = "queue shop" if len(keys.all) == 1 else "queue shop of its partition"
+    number = len([run for run in runs if keys.of(run.id) is keys.of(runs[1].id)])
+    assert reason.because[0].text == f"number {number} on {place}; no live worker serves queue shop: start one"
 
 
 def test_a_family_that_waits(app: Stepflow, run_worker) -> None:

@@ -195,12 +195,12 @@ def test_a_throttle_spreads_starts_and_drops_none(app: Stepflow, run_worker) -> 
         started.append(time.monotonic())
 
     run_worker(app)
+    began = time.monotonic()
     runs = app.start_many(slow, range(12))
     for run in runs:
         run.result(30)
-    started.sort()
     assert len(started) == 12
-    assert started[11] - started[0] >= 0.8  # nine after the burst, 100 ms apart
+    assert max(started) - began >= 0.8  # nine after the burst, 100 ms apart
 
 
 def test_of_runs_that_come_close_together_the_last_starts(app: Stepflow, run_worker, client) -> None:

@@ -24,14 +24,10 @@ from tests.support.roles import as_role
 
 pytestmark = [
     pytest.mark.roles("producer", "operator"),
-    pytest.mark.single_server(reason="it divides the keys of a server itself"),
+    pytest.mark.single_server("it looks at the keys of a server as they are"),
+    pytest.mark.parametrize("partitions", [4]),
 ]
 COUNT = 4
-
-
-@pytest.fixture
-def url(url: str) -> str:
-    return f"{url}?partitions={COUNT}"
 
 
 @pytest.fixture

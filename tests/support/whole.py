@@ -21,7 +21,7 @@ from stepflow_broker.partitions import keys_for
 from stepflow_broker.server_url import read_url
 from tests.support.roles import as_role
 
-__all__ = ["WholeClient", "whole_client"]
+__all__ = ["WholeClient", "server_urls", "whole_client"]
 
 _COUNTS = "stepflow:waited:"
 """What stands in these are numbers of members, which are added up."""
@@ -134,14 +134,17 @@ def _is_of_run(kind: Key) -> bool:
     return kind.ids.startswith("<run>")
 
 
+def server_urls(url: str) -> list[str]:
+    """The URL of each server that a URL names, as one of its own."""
+    text = read_url(as_role(url, "admin")).text
+    scheme, _, hosts = text.partition("://")
+    return [f"{scheme.removesuffix('+cluster')}://{host}" for host in hosts.split(",")]
+
+
 @contextlib.contextmanager
 def whole_client(url: str, **options: Any) -> Iterator[Any]:
     """A client that decodes replies and has all rights: redis-py's own of a server whose keys are not divided."""
     given, keys = read_url(as_role(url, "admin")), keys_for(url)
-    if given.is_of_cluster:
-        first = given.text.replace("+cluster", "").partition(",")[0]
-        found: Any = redis.RedisCluster.from_url(first, decode_responses=True, **options)
-    else:
-        found = redis.Redis.from_url(given.text, decode_responses=True, **options)
-    with found:
+    kind = redis.RedisCluster if given.is_of_cluster else redis.Redis
+    with kind.from_url(server_urls(url)[0], decode_responses=True, **options) as found:
         yield found if len(keys.all) == 1 else WholeClient(found, keys)
