@@ -14,9 +14,9 @@ from stepflow_broker.call import Call
 from stepflow_broker.condition import Condition
 from stepflow_broker.events import StreamedEvent, read_events
 from stepflow_broker.functions import read_function, read_functions
-from stepflow_broker.invokes import read_finished
 from stepflow_broker.jobs import Lease, load_run
 from stepflow_broker.keys import Keys
+from stepflow_broker.messages import read_finished
 from stepflow_broker.pauses import read_pauses
 from stepflow_broker.runs import read_run, read_steps
 from stepflow_engine.cipher import PLAIN, Cipher

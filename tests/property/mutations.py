@@ -48,10 +48,11 @@ class Mutation:
         return self.name.replace(" ", "-")
 
 
-_GUARD = (
-    "if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then"
-    "\n  return {0, 0, ''}\nend\n"
-)
+_GUARD = """\
+  if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then
+    return 0
+  end
+"""
 _LEASED = "return was.continuation == 'leased'"
 _WAKE = "memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[3])\n"
 _WAKE_EARLY = """
@@ -59,11 +60,11 @@ _WAKE_EARLY = """
     queue_run(was.parent, read_run(was.parent), now)
   end
 """
-_ADD = "redis.call('XADD', FINISHED, '*', was.parent and 'run' or 'batch', run)"
+_ADD = "redis.call('XADD', FINISHED, '*', kind, run)"
 _TELL = "redis.call('PUBLISH', DONE .. run, status)\n"
 _DROP_TIMER = "  redis.call('ZREM', TIMEOUTS, 'wait:' .. member)\n"
 _STILL_WAITING = "if step[1] == 'waiting' then"
-_WAITS_FOR_CHILD = "  if step[1] ~= 'waiting' or step[2] ~= child then return 0, '' end\n"
+_WAITS_FOR_CHILD = "  if step[1] ~= 'waiting' or step[2] ~= child then return 0 end\n"
 
 MUTATIONS = (
     Mutation(
@@ -80,11 +81,11 @@ MUTATIONS = (
             Edit("wake_parent.lua", _WAKE, ""),
         ),
     ),
-    Mutation("an invoke that comes again waits again", (Edit("invoke_child.lua", _GUARD, ""),)),
+    Mutation("an invoke that comes again waits again", (Edit("lib/children.lua", _GUARD, ""),)),
     Mutation(
         "an invoke that comes again starts again",
         (
-            Edit("invoke_child.lua", _GUARD, ""),
+            Edit("lib/children.lua", _GUARD, ""),
             Edit("invoke_child.lua", "if redis.call('EXISTS', RUN .. child) == 0 then", "if true then"),
         ),
     ),

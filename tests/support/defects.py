@@ -9,9 +9,9 @@ from stepflow_broker.bounds import BoundsConfig, CancelConfig
 from stepflow_broker.condition import wait_index
 from stepflow_broker.flow import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
 from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.invokes import read_finished
 from stepflow_broker.jobs import Lease
 from stepflow_broker.keys import GROUP
+from stepflow_broker.messages import read_finished
 from stepflow_broker.runs import start_run
 from stepflow_broker.waits import WaitStart, begin_wait
 from stepflow_engine.codec import dumps

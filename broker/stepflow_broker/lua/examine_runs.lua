@@ -150,7 +150,7 @@ local function expect_wait(run, key, step)
     report('timeout_key_missing', member, '', function() redis.call('SET', TIMEOUT .. member, timeout_memo(step)) end)
   end
   if step.index then expect_in_index(step.index, member) end
-  if step.child then expect_child(run, key, step) end
+  if step.child and not step.away then expect_child(run, key, step) end
 end
 
 -- forget what stands in a run's steps and is no step, or has ended; the run is replayed, and asks for what it needs

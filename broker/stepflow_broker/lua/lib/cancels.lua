@@ -36,18 +36,22 @@ local function leave_batch(run, batch)
   return redis.call('EXISTS', BATCHED .. batch) == 0 and batch or nil
 end
 
--- cancel a live run, and the children that it and they wait for -> the runs
+-- cancel a live run, and the children that it and they wait for; those in other partitions by messages
 local function cancel_tree(first, failure, retention_ms, with_children, now)
   local runs, n = {first}, 1
   while n <= #runs do
     local run = runs[n]
     local was = read_run(run)
     if was.live then
-      local owner, children = end_run(run, was, 'cancelled', 'error', failure, now, retention_ms)
+      local owner, children, away = end_run(run, was, 'cancelled', 'error', failure, now, retention_ms)
       if was.batch then runs[#runs + 1] = leave_batch(run, was.batch) end
       if owner then redis.call('PUBLISH', INBOX .. owner, 'cancel ' .. run) end
       if with_children then
         for _, child in ipairs(children) do runs[#runs + 1] = child end
+        for _, child in ipairs(away) do
+          redis.call('XADD', FINISHED, '*', 'cancel', child[1], 'start', child[2], 'failure', failure, 'retention_ms',
+            retention_ms)
+        end
       end
     end
     n = n + 1
