@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 from redis.crc import key_slot
 
-from stepflow_broker.call import Call, calls_by_place, command
+from stepflow_broker.broker import Broker
+from stepflow_broker.call import Call, command
 from stepflow_broker.events import add_event, read_events
 from stepflow_broker.keys import MOVING, Keys, partition_tags, place_of, slot_of, without_tag
 from stepflow_broker.partitions import keys_for
@@ -153,9 +154,9 @@ def test_a_call_goes_to_the_partition_of_its_keys() -> None:
     for place, some in calls.items():
         assert [call.place for call in some] == [place] * len(some)
     flat = [call for some in calls.values() for call in some]
-    assert {place: len(at) for place, at in calls_by_place(flat).items()} == {
-        place: len(some) for place, some in calls.items()
-    }
+    together = Broker("redis+cluster://h").by_server(flat)
+    assert [[flat[n].place for n in at] for at in together] == [[place] * len(some) for place, some in calls.items()]
+    assert Broker("redis://h").by_server(flat) == [list(range(len(flat)))]
 
 
 def test_a_script_in_a_partition_declares_the_key_that_is_never_written() -> None:
