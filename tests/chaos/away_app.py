@@ -17,7 +17,7 @@ async def limited(ctx: Context[dict[str, Any]]) -> int:
     data = ctx.event.data
 
     async def work() -> int:
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.06)
         return 2 * int(data["n"])
 
     note(data["ledger"], ctx.run_id)
