@@ -8,7 +8,7 @@ ACL_TESTS ?= tests/integration
 SOURCES := engine broker sdk workers cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kill test test-unsticky test-acl check bench bench-long bench-peers chaos fuzz audit clean
+.PHONY: help demo demo-kill test test-unsticky test-acl test-cluster check bench bench-long bench-cluster bench-peers chaos fuzz audit clean
 
 help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test-unsticky: $(VENV)/.installed-dev ## the tests of workers, with runs that go
 test-acl: $(VENV)/.installed-dev ## the integration tests on a server with users, each process with its role's rights alone
 	$(BIN)/pytest $(ACL_TESTS) --acl -n 3 --dist loadfile
 
+test-cluster: $(VENV)/.installed-dev ## the integration tests on a cluster of 3 primaries and 3 replicas
+	$(BIN)/pytest tests/integration --cluster -n 2 --dist loadfile
+
 check: $(VENV)/.installed-dev ## format, lint, types, imports, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -41,6 +44,9 @@ bench: $(VENV)/.installed ## measure stepflow (under 3 minutes)
 
 bench-long: $(VENV)/.installed ## the same at depth: 100,000 runs queued or parked, 10,000 steps, 4 workers, an idle one (10 minutes)
 	$(BIN)/python -m benchmarks.stepflow --long
+
+bench-cluster: $(VENV)/.installed-dev ## measure one server beside clusters of 1 and of 3 primaries (4 minutes)
+	$(BIN)/python -m benchmarks.cluster
 
 bench-peers: $(VENV)/.installed ## measure all of it side by side with queues and engines (half an hour)
 	$(BIN)/python -m benchmarks.peers --long 3

@@ -6,15 +6,14 @@ import importlib.metadata
 
 from benchmarks.command import Case
 from benchmarks.meter import between
-from benchmarks.rig import Span
+from benchmarks.rig import Server, Span
 from benchmarks.sample import Sample
-from benchmarks.servers import RedisServer
 from benchmarks.topics import OURS
 
 __all__ = ["sampled"]
 
 
-def sampled(case: Case, span: Span, server: RedisServer, settings: str = "") -> Sample:
+def sampled(case: Case, span: Span, server: Server, settings: str = "") -> Sample:
     """What was measured, as a sample.
 
     Args:

@@ -13,18 +13,19 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 
 from benchmarks.flows import QUEUE
 from benchmarks.meter import Note, family, take_note
-from benchmarks.servers import ProcessError, RedisServer, redis_info, redis_server, started, wait_until
+from benchmarks.servers import ProcessError, redis_info, redis_server, started, wait_until
 from benchmarks.venvs import ROOT
 from stepflow import Function, Run, Stepflow
 from stepflow_broker.keys import Keys
+from stepflow_broker.partitions import keys_for
 
-__all__ = ["Rig", "Span", "joined", "rig"]
+__all__ = ["Rig", "Server", "Span", "joined", "rig", "rig_at"]
 
 Span = tuple[Note, Note]
 """The notes at the beginning and at the end of what was measured."""
@@ -32,6 +33,19 @@ _BATCH = 1000
 _DEADLINE_S = 600.0
 _LOOK_S = 0.005
 _STATES = ("worker_rss_mb", "server_rss_mb")
+
+
+class Server(Protocol):
+    """A server, or a cluster: see `RedisServer`; the port is that of one of its nodes."""
+
+    @property
+    def url(self) -> str: ...  # noqa: D102
+    @property
+    def port(self) -> int: ...  # noqa: D102
+    @property
+    def pids(self) -> list[int]: ...  # noqa: D102
+    @property
+    def version(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +58,7 @@ class Rig:
         client: looks at what is there.
     """
 
-    server: RedisServer
+    server: Server
     worker: subprocess.Popen[bytes]
     log: Path
     producer: Stepflow
@@ -70,21 +84,28 @@ class Rig:
         """
         first = self.note(0)
         self.let_go()
-        self.wait(lambda: self.client.zcard(self.keys("LIVE")) <= left, "runs did not end")
+        self.wait(lambda: self.count("LIVE") <= left, "runs did not end")
         last = self.note(count)
         self.hold()
-        if failed := self.client.zcard(self.keys("RQ_FAILED", QUEUE)):
+        if failed := self.count("RQ_FAILED", QUEUE):
             raise ProcessError(f"{failed} runs have failed; the worker said:\n{self.log.read_text()}")
         return first, last
 
     def let_go(self) -> None:
         """Have the workers take what is queued."""
-        self.client.delete(self.keys("RQ_SUSPENDED"))
-        self.client.publish(self.keys("READY"), QUEUE)
+        for keys in self.keys.all:
+            self.client.delete(keys("RQ_SUSPENDED"))
+        for keys in self.keys.all:
+            self.client.publish(keys("READY"), QUEUE)
 
     def hold(self) -> None:
         """Have the workers take nothing more."""
-        self.client.set(self.keys("RQ_SUSPENDED"), 1)
+        for keys in self.keys.all:
+            self.client.set(keys("RQ_SUSPENDED"), 1)
+
+    def count(self, kind: str, subject: str = "") -> int:
+        """The members of a sorted set, of all partitions together."""
+        return sum(int(self.client.zcard(keys(kind, subject))) for keys in self.keys.all)
 
     def wait(self, condition: Callable[[], object], what: str, *, pause_s: float = _LOOK_S) -> None:
         """Wait until a condition holds.
@@ -113,16 +134,16 @@ class Rig:
 
     def leases(self) -> int:
         """How many jobs the workers have."""
-        return int(self.client.zcard(self.keys("LEASES")))
+        return self.count("LEASES")
 
     def note(self, count: int) -> Note:
         """A note of this moment."""
-        return take_note(count, workers=family(self.worker.pid), servers=[self.server.pid])
+        return take_note(count, workers=family(self.worker.pid), servers=self.server.pids)
 
 
 @contextlib.contextmanager
 def rig(*, concurrency: int, sticky: int, processes: int = 1) -> Iterator[Rig]:
-    """A rig, for as long as the block runs; its workers are held back.
+    """A rig with one server, for as long as the block runs; its workers are held back.
 
     Args:
         concurrency: how many jobs each worker executes at once.
@@ -132,17 +153,33 @@ def rig(*, concurrency: int, sticky: int, processes: int = 1) -> Iterator[Rig]:
     Raises:
         ProcessError: the server or a worker did not start.
     """
-    with redis_server() as server, tempfile.TemporaryDirectory(prefix="bench-worker-") as folder:
-        log, keys = Path(folder) / "worker.log", Keys()
-        producer = Stepflow(QUEUE, redis_url=server.url)
-        with redis.Redis.from_url(server.url) as client:
-            client.set(keys("RQ_SUSPENDED"), 1)
-            options = {"concurrency": concurrency, "sticky": sticky, "processes": processes}
-            with started(_command(server.url, options), log=log, cwd=ROOT) as worker:
-                made = Rig(server, worker, log, producer, client, keys)
-                made.wait(lambda: made.states() == ["suspended"] * processes, "the workers did not start")
-                yield made
-                producer.producer.close()
+    options = {"concurrency": concurrency, "sticky": sticky, "processes": processes}
+    with (
+        redis_server() as server,
+        redis.Redis.from_url(server.url) as client,
+        rig_at(server, client, **options) as made,
+    ):
+        yield made
+
+
+@contextlib.contextmanager
+def rig_at(server: Server, client: Any, **options: int) -> Iterator[Rig]:
+    """As `rig`, with a server that runs.
+
+    Args:
+        client: speaks to it.
+        options: as those of `rig`.
+    """
+    keys, producer = keys_for(server.url), Stepflow(QUEUE, redis_url=server.url)
+    with tempfile.TemporaryDirectory(prefix="bench-worker-") as folder:
+        log = Path(folder) / "worker.log"
+        for one in keys.all:
+            client.set(one("RQ_SUSPENDED"), 1)
+        with started(_command(server.url, options), log=log, cwd=ROOT) as worker:
+            made = Rig(server, worker, log, producer, client, keys)
+            made.wait(lambda: made.states() == ["suspended"] * options["processes"], "the workers did not start")
+            yield made
+            producer.producer.close()
 
 
 def joined(spans: Sequence[Span]) -> Span:

@@ -55,6 +55,11 @@ class RedisServer:
     pid: int
     version: str
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes of all its nodes."""
+        return [self.pid]
+
 
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody has now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -13,17 +14,39 @@ from stepflow import Stepflow
 from stepflow_broker.server import EmbeddedServer
 from stepflow_engine.retry import Backoff
 from stepflow_workers.settings import WorkerSettings
+from tests.support.cluster import LocalCluster
 from tests.support.processes import WorkerProcess, WorkerThread
 from tests.support.roles import as_role, as_roles, knows_users, users_option
+from tests.support.whole import whole_client
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sticky", type=int, help="stickiness of the workers whose test does not say: make test-unsticky")
     parser.addoption("--acl", action="store_true", help="each process has only its role's rights: make test-acl")
+    parser.addoption(
+        "--cluster", action="store_true", help="on a cluster of 3 primaries and 3 replicas: make test-cluster"
+    )
+    parser.addoption(
+        "--partitions", type=int, default=1, help="on one server, its keys divided into so many partitions"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "roles(*names): the roles of the test's own process, with --acl; else producer")
+    config.addinivalue_line("markers", "single_server(reason): makes no sense where keys are divided into partitions")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where keys are divided, leave out the tests that make no sense there."""
+    if not _is_divided(config):
+        return
+    left_out = [item for item in items if item.get_closest_marker("single_server")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_divided(config: pytest.Config) -> bool:
+    return bool(config.getoption("--cluster")) or int(config.getoption("--partitions")) > 1
 
 
 @pytest.fixture(scope="session")
@@ -34,9 +57,15 @@ def worker_defaults(request: pytest.FixtureRequest) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
-    """A real server for the whole session; a missing one is a failure, not a skip."""
+def server(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[EmbeddedServer | LocalCluster]:
+    """A real server, or a cluster, for the whole session; a missing one is a failure, not a skip."""
     folder = tmp_path_factory.mktemp("server")
+    if request.config.getoption("--cluster"):
+        with LocalCluster(folder) as cluster:
+            yield cluster
+        return
     acl = request.config.getoption("--acl")
     with EmbeddedServer(folder, **users_option(folder) if acl else {}) as running:
         if acl:
@@ -45,18 +74,22 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 @pytest.fixture
-def url(server: EmbeddedServer, request: pytest.FixtureRequest) -> str:
+def url(server: EmbeddedServer | LocalCluster, request: pytest.FixtureRequest) -> str:
     """The URL of the server, emptied; with ``--acl`` it has a producer's rights, or those of the test's mark."""
+    if isinstance(server, LocalCluster):
+        server.flush()
+        return server.url
     with redis.Redis.from_url(as_role(server.url, "admin")) as client:
         client.flushall()
     marked = request.node.get_closest_marker("roles")
-    return as_roles(server.url, marked.args if marked else ("producer",))
+    url = as_roles(server.url, marked.args if marked else ("producer",))
+    return f"{url}?partitions={request.config.getoption('--partitions')}" if _is_divided(request.config) else url
 
 
 @pytest.fixture
-def client(url: str) -> Iterator[redis.Redis]:
-    """A plain client of the server, to look at what is there."""
-    with redis.Redis.from_url(as_role(url, "admin"), decode_responses=True) as client:
+def client(url: str) -> Iterator[Any]:
+    """A client of the server, to look at what is there; it shows the keys of all partitions as those of one."""
+    with whole_client(url) as client:
         yield client
 
 

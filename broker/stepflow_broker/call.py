@@ -6,7 +6,7 @@ and awaits. Nothing else differs between the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,7 @@ from stepflow_broker.keys import MOVING, place_of
 from stepflow_broker.scripts import Script, script
 from stepflow_engine.errors import StepflowError, UnreadableError
 
-__all__ = ["Call", "Word", "calls_by_place", "command", "run_script"]
+__all__ = ["Call", "Word", "command", "run_script"]
 
 T = TypeVar("T")
 Word = str | bytes | int | float
@@ -95,11 +95,3 @@ def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args
     if keys[0].startswith("{"):
         keys = (*keys, place_of(keys[0]) + MOVING)
     return Call(("EVALSHA", source.sha, len(keys), *keys, *args), read, source)
-
-
-def calls_by_place(calls: Sequence[Call[Any]]) -> dict[str, list[int]]:
-    """The positions of calls, by their places."""
-    found: dict[str, list[int]] = {}
-    for n, call in enumerate(calls):
-        found.setdefault(call.place, []).append(n)
-    return found

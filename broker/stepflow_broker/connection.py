@@ -185,6 +185,18 @@ def server_error(error: BaseException, url: str, action: str = "") -> Exception:
         return _missing_right(text, url, action)
     if tls := tls_error(error):
         return ConfigurationError(f"no TLS with the server at {where}: {explain_tls(tls)}")
+    if (told := _told_by_class(error, where, text)) is not None:
+        return told
+    if text.startswith(("NOAUTH", "WRONGPASS", "invalid username")):
+        return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
+    if text.startswith(("OOM", "MISCONF")):
+        return ServerError(f"the server at {where} does not accept writes ({text}): free memory or disk, then go on")
+    if is_transient(error):
+        return ServerError(f"the server at {where} does not answer ({text}): is it running, {_asked_when_away(url)}?")
+    return ServerError(f"the server at {where} answers with an error: {text}")
+
+
+def _told_by_class(error: BaseException, where: str, text: str) -> Exception | None:
     match error:
         case exceptions.AuthenticationError() | exceptions.AuthorizationError():
             return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
@@ -198,17 +210,15 @@ def server_error(error: BaseException, url: str, action: str = "") -> Exception:
             return ServerError(
                 f"no primary is found by {where} ({text}): are the sentinels running, or is a fail-over under way?"
             )
+        case exceptions.MovedError():
+            return ServerError(f"a partition of {where} has moved to another node ({text}), and is not found there yet")
+        case exceptions.TryAgainError() | exceptions.AskError():
+            return ServerError(f"a partition of {where} stands still while its slot moves to another node ({text})")
         case exceptions.ReadOnlyError():
             return ServerError(f"the server at {where} is a replica ({text}): name the primary, or its sentinels")
         case exceptions.OutOfMemoryError():
             return ServerError(f"the server at {where} is out of memory ({text}): raise maxmemory or free memory")
-    if text.startswith(("NOAUTH", "WRONGPASS", "invalid username")):
-        return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
-    if text.startswith(("OOM", "MISCONF")):
-        return ServerError(f"the server at {where} does not accept writes ({text}): free memory or disk, then go on")
-    if is_transient(error):
-        return ServerError(f"the server at {where} does not answer ({text}): is it running, {_asked_when_away(url)}?")
-    return ServerError(f"the server at {where} answers with an error: {text}")
+    return None
 
 
 def _asked_when_away(url: str) -> str:

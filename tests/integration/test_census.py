@@ -20,7 +20,7 @@ from examples.census.listing import MODULES, Part, cut_package, list_packages
 from examples.census.report import Report, build_report, format_table
 from stepflow import Run, RunFailedError, Stepflow
 from stepflow_broker.broker import Broker
-from stepflow_broker.keys import Keys
+from stepflow_broker.partitions import keys_for
 from stepflow_broker.runs import count_steps, read_memos, read_run
 from stepflow_engine.ids import run_id_by_event
 from stepflow_engine.memo import read_memo
@@ -98,10 +98,10 @@ def test_a_narrow_table_leaves_columns_out() -> None:
 # -- the function ------------------------------------------------------------------
 
 
-def test_the_totals_are_those_of_an_independent_count(url: str, start_worker) -> None:
+def test_the_totals_are_those_of_an_independent_count(url: str, client, start_worker) -> None:
     for name in ("one", "two"):
         start_worker("examples.census.flow:app", name=name, concurrency=2, lease_ms=10_000)
-    report = Report.model_validate(_send(url, [*SOME, MODULES]).result(timeout=100))
+    report = Report.model_validate(_send(url, client, [*SOME, MODULES]).result(timeout=100))
 
     assert [package.package for package in report.packages] == sorted([*SOME, MODULES])
     for package in report.packages:
@@ -111,31 +111,30 @@ def test_the_totals_are_those_of_an_independent_count(url: str, start_worker) ->
     assert total.longest == max((package.count.longest for package in report.packages), key=lambda one: one.lines)
 
 
-def test_each_package_is_counted_by_a_run_of_its_own(url: str, start_worker) -> None:
+def test_each_package_is_counted_by_a_run_of_its_own(url: str, client, start_worker) -> None:
     start_worker("examples.census.flow:app")
-    run = _send(url, ["json", "encodings"])
+    run = _send(url, client, ["json", "encodings"])
     run.result(timeout=60)
-    broker = Broker(as_role(url, "read-only"))
-    memos = [read_memo(text) for _, text in broker.run(read_memos(Keys(), run.id))]
+    broker, keys = Broker(as_role(url, "read-only")), keys_for(url)
+    memos = [read_memo(text) for _, text in broker.run(read_memos(keys, run.id))]
     children = {memo.id: memo.detail["run_id"] for memo in memos if memo.detail.get("kind") == "invoke"}
     assert set(children) == {"count json", "count encodings"}
     for step_id, child in children.items():
-        record = broker.run(read_run(Keys(), child))
+        record = broker.run(read_run(keys, child))
         assert record is not None
         assert (record.function, record.parent) == ("count-package", run.id)
-        assert broker.run(count_steps(Keys(), child)) == len(parts_of([step_id.removeprefix("count ")]))
+        assert broker.run(count_steps(keys, child)) == len(parts_of([step_id.removeprefix("count ")]))
 
 
-def test_a_package_that_does_not_exist_fails_the_run_and_is_named(url: str, start_worker) -> None:
+def test_a_package_that_does_not_exist_fails_the_run_and_is_named(url: str, client, start_worker) -> None:
     start_worker("examples.census.flow:app")
     with pytest.raises(RunFailedError, match="has no package no-such-package"):
-        _send(url, ["json", "no-such-package"]).result(timeout=30)
+        _send(url, client, ["json", "no-such-package"]).result(timeout=30)
 
 
-def _send(url: str, packages: list[str]) -> Run:
+def _send(url: str, client, packages: list[str]) -> Run:
     app = Stepflow("census", redis_url=url)
     run = app.run(run_id_by_event(app.send("census/requested", {"packages": packages}), census.name))
-    client = app.producer.broker.client(app.producer.keys)
     until(lambda: client.exists(f"stepflow:run:{run.id}"), what="the run's start")
     return run
 

@@ -15,7 +15,7 @@ from stepflow_broker.broker import Broker
 from stepflow_broker.doctor import examine
 from stepflow_broker.doctor_server import examine_info, examine_server
 from stepflow_broker.finding import Finding, Severity
-from stepflow_broker.keys import Keys
+from stepflow_broker.partitions import keys_for
 from stepflow_broker.server import EmbeddedServer
 from tests.integration.apps.busy import app as busy
 from tests.integration.apps.busy import parent
@@ -109,7 +109,7 @@ def other_server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 def looked_at(server: EmbeddedServer) -> list[Finding]:
     broker = Broker(server.url)
     try:
-        return examine_server(broker, Keys())
+        return examine_server(broker, keys_for(server.url))
     finally:
         broker.close()
 
@@ -131,7 +131,7 @@ def test_a_clock_that_has_gone_back_behind_what_is_stored_is_found_out(url: str,
     later_ms = (client.time()[0] + 3_600) * 1_000
     client.zadd("stepflow:live", {"run1": later_ms})
     broker = Broker(as_role(url, "operator"))
-    found = of(examine_server(broker, Keys()), "clock")
+    found = of(examine_server(broker, keys_for(url)), "clock")
     broker.close()
     assert found.severity is Severity.ERROR
     assert "3600 s behind" in found.text or "3599 s behind" in found.text
@@ -144,7 +144,7 @@ def test_a_user_without_the_rights_of_a_worker_is_told_which(other_server: Embed
     address = f"127.0.0.1:{other_server.port}/0"
     for user, refused in (("clerk", "ZADD"), ("guest", "PERSIST rq:queue:doctor")):
         broker = Broker(f"redis://{user}:secret@{address}")
-        found = of(examine_server(broker, Keys()), "rights")
+        found = of(examine_server(broker, keys_for(other_server.url)), "rights")
         broker.close()
         assert found.severity is Severity.ERROR
         assert refused in found.text
@@ -197,7 +197,7 @@ def test_a_busy_server_whose_workers_are_killed_gives_no_false_alarm(
 
     def look() -> bool:
         nonlocal killed, looks
-        found = errors(examine(broker, Keys()))
+        found = errors(examine(broker, keys_for(url)))
         assert not found, found
         looks += 1
         if looks % 4 == 0 and killed < 5:
@@ -210,7 +210,7 @@ def test_a_busy_server_whose_workers_are_killed_gives_no_false_alarm(
     until(look, seconds=90, what="the end of all runs")
     assert killed == 5, f"only {killed} workers were killed in {looks} looks"
     assert {run.status().value for run in runs} == {"completed"}
-    assert errors(examine(broker, Keys())) == []
+    assert errors(examine(broker, keys_for(url))) == []
     producer.producer.close()
 
 
@@ -223,7 +223,7 @@ def test_repairing_a_busy_server_disturbs_nobody(
     runs = [producer.start(f"busy/{parent.id}", {"number": number}) for number in range(100)]
 
     def look() -> bool:
-        found = errors(examine(broker, Keys(), repair=True))
+        found = errors(examine(broker, keys_for(url), repair=True))
         assert not found, found
         return not client.zcard("stepflow:live")
 

@@ -58,7 +58,8 @@ def test_a_family_that_waits(app: Stepflow, run_worker) -> None:
 
     run_worker(app)
     run = app.start(parent)
-    until(lambda: "sleep" in json.dumps(kinds(run.explain())))
+
+    until(lambda: json.dumps(kinds(run.explain())).count("event") == 2 and "sleep" in json.dumps(kinds(run.explain())))
     reason = run.explain()
     (waits_for,) = reason.because
     assert waits_for.kind == "child"

@@ -131,17 +131,18 @@ def test_a_parked_parent_is_woken_by_a_child_that_ends_on_another_worker(
 def test_a_worker_that_died_after_it_ended_a_child_still_wakes_the_parent(
     scene: Scene, start_worker: StartWorker, taken: bool
 ) -> None:
-    broker = Broker(as_role(scene.app.producer.url, "worker"))
-    broker.run(register_functions(KEYS, [south.functions["gated"].config]))
+    broker, keys = Broker(as_role(scene.app.producer.url, "worker")), scene.app.producer.keys
+    broker.run_all([register_functions(one, [south.functions["gated"].config]) for one in keys.all])
     north = start_worker(NORTH, sticky=0)
     run = scene.start("parent")
     scene.parked(run)
     if taken:
         north.terminate()
-    (lease,) = broker.run(claim_jobs(KEYS, lists=queue_lists(["south"]), worker="dead", limit=9, lease_ms=9_000)) or ()
+    keys = keys.of(run.id)
+    (lease,) = broker.run(claim_jobs(keys, lists=queue_lists(["south"]), worker="dead", limit=9, lease_ms=9_000)) or ()
     broker.run(
         finish_run(
-            KEYS,
+            keys,
             run_id=lease.run_id,
             fence=lease.fence,
             status=RunStatus.COMPLETED,
@@ -150,16 +151,16 @@ def test_a_worker_that_died_after_it_ended_a_child_still_wakes_the_parent(
         )
     )
     if taken:
-        assert [one.run_id for one in broker.run(read_finished(KEYS, "dead"))] == [lease.run_id]
+        assert [one.run_id for one in broker.run(read_finished(keys, "dead"))] == [lease.run_id]
         assert scene.client.xlen(KEYS("FINISHED")) == 1
-        age(scene.client)
+        age(scene.client, keys("FINISHED"))
         start_worker(NORTH, sticky=0)
     assert run.result(30) == "all the same"
     until(lambda: scene.client.xlen(KEYS("FINISHED")) == 0, what="the end of the finished event")
     assert scene.client.xpending(KEYS("FINISHED"), GROUP)["pending"] == 0
 
 
-def age(client: redis.Redis) -> None:
+def age(client: redis.Redis, finished: str) -> None:
     """Let the finished events look as if they had been taken a minute ago."""
-    entries = [entry["message_id"] for entry in client.xpending_range(KEYS("FINISHED"), GROUP, "-", "+", 10)]
-    client.xclaim(KEYS("FINISHED"), GROUP, "dead", 0, entries, idle=60_000, justid=True)
+    entries = [entry["message_id"] for entry in client.xpending_range(finished, GROUP, "-", "+", 10)]
+    client.xclaim(finished, GROUP, "dead", 0, entries, idle=60_000, justid=True)

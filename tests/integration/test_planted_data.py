@@ -9,17 +9,19 @@ import pickle
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import redis
 from click.testing import CliRunner
 
 from stepflow import Stepflow, StepflowError
-from stepflow_broker.keys import KEYS, Keys
+from stepflow_broker.keys import KEYS
+from stepflow_broker.partitions import keys_for
 from stepflow_cli.exits import ExitCode, exit_code
 from stepflow_cli.main import stepflow
 from tests.integration.apps.planted import app as planted
 from tests.support.processes import WorkerProcess, until
+from tests.support.whole import whole_client
 
 APP = "tests.integration.apps.planted:app"
 QUEUE = "planted"
@@ -51,13 +53,13 @@ def bomb(fuse: Path) -> bytes:
 
 
 @pytest.fixture
-def raw(url: str) -> Iterator[redis.Redis]:
-    """A client that sees bytes."""
-    with redis.Redis.from_url(url) as client:
+def raw(url: str) -> Iterator[Any]:
+    """A client that shows every byte as a character."""
+    with whole_client(url, encoding="latin-1") as client:
         yield client
 
 
-def plants(raw: redis.Redis, run_id: str, bomb: bytes) -> Iterator[Callable[[str], object]]:
+def plants(raw: Any, run_id: str, bomb: bytes) -> Iterator[Callable[[str], object]]:
     """All ways to plant the bomb in what belongs to a run: each takes the id of another run that is like this one."""
     for kind in ("run", "steps", "memos"):
         for field in raw.hkeys(f"stepflow:{kind}:{run_id}"):
@@ -66,33 +68,33 @@ def plants(raw: redis.Redis, run_id: str, bomb: bytes) -> Iterator[Callable[[str
         yield lambda run, kind=kind: raw.set(f"stepflow:{kind}:{run}", bomb)
     yield lambda run: raw.rpush(f"stepflow:order:{run}", bomb)
     yield lambda run: raw.set(f"stepflow:order:{run}", bomb)
-    for step in [key.decode().rpartition(":")[2] for key in raw.keys(f"stepflow:timeout:{run_id}:*")]:
+    for step in [key.rpartition(":")[2] for key in raw.keys(f"stepflow:timeout:{run_id}:*")]:
         yield lambda run, step=step: raw.set(f"stepflow:timeout:{run}:{step}", bomb)
 
 
-def add(raw: redis.Redis, key: bytes, bomb: bytes) -> None:
+def add(raw: Any, key: str, bomb: bytes) -> None:
     """Put the bomb beside what a key has."""
     match raw.type(key):
-        case b"hash":
+        case "hash":
             raw.hset(key, bomb, bomb)
-        case b"list":
+        case "list":
             raw.lpush(key, bomb)
-        case b"set":
+        case "set":
             raw.sadd(key, bomb)
-        case b"zset":
+        case "zset":
             for prefix in (b"", b"job:", b"wait:", b"wait:x:", b"resume:", b"start:", b"finish:"):
                 raw.zadd(key, {prefix + bomb: 1})
-        case b"stream":
+        case "stream":
             for fields in (
-                {b"event": bomb, b"id": bomb, b"dedupe": bomb},
+                {"event": bomb, "id": bomb, "dedupe": bomb},
                 {bomb: bomb},
-                {b"run": bomb},
-                {b"batch": bomb},
+                {"run": bomb},
+                {"batch": bomb},
             ):
                 raw.xadd(key, fields)
 
 
-def plant_jobs(raw: redis.Redis, bomb: bytes) -> None:
+def plant_jobs(raw: Any, bomb: bytes) -> None:
     """Jobs as RQ would have them with its own serializer, and as ours might be changed into."""
     for number, data in enumerate((bomb, zlib.compress(bomb))):
         job = f"stranger-{number}"
@@ -102,14 +104,13 @@ def plant_jobs(raw: redis.Redis, bomb: bytes) -> None:
         raw.zadd(f"rq:wip:{QUEUE}", {f"{job}:1": 1, job: 1})
         raw.zadd(f"rq:failed:{QUEUE}", {job: 2**40})
     for job in raw.keys("rq:job:*"):
-        if b"stranger" not in job:
+        if "stranger" not in job:
             raw.hset(job, mapping={"data": zlib.compress(bomb), "meta": bomb})
 
 
-def channels(worker: str) -> list[str]:
-    keys = Keys()
-    subjects = {"INBOX": worker, "DONE": "run"}
-    ours = [keys(name, subjects.get(name, "")) for name in (key.name for key in KEYS if key.type == "channel")]
+def channels(url: str, worker: str) -> list[str]:
+    subjects, names = {"INBOX": worker, "DONE": "run"}, [key.name for key in KEYS if key.type == "channel"]
+    ours = [keys(name, subjects.get(name, "")) for keys in keys_for(url).all for name in names]
     return [*ours, f"rq:pubsub:{worker}"]
 
 
@@ -123,7 +124,7 @@ def commands(url: str, *words: str) -> str:
 
 
 def test_a_pickle_in_every_place_is_data_and_no_worker_dies_of_it(
-    url: str, raw: redis.Redis, bomb: bytes, fuse: Path, start_worker: Callable[..., WorkerProcess]
+    url: str, raw: Any, bomb: bytes, fuse: Path, start_worker: Callable[..., WorkerProcess]
 ) -> None:
     app = Stepflow("planted", redis_url=url)
     app.functions.update(planted.functions)
@@ -133,7 +134,7 @@ def test_a_pickle_in_every_place_is_data_and_no_worker_dies_of_it(
     def parked(count: int) -> list[str]:
         runs = [run.id for run in app.start_many("main", [{"n": next(numbers)} for _ in range(count)])]
         until(lambda: all(raw.hlen(f"stepflow:steps:{run}") >= 20 for run in runs), what="the runs to be parked")
-        until(lambda: all(raw.hget(f"stepflow:run:{run}", "status") == b"waiting" for run in runs), what="the waits")
+        until(lambda: all(raw.hget(f"stepflow:run:{run}", "status") == "waiting" for run in runs), what="the waits")
         return runs
 
     (sample,) = parked(1)
@@ -149,10 +150,10 @@ def test_a_pickle_in_every_place_is_data_and_no_worker_dies_of_it(
         way(run)
     raw.hset("stepflow:functions", "planted/child", bomb)
     plant_jobs(raw, bomb)
-    shared = [key for key in raw.keys("*") if b":run:" not in key and b":memos:" not in key and b":steps:" not in key]
+    shared = [key for key in raw.keys("*") if not any(kind in key for kind in (":run:", ":memos:", ":steps:"))]
     for key in shared:
         add(raw, key, bomb)
-    for key in (b"stepflow:once:x", b"stepflow:singleton:x", b"stepflow:throttle:x"):
+    for key in ("stepflow:once:x", "stepflow:singleton:x", "stepflow:throttle:x"):
         raw.set(key, bomb)
     raw.hset("stepflow:paused", "queue elsewhere", bomb)
     for kind in ("debounce", "batch"):
@@ -163,7 +164,7 @@ def test_a_pickle_in_every_place_is_data_and_no_worker_dies_of_it(
         commands(url, *words)
     worker = start_worker(APP, name="second", backoff=(20, 100))
     until(lambda: raw.hget("rq:worker:second", "state"), what="the worker")
-    for channel in channels("second"):
+    for channel in channels(url, "second"):
         for text in (bomb, b"memo " + bomb, b"cancel " + bomb, b"memo r 1 k " + bomb):
             raw.publish(channel, text)
     raw.set("stepflow:functions:version", bomb)  # nothing is routed meanwhile, and the worker says so

@@ -17,6 +17,7 @@ from stepflow_broker.server import EmbeddedServer
 from tests.support.processes import until
 
 KEYS = Keys()
+pytestmark = pytest.mark.single_server("a primary and a replica of its own")
 
 
 class Pair:

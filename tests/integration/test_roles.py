@@ -21,6 +21,8 @@ from tests.support.command_line import SHOP, assert_refused, call, register
 from tests.support.processes import WorkerThread
 from tests.support.roles import as_role, knows_users, password_of, users_option
 
+pytestmark = pytest.mark.single_server("a single server of its own, with users")
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -174,7 +176,7 @@ def test_who_only_looks_cannot_wait_for_a_result(site: str, admin: redis.Redis) 
 
 
 def test_a_worker_with_another_role_s_user_does_not_start(site: str, admin: redis.Redis) -> None:
-    for role, action in (("producer", "info"), ("read-only", "register_functions")):
+    for role, action in (("producer", "info"), ("read-only", "agree_partitions")):
         with pytest.raises(MissingRightError, match="is for role worker") as caught:
             StepWorker([shop(site)], WorkerSettings(as_role(site, role))).work()
         assert caught.value.action == action

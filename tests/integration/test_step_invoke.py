@@ -181,7 +181,7 @@ def test_a_function_that_does_not_exist_is_said_so_promptly(app: Stepflow, run_w
     assert app.invoke(main, timeout=20) == "could not find function with ID: nothing"
 
 
-def test_a_function_whose_worker_is_not_there_is_waited_for(app: Stepflow, url: str, run_worker) -> None:
+def test_a_function_whose_worker_is_not_there_is_waited_for(app: Stepflow, url: str, client, run_worker) -> None:
     other = Stepflow("other", redis_url=url)
 
     @other.function("later")
@@ -195,7 +195,7 @@ def test_a_function_whose_worker_is_not_there_is_waited_for(app: Stepflow, url: 
     run_worker(other).stop()
     run_worker(app)
     run = app.start(main)
-    until(lambda: app.producer.broker.client(app.producer.keys).zcard("stepflow:live") == 2)
+    until(lambda: client.zcard("stepflow:live") == 2)
     assert run.status() in (RunStatus.RUNNING, RunStatus.WAITING)
     run_worker(other)
     assert run.result(20) == "came"

@@ -22,6 +22,7 @@ from tests.support.processes import WorkerProcess, until
 from tests.support.tls import TlsSite
 
 GUARDED = "tests.integration.apps.guarded:app"
+pytestmark = pytest.mark.single_server("a single server of its own, with TLS")
 
 
 @pytest.fixture(scope="module")

@@ -209,6 +209,7 @@ def test_a_blocked_event_loop_is_reported_with_its_line_and_keeps_its_lease(
 # -- RQ ------------------------------------------------------------------------------------
 
 
+@pytest.mark.single_server("RQ and its command line know one queue of a name")
 def test_rq_sees_the_truth(
     producer: Stepflow, client, url: str, start_worker: StartWorker, ledger: Path, gate: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_rq_sees_the_truth(
     assert Worker.all(connection=rq_client) == []
 
 
+@pytest.mark.single_server("RQ knows one registry of a queue")
 def test_a_failed_run_is_in_rqs_failed_registry(producer: Stepflow, client, url: str, start_worker) -> None:
     start_worker(APP)
     run = started(producer, client, "five", ledger="/nowhere/at/all", gate="", wait_at=0)
@@ -254,6 +256,7 @@ def test_a_failed_run_is_in_rqs_failed_registry(producer: Stepflow, client, url:
     assert queue.fetch_job(run.id).get_status() == "failed"
 
 
+@pytest.mark.single_server("RQ knows one key that suspends")
 def test_rq_suspend_and_resume(producer: Stepflow, client, url: str, start_worker: StartWorker, ledger, gate) -> None:
     rq_client = redis.Redis.from_url(as_role(url, "admin"))
     start_worker(APP)
@@ -267,33 +270,30 @@ def test_rq_suspend_and_resume(producer: Stepflow, client, url: str, start_worke
 
 
 def test_a_worker_that_the_server_has_forgotten_registers_itself_and_its_functions_again(
-    client, url: str, start_worker: StartWorker
+    client, start_worker: StartWorker
 ) -> None:
-    rq_client = redis.Redis.from_url(url)
     worker = start_worker(APP)
-    until(lambda: Worker.all(connection=rq_client))
-    (before,) = Worker.all(connection=rq_client)
-    functions = client.hgetall("stepflow:functions")
-    client.delete("stepflow:functions", "rq:workers", before.key)
-    until(lambda: Worker.all(connection=rq_client), what="the registration")
-    (seen,) = Worker.all(connection=rq_client)
-    assert (seen.name, seen.pid, seen.queue_names()) == (before.name, worker.pid, before.queue_names())
-    assert client.ttl(seen.key) > 0
+    until(lambda: client.smembers("rq:workers"))
+    (key,) = client.smembers("rq:workers")
+    before, functions = client.hgetall(key), client.hgetall("stepflow:functions")
+    client.delete("stepflow:functions", "rq:workers", key)
+    until(lambda: client.smembers("rq:workers") == {key}, what="the registration")
+    seen = client.hgetall(key)
+    assert (seen["pid"], seen["queues"]) == (str(worker.pid), before["queues"])
+    assert client.ttl(key) > 0
     assert client.hgetall("stepflow:functions") == functions
     assert worker.log.read_text().count("registered_again") == 1
 
 
-def test_rqs_shutdown_command_stops_a_worker(client, url: str, start_worker: StartWorker) -> None:
+def test_rqs_shutdown_command_stops_a_worker(client, start_worker: StartWorker) -> None:
     from rq.command import send_shutdown_command
 
     worker = start_worker(APP)
     until(lambda: client.hexists("stepflow:functions", "ledger/five"))
-    rq_client = redis.Redis.from_url(as_role(url, "admin"))
-    until(lambda: Worker.all(connection=rq_client))
 
     def told() -> bool:
-        for one in Worker.all(connection=rq_client):
-            send_shutdown_command(rq_client, one.name)
+        for key in client.smembers("rq:workers"):
+            send_shutdown_command(client, key.removeprefix("rq:worker:"))
         return "worker_stopping" in worker.log.read_text()
 
     until(told, what="a worker that is told to stop, and says so")
@@ -322,6 +322,7 @@ def test_memos_say_who_did_what(producer: Stepflow, client, start_worker, ledger
     assert all(memo.detail["attempts"] == 1 for memo in details)
 
 
+@pytest.mark.single_server("RQ and its worker know one queue of a name")
 def test_jobs_that_rq_empty_or_a_plain_rq_worker_took_come_back(
     producer: Stepflow, client, url: str, start_worker: StartWorker, ledger: Path, gate: Path
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from stepflow import Stepflow
 from stepflow_broker.broker import Broker
 from stepflow_broker.functions import register_functions
-from stepflow_broker.keys import Keys
+from stepflow_broker.partitions import keys_for
 from tests.support.processes import ROOT
 from tests.support.roles import as_role, role_of_words
 
@@ -100,6 +100,6 @@ def assert_refused(done: subprocess.CompletedProcess[str], code: int, *parts: st
 
 def register(url: str, app: Stepflow) -> None:
     """Register the functions of an app, as its worker does."""
-    broker = Broker(as_role(url, "worker"))
-    broker.run(register_functions(Keys(), [function.config for function in app.functions.values()]))
+    broker, configs = Broker(as_role(url, "worker")), [function.config for function in app.functions.values()]
+    broker.run_all([register_functions(keys, configs) for keys in keys_for(url).all])
     broker.close()

@@ -17,7 +17,7 @@ from cronsim import CronSim
 from stepflow import Function
 from stepflow_broker.async_broker import AsyncBroker
 from stepflow_broker.crons import fire_cron, read_crons, server_time_ms
-from stepflow_broker.functions import CronConfig
+from stepflow_broker.functions import CronConfig, FunctionConfig
 from stepflow_broker.keys import Keys
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import moved_to, place_for, run_id_for
@@ -51,7 +51,7 @@ def _ms(moment: datetime) -> int:
 
 
 class Crier:
-    """Starts runs at their times, for one worker.
+    """Starts runs at their times, for one worker, of the functions that are at home in one partition.
 
     Args:
         functions: those whose code this worker has; only of these are the times looked at, so that the schedules of a
@@ -64,6 +64,7 @@ class Crier:
         self._schedules = {
             f"{function.name}\n{cron.zone}\n{cron.schedule}": (function.config, cron)
             for function in functions
+            if keys.of(_place(function.config)) is keys
             for cron in function.config.crons
         }
         self._next_ms = dict.fromkeys(self._schedules, 0)
@@ -75,24 +76,25 @@ class Crier:
         now_ms = await self._broker.run(server_time_ms())
         due = [name for name, next_ms in self._next_ms.items() if next_ms <= now_ms]
         if due:
-            last: dict[str, int] = {}
-            for found in await self._broker.run_all([read_crons(keys) for keys in self._keys.all]):
-                last.update(found)
+            last = await self._broker.run(read_crons(self._keys))
             for name in due:
                 await self._fire(name, last_ms=last.get(name, 0), now_ms=now_ms)
 
     async def _fire(self, name: str, *, last_ms: int, now_ms: int) -> None:
-        """Start what is due of a schedule; it is at home where its function's runs are."""
         config, cron = self._schedules[name]
-        place = config.home or place_for(config.name)
         times = due_times(cron, after_ms=last_ms, now_ms=now_ms) if last_ms else []
+        place = _place(config)
         starts = [(moved_to(place, _id(name, time_ms)), config, _event(name, cron, time_ms)) for time_ms in times]
-        fire = fire_cron(self._keys.of(place), name, last_ms=last_ms, until_ms=now_ms, starts=starts)
-        started = await self._broker.run(fire)
+        started = await self._broker.run(fire_cron(self._keys, name, last_ms=last_ms, until_ms=now_ms, starts=starts))
         if started:
             _log.info("cron_fired", extra={"function": config.name, "runs": started})
         now = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(cron.zone))
         self._next_ms[name] = _ms(next(CronSim(cron.schedule, now)))
+
+
+def _place(config: FunctionConfig) -> str:
+    """Where the runs live that times start; all of a function together, with what is known of its schedules."""
+    return config.home or place_for(config.name)
 
 
 def _event(name: str, cron: CronConfig, time_ms: int) -> bytes:

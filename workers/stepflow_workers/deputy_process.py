@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import logging
+    from typing import Any
 
     from stepflow_broker.broker import Broker
+    from stepflow_broker.call import Call
     from stepflow_workers.lease_table import LeaseTable
 
 __all__ = ["Told", "is_stopped", "watch"]
@@ -119,15 +121,18 @@ class _StandIn:
         if now < self._extend_at:
             return
         lease_ms = round(self._told.lease_s * 1000)
-        try:
-            for keys, part in by_partition(keys_for(self._told.url), leases):
-                for first in range(0, len(part), _CHUNK):
-                    self._broker.run(extend_leases(keys, part[first : first + _CHUNK], lease_ms=lease_ms))
-            self._broker.run(command(int, "EXPIRE", self._told.shown_as, _SHOWN_S))
-            self._extend_at = now + self._told.lease_s / 3
-        except StepflowError as error:
-            self._extend_at = now + _PAUSE_S
-            self._log.warning("lease_not_extended", extra={"error": str(error)})
+        calls: list[Call[Any]] = [
+            extend_leases(keys, part[first : first + _CHUNK], lease_ms=lease_ms)
+            for keys, part in by_partition(keys_for(self._told.url), leases)
+            for first in range(0, len(part), _CHUNK)
+        ]
+        self._extend_at = now + self._told.lease_s / 3
+        for call in (*calls, command(int, "EXPIRE", self._told.shown_as, _SHOWN_S)):
+            try:
+                self._broker.run(call)
+            except StepflowError as error:  # of one partition, perhaps
+                self._extend_at = now + _PAUSE_S
+                self._log.warning("lease_not_extended", extra={"error": str(error)})
 
     def leave(self) -> None:
         """The worker extends its leases itself again."""

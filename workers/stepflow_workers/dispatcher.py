@@ -128,17 +128,17 @@ class Dispatcher:
         self._has_jobs |= has_jobs
         self._woken.set()
 
-    async def finish(self, grace_s: float) -> None:
-        """Wait for the jobs at hand; after ``grace_s`` seconds, hand back those that are left."""
+    async def settle(self, grace_s: float) -> None:
+        """Wait for the jobs at hand, for at most ``grace_s`` seconds."""
         if self._jobs:
             await asyncio.wait(self._jobs, timeout=grace_s)
+
+    def drop_jobs(self) -> list[Lease]:
+        """Let go of the jobs that are left; their leases."""
         left = [lease for lease in list(self._keeper.leases.values()) if self._keys.of(lease.run_id) is self._keys]
         for job in self._jobs:
             job.cancel()
-        self._bench.held.close()
-        if left:
-            _log.warning("jobs_handed_back", extra={"count": len(left)})
-            await self._bench.hand_back(left)
+        return left
 
     def _look_is_due(self) -> bool:
         return asyncio.get_running_loop().time() >= self._look_at

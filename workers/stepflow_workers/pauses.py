@@ -24,15 +24,16 @@ class Pauses:
         self._cipher = cipher
         self._broker = broker
         self._keys = keys
-        self._pauses: dict[str, Pause] = {}
+        self._pauses: dict[Keys, dict[str, Pause]] = {}
 
-    async def look(self) -> None:
-        """Read them; every partition knows all."""
-        self._pauses = await self._broker.run(read_pauses(self._keys))
+    async def look(self, keys: Keys) -> None:
+        """Read those of a partition; every partition knows all."""
+        self._pauses[keys] = await self._broker.run(read_pauses(keys))
 
     def hold(self, held: HeldRun) -> bool:
         """Whether a run must not go on: its function, its queue or a key of it is paused."""
-        return bool(self._pauses) and any(one in self._pauses for one in _subjects(held, self._cipher))
+        known = self._pauses.get(self._keys.of(held.run_id), {})
+        return bool(known) and any(one in known for one in _subjects(held, self._cipher))
 
 
 def _subjects(held: HeldRun, cipher: Cipher) -> list[str]:

@@ -7,6 +7,7 @@ node of a cluster that is away holds up nothing but its own partitions. They sha
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,8 +16,11 @@ from stepflow_workers.dispatcher import Dispatcher
 from stepflow_workers.inbox import Inbox
 from stepflow_workers.router import Router
 from stepflow_workers.waker import Waker
+from stepflow_workers.workbench import Workbench
 
 __all__ = ["Station", "Stations"]
+
+_log = logging.getLogger("stepflow.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,12 @@ class Stations:
     """Those of all partitions of one worker.
 
     Args:
-        keys: of any partition.
         build: makes the station of a partition.
     """
 
-    def __init__(self, keys: Keys, waker: Waker, build: Callable[[Keys], Station]) -> None:
-        self._keys = keys
+    def __init__(self, bench: Workbench, waker: Waker, build: Callable[[Keys], Station]) -> None:
+        self._bench = bench
+        self._keys = keys = bench.keys
         self._waker = waker
         self._found = {one: build(one) for one in keys.all}
         self._dispatchers = [station.dispatcher for station in self._found.values()]
@@ -56,7 +60,12 @@ class Stations:
 
     async def finish(self, grace_s: float) -> None:
         """Wait for the jobs at hand; after ``grace_s`` seconds, hand back those that are left."""
-        await asyncio.gather(*[dispatcher.finish(grace_s) for dispatcher in self._dispatchers])
+        await asyncio.gather(*[dispatcher.settle(grace_s) for dispatcher in self._dispatchers])
+        left = [lease for dispatcher in self._dispatchers for lease in dispatcher.drop_jobs()]
+        self._bench.held.close()
+        if left:
+            _log.warning("jobs_handed_back", extra={"count": len(left)})
+            await self._bench.hand_back(left)
 
     def listen(self) -> list[asyncio.Task[None]]:
         """Begin to listen to messages and to route events, until these tasks are cancelled."""

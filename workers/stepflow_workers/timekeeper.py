@@ -44,22 +44,18 @@ class _Chore:
 
 
 class Timekeeper:
-    """Keeps time in one partition, for one worker.
+    """Keeps time in one partition, for one worker."""
 
-    Args:
-        crier: of the worker; ``None`` in all partitions but one.
-    """
-
-    def __init__(self, bench: Workbench, keys: Keys, waker: Waker, crier: Crier | None) -> None:
+    def __init__(self, bench: Workbench, keys: Keys, waker: Waker, crier: Crier) -> None:
         self._bench = bench
         self._keys = keys
         self._timers_at = 0.0
         self._tick_at = 0.0
         self._repair_cursor = 0
-        self._look_at_pauses = _Chore(bench.pauses.look, 10.0)
+        self._look_at_pauses = _Chore(partial(bench.pauses.look, keys), 10.0)
         self._chores = (
             self._look_at_pauses,
-            *([_Chore(crier.look, 1.0)] if crier else []),
+            _Chore(crier.look, 1.0),
             _Chore(partial(waker.look, keys), 4.0),
             _Chore(partial(waker.take_over, keys), 8.0),
             _Chore(self._reclaim, 4.0),

@@ -157,7 +157,6 @@ class StepWorker(BaseWorker):
             beat=lambda: _from_thread(loop, keeper.beaten),
         )
         runner = Quarantine(bench, waker, functions=self.functions, registries=registries)
-        crier = Crier(broker, self.keys, self.functions.values())
 
         def build(keys: Keys) -> Station:
             router = Router(broker, keys, self.name, registries.of(keys), self.cipher)
@@ -168,12 +167,12 @@ class StepWorker(BaseWorker):
                 runner=runner,
                 keeper=keeper,
                 router=router,
-                timekeeper=Timekeeper(bench, keys, waker, crier if keys is self.keys else None),
+                timekeeper=Timekeeper(bench, keys, waker, Crier(broker, keys, self.functions.values())),
                 set_state=lambda state: self._show_state(broker, state),
             )
             return Station(dispatcher, router, Inbox(broker, keys, self.name, self.lists, dispatcher))
 
-        stations = Stations(self.keys, waker, build)
+        stations = Stations(bench, waker, build)
         bench.timer_set, bench.job_queued, slots.freed = stations.timer_set, stations.job_queued, stations.slot_freed
         self._bench, self._stations = bench, stations
         self._loop = loop
