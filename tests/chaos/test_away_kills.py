@@ -27,7 +27,10 @@ def test_children_elsewhere_end_once_whichever_worker_is_killed(
     with Crew(url, APP, folder=tmp_path / "logs", size=2, seed=seed, concurrency=8) as crew:
         until(lambda: all(client.hexists(one("FUNCTIONS"), "away/parent") for one in keys.all), what="the registration")
         started = [producer.start("away/parent", {"n": n, "ledger": str(ledger)}) for n in range(runs)]
-        crew.kill_until(lambda: is_over(client, keys), every_s=1.0, within_s=900 if long else 90)
+        most = 100 if long else 2  # a run that is hit by three kills is taken for their cause
+        crew.kill_until(
+            lambda: is_over(client, keys), every_s=6 if long else 1, within_s=900 if long else 90, most=most
+        )
         assert crew.deaths, "nobody was killed: it was over before"
         assert [run.result(10) for run in started] == [4 * n + 2 for n in range(runs)], f"seed {seed}"
     assert len(count(ledger)) == 2 * runs, f"a child was started as two runs, or as none (seed {seed})"
