@@ -12,7 +12,7 @@ import pytest
 
 from stepflow_broker import scripts
 
-__all__ = ["MUTATIONS", "Mutation", "mutated"]
+__all__ = ["AWAY_MUTATIONS", "MUTATIONS", "Mutation", "mutated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,26 @@ MUTATIONS = (
     Mutation(
         "a run is queued as often as it is woken",
         (Edit("lib/runs.lua", "  if not was.continuation then\n", "  if was.continuation ~= 'leased' then\n"),),
+    ),
+)
+
+_KEPT = "    redis.call('HSET', RUN .. run, 'finished', entry, 'keep_ms', keep_ms)\n"
+_WAKE_AWAY = "memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[9])\n"
+
+AWAY_MUTATIONS = (
+    Mutation("what asks for a child stays when its end is told", (Edit("wake_away.lua", "drop_entry(ARGV[8])\n", ""),)),
+    Mutation(
+        "a cancelled parent leaves its child elsewhere",
+        (Edit("lib/cancels.lua", "for _, child in ipairs(away) do", "for _, child in ipairs({}) do"),),
+    ),
+    Mutation(
+        "an end does not look whether the step still waits",
+        (Edit("lib/invokes.lua", _WAITS_FOR_CHILD, """  step[3] = step[3] or '"id":"late"}'\n"""),),
+    ),
+    Mutation("an end wakes nobody", (Edit("wake_away.lua", _WAKE_AWAY, ""),)),
+    Mutation(
+        "a child is forgotten before its parent knows",
+        (Edit("lib/runs.lua", _KEPT, f"{_KEPT}    expire_run(run, keep_ms)\n"),),
     ),
 )
 

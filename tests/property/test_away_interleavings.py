@@ -1,14 +1,21 @@
-"""Every order in which a parent and its child in another partition, messages and dying workers can meet."""
+"""Every order in which a parent and its child in another partition, messages and dying workers can meet.
+
+One message is under way at a time. ``STEPFLOW_INTERLEAVINGS=long`` adds cancels and deaths of the child, and two
+messages, which may be one and the same.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from stepflow_broker.server import EmbeddedServer
+from tests.property.mutations import AWAY_MUTATIONS, Mutation, mutated
 from tests.support.away_model import AwayModel, Minds, Move, State
 from tests.support.snapshots import Snapshot, SnapshotServer
 
@@ -94,14 +101,14 @@ class Visits:
         return moves[1:]
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("without", "most", "states_at_least"),
-    [
-        pytest.param(("forget child", "cancel child"), 2, 500, id="two-deliver"),
-        pytest.param((), 1, 500, id="one-delivers"),
-    ],
-)
+_SIZES = [pytest.param(("cancel child", "cancel parent alone", "die child"), 1, 1_000, id="one-delivers")]
+if os.environ.get("STEPFLOW_INTERLEAVINGS") == "long":
+    _SIZES.append(pytest.param((), 1, 10_000, id="one-delivers-and-all-happens"))
+    _SIZES.append(pytest.param(("forget child", "cancel child", "die child"), 2, 10_000, id="two-deliver"))
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("without", "most", "states_at_least"), _SIZES)
 def test_in_every_order_the_child_starts_once_and_the_parent_is_told_once(
     own_server: EmbeddedServer,
     without: tuple[str, ...],
@@ -115,3 +122,15 @@ def test_in_every_order_the_child_starts_once_and_the_parent_is_told_once(
     with capsys.disabled():
         print(f"\na child in another partition: {len(visits.came_from)} states, {visits.transitions} transitions")
     assert len(visits.came_from) >= states_at_least, "the model has shrunk"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mutation", AWAY_MUTATIONS, ids=str)
+def test_a_deliberate_bug_is_found(own_server: EmbeddedServer, tmp_path: Path, mutation: Mutation) -> None:
+    with (
+        mutated(mutation, tmp_path),
+        contextlib.closing(SnapshotServer(own_server.url)) as server,
+        pytest.raises(AssertionError) as found,
+    ):
+        Visits(server, AwayModel()).run()
+    print(f"{mutation.name}: {found.value}")

@@ -159,7 +159,7 @@ class AwayModel:
         most: how many messages are under way at once.
     """
 
-    def __init__(self, *, without: frozenset[str] = frozenset(), most: int = 2) -> None:
+    def __init__(self, *, without: frozenset[str] = frozenset(), most: int = 1) -> None:
         self._without = without
         self._most = most
 
