@@ -14,7 +14,7 @@ from stepflow_broker.keys import Keys
 from stepflow_broker.server_url import read_url, safe_url
 from stepflow_engine.errors import ConfigurationError, MissingRightError
 
-__all__ = ["agree_partitions", "check_partitions", "keys_for", "read_partitions"]
+__all__ = ["agree_partitions", "check_partitions", "keys_for", "read_partitions", "refuse_other"]
 
 
 def keys_for(url: str) -> Keys:
@@ -49,8 +49,13 @@ def check_partitions(broker: Broker, keys: Keys, *, decide: bool = True) -> None
     if agreed is None and decide:
         with contextlib.suppress(MissingRightError):
             agreed = broker.run(agree_partitions(keys))
+    refuse_other(agreed, keys, broker.url)
+
+
+def refuse_other(agreed: int | None, keys: Keys, url: str) -> None:
+    """Refuse a URL whose number is not the one that was decided, if one was; see `check_partitions`."""
     if agreed not in (None, len(keys.all)):
         raise ConfigurationError(
-            f"the keys at {safe_url(broker.url)} are divided into {agreed} partitions, and this URL says "
+            f"the keys at {safe_url(url)} are divided into {agreed} partitions, and this URL says "
             f"{len(keys.all)}: write partitions={agreed} in redis_url; the number cannot be changed later"
         )
