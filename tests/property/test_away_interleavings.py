@@ -103,14 +103,6 @@ class Visits:
 _SIZES = [pytest.param(("cancel child", "cancel parent alone", "die child"), 1, 1_000, id="one-delivers")]
 if os.environ.get("STEPFLOW_INTERLEAVINGS") == "long":
     _SIZES.append(pytest.param((), 1, 10_000, id="one-delivers-and-all-happens"))
-    _SIZES.append(
-        pytest.param(
-            ("forget child", "cancel child", "die child", "cancel parent alone", "die parent"),
-            2,
-            2_000,
-            id="two-deliver",
-        )
-    )
 
 
 @pytest.mark.timeout(1800)
