@@ -67,7 +67,7 @@ class Broker:
         return [answers[n] for n in range(len(calls))]
 
     def _run_at(self, place: str, calls: Sequence[Call[T]], *, as_one: bool = False) -> list[T]:
-        """Send calls to a partition's node, or to that of a key in no partition: there are many of these, seldom asked."""
+        """Send calls to a partition's node, or to that of a key in no partition, of which a connection is not kept."""
         if place.startswith("{") or not place:
             return self._link(place).run_all(calls, as_one=as_one)
         link = Link(self.url, patience_s=self._patience_s, slot=slot_of(place))
