@@ -83,7 +83,13 @@ def server(
 
 
 @pytest.fixture
-def url(server: EmbeddedServer | LocalCluster, request: pytest.FixtureRequest) -> str:
+def partitions(request: pytest.FixtureRequest) -> int:
+    """Into how many partitions the keys of a single server are divided; a test may say it itself."""
+    return int(request.config.getoption("--partitions"))
+
+
+@pytest.fixture
+def url(server: EmbeddedServer | LocalCluster, request: pytest.FixtureRequest, partitions: int) -> str:
     """The URL of the server, emptied; with ``--acl`` it has a producer's rights, or those of the test's mark."""
     if isinstance(server, LocalCluster):
         server.flush()
@@ -92,7 +98,7 @@ def url(server: EmbeddedServer | LocalCluster, request: pytest.FixtureRequest) -
         client.flushall()
     marked = request.node.get_closest_marker("roles")
     url = as_roles(server.url, marked.args if marked else ("producer",))
-    return f"{url}?partitions={request.config.getoption('--partitions')}" if _is_divided(request.config) else url
+    return f"{url}?partitions={partitions}" if partitions > 1 else url
 
 
 @pytest.fixture

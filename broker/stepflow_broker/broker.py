@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import redis
 
-from stepflow_broker.call import Call, calls_by_place
+from stepflow_broker.call import Call
 from stepflow_broker.keys import Keys, slot_of
 from stepflow_broker.link import Link
 from stepflow_broker.server_url import read_url
@@ -60,11 +60,30 @@ class Broker:
         if self._only is not None:
             return self._only.run_all(calls, as_one=as_one)
         if as_one:
-            return self._link(calls[0].place).run_all(calls, as_one=True)
+            return self._run_at(calls[0].place, calls, as_one=True)
         answers: dict[int, T] = {}
-        for place, at in calls_by_place(calls).items():
-            answers.update(zip(at, self._link(place).run_all([calls[n] for n in at]), strict=True))
+        for at in self.by_server(calls):
+            answers.update(zip(at, self._run_at(calls[at[0]].place, [calls[n] for n in at]), strict=True))
         return [answers[n] for n in range(len(calls))]
+
+    def _run_at(self, place: str, calls: Sequence[Call[T]], *, as_one: bool = False) -> list[T]:
+        """Send calls to a partition's node, or to that of a key in no partition, of which a connection is not kept."""
+        if place.startswith("{") or not place:
+            return self._link(place).run_all(calls, as_one=as_one)
+        link = Link(self.url, patience_s=self._patience_s, slot=slot_of(place))
+        try:
+            return link.run_all(calls, as_one=as_one)
+        finally:
+            link.close()
+
+    def by_server(self, calls: Sequence[Call[T]]) -> list[list[int]]:
+        """The positions of those calls that go together: to the server, or each to the node that has its partition."""
+        if self._only is not None:
+            return [list(range(len(calls)))]
+        found: dict[str, list[int]] = {}
+        for n, call in enumerate(calls):
+            found.setdefault(call.place, []).append(n)
+        return list(found.values())
 
     def _link(self, place: str) -> Link:
         if self._only is not None:

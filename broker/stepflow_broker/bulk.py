@@ -1,20 +1,17 @@
 """Many runs at once: live ones that fit a selection, oldest first, and their cancelling.
 
-It is written once, as a dialogue: a generator that yields calls and is sent their answers. `converse` holds it and
-blocks, `aconverse` awaits. Runs are read in pages, and events only of those that fit otherwise, a few at a time: what
-grows with the number of runs is the list of ids that were found, and nothing else.
+Both are dialogues. Runs are read in pages, and events only of those that fit otherwise, a few at a time: what grows
+with the number of runs is the list of ids that were found, and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-from stepflow_broker.async_broker import AsyncBroker
-from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call, command
 from stepflow_broker.codes import Code
+from stepflow_broker.dialogue import Dialogue, ask
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import cancel_run
 from stepflow_engine.cipher import PLAIN, Cipher
@@ -22,11 +19,10 @@ from stepflow_engine.expression import expression
 from stepflow_engine.payloads import open_event, read_event
 from stepflow_engine.states import RunStatus
 
-__all__ = ["Cancelling", "Dialogue", "Selection", "aconverse", "cancel_runs", "converse", "find_live", "server_ms"]
+__all__ = ["Cancelling", "Selection", "cancel_runs", "find_live", "server_ms"]
 
-T = TypeVar("T")
-Dialogue = Generator[Sequence[Call[Any]], list[Any], T]
-"""Yields calls, each list for one round trip, is sent their answers, and returns what it found."""
+_Made = tuple[int, str]
+"""A run, behind the time at which it was made, in ms."""
 
 _PAGE = 500
 """How many runs are looked at in one round trip."""
@@ -83,32 +79,6 @@ class Cancelling:
     children: bool = True
 
 
-def converse(broker: Broker, dialogue: Dialogue[T]) -> T:
-    """Hold a dialogue with the server, and return what it found.
-
-    Raises:
-        ServerError: as `Broker.run_all`; what was done before stays done, and a new dialogue goes on from there.
-    """
-    try:
-        calls = next(dialogue)
-        while True:
-            calls = dialogue.send(broker.run_all(calls))
-    except StopIteration as end:
-        found: T = end.value
-        return found
-
-
-async def aconverse(broker: AsyncBroker, dialogue: Dialogue[T]) -> T:
-    """As `converse`, without blocking the event loop."""
-    try:
-        calls = next(dialogue)
-        while True:
-            calls = dialogue.send(await broker.run_all(calls))
-    except StopIteration as end:
-        found: T = end.value
-        return found
-
-
 def server_ms() -> Call[int]:
     """The server's time, in ms since the epoch."""
     return command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")
@@ -116,42 +86,71 @@ def server_ms() -> Call[int]:
 
 def find_live(keys: Keys, selection: Selection) -> Dialogue[list[str]]:
     """Ids of the live runs that fit, oldest first. A run that is made meanwhile is not among them."""
-    now_ms = yield from _ask(server_ms())
+    now_ms = yield from ask(server_ms())
     last_ms = now_ms if selection.before_ms is None else min(now_ms, selection.before_ms - 1)
-    first, found = str(selection.after_ms), list[str]()
-    while page := (yield from _read_page(keys, first, last_ms)):
-        for chunk in _chunks((yield from _named(keys, selection, page))):
-            found += (yield from _holding(keys, selection, chunk)) if selection.condition else chunk
-            if selection.limit is not None and len(found) >= selection.limit:
-                return found[: selection.limit]
-        first = f"({page[-1][1]}"
+    first, found = dict.fromkeys(keys.all, str(selection.after_ms)), list[str]()
+    read: dict[Keys, list[_Made]] = {one: [] for one in keys.all}
+    while read:
+        yield from _read_on(read, first, last_ms)
+        for page in _pages(_oldest(read)):
+            for chunk in _chunks((yield from _named(keys, selection, page))):
+                found += (yield from _holding(keys, selection, chunk)) if selection.condition else chunk
+                if selection.limit is not None and len(found) >= selection.limit:
+                    return found[: selection.limit]
     return found
 
 
-def _read_page(keys: Keys, first: str, last_ms: int) -> Dialogue[list[tuple[str, int]]]:
-    """The next live runs, with the times at which they were made.
+def _read_on(read: dict[Keys, list[_Made]], first: dict[Keys, str], last_ms: int) -> Dialogue[None]:
+    """Read the next page of each partition of which all is passed on; take out those that have no more.
+
+    Args:
+        read: what is read of each partition and not passed on, oldest first.
+        first: where its next page begins.
+    """
+    empty = [one for one, runs in read.items() if not runs]
+    pages = yield from _read_pages({one: first[one] for one in empty}, last_ms)
+    for one, page in pages.items():
+        if page:
+            read[one], first[one] = page, f"({page[-1][0]}"
+        else:
+            del read[one]
+
+
+def _read_pages(first: Mapping[Keys, str], last_ms: int) -> Dialogue[dict[Keys, list[_Made]]]:
+    """The next live runs of partitions.
 
     A page is never cut between runs of one millisecond: the next begins after it, whatever has ended meanwhile.
     """
-    words = ("ZRANGEBYSCORE", keys("LIVE"), first, last_ms, "WITHSCORES", "LIMIT", 0, _PAGE)
-    page = yield from _ask(command(_scored, *words))
-    if len(page) < _PAGE:
-        return page
-    at_ms = page[-1][1]
-    together = yield from _ask(command(_scored, "ZRANGEBYSCORE", keys("LIVE"), at_ms, at_ms, "WITHSCORES"))
-    return [run for run in page if run[1] < at_ms] + (together or page[-1:])
+    words = ("WITHSCORES", "LIMIT", 0, _PAGE)
+    replies = yield [command(_scored, "ZRANGEBYSCORE", one("LIVE"), at, last_ms, *words) for one, at in first.items()]
+    pages: dict[Keys, list[_Made]] = dict(zip(first, replies, strict=True))
+    cut = {one: page[-1][0] for one, page in pages.items() if len(page) == _PAGE}
+    if cut:
+        calls = [command(_scored, "ZRANGEBYSCORE", one("LIVE"), ms, ms, "WITHSCORES") for one, ms in cut.items()]
+        for (one, ms), together in zip(cut.items(), (yield calls), strict=True):
+            pages[one] = [made for made in pages[one] if made[0] < ms] + (together or pages[one][-1:])
+    return pages
 
 
-def _named(keys: Keys, selection: Selection, page: Sequence[tuple[str, int]]) -> Dialogue[list[str]]:
+def _oldest(read: dict[Keys, list[_Made]]) -> list[str]:
+    """Take those that are older than all that is not read yet, in the order of their times."""
+    until_ms = min((runs[-1][0] for runs in read.values()), default=0)
+    taken = sorted(made for runs in read.values() for made in runs if made[0] <= until_ms)
+    for one, runs in read.items():
+        read[one] = [made for made in runs if made[0] > until_ms]
+    return [run_id for _, run_id in taken]
+
+
+def _named(keys: Keys, selection: Selection, page: Sequence[str]) -> Dialogue[list[str]]:
     """Those of a page whose names and status fit."""
     words = ("status", "app", "function")
-    names = yield [command(_names, "HMGET", keys("RUN", run_id), *words) for run_id, _ in page]
-    return [run_id for (run_id, _), known in zip(page, names, strict=True) if known and selection.names(*known)]
+    names = yield [command(_names, "HMGET", keys.of(run_id)("RUN", run_id), *words) for run_id in page]
+    return [run_id for run_id, known in zip(page, names, strict=True) if known and selection.names(*known)]
 
 
 def _holding(keys: Keys, selection: Selection, run_ids: Sequence[str]) -> Dialogue[list[str]]:
     """Those for whose events the condition holds."""
-    events = yield [command(lambda reply: reply, "HGET", keys("RUN", run_id), "event") for run_id in run_ids]
+    events = yield [command(lambda reply: reply, "HGET", keys.of(run_id)("RUN", run_id), "event") for run_id in run_ids]
     return [run_id for run_id, event in zip(run_ids, events, strict=True) if selection.holds(event)]
 
 
@@ -178,16 +177,9 @@ def _cancel(keys: Keys, run_id: str, cancelling: Cancelling) -> Call[Code]:
 
 def _ended_by(keys: Keys, run_ids: Sequence[str], cancelling: Cancelling) -> Dialogue[list[str]]:
     """Those that were ended so. The answers alone do not say it: a call that is sent twice finds its run ended."""
-    ends = yield [command(tuple, "HMGET", keys("RUN", run_id), "status", "error") for run_id in run_ids]
+    ends = yield [command(tuple, "HMGET", keys.of(run_id)("RUN", run_id), "status", "error") for run_id in run_ids]
     this = (RunStatus.CANCELLED.encode(), cancelling.failure)
     return [run_id for run_id, end in zip(run_ids, ends, strict=True) if end == this]
-
-
-def _ask(call: Call[T]) -> Dialogue[T]:
-    """One call, and its answer."""
-    answers = yield [call]
-    answer: T = answers[0]
-    return answer
 
 
 def _names(reply: list[bytes | None]) -> tuple[RunStatus, str, str] | None:
@@ -196,10 +188,13 @@ def _names(reply: list[bytes | None]) -> tuple[RunStatus, str, str] | None:
     return (RunStatus(status), app, function) if status else None
 
 
-def _scored(reply: list[bytes]) -> list[tuple[str, int]]:
-    return [(member.decode(), int(float(score))) for member, score in zip(reply[::2], reply[1::2], strict=True)]
+def _scored(reply: list[bytes]) -> list[_Made]:
+    return [(int(float(score)), member.decode()) for member, score in zip(reply[::2], reply[1::2], strict=True)]
+
+
+def _pages(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (run_ids[first : first + _PAGE] for first in range(0, len(run_ids), _PAGE))
 
 
 def _chunks(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for first in range(0, len(run_ids), _CHUNK):
-        yield run_ids[first : first + _CHUNK]
+    return (run_ids[first : first + _CHUNK] for first in range(0, len(run_ids), _CHUNK))

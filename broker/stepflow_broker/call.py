@@ -6,7 +6,7 @@ and awaits. Nothing else differs between the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,12 +14,12 @@ from stepflow_broker.keys import MOVING, place_of
 from stepflow_broker.scripts import Script, script
 from stepflow_engine.errors import StepflowError, UnreadableError
 
-__all__ = ["Call", "Word", "calls_by_place", "command", "run_script"]
+__all__ = ["Call", "Word", "command", "run_script"]
 
 T = TypeVar("T")
 Word = str | bytes | int | float
-_CONTAINERS = frozenset({"CLIENT", "CONFIG", "SCRIPT", "XGROUP", "XINFO"})
-_KEYLESS = frozenset({"CLIENT", "CONFIG", "INFO", "PING", "SCAN", "SCRIPT", "WAIT"})
+_CONTAINERS = frozenset({"CLIENT", "CLUSTER", "CONFIG", "SCRIPT", "XGROUP", "XINFO"})
+_KEYLESS = frozenset({"CLIENT", "CLUSTER", "CONFIG", "INFO", "PING", "SCAN", "SCRIPT", "TIME", "WAIT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,8 @@ class Call(Generic[T]):
         first = str(self.words[0])
         if first == "XREADGROUP":
             return place_of(str(self.words[self.words.index("STREAMS") + 1]))
+        if first == "SCAN" and "MATCH" in self.words:
+            return _tag_of(str(self.words[self.words.index("MATCH") + 1]))
         if first in _KEYLESS:
             return ""
         return place_of(str(self.words[2 if first in _CONTAINERS else 1])) if len(self.words) > 1 else ""
@@ -77,6 +79,12 @@ class Call(Generic[T]):
         if self.script is None:
             raise TypeError("this command runs no script")
         return ("EVAL", self.script.text, *self.words[2:])
+
+
+def _tag_of(pattern: str) -> str:
+    """The partition whose keys a pattern finds; ``""``: those of all."""
+    place = place_of(pattern)
+    return place if place != pattern else ""
 
 
 def command(read: Callable[[Any], T], *words: Word) -> Call[T]:
@@ -95,11 +103,3 @@ def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args
     if keys[0].startswith("{"):
         keys = (*keys, place_of(keys[0]) + MOVING)
     return Call(("EVALSHA", source.sha, len(keys), *keys, *args), read, source)
-
-
-def calls_by_place(calls: Sequence[Call[Any]]) -> dict[str, list[int]]:
-    """The positions of calls, by their places."""
-    found: dict[str, list[int]] = {}
-    for n, call in enumerate(calls):
-        found.setdefault(call.place, []).append(n)
-    return found

@@ -3,8 +3,8 @@
 Each thing is looked at by one script together with all that it must agree with, so workers may work meanwhile. What
 takes longer than a script, as whether a job is on its list, is suspected first and then confirmed by one.
 
-One pass over the keys, in pages: no call keeps the server for more than some milliseconds, and memory grows with the
-number of ready jobs alone, by some 100 bytes for each.
+One pass over the keys for each partition, in pages: no call keeps the server for more than some milliseconds, and
+memory grows with the number of ready jobs alone, by some 100 bytes for each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call, command, run_script
 from stepflow_broker.crons import server_time_ms
-from stepflow_broker.doctor_traffic import examine_traffic
+from stepflow_broker.doctor_away import AwayWait, examine_away
+from stepflow_broker.doctor_traffic import examine_queues, examine_traffic
 from stepflow_broker.doctor_waits import examine_counts
 from stepflow_broker.finding import Finding, Findings
 from stepflow_broker.functions import read_functions
@@ -54,20 +55,20 @@ def examine(broker: Broker, keys: Keys, *, repair: bool = False, now_ms: int = 0
     """
     workers = read_workers(broker, keys)
     findings = Findings(manned=bool(workers))
-    examine_traffic(broker, keys, findings, workers, repair=repair, now_ms=now_ms)
-    examination = _Examination(broker, keys, findings, repair, now_ms)
-    examination.lists()
-    examination.keyspace()
-    examination.indexes()
-    examination.ready_jobs()
-    if examination.waits:
-        examine_counts(broker, keys, findings, repair=repair)
+    examine_queues(broker, keys, findings, workers)
+    for one in keys.all:
+        examine_traffic(broker, one, findings, repair=repair, now_ms=now_ms)
+        examination = _Examination(broker, one, findings, repair, now_ms)
+        examination.all()
+        if examination.waits:
+            examine_counts(broker, one, findings, repair=repair)
+        examine_away(broker, one, findings, examination.away, repair=repair, now_ms=now_ms)
     return findings.to_list()
 
 
 @dataclass(slots=True)
 class _Examination:
-    """One pass over a server.
+    """One pass over a partition.
 
     Attributes:
         began: when it began, as RQ writes times.
@@ -75,6 +76,7 @@ class _Examination:
         suspects: ready jobs that were seen on no list, or twice.
         own: lists that only stepflow writes to.
         waits: whether there are waits for events.
+        away: waits for runs of other partitions, which no script of this one can see.
     """
 
     broker: Broker
@@ -87,6 +89,14 @@ class _Examination:
     suspects: set[bytes] = field(default_factory=set)
     own: frozenset[str] = frozenset()
     waits: bool = False
+    away: list[AwayWait] = field(default_factory=list)
+
+    def all(self) -> None:
+        """Look at everything."""
+        self.lists()
+        self.keyspace()
+        self.indexes()
+        self.ready_jobs()
 
     # -- lists -------------------------------------------------------------------
 
@@ -139,8 +149,9 @@ class _Examination:
         kinds = {self.keys(key.name).encode(): key.name for key in KEYS if key.ids and key.type != "channel"}
         pattern = re.compile(b"(%b)(.*)" % b"|".join(map(re.escape, kinds)), re.DOTALL)
         cursor = b"0"
+        of_partition = ("MATCH", f"{self.keys.partition}*") if self.keys.partition else ()
         while True:
-            cursor, names = self.broker.run(command(_raw, "SCAN", cursor, "COUNT", _SCAN))
+            cursor, names = self.broker.run(command(_raw, "SCAN", cursor, *of_partition, "COUNT", _SCAN))
             subjects: dict[str, list[bytes]] = {}
             for found in filter(None, map(pattern.match, names)):
                 subjects.setdefault(kinds[found[1]], []).append(found[2])
@@ -166,10 +177,11 @@ class _Examination:
         """Look at runs, live and ended."""
         while runs:
             call = self._script("examine_runs", self.keys("LIVE"), *runs[:_PAGE])
-            looked, found, ready = self.broker.run(call)
+            looked, found, ready, away = self.broker.run(call)
             self.findings.add_all(found)
             began = self.began.encode()
             self.suspects |= {job for job, queued_at in ready if hash(job) not in self.listed and queued_at <= began}
+            self.away += [AwayWait(*_texts(wait)) for wait in away]
             runs = runs[looked:]
 
     def ready_jobs(self) -> None:

@@ -1,263 +1,135 @@
-"""Whether a server is one that stepflow can rely on: its version, settings, replicas, clock, memory and rights."""
+"""Whether what a URL names can be relied on: a server, or a cluster and each of its primaries."""
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stepflow_broker.broker import Broker
-from stepflow_broker.call import Call, command, run_script
-from stepflow_broker.connection import OLDEST_SERVER
+from stepflow_broker.call import Call, command
+from stepflow_broker.doctor_node import examine_node, info_of, is_in_partition, key_of_nobody
 from stepflow_broker.finding import Finding, Severity
-from stepflow_broker.keys import KEYS, Keys
-from stepflow_broker.roles import ROLES, Role
-from stepflow_broker.scripts import script, script_names
-from stepflow_engine.errors import ConfigurationError, StepflowError
+from stepflow_broker.keys import KEYS, Keys, slot_of
+from stepflow_broker.link import Link
+from stepflow_broker.server_url import read_url
+from stepflow_engine.errors import MissingRightError, ServerError
 
-__all__ = ["examine_info", "examine_server"]
+__all__ = ["examine_server"]
 
-_CLOCK_MS = 5_000
-_BACK_MS = 1_000
-_FULL, _FILLING = 0.95, 0.8
-_LAG_S = 30
-_NOBODY = "doctor"
-_TRIED = frozenset(word.lower() for word in re.findall(r"\{'([A-Z]+)'", script("try_rights").text))
-"""The commands that are tried."""
-
-_FSYNC = {
-    "always": (Severity.OK, "nothing acknowledged is lost, if the disk keeps its word"),
-    "everysec": (Severity.OK, "a loss of power loses up to about 2 s of acknowledged writes"),
-    "no": (Severity.WARNING, "a loss of power loses what the system has not written yet, often 30 s; set everysec"),
-    "": (Severity.OK, "its fsync policy is not to be seen: this user may not ask, or the server does not say"),
-}  # fmt: skip
+_SLOTS = 16384
+_PATIENCE_S = 3.0
 
 
 def examine_server(broker: Broker, keys: Keys) -> list[Finding]:
-    """Look at a server: a finding for each thing that is looked at, be it well or not.
+    """Look at a server, or at a cluster: a finding for each thing that is looked at, be it well or not.
 
     Raises:
-        ServerError: the server does not answer.
+        ServerError: the server does not answer, or no node of the cluster does.
         ConfigurationError: the server refuses the user.
     """
-    info = broker.run(command(_info, "INFO", "everything"))
-    asked = {"appendfsync", "min-replicas-to-write"}
-    settings = {name: value for name in sorted(asked) if (value := _setting(broker, name)) is not None}
-    return [*examine_info(info, settings), _clock(broker, keys), _scripts(broker), _rights(broker, keys)]
+    refused = list(_refused_of_shared(broker, keys))
+    if not read_url(broker.url).is_of_cluster:
+        return examine_node(broker, keys.all, refused=refused)
+    slots, info = _ask_any(broker, keys, [command(_raw, "CLUSTER", "SLOTS"), command(info_of, "CLUSTER", "INFO")])
+    primaries = _primaries(slots)
+    found = [_state(info, primaries), _spread(primaries, keys)]
+    return found + [finding for one in primaries for finding in _examine_primary(broker, keys, one, refused)]
 
 
-def examine_info(info: dict[str, str], settings: dict[str, str]) -> list[Finding]:
-    """What a server's ``INFO`` and settings say of it.
+def _refused_of_shared(broker: Broker, keys: Keys) -> Iterator[str]:
+    """What the user may not do with keys that are in no partition, as ``try_rights`` says it of the others."""
+    for key in KEYS:
+        if key.type != "channel" and not is_in_partition(keys, key):
+            words = ("EXISTS", key_of_nobody(keys, key))
+            try:
+                broker.run(command(int, *words))
+            except MissingRightError:
+                yield " ".join(words)
+            except ServerError:
+                return  # what is away is found out by all else
 
-    Args:
-        info: its fields.
-        settings: ``appendfsync`` and ``min-replicas-to-write``, if they are known.
-    """
-    looks: tuple[Callable[[_Server], Iterator[Finding]], ...] = (_version, _eviction, _persistence, _replicas, _memory)
-    server = _Server(info, settings)
-    return [finding for look in looks for finding in look(server)]
+
+# -- a cluster -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
-    """What a server says of itself."""
+class _Primary:
+    """A node that has slots.
 
-    info: dict[str, str]
-    settings: dict[str, str]
+    Attributes:
+        name: its address.
+        slots: first and last of each range that it has.
+    """
 
-    def number(self, name: str) -> int:
-        """A field of ``INFO`` as a number; 0 if it is none."""
-        found = re.match(r"\d+", self.info.get(name, ""))
-        return int(found[0]) if found else 0
+    name: str
+    slots: tuple[tuple[int, int], ...]
 
-
-def _version(server: _Server) -> Iterator[Finding]:
-    info, oldest = server.info, ".".join(map(str, OLDEST_SERVER))
-    version = info.get("redis_version", "0")
-    name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_SERVER:
-        yield _error("version", f"the server is {name}; stepflow needs Redis {oldest} or newer, or Valkey")
-    else:
-        yield _ok("version", f"the server is {name}")
-    if info.get("cluster_enabled") == "1":
-        yield _warning("version", "the server is one of a cluster; these checks have looked at this one alone")
+    def has(self, keys: Keys) -> bool:
+        """Whether it has a partition."""
+        slot = slot_of(keys.partition)
+        return any(first <= slot <= last for first, last in self.slots)
 
 
-def _eviction(server: _Server) -> Iterator[Finding]:
-    policy = server.info.get("maxmemory_policy", "noeviction")
-    if policy == "noeviction":
-        yield _ok("eviction", "the server evicts no key: when its memory is full, writes fail")
-        return
-    yield _error(
-        "eviction", f"the server evicts keys ({policy}), which loses runs: CONFIG SET maxmemory-policy noeviction"
-    )
-
-
-def _persistence(server: _Server) -> Iterator[Finding]:
-    info = server.info
-    if info.get("aof_enabled") == "1":
-        policy = server.settings.get("appendfsync", "")
-        severity, loss = _FSYNC.get(policy, _FSYNC[""])
-        yield Finding(
-            "persistence", severity, "server", f"the append-only file is on{', ' * bool(policy)}{policy}: {loss}"
-        )
-    else:
-        yield _warning(
-            "persistence",
-            "the append-only file is off: a restart loses all since the last snapshot, and all if there is none; "
-            "CONFIG SET appendonly yes",
-        )
-    for field, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")):
-        if info.get(field, "ok") != "ok":
-            yield _error("persistence", f"the last write of the {what} failed: look at the server's disk and log")
-    if info.get("loading") == "1":
-        yield _error("persistence", "the server is loading its data: wait for it")
-
-
-def _replicas(server: _Server) -> Iterator[Finding]:
-    if server.info.get("role") == "slave":
-        yield _error("replicas", "the server is a replica, which takes no writes: name the primary in the URL")
-        return
-    count, least = server.number("connected_slaves"), server.settings.get("min-replicas-to-write", "")
-    if not count:
-        yield _ok("replicas", "the server has no replica: a loss of its disk loses everything")
-        return
-    if least in ("", "0"):
-        yield _warning(
-            "replicas",
-            f"the server has {count} replica(s), and writes without them: a fail-over loses what it had not passed on; "
-            "min-replicas-to-write 1 bounds it",
-        )
-    else:
-        yield _ok("replicas", f"the server has {count} replica(s), and writes only with {least} of them")
-    for name, text in server.info.items():
-        if re.fullmatch(r"slave\d+", name):
-            fields = {part.partition("=")[0]: part.partition("=")[2] for part in text.split(",")}
-            if fields.get("state") != "online" or int(fields.get("lag", "0")) > _LAG_S:
-                yield _warning("replicas", f"a replica is {fields.get('state')}, and {fields.get('lag')} s behind")
-
-
-def _memory(server: _Server) -> Iterator[Finding]:
-    used, most, of = server.number("used_memory"), server.number("maxmemory"), "maxmemory"
-    if not most:
-        most, of = server.number("total_system_memory"), "the machine's memory (maxmemory is not set)"
-    if not most:
-        yield _ok("memory", f"the server uses {used >> 20} MiB; how much it may use is not to be seen")
-        return
-    share = used / most
-    severity = Severity.ERROR if share >= _FULL else Severity.WARNING if share >= _FILLING else Severity.OK
-    advice = "" if severity is Severity.OK else ": soon writes fail; raise it, or keep ended runs for a shorter time"
-    yield Finding("memory", severity, "server", f"the server uses {used >> 20} MiB, {share:.0%} of {of}{advice}")
-
-
-# -- asking the server ---------------------------------------------------------
-
-
-def _clock(broker: Broker, keys: Keys) -> Finding:
-    """The server's clock, against this machine's and against the times that are stored."""
-    calls: list[Call[Any]] = [
-        command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME"),
-        command(lambda reply: int(float(reply[1])) if reply else 0, "ZREVRANGE", keys("LIVE"), 0, 0, "WITHSCORES"),
-        command(_entry_ms, "XREVRANGE", keys("EVENTS"), "+", "-", "COUNT", 1),
-        command(_entry_ms, "XREVRANGE", keys("FINISHED"), "+", "-", "COUNT", 1),
-    ]
-    before = time.time_ns() // 1_000_000
-    now, *stored = broker.run_all(calls)
-    after = time.time_ns() // 1_000_000
-    if (back_ms := max(stored) - now) > _BACK_MS:
-        text = (
-            f"the server's clock is {back_ms / 1000:.0f} s behind times that it has stored: leases and timers come late"
-        )
-        return _error("clock", f"{text} until it has caught up; correct it")
-    apart_ms = max(before - now, now - after, 0)
-    if apart_ms > _CLOCK_MS:
-        return _warning(
-            "clock",
-            f"the server's clock and this machine's are {apart_ms / 1000:.0f} s apart; the server's alone counts",
-        )
-    return _ok("clock", "the server's clock agrees with this machine's, and has not gone back")
-
-
-def _scripts(broker: Broker) -> Finding:
-    """Whether the server takes every script."""
-    for name in script_names():
-        found = script(name)
+def _ask_any(broker: Broker, keys: Keys, calls: Sequence[Call[Any]]) -> list[Any]:
+    """The answers of the first node that has a partition and answers."""
+    for one in keys.all:
+        link = Link(broker.url, patience_s=0, slot=slot_of(one.partition))
         try:
-            broker.run(command(bytes, "SCRIPT", "LOAD", found.text))
-        except StepflowError as error:
-            return _error("scripts", f"the server does not take script {name}: {error}")
-    return _ok("scripts", f"the server takes all {len(script_names())} scripts")
+            return link.run_all(calls)
+        except ServerError as error:
+            last = error
+        finally:
+            link.close()
+    raise last
 
 
-def _rights(broker: Broker, keys: Keys) -> Finding:
-    """Whether the user may use the commands and keys that workers use, by trying."""
-    nobody = keys("RUN", _NOBODY)
-    names = [keys(key.name, _NOBODY if key.ids else "") for key in KEYS if key.type != "channel"]
-    tried = [name for name in names if name not in (nobody, keys("RQ_SUSPENDED"))]
+def _primaries(slots: Sequence[Any]) -> list[_Primary]:
+    """All primaries, as ``CLUSTER SLOTS`` tells of them."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for first, last, (host, port, *_), *_replicas in slots:
+        found.setdefault(f"{(host or b'').decode()}:{port}", []).append((first, last))
+    return [_Primary(name, tuple(ranges)) for name, ranges in sorted(found.items())]
+
+
+def _state(info: dict[str, str], primaries: Sequence[_Primary]) -> Finding:
+    """What a node says of the cluster."""
+    missing = _SLOTS - sum(last - first + 1 for one in primaries for first, last in one.slots)
+    if missing:
+        text = f"{missing:,} slots of the cluster belong to no node: what is there cannot be reached; assign them"
+        return Finding("cluster", Severity.ERROR, "cluster", text)
+    if info.get("cluster_state") != "ok" or info.get("cluster_slots_fail", "0") != "0":
+        count = info.get("cluster_slots_fail", "some")
+        text = f"{count} slots of the cluster are out of reach: a primary is lost, and no replica has taken over yet"
+        return Finding("cluster", Severity.ERROR, "cluster", text)
+    text = f"the cluster is whole: its {len(primaries)} primaries have all slots"
+    return Finding("cluster", Severity.OK, "cluster", text)
+
+
+def _spread(primaries: Sequence[_Primary], keys: Keys) -> Finding:
+    """How the partitions lie over the primaries."""
+    counts = Counter({one.name: sum(one.has(part) for part in keys.all) for one in primaries})
+    told = ", ".join(f"{count} at {name}" for name, count in counts.items())
+    text = f"the keys are divided into {len(keys.all)} partitions: {told}"
+    if max(counts.values()) - min(counts.values()) <= 1 and min(counts.values()):
+        return Finding("partitions", Severity.OK, "cluster", text)
+    advice = "a primary without partitions does nothing, and one with many does more: move their slots"
+    return Finding("partitions", Severity.WARNING, "cluster", f"{text}; {advice}")
+
+
+def _examine_primary(broker: Broker, keys: Keys, primary: _Primary, refused: Sequence[str]) -> list[Finding]:
+    """Look at one primary. Each has its own users, so the rights are tried at each that has a partition."""
+    link = Link(broker.url, patience_s=_PATIENCE_S, slot=primary.slots[0][0])
     try:
-        refused = broker.run(run_script("try_rights", _texts, (nobody,), keys("DONE", _NOBODY), *tried))
-    except ConfigurationError as error:
-        return _error("rights", str(error))
-    if not refused:
-        return _ok("rights", "this user may use the commands and keys that workers use")
-    if role := _role_of(keys, set(refused)):
-        return _ok("rights", f"this user has the rights of role {role.name}: it {role.what}")
-    more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
-    return _error("rights", f"this user may not do what workers do: {', '.join(refused[:5])}{more}; extend its ACL")
+        partitions = [one for one in keys.all if primary.has(one)]
+        found = examine_node(link, partitions, refused=refused, in_cluster=True)
+    except ServerError as error:
+        found = [Finding("cluster", Severity.ERROR, "", str(error))]
+    finally:
+        link.close()
+    return [replace(one, subject=primary.name, text=f"{primary.name}: {one.text}") for one in found]
 
 
-def _role_of(keys: Keys, refused: set[str]) -> Role | None:
-    """The role whose rights a user has, who was refused these tries."""
-    nobody = (keys("RUN", _NOBODY), keys("DONE", _NOBODY))
-    commands = {words.partition(" ")[0].lower() for words in refused if words.endswith(nobody)}
-    for role in ROLES:
-        if commands == _TRIED - set(role.commands) and not refused & set(_needed(role, keys)):
-            return role
-    return None
-
-
-def _needed(role: Role, keys: Keys) -> Iterator[str]:
-    """The tries of keys that must not be refused to a role."""
-    for key in KEYS:
-        access = role.access(key) if key.type != "channel" else ""
-        name = keys(key.name, _NOBODY if key.ids else "")
-        if access:
-            yield f"EXISTS {name}"
-        if "W" in access and "persist" in role.commands:
-            yield f"PERSIST {name}"
-
-
-def _setting(broker: Broker, name: str) -> str | None:
-    """A setting; ``None`` where the user may not ask, or the server does not say."""
-    try:
-        reply = broker.run(command(_texts, "CONFIG", "GET", name))
-    except StepflowError:
-        return None
-    return reply[1] if len(reply) == 2 else None
-
-
-def _info(reply: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines() if not line.startswith("#"))
-    return {name: value for name, _, value in lines if name}
-
-
-def _entry_ms(reply: list[Any]) -> int:
-    return int(reply[0][0].partition(b"-")[0]) if reply else 0
-
-
-def _texts(reply: list[bytes]) -> list[str]:
-    return [item.decode() for item in reply]
-
-
-def _ok(code: str, text: str) -> Finding:
-    return Finding(code, Severity.OK, "server", text)
-
-
-def _warning(code: str, text: str) -> Finding:
-    return Finding(code, Severity.WARNING, "server", text)
-
-
-def _error(code: str, text: str) -> Finding:
-    return Finding(code, Severity.ERROR, "server", text)
+def _raw(reply: Any) -> Any:
+    return reply

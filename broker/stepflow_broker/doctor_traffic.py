@@ -6,37 +6,48 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_broker.away import deliver
 from stepflow_broker.batches import end_batch
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call, command, run_script
 from stepflow_broker.crons import server_time_ms
+from stepflow_broker.dialogue import converse
 from stepflow_broker.finding import Findings
 from stepflow_broker.functions import read_functions
 from stepflow_broker.invokes import wake_parent
 from stepflow_broker.jobs import fire_timers, reclaim_leases
 from stepflow_broker.keys import GROUP, Keys
+from stepflow_broker.messages import EndedBatch, EndedRun, Finished, finished_in
 from stepflow_broker.overview import WorkerRecord
 from stepflow_broker.streams import create_group
 
-__all__ = ["examine_traffic"]
+__all__ = ["examine_queues", "examine_traffic"]
 
 _OVERDUE_MS = 60_000
 _PAGE = 500
 _DOCTOR = "doctor"
 
 
-def examine_traffic(
-    broker: Broker,
-    keys: Keys,
-    findings: Findings,
-    workers: Sequence[WorkerRecord],
-    *,
-    repair: bool = False,
-    now_ms: int = 0,
-) -> None:
-    """Look at what workers should have seen to by now."""
+def examine_queues(broker: Broker, keys: Keys, findings: Findings, workers: Sequence[WorkerRecord]) -> None:
+    """Look for queues that nobody serves, and for partitions in which RQ is suspended."""
+    exist = broker.run_all([command(int, "EXISTS", one("RQ_SUSPENDED")) for one in keys.all])
+    suspended = [one for one, found in zip(keys.all, exist, strict=True) if found]
+    if len(suspended) == len(keys.all):
+        findings.add("suspended", keys("RQ_SUSPENDED"))
+    else:
+        for one in suspended:
+            findings.add("suspended", one("RQ_SUSPENDED"), f" in partition {one.partition[:-1]}")
+    served = {queue for worker in workers for queue in worker.queues}
+    functions = broker.run(read_functions(keys))
+    for queue in sorted({config.queue for config in functions} - served):
+        names = [config.name for config in functions if config.queue == queue]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        findings.add("queue_unserved", queue, ", ".join(names[:3]) + more)
+
+
+def examine_traffic(broker: Broker, keys: Keys, findings: Findings, *, repair: bool = False, now_ms: int = 0) -> None:
+    """Look at what workers should have seen to by now in a partition."""
     traffic = _Traffic(broker, keys, findings, repair, now_ms or broker.run(server_time_ms()), now_ms)
-    traffic.queues(workers)
     traffic.overdue("lease_overdue", "LEASES")
     traffic.overdue("timer_overdue", "TIMEOUTS")
     for stream in ("EVENTS", "FINISHED"):
@@ -45,7 +56,7 @@ def examine_traffic(
 
 @dataclass(slots=True)
 class _Traffic:
-    """Looks at one server.
+    """Looks at one partition.
 
     Attributes:
         now: the time, in ms.
@@ -58,17 +69,6 @@ class _Traffic:
     repair: bool
     now: int
     given_ms: int
-
-    def queues(self, workers: Sequence[WorkerRecord]) -> None:
-        """Queues that nobody serves; RQ suspended."""
-        if self.broker.run(command(int, "EXISTS", self.keys("RQ_SUSPENDED"))):
-            self.findings.add("suspended", self.keys("RQ_SUSPENDED"))
-        served = {queue for worker in workers for queue in worker.queues}
-        functions = self.broker.run(read_functions(self.keys))
-        for queue in sorted({config.queue for config in functions} - served):
-            names = [config.name for config in functions if config.queue == queue]
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            self.findings.add("queue_unserved", queue, ", ".join(names[:3]) + more)
 
     def overdue(self, code: str, index: str) -> None:
         """What should have been taken off an index over a minute ago."""
@@ -131,12 +131,18 @@ class _Traffic:
         if stream != "FINISHED":
             return False
         for entries in self._entries(self.keys(stream)):
-            for _, kind, run in entries:
-                if kind == "batch":
-                    self._end_batch(run)
-                else:
-                    self.broker.run(wake_parent(self.keys, run, worker=_DOCTOR, now_ms=self.given_ms))
+            for one in finished_in(entries):
+                self._see_to_end(one)
         return True
+
+    def _see_to_end(self, finished: Finished) -> None:
+        match finished:
+            case EndedRun(run):
+                self.broker.run(wake_parent(self.keys, run, worker=_DOCTOR, now_ms=self.given_ms))
+            case EndedBatch(batch):
+                self._end_batch(batch)
+            case message:
+                converse(self.broker, deliver(self.keys, message, worker=_DOCTOR, now_ms=self.given_ms))
 
     def _end_batch(self, batch: str) -> None:
         while self.broker.run(end_batch(self.keys, batch, now_ms=self.given_ms)):
@@ -145,16 +151,17 @@ class _Traffic:
     def _dangling(self, key: str) -> None:
         """Finished events of runs that do not exist: nobody can see to them."""
         for entries in self._entries(key):
-            self.findings.add_all(self.broker.run(self._look(key, [f"{entry} {run}" for entry, _, run in entries])))
+            members = [f"{entry.decode()} {fields[1].decode()}" for entry, fields in entries]
+            self.findings.add_all(self.broker.run(self._look(key, members)))
 
     def _look(self, key: str, members: Sequence[str]) -> Call[Any]:
         return run_script("examine_members", _raw, (key,), self.given_ms, int(self.repair), "FINISHED", "", 1, *members)
 
-    def _entries(self, key: str) -> Iterator[list[tuple[str, str, str]]]:
-        """The entries (id, whether of a run or a batch, its id) of the stream of finished events, page by page."""
+    def _entries(self, key: str) -> Iterator[list[Any]]:
+        """The entries of the stream of finished events, page by page."""
         after = "-"
         while found := self.broker.run(command(_raw, "XRANGE", key, after, "+", "COUNT", _PAGE)):
-            yield [(entry.decode(), fields[0].decode(), fields[1].decode()) for entry, fields in found]
+            yield found
             after = f"({found[-1][0].decode()}"
 
 

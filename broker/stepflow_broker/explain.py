@@ -58,7 +58,7 @@ class _Explainer:
     broker: Broker
     keys: Keys
     _workers: list[WorkerRecord] | None = field(default=None)
-    _pauses: dict[str, Pause] | None = field(default=None)
+    _pauses: dict[Keys, dict[str, Pause]] = field(default_factory=dict)
 
     def run(self, run_id: str, *, depth: int) -> Reason | None:
         """The reason for a run."""
@@ -66,7 +66,9 @@ class _Explainer:
         if record is None:
             return None
         steps = self.broker.run(read_steps(self.keys, run_id))
-        gates, delayed_by = self.broker.run(command(_texts, "HMGET", self.keys("RUN", run_id), "gates", "delayed_by"))
+        gates, delayed_by = self.broker.run(
+            command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "gates", "delayed_by")
+        )
         names = _gates(gates.encode())
         if record.status.ended:
             why = f" ({record.reason})" if record.reason else ""
@@ -92,7 +94,7 @@ class _Explainer:
                 because = (self._queued(record.queue, run_id, started=record.started_at is not None),)
                 return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
             case "batched":
-                batch = self.broker.run(command(_texts, "HMGET", self.keys("RUN", run_id), "batch"))[0]
+                batch = self.broker.run(command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "batch"))[0]
                 found = self.run(batch, depth=depth + 1)
                 text = f"{record.name} is part of batch {batch}"
                 return Reason("batch", run_id, text, None, (found,) if found else ())
@@ -105,12 +107,13 @@ class _Explainer:
         return Reason("waiting", run_id, f"{record.name} waits for its steps", None, because)
 
     def _paused(self, record: RunRecord, gates: list[tuple[int, str]]) -> Iterator[Reason]:
-        """The pauses that hold a run up."""
-        if self._pauses is None:
-            self._pauses = self.broker.run(read_pauses(self.keys))
+        """The pauses that hold a run up: those that its partition knows."""
+        keys = self.keys.of(record.id)
+        if keys not in self._pauses:
+            self._pauses[keys] = self.broker.run(read_pauses(keys))
         subjects = [("function", record.name), ("queue", record.queue), *(("key", name) for _, name in gates)]
         for kind, name in subjects:
-            if one := self._pauses.get(f"{kind} {name}"):
+            if one := self._pauses[keys].get(f"{kind} {name}"):
                 why = f": {one.reason}" if one.reason else ""
                 since = datetime.fromtimestamp(one.since / 1000, UTC).isoformat(" ", "seconds")
                 yield Reason(
@@ -156,14 +159,15 @@ class _Explainer:
                     yield Reason("retrying", step.id, text, step.due_at)
 
     def _queued(self, queue: str, job: str, *, started: bool) -> Reason:
-        """Where a job is on its queue, and who serves that."""
-        name = f"{queue}:steps" if started else queue
-        place = self.broker.run(command(_number, "LPOS", self.keys("RQ_QUEUE", name), job))
-        suspended = self.broker.run(command(int, "EXISTS", self.keys("RQ_SUSPENDED")))
+        """Where a job is on its queue, that of its partition, and who serves it."""
+        name, keys = f"{queue}:steps" if started else queue, self.keys.of(job)
+        place = self.broker.run(command(_number, "LPOS", keys("RQ_QUEUE", name), job))
+        suspended = self.broker.run(command(int, "EXISTS", keys("RQ_SUSPENDED")))
         if self._workers is None:
             self._workers = read_workers(self.broker, self.keys)
         serving = [worker for worker in self._workers if queue in worker.queues]
         where = f"number {place + 1} on queue {name}" if place is not None else f"on its way to queue {name}"
+        where += " of its partition" if keys.partition else ""
         if suspended:
             return Reason("queue", name, f"{where}; RQ is suspended: rq resume")
         if not serving:
@@ -172,14 +176,15 @@ class _Explainer:
 
     def _in_line(self, job: str, gates: list[tuple[int, str]]) -> Iterator[Reason]:
         """A job's place in each line, and who has the slots."""
-        queued = self.broker.run(command(_texts, "HMGET", self.keys("RUN", job), "queue"))[0]
-        place = self.broker.run(command(_number, "ZRANK", self.keys("LINE", f"queue {queued}"), job))
+        keys = self.keys.of(job)
+        queued = self.broker.run(command(_texts, "HMGET", keys("RUN", job), "queue"))[0]
+        place = self.broker.run(command(_number, "ZRANK", keys("LINE", f"queue {queued}"), job))
         if place is not None:
             yield Reason("queue", queued, f"number {place + 1} by priority on queue {queued}")
         for limit, name in gates:
-            place = self.broker.run(command(_number, "ZRANK", self.keys("LINE", name), job))
+            place = self.broker.run(command(_number, "ZRANK", keys("LINE", name), job))
             if place is not None:
-                holders = self.broker.run(command(_texts, "ZRANGE", self.keys("SLOTS", name), 0, 9))
+                holders = self.broker.run(command(_texts, "ZRANGE", keys("SLOTS", name), 0, 9))
                 held = ", ".join(holder.partition("-")[0] for holder in holders)
                 yield Reason("gate", name, f"number {place + 1} for {name}, limit {limit}, held by {held or 'nobody'}")
 

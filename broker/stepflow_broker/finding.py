@@ -99,6 +99,8 @@ RULES: dict[str, Rule] = {
     "index_missing": _error("{subject} waits for an event and is not in the index of waits: the event would pass it by", "puts it there"),
     "child_missing": _error("the step {subject} waits for run {detail}, which does not exist", "ends the wait now, as one whose time is over"),
     "child_unheard": _error("the step {subject} waits for run {detail}, which has ended without an event", "gives the step the run's end"),
+    "away_missing": _error("the step {subject} waits for run {detail} of another partition, which does not exist", "ends the wait now, as one whose time is over"),
+    "away_unheard": _error("the step {subject} waits for run {detail} of another partition, which has ended without an event", "gives the step the run's end"),
     "order_wrong": _error("the memos of run {subject} and their order differ", "lists each once, those without a place last; not while a worker has the run"),
     "outcome_differs": _error("run {subject} ended otherwise than the memo of its parent's step {detail} says"),
     "waited_low": _error("the count of waits for event {subject} at {detail} is too low: events would pass waits by", "counts them anew"),
@@ -140,7 +142,7 @@ RULES: dict[str, Rule] = {
     "group_missing": _error("{subject} has entries and no consumer group", "makes the group"),
     "no_consumers": _warning("{subject} has entries and no consumers: start a worker"),
     "queue_unserved": _warning("no live worker serves queue {subject}, of {detail}: start one"),
-    "suspended": _warning("RQ is suspended: no job is claimed until rq resume"),
+    "suspended": _warning("RQ is suspended{detail}: no job is claimed until rq resume"),
 }
 # fmt: on
 

@@ -1,4 +1,4 @@
-"""Transitions of invokes, as calls: start a child, and wake its parent; and the stream of finished events."""
+"""Transitions of invokes, as calls: start a child, and wake its parent. Both live in one partition; see `away`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from stepflow_broker.call import Call, run_script
 from stepflow_broker.codes import Code
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.keys import Keys
-from stepflow_broker.streams import read_group, take_over
 from stepflow_engine.cipher import PLAIN, Cipher
 
-__all__ = ["ChildStart", "Finished", "Resolved", "invoke_child", "read_finished", "take_over_finished", "wake_parent"]
+__all__ = ["ChildStart", "Resolved", "invoke_child", "wake_parent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,26 +103,3 @@ def wake_parent(keys: Keys, child: str, *, worker: str, now_ms: int = 0) -> Call
         return Resolved(run_id.decode(), key.decode(), position, memo) if code == 1 else None
 
     return run_script("wake_parent", read, (keys("RUN", child),), now_ms, child, worker)
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A run that has ended, and somebody is to know: its parent, or, of a batch, the runs in it."""
-
-    run_id: str
-    is_batch: bool
-
-
-def read_finished(keys: Keys, worker: str, *, limit: int = 500) -> Call[list[Finished]]:
-    """Take finished events off the group, for this worker to see to."""
-    return read_group(keys, "FINISHED", worker, limit=limit, read=_finished)
-
-
-def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 500) -> Call[list[Finished]]:
-    """Take over finished events that another worker took and has not seen to for ``idle_ms``."""
-    return take_over(keys, "FINISHED", worker, idle_ms=idle_ms, limit=limit, read=_finished)
-
-
-def _finished(entries: list[Any]) -> list[Finished]:
-    known = [fields for _, fields in entries if len(fields or ()) > 1 and fields[0] in (b"run", b"batch")]
-    return [Finished(fields[1].decode(errors="replace"), fields[0] == b"batch") for fields in known]

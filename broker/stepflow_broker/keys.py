@@ -15,7 +15,19 @@ from functools import cache
 
 from stepflow_engine.ids import PLACE_LENGTH, place_for
 
-__all__ = ["GROUP", "KEYS", "MOVING", "Key", "Keys", "lua_constants", "place_of", "slot_of"]
+__all__ = [
+    "ANY_PARTITION",
+    "GROUP",
+    "KEYS",
+    "MOVING",
+    "Key",
+    "Keys",
+    "lua_constants",
+    "partition_tags",
+    "place_of",
+    "slot_of",
+    "without_tag",
+]
 
 RQ = os.environ.get("RQ_KEY_PREFIX", "rq")
 """RQ's own prefix, read from the variable that RQ reads it from."""
@@ -68,7 +80,7 @@ KEYS: tuple[Key, ...] = (
     Key("WAITED", "stepflow:waited:", "<event>", "hash", "begin_wait", "when the last of its waits ends", "paths → how many waits for this event ask for values there"),
     Key("RECENT", "stepflow:recent:", "<event>", "stream", "route_event", "an hour after the last", "the last 1,000 events of a name, for waits that look back"),
     Key("RELAYED", "stepflow:relayed:", "<partition>:<entry>", "string", "meet_event", "an hour", "an event of another partition that has met the waits of this one"),
-    Key("FINISHED", "stepflow:finished", "", "stream", "end of a run that has a parent", "entries: once the parent's step is resolved", "finished events; a consumer group of all workers wakes the parents"),
+    Key("FINISHED", "stepflow:finished", "", "stream", "end of a run that has a parent", "entries: once they are seen to", "finished events, by which a consumer group of all workers wakes the parents; messages to other partitions: start, cancel, away"),
     Key("SLOTS", "stepflow:slots:", "<scope>:<key>=<value>", "zset", "admission, claim_jobs, extend_leases", "never", "jobs that have a slot at a gate → when it lapses, in ms"),
     Key("LINE", "stepflow:line:", "<scope>:<key>=<value>", "zset", "admission", "never", "jobs that stand in line for a slot, by their turn; function <app/id>: those that its pause has put aside; queue <queue>: new runs that have a priority"),
     Key("TURN", "stepflow:turn", "", "string", "admission", "never", "counts those who came to stand in line"),
@@ -86,7 +98,7 @@ KEYS: tuple[Key, ...] = (
     Key("PARTITIONS", "stepflow:partitions", "", "string", "agree_partitions", "never", "into how many partitions the keys are divided; the same for every process, for ever"),
     Key("FUNCTIONS", "stepflow:functions", "", "hash", "register_functions", "never", "app/function → its config: queue, triggers, retries"),
     Key("VERSION", "stepflow:functions:version", "", "string", "register_functions", "never", "grows with each change of the registry; routers check it"),
-    Key("READY", "stepflow:ready", "", "channel", "every push onto an empty list", "—", "wakes idle workers: the name of the list"),
+    Key("READY", "stepflow:ready", "", "channel", "every push onto an empty list", "—", "wakes idle workers: the name of the list; nothing: there are messages to other partitions"),
     Key("PAUSES", "stepflow:pauses", "", "channel", "pause, resume", "—", "tells workers to look at what is paused"),
     Key("INBOX", "stepflow:inbox:", "<worker>", "channel", "commit_planned_step, wake_parent, fire_timers, cancel_run", "—", "tells a worker of memos and cancels of the runs that it holds"),
     Key("DONE", "stepflow:done:", "<run>", "channel", "end of a run", "—", "wakes those who wait for the result of a run"),
@@ -106,6 +118,9 @@ _TEXT = {key.name: key.text for key in KEYS}
 _SHARED = {"PARTITIONS", "RQ_WORKERS", "RQ_WORKER"}
 """Those of which there is one for all partitions."""
 _SLOTS = 16384
+_TAG = re.compile(r"^\{sf:\d+\}:")
+ANY_PARTITION = "{sf:*}:"
+"""What the keys of all partitions start with, as a pattern."""
 MOVING = "stepflow:moving"
 """Of each partition: the key that is never written; see `stepflow_broker.call.run_script`."""
 
@@ -170,10 +185,15 @@ def place_of(key: str) -> str:
     return key[: key.index(":", 4) + 1] if key.startswith("{sf:") else key
 
 
+def without_tag(key: str) -> str:
+    """The key as it is called in all partitions."""
+    return _TAG.sub("", key)
+
+
 def slot_of(place: str) -> int:
     """The slot of a key, or of all keys with a tag. Source: the Redis Cluster specification."""
-    tag = re.search(r"\{(.+?)\}", place)
-    return binascii.crc_hqx((tag.group(1) if tag else place).encode(), 0) % _SLOTS
+    tag = re.search(r"\{([^}]*)\}", place)
+    return binascii.crc_hqx(((tag and tag[1]) or place).encode(), 0) % _SLOTS
 
 
 def lua_constants(script: str) -> str:

@@ -6,7 +6,7 @@ anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -132,7 +132,7 @@ def server_process() -> Call[int]:
 
 
 def read_workers(broker: Broker, keys: Keys) -> list[WorkerRecord]:
-    """All workers that live, by name. Two round trips."""
+    """All workers that live, by name: each serves all partitions. Two round trips."""
     prefix = keys("RQ_WORKER")
     names = sorted(name.removeprefix(prefix) for name in broker.run(command(_texts, "SMEMBERS", keys("RQ_WORKERS"))))
     found = broker.run_all([_read_worker(keys, name) for name in names])
@@ -162,17 +162,16 @@ def _without_step_lists(lists: list[str]) -> tuple[str, ...]:
 
 
 def read_queues(broker: Broker, keys: Keys) -> list[QueueRecord]:
-    """All queues that are registered or have ever had a job, by name. Two round trips."""
-    calls: list[Call[Any]] = [
-        command(lambda reply: int(reply[0]), "TIME"),
-        command(_texts, "SMEMBERS", keys("RQ_QUEUES")),
-        read_functions(keys),
-    ]
-    now_s, lists, functions = broker.run_all(calls)
-    prefix = keys("RQ_QUEUE")
-    names = {*_without_step_lists([key.removeprefix(prefix) for key in lists]), *[config.queue for config in functions]}
-    counts = iter(broker.run_all([call for name in sorted(names) for call in _count_queue(keys, name, now_s)]))
-    return [_queue(name, counts) for name in sorted(names)]
+    """All queues that are registered or have ever had a job, by name, over all partitions. Two round trips."""
+    calls: list[Call[Any]] = [command(lambda reply: int(reply[0]), "TIME"), read_functions(keys)]
+    calls += [command(_texts, "SMEMBERS", one("RQ_QUEUES")) for one in keys.all]
+    now_s, functions, *known = broker.run_all(calls)
+    lists = [key.removeprefix(one("RQ_QUEUE")) for one, found in zip(keys.all, known, strict=True) for key in found]
+    names = sorted({*_without_step_lists(lists), *[config.queue for config in functions]})
+    counts = iter(
+        broker.run_all([call for name in names for one in keys.all for call in _count_queue(one, name, now_s)])
+    )
+    return [_sum(name, [_queue(name, counts) for _ in keys.all]) for name in names]
 
 
 def _count_queue(keys: Keys, name: str, now_s: int) -> list[Call[int]]:
@@ -195,15 +194,21 @@ def _queue(name: str, counts: Iterator[int]) -> QueueRecord:
     return QueueRecord(name, new + in_line, steps, executing + executing_steps, delayed + delayed_steps, failed)
 
 
+def _sum(name: str, parts: Sequence[QueueRecord]) -> QueueRecord:
+    """A queue over all partitions."""
+    fields = ("ready_new", "ready_steps", "executing", "delayed", "failed")
+    return QueueRecord(name, *(sum(getattr(part, field) for part in parts) for field in fields))
+
+
 # -- runs ----------------------------------------------------------------------
 
 
 def find_runs(
     broker: Broker, keys: Keys, *, statuses: frozenset[RunStatus] = frozenset(), function: str = "", limit: int = 20
 ) -> list[RunSummary]:
-    """Runs, newest first: live ones are taken by their start, ended ones by their end.
+    """Runs of all partitions, newest first: live ones are taken by their start, ended ones by their end.
 
-    Two round trips for each 500 runs that are looked at.
+    Two round trips for each 500 runs that are looked at; on a cluster, to each node.
 
     Args:
         statuses: only runs with one of these; empty: any.
@@ -228,17 +233,32 @@ def _look_through(
 ) -> dict[str, RunSummary]:
     """The first runs of an index that fit, page by page."""
     found: dict[str, RunSummary] = {}
-    first, page = 0, min(limit, _PAGE)
-    while len(found) < limit:
-        ids = broker.run(command(_texts, "ZREVRANGE", keys(index), first, first + page - 1))
-        runs = broker.run_all([_read_summary(keys, run_id) for run_id in ids])
+    for ids in _newest(broker, keys, index, min(limit, _PAGE)):
+        runs = broker.run_all([_read_summary(keys, run_id) for run_id in ids]) if ids else []
         for run in runs:
-            if run is not None and fits(run) and len(found) < limit:
+            if run is not None and fits(run):
                 found[run.id] = run
-        if len(ids) < page:
-            break
-        first, page = first + page, _PAGE
+                if len(found) == limit:
+                    return found
     return found
+
+
+def _newest(broker: Broker, keys: Keys, index: str, page: int) -> Iterator[list[str]]:
+    """The ids in an index of all partitions, the highest scores first, in pages of which the first is of this size."""
+    left: dict[Keys, list[tuple[float, str]]] = {one: [] for one in keys.all}  # read and not passed on, newest last
+    seen, more = dict.fromkeys(keys.all, 0), set(keys.all)
+    while more or any(left.values()):
+        empty = [one for one in keys.all if one in more and not left[one]]
+        words = [("ZREVRANGE", one(index), seen[one], seen[one] + page - 1, "WITHSCORES") for one in empty]
+        replies = broker.run_all([command(_scored, *some) for some in words]) if words else []
+        for one, runs in zip(empty, replies, strict=True):
+            left[one], seen[one] = runs[::-1], seen[one] + len(runs)
+            more -= {one} if len(runs) < page else set()
+        ids: list[str] = []
+        while len(ids) < page and any(left.values()) and all(left[one] for one in more):
+            ids.append(max(filter(None, left.values()), key=lambda runs: runs[-1]).pop()[1])
+        yield ids
+        page = _PAGE
 
 
 def _read_summary(keys: Keys, run_id: str) -> Call[RunSummary | None]:
@@ -266,7 +286,7 @@ def _read_summary(keys: Keys, run_id: str) -> Call[RunSummary | None]:
             held_by=_held_by(text),
         )
 
-    return command(read, "HMGET", keys("RUN", run_id), *_RUN_FIELDS)
+    return command(read, "HMGET", keys.of(run_id)("RUN", run_id), *_RUN_FIELDS)
 
 
 def _held_by(text: dict[str, str]) -> str:
@@ -277,6 +297,10 @@ def _held_by(text: dict[str, str]) -> str:
 
 def _number(text: str) -> int | None:
     return int(float(text)) if text else None
+
+
+def _scored(reply: list[bytes]) -> list[tuple[float, str]]:
+    return [(float(score), member.decode()) for member, score in zip(reply[::2], reply[1::2], strict=True)]
 
 
 def _texts(reply: list[bytes]) -> list[str]:

@@ -6,13 +6,15 @@ A run's id says in which it lives.
 
 from __future__ import annotations
 
+import contextlib
+
 from stepflow_broker.broker import Broker
-from stepflow_broker.call import Call, run_script
+from stepflow_broker.call import Call, command, run_script
 from stepflow_broker.keys import Keys
 from stepflow_broker.server_url import read_url, safe_url
-from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.errors import ConfigurationError, MissingRightError
 
-__all__ = ["agree_partitions", "check_partitions", "keys_for"]
+__all__ = ["agree_partitions", "check_partitions", "keys_for", "read_partitions", "refuse_other"]
 
 
 def keys_for(url: str) -> Keys:
@@ -29,15 +31,31 @@ def agree_partitions(keys: Keys) -> Call[int]:
     return run_script("agree_partitions", int, (keys("PARTITIONS"),), len(keys.all))
 
 
-def check_partitions(broker: Broker, keys: Keys) -> None:
+def read_partitions(keys: Keys) -> Call[int | None]:
+    """The same, if it was decided; it changes nothing."""
+    return command(lambda reply: int(reply) if reply else None, "GET", keys("PARTITIONS"))
+
+
+def check_partitions(broker: Broker, keys: Keys, *, decide: bool = True) -> None:
     """Refuse a URL that divides the keys otherwise than those that are there: its processes would not find them.
+
+    Args:
+        decide: if nothing was decided yet, this URL does, unless its user may only look.
 
     Raises:
         ConfigurationError: it does.
     """
-    agreed = broker.run(agree_partitions(keys))
-    if agreed != len(keys.all):
+    agreed = broker.run(read_partitions(keys))
+    if agreed is None and decide:
+        with contextlib.suppress(MissingRightError):
+            agreed = broker.run(agree_partitions(keys))
+    refuse_other(agreed, keys, broker.url)
+
+
+def refuse_other(agreed: int | None, keys: Keys, url: str) -> None:
+    """Refuse a URL whose number is not the one that was decided, if one was; see `check_partitions`."""
+    if agreed not in (None, len(keys.all)):
         raise ConfigurationError(
-            f"the keys at {safe_url(broker.url)} are divided into {agreed} partitions, and this URL says "
+            f"the keys at {safe_url(url)} are divided into {agreed} partitions, and this URL says "
             f"{len(keys.all)}: write partitions={agreed} in redis_url; the number cannot be changed later"
         )

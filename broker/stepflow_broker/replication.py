@@ -26,7 +26,7 @@ _MARK_S = 60
 
 
 def run_replicated(broker: Broker, keys: Keys, calls: Sequence[Call[T]], *, timeout_ms: int) -> list[T]:
-    """Send calls in one round trip, and return their answers when a replica has what they wrote.
+    """Send calls, those to one server in one round trip, and return their answers when a replica has what they wrote.
 
     Args:
         timeout_ms: how long to wait for the replica, in milliseconds.
@@ -35,6 +35,15 @@ def run_replicated(broker: Broker, keys: Keys, calls: Sequence[Call[T]], *, time
         ReplicationError: no replica has confirmed it in time.
         ServerError: as `Broker.run_all`.
     """
+    answers: dict[int, T] = {}
+    for at in broker.by_server(calls):
+        part = [calls[n] for n in at]
+        its_keys = next((one for one in keys.all if one.partition == part[0].place), keys)
+        answers.update(zip(at, _run_part(broker, its_keys, part, timeout_ms), strict=True))
+    return [answers[n] for n in range(len(calls))]
+
+
+def _run_part(broker: Broker, keys: Keys, calls: Sequence[Call[T]], timeout_ms: int) -> list[T]:
     mark = command(bytes, "SET", keys("REPLICATED"), "", "EX", _MARK_S)
     sent: list[Call[Any]] = [*calls, mark, command(int, "WAIT", _REPLICAS, timeout_ms)]
     *answers, _, confirmed = broker.run_all(sent, as_one=True)

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from stepflow_broker.keys import KEYS, RQ, Key
+from stepflow_broker.keys import KEYS, RQ, Key, without_tag
 from stepflow_broker.scripts import script, script_names
 
 __all__ = ["OPERATOR", "PRODUCER", "READER", "ROLES", "WORKER", "Role", "roles_that_may"]
@@ -44,6 +44,7 @@ class Role:
         hears: kinds of channels that it subscribes to.
         more: patterns of keys and channels that are not stepflow's own.
         looks: whether it never writes, whatever its scripts might do for others.
+        in_cluster: the commands that it sends on a cluster beside these.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Role:
     hears: frozenset[str] = frozenset()
     more: tuple[str, ...] = ()
     looks: bool = False
+    in_cluster: tuple[str, ...] = ("cluster|slots",)
 
     @property
     def user(self) -> str:
@@ -85,7 +87,8 @@ class Role:
         """Whether it makes this transition, or sends this command, as `Call.action` names them."""
         command, _, name = action.partition(" ")
         if not name:
-            return action in self.scripts or action in self.sent
+            return action in (*self.scripts, *self.sent, *self.in_cluster)
+        name = without_tag(name)
         return command in self.sent and any(self.access(key) for key in KEYS if name.startswith(key.text))
 
 
@@ -115,8 +118,8 @@ def _words(*texts: str) -> tuple[str, ...]:
 PRODUCER = Role(
     "producer",
     "starts runs, sends events, waits for results, cancels runs that it knows",
-    scripts=("start_runs", "cancel_run"),
-    sent=_words(_CONNECTING, _CALLING, _LISTENING, "hget hgetall hvals xadd set wait"),
+    scripts=("start_runs", "cancel_run", "agree_partitions"),
+    sent=_words(_CONNECTING, _CALLING, _LISTENING, "get hget hgetall hvals xadd set wait"),
     reads=frozenset({"PAUSED", "FUNCTIONS"}),
     writes=frozenset({"MEMOS", "EVENTS", "REPLICATED"}),
     hears=frozenset({"DONE"}),
@@ -132,12 +135,13 @@ WORKER = Role(
         _LISTENING,
         "client|info info multi exec",
         "xadd xack xdel xautoclaim xreadgroup xgroup|create xrange",
-        "exists expire del hdel hget hgetall hincrby hkeys hmget hset hvals llen lrange",
+        "exists expire del get hdel hget hgetall hincrby hkeys hmget hset hvals llen lrange",
         "sadd scard smembers srem zrange zremrangebyscore set wait",
     ),
     keys=_all_keys(),
     hears=frozenset({"READY", "INBOX", "PAUSES", "DONE"}),
     more=(f"~{RQ}:*", f"&{RQ}:*"),
+    in_cluster=("cluster|slots", "command"),  # of redis-py's client of all nodes, which is RQ's
 )
 
 OPERATOR = Role(
@@ -147,16 +151,21 @@ OPERATOR = Role(
         *_STEERING,
         *_EXAMINATIONS,
         "try_rights",
+        "agree_partitions",
         "load_run",
         "reclaim_leases",
         "fire_timers",
         "wake_parent",
         "end_batch",
+        "start_child",
+        "wake_away",
+        "drop_message",
     ),
     sent=_words(_CONNECTING, _CALLING, _LISTENING, _LOOKING, "set expire del"),  # set, del: rq suspend, rq resume
     reads=frozenset({"FUNCTIONS", "VERSION", "EVENTS", "RQ_WORKERS", "RQ_WORKER", "CRON"}),
     keys=_all_keys(),
     hears=frozenset({"DONE"}),
+    in_cluster=("cluster|slots", "cluster|info"),
 )
 
 READER = Role(
@@ -166,6 +175,7 @@ READER = Role(
     sent=_words(_CONNECTING, _CALLING, _LOOKING),
     keys=_all_keys(),  # to the server, who calls a script writes its KEYS; no command of this role's writes
     looks=True,
+    in_cluster=("cluster|slots", "cluster|info"),
 )
 
 ROLES = (PRODUCER, WORKER, OPERATOR, READER)

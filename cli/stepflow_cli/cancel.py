@@ -11,11 +11,12 @@ import click
 
 from stepflow import Run, Stepflow
 from stepflow.cancelling import cancelling, select_runs
-from stepflow_broker.bulk import Selection, cancel_runs, converse, find_live, server_ms
+from stepflow_broker.bulk import Selection, cancel_runs, find_live, server_ms
+from stepflow_broker.dialogue import converse
 from stepflow_cli.exits import EPILOG, ExitCode, complain
 from stepflow_cli.options import duration, output_option, server_options
 from stepflow_cli.show import print_json
-from stepflow_cli.url import find_url
+from stepflow_cli.url import find_app
 from stepflow_engine.errors import ConfigurationError, RunNotFoundError
 from stepflow_engine.expression import expression
 from stepflow_engine.limits import check_id
@@ -166,7 +167,7 @@ def cancel(
         raise click.UsageError(
             "there is no terminal to ask on: give --yes, or --dry-run to see what would be cancelled"
         )
-    how = How(Stepflow("stepflow", redis_url=find_url(redis_url)), reason, not leave_children, dry_run, output)
+    how = How(find_app(redis_url), reason, not leave_children, dry_run, output)
     if run_ids:
         _cancel_named(list(dict.fromkeys(run_ids)), how)
     else:

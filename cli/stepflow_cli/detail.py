@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepflow_broker.broker import Broker
-from stepflow_broker.partitions import keys_for
+from stepflow_broker.keys import Keys
 from stepflow_broker.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_cli.family import Family, read_family
 from stepflow_cli.invokes import find_invokes
@@ -63,7 +63,7 @@ def _parent_json(parent: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     return {**parent, **{name: run[name] for name in ("step", "outcome", "waits_until")}}
 
 
-def read_detail(broker: Broker, run_id: str, *, depth: int, cipher: Cipher = PLAIN) -> Detail:
+def read_detail(broker: Broker, keys: Keys, run_id: str, *, depth: int, cipher: Cipher = PLAIN) -> Detail:
     """A run, its steps and its family. The memos are read after the steps, so one that ends meanwhile is not missed.
 
     Args:
@@ -73,7 +73,6 @@ def read_detail(broker: Broker, run_id: str, *, depth: int, cipher: Cipher = PLA
     Raises:
         RunNotFoundError: there is no such run.
     """
-    keys = keys_for(broker.url)
     run = broker.run(read_run(keys, run_id))
     if run is None:
         text = f"there is no run {run_id!r}: the id is wrong, or the run ended longer ago than the retention"

@@ -11,11 +11,12 @@ from stepflow_broker.broker import Broker
 from stepflow_broker.doctor import examine
 from stepflow_broker.doctor_server import examine_server
 from stepflow_broker.finding import Finding, Severity
-from stepflow_broker.partitions import keys_for
+from stepflow_broker.partitions import check_partitions, keys_for
 from stepflow_cli.exits import EPILOG, ExitCode
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.show import console, plain, print_json
 from stepflow_cli.url import find_url
+from stepflow_engine.errors import ServerError
 
 __all__ = ["doctor"]
 
@@ -30,7 +31,14 @@ def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
     """Examine the server and all runs on it, while workers work; the exit code is 1 if errors stand."""
     broker = Broker(find_url(redis_url))
     keys = keys_for(broker.url)
-    found = [*examine_server(broker, keys), *examine(broker, keys, repair=repair)]
+    found = examine_server(broker, keys)
+    try:
+        check_partitions(broker, keys, decide=False)
+        found += examine(broker, keys, repair=repair)
+    except ServerError:
+        if output != "json":
+            _print(found, repair=repair)  # it says which node of a cluster is away
+        raise
     if output == "json":
         print_json([finding.to_json() for finding in found])
     else:

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 
 import click
 
-from stepflow_broker.broker import Broker
 from stepflow_broker.explain import Reason, explain_run
-from stepflow_broker.partitions import keys_for
 from stepflow_cli.exits import EPILOG
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.show import iso, now_ms, print_json, span
-from stepflow_cli.url import find_url
+from stepflow_cli.url import find_server
 from stepflow_engine.errors import RunNotFoundError
 
 __all__ = ["explain"]
@@ -24,8 +22,8 @@ __all__ = ["explain"]
 @server_options
 def explain(run_id: str, *, output: str, redis_url: str | None) -> None:
     """Say why a run is not moving: what it waits for, and what that waits for."""
-    broker = Broker(find_url(redis_url))
-    reason = explain_run(broker, keys_for(broker.url), run_id)
+    broker, keys = find_server(redis_url)
+    reason = explain_run(broker, keys, run_id)
     if reason is None:
         text = f"there is no run {run_id!r}: the id is wrong, or the run ended longer ago than the retention"
         raise RunNotFoundError(run_id, "unknown", text)

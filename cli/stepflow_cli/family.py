@@ -88,7 +88,7 @@ class _Reading:
         calls: list[Call[Any]] = [
             read_run(self._keys, run.parent),
             read_steps(self._keys, run.parent),
-            command(lambda reply: reply, "HGET", self._keys("MEMOS", run.parent), run.parent_step),
+            command(lambda reply: reply, "HGET", self._keys.of(run.parent)("MEMOS", run.parent), run.parent_step),
         ]
         record, pending, memo = self._broker.run_all(calls)
         parent = member_of(record, self.queues, pending) if record else forgotten_member(run.parent, "")

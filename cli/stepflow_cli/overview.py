@@ -9,19 +9,17 @@ from typing import Any
 import click
 from rich.text import Text
 
-from stepflow_broker.broker import Broker
 from stepflow_broker.crons import server_time_ms
 from stepflow_broker.flow import RateConfig
 from stepflow_broker.functions import CronConfig, FunctionConfig, read_functions
 from stepflow_broker.overview import read_queues, read_workers
-from stepflow_broker.partitions import keys_for
 from stepflow_cli.exits import EPILOG
 from stepflow_cli.family import served_queues
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.schedule import next_time
 from stepflow_cli.show import Cell, clock, console, iso, now_ms, plain, print_json, since, state_text, table
 from stepflow_cli.tree import unserved
-from stepflow_cli.url import find_url
+from stepflow_cli.url import find_server
 from stepflow_engine.durations import show_duration
 
 __all__ = ["functions", "queues", "workers"]
@@ -32,8 +30,7 @@ __all__ = ["functions", "queues", "workers"]
 @server_options
 def functions(*, output: str, redis_url: str | None) -> None:
     """List the functions that workers have registered: what starts them, and whether a live worker serves them."""
-    broker = Broker(find_url(redis_url))
-    keys = keys_for(broker.url)
+    broker, keys = find_server(redis_url)
     found, served = broker.run(read_functions(keys)), served_queues(broker, keys)
     now = broker.run(server_time_ms())
     if output == "json":
@@ -101,8 +98,7 @@ def _rate(rate: RateConfig | None) -> str:
 @server_options
 def workers(*, output: str, redis_url: str | None) -> None:
     """List the workers that live."""
-    broker = Broker(find_url(redis_url))
-    found = read_workers(broker, keys_for(broker.url))
+    found = read_workers(*find_server(redis_url))
     if output == "json":
         print_json([{**asdict(record), "last_heartbeat": iso(record.last_heartbeat)} for record in found])
         return
@@ -128,8 +124,7 @@ def workers(*, output: str, redis_url: str | None) -> None:
 @server_options
 def queues(*, output: str, redis_url: str | None) -> None:
     """List the queues and how much is on each."""
-    broker = Broker(find_url(redis_url))
-    found = read_queues(broker, keys_for(broker.url))
+    found = read_queues(*find_server(redis_url))
     if output == "json":
         print_json([asdict(record) for record in found])
         return

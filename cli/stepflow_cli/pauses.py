@@ -7,12 +7,11 @@ from typing import Any, TypeVar
 
 import click
 
-from stepflow import Stepflow
-from stepflow_broker.pauses import PAUSE_KINDS
+from stepflow_broker.pauses import PAUSE_KINDS, Pause
 from stepflow_cli.exits import EPILOG
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.show import console, iso, now_ms, plain, print_json, since, table
-from stepflow_cli.url import find_url
+from stepflow_cli.url import find_app
 
 __all__ = ["pause", "pauses", "resume"]
 
@@ -36,7 +35,7 @@ def pause(kind: str, name: str, *, reason: str, output: str, redis_url: str | No
     Nothing is lost: events still start runs, which wait. A step that is executing ends first. A key is one value of a
     concurrency's key, as 'stepflow explain' names it: shop/sync:event.data.shop=17.
     """
-    new = _app(redis_url).pause(**_target(kind, name), reason=reason)
+    new = find_app(redis_url).pause(**_target(kind, name), reason=reason)
     if output == "json":
         print_json({"kind": kind, "name": name, "paused": True, "new": new})
     else:
@@ -49,7 +48,7 @@ def pause(kind: str, name: str, *, reason: str, output: str, redis_url: str | No
 @server_options
 def resume(kind: str, name: str, *, output: str, redis_url: str | None) -> None:
     """Let what was paused go on: a function (APP/NAME), a queue, or a key."""
-    was = _app(redis_url).resume(**_target(kind, name))
+    was = find_app(redis_url).resume(**_target(kind, name))
     if output == "json":
         print_json({"kind": kind, "name": name, "paused": False, "was_paused": was})
     else:
@@ -61,9 +60,9 @@ def resume(kind: str, name: str, *, output: str, redis_url: str | None) -> None:
 @server_options
 def pauses(*, output: str, redis_url: str | None) -> None:
     """List what is paused."""
-    found, now = _app(redis_url).pauses(), now_ms()
+    found, now = find_app(redis_url).pauses(), now_ms()
     if output == "json":
-        print_json([{"kind": p.kind, "name": p.name, "since": iso(p.since), "reason": p.reason} for p in found])
+        print_json([_pause_json(one) for one in found])
         return
     if not found:
         click.echo("nothing is paused")
@@ -72,10 +71,15 @@ def pauses(*, output: str, redis_url: str | None) -> None:
     for one in found:
         made.add_row(one.kind, plain(one.name), since(one.since, now), plain(one.reason))
     console().print(made)
+    for one in found:
+        if not one.complete:
+            text = f"{one.subject} is not paused everywhere, or not for one reason: pause or resume it once more"
+            click.echo(plain(text), err=True)
 
 
-def _app(redis_url: str | None) -> Stepflow:
-    return Stepflow("stepflow", redis_url=find_url(redis_url))
+def _pause_json(one: Pause) -> dict[str, Any]:
+    told = {"kind": one.kind, "name": one.name, "since": iso(one.since), "reason": one.reason}
+    return {**told, "complete": one.complete}
 
 
 def _target(kind: str, name: str) -> dict[str, Any]:

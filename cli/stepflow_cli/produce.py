@@ -6,18 +6,15 @@ from typing import Any
 
 import click
 
-from stepflow import Run, Stepflow
+from stepflow import Run
 from stepflow_broker.functions import read_functions
 from stepflow_cli.exits import EPILOG
 from stepflow_cli.options import data_option, duration, output_option, server_options
 from stepflow_cli.show import now_ms, print_json
-from stepflow_cli.url import find_url
+from stepflow_cli.url import find_app
 from stepflow_workers.router import starts
 
 __all__ = ["invoke", "send", "start"]
-
-_PRODUCER = "stepflow"
-"""The id of the app that the command line is; it has no functions."""
 
 app_option = click.option("--app", metavar="APP", help="The function's app, when FUNCTION does not name it.")
 
@@ -33,7 +30,7 @@ def send(event: str, *, data: Any, id: str, output: str, redis_url: str | None) 
 
     Every function whose trigger matches gets a run, and every step that waits for it goes on.
     """
-    producer = Stepflow(_PRODUCER, redis_url=find_url(redis_url))
+    producer = find_app(redis_url)
     event_id = producer.send(event, data, id=id)
     functions = producer.producer.broker.run(read_functions(producer.producer.keys))
     sent = {"name": event, "data": {} if data is None else data, "id": event_id, "ts": now_ms()}
@@ -99,7 +96,7 @@ def _start(function: str, app: str | None, data: Any, id: str | None, redis_url:
         hint = f"{function!r} does not say whose it is: write APP/{function}, or give --app"
         raise click.BadParameter(hint, param_hint="APP/FUNCTION")
     name = function if "/" in function else f"{app}/{function}"
-    return Stepflow(_PRODUCER, redis_url=find_url(redis_url)).start(name, data, id=id)
+    return find_app(redis_url).start(name, data, id=id)
 
 
 def _print_run(run: Run[Any], output: str) -> None:

@@ -12,7 +12,6 @@ from stepflow.encryption import cipher_of
 from stepflow_broker.broker import Broker
 from stepflow_broker.keys import Keys
 from stepflow_broker.overview import RunSummary, find_runs
-from stepflow_broker.partitions import keys_for
 from stepflow_broker.runs import read_steps
 from stepflow_cli.cancel import cancel
 from stepflow_cli.detail import read_detail
@@ -33,7 +32,7 @@ from stepflow_cli.show import (
     table,
 )
 from stepflow_cli.timeline import timeline
-from stepflow_cli.url import find_url
+from stepflow_cli.url import find_server
 from stepflow_cli.waits import Wait, find_waits, wait_texts
 from stepflow_engine.payloads import end_places, shown_failure
 from stepflow_engine.states import RunStatus
@@ -67,8 +66,7 @@ def runs() -> None:
 def list_runs(*, statuses: tuple[str, ...], function: str, limit: int, output: str, redis_url: str | None) -> None:
     """List the newest runs."""
     wanted = frozenset(RunStatus(status) for status in statuses)
-    broker = Broker(find_url(redis_url))
-    keys = keys_for(broker.url)
+    broker, keys = find_server(redis_url)
     found = [_shown(run) for run in find_runs(broker, keys, statuses=wanted, function=function, limit=limit)]
     waits = _read_waits(broker, keys, found)
     if output == "json":
@@ -151,7 +149,8 @@ def _why(run: RunSummary, waits: Sequence[Wait], now: int) -> str:
 @server_options
 def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None:
     """Show a RUN: its facts, its steps with attempts, times and results, who invoked it, and whom it invoked."""
-    detail = read_detail(Broker(find_url(redis_url)), run_id, depth=depth, cipher=cipher_of(None))
+    broker, keys = find_server(redis_url)
+    detail = read_detail(broker, keys, run_id, depth=depth, cipher=cipher_of(None))
     if output == "json":
         print_json(detail.to_json())
         return

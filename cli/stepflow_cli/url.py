@@ -9,14 +9,27 @@ from pathlib import Path
 from stepflow import Stepflow
 from stepflow_broker.broker import Broker
 from stepflow_broker.connection import DEFAULT_URL
+from stepflow_broker.keys import Keys
 from stepflow_broker.overview import server_process
+from stepflow_broker.partitions import check_partitions, keys_for
 from stepflow_engine.errors import ConfigurationError, ServerError
 
-__all__ = ["DEV_FOLDER", "announce_url", "check_folder", "find_url", "url_of_apps", "withdraw_url"]
+__all__ = [
+    "DEV_FOLDER",
+    "announce_url",
+    "check_folder",
+    "find_app",
+    "find_server",
+    "find_url",
+    "url_of_apps",
+    "withdraw_url",
+]
 
 DEV_FOLDER = Path(".stepflow")
 """Where ``stepflow dev`` keeps its server's data, in the folder that it is started from."""
 
+_APP = "stepflow"
+"""The id of the app that the command line is."""
 _URL_FILE = DEV_FOLDER / "url"
 
 
@@ -27,6 +40,29 @@ def find_url(given: str | None) -> str:
         given: from ``--redis-url``, or else from ``STEPFLOW_REDIS_URL``.
     """
     return given or _announced()[0] or DEFAULT_URL
+
+
+def find_server(given: str | None) -> tuple[Broker, Keys]:
+    """The server of a command, and its keys; see `find_url`.
+
+    Raises:
+        ConfigurationError: the keys there are divided otherwise than the URL says: nothing would be found.
+    """
+    broker = Broker(find_url(given))
+    keys = keys_for(broker.url)
+    check_partitions(broker, keys, decide=False)
+    return broker, keys
+
+
+def find_app(given: str | None) -> Stepflow:
+    """An app without functions on the server of a command.
+
+    Raises:
+        ConfigurationError: as `find_server`.
+    """
+    app = Stepflow(_APP, redis_url=find_url(given))
+    check_partitions(app.producer.broker, app.producer.keys, decide=False)
+    return app
 
 
 def url_of_apps(given: str | None, apps: Sequence[Stepflow]) -> str:

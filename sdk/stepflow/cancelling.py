@@ -9,15 +9,8 @@ from typing import Any
 
 from stepflow.function import Function
 from stepflow.producer import Producer
-from stepflow_broker.bulk import (
-    Cancelling,
-    Dialogue,
-    Selection,
-    aconverse,
-    cancel_runs,
-    converse,
-    find_live,
-)
+from stepflow_broker.bulk import Cancelling, Selection, cancel_runs, find_live
+from stepflow_broker.dialogue import Dialogue, aconverse, converse
 from stepflow_engine.codec import dumps
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.expression import expression

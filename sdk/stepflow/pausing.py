@@ -6,8 +6,9 @@ from typing import Any
 
 from stepflow.function import Function
 from stepflow.starting import StartsRuns
+from stepflow_broker.dialogue import aconverse, converse
 from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.pauses import Pause, PauseKind, pause, read_pauses, resume
+from stepflow_broker.pauses import Pause, PauseKind, pause_everywhere, read_all_pauses, resume_everywhere
 from stepflow_engine.errors import ConfigurationError
 
 __all__ = ["PausesRuns"]
@@ -41,9 +42,11 @@ class PausesRuns(StartsRuns):
         Raises:
             ConfigurationError: not one of function, queue and key is given.
             FunctionNotFoundError: no worker has registered the function.
+            ServerError: the server does not answer, or a node of a cluster: then what its partitions have is not
+                paused, and saying it again completes it.
         """
         kind, name = self._subject(function, queue, key)
-        return self.producer.broker.run(pause(self.producer.keys, kind, name, reason=reason))
+        return converse(self.producer.broker, pause_everywhere(self.producer.keys, kind, name, reason=reason))
 
     async def apause(
         self,
@@ -55,29 +58,30 @@ class PausesRuns(StartsRuns):
     ) -> bool:
         """As `pause`, without blocking the event loop."""
         kind, name = await self._asubject(function, queue, key)
-        return await self.producer.abroker.run(pause(self.producer.keys, kind, name, reason=reason))
+        dialogue = pause_everywhere(self.producer.keys, kind, name, reason=reason)
+        return await aconverse(self.producer.abroker, dialogue)
 
     def resume(
         self, function: Function[Any, Any] | str | None = None, *, queue: str | None = None, key: str | None = None
     ) -> bool:
         """Let what was paused go on, in its order; false if it was not paused. See `pause`."""
         kind, name = self._subject(function, queue, key)
-        return self.producer.broker.run(resume(self.producer.keys, kind, name))
+        return converse(self.producer.broker, resume_everywhere(self.producer.keys, kind, name))
 
     async def aresume(
         self, function: Function[Any, Any] | str | None = None, *, queue: str | None = None, key: str | None = None
     ) -> bool:
         """As `resume`, without blocking the event loop."""
         kind, name = await self._asubject(function, queue, key)
-        return await self.producer.abroker.run(resume(self.producer.keys, kind, name))
+        return await aconverse(self.producer.abroker, resume_everywhere(self.producer.keys, kind, name))
 
     def pauses(self) -> list[Pause]:
         """All that is paused on the server, the oldest first."""
-        return list(self.producer.broker.run(read_pauses(self.producer.keys)).values())
+        return converse(self.producer.broker, read_all_pauses(self.producer.keys))
 
     async def apauses(self) -> list[Pause]:
         """As `pauses`, without blocking the event loop."""
-        return list((await self.producer.abroker.run(read_pauses(self.producer.keys))).values())
+        return await aconverse(self.producer.abroker, read_all_pauses(self.producer.keys))
 
     def _subject(
         self, function: Function[Any, Any] | str | None, queue: str | None, key: str | None

@@ -14,7 +14,7 @@ from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call
 from stepflow_broker.connection import DEFAULT_URL
 from stepflow_broker.keys import Keys
-from stepflow_broker.partitions import check_partitions, keys_for
+from stepflow_broker.partitions import check_partitions, keys_for, read_partitions, refuse_other
 from stepflow_broker.replication import AsyncReplicator, run_replicated
 from stepflow_broker.waiting import EndWatcher, wait_for_end
 from stepflow_engine.cipher import PLAIN, Cipher
@@ -43,6 +43,7 @@ class Producer:
         self._replica_timeout_ms = replica_timeout_ms
         self._url = url
         self._keys: tuple[str, Keys] | None = None
+        self._agreed_at = ""
         self._lock = threading.Lock()
         self._broker: tuple[int, Broker] | None = None
         self._loops: weakref.WeakKeyDictionary[
@@ -71,8 +72,6 @@ class Producer:
         url = self.url
         if self._keys is None or self._keys[0] != url:
             self._keys = (url, keys_for(url))
-            if len(self._keys[1].all) > 1:
-                check_partitions(self.broker, self._keys[1])
         return self._keys[1]
 
     @property
@@ -86,13 +85,20 @@ class Producer:
         Raises:
             ReplicationError: no replica has confirmed them in time.
             ServerError: the server does not answer.
+            ConfigurationError: the URL divides the keys otherwise than they are.
         """
+        if self._agreed_at != self.url:
+            check_partitions(self.broker, self.keys, decide=len(self.keys.all) > 1)
+            self._agreed_at = self.url
         if not self._replica_timeout_ms:
             return self.broker.run_all(calls)
         return run_replicated(self.broker, self.keys, calls, timeout_ms=self._replica_timeout_ms)
 
     async def adeliver(self, calls: Sequence[Call[T]]) -> list[T]:
         """As `deliver`, without blocking the event loop."""
+        if self._agreed_at != self.url:
+            refuse_other(await self.abroker.run(read_partitions(self.keys)), self.keys, self.url)
+            self._agreed_at = self.url
         if not self._replica_timeout_ms:
             return await self.abroker.run_all(calls)
         loop = asyncio.get_running_loop()

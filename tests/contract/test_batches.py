@@ -10,8 +10,8 @@ from stepflow_broker.batches import end_batch, load_batch
 from stepflow_broker.codes import Code
 from stepflow_broker.flow import BatchConfig, ConcurrencyConfig, FlowConfig
 from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.invokes import Finished, read_finished
 from stepflow_broker.jobs import Lease
+from stepflow_broker.messages import EndedBatch, read_finished
 from stepflow_broker.runs import start_run
 from stepflow_broker.streams import create_group
 from stepflow_engine.codec import dumps, loads
@@ -94,7 +94,7 @@ def test_the_end_of_a_batch_is_that_of_its_runs_whoever_sees_to_it(driver: Drive
     (lease,) = driver.claim() or ()
     driver.finish(lease, status)  # and its worker dies
     (found,) = driver.store.broker.run(read_finished(driver.keys, "w2"))
-    assert found == Finished(lease.run_id, is_batch=True)
+    assert found == EndedBatch(lease.run_id)
     assert driver.send(end_batch(driver.keys, lease.run_id, limit=2, now_ms=driver.now_ms)) in (0, 1)
     while driver.send(end_batch(driver.keys, lease.run_id, limit=2, now_ms=driver.now_ms)):
         pass

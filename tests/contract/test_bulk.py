@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from stepflow_broker import bulk
-from stepflow_broker.bulk import Cancelling, Selection, cancel_runs, converse, find_live
+from stepflow_broker.bulk import Cancelling, Selection, cancel_runs, find_live
+from stepflow_broker.dialogue import converse
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.runs import start_run
 from stepflow_engine.codec import dumps

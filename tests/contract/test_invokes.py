@@ -9,8 +9,8 @@ import pytest
 from stepflow_broker.codes import Code
 from stepflow_broker.flow import RateConfig
 from stepflow_broker.functions import FunctionConfig, register_functions
-from stepflow_broker.invokes import Finished, read_finished, take_over_finished
 from stepflow_broker.jobs import Lease
+from stepflow_broker.messages import EndedRun, read_finished, take_over_finished
 from stepflow_broker.streams import create_group
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
@@ -360,7 +360,7 @@ def left_on_the_stream(driver: Driver) -> None:
 
 def test_a_finished_event_is_read_once_and_wakes_the_parent(driver: Driver) -> None:
     left_on_the_stream(driver)
-    assert driver.send(read_finished(driver.keys, "w3")) == [Finished("child1", is_batch=False)]
+    assert driver.send(read_finished(driver.keys, "w3")) == [EndedRun("child1")]
     assert driver.send(read_finished(driver.keys, "w4")) == []
     assert driver.wake("child1", worker="w3") is not None
     assert driver.client.xlen(driver.keys("FINISHED")) == 0
@@ -370,7 +370,7 @@ def test_a_finished_event_is_read_once_and_wakes_the_parent(driver: Driver) -> N
 def test_a_finished_event_that_a_dead_worker_took_is_taken_over(driver: Driver) -> None:
     left_on_the_stream(driver)
     driver.send(read_finished(driver.keys, "dead"))
-    assert driver.send(take_over_finished(driver.keys, "w3", idle_ms=0)) == [Finished("child1", is_batch=False)]
+    assert driver.send(take_over_finished(driver.keys, "w3", idle_ms=0)) == [EndedRun("child1")]
     assert driver.wake("child1", worker="w3") is not None
     assert driver.send(take_over_finished(driver.keys, "w3", idle_ms=0)) == []
 

@@ -14,9 +14,9 @@ from stepflow_broker.call import Call
 from stepflow_broker.condition import Condition
 from stepflow_broker.events import StreamedEvent, read_events
 from stepflow_broker.functions import read_function, read_functions
-from stepflow_broker.invokes import read_finished
 from stepflow_broker.jobs import Lease, load_run
 from stepflow_broker.keys import Keys
+from stepflow_broker.messages import read_finished
 from stepflow_broker.pauses import read_pauses
 from stepflow_broker.runs import read_run, read_steps
 from stepflow_engine.cipher import PLAIN, Cipher
@@ -105,6 +105,7 @@ class Listener:
 
     def on_ready(self) -> None: ...
 
+    def on_messages(self) -> None: ...
     def on_pauses(self) -> None: ...
 
     def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:

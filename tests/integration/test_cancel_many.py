@@ -22,7 +22,10 @@ from stepflow import (
 from tests.support.command_line import register
 from tests.support.processes import WorkerThread, until
 
-pytestmark = pytest.mark.roles("producer", "operator")
+pytestmark = [
+    pytest.mark.roles("producer", "operator"),
+    pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"]),
+]
 
 
 @pytest.fixture

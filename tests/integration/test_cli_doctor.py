@@ -13,7 +13,8 @@ import redis
 from stepflow import Context, Stepflow
 from stepflow_broker.broker import Broker
 from stepflow_broker.doctor import examine
-from stepflow_broker.doctor_server import examine_info, examine_server
+from stepflow_broker.doctor_node import examine_info
+from stepflow_broker.doctor_server import examine_server
 from stepflow_broker.finding import Finding, Severity
 from stepflow_broker.partitions import keys_for
 from stepflow_broker.server import EmbeddedServer

@@ -14,7 +14,10 @@ from stepflow import Context, Run, RunNotFoundError, Stepflow, Throttle
 from stepflow_broker.explain import Reason
 from tests.support.processes import until
 
-pytestmark = pytest.mark.roles("producer", "operator")
+pytestmark = [
+    pytest.mark.roles("producer", "operator"),
+    pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"]),
+]
 
 
 def kinds(reason: Reason) -> list[object]:

@@ -20,7 +20,10 @@ from stepflow import (
 from tests.support.command_line import call
 from tests.support.processes import until
 
-pytestmark = pytest.mark.roles("producer", "operator")
+pytestmark = [
+    pytest.mark.roles("producer", "operator"),
+    pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"]),
+]
 
 
 class Work:

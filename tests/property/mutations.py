@@ -12,7 +12,7 @@ import pytest
 
 from stepflow_broker import scripts
 
-__all__ = ["MUTATIONS", "Mutation", "mutated"]
+__all__ = ["AWAY_MUTATIONS", "MUTATIONS", "Mutation", "mutated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,11 @@ class Mutation:
         return self.name.replace(" ", "-")
 
 
-_GUARD = (
-    "if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then"
-    "\n  return {0, 0, ''}\nend\n"
-)
+_GUARD = """\
+  if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then
+    return 0
+  end
+"""
 _LEASED = "return was.continuation == 'leased'"
 _WAKE = "memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[3])\n"
 _WAKE_EARLY = """
@@ -59,11 +60,11 @@ _WAKE_EARLY = """
     queue_run(was.parent, read_run(was.parent), now)
   end
 """
-_ADD = "redis.call('XADD', FINISHED, '*', was.parent and 'run' or 'batch', run)"
+_ADD = "redis.call('XADD', FINISHED, '*', kind, run)"
 _TELL = "redis.call('PUBLISH', DONE .. run, status)\n"
 _DROP_TIMER = "  redis.call('ZREM', TIMEOUTS, 'wait:' .. member)\n"
 _STILL_WAITING = "if step[1] == 'waiting' then"
-_WAITS_FOR_CHILD = "  if step[1] ~= 'waiting' or step[2] ~= child then return 0, '' end\n"
+_WAITS_FOR_CHILD = "  if step[1] ~= 'waiting' or step[2] ~= child then return 0 end\n"
 
 MUTATIONS = (
     Mutation(
@@ -80,11 +81,11 @@ MUTATIONS = (
             Edit("wake_parent.lua", _WAKE, ""),
         ),
     ),
-    Mutation("an invoke that comes again waits again", (Edit("invoke_child.lua", _GUARD, ""),)),
+    Mutation("an invoke that comes again waits again", (Edit("lib/children.lua", _GUARD, ""),)),
     Mutation(
         "an invoke that comes again starts again",
         (
-            Edit("invoke_child.lua", _GUARD, ""),
+            Edit("lib/children.lua", _GUARD, ""),
             Edit("invoke_child.lua", "if redis.call('EXISTS', RUN .. child) == 0 then", "if true then"),
         ),
     ),
@@ -120,6 +121,26 @@ MUTATIONS = (
     Mutation(
         "a run is queued as often as it is woken",
         (Edit("lib/runs.lua", "  if not was.continuation then\n", "  if was.continuation ~= 'leased' then\n"),),
+    ),
+)
+
+_KEPT = "    redis.call('HSET', RUN .. run, 'finished', entry, 'keep_ms', keep_ms)\n"
+_WAKE_AWAY = "memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[9])\n"
+
+AWAY_MUTATIONS = (
+    Mutation("what asks for a child stays when its end is told", (Edit("wake_away.lua", "drop_entry(ARGV[8])\n", ""),)),
+    Mutation(
+        "a cancelled parent leaves its child elsewhere",
+        (Edit("lib/cancels.lua", "for _, child in ipairs(away) do", "for _, child in ipairs({}) do"),),
+    ),
+    Mutation(
+        "an end does not look whether the step still waits",
+        (Edit("lib/invokes.lua", _WAITS_FOR_CHILD, """  step[3] = step[3] or '"id":"late"}'\n"""),),
+    ),
+    Mutation("an end wakes nobody", (Edit("wake_away.lua", _WAKE_AWAY, ""),)),
+    Mutation(
+        "a child is forgotten before its parent knows",
+        (Edit("lib/runs.lua", _KEPT, f"{_KEPT}    expire_run(run, keep_ms)\n"),),
     ),
 )
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stepflow_broker.away import invoke_away, start_child
 from stepflow_broker.bounds import BoundsConfig, CancelConfig
 from stepflow_broker.condition import wait_index
 from stepflow_broker.flow import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
 from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.invokes import read_finished
+from stepflow_broker.invokes import ChildStart
 from stepflow_broker.jobs import Lease
 from stepflow_broker.keys import GROUP
+from stepflow_broker.messages import ChildAsked, read_finished
 from stepflow_broker.runs import start_run
 from stepflow_broker.waits import WaitStart, begin_wait
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.states import RunStatus
-from tests.support.driver import RETENTION_MS, Driver
+from tests.support.driver import RETENTION_MS, TIMEOUT_MEMO, Driver
 
 __all__ = ["DEFECTS", "Defect"]
 
@@ -102,6 +104,18 @@ def ended_child(driver: Driver, *, told: bool = False) -> None:
     driver.finish(driver.claim_one())
     if told:
         driver.wake()
+
+
+def parent_of_child_away(driver: Driver) -> ChildAsked:
+    """A parked run that waits for a child elsewhere, and the message that has the child made."""
+    lease, config = driver.started(), FunctionConfig("shop", "sell", "shop", retention_ms=RETENTION_MS)
+    event = dumps({"name": "e", "id": "child1", "ts": 1, "data": {}})
+    start = ChildStart(CALL, "call", "child1", event, dumps({"id": "call"})[1:], HOUR_MS, TIMEOUT_MEMO, b"", config, 1)
+    call = invoke_away(driver.keys, start, run_id="run1", fence=lease.fence, version=0, now_ms=driver.now_ms)
+    message = driver.send(call)[1]
+    assert message is not None
+    driver.park(lease)
+    return message
 
 
 def ended(driver: Driver, status: RunStatus = RunStatus.COMPLETED) -> None:
@@ -356,6 +370,21 @@ def a_child_that_does_not_exist(driver: Driver) -> None:
 @defect("child_unheard", "ended_stays")
 def a_child_whose_end_was_not_heard(driver: Driver) -> None:
     ended_child(driver)
+    driver.client.xtrim(driver.keys("FINISHED"), 0)
+
+
+@defect("away_missing")
+def a_child_elsewhere_that_does_not_exist(driver: Driver) -> None:
+    parent_of_child_away(driver)
+    driver.client.xtrim(driver.keys("FINISHED"), 0)
+
+
+@defect("away_unheard", "ended_stays")
+def a_child_elsewhere_whose_end_was_not_heard(driver: Driver) -> None:
+    message = parent_of_child_away(driver)
+    driver.send(start_child(driver.keys, message, now_ms=driver.now_ms))
+    child = next(lease for lease in driver.claim() or () if lease.job == message.child)
+    driver.finish(child)
     driver.client.xtrim(driver.keys("FINISHED"), 0)
 
 

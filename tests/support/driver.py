@@ -20,7 +20,7 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_data, memo_of_failure
 from stepflow_engine.states import RunStatus
-from tests.support.invariants import check_invariants
+from tests.support.invariants import Part, check_invariants
 from tests.support.stores import Store
 
 __all__ = ["ERROR", "LEASE_MS", "NOBODY", "RETENTION_MS", "START_MS", "TIMEOUT_MEMO", "Driver", "memo"]
@@ -53,22 +53,28 @@ class Driver:
     Args:
         store: the server.
         twice: send every call twice, and return the first answer, as a client does that lost the first reply.
+        keys: those of the partition where it claims, reclaims and fires timers.
     """
 
-    def __init__(self, store: Store, *, now_ms: int = START_MS, twice: bool = False) -> None:
+    def __init__(self, store: Store, *, now_ms: int = START_MS, twice: bool = False, keys: Keys | None = None) -> None:
         self.store = store
         self.client = store.client
-        self.keys = Keys()
+        self.keys = keys or Keys()
         self.now_ms = now_ms
         self.twice = twice
 
     def send(self, call: Call[T]) -> T:
         answer = self.store.broker.run(call)
-        check_invariants(self.client)
+        self.check()
         if self.twice:
             self.store.broker.run(call)
-            check_invariants(self.client)
+            self.check()
         return answer
+
+    def check(self) -> None:
+        """Fail if a partition is in a state that it must never be in."""
+        for one in self.keys.all:
+            check_invariants(Part(self.client, one.partition))
 
     # -- transitions -------------------------------------------------------------
 
@@ -100,7 +106,7 @@ class Driver:
                 now_ms=self.now_ms,
             )
         )
-        check_invariants(self.client)
+        self.check()
         return answer
 
     def claim_one(self, *, worker: str = "w1") -> Lease:

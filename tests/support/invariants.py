@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 
@@ -25,7 +26,7 @@ from stepflow_broker.keys import Keys
 from stepflow_engine.ids import job_id
 from stepflow_engine.states import RunStatus
 
-__all__ = ["check_invariants"]
+__all__ = ["Part", "check_invariants"]
 
 _KEYS = Keys()
 _OF_CONTINUATION = {
@@ -82,8 +83,29 @@ class _Expected:
             assert fence is None, f"R3/R4: {job} is {state} and has fence {fence}"
 
 
-def check_invariants(client: redis.Redis) -> None:
-    """Fail if the server is in a state that it must never be in. ``client`` decodes replies."""
+class Part:
+    """A client of one partition, which leaves out what all its keys start with."""
+
+    def __init__(self, client: redis.Redis, partition: str) -> None:
+        self._client = client
+        self._partition = partition
+
+    def __getattr__(self, command: str) -> Any:
+        call = getattr(self._client, command)
+        return lambda key, *words, **options: call(self._partition + key, *words, **options)
+
+    def smembers(self, key: str) -> set[str]:
+        """The members of a set, of which some are keys."""
+        return {member.removeprefix(self._partition) for member in self._client.smembers(self._partition + key)}
+
+    def scan_iter(self, pattern: str, *, count: int) -> list[str]:
+        """The keys of the partition that fit."""
+        found = self._client.scan_iter(self._partition + pattern, count=count)
+        return [key.removeprefix(self._partition) for key in found]
+
+
+def check_invariants(client: redis.Redis | Part) -> None:
+    """Fail if the server, or a part, is in a state that it must never be in. ``client`` decodes replies."""
     expected = _Expected()
     for run in _subjects(client, "RUN"):
         _check_run(client, run, expected)
@@ -93,7 +115,7 @@ def check_invariants(client: redis.Redis) -> None:
     _compare(client, expected)
 
 
-def _check_run(client: redis.Redis, run: str, expected: _Expected) -> None:
+def _check_run(client: redis.Redis | Part, run: str, expected: _Expected) -> None:
     truth = client.hgetall(_KEYS("RUN", run))
     status = RunStatus(truth["status"])
     memos, order = set(client.hkeys(_KEYS("MEMOS", run))), client.lrange(_KEYS("ORDER", run), 0, -1)
@@ -117,7 +139,7 @@ def _check_run(client: redis.Redis, run: str, expected: _Expected) -> None:
     _check_bounds(client, run, truth, expected)
 
 
-def _check_batched(client: redis.Redis, run: str, batch: str) -> None:
+def _check_batched(client: redis.Redis | Part, run: str, batch: str) -> None:
     """A run of a batch is listed there, and the batch lives, or its end is still to be seen to."""
     assert run in client.lrange(_KEYS("BATCHED", batch), 0, -1), f"B1: {run} is not in its batch {batch}"
     truth = client.hgetall(_KEYS("RUN", batch))
@@ -125,7 +147,7 @@ def _check_batched(client: redis.Redis, run: str, batch: str) -> None:
     assert unseen or not RunStatus(truth["status"]).ended, f"B1: {run} waits for the batch {batch}, which has ended"
 
 
-def _check_bounds(client: redis.Redis, run: str, truth: dict[str, str], expected: _Expected) -> None:
+def _check_bounds(client: redis.Redis | Part, run: str, truth: dict[str, str], expected: _Expected) -> None:
     """What ends a run from outside: its places in the index, and its timers, whose times only scripts know."""
     for name, index in truth.items():
         if name.startswith("cancel:"):
@@ -138,7 +160,7 @@ def _check_bounds(client: redis.Redis, run: str, truth: dict[str, str], expected
             expected.timers[f"{bound}:{run}"] = due
 
 
-def _check_ended(client: redis.Redis, run: str, truth: dict[str, str], expected: _Expected) -> None:
+def _check_ended(client: redis.Redis | Part, run: str, truth: dict[str, str], expected: _Expected) -> None:
     expected.ended.add(run)
     assert not {"continuation", "lease", "owner"} & set(truth), f"R2: {run} has ended and has {set(truth)}"
     assert not client.exists(_KEYS("STEPS", run)), f"R2: {run} has ended and has steps"
@@ -154,7 +176,7 @@ def _check_ended(client: redis.Redis, run: str, truth: dict[str, str], expected:
         assert client.pttl(_KEYS("RQ_JOB", run)) > 0, f"Q1: the job of the failed run {run} has no expiry"
 
 
-def _check_steps(client: redis.Redis, run: str, memos: set[str], expected: _Expected) -> set[str]:
+def _check_steps(client: redis.Redis | Part, run: str, memos: set[str], expected: _Expected) -> set[str]:
     fields = client.hgetall(_KEYS("STEPS", run))
     planned = {name for name in fields if ":" not in name}
     leftover = {name.partition(":")[0] for name in fields} - planned
@@ -171,12 +193,14 @@ def _check_steps(client: redis.Redis, run: str, memos: set[str], expected: _Expe
     return planned
 
 
-def _check_wait(client: redis.Redis, run: str, key: str, fields: dict[str, str], expected: _Expected) -> None:
+def _check_wait(client: redis.Redis | Part, run: str, key: str, fields: dict[str, str], expected: _Expected) -> None:
     expected.waits.add(f"{run}:{key}")
     expected.timers[f"wait:{run}:{key}"] = float(fields[f"{key}:due"])
     if f"{key}:child" not in fields:
         if index := fields.get(f"{key}:index"):
             expected.indexed[index].add(f"{run}:{key}")
+        return
+    if f"{key}:away" in fields:  # it is in another partition
         return
     child = client.hgetall(_KEYS("RUN", fields[f"{key}:child"]))
     assert child, f"W1: step {key} of {run} waits for a run that does not exist"
@@ -186,7 +210,7 @@ def _check_wait(client: redis.Redis, run: str, key: str, fields: dict[str, str],
         assert entries, f"W1: step {key} of {run} waits for a run that has ended without an event"
 
 
-def _compare(client: redis.Redis, expected: _Expected) -> None:
+def _compare(client: redis.Redis | Part, expected: _Expected) -> None:
     assert set(client.zrange(_KEYS("LIVE"), 0, -1)) == expected.live, "R1: the list of live runs is wrong"
     assert set(client.zrange(_KEYS("ENDED"), 0, -1)) >= expected.ended, "R1: the list of ended runs is wrong"
     lists = {name: client.lrange(_KEYS("RQ_QUEUE", name), 0, -1) for name in _subjects(client, "RQ_QUEUE")}
@@ -206,7 +230,7 @@ def _compare(client: redis.Redis, expected: _Expected) -> None:
     _compare_rq(client, expected, {job: name for name, jobs in lists.items() for job in jobs})
 
 
-def _compare_index(client: redis.Redis, expected: _Expected) -> None:
+def _compare_index(client: redis.Redis | Part, expected: _Expected) -> None:
     indexed = {index: client.smembers(_KEYS("WAITS", index)) for index in _subjects(client, "WAITS")}
     assert indexed == expected.indexed, "W2: the index of waits is another"
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -218,7 +242,7 @@ def _compare_index(client: redis.Redis, expected: _Expected) -> None:
     assert waited == counts, "W2: the counts of waits are others"
 
 
-def _compare_rq(client: redis.Redis, expected: _Expected, list_of: dict[str, str]) -> None:
+def _compare_rq(client: redis.Redis | Part, expected: _Expected, list_of: dict[str, str]) -> None:
     jobs = {job: client.hgetall(_KEYS("RQ_JOB", job)) for job in _subjects(client, "RQ_JOB")}
     statuses = {job: fields.get("status") for job, fields in jobs.items()}
     assert statuses == expected.rq_status, "Q1: RQ's jobs have other statuses"
@@ -233,7 +257,7 @@ def _compare_rq(client: redis.Redis, expected: _Expected, list_of: dict[str, str
         assert found == wanted, f"Q1: {kind} holds {found}, not {wanted}"
 
 
-def _subjects(client: redis.Redis, kind: str) -> list[str]:
+def _subjects(client: redis.Redis | Part, kind: str) -> list[str]:
     """The ids of all keys of a kind."""
     prefix = _KEYS(kind)
     return [name.removeprefix(prefix) for name in client.scan_iter(f"{prefix}*", count=1000)]

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepflow_broker import invokes, jobs, runs
+from stepflow_broker import invokes, jobs, messages, runs
 from stepflow_broker.call import Call, command
 from stepflow_broker.codes import Code
 from stepflow_broker.functions import FunctionConfig
@@ -237,10 +237,10 @@ class InvokeModel:
         new = [fields["run"] for entry, fields in entries if entry not in pending]
         left = [fields["run"] for entry, fields in entries if entry in pending and fields["run"] not in minds.waking]
         if new:
-            call = invokes.read_finished(_KEYS, "reader", limit=1)
+            call = messages.read_finished(_KEYS, "reader", limit=1)
             yield Move(f"read {new[0]}", (call,), replace(minds, waking=minds.waking | {new[0]}))
         if left:
-            call = invokes.take_over_finished(_KEYS, "reader", idle_ms=0)
+            call = messages.take_over_finished(_KEYS, "reader", idle_ms=0)
             yield Move("take-over all", (call,), replace(minds, waking=minds.waking | set(left)))
 
     def _reclaim(self, run: str, minds: Minds) -> Move:

@@ -18,6 +18,9 @@ _ADDRESS = re.compile(r"^rediss?://(?:[^@/]*@)?([^/]+)")
 _known: set[str] = set()
 """Addresses of servers that have users."""
 
+_FRESH = ("resetkeys", "resetchannels", "-@all")
+"""What a user's rules begin with."""
+
 _PRODUCING = frozenset({"start", "send", "invoke"})
 _STEERING = frozenset({"cancel", "pause", "resume"})
 
@@ -27,11 +30,19 @@ def password_of(role: str) -> str:
     return f"secret-of-{role}"
 
 
-def users_option(folder: Path) -> dict[str, str]:
-    """The option that gives a server its users."""
+def users_option(folder: Path, *, divided: bool | None = None) -> dict[str, str]:
+    """The option that gives a server its users.
+
+    Args:
+        divided: whether its keys are divided into partitions; ``None``: by some tests.
+    """
     names = [*(role.name for role in ROLES), ADMIN]
     path = folder / "users.acl"
-    path.write_text(acl_file({name: password_of(name) for name in names}))
+    file = acl_file({name: password_of(name) for name in names}, cluster=bool(divided))
+    for role in ROLES if divided is None else ():
+        more = " ".join(word for word in rules(role, cluster=True) if word not in _FRESH)
+        file = re.sub(rf"^user {role.user} .*$", rf"\g<0> {more}", file, flags=re.MULTILINE)
+    path.write_text(file)
     return {"aclfile": str(path)}
 
 
@@ -53,8 +64,8 @@ def as_roles(url: str, names: Sequence[str]) -> str:
     if len(names) == 1 or not _has_users(url):
         return as_role(url, names[0])
     user = "and".join(names)
-    words = [word for role in ROLES if role.name in names for word in rules(role) if not word.startswith("reset")]
-    granted = ["resetkeys", "resetchannels", "-@all", *(word for word in words if word != "-@all")]
+    given = [rules(role, cluster=cluster) for role in ROLES if role.name in names for cluster in (False, True)]
+    granted = [*_FRESH, *(word for words in given for word in words if word not in _FRESH)]
     with redis.Redis.from_url(as_role(url, ADMIN)) as admin:
         admin.execute_command("ACL", "SETUSER", user, "on", f">{password_of(user)}", *granted)
     return _named(url, user, password_of(user))

@@ -87,6 +87,22 @@ def test_channels_are_no_keys_and_keys_no_channels() -> None:
             assert text.rstrip("*").rpartition("~")[2] not in channels
 
 
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_with_partitions_a_role_has_the_same_keys_in_each_and_those_that_are_shared(role: Role) -> None:
+    whole, divided = rules(role), rules(role, cluster=True)
+    of_partitions = {text.replace("{sf:*}:", "") for text in divided if "{sf:*}:" in text}
+    shared = {text for text in divided if "{sf:*}:" not in text}
+    assert of_partitions - {"~stepflow:moving"} | shared == {*whole, *(f"+{word}" for word in role.in_cluster)}
+    assert "~{sf:*}:stepflow:moving" in divided
+    assert not {text.rpartition("~")[2] for text in shared} & {"stepflow:run:*", "rq:queue:*"}
+    assert "+cluster|slots" in divided
+
+
+def test_an_action_on_a_key_of_a_partition_is_for_the_same_roles() -> None:
+    assert roles_that_may("hget {sf:17}:stepflow:run:r1") == roles_that_may("hget stepflow:run:r1") != []
+    assert roles_that_may("cluster|info") == ["operator", "read-only"]
+
+
 def test_passwords_come_from_files_by_the_names_of_the_roles(tmp_path: Path) -> None:
     (tmp_path / "read-only").write_text("look\n")
     (tmp_path / "admin").write_text("all")
@@ -108,5 +124,7 @@ def test_the_program_prints_the_file(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "stepflow_broker.acl", "--passwords", str(tmp_path), "--server", "7.2"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout == acl_file({"worker": "open sesame"}, server=(7, 2))
+    divided = subprocess.run([*words, "--cluster"], capture_output=True, text=True, check=True)
+    assert divided.stdout == acl_file({"worker": "open sesame"}, server=(7, 2), cluster=True)
     wrong = subprocess.run([*words[:-2], "--server", "new"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2

@@ -35,6 +35,13 @@ SECRET_URLS = [
     f"http://u:{SECRET}@h",
     f"//u:{SECRET}@h/0",
     f"u:p:{SECRET}@h:6379",
+    f"redis+cluster://u:{SECRET}@h:1,h2:2",
+    f"redis+cluster://u:a@{SECRET}@h",
+    f"redis+cluster://u:{SECRET}/{SECRET}@h:1",
+    f"redis+cluster://u:{SECRET}@h:1/5",
+    f"redis+cluster://u:{SECRET}@h:one,h2",
+    f"rediss+cluster://u:{SECRET}@h?partitions=0",
+    f"rediss+cluster://h?password={SECRET}&partitions=4",
 ]
 
 
@@ -60,6 +67,7 @@ def outcome(make: Callable[[str], object], url: str) -> str:
         ("redis://u@h", "redis://u@h"),
         ("redis://u:p@[::1]:6379/0", "redis://u:***@[::1]:6379/0"),
         ("unix:///tmp/redis.sock?db=1", "unix:///tmp/redis.sock?db=1"),
+        ("redis+cluster://u:p@h:1,h2:2?partitions=6", "redis+cluster://u:***@h:1,h2:2?partitions=6"),
         (
             "rediss://u:p@h/0?ssl_ca_certs=ca.pem&ssl_password=p",
             "rediss://u:***@h/0?ssl_ca_certs=ca.pem&ssl_password=***",

@@ -245,6 +245,11 @@ class Dispatcher:
         """See `InboxListener`."""
         self.wake(has_jobs=True)
 
+    def on_messages(self) -> None:
+        """See `InboxListener`."""
+        self._timekeeper.look_at_finished()
+        self._woken.set()
+
     def on_pauses(self) -> None:
         """See `InboxListener`."""
         self._timekeeper.look_at_pauses()

@@ -8,6 +8,7 @@ import random
 from stepflow.event import FAILED
 from stepflow_broker.codes import Code
 from stepflow_broker.jobs import Lease, finish_run, retry_run
+from stepflow_broker.messages import EndedAway
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_output
 from stepflow_engine.errors import StepOutputError
@@ -101,7 +102,7 @@ class RunEnding:
             )
         )
         if lease.parent:  # in the same round trip; were it lost, the finished event would still be on the stream
-            await self._waker.wake(held.run_id)
+            await self._tell_parent(lease)
         elif held.function.is_batched:
             await self._waker.end_batch(held.run_id)
         code = await ended
@@ -111,6 +112,13 @@ class RunEnding:
             level = logging.INFO if status is RunStatus.COMPLETED else logging.WARNING
             fields = {"run_id": held.run_id, "function": held.function.name, "status": status.value}
             _log.log(level, "run_ended", extra=fields)
+
+    async def _tell_parent(self, lease: Lease) -> None:
+        keys, child = self._bench.keys.of(lease.run_id), lease.run_id
+        if self._bench.keys.of(lease.parent) is keys:
+            await self._waker.wake(child)
+        else:
+            await self._waker.deliver(keys, [EndedAway(child)])
 
 
 def _sealed(held: HeldRun, end: bytes | Failure) -> bytes:

@@ -27,6 +27,9 @@ class InboxListener(Protocol):
     def on_ready(self) -> None:
         """A list of jobs is no longer empty, or something may have been missed."""
 
+    def on_messages(self) -> None:
+        """There are messages to other partitions."""
+
     def on_pauses(self) -> None:
         """Something was paused or resumed."""
 
@@ -89,7 +92,9 @@ class Inbox:
 
     def _hear(self, channel: str, data: bytes) -> None:
         if channel == self._channels[0]:
-            if data in self._lists:
+            if not data:
+                self._listener.on_messages()
+            elif data in self._lists:
                 self._listener.on_ready()
             return
         if channel == self._channels[2]:

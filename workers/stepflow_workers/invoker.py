@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
+from stepflow_broker.away import invoke_away
 from stepflow_broker.call import Call
 from stepflow_broker.codes import Code
 from stepflow_broker.functions import FunctionConfig
 from stepflow_broker.invokes import ChildStart, Resolved, invoke_child
 from stepflow_broker.jobs import Lease
+from stepflow_broker.messages import ChildAsked
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import show_duration
 from stepflow_engine.failure import Failure
@@ -25,6 +29,7 @@ __all__ = ["MAX_DEPTH", "Invoker"]
 MAX_DEPTH = 100
 """How many runs may stand one above the other; more is taken for a cycle."""
 _TOLD = (Code.NO_RUN, Code.STALE_FENCE, Code.ALREADY)
+_Invoke = Callable[..., Call[Any]]
 INVOKED = b"stepflow/function.invoked"
 
 
@@ -41,31 +46,34 @@ class Invoker:
 
     async def invoke(
         self, held: HeldRun, lease: Lease, calls: list[tuple[StepCall, InvokeRequest]]
-    ) -> tuple[Code, list[Resolved]]:
+    ) -> tuple[Code, list[Resolved], list[ChildAsked]]:
         """Start a child for each step, once; the answer has the steps that were resolved at once.
 
         The code is DONE; ALREADY if a step was seen to before, and may have its memo; or NO_RUN or STALE_FENCE if the
-        parent is not this worker's any more.
+        parent is not this worker's any more. Children in other partitions are to be started by the messages.
         """
-        codes, found = set[Code](), list[Resolved]()
+        codes, found, asked = set[Code](), list[Resolved](), list[ChildAsked]()
         while calls:
             answers = await self._bench.broker.run_all([self._child(held, lease, *one) for one in calls])
             codes.update(code for code, _ in answers)
-            found += [resolved for _, resolved in answers if resolved]
+            found += [one for _, one in answers if isinstance(one, Resolved)]
+            asked += [one for _, one in answers if isinstance(one, ChildAsked)]
             calls = [one for one, (code, _) in zip(calls, answers, strict=True) if code is Code.STALE_REGISTRY]
             if calls:
                 await self._registry(lease).read()
-        return next((code for code in _TOLD if code in codes), Code.DONE), found
+        return next((code for code in _TOLD if code in codes), Code.DONE), found, asked
 
     def _registry(self, lease: Lease) -> Registry:
         return self._registries.of(self._bench.keys.of(lease.run_id))
 
     def _child(
         self, held: HeldRun, lease: Lease, call: StepCall, request: InvokeRequest
-    ) -> Call[tuple[Code, Resolved | None]]:
-        start = self._start(held, lease, call, request)
-        return invoke_child(
-            self._bench.keys,
+    ) -> Call[tuple[Code, Resolved | ChildAsked | None]]:
+        keys, start = self._bench.keys, self._start(held, lease, call, request)
+        is_near = start.refusal or keys.of(start.child) is keys.of(lease.run_id)
+        invoke: _Invoke = invoke_child if is_near else invoke_away
+        return invoke(
+            keys,
             start,
             run_id=lease.run_id,
             fence=lease.fence,

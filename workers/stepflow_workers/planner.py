@@ -80,9 +80,10 @@ class Planner:
     async def _plan_children(self, held: HeldRun, lease: Lease, invokes: list[tuple[StepCall, InvokeRequest]]) -> bool:
         for part in _parts(invokes):
             self._bench.job_queued(held.run_id)
-            code, resolved = await self._invoker.invoke(held, lease, part)
+            code, resolved, asked = await self._invoker.invoke(held, lease, part)
             for one in resolved:
                 self._waker.hand_over(one)
+            await self._waker.deliver(self._bench.keys.of(held.run_id), asked)
             if not await self._accepted(held, code):
                 return False
         return True

@@ -92,12 +92,15 @@ class Relay:
 
     async def _start(self, arrival: Arrival, stuck: set[str]) -> None:
         """Start the runs that are at home elsewhere."""
-        calls = [
+        if not await self._try(self._start_all(arrival)):
+            stuck.add(arrival.event.entry)
+
+    async def _start_all(self, arrival: Arrival) -> None:
+        starts = [
             start_by_event(self._keys, run_id, config, arrival.event, cipher=self._cipher)
             for run_id, config in arrival.starts
         ]
-        if not await self._try(self._broker.run_all(calls)):
-            stuck.add(arrival.event.entry)
+        await self._broker.run_all(starts)
 
     async def _tell(self, keys: Keys, arrivals: Sequence[Arrival], stuck: set[str]) -> None:
         """Have events meet the waits of a partition, which has none for most of them."""

@@ -52,11 +52,12 @@ class Timekeeper:
         self._timers_at = 0.0
         self._tick_at = 0.0
         self._repair_cursor = 0
+        self._look_at_finished = _Chore(partial(waker.look, keys), 4.0)
         self._look_at_pauses = _Chore(partial(bench.pauses.look, keys), 10.0)
         self._chores = (
             self._look_at_pauses,
             _Chore(crier.look, 1.0),
-            _Chore(partial(waker.look, keys), 4.0),
+            self._look_at_finished,
             _Chore(partial(waker.take_over, keys), 8.0),
             _Chore(self._reclaim, 4.0),
             _Chore(self._repair, 10.0),
@@ -80,6 +81,10 @@ class Timekeeper:
     def timer_set(self, delay_ms: int) -> None:
         """Look when a timer that this worker has set is due, and not at the next tick."""
         self._timers_at = min(self._timers_at, asyncio.get_running_loop().time() + delay_ms / 1000)
+
+    def look_at_finished(self) -> None:
+        """Look at the finished events as soon as the worker looks at anything."""
+        self._look_at_finished.due_at = 0.0
 
     def look_at_pauses(self) -> None:
         """Look at what is paused as soon as the worker looks at anything."""

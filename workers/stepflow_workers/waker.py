@@ -2,29 +2,51 @@
 
 Who ends a child resolves its parent's step in the same round trip. The events on the stream are for when it died in
 between: every worker looks at the stream, and takes over what another worker took and did not see to.
+
+Messages to other partitions are delivered beside all else, since the node of a cluster that has one may be away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import Iterable
+from typing import assert_never
 
 from stepflow_broker.async_broker import AsyncBroker
+from stepflow_broker.away import deliver
 from stepflow_broker.batches import end_batch
 from stepflow_broker.call import Call
-from stepflow_broker.invokes import Finished, Resolved, read_finished, take_over_finished, wake_parent
+from stepflow_broker.dialogue import aconverse
+from stepflow_broker.invokes import Resolved, wake_parent
 from stepflow_broker.keys import Keys
+from stepflow_broker.messages import (
+    ChildAsked,
+    ChildCancelled,
+    EndedAway,
+    EndedBatch,
+    EndedRun,
+    Finished,
+    Message,
+    read_finished,
+    take_over_finished,
+)
 from stepflow_broker.streams import create_group
+from stepflow_broker.wire import outside
 from stepflow_engine.cipher import PLAIN, Cipher
-from stepflow_engine.errors import DecryptionError, ServerError, UnreadableError
+from stepflow_engine.errors import DecryptionError, ServerError, StepflowError, UnreadableError
 from stepflow_engine.memo import read_memo
 from stepflow_engine.payloads import open_memo
 from stepflow_workers.held import HeldRuns
 
 __all__ = ["Waker"]
 
+_log = logging.getLogger("stepflow.worker")
 _TAKE_OVER_MS = 10_000
 _LIMIT = 500
+_PROMPT_S = 0.2
+"""How long a delivery to another partition is waited for."""
 
 
 class Waker:
@@ -41,6 +63,7 @@ class Waker:
         self._keys = keys
         self._worker = worker
         self._held = held
+        self._deliveries: dict[Message, asyncio.Task[None]] = {}
 
     async def prepare(self, keys: Keys) -> None:
         """Make sure that the stream of a partition and its group exist."""
@@ -57,6 +80,32 @@ class Waker:
         """See to the runs of a batch that has ended."""
         while await self._broker.run(end_batch(self._keys, batch)):
             pass
+        if len(self._keys.all) > 1:  # parents of these runs may live elsewhere
+            await self.look(self._keys.of(batch))
+
+    async def deliver(self, keys: Keys, messages: Iterable[Message]) -> None:
+        """Deliver messages of a partition to others. After a moment it goes on without the caller.
+
+        What cannot be delivered stays on its stream.
+        """
+        tasks = [self._delivery(keys, message) for message in messages if message not in self._deliveries]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_PROMPT_S)
+
+    def _delivery(self, keys: Keys, message: Message) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._deliver(keys, message), context=outside())
+        self._deliveries[message] = task
+        task.add_done_callback(lambda _task: self._deliveries.pop(message))
+        return task
+
+    async def _deliver(self, keys: Keys, message: Message) -> None:
+        try:
+            resolved = await aconverse(self._broker, deliver(keys, message, worker=self._worker))
+        except StepflowError as error:
+            _log.warning("message_not_delivered", extra={"run_id": message.child, "error": str(error)})
+        else:
+            if resolved is not None:
+                self.hand_over(resolved)
 
     def hand_over(self, resolved: Resolved) -> None:
         """Give the memo to the parent's code, if that is in memory; one that cannot be opened is for who loads it."""
@@ -86,5 +135,16 @@ class Waker:
                 raise
             await self.prepare(keys)  # the server was emptied, or lost the group
             return
-        seen = [self.end_batch(one.run_id) if one.is_batch else self.wake(one.run_id) for one in found]
-        await asyncio.gather(*seen)
+        messages: list[Message] = []
+        seen = []
+        for one in found:
+            match one:
+                case EndedRun(child):
+                    seen.append(self.wake(child))
+                case EndedBatch(batch):
+                    seen.append(self.end_batch(batch))
+                case EndedAway() | ChildAsked() | ChildCancelled():
+                    messages.append(one)
+                case other:
+                    assert_never(other)
+        await asyncio.gather(*seen, self.deliver(keys, messages))

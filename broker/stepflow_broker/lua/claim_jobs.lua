@@ -45,7 +45,7 @@ end
 -- what a worker is told of a continuation; `event` if it has just begun
 local function describe_continuation(job, list, fence, run, event)
   return {job, list, fence, run[2], run[3], tonumber(run[4]), redis.call('LLEN', ORDER .. job), run[5] or '', event, '', 0,
-    redis.call('HLEN', STEPS .. job), run[6], tonumber(run[7] or 0)}
+    redis.call('HLEN', STEPS .. job), run[6] or run[12], tonumber(run[7] or 0)}
 end
 
 -- what a worker is told of a planned step
@@ -56,7 +56,7 @@ end
 
 local function read_continuation(job)
   return redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth',
-    'fence', 'started_at', 'gates', 'lease')
+    'fence', 'started_at', 'gates', 'lease', 'away_parent')
 end
 
 local function read_step(run, key)

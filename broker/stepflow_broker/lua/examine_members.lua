@@ -34,6 +34,9 @@ local TIMERS = {
   finish = is_bound,
 }
 
+-- kinds of messages about runs of other partitions
+local IN_ADVANCE = {start = true, cancel = true}
+
 -- kind of index -> whether the truth asks for a member
 local WANTED = {
   LIVE = is_live,
@@ -59,6 +62,8 @@ local WANTED = {
   end,
   FINISHED = function(member)
     local entry, run = string.match(member, '^(%S+) (.*)$')
+    local found = redis.call('XRANGE', KEYS[1], entry, entry)[1]
+    if found and IN_ADVANCE[found[2][1]] then return true end
     return redis.call('HGET', RUN .. run, 'finished') == entry
   end,
   RQ_QUEUE = function(job)

@@ -5,11 +5,12 @@
 -- ARGV     1 now_ms  2 repair (1 or 0)  3.. runs
 -- MOVES    (none)
 -- RETURNS  {how many were looked at, list of {code, subject, detail, 1 REPAIRED | 0 FOUND},
---          list of {ready job, when it was queued}}
+--          list of {ready job, when it was queued},
+--          list of {run, step key, child, message} of waits for children that are away, which are not looked at}
 local MOST = 5000 -- fields of steps, entries of orders and hundreds of bytes of answers, in one call
 local LEASE_MS = 10000
 local TIMED_OUT = '{"error":{"name":"InvokeTimeoutError"'
-local now, queued, looked, weight = clock(ARGV[1]), {}, 0, 0
+local now, queued, away, looked, weight = clock(ARGV[1]), {}, {}, 0, 0
 repairs = ARGV[2] == '1'
 
 -- continuation -> the status of its run; one that is not known here is a newer stepflow's, and left alone
@@ -150,7 +151,11 @@ local function expect_wait(run, key, step)
     report('timeout_key_missing', member, '', function() redis.call('SET', TIMEOUT .. member, timeout_memo(step)) end)
   end
   if step.index then expect_in_index(step.index, member) end
-  if step.child then expect_child(run, key, step) end
+  if step.away then
+    away[#away + 1] = {run, key, step.child, step.away}
+  elseif step.child then
+    expect_child(run, key, step)
+  end
 end
 
 -- forget what stands in a run's steps and is no step, or has ended; the run is replayed, and asks for what it needs
@@ -302,4 +307,4 @@ for i = 3, #ARGV do
   if was.status then look_at_order(run, was) end
   if weight > MOST then break end
 end
-return {looked, findings, queued}
+return {looked, findings, queued, away}

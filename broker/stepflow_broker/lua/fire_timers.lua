@@ -30,7 +30,7 @@ for _, member in ipairs(due) do
     if step[1] == 'waiting' then
       local position, memo, was, _ = 0
       if step[2] then position, memo, _, _, was = resolve_by_child(step[2]) end
-      if position == 0 then -- no child, or it has not ended
+      if position == 0 then -- no child, or it has not ended, or is away: the first outcome that is known here wins
         memo, was = redis.call('GET', TIMEOUT .. run .. ':' .. key), read_run(run)
         drop_wait(run, key, step[3])
         position = select(2, record_memo(run, was, key, memo))

@@ -1,7 +1,7 @@
 -- invoke_child: start a child run for a step of its parent, once, with the timeout key that bounds the wait.
 -- The parent's step is resolved at once when the function does not exist (`refusal`) or its flow control skips the run, or it is paused.
 -- Refused when the registry of functions has changed since the parent's worker read it.
--- USES     clock jobs waits state gates runs invokes cancels starts
+-- USES     clock jobs waits state gates runs invokes children cancels starts
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 version  5 step_key  6 step_id  7 detail (rest of the memo's JSON)
 --          8 timeout_ms  9 timeout_memo  10 refusal ('' or a memo)  11 child  12 app  13 function  14 queue  15 event
@@ -10,19 +10,13 @@
 -- RETURNS  {1 STARTED | 0 ALREADY | 3 RESOLVED | -1 NO_RUN | -2 STALE_FENCE | -3 STALE_REGISTRY, position, memo}
 local now, run, key, child = clock(ARGV[1]), ARGV[2], ARGV[5], ARGV[11]
 local was = read_run(run)
-if not holds_run(was, ARGV[3]) then return {refusal(was), 0, ''} end
-if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then
-  return {0, 0, ''}
-end
-if tonumber(redis.call('GET', VERSION) or 0) ~= tonumber(ARGV[4]) then return {-3, 0, ''} end
+local refused = invoke_refusal(run, was, ARGV[3], key, ARGV[4])
+if refused then return {refused, 0, ''} end
 if ARGV[10] ~= '' then
   local _, position = record_memo(run, was, key, ARGV[10])
   return {3, position, ARGV[10]}
 end
-redis.call('HSET', STEPS .. run, key, ARGV[6], key .. ':state', 'waiting', key .. ':child', child, key .. ':detail',
-  ARGV[7], key .. ':due', now + ARGV[8])
-redis.call('SET', TIMEOUT .. run .. ':' .. key, ARGV[9])
-redis.call('ZADD', TIMEOUTS, now + ARGV[8], 'wait:' .. run .. ':' .. key)
+await_child(run, key, ARGV[6], child, ARGV[7], now + ARGV[8], ARGV[9])
 local more = {'parent', run, 'parent_step', key, 'depth', ARGV[16]}
 local waits
 if redis.call('EXISTS', RUN .. child) == 0 then

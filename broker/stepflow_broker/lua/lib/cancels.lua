@@ -16,6 +16,11 @@ local function tell_parents(runs, now)
   end
 end
 
+-- there are messages to other partitions that nobody is about to deliver: idle workers look
+local function call_messenger()
+  redis.call('PUBLISH', READY, '')
+end
+
 -- a run that has bounds or rules has its function's retention; of others the worker or the producer says it
 local function retention_of(run)
   return tonumber(redis.call('HGET', RUN .. run, 'retention_ms') or 86400000)
@@ -26,6 +31,7 @@ local function end_skipped(run, reason, now)
   local was = read_run(run)
   redis.call('HSET', RUN .. run, 'reason', reason)
   end_run(run, was, 'skipped', 'error', skipped_failure(reason), now, retention_of(run))
+  if was.away_parent then call_messenger() end
   tell_parents({run}, now)
 end
 
@@ -36,22 +42,30 @@ local function leave_batch(run, batch)
   return redis.call('EXISTS', BATCHED .. batch) == 0 and batch or nil
 end
 
--- cancel a live run, and the children that it and they wait for -> the runs
+-- cancel a live run, and the children that it and they wait for; those in other partitions by messages
 local function cancel_tree(first, failure, retention_ms, with_children, now)
   local runs, n = {first}, 1
+  local is_told = false
   while n <= #runs do
     local run = runs[n]
     local was = read_run(run)
     if was.live then
-      local owner, children = end_run(run, was, 'cancelled', 'error', failure, now, retention_ms)
+      local owner, children, away = end_run(run, was, 'cancelled', 'error', failure, now, retention_ms)
       if was.batch then runs[#runs + 1] = leave_batch(run, was.batch) end
       if owner then redis.call('PUBLISH', INBOX .. owner, 'cancel ' .. run) end
       if with_children then
         for _, child in ipairs(children) do runs[#runs + 1] = child end
+        for _, child in ipairs(away) do
+          redis.call('XADD', FINISHED, '*', 'cancel', child[1], 'start', child[2], 'failure', failure, 'retention_ms',
+            retention_ms)
+          is_told = true
+        end
       end
+      is_told = is_told or was.away_parent
     end
     n = n + 1
   end
+  if is_told then call_messenger() end
   tell_parents(runs, now)
 end
 

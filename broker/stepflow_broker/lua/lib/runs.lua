@@ -3,6 +3,8 @@
 -- for steps). It is queued at most once, however many steps end together.
 
 -- A run with a parent leaves a finished event on the stream when it ends; wake_parent resolves the parent's step by it.
+-- The parent of a run may live in another partition; then it is in the field `away_parent`, and the event is a message,
+-- which a worker takes there.
 
 -- make a run, and queue it: now, or, when `due` says so, later
 local function create_run(run, app, fn, queue, event, now, more, gated, due)
@@ -65,10 +67,11 @@ local function drop_planned_step(run, key, tried)
   end
 end
 
--- drop every job and wait that planned steps still have -> the runs that were waited for, the jobs
+-- drop every job and wait that planned steps still have -> the runs that were waited for here, the jobs, and the runs
+-- that were waited for in other partitions, each with the message that has it started
 local function drop_steps(run, was)
   local steps = redis.call('HGETALL', STEPS .. run)
-  local fields, children, jobs, list = {}, {}, {}, list_of(was.queue, true)
+  local fields, children, jobs, away, list = {}, {}, {}, {}, list_of(was.queue, true)
   for i = 1, #steps, 2 do fields[steps[i]] = steps[i + 1] end
   for field, state in pairs(fields) do
     local key = string.match(field, '^(%x+):state$')
@@ -78,7 +81,8 @@ local function drop_steps(run, was)
       jobs[#jobs + 1] = job
       if state == 'waiting' then
         drop_wait(run, key, fields[key .. ':index'])
-        children[#children + 1] = fields[key .. ':child']
+        local child, message = fields[key .. ':child'], fields[key .. ':away']
+        if message then away[#away + 1] = {child, message} else children[#children + 1] = child end
       elseif state == 'leased' then
         drop_lease(job, list, fields[key .. ':lease'])
       elseif state == 'delayed' then
@@ -91,7 +95,7 @@ local function drop_steps(run, was)
       end
     end
   end
-  return children, jobs
+  return children, jobs, away
 end
 
 local function expire_run(run, keep_ms)
@@ -99,7 +103,8 @@ local function expire_run(run, keep_ms)
   if redis.call('PEXPIRE', ORDER .. run, keep_ms) == 1 then redis.call('PEXPIRE', MEMOS .. run, keep_ms) end
 end
 
--- end a run: no job, lease, timer or wait stays; the truth stays for the retention -> its holder, its children
+-- end a run: no job, lease, timer or wait stays; the truth stays for the retention -> its holder, its children here and
+-- in other partitions
 local function end_run(run, was, status, field, payload, now, retention_ms)
   local queue = was.queue
   if was.continuation == 'leased' then
@@ -118,9 +123,9 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
     redis.call('DEL', SINGLETON .. was.singleton)
   end
   if was.bounds then drop_bounds(run, was.bounds) end
-  local children, jobs = {}, {}
+  local children, jobs, away = {}, {}, {}
   if redis.call('EXISTS', STEPS .. run) == 1 then
-    children, jobs = drop_steps(run, was)
+    children, jobs, away = drop_steps(run, was)
     redis.call('DEL', STEPS .. run)
   end
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload)
@@ -136,8 +141,9 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
     redis.call('DEL', RQ_JOB .. run)
   end
   redis.call('PUBLISH', DONE .. run, status)
-  if was.parent or was.batch == run then -- kept until its parent, or its batch, knows, however long no worker looks
-    local entry = redis.call('XADD', FINISHED, '*', was.parent and 'run' or 'batch', run)
+  local kind = was.parent and 'run' or was.away_parent and 'away' or was.batch == run and 'batch'
+  if kind then -- kept until its parent, or its batch, knows, however long no worker looks
+    local entry = redis.call('XADD', FINISHED, '*', kind, run)
     redis.call('HSET', RUN .. run, 'finished', entry, 'keep_ms', keep_ms)
   else
     expire_run(run, keep_ms)
@@ -146,7 +152,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
     jobs[#jobs + 1] = run
     for _, job in ipairs(jobs) do free_slots(job, was, now) end
   end
-  return was.owner, children
+  return was.owner, children, away
 end
 
 local function requeue_step(run, was, key, now, again)

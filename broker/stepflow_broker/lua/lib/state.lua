@@ -6,10 +6,10 @@ local LIVE_STATUS = {queued = true, running = true, waiting = true}
 local function read_run(run)
   local f = redis.call('HMGET', RUN .. run, 'status', 'continuation', 'lease', 'list', 'owner', 'queue', 'app',
     'function', 'deaths', 'parent', 'created_at', 'dedupe_ms', 'started_at', 'gates', 'singleton',
-    'bounds', 'batch')
+    'bounds', 'batch', 'away_parent')
   return {status = f[1], continuation = f[2], lease = f[3], list = f[4], owner = f[5], queue = f[6], app = f[7],
     fn = f[8], deaths = f[9], parent = f[10], created_at = f[11], dedupe_ms = f[12], started_at = f[13], gates = f[14],
-    singleton = f[15], bounds = f[16], batch = f[17],
+    singleton = f[15], bounds = f[16], batch = f[17], away_parent = f[18],
     live = LIVE_STATUS[f[1] or '']}
 end
 

@@ -29,7 +29,7 @@ end
 local function drop_wait(run, key, index)
   local member = run .. ':' .. key
   redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':child', key .. ':detail', key .. ':due',
-    key .. ':index', key .. ':condition')
+    key .. ':index', key .. ':condition', key .. ':away')
   redis.call('DEL', TIMEOUT .. member)
   redis.call('ZREM', TIMEOUTS, 'wait:' .. member)
   if index then leave_index(index, member) end

@@ -1,0 +1,455 @@
+"""step.invoke of functions whose runs are counted together, and so live in another partition than the parent."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from stepflow import (
+    Batch,
+    Concurrency,
+    Context,
+    Debounce,
+    Encryption,
+    Function,
+    InvokeCancelledError,
+    InvokeError,
+    InvokeSkippedError,
+    InvokeTimeoutError,
+    RateLimit,
+    Run,
+    RunStatus,
+    Singleton,
+    Stepflow,
+)
+from stepflow_broker.away import invoke_away, read_end, start_child, wake_away
+from stepflow_broker.broker import Broker
+from stepflow_broker.codes import Code
+from stepflow_broker.functions import register_functions, registry_version
+from stepflow_broker.invokes import ChildStart
+from stepflow_broker.jobs import claim_jobs, finish_run, queue_lists
+from stepflow_broker.keys import Keys
+from stepflow_broker.messages import ChildAsked
+from stepflow_broker.partitions import keys_for
+from stepflow_broker.pauses import pause
+from stepflow_broker.runs import RunRecord, list_runs, read_memos, read_run, read_steps, start_run
+from stepflow_broker.streams import create_group
+from stepflow_engine.codec import dumps
+from stepflow_engine.ids import moved_to, run_id_for, step_key
+from tests.support.processes import until
+
+PARTITIONS = 4
+ALONE = Concurrency(limit=1)
+
+
+@pytest.fixture
+def url(url: str) -> str:
+    return f"{url}?partitions={PARTITIONS}"
+
+
+@pytest.fixture
+def keys(url: str) -> Keys:
+    return keys_for(url)
+
+
+@pytest.fixture
+def broker(url: str) -> Iterator[Broker]:
+    found = Broker(url)
+    yield found
+    found.close()
+
+
+def start_elsewhere(app: Stepflow, parent: Function[Any, Any], child: Function[Any, Any], data: Any = None) -> Run[Any]:
+    """Start a parent in the partition after the one where the child's runs live."""
+    keys = keys_for(app.producer.url)
+    home = keys.all.index(keys.of(child.config.home))
+    run_id = moved_to(f"{(home + 1) % PARTITIONS:04x}", run_id_for(parent.config.name, repr(data)))
+    event = dumps({"name": "e", "id": run_id, "ts": 1, "data": data})
+    app.producer.deliver([start_run(keys, parent.config, run_id=run_id, event=event, dedupe=False)])
+    assert keys.of(run_id) is not keys.of(child.config.home)
+    return app.run(run_id)
+
+
+def nothing_left(broker: Broker, keys: Keys) -> None:
+    """Wait until nothing lives and no message is left in any partition."""
+    client = broker.client(keys)
+    for one in keys.all:
+        until(lambda one=one: client.xlen(one("FINISHED")) == 0, what=f"the delivery of all in {one.partition}")
+        for kind in ("LIVE", "LEASES", "TIMEOUTS"):
+            until(lambda one=one, kind=kind: not client.exists(one(kind)), what=f"the end of {kind}")
+        for key in client.scan_iter(one("RUN", "*")):
+            until(lambda key=key: client.pttl(key) > 0, what=f"the expiry of {key}")
+
+
+def child_of(broker: Broker, keys: Keys, parent: Run[Any]) -> str:
+    """The child that a run waits for, as soon as it is there."""
+
+    def found() -> list[str]:
+        children = [step.child for step in broker.run(read_steps(keys, parent.id)) if step.child]
+        return [child for child in children if broker.run(read_run(keys, child))]
+
+    until(found, what=f"the child of {parent.id}")
+    return found()[0]
+
+
+def ended(broker: Broker, keys: Keys) -> list[RunRecord]:
+    """All runs that have ended."""
+    run_ids = [run_id for one in keys.all for run_id in broker.run(list_runs(one, live=False, limit=100))]
+    return [record for run_id in run_ids if (record := broker.run(read_run(keys, run_id)))]
+
+
+def caller(app: Stepflow, child: Any, **options: Any) -> Function[Any, Any]:
+    """A function that invokes a child, and says how that ended."""
+
+    @app.function("caller")
+    async def call(ctx: Context) -> list[Any]:
+        try:
+            return ["completed", await ctx.step.invoke("call", child, data=ctx.event.data, **options)]
+        except InvokeError as error:
+            return [type(error).__name__, error.message]
+
+    return call
+
+
+FLOWS: dict[str, dict[str, Any]] = {
+    "concurrency": {"concurrency": ALONE},
+    "of-the-app": {"concurrency": Concurrency(limit=5, scope="app")},
+    "singleton": {"singleton": Singleton(mode="skip")},
+    "debounce": {"debounce": Debounce(timedelta(milliseconds=50))},
+    "batch": {"batch": Batch(max_size=2, timeout=timedelta(milliseconds=100))},
+    "rate-limit": {"rate_limit": RateLimit(limit=5, period="1h")},
+}
+
+
+@pytest.mark.parametrize("sticky", [0, 100])
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_child_completes(app: Stepflow, run_worker, broker: Broker, keys: Keys, flow: str, sticky: int) -> None:
+    @app.function("child", **FLOWS[flow])
+    async def child(ctx: Context) -> dict[str, Any]:
+        return {"done": await ctx.step.run("work", lambda: len(ctx.events))}
+
+    call = caller(app, child)
+    run_worker(app, sticky=sticky)
+    run = start_elsewhere(app, call, child, {"n": 1})
+    assert run.result(30) == ["completed", {"done": 1}]
+    nothing_left(broker, keys)
+
+
+def test_a_worker_that_leaves_when_nothing_is_left_leaves_nothing(
+    app: Stepflow, run_worker, broker: Broker, keys: Keys
+) -> None:
+    @app.function("child", concurrency=ALONE)
+    async def child(ctx: Context) -> Any:
+        return ctx.event.data
+
+    call = caller(app, child)
+    register(broker, keys, call, child)
+    run = start_elsewhere(app, call, child, 7)
+    run_worker(app, burst=True).thread.join(20)
+    assert run.result(1) == ["completed", 7]
+    nothing_left(broker, keys)
+
+
+def test_a_child_that_fails_raises_its_error_in_the_parent(
+    app: Stepflow, run_worker, broker: Broker, keys: Keys
+) -> None:
+    @app.function("child", concurrency=ALONE, retries=1)
+    async def child(ctx: Context) -> None:
+        raise ValueError(f"attempt {ctx.attempt}")
+
+    call = caller(app, child)
+    run_worker(app)
+    assert start_elsewhere(app, call, child).result(30) == ["InvokeError", "attempt 1"]
+    nothing_left(broker, keys)
+
+
+def test_a_child_that_its_rate_limit_skips_is_told(app: Stepflow, run_worker, broker: Broker, keys: Keys) -> None:
+    @app.function("child", rate_limit=RateLimit(limit=1, period="1h"))
+    async def child(_: Context) -> str:
+        return "done"
+
+    @app.function("caller")
+    async def call(ctx: Context) -> list[Any]:
+        first = await ctx.step.invoke("call", child)
+        try:
+            await ctx.step.invoke("call", child)
+        except InvokeSkippedError as error:
+            return [first, error.reason]
+        return [first, ""]
+
+    run_worker(app)
+    assert start_elsewhere(app, call, child).result(30) == ["done", "rate limited"]
+    nothing_left(broker, keys)
+
+
+def test_a_paused_function_skips_the_child(app: Stepflow, run_worker, broker: Broker, keys: Keys) -> None:
+    @app.function("child", concurrency=ALONE)
+    async def child(_: Context) -> None: ...
+
+    call = caller(app, child)
+    run_worker(app)
+    broker.run_all([pause(one, "function", "shop/child", reason="") for one in keys.all])
+    name, text = start_elsewhere(app, call, child).result(30)
+    assert name == InvokeSkippedError.__name__
+    assert "paused" in text
+    nothing_left(broker, keys)
+
+
+def test_a_singleton_that_is_busy_skips_the_child(app: Stepflow, run_worker, broker: Broker, keys: Keys) -> None:
+    gate = threading.Event()
+
+    @app.function("child", singleton=Singleton(mode="skip"))
+    async def child(ctx: Context) -> None:
+        await ctx.step.run("wait", asyncio.to_thread, gate.wait, 20)
+
+    call = caller(app, child)
+    run_worker(app)
+    busy = app.start(child)
+    until(lambda: busy.status() is RunStatus.RUNNING, what="the first run")
+    assert start_elsewhere(app, call, child).result(30)[0] == InvokeSkippedError.__name__
+    gate.set()
+    busy.result(20)
+    nothing_left(broker, keys)
+
+
+def test_a_singleton_that_gives_way_is_told(app: Stepflow, run_worker, broker: Broker, keys: Keys) -> None:
+    @app.function("child", singleton=Singleton(mode="cancel"))
+    async def child(ctx: Context) -> None:
+        await ctx.step.sleep("long", "1h")
+
+    call = caller(app, child)
+    run_worker(app)
+    first = start_elsewhere(app, call, child, 1)
+    child_of(broker, keys, first)
+    second = start_elsewhere(app, call, child, 2)
+    assert first.result(30)[0] == InvokeCancelledError.__name__
+    second.cancel()
+    nothing_left(broker, keys)
+
+
+def test_a_child_that_a_later_one_displaces_is_told(app: Stepflow, run_worker, broker: Broker, keys: Keys) -> None:
+    @app.function("child", debounce=Debounce(timedelta(seconds=2)))
+    async def child(ctx: Context) -> Any:
+        return ctx.event.data
+
+    call = caller(app, child)
+    run_worker(app)
+    first = start_elsewhere(app, call, child, 1)
+    child_of(broker, keys, first)
+    second = start_elsewhere(app, call, child, 2)
+    assert first.result(30)[0] == InvokeSkippedError.__name__
+    assert second.result(30) == ["completed", 2]
+    nothing_left(broker, keys)
+
+
+def test_every_caller_of_a_batch_is_answered(app: Stepflow, run_worker, broker: Broker, keys: Keys) -> None:
+    @app.function("child", batch=Batch(max_size=3, timeout=timedelta(seconds=30)))
+    async def child(ctx: Context) -> list[int]:
+        return sorted(event.data for event in ctx.events)
+
+    call = caller(app, child)
+    run_worker(app)
+    runs = [start_elsewhere(app, call, child, n) for n in range(3)]
+    assert [run.result(30) for run in runs] == [["completed", [0, 1, 2]]] * 3
+    nothing_left(broker, keys)
+
+
+def test_children_here_and_elsewhere_in_one_gather(app: Stepflow, run_worker, broker: Broker, keys: Keys) -> None:
+    @app.function("child", concurrency=Concurrency(limit=3))
+    async def child(ctx: Context) -> int:
+        return ctx.event.data
+
+    @app.function("near")
+    async def near(ctx: Context) -> int:
+        return -ctx.event.data
+
+    @app.function("caller")
+    async def call(ctx: Context) -> list[int]:
+        invokes = [ctx.step.invoke("call", which, data=n) for n in range(1, 20) for which in (child, near)]
+        return await asyncio.gather(*invokes, ctx.step.run("here", lambda: 100))
+
+    run_worker(app)
+    expected = [sign * n for n in range(1, 20) for sign in (1, -1)]
+    assert start_elsewhere(app, call, child).result(30) == [*expected, 100]
+    nothing_left(broker, keys)
+
+
+def test_the_wait_ends_at_its_timeout_and_the_child_keeps_running(
+    app: Stepflow, run_worker, broker: Broker, keys: Keys
+) -> None:
+    gate = threading.Event()
+
+    @app.function("child", concurrency=ALONE)
+    async def child(ctx: Context) -> str:
+        await ctx.step.run("wait", asyncio.to_thread, gate.wait, 20)
+        return "late"
+
+    call = caller(app, child, timeout=0.5)
+    run_worker(app)
+    run = start_elsewhere(app, call, child)
+    child_id = child_of(broker, keys, run)
+    assert run.result(30)[0] == InvokeTimeoutError.__name__
+    gate.set()
+    assert app.run(child_id).result(20) == "late"
+    assert run.result(1)[0] == InvokeTimeoutError.__name__
+    nothing_left(broker, keys)
+
+
+def test_a_child_that_is_cancelled_is_told(app: Stepflow, run_worker, broker: Broker, keys: Keys) -> None:
+    @app.function("child", concurrency=ALONE)
+    async def child(ctx: Context) -> None:
+        await ctx.step.sleep("long", "1h")
+
+    call = caller(app, child)
+    run_worker(app)
+    run = start_elsewhere(app, call, child)
+    app.run(child_of(broker, keys, run)).cancel()
+    assert run.result(30)[0] == InvokeCancelledError.__name__
+    nothing_left(broker, keys)
+
+
+def test_a_parent_that_is_cancelled_cancels_children_and_their_children_everywhere(
+    app: Stepflow, run_worker, broker: Broker, keys: Keys
+) -> None:
+    @app.function("grandchild")
+    async def grandchild(ctx: Context) -> None:
+        await ctx.step.sleep("long", "1h")
+
+    @app.function("child", concurrency=ALONE)
+    async def child(ctx: Context) -> None:
+        await ctx.step.invoke("further", grandchild)
+
+    call = caller(app, child)
+    run_worker(app)
+    run = start_elsewhere(app, call, child)
+    child_id = child_of(broker, keys, run)
+    grandchild_id = child_of(broker, keys, app.run(child_id))
+    run.cancel()
+    for one in (child_id, grandchild_id):
+        until(lambda one=one: app.run(one).status() is RunStatus.CANCELLED, what=f"the end of {one}")
+    nothing_left(broker, keys)
+
+
+def test_a_record_names_the_parent_wherever_it_lives(app: Stepflow, run_worker, broker: Broker, keys: Keys) -> None:
+    @app.function("child", concurrency=ALONE)
+    async def child(_: Context) -> None: ...
+
+    call = caller(app, child)
+    run_worker(app)
+    run = start_elsewhere(app, call, child)
+    run.result(30)
+    record = next(one for one in ended(broker, keys) if one.function == "child")
+    assert record.parent == run.id
+
+
+def test_what_is_encrypted_opens_in_the_parent(url: str, run_worker, broker: Broker, keys: Keys) -> None:
+    app = Stepflow("shop", redis_url=url, encryption=Encryption(keys=[Encryption.generate_key()]))
+
+    @app.function("child", concurrency=ALONE, retries=0)
+    async def child(ctx: Context) -> str:
+        if ctx.event.data == "fail":
+            raise ValueError("swordfish")
+        return "swordfish"
+
+    call = caller(app, child)
+    run_worker(app)
+    assert start_elsewhere(app, call, child, "pass").result(30) == ["completed", "swordfish"]
+    assert start_elsewhere(app, call, child, "fail").result(30) == ["InvokeError", "swordfish"]
+    memos = [memo for one in ended(broker, keys) for _, memo in broker.run(read_memos(keys, one.id))]
+    assert len(memos) == 2
+    assert b"swordfish" not in b"".join(memos)
+
+
+# -- workers that die ----------------------------------------------------------------
+
+
+def register(broker: Broker, keys: Keys, *functions: Function[Any, Any]) -> None:
+    broker.run_all([register_functions(one, [function.config for function in functions]) for one in keys.all])
+
+
+def dead_parent(app: Stepflow, broker: Broker, keys: Keys, call: Any, child: Any) -> tuple[Run[Any], ChildAsked]:
+    """A parent whose worker has recorded the wait for a child, and died before it had it started."""
+    register(broker, keys, call, child)
+    run = start_elsewhere(app, call, child, "data")
+    here = keys.of(run.id)
+    broker.run(create_group(here, "FINISHED"))
+    (lease,) = broker.run(claim_jobs(here, lists=queue_lists(["shop"]), worker="dead", limit=9, lease_ms=100)) or ()
+    key, name = step_key("call"), child.config.name
+    child_id = moved_to(child.config.home, run_id_for(run.id, key))
+    start = ChildStart(
+        key=key,
+        step_id="call",
+        child=child_id,
+        event=dumps({"name": "stepflow/function.invoked", "id": child_id, "ts": 1, "data": "data"}),
+        detail=dumps({"id": "call", "kind": "invoke", "function": name, "run_id": child_id})[1:],
+        timeout_ms=60_000,
+        timeout_memo=b"{}",
+        refusal=b"",
+        config=child.config,
+        depth=1,
+    )
+    version = broker.run(registry_version(here))
+    code, asked = broker.run(invoke_away(keys, start, run_id=run.id, fence=lease.fence, version=version))
+    assert code is Code.DONE
+    assert asked is not None
+    return run, asked
+
+
+def finish_by_hand(broker: Broker, keys: Keys, child: str) -> None:
+    """End a child as its worker does that then dies."""
+    there = keys.of(child)
+    (lease,) = broker.run(claim_jobs(there, lists=queue_lists(["shop"]), worker="dead", limit=9, lease_ms=9_000)) or ()
+    ending = finish_run(
+        keys,
+        run_id=child,
+        fence=lease.fence,
+        status=RunStatus.COMPLETED,
+        payload=b'"by hand"',
+        retention_ms=60_000,
+    )
+    assert broker.run(ending) is Code.DONE
+
+
+@pytest.mark.parametrize("died", ["before-the-start", "after-the-start", "after-the-end", "with-the-end-told"])
+def test_a_worker_died_between_two_partitions(app: Stepflow, run_worker, broker: Broker, keys: Keys, died: str) -> None:
+    executed: list[str] = []
+
+    @app.function("child", concurrency=ALONE)
+    async def child(ctx: Context) -> str:
+        return await ctx.step.run("work", lambda: executed.append(ctx.run_id) or "done")
+
+    run, asked = dead_parent(app, broker, keys, caller(app, child), child)
+    expected = "done"
+    if died != "before-the-start":
+        assert broker.run(start_child(keys, asked)) is Code.DONE
+    if died in ("after-the-end", "with-the-end-told"):
+        finish_by_hand(broker, keys, asked.child)
+        expected = "by hand"
+    if died == "with-the-end-told":
+        end = broker.run(read_end(keys, asked.child))
+        assert end is not None
+        assert broker.run(wake_away(keys, end, worker="dead")) is not None
+    run_worker(app)
+    assert run.result(30) == ["completed", expected]
+    assert len(executed) == (1 if expected == "done" else 0)
+    nothing_left(broker, keys)
+
+
+def test_a_parent_is_cancelled_whose_child_nobody_has_started(
+    app: Stepflow, run_worker, broker: Broker, keys: Keys
+) -> None:
+    @app.function("child", concurrency=ALONE)
+    async def child(ctx: Context) -> None:
+        await ctx.step.sleep("long", "1h")
+
+    run, asked = dead_parent(app, broker, keys, caller(app, child), child)
+    run.cancel()
+    run_worker(app)
+    until(lambda: broker.run(read_run(keys, asked.child)), what="the child")
+    until(lambda: app.run(asked.child).status() is RunStatus.CANCELLED, what="the end of the child")
+    nothing_left(broker, keys)
