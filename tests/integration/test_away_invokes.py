@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 
 from stepflow import (
     Batch,
@@ -49,7 +50,7 @@ ALONE = Concurrency(limit=1)
 
 @pytest.fixture
 def url(url: str) -> str:
-    return f"{url}?partitions={PARTITIONS}"
+    return f"{url.partition('?')[0]}?partitions={PARTITIONS}"
 
 
 @pytest.fixture
@@ -77,13 +78,16 @@ def start_elsewhere(app: Stepflow, parent: Function[Any, Any], child: Function[A
 
 def nothing_left(broker: Broker, keys: Keys) -> None:
     """Wait until nothing lives and no message is left in any partition."""
-    client = broker.client(keys)
     for one in keys.all:
-        until(lambda one=one: client.xlen(one("FINISHED")) == 0, what=f"the delivery of all in {one.partition}")
-        for kind in ("LIVE", "LEASES", "TIMEOUTS"):
-            until(lambda one=one, kind=kind: not client.exists(one(kind)), what=f"the end of {kind}")
-        for key in client.scan_iter(one("RUN", "*")):
-            until(lambda key=key: client.pttl(key) > 0, what=f"the expiry of {key}")
+        _nothing_left_in(broker.client(one), one)
+
+
+def _nothing_left_in(client: redis.Redis, keys: Keys) -> None:
+    until(lambda: client.xlen(keys("FINISHED")) == 0, what=f"the delivery of all in {keys.partition}")
+    for kind in ("LIVE", "LEASES", "TIMEOUTS"):
+        until(lambda kind=kind: not client.exists(keys(kind)), what=f"the end of {kind}")
+    for key in client.scan_iter(keys("RUN", "*")):
+        until(lambda key=key: client.pttl(key) > 0, what=f"the expiry of {key}")
 
 
 def child_of(broker: Broker, keys: Keys, parent: Run[Any]) -> str:
