@@ -108,7 +108,8 @@ class WholeClient:
 
     def pubsub_channels(self, channel: str) -> list[str]:
         """The channels of this name that somebody listens to."""
-        return [name for one in self._names(channel) for name in self._client.pubsub_channels(one)]
+        where = {"target_nodes": "all"} if isinstance(self._client, redis.RedisCluster) else {}
+        return [name for one in self._names(channel) for name in self._client.pubsub_channels(one, **where)]
 
     def keys(self, pattern: str) -> list[str]:
         """The names of keys, without their tags, each once."""
