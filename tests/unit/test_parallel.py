@@ -235,7 +235,7 @@ def test_wait_for_lets_the_step_be() -> None:
 def test_a_timeout_that_passes_abandons_the_step() -> None:
     async def timed(ctx: Context) -> object:
         try:
-            async with asyncio.timeout(0.001):
+            async with asyncio.timeout(0.05):
                 return await ctx.step.run("slow", echo, 1)
         except TimeoutError:
             return await ctx.step.run("instead", echo, 2)
