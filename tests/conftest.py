@@ -74,6 +74,7 @@ def server(
     if request.config.getoption("--cluster"):
         with LocalCluster(folder) as cluster:
             yield cluster
+            assert cluster.errors()["CROSSSLOT"] == 0
         return
     acl = request.config.getoption("--acl")
     with EmbeddedServer(folder, **users_option(folder) if acl else {}) as running:

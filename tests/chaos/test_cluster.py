@@ -37,6 +37,7 @@ def working(url: str, folder: Path, count: int = 2) -> Iterator[list[WorkerProce
         until(lambda: all(" worker_started " in worker.log.read_text() for worker in workers), what="the workers")
         yield workers
         assert all(worker.process.poll() is None for worker in workers), "a worker died"
+        assert not any("non local key" in worker.log.read_text() for worker in workers), "a script failed half-way"
     finally:
         for worker in workers:
             worker.kill()

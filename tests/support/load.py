@@ -178,4 +178,4 @@ def _describe(client: redis.Redis) -> str:
 
 def _what(error: ServerError) -> str:
     """What an error says, without the address."""
-    return re.sub(r"redis\S*://\S+", "…", str(error)).partition("):")[0]
+    return re.sub(r"redis\S*://\S+|127\.0\.0\.1:\d+", "…", str(error)).partition("):")[0]
