@@ -46,6 +46,12 @@ def of(findings: list[Finding], code: str) -> Finding:
 # -- the command ---------------------------------------------------------------
 
 
+def usual_warnings(url: str) -> int:
+    """Those of a server as the tests have it: none, but those of a cluster's primaries say that replicas may lag."""
+    return int(call("doctor", "--redis-url", url).stdout.split()[-2])
+
+
+@pytest.mark.single_server("the lines of one server; those of a cluster have their own test")
 def test_a_server_that_is_well_ends_with_0_and_a_line_for_each_thing_looked_at(url: str) -> None:
     done = call("doctor", "--redis-url", url)
     assert (done.returncode, done.stderr) == (0, "")
@@ -56,8 +62,9 @@ def test_a_server_that_is_well_ends_with_0_and_a_line_for_each_thing_looked_at(u
 
 
 def test_json_has_the_findings(url: str) -> None:
-    first = as_json("doctor", "--redis-url", url)[0]
-    assert (first["code"], first["severity"], first["subject"], first["repaired"]) == ("version", "ok", "server", False)
+    first = next(one for one in as_json("doctor", "--redis-url", url) if one["code"] == "version")
+    assert (first["severity"], first["repaired"]) == ("ok", False)
+    assert first["subject"] in ("server", *url.partition("://")[2].split(","))
 
 
 def test_a_job_that_was_lost_is_an_error_until_it_is_repaired_and_then_its_run_completes(
@@ -67,29 +74,30 @@ def test_a_job_that_was_lost_is_an_error_until_it_is_repaired_and_then_its_run_c
     async def hello(ctx: Context) -> str:
         return "hello"
 
-    run = app.start(hello)
+    run, usual = app.start(hello), usual_warnings(url)
     client.delete("rq:queue:shop")
     found = call("doctor", "--redis-url", url)
     assert found.returncode == 1
     assert f"job {run.id} is ready and stands on no list of queue shop" in found.stdout
     assert "--repair puts it on its list" in found.stdout
-    assert found.stdout.endswith("1 errors, 0 warnings\n")
+    assert found.stdout.endswith(f"1 errors, {usual} warnings\n")
     repaired = call("doctor", "--repair", "--redis-url", url, "-o", "json")
     assert repaired.returncode == 0
-    (finding,) = [finding for finding in json.loads(repaired.stdout) if finding["severity"] != "ok"]
+    (finding,) = [finding for finding in json.loads(repaired.stdout) if finding["severity"] == "error"]
     assert (finding["code"], finding["subject"], finding["repaired"]) == ("job_missing", run.id, True)
     again = call("doctor", "--repair", "--redis-url", url)
-    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "0 errors, 0 warnings")
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, f"0 errors, {usual} warnings")
     run_worker(app)
     assert run.result(timeout=20) == "hello"
 
 
 def test_warnings_alone_end_with_0(url: str, client: redis.Redis) -> None:
+    usual = usual_warnings(url)
     client.set(keys_for(url)("RQ_SUSPENDED"), 1)
     done = call("doctor", "--redis-url", url)
     assert done.returncode == 0
     assert "RQ is suspended" in done.stdout
-    assert done.stdout.endswith("0 errors, 1 warnings\n")
+    assert done.stdout.endswith(f"0 errors, {usual + 1} warnings\n")
 
 
 def test_a_server_that_does_not_answer_is_exit_code_5() -> None:
@@ -130,11 +138,11 @@ def test_a_server_that_evicts_keys_and_keeps_nothing_is_found_out(other_server: 
 
 def test_a_clock_that_has_gone_back_behind_what_is_stored_is_found_out(url: str, client: redis.Redis) -> None:
     later_ms = (client.time()[0] + 3_600) * 1_000
-    client.zadd("stepflow:live", {"run1": later_ms})
+    client.zadd(keys_for(url)("LIVE"), {"run1": later_ms})
     broker = Broker(as_role(url, "operator"))
-    found = of(examine_server(broker, keys_for(url)), "clock")
+    (found,) = errors(examine_server(broker, keys_for(url)))
     broker.close()
-    assert found.severity is Severity.ERROR
+    assert found.code == "clock"
     assert "3600 s behind" in found.text or "3599 s behind" in found.text
 
 
