@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ACL_TESTS ?= tests/integration
+CLUSTER_TESTS ?= tests/integration
 SOURCES := engine broker sdk workers cli
 
 .DEFAULT_GOAL := help
@@ -29,7 +30,7 @@ test-acl: $(VENV)/.installed-dev ## the integration tests on a server with users
 	$(BIN)/pytest $(ACL_TESTS) --acl -n 3 --dist loadfile
 
 test-cluster: $(VENV)/.installed-dev ## the integration tests on a cluster of 3 primaries and 3 replicas
-	$(BIN)/pytest tests/integration --cluster -n 2 --dist loadfile
+	$(BIN)/pytest $(CLUSTER_TESTS) --cluster -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev ## format, lint, types, imports, unit tests
 	$(BIN)/ruff format --check .

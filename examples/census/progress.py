@@ -11,7 +11,7 @@ from examples.census.flow import LIST_MODULES, LIST_PACKAGES
 from examples.census.listing import Package, cut_package
 from stepflow_broker.broker import Broker
 from stepflow_broker.call import Call
-from stepflow_broker.keys import Keys
+from stepflow_broker.partitions import keys_for
 from stepflow_broker.runs import RunRecord, StepRecord, read_memos, read_run, read_status, read_steps
 from stepflow_engine.memo import Memo, read_memo
 
@@ -68,7 +68,7 @@ class Progress:
         self.steps: list[Done] = []
         self.runs: dict[str, str] = {run_id: _CENSUS}
         self._broker = broker
-        self._keys = Keys()
+        self._keys = keys_for(self._broker.url)
         self._run_id = run_id
         self._read = Counter[str]()
         self._ended: set[str] = set()
