@@ -95,7 +95,7 @@ def test_many_runs_are_cancelled_oldest_first(app: Stepflow, broker: Broker, key
     made = {run.id: run.created_at for run in find_runs(broker, keys, limit=100)}
     assert [made[run] for run in oldest] == sorted(made.values())[:7]
     assert app.cancel_many(limit=7) == oldest
-    assert app.cancel_many(if_="event.data.n >= 38") == [run for run in started[38:] if run not in oldest]
+    assert set(app.cancel_many(if_="event.data.n >= 38")) == set(started[38:]) - set(oldest)  # made within one ms
     assert len(app.cancel_many()) == 40 - 7 - 2
     assert app.cancel_many() == []
 
