@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import redis
 import redis.asyncio
 from redis import exceptions
+from redis.cluster import ClusterNode
 from redis.connection import parse_url
 
 from stepflow_broker.server_url import CLUSTER_SCHEMES, read_address
@@ -141,7 +142,8 @@ class _Nodes:
         for host, port in self._map.to_ask():
             with redis.Redis(host=host, port=port, **self._options) as node:
                 try:
-                    self._map.heard((host, port), node.execute_command("CLUSTER", "SLOTS"))
+                    slots: Any = node.execute_command("CLUSTER", "SLOTS")
+                    self._map.heard((host, port), slots)
                     break
                 except (exceptions.RedisError, OSError) as error:
                     self._map.failed(error)
@@ -159,7 +161,8 @@ class _AsyncNodes:
         for host, port in self._map.to_ask():
             async with redis.asyncio.Redis(host=host, port=port, **self._options) as node:
                 try:
-                    self._map.heard((host, port), await node.execute_command("CLUSTER", "SLOTS"))
+                    slots: Any = await node.execute_command("CLUSTER", "SLOTS")
+                    self._map.heard((host, port), slots)
                     break
                 except (exceptions.RedisError, OSError) as error:
                     self._map.failed(error)
@@ -250,6 +253,6 @@ def whole_cluster(url: str, options: Mapping[str, Any]) -> redis.RedisCluster:
         ValueError: the URL is not one of a cluster.
     """
     found = ClusterUrl.parse(url)
-    nodes = [redis.cluster.ClusterNode(host, port) for host, port in found.nodes]
+    nodes = [ClusterNode(host, port) for host, port in found.nodes]
     kept = {name: value for name, value in {**options, **found.options}.items() if name != "retry"}
     return redis.RedisCluster(startup_nodes=nodes, **kept)

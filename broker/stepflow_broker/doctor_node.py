@@ -41,6 +41,7 @@ class Node(Protocol):
 
     def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
         """Send calls in one round trip, and return their answers."""
+        ...
 
 
 def examine_node(

@@ -74,15 +74,16 @@ class _Primary:
 
 def _ask_any(broker: Broker, keys: Keys, calls: Sequence[Call[Any]]) -> list[Any]:
     """The answers of the first node that has a partition and answers."""
+    failures: list[ServerError] = []
     for one in keys.all:
         link = Link(broker.url, patience_s=0, slot=slot_of(one.partition))
         try:
             return link.run_all(calls)
         except ServerError as error:
-            last = error
+            failures.append(error)
         finally:
             link.close()
-    raise last
+    raise failures[-1]
 
 
 def _primaries(slots: Sequence[Any]) -> list[_Primary]:
