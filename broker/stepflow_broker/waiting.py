@@ -18,6 +18,7 @@ from stepflow_broker.broker import Broker
 from stepflow_broker.connection import server_error
 from stepflow_broker.keys import Keys
 from stepflow_broker.runs import read_status
+from stepflow_engine.errors import ServerError
 from stepflow_engine.loop import end_tasks
 from stepflow_engine.states import RunStatus
 
@@ -25,6 +26,8 @@ __all__ = ["EndWatcher", "wait_for_end"]
 
 _RECHECK_S = 30.0
 """How often a waiter reads the status though nothing was heard: against connections that are dead and do not say so."""
+_AWAY_S = 15.0
+"""How long the server may be away from who waits for a run that was there: longer than a fail-over lasts."""
 
 
 def wait_for_end(broker: Broker, keys: Keys, run_id: str, timeout_s: float | None) -> RunStatus | None:
@@ -44,8 +47,22 @@ def wait_for_end(broker: Broker, keys: Keys, run_id: str, timeout_s: float | Non
             pass  # the status is read again, which says what is wrong if it lasts
         except exceptions.RedisError as error:
             raise server_error(error, broker.url, "subscribe") from None
-        status = broker.run(read_status(keys, run_id))
+        status = _read_patiently(broker, keys, run_id, deadline)
     return status
+
+
+def _read_patiently(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> RunStatus | None:
+    give_up_at = _give_up_at(time.monotonic(), deadline)
+    while True:
+        try:
+            return broker.run(read_status(keys, run_id))
+        except ServerError:
+            if time.monotonic() >= give_up_at:
+                raise
+
+
+def _give_up_at(now: float, deadline: float | None) -> float:
+    return now + _AWAY_S if deadline is None else min(now + _AWAY_S, deadline)
 
 
 def _listen(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> None:
@@ -86,10 +103,11 @@ class EndWatcher:
         """As `wait_for_end`, without blocking the loop."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
+        give_up_at = loop.time()
         while True:
             heard = await self._subscribe(run_id)
             try:
-                status = await self._broker.run(read_status(self._keys, run_id))
+                status = await self._read_patiently(run_id, give_up_at)
                 if status is None or status.ended:
                     return status
                 left = _RECHECK_S if deadline is None else min(_RECHECK_S, deadline - loop.time())
@@ -100,6 +118,15 @@ class EndWatcher:
                     heard.result()  # raises what the server refuses
             finally:
                 await self._unsubscribe(run_id, heard)
+            give_up_at = _give_up_at(loop.time(), deadline)
+
+    async def _read_patiently(self, run_id: str, give_up_at: float) -> RunStatus | None:
+        while True:
+            try:
+                return await self._broker.run(read_status(self._keys, run_id))
+            except ServerError:
+                if asyncio.get_running_loop().time() >= give_up_at:
+                    raise
 
     async def _subscribe(self, run_id: str) -> asyncio.Future[None]:
         heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
