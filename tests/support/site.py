@@ -78,13 +78,13 @@ class Site:
         return [worker for worker in self.workers if worker.process.poll() is None]
 
     def start_workers(self, count: int, *, url: str = "", **settings: object) -> list[WorkerProcess]:
-        """Start workers, and wait until their functions are known.
+        """Start workers, and wait until they have: before that, one whose server is away ends, as it should.
 
         Args:
             url: the server as they see it; by default directly.
         """
         started = [self._start_worker(url or self.server.url, settings) for _ in range(count)]
-        until(lambda: self.client.hexists("stepflow:functions", "faults/gated"), what="the registration")
+        until(lambda: all(" worker_started " in worker.log.read_text() for worker in started), what="the workers")
         return started
 
     def _start_worker(self, url: str, settings: dict[str, object]) -> WorkerProcess:
