@@ -50,8 +50,12 @@ class Stations:
     async def run(self) -> None:
         """Work until `stop`, or, in burst mode, until nothing is left: what is done in one may make work in another."""
         last = -1
-        while last != (last := sum(dispatcher.claimed for dispatcher in self._dispatchers)):
+        while not self._bench.stopping and last != (last := self._claimed):
             await asyncio.gather(*[self._work(keys, station) for keys, station in self._found.items()])
+
+    @property
+    def _claimed(self) -> int:
+        return sum(dispatcher.claimed for dispatcher in self._dispatchers)
 
     async def _work(self, keys: Keys, station: Station) -> None:
         await station.router.prepare()

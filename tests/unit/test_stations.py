@@ -1,0 +1,42 @@
+"""The stations of a worker: when they work again, and when they do not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stepflow_broker.keys import Keys
+from stepflow_workers.stations import Station, Stations
+
+PASSES = 3
+
+
+class Work:
+    """A dispatcher that finds a job in each of its first passes; also a router and a waker that prepare nothing."""
+
+    def __init__(self, bench: SimpleNamespace, *, is_stopped: bool) -> None:
+        self.claimed = 0
+        self.passes = 0
+        self._bench = bench
+        self._is_stopped = is_stopped
+
+    async def run(self) -> None:
+        self.passes += 1
+        self.claimed += self.passes < PASSES
+        self._bench.stopping = self._is_stopped
+
+    async def prepare(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(("is_stopped", "passes"), [(False, PASSES), (True, 1)])
+async def test_they_work_again_while_there_was_work_but_not_once_they_are_to_stop(
+    *, is_stopped: bool, passes: int
+) -> None:
+    """To work again they would ask the server, which may be away."""
+    bench = SimpleNamespace(keys=Keys(), stopping=False)
+    work: Any = Work(bench, is_stopped=is_stopped)
+    stations: Any = Stations(bench, work, lambda _keys: Station(work, work, work))  # type: ignore[arg-type]
+    await stations.run()
+    assert work.passes == passes
