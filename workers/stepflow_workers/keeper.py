@@ -103,24 +103,17 @@ class Keeper:
                     extend_at = now + self._lease_ms / 3000
                 if now >= heartbeat_at:
                     self._deputy.look()
-                    if len(self._keys.all) == 1:
-                        self._heartbeat()
-                    else:
-                        self._aside("heartbeat", self._heartbeat)
+                    self._aside("heartbeat", self._heartbeat)
                     heartbeat_at = now + _HEARTBEAT_S
             except StepflowError as error:
                 _log.warning("lease_not_extended", extra={"error": str(error)})
 
     def _extend(self) -> None:
-        """Extend all leases. Those of several partitions each in a thread, for the node of one may be away."""
+        """Extend all leases."""
         parts = by_partition(self._keys, [(lease.job, lease.fence) for lease in list(self.leases.values())])
         try:
-            if len(self._keys.all) == 1:
-                for _, leases in parts:
-                    self._extend_part(self._keys, leases)
-            else:
-                for keys, leases in parts:
-                    self._aside(keys.partition, partial(self._extend_part, keys, leases))
+            for keys, leases in parts:
+                self._aside(keys.partition, partial(self._extend_part, keys, leases))
         finally:  # also when the server refuses: the deputy could not do better
             self._deputy.table.tended(time.monotonic())
 
@@ -131,7 +124,13 @@ class Keeper:
                 self._lost(lost)
 
     def _aside(self, name: str, do: Callable[[], None]) -> None:
-        """Do something in a thread, unless it is still being done."""
+        """Do something; where there are several partitions, in a thread, for the node of one may be away.
+
+        What is still being done is not begun again.
+        """
+        if len(self._keys.all) == 1:
+            do()
+            return
         last = self._doing.get(name)
         if last is None or not last.is_alive():
             self._doing[name] = threading.Thread(target=self._try, args=(do,), name="stepflow-keeper", daemon=True)
