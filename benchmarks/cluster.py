@@ -27,7 +27,7 @@ from benchmarks.ours import sampled
 from benchmarks.rig import Rig, Server, rig_at
 from benchmarks.sample import Sample, median
 from benchmarks.servers import RedisServer, redis_server
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 from tests.support.cluster import LocalCluster
 
 __all__ = ["main"]

@@ -12,7 +12,7 @@ from benchmarks.drains import SEQ10, drain_load
 from benchmarks.ours import sampled
 from benchmarks.rig import rig
 from benchmarks.sample import Sample
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 
 __all__ = ["idle", "lines_within"]
 

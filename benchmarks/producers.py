@@ -15,7 +15,7 @@ from benchmarks.rig import Span
 from benchmarks.sample import Sample
 from benchmarks.servers import ProcessError, RedisServer, redis_server
 from stepflow import Event, Stepflow
-from stepflow_broker.keys import Keys
+from stepflow_broker.protocol.keys import Keys
 
 __all__ = ["send", "start"]
 

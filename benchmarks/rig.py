@@ -22,8 +22,8 @@ from benchmarks.meter import Note, family, take_note
 from benchmarks.servers import ProcessError, redis_info, redis_server, started, wait_until
 from benchmarks.venvs import ROOT
 from stepflow import Function, Run, Stepflow
-from stepflow_broker.keys import Keys
-from stepflow_broker.partitions import keys_for
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.partitions import keys_for
 
 __all__ = ["Rig", "Server", "Span", "joined", "rig", "rig_at"]
 
@@ -199,4 +199,4 @@ def _command(url: str, options: dict[str, int]) -> list[str]:
     """Stepflow's own command."""
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     where = ("--queue", QUEUE, "--redis-url", url, "--log-level", "WARNING")
-    return [sys.executable, "-m", "stepflow_cli.worker", "benchmarks.flows:app", *where, *words]
+    return [sys.executable, "-m", "stepflow_cli.commands.worker", "benchmarks.flows:app", *where, *words]

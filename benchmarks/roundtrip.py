@@ -15,10 +15,10 @@ from benchmarks.ours import sampled
 from benchmarks.rig import Span
 from benchmarks.sample import Sample
 from benchmarks.servers import RedisServer, redis_server
-from stepflow_broker.async_broker import AsyncBroker
-from stepflow_broker.call import Call
-from stepflow_broker.scripts import Script
-from stepflow_workers.loop import WorkerLoop
+from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.scripts import Script
+from stepflow_broker.redis_client.async_broker import AsyncBroker
+from stepflow_workers.event_loop import WorkerLoop
 
 __all__ = ["round_trip"]
 

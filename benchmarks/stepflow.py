@@ -14,7 +14,7 @@ from dataclasses import replace
 from benchmarks import command, depth, drains, growth, idle, producers, roundtrip
 from benchmarks.command import Case
 from benchmarks.sample import Sample
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 
 __all__ = ["CASES"]
 

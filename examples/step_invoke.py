@@ -30,9 +30,9 @@ from stepflow import (
     SyncContext,
     reference_function,
 )
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_engine.codec import pretty
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
 
 __all__ = ["Number", "Square", "app", "main", "maths"]

@@ -20,9 +20,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from stepflow import Context, Run, Stepflow
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_engine.codec import pretty
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
 
 __all__ = ["Account", "ObjectId", "app", "main"]

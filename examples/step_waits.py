@@ -23,10 +23,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from stepflow import Context, Event, Stepflow
-from stepflow_broker.crons import fire_cron, read_crons
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
+from stepflow_broker.transitions.schedules import fire_cron, read_crons
 from stepflow_engine.codec import pretty
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
 
 __all__ = ["Order", "app", "main"]

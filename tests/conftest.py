@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from stepflow import Stepflow
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_engine.retry import Backoff
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 from tests.support.cluster import LocalCluster
 from tests.support.processes import WorkerProcess, WorkerThread
 from tests.support.roles import as_role, as_roles, knows_users, users_option

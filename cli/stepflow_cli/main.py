@@ -6,15 +6,15 @@ from importlib.metadata import version
 
 import click
 
-from stepflow_cli.dev import dev
-from stepflow_cli.doctor import doctor
-from stepflow_cli.exits import EPILOG, run
-from stepflow_cli.explain import explain
-from stepflow_cli.overview import functions, queues, workers
-from stepflow_cli.pauses import pause, pauses, resume
-from stepflow_cli.produce import invoke, send, start
-from stepflow_cli.runs import runs
-from stepflow_cli.worker import worker
+from stepflow_cli.commands.dev import dev
+from stepflow_cli.commands.doctor import doctor
+from stepflow_cli.commands.explain import explain
+from stepflow_cli.commands.listings import functions, queues, workers
+from stepflow_cli.commands.pauses import pause, pauses, resume
+from stepflow_cli.commands.runs import runs
+from stepflow_cli.commands.send import invoke, send, start
+from stepflow_cli.commands.worker import worker
+from stepflow_cli.exit_codes import EPILOG, run
 
 __all__ = ["main", "stepflow"]
 

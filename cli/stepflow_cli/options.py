@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from stepflow_cli.exits import Session
+from stepflow_cli.exit_codes import Session
 from stepflow_engine.codec import loads
 from stepflow_engine.durations import duration_ms
 

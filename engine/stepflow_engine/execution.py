@@ -29,10 +29,10 @@ from typing import Any
 from stepflow_engine.errors import LimitError, StepUsageError
 from stepflow_engine.ids import StepKeys
 from stepflow_engine.limits import check_id
-from stepflow_engine.loop import ACTIVITY, Activity
 from stepflow_engine.memo import Memo
+from stepflow_engine.run_loop import ACTIVITY, Activity
 from stepflow_engine.steps import StepCall, StepRequest
-from stepflow_engine.waits import waits_inside
+from stepflow_engine.suspension import waits_inside
 
 __all__ = ["HANDLER_ATTEMPT", "HANDLER_KEY", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
 

@@ -50,3 +50,7 @@ def check_retries(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_RETRIES:
         raise ValueError(f"retries must be a whole number from 0 to {MAX_RETRIES}, not {value!r}")
     return value
+
+
+MAX_DEPTH = 100
+"""How many runs may stand one above the other; more is taken for a cycle."""

@@ -20,8 +20,8 @@ from examples.census.progress import Crash, Progress, format_progress
 from examples.census.report import Report, format_table
 from examples.census.workers import DemoError, Worker, started_workers
 from stepflow import Stepflow, StepflowError
-from stepflow_broker.broker import Broker
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
+from stepflow_broker.redis_client.broker import Broker
 from stepflow_engine.ids import run_id_by_event
 
 __all__ = ["main"]

@@ -9,10 +9,10 @@ from typing import Any
 
 from examples.census.flow import LIST_MODULES, LIST_PACKAGES
 from examples.census.listing import Package, cut_package
-from stepflow_broker.broker import Broker
-from stepflow_broker.call import Call
-from stepflow_broker.partitions import keys_for
-from stepflow_broker.runs import RunRecord, StepRecord, read_memos, read_run, read_status, read_steps
+from stepflow_broker.protocol.command import Call
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.partitions import keys_for
+from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_status, read_steps
 from stepflow_engine.memo import Memo, read_memo
 
 __all__ = ["Crash", "Progress", "format_progress"]

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stepflow_broker.broker import Broker
-from stepflow_broker.call import command
-from stepflow_broker.keys import Keys
+from stepflow_broker.protocol.command import command
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.broker import Broker
 
 __all__ = ["DemoError", "Worker", "started_workers"]
 
@@ -40,7 +40,7 @@ class Worker:
         words = ["examples.census.flow:app", "--name", name, "--concurrency", str(_CONCURRENCY), "--redis-url", url]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "stepflow_cli.worker", *words], cwd=_ROOT, stdout=log, stderr=log
+                [sys.executable, "-m", "stepflow_cli.commands.worker", *words], cwd=_ROOT, stdout=log, stderr=log
             )
 
     @property

@@ -15,17 +15,17 @@ Run it with ``stepflow dev module:app``, or with ``stepflow-worker module:app`` 
 """
 
 from stepflow.app import Stepflow
-from stepflow.bounds import CancelOn, Timeouts
-from stepflow.context import Context, SyncContext
-from stepflow.encryption import Encryption
+from stepflow.client.run import Run
 from stepflow.event import Event
-from stepflow.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle
-from stepflow.function import Function
-from stepflow.reference import FunctionReference, reference_function
-from stepflow.run import Run
-from stepflow.step import StepTools
-from stepflow.sync_step import SyncStepTools
-from stepflow.trigger import CronTrigger, EventTrigger
+from stepflow.functions.context import Context, SyncContext
+from stepflow.functions.function import Function
+from stepflow.functions.reference import FunctionReference, reference_function
+from stepflow.functions.step_tools import StepTools
+from stepflow.functions.sync_step_tools import SyncStepTools
+from stepflow.options.cancellation import CancelOn, Timeouts
+from stepflow.options.encryption import Encryption
+from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle
+from stepflow.options.triggers import CronTrigger, EventTrigger
 from stepflow_engine.errors import (
     ConfigurationError,
     DecryptionError,

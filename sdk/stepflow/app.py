@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from stepflow.bounds import CancelOn, Timeouts, bounds_config
-from stepflow.encryption import Encryption, cipher_of
+from stepflow.client.pauses import PausesRuns
 from stepflow.event import FAILED
-from stepflow.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
-from stepflow.function import Function, FunctionDecorator, local_names, make_function
-from stepflow.pausing import PausesRuns
-from stepflow.trigger import Trigger, trigger_configs
+from stepflow.functions.function import Function, FunctionDecorator, local_names, make_function
+from stepflow.options.cancellation import CancelOn, Timeouts, bounds_config
+from stepflow.options.encryption import Encryption, cipher_of
+from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
+from stepflow.options.triggers import Trigger, trigger_configs
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic
@@ -10,9 +11,9 @@ from typing_extensions import TypeVar
 
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps_event
-from stepflow_engine.errors import EventError
+from stepflow_engine.encryption_scopes import event_place
+from stepflow_engine.errors import EventError, StepUsageError
 from stepflow_engine.limits import check_id
-from stepflow_engine.payloads import event_place
 from stepflow_engine.steps import OutgoingEvent, event_text
 
 __all__ = ["FAILED", "INVOKED", "Event", "encode_event", "outgoing_event", "read_event"]
@@ -77,3 +78,21 @@ def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: 
 def read_event(value: dict[str, Any]) -> Event[Any]:
     """The event of its parsed JSON text."""
     return Event(value["name"], value["data"], value["id"], value["ts"])
+
+
+_PATH = re.compile(r"data(\.[A-Za-z0-9_-]+)+|name|id")
+
+
+def event_path(path: object) -> str:
+    """A path into an event, without ``event.`` before it.
+
+    Raises:
+        StepUsageError: it is not one.
+    """
+    text = path.removeprefix("event.") if isinstance(path, str) else ""
+    if not _PATH.fullmatch(text):
+        raise StepUsageError(
+            f'the match {path!r} is not a path into the event: write match="data.order_id" for the value that the '
+            'run\'s own event has there, or, in a wait, match={"data.order_id": 17}; for more, if_='
+        )
+    return text

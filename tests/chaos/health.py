@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import redis
 
-from stepflow_broker.broker import Broker
-from stepflow_broker.doctor import examine
-from stepflow_broker.partitions import keys_for
+from stepflow_broker.doctor.examine import examine
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.partitions import keys_for
 from tests.support.invariants import check_invariants
 
 __all__ = ["check_health"]

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 
 from stepflow import Stepflow
-from stepflow_broker.keys import Keys
-from stepflow_broker.overview import read_workers
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.views.listings import read_workers
 from tests.chaos.health import check_health
 from tests.support.clocks import MovedServer, shifted
 from tests.support.ledgers import EffectLedger

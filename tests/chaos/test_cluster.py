@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from stepflow_broker.broker import Broker
-from stepflow_broker.doctor import examine
-from stepflow_broker.partitions import keys_for
+from stepflow_broker.doctor.examine import examine
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.partitions import keys_for
 from tests.chaos.health import check_health
 from tests.support.cluster import LocalCluster, slot_of
 from tests.support.command_line import call

@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from stepflow import RunStatus, Stepflow
-from stepflow_broker.keys import Keys
-from stepflow_broker.runs import read_status
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.transitions.runs import read_status
 from tests.chaos.crew import Crew
 from tests.chaos.health import check_health
 from tests.support.ledgers import BEGIN, END, Effect, EffectLedger, StartLedger

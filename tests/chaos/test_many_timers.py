@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from stepflow import Run, Stepflow
-from stepflow_broker.keys import Keys
+from stepflow_broker.protocol.keys import Keys
 from tests.chaos.apps import SECOND_QUEUE
 from tests.chaos.crew import Crew
 from tests.chaos.health import check_health

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stepflow import Stepflow
-from stepflow_broker.keys import Keys
+from stepflow_broker.protocol.keys import Keys
 from tests.support.ledgers import EffectLedger
 from tests.support.load import Load
 from tests.support.processes import until

@@ -12,10 +12,10 @@ import pytest
 import redis
 
 from stepflow import Run, Stepflow
-from stepflow_broker.runs import read_memos
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
+from stepflow_broker.transitions.runs import read_memos
 from stepflow_engine.memo import read_memo
-from stepflow_workers.deputy_process import is_stopped
+from stepflow_workers.liveness.lease_sidecar_process import is_stopped
 from tests.chaos.health import check_health
 from tests.support.ledgers import BEGIN, END, EffectLedger
 from tests.support.processes import WorkerProcess, until

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from stepflow import RunFailedError, Stepflow
-from stepflow_broker.keys import Keys
+from stepflow_broker.protocol.keys import Keys
 from tests.chaos.crew import Crew
 from tests.chaos.health import check_health
 from tests.support.command_line import call

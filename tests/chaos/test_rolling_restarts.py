@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from stepflow import Stepflow
-from stepflow_broker.keys import Keys
-from stepflow_broker.runs import read_memos
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.transitions.runs import read_memos
 from stepflow_engine.memo import read_memo
 from tests.chaos.crew import Crew
 from tests.chaos.editions import STEPS

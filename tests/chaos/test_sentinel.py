@@ -17,9 +17,9 @@ import pytest
 import redis
 
 from stepflow import Stepflow
-from stepflow_broker.broker import Broker
-from stepflow_broker.doctor import examine
-from stepflow_broker.keys import Keys
+from stepflow_broker.doctor.examine import examine
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.broker import Broker
 from tests.chaos.health import check_health
 from tests.support.command_line import call
 from tests.support.ledgers import EffectLedger

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from stepflow import Context, Stepflow
-from stepflow_broker.keys import Keys
-from stepflow_broker.runs import forget_ended
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.transitions.runs import forget_ended
 from tests.chaos.health import check_health
 from tests.support.processes import WorkerProcess, until
 

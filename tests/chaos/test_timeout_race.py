@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import redis
 
-from stepflow_broker import invokes, jobs, runs
-from stepflow_broker.broker import Broker
-from stepflow_broker.call import Call
-from stepflow_broker.codes import Code
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.invokes import ChildStart
-from stepflow_broker.jobs import Lease
-from stepflow_broker.keys import Keys
-from stepflow_broker.streams import create_group
+from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions import invokes, jobs, runs
+from stepflow_broker.transitions.invokes import ChildStart
+from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key

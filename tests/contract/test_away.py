@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from stepflow_broker.away import deliver, invoke_away, start_child
-from stepflow_broker.bulk import Dialogue
-from stepflow_broker.codes import Code
-from stepflow_broker.flow import FlowConfig, RateConfig
-from stepflow_broker.functions import FunctionConfig, register_functions
-from stepflow_broker.invokes import ChildStart, Resolved
-from stepflow_broker.jobs import Lease
-from stepflow_broker.keys import Keys
-from stepflow_broker.messages import ChildAsked, ChildCancelled, EndedAway, Finished, Message, read_finished
-from stepflow_broker.pauses import pause
-from stepflow_broker.streams import create_group
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.registry.flow_control import FlowConfig, RateConfig
+from stepflow_broker.registry.functions import FunctionConfig, register_functions
+from stepflow_broker.transitions.bulk_cancel import Dialogue
+from stepflow_broker.transitions.invokes import ChildStart, Resolved
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.outbox import ChildAsked, ChildCancelled, EndedAway, Finished, Message, read_finished
+from stepflow_broker.transitions.pauses import pause
+from stepflow_broker.transitions.remote_invokes import deliver, invoke_remote_child, start_remote_child
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key
 from stepflow_engine.states import RunStatus
@@ -54,7 +54,7 @@ class Pair:
             depth=1,
         )
         driver = self.here
-        call = invoke_away(
+        call = invoke_remote_child(
             driver.keys, start, run_id=lease.run_id, fence=lease.fence, version=version, now_ms=driver.now_ms
         )
         return driver.send(call)
@@ -186,7 +186,7 @@ def test_a_message_that_is_delivered_again_starts_no_second_child(pair: Pair) ->
     _, message = pair.asked()
     pair.deliver(message)
     pair.unchanged(lambda: pair.deliver(message))
-    assert pair.there.send(start_child(pair.here.keys, message)) is Code.ALREADY
+    assert pair.there.send(start_remote_child(pair.here.keys, message)) is Code.ALREADY
 
 
 @pytest.mark.parametrize("calls", range(4))

@@ -6,14 +6,14 @@ import random
 
 import pytest
 
-from stepflow_broker.batches import end_batch, load_batch
-from stepflow_broker.codes import Code
-from stepflow_broker.flow import BatchConfig, ConcurrencyConfig, FlowConfig
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.jobs import Lease
-from stepflow_broker.messages import EndedBatch, read_finished
-from stepflow_broker.runs import start_run
-from stepflow_broker.streams import create_group
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.batches import end_batch, load_batch
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.outbox import EndedBatch, read_finished
+from stepflow_broker.transitions.runs import start_run
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.states import RunStatus
 from tests.support.driver import RETENTION_MS, Driver

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from stepflow_broker.bounds import BoundsConfig, CancelConfig
-from stepflow_broker.codes import Code
-from stepflow_broker.events import Routed, add_event, read_events, route_event
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.runs import start_run
-from stepflow_broker.streams import create_group
-from stepflow_broker.waits import give_event, read_condition, read_waits
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.registry.cancellation import BoundsConfig, CancelConfig
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.events import Routed, add_event, read_events, route_event
+from stepflow_broker.transitions.runs import start_run
+from stepflow_broker.transitions.waits import deliver_event, read_condition, read_waits
 from stepflow_engine.codec import dumps
 from stepflow_engine.states import RunStatus
 from tests.support.driver import RETENTION_MS, Driver
@@ -97,9 +97,9 @@ def test_a_condition_is_looked_at_by_a_worker(driver: Driver) -> None:
     ((run, key),) = driver.store.broker.run(read_waits(driver.keys, "gone"))
     assert (run, key) == ("run1", "!0")
     assert b"event.data.sure" in driver.store.broker.run(read_condition(driver.keys, run, key))
-    assert driver.send(give_event(driver.keys, run, key, b"{}", now_ms=driver.now_ms))
+    assert driver.send(deliver_event(driver.keys, run, key, b"{}", now_ms=driver.now_ms))
     assert driver.run().status is RunStatus.CANCELLED
-    assert not driver.send(give_event(driver.keys, run, key, b"{}", now_ms=driver.now_ms))
+    assert not driver.send(deliver_event(driver.keys, run, key, b"{}", now_ms=driver.now_ms))
     assert nothing_left(driver)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from stepflow_broker import bulk
-from stepflow_broker.bulk import Cancelling, Selection, cancel_runs, find_live
-from stepflow_broker.dialogue import converse
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.runs import start_run
+from stepflow_broker.redis_client.operation import converse
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions import bulk_cancel as bulk
+from stepflow_broker.transitions.bulk_cancel import Cancelling, Selection, cancel_runs, find_live
+from stepflow_broker.transitions.runs import start_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.states import RunStatus

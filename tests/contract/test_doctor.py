@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from stepflow_broker.batches import end_batch
-from stepflow_broker.doctor import examine
-from stepflow_broker.finding import RULES, Finding, Severity
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.jobs import fire_timers
-from stepflow_broker.keys import GROUP
+from stepflow_broker.doctor.examine import examine
+from stepflow_broker.doctor.findings import RULES, Finding, Severity
+from stepflow_broker.protocol.keys import GROUP
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.batches import end_batch
+from stepflow_broker.transitions.jobs import fire_timers
 from stepflow_engine.ids import step_key
 from tests.support.defects import DEFECTS, Defect
 from tests.support.driver import Driver

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stepflow_broker.codes import Code
-from stepflow_broker.jobs import Lease
-from stepflow_broker.runs import forget_ended, list_runs
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.runs import forget_ended, list_runs
 from stepflow_engine.states import RunStatus
 from tests.support.driver import ERROR, LEASE_MS, NOBODY, RETENTION_MS, Driver
 

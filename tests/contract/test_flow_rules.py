@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from stepflow_broker.codes import Code
-from stepflow_broker.flow import (
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.registry.flow_control import (
     ConcurrencyConfig,
     DebounceConfig,
     FlowConfig,
@@ -17,9 +17,9 @@ from stepflow_broker.flow import (
     SingletonConfig,
     ThrottleConfig,
 )
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.jobs import Lease
-from stepflow_broker.runs import start_runs
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.runs import start_runs
 from stepflow_engine.codec import dumps
 from stepflow_engine.states import RunStatus
 from tests.support.driver import RETENTION_MS, Driver

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from stepflow_broker.codes import Code
-from stepflow_broker.flow import ConcurrencyConfig, FlowConfig
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.jobs import Lease
-from stepflow_broker.runs import start_run
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.registry.flow_control import ConcurrencyConfig, FlowConfig
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.runs import start_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key
 from tests.support.driver import LEASE_MS, RETENTION_MS, Driver

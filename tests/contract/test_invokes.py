@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from stepflow_broker.codes import Code
-from stepflow_broker.flow import RateConfig
-from stepflow_broker.functions import FunctionConfig, register_functions
-from stepflow_broker.jobs import Lease
-from stepflow_broker.messages import EndedRun, read_finished, take_over_finished
-from stepflow_broker.streams import create_group
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.registry.flow_control import RateConfig
+from stepflow_broker.registry.functions import FunctionConfig, register_functions
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.outbox import EndedRun, read_finished, take_over_finished
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_failure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepflow_broker.jobs import Lease, reclaim_leases
+from stepflow_broker.transitions.jobs import Lease, reclaim_leases
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.states import RunStatus
 from tests.support.driver import LEASE_MS, NOBODY, Driver

@@ -6,13 +6,13 @@ import random
 
 import pytest
 
-from stepflow_broker.codes import Code
-from stepflow_broker.crons import fire_cron
-from stepflow_broker.flow import ConcurrencyConfig, FlowConfig
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.jobs import Lease
-from stepflow_broker.pauses import PauseKind, pause, read_pauses, resume
-from stepflow_broker.runs import start_run
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.registry.flow_control import ConcurrencyConfig, FlowConfig
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.pauses import PauseKind, pause, read_pauses, resume
+from stepflow_broker.transitions.runs import start_run
+from stepflow_broker.transitions.schedules import fire_cron
 from stepflow_engine.codec import dumps
 from stepflow_engine.states import RunStatus
 from tests.support.driver import RETENTION_MS, START_MS, Driver

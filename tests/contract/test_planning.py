@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepflow_broker.codes import Code
-from stepflow_broker.jobs import Lease
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.ids import job_id, step_key
 from tests.support.driver import LEASE_MS, NOBODY, Driver
 

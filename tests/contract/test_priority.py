@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from stepflow_broker.codes import Code
-from stepflow_broker.flow import FlowConfig
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.pauses import pause, resume
-from stepflow_broker.runs import start_run
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.registry.flow_control import FlowConfig
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.pauses import pause, resume
+from stepflow_broker.transitions.runs import start_run
 from stepflow_engine.codec import dumps
 from tests.support.driver import RETENTION_MS, Driver
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stepflow_broker.codes import Code
-from stepflow_broker.events import StreamedEvent, add_event, read_events, route_event, take_over_events
-from stepflow_broker.functions import (
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.registry.functions import (
     DEDUPE_MS,
     EventConfig,
     FunctionConfig,
@@ -15,7 +15,7 @@ from stepflow_broker.functions import (
     register_functions,
     registry_version,
 )
-from stepflow_broker.streams import create_group
+from stepflow_broker.transitions.events import StreamedEvent, add_event, read_events, route_event, take_over_events
 from stepflow_engine.codec import dumps
 from stepflow_engine.states import RunStatus
 from tests.support.driver import Driver

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepflow_broker.codes import Code
-from stepflow_broker.functions import DEDUPE_MS
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.registry.functions import DEDUPE_MS
 from stepflow_engine.ids import step_key
 from stepflow_engine.states import RunStatus
 from tests.support.driver import RETENTION_MS, START_MS, Driver, memo

@@ -1,4 +1,4 @@
-"""begin_wait, give_event, send_events, route_event, fire_timers: what ends a wait, once."""
+"""begin_wait, deliver_event, send_events, route_event, fire_timers: what ends a wait, once."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from stepflow_broker.codes import Code
-from stepflow_broker.condition import wait_index
-from stepflow_broker.events import Routed, StreamedEvent, add_event, drop_event, read_events, route_event
-from stepflow_broker.jobs import Lease
-from stepflow_broker.runs import read_memos
-from stepflow_broker.streams import create_group
-from stepflow_broker.waits import (
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.registry.event_filter import wait_index
+from stepflow_broker.transitions.events import Routed, StreamedEvent, add_event, drop_event, read_events, route_event
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.runs import read_memos
+from stepflow_broker.transitions.waits import (
     WaitStart,
     begin_wait,
-    give_event,
+    deliver_event,
     read_condition,
     read_waits,
     send_events,
@@ -176,8 +176,8 @@ def test_a_wait_with_a_condition_is_left_to_a_worker(driver: Driver) -> None:
     (wait,) = driver.store.broker.run(read_waits(driver.keys, "paid"))
     assert wait == ("run1", step_key("w"))
     assert loads(driver.store.broker.run(read_condition(driver.keys, *wait))) == "looked at"
-    assert driver.send(give_event(driver.keys, *wait, event.event, now_ms=driver.now_ms)) is True
-    assert driver.send(give_event(driver.keys, *wait, event.event, now_ms=driver.now_ms)) is False
+    assert driver.send(deliver_event(driver.keys, *wait, event.event, now_ms=driver.now_ms)) is True
+    assert driver.send(deliver_event(driver.keys, *wait, event.event, now_ms=driver.now_ms)) is False
     assert driver.store.broker.run(read_waits(driver.keys, "paid")) == []
     for call in drop_event(driver.keys, event):
         driver.store.broker.run(call)

@@ -10,22 +10,22 @@ from unittest.mock import MagicMock
 from hypothesis import strategies as st
 
 from stepflow import StepflowError
-from stepflow_broker.call import Call
-from stepflow_broker.condition import Condition
-from stepflow_broker.events import StreamedEvent, read_events
-from stepflow_broker.functions import read_function, read_functions
-from stepflow_broker.jobs import Lease, load_run
-from stepflow_broker.keys import Keys
-from stepflow_broker.messages import read_finished
-from stepflow_broker.pauses import read_pauses
-from stepflow_broker.runs import read_run, read_steps
+from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.registry.event_filter import Condition
+from stepflow_broker.registry.functions import read_function, read_functions
+from stepflow_broker.transitions.events import StreamedEvent, read_events
+from stepflow_broker.transitions.jobs import Lease, load_run
+from stepflow_broker.transitions.outbox import read_finished
+from stepflow_broker.transitions.pauses import read_pauses
+from stepflow_broker.transitions.runs import read_run, read_steps
 from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import dumps
+from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.errors import ServerError
 from stepflow_engine.memo import read_memo
-from stepflow_engine.payloads import open_memo
-from stepflow_workers.inbox import Inbox
-from stepflow_workers.router import Router
+from stepflow_workers.consumers.event_router import Router
+from stepflow_workers.partition.notifications import Inbox
 from tests.fuzz.cases import JSON, TEXTS, fuzzed
 
 KEYS = Keys()

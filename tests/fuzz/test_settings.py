@@ -20,12 +20,12 @@ from stepflow import (
     Stepflow,
     Throttle,
 )
-from stepflow_broker.connection import connect, safe_url
-from stepflow_cli.exits import ExitCode, exit_code
+from stepflow.options.cron_times import due_times
+from stepflow_broker.redis_client.connection import connect, safe_url
+from stepflow_cli.exit_codes import ExitCode, exit_code
 from stepflow_cli.main import stepflow
 from stepflow_engine.durations import duration_ms, show_duration
 from stepflow_engine.expression import expression
-from stepflow_workers.crier import due_times
 from tests.fuzz.cases import JSON, ODD, SCALARS, TEXTS, fuzzed, pieces
 
 CEL = pieces(

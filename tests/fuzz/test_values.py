@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from stepflow import DecryptionError, Event, EventError, Failure, StepOutputError, StepUsageError
 from stepflow.event import encode_event
-from stepflow.invoking import invoke_request
-from stepflow.waiting import send_request, wait_request
+from stepflow.functions.invocable import invoke_request
+from stepflow.functions.requests import send_request, wait_request
 from stepflow_engine.cipher import PLAIN, Cipher
 from stepflow_engine.codec import dumps, dumps_event, dumps_output, loads
+from stepflow_engine.encryption_scopes import open_event_text, open_memo, read_event, seal_failure, shown_memo
 from stepflow_engine.errors import RetryAfterError, UnreadableError
 from stepflow_engine.ids import StepKeys, job_id, run_id_for, split_job_id, step_key
 from stepflow_engine.limits import check_id
 from stepflow_engine.memo import memo_of_data, memo_of_error, read_memo
-from stepflow_engine.payloads import open_event_text, open_memo, read_event, seal_failure, shown_memo
 from stepflow_engine.retry import Backoff, retry_delay_ms
 from tests.fuzz.cases import DEEP, JSON, ODD, SCALARS, TEXTS, fuzzed, pieces
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hiredis import Reader
 
-from stepflow_broker.async_broker import AsyncBroker
-from stepflow_broker.call import Call, command
+from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_engine.errors import ServerError
 
 Answer = Callable[[str], bytes]

@@ -28,18 +28,23 @@ from stepflow import (
     Singleton,
     Stepflow,
 )
-from stepflow_broker.away import invoke_away, read_end, start_child, wake_away
-from stepflow_broker.broker import Broker
-from stepflow_broker.codes import Code
-from stepflow_broker.functions import register_functions, registry_version
-from stepflow_broker.invokes import ChildStart
-from stepflow_broker.jobs import claim_jobs, finish_run, queue_lists
-from stepflow_broker.keys import Keys
-from stepflow_broker.messages import ChildAsked
-from stepflow_broker.partitions import keys_for
-from stepflow_broker.pauses import pause
-from stepflow_broker.runs import RunRecord, list_runs, read_memos, read_run, read_steps, start_run
-from stepflow_broker.streams import create_group
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.partitions import keys_for
+from stepflow_broker.registry.functions import register_functions, registry_version
+from stepflow_broker.transitions.invokes import ChildStart
+from stepflow_broker.transitions.jobs import claim_jobs, finish_run, queue_lists
+from stepflow_broker.transitions.outbox import ChildAsked
+from stepflow_broker.transitions.pauses import pause
+from stepflow_broker.transitions.remote_invokes import (
+    invoke_remote_child,
+    read_end,
+    start_remote_child,
+    wake_remote_parent,
+)
+from stepflow_broker.transitions.runs import RunRecord, list_runs, read_memos, read_run, read_steps, start_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import moved_to, run_id_for, step_key
 from tests.support.processes import until
@@ -398,7 +403,7 @@ def dead_parent(app: Stepflow, broker: Broker, keys: Keys, call: Any, child: Any
         depth=1,
     )
     version = broker.run(registry_version(here))
-    code, asked = broker.run(invoke_away(keys, start, run_id=run.id, fence=lease.fence, version=version))
+    code, asked = broker.run(invoke_remote_child(keys, start, run_id=run.id, fence=lease.fence, version=version))
     assert code is Code.DONE
     assert asked is not None
     return run, asked
@@ -430,14 +435,14 @@ def test_a_worker_died_between_two_partitions(app: Stepflow, run_worker, broker:
     run, asked = dead_parent(app, broker, keys, caller(app, child), child)
     expected = "done"
     if died != "before-the-start":
-        assert broker.run(start_child(keys, asked)) is Code.DONE
+        assert broker.run(start_remote_child(keys, asked)) is Code.DONE
     if died in ("after-the-end", "with-the-end-told"):
         finish_by_hand(broker, keys, asked.child)
         expected = "by hand"
     if died == "with-the-end-told":
         end = broker.run(read_end(keys, asked.child))
         assert end is not None
-        assert broker.run(wake_away(keys, end, worker="dead")) is not None
+        assert broker.run(wake_remote_parent(keys, end, worker="dead")) is not None
     run_worker(app)
     assert run.result(30) == ["completed", expected]
     assert len(executed) == (1 if expected == "done" else 0)

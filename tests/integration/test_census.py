@@ -19,9 +19,9 @@ from examples.census.flow import census
 from examples.census.listing import MODULES, Part, cut_package, list_packages
 from examples.census.report import Report, build_report, format_table
 from stepflow import Run, RunFailedError, Stepflow
-from stepflow_broker.broker import Broker
-from stepflow_broker.partitions import keys_for
-from stepflow_broker.runs import count_steps, read_memos, read_run
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.partitions import keys_for
+from stepflow_broker.transitions.runs import count_steps, read_memos, read_run
 from stepflow_engine.ids import run_id_by_event
 from stepflow_engine.memo import read_memo
 from tests.support.processes import ROOT, until

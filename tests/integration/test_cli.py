@@ -14,10 +14,10 @@ import pytest
 import redis
 
 from stepflow import Context, RateLimit, RunStatus, Stepflow
-from stepflow_broker import overview
-from stepflow_broker.broker import Broker
-from stepflow_broker.server import EmbeddedServer
-from stepflow_cli.exits import report
+from stepflow_broker.embedded_server import EmbeddedServer
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.views import listings as overview
+from stepflow_cli.exit_codes import report
 from tests.integration.apps import shop
 from tests.support.command_line import (
     APPS,

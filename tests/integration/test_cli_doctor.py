@@ -11,13 +11,13 @@ import pytest
 import redis
 
 from stepflow import Context, Stepflow
-from stepflow_broker.broker import Broker
-from stepflow_broker.doctor import examine
-from stepflow_broker.doctor_node import examine_info
-from stepflow_broker.doctor_server import examine_server
-from stepflow_broker.finding import Finding, Severity
-from stepflow_broker.partitions import keys_for
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.doctor.examine import examine
+from stepflow_broker.doctor.findings import Finding, Severity
+from stepflow_broker.doctor.node import examine_info
+from stepflow_broker.doctor.server import examine_server
+from stepflow_broker.embedded_server import EmbeddedServer
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.partitions import keys_for
 from tests.integration.apps.busy import app as busy
 from tests.integration.apps.busy import parent
 from tests.support.command_line import as_json, call

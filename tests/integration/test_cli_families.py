@@ -13,10 +13,10 @@ import pytest
 import redis
 
 from stepflow import Context, InvokeError, RateLimit, Stepflow
-from stepflow_broker.broker import Broker
-from stepflow_broker.runs import count_steps, read_memos, read_run, read_steps
-from stepflow_cli.family import read_family
-from stepflow_cli.invokes import find_invokes
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.transitions.runs import count_steps, read_memos, read_run, read_steps
+from stepflow_broker.views.invoke_view import find_invokes
+from stepflow_broker.views.run_tree import read_family
 from stepflow_engine.memo import read_memo
 from tests.support.command_line import as_json, call, register
 from tests.support.processes import WorkerThread, until

@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from stepflow import Context, CronTrigger, Event, EventTrigger, Stepflow
-from stepflow_broker.functions import CronConfig
-from stepflow_cli.schedule import next_time
+from stepflow_broker.registry.functions import CronConfig
+from stepflow_cli.run_view.next_time import next_time
 from tests.support.command_line import as_json, call, register
 from tests.support.processes import WorkerThread, until
 

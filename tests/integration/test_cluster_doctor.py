@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from stepflow import Context, Stepflow
-from stepflow_broker.acl import rules
-from stepflow_broker.broker import Broker
-from stepflow_broker.doctor_server import examine_server
-from stepflow_broker.finding import Finding, Severity
-from stepflow_broker.keys import slot_of
-from stepflow_broker.partitions import keys_for
-from stepflow_broker.roles import ROLES
-from stepflow_workers.settings import WorkerSettings
+from stepflow_broker.access.acl import rules
+from stepflow_broker.access.roles import ROLES
+from stepflow_broker.doctor.findings import Finding, Severity
+from stepflow_broker.doctor.server import examine_server
+from stepflow_broker.protocol.keys import slot_of
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.partitions import keys_for
+from stepflow_workers.state.settings import WorkerSettings
 from tests.support.cluster import LocalCluster
 from tests.support.command_line import call
 from tests.support.processes import WorkerThread, until

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from stepflow import Context, Run, RunNotFoundError, Stepflow, Throttle
-from stepflow_broker.explain import Reason
+from stepflow_broker.views.explain import Reason
 from tests.support.processes import until
 
 pytestmark = [

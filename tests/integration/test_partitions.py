@@ -10,13 +10,14 @@ import pytest
 import redis
 
 from stepflow import ConfigurationError, Context, RunStatus, Stepflow
-from stepflow_broker import bulk, overview
-from stepflow_broker.broker import Broker
-from stepflow_broker.doctor import examine
-from stepflow_broker.doctor_server import examine_server
-from stepflow_broker.keys import Keys
-from stepflow_broker.overview import find_runs, read_queues
-from stepflow_broker.pauses import pause
+from stepflow_broker.doctor.examine import examine
+from stepflow_broker.doctor.server import examine_server
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.transitions import bulk_cancel as bulk
+from stepflow_broker.transitions.pauses import pause
+from stepflow_broker.views import listings as overview
+from stepflow_broker.views.listings import find_runs, read_queues
 from stepflow_engine.ids import moved_to, run_id_for
 from tests.support.command_line import as_json, assert_refused, call, register
 from tests.support.processes import until

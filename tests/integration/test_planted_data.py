@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from stepflow import Stepflow, StepflowError
-from stepflow_broker.keys import KEYS
-from stepflow_broker.partitions import keys_for
-from stepflow_cli.exits import ExitCode, exit_code
+from stepflow_broker.protocol.keys import KEYS
+from stepflow_broker.redis_client.partitions import keys_for
+from stepflow_cli.exit_codes import ExitCode, exit_code
 from stepflow_cli.main import stepflow
 from tests.integration.apps.planted import app as planted
 from tests.support.processes import WorkerProcess, until

@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from stepflow import ConfigurationError, Context, Event, ReplicationError, RunStatus, ServerError, Stepflow
-from stepflow_broker.keys import Keys
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
+from stepflow_broker.protocol.keys import Keys
 from tests.support.processes import until
 
 KEYS = Keys()

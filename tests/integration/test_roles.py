@@ -10,13 +10,13 @@ import pytest
 import redis
 
 from stepflow import ConfigurationError, MissingRightError, RunStatus, Stepflow
-from stepflow_broker.broker import Broker
-from stepflow_broker.call import command
-from stepflow_broker.functions import register_functions
-from stepflow_broker.keys import without_tag
-from stepflow_broker.partitions import check_partitions, keys_for
-from stepflow_broker.server import EmbeddedServer
-from stepflow_workers.settings import WorkerSettings
+from stepflow_broker.embedded_server import EmbeddedServer
+from stepflow_broker.protocol.command import command
+from stepflow_broker.protocol.keys import without_tag
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.partitions import check_partitions, keys_for
+from stepflow_broker.registry.functions import register_functions
+from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
 from tests.support.command_line import SHOP, assert_refused, call, register
 from tests.support.processes import WorkerThread

@@ -14,15 +14,15 @@ import pytest
 import redis
 
 from stepflow import ConfigurationError, RunFailedError, ServerError, Stepflow, StepflowError
-from stepflow_broker.acl import ADMIN, acl_file
-from stepflow_broker.async_broker import AsyncBroker
-from stepflow_broker.broker import Broker
-from stepflow_broker.call import command
-from stepflow_broker.keys import Keys
-from stepflow_broker.roles import ROLES
-from stepflow_workers.deputy import Deputy
+from stepflow_broker.access.acl import ADMIN, acl_file
+from stepflow_broker.access.roles import ROLES
+from stepflow_broker.protocol.command import command
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.async_broker import AsyncBroker
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_workers.liveness.lease_sidecar import Deputy
 from stepflow_workers.pool import WorkerSpec
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 from tests.support.command_line import call, running
 from tests.support.processes import until
 from tests.support.tls import TlsSite

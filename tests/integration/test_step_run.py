@@ -24,8 +24,8 @@ from stepflow import (
     StepUsageError,
     SyncContext,
 )
-from stepflow_workers.continuation import Continuation
-from stepflow_workers.held import HeldRun
+from stepflow_workers.execution.run_driver import Continuation
+from stepflow_workers.state.run_cache import HeldRun
 
 
 async def echo(value: Any) -> Any:

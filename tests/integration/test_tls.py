@@ -14,9 +14,9 @@ import pytest
 import redis
 
 from stepflow import ConfigurationError, ServerError, Stepflow, StepflowError
-from stepflow_broker.async_broker import AsyncBroker
-from stepflow_broker.broker import Broker
-from stepflow_broker.call import command
+from stepflow_broker.protocol.command import command
+from stepflow_broker.redis_client.async_broker import AsyncBroker
+from stepflow_broker.redis_client.broker import Broker
 from tests.support.command_line import SHOP, assert_refused, call, running
 from tests.support.processes import WorkerProcess, until
 from tests.support.tls import TlsSite

@@ -17,10 +17,10 @@ from rq.job import Job
 from rq.suspension import resume, suspend
 
 from stepflow import Context, RunFailedError, RunStatus, Stepflow
-from stepflow_broker.broker import Broker
-from stepflow_broker.jobs import reclaim_leases
-from stepflow_broker.runs import read_memos
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.transitions.jobs import reclaim_leases
+from stepflow_broker.transitions.runs import read_memos
 from stepflow_engine.memo import read_memo
 from tests.integration.apps.ledger import count
 from tests.support.processes import WorkerProcess, until

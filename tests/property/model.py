@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stepflow_broker.codes import Code
-from stepflow_broker.jobs import Lease
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.states import RunStatus
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stepflow_broker import scripts
+from stepflow_broker.protocol import scripts
 
 __all__ = ["AWAY_MUTATIONS", "MUTATIONS", "Mutation", "mutated"]
 
@@ -78,15 +78,15 @@ MUTATIONS = (
         "the parent is woken before the memo is there",
         (
             Edit("lib/runs.lua", _TELL, f"{_TELL}{_WAKE_EARLY}"),
-            Edit("wake_parent.lua", _WAKE, ""),
+            Edit("invokes/wake_parent.lua", _WAKE, ""),
         ),
     ),
-    Mutation("an invoke that comes again waits again", (Edit("lib/children.lua", _GUARD, ""),)),
+    Mutation("an invoke that comes again waits again", (Edit("lib/remote_children.lua", _GUARD, ""),)),
     Mutation(
         "an invoke that comes again starts again",
         (
-            Edit("lib/children.lua", _GUARD, ""),
-            Edit("invoke_child.lua", "if redis.call('EXISTS', RUN .. child) == 0 then", "if true then"),
+            Edit("lib/remote_children.lua", _GUARD, ""),
+            Edit("invokes/invoke_child.lua", "if redis.call('EXISTS', RUN .. child) == 0 then", "if true then"),
         ),
     ),
     Mutation(
@@ -99,24 +99,24 @@ MUTATIONS = (
     ),
     Mutation(
         "a timeout does not look whether the step still waits",
-        (Edit("fire_timers.lua", _STILL_WAITING, "if true then"), Edit("lib/waits.lua", _DROP_TIMER, "")),
+        (Edit("jobs/fire_timers.lua", _STILL_WAITING, "if true then"), Edit("lib/waits.lua", _DROP_TIMER, "")),
     ),
     Mutation(
         "a finish does not look whether the step still waits",
         (Edit("lib/invokes.lua", _WAITS_FOR_CHILD, """  step[3] = step[3] or '"id":"late"}'\n"""),),
     ),
-    Mutation("a finish wakes nobody", (Edit("wake_parent.lua", _WAKE, ""),)),
+    Mutation("a finish wakes nobody", (Edit("invokes/wake_parent.lua", _WAKE, ""),)),
     Mutation(
         "a timeout wakes nobody",
-        (Edit("fire_timers.lua", "      memo_comes(run, was, key, position, memo, now, '')\n", ""),),
+        (Edit("jobs/fire_timers.lua", "      memo_comes(run, was, key, position, memo, now, '')\n", ""),),
     ),
     Mutation(
         "a cancelled child tells nobody",
-        (Edit("lib/cancels.lua", "memo_comes(parent, was, key, position, memo, now, '')", ""),),
+        (Edit("lib/cancellation.lua", "memo_comes(parent, was, key, position, memo, now, '')", ""),),
     ),
     Mutation(
         "a run is parked though a memo has come",
-        (Edit("park_run.lua", "if redis.call('LLEN', KEYS[2]) > tonumber(ARGV[4]) then return 2 end\n", ""),),
+        (Edit("jobs/park_run.lua", "if redis.call('LLEN', KEYS[2]) > tonumber(ARGV[4]) then return 2 end\n", ""),),
     ),
     Mutation(
         "a run is queued as often as it is woken",
@@ -128,16 +128,19 @@ _KEPT = "    redis.call('HSET', RUN .. run, 'finished', entry, 'keep_ms', keep_m
 _WAKE_AWAY = "memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[9])\n"
 
 AWAY_MUTATIONS = (
-    Mutation("what asks for a child stays when its end is told", (Edit("wake_away.lua", "drop_entry(ARGV[8])\n", ""),)),
+    Mutation(
+        "what asks for a child stays when its end is told",
+        (Edit("invokes/wake_remote_parent.lua", "drop_entry(ARGV[8])\n", ""),),
+    ),
     Mutation(
         "a cancelled parent leaves its child elsewhere",
-        (Edit("lib/cancels.lua", "for _, child in ipairs(away) do", "for _, child in ipairs({}) do"),),
+        (Edit("lib/cancellation.lua", "for _, child in ipairs(away) do", "for _, child in ipairs({}) do"),),
     ),
     Mutation(
         "an end does not look whether the step still waits",
         (Edit("lib/invokes.lua", _WAITS_FOR_CHILD, """  step[3] = step[3] or '"id":"late"}'\n"""),),
     ),
-    Mutation("an end wakes nobody", (Edit("wake_away.lua", _WAKE_AWAY, ""),)),
+    Mutation("an end wakes nobody", (Edit("invokes/wake_remote_parent.lua", _WAKE_AWAY, ""),)),
     Mutation(
         "a child is forgotten before its parent knows",
         (Edit("lib/runs.lua", _KEPT, f"{_KEPT}    expire_run(run, keep_ms)\n"),),

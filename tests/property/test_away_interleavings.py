@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
 from tests.property.mutations import AWAY_MUTATIONS, Mutation, mutated
 from tests.support.away_model import AwayModel, Minds, Move, State
 from tests.support.snapshots import Snapshot, SnapshotServer

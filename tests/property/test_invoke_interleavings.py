@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
 from tests.property.mutations import MUTATIONS, Mutation, mutated
 from tests.support.explorer import Violation, explore
 from tests.support.invoke_model import InvokeModel

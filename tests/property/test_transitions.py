@@ -9,8 +9,8 @@ import hypothesis.strategies as st
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from stepflow_broker.codes import Code
-from stepflow_broker.jobs import Lease
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.ids import step_key
 from stepflow_engine.states import RunStatus
 from tests.property.model import Model, Run

@@ -20,15 +20,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepflow_broker import jobs, runs
-from stepflow_broker.away import deliver, invoke_away
-from stepflow_broker.call import Call, command
-from stepflow_broker.codes import Code
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.invokes import ChildStart
-from stepflow_broker.keys import Keys
-from stepflow_broker.messages import ChildAsked, ChildCancelled, EndedAway, Message, _try_to_read
-from stepflow_broker.streams import create_group
+from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions import jobs, runs
+from stepflow_broker.transitions.invokes import ChildStart
+from stepflow_broker.transitions.outbox import ChildAsked, ChildCancelled, EndedAway, Message, _try_to_read
+from stepflow_broker.transitions.remote_invokes import deliver, invoke_remote_child
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
@@ -325,7 +325,7 @@ def _ask(fence: int) -> Call[Any]:
         config=_config(CHILD),
         depth=1,
     )
-    return invoke_away(HERE, start, run_id=PARENT, fence=fence, version=0, now_ms=_NOW_MS)
+    return invoke_remote_child(HERE, start, run_id=PARENT, fence=fence, version=0, now_ms=_NOW_MS)
 
 
 def _finish(run: str, fence: int) -> Call[Any]:

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
 from tests.support.processes import until
 
 __all__ = ["SLOTS", "ClusterNode", "LocalCluster", "slot_of"]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from stepflow import Stepflow
-from stepflow_broker.broker import Broker
-from stepflow_broker.functions import register_functions
-from stepflow_broker.partitions import keys_for
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.partitions import keys_for
+from stepflow_broker.registry.functions import register_functions
 from tests.support.processes import ROOT
 from tests.support.roles import as_role, role_of_words
 

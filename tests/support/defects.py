@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stepflow_broker.away import invoke_away, start_child
-from stepflow_broker.bounds import BoundsConfig, CancelConfig
-from stepflow_broker.condition import wait_index
-from stepflow_broker.flow import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.invokes import ChildStart
-from stepflow_broker.jobs import Lease
-from stepflow_broker.keys import GROUP
-from stepflow_broker.messages import ChildAsked, read_finished
-from stepflow_broker.runs import start_run
-from stepflow_broker.waits import WaitStart, begin_wait
+from stepflow_broker.protocol.keys import GROUP
+from stepflow_broker.registry.cancellation import BoundsConfig, CancelConfig
+from stepflow_broker.registry.event_filter import wait_index
+from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.invokes import ChildStart
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.outbox import ChildAsked, read_finished
+from stepflow_broker.transitions.remote_invokes import invoke_remote_child, start_remote_child
+from stepflow_broker.transitions.runs import start_run
+from stepflow_broker.transitions.waits import WaitStart, begin_wait
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.states import RunStatus
@@ -111,7 +111,7 @@ def parent_of_child_away(driver: Driver) -> ChildAsked:
     lease, config = driver.started(), FunctionConfig("shop", "sell", "shop", retention_ms=RETENTION_MS)
     event = dumps({"name": "e", "id": "child1", "ts": 1, "data": {}})
     start = ChildStart(CALL, "call", "child1", event, dumps({"id": "call"})[1:], HOUR_MS, TIMEOUT_MEMO, b"", config, 1)
-    call = invoke_away(driver.keys, start, run_id="run1", fence=lease.fence, version=0, now_ms=driver.now_ms)
+    call = invoke_remote_child(driver.keys, start, run_id="run1", fence=lease.fence, version=0, now_ms=driver.now_ms)
     message = driver.send(call)[1]
     assert message is not None
     driver.park(lease)
@@ -382,7 +382,7 @@ def a_child_elsewhere_that_does_not_exist(driver: Driver) -> None:
 @defect("away_unheard", "ended_stays")
 def a_child_elsewhere_whose_end_was_not_heard(driver: Driver) -> None:
     message = parent_of_child_away(driver)
-    driver.send(start_child(driver.keys, message, now_ms=driver.now_ms))
+    driver.send(start_remote_child(driver.keys, message, now_ms=driver.now_ms))
     child = next(lease for lease in driver.claim() or () if lease.job == message.child)
     driver.finish(child)
     driver.client.xtrim(driver.keys("FINISHED"), 0)

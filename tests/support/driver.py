@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from stepflow_broker import invokes, jobs, runs
-from stepflow_broker.call import Call, command
-from stepflow_broker.codes import Code
-from stepflow_broker.flow import FlowConfig, RateConfig
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.invokes import ChildStart, Resolved
-from stepflow_broker.jobs import Lease, queue_lists
-from stepflow_broker.keys import Keys
-from stepflow_broker.runs import RunRecord, StepRecord
+from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.registry.flow_control import FlowConfig, RateConfig
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions import invokes, jobs, runs
+from stepflow_broker.transitions.invokes import ChildStart, Resolved
+from stepflow_broker.transitions.jobs import Lease, queue_lists
+from stepflow_broker.transitions.runs import RunRecord, StepRecord
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key

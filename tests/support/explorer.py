@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from stepflow_broker.keys import Keys
+from stepflow_broker.protocol.keys import Keys
 from stepflow_engine.errors import StepflowError
 from tests.support.invoke_model import InvokeModel, Minds, Move, State
 from tests.support.snapshots import Snapshot, SnapshotServer, Value

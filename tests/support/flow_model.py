@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from stepflow_broker.flow import FlowConfig, ThrottleConfig
+from stepflow_broker.registry.flow_control import FlowConfig, ThrottleConfig
 from stepflow_engine.states import RunStatus
 
 __all__ = ["DAY_MS", "FlowModel", "Life", "Sent"]

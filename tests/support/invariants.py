@@ -22,7 +22,7 @@ from typing import Any
 
 import redis
 
-from stepflow_broker.keys import Keys
+from stepflow_broker.protocol.keys import Keys
 from stepflow_engine.ids import job_id
 from stepflow_engine.states import RunStatus
 

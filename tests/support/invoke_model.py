@@ -27,13 +27,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepflow_broker import invokes, jobs, messages, runs
-from stepflow_broker.call import Call, command
-from stepflow_broker.codes import Code
-from stepflow_broker.functions import FunctionConfig
-from stepflow_broker.invokes import ChildStart
-from stepflow_broker.keys import Keys
-from stepflow_broker.streams import create_group
+from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions import invokes, jobs, runs
+from stepflow_broker.transitions import outbox as messages
+from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key

@@ -15,7 +15,7 @@ from typing import Any
 import redis
 
 from stepflow import ServerError, Stepflow
-from stepflow_broker.keys import Keys
+from stepflow_broker.protocol.keys import Keys
 from stepflow_engine.ids import run_id_by_event, step_key
 from tests.chaos.faults_app import FUNCTIONS
 from tests.support.invariants import check_invariants

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stepflow import Stepflow
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
 from tests.support.roles import as_role
 
@@ -22,7 +22,7 @@ _MAIN = """
 import json, sys
 from stepflow_engine.retry import Backoff
 from stepflow_workers.pool import WorkerSpec, run_worker
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 apps, settings = json.loads(sys.argv[1])
 settings["backoff"] = Backoff(*settings.pop("backoff"))
 run_worker(WorkerSpec(tuple(apps), WorkerSettings(**settings), "INFO"))

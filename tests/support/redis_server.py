@@ -11,7 +11,7 @@ from pathlib import Path
 
 import redis
 
-from stepflow_broker.server import EmbeddedServer
+from stepflow_broker.embedded_server import EmbeddedServer
 
 __all__ = ["AofSizes", "FaultyServer"]
 

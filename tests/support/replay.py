@@ -13,11 +13,11 @@ from stepflow import Limits, Stepflow
 from stepflow_engine.codec import dumps
 from stepflow_engine.execution import Execution, Outcome, Raised, Returned, Waiting
 from stepflow_engine.failure import Failure
-from stepflow_engine.handler import attempt_step
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import Memo
+from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import StepCall
-from stepflow_workers.loop import WorkerLoop
+from stepflow_workers.event_loop import WorkerLoop
 
 __all__ = [
     "LOOP",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import redis
 
-from stepflow_broker.acl import acl_file, rules
-from stepflow_broker.roles import ROLES
+from stepflow_broker.access.acl import acl_file, rules
+from stepflow_broker.access.roles import ROLES
 
 __all__ = ["as_role", "as_roles", "knows_users", "password_of", "role_of_words", "users_option"]
 

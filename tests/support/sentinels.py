@@ -12,7 +12,7 @@ from pathlib import Path
 
 import redis
 
-from stepflow_broker.server import EmbeddedServer, find_server
+from stepflow_broker.embedded_server import EmbeddedServer, find_server
 from tests.support.processes import until
 
 __all__ = ["PASSWORD", "PRIMARY", "SENTINEL_PASSWORD", "SentinelSet"]

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from stepflow_broker.broker import Broker
-from stepflow_broker.call import Call, command
-from stepflow_broker.keys import GROUP, Keys
-from stepflow_broker.scripts import script, script_names
+from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.keys import GROUP, Keys
+from stepflow_broker.protocol.scripts import script, script_names
+from stepflow_broker.redis_client.broker import Broker
 
 __all__ = ["Snapshot", "SnapshotServer", "Value"]
 

@@ -10,8 +10,8 @@ import fakeredis
 import redis
 from redis import exceptions
 
-from stepflow_broker.broker import Broker
-from stepflow_broker.call import Call
+from stepflow_broker.protocol.command import Call
+from stepflow_broker.redis_client.broker import Broker
 
 __all__ = ["FakeBroker", "Store", "fake_store", "real_store"]
 

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from stepflow_broker.server import EmbeddedServer, find_server
+from stepflow_broker.embedded_server import EmbeddedServer, find_server
 
 __all__ = ["TlsSite"]
 

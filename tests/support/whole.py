@@ -16,9 +16,9 @@ from typing import Any
 
 import redis
 
-from stepflow_broker.keys import KEYS, Key, Keys
-from stepflow_broker.partitions import keys_for
-from stepflow_broker.server_url import read_url
+from stepflow_broker.protocol.keys import KEYS, Key, Keys
+from stepflow_broker.redis_client.partitions import keys_for
+from stepflow_broker.redis_client.url import read_url
 from tests.support.roles import as_role
 
 __all__ = ["WholeClient", "server_urls", "whole_client"]

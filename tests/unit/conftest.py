@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from stepflow_engine.loop import RunLoop
-from stepflow_workers.loop import WorkerLoop
+from stepflow_engine.run_loop import RunLoop
+from stepflow_workers.event_loop import WorkerLoop
 from tests.support.replay import LOOP
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from stepflow_broker.acl import acl_file, read_passwords, rules
-from stepflow_broker.keys import KEYS
-from stepflow_broker.roles import OPERATOR, PRODUCER, READER, ROLES, WORKER, Role, roles_that_may
-from stepflow_broker.scripts import script_names
+from stepflow_broker.access.acl import acl_file, read_passwords, rules
+from stepflow_broker.access.roles import OPERATOR, PRODUCER, READER, ROLES, WORKER, Role, roles_that_may
+from stepflow_broker.protocol.keys import KEYS
+from stepflow_broker.protocol.scripts import script_names
 from stepflow_engine.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def line_of(role: Role, file: str) -> str:
 
 def test_the_file_that_is_shipped_is_the_one_that_is_made() -> None:
     shipped = (ROOT / "deploy" / "redis-acl" / "users.acl").read_text()
-    assert shipped == acl_file({}), "python -m stepflow_broker.acl > deploy/redis-acl/users.acl"
+    assert shipped == acl_file({}), "python -m stepflow_broker.access.acl > deploy/redis-acl/users.acl"
 
 
 def test_every_transition_is_some_role_s() -> None:
@@ -121,7 +121,7 @@ def test_a_folder_without_passwords_is_refused(tmp_path: Path, name: str, text: 
 
 def test_the_program_prints_the_file(tmp_path: Path) -> None:
     (tmp_path / "worker").write_text("open sesame\n")
-    words = [sys.executable, "-m", "stepflow_broker.acl", "--passwords", str(tmp_path), "--server", "7.2"]
+    words = [sys.executable, "-m", "stepflow_broker.access.acl", "--passwords", str(tmp_path), "--server", "7.2"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout == acl_file({"worker": "open sesame"}, server=(7, 2))
     divided = subprocess.run([*words, "--cluster"], capture_output=True, text=True, check=True)

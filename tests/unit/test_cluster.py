@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from redis import exceptions
 
-from stepflow_broker import cluster
-from stepflow_broker.cluster import ClusterUrl, NodeAwayError, NotInClusterError, _SlotMap
-from stepflow_broker.connection import connect, connect_async, server_error
+from stepflow_broker.redis_client import cluster
+from stepflow_broker.redis_client.cluster import ClusterUrl, NodeAwayError, NotInClusterError, _SlotMap
+from stepflow_broker.redis_client.connection import connect, connect_async
+from stepflow_broker.redis_client.errors import server_error
 from stepflow_engine.errors import ConfigurationError, ServerError
 
 A, B, C = ("10.0.0.1", 6379), ("10.0.0.2", 6379), ("10.0.0.3", 7000)

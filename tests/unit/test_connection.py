@@ -9,8 +9,9 @@ import pytest
 from redis import exceptions
 
 from stepflow import ConfigurationError, ServerError
-from stepflow_broker.connection import connect, connect_async, is_misled, is_transient, safe_url, server_error
-from stepflow_broker.sentinel import PrimaryAwayError, SentinelUrl, UnknownPrimaryError
+from stepflow_broker.redis_client.connection import connect, connect_async, safe_url
+from stepflow_broker.redis_client.errors import is_misled, is_transient, server_error
+from stepflow_broker.redis_client.sentinel import PrimaryAwayError, SentinelUrl, UnknownPrimaryError
 
 SENTINELS = "redis+sentinel://user:secret@one:1,two,[::1]:3/mymaster/4?sentinel_password=hidden"
 

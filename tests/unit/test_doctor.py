@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stepflow_broker.finding import RULES
-from stepflow_broker.scripts import script, script_names
+from stepflow_broker.doctor.findings import RULES
+from stepflow_broker.protocol.scripts import script, script_names
 
 LUA = Path(str(files("stepflow_broker"))) / "lua"
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
@@ -17,12 +17,12 @@ PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
 def test_the_rights_that_are_tried_are_those_of_all_commands_in_the_scripts() -> None:
     used = {command for name in script_names() for command in re.findall(r"redis\.call\('([A-Z]+)'", script(name).text)}
-    tried = set(re.findall(r"\{'([A-Z]+)'", (LUA / "try_rights.lua").read_text()))
+    tried = set(re.findall(r"\{'([A-Z]+)'", (LUA / "doctor" / "check_permissions.lua").read_text()))
     assert used <= tried, used - tried
 
 
 def test_the_scripts_report_codes_that_are_known() -> None:
-    texts = [path.read_text() for path in LUA.glob("examine_*.lua")]
+    texts = [path.read_text() for path in LUA.glob("doctor/examine_*.lua")]
     codes = {code for text in texts for code in re.findall(r"report\('(\w+)'", text)}
     assert codes
     assert codes <= set(RULES)

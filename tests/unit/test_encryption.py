@@ -11,9 +11,7 @@ import pytest
 from stepflow import ConfigurationError, DecryptionError, Encryption, Failure, KeyMissingError, Stepflow
 from stepflow_engine.cipher import PLAIN, Cipher, key_id
 from stepflow_engine.codec import dumps, loads
-from stepflow_engine.ids import moved_to, run_id_for
-from stepflow_engine.memo import memo_of_data, memo_of_error, read_memo
-from stepflow_engine.payloads import (
+from stepflow_engine.encryption_scopes import (
     end_place,
     event_place,
     open_event_text,
@@ -25,6 +23,8 @@ from stepflow_engine.payloads import (
     shown_memo,
     step_place,
 )
+from stepflow_engine.ids import moved_to, run_id_for
+from stepflow_engine.memo import memo_of_data, memo_of_error, read_memo
 from stepflow_engine.steps import event_text
 
 OLD, NEW, OTHER = (bytes([n]) * 32 for n in (1, 2, 3))

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from stepflow import StepOutputError
 from stepflow_engine.execution import HANDLER_ATTEMPT
-from stepflow_engine.handler import Result, attempt_step
+from stepflow_engine.step_attempt import Result, attempt_step
 from stepflow_engine.steps import RunRequest
 
 

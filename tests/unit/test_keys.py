@@ -14,9 +14,9 @@ import stepflow_broker
 import stepflow_cli
 import stepflow_engine
 import stepflow_workers
-from stepflow_broker.keys import KEYS, Keys, lua_constants
-from stepflow_broker.keys_doc import keys_page
-from stepflow_broker.scripts import script_names
+from stepflow_broker.protocol.keys import KEYS, Keys, lua_constants
+from stepflow_broker.protocol.keys_doc import keys_page
+from stepflow_broker.protocol.scripts import script_names
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (stepflow_engine, stepflow_broker, stepflow, stepflow_workers, stepflow_cli)
@@ -97,7 +97,7 @@ def test_a_script_is_given_the_constants_that_it_names_and_no_more() -> None:
 
 
 def test_the_page_of_keys_is_what_the_generator_makes() -> None:
-    """Made by ``python -m stepflow_broker.keys_doc > docs/redis-keys.md``."""
+    """Made by ``python -m stepflow_broker.protocol.keys_doc > docs/redis-keys.md``."""
     assert (ROOT / "docs" / "redis-keys.md").read_text() == keys_page()
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from stepflow_engine.loop import ACTIVITY, Activity, end_tasks
-from stepflow_engine.waits import waits_inside
+from stepflow_engine.run_loop import ACTIVITY, Activity, end_tasks
+from stepflow_engine.suspension import waits_inside
 from tests.support.replay import on_run_loop
 
 pytestmark = pytest.mark.usefixtures("each_loop")

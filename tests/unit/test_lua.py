@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from stepflow_broker.call import run_script
-from stepflow_broker.codes import Code
-from stepflow_broker.keys import Keys
-from stepflow_broker.scripts import script, script_names
+from stepflow_broker.protocol.command import run_script
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.scripts import script, script_names
+from stepflow_broker.protocol.status import Code
 
 FOLDER = Path(str(files("stepflow_broker"))) / "lua"
+PATHS = {path.stem: path for path in FOLDER.glob("*/*.lua") if path.parent.name != "lib"}
 LIBRARIES = {path.stem: path.read_text() for path in (FOLDER / "lib").glob("*.lua")}
 SCRIPTS = script_names()
 _FIELDS = ("USES", "KEYS", "ARGV", "MOVES", "RETURNS")
@@ -39,7 +40,7 @@ class Header:
 
 
 def header(name: str) -> Header:
-    lines = (FOLDER / f"{name}.lua").read_text().splitlines()
+    lines = PATHS[name].read_text().splitlines()
     comment = []
     for line in lines:
         if not line.startswith("--"):

@@ -7,14 +7,14 @@ from collections import Counter
 import pytest
 from redis.crc import key_slot
 
-from stepflow_broker.broker import Broker
-from stepflow_broker.call import Call, command
-from stepflow_broker.events import add_event, read_events
-from stepflow_broker.keys import MOVING, Keys, partition_tags, place_of, slot_of, without_tag
-from stepflow_broker.partitions import keys_for
-from stepflow_broker.pauses import pause
-from stepflow_broker.runs import read_run, read_status
-from stepflow_broker.streams import create_group
+from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.keys import MOVING, Keys, partition_tags, place_of, slot_of, without_tag
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.partitions import keys_for
+from stepflow_broker.transitions.events import add_event, read_events
+from stepflow_broker.transitions.pauses import pause
+from stepflow_broker.transitions.runs import read_run, read_status
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.ids import moved_to, place_for, run_id_for
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from redis.exceptions import AuthenticationError
 
-from stepflow_broker.connection import connect, connect_async
-from stepflow_broker.server_url import FilePassword, read_url, safe_url, user_of
+from stepflow_broker.redis_client.connection import connect, connect_async
+from stepflow_broker.redis_client.url import FilePassword, read_url, safe_url, user_of
 from stepflow_engine.errors import ConfigurationError
 
 SECRET = "xyzzy"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from stepflow_broker.keys import Keys
-from stepflow_workers.stations import Station, Stations
+from stepflow_broker.protocol.keys import Keys
+from stepflow_workers.partition.partition_worker import Station, Stations
 
 PASSES = 3
 

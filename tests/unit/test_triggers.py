@@ -9,11 +9,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from stepflow import ConfigurationError, CronTrigger, EventTrigger, Stepflow
-from stepflow_broker.functions import CronConfig, EventConfig, FunctionConfig
+from stepflow.options.cron_times import due_times
+from stepflow_broker.registry.functions import CronConfig, EventConfig, FunctionConfig, starts
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.expression import expression
-from stepflow_workers.crier import due_times
-from stepflow_workers.router import starts
 
 ROME, NEW_YORK = ZoneInfo("Europe/Rome"), ZoneInfo("America/New_York")
 

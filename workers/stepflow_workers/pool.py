@@ -17,9 +17,9 @@ from types import FrameType
 
 from stepflow_engine.errors import ConfigurationError, StepflowError
 from stepflow_workers.apps import load_apps
+from stepflow_workers.event_loop import collect_less
 from stepflow_workers.logs import configure_logging
-from stepflow_workers.loop import collect_less
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
 
 __all__ = ["WorkerPool", "WorkerSpec", "deaf_children", "run_worker"]

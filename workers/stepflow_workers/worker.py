@@ -23,32 +23,33 @@ from rq.worker import BaseWorker
 from rq.worker_registration import register
 
 from stepflow import Stepflow
-from stepflow_broker.async_broker import AsyncBroker
-from stepflow_broker.broker import Broker
-from stepflow_broker.call import command
-from stepflow_broker.connection import check_server, connect_all, infos, safe_url, server_error
-from stepflow_broker.functions import check_homes, register_functions
-from stepflow_broker.jobs import queue_lists
-from stepflow_broker.keys import Keys
-from stepflow_broker.partitions import check_partitions, keys_for
+from stepflow_broker.protocol.command import command
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.async_broker import AsyncBroker
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.connection import check_server, connect_all, infos, safe_url
+from stepflow_broker.redis_client.errors import server_error
+from stepflow_broker.redis_client.partitions import check_partitions, keys_for
+from stepflow_broker.registry.functions import check_homes, register_functions
+from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_engine.cipher import PLAIN
 from stepflow_engine.errors import ConfigurationError, StepflowError
-from stepflow_engine.loop import end_tasks
-from stepflow_workers.crier import Crier
-from stepflow_workers.deputy import Deputy
-from stepflow_workers.dispatcher import Dispatcher
-from stepflow_workers.inbox import Inbox
-from stepflow_workers.keeper import Keeper
-from stepflow_workers.loop import WorkerLoop
-from stepflow_workers.quarantine import Quarantine
-from stepflow_workers.registry import Registries
-from stepflow_workers.router import Router
-from stepflow_workers.settings import WorkerSettings
-from stepflow_workers.slots import Slots
-from stepflow_workers.stations import Station, Stations
-from stepflow_workers.timekeeper import Timekeeper
-from stepflow_workers.waker import Waker
-from stepflow_workers.workbench import Workbench
+from stepflow_engine.run_loop import end_tasks
+from stepflow_workers.consumers.completions import Waker
+from stepflow_workers.consumers.event_router import Router
+from stepflow_workers.event_loop import WorkerLoop
+from stepflow_workers.execution.poison_isolation import Quarantine
+from stepflow_workers.liveness.lease_renewer import Keeper
+from stepflow_workers.liveness.lease_sidecar import Deputy
+from stepflow_workers.partition.dispatcher import Dispatcher
+from stepflow_workers.partition.notifications import Inbox
+from stepflow_workers.partition.partition_worker import Station, Stations
+from stepflow_workers.scheduling.cron import Crier
+from stepflow_workers.scheduling.maintenance import Timekeeper
+from stepflow_workers.state.registry import Registries
+from stepflow_workers.state.settings import WorkerSettings
+from stepflow_workers.state.slots import Slots
+from stepflow_workers.state.worker_state import Workbench
 
 __all__ = ["StepWorker"]
 

@@ -16,7 +16,7 @@ from benchmarks.meter import Note
 from benchmarks.rig import joined
 from benchmarks.sample import Sample
 from benchmarks.stepflow import CASES, measure
-from stepflow_workers.settings import WorkerSettings
+from stepflow_workers.state.settings import WorkerSettings
 from tests.unit.benchmarks.samples import sample
 
 

@@ -33,7 +33,7 @@ local function read_digests(at)
 end
 
 -- give an event to what waits for it, a step or, with a key `!<n>`, a run that it cancels, once -> whether it was given
-local function give_event(member, event, now)
+local function deliver_event(member, event, now)
   local run, key = string.match(member, '^(.*):(!?%x+)$')
   if string.sub(key, 1, 1) == '!' then return cancel_by_event(run, string.sub(key, 2), now) end
   local step = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':index', key .. ':detail')

@@ -1,0 +1,114 @@
+"""The server's users for the roles, as an ACL file: ``python -m stepflow_broker.access.acl > users.acl``.
+
+``--passwords FOLDER`` takes each user's password from a file of the role's name there, such as ``producer``, and writes
+its SHA-256; a role without a password cannot connect. A file ``admin`` there makes a user ``admin`` who may do
+everything. The user ``default``, as whom everybody connects who names no user, is shut out. ``--cluster`` is for a
+Redis Cluster, of which each node needs the file, and for a server whose keys are divided (``?partitions=``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from stepflow_broker.access.roles import ROLES, Role
+from stepflow_broker.protocol.keys import ANY_PARTITION, KEYS, MOVING, Keys
+from stepflow_engine.errors import ConfigurationError
+
+__all__ = ["ADMIN", "acl_file", "read_passwords", "rules"]
+
+ADMIN = "admin"
+SERVER = (7, 0)
+_PATTERN = {"R": "%R~", "W": "%W~", "RW": "~"}
+
+
+def acl_file(passwords: Mapping[str, str], *, server: tuple[int, int] = SERVER, cluster: bool = False) -> str:
+    """The file.
+
+    Args:
+        passwords: by the names of roles; ``admin`` is one more.
+        server: the oldest version of Redis or Valkey that is to read it.
+        cluster: whether the keys are divided into partitions.
+    """
+    given = [(role, " ".join(rules(role, server, cluster=cluster))) for role in ROLES]
+    users = [f"{role.user} {_login(passwords.get(role.name))} {granted}" for role, granted in given]
+    if ADMIN in passwords:
+        users.append(f"{ADMIN} {_login(passwords[ADMIN])} ~* &* +@all")
+    users.append("default off sanitize-payload resetkeys resetchannels -@all")
+    return "".join(f"user {user}\n" for user in users)
+
+
+def rules(role: Role, server: tuple[int, int] = SERVER, *, cluster: bool = False) -> list[str]:
+    """What a role may do, as ``ACL SETUSER`` takes it. Redis 6.2 cannot tell reading a key from writing it."""
+    name = Keys(ANY_PARTITION if cluster else "")
+    texts = {key: name(key.name, "*" if key.ids else "") for key in KEYS}
+    keys = [(role.access(key), text) for key, text in texts.items() if key.type != "channel"]
+    return [
+        "resetkeys",
+        *((_PATTERN[access] if server >= (7, 0) else "~") + text for access, text in keys if access),
+        *[f"~{ANY_PARTITION}{MOVING}"] * cluster,  # to the server, who calls a script writes all keys that it declares
+        "resetchannels",
+        *(f"&{text}" for key, text in texts.items() if key.type == "channel" and role.uses(key)),
+        *role.more,
+        "-@all",
+        *(f"+{word}" for word in (*role.commands, *role.in_cluster * cluster)),
+        *["+client|setinfo"] * (server >= (7, 2)),  # by which a client names its library; older servers do not know it
+    ]
+
+
+def _login(password: str | None) -> str:
+    if password is None:
+        return "off sanitize-payload"
+    return f"on sanitize-payload #{hashlib.sha256(password.encode()).hexdigest()}"
+
+
+def read_passwords(folder: Path) -> dict[str, str]:
+    """The passwords in a folder, by role: the first line of each file.
+
+    Raises:
+        ConfigurationError: there is none, or one is empty or cannot be read.
+    """
+    found: dict[str, str] = {}
+    for name in (*(role.name for role in ROLES), ADMIN):
+        path = folder / name
+        try:
+            lines = path.read_text().splitlines()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ConfigurationError(f"the password in {path} cannot be read: {error.strerror}") from None
+        if not lines or not lines[0]:
+            raise ConfigurationError(f"the password file {path} is empty: put the password on its first line")
+        found[name] = lines[0]
+    if not found:
+        names = ", ".join(role.name for role in ROLES)
+        raise ConfigurationError(f"there is no password in {folder}: its files are to be named {names} or {ADMIN}")
+    return found
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor or 0)
+
+
+def main() -> None:
+    """Print the file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stepflow_broker.access.acl", description="Print an ACL file for Redis."
+    )
+    parser.add_argument("--passwords", type=Path, metavar="FOLDER", help="files with passwords, named as the roles")
+    parser.add_argument("--server", type=_version, default=SERVER, metavar="VERSION", help="of the server; 7.0")
+    parser.add_argument("--cluster", action="store_true", help="for a Redis Cluster, and for redis://…?partitions=")
+    given = parser.parse_args()
+    try:
+        passwords = read_passwords(given.passwords) if given.passwords else {}
+    except ConfigurationError as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write(acl_file(passwords, server=given.server, cluster=given.cluster))
+
+
+if __name__ == "__main__":
+    main()

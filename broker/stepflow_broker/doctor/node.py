@@ -1,0 +1,317 @@
+"""Whether one server is one that stepflow can rely on: its version, settings, replicas, clock, memory and rights."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from stepflow_broker.access.roles import ROLES, Role
+from stepflow_broker.doctor.findings import Finding, Severity
+from stepflow_broker.protocol.command import Call, command, run_script
+from stepflow_broker.protocol.keys import KEYS, Key, Keys
+from stepflow_broker.protocol.scripts import script, script_names
+from stepflow_broker.redis_client.connection import OLDEST_SERVER
+from stepflow_engine.errors import ConfigurationError, StepflowError
+
+__all__ = ["Node", "examine_info", "examine_node", "info_of", "is_in_partition", "key_of_nobody"]
+
+T = TypeVar("T")
+_CLOCK_MS = 5_000
+_BACK_MS = 1_000
+_FULL, _FILLING = 0.95, 0.8
+_LAG_S = 30
+_NOBODY = "doctor"
+_SETTINGS = ("appendfsync", "cluster-require-full-coverage", "min-replicas-to-write")
+_TRIED = frozenset(word.lower() for word in re.findall(r"\{'([A-Z]+)'", script("check_permissions").text))
+"""The commands that are tried."""
+
+_FSYNC = {
+    "always": (Severity.OK, "nothing acknowledged is lost, if the disk keeps its word"),
+    "everysec": (Severity.OK, "a loss of power loses up to about 2 s of acknowledged writes"),
+    "no": (Severity.WARNING, "a loss of power loses what the system has not written yet, often 30 s; set everysec"),
+    "": (Severity.OK, "its fsync policy is not to be seen: this user may not ask, or the server does not say"),
+}  # fmt: skip
+
+
+class Node(Protocol):
+    """What sends calls to a server."""
+
+    def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+        """Send calls in one round trip, and return their answers."""
+        ...
+
+
+def examine_node(
+    node: Node, partitions: Sequence[Keys], *, refused: Sequence[str] = (), in_cluster: bool = False
+) -> list[Finding]:
+    """Look at a server: a finding for each thing that is looked at, be it well or not.
+
+    Args:
+        partitions: those that it has.
+        refused: what the user may not do elsewhere, as ``check_permissions`` says it.
+        in_cluster: whether it is known to be one of a cluster.
+
+    Raises:
+        ServerError: the server does not answer.
+        ConfigurationError: the server refuses the user.
+    """
+    info = _ask(node, command(info_of, "INFO", "everything"))
+    settings = {name: value for name in _SETTINGS if (value := _setting(node, name)) is not None}
+    found = examine_info(info, settings, in_cluster=in_cluster)
+    if info.get("cluster_enabled") == "1" and not in_cluster:
+        return found  # it has the keys of some partitions only
+    found += [_clock(node, partitions), _scripts(node)]
+    return found + [_rights(node, keys, refused) for keys in partitions[:1]]
+
+
+def examine_info(info: dict[str, str], settings: dict[str, str], *, in_cluster: bool = False) -> list[Finding]:
+    """What a server's ``INFO`` and settings say of it.
+
+    Args:
+        info: its fields.
+        settings: ``appendfsync``, ``min-replicas-to-write`` and ``cluster-require-full-coverage``, if they are known.
+        in_cluster: whether it is known to be one of a cluster.
+    """
+    looks: list[Callable[[_Server], Iterator[Finding]]] = [_version, _eviction, _persistence, _replicas, _memory]
+    server = _Server(info, settings, in_cluster)
+    return [finding for look in [*looks, *[_coverage] * in_cluster] for finding in look(server)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """What a server says of itself."""
+
+    info: dict[str, str]
+    settings: dict[str, str]
+    in_cluster: bool
+
+    def number(self, name: str) -> int:
+        """A field of ``INFO`` as a number; 0 if it is none."""
+        found = re.match(r"\d+", self.info.get(name, ""))
+        return int(found[0]) if found else 0
+
+
+def _version(server: _Server) -> Iterator[Finding]:
+    info, oldest = server.info, ".".join(map(str, OLDEST_SERVER))
+    version = info.get("redis_version", "0")
+    name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_SERVER:
+        yield _error("version", f"the server is {name}; stepflow needs Redis {oldest} or newer, or Valkey")
+    else:
+        yield _ok("version", f"the server is {name}")
+    if info.get("cluster_enabled") == "1" and not server.in_cluster:
+        yield _error(
+            "version", "the server is one of a cluster: write redis+cluster://host:port,host:port in redis_url"
+        )
+
+
+def _eviction(server: _Server) -> Iterator[Finding]:
+    policy = server.info.get("maxmemory_policy", "noeviction")
+    if policy == "noeviction":
+        yield _ok("eviction", "the server evicts no key: when its memory is full, writes fail")
+        return
+    yield _error(
+        "eviction", f"the server evicts keys ({policy}), which loses runs: CONFIG SET maxmemory-policy noeviction"
+    )
+
+
+def _persistence(server: _Server) -> Iterator[Finding]:
+    info = server.info
+    if info.get("aof_enabled") == "1":
+        policy = server.settings.get("appendfsync", "")
+        severity, loss = _FSYNC.get(policy, _FSYNC[""])
+        yield Finding(
+            "persistence", severity, "server", f"the append-only file is on{', ' * bool(policy)}{policy}: {loss}"
+        )
+    else:
+        yield _warning(
+            "persistence",
+            "the append-only file is off: a restart loses all since the last snapshot, and all if there is none; "
+            "CONFIG SET appendonly yes",
+        )
+    for field, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")):
+        if info.get(field, "ok") != "ok":
+            yield _error("persistence", f"the last write of the {what} failed: look at the server's disk and log")
+    if info.get("loading") == "1":
+        yield _error("persistence", "the server is loading its data: wait for it")
+
+
+def _replicas(server: _Server) -> Iterator[Finding]:
+    if server.info.get("role") == "slave":
+        yield _error("replicas", "the server is a replica, which takes no writes: name the primary in the URL")
+        return
+    count, least = server.number("connected_slaves"), server.settings.get("min-replicas-to-write", "")
+    if not count and server.in_cluster:
+        yield _warning("replicas", "the server has no replica: when it is lost, its partitions stand still")
+        return
+    if not count:
+        yield _ok("replicas", "the server has no replica: a loss of its disk loses everything")
+        return
+    if least in ("", "0"):
+        yield _warning(
+            "replicas",
+            f"the server has {count} replica(s), and writes without them: a fail-over loses what it had not passed on; "
+            "min-replicas-to-write 1 bounds it",
+        )
+    else:
+        yield _ok("replicas", f"the server has {count} replica(s), and writes only with {least} of them")
+    for name, text in server.info.items():
+        if re.fullmatch(r"slave\d+", name):
+            fields = {part.partition("=")[0]: part.partition("=")[2] for part in text.split(",")}
+            if fields.get("state") != "online" or int(fields.get("lag", "0")) > _LAG_S:
+                yield _warning("replicas", f"a replica is {fields.get('state')}, and {fields.get('lag')} s behind")
+
+
+def _memory(server: _Server) -> Iterator[Finding]:
+    used, most, of = server.number("used_memory"), server.number("maxmemory"), "maxmemory"
+    if not most:
+        most, of = server.number("total_system_memory"), "the machine's memory (maxmemory is not set)"
+    if not most:
+        yield _ok("memory", f"the server uses {used >> 20} MiB; how much it may use is not to be seen")
+        return
+    share = used / most
+    severity = Severity.ERROR if share >= _FULL else Severity.WARNING if share >= _FILLING else Severity.OK
+    advice = "" if severity is Severity.OK else ": soon writes fail; raise it, or keep ended runs for a shorter time"
+    yield Finding("memory", severity, "server", f"the server uses {used >> 20} MiB, {share:.0%} of {of}{advice}")
+
+
+def _coverage(server: _Server) -> Iterator[Finding]:
+    match server.settings.get("cluster-require-full-coverage"):
+        case "yes":
+            text = "the server stops when another primary is lost: CONFIG SET cluster-require-full-coverage no"
+            yield _warning("coverage", text)
+        case "no":
+            yield _ok("coverage", "the server goes on when another primary is lost")
+
+
+# -- asking the server ---------------------------------------------------------
+
+
+def _clock(node: Node, partitions: Sequence[Keys]) -> Finding:
+    """The server's clock, against this machine's and against the times that are stored."""
+    calls: list[Call[Any]] = [command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")]
+    for keys in partitions:
+        calls += (
+            command(lambda reply: int(float(reply[1])) if reply else 0, "ZREVRANGE", keys("LIVE"), 0, 0, "WITHSCORES"),
+            command(_entry_ms, "XREVRANGE", keys("EVENTS"), "+", "-", "COUNT", 1),
+            command(_entry_ms, "XREVRANGE", keys("FINISHED"), "+", "-", "COUNT", 1),
+        )
+    before = time.time_ns() // 1_000_000
+    now, *stored = node.run_all(calls)
+    after = time.time_ns() // 1_000_000
+    if (back_ms := max(stored, default=0) - now) > _BACK_MS:
+        text = (
+            f"the server's clock is {back_ms / 1000:.0f} s behind times that it has stored: leases and timers come late"
+        )
+        return _error("clock", f"{text} until it has caught up; correct it")
+    apart_ms = max(before - now, now - after, 0)
+    if apart_ms > _CLOCK_MS:
+        return _warning(
+            "clock",
+            f"the server's clock and this machine's are {apart_ms / 1000:.0f} s apart; the server's alone counts",
+        )
+    return _ok("clock", "the server's clock agrees with this machine's, and has not gone back")
+
+
+def _scripts(node: Node) -> Finding:
+    """Whether the server takes every script."""
+    for name in script_names():
+        found = script(name)
+        try:
+            _ask(node, command(bytes, "SCRIPT", "LOAD", found.text))
+        except StepflowError as error:
+            return _error("scripts", f"the server does not take script {name}: {error}")
+    return _ok("scripts", f"the server takes all {len(script_names())} scripts")
+
+
+def _rights(node: Node, keys: Keys, refused: Sequence[str]) -> Finding:
+    """Whether the user may use the commands and keys that workers use in a partition, by trying."""
+    nobody = keys("RUN", _NOBODY)
+    names = [key_of_nobody(keys, key) for key in KEYS if key.type != "channel" and is_in_partition(keys, key)]
+    tried = [name for name in names if name not in (nobody, keys("RQ_SUSPENDED"))]
+    try:
+        refused = [
+            *_ask(node, run_script("check_permissions", _texts, (nobody,), keys("DONE", _NOBODY), *tried)),
+            *refused,
+        ]
+    except ConfigurationError as error:
+        return _error("rights", str(error))
+    if not refused:
+        return _ok("rights", "this user may use the commands and keys that workers use")
+    if role := _role_of(keys, set(refused)):
+        return _ok("rights", f"this user has the rights of role {role.name}: it {role.what}")
+    more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+    return _error("rights", f"this user may not do what workers do: {', '.join(refused[:5])}{more}; extend its ACL")
+
+
+def _role_of(keys: Keys, refused: set[str]) -> Role | None:
+    """The role whose rights a user has, who was refused these tries."""
+    nobody = (keys("RUN", _NOBODY), keys("DONE", _NOBODY))
+    commands = {words.partition(" ")[0].lower() for words in refused if words.endswith(nobody)}
+    for role in ROLES:
+        if commands == _TRIED - set(role.commands) and not refused & set(_needed(role, keys)):
+            return role
+    return None
+
+
+def _needed(role: Role, keys: Keys) -> Iterator[str]:
+    """The tries of keys that must not be refused to a role."""
+    for key in KEYS:
+        access = role.access(key) if key.type != "channel" else ""
+        name = key_of_nobody(keys, key)
+        if access:
+            yield f"EXISTS {name}"
+        if "W" in access and "persist" in role.commands and is_in_partition(keys, key):
+            yield f"PERSIST {name}"
+
+
+def key_of_nobody(keys: Keys, key: Key) -> str:
+    """A key of this kind that nobody has, or the only one."""
+    return keys(key.name, _NOBODY if key.ids else "")
+
+
+def is_in_partition(keys: Keys, key: Key) -> bool:
+    """Whether each partition has such keys of its own; the other kinds are shared by all."""
+    return keys(key.name).startswith(keys.partition)
+
+
+def _ask(node: Node, call: Call[T]) -> T:
+    return node.run_all([call])[0]
+
+
+def _setting(node: Node, name: str) -> str | None:
+    """A setting; ``None`` where the user may not ask, or the server does not say."""
+    try:
+        reply = _ask(node, command(_texts, "CONFIG", "GET", name))
+    except StepflowError:
+        return None
+    return reply[1] if len(reply) == 2 else None
+
+
+def info_of(reply: bytes) -> dict[str, str]:
+    """The fields of an answer to ``INFO``."""
+    lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines() if not line.startswith("#"))
+    return {name: value for name, _, value in lines if name}
+
+
+def _entry_ms(reply: list[Any]) -> int:
+    return int(reply[0][0].partition(b"-")[0]) if reply else 0
+
+
+def _texts(reply: list[bytes]) -> list[str]:
+    return [item.decode() for item in reply]
+
+
+def _ok(code: str, text: str) -> Finding:
+    return Finding(code, Severity.OK, "server", text)
+
+
+def _warning(code: str, text: str) -> Finding:
+    return Finding(code, Severity.WARNING, "server", text)
+
+
+def _error(code: str, text: str) -> Finding:
+    return Finding(code, Severity.ERROR, "server", text)

@@ -1,0 +1,136 @@
+"""Whether what a URL names can be relied on: a server, or a cluster and each of its primaries."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stepflow_broker.doctor.findings import Finding, Severity
+from stepflow_broker.doctor.node import examine_node, info_of, is_in_partition, key_of_nobody
+from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.keys import KEYS, Keys, slot_of
+from stepflow_broker.redis_client.blocking_client import Link
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.url import read_url
+from stepflow_engine.errors import MissingRightError, ServerError
+
+__all__ = ["examine_server"]
+
+_SLOTS = 16384
+_PATIENCE_S = 3.0
+
+
+def examine_server(broker: Broker, keys: Keys) -> list[Finding]:
+    """Look at a server, or at a cluster: a finding for each thing that is looked at, be it well or not.
+
+    Raises:
+        ServerError: the server does not answer, or no node of the cluster does.
+        ConfigurationError: the server refuses the user.
+    """
+    refused = list(_refused_of_shared(broker, keys))
+    if not read_url(broker.url).is_of_cluster:
+        return examine_node(broker, keys.all, refused=refused)
+    slots, info = _ask_any(broker, keys, [command(_raw, "CLUSTER", "SLOTS"), command(info_of, "CLUSTER", "INFO")])
+    primaries = _primaries(slots)
+    found = [_state(info, primaries), _spread(primaries, keys)]
+    return found + [finding for one in primaries for finding in _examine_primary(broker, keys, one, refused)]
+
+
+def _refused_of_shared(broker: Broker, keys: Keys) -> Iterator[str]:
+    """What the user may not do with keys that are in no partition, as ``check_permissions`` says it of the others."""
+    for key in KEYS:
+        if key.type != "channel" and not is_in_partition(keys, key):
+            words = ("EXISTS", key_of_nobody(keys, key))
+            try:
+                broker.run(command(int, *words))
+            except MissingRightError:
+                yield " ".join(words)
+            except ServerError:
+                return  # what is away is found out by all else
+
+
+# -- a cluster -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Primary:
+    """A node that has slots.
+
+    Attributes:
+        name: its address.
+        slots: first and last of each range that it has.
+    """
+
+    name: str
+    slots: tuple[tuple[int, int], ...]
+
+    def has(self, keys: Keys) -> bool:
+        """Whether it has a partition."""
+        slot = slot_of(keys.partition)
+        return any(first <= slot <= last for first, last in self.slots)
+
+
+def _ask_any(broker: Broker, keys: Keys, calls: Sequence[Call[Any]]) -> list[Any]:
+    """The answers of the first node that has a partition and answers."""
+    failures: list[ServerError] = []
+    for one in keys.all:
+        link = Link(broker.url, patience_s=0, slot=slot_of(one.partition))
+        try:
+            return link.run_all(calls)
+        except ServerError as error:
+            failures.append(error)
+        finally:
+            link.close()
+    raise failures[-1]
+
+
+def _primaries(slots: Sequence[Any]) -> list[_Primary]:
+    """All primaries, as ``CLUSTER SLOTS`` tells of them."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for first, last, (host, port, *_), *_replicas in slots:
+        found.setdefault(f"{(host or b'').decode()}:{port}", []).append((first, last))
+    return [_Primary(name, tuple(ranges)) for name, ranges in sorted(found.items())]
+
+
+def _state(info: dict[str, str], primaries: Sequence[_Primary]) -> Finding:
+    """What a node says of the cluster."""
+    missing = _SLOTS - sum(last - first + 1 for one in primaries for first, last in one.slots)
+    if missing:
+        text = f"{missing:,} slots of the cluster belong to no node: what is there cannot be reached; assign them"
+        return Finding("cluster", Severity.ERROR, "cluster", text)
+    if info.get("cluster_state") != "ok" or info.get("cluster_slots_fail", "0") != "0":
+        count = info.get("cluster_slots_fail", "some")
+        text = f"{count} slots of the cluster are out of reach: a primary is lost, and no replica has taken over yet"
+        return Finding("cluster", Severity.ERROR, "cluster", text)
+    text = f"the cluster is whole: its {len(primaries)} primaries have all slots"
+    return Finding("cluster", Severity.OK, "cluster", text)
+
+
+def _spread(primaries: Sequence[_Primary], keys: Keys) -> Finding:
+    """How the partitions lie over the primaries."""
+    counts = Counter({one.name: sum(one.has(part) for part in keys.all) for one in primaries})
+    told = ", ".join(f"{count} at {name}" for name, count in counts.items())
+    text = f"the keys are divided into {len(keys.all)} partitions: {told}"
+    if max(counts.values()) - min(counts.values()) <= 1 and min(counts.values()):
+        return Finding("partitions", Severity.OK, "cluster", text)
+    advice = "a primary without partitions does nothing, and one with many does more: move their slots"
+    return Finding("partitions", Severity.WARNING, "cluster", f"{text}; {advice}")
+
+
+def _examine_primary(broker: Broker, keys: Keys, primary: _Primary, refused: Sequence[str]) -> list[Finding]:
+    """Look at one primary. Each has its own users, so the rights are tried at each that has a partition."""
+    link = Link(broker.url, patience_s=_PATIENCE_S, slot=primary.slots[0][0])
+    try:
+        partitions = [one for one in keys.all if primary.has(one)]
+        found = examine_node(link, partitions, refused=refused, in_cluster=True)
+    except ServerError as error:
+        found = [Finding("cluster", Severity.ERROR, "", str(error))]
+    finally:
+        link.close()
+    return [replace(one, subject=primary.name, text=f"{primary.name}: {one.text}") for one in found]
+
+
+def _raw(reply: Any) -> Any:
+    return reply

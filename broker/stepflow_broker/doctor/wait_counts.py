@@ -1,0 +1,78 @@
+"""The counts of waits for an event, compared with the waits themselves.
+
+A count that is too low would have events pass waits by; one that is too high costs each event of the name a little.
+The waits of an event lie under many keys, which no script can find at once. What was seen of them can only be too
+little, so a count below it is wrong for certain; one above it is, if it stays so whenever it is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from stepflow_broker.doctor.findings import Findings
+from stepflow_broker.protocol.command import Call, command, run_script
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.broker import Broker
+
+__all__ = ["examine_counts"]
+
+_SCAN = 1_000
+_LOOKS = 5
+_Pairs = dict[tuple[str, str], list[str]]
+"""Indexes of waits, by event and paths."""
+
+
+def examine_counts(broker: Broker, keys: Keys, findings: Findings, *, repair: bool) -> None:
+    """Compare the counts of waits with the waits. A pass over the keys for each look; up to five."""
+    high: set[tuple[str, str]] | None = None
+    for _ in range(_LOOKS):
+        pairs = _pairs(broker, keys, high)
+        calls = [_compare(keys, event, paths, indexes, repair=repair) for (event, paths), indexes in pairs.items()]
+        answers = dict(zip(pairs, broker.run_all(calls) if calls else (), strict=True))
+        for (event, paths), (difference, repaired) in answers.items():
+            if difference < 0:
+                findings.add("waited_low", event, paths or "any", repaired=bool(repaired))
+        high = {pair for pair, (difference, _) in answers.items() if difference > 0}
+        if not high:
+            return
+    for event, paths in sorted(high or ()):
+        findings.add("waited_high", event, paths or "any")
+
+
+def _compare(keys: Keys, event: str, paths: str, indexes: Sequence[str], *, repair: bool) -> Call[tuple[int, int]]:
+    key = keys("WAITED", event)
+    return run_script("examine_counts", lambda reply: (reply[0], reply[1]), (key,), int(repair), paths, *indexes)
+
+
+def _pairs(broker: Broker, keys: Keys, wanted: set[tuple[str, str]] | None) -> _Pairs:
+    """What is counted, and what is to be; ``wanted``: only these."""
+    found: _Pairs = defaultdict(list)
+    for index in _subjects(broker, keys, "WAITS"):
+        paths, _, event = index.split("\n", 2)
+        found[event, paths].append(index)
+    for event in _subjects(broker, keys, "WAITED"):
+        for paths in broker.run(command(_texts, "HKEYS", keys("WAITED", event))):
+            found[event, paths] += ()
+    return {pair: indexes for pair, indexes in found.items() if wanted is None or pair in wanted}
+
+
+def _subjects(broker: Broker, keys: Keys, kind: str) -> set[str]:
+    """The subjects of the keys of a kind."""
+    prefix, cursor, found = keys(kind), b"0", set[str]()
+    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
+    while True:
+        cursor, names = broker.run(command(_raw, "SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN))
+        found |= {name.decode().removeprefix(prefix) for name in names}
+        if cursor == b"0":
+            return found
+
+
+def _texts(reply: list[bytes]) -> list[str]:
+    return [item.decode() for item in reply]
+
+
+def _raw(reply: Any) -> Any:
+    return reply

@@ -1,0 +1,7 @@
+-- deliver_event: end a step's wait with an event that a worker has matched.
+-- USES     clock jobs waits state concurrency runs invokes cancellation events
+-- KEYS     1 run
+-- ARGV     1 now_ms  2 run  3 step_key  4 event
+-- MOVES    the step: waiting -> (memo); the run: waiting -> queued
+-- RETURNS  1 GIVEN, 0 ALREADY
+return deliver_event(ARGV[2] .. ':' .. ARGV[3], ARGV[4], clock(ARGV[1])) and 1 or 0

@@ -1,0 +1,19 @@
+-- send_events: put the events of a step on the stream and store the step's memo, once.
+-- USES     clock jobs waits state concurrency runs
+-- KEYS     1 run  2 memos  3 order  4 events
+-- ARGV     1 run  2 fence  3 step_key  4 memo  5.. event, id, dedupe (1 or 0), ...
+-- MOVES    running -> running
+-- RETURNS  {1 STORED | 0 ALREADY_STORED | -1 NO_RUN | -2 STALE_FENCE, position}
+local run, key, memo = ARGV[1], ARGV[3], ARGV[4]
+local was = read_run(run)
+if not holds_run(was, ARGV[2]) then
+  if redis.call('HGET', KEYS[2], key) == memo then return {0, redis.call('LPOS', KEYS[3], key) + 1} end
+  return {refusal(was), 0}
+end
+local stored, position = record_memo(run, was, key, memo)
+if stored == 1 then
+  for i = 5, #ARGV, 3 do
+    redis.call('XADD', KEYS[4], '*', 'event', ARGV[i], 'id', ARGV[i + 1], 'dedupe', ARGV[i + 2])
+  end
+end
+return {stored, position}

@@ -1,0 +1,31 @@
+-- invoke_child: start a child run for a step of its parent, once, with the timeout key that bounds the wait.
+-- The parent's step is resolved at once when the function does not exist (`refusal`) or its flow control skips the run, or it is paused.
+-- Refused when the registry of functions has changed since the parent's worker read it.
+-- USES     clock jobs waits state concurrency runs invokes remote_children cancellation start_rules
+-- KEYS     1 run
+-- ARGV     1 now_ms  2 run  3 fence  4 version  5 step_key  6 step_id  7 detail (rest of the memo's JSON)
+--          8 timeout_ms  9 timeout_memo  10 refusal ('' or a memo)  11 child  12 app  13 function  14 queue  15 event
+--          16 depth  17 retention_ms  18.. rules (as start_run)
+-- MOVES    child: (none) -> queued | skipped; the parent's step: (none) -> waiting
+-- RETURNS  {1 STARTED | 0 ALREADY | 3 RESOLVED | -1 NO_RUN | -2 STALE_FENCE | -3 STALE_REGISTRY, position, memo}
+local now, run, key, child = clock(ARGV[1]), ARGV[2], ARGV[5], ARGV[11]
+local was = read_run(run)
+local refused = invoke_refusal(run, was, ARGV[3], key, ARGV[4])
+if refused then return {refused, 0, ''} end
+if ARGV[10] ~= '' then
+  local _, position = record_memo(run, was, key, ARGV[10])
+  return {3, position, ARGV[10]}
+end
+await_child(run, key, ARGV[6], child, ARGV[7], now + ARGV[8], ARGV[9])
+local more = {'parent', run, 'parent_step', key, 'depth', ARGV[16]}
+local waits
+if redis.call('EXISTS', RUN .. child) == 0 then
+  local rules = read_rules(18)
+  if is_paused('function', ARGV[12] .. '/' .. ARGV[13]) then rules = {{kind = 'skip', name = 'paused'}} end
+  waits = start_or_skip(child, ARGV[12], ARGV[13], ARGV[14], ARGV[15], now, more, tonumber(ARGV[17]), rules)
+else
+  waits = is_live(child)
+end
+if waits then return {1, 0, ''} end
+local position, memo = resolve_by_child(child)
+return {3, position, memo}

@@ -1,0 +1,23 @@
+-- extend_leases: keep the leases of jobs that a worker still works on, and their slots.
+-- A lease whose slot was given to another is lost: it had lapsed.
+-- USES     clock jobs state concurrency
+-- KEYS     1 leases
+-- ARGV     1 now_ms  2 lease_ms  3.. job, fence, ...
+-- MOVES    (none)
+-- RETURNS  list of the jobs whose lease is lost
+local expiry, lost = clock(ARGV[1]) + tonumber(ARGV[2]), {}
+local shown_until = math.floor(expiry / 1000) + RQ_GRACE_S
+for i = 3, #ARGV, 2 do
+  local job, fence = ARGV[i], ARGV[i + 1]
+  local run, key = split_job(job)
+  local was = read_run(run)
+  local held = key == '' and holds_run(was, fence) or key ~= '' and holds_step(run, key, fence)
+  if held and (not was.gates or keep_slots(job, was, expiry)) then
+    redis.call('ZADD', KEYS[1], expiry, job)
+    local list = key == '' and was.list or list_of(was.queue, true)
+    redis.call('ZADD', RQ_WIP .. list, 'XX', shown_until, job .. ':' .. fence)
+  else
+    lost[#lost + 1] = job
+  end
+end
+return lost

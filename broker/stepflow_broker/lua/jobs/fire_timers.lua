@@ -1,0 +1,47 @@
+-- fire_timers: do what is due.
+-- A member says what: job:<job> queues a delayed job; wait:<run>:<step key> ends the wait for a child, an event or a time;
+-- resume:<subject> lets go on what a pause has held up; start:<run> and finish:<run> cancel a run that has not started, or ended, in time.
+-- USES     clock jobs waits state concurrency pauses runs invokes cancellation
+-- KEYS     1 timeouts
+-- ARGV     1 now_ms  2 limit
+-- MOVES    waiting -> queued, delayed step -> queued step, waiting step -> (memo), a run that is late -> cancelled
+-- RETURNS  {how many were due, milliseconds until the next (-1: there is none)}
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if not first[1] then return {0, -1} end
+local now = clock(ARGV[1])
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
+for _, member in ipairs(due) do
+  redis.call('ZREM', KEYS[1], member)
+  local kind, subject = string.match(member, '^(%a+):(.*)$')
+  if kind == 'job' then
+    local run, key = split_job(subject)
+    local was = read_run(run)
+    if key == '' then
+      if was.continuation == 'delayed' then
+        redis.call('ZREM', RQ_SCHEDULED .. list_of(was.queue, was.started_at), subject)
+        requeue_run(run, was, now)
+      end
+    elseif redis.call('HGET', STEPS .. run, key .. ':state') == 'delayed' then
+      requeue_step(run, was, key, now)
+    end
+  elseif kind == 'wait' then
+    local run, key = string.match(subject, '^(.*):(%x+)$')
+    local step = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':child', key .. ':index')
+    if step[1] == 'waiting' then
+      local position, memo, was, _ = 0
+      if step[2] then position, memo, _, _, was = resolve_by_child(step[2]) end
+      if position == 0 then -- no child, or it has not ended, or is away: the first outcome that is known here wins
+        memo, was = redis.call('GET', TIMEOUT .. run .. ':' .. key), read_run(run)
+        drop_wait(run, key, step[3])
+        position = select(2, record_memo(run, was, key, memo))
+      end
+      memo_comes(run, was, key, position, memo, now, '')
+    end
+  elseif kind == 'resume' then
+    go_on(subject, now)
+  else
+    cancel_late(subject, kind, now)
+  end
+end
+local following = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+return {#due, following[2] and math.max(0, math.ceil(following[2] - now)) or -1}

@@ -1,0 +1,22 @@
+-- release_jobs: hand leased jobs back to the fronts of their lists, to be taken by any worker at once.
+-- USES     clock jobs waits state concurrency runs
+-- KEYS     1 leases
+-- ARGV     1 now_ms  2.. job, fence, ...
+-- MOVES    running -> queued
+-- RETURNS  the number of jobs handed back
+local now, count = clock(ARGV[1]), 0
+for i = 2, #ARGV, 2 do
+  local job, fence = ARGV[i], ARGV[i + 1]
+  local run, key = split_job(job)
+  local was = read_run(run)
+  if key == '' and holds_run(was, fence) then
+    end_lease(job, was, was.list, fence, now)
+    requeue_run(run, was, now, true)
+    count = count + 1
+  elseif key ~= '' and holds_step(run, key, fence) then
+    end_lease(job, was, list_of(was.queue, true), fence, now)
+    requeue_step(run, was, key, now, true)
+    count = count + 1
+  end
+end
+return count

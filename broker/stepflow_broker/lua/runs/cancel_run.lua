@@ -1,0 +1,11 @@
+-- cancel_run: end a run that is not wanted any more, and, unless told otherwise, the children that it waits for.
+-- A handler that runs is not interrupted; its result is refused.
+-- USES     clock jobs waits state concurrency runs invokes cancellation
+-- KEYS     1 run
+-- ARGV     1 now_ms  2 run  3 reason (JSON of a failure)  4 retention_ms  5 with_children (1 or 0)
+-- MOVES    queued | running | waiting -> cancelled
+-- RETURNS  1 ENDED, 0 ALREADY_ENDED, -1 NO_RUN
+local first = read_run(ARGV[2])
+if not first.live then return first.status and 0 or -1 end
+cancel_tree(ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1', clock(ARGV[1]))
+return 1

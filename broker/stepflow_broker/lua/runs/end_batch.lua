@@ -1,0 +1,20 @@
+-- end_batch: end the runs of a batch that has ended, as it has ended, and tell their parents.
+-- USES     clock jobs waits state concurrency runs invokes cancellation
+-- KEYS     1 run (the batch)
+-- ARGV     1 now_ms  2 batch  3 limit
+-- MOVES    waiting -> completed | failed | cancelled
+-- RETURNS  how many runs it has still to end
+local now, batch = clock(ARGV[1]), ARGV[2]
+local ended = redis.call('HMGET', KEYS[1], 'status', 'output', 'error', 'finished', 'keep_ms', 'retention_ms')
+if not ended[1] or LIVE_STATUS[ended[1]] then return 0 end
+local field, payload = ended[2] and 'output' or 'error', ended[2] or ended[3]
+local members = redis.call('LRANGE', BATCHED .. batch, 0, ARGV[3] - 1)
+for _, run in ipairs(members) do
+  local was = read_run(run)
+  if was.live then end_run(run, was, ended[1], field, payload, now, tonumber(ended[6])) end
+end
+redis.call('LTRIM', BATCHED .. batch, #members, -1)
+tell_parents(members, now)
+local left = redis.call('LLEN', BATCHED .. batch)
+if left == 0 then drop_finished(batch, ended[4], ended[5]) end
+return left

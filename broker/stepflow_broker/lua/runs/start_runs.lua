@@ -1,0 +1,17 @@
+-- start_runs: create runs of a function, each once, and queue their first jobs; its flow control may put off or skip them.
+-- USES     clock jobs waits state concurrency runs invokes cancellation start_rules
+-- KEYS     1 run (the first)
+-- ARGV     1 now_ms  2 app  3 function  4 queue  5 dedupe_ms  6 retention_ms
+--          7.. run, event, rules (their number, then kind, name, a, b, c, ...), ...
+-- MOVES    (none) -> queued | waiting | skipped
+-- RETURNS  list of 1 STARTED, 0 ALREADY_STARTED, 3 SKIPPED
+local now, more, retention_ms, codes, i = clock(ARGV[1]), {'dedupe_ms', ARGV[5]}, tonumber(ARGV[6]), {}, 7
+while i <= #ARGV do
+  local run, code, rules, following = ARGV[i], 0, read_rules(i + 2)
+  if redis.call('EXISTS', RUN .. run) == 0 then
+    code = start_or_skip(run, ARGV[2], ARGV[3], ARGV[4], ARGV[i + 1], now, more, retention_ms, rules) and 1 or 3
+  end
+  codes[#codes + 1] = code
+  i = following
+end
+return codes

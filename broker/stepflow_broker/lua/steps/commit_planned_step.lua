@@ -1,0 +1,20 @@
+-- commit_planned_step: store the memo of a step that had a job of its own, once, drop the job, and let the run go on.
+-- A resend alone is told that the memo is stored already: a worker whose result is another must not go on with it.
+-- USES     clock jobs waits state concurrency runs
+-- KEYS     1 run  2 memos  3 order
+-- ARGV     1 now_ms  2 run  3 step_key  4 fence  5 memo  6 worker
+-- MOVES    leased step -> (memo); the run: waiting -> queued
+-- RETURNS  {1 STORED | 0 ALREADY_STORED | -1 NO_RUN | -2 STALE_FENCE, position}
+local now, run, key, fence, memo = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local was, held, tried = read_run(run), holds_step(run, key, fence)
+if not held then
+  if redis.call('HGET', KEYS[2], key) == memo then return {0, redis.call('LPOS', KEYS[3], key) + 1} end
+  return {refusal(was), 0}
+end
+local job = job_of(run, key)
+end_lease(job, was, list_of(was.queue, true), fence, now)
+redis.call('DEL', RQ_JOB .. job)
+drop_planned_step(run, key, tried)
+local stored, position = record_memo(run, was, key, memo)
+memo_comes(run, was, key, position, memo, now, ARGV[6])
+return {stored, position}

@@ -1,0 +1,24 @@
+-- fail_attempt: record a step's failed attempt and queue the next one, after a delay, as a job of its own.
+-- Also puts a step off that this worker cannot execute (attempts unchanged).
+-- USES     clock jobs waits state concurrency runs
+-- KEYS     1 run  2 steps
+-- ARGV     1 now_ms  2 run  3 job_key ('' for the continuation)  4 fence  5 step_key  6 step_id  7 attempts  8 error
+--          9 delay_ms
+-- MOVES    running -> running (the continuation stays with its worker), leased step -> delayed step
+-- RETURNS  1 RECORDED, 0 ALREADY_RECORDED, -1 NO_RUN, -2 STALE_FENCE
+local now, run, job_key, key = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[5]
+local was, planned = read_run(run), redis.call('HMGET', KEYS[2], key .. ':attempt', key .. ':state')
+local held
+if job_key == '' then held = holds_run(was, ARGV[4]) and not planned[2] else held = holds_step(run, key, ARGV[4]) end
+if not held then
+  if tonumber(planned[1] or 0) >= tonumber(ARGV[7]) then return 0 end
+  return refusal(was)
+end
+local list, name = list_of(was.queue, true), was.app .. '/' .. was.fn .. ': ' .. string.sub(ARGV[6], 1, 100)
+local job, due = job_of(run, key), now + tonumber(ARGV[9])
+if job_key ~= '' then end_lease(job, was, list, ARGV[4], now) end
+redis.call('HDEL', KEYS[2], key .. ':lease', key .. ':owner')
+redis.call('HSET', KEYS[2], key, ARGV[6], key .. ':state', 'delayed', key .. ':attempt', ARGV[7], key .. ':error',
+  ARGV[8], key .. ':due', due)
+delay_job(job, list, name, now, due)
+return 1

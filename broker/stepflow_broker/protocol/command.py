@@ -1,0 +1,105 @@
+"""A call: one request to the server as a value, with how to read its answer.
+
+Transitions are written once, as functions that make calls; `Broker` sends a call and blocks, `AsyncBroker` sends it
+and awaits. Nothing else differs between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from stepflow_broker.protocol.keys import MOVING, place_of
+from stepflow_broker.protocol.scripts import Script, script
+from stepflow_engine.errors import StepflowError, UnreadableError
+
+__all__ = ["Call", "Word", "command", "run_script"]
+
+T = TypeVar("T")
+Word = str | bytes | int | float
+_CONTAINERS = frozenset({"CLIENT", "CLUSTER", "CONFIG", "SCRIPT", "XGROUP", "XINFO"})
+_KEYLESS = frozenset({"CLIENT", "CLUSTER", "CONFIG", "INFO", "PING", "SCAN", "SCRIPT", "TIME", "WAIT"})
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request.
+
+    Attributes:
+        words: the command as it is sent.
+        read: makes the typed answer of the server's.
+        script: the script that the command runs, if it runs one.
+    """
+
+    words: tuple[Word, ...]
+    read: Callable[[Any], T]
+    script: Script | None = None
+
+    def answer(self, reply: Any) -> T:
+        """The typed answer of a reply.
+
+        Raises:
+            UnreadableError: the reply has what stepflow does not write.
+        """
+        try:
+            return self.read(reply)
+        except StepflowError:
+            raise
+        except Exception as error:  # whatever a reader makes of damaged data, it is the data's fault
+            what = self.script.name if self.script else str(self.words[0])
+            raise UnreadableError(f"what the server answers to {what}", error) from error
+
+    @property
+    def action(self) -> str:
+        """What it does: the transition by its name, or the command: ``info``, ``xgroup|create``, ``hget <key>``."""
+        if self.script is not None:
+            return self.script.name
+        first, second = [*map(str, self.words[:2]), ""][:2]
+        if first in _CONTAINERS:
+            return f"{first}|{second}".lower()
+        return f"{first.lower()} {second}" if second and first not in (*_KEYLESS, "XREADGROUP") else first.lower()
+
+    @property
+    def place(self) -> str:
+        """What decides which node of a cluster has its keys: their partition's tag, or a key; ``""``: it has none."""
+        if self.script is not None:
+            return place_of(str(self.words[3]))
+        first = str(self.words[0])
+        if first == "XREADGROUP":
+            return place_of(str(self.words[self.words.index("STREAMS") + 1]))
+        if first == "SCAN" and "MATCH" in self.words:
+            return _tag_of(str(self.words[self.words.index("MATCH") + 1]))
+        if first in _KEYLESS:
+            return ""
+        return place_of(str(self.words[2 if first in _CONTAINERS else 1])) if len(self.words) > 1 else ""
+
+    def with_source(self) -> tuple[Word, ...]:
+        """The command with the script's source, for a server that does not know the script."""
+        if self.script is None:
+            raise TypeError("this command runs no script")
+        return ("EVAL", self.script.text, *self.words[2:])
+
+
+def _tag_of(pattern: str) -> str:
+    """The partition whose keys a pattern finds; ``""``: those of all."""
+    place = place_of(pattern)
+    return place if place != pattern else ""
+
+
+def command(read: Callable[[Any], T], *words: Word) -> Call[T]:
+    """A plain Redis command."""
+    return Call(words, read)
+
+
+def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args: Word) -> Call[T]:
+    """A transition. Every script may be sent twice: the second time changes nothing.
+
+    In a partition it declares a key that nobody ever writes. While the partition's slot moves to another node of a
+    cluster, the server refuses a request that names a key which is not there, before it does anything; so the partition
+    stands still, and no script fails half-way at a key that it makes.
+    """
+    source = script(name)
+    if keys[0].startswith("{"):
+        keys = (*keys, place_of(keys[0]) + MOVING)
+    return Call(("EVALSHA", source.sha, len(keys), *keys, *args), read, source)

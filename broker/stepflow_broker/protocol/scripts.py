@@ -1,0 +1,68 @@
+"""The Lua scripts: read from ``lua/``, put together with the parts they use, and named by their SHA-1.
+
+A script's file begins with its contract (see ``lua/runs/start_runs.lua``). Its ``USES`` line names the files of
+``lua/lib`` that precede it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from stepflow_broker.protocol.keys import lua_constants
+
+__all__ = ["Script", "script", "script_names"]
+
+_FOLDER = files("stepflow_broker") / "lua"
+_USES = re.compile(r"^-- USES +(.+)$", re.MULTILINE)
+_KEYS = re.compile(r"^-- KEYS +(.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script as it is sent.
+
+    Attributes:
+        name: the transition.
+        text: the whole source.
+        sha: the SHA-1 of the source, by which the server knows it.
+        keys: its KEYS, by the names that its contract gives them.
+    """
+
+    name: str
+    text: str
+    sha: str
+    keys: tuple[str, ...] = ()
+
+
+@cache
+def script(name: str) -> Script:
+    """The script of a transition."""
+    body = _paths(_FOLDER)[name].read_text()
+    uses = _USES.search(body)
+    parts = [_strip((_FOLDER / "lib" / f"{part}.lua").read_text()) for part in (uses.group(1).split() if uses else ())]
+    code = "".join([*parts, _strip(body)])
+    text = lua_constants(code) + code
+    keys = _KEYS.search(body)
+    names = re.findall(r"\d+ (\w+)", keys.group(1)) if keys else ()
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), tuple(names))
+
+
+def script_names() -> list[str]:
+    """All transitions that are scripts."""
+    return sorted(_paths(_FOLDER))
+
+
+def _paths(folder: Traversable) -> dict[str, Traversable]:
+    """The files of all transitions, by their names."""
+    groups = [entry for entry in folder.iterdir() if entry.is_dir() and entry.name != "lib"]
+    return {file.name.removesuffix(".lua"): file for group in groups for file in group.iterdir()}
+
+
+def _strip(source: str) -> str:
+    """The source without its comment lines, which the server need not keep."""
+    return "".join(line for line in source.splitlines(keepends=True) if not line.lstrip().startswith("--"))

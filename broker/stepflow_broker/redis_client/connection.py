@@ -1,0 +1,153 @@
+"""Connections: from a URL to a client, the server's errors as ours, and what a server must be like."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import redis
+import redis.asyncio
+from redis import exceptions
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from stepflow_broker.redis_client.cluster import (
+    cluster_client,
+    cluster_client_async,
+    whole_cluster,
+)
+from stepflow_broker.redis_client.errors import server_error
+from stepflow_broker.redis_client.sentinel import (
+    sentinel_client,
+    sentinel_client_async,
+)
+from stepflow_broker.redis_client.url import ServerUrl, bad_url, read_url, safe_url
+from stepflow_engine.errors import ConfigurationError
+
+__all__ = [
+    "DEFAULT_URL",
+    "check_server",
+    "connect",
+    "connect_all",
+    "connect_async",
+    "infos",
+    "safe_url",
+]
+
+C = TypeVar("C", redis.Redis, redis.asyncio.Redis)
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+SOCKET_TIMEOUT_S = 15.0
+CONNECT_TIMEOUT_S = 5.0
+OLDEST_SERVER = (6, 2)
+
+
+def _options(url: ServerUrl, retry: Retry | AsyncRetry) -> dict[str, Any]:
+    return {
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "protocol": 2,
+        "health_check_interval": 30,
+        "retry": retry,
+        **({} if url.text.startswith("unix:") else _keepalive()),
+        **url.options,
+    }
+
+
+def _keepalive() -> dict[str, Any]:
+    """After 30 s, a connection to a machine that is gone is broken, also one on which nothing is ever asked."""
+    settings = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+    known = {getattr(socket, name): value for name, value in settings.items() if hasattr(socket, name)}
+    return {"socket_keepalive": True, "socket_keepalive_options": known}
+
+
+def connect(url: str, *, slot: int = 0, **options: Any) -> redis.Redis:
+    """A blocking client.
+
+    Args:
+        slot: of a cluster; the client's server is the node that has it.
+
+    Raises:
+        ConfigurationError: the URL cannot be one of a server.
+    """
+    given = read_url(url)
+    try:
+        options = {**_options(given, Retry(NoBackoff(), 0)), **options}
+        if given.is_of_cluster:
+            return _checked(cluster_client(given.text, options, slot))
+        if given.is_of_sentinels:
+            return _checked(sentinel_client(given.text, options))
+        return _checked(redis.Redis.from_url(given.text, **options))
+    except (ValueError, TypeError, exceptions.RedisError) as error:
+        raise bad_url(url, str(error)) from None
+
+
+def connect_async(url: str, *, slot: int = 0, **options: Any) -> redis.asyncio.Redis:
+    """As `connect`, for asyncio."""
+    given = read_url(url)
+    try:
+        options = {**_options(given, AsyncRetry(NoBackoff(), 0)), **options}
+        if given.is_of_cluster:
+            return _checked(cluster_client_async(given.text, options, slot))
+        if given.is_of_sentinels:
+            return _checked(sentinel_client_async(given.text, options))
+        return _checked(redis.asyncio.Redis.from_url(given.text, **options))
+    except (ValueError, TypeError, exceptions.RedisError) as error:
+        raise bad_url(url, str(error)) from None
+
+
+def connect_all(url: str) -> Any:
+    """A blocking client, of a cluster one of all its nodes: redis-py's own, for what is in no partition.
+
+    Raises:
+        ConfigurationError: the URL cannot be one of a server.
+        ServerError: the cluster does not answer.
+    """
+    given = read_url(url)
+    if not given.is_of_cluster:
+        return connect(url)
+    try:
+        return whole_cluster(given.text, _options(given, Retry(NoBackoff(), 0)))
+    except (exceptions.RedisError, OSError) as error:
+        raise server_error(error, url, "cluster slots") from None
+    except (ValueError, TypeError) as error:
+        raise bad_url(url, str(error)) from None
+
+
+def infos(client: Any) -> list[Mapping[str, Any]]:
+    """``INFO`` of a server, or of each primary of a cluster."""
+    if isinstance(client, redis.RedisCluster):
+        found: Any = client.info(target_nodes=redis.RedisCluster.PRIMARIES)
+        return list(found.values()) if all(isinstance(one, dict) for one in found.values()) else [found]
+    return [client.info()]
+
+
+def _checked(client: C) -> C:
+    """The client, if a connection can be made with its options, which redis-py finds out when it needs the first."""
+    pool: Any = client.connection_pool
+    pool.connection_class(**pool.connection_kwargs)
+    return client
+
+
+def check_server(info: Mapping[str, Any], url: str) -> None:
+    """Refuse a server that would lose work.
+
+    Args:
+        info: the server's ``INFO``.
+        url: its URL, for the message.
+
+    Raises:
+        ConfigurationError: its version is too old, or it evicts keys when its memory is full.
+    """
+    version = str(info.get("redis_version", "0"))
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < OLDEST_SERVER:
+        raise ConfigurationError(f"the server at {safe_url(url)} is version {version}; stepflow needs 6.2 or newer")
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        raise ConfigurationError(
+            f"the server at {safe_url(url)} evicts keys (maxmemory-policy is {policy}), which would lose runs: "
+            "run CONFIG SET maxmemory-policy noeviction, and set it in the server's configuration"
+        )

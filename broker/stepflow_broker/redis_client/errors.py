@@ -1,0 +1,124 @@
+"""Errors of the server and of the network: what they mean, and what a caller gets of them."""
+
+from __future__ import annotations
+
+from redis import exceptions
+
+from stepflow_broker.access.roles import roles_that_may
+from stepflow_broker.redis_client.cluster import NodeAwayError, NotInClusterError
+from stepflow_broker.redis_client.sentinel import PrimaryAwayError, UnknownPrimaryError
+from stepflow_broker.redis_client.tls import explain_tls, tls_error
+from stepflow_broker.redis_client.url import safe_url, user_of
+from stepflow_engine.errors import ConfigurationError, MissingRightError, ServerError
+
+__all__ = ["is_misled", "is_refused_right", "is_transient", "server_error"]
+
+_TRANSIENT_ERRORS = (
+    exceptions.ConnectionError,  # also LOADING
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+    exceptions.AskError,
+    exceptions.ClusterDownError,  # also MASTERDOWN
+    OSError,
+    TimeoutError,
+)
+_MISLED = (
+    exceptions.ReadOnlyError,
+    exceptions.MasterDownError,  # also MOVED's and CLUSTERDOWN's class
+    exceptions.MovedError,
+    exceptions.ClusterDownError,
+    exceptions.BusyLoadingError,
+)
+_REFUSED_RIGHT = ("NOPERM", "ACL failure in script", "The user executing the script can't")
+_TRANSIENT_WORDS = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed a little later."""
+    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError) or tls_error(error):
+        return False
+    if isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_WORDS:
+        return True
+    return is_misled(error)
+
+
+def is_misled(error: BaseException) -> bool:
+    """Whether a server answers that is not the primary, or not yet: a new connection may lead to the one that is.
+
+    Of a cluster: a node that has the slot no longer (MOVED), or is cut off.
+    """
+    if isinstance(error, _MISLED):
+        return True
+    return "-READONLY " in str(error)  # in a script, before Redis 7
+
+
+def server_error(error: BaseException, url: str, action: str = "") -> Exception:
+    """The error to show for one of the server's or the connection's.
+
+    Args:
+        action: what was to be done, as `Call.action` names it.
+    """
+    where, text = safe_url(url), str(error)
+    if is_refused_right(error):
+        return _missing_right(text, url, action)
+    if tls := tls_error(error):
+        return ConfigurationError(f"no TLS with the server at {where}: {explain_tls(tls)}")
+    if (told := _told_by_class(error, where, text)) is not None:
+        return told
+    if text.startswith(("NOAUTH", "WRONGPASS", "invalid username")):
+        return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
+    if text.startswith(("OOM", "MISCONF")):
+        return ServerError(f"the server at {where} does not accept writes ({text}): free memory or disk, then go on")
+    if is_transient(error):
+        return ServerError(f"the server at {where} does not answer ({text}): is it running, {_asked_when_away(url)}?")
+    return ServerError(f"the server at {where} answers with an error: {text}")
+
+
+def _told_by_class(error: BaseException, where: str, text: str) -> Exception | None:
+    match error:
+        case exceptions.AuthenticationError() | exceptions.AuthorizationError():
+            return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
+        case UnknownPrimaryError():
+            return ConfigurationError(f"{where} names no primary ({text}): correct redis_url")
+        case NotInClusterError():
+            return ConfigurationError(f"{where}: {text}: write redis://… for a single server")
+        case NodeAwayError():
+            return ServerError(f"no node of {where} can be asked ({text}): is the cluster running?")
+        case PrimaryAwayError():
+            return ServerError(
+                f"no primary is found by {where} ({text}): are the sentinels running, or is a fail-over under way?"
+            )
+        case exceptions.MovedError():
+            return ServerError(f"a partition of {where} has moved to another node ({text}), and is not found there yet")
+        case exceptions.TryAgainError() | exceptions.AskError():
+            return ServerError(f"a partition of {where} stands still while its slot moves to another node ({text})")
+        case exceptions.ReadOnlyError():
+            return ServerError(f"the server at {where} is a replica ({text}): name the primary, or its sentinels")
+        case exceptions.OutOfMemoryError():
+            return ServerError(f"the server at {where} is out of memory ({text}): raise maxmemory or free memory")
+    return None
+
+
+def _asked_when_away(url: str) -> str:
+    if url.startswith("rediss"):  # a server says neither that its port has no TLS, nor always what it wants of clients
+        return "is this its tls-port, and does it want a certificate of clients (ssl_certfile=, ssl_keyfile=)"
+    return "and is the URL right"
+
+
+def is_refused_right(error: BaseException) -> bool:
+    """Whether the server refuses something to its user; how it says so depends on its version and on scripts."""
+    return isinstance(error, exceptions.NoPermissionError) or any(words in str(error) for words in _REFUSED_RIGHT)
+
+
+def _missing_right(text: str, url: str, action: str) -> MissingRightError:
+    user = user_of(url)
+    roles = roles_that_may(action)
+    advice = f"{action} is for role {' or '.join(roles)}" if roles else "no role of stepflow's has this right"
+    return MissingRightError(
+        f"user {user} of the server at {safe_url(url)} may not do this ({action or 'command'}: {text}): {advice}; "
+        "use a URL with a user of that role, or extend the user's ACL",
+        user=user,
+        action=action,
+        roles=roles,
+    )

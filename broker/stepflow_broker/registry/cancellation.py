@@ -1,0 +1,81 @@
+"""What ends a run from outside: events that cancel it, and times by which it must have started or ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_broker.registry.event_filter import Condition, known_event, wait_index
+from stepflow_broker.registry.event_values import value_at
+from stepflow_broker.registry.flow_control import Rule, known
+from stepflow_engine.codec import dumps
+from stepflow_engine.durations import show_duration
+
+__all__ = ["BoundsConfig", "CancelConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelConfig:
+    """An event that cancels a run.
+
+    Attributes:
+        event: its name.
+        path: what must have the same value in it as in the run's own event, such as ``data.order_id``; ``""``: nothing.
+        condition: a CEL expression on ``event`` and ``run.event`` that must hold; ``""``: none.
+        timeout_ms: for how long after the run's start, in milliseconds; 0: as long as it lives.
+    """
+
+    event: str
+    path: str = ""
+    condition: str = ""
+    timeout_ms: int = 0
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """``path``, if there is one."""
+        return (self.path,) if self.path else ()
+
+
+@dataclass(frozen=True, slots=True)
+class BoundsConfig:
+    """All of it.
+
+    Attributes:
+        cancel_on: events that cancel a run.
+        start_ms: how long a run may wait for its first step to be executed, in milliseconds; 0: for ever.
+        finish_ms: how long it may take from then on, in milliseconds; 0: for ever.
+    """
+
+    cancel_on: tuple[CancelConfig, ...] = ()
+    start_ms: int = 0
+    finish_ms: int = 0
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> BoundsConfig:
+        """Read the parsed form of what `dataclasses.asdict` made."""
+        cancels = tuple(known(CancelConfig, one) for one in value.get("cancel_on", ()))
+        return cls(cancels, value.get("start_ms", 0), value.get("finish_ms", 0))
+
+    def rules(self, event: dict[str, Any], stored: bytes) -> Iterator[Rule]:
+        """The rules for the start of a run by an event (see ``lib/start_rules.lua``).
+
+        Args:
+            stored: the event's text, as the run keeps it: what is encrypted there is so here.
+
+        An event that has no value where one must be the same cannot be matched, and so cancels nothing.
+        """
+        yield "set", "bounds", len(self.cancel_on), 0, 0
+        for number, one in enumerate(self.cancel_on):
+            values = [value_at(event, f"event.{path}") for path in one.paths]
+            if None in values:
+                continue
+            index = wait_index(one.event, paths=one.path, values=dumps(values), looked_at=bool(one.condition))
+            text = b""
+            if one.condition:
+                text = Condition(one.path, values, one.condition, known_event(one.condition, stored)).to_json()
+            yield "cancel_on", index, text, one.timeout_ms, number
+        if self.start_ms:
+            yield "start_within", show_duration(self.start_ms), self.start_ms, 0, 0
+        if self.finish_ms:
+            yield "finish_within", show_duration(self.finish_ms), self.finish_ms, 0, 0

@@ -1,0 +1,91 @@
+"""What an event must be, for a step that waits for one or a run that one cancels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_broker.registry.event_values import digest, values_at
+from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.codec import dumps, loads
+from stepflow_engine.encryption_scopes import open_event, read_event
+from stepflow_engine.errors import UnreadableError
+from stepflow_engine.expression import expression
+from stepflow_engine.steps import SleepRequest, WaitRequest
+
+__all__ = ["Condition", "known_event", "wait_index"]
+
+_NAMES_RUN = re.compile(r"\brun\b")
+
+
+def known_event(expression: str, run_event: bytes) -> Any:
+    """The event of the run, parsed, for an expression that speaks of it; ``None`` for others."""
+    return loads(run_event) if _NAMES_RUN.search(expression) else None
+
+
+def wait_index(event: str, *, paths: str, values: bytes, looked_at: bool) -> str:
+    """Where a wait stands in the index.
+
+    Args:
+        paths, values: what the event must have; see `stepflow_engine.steps.WaitRequest`.
+        looked_at: whether a worker has to look at the event.
+    """
+    if looked_at:
+        return f"?\n\n{event}"
+    return f"{paths}\n{digest(values) if paths else ''}\n{event}"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must hold for an event.
+
+    Attributes:
+        paths, values, expression: see `WaitRequest`.
+        run_event: the event of the run that waits, which the expression knows as ``run.event``; as it is stored.
+    """
+
+    paths: str
+    values: Any
+    expression: str
+    run_event: Any
+
+    @classmethod
+    def of(cls, request: SleepRequest | WaitRequest, run_event: bytes) -> Condition:
+        """That of a request; of a sleep, one that nobody looks at."""
+        if isinstance(request, SleepRequest):
+            return cls("", [], "false", None)
+        return cls(request.paths, loads(request.values), request.condition, known_event(request.condition, run_event))
+
+    def holds(self, event: bytes, cipher: Cipher = PLAIN) -> bool:
+        """Whether it holds for an event, given as JSON text.
+
+        Raises:
+            DecryptionError: the event's data, or that of the run's, cannot be opened.
+        """
+        value = open_event(cipher, read_event(event))
+        if values_at(value, self.paths) != dumps(self.values):
+            return False
+        if not self.expression:
+            return True
+        run_event = open_event(cipher, self.run_event) if self.run_event else None
+        return expression(self.expression).holds(event=value, run={"event": run_event})
+
+    def to_json(self) -> bytes:
+        """As it is kept with the step."""
+        return dumps([self.paths, self.values, self.expression, self.run_event])
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Condition:
+        """Read what `to_json` has written.
+
+        Raises:
+            UnreadableError: it has not.
+        """
+        try:
+            match loads(text):
+                case [str(paths), list(values), str(expression), dict() | None as run_event]:
+                    return cls(paths, values, expression, run_event)
+        except ValueError as error:
+            raise UnreadableError("what an event must be", error) from None
+        raise UnreadableError("what an event must be", "it has not the form")

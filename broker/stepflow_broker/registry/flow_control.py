@@ -1,0 +1,195 @@
+"""Flow control of a function: what the registry knows of it, and the rules that a script is given for one start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from stepflow_broker.protocol.command import Word
+from stepflow_broker.registry.event_values import digest, value_of
+from stepflow_engine.codec import dumps
+from stepflow_engine.errors import EventError
+
+__all__ = [
+    "BatchConfig",
+    "ConcurrencyConfig",
+    "DebounceConfig",
+    "FlowConfig",
+    "RateConfig",
+    "Rule",
+    "SingletonConfig",
+    "ThrottleConfig",
+    "known",
+]
+
+C = TypeVar("C")
+Rule = tuple[Word, Word, Word, Word, Word]
+"""A rule for the start of a run: its kind, then what it says (see ``lib/start_rules.lua``)."""
+
+_PARTS = ("rate_limit", "throttle", "debounce", "singleton", "batch")
+_LONGEST_VALUE = 200
+_ONCE_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RateConfig:
+    """At most ``limit`` starts in any ``period_ms``, for each value of ``key``; those over it are skipped."""
+
+    limit: int
+    period_ms: int
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleConfig:
+    """``limit`` starts in ``period_ms``, evenly, ``burst`` of them at once, for each value of ``key``; others wait."""
+
+    limit: int
+    period_ms: int
+    burst: int = 1
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DebounceConfig:
+    """Of runs that come within ``period_ms`` of one another, the last; within ``timeout_ms`` of the first (0: ever)."""
+
+    period_ms: int
+    timeout_ms: int = 0
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SingletonConfig:
+    """One live run for each value of ``key``; ``mode`` says what gives way: ``skip`` or ``cancel``."""
+
+    mode: str
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """Runs are executed as one: ``max_size`` of them, or those of ``timeout_ms``, for each value of ``key``."""
+
+    max_size: int
+    timeout_ms: int
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrencyConfig:
+    """At most ``limit`` jobs executed at once, for each value of ``key``, in the function, its app, or everywhere."""
+
+    limit: int
+    key: str = ""
+    scope: str = "function"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowConfig:
+    """All of it. ``idempotency`` and ``priority`` are expressions on the event; ``""``: none."""
+
+    rate_limit: RateConfig | None = None
+    throttle: ThrottleConfig | None = None
+    debounce: DebounceConfig | None = None
+    singleton: SingletonConfig | None = None
+    concurrency: tuple[ConcurrencyConfig, ...] = ()
+    idempotency: str = ""
+    priority: str = ""
+    batch: BatchConfig | None = None
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> FlowConfig:
+        """Read the parsed form of what `dataclasses.asdict` made."""
+        rate, throttle, debounce, singleton, batch = (value.get(name) for name in _PARTS)
+        return cls(
+            known(RateConfig, rate) if rate else None,
+            known(ThrottleConfig, throttle) if throttle else None,
+            known(DebounceConfig, debounce) if debounce else None,
+            known(SingletonConfig, singleton) if singleton else None,
+            tuple(known(ConcurrencyConfig, one) for one in value.get("concurrency", ())),
+            value.get("idempotency", ""),
+            value.get("priority", ""),
+            known(BatchConfig, batch) if batch else None,
+        )
+
+    def rules(self, name: str, app: str, event: dict[str, Any], *, retention_ms: int) -> Iterator[Rule]:
+        """The rules for the start of a run by an event.
+
+        Args:
+            name: the function, as ``app/id``.
+
+        Raises:
+            EventError: the event has no value for a key.
+        """
+        if self.idempotency:
+            yield "once", _named(name, self.idempotency, event), _ONCE_MS, 0, 0
+        if one := self.singleton:
+            yield "singleton", _named(name, one.key, event), one.mode, retention_ms, 0
+        if rate := self.rate_limit:
+            yield "rate", _named(name, rate.key, event), rate.limit, rate.period_ms, 0
+        if debounce := self.debounce:
+            named = _named(name, debounce.key, event)
+            yield "debounce", named, debounce.period_ms, debounce.timeout_ms, int(event["ts"])
+        if throttle := self.throttle:
+            yield "throttle", _named(name, throttle.key, event), throttle.limit, throttle.period_ms, throttle.burst
+        if batch := self.batch:
+            yield "batch", _named(name, batch.key, event), batch.max_size, batch.timeout_ms, 0
+        if self.concurrency:
+            yield "set", "gates", self._gates(name, app, event), 0, 0
+        if self.priority:
+            yield "set", "priority_ms", _priority_ms(value_of(self.priority, event)), 0, 0
+
+    def home(self, name: str, app: str) -> str:
+        """What the runs are counted with: the function, its app (``app/``), everything (``/``); ``""``: nothing.
+
+        All that is counted together has to be in one partition.
+        """
+        scopes = {one.scope for one in self.concurrency}
+        if "global" in scopes:
+            return "/"
+        if "app" in scopes:
+            return f"{app}/"
+        return name if scopes or self.idempotency or any(getattr(self, part) for part in _PARTS) else ""
+
+    def _gates(self, name: str, app: str, event: dict[str, Any]) -> bytes:
+        """Each gate as its limit, the length of its name in bytes, and its name."""
+        named = [(one.limit, gate.encode()) for one, gate in self.gates(name, app, event)]
+        return b"".join(b"%d %d %b" % (limit, len(gate), gate) for limit, gate in named)
+
+    def gates(self, name: str, app: str, event: dict[str, Any]) -> Iterator[tuple[ConcurrencyConfig, str]]:
+        """The gates of a run by an event, and their names, in the order in which they are passed.
+
+        The narrower come first. Were the order not the same everywhere, two jobs could wait for each other's slots.
+        """
+        scopes = {"function": name, "app": f"{app}/", "global": "/"}
+        for one in sorted(self.concurrency, key=lambda one: (list(scopes).index(one.scope), not one.key, one.key)):
+            yield one, _named(scopes[one.scope], one.key, event)
+
+
+def _named(name: str, key: str, event: dict[str, Any]) -> str:
+    """A name for each value of a key: the name, and the value as JSON, or the digest of one that is long."""
+    if not key:
+        return name
+    found = value_of(key, event)
+    if found is None:
+        raise EventError(
+            f"the event has no value for {key}, which controls the runs of {name}: send it with one, or write "
+            f'has({key}) ? {key} : "none"'
+        )
+    value = dumps(found)
+    return f"{name}:{key}={value.decode() if len(value) <= _LONGEST_VALUE else digest(value)}"
+
+
+def _priority_ms(value: object) -> int:
+    """Seconds, from -600 to 600, in milliseconds; what is no number counts as 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return int(max(-600, min(600, value)) * 1000)
+
+
+def known(kind: type[C], value: dict[str, Any]) -> C:
+    """A config of its parsed form; fields of a newer stepflow are left out."""
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: one for name, one in value.items() if name in names})

@@ -1,0 +1,239 @@
+"""The registry of functions, as calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from stepflow_broker.protocol.command import Call, Word, command, run_script
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.registry.cancellation import BoundsConfig
+from stepflow_broker.registry.flow_control import FlowConfig, RateConfig, Rule, known
+from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.codec import dumps, loads
+from stepflow_engine.encryption_scopes import open_event, read_event
+from stepflow_engine.errors import ConfigurationError, EventError
+from stepflow_engine.expression import expression
+from stepflow_engine.ids import place_for
+
+_log = logging.getLogger("stepflow.worker")
+__all__ = [
+    "DEDUPE_MS",
+    "CronConfig",
+    "EventConfig",
+    "FunctionConfig",
+    "read_function",
+    "read_functions",
+    "register_functions",
+    "registry_version",
+]
+
+_RETENTION_MS = 7 * 24 * 3600 * 1000
+DEDUPE_MS = 24 * 3600 * 1000
+"""How long an event id or a run id keeps a second start away, at least: 24 hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventConfig:
+    """An event that starts a function.
+
+    Attributes:
+        name: of the event; ``*`` at the end stands for anything.
+        condition: a CEL expression on ``event`` that must hold; ``""``: none.
+    """
+
+    name: str
+    condition: str = ""
+
+    def takes(self, name: str) -> bool:
+        """Whether events of this name may start it."""
+        return name.startswith(self.name[:-1]) if self.name.endswith("*") else name == self.name
+
+
+@dataclass(frozen=True, slots=True)
+class CronConfig:
+    """Times that start a function.
+
+    Attributes:
+        schedule: five fields, as in crontab(5).
+        zone: the time zone, by its IANA name.
+        catch_up: what becomes of times at which no worker was there: ``skip``, ``latest`` or ``all``.
+    """
+
+    schedule: str
+    zone: str = "UTC"
+    catch_up: str = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionConfig:
+    """What the registry knows of a function, with no need of its code.
+
+    Attributes:
+        app, id: whose it is.
+        queue: where its jobs wait.
+        events, crons: what starts it.
+        retries: attempts after the first.
+        flow: what decides whether, when and how many of its runs are executed; ``None``: nothing does.
+        bounds: what ends its runs from outside; ``None``: nothing does.
+        retention_ms: how long an ended run is kept, in milliseconds.
+    """
+
+    app: str
+    id: str
+    queue: str
+    events: tuple[EventConfig, ...] = ()
+    retries: int = 4
+    flow: FlowConfig | None = None
+    retention_ms: int = _RETENTION_MS
+    crons: tuple[CronConfig, ...] = ()
+    bounds: BoundsConfig | None = None
+
+    @property
+    def name(self) -> str:
+        """``app/id``."""
+        return f"{self.app}/{self.id}"
+
+    @property
+    def home(self) -> str:
+        """The place of all its runs, as the first digits of their ids; ``""``: they may live anywhere."""
+        return _home(self.flow, self.name, self.app) if self.flow else ""
+
+    @property
+    def rate_limit(self) -> RateConfig | None:
+        """Its rate limit, if it has one."""
+        return self.flow.rate_limit if self.flow else None
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """What starts it, for people."""
+        events = (f"{event.name} if {event.condition}" if event.condition else event.name for event in self.events)
+        return (*events, *(f"{cron.schedule} {cron.zone}" for cron in self.crons))
+
+    def to_json(self) -> bytes:
+        """The stored form."""
+        return dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: bytes) -> FunctionConfig:
+        """Read the stored form; fields of a newer stepflow are left out."""
+        value = loads(text)
+        flow, bounds = value.get("flow"), value.get("bounds")
+        return cls(
+            value["app"],
+            value["id"],
+            value["queue"],
+            tuple(known(EventConfig, event) for event in value.get("events", ())),
+            value.get("retries", 4),
+            FlowConfig.from_json(flow) if flow else None,
+            value.get("retention_ms", _RETENTION_MS),
+            tuple(known(CronConfig, cron) for cron in value.get("crons", ())),
+            BoundsConfig.from_json(bounds) if bounds else None,
+        )
+
+    def rules(self, event: bytes, cipher: Cipher = PLAIN) -> tuple[Word, ...]:
+        """What a script that starts a run of this function by an event is told: how many rules, then five words each.
+
+        Raises:
+            EventError: the event has no value for a key.
+            DecryptionError: the event's data is needed, and cannot be opened.
+        """
+        if self.flow is None and self.bounds is None:
+            return (0,)
+        return self._words(self._rules(event, open_event(cipher, read_event(event))))
+
+    def rules_or_skip(self, event: bytes, cipher: Cipher = PLAIN) -> tuple[Word, ...]:
+        """As `rules`, for events that nobody can be told of: a run that cannot be controlled is skipped."""
+        try:
+            return self.rules(event, cipher)
+        except (EventError, ConfigurationError) as error:
+            return self._words([("skip", str(error), 0, 0, 0)])
+
+    def gate_names(self, event: dict[str, Any]) -> list[str]:
+        """The names of the gates that a run by an event has to pass."""
+        return [gate for _, gate in self.flow.gates(self.name, self.app, event)] if self.flow else []
+
+    def _rules(self, stored: bytes, event: dict[str, Any]) -> Iterator[Rule]:
+        if self.flow:
+            yield from self.flow.rules(self.name, self.app, event, retention_ms=self.retention_ms)
+        if self.bounds:
+            yield from self.bounds.rules(event, stored)
+
+    def _words(self, rules: Iterable[Rule]) -> tuple[Word, ...]:
+        found = [*rules, ("set", "retention_ms", self.retention_ms, 0, 0)]
+        return (len(found), *[word for rule in found for word in rule])
+
+
+@lru_cache
+def _home(flow: FlowConfig, name: str, app: str) -> str:
+    home = flow.home(name, app)
+    return place_for(home) if home else ""
+
+
+def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Call[int]:
+    """Make functions known; the answer is the registry's version."""
+    words = [word for config in configs for word in (config.name, config.to_json())]
+    return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION")), *words)
+
+
+def check_homes(keys: Keys, configs: Iterable[FunctionConfig]) -> None:
+    """Refuse functions that are counted both with their app and with everything, which may not be in one partition.
+
+    Raises:
+        ConfigurationError: one is.
+    """
+    for config in configs if len(keys.all) > 1 else ():
+        if config.flow and {"app", "global"} <= {one.scope for one in config.flow.concurrency}:
+            raise ConfigurationError(
+                f"function {config.name} has concurrency of scope 'app' and of scope 'global': on a server whose keys "
+                "are divided into partitions one function can have one of them"
+            )
+
+
+def read_functions(keys: Keys) -> Call[list[FunctionConfig]]:
+    """All registered functions, without those of which nothing can be read: their workers register them again."""
+
+    def read(reply: list[bytes]) -> list[FunctionConfig]:
+        found = [config for text in reply if (config := _try_to_read(text)) is not None]
+        return sorted(found, key=lambda config: config.name)
+
+    return command(read, "HVALS", keys("FUNCTIONS"))
+
+
+def _try_to_read(text: bytes) -> FunctionConfig | None:
+    try:
+        config = FunctionConfig.from_json(text)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return config if all(isinstance(one, str) for one in (config.app, config.id, config.queue)) else None
+
+
+def read_function(keys: Keys, app: str, function: str) -> Call[FunctionConfig | None]:
+    """One registered function; every partition knows all."""
+    return command(
+        lambda reply: FunctionConfig.from_json(reply) if reply else None,
+        "HGET",
+        keys("FUNCTIONS"),
+        f"{app}/{function}",
+    )
+
+
+def registry_version(keys: Keys) -> Call[int]:
+    """The registry's version; it grows with each change."""
+    return command(lambda reply: int(reply or 0), "GET", keys("VERSION"))
+
+
+def starts(config: FunctionConfig, event: dict[str, Any]) -> bool:
+    """Whether an event starts a function: the name of one of its triggers fits, and the condition holds."""
+    return any(trigger.takes(event["name"]) and _holds(config, trigger, event) for trigger in config.events)
+
+
+def _holds(config: FunctionConfig, trigger: EventConfig, event: dict[str, Any]) -> bool:
+    try:
+        return not trigger.condition or expression(trigger.condition).holds(event=event)
+    except ConfigurationError as error:  # another version of stepflow has registered it
+        _log.error("trigger_not_readable", extra={"function": config.name, "error": str(error)})
+        return False

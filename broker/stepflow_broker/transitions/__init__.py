@@ -1,0 +1,1 @@
+"""State transitions: one method for each script."""

@@ -1,0 +1,200 @@
+"""Many runs at once: live ones that fit a selection, oldest first, and their cancelling.
+
+Both are dialogues. Runs are read in pages, and events only of those that fit otherwise, a few at a time: what grows
+with the number of runs is the list of ids that were found, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.redis_client.operation import Dialogue, ask
+from stepflow_broker.transitions.runs import cancel_run
+from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.encryption_scopes import open_event, read_event
+from stepflow_engine.expression import expression
+from stepflow_engine.states import RunStatus
+
+__all__ = ["Cancelling", "Selection", "cancel_runs", "find_live", "server_ms"]
+
+_Made = tuple[int, str]
+"""A run, behind the time at which it was made, in ms."""
+
+_PAGE = 500
+"""How many runs are looked at in one round trip."""
+_CHUNK = 50
+"""How many events are in memory at once, and how many runs are cancelled in one round trip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which live runs.
+
+    Attributes:
+        app, function: only runs of these; ``""``: any.
+        statuses: only runs with one of these; empty: any.
+        after_ms: only runs that were made at this time or later, in ms since the epoch.
+        before_ms: only runs that were made before this time; ``None``: before now, by the server's clock.
+        condition: an expression on ``event``, the run's, that must hold; ``""``: none.
+        limit: at most so many; ``None``: all.
+        cipher: opens the data of events.
+    """
+
+    app: str = ""
+    function: str = ""
+    statuses: frozenset[RunStatus] = frozenset()
+    after_ms: int = 0
+    before_ms: int | None = None
+    condition: str = ""
+    limit: int | None = None
+    cipher: Cipher = PLAIN
+
+    def names(self, status: RunStatus, app: str, function: str) -> bool:
+        """Whether a run is of these functions, live, and in one of these statuses."""
+        if status.ended or (self.statuses and status not in self.statuses):
+            return False
+        return self.app in ("", app) and self.function in ("", function)
+
+    def holds(self, event: bytes | None) -> bool:
+        """Whether the condition holds for a run's event; it does not for a run that was forgotten meanwhile.
+
+        Raises:
+            DecryptionError: the event's data cannot be opened.
+        """
+        if event is None:
+            return False
+        return expression(self.condition).holds(event=open_event(self.cipher, read_event(event)))
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelling:
+    """How runs are cancelled; see `cancel_run`."""
+
+    failure: bytes
+    retention_ms: int
+    children: bool = True
+
+
+def server_ms() -> Call[int]:
+    """The server's time, in ms since the epoch."""
+    return command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")
+
+
+def find_live(keys: Keys, selection: Selection) -> Dialogue[list[str]]:
+    """Ids of the live runs that fit, oldest first. A run that is made meanwhile is not among them."""
+    now_ms = yield from ask(server_ms())
+    last_ms = now_ms if selection.before_ms is None else min(now_ms, selection.before_ms - 1)
+    first, found = dict.fromkeys(keys.all, str(selection.after_ms)), list[str]()
+    read: dict[Keys, list[_Made]] = {one: [] for one in keys.all}
+    while read:
+        yield from _read_on(read, first, last_ms)
+        for page in _pages(_oldest(read)):
+            for chunk in _chunks((yield from _named(keys, selection, page))):
+                found += (yield from _holding(keys, selection, chunk)) if selection.condition else chunk
+                if selection.limit is not None and len(found) >= selection.limit:
+                    return found[: selection.limit]
+    return found
+
+
+def _read_on(read: dict[Keys, list[_Made]], first: dict[Keys, str], last_ms: int) -> Dialogue[None]:
+    """Read the next page of each partition of which all is passed on; take out those that have no more.
+
+    Args:
+        read: what is read of each partition and not passed on, oldest first.
+        first: where its next page begins.
+    """
+    empty = [one for one, runs in read.items() if not runs]
+    pages = yield from _read_pages({one: first[one] for one in empty}, last_ms)
+    for one, page in pages.items():
+        if page:
+            read[one], first[one] = page, f"({page[-1][0]}"
+        else:
+            del read[one]
+
+
+def _read_pages(first: Mapping[Keys, str], last_ms: int) -> Dialogue[dict[Keys, list[_Made]]]:
+    """The next live runs of partitions.
+
+    A page is never cut between runs of one millisecond: the next begins after it, whatever has ended meanwhile.
+    """
+    words = ("WITHSCORES", "LIMIT", 0, _PAGE)
+    replies = yield [command(_scored, "ZRANGEBYSCORE", one("LIVE"), at, last_ms, *words) for one, at in first.items()]
+    pages: dict[Keys, list[_Made]] = dict(zip(first, replies, strict=True))
+    cut = {one: page[-1][0] for one, page in pages.items() if len(page) == _PAGE}
+    if cut:
+        calls = [command(_scored, "ZRANGEBYSCORE", one("LIVE"), ms, ms, "WITHSCORES") for one, ms in cut.items()]
+        for (one, ms), together in zip(cut.items(), (yield calls), strict=True):
+            pages[one] = [made for made in pages[one] if made[0] < ms] + (together or pages[one][-1:])
+    return pages
+
+
+def _oldest(read: dict[Keys, list[_Made]]) -> list[str]:
+    """Take those that are older than all that is not read yet, in the order of their times."""
+    until_ms = min((runs[-1][0] for runs in read.values()), default=0)
+    taken = sorted(made for runs in read.values() for made in runs if made[0] <= until_ms)
+    for one, runs in read.items():
+        read[one] = [made for made in runs if made[0] > until_ms]
+    return [run_id for _, run_id in taken]
+
+
+def _named(keys: Keys, selection: Selection, page: Sequence[str]) -> Dialogue[list[str]]:
+    """Those of a page whose names and status fit."""
+    words = ("status", "app", "function")
+    names = yield [command(_names, "HMGET", keys.of(run_id)("RUN", run_id), *words) for run_id in page]
+    return [run_id for run_id, known in zip(page, names, strict=True) if known and selection.names(*known)]
+
+
+def _holding(keys: Keys, selection: Selection, run_ids: Sequence[str]) -> Dialogue[list[str]]:
+    """Those for whose events the condition holds."""
+    events = yield [command(lambda reply: reply, "HGET", keys.of(run_id)("RUN", run_id), "event") for run_id in run_ids]
+    return [run_id for run_id, event in zip(run_ids, events, strict=True) if selection.holds(event)]
+
+
+def cancel_runs(keys: Keys, run_ids: Sequence[str], cancelling: Cancelling) -> Dialogue[list[str]]:
+    """Cancel runs in this order; the ids of those that it has ended, also as a child of one that came before."""
+    cancelled: list[str] = []
+    for chunk in _chunks(run_ids):
+        codes = yield [_cancel(keys, run_id, cancelling) for run_id in chunk]
+        ended = [run_id for run_id, code in zip(chunk, codes, strict=True) if code is Code.ALREADY]
+        ours = (yield from _ended_by(keys, ended, cancelling)) if ended else []
+        cancelled += [run_id for run_id, code in zip(chunk, codes, strict=True) if code is Code.DONE or run_id in ours]
+    return cancelled
+
+
+def _cancel(keys: Keys, run_id: str, cancelling: Cancelling) -> Call[Code]:
+    return cancel_run(
+        keys,
+        run_id=run_id,
+        failure=cancelling.failure,
+        retention_ms=cancelling.retention_ms,
+        children=cancelling.children,
+    )
+
+
+def _ended_by(keys: Keys, run_ids: Sequence[str], cancelling: Cancelling) -> Dialogue[list[str]]:
+    """Those that were ended so. The answers alone do not say it: a call that is sent twice finds its run ended."""
+    ends = yield [command(tuple, "HMGET", keys.of(run_id)("RUN", run_id), "status", "error") for run_id in run_ids]
+    this = (RunStatus.CANCELLED.encode(), cancelling.failure)
+    return [run_id for run_id, end in zip(run_ids, ends, strict=True) if end == this]
+
+
+def _names(reply: list[bytes | None]) -> tuple[RunStatus, str, str] | None:
+    """Status, app and function; ``None`` for a run that was forgotten meanwhile."""
+    status, app, function = [(value or b"").decode() for value in reply]
+    return (RunStatus(status), app, function) if status else None
+
+
+def _scored(reply: list[bytes]) -> list[_Made]:
+    return [(int(float(score)), member.decode()) for member, score in zip(reply[::2], reply[1::2], strict=True)]
+
+
+def _pages(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (run_ids[first : first + _PAGE] for first in range(0, len(run_ids), _PAGE))
+
+
+def _chunks(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (run_ids[first : first + _CHUNK] for first in range(0, len(run_ids), _CHUNK))

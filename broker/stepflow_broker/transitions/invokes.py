@@ -1,0 +1,105 @@
+"""Transitions of invokes, as calls: start a child, and wake its parent. Both live in one partition; see `away`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_broker.protocol.command import Call, run_script
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_engine.cipher import PLAIN, Cipher
+
+__all__ = ["ChildStart", "Resolved", "invoke_child", "wake_parent"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStart:
+    """What a step of a parent wants to be run.
+
+    Attributes:
+        key, step_id: the parent's step.
+        child: the run id of the child.
+        event: its event, as JSON text.
+        detail: the end of the memo's JSON text that does not depend on the outcome: ``"id":…}``.
+        timeout_ms: the longest wait, in milliseconds.
+        timeout_memo: the memo for when the time is over.
+        refusal: the memo for when the function cannot be invoked; empty: it can.
+        config: the function, if it can.
+        depth: of the child.
+    """
+
+    key: str
+    step_id: str
+    child: str
+    event: bytes
+    detail: bytes
+    timeout_ms: int
+    timeout_memo: bytes
+    refusal: bytes
+    config: FunctionConfig
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A step of a parent that was resolved, and the memo that it got."""
+
+    run_id: str
+    key: str
+    position: int
+    memo: bytes
+
+
+def invoke_child(
+    keys: Keys,
+    start: ChildStart,
+    *,
+    run_id: str,
+    fence: int,
+    version: int,
+    cipher: Cipher = PLAIN,
+    now_ms: int = 0,
+) -> Call[tuple[Code, Resolved | None]]:
+    """Start a child, with the timeout key of the wait. DONE, ALREADY, RESOLVED, NO_RUN, STALE_FENCE, STALE_REGISTRY."""
+    keys = keys.of(run_id)
+
+    def read(reply: list[Any]) -> tuple[Code, Resolved | None]:
+        code = Code(reply[0])
+        return code, Resolved(run_id, start.key, reply[1], reply[2]) if code is Code.RESOLVED and reply[1] else None
+
+    return run_script(
+        "invoke_child",
+        read,
+        (keys("RUN", run_id),),
+        now_ms,
+        run_id,
+        fence,
+        version,
+        start.key,
+        start.step_id,
+        start.detail,
+        start.timeout_ms,
+        start.timeout_memo,
+        start.refusal,
+        start.child,
+        start.config.app,
+        start.config.id,
+        start.config.queue,
+        start.event,
+        start.depth,
+        start.config.retention_ms,
+        *start.config.rules_or_skip(start.event, cipher),
+    )
+
+
+def wake_parent(keys: Keys, child: str, *, worker: str, now_ms: int = 0) -> Call[Resolved | None]:
+    """Resolve the step that waits for a child that has ended; ``None`` if none waits for it any more."""
+    keys = keys.of(child)
+
+    def read(reply: list[Any]) -> Resolved | None:
+        code, position, memo, run_id, key = reply
+        return Resolved(run_id.decode(), key.decode(), position, memo) if code == 1 else None
+
+    return run_script("wake_parent", read, (keys("RUN", child),), now_ms, child, worker)

@@ -1,0 +1,354 @@
+"""Transitions of step jobs, as calls: claim, commit, plan, fail, park, finish; and the leases that guard them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_broker.protocol.command import Call, run_script
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.transitions.runs import RunRecord, pair_memos, parse_run
+from stepflow_engine.ids import split_job_id
+from stepflow_engine.states import RunStatus
+
+_LEASE_WORDS = 14
+__all__ = [
+    "Lease",
+    "by_partition",
+    "claim_jobs",
+    "commit_planned_step",
+    "commit_step",
+    "extend_leases",
+    "fail_attempt",
+    "finish_run",
+    "fire_timers",
+    "load_run",
+    "park_run",
+    "plan_steps",
+    "queue_lists",
+    "reclaim_leases",
+    "release_jobs",
+    "repair_jobs",
+    "retry_run",
+    "yield_run",
+]
+
+
+def queue_lists(queues: Sequence[str]) -> list[str]:
+    """The lists of some queues in the order in which a worker empties them: started runs first."""
+    return [f"{queue}:steps" for queue in queues] + list(queues)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A job that a worker has claimed, and what the claim told of it.
+
+    Attributes:
+        job: the job's id.
+        run_id: the run that it belongs to.
+        key: the step that it is for; ``""`` for the run's continuation.
+        fence: the number without which nothing is accepted; it only grows.
+        app, function: whose code it runs.
+        attempt: of the function (continuation).
+        applied: how many memos the run had.
+        deaths: the workers that died with this job since it last made progress, each with the time.
+        event: the run's event as JSON text, for a run that starts; else ``None``.
+        step_id, step_attempt: of a planned step.
+        planned: whether the run has planned steps (continuation).
+        parent: the run that waits for this one, if one does (continuation).
+        depth: how many parents stand above the run (continuation).
+    """
+
+    job: str
+    run_id: str
+    key: str
+    fence: int
+    app: str
+    function: str
+    attempt: int
+    applied: int
+    deaths: tuple[str, ...]
+    event: bytes | None
+    step_id: str
+    step_attempt: int
+    planned: bool
+    parent: str
+    depth: int
+
+    @classmethod
+    def parse(cls, reply: list[Any]) -> Lease:
+        """Read one entry of ``claim_jobs``; what is no name or number counts as none."""
+        (
+            job,
+            _list,
+            fence,
+            app,
+            function,
+            attempt,
+            applied,
+            deaths,
+            event,
+            step_id,
+            step_attempt,
+            planned,
+            parent,
+            depth,
+        ) = reply + [None] * (_LEASE_WORDS - len(reply))
+        name = job.decode()
+        run_id, key = split_job_id(name)
+        return cls(
+            name,
+            run_id,
+            key,
+            fence,
+            _text(app),
+            _text(function),
+            attempt or 0,
+            applied or 0,
+            tuple(_text(deaths).splitlines()),
+            event or None,
+            _text(step_id),
+            step_attempt or 0,
+            (planned or 0) > 0,
+            _text(parent),
+            depth or 0,
+        )
+
+
+def _text(value: bytes | None) -> str:
+    return value.decode(errors="replace") if value else ""
+
+
+def by_partition(keys: Keys, leases: Iterable[tuple[str, int]]) -> list[tuple[Keys, list[tuple[str, int]]]]:
+    """Leases (job, fence), those of each partition by themselves."""
+    found: dict[Keys, list[tuple[str, int]]] = {}
+    for lease in leases:
+        found.setdefault(keys.of(lease[0]), []).append(lease)
+    return list(found.items())
+
+
+def claim_jobs(
+    keys: Keys, *, lists: Sequence[str], worker: str, limit: int, lease_ms: int, claim: int = 0, now_ms: int = 0
+) -> Call[list[Lease] | None]:
+    """Lease at most ``limit`` ready jobs to a worker; ``None`` while RQ is suspended.
+
+    Args:
+        claim: a number that the worker gives to no other claim; sent again, it is given the same jobs. 0: other jobs.
+    """
+    return run_script(
+        "claim_jobs",
+        lambda reply: None if reply == 0 else [Lease.parse(entry) for entry in reply],
+        (keys("RQ_SUSPENDED"), keys("PAUSED"), keys("CLAIMED", worker)),
+        now_ms,
+        worker,
+        limit,
+        lease_ms,
+        claim,
+        *lists,
+    )
+
+
+def load_run(keys: Keys, run_id: str, applied: int) -> Call[tuple[RunRecord | None, list[tuple[str, bytes]]]]:
+    """The run, and its memos after the first ``applied``."""
+    keys = keys.of(run_id)
+
+    def read(reply: Any) -> tuple[RunRecord | None, list[tuple[str, bytes]]]:
+        flat, memos = reply
+        fields = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
+        return parse_run(run_id, fields), pair_memos(memos)
+
+    return run_script("load_run", read, (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)), applied, 1)
+
+
+def commit_step(keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes) -> Call[tuple[Code, int]]:
+    """Store the memo of a step that the continuation executed; the answer has its position.
+
+    DONE, ALREADY, NO_RUN or STALE_FENCE. The continuation stays with its worker.
+    """
+    keys = keys.of(run_id)
+    return run_script(
+        "commit_step",
+        _code_and_position,
+        (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)),
+        fence,
+        key,
+        memo,
+    )
+
+
+def commit_planned_step(
+    keys: Keys, *, run_id: str, key: str, fence: int, memo: bytes, worker: str, now_ms: int = 0
+) -> Call[tuple[Code, int]]:
+    """Store the memo of a step that had a job of its own. DONE, ALREADY, NO_RUN or STALE_FENCE, and its position."""
+    keys = keys.of(run_id)
+    return run_script(
+        "commit_planned_step",
+        _code_and_position,
+        (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)),
+        now_ms,
+        run_id,
+        key,
+        fence,
+        memo,
+        worker,
+    )
+
+
+def yield_run(keys: Keys, *, run_id: str, fence: int, now_ms: int = 0) -> Call[Code]:
+    """Put the continuation back on its list. DONE, NO_RUN or STALE_FENCE."""
+    keys = keys.of(run_id)
+    return run_script("yield_run", Code, (keys("RUN", run_id),), now_ms, run_id, fence)
+
+
+def _code_and_position(reply: list[int]) -> tuple[Code, int]:
+    return Code(reply[0]), reply[1]
+
+
+def plan_steps(keys: Keys, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]], now_ms: int = 0) -> Call[Code]:
+    """Give each of the steps (key, id) a job of its own. DONE, NO_RUN or STALE_FENCE."""
+    keys = keys.of(run_id)
+    words = [word for step in steps for word in step]
+    return run_script(
+        "plan_steps",
+        Code,
+        (keys("RUN", run_id), keys("MEMOS", run_id), keys("STEPS", run_id)),
+        now_ms,
+        run_id,
+        fence,
+        *words,
+    )
+
+
+def fail_attempt(
+    keys: Keys,
+    *,
+    run_id: str,
+    job_key: str,
+    fence: int,
+    key: str,
+    step_id: str,
+    attempts: int,
+    error: bytes,
+    delay_ms: int,
+    now_ms: int = 0,
+) -> Call[Code]:
+    """Record that ``attempts`` attempts of a step failed, and queue the next. DONE, ALREADY, NO_RUN, STALE_FENCE."""
+    keys = keys.of(run_id)
+    return run_script(
+        "fail_attempt",
+        Code,
+        (keys("RUN", run_id), keys("STEPS", run_id)),
+        now_ms,
+        run_id,
+        job_key,
+        fence,
+        key,
+        step_id,
+        attempts,
+        error,
+        delay_ms,
+    )
+
+
+def retry_run(
+    keys: Keys,
+    *,
+    run_id: str,
+    fence: int,
+    attempts: int,
+    error: bytes,
+    delay_ms: int,
+    reason: str = "",
+    now_ms: int = 0,
+) -> Call[Code]:
+    """Run the function again after a delay. DONE, NO_RUN or STALE_FENCE."""
+    keys = keys.of(run_id)
+    return run_script(
+        "retry_run", Code, (keys("RUN", run_id),), now_ms, run_id, fence, attempts, error, delay_ms, reason
+    )
+
+
+def park_run(keys: Keys, *, run_id: str, fence: int, applied: int, now_ms: int = 0) -> Call[Code]:
+    """Give a waiting run up. DONE, MORE (a memo came: the lease is kept), NO_RUN or STALE_FENCE."""
+    keys = keys.of(run_id)
+    return run_script("park_run", Code, (keys("RUN", run_id), keys("ORDER", run_id)), now_ms, run_id, fence, applied)
+
+
+def finish_run(
+    keys: Keys,
+    *,
+    run_id: str,
+    fence: int,
+    status: RunStatus,
+    payload: bytes,
+    retention_ms: int,
+    failed_event: tuple[bytes, str] = (b"", ""),
+    now_ms: int = 0,
+) -> Call[Code]:
+    """End a run with its output or its error. DONE, ALREADY, NO_RUN or STALE_FENCE.
+
+    Args:
+        failed_event: text and id of the event that tells of a failure.
+    """
+    keys = keys.of(run_id)
+    field = "output" if status is RunStatus.COMPLETED else "error"
+    return run_script(
+        "finish_run",
+        Code,
+        (keys("RUN", run_id), keys("EVENTS")),
+        now_ms,
+        run_id,
+        fence,
+        status.value,
+        field,
+        payload,
+        retention_ms,
+        *failed_event,
+    )
+
+
+def release_jobs(keys: Keys, leases: Sequence[tuple[str, int]], *, now_ms: int = 0) -> Call[int]:
+    """Hand jobs (id, fence) of a partition back to their lists."""
+    return run_script("release_jobs", int, (keys("LEASES"),), now_ms, *[word for lease in leases for word in lease])
+
+
+def extend_leases(keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0) -> Call[list[str]]:
+    """Keep leases (job, fence) of a partition for another ``lease_ms``; the answer names those that are lost."""
+    words = [word for lease in leases for word in lease]
+    return run_script(
+        "extend_leases",
+        lambda reply: [job.decode() for job in reply],
+        (keys("LEASES"),),
+        now_ms,
+        lease_ms,
+        *words,
+    )
+
+
+def reclaim_leases(keys: Keys, *, limit: int = 100, lease_ms: int = 10_000, now_ms: int = 0) -> Call[list[str]]:
+    """Queue the jobs whose leases are over; the answer names them.
+
+    Args:
+        lease_ms: the length of the workers' leases: by half of it, those that live have extended theirs.
+    """
+    keyed = (keys("LEASES"), keys("LOOKED"))
+    return run_script("reclaim_leases", lambda reply: [job.decode() for job in reply], keyed, now_ms, limit, lease_ms)
+
+
+def fire_timers(keys: Keys, *, limit: int = 500, now_ms: int = 0) -> Call[tuple[int, int]]:
+    """Do what is due. The answer: how many things were, and milliseconds until the next (-1: none)."""
+    return run_script("fire_timers", lambda reply: (int(reply[0]), int(reply[1])), (keys("TIMEOUTS"),), now_ms, limit)
+
+
+def repair_jobs(keys: Keys, *, cursor: int, count: int = 500, now_ms: int = 0) -> Call[tuple[int, list[str]]]:
+    """Look at some live runs and give them the ready jobs that they should have. The answer: where to go on, which."""
+    return run_script(
+        "repair_jobs",
+        lambda reply: (int(reply[0]), [job.decode() for job in reply[1]]),
+        (keys("LIVE"),),
+        now_ms,
+        cursor,
+        count,
+    )

@@ -1,0 +1,136 @@
+"""The stream of finished events, and what its entries may say.
+
+Most tell who has to be told of a run's end in the same partition. Some are messages to another partition, where no
+script of this one can do anything; see ``lua/lib/remote_children.lua``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.streams import read_group, take_over
+from stepflow_engine.codec import loads
+
+__all__ = [
+    "ChildAsked",
+    "ChildCancelled",
+    "EndedAway",
+    "EndedBatch",
+    "EndedRun",
+    "Finished",
+    "Message",
+    "finished_in",
+    "read_finished",
+    "take_over_finished",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRun:
+    """A run has ended whose parent lives in the same partition."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndedBatch:
+    """A batch has ended; the runs in it have not yet."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndedAway:
+    """A run has ended whose parent lives in another partition."""
+
+    child: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildAsked:
+    """A step waits for a child that is to be started in another partition.
+
+    Attributes:
+        id: of the entry.
+        child: its run id.
+        event: its event, as JSON text.
+        words: the other words of the script ``start_remote_child``, from the fifth on.
+    """
+
+    id: str
+    child: str
+    event: bytes
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChildCancelled:
+    """A run was cancelled while it waited for a child in another partition, which is to be cancelled with it.
+
+    Attributes:
+        id: of the entry.
+        child: its run id.
+        asked: the entry that asks for the child.
+        failure, retention_ms: see `stepflow_broker.transitions.runs.cancel_run`.
+    """
+
+    id: str
+    child: str
+    asked: str
+    failure: bytes
+    retention_ms: int
+
+
+Message = EndedAway | ChildAsked | ChildCancelled
+"""What has to be done in another partition."""
+Finished = EndedRun | EndedBatch | Message
+_Fields = Mapping[bytes, bytes]
+
+
+def read_finished(keys: Keys, worker: str, *, limit: int = 500) -> Call[list[Finished]]:
+    """Take finished events off the group, for this worker to see to."""
+    return read_group(keys, "FINISHED", worker, limit=limit, read=finished_in)
+
+
+def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 500) -> Call[list[Finished]]:
+    """Take over finished events that another worker took and has not seen to for ``idle_ms``."""
+    return take_over(keys, "FINISHED", worker, idle_ms=idle_ms, limit=limit, read=finished_in)
+
+
+def _asked(entry: str, child: str, fields: _Fields) -> ChildAsked:
+    return ChildAsked(entry, child, fields[b"event"], tuple(loads(fields[b"words"])))
+
+
+def _cancelled(entry: str, child: str, fields: _Fields) -> ChildCancelled:
+    asked, retention_ms = fields[b"start"].decode(), int(fields[b"retention_ms"])
+    return ChildCancelled(entry, child, asked, fields[b"failure"], retention_ms)
+
+
+_KINDS: dict[bytes, Callable[[str, str, _Fields], Finished]] = {
+    b"run": lambda _entry, run_id, _fields: EndedRun(run_id),
+    b"batch": lambda _entry, run_id, _fields: EndedBatch(run_id),
+    b"away": lambda _entry, run_id, _fields: EndedAway(run_id),
+    b"start": _asked,
+    b"cancel": _cancelled,
+}
+
+
+def finished_in(entries: list[Any]) -> list[Finished]:
+    """What entries of the stream say, without those that are not understood."""
+    return [one for entry, fields in entries if (one := _try_to_read(entry, fields or ())) is not None]
+
+
+def _try_to_read(entry: bytes, fields: Any) -> Finished | None:
+    """What an entry says; ``None`` for one of a newer stepflow, or of nobody's, which is left where it is."""
+    kind = _KINDS.get(fields[0]) if len(fields) > 1 else None
+    if kind is None:
+        return None
+    named = dict(zip(fields[::2], fields[1::2], strict=True))
+    try:
+        return kind(entry.decode(), fields[1].decode(errors="replace"), named)
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,217 @@
+"""Children that live in another partition than their parents: what is done there for what a message says.
+
+Each delivery is a dialogue of calls to two partitions. Any call of it may be the last, for whoever delivers may die;
+then the message is still on its stream, and is delivered again from the first call on. Every call may be made again.
+So nothing is lost, and nothing is done twice:
+
+=========================  =====================================================================================
+cut off after              the next delivery finds
+=========================  =====================================================================================
+the wait was recorded      the message; it makes the child
+the child was made         the message, and the child, which it leaves as it is
+the child has ended        the child's own message; it resolves the step
+the step was resolved      the same; no step waits for the child, and the child is kept for its retention from now on
+the parent was cancelled   a message that cancels the child; it stays for as long as that which makes the child
+=========================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from stepflow_broker.protocol.command import Call, Word, command, run_script
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.redis_client.operation import Dialogue
+from stepflow_broker.transitions.invokes import ChildStart, Resolved
+from stepflow_broker.transitions.outbox import ChildAsked, ChildCancelled, EndedAway, Message
+from stepflow_broker.transitions.runs import cancel_run
+from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.codec import dumps
+
+__all__ = [
+    "AwayEnd",
+    "ack_message",
+    "deliver",
+    "invoke_remote_child",
+    "read_end",
+    "start_remote_child",
+    "wake_remote_parent",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class AwayEnd:
+    """How a child has ended whose parent lives in another partition.
+
+    Attributes:
+        child: its run id.
+        parent, key: the step that waits for it.
+        status: how it has ended.
+        payload: its output, or its failure, as JSON text.
+        reason: why it was skipped.
+        asked: the entry that asked for it, in the parent's partition.
+        told: the entry that tells of its end, in its own.
+    """
+
+    child: str
+    parent: str
+    key: str
+    status: str
+    payload: bytes
+    reason: bytes
+    asked: str
+    told: str
+
+
+def invoke_remote_child(
+    keys: Keys,
+    start: ChildStart,
+    *,
+    run_id: str,
+    fence: int,
+    version: int,
+    cipher: Cipher = PLAIN,
+    now_ms: int = 0,
+) -> Call[tuple[Code, ChildAsked | None]]:
+    """Make a step wait for a child in another partition. DONE, ALREADY, NO_RUN, STALE_FENCE, STALE_REGISTRY.
+
+    The answer has the message that has the child started, for the caller to deliver; it is on the stream as well.
+    """
+    keys, config = keys.of(run_id), start.config
+    parts: list[Word] = [run_id, start.key, start.depth, config.app, config.id, config.queue, config.retention_ms]
+    words = tuple(_text(word) for word in [*parts, *config.rules_or_skip(start.event, cipher)])
+
+    def read(reply: list[Any]) -> tuple[Code, ChildAsked | None]:
+        code, entry = Code(reply[0]), reply[1].decode()
+        return code, ChildAsked(entry, start.child, start.event, words) if entry else None
+
+    return run_script(
+        "invoke_remote_child",
+        read,
+        (keys("RUN", run_id),),
+        now_ms,
+        run_id,
+        fence,
+        version,
+        start.key,
+        start.step_id,
+        start.detail,
+        start.timeout_ms,
+        start.timeout_memo,
+        start.child,
+        start.event,
+        dumps(words),
+    )
+
+
+def _text(word: Word) -> str:
+    return word.decode() if isinstance(word, bytes) else str(word)
+
+
+def deliver(keys: Keys, message: Message, *, worker: str, now_ms: int = 0) -> Dialogue[Resolved | None]:
+    """Do what a message says, and take it off its stream; the answer is a step that was resolved by it.
+
+    Args:
+        keys: of the partition that the message comes from.
+        worker: who delivers it.
+    """
+    match message:
+        case EndedAway(child):
+            return (yield from _tell_end(keys, child, worker, now_ms))
+        case ChildAsked(entry, child):
+            code = (yield [start_remote_child(keys, message, now_ms=now_ms)])[0]
+            yield [ack_message(keys, entry)]
+            return (yield from _tell_end(keys, child, worker, now_ms)) if code is Code.RESOLVED else None
+        case ChildCancelled():
+            return (yield from _cancel(keys, message, worker, now_ms))
+        case other:
+            assert_never(other)
+
+
+def _tell_end(keys: Keys, child: str, worker: str, now_ms: int) -> Dialogue[Resolved | None]:
+    """Resolve the step that waits for a child, if the child has ended."""
+    end = (yield [read_end(keys, child)])[0]
+    if end is None:
+        return None
+    resolved: Resolved | None = (yield [wake_remote_parent(keys, end, worker=worker, now_ms=now_ms)])[0]
+    yield [ack_message(keys.of(child), end.told, child)]
+    return resolved
+
+
+def _cancel(keys: Keys, message: ChildCancelled, worker: str, now_ms: int) -> Dialogue[Resolved | None]:
+    """Cancel a child. One that is not there was forgotten, unless it had yet to be made before it was looked for."""
+    is_asked = (yield [_has_entry(keys, message.asked)])[0]
+    cancel = cancel_run(
+        keys,
+        run_id=message.child,
+        failure=message.failure,
+        retention_ms=message.retention_ms,
+        now_ms=now_ms,
+    )
+    code = (yield [cancel])[0]
+    if code is Code.NO_RUN and is_asked:
+        return None
+    yield [ack_message(keys, message.id)]
+    return (yield from _tell_end(keys, message.child, worker, now_ms))
+
+
+def start_remote_child(keys: Keys, message: ChildAsked, *, now_ms: int = 0) -> Call[Code]:
+    """Make the child that a message asks for. DONE, ALREADY (it lives), or RESOLVED (it was skipped, or has ended)."""
+    keys, child = keys.of(message.child), message.child
+    return run_script(
+        "start_remote_child", Code, (keys("RUN", child),), now_ms, child, message.id, message.event, *message.words
+    )
+
+
+def read_end(keys: Keys, child: str) -> Call[AwayEnd | None]:
+    """How a child has ended; ``None`` if it lives, is gone, or has no parent in another partition."""
+    keys = keys.of(child)
+
+    def read(reply: list[bytes | None]) -> AwayEnd | None:
+        parent, key, status, output, error, reason, asked, told = reply
+        if not (parent and key and status and asked and told):
+            return None
+        names = (parent.decode(), key.decode(), status.decode())
+        return AwayEnd(child, *names, output or error or b"null", reason or b"", asked.decode(), told.decode())
+
+    words = ("away_parent", "parent_step", "status", "output", "error", "reason", "asked", "finished")
+    return command(read, "HMGET", keys("RUN", child), *words)
+
+
+def wake_remote_parent(keys: Keys, end: AwayEnd, *, worker: str, now_ms: int = 0) -> Call[Resolved | None]:
+    """Resolve the step that waits for a child that has ended; ``None`` if it waits no more, or the parent is gone."""
+    keys = keys.of(end.parent)
+
+    def read(reply: list[Any]) -> Resolved | None:
+        code, position, memo = reply
+        return Resolved(end.parent, end.key, position, memo) if code == 1 else None
+
+    return run_script(
+        "wake_remote_parent",
+        read,
+        (keys("RUN", end.parent),),
+        now_ms,
+        end.parent,
+        end.key,
+        end.child,
+        end.status,
+        end.payload,
+        end.reason,
+        end.asked,
+        worker,
+    )
+
+
+def ack_message(keys: Keys, entry: str, child: str = "") -> Call[int]:
+    """Take an entry off the stream of a partition.
+
+    Args:
+        child: the run of whose end it tells, which is kept for its retention from now on.
+    """
+    return run_script("ack_message", int, (keys("FINISHED"),), entry, child)
+
+
+def _has_entry(keys: Keys, entry: str) -> Call[bool]:
+    return command(bool, "XRANGE", keys("FINISHED"), entry, entry)

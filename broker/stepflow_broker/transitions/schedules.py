@@ -1,0 +1,54 @@
+"""Times that start functions, as calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stepflow_broker.protocol.command import Call, Word, command, run_script
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.registry.functions import FunctionConfig
+
+__all__ = ["fire_cron", "read_crons", "server_time_ms"]
+
+
+def read_crons(keys: Keys) -> Call[dict[str, int]]:
+    """Up to which time the runs of each schedule were started, in ms; what is no time is left out."""
+
+    def read(reply: list[bytes]) -> dict[str, int]:
+        pairs = zip(reply[::2], reply[1::2], strict=True)
+        return {name.decode(errors="replace"): int(last) for name, last in pairs if last.isdigit()}
+
+    return command(read, "HGETALL", keys("CRON"))
+
+
+def server_time_ms() -> Call[int]:
+    """The server's clock, the only one that counts, in ms since the epoch."""
+    return command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")
+
+
+def fire_cron(
+    keys: Keys,
+    schedule: str,
+    *,
+    last_ms: int,
+    until_ms: int,
+    starts: Sequence[tuple[str, FunctionConfig, bytes]],
+    now_ms: int = 0,
+) -> Call[int]:
+    """Start the runs (run id, function, event) of the times of a schedule from ``last_ms`` to ``until_ms``, once.
+
+    The answer: how many were started; none if another worker has seen to them.
+    """
+    words: list[Word] = []
+    for run_id, config, event in starts:
+        words += (run_id, config.app, config.id, config.queue, event, config.retention_ms, *config.rules_or_skip(event))
+    return run_script(
+        "fire_cron",
+        int,
+        (keys("CRON"), keys("PAUSED")),
+        now_ms,
+        schedule,
+        last_ms,
+        until_ms,
+        *words,
+    )

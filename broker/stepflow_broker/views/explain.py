@@ -1,0 +1,218 @@
+"""Why a run is not moving: read from what the scripts have written, so it is exact at the moment of the reading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from stepflow_broker.protocol.command import command
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.registry.event_filter import Condition
+from stepflow_broker.transitions.pauses import Pause, read_pauses
+from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
+from stepflow_broker.views.listings import WorkerRecord, read_workers
+
+__all__ = ["Reason", "explain_run"]
+
+_DEPTH = 20
+_GATE = re.compile(r"(\d+) (\d+) ")
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing that is so, and what it rests on.
+
+    Attributes:
+        kind: ended, paused, executing, queued, in line, put off, retrying, code missing, not readable, child, event,
+            sleep, step, batch, waiting.
+        subject: what it is about: a run, a step, a queue, a gate.
+        text: a sentence without its full stop.
+        until: when it ends by itself, in ms since the epoch; ``None``: not by time.
+        because: what it rests on.
+    """
+
+    kind: str
+    subject: str
+    text: str
+    until: int | None = None
+    because: tuple[Reason, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that scripts get."""
+        return asdict(self)
+
+
+def explain_run(broker: Broker, keys: Keys, run_id: str) -> Reason | None:
+    """Why a run stands where it stands; ``None`` if there is no such run."""
+    return _Explainer(broker, keys).run(run_id, depth=0)
+
+
+@dataclass(slots=True)
+class _Explainer:
+    """Reads what is needed, workers once."""
+
+    broker: Broker
+    keys: Keys
+    _workers: list[WorkerRecord] | None = field(default=None)
+    _pauses: dict[Keys, dict[str, Pause]] = field(default_factory=dict)
+
+    def run(self, run_id: str, *, depth: int) -> Reason | None:
+        """The reason for a run."""
+        record = self.broker.run(read_run(self.keys, run_id))
+        if record is None:
+            return None
+        steps = self.broker.run(read_steps(self.keys, run_id))
+        gates, delayed_by = self.broker.run(
+            command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "gates", "delayed_by")
+        )
+        names = _gates(gates.encode())
+        if record.status.ended:
+            why = f" ({record.reason})" if record.reason else ""
+            return Reason("ended", run_id, f"{record.name} {record.status.value}{why}")
+        reason = self._standing(record, steps, names, delayed_by, depth=depth)
+        if paused := tuple(self._paused(record, names)):
+            return Reason("paused", run_id, f"{record.name} is held up", None, (*paused, reason))
+        return reason
+
+    def _standing(
+        self, record: RunRecord, steps: list[StepRecord], names: list[tuple[int, str]], delayed_by: str, *, depth: int
+    ) -> Reason:
+        """Where a live run stands."""
+        run_id = record.id
+        match record.continuation:
+            case "leased":
+                because = tuple(self._steps(run_id, steps, names, record, depth=depth))
+                if because and all(reason.kind in ("child", "event", "sleep") for reason in because):
+                    text = f"{record.name} waits, in the memory of worker {record.owner}"
+                    return Reason("waiting", run_id, text, None, because)
+                return Reason("executing", run_id, f"{record.name} is executed by worker {record.owner}", None, because)
+            case "queued":
+                because = (self._queued(record.queue, run_id, started=record.started_at is not None),)
+                return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
+            case "batched":
+                batch = self.broker.run(command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "batch"))[0]
+                found = self.run(batch, depth=depth + 1)
+                text = f"{record.name} is part of batch {batch}"
+                return Reason("batch", run_id, text, None, (found,) if found else ())
+            case "gated":
+                because = tuple(self._in_line(run_id, names))
+                return Reason("in line", run_id, f"{record.name} stands in line", None, because)
+            case "delayed":
+                return self._delayed(record, delayed_by)
+        because = tuple(self._steps(run_id, steps, names, record, depth=depth))
+        return Reason("waiting", run_id, f"{record.name} waits for its steps", None, because)
+
+    def _paused(self, record: RunRecord, gates: list[tuple[int, str]]) -> Iterator[Reason]:
+        """The pauses that hold a run up: those that its partition knows."""
+        keys = self.keys.of(record.id)
+        if keys not in self._pauses:
+            self._pauses[keys] = self.broker.run(read_pauses(keys))
+        subjects = [("function", record.name), ("queue", record.queue), *(("key", name) for _, name in gates)]
+        for kind, name in subjects:
+            if one := self._pauses[keys].get(f"{kind} {name}"):
+                why = f": {one.reason}" if one.reason else ""
+                since = datetime.fromtimestamp(one.since / 1000, UTC).isoformat(" ", "seconds")
+                yield Reason(
+                    "pause", one.subject, f"{one.subject} is paused since {since}{why}; stepflow resume {one.subject}"
+                )
+
+    def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:
+        if record.blocked:
+            kind = "code missing" if record.blocked.startswith("the code of") else "not readable"
+            return Reason(kind, record.id, record.blocked, record.due_at)
+        if record.attempt:
+            failure = f": {record.failure.name}: {record.failure.message}" if record.failure else ""
+            text = f"the code of {record.name} failed, and is tried again (retry {record.attempt}){failure}"
+            return Reason("retrying", record.id, text, record.due_at)
+        return Reason("put off", record.id, f"{record.name} is {delayed_by or 'put off'}", record.due_at)
+
+    def _steps(
+        self, run_id: str, steps: list[StepRecord], gates: list[tuple[int, str]], record: RunRecord, *, depth: int
+    ) -> Iterator[Reason]:
+        for step in sorted(steps, key=lambda step: step.id):
+            job = f"{run_id}-{step.key}"
+            match step.state:
+                case "waiting" if step.child:
+                    child = self.run(step.child, depth=depth + 1) if depth < _DEPTH else None
+                    because = (child,) if child else ()
+                    yield Reason("child", step.id, f"step {step.id!r} waits for run {step.child}", step.due_at, because)
+                case "waiting" if step.index:
+                    yield Reason("event", step.id, f"step {step.id!r} waits for {_event(step)}", step.due_at)
+                case "waiting":
+                    yield Reason("sleep", step.id, f"step {step.id!r} sleeps", step.due_at)
+                case "queued":
+                    queued = self._queued(record.queue, job, started=True)
+                    text = f"step {step.id!r} is ready, and no worker has taken it"
+                    yield Reason("step", step.id, text, None, (queued,))
+                case "gated":
+                    places = tuple(self._in_line(job, gates))
+                    yield Reason("in line", step.id, f"step {step.id!r} stands in line", None, places)
+                case "leased":
+                    yield Reason("step", step.id, f"step {step.id!r} is executed by worker {step.owner}")
+                case "delayed":
+                    failure = f": {step.failure.name}: {step.failure.message}" if step.failure else ""
+                    text = f"step {step.id!r} failed, and is tried again (retry {step.attempts}){failure}"
+                    yield Reason("retrying", step.id, text, step.due_at)
+
+    def _queued(self, queue: str, job: str, *, started: bool) -> Reason:
+        """Where a job is on its queue, that of its partition, and who serves it."""
+        name, keys = f"{queue}:steps" if started else queue, self.keys.of(job)
+        place = self.broker.run(command(_number, "LPOS", keys("RQ_QUEUE", name), job))
+        suspended = self.broker.run(command(int, "EXISTS", keys("RQ_SUSPENDED")))
+        if self._workers is None:
+            self._workers = read_workers(self.broker, self.keys)
+        serving = [worker for worker in self._workers if queue in worker.queues]
+        where = f"number {place + 1} on queue {name}" if place is not None else f"on its way to queue {name}"
+        where += " of its partition" if keys.partition else ""
+        if suspended:
+            return Reason("queue", name, f"{where}; RQ is suspended: rq resume")
+        if not serving:
+            return Reason("queue", name, f"{where}; no live worker serves queue {queue}: start one")
+        return Reason("queue", name, f"{where}; {len(serving)} live worker(s) serve queue {queue}")
+
+    def _in_line(self, job: str, gates: list[tuple[int, str]]) -> Iterator[Reason]:
+        """A job's place in each line, and who has the slots."""
+        keys = self.keys.of(job)
+        queued = self.broker.run(command(_texts, "HMGET", keys("RUN", job), "queue"))[0]
+        place = self.broker.run(command(_number, "ZRANK", keys("LINE", f"queue {queued}"), job))
+        if place is not None:
+            yield Reason("queue", queued, f"number {place + 1} by priority on queue {queued}")
+        for limit, name in gates:
+            place = self.broker.run(command(_number, "ZRANK", keys("LINE", name), job))
+            if place is not None:
+                holders = self.broker.run(command(_texts, "ZRANGE", keys("SLOTS", name), 0, 9))
+                held = ", ".join(holder.partition("-")[0] for holder in holders)
+                yield Reason("gate", name, f"number {place + 1} for {name}, limit {limit}, held by {held or 'nobody'}")
+
+
+def _gates(text: bytes) -> list[tuple[int, str]]:
+    """Limits and names of the gates in a run's ``gates`` field (see ``lib/concurrency.lua``)."""
+    found, at = [], 0
+    while at < len(text):
+        head = _GATE.match(text[at:].decode(errors="replace"))
+        if head is None:
+            break
+        first = at + head.end()
+        at = first + int(head[2])
+        found.append((int(head[1]), text[first:at].decode()))
+    return found
+
+
+def _event(step: StepRecord) -> str:
+    """What a step waits for: ``event order/paid with data.order = …``."""
+    paths, _, event = (*step.index.split("\n", 2), "", "")[:3]
+    if step.condition:
+        return f"event {event} if {Condition.from_json(step.condition).expression}"
+    return f"event {event} with the same {paths}" if paths else f"event {event}"
+
+
+def _texts(reply: list[bytes | None]) -> list[str]:
+    return [(item or b"").decode() for item in reply]
+
+
+def _number(reply: int | None) -> int | None:
+    return reply

@@ -1,0 +1,186 @@
+"""Waiting for the end of a run: blocked on the server, woken by the script that ends the run.
+
+Each run has a channel of its own, so the cost of a wait does not depend on how many other runs end or are waited for.
+A channel forgets: therefore a waiter subscribes first and reads the status after, and reads it again whenever its
+connection was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from redis import exceptions
+
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.async_broker import AsyncBroker
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.errors import server_error
+from stepflow_broker.transitions.runs import read_status
+from stepflow_engine.errors import ServerError
+from stepflow_engine.run_loop import end_tasks
+from stepflow_engine.states import RunStatus
+
+__all__ = ["EndWatcher", "wait_for_end"]
+
+_RECHECK_S = 30.0
+"""How often a waiter reads the status though nothing was heard: against connections that are dead and do not say so."""
+_AWAY_S = 15.0
+"""How long the server may be away from who waits for a run that was there: longer than a fail-over lasts."""
+
+
+def wait_for_end(broker: Broker, keys: Keys, run_id: str, timeout_s: float | None) -> RunStatus | None:
+    """Block until a run has ended, and return its last status; ``None`` if there is no such run.
+
+    Args:
+        timeout_s: how long to wait, in seconds; ``None`` waits for ever.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    status = broker.run(read_status(keys, run_id))
+    while status is not None and not status.ended:
+        if deadline is not None and time.monotonic() >= deadline:
+            return status
+        try:
+            _listen(broker, keys, run_id, deadline)
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            pass  # the status is read again, which says what is wrong if it lasts
+        except exceptions.RedisError as error:
+            raise server_error(error, broker.url, "subscribe") from None
+        status = _read_patiently(broker, keys, run_id, deadline)
+    return status
+
+
+def _read_patiently(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> RunStatus | None:
+    give_up_at = _give_up_at(time.monotonic(), deadline)
+    while True:
+        try:
+            return broker.run(read_status(keys, run_id))
+        except ServerError:
+            if time.monotonic() >= give_up_at:
+                raise
+
+
+def _give_up_at(now: float, deadline: float | None) -> float:
+    return now + _AWAY_S if deadline is None else min(now + _AWAY_S, deadline)
+
+
+def _listen(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> None:
+    """Return when the run's end is heard, the deadline is over, or it is time to read the status again."""
+    recheck = time.monotonic() + _RECHECK_S
+    until = recheck if deadline is None else min(recheck, deadline)
+    keys = keys.of(run_id)
+    with broker.client(keys).pubsub(ignore_subscribe_messages=False) as pubsub:
+        pubsub.subscribe(keys("DONE", run_id))
+        while (left := until - time.monotonic()) > 0:
+            message = pubsub.get_message(timeout=left)
+            if message is None:
+                continue
+            if message["type"] == "message":
+                return
+            status = broker.run(read_status(keys, run_id))
+            if status is None or status.ended:
+                return
+
+
+class EndWatcher:
+    """Waits for the ends of many runs of a partition over one connection, from one event loop.
+
+    Args:
+        broker: the loop's broker.
+        keys: the partition's keys.
+    """
+
+    def __init__(self, broker: AsyncBroker, keys: Keys) -> None:
+        self._broker = broker
+        self._keys = keys
+        self._pubsub = broker.client(keys).pubsub()
+        self._turn = asyncio.Lock()  # redis-py's pubsub connects once for each call that finds it unconnected
+        self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._listener: asyncio.Task[None] | None = None
+
+    async def wait(self, run_id: str, timeout_s: float | None) -> RunStatus | None:
+        """As `wait_for_end`, without blocking the loop."""
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        give_up_at = loop.time()
+        while True:
+            heard = await self._subscribe(run_id)
+            try:
+                status = await self._read_patiently(run_id, give_up_at)
+                if status is None or status.ended:
+                    return status
+                left = _RECHECK_S if deadline is None else min(_RECHECK_S, deadline - loop.time())
+                if left <= 0:
+                    return status
+                await asyncio.wait((heard,), timeout=left)
+                if heard.done():
+                    heard.result()  # raises what the server refuses
+            finally:
+                await self._unsubscribe(run_id, heard)
+            give_up_at = _give_up_at(loop.time(), deadline)
+
+    async def _read_patiently(self, run_id: str, give_up_at: float) -> RunStatus | None:
+        while True:
+            try:
+                return await self._broker.run(read_status(self._keys, run_id))
+            except ServerError:
+                if asyncio.get_running_loop().time() >= give_up_at:
+                    raise
+
+    async def _subscribe(self, run_id: str) -> asyncio.Future[None]:
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(run_id, set())
+        waiters.add(heard)
+        with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            async with self._turn:
+                await self._pubsub.subscribe(self._keys("DONE", run_id))
+        if self._listener is None or self._listener.done():
+            self._listener = asyncio.get_running_loop().create_task(self._listen())
+        return heard
+
+    async def _unsubscribe(self, run_id: str, heard: asyncio.Future[None]) -> None:
+        waiters = self._waiters.get(run_id, set())
+        waiters.discard(heard)
+        heard.cancel()
+        if not waiters:
+            self._waiters.pop(run_id, None)
+            with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+                async with self._turn:
+                    await self._pubsub.unsubscribe(self._keys("DONE", run_id))
+
+    async def _listen(self) -> None:
+        while self._waiters:
+            try:
+                message = await self._pubsub.get_message(timeout=_RECHECK_S)
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+                await asyncio.sleep(0.2)
+                self._wake_all()
+                continue
+            except exceptions.RedisError as error:
+                self._fail_all(server_error(error, self._broker.url, "subscribe"))
+                return
+            if message is None:
+                continue
+            if message["type"] in ("message", "subscribe"):
+                self._wake(message["channel"].decode().removeprefix(self._keys("DONE")))
+
+    def _wake(self, run_id: str) -> None:
+        for heard in self._waiters.get(run_id, ()):
+            if not heard.done():
+                heard.set_result(None)
+
+    def _wake_all(self) -> None:
+        for run_id in list(self._waiters):
+            self._wake(run_id)
+
+    def _fail_all(self, error: Exception) -> None:
+        for heard in [one for waiters in self._waiters.values() for one in waiters]:
+            if not heard.done():
+                heard.set_exception(error)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._listener is not None:
+            await end_tasks([self._listener])
+        await self._pubsub.aclose()

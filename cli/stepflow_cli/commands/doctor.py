@@ -1,0 +1,70 @@
+"""``stepflow doctor``: whether the server and all that is on it are as they must be, and what to do if not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+from rich.text import Text
+
+from stepflow_broker.doctor.examine import examine
+from stepflow_broker.doctor.findings import Finding, Severity
+from stepflow_broker.doctor.server import examine_server
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.partitions import check_partitions, keys_for
+from stepflow_cli.exit_codes import EPILOG, ExitCode
+from stepflow_cli.formatting import console, plain, print_json
+from stepflow_cli.options import output_option, server_options
+from stepflow_cli.server import find_url
+from stepflow_engine.errors import ServerError
+
+__all__ = ["doctor"]
+
+_COLORS = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.ERROR: "red"}
+
+
+@click.command(epilog=EPILOG)
+@click.option("--repair", is_flag=True, help="Queue again what the runs demand, and drop what nothing asks for.")
+@output_option
+@server_options
+def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
+    """Examine the server and all runs on it, while workers work; the exit code is 1 if errors stand."""
+    broker = Broker(find_url(redis_url))
+    keys = keys_for(broker.url)
+    found = examine_server(broker, keys)
+    try:
+        check_partitions(broker, keys, decide=False)
+        found += examine(broker, keys, repair=repair)
+    except ServerError:
+        if output != "json":
+            _print(found, repair=repair)  # it says which node of a cluster is away
+        raise
+    if output == "json":
+        print_json([finding.to_json() for finding in found])
+    else:
+        _print(found, repair=repair)
+    return ExitCode.FAILED if any(finding.stands for finding in found) else ExitCode.OK
+
+
+def _print(found: Sequence[Finding], *, repair: bool) -> None:
+    out = console()
+    for finding in found:
+        line = Text(f"{finding.severity.value:<8}", style=_COLORS[finding.severity])
+        out.print(line.append(f"{finding.code:<20}  {plain(finding.text)}{_done(finding, repair=repair)}", style=""))
+    click.echo(_summary(found))
+
+
+def _done(finding: Finding, *, repair: bool) -> str:
+    """What became of a finding, or would."""
+    if finding.repaired:
+        return f"; repaired: {finding.repair}"
+    if repair or finding.severity is Severity.OK:
+        return ""
+    return f"; --repair {finding.repair}" if finding.repair else ""
+
+
+def _summary(found: Sequence[Finding]) -> str:
+    repaired = sum(finding.repaired for finding in found)
+    errors = sum(finding.stands for finding in found)
+    warnings = sum(finding.severity is Severity.WARNING and not finding.repaired for finding in found)
+    return f"{errors} errors, {warnings} warnings" + (f", {repaired} repaired" if repaired else "")

@@ -1,0 +1,155 @@
+"""``stepflow functions``, ``workers`` and ``queues``: what there is on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.text import Text
+
+from stepflow_broker.registry.flow_control import RateConfig
+from stepflow_broker.registry.functions import CronConfig, FunctionConfig, read_functions
+from stepflow_broker.transitions.schedules import server_time_ms
+from stepflow_broker.views.listings import read_queues, read_workers, served_queues
+from stepflow_broker.views.times import iso
+from stepflow_cli.exit_codes import EPILOG
+from stepflow_cli.formatting import Cell, clock, console, now_ms, plain, print_json, since, state_text, table, unserved
+from stepflow_cli.options import output_option, server_options
+from stepflow_cli.run_view.next_time import next_time
+from stepflow_cli.server import find_server
+from stepflow_engine.durations import show_duration
+
+__all__ = ["functions", "queues", "workers"]
+
+
+@click.command(epilog=EPILOG)
+@output_option
+@server_options
+def functions(*, output: str, redis_url: str | None) -> None:
+    """List the functions that workers have registered: what starts them, and whether a live worker serves them."""
+    broker, keys = find_server(redis_url)
+    found, served = broker.run(read_functions(keys)), served_queues(broker, keys)
+    now = broker.run(server_time_ms())
+    if output == "json":
+        print_json([_function_json(config, served, now) for config in found])
+        return
+    limited = any(config.rate_limit for config in found)
+    timed = any(config.crons for config in found)
+    headers = ["FUNCTION", "STARTED BY", *["NEXT"] * timed, "RETRIES", *["RATE LIMIT"] * limited, "QUEUE", "SERVED"]
+    rows = [_function_row(config, served, now, limited=limited, timed=timed) for config in found]
+    _print(headers, rows, right=("RETRIES",), folded=(1,), none="no functions: start a worker")
+    for queue in sorted({config.queue for config in found} - served):
+        click.echo(unserved(queue))
+
+
+def _function_json(config: FunctionConfig, served: frozenset[str], now: int) -> dict[str, Any]:
+    return {
+        "app": config.app,
+        "id": config.id,
+        "queue": config.queue,
+        "events": [event.name for event in config.events],
+        "triggers": [
+            *({"event": event.name, "if": event.condition or None} for event in config.events),
+            *({"cron": cron.schedule, **_schedule_json(cron, now)} for cron in config.crons),
+        ],
+        "retries": config.retries,
+        "rate_limit": asdict(config.rate_limit) if config.rate_limit else None,
+        "served": config.queue in served,
+    }
+
+
+def _schedule_json(cron: CronConfig, now: int) -> dict[str, Any]:
+    return {"zone": cron.zone, "catch_up": cron.catch_up, "next_at": iso(next_time(cron, now))}
+
+
+def _function_row(
+    config: FunctionConfig, served: frozenset[str], now: int, *, limited: bool, timed: bool
+) -> list[Cell]:
+    return [
+        plain(config.name),
+        plain(", ".join(config.triggers)) or "—",
+        *[_next(config.crons, now)] * timed,
+        str(config.retries),
+        *[_rate(config.rate_limit)] * limited,
+        plain(config.queue),
+        "yes" if config.queue in served else Text("no", style="yellow"),
+    ]
+
+
+def _next(crons: Sequence[CronConfig], now: int) -> str:
+    """The next of the times that start a function, in the time zone of this machine: ``2025-01-31 09:30``."""
+    times = [time_ms for cron in crons if (time_ms := next_time(cron, now)) is not None]
+    return clock(min(times)).removesuffix(":00") if times else "—"
+
+
+def _rate(rate: RateConfig | None) -> str:
+    """A rate limit: ``2 in 1h per event.data.user``."""
+    if rate is None:
+        return "—"
+    per = f" per {plain(rate.key)}" if rate.key else ""
+    return f"{rate.limit} in {show_duration(rate.period_ms)}{per}"
+
+
+@click.command(epilog=EPILOG)
+@output_option
+@server_options
+def workers(*, output: str, redis_url: str | None) -> None:
+    """List the workers that live."""
+    found = read_workers(*find_server(redis_url))
+    if output == "json":
+        print_json([{**asdict(record), "last_heartbeat": iso(record.last_heartbeat)} for record in found])
+        return
+    now = now_ms()
+    rows = [
+        (
+            plain(record.name),
+            state_text(record.state),
+            str(record.pid),
+            str(record.finished),
+            str(record.failed),
+            since(record.last_heartbeat, now),
+            plain(", ".join(record.queues)),
+        )
+        for record in found
+    ]
+    headers = ("WORKER", "STATE", "PID", "DONE", "FAILED", "SEEN", "QUEUES")
+    _print(headers, rows, right=("PID", "DONE", "FAILED"), none="no workers: start one with stepflow-worker")
+
+
+@click.command(epilog=EPILOG)
+@output_option
+@server_options
+def queues(*, output: str, redis_url: str | None) -> None:
+    """List the queues and how much is on each."""
+    found = read_queues(*find_server(redis_url))
+    if output == "json":
+        print_json([asdict(record) for record in found])
+        return
+    rows = [
+        (plain(q.name), *[str(n) for n in (q.ready_new, q.ready_steps, q.executing, q.delayed, q.failed)])
+        for q in found
+    ]
+    headers = ("QUEUE", "NEW", "STARTED", "EXECUTING", "DELAYED", "FAILED")
+    _print(headers, rows, right=headers[1:], none="no queues: nothing was ever queued here")
+
+
+def _print(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    right: Sequence[str],
+    none: str,
+    folded: Sequence[int] = (),
+) -> None:
+    """Print a table, or say that there is nothing and what to do. Columns that are ``folded`` take several lines."""
+    if not rows:
+        click.echo(none)
+        return
+    made = table(*headers, right=right)
+    for column in folded:
+        made.columns[column].no_wrap, made.columns[column].overflow = False, "fold"
+    for row in rows:
+        made.add_row(*row)
+    console().print(made)

@@ -1,0 +1,105 @@
+"""``stepflow send``, ``start`` and ``invoke``: what makes runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from stepflow import Run
+from stepflow_broker.registry.functions import read_functions, starts
+from stepflow_cli.exit_codes import EPILOG
+from stepflow_cli.formatting import now_ms, print_json
+from stepflow_cli.options import data_option, duration, output_option, server_options
+from stepflow_cli.server import find_app
+
+__all__ = ["invoke", "send", "start"]
+
+app_option = click.option("--app", metavar="APP", help="The function's app, when FUNCTION does not name it.")
+
+
+@click.command(epilog=EPILOG)
+@click.argument("event")
+@data_option
+@click.option("--id", default="", help="Names this one event; sent again within 24 hours, it starts nothing.")
+@output_option
+@server_options
+def send(event: str, *, data: Any, id: str, output: str, redis_url: str | None) -> None:
+    """Send an event, and print its id.
+
+    Every function whose trigger matches gets a run, and every step that waits for it goes on.
+    """
+    producer = find_app(redis_url)
+    event_id = producer.send(event, data, id=id)
+    functions = producer.producer.broker.run(read_functions(producer.producer.keys))
+    sent = {"name": event, "data": {} if data is None else data, "id": event_id, "ts": now_ms()}
+    names = [config.name for config in functions if starts(config, sent)]
+    if output == "json":
+        print_json({"event_id": event_id, "event": event, "functions": names})
+        return
+    click.echo(event_id)
+    if not names:
+        click.echo(
+            f"note: no worker has registered a function that {event!r} starts; see 'stepflow functions'", err=True
+        )
+
+
+@click.command(epilog=EPILOG)
+@click.argument("function", metavar="APP/FUNCTION")
+@app_option
+@data_option
+@click.option("--id", help="Makes the start repeatable: within 24 hours the same id means the same run.")
+@click.option("--wait", is_flag=True, help="Wait for the result, and print it.")
+@click.option("--timeout", type=duration, metavar="TIME", help="Wait, but not longer than this: 30s, 5m, 1h.")
+@output_option
+@server_options
+def start(
+    function: str,
+    *,
+    app: str | None,
+    data: Any,
+    id: str | None,
+    wait: bool,
+    timeout: float | None,
+    output: str,
+    redis_url: str | None,
+) -> None:
+    """Start a run and print its id.
+
+    With --wait or --timeout, it prints the result when the run has ended.
+    """
+    run = _start(function, app, data, id, redis_url)
+    if not wait and timeout is None:
+        _print_run(run, output)
+        return
+    result = run.result(timeout)
+    print_json({"run_id": run.id, "status": "completed", "output": result} if output == "json" else result)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("function", metavar="APP/FUNCTION")
+@app_option
+@data_option
+@click.option("--timeout", type=duration, metavar="TIME", help="The longest wait: 30s, 5m, 1h. The run goes on.")
+@server_options
+def invoke(function: str, *, app: str | None, data: Any, timeout: float | None, redis_url: str | None) -> None:
+    """Start a run, and print its result.
+
+    The result is JSON.
+    """
+    print_json(_start(function, app, data, None, redis_url).result(timeout))
+
+
+def _start(function: str, app: str | None, data: Any, id: str | None, redis_url: str | None) -> Run[Any]:
+    if "/" not in function and not app:
+        hint = f"{function!r} does not say whose it is: write APP/{function}, or give --app"
+        raise click.BadParameter(hint, param_hint="APP/FUNCTION")
+    name = function if "/" in function else f"{app}/{function}"
+    return find_app(redis_url).start(name, data, id=id)
+
+
+def _print_run(run: Run[Any], output: str) -> None:
+    if output == "json":
+        print_json({"run_id": run.id, "status": run.status()})
+    else:
+        click.echo(run.id)

@@ -1,0 +1,151 @@
+"""``stepflow-worker``: worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from stepflow_cli.exit_codes import EPILOG, run
+from stepflow_cli.options import debug_option, duration, lease, queue_name
+from stepflow_cli.server import url_of_apps
+from stepflow_workers.apps import load_apps
+from stepflow_workers.pool import WorkerPool, WorkerSpec, run_worker
+from stepflow_workers.state.settings import WorkerSettings
+from stepflow_workers.worker import StepWorker
+
+__all__ = ["check_worker", "main", "pace_options", "worker"]
+
+C = TypeVar("C", bound=Callable[..., Any])
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+def pace_options(command: C) -> C:
+    """The options that ``worker`` and ``dev`` share."""
+    for option in (
+        click.option(
+            "--log-level",
+            type=click.Choice(_LEVELS, case_sensitive=False),
+            default="INFO",
+            show_default=True,
+            help="The lowest level that is logged, to standard error.",
+        ),
+        click.option(
+            "--concurrency",
+            metavar="M",
+            type=click.IntRange(min=1),
+            default=100,
+            show_default=True,
+            help="Jobs that a process executes at once.",
+        ),
+        click.option(
+            "--processes", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("worker", epilog=EPILOG)
+@click.argument("apps", metavar="MODULE:APP...", nargs=-1, required=True)
+@pace_options
+@click.option(
+    "--queue",
+    "queues",
+    metavar="NAME",
+    type=queue_name,
+    multiple=True,
+    help="Serve only this queue; may be repeated, the most important first.",
+)
+@click.option("--burst", is_flag=True, help="Stop when nothing is ready.")
+@click.option("--name", default="", help="The worker's name in RQ; with several processes, its number is appended.")
+@click.option(
+    "--sticky",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Steps in a row that a run may execute before it goes back to its queue.",
+)
+@click.option(
+    "--lease",
+    metavar="TIME",
+    type=lease,
+    default="10s",
+    show_default=True,
+    help="How long a job stays with a process that gives no sign of life; at least 2s.",
+)
+@click.option(
+    "--grace",
+    metavar="TIME",
+    type=duration,
+    default="30s",
+    show_default=True,
+    help="How long a stop waits for handlers; then their jobs are handed back.",
+)
+@click.option(
+    "--redis-url",
+    metavar="URL",
+    envvar="STEPFLOW_REDIS_URL",
+    help="The server; else STEPFLOW_REDIS_URL, else the one that the app names.",
+)
+@debug_option
+def worker(
+    apps: tuple[str, ...],
+    *,
+    processes: int,
+    concurrency: int,
+    log_level: str,
+    queues: tuple[str, ...],
+    burst: bool,
+    name: str,
+    sticky: int,
+    lease: float,
+    grace: float,
+    redis_url: str | None,
+) -> None:
+    """Execute the functions of apps.
+
+    An app is named by its module and its name there, as in shop.flows:app.
+
+    SIGTERM or Ctrl+C ends it when the steps at hand are done; a second one at once, and nothing is lost: another worker
+    takes over.
+    """
+    if redis_url:
+        os.environ["STEPFLOW_REDIS_URL"] = redis_url  # also for what the apps themselves send
+    settings = WorkerSettings(
+        url_of_apps(redis_url, load_apps(apps)),
+        queues=queues,
+        name=name,
+        concurrency=concurrency,
+        burst=burst,
+        sticky=sticky,
+        lease_ms=round(lease * 1000),
+        grace_s=grace,
+    )
+    spec = WorkerSpec(apps, settings, log_level)
+    if processes == 1:
+        run_worker(spec)
+        return
+    check_worker(spec)
+    WorkerPool(spec, processes).run()
+
+
+def check_worker(spec: WorkerSpec) -> None:
+    """Make a worker and do not start it, so that what is wrong is said once and not by every process.
+
+    Raises:
+        ConfigurationError, ServerError: it could not start.
+    """
+    StepWorker(load_apps(spec.apps), spec.settings).connection.close()
+
+
+def main() -> None:
+    """The program ``stepflow-worker``."""
+    run(worker, name="stepflow-worker", prefix="STEPFLOW_WORKER")
+
+
+if __name__ == "__main__":
+    main()

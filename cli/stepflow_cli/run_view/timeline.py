@@ -1,0 +1,163 @@
+"""The timeline of a run: its facts, each step with a bar that shows when it was executed, and its family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from stepflow_broker.transitions.runs import RunRecord
+from stepflow_broker.views.run_view import Detail
+from stepflow_broker.views.step_view import StepLine
+from stepflow_broker.views.wait_view import WAITING
+from stepflow_cli.formatting import (
+    Cell,
+    brief,
+    brief_failure,
+    clock,
+    now_ms,
+    plain,
+    since,
+    span,
+    state_text,
+    table,
+    unserved,
+    waits_until,
+)
+from stepflow_cli.run_view.run_tree_view import family_tree
+from stepflow_cli.run_view.wait_text import ended_text, wait_text
+from stepflow_engine.durations import show_duration
+
+__all__ = ["timeline"]
+
+_WORKER_WIDTH = 100
+_BAR_WIDTH = 120
+_LONGEST_BAR = 32
+_LONGEST_ID = 32
+_LONGEST_WORKER = 24
+_BAR_STYLES = {"done": "green", "failed": "red"}
+
+
+def timeline(detail: Detail, width: int) -> RenderableType:
+    """Everything that is known of a run, for a terminal of this width in cells."""
+    now = now_ms()
+    parts: list[RenderableType] = [_facts(detail, now)]
+    if detail.steps:
+        parts += ["", _steps(detail.run, detail.steps, width, now)]
+    if (tree := family_tree(detail.family, width)) is not None:
+        parts += ["", tree]
+    return Group(*parts)
+
+
+# -- the run -------------------------------------------------------------------
+
+
+def _facts(detail: Detail, now: int) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in _named_facts(detail, now):
+        grid.add_row(name, value)
+    return grid
+
+
+def _named_facts(detail: Detail, now: int) -> Iterator[tuple[str, RenderableType]]:
+    run = detail.run
+    yield "run", run.id
+    yield "function", run.name
+    yield "status", _status(run, now)
+    yield "event", plain(f"{run.event['name']}  {brief(run.event['data'], 120)}")
+    yield "created", f"{clock(run.created_at)}  ({since(run.created_at, now)})"
+    if run.started_at is not None:
+        yield "started", f"after {span(run.created_at, run.started_at)}"
+        yield "took" if run.ended_at else "so far", span(run.started_at, run.ended_at or now)
+    if run.attempt:
+        yield "attempt", f"{run.attempt + 1} of the code between steps"
+    if run.owner:
+        yield "worker", run.owner
+    if run.blocked:
+        yield "blocked", Text(plain(run.blocked), style="yellow")
+    if detail.family.run.served is False:
+        yield "", Text(unserved(run.queue), style="yellow")
+    if run.status == "completed":
+        yield "result", plain(brief(run.output))
+    elif run.status == "skipped":
+        yield "reason", Text(plain(run.reason), style="magenta")
+    elif run.failure is not None:
+        yield "error", Text(plain(brief_failure(run.failure, 600)), style="red")
+
+
+def _status(run: RunRecord, now: int) -> Text:
+    text = state_text(run.status)
+    if run.due_at is not None:
+        text.append(f"  next attempt in {show_duration(max(0, run.due_at - now))}", style="yellow")
+    return text
+
+
+# -- its steps -----------------------------------------------------------------
+
+
+def _steps(run: RunRecord, steps: Sequence[StepLine], width: int, now: int) -> Table:
+    with_worker, with_bar = width >= _WORKER_WIDTH, width >= _BAR_WIDTH
+    headers = ["STEP", "STATE", "TRIES", "START", "TOOK"]
+    headers += ["WORKER"] * with_worker + [""] * with_bar + ["RESULT"]
+    made = table(*headers, right=("TRIES", "START", "TOOK"))
+    made.columns[0].max_width = _LONGEST_ID
+    if with_worker:
+        made.columns[5].max_width = _LONGEST_WORKER
+    made.columns[-1].ratio = 1
+    made.expand = True
+    begin, end = _bounds(run, steps, now)
+    for step in steps:
+        cells: list[Cell] = [Text(plain(step.id)), state_text(step.state), str(step.attempts)]
+        cells += [_start(step, begin, now), span(step.started_at, step.ended_at)]
+        cells += [plain(step.worker)] * with_worker
+        cells += [_bar(step, begin, end)] * with_bar
+        made.add_row(*cells, _result(step, now))
+    return made
+
+
+def _bounds(run: RunRecord, steps: Sequence[StepLine], now: int) -> tuple[int, int]:
+    """From when to when the bars reach; wide enough for workers whose clocks differ from the server's."""
+    starts = [step.started_at for step in steps if step.started_at is not None]
+    ends = [step.ended_at for step in steps if step.ended_at is not None]
+    begin = min([run.started_at or run.created_at, *starts])
+    return begin, max([run.ended_at or now, begin + 1, *ends])
+
+
+def _start(step: StepLine, begin: int, now: int) -> str:
+    if step.started_at is not None:
+        return f"+{show_duration(step.started_at - begin)}"
+    return f"in {show_duration(max(0, step.due_at - now))}" if step.due_at is not None else ""
+
+
+def _bar(step: StepLine, begin: int, end: int) -> Text:
+    """The step's share of the run's time: ``     ━━━━   ``."""
+    if step.started_at is None or step.ended_at is None:
+        return Text(" " * _LONGEST_BAR)
+    scale = _LONGEST_BAR / (end - begin)
+    first = min(int((step.started_at - begin) * scale), _LONGEST_BAR - 1)
+    last = min(max(first + 1, round((step.ended_at - begin) * scale)), _LONGEST_BAR)
+    bar = Text("·" * first, style="dim")
+    bar.append("━" * (last - first), style=f"not dim {_BAR_STYLES[step.state]}")
+    return bar.append("·" * (_LONGEST_BAR - last))
+
+
+def _result(step: StepLine, now: int) -> Text:
+    if step.failure is not None:
+        return Text(plain(brief_failure(step.failure)), style="red" if step.state == "failed" else "yellow")
+    if step.invoke is not None and step.invoke.waits_until is not None:
+        return Text(waits_until(step.invoke.waits_until, now), style="yellow")
+    if step.wait is not None and step.wait.outcome == WAITING:
+        return Text(wait_text(step.wait, now), style="yellow", no_wrap=False, overflow="fold")
+    return Text(_told(step)) if step.state == "done" else Text()
+
+
+def _told(step: StepLine) -> str:
+    """What a step that succeeded has given, in one line."""
+    if step.wait is not None:
+        return ended_text(step.wait, step.result)
+    text = plain(brief(step.result))
+    return f"sent {text}" if step.kind == "send" else text

@@ -1,0 +1,47 @@
+"""Waits: the steps of a run that wait, or have waited, for a time or for an event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stepflow_broker.views.wait_view import Wait
+from stepflow_cli.formatting import brief, cut, plain, waits_until
+
+__all__ = ["ended_text", "wait_text", "wait_texts"]
+
+_MOST_SHOWN = 3
+_LONGEST_CONDITION = 120
+
+
+# -- found ---------------------------------------------------------------------
+
+
+# -- in words ------------------------------------------------------------------
+
+
+def wait_text(wait: Wait, now: int) -> str:
+    """What a step waits for, and until when."""
+    until = waits_until(wait.until or now, now)
+    if not wait.event:
+        return f"sleeping {until}"
+    match = f" with {plain(', '.join(wait.match))}" if wait.match else ""
+    condition = f" if {cut(plain(wait.condition), _LONGEST_CONDITION)}" if wait.condition else ""
+    return f"waits for event {plain(wait.event)}{match}{condition} {until}"
+
+
+def wait_texts(waits: Sequence[Wait], now: int) -> list[str]:
+    """What a run waits for, the first of them in words."""
+    texts = [wait_text(wait, now) for wait in waits[:_MOST_SHOWN]]
+    more = len(waits) - len(texts)
+    return [*texts, f"and {more:,} more"] if more else texts
+
+
+def ended_text(wait: Wait, result: Any) -> str:
+    """How a wait has ended; ``result`` is what its step gave."""
+    if not wait.event:
+        return "slept"
+    if wait.outcome == "time":
+        return f"no event {plain(wait.event)} came in time"
+    data = result.get("data") if isinstance(result, dict) else None
+    return f"event {plain(wait.event)} came: {brief(data)}"

@@ -1,0 +1,120 @@
+"""One attempt at a step: call its handler and put what comes back into JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_engine.codec import dumps_output, restore, result_adapter, round_trip
+from stepflow_engine.durations import show_duration
+from stepflow_engine.execution import HANDLER_ATTEMPT, HANDLER_KEY
+from stepflow_engine.run_loop import ACTIVITY
+from stepflow_engine.steps import RunRequest
+
+__all__ = ["Result", "attempt_step"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a handler returned, as JSON text and as the plain data that the text is read back as."""
+
+    text: bytes
+    data: Any
+
+
+async def attempt_step(
+    step_id: str, request: RunRequest, *, attempt: int, limit_bytes: int, idempotency_key: str = ""
+) -> Result:
+    """Call a step's handler once.
+
+    Args:
+        step_id: the step's id, for errors.
+        request: the handler and its arguments.
+        attempt: the attempt's number, 0-based.
+        limit_bytes: the most bytes of JSON that its result may have.
+        idempotency_key: the same for all attempts at the step; the handler can read it.
+
+    Raises:
+        StepOutputError: the result cannot be kept.
+        TimeoutError: the attempt took longer than the step's time-out. A handler in a thread cannot be stopped; it
+            runs on, and what it returns is dropped.
+        Exception: whatever the handler raises.
+    """
+    context = contextvars.copy_context()
+    context.run(ACTIVITY.set, None)
+    context.run(HANDLER_ATTEMPT.set, attempt)
+    context.run(HANDLER_KEY.set, idempotency_key)
+    task = asyncio.get_running_loop().create_task(_call(request), context=context)
+    value = await _result(task, request.timeout_ms)
+    text = dumps_output(value, what=f"step {step_id!r}", limit_bytes=limit_bytes)
+    data = round_trip(value, text)
+    restore(result_adapter(request.handler), data, what=f"step {step_id!r}")
+    return Result(text, data)
+
+
+async def _call(request: RunRequest) -> Any:
+    handler: Callable[..., Any] = request.handler
+    try:
+        if inspect.iscoroutinefunction(handler):
+            return await handler(*request.args, **request.kwargs)
+        value = await _in_thread(functools.partial(handler, *request.args, **request.kwargs))
+        return await value if inspect.isawaitable(value) else value
+    except (SystemExit, KeyboardInterrupt, StopIteration) as error:
+        raise RuntimeError(f"the handler raised {type(error).__name__}({error})") from error
+
+
+def _in_thread(function: Callable[[], Any]) -> asyncio.Future[Any]:
+    """Call ``function`` in a thread of its own, so that one that never returns takes no other's place.
+
+    The thread is a daemon: it does not keep a process alive that has handed its job back.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is None:
+            result.set_result(value)
+        else:
+            stops = isinstance(error, StopIteration)  # which no future carries
+            result.set_exception(RuntimeError("the handler raised StopIteration") if stops else error)
+
+    def work() -> None:
+        value, failed = None, None
+        try:
+            value = context.run(function)
+        except BaseException as error:  # noqa: BLE001  user code: whatever it raises belongs to who waits
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, value, failed)
+
+    threading.Thread(target=work, name="stepflow-handler", daemon=True).start()
+    return result
+
+
+async def _result(task: asyncio.Task[Any], timeout_ms: int | None) -> Any:
+    try:
+        if timeout_ms is None:
+            return await task
+        done, _ = await asyncio.wait((task,), timeout=timeout_ms / 1000)
+    except asyncio.CancelledError:
+        caller = asyncio.current_task()
+        if not task.cancelled() or (caller is not None and caller.cancelling()):
+            task.cancel()
+            raise
+        raise RuntimeError("the handler was cancelled by its own code") from None
+    if not done:
+        task.cancel()
+        raise TimeoutError(f"the handler did not finish within {show_duration(timeout_ms)}")
+    if task.cancelled():
+        raise RuntimeError("the handler was cancelled by its own code")
+    return task.result()

@@ -1,0 +1,1 @@
+"""The producing side of an app."""

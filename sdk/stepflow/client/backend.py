@@ -1,0 +1,142 @@
+"""The producer's connections: one blocking broker a process, and one asyncio broker an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import TypeVar
+
+from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.async_broker import AsyncBroker
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.connection import DEFAULT_URL
+from stepflow_broker.redis_client.partitions import check_partitions, keys_for, read_partitions, refuse_other
+from stepflow_broker.redis_client.replication import AsyncReplicator, run_replicated
+from stepflow_broker.views.results import EndWatcher, wait_for_end
+from stepflow_engine.cipher import PLAIN, Cipher
+
+__all__ = ["Producer"]
+
+T = TypeVar("T")
+_OfLoop = tuple[AsyncBroker, dict[Keys, EndWatcher]]
+
+
+class Producer:
+    """Connects when it is first used, so that making an app costs nothing and reaches nothing.
+
+    Args:
+        url: the server's; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
+        retention_ms: how long an ended run is kept, in milliseconds.
+        cipher: seals and opens payloads.
+        replica_timeout_ms: how long what is sent waits for a replica, in milliseconds; 0: it does not.
+    """
+
+    def __init__(
+        self, url: str | None, *, retention_ms: int, cipher: Cipher = PLAIN, replica_timeout_ms: int = 0
+    ) -> None:
+        self.cipher = cipher
+        self.retention_ms = retention_ms
+        self._replica_timeout_ms = replica_timeout_ms
+        self._url = url
+        self._keys: tuple[str, Keys] | None = None
+        self._agreed_at = ""
+        self._lock = threading.Lock()
+        self._broker: tuple[int, Broker] | None = None
+        self._loops: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, tuple[AsyncBroker, dict[Keys, EndWatcher]]
+        ] = weakref.WeakKeyDictionary()
+        self._replicators: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncReplicator] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    @property
+    def url(self) -> str:
+        """The server's URL."""
+        return self._url or os.environ.get("STEPFLOW_REDIS_URL") or DEFAULT_URL
+
+    @property
+    def broker(self) -> Broker:
+        """The blocking broker of this process (a fork makes its own)."""
+        with self._lock:
+            if self._broker is None or self._broker[0] != os.getpid():
+                self._broker = (os.getpid(), Broker(self.url))
+            return self._broker[1]
+
+    @property
+    def keys(self) -> Keys:
+        """The server's keys, those of its first partition."""
+        url = self.url
+        if self._keys is None or self._keys[0] != url:
+            self._keys = (url, keys_for(url))
+        return self._keys[1]
+
+    @property
+    def abroker(self) -> AsyncBroker:
+        """The broker of the running event loop."""
+        return self._of_loop()[0]
+
+    def deliver(self, calls: Sequence[Call[T]]) -> list[T]:
+        """Send calls that start something, in one round trip; when it returns, all are as durable as was asked for.
+
+        Raises:
+            ReplicationError: no replica has confirmed them in time.
+            ServerError: the server does not answer.
+            ConfigurationError: the URL divides the keys otherwise than they are.
+        """
+        if self._agreed_at != self.url:
+            check_partitions(self.broker, self.keys, decide=len(self.keys.all) > 1)
+            self._agreed_at = self.url
+        if not self._replica_timeout_ms:
+            return self.broker.run_all(calls)
+        return run_replicated(self.broker, self.keys, calls, timeout_ms=self._replica_timeout_ms)
+
+    async def adeliver(self, calls: Sequence[Call[T]]) -> list[T]:
+        """As `deliver`, without blocking the event loop."""
+        if self._agreed_at != self.url:
+            refuse_other(await self.abroker.run(read_partitions(self.keys)), self.keys, self.url)
+            self._agreed_at = self.url
+        if not self._replica_timeout_ms:
+            return await self.abroker.run_all(calls)
+        loop = asyncio.get_running_loop()
+        replicator = self._replicators.get(loop)
+        if replicator is None:
+            replicator = AsyncReplicator(self.broker, self.keys, timeout_ms=self._replica_timeout_ms)
+            self._replicators[loop] = replicator
+        return await replicator.run_all(calls)
+
+    def wait(self, run_id: str, timeout_ms: int | None) -> None:
+        """Block until the run has ended, or the time is over."""
+        wait_for_end(self.broker, self.keys, run_id, None if timeout_ms is None else timeout_ms / 1000)
+
+    async def await_end(self, run_id: str, timeout_ms: int | None) -> None:
+        """Wait until the run has ended, or the time is over."""
+        broker, watchers = self._of_loop()
+        keys = self.keys.of(run_id)
+        if keys not in watchers:
+            watchers[keys] = EndWatcher(broker, keys)
+        await watchers[keys].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
+
+    def _of_loop(self) -> _OfLoop:
+        loop = asyncio.get_running_loop()
+        found = self._loops.get(loop)
+        if found is None:
+            found = self._loops[loop] = (AsyncBroker(self.url), {})
+        return found
+
+    def close(self) -> None:
+        """Close the blocking connections of this process."""
+        with self._lock:
+            if self._broker is not None:
+                self._broker[1].close()
+                self._broker = None
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        found = self._loops.pop(asyncio.get_running_loop(), None)
+        if found is not None:
+            await asyncio.gather(*[watcher.close() for watcher in found[1].values()])
+            await found[0].close()

@@ -1,0 +1,172 @@
+"""A run, seen from a producer: its status, its result, and its cancelling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
+
+from stepflow.client.bulk_cancel import cancelling
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.transitions.runs import RunRecord, cancel_run, read_run
+from stepflow_broker.views.explain import Reason, explain_run
+from stepflow_engine.codec import Restore, restore
+from stepflow_engine.durations import Duration, duration_ms, show_duration
+from stepflow_engine.encryption_scopes import end_places, open_failure
+from stepflow_engine.errors import (
+    ResultTimeoutError,
+    RunCancelledError,
+    RunFailedError,
+    RunNotFoundError,
+    RunSkippedError,
+)
+from stepflow_engine.failure import Failure
+from stepflow_engine.states import RunStatus
+
+if TYPE_CHECKING:
+    from stepflow.client.backend import Producer
+    from stepflow_broker.protocol.command import Call
+
+__all__ = ["Run"]
+
+O = TypeVar("O", default=Any)  # noqa: E741  output
+
+
+class Run(Generic[O]):
+    """A handle of a run. Made by `Stepflow.start` and `Stepflow.run`; cheap, and holds no connection.
+
+    Attributes:
+        id: the run's id.
+    """
+
+    def __init__(self, producer: Producer, run_id: str, output: Restore | None = None) -> None:
+        self.id = run_id
+        self._producer = producer
+        self._output = output
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r})"
+
+    def result(self, timeout: Duration | None = None) -> O:
+        """Wait for the run's end, blocked on the server, and return its result.
+
+        Args:
+            timeout: the longest wait; ``None`` waits for ever. A run that has not ended goes on.
+
+        Raises:
+            RunFailedError, RunCancelledError: the run ended without a result.
+            RunNotFoundError: there is no such run.
+            ResultTimeoutError: the run has not ended in time.
+            DecryptionError: the result is encrypted, and this process has not the key.
+            ServerError: the server does not answer.
+        """
+        timeout_ms = _timeout_ms(timeout)
+        self._producer.wait(self.id, timeout_ms)
+        return self._read_result(self._producer.broker.run(self._read()), timeout_ms)
+
+    async def aresult(self, timeout: Duration | None = None) -> O:
+        """As `result`, without blocking the event loop."""
+        timeout_ms = _timeout_ms(timeout)
+        await self._producer.await_end(self.id, timeout_ms)
+        return self._read_result(await self._producer.abroker.run(self._read()), timeout_ms)
+
+    def status(self) -> RunStatus:
+        """The run's status now.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        return self._known(self._producer.broker.run(self._read())).status
+
+    async def astatus(self) -> RunStatus:
+        """As `status`, without blocking the event loop."""
+        return self._known(await self._producer.abroker.run(self._read())).status
+
+    def cancel(self, reason: str = "", *, children: bool = True) -> bool:
+        """End the run as cancelled; false if it had ended.
+
+        A handler that is executing is not interrupted: it runs to its end, and its result is dropped.
+
+        Args:
+            reason: why, for those who wait for it.
+            children: cancel the children that the run waits for, and theirs, too.
+
+        Raises:
+            ConfigurationError: the reason is not valid Unicode, or is longer than 10 kB.
+            RunNotFoundError: there is no such run.
+        """
+        return self._cancelled(self._producer.broker.run(self._cancel(reason, children)))
+
+    async def acancel(self, reason: str = "", *, children: bool = True) -> bool:
+        """As `cancel`, without blocking the event loop."""
+        return self._cancelled(await self._producer.abroker.run(self._cancel(reason, children)))
+
+    def explain(self) -> Reason:
+        """Why the run stands where it stands: what it waits for, and what that waits for in turn.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        found = explain_run(self._producer.broker, self._producer.keys, self.id)
+        if found is None:
+            raise self._not_found()
+        return found
+
+    def _read(self) -> Call[RunRecord | None]:
+        return read_run(self._producer.keys, self.id)
+
+    def _cancel(self, reason: str, children: bool) -> Call[Code]:
+        how = cancelling(reason, retention_ms=self._producer.retention_ms, children=children)
+        return cancel_run(
+            self._producer.keys,
+            run_id=self.id,
+            failure=how.failure,
+            retention_ms=how.retention_ms,
+            children=how.children,
+        )
+
+    def _cancelled(self, code: Code) -> bool:
+        if code is Code.NO_RUN:
+            raise self._not_found()
+        return code is Code.DONE
+
+    def _known(self, record: RunRecord | None) -> RunRecord:
+        if record is None:
+            raise self._not_found()
+        return record
+
+    def _not_found(self) -> RunNotFoundError:
+        text = f"there is no run {self.id!r}: the id is wrong, or the run ended longer ago than the retention"
+        return RunNotFoundError(self.id, "unknown", text)
+
+    def _read_result(self, found: RunRecord | None, timeout_ms: int | None) -> O:
+        record = self._known(found)
+        match record.status:
+            case RunStatus.COMPLETED:
+                output = self._producer.cipher.open(record.output, *end_places(self.id, record.name, failed=False))
+                result: O = restore(self._output, output, what=f"function {record.name!r}")
+                return result
+            case RunStatus.FAILED:
+                failure = record.failure or Failure("Error", "unknown")
+                places = end_places(self.id, record.name, failed=True)
+                failure = open_failure(self._producer.cipher, failure, *places)
+                text = f"run {self.id} of {record.name} failed: {failure.name}: {failure.message}"
+                raise RunFailedError(self.id, "failed", text, failure=failure)
+            case RunStatus.CANCELLED:
+                failure = record.failure or Failure("RunCancelledError", "the run was cancelled")
+                text = f"run {self.id} of {record.name} was cancelled: {failure.message}"
+                raise RunCancelledError(self.id, "cancelled", text, failure=failure)
+            case RunStatus.SKIPPED:
+                text = f"run {self.id} of {record.name} was skipped: {record.reason}"
+                raise RunSkippedError(self.id, "skipped", text, failure=record.failure)
+            case _:
+                raise ResultTimeoutError(
+                    self.id,
+                    record.status,
+                    f"run {self.id} of {record.name} has not ended after {show_duration(timeout_ms or 0)}; "
+                    f"it is {record.status} and goes on",
+                )
+
+
+def _timeout_ms(timeout: Duration | None) -> int | None:
+    return None if timeout is None else duration_ms(timeout, name="timeout")

@@ -1,0 +1,114 @@
+"""The context: what a function is given of its run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping, Sequence
+from functools import cached_property
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
+
+from stepflow.event import Event
+from stepflow.functions.step_tools import StepTools
+from stepflow.functions.sync_step_tools import SyncStepTools
+from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
+
+__all__ = ["Context", "SyncContext"]
+
+T = TypeVar("T", default=Any)
+
+_LOGGER = logging.getLogger("stepflow.run")
+
+
+class _RunContext(Generic[T]):
+    """What both kinds of function are given.
+
+    Attributes:
+        event: the event that started the run; its ``data`` has the type ``T``.
+        events: all events of a batch, in the order in which they came, of which ``event`` is the first; else the one.
+        run_id: the run.
+    """
+
+    def __init__(
+        self, execution: Execution, events: Sequence[Event[T]], *, run_id: str, function: str, attempt: int
+    ) -> None:
+        self.event = events[0]
+        self.events = list(events)
+        self.run_id = run_id
+        self._execution = execution
+        self._function = function
+        self._attempt = attempt
+
+    @cached_property
+    def logger(self) -> RunLogger:
+        """Logs with the run's id and function, and only once.
+
+        What is logged while the code is replayed over its memos was logged before, and is left out.
+        """
+        return RunLogger(_LOGGER, {"run_id": self.run_id, "function": self._function}, self._execution)
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt, 0-based: in a step's handler the step's, elsewhere the function's."""
+        in_handler = HANDLER_ATTEMPT.get()
+        return self._attempt if in_handler is None else in_handler
+
+
+class Context(_RunContext[T]):
+    """The context of an ``async def`` function.
+
+    Attributes:
+        step: the step tools, to be awaited.
+    """
+
+    def __init__(
+        self,
+        execution: Execution,
+        events: Sequence[Event[T]],
+        step: StepTools,
+        *,
+        run_id: str,
+        function: str,
+        attempt: int,
+    ) -> None:
+        super().__init__(execution, events, run_id=run_id, function=function, attempt=attempt)
+        self.step = step
+
+
+class SyncContext(_RunContext[T]):
+    """The context of a plain ``def`` function.
+
+    Attributes:
+        step: the step tools, which block the function's thread.
+    """
+
+    def __init__(
+        self,
+        execution: Execution,
+        events: Sequence[Event[T]],
+        step: SyncStepTools,
+        *,
+        run_id: str,
+        function: str,
+        attempt: int,
+    ) -> None:
+        super().__init__(execution, events, run_id=run_id, function=function, attempt=attempt)
+        self.step = step
+
+
+class RunLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger that adds the run's fields and is silent during replay."""
+
+    def __init__(self, logger: logging.Logger, fields: dict[str, str], execution: Execution) -> None:
+        super().__init__(logger, fields)
+        self._execution = execution
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  logging's name
+        """Whether a message would be logged now."""
+        return not self._execution.replaying and super().isEnabledFor(level)
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Add the run's fields to those of the message."""
+        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
+        return msg, kwargs

@@ -1,0 +1,195 @@
+"""A function: code, its id, and how it is started and retried."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, overload
+
+from pydantic import ValidationError
+from typing_extensions import TypeVar
+
+from stepflow.event import Event
+from stepflow.functions.context import Context, SyncContext
+from stepflow.functions.invocable import Named
+from stepflow.functions.step_tools import StepTools
+from stepflow.functions.sync_step_tools import SyncStepTools
+from stepflow_broker.registry.cancellation import BoundsConfig
+from stepflow_broker.registry.flow_control import FlowConfig
+from stepflow_broker.registry.functions import CronConfig, EventConfig, FunctionConfig
+from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.codec import Restore, adapter_for, dumps, loads, result_adapter, validation_message
+from stepflow_engine.errors import ConfigurationError, NonRetriableError
+from stepflow_engine.execution import Execution
+from stepflow_engine.limits import Limits, check_id, check_retries
+from stepflow_engine.threads import ThreadBridge
+
+__all__ = ["Function", "FunctionDecorator"]
+
+I = TypeVar("I", default=Any)  # noqa: E741  input
+O = TypeVar("O", default=Any)  # noqa: E741  output
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Function(Named, Generic[I, O]):
+    """A function of an app; made by `Stepflow.function`.
+
+    Attributes:
+        app_id, id: its name.
+        handler: the code.
+        config: what the registry is told of it.
+        limits: of its runs.
+        is_async: whether the code is ``async def``.
+        input: what makes the event's data of the declared type; ``None`` for plain data.
+        output: what restores a result to the declared type; ``None`` for plain data.
+        cipher: seals what its runs store.
+    """
+
+    app_id: str
+    id: str
+    handler: Callable[..., Any]
+    config: FunctionConfig
+    limits: Limits
+    is_async: bool
+    input: Restore | None
+    output: Restore | None
+    cipher: Cipher = PLAIN
+
+    @property
+    def name(self) -> str:
+        """``app/id``."""
+        return self.config.name
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether only so many of its steps are executed at once."""
+        return self.config.flow is not None and bool(self.config.flow.concurrency)
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether it is executed for several events at once."""
+        return self.config.flow is not None and self.config.flow.batch is not None
+
+    def __call__(self, ctx: Any) -> Any:
+        """Call the code itself, as in a unit test with a context of one's own."""
+        return self.handler(ctx)
+
+    def execution(self, events_json: Sequence[bytes], *, run_id: str, attempt: int) -> Execution:
+        """A pass over the code for a run, not started yet.
+
+        Args:
+            events_json: the run's event, or, of a batch, all of them; their data opened.
+        """
+
+        async def body(execution: Execution) -> Any:
+            sent = loads(events_json[0])
+            tools = StepTools(execution, app_id=self.app_id, event=sent, limits=self.limits)
+            events = [self._read_event(sent), *(self._read_event(loads(text)) for text in events_json[1:])]
+            if self.is_async:
+                return await self.handler(
+                    Context(execution, events, tools, run_id=run_id, function=self.name, attempt=attempt)
+                )
+            bridge = ThreadBridge(execution)
+            step = SyncStepTools(tools, bridge)
+            context = SyncContext(execution, events, step, run_id=run_id, function=self.name, attempt=attempt)
+            return await bridge.run(lambda: self.handler(context))
+
+        return Execution(body, most_steps=self.limits.steps_per_run, own_tasks=1 if self.is_async else 2)
+
+    def _read_event(self, value: dict[str, Any]) -> Event[Any]:
+        data = value["data"]
+        if self.input is not None:
+            try:
+                data = self.input.validate_json(dumps(data))
+            except ValidationError as error:
+                raise NonRetriableError(
+                    f"the event's data does not fit the input of {self.name}: {validation_message(error)}"
+                ) from None
+        return Event(value["name"], data, value["id"], value["ts"])
+
+
+class FunctionDecorator(Protocol):
+    """What `Stepflow.function` returns: makes a `Function` of a handler, with its types."""
+
+    @overload
+    def __call__(self, handler: Callable[[Context[I]], Coroutine[Any, Any, O]], /) -> Function[I, O]: ...
+    @overload
+    def __call__(self, handler: Callable[[SyncContext[I]], O], /) -> Function[I, O]: ...
+
+
+def make_function(
+    handler: Callable[..., Any],
+    *,
+    app_id: str,
+    id: str,
+    events: tuple[EventConfig, ...],
+    crons: tuple[CronConfig, ...],
+    retries: int,
+    queue: str,
+    flow: FlowConfig | None,
+    bounds: BoundsConfig | None,
+    retention_ms: int,
+    limits: Limits,
+    namespace: Mapping[str, Any],
+    cipher: Cipher = PLAIN,
+) -> Function[Any, Any]:
+    """Check the settings of a function and make it.
+
+    Args:
+        namespace: local names of the place where the function is written, for its annotations.
+
+    Raises:
+        ConfigurationError: a setting is wrong; the message names it.
+    """
+    what = f"function {id!r}"
+    if not callable(handler):
+        raise ConfigurationError(
+            f"{what}: its handler must be callable, not {type(handler).__name__}: put the decorator on a def"
+        )
+    try:
+        check_id(id, "a function's id")
+        check_retries(retries)
+    except ValueError as error:
+        raise ConfigurationError(f"{what}: {error}") from None
+    if set(queue) & set(", ") or queue.endswith(":steps"):
+        raise ConfigurationError(f"{what}: queue {queue!r} may not contain ',' or a space, or end with ':steps'")
+    if "/" in id:
+        raise ConfigurationError(f"{what}: an id may not contain '/', which stands between app id and function id")
+    hints = _hints(handler, namespace)
+    return Function(
+        app_id=app_id,
+        id=id,
+        handler=handler,
+        config=FunctionConfig(app_id, id, queue, events, retries, flow, retention_ms, crons, bounds),
+        limits=limits,
+        is_async=inspect.iscoroutinefunction(handler),
+        input=_input_adapter(handler, hints),
+        output=adapter_for(hints["return"]) if "return" in hints else result_adapter(handler),
+        cipher=cipher,
+    )
+
+
+def _hints(handler: Callable[..., Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(handler, localns=dict(namespace))
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _input_adapter(handler: Callable[..., Any], hints: dict[str, Any]) -> Restore | None:
+    """What validates the data of ``Context[T]``, the annotation of the first parameter."""
+    parameters = list(inspect.signature(handler).parameters)
+    hint = hints.get(parameters[0]) if parameters else None
+    if typing.get_origin(hint) not in (Context, SyncContext):
+        return None
+    return adapter_for(typing.get_args(hint)[0])
+
+
+def local_names(depth: int) -> dict[str, Any]:
+    """The local names of the code ``depth`` calls above the caller."""
+    frame: types.FrameType | None = sys._getframe(depth + 1)
+    return dict(frame.f_locals) if frame is not None else {}

@@ -1,0 +1,69 @@
+"""References: a function named without importing its code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, overload
+
+from typing_extensions import TypeVar
+
+from stepflow.functions.invocable import Named
+from stepflow_engine.codec import Restore, adapter_for
+from stepflow_engine.errors import StepUsageError
+from stepflow_engine.limits import check_id
+
+__all__ = ["FunctionReference", "reference_function"]
+
+I = TypeVar("I", default=Any)  # noqa: E741  input
+O = TypeVar("O", default=Any)  # noqa: E741  output
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FunctionReference(Named, Generic[I, O]):
+    """A function of this or another app, by name; made by `reference_function`.
+
+    Attributes:
+        id: the function's id.
+        app_id: its app; ``None``: the app that uses the reference.
+        output: what restores its result to the declared type.
+    """
+
+    id: str
+    app_id: str | None
+    output: Restore | None
+
+
+@overload
+def reference_function(
+    function_id: str, *, app_id: str | None = None, input: type[I], output: type[O]
+) -> FunctionReference[I, O]: ...
+@overload
+def reference_function(
+    function_id: str, *, app_id: str | None = None, output: type[O]
+) -> FunctionReference[Any, O]: ...
+@overload
+def reference_function(function_id: str, *, app_id: str | None = None, input: type[I]) -> FunctionReference[I, Any]: ...
+@overload
+def reference_function(function_id: str, *, app_id: str | None = None) -> FunctionReference[Any, Any]: ...
+def reference_function(
+    function_id: str, *, app_id: str | None = None, input: Any = None, output: Any = None
+) -> FunctionReference[Any, Any]:
+    """Name a function, to invoke it without importing it.
+
+    Args:
+        function_id: the function's id.
+        app_id: the app that has it; ``None``: the app that invokes it.
+        input: the type of its event's data, for type checkers.
+        output: the type of its result; the result of an invoke has it.
+
+    Raises:
+        StepUsageError: there is no function id.
+
+    Source: SEMANTICS §1, reference/step-invoke ("Using function references").
+    """
+    del input  # known to type checkers only
+    try:
+        check_id(function_id, "the function id of a reference")
+    except ValueError as error:
+        raise StepUsageError(f'{error}: reference_function("compute-pi", app_id="maths")') from None
+    return FunctionReference(function_id, app_id, adapter_for(output))

@@ -1,0 +1,145 @@
+"""What a sleep, a wait for an event and a send ask for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from stepflow.event import Event, event_path, outgoing_event
+from stepflow_broker.registry.event_values import value_at
+from stepflow_engine.codec import dumps
+from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms
+from stepflow_engine.errors import ConfigurationError, EventError, StepUsageError
+from stepflow_engine.expression import expression
+from stepflow_engine.limits import check_id
+from stepflow_engine.steps import SendRequest, SleepRequest, WaitRequest
+
+__all__ = [
+    "MAX_LOOKBACK_MS",
+    "Match",
+    "When",
+    "send_request",
+    "sleep_request",
+    "until_request",
+    "wait_request",
+]
+
+When = datetime | str | int | float
+Match = str | Mapping[str, Any]
+MAX_LOOKBACK_MS = 3_600_000
+"""The longest look-back: an hour."""
+_WHEN = 'give a datetime with a time zone, ISO 8601 text such as "2030-01-31T09:00:00+01:00", or seconds since 1970'
+
+
+def sleep_request(duration: Duration) -> SleepRequest:
+    """The request for a sleep.
+
+    Raises:
+        StepUsageError: the duration is not one, is negative, or is over 366 days.
+    """
+    return SleepRequest(duration_ms=_duration(duration, "a sleep's duration"))
+
+
+def until_request(when: When) -> SleepRequest:
+    """The request for a sleep until a time; one that is past is no sleep at all.
+
+    Raises:
+        StepUsageError: it is not a time, has no time zone, or is over 366 days ahead.
+    """
+    until_ms = _time_ms(when)
+    if until_ms > time.time_ns() // 1_000_000 + MAX_DURATION_MS:
+        raise StepUsageError(f"a sleep until {when} is over 366 days ahead, the longest accepted")
+    return SleepRequest(until_ms=max(1, until_ms))
+
+
+def wait_request(
+    event: str,
+    timeout: Duration,
+    *,
+    match: Match | None,
+    if_: str | None,
+    lookback: Duration | None,
+    of: Mapping[str, Any],
+) -> WaitRequest:
+    """The request for a wait.
+
+    Args:
+        of: the event that started the run.
+
+    Raises:
+        StepUsageError: an argument is not what it must be.
+    """
+    try:
+        check_id(event, "the name of the event that is waited for")
+        condition = expression(if_).text if if_ is not None else ""
+    except (ValueError, ConfigurationError) as error:
+        raise StepUsageError(str(error)) from None
+    wanted = _wanted(match, of)
+    lookback_ms = 0 if lookback is None else _duration(lookback, "the look-back of a wait")
+    if lookback_ms > MAX_LOOKBACK_MS:
+        raise StepUsageError(f"the look-back {lookback!r} of a wait is over 1h, the longest accepted")
+    try:
+        values = dumps(list(wanted.values()))
+    except TypeError as error:
+        raise StepUsageError(f"the match {match!r} of a wait is not JSON: {error}") from None
+    timeout_ms = _duration(timeout, "the timeout of a wait")
+    return WaitRequest(event, timeout_ms, ",".join(wanted), values, condition, lookback_ms)
+
+
+def send_request(events: Event[Any] | Sequence[Event[Any]], *, most: int, event_bytes: int) -> SendRequest:
+    """The request for a send.
+
+    Raises:
+        EventError: it is no event, there are too many, or one cannot be sent.
+    """
+    found = list(events) if isinstance(events, Iterable) else [events]
+    for one in found:
+        if not isinstance(one, Event):
+            what = type(one).__name__
+            raise EventError(f'step.send_event sends events, Event("shop/order.placed", {{…}}), not {what}')
+    if len(found) > most:
+        raise EventError(f"{len(found):,} events in one step; at most {most:,} are accepted: use several")
+    return SendRequest(tuple(outgoing_event(one, limit_bytes=event_bytes) for one in found))
+
+
+def _duration(value: Duration, name: str) -> int:
+    try:
+        return duration_ms(value, name=name)
+    except ValueError as error:
+        raise StepUsageError(str(error)) from None
+
+
+def _time_ms(when: When) -> int:
+    try:
+        match when:
+            case bool():
+                raise ValueError
+            case int() | float():
+                moment = datetime.fromtimestamp(when, UTC)
+            case str():
+                moment = datetime.fromisoformat(when)
+            case datetime():
+                moment = when
+            case _:
+                raise ValueError
+    except (ValueError, OverflowError, OSError):
+        raise StepUsageError(f"{when!r} is not a time to sleep until: {_WHEN}") from None
+    if moment.tzinfo is None:
+        raise StepUsageError(f"the time {when!r} to sleep until has no time zone: {_WHEN}")
+    return round(moment.timestamp() * 1000)
+
+
+def _wanted(match: Match | None, of: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the awaited event must have which values, by paths in their order."""
+    if match is None:
+        return {}
+    if isinstance(match, Mapping):
+        wanted = {event_path(path): value for path, value in match.items()}
+    else:
+        path = event_path(match)
+        wanted = {path: value_at(dict(of), f"event.{path}")}
+        if wanted[path] is None:
+            raise StepUsageError(f"a wait with match={match!r} needs a value there, but the run's event has none")
+    return dict(sorted(wanted.items()))

@@ -1,0 +1,1 @@
+"""Options of functions and apps."""

@@ -1,0 +1,150 @@
+"""The waker: sees to finished events, so that every child's end wakes its parent.
+
+Who ends a child resolves its parent's step in the same round trip. The events on the stream are for when it died in
+between: every worker looks at the stream, and takes over what another worker took and did not see to.
+
+Messages to other partitions are delivered beside all else, since the node of a cluster that has one may be away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+from typing import assert_never
+
+from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.redis_client.async_broker import AsyncBroker
+from stepflow_broker.redis_client.operation import aconverse
+from stepflow_broker.redis_client.pipelined_connection import outside
+from stepflow_broker.transitions.batches import end_batch
+from stepflow_broker.transitions.invokes import Resolved, wake_parent
+from stepflow_broker.transitions.outbox import (
+    ChildAsked,
+    ChildCancelled,
+    EndedAway,
+    EndedBatch,
+    EndedRun,
+    Finished,
+    Message,
+    read_finished,
+    take_over_finished,
+)
+from stepflow_broker.transitions.remote_invokes import deliver
+from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.encryption_scopes import open_memo
+from stepflow_engine.errors import DecryptionError, ServerError, StepflowError, UnreadableError
+from stepflow_engine.memo import read_memo
+from stepflow_workers.state.run_cache import HeldRuns
+
+__all__ = ["Waker"]
+
+_log = logging.getLogger("stepflow.worker")
+_TAKE_OVER_MS = 10_000
+_LIMIT = 500
+_PROMPT_S = 0.2
+"""How long a delivery to another partition is waited for."""
+
+
+class Waker:
+    """Wakes parents, for one worker.
+
+    Args:
+        held: the runs in this worker's memory; those among them are given the memo at once.
+        cipher: opens payloads.
+    """
+
+    def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, held: HeldRuns, cipher: Cipher = PLAIN) -> None:
+        self._cipher = cipher
+        self._broker = broker
+        self._keys = keys
+        self._worker = worker
+        self._held = held
+        self._deliveries: dict[Message, asyncio.Task[None]] = {}
+
+    async def prepare(self, keys: Keys) -> None:
+        """Make sure that the stream of a partition and its group exist."""
+        with contextlib.suppress(ServerError):  # they exist already
+            await self._broker.run(create_group(keys, "FINISHED"))
+
+    async def wake(self, child: str) -> None:
+        """See to a child that has ended."""
+        resolved = await self._broker.run(wake_parent(self._keys, child, worker=self._worker))
+        if resolved is not None:
+            self.hand_over(resolved)
+
+    async def end_batch(self, batch: str) -> None:
+        """See to the runs of a batch that has ended."""
+        while await self._broker.run(end_batch(self._keys, batch)):
+            pass
+        if len(self._keys.all) > 1:  # parents of these runs may live elsewhere
+            await self.look(self._keys.of(batch))
+
+    async def deliver(self, keys: Keys, messages: Iterable[Message]) -> None:
+        """Deliver messages of a partition to others. After a moment it goes on without the caller.
+
+        What cannot be delivered stays on its stream.
+        """
+        tasks = [self._delivery(keys, message) for message in messages if message not in self._deliveries]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_PROMPT_S)
+
+    def _delivery(self, keys: Keys, message: Message) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._deliver(keys, message), context=outside())
+        self._deliveries[message] = task
+        task.add_done_callback(lambda _task: self._deliveries.pop(message))
+        return task
+
+    async def _deliver(self, keys: Keys, message: Message) -> None:
+        try:
+            resolved = await aconverse(self._broker, deliver(keys, message, worker=self._worker))
+        except StepflowError as error:
+            _log.warning("message_not_delivered", extra={"run_id": message.child, "error": str(error)})
+        else:
+            if resolved is not None:
+                self.hand_over(resolved)
+
+    def hand_over(self, resolved: Resolved) -> None:
+        """Give the memo to the parent's code, if that is in memory; one that cannot be opened is for who loads it."""
+        held = self._held.get(resolved.run_id)
+        if held is None:
+            return
+        try:
+            memo = open_memo(self._cipher, resolved.run_id, resolved.key, read_memo(resolved.memo))
+        except (DecryptionError, UnreadableError):
+            self._held.drop(held)
+        else:
+            held.learn(resolved.position, resolved.key, memo, len(resolved.memo))
+
+    async def look(self, keys: Keys) -> None:
+        """See to the finished events of a partition that nobody has seen to."""
+        await self._see_to(keys, read_finished(keys, self._worker, limit=_LIMIT))
+
+    async def take_over(self, keys: Keys) -> None:
+        """See to the finished events of a partition that a worker took and left, because it died."""
+        await self._see_to(keys, take_over_finished(keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT))
+
+    async def _see_to(self, keys: Keys, call: Call[list[Finished]]) -> None:
+        try:
+            found = await self._broker.run(call)
+        except ServerError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.prepare(keys)  # the server was emptied, or lost the group
+            return
+        messages: list[Message] = []
+        seen = []
+        for one in found:
+            match one:
+                case EndedRun(child):
+                    seen.append(self.wake(child))
+                case EndedBatch(batch):
+                    seen.append(self.end_batch(batch))
+                case EndedAway() | ChildAsked() | ChildCancelled():
+                    messages.append(one)
+                case other:
+                    assert_never(other)
+        await asyncio.gather(*seen, self.deliver(keys, messages))

@@ -1,0 +1,70 @@
+"""The waiter: begins the waits of steps, for a time or for an event, and looks at events that came just before."""
+
+from __future__ import annotations
+
+from stepflow_broker.protocol.status import Code
+from stepflow_broker.registry.event_filter import Condition, wait_index
+from stepflow_broker.transitions.events import recent_events
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.waits import WaitStart, begin_wait, deliver_event
+from stepflow_engine.codec import dumps
+from stepflow_engine.encryption_scopes import read_event
+from stepflow_engine.steps import SleepRequest, StepCall, WaitRequest
+from stepflow_workers.consumers.completions import Waker
+from stepflow_workers.state.clock import now_ms
+from stepflow_workers.state.run_cache import HOLD_S, HeldRun
+from stepflow_workers.state.worker_state import Workbench
+
+__all__ = ["Waiter"]
+
+
+class Waiter:
+    """Begins waits, for one worker."""
+
+    def __init__(self, bench: Workbench, waker: Waker) -> None:
+        self._bench = bench
+        self._waker = waker
+
+    async def begin(self, held: HeldRun, lease: Lease, call: StepCall, request: SleepRequest | WaitRequest) -> Code:
+        """Make a step wait, once; ALREADY if it was made to before, and may have its memo."""
+        bench, condition = self._bench, Condition.of(request, held.event)
+        start = _start_of(call, request, condition)
+        begun = await bench.broker.run(begin_wait(bench.keys, start, run_id=lease.run_id, fence=lease.fence))
+        if begun.resolved is not None:
+            self._waker.hand_over(begun.resolved)
+            return Code.DONE
+        left_ms = max(0, start.until_ms - now_ms() if start.until_ms else start.delay_ms)
+        bench.timer_set(lease.run_id, left_ms)
+        if left_ms > HOLD_S * 1000:
+            held.late.add(call.key)
+        recent = [*begun.recent, *await self._recent_elsewhere(lease, start, begun.since_ms)]
+        came = next((event for event in recent if condition.holds(event, bench.cipher)), None)
+        if came is not None:
+            await bench.broker.run(deliver_event(bench.keys, held.run_id, call.key, came))
+        return begun.code
+
+    async def _recent_elsewhere(self, lease: Lease, start: WaitStart, since_ms: int) -> list[bytes]:
+        """The events of other partitions on which a wait looks back, which has begun: those that come later find it."""
+        here = self._bench.keys.of(lease.run_id)
+        others = [keys for keys in here.all if keys is not here] if since_ms else []
+        calls = [recent_events(keys, start.event, since_ms=since_ms) for keys in others]
+        found = [event for events in await self._bench.broker.run_all(calls) for event in events]
+        return sorted(found, key=lambda event: read_event(event)["ts"])
+
+
+def _start_of(call: StepCall, request: SleepRequest | WaitRequest, condition: Condition) -> WaitStart:
+    detail: dict[str, object] = {"id": call.id, "started_at": now_ms()}
+    if isinstance(request, SleepRequest):
+        text = dumps({**detail, "kind": "sleep"})[1:]
+        return WaitStart(call.key, call.id, text, request.duration_ms, request.until_ms)
+    looked_at = bool(request.condition)
+    return WaitStart(
+        call.key,
+        call.id,
+        dumps({**detail, "kind": "wait", "event": request.event})[1:],
+        request.timeout_ms,
+        event=request.event,
+        index=wait_index(request.event, paths=request.paths, values=request.values, looked_at=looked_at),
+        condition=condition.to_json() if looked_at else b"",
+        lookback_ms=request.lookback_ms,
+    )

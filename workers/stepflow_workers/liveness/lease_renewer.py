@@ -1,0 +1,161 @@
+"""The keeper: a thread of its own that says this worker is alive, whatever its event loop does.
+
+It extends the leases of the jobs that the worker holds, sends RQ's heartbeat, and reports an event loop that a
+handler blocks, with the line that blocks it. What stops this thread too is the deputy's to bridge: see `deputy.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.transitions.jobs import by_partition, extend_leases
+from stepflow_engine.errors import StepflowError
+from stepflow_workers.liveness.held_leases import Leases
+from stepflow_workers.liveness.lease_sidecar import Deputy
+
+__all__ = ["Keeper"]
+
+_log = logging.getLogger("stepflow.worker")
+_BEAT_S = 0.5
+_BLOCKED_S = 1.0
+_HEARTBEAT_S = 10.0
+_CHUNK = 500
+
+
+class Keeper:
+    """Keeps a worker's leases.
+
+    Args:
+        url: the server's; the keeper has a connection of its own.
+        deputy: the process that keeps the leases while no thread can; the keeper starts and stops it.
+        lease_ms: the length of a lease; it is extended three times in that time.
+        heartbeat: called every ten seconds.
+        lost: called with the jobs whose leases are lost; in the keeper's thread.
+        beat: called twice a second; has the loop call `beaten`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        keys: Keys,
+        *,
+        deputy: Deputy,
+        lease_ms: int,
+        heartbeat: Callable[[], None],
+        lost: Callable[[list[str]], None],
+        beat: Callable[[], None],
+    ) -> None:
+        self.leases = Leases(deputy.table)
+        self._deputy = deputy
+        self._broker = Broker(url, patience_s=0.0)
+        self._keys = keys
+        self._lease_ms = lease_ms
+        self._heartbeat = heartbeat
+        self._lost = lost
+        self._beat = beat
+        self._loop_thread = threading.get_ident()
+        self._beaten_at = time.monotonic()
+        self._blocked_since = 0.0
+        self._doing: dict[str, threading.Thread] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stepflow-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread and the deputy. To be called from the thread of the event loop."""
+        self._loop_thread = threading.get_ident()
+        self._beaten_at = time.monotonic()
+        self._deputy.table.tended(self._beaten_at)
+        self._deputy.start()
+        self._thread.start()
+
+    def beaten(self) -> None:
+        """The loop is alive."""
+        now = time.monotonic()
+        if self._blocked_since:
+            _log.warning("loop_unblocked", extra={"blocked_s": round(now - self._blocked_since, 1)})
+            self._blocked_since = 0.0
+        self._beaten_at = now
+
+    def stop(self) -> None:
+        """Stop the thread and the deputy, and wait for them."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+        self._deputy.stop()
+        self._broker.close()
+
+    def _run(self) -> None:
+        extend_at = heartbeat_at = 0.0
+        while not self._stop.wait(_BEAT_S):
+            now = time.monotonic()
+            self._watch(now)
+            self._beat()
+            try:
+                if now >= extend_at:
+                    self._extend()
+                    extend_at = now + self._lease_ms / 3000
+                if now >= heartbeat_at:
+                    self._deputy.look()
+                    self._aside("heartbeat", self._heartbeat)
+                    heartbeat_at = now + _HEARTBEAT_S
+            except StepflowError as error:
+                _log.warning("lease_not_extended", extra={"error": str(error)})
+
+    def _extend(self) -> None:
+        """Extend all leases."""
+        parts = by_partition(self._keys, [(lease.job, lease.fence) for lease in list(self.leases.values())])
+        try:
+            for keys, leases in parts:
+                self._aside(keys.partition, partial(self._extend_part, keys, leases))
+        finally:  # also when the server refuses: the deputy could not do better
+            self._deputy.table.tended(time.monotonic())
+
+    def _extend_part(self, keys: Keys, leases: list[tuple[str, int]]) -> None:
+        for first in range(0, len(leases), _CHUNK):
+            lost = self._broker.run(extend_leases(keys, leases[first : first + _CHUNK], lease_ms=self._lease_ms))
+            if lost:
+                self._lost(lost)
+
+    def _aside(self, name: str, do: Callable[[], None]) -> None:
+        """Do something; where there are several partitions, in a thread, for the node of one may be away.
+
+        What is still being done is not begun again.
+        """
+        if len(self._keys.all) == 1:
+            do()
+            return
+        last = self._doing.get(name)
+        if last is None or not last.is_alive():
+            self._doing[name] = threading.Thread(target=self._try, args=(do,), name="stepflow-keeper", daemon=True)
+            self._doing[name].start()
+
+    def _try(self, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except StepflowError as error:
+            _log.warning("lease_not_extended", extra={"error": str(error)})
+
+    def _watch(self, now: float) -> None:
+        """Report, once, a loop that has not answered for a second."""
+        if now - self._beaten_at < _BLOCKED_S + _BEAT_S or self._blocked_since:
+            return
+        self._blocked_since = self._beaten_at
+        frame = sys._current_frames().get(self._loop_thread)
+        if frame is None:
+            return
+        where = traceback.extract_stack(frame)[-1]
+        _log.warning(
+            "loop_blocked at %s:%s in %s: %s",
+            where.filename,
+            where.lineno,
+            where.name,
+            where.line,
+            extra={"file": where.filename, "line": where.lineno, "function_name": where.name},
+        )

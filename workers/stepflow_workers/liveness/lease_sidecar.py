@@ -1,0 +1,82 @@
+"""The deputy: a process beside each worker that extends its leases while none of the worker's threads can run.
+
+A handler that calls C code which keeps the GIL stops every thread of its process, the keeper's too. The deputy sees in
+shared memory when the keeper tended the leases last. It takes over when that is too long ago, unless the worker is
+stopped or dead: those lose their leases. Its program is in `deputy_process.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from stepflow_workers.liveness.lease_table import LeaseTable
+
+__all__ = ["Deputy"]
+
+_log = logging.getLogger("stepflow.worker")
+_PROGRAM = Path(__file__).with_name("lease_sidecar_process.py")
+
+
+class Deputy:
+    """The process, as its worker has it.
+
+    Args:
+        url: the server's.
+        worker: the worker's name.
+        shown_as: RQ's key of the worker, whose expiry is put off with the leases.
+        lease_ms: the length of a lease.
+
+    Attributes:
+        table: the leases; the worker's keeper writes it.
+    """
+
+    def __init__(self, url: str, *, worker: str, shown_as: str, lease_ms: int) -> None:
+        self.table = LeaseTable(LeaseTable.make_file())
+        self._told = {"url": url, "worker": worker, "shown_as": shown_as, "lease_s": lease_ms / 1000}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the process, without waiting for it. A worker without a deputy works, and a warning says so."""
+        words = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid())]
+        told = {**self._told, "worker_pid": os.getpid(), "table": self.table.file, "path": sys.path}
+        try:
+            self._process = process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(self.table.file,)
+            )
+            if process.stdin is not None:  # not in the words, which all may see: a URL may have a password
+                process.stdin.write(json.dumps(told).encode() + b"\n")
+                process.stdin.flush()
+        except OSError as error:
+            _log.warning("deputy_not_started", extra={"error": str(error)})
+
+    def look(self) -> None:
+        """Start the process again if it has died."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            _log.warning("deputy_died", extra={"exit_code": None if process is None else process.returncode})
+            self._close()
+            self.start()
+
+    def stop(self) -> None:
+        """End the process; it has nothing to finish."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._close()
+        self.table.close()
+
+    def _close(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()

@@ -1,0 +1,87 @@
+"""The crier: starts the runs of functions whose time has come. Every worker does; each time starts one run.
+
+Which times a schedule has been started up to is in Redis, and moves on in the script that starts the runs, whose ids
+derive from their times. The clock is the server's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
+
+from stepflow import Function
+from stepflow.options.cron_times import due_times
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.async_broker import AsyncBroker
+from stepflow_broker.registry.functions import CronConfig, FunctionConfig
+from stepflow_broker.transitions.schedules import fire_cron, read_crons, server_time_ms
+from stepflow_engine.codec import dumps
+from stepflow_engine.ids import moved_to, place_for, run_id_for
+from stepflow_engine.steps import event_text
+
+__all__ = ["CRON_EVENT", "Crier"]
+
+CRON_EVENT = "stepflow/cron"
+"""The name of the event of a run that a time has started."""
+_log = logging.getLogger("stepflow.worker")
+
+
+class Crier:
+    """Starts runs at their times, for one worker, of the functions that are at home in one partition.
+
+    Args:
+        functions: those whose code this worker has; only of these are the times looked at, so that the schedules of a
+            function that is gone start nothing.
+    """
+
+    def __init__(self, broker: AsyncBroker, keys: Keys, functions: Iterable[Function]) -> None:
+        self._broker = broker
+        self._keys = keys
+        self._schedules = {
+            f"{function.name}\n{cron.zone}\n{cron.schedule}": (function.config, cron)
+            for function in functions
+            if keys.of(_place(function.config)) is keys
+            for cron in function.config.crons
+        }
+        self._next_ms = dict.fromkeys(self._schedules, 0)
+
+    async def look(self) -> None:
+        """Start what is due."""
+        if not self._schedules:
+            return
+        now_ms = await self._broker.run(server_time_ms())
+        due = [name for name, next_ms in self._next_ms.items() if next_ms <= now_ms]
+        if due:
+            last = await self._broker.run(read_crons(self._keys))
+            for name in due:
+                await self._fire(name, last_ms=last.get(name, 0), now_ms=now_ms)
+
+    async def _fire(self, name: str, *, last_ms: int, now_ms: int) -> None:
+        config, cron = self._schedules[name]
+        times = due_times(cron, after_ms=last_ms, now_ms=now_ms) if last_ms else []
+        place = _place(config)
+        starts = [(moved_to(place, _id(name, time_ms)), config, _event(name, cron, time_ms)) for time_ms in times]
+        started = await self._broker.run(fire_cron(self._keys, name, last_ms=last_ms, until_ms=now_ms, starts=starts))
+        if started:
+            _log.info("cron_fired", extra={"function": config.name, "runs": started})
+        now = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(cron.zone))
+        self._next_ms[name] = int(next(CronSim(cron.schedule, now)).timestamp() * 1000)
+
+
+def _place(config: FunctionConfig) -> str:
+    """Where the runs live that times start; all of a function together, with what is known of its schedules."""
+    return config.home or place_for(config.name)
+
+
+def _event(name: str, cron: CronConfig, time_ms: int) -> bytes:
+    moment = datetime.fromtimestamp(time_ms / 1000, ZoneInfo(cron.zone))
+    data = dumps({"schedule": cron.schedule, "zone": cron.zone, "time": moment.isoformat()})
+    return event_text(CRON_EVENT, id=_id(name, time_ms), ts=time_ms, data=data)
+
+
+def _id(name: str, time_ms: int) -> str:
+    return run_id_for("cron", name, str(time_ms))

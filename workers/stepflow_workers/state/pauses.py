@@ -1,0 +1,46 @@
+"""What is paused, as a worker knows it. The scripts that give out jobs know it exactly; this is for runs at hand."""
+
+from __future__ import annotations
+
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.async_broker import AsyncBroker
+from stepflow_broker.transitions.pauses import Pause, pause_subject, read_pauses
+from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.codec import loads
+from stepflow_engine.encryption_scopes import open_event
+from stepflow_workers.state.run_cache import HeldRun
+
+__all__ = ["Pauses"]
+
+
+class Pauses:
+    """The pauses, read when a worker is told that they have changed, and from time to time.
+
+    Args:
+        cipher: opens the data of events.
+    """
+
+    def __init__(self, broker: AsyncBroker, keys: Keys, cipher: Cipher = PLAIN) -> None:
+        self._cipher = cipher
+        self._broker = broker
+        self._keys = keys
+        self._pauses: dict[Keys, dict[str, Pause]] = {}
+
+    async def look(self, keys: Keys) -> None:
+        """Read those of a partition; every partition knows all."""
+        self._pauses[keys] = await self._broker.run(read_pauses(keys))
+
+    def hold(self, held: HeldRun) -> bool:
+        """Whether a run must not go on: its function, its queue or a key of it is paused."""
+        known = self._pauses.get(self._keys.of(held.run_id), {})
+        return bool(known) and any(one in known for one in _subjects(held, self._cipher))
+
+
+def _subjects(held: HeldRun, cipher: Cipher) -> list[str]:
+    config = held.function.config
+    gates = config.gate_names(open_event(cipher, loads(held.event)))
+    return [
+        pause_subject("function", config.name),
+        pause_subject("queue", config.queue),
+        *(pause_subject("key", gate) for gate in gates),
+    ]

@@ -1,0 +1,112 @@
+"""Runs that a worker has in memory: suspended code, kept so that it need not be replayed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from stepflow import Function
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_engine.execution import Execution
+from stepflow_engine.memo import Memo
+
+__all__ = ["HOLD_S", "HeldRun", "HeldRuns"]
+
+HOLD_S = 5.0
+"""How long the code of a run is held with its lease while no memo of its steps comes."""
+
+
+@dataclass(slots=True, eq=False)
+class HeldRun:
+    """A pass over a run's code in this process.
+
+    Attributes:
+        run_id, function, event, execution: what it is a pass of; the event as JSON text.
+        attempt: of the function.
+        lease: that of the continuation, while this worker has it: only then may the pass plan or end the run.
+        users: how many jobs of this worker use the pass now; it is not evicted before they are done.
+        planned: keys of steps that are known to have jobs, children or waits.
+        late: those of them whose end is not to be expected for longer than the code is held.
+        state_bytes: the size of the memos that are known.
+        deaths: the workers that died with the continuation since it last made progress.
+        turn: whoever advances the pass has it.
+    """
+
+    run_id: str
+    function: Function
+    event: bytes
+    execution: Execution
+    attempt: int
+    lease: Lease | None = None
+    users: int = 0
+    planned: set[str] = field(default_factory=set)
+    late: set[str] = field(default_factory=set)
+    state_bytes: int = 0
+    deaths: tuple[str, ...] = ()
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def learn(self, position: int, key: str, memo: Memo, size: int = 0) -> None:
+        """Give the code a memo that was stored at a position."""
+        self.planned.discard(key)
+        self.late.discard(key)
+        self.state_bytes += size
+        self.deaths = ()
+        self.execution.offer(position, key, memo)
+
+
+class HeldRuns:
+    """The passes in memory, the least recently used of those that nobody uses evicted first.
+
+    Args:
+        most: how many unused ones are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._runs: OrderedDict[str, HeldRun] = OrderedDict()
+
+    def get(self, run_id: str) -> HeldRun | None:
+        """The pass of a run, if it is in memory and still good."""
+        held = self._runs.get(run_id)
+        if held is not None and held.execution.closed:
+            del self._runs[run_id]
+            return None
+        return held
+
+    def put(self, held: HeldRun) -> None:
+        """Keep a pass."""
+        self._runs[held.run_id] = held
+
+    def leave(self, held: HeldRun) -> None:
+        """One user less; may evict."""
+        held.users -= 1
+        if self._runs.get(held.run_id) is held:
+            self._runs.move_to_end(held.run_id)
+        self._evict()
+
+    def drop(self, held: HeldRun) -> None:
+        """Give a pass up."""
+        held.execution.close()
+        if self._runs.get(held.run_id) is held:
+            del self._runs[held.run_id]
+
+    def _evict(self) -> None:
+        over = len(self._runs) - self._most
+        if over > 0:
+            unused = (held for held in self._runs.values() if not held.users)
+            for held in list(itertools.islice(unused, over)):
+                self.drop(held)
+
+    def close(self) -> None:
+        """Give all passes up."""
+        for held in list(self._runs.values()):
+            self.drop(held)
+
+    def __iter__(self) -> Iterator[HeldRun]:
+        return iter(list(self._runs.values()))
+
+    def __len__(self) -> int:
+        return len(self._runs)
