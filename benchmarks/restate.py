@@ -118,7 +118,7 @@ def execute(load: Load, *, serve: Callable[[int], list[str]], stop: signal.Signa
 
 
 async def call(port: int, handler: str, value: int, times: int, at_once: int) -> None:
-    """Call a handler so many times, with so many calls at once, each on a connection of its own.
+    """Command a handler so many times, with so many calls at once, each on a connection of its own.
 
     Raises:
         ProcessError: a call failed.

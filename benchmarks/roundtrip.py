@@ -15,7 +15,7 @@ from benchmarks.ours import sampled
 from benchmarks.rig import Span
 from benchmarks.sample import Sample
 from benchmarks.servers import RedisServer, redis_server
-from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.scripts import Script
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_workers.event_loop import WorkerLoop
@@ -35,14 +35,14 @@ def round_trip(case: Case) -> Sample:
 async def _calls(case: Case, server: RedisServer) -> Span:
     broker = AsyncBroker(server.url)
     script = Script("bench", _TEXT, hashlib.sha1(_TEXT.encode(), usedforsecurity=False).hexdigest())
-    call = Call(("EVALSHA", script.sha, 1, "bench:roundtrip", _VALUE), int, script)
+    call = Command(("EVALSHA", script.sha, 1, "bench:roundtrip", _VALUE), int, script)
     for _ in range(case.warm_up):
-        await broker.run(call)
+        await broker.execute(call)
     first = take_note(0, workers=[os.getpid()], servers=[server.pid])
     times = []
     for _ in range(case.count - case.warm_up):
         began = time.perf_counter()
-        await broker.run(call)
+        await broker.execute(call)
         times.append(time.perf_counter() - began)
     last = take_note(len(times), workers=[os.getpid()], servers=[server.pid])
     await broker.close()

@@ -177,11 +177,11 @@ def miss_two_nights(producer: Stepflow) -> None:
     """Say that the schedules were seen to until two days ago: as if no worker had run since."""
     broker, keys = producer.producer.broker, producer.producer.keys
     deadline = time.monotonic() + 30
-    while not any(found := broker.run_all([read_crons(one) for one in keys.all])) and time.monotonic() < deadline:
+    while not any(found := broker.execute_all([read_crons(one) for one in keys.all])) and time.monotonic() < deadline:
         time.sleep(0.05)
     for one, schedules in zip(keys.all, found, strict=True):
         for name, last_ms in schedules.items():
-            broker.run(fire_cron(one, name, last_ms=last_ms, until_ms=last_ms - 48 * 3_600_000, starts=()))
+            broker.execute(fire_cron(one, name, last_ms=last_ms, until_ms=last_ms - 48 * 3_600_000, starts=()))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from stepflow_workers.state.settings import WorkerSettings
 from tests.support.cluster import LocalCluster
 from tests.support.processes import WorkerProcess, WorkerThread
 from tests.support.roles import as_role, as_roles, knows_users, users_option
-from tests.support.whole import whole_client
+from tests.support.partition_merging_client import whole_client
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

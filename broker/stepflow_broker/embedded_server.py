@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import redis
 
-from stepflow_engine.errors import ConfigurationError, ServerError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
 
 __all__ = ["EmbeddedServer", "find_server"]
 
@@ -74,7 +74,7 @@ class EmbeddedServer:
 
         Raises:
             ConfigurationError: no server program was found, or the folder is another's.
-            ServerError: the server did not start; its log says why.
+            BackendUnavailableError: the server did not start; its log says why.
         """
         program = find_server()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ class EmbeddedServer:
         finally:
             client.close()
         self.stop()
-        raise ServerError(f"the embedded server did not start: see {self.folder / 'server.log'}")
+        raise BackendUnavailableError(f"the embedded server did not start: see {self.folder / 'server.log'}")
 
     def __enter__(self) -> EmbeddedServer:
         return self.start()

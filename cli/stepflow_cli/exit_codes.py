@@ -12,16 +12,16 @@ from typing import NoReturn
 import click
 
 from stepflow_engine.errors import (
+    BackendUnavailableError,
     ConfigurationError,
     EventError,
     FunctionNotFoundError,
     ResultTimeoutError,
     RunNotFoundError,
-    ServerError,
     StepflowError,
 )
 
-__all__ = ["EPILOG", "ExitCode", "Session", "complain", "exit_code", "report", "run"]
+__all__ = ["EPILOG", "ExitCode", "Session", "exit_code", "print_error", "report", "run"]
 
 
 class ExitCode(IntEnum):
@@ -78,7 +78,7 @@ def exit_code(error: Exception) -> ExitCode:
             return ExitCode.CONFIGURATION
         case RunNotFoundError() | FunctionNotFoundError():
             return ExitCode.NOT_FOUND
-        case ServerError():
+        case BackendUnavailableError():
             return ExitCode.SERVER
         case ResultTimeoutError():
             return ExitCode.TIMEOUT
@@ -105,7 +105,7 @@ def run(command: click.Command, *, name: str, prefix: str) -> NoReturn:
             help_option_names=["-h", "--help"],
         )
     except click.Abort:
-        complain("interrupted")
+        print_error("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001  the last line of defence: no traceback reaches a person unasked
         sys.exit(report(error, debug=session.debug))
@@ -123,11 +123,11 @@ def report(error: Exception, *, debug: bool) -> ExitCode:
         return ExitCode.USAGE
     if debug:
         traceback.print_exception(error)
-    complain(_explain(error))
+    print_error(_explain(error))
     return exit_code(error)
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Print one line on standard error."""
     click.echo(f"{click.style('error:', fg='red', bold=True)} {' '.join(message.split())}", err=True)
 

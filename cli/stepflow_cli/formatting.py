@@ -25,8 +25,8 @@ __all__ = [
     "console",
     "cut",
     "now_ms",
-    "plain",
     "print_json",
+    "printable",
     "say",
     "since",
     "span",
@@ -108,7 +108,7 @@ def span(start_ms: int | None, end_ms: int | None) -> str:
     return "" if start_ms is None or end_ms is None else show_duration(max(0, end_ms - start_ms))
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     """Text that cannot steer the terminal: what is not printable is replaced."""
     return text if text.isprintable() else "".join(char if char.isprintable() else "�" for char in text)
 
@@ -137,4 +137,4 @@ def state_text(state: str) -> Text:
 
 def unserved(queue: str) -> str:
     """What is wrong with a queue that no live worker serves."""
-    return f"no live worker serves queue {plain(queue)}"
+    return f"no live worker serves queue {printable(queue)}"

@@ -12,7 +12,7 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import DEFAULT_URL
 from stepflow_broker.redis_client.partitions import check_partitions, keys_for
 from stepflow_broker.views.listings import server_process
-from stepflow_engine.errors import ConfigurationError, ServerError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
 
 __all__ = [
     "DEV_FOLDER",
@@ -61,7 +61,7 @@ def find_app(given: str | None) -> Stepflow:
         ConfigurationError: as `find_server`.
     """
     app = Stepflow(_APP, redis_url=find_url(given))
-    check_partitions(app.producer.broker, app.producer.keys, decide=False)
+    check_partitions(app.backend.broker, app.backend.keys, decide=False)
     return app
 
 
@@ -71,7 +71,7 @@ def url_of_apps(given: str | None, apps: Sequence[Stepflow]) -> str:
     Raises:
         ConfigurationError: no URL is given and the apps name different ones.
     """
-    urls = {app.producer.url for app in apps}
+    urls = {app.backend.url for app in apps}
     if given:
         return given
     if len(urls) > 1:
@@ -107,11 +107,11 @@ def withdraw_url() -> None:
 
 def _announced() -> tuple[str, int]:
     """The announced server and its process, if it answers: a file that a crash left behind may lead nowhere."""
-    with contextlib.suppress(OSError, ConfigurationError, ServerError):
+    with contextlib.suppress(OSError, ConfigurationError, BackendUnavailableError):
         url = _URL_FILE.read_text().strip()
-        broker = Broker(url, patience_s=0)
+        broker = Broker(url, retry_for_s=0)
         try:
-            return url, broker.run(server_process())
+            return url, broker.execute(server_process())
         finally:
             broker.close()
     return "", 0

@@ -1,8 +1,8 @@
 """The cipher: keeps payloads from those who can read the server, and opens them for those who have the keys.
 
 A sealed payload is JSON itself, ``{"$enc":"<key id>.<base64>"}``, so scripts put it together as any other. It is
-AES-256-GCM. Each place (a step of a run, the output of a run, an event) has a data key of its own, derived from the key
-and the place by HMAC, and is authenticated too: a payload that was moved to another place does not open there, and no
+AES-256-GCM. Each scope (a step of a run, the output of a run, an event) has a data key of its own, derived from the key
+and the scope by HMAC, and is authenticated too: a payload that was moved to another scope does not open there, and no
 data key is used often enough for its random nonces to meet.
 
 Data of a user's that looks like a sealed payload is stored as ``{"$enc":[…]}`` around it, and so is data again.
@@ -19,14 +19,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from stepflow_engine.codec import dumps, loads
-from stepflow_engine.errors import ConfigurationError, DecryptionError, KeyMissingError
+from stepflow_engine.errors import ConfigurationError, DecryptionError, EncryptionKeyMissingError
 
-__all__ = ["KEY_BYTES", "MARK", "PLAIN", "Cipher", "Place", "is_sealed", "key_id"]
+__all__ = ["KEY_BYTES", "MARK", "NO_ENCRYPTION", "Cipher", "Scope", "is_sealed", "key_id"]
 
 KEY_BYTES = 32
 MARK = "$enc"
 """The one key of a sealed payload."""
-Place = tuple[str, ...]
+Scope = tuple[str, ...]
 """Where a payload belongs: its kind, and the ids of what it is of."""
 _HEAD = b'{"%b":' % MARK.encode()
 _NONCE_BYTES = 12
@@ -59,31 +59,31 @@ class Cipher:
         return f"Cipher({', '.join(self._keys)})"
 
     @property
-    def seals(self) -> bool:
+    def encrypts(self) -> bool:
         """Whether it has a key."""
         return bool(self._first)
 
-    def beside(self, *others: Cipher) -> Cipher:
+    def merged_with(self, *others: Cipher) -> Cipher:
         """A cipher that opens what these open as well."""
         return Cipher(key for cipher in (self, *others) for key in cipher._keys.values())
 
-    def seal(self, text: bytes, place: Place) -> bytes:
+    def seal(self, text: bytes, scope: Scope) -> bytes:
         """The JSON text to be stored of a payload, which is JSON text."""
         if not self._first:
             return _HEAD + b"[" + text + b"]}" if text.startswith(_HEAD) else text
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = _aead(self._keys[self._first], place).encrypt(nonce, text, dumps(place))
+        sealed = _aead(self._keys[self._first], scope).encrypt(nonce, text, dumps(scope))
         return b'%b"%b.%b"}' % (_HEAD, self._first.encode(), base64.b64encode(nonce + sealed))
 
-    def open(self, value: Any, *places: Place) -> Any:
+    def open(self, value: Any, *scopes: Scope) -> Any:
         """The payload that was stored as this parsed JSON.
 
         Args:
             value: what was stored; a payload that is not sealed is given back.
-            places: where it may belong; more than one, when what is stored does not say.
+            scopes: where it may belong; more than one, when what is stored does not say.
 
         Raises:
-            KeyMissingError: this process has not the key.
+            EncryptionKeyMissingError: this process has not the key.
             DecryptionError: it belongs elsewhere, or was altered.
         """
         if not is_sealed(value):
@@ -92,50 +92,50 @@ class Cipher:
             case [plain]:
                 return plain
             case str(sealed):
-                return loads(self._open(sealed, places))
+                return loads(self._open(sealed, scopes))
             case _:
-                raise DecryptionError(_altered(places, "it has not the form of one"))
+                raise DecryptionError(_altered(scopes, "it has not the form of one"))
 
-    def _open(self, sealed: str, places: tuple[Place, ...]) -> bytes:
+    def _open(self, sealed: str, scopes: tuple[Scope, ...]) -> bytes:
         name, _, coded = sealed.partition(".")
         key = self._keys.get(name)
         if key is None:
-            raise KeyMissingError(name, _what(places))
+            raise EncryptionKeyMissingError(name, _what(scopes))
         try:
             content = base64.b64decode(coded.encode("ascii", "replace"), validate=True)
         except binascii.Error:
-            raise DecryptionError(_altered(places, "it is not base64"), key_id=name) from None
+            raise DecryptionError(_altered(scopes, "it is not base64"), key_id=name) from None
         from cryptography.exceptions import InvalidTag
 
-        for place in places:
+        for scope in scopes:
             try:
-                text: bytes = _aead(key, place).decrypt(content[:_NONCE_BYTES], content[_NONCE_BYTES:], dumps(place))
+                text: bytes = _aead(key, scope).decrypt(content[:_NONCE_BYTES], content[_NONCE_BYTES:], dumps(scope))
                 return text
             except (InvalidTag, ValueError):
                 continue
-        raise DecryptionError(_altered(places, "it belongs elsewhere, or was altered"), key_id=name)
+        raise DecryptionError(_altered(scopes, "it belongs elsewhere, or was altered"), key_id=name)
 
 
-def _aead(key: bytes, place: Place) -> Any:
-    """AES-GCM with the data key of a place."""
+def _aead(key: bytes, scope: Scope) -> Any:
+    """AES-GCM with the data key of a scope."""
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError:
         raise ConfigurationError(
             "encryption needs the package cryptography, which is not installed: pip install 'stepflow[encryption]'"
         ) from None
-    return AESGCM(hmac.digest(key, b"stepflow payload\0" + dumps(place), "sha256"))
+    return AESGCM(hmac.digest(key, b"stepflow payload\0" + dumps(scope), "sha256"))
 
 
-def _what(places: tuple[Place, ...]) -> str:
-    """A place in words; its ids are cut, for an event's may be long."""
-    kind, *ids = places[0] if places else ("payload",)
+def _what(scopes: tuple[Scope, ...]) -> str:
+    """A scope in words; its ids are cut, for an event's may be long."""
+    kind, *ids = scopes[0] if scopes else ("payload",)
     return " ".join([kind, *(repr(one[:100]) for one in ids)])
 
 
-def _altered(places: tuple[Place, ...], why: str) -> str:
-    return f"the encrypted payload of {_what(places)} cannot be opened: {why}; nothing was made of it"
+def _altered(scopes: tuple[Scope, ...], why: str) -> str:
+    return f"the encrypted payload of {_what(scopes)} cannot be opened: {why}; nothing was made of it"
 
 
-PLAIN = Cipher()
+NO_ENCRYPTION = Cipher()
 """The cipher of those who have no keys."""

@@ -1,7 +1,7 @@
 """Payloads: which of a run's texts are sealed, and where each belongs.
 
 =================  ====================================  =================================
-payload            place                                 stored in
+payload            scope                                 stored in
 =================  ====================================  =================================
 an event's data    ``event``, the event's id             streams, runs, memos of waits
 a step's result    ``step``, run, step key               its memo
@@ -20,57 +20,57 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from stepflow_engine.cipher import MARK, Cipher, Place, is_sealed
+from stepflow_engine.cipher import MARK, Cipher, Scope, is_sealed
 from stepflow_engine.codec import dumps, loads
-from stepflow_engine.errors import DecryptionError, UnreadableError
+from stepflow_engine.errors import CorruptDataError, DecryptionError
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import moved_to, run_id_for
+from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.memo import Memo
 
 __all__ = [
     "ENCRYPTED",
-    "end_place",
-    "end_places",
-    "event_place",
+    "end_scope",
+    "end_scopes",
+    "event_scope",
     "open_event",
     "open_event_text",
     "open_failure",
     "open_memo",
     "read_event",
+    "redacted",
+    "redacted_failure",
+    "redacted_memo",
     "seal_failure",
-    "shown",
-    "shown_failure",
-    "shown_memo",
-    "step_place",
+    "step_scope",
 ]
 
 ENCRYPTED = "encrypted"
-"""What is shown in place of what cannot be opened."""
+"""What is shown in scope of what cannot be opened."""
 _EVENT_FIELDS = (("name", str), ("id", str), ("ts", int))
 _SEALED_DATA = b'"data":{"%b":' % MARK.encode()
 
 
-def event_place(event_id: str) -> Place:
+def event_scope(event_id: str) -> Scope:
     """Where the data of an event belongs."""
     return ("event", event_id)
 
 
-def step_place(run_id: str, key: str, *, failed: bool = False) -> Place:
+def step_scope(run_id: str, key: str, *, failed: bool = False) -> Scope:
     """Where the result or the failure of a step belongs."""
     return ("step failure" if failed else "step", run_id, key)
 
 
-def end_place(run_id: str, function: str, *, failed: bool, batched: bool) -> Place:
+def end_scope(run_id: str, function: str, *, failed: bool, batched: bool) -> Scope:
     """Where the output or the failure of a run belongs; ``function`` is ``app/id``."""
     kind = "failure" if failed else "output"
     return (f"batch {kind}", function) if batched else (kind, run_id)
 
 
-def end_places(run_id: str, function: str, *, failed: bool) -> tuple[Place, Place]:
+def end_scopes(run_id: str, function: str, *, failed: bool) -> tuple[Scope, Scope]:
     """Where it may belong, for who does not know whether the run was part of a batch."""
     return (
-        end_place(run_id, function, failed=failed, batched=False),
-        end_place(run_id, function, failed=failed, batched=True),
+        end_scope(run_id, function, failed=failed, batched=False),
+        end_scope(run_id, function, failed=failed, batched=True),
     )
 
 
@@ -81,17 +81,17 @@ def read_event(text: bytes) -> dict[str, Any]:
     """An event of its JSON text, with name, id, time and data, which is not opened.
 
     Raises:
-        UnreadableError: it is none.
+        CorruptDataError: it is none.
     """
     try:
         event = loads(text)
     except ValueError as error:
-        raise UnreadableError("an event", error) from None
+        raise CorruptDataError("an event", error) from None
     if not isinstance(event, dict) or "data" not in event:
-        raise UnreadableError("an event", "it is no object with data")
+        raise CorruptDataError("an event", "it is no object with data")
     for name, kind in _EVENT_FIELDS:
         if type(event.get(name)) is not kind:
-            raise UnreadableError("an event", f"its {name} is no {kind.__name__}")
+            raise CorruptDataError("an event", f"its {name} is no {kind.__name__}")
     return event
 
 
@@ -100,13 +100,13 @@ def open_event(cipher: Cipher, event: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         DecryptionError: it cannot be opened.
-        UnreadableError: it is no event.
+        CorruptDataError: it is no event.
     """
     if "data" not in event or not isinstance(event.get("id"), str):
-        raise UnreadableError("an event", "it has no data or no id")
+        raise CorruptDataError("an event", "it has no data or no id")
     if not is_sealed(event["data"]):
         return event
-    return {**event, "data": cipher.open(event["data"], event_place(event["id"]))}
+    return {**event, "data": cipher.open(event["data"], event_scope(event["id"]))}
 
 
 def open_event_text(cipher: Cipher, text: bytes) -> bytes:
@@ -117,15 +117,15 @@ def open_event_text(cipher: Cipher, text: bytes) -> bytes:
 # -- failures ------------------------------------------------------------------
 
 
-def seal_failure(cipher: Cipher, failure: Failure, place: Place) -> bytes:
+def seal_failure(cipher: Cipher, failure: Failure, scope: Scope) -> bytes:
     """The JSON text of a failure, of which only the name can be read."""
     text = dumps(failure.to_json())
-    if not cipher.seals:
+    if not cipher.encrypts:
         return text
-    return dumps({"name": failure.name, "message": ENCRYPTED})[:-1] + b"," + cipher.seal(text, place)[1:]
+    return dumps({"name": failure.name, "message": ENCRYPTED})[:-1] + b"," + cipher.seal(text, scope)[1:]
 
 
-def open_failure(cipher: Cipher, failure: Failure, *places: Place) -> Failure:
+def open_failure(cipher: Cipher, failure: Failure, *scopes: Scope) -> Failure:
     """A failure with its message, traceback and cause.
 
     Raises:
@@ -133,7 +133,7 @@ def open_failure(cipher: Cipher, failure: Failure, *places: Place) -> Failure:
     """
     if not failure.sealed:
         return failure
-    return Failure.from_json(cipher.open({MARK: failure.sealed}, *places))
+    return Failure.from_json(cipher.open({MARK: failure.sealed}, *scopes))
 
 
 # -- memos ---------------------------------------------------------------------
@@ -144,7 +144,7 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
 
     Raises:
         DecryptionError: it cannot be opened.
-        UnreadableError: it is no memo of its kind.
+        CorruptDataError: it is no memo of its kind.
     """
     if memo.failure is not None:
         if not memo.failure.sealed:
@@ -160,35 +160,38 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
     return memo
 
 
-def _places(run_id: str, key: str, memo: Memo, *, failed: bool) -> tuple[Place, ...]:
+def _places(run_id: str, key: str, memo: Memo, *, failed: bool) -> tuple[Scope, ...]:
     if memo.detail.get("kind") == "invoke":
         function, child = str(memo.detail.get("function", "")), run_id_for(run_id, key)
-        near, away = moved_to(run_id, child), moved_to(str(memo.detail.get("run_id", "")), child)
-        return (*end_places(near, function, failed=failed), *end_places(away, function, failed=failed))
-    return (step_place(run_id, key, failed=failed),)
+        near, away = (
+            with_partition_prefix(run_id, child),
+            with_partition_prefix(str(memo.detail.get("run_id", "")), child),
+        )
+        return (*end_scopes(near, function, failed=failed), *end_scopes(away, function, failed=failed))
+    return (step_scope(run_id, key, failed=failed),)
 
 
 # -- shown to people -----------------------------------------------------------
 
 
-def shown(cipher: Cipher, value: Any, *places: Place) -> Any:
+def redacted(cipher: Cipher, value: Any, *scopes: Scope) -> Any:
     """A payload, or, where it cannot be opened, the word ``encrypted``."""
     try:
-        return cipher.open(value, *places)
+        return cipher.open(value, *scopes)
     except DecryptionError:
         return ENCRYPTED
 
 
-def shown_failure(cipher: Cipher, failure: Failure | None, *places: Place) -> Failure | None:
+def redacted_failure(cipher: Cipher, failure: Failure | None, *scopes: Scope) -> Failure | None:
     """A failure, of which, where it cannot be opened, only the name is shown."""
     try:
-        return None if failure is None else open_failure(cipher, failure, *places)
+        return None if failure is None else open_failure(cipher, failure, *scopes)
     except DecryptionError:
         return replace(failure, sealed="") if failure else None
 
 
-def shown_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
-    """A memo; where it cannot be opened, as `shown` and `shown_failure` say."""
+def redacted_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
+    """A memo; where it cannot be opened, as `shown` and `redacted_failure` say."""
     try:
         return open_memo(cipher, run_id, key, memo)
     except DecryptionError:

@@ -22,11 +22,11 @@
     │  ├─ RunNotFoundError
     │  └─ ResultTimeoutError
     ├─ DecryptionError              an encrypted payload cannot be opened
-    │  └─ KeyMissingError           this process has not its key
+    │  └─ EncryptionKeyMissingError           this process has not its key
     ├─ ConfigurationError           names the setting and the fix
-    │  └─ MissingRightError         the server's user may not do this
-    └─ ServerError                  the Redis server cannot be used now
-       ├─ UnreadableError           what the server has was damaged, or was not written by stepflow
+    │  └─ PermissionDeniedError         the server's user may not do this
+    └─ BackendUnavailableError                  the Redis server cannot be used now
+       ├─ CorruptDataError           what the server has was damaged, or was not written by stepflow
        └─ ReplicationError          it has what was sent, and no replica has confirmed it
 """
 
@@ -38,18 +38,20 @@ from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.failure import Failure
 
 __all__ = [
+    "BackendUnavailableError",
     "ConfigurationError",
+    "CorruptDataError",
     "DecryptionError",
+    "EncryptionKeyMissingError",
     "EventError",
     "FunctionNotFoundError",
     "InvokeCancelledError",
     "InvokeError",
     "InvokeSkippedError",
     "InvokeTimeoutError",
-    "KeyMissingError",
     "LimitError",
-    "MissingRightError",
     "NonRetriableError",
+    "PermissionDeniedError",
     "ReplicationError",
     "ResultTimeoutError",
     "RetryAfterError",
@@ -58,12 +60,10 @@ __all__ = [
     "RunFailedError",
     "RunNotFoundError",
     "RunSkippedError",
-    "ServerError",
     "StepError",
     "StepOutputError",
     "StepUsageError",
     "StepflowError",
-    "UnreadableError",
 ]
 
 
@@ -232,7 +232,7 @@ class DecryptionError(StepflowError):
         self.key_id = key_id
 
 
-class KeyMissingError(DecryptionError):
+class EncryptionKeyMissingError(DecryptionError):
     """An encrypted payload cannot be opened, because this process has not its key."""
 
     def __init__(self, key_id: str, what: str) -> None:
@@ -247,7 +247,7 @@ class ConfigurationError(StepflowError):
     """A setting is wrong; the message names it and the fix."""
 
 
-class MissingRightError(ConfigurationError):
+class PermissionDeniedError(ConfigurationError):
     """The user of the Redis server may not do this; nothing was done.
 
     Attributes:
@@ -263,11 +263,11 @@ class MissingRightError(ConfigurationError):
         self.roles = roles
 
 
-class ServerError(StepflowError):
+class BackendUnavailableError(StepflowError):
     """The Redis server cannot be reached, or refuses to work; the message says why and what to do."""
 
 
-class UnreadableError(ServerError):
+class CorruptDataError(BackendUnavailableError):
     """What the server has was damaged, or was not written by stepflow. The message has nothing of it."""
 
     def __init__(self, what: str, why: BaseException | str) -> None:
@@ -275,7 +275,7 @@ class UnreadableError(ServerError):
         super().__init__(f"{what} cannot be read ({reason}): it was damaged, or was not written by stepflow")
 
 
-class ReplicationError(ServerError):
+class ReplicationError(BackendUnavailableError):
     """The server has what was sent, but too few replicas have confirmed it in time: a fail-over may lose it.
 
     The same call with the same id may be repeated; it starts nothing twice.

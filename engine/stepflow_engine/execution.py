@@ -30,9 +30,9 @@ from stepflow_engine.errors import LimitError, StepUsageError
 from stepflow_engine.ids import StepKeys
 from stepflow_engine.limits import check_id
 from stepflow_engine.memo import Memo
-from stepflow_engine.run_loop import ACTIVITY, Activity
+from stepflow_engine.run_loop import ACTIVITY, RunActivity
 from stepflow_engine.steps import StepCall, StepRequest
-from stepflow_engine.suspension import waits_inside
+from stepflow_engine.suspension import is_blocked_on_run
 
 __all__ = ["HANDLER_ATTEMPT", "HANDLER_KEY", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
 
@@ -75,7 +75,7 @@ Outcome = Returned | Raised | Waiting
 
 
 class Execution:
-    """One pass over a function. To be used from one event loop, a `TracksRuns` one.
+    """One pass over a function. To be used from one event loop, a `RunTrackingMixin` one.
 
     Args:
         body: makes the coroutine of the code; it is given this execution.
@@ -90,7 +90,7 @@ class Execution:
         most_steps: int = 10_000,
         own_tasks: int = 1,
     ) -> None:
-        self.activity = Activity()
+        self.activity = RunActivity()
         self.context = contextvars.copy_context()
         self.context.run(ACTIVITY.set, self.activity)
         self.applied = 0
@@ -278,7 +278,7 @@ class Execution:
         activity = self.activity
         if activity.threads or activity.has_timer():
             return False
-        return all(waits_inside(task, activity.tasks) for task in activity.tasks - self._asking)
+        return all(is_blocked_on_run(task, activity.tasks) for task in activity.tasks - self._asking)
 
     @staticmethod
     def _ended(main: asyncio.Task[Any]) -> Returned | Raised:

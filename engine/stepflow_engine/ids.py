@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 
 __all__ = [
-    "PLACE_LENGTH",
+    "PARTITION_PREFIX_LENGTH",
     "StepKeys",
     "idempotency_key",
     "job_id",
-    "moved_to",
-    "place_for",
+    "partition_prefix_for",
     "run_id_by_event",
     "run_id_for",
     "split_job_id",
     "step_key",
+    "with_partition_prefix",
 ]
 
 RUN_ID_LENGTH = 32
-PLACE_LENGTH = 4
+PARTITION_PREFIX_LENGTH = 4
 """How many hex digits at the start of a run id say where the run lives, when the keys are divided into partitions."""
 
 
@@ -55,18 +55,18 @@ def run_id_for(*parts: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:RUN_ID_LENGTH]
 
 
-def place_for(name: str) -> str:
+def partition_prefix_for(name: str) -> str:
     """Where what has this name is at home, as the first digits of a run id."""
-    return run_id_for(name)[:PLACE_LENGTH]
+    return run_id_for(name)[:PARTITION_PREFIX_LENGTH]
 
 
-def moved_to(place: str, run_id: str) -> str:
+def with_partition_prefix(place: str, run_id: str) -> str:
     """The run id with another place.
 
     Args:
         place: hex digits, of which the first count, such as another run's id; ``""``: none other.
     """
-    return place[:PLACE_LENGTH] + run_id[PLACE_LENGTH:] if place else run_id
+    return place[:PARTITION_PREFIX_LENGTH] + run_id[PARTITION_PREFIX_LENGTH:] if place else run_id
 
 
 def run_id_by_event(event_id: str, function: str, home: str = "") -> str:
@@ -75,7 +75,7 @@ def run_id_by_event(event_id: str, function: str, home: str = "") -> str:
     Args:
         home: the place of all runs of the function, if they have one; else the run lives where the event came.
     """
-    return moved_to(home or place_for(event_id), run_id_for(event_id, function))
+    return with_partition_prefix(home or partition_prefix_for(event_id), run_id_for(event_id, function))
 
 
 def job_id(run_id: str, key: str = "") -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepflow_engine.codec import dumps, loads
-from stepflow_engine.errors import UnreadableError
+from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.failure import Failure
 
 __all__ = ["Memo", "memo_of_data", "memo_of_error", "memo_of_failure", "read_memo"]
@@ -48,18 +48,18 @@ def read_memo(text: bytes) -> Memo:
     """Read a stored memo.
 
     Raises:
-        UnreadableError: it is none.
+        CorruptDataError: it is none.
     """
     try:
         value = loads(text)
     except ValueError as fault:
-        raise UnreadableError("a memo", fault) from None
+        raise CorruptDataError("a memo", fault) from None
     if not isinstance(value, dict):
-        raise UnreadableError("a memo", "it is no object")
+        raise CorruptDataError("a memo", "it is no object")
     error = value.pop("error", None)
     data = value.pop("data", None)
     if not isinstance(error, dict | None):
-        raise UnreadableError("a memo", "its error is no object")
+        raise CorruptDataError("a memo", "its error is no object")
     return Memo(
         id=str(value.pop("id", "")),
         data=data,

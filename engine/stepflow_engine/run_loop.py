@@ -1,7 +1,7 @@
 """An asyncio loop that knows when a run has nothing left to do.
 
 A run's code is ordinary asyncio, so "it waits for steps only" is not something it says; it has to be seen. Every
-task of a run carries its `Activity` in its context, and every callback that asyncio schedules for the run comes
+task of a run carries its `RunActivity` in its context, and every callback that asyncio schedules for the run comes
 through `call_soon` with that context. A run is *quiet* when a whole turn of the loop passes in which nothing of it
 was scheduled. The loop's ready queue is first in, first out, which makes this exact and not a guess: a watcher that
 clears the flag and comes up again has seen everything that was scheduled before it run.
@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["ACTIVITY", "Activity", "RunLoop", "TracksRuns", "end_tasks"]
+__all__ = ["ACTIVITY", "RunActivity", "RunLoop", "RunTrackingMixin", "end_tasks"]
 
 _CANCEL_AGAIN_S = 0.05
 
 
-class Activity:
+class RunActivity:
     """What the loop has seen of one run.
 
     Attributes:
@@ -86,7 +86,7 @@ class _Timed:
 
     __slots__ = ("_activity", "_callback")
 
-    def __init__(self, activity: Activity, callback: Any) -> None:
+    def __init__(self, activity: RunActivity, callback: Any) -> None:
         self._activity = activity
         self._callback = callback
 
@@ -95,7 +95,7 @@ class _Timed:
         self._callback(*args)
 
 
-ACTIVITY: ContextVar[Activity | None] = ContextVar("stepflow_activity", default=None)
+ACTIVITY: ContextVar[RunActivity | None] = ContextVar("stepflow_activity", default=None)
 
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ else:
     _Loop = object  # a mix-in: for uvloop's class too
 
 
-class TracksRuns(_Loop):
-    """A mix-in for an event loop class that reports what is scheduled to the `Activity` of the run concerned."""
+class RunTrackingMixin(_Loop):
+    """A mix-in for an event loop class that reports what is scheduled to the `RunActivity` of the run concerned."""
 
     def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Context | None = None
@@ -153,7 +153,7 @@ def _remember(callback: Any, timer: asyncio.TimerHandle) -> asyncio.TimerHandle:
     return timer
 
 
-class RunLoop(TracksRuns, asyncio.SelectorEventLoop):
+class RunLoop(RunTrackingMixin, asyncio.SelectorEventLoop):
     """The standard selector loop, watched."""
 
 

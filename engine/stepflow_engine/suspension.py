@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Set
 from typing import Any
 
-__all__ = ["WAITS_INSIDE", "waits_inside"]
+__all__ = ["WAITS_INSIDE", "is_blocked_on_run"]
 
 WAITS_INSIDE = frozenset(
     {"asyncio.tasks", "asyncio.taskgroups", "asyncio.locks", "asyncio.queues", "stepflow_engine.threads"}
@@ -19,7 +19,7 @@ WAITS_INSIDE = frozenset(
 """Modules whose coroutines wait for other tasks of the run, not for the world (timers are looked at apart)."""
 
 
-def waits_inside(task: asyncio.Task[Any], tasks: Set[asyncio.Task[Any]]) -> bool:
+def is_blocked_on_run(task: asyncio.Task[Any], tasks: Set[asyncio.Task[Any]]) -> bool:
     """Whether ``task`` is suspended on one of ``tasks``, on a gather, or in asyncio's own synchronisation."""
     waits_for = getattr(task, "_fut_waiter", None)
     if waits_for is None:

@@ -1,4 +1,4 @@
-"""Code in threads: how a plain ``def`` function takes part in an asyncio execution.
+"""ScriptStatus in threads: how a plain ``def`` function takes part in an asyncio execution.
 
 The function's body runs in a thread of its own. When it asks for a step, its thread stops and a task on the loop asks
 in its place, so the execution sees the same thing as for ``async def`` code. Threads of one run are started, and

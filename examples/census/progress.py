@@ -9,7 +9,7 @@ from typing import Any
 
 from examples.census.flow import LIST_MODULES, LIST_PACKAGES
 from examples.census.listing import Package, cut_package
-from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import keys_for
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_status, read_steps
@@ -75,7 +75,7 @@ class Progress:
 
     def refresh(self) -> None:
         """Read the memos that are new: of the census, then of the runs that it has invoked."""
-        waiting = self._broker.run(read_steps(self._keys, self._run_id))
+        waiting = self._broker.execute(read_steps(self._keys, self._run_id))
         self.runs |= {step.child: step.id for step in waiting if step.child}
         invokes = self._read_new([self._run_id])
         ended = {memo.detail["run_id"]: memo.id for memo in invokes if "run_id" in memo.detail}
@@ -85,7 +85,7 @@ class Progress:
 
     def _read_new(self, run_ids: list[str]) -> list[Memo]:
         """Read the new memos of some runs; what is returned are those of invokes, which no worker executes."""
-        answers = self._broker.run_all([read_memos(self._keys, run_id, self._read[run_id]) for run_id in run_ids])
+        answers = self._broker.execute_all([read_memos(self._keys, run_id, self._read[run_id]) for run_id in run_ids])
         invokes = []
         for run_id, answer in zip(run_ids, answers, strict=True):
             self._read[run_id] += len(answer)
@@ -99,7 +99,7 @@ class Progress:
     @property
     def ended(self) -> bool:
         """Whether the census has ended."""
-        status = self._broker.run(read_status(self._keys, self._run_id))
+        status = self._broker.execute(read_status(self._keys, self._run_id))
         return status is not None and status.ended
 
     @property
@@ -125,8 +125,8 @@ class Progress:
         """What a worker holds: its leases last longer than it, when it dies."""
         run_ids = [run_id for run_id in self.runs if run_id not in self._ended]
         reads = ((read_run(self._keys, run_id), read_steps(self._keys, run_id)) for run_id in run_ids)
-        calls: list[Call[Any]] = [call for pair in reads for call in pair]
-        answers = iter(self._broker.run_all(calls))
+        calls: list[Command[Any]] = [call for pair in reads for call in pair]
+        answers = iter(self._broker.execute_all(calls))
         return tuple(name for run_id in run_ids for name in self._held(run_id, next(answers), next(answers), worker))
 
     def _held(self, run_id: str, run: RunRecord | None, steps: list[StepRecord], worker: str) -> Iterator[str]:

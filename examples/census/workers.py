@@ -81,7 +81,7 @@ def started_workers(names: Sequence[str], url: str, folder: Path) -> Iterator[li
 def _await_registration(workers: Sequence[Worker], url: str) -> None:
     broker, deadline = Broker(url), time.monotonic() + _START_S
     count = command(int, "SCARD", Keys()("RQ_WORKERS"))
-    while broker.run(count) < len(workers):
+    while broker.execute(count) < len(workers):
         for worker in workers:
             if not worker.alive:
                 raise DemoError(f"{worker.name} ended before it began:\n{worker.log.read_text()}")

@@ -159,10 +159,10 @@ class Stepflow(PausesRuns):
                 queue=queue or self.id,
                 flow=flow,
                 bounds=bounds,
-                retention_ms=self.producer.retention_ms,
+                retention_ms=self.backend.retention_ms,
                 limits=self.limits,
                 namespace=namespace,
-                cipher=self.producer.cipher,
+                cipher=self.backend.cipher,
             )
             if id in self.functions:
                 raise ConfigurationError(f"app {self.id!r} has two functions with the id {id!r}: rename one of them")

@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps_event
-from stepflow_engine.encryption_scopes import event_place
+from stepflow_engine.encryption_scopes import event_scope
 from stepflow_engine.errors import EventError, StepUsageError
 from stepflow_engine.limits import check_id
 from stepflow_engine.steps import OutgoingEvent, event_text
@@ -71,7 +71,7 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
 def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: int, cipher: Cipher) -> bytes:
     """The JSON text of an event with this id, its data sealed; see `outgoing_event`."""
     sent = outgoing_event(replace(event, id=event_id), limit_bytes=limit_bytes)
-    data = cipher.seal(sent.data, event_place(event_id))
+    data = cipher.seal(sent.data, event_scope(event_id))
     return event_text(sent.name, id=event_id, ts=sent.ts or now_ms, data=data)
 
 

@@ -17,7 +17,7 @@ def check_health(url: str, client: redis.Redis) -> None:
     check_invariants(client)
     broker = Broker(url)
     try:
-        errors = [finding for finding in examine(broker, keys_for(url)) if finding.stands]
+        errors = [finding for finding in examine(broker, keys_for(url)) if finding.is_open]
     finally:
         broker.close()
     assert not errors, f"the doctor finds {len(errors)} errors, first {errors[0].code}: {errors[0].text}"

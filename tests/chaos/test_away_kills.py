@@ -10,7 +10,7 @@ import redis
 from stepflow import Stepflow
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.partitions import keys_for
-from tests.chaos.crew import Crew
+from tests.chaos.worker_fleet import Crew
 from tests.integration.apps.ledger import count
 from tests.support.processes import until
 

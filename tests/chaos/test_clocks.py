@@ -31,7 +31,7 @@ def at_s(effects: EffectLedger, run_id: str, step: str) -> float:
 
 def told_clocks(app: Stepflow) -> dict[int, int]:
     """By how much each worker's clock is off, as its heartbeat tells: process id → seconds, by ten minutes."""
-    producer, now = app.producer, time.time()
+    producer, now = app.backend, time.time()
     seen = {worker.pid: worker.last_heartbeat for worker in read_workers(producer.broker, producer.keys)}
     return {pid: round(((ms or 0) / 1000 - now) / OFF_S) * OFF_S for pid, ms in seen.items()}
 
@@ -64,12 +64,12 @@ def test_workers_whose_clocks_are_ten_minutes_off_lose_double_and_wake_nothing_e
         for nap in naps:
             assert at_s(load.effects, nap.id, "slept") - at_s(load.effects, nap.id, "before") >= 1.49
             assert at_s(load.effects, nap.id, "woke") >= due_s - 0.01
-        app.producer.close()
+        app.backend.close()
 
 
 def have_all_seen(site: Site, server: MovedServer) -> bool:
     """Whether, since the last jump, a worker has looked at the leases, and all have been extended."""
-    looked_s, now_s = int(site.client.get(KEYS("LOOKED")).split()[0]) / 1000, server.now()
+    looked_s, now_s = int(site.client.get(KEYS("LAST_LEASE_SCAN")).split()[0]) / 1000, server.now()
     return abs(now_s - looked_s) < MOVED_S / 2 and not site.client.zcount(KEYS("LEASES"), "-inf", now_s * 1000)
 
 
@@ -119,4 +119,4 @@ def test_sleeps_last_as_long_as_the_servers_clock_says(tmp_path: Path, capsys: C
         second.result(30)
         assert effects.repeats().total() == 0
         check_health(server.url, site.client)
-        app.producer.close()
+        app.backend.close()

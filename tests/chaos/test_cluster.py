@@ -24,7 +24,7 @@ from tests.support.command_line import call
 from tests.support.load import Load
 from tests.support.processes import WorkerProcess, until
 from tests.support.site import APP, CONSUMING_S
-from tests.support.whole import whole_client
+from tests.support.partition_merging_client import whole_client
 
 LEASE_MS = 10_000  # the default: longer than a fail-over lasts, so that nobody counts as dead for one
 

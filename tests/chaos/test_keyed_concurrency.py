@@ -11,7 +11,7 @@ import redis
 from stepflow import RunStatus, Stepflow
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.transitions.runs import read_status
-from tests.chaos.crew import Crew
+from tests.chaos.worker_fleet import Crew
 from tests.chaos.health import check_health
 from tests.support.ledgers import BEGIN, END, Effect, EffectLedger, StartLedger
 from tests.support.processes import until
@@ -66,8 +66,10 @@ def test_two_of_a_key_never_overlap_and_all_are_done_while_workers_are_killed(
     assert cut_off or not long, "no kill interrupted an execution"
     ended = {effect.run_id for effect in effects.effects(END)}
     assert ended == set(starts.runs())
-    statuses = producer.producer.broker.run_all([read_status(KEYS, run) for run in starts.runs()])
+    statuses = producer.producer.broker.execute_all([read_status(KEYS, run) for run in starts.runs()])
     assert set(statuses) == {RunStatus.COMPLETED}
     assert {effect.note for effect in effects.effects(BEGIN)} == {f"tenant-{n}" for n in range(TENANTS)}
-    assert not [name for kind in ("SLOTS", "LINE") for name in client.scan_iter(f"{KEYS(kind)}*", count=1000)]
+    assert not [
+        name for kind in ("CONCURRENCY_SLOTS", "WAIT_LIST") for name in client.scan_iter(f"{KEYS(kind)}*", count=1000)
+    ]
     check_health(url, client)

@@ -42,14 +42,14 @@ def pids(effects: EffectLedger, mark: str, step: str) -> list[int]:
     return [effect.pid for effect in effects.effects(mark) if effect.step == step]
 
 
-def deputy_of(worker: WorkerProcess) -> int:
+def lease_sidecar_of(worker: WorkerProcess) -> int:
     """The one child process of a worker, whichever thread has started it."""
 
     def children() -> list[str]:
         tasks = Path(f"/proc/{worker.pid}/task").glob("*/children")
         return [pid for task in tasks for pid in task.read_text().split()]
 
-    until(children, what="the deputy's start")
+    until(children, what="the lease_sidecar's start")
     (pid,) = children()
     return int(pid)
 
@@ -80,7 +80,9 @@ def test_what_a_worker_that_was_paused_for_three_leases_commits_is_refused_and_i
     until(lambda: " lease_lost " in first.log.read_text(), what="the refusal")
     gates["two"].touch()
     assert run.result(30) == [second.pid, second.pid]
-    memos = [read_memo(text) for _, text in producer.producer.broker.run(read_memos(producer.producer.keys, run.id))]
+    memos = [
+        read_memo(text) for _, text in producer.producer.broker.execute(read_memos(producer.producer.keys, run.id))
+    ]
     assert [(memo.id, memo.data) for memo in memos] == [("one", second.pid), ("two", second.pid)]
     second.kill()
     other = started(producer, client, "gated", ledger=effects.path, **gates)
@@ -100,8 +102,8 @@ def test_a_worker_whose_handler_holds_the_gil_for_longer_than_three_leases_keeps
     assert run.result(seconds + 30) == first.pid
     begin, end = effects.effects()
     assert end.at_ns - begin.at_ns > 3 * lease_s * 10**9, "the handler did not hold the GIL for that long"
-    assert " worker_held_up " in first.log.read_text(), "the deputy was not needed"
-    until(lambda: " worker_goes_on " in first.log.read_text(), what="the deputy's leave")
+    assert " worker_blocked " in first.log.read_text(), "the lease_sidecar was not needed"
+    until(lambda: " worker_recovered " in first.log.read_text(), what="the lease_sidecar's leave")
     assert "jobs_reclaimed" not in second.log.read_text()
     assert "lease_lost" not in first.log.read_text()
     check_health(url, client)
@@ -112,12 +114,12 @@ def test_a_worker_that_is_paused_while_its_deputy_stands_in_loses_its_lease(
 ) -> None:
     first = start_worker(APP, lease_ms=2_000)
     run = started(producer, client, "grab", ledger=effects.path, seconds=5)
-    until(lambda: " worker_held_up " in first.log.read_text(), what="the deputy's help")
+    until(lambda: " worker_blocked " in first.log.read_text(), what="the lease_sidecar's help")
     first.send(signal.SIGSTOP)
     second = start_worker(APP, lease_ms=2_000)
     assert run.result(40) == second.pid
     first.send(signal.SIGCONT)
-    until(lambda: " worker_goes_on " in first.log.read_text(), what="the first worker's return")
+    until(lambda: " worker_recovered " in first.log.read_text(), what="the first worker's return")
     assert run.result(5) == second.pid
     check_health(url, client)
 
@@ -136,35 +138,35 @@ def test_a_deputy_does_not_stand_in_for_a_worker_whose_server_is_away(tmp_path: 
         gate.touch()
         assert run.result(30) == [worker.pid, worker.pid]
         assert worker.terminate() == 0
-    assert " worker_held_up " not in worker.log.read_text()
+    assert " worker_blocked " not in worker.log.read_text()
 
 
 def test_the_deputy_of_a_worker_that_is_killed_ends(client: redis.Redis, start_worker) -> None:
     worker = start_worker(APP)
     until(lambda: " worker_started " in worker.log.read_text())
-    deputy = deputy_of(worker)
+    lease_sidecar = lease_sidecar_of(worker)
     worker.kill()
-    until(lambda: not is_alive(deputy), seconds=5, what="the deputy's end")
+    until(lambda: not is_alive(lease_sidecar), seconds=5, what="the lease_sidecar's end")
 
 
 def test_the_deputy_of_a_worker_that_is_stopped_ends_with_it_and_not_before(client: redis.Redis, start_worker) -> None:
     worker = start_worker(APP)
     until(lambda: " worker_started " in worker.log.read_text())
-    deputy = deputy_of(worker)
+    lease_sidecar = lease_sidecar_of(worker)
     for number in (signal.SIGTERM, signal.SIGINT):
-        os.kill(deputy, number)
-    assert is_alive(deputy)
+        os.kill(lease_sidecar, number)
+    assert is_alive(lease_sidecar)
     assert worker.terminate() == 0
-    assert not is_alive(deputy)
+    assert not is_alive(lease_sidecar)
 
 
 def test_a_deputy_that_was_killed_is_started_again(client: redis.Redis, start_worker) -> None:
     worker = start_worker(APP)
     until(lambda: " worker_started " in worker.log.read_text())
-    deputy = deputy_of(worker)
-    os.kill(deputy, signal.SIGKILL)
-    until(lambda: " deputy_died " in worker.log.read_text(), seconds=20, what="the keeper's look")
-    assert deputy_of(worker) != deputy
+    lease_sidecar = lease_sidecar_of(worker)
+    os.kill(lease_sidecar, signal.SIGKILL)
+    until(lambda: " lease_sidecar_died " in worker.log.read_text(), seconds=20, what="the lease_renewer's look")
+    assert lease_sidecar_of(worker) != lease_sidecar
 
 
 def test_no_secret_of_the_url_is_among_the_words_of_the_deputys_command(
@@ -172,8 +174,10 @@ def test_no_secret_of_the_url_is_among_the_words_of_the_deputys_command(
 ) -> None:
     worker = start_worker(APP)
     until(lambda: " worker_started " in worker.log.read_text())
-    words = Path(f"/proc/{deputy_of(worker)}/cmdline")
-    until(lambda: b"deputy_process" in words.read_bytes(), what="the deputy's own command, after its fork")
+    words = Path(f"/proc/{lease_sidecar_of(worker)}/cmdline")
+    until(
+        lambda: b"lease_sidecar_process" in words.read_bytes(), what="the lease_sidecar's own command, after its fork"
+    )
     assert url.encode() not in words.read_bytes()
 
 

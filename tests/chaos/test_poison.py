@@ -10,7 +10,7 @@ import redis
 
 from stepflow import RunFailedError, Stepflow
 from stepflow_broker.protocol.keys import Keys
-from tests.chaos.crew import Crew
+from tests.chaos.worker_fleet import Crew
 from tests.chaos.health import check_health
 from tests.support.command_line import call
 from tests.support.ledgers import EffectLedger

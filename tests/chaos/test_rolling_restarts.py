@@ -17,8 +17,8 @@ from stepflow import Stepflow
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.transitions.runs import read_memos
 from stepflow_engine.memo import read_memo
-from tests.chaos.crew import Crew
-from tests.chaos.editions import STEPS
+from tests.chaos.worker_fleet import Crew
+from tests.chaos.code_versions import STEPS
 from tests.chaos.health import check_health
 from tests.chaos.test_worker_kills import DETOURS, check_journeys
 from tests.support.ledgers import EffectLedger, StartLedger
@@ -101,13 +101,13 @@ def test_runs_go_on_under_code_with_steps_inserted_removed_and_moved(
     producer: Stepflow, url: str, client: redis.Redis, start_worker, tmp_path: Path
 ) -> None:
     effects, gate = EffectLedger(tmp_path / "effects"), tmp_path / "gate"
-    old = [start_worker("tests.chaos.editions:first") for _ in range(2)]
+    old = [start_worker("tests.chaos.code_versions:first") for _ in range(2)]
     until(lambda: client.hexists(KEYS("FUNCTIONS"), "editions/serial"))
     held_at = STEPS["first"] * 4
     data = [{"ledger": str(effects.path), "gates": {step: str(gate)}} for step in held_at]
     runs = producer.start_many("serial", data)
     until(lambda: all(effects.count(run.id, step) for run, step in zip(runs, held_at, strict=True)))
-    replace(old, gate, lambda: start_worker("tests.chaos.editions:second"))
+    replace(old, gate, lambda: start_worker("tests.chaos.code_versions:second"))
     for run, step in zip(runs, held_at, strict=True):
         done = STEPS["first"][: STEPS["first"].index(step) + 1]
         edition = {name: "first" if name in done else "second" for name in STEPS["second"]}
@@ -125,16 +125,16 @@ def test_a_planned_step_that_new_code_does_not_have_fails_by_its_name_and_nothin
     producer: Stepflow, url: str, client: redis.Redis, start_worker, tmp_path: Path
 ) -> None:
     effects, gates = EffectLedger(tmp_path / "effects"), {"kept": tmp_path / "kept", "added": tmp_path / "added"}
-    old = start_worker("tests.chaos.editions:first", concurrency=1)
+    old = start_worker("tests.chaos.code_versions:first", concurrency=1)
     until(lambda: client.hexists(KEYS("FUNCTIONS"), "editions/parallel"))
     run = producer.start(
         "parallel", {"ledger": str(effects.path), "gates": {name: str(path) for name, path in gates.items()}}
     )
     until(lambda: effects.count(run.id, "kept"))
-    replace([old], gates["kept"], lambda: start_worker("tests.chaos.editions:second"))
+    replace([old], gates["kept"], lambda: start_worker("tests.chaos.code_versions:second"))
 
     def memos() -> dict[str, object]:
-        stored = producer.producer.broker.run(read_memos(KEYS, run.id))
+        stored = producer.producer.broker.execute(read_memos(KEYS, run.id))
         return {memo.id: memo.failure for memo in (read_memo(text) for _, text in stored)}
 
     until(lambda: "removed" in memos(), what="the memo of the step that was removed")

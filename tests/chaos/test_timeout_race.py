@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import redis
 
-from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import FunctionConfig
@@ -64,7 +64,7 @@ class Race:
     def run(self) -> Counter[str]:
         """Have the trials happen, and count their outcomes."""
         self._client.flushdb()
-        self._broker.run(create_group(KEYS, "FINISHED"))
+        self._broker.execute(create_group(KEYS, "FINISHED"))
         trials = self._prepare()
         finisher = threading.Thread(target=self._finish_all, args=(trials,))
         timer = threading.Thread(target=self._fire_all)
@@ -78,14 +78,14 @@ class Race:
 
     def _prepare(self) -> list[Trial]:
         names = [f"parent{n}" for n in range(BATCH)]
-        self._broker.run_all(
+        self._broker.execute_all(
             [runs.start_run(KEYS, PARENT, run_id=name, event=_event(name), dedupe=False) for name in names]
         )
         parents = self._claim("parent")
-        self._broker.run_all([self._invoke(parent, LEAD_MS + n * SPACING_MS) for n, parent in enumerate(parents)])
+        self._broker.execute_all([self._invoke(parent, LEAD_MS + n * SPACING_MS) for n, parent in enumerate(parents)])
         children = {child.parent: child for child in self._claim("child")}
-        self._broker.run_all([_park(parent) for parent in parents[::2]])
-        steps = self._broker.run_all([runs.read_steps(KEYS, parent.run_id) for parent in parents])
+        self._broker.execute_all([_park(parent) for parent in parents[::2]])
+        steps = self._broker.execute_all([runs.read_steps(KEYS, parent.run_id) for parent in parents])
         return [
             Trial(parent, children[parent.run_id], step.due_at or 0)
             for parent, (step,) in zip(parents, steps, strict=True)
@@ -93,11 +93,13 @@ class Race:
 
     def _claim(self, queue: str) -> list[Lease]:
         lists = jobs.queue_lists([queue])
-        claimed = self._broker.run(jobs.claim_jobs(KEYS, lists=lists, worker="w", limit=BATCH * 2, lease_ms=600_000))
+        claimed = self._broker.execute(
+            jobs.claim_jobs(KEYS, lists=lists, worker="w", limit=BATCH * 2, lease_ms=600_000)
+        )
         return list(claimed or ())
 
     @staticmethod
-    def _invoke(parent: Lease, timeout_ms: int) -> Call[Any]:
+    def _invoke(parent: Lease, timeout_ms: int) -> Command[Any]:
         child = f"childof{parent.run_id}"
         start = ChildStart(
             key=KEY,
@@ -122,9 +124,12 @@ class Race:
         }
         for trial in sorted(trials, key=lambda trial: times[trial.child.run_id]):
             time.sleep(max(0.0, times[trial.child.run_id] - time.time()))
-            calls: list[Call[Any]] = [_finish(trial.child), invokes.wake_parent(KEYS, trial.child.run_id, worker="w")]
-            code, _ = self._broker.run_all(calls)
-            assert code is Code.DONE
+            calls: list[Command[Any]] = [
+                _finish(trial.child),
+                invokes.wake_parent(KEYS, trial.child.run_id, worker="w"),
+            ]
+            code, _ = self._broker.execute_all(calls)
+            assert code is ScriptStatus.DONE
 
     def _fire_all(self) -> None:
         """As a worker does: sleep until something is due, and have it happen."""
@@ -137,13 +142,13 @@ class Race:
 
     def _outcomes(self, trials: Sequence[Trial]) -> Counter[str]:
         """Each step has one outcome, and each parent goes on once, and ends."""
-        memos = self._broker.run_all([runs.read_memos(KEYS, trial.parent.run_id) for trial in trials])
+        memos = self._broker.execute_all([runs.read_memos(KEYS, trial.parent.run_id) for trial in trials])
         held = [trial.parent for trial in trials[1::2]]
-        assert self._broker.run_all([_park(parent) for parent in held]) == [Code.MORE] * len(held)
+        assert self._broker.execute_all([_park(parent) for parent in held]) == [ScriptStatus.MORE] * len(held)
         woken = self._claim("parent")
         assert sorted(lease.run_id for lease in woken) == sorted(trial.parent.run_id for trial in trials[::2])
         assert {lease.applied for lease in woken} == {1}
-        assert set(self._broker.run_all([_finish(lease) for lease in [*held, *woken]])) == {Code.DONE}
+        assert set(self._broker.execute_all([_finish(lease) for lease in [*held, *woken]])) == {ScriptStatus.DONE}
         check_invariants(self._client)
         assert not self._client.exists(KEYS("LIVE"), KEYS("TIMEOUTS"), KEYS("LEASES")), "something is left over"
         assert self._client.xlen(KEYS("FINISHED")) == 0, "a finished event is left over"
@@ -162,11 +167,11 @@ def _event(run: str) -> bytes:
     return dumps({"name": "e", "id": run, "ts": 1, "data": {}})
 
 
-def _park(parent: Lease) -> Call[Code]:
+def _park(parent: Lease) -> Command[ScriptStatus]:
     return jobs.park_run(KEYS, run_id=parent.run_id, fence=parent.fence, applied=0)
 
 
-def _finish(lease: Lease) -> Call[Code]:
+def _finish(lease: Lease) -> Command[ScriptStatus]:
     return jobs.finish_run(
         KEYS,
         run_id=lease.run_id,

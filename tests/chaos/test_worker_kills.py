@@ -16,7 +16,7 @@ from stepflow_broker.transitions.runs import RunRecord, read_memos, read_run
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import read_memo
 from tests.chaos.apps import STEPS
-from tests.chaos.crew import Crew
+from tests.chaos.worker_fleet import Crew
 from tests.chaos.health import check_health
 from tests.support.ledgers import BEGIN, END, EffectLedger, StartLedger
 from tests.support.processes import until
@@ -47,8 +47,8 @@ def check_journeys(producer: Stepflow, runs: list[str], effects: EffectLedger) -
     broker = producer.producer.broker
     for first in range(0, len(runs), BATCH):
         part = runs[first : first + BATCH]
-        records = broker.run_all([read_run(KEYS, run) for run in part])
-        memos = broker.run_all([read_memos(KEYS, run) for run in part])
+        records = broker.execute_all([read_run(KEYS, run) for run in part])
+        memos = broker.execute_all([read_memos(KEYS, run) for run in part])
         for run, record, stored in zip(part, records, memos, strict=True):
             check_journey(run, record, stored, tokens)
 

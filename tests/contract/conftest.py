@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.driver import Driver
-from tests.support.stores import Store, fake_store, real_store
+from tests.support.backends import Store, fake_store, real_store
 
 
 @pytest.fixture(params=["fakeredis", "real"])

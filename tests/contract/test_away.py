@@ -11,21 +11,28 @@ from typing import Any
 import pytest
 
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig
 from stepflow_broker.registry.functions import FunctionConfig, register_functions
-from stepflow_broker.transitions.bulk_cancel import Dialogue
+from stepflow_broker.transitions.bulk_cancel import Operation
 from stepflow_broker.transitions.invokes import ChildStart, Resolved
 from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.outbox import ChildAsked, ChildCancelled, EndedAway, Finished, Message, read_finished
+from stepflow_broker.transitions.outbox import (
+    ChildCancelled,
+    Finished,
+    Message,
+    RemoteChildFinished,
+    StartChild,
+    read_finished,
+)
 from stepflow_broker.transitions.pauses import pause
 from stepflow_broker.transitions.remote_invokes import deliver, invoke_remote_child, start_remote_child
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key
 from stepflow_engine.states import RunStatus
 from tests.support.driver import LEASE_MS, NOBODY, RETENTION_MS, TIMEOUT_MEMO, Driver
-from tests.support.stores import Store
+from tests.support.backends import Store
 
 KEY = step_key("call")
 PARENT, CHILD = "0000run", "0001child"
@@ -40,7 +47,7 @@ class Pair:
 
     def invoke(
         self, lease: Lease, *, version: int = 0, timeout_ms: int = 60_000, rate: RateConfig | None = None
-    ) -> tuple[Code, ChildAsked | None]:
+    ) -> tuple[ScriptStatus, StartChild | None]:
         start = ChildStart(
             key=KEY,
             step_id="call",
@@ -59,11 +66,11 @@ class Pair:
         )
         return driver.send(call)
 
-    def asked(self, **options: Any) -> tuple[Lease, ChildAsked]:
+    def asked(self, **options: Any) -> tuple[Lease, StartChild]:
         """A held parent that waits for a child that nobody has started yet."""
         parent = self.here.started(PARENT)
         code, message = self.invoke(parent, **options)
-        assert code is Code.DONE
+        assert code is ScriptStatus.DONE
         assert message is not None
         return parent, message
 
@@ -75,10 +82,10 @@ class Pair:
 
     def deliver(self, message: Message, *, worker: str = "w1", calls: int = 99) -> Resolved | None:
         """Deliver a message, or make only the first calls for it, as one does who dies then."""
-        keys = self.there.keys if isinstance(message, EndedAway) else self.here.keys
+        keys = self.there.keys if isinstance(message, RemoteChildFinished) else self.here.keys
         return self.follow(deliver(keys, message, worker=worker, now_ms=self.here.now_ms), calls)
 
-    def follow(self, dialogue: Dialogue[Resolved | None], calls: int) -> Resolved | None:
+    def follow(self, dialogue: Operation[Resolved | None], calls: int) -> Resolved | None:
         try:
             asked = next(dialogue)
             for _ in range(calls):
@@ -143,14 +150,14 @@ def test_the_wait_and_what_is_to_be_started_are_recorded_in_one_script(pair: Pai
 
 def test_a_wait_that_is_recorded_twice_names_the_same_message(pair: Pair) -> None:
     parent, message = pair.asked()
-    assert pair.unchanged(lambda: pair.invoke(parent)) == (Code.ALREADY, message)
+    assert pair.unchanged(lambda: pair.invoke(parent)) == (ScriptStatus.ALREADY, message)
 
 
 def test_a_step_that_has_its_memo_asks_for_no_child(pair: Pair) -> None:
     parent, child = pair.waiting()
     pair.there.finish(child)
-    pair.deliver(EndedAway(CHILD))
-    assert pair.unchanged(lambda: pair.invoke(parent)) == (Code.ALREADY, None)
+    pair.deliver(RemoteChildFinished(CHILD))
+    assert pair.unchanged(lambda: pair.invoke(parent)) == (ScriptStatus.ALREADY, None)
 
 
 def test_who_does_not_hold_the_parent_asks_for_no_child(pair: Pair) -> None:
@@ -158,17 +165,17 @@ def test_who_does_not_hold_the_parent_asks_for_no_child(pair: Pair) -> None:
     pair.here.advance(LEASE_MS)
     pair.here.reclaim()
     pair.here.claim_one(worker="w2")
-    assert pair.unchanged(lambda: pair.invoke(stale)) == (Code.STALE_FENCE, None)
-    assert pair.unchanged(lambda: pair.invoke(NOBODY)) == (Code.NO_RUN, None)
+    assert pair.unchanged(lambda: pair.invoke(stale)) == (ScriptStatus.STALE_FENCE, None)
+    assert pair.unchanged(lambda: pair.invoke(NOBODY)) == (ScriptStatus.NO_RUN, None)
     pair.here.cancel(PARENT)
-    assert pair.unchanged(lambda: pair.invoke(stale)) == (Code.NO_RUN, None)
+    assert pair.unchanged(lambda: pair.invoke(stale)) == (ScriptStatus.NO_RUN, None)
 
 
 def test_a_registry_that_has_changed_is_to_be_read_first(pair: Pair) -> None:
     parent = pair.here.started(PARENT)
     version = pair.here.send(register_functions(pair.here.keys, [FunctionConfig("shop", "sell", "shop")]))
-    assert pair.unchanged(lambda: pair.invoke(parent)) == (Code.STALE_REGISTRY, None)
-    assert pair.invoke(parent, version=version)[0] is Code.DONE
+    assert pair.unchanged(lambda: pair.invoke(parent)) == (ScriptStatus.STALE_REGISTRY, None)
+    assert pair.invoke(parent, version=version)[0] is ScriptStatus.DONE
 
 
 # -- the start -----------------------------------------------------------------------
@@ -186,7 +193,7 @@ def test_a_message_that_is_delivered_again_starts_no_second_child(pair: Pair) ->
     _, message = pair.asked()
     pair.deliver(message)
     pair.unchanged(lambda: pair.deliver(message))
-    assert pair.there.send(start_remote_child(pair.here.keys, message)) is Code.ALREADY
+    assert pair.there.send(start_remote_child(pair.here.keys, message)) is ScriptStatus.ALREADY
 
 
 @pytest.mark.parametrize("calls", range(4))
@@ -225,9 +232,9 @@ def test_a_child_that_had_ended_before_resolves_the_step_too(pair: Pair) -> None
     pair.there.finish(pair.there.claim_one())
     pair.here.client.delete(pair.here.keys("STEPS", PARENT), pair.here.keys("TIMEOUT", f"{PARENT}:{KEY}"))
     pair.here.client.zrem(pair.here.keys("TIMEOUTS"), f"wait:{PARENT}:{KEY}")
-    assert pair.deliver(EndedAway(CHILD)) is None
+    assert pair.deliver(RemoteChildFinished(CHILD)) is None
     code, again = pair.invoke(parent)
-    assert code is Code.DONE
+    assert code is ScriptStatus.DONE
     assert again is not None
     assert pair.deliver(again) is not None
     assert pair.outcome() == ("completed", "done", None)
@@ -241,21 +248,21 @@ def test_the_end_of_a_child_resolves_the_step_and_then_the_child_expires(pair: P
     _, child = pair.waiting()
     pair.there.finish(child)
     assert pair.is_kept()
-    assert pair.messages() == [EndedAway(CHILD)]
-    resolved = pair.deliver(EndedAway(CHILD))
+    assert pair.messages() == [RemoteChildFinished(CHILD)]
+    resolved = pair.deliver(RemoteChildFinished(CHILD))
     assert resolved is not None
     assert pair.outcome() == ("completed", "done", None)
     assert pair.here.steps(PARENT) == {}
     assert not pair.is_kept()
     assert pair.left() == 0
-    assert pair.unchanged(lambda: pair.deliver(EndedAway(CHILD))) is None
+    assert pair.unchanged(lambda: pair.deliver(RemoteChildFinished(CHILD))) is None
 
 
 @pytest.mark.parametrize("status", [RunStatus.COMPLETED, RunStatus.FAILED])
 def test_the_memo_is_the_one_that_a_child_nearby_leaves(pair: Pair, store: Store, status: RunStatus) -> None:
     _, child = pair.waiting()
     pair.there.finish(child, status)
-    pair.deliver(EndedAway(CHILD))
+    pair.deliver(RemoteChildFinished(CHILD))
     near = Driver(store)
     near.invoke(near.started())
     near.finish(near.claim_one(worker="w2"), status)
@@ -267,11 +274,11 @@ def test_the_memo_is_the_one_that_a_child_nearby_leaves(pair: Pair, store: Store
 def test_who_dies_while_it_tells_of_an_end_leaves_that_to_the_next(pair: Pair, calls: int) -> None:
     _, child = pair.waiting()
     pair.there.finish(child)
-    pair.deliver(EndedAway(CHILD), calls=calls)
+    pair.deliver(RemoteChildFinished(CHILD), calls=calls)
     assert pair.is_kept() == bool(pair.left())
     for found in pair.messages():
-        assert found == EndedAway(CHILD)
-        pair.deliver(EndedAway(CHILD))
+        assert found == RemoteChildFinished(CHILD)
+        pair.deliver(RemoteChildFinished(CHILD))
     assert pair.outcome() == ("completed", "done", None)
     assert not pair.is_kept()
     assert pair.left() == 0
@@ -281,15 +288,15 @@ def test_a_parked_parent_is_queued_again(pair: Pair) -> None:
     parent, child = pair.waiting()
     pair.here.park(parent)
     pair.there.finish(child)
-    pair.deliver(EndedAway(CHILD))
+    pair.deliver(RemoteChildFinished(CHILD))
     assert pair.here.queued("shop:steps") == [PARENT]
 
 
 def test_another_worker_that_holds_the_parent_is_told_the_memo(pair: Pair) -> None:
     _, child = pair.waiting()
-    heard = pair.here.listen("INBOX", "w1")
+    heard = pair.here.listen("NOTIFICATIONS", "w1")
     pair.there.finish(child)
-    pair.deliver(EndedAway(CHILD), worker="w2")
+    pair.deliver(RemoteChildFinished(CHILD), worker="w2")
     (message,) = heard()
     assert message.startswith(f"memo {PARENT} 1 {KEY} ")
 
@@ -300,7 +307,7 @@ def test_the_end_of_a_child_is_told_once_nobody_starts_it_again(pair: Pair) -> N
     pair.deliver(message, calls=1)
     pair.there.finish(pair.there.claim_one())
     assert pair.left() == 2
-    pair.deliver(EndedAway(CHILD))
+    pair.deliver(RemoteChildFinished(CHILD))
     assert pair.left() == 0
 
 
@@ -312,7 +319,7 @@ def test_the_time_is_over_first_and_the_end_of_the_child_changes_nothing(pair: P
     assert memos == [(KEY, TIMEOUT_MEMO)]
     assert pair.there.run(CHILD).status is RunStatus.RUNNING
     pair.there.finish(child)
-    assert pair.deliver(EndedAway(CHILD)) is None
+    assert pair.deliver(RemoteChildFinished(CHILD)) is None
     assert pair.here.memos(PARENT) == memos
     assert not pair.is_kept()
 
@@ -321,14 +328,14 @@ def test_an_end_comes_to_a_parent_that_is_gone(pair: Pair) -> None:
     parent, child = pair.waiting()
     pair.here.finish(parent)
     pair.there.finish(child)
-    assert pair.deliver(EndedAway(CHILD)) is None
+    assert pair.deliver(RemoteChildFinished(CHILD)) is None
     assert pair.left() == 0
     assert not pair.is_kept()
 
 
 def test_a_child_that_lives_is_not_told_of(pair: Pair) -> None:
     pair.waiting()
-    assert pair.unchanged(lambda: pair.deliver(EndedAway(CHILD))) is None
+    assert pair.unchanged(lambda: pair.deliver(RemoteChildFinished(CHILD))) is None
 
 
 # -- cancelling ----------------------------------------------------------------------
@@ -349,7 +356,7 @@ def test_a_parent_that_is_cancelled_has_its_child_cancelled(pair: Pair, calls: i
     pair.deliver(message, calls=calls)
     if pair.left():
         pair.deliver(message)
-        pair.deliver(EndedAway(CHILD))
+        pair.deliver(RemoteChildFinished(CHILD))
     child = pair.there.run(CHILD)
     assert child.status is RunStatus.CANCELLED
     assert child.failure == pair.here.run(PARENT).failure
@@ -390,7 +397,7 @@ def test_a_child_that_is_started_while_it_is_cancelled_does_not_stay(pair: Pair,
     if pair.left():
         pair.deliver(message)
     if pair.left():
-        pair.deliver(EndedAway(CHILD))
+        pair.deliver(RemoteChildFinished(CHILD))
     assert pair.there.run(CHILD).status is RunStatus.CANCELLED
     assert pair.left() == 0
 
@@ -406,7 +413,7 @@ def test_a_child_that_has_ended_stays_as_it_is(pair: Pair) -> None:
 def test_a_child_that_is_cancelled_itself_tells_its_parent(pair: Pair) -> None:
     pair.waiting()
     pair.there.cancel(CHILD)
-    pair.deliver(EndedAway(CHILD))
+    pair.deliver(RemoteChildFinished(CHILD))
     assert pair.outcome()[0] == "cancelled"
 
 

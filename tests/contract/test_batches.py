@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig
 from stepflow_broker.registry.functions import FunctionConfig
@@ -23,10 +23,10 @@ SIZE, TIMEOUT_MS = 3, 5_000
 
 @pytest.fixture(autouse=True)
 def group(driver: Driver) -> None:
-    driver.store.broker.run(create_group(driver.keys, "FINISHED"))
+    driver.store.broker.execute(create_group(driver.keys, "FINISHED"))
 
 
-def start(driver: Driver, run: str, *, tenant: int = 1, limit: int = 0, padding: int = 0) -> Code:
+def start(driver: Driver, run: str, *, tenant: int = 1, limit: int = 0, padding: int = 0) -> ScriptStatus:
     gates = (ConcurrencyConfig(limit),) if limit else ()
     flow = FlowConfig(concurrency=gates, batch=BatchConfig(SIZE, TIMEOUT_MS, "event.data.tenant"))
     config = FunctionConfig("shop", "buy", "shop", flow=flow, retention_ms=RETENTION_MS)
@@ -36,11 +36,11 @@ def start(driver: Driver, run: str, *, tenant: int = 1, limit: int = 0, padding:
 
 def events(driver: Driver, batch: str) -> list[str]:
     """The ids of a batch's events."""
-    return [loads(text)["id"] for text in driver.store.broker.run(load_batch(driver.keys, batch))]
+    return [loads(text)["id"] for text in driver.store.broker.execute(load_batch(driver.keys, batch))]
 
 
 def ended(driver: Driver, lease: Lease, status: RunStatus = RunStatus.COMPLETED, *, limit: int = 100) -> int:
-    assert driver.finish(lease, status) is Code.DONE
+    assert driver.finish(lease, status) is ScriptStatus.DONE
     return driver.send(end_batch(driver.keys, lease.run_id, limit=limit, now_ms=driver.now_ms))
 
 
@@ -93,7 +93,7 @@ def test_the_end_of_a_batch_is_that_of_its_runs_whoever_sees_to_it(driver: Drive
         start(driver, f"run{n}")
     (lease,) = driver.claim() or ()
     driver.finish(lease, status)  # and its worker dies
-    (found,) = driver.store.broker.run(read_finished(driver.keys, "w2"))
+    (found,) = driver.store.broker.execute(read_finished(driver.keys, "w2"))
     assert found == EndedBatch(lease.run_id)
     assert driver.send(end_batch(driver.keys, lease.run_id, limit=2, now_ms=driver.now_ms)) in (0, 1)
     while driver.send(end_batch(driver.keys, lease.run_id, limit=2, now_ms=driver.now_ms)):

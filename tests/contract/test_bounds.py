@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
-from stepflow_broker.registry.cancellation import BoundsConfig, CancelConfig
+from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.events import Routed, add_event, read_events, route_event
 from stepflow_broker.transitions.runs import start_run
@@ -17,39 +17,39 @@ from tests.support.driver import RETENTION_MS, Driver
 from tests.support.invariants import check_invariants
 
 PATH = "data.order"
-BY_ORDER = BoundsConfig((CancelConfig("gone", PATH),))
+BY_ORDER = CancellationConfig((CancelConfig("gone", PATH),))
 
 
 @pytest.fixture(autouse=True)
 def group(driver: Driver) -> None:
-    driver.store.broker.run(create_group(driver.keys, "EVENTS"))
+    driver.store.broker.execute(create_group(driver.keys, "EVENTS"))
 
 
-def config(bounds: BoundsConfig) -> FunctionConfig:
+def config(bounds: CancellationConfig) -> FunctionConfig:
     return FunctionConfig("shop", "buy", "shop", bounds=bounds, retention_ms=RETENTION_MS)
 
 
-def start(driver: Driver, bounds: BoundsConfig, run: str = "run1", *, data: object = None) -> Code:
+def start(driver: Driver, bounds: CancellationConfig, run: str = "run1", *, data: object = None) -> ScriptStatus:
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"order": 1} if data is None else data})
     return driver.send(
         start_run(driver.keys, config(bounds), run_id=run, event=event, dedupe=False, now_ms=driver.now_ms)
     )
 
 
-def came(driver: Driver, data: object, *, bounds: BoundsConfig | None = None, name: str = "gone") -> Routed:
+def came(driver: Driver, data: object, *, bounds: CancellationConfig | None = None, name: str = "gone") -> Routed:
     """An event has come, and starts a run ``new`` of a function with these bounds."""
     text = dumps({"name": name, "id": "e1", "ts": 1, "data": data})
-    driver.store.broker.run(add_event(driver.keys, text, event_id="e1", dedupe=True))
-    (event,) = driver.store.broker.run(read_events(driver.keys, "w1"))
+    driver.store.broker.execute(add_event(driver.keys, text, event_id="e1", dedupe=True))
+    (event,) = driver.store.broker.execute(read_events(driver.keys, "w1"))
     starts = [("new", config(bounds))] if bounds else []
     call = route_event(driver.keys, event, starts, version=0, paths=(PATH,), now_ms=driver.now_ms)
-    answer = driver.store.broker.run(call)
+    answer = driver.store.broker.execute(call)
     check_invariants(driver.client)
     return answer
 
 
 def nothing_left(driver: Driver) -> bool:
-    left = [*driver.client.scan_iter("stepflow:waits:*"), *driver.client.scan_iter("stepflow:waited:*")]
+    left = [*driver.client.scan_iter("stepflow:waits:*"), *driver.client.scan_iter("stepflow:wait-counts:*")]
     return not left and not driver.client.exists(driver.keys("TIMEOUTS"))
 
 
@@ -85,18 +85,18 @@ def test_the_event_that_starts_a_run_does_not_cancel_it(driver: Driver) -> None:
 
 
 def test_an_event_that_comes_after_its_time_cancels_nothing(driver: Driver) -> None:
-    start(driver, BoundsConfig((CancelConfig("gone", timeout_ms=5_000),)))
+    start(driver, CancellationConfig((CancelConfig("gone", timeout_ms=5_000),)))
     driver.advance(5_001)
     came(driver, {})
     assert driver.run().status is RunStatus.QUEUED
 
 
 def test_a_condition_is_looked_at_by_a_worker(driver: Driver) -> None:
-    start(driver, BoundsConfig((CancelConfig("gone", PATH, "event.data.sure && run.event.id == 'run1'"),)))
+    start(driver, CancellationConfig((CancelConfig("gone", PATH, "event.data.sure && run.event.id == 'run1'"),)))
     assert came(driver, {"order": 1, "sure": True}).paths == ("?",)
-    ((run, key),) = driver.store.broker.run(read_waits(driver.keys, "gone"))
+    ((run, key),) = driver.store.broker.execute(read_waits(driver.keys, "gone"))
     assert (run, key) == ("run1", "!0")
-    assert b"event.data.sure" in driver.store.broker.run(read_condition(driver.keys, run, key))
+    assert b"event.data.sure" in driver.store.broker.execute(read_condition(driver.keys, run, key))
     assert driver.send(deliver_event(driver.keys, run, key, b"{}", now_ms=driver.now_ms))
     assert driver.run().status is RunStatus.CANCELLED
     assert not driver.send(deliver_event(driver.keys, run, key, b"{}", now_ms=driver.now_ms))
@@ -104,7 +104,7 @@ def test_a_condition_is_looked_at_by_a_worker(driver: Driver) -> None:
 
 
 def test_whatever_ends_a_run_ends_its_bounds(driver: Driver) -> None:
-    bounds = BoundsConfig((CancelConfig("gone", PATH), CancelConfig("lost")), start_ms=5_000, finish_ms=9_000)
+    bounds = CancellationConfig((CancelConfig("gone", PATH), CancelConfig("lost")), start_ms=5_000, finish_ms=9_000)
     start(driver, bounds)
     driver.finish(driver.claim_one())
     assert nothing_left(driver)
@@ -114,7 +114,7 @@ def test_whatever_ends_a_run_ends_its_bounds(driver: Driver) -> None:
 
 
 def test_a_run_that_has_not_started_in_time_is_cancelled(driver: Driver) -> None:
-    start(driver, BoundsConfig(start_ms=60_000))
+    start(driver, CancellationConfig(start_ms=60_000))
     driver.advance(59_999)
     driver.fire()
     assert driver.run().status is RunStatus.QUEUED
@@ -126,16 +126,16 @@ def test_a_run_that_has_not_started_in_time_is_cancelled(driver: Driver) -> None
 
 
 def test_a_run_that_has_started_in_time_goes_on(driver: Driver) -> None:
-    start(driver, BoundsConfig(start_ms=60_000))
+    start(driver, CancellationConfig(start_ms=60_000))
     lease = driver.claim_one()
     driver.advance(60_000)
     driver.fire()
     assert driver.run().status is RunStatus.RUNNING
-    assert driver.finish(lease) is Code.DONE
+    assert driver.finish(lease) is ScriptStatus.DONE
 
 
 def test_a_run_that_does_not_end_in_time_is_cancelled_with_its_children(driver: Driver) -> None:
-    start(driver, BoundsConfig(finish_ms=60_000))
+    start(driver, CancellationConfig(finish_ms=60_000))
     driver.advance(1_000_000)  # the time on the queue does not count
     lease = driver.claim_one()
     driver.invoke(lease)
@@ -152,7 +152,7 @@ def test_a_run_that_does_not_end_in_time_is_cancelled_with_its_children(driver: 
 
 
 def test_the_finish_is_counted_from_the_first_start(driver: Driver) -> None:
-    start(driver, BoundsConfig(finish_ms=60_000))
+    start(driver, CancellationConfig(finish_ms=60_000))
     lease = driver.claim_one()
     driver.advance(40_000)
     driver.yield_run(lease)

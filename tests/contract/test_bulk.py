@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from stepflow_broker.redis_client.operation import converse
+from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions import bulk_cancel as bulk
-from stepflow_broker.transitions.bulk_cancel import Cancelling, Selection, cancel_runs, find_live
+from stepflow_broker.transitions.bulk_cancel import CancelRequest, RunFilter, cancel_runs, find_live
 from stepflow_broker.transitions.runs import start_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
@@ -18,7 +18,7 @@ from stepflow_engine.states import RunStatus
 from tests.contract.test_invokes import waiting
 from tests.support.driver import RETENTION_MS, START_MS, Driver
 
-HOW = Cancelling(dumps(Failure("RunCancelledError", "sold out").to_json()), RETENTION_MS)
+HOW = CancelRequest(dumps(Failure("RunCancelledError", "sold out").to_json()), RETENTION_MS)
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +36,11 @@ def start(driver: Driver, run: str, name: str = "shop/buy", *, after_ms: int = 0
 
 
 def found(driver: Driver, **selection: Any) -> list[str]:
-    return converse(driver.store.broker, find_live(driver.keys, Selection(**selection)))
+    return run_operation(driver.store.broker, find_live(driver.keys, RunFilter(**selection)))
 
 
 def cancelled(driver: Driver, run_ids: Sequence[str]) -> list[str]:
-    return converse(driver.store.broker, cancel_runs(driver.keys, run_ids, HOW))
+    return run_operation(driver.store.broker, cancel_runs(driver.keys, run_ids, HOW))
 
 
 # -- finding -----------------------------------------------------------------------
@@ -118,14 +118,14 @@ def test_events_are_read_of_those_only_that_fit_otherwise(driver: Driver, monkey
         start(driver, f"run{number}", "shop/rare" if number == 4 else "shop/common", n=number)
     read: list[str] = []
     broker = driver.store.broker
-    send = broker.run_all
+    send = broker.execute_all
 
     def watched(calls: Sequence[Any]) -> list[Any]:
         assert len(calls) <= 9
-        read.extend(str(call.words[1]) for call in calls if call.words[0] == "HGET")
+        read.extend(str(call.args[1]) for call in calls if call.args[0] == "HGET")
         return send(calls)
 
-    monkeypatch.setattr(broker, "run_all", watched)
+    monkeypatch.setattr(broker, "execute_all", watched)
     assert found(driver, function="rare", condition="event.data.n > 3") == ["run4"]
     assert read == [driver.keys("RUN", "run4")]
 
@@ -144,15 +144,15 @@ def test_runs_that_end_while_they_are_looked_through_disturb_nothing(
     for number, run in enumerate(runs):
         start(driver, run, after_ms=number // 5)
     broker = driver.store.broker
-    send, left = broker.run_all, runs[::2]
+    send, left = broker.execute_all, runs[::2]
 
     def while_others_end(calls: Sequence[Any]) -> list[Any]:
         answers = send(calls)
-        if left and calls[0].words[0] == "ZRANGEBYSCORE":
+        if left and calls[0].args[0] == "ZRANGEBYSCORE":
             driver.cancel(left.pop(0))
         return answers
 
-    monkeypatch.setattr(broker, "run_all", while_others_end)
+    monkeypatch.setattr(broker, "execute_all", while_others_end)
     seen = found(driver)
     assert set(runs[1::2]) <= set(seen)
     assert runs[0] not in seen
@@ -189,13 +189,13 @@ def test_calls_that_are_sent_twice_name_the_same_runs(driver: Driver, monkeypatc
     for run in runs:
         start(driver, run)
     broker = driver.store.broker
-    send = broker.run_all
+    send = broker.execute_all
 
     def lose_the_first_answers(calls: Sequence[Any]) -> list[Any]:
         send(calls)
         return send(calls)
 
-    monkeypatch.setattr(broker, "run_all", lose_the_first_answers)
+    monkeypatch.setattr(broker, "execute_all", lose_the_first_answers)
     assert cancelled(driver, runs) == runs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.ids import step_key
 from stepflow_engine.states import RunStatus
@@ -18,8 +18,8 @@ def planned(driver: Driver, *step_ids: str) -> tuple[Lease, list[Lease]]:
 
 def test_a_commit_stores_the_memo_and_leaves_the_continuation_with_its_worker(driver: Driver) -> None:
     lease = driver.started()
-    assert driver.commit(lease, "a", text=memo("x")) == (Code.DONE, 1)
-    assert driver.commit(lease, "b", text=memo("y")) == (Code.DONE, 2)
+    assert driver.commit(lease, "a", text=memo("x")) == (ScriptStatus.DONE, 1)
+    assert driver.commit(lease, "b", text=memo("y")) == (ScriptStatus.DONE, 2)
     assert driver.memos() == [(step_key("a"), memo("x")), (step_key("b"), memo("y"))]
     assert driver.run().continuation == "leased"
     assert driver.queued("shop:steps") == []
@@ -28,7 +28,7 @@ def test_a_commit_stores_the_memo_and_leaves_the_continuation_with_its_worker(dr
 def test_a_run_that_yields_queues_the_continuation_among_those_of_started_runs(driver: Driver) -> None:
     lease = driver.started()
     driver.commit(lease, "a")
-    assert driver.yield_run(lease) is Code.DONE
+    assert driver.yield_run(lease) is ScriptStatus.DONE
     assert driver.queued("shop:steps") == ["run1"]
     assert driver.run().status is RunStatus.QUEUED
 
@@ -39,7 +39,7 @@ def test_a_commit_that_is_sent_twice_stores_one_memo_and_queues_one_continuation
         lease = driver.started(run)
         driver.commit(lease, "a", keep=keep)
         before = driver.snapshot()
-        assert driver.commit(lease, "a", keep=keep) == (Code.ALREADY, 1)
+        assert driver.commit(lease, "a", keep=keep) == (ScriptStatus.ALREADY, 1)
         assert driver.snapshot() == before
 
 
@@ -47,7 +47,7 @@ def test_a_yield_that_is_sent_twice_queues_one_continuation(driver: Driver) -> N
     lease = driver.started()
     driver.yield_run(lease)
     before = driver.snapshot()
-    assert driver.yield_run(lease) in (Code.ALREADY, Code.STALE_FENCE)
+    assert driver.yield_run(lease) in (ScriptStatus.ALREADY, ScriptStatus.STALE_FENCE)
     assert driver.snapshot() == before
 
 
@@ -55,11 +55,11 @@ def test_a_yield_with_a_stale_fence_or_of_a_run_that_has_ended_or_does_not_exist
     lease = driver.started()
     driver.release(lease)
     fresh = driver.claim_one(worker="w2")
-    assert driver.yield_run(lease) is Code.STALE_FENCE
+    assert driver.yield_run(lease) is ScriptStatus.STALE_FENCE
     assert driver.run().owner == "w2"
     driver.finish(fresh)
-    assert driver.yield_run(fresh) is Code.NO_RUN
-    assert driver.yield_run(NOBODY) is Code.NO_RUN
+    assert driver.yield_run(fresh) is ScriptStatus.NO_RUN
+    assert driver.yield_run(NOBODY) is ScriptStatus.NO_RUN
 
 
 def test_a_commit_sent_again_after_another_took_over_changes_nothing(driver: Driver) -> None:
@@ -67,7 +67,7 @@ def test_a_commit_sent_again_after_another_took_over_changes_nothing(driver: Dri
     driver.commit(lease, "a", keep=False)
     driver.claim_one(worker="w2")
     before = driver.snapshot()
-    assert driver.commit(lease, "a", keep=False) == (Code.ALREADY, 1)
+    assert driver.commit(lease, "a", keep=False) == (ScriptStatus.ALREADY, 1)
     assert driver.snapshot() == before
 
 
@@ -77,7 +77,7 @@ def test_a_commit_with_a_stale_fence_is_refused(driver: Driver) -> None:
     driver.reclaim()
     driver.claim_one(worker="w2")
     before = driver.snapshot()
-    assert driver.commit(stale, "a") == (Code.STALE_FENCE, 0)
+    assert driver.commit(stale, "a") == (ScriptStatus.STALE_FENCE, 0)
     assert driver.snapshot() == before
 
 
@@ -88,7 +88,7 @@ def test_a_commit_with_a_stale_fence_is_refused_when_another_has_recorded_the_st
     driver.reclaim()
     fresh = driver.claim_one(worker="w2")
     driver.commit(fresh, "a", text=memo("recorded", worker="w2"), worker="w2")
-    assert driver.commit(stale, "a", text=memo("another result"))[0] is Code.STALE_FENCE
+    assert driver.commit(stale, "a", text=memo("another result"))[0] is ScriptStatus.STALE_FENCE
     assert driver.memos() == [(step_key("a"), memo("recorded", worker="w2"))]
 
 
@@ -100,32 +100,32 @@ def test_a_planned_step_with_a_stale_fence_is_refused_when_another_has_recorded_
     driver.reclaim()
     fresh = next(found for found in driver.claim(worker="w3") or () if found.key)
     driver.commit(fresh, text=memo("recorded", worker="w3"), worker="w3")
-    assert driver.commit(stale, text=memo("another result"))[0] is Code.STALE_FENCE
+    assert driver.commit(stale, text=memo("another result"))[0] is ScriptStatus.STALE_FENCE
     assert driver.memos() == [(step_key("a"), memo("recorded", worker="w3"))]
 
 
 def test_a_commit_to_a_run_that_does_not_exist_is_refused(driver: Driver) -> None:
-    assert driver.commit(NOBODY, "a") == (Code.NO_RUN, 0)
+    assert driver.commit(NOBODY, "a") == (ScriptStatus.NO_RUN, 0)
     assert driver.snapshot() == {}
 
 
 def test_a_commit_to_a_run_that_has_ended_is_refused(driver: Driver) -> None:
     lease = driver.started()
     driver.cancel()
-    assert driver.commit(lease, "a") == (Code.NO_RUN, 0)
+    assert driver.commit(lease, "a") == (ScriptStatus.NO_RUN, 0)
     assert driver.memos() == []
 
 
 def test_a_planned_step_of_a_run_that_has_ended_is_refused(driver: Driver) -> None:
     lease, (step,) = planned(driver, "a")
     driver.finish(lease)
-    assert driver.commit(step) == (Code.NO_RUN, 0)
+    assert driver.commit(step) == (ScriptStatus.NO_RUN, 0)
     assert driver.memos() == []
 
 
 def test_a_planned_step_leaves_nothing_behind_but_its_memo(driver: Driver) -> None:
     _, (step,) = planned(driver, "a")
-    assert driver.commit(step, text=memo("x"), worker="w2") == (Code.DONE, 1)
+    assert driver.commit(step, text=memo("x"), worker="w2") == (ScriptStatus.DONE, 1)
     assert driver.memos() == [(step_key("a"), memo("x"))]
     assert driver.steps() == {}
     assert not driver.client.exists(driver.keys("RQ_JOB", step.job))
@@ -136,7 +136,7 @@ def test_a_planned_step_that_is_committed_twice_is_stored_once(driver: Driver) -
     driver.park(lease)
     driver.commit(step, worker="w2")
     before = driver.snapshot()
-    assert driver.commit(step, worker="w2") == (Code.ALREADY, 1)
+    assert driver.commit(step, worker="w2") == (ScriptStatus.ALREADY, 1)
     assert driver.snapshot() == before
     assert driver.queued("shop:steps") == ["run1"]
 
@@ -152,14 +152,14 @@ def test_ten_steps_that_end_together_cost_one_continuation(driver: Driver) -> No
 
 def test_the_holder_of_the_run_is_told_of_a_memo_that_another_worker_stores(driver: Driver) -> None:
     _, (step,) = planned(driver, "a")
-    heard = driver.listen("INBOX", "w1")
+    heard = driver.listen("NOTIFICATIONS", "w1")
     driver.commit(step, text=memo("x y"), worker="w2")
     assert heard() == [f"memo run1 1 {step_key('a')} {memo('x y').decode()}"]
 
 
 def test_the_holder_is_not_told_of_what_it_stores_itself(driver: Driver) -> None:
     _, (step,) = planned(driver, "a")
-    heard = driver.listen("INBOX", "w1")
+    heard = driver.listen("NOTIFICATIONS", "w1")
     driver.commit(step, worker="w1")
     assert heard() == []
 

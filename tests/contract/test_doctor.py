@@ -102,7 +102,7 @@ def test_every_code_has_a_defect_that_shows_it() -> None:
 def test_what_a_repair_cannot_mend_says_no_repair_or_keeps_standing(driver: Driver) -> None:
     DEFECTS["a_run_without_a_queue"].plant(driver)
     (finding,) = look(driver, repair=True)
-    assert finding.stands
+    assert finding.is_open
     assert finding.repair == ""
 
 
@@ -149,7 +149,7 @@ def test_what_a_newer_stepflow_has_put_there_is_left_alone(driver: Driver) -> No
 
 def test_many_runs_and_jobs_are_looked_at_in_pages(driver: Driver) -> None:
     for number in range(1_200):
-        driver.store.broker.run(driver.starting(f"run{number}", queue="shop", dedupe=False))
+        driver.store.broker.execute(driver.starting(f"run{number}", queue="shop", dedupe=False))
     driver.now_ms = 0
     assert look(driver) == []
     driver.client.lrem(driver.keys("RQ_QUEUE", "shop"), 0, "run777")
@@ -185,7 +185,7 @@ def test_without_a_worker_what_is_overdue_is_a_warning(driver: Driver) -> None:
 def test_a_memo_order_is_not_shortened_while_a_worker_has_the_run(driver: Driver) -> None:
     lease = driver.started()
     driver.commit(lease, "first")
-    driver.client.rpush(driver.keys("ORDER", "run1"), step_key("first"))
+    driver.client.rpush(driver.keys("MEMO_ORDER", "run1"), step_key("first"))
     (finding,) = look(driver, repair=True)
-    assert (finding.code, finding.repaired) == ("order_wrong", False)
-    assert driver.client.llen(driver.keys("ORDER", "run1")) == 2
+    assert (finding.code, finding.repaired) == ("memo_order_wrong", False)
+    assert driver.client.llen(driver.keys("MEMO_ORDER", "run1")) == 2

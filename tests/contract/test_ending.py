@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.runs import forget_ended, list_runs
 from stepflow_engine.states import RunStatus
@@ -37,7 +37,7 @@ def test_a_finished_run_keeps_its_output_and_its_memos(driver: Driver) -> None:
     lease = driver.started()
     driver.commit(lease, "a")
     driver.advance(5)
-    assert driver.finish(lease) is Code.DONE
+    assert driver.finish(lease) is ScriptStatus.DONE
     run = driver.run()
     assert (run.status, run.output, run.failure) == (RunStatus.COMPLETED, "done", None)
     assert (run.ended_at, run.continuation, run.owner) == (driver.now_ms, "", "")
@@ -45,7 +45,7 @@ def test_a_finished_run_keeps_its_output_and_its_memos(driver: Driver) -> None:
 
 
 def test_a_failed_run_keeps_its_error(driver: Driver) -> None:
-    assert driver.finish(driver.started(), RunStatus.FAILED) is Code.DONE
+    assert driver.finish(driver.started(), RunStatus.FAILED) is ScriptStatus.DONE
     run = driver.run()
     assert run.status is RunStatus.FAILED
     assert run.failure is not None
@@ -57,13 +57,13 @@ def test_a_run_that_is_finished_twice_ends_once(driver: Driver) -> None:
         lease = driver.started(f"run{status}")
         driver.finish(lease, status)
         before = driver.snapshot()
-        assert driver.finish(lease, status) is Code.ALREADY
+        assert driver.finish(lease, status) is ScriptStatus.ALREADY
         assert driver.snapshot() == before
 
 
 def test_steps_that_have_not_ended_go_with_their_run(driver: Driver) -> None:
     lease = with_steps_in_every_state(driver)
-    assert driver.finish(lease) is Code.DONE
+    assert driver.finish(lease) is ScriptStatus.DONE
     assert len(driver.memos()) == 1
     assert driver.claim() == []
 
@@ -71,21 +71,21 @@ def test_steps_that_have_not_ended_go_with_their_run(driver: Driver) -> None:
 def test_finishing_with_a_stale_fence_is_refused(driver: Driver) -> None:
     stale = taken_over(driver)
     before = driver.snapshot()
-    assert driver.finish(stale) is Code.STALE_FENCE
+    assert driver.finish(stale) is ScriptStatus.STALE_FENCE
     assert driver.snapshot() == before
 
 
 def test_finishing_a_run_that_does_not_exist_or_was_cancelled_is_refused(driver: Driver) -> None:
-    assert driver.finish(NOBODY) is Code.NO_RUN
+    assert driver.finish(NOBODY) is ScriptStatus.NO_RUN
     lease = driver.started()
     driver.cancel()
-    assert driver.finish(lease) is Code.NO_RUN
+    assert driver.finish(lease) is ScriptStatus.NO_RUN
     assert driver.run().status is RunStatus.CANCELLED
 
 
 def test_who_waits_for_the_end_of_a_run_is_told_of_it(driver: Driver) -> None:
     lease = driver.started()
-    heard = driver.listen("DONE", "run1")
+    heard = driver.listen("RUN_ENDED", "run1")
     driver.finish(lease)
     driver.finish(lease)
     assert heard() == ["completed"]
@@ -94,10 +94,10 @@ def test_who_waits_for_the_end_of_a_run_is_told_of_it(driver: Driver) -> None:
 def test_ended_runs_are_listed_until_their_retention_is_over(driver: Driver) -> None:
     driver.finish(driver.started())
     ended = list_runs(driver.keys, live=False, limit=10)
-    assert driver.store.broker.run(ended) == ["run1"]
-    assert driver.store.broker.run(forget_ended(driver.keys, driver.now_ms + RETENTION_MS - 1)) == 0
-    assert driver.store.broker.run(forget_ended(driver.keys, driver.now_ms + RETENTION_MS)) == 1
-    assert driver.store.broker.run(ended) == []
+    assert driver.store.broker.execute(ended) == ["run1"]
+    assert driver.store.broker.execute(forget_ended(driver.keys, driver.now_ms + RETENTION_MS - 1)) == 0
+    assert driver.store.broker.execute(forget_ended(driver.keys, driver.now_ms + RETENTION_MS)) == 1
+    assert driver.store.broker.execute(ended) == []
 
 
 # -- cancel ------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def parked(driver: Driver) -> None:
 @pytest.mark.parametrize("arrange", [queued, queued_again, leased, delayed, parked, with_steps_in_every_state])
 def test_a_run_can_be_cancelled_in_every_state(driver: Driver, arrange) -> None:
     arrange(driver)
-    assert driver.cancel() is Code.DONE
+    assert driver.cancel() is ScriptStatus.DONE
     run = driver.run()
     assert run.status is RunStatus.CANCELLED
     assert run.failure is not None
@@ -138,20 +138,20 @@ def test_a_run_that_is_cancelled_twice_ends_once(driver: Driver, arrange) -> Non
     arrange(driver)
     driver.cancel()
     before = driver.snapshot()
-    assert driver.cancel() is Code.ALREADY
+    assert driver.cancel() is ScriptStatus.ALREADY
     assert driver.snapshot() == before
 
 
 def test_the_holder_of_a_run_is_told_that_it_is_cancelled(driver: Driver) -> None:
     driver.started(worker="w7")
-    heard = driver.listen("INBOX", "w7")
+    heard = driver.listen("NOTIFICATIONS", "w7")
     driver.cancel()
     assert heard() == ["cancel run1"]
 
 
 def test_a_run_that_has_ended_cannot_be_cancelled(driver: Driver) -> None:
     driver.finish(driver.started())
-    assert driver.cancel() is Code.ALREADY
+    assert driver.cancel() is ScriptStatus.ALREADY
     assert driver.run().status is RunStatus.COMPLETED
 
 
@@ -161,7 +161,7 @@ def test_a_run_that_has_ended_cannot_be_cancelled(driver: Driver) -> None:
 def test_a_run_that_is_retried_waits_for_its_time_and_counts_the_attempt(driver: Driver) -> None:
     lease = driver.started()
     driver.commit(lease, "a")
-    assert driver.retry(lease, attempts=1, delay_ms=1_000) is Code.DONE
+    assert driver.retry(lease, attempts=1, delay_ms=1_000) is ScriptStatus.DONE
     run = driver.run()
     assert (run.status, run.continuation, run.due_at) == (RunStatus.WAITING, "delayed", driver.now_ms + 1_000)
     assert run.failure is not None
@@ -187,22 +187,22 @@ def test_a_retry_that_is_sent_twice_is_refused_and_changes_nothing(driver: Drive
     lease = driver.started()
     driver.retry(lease)
     before = driver.snapshot()
-    assert driver.retry(lease) in (Code.ALREADY, Code.STALE_FENCE)
+    assert driver.retry(lease) in (ScriptStatus.ALREADY, ScriptStatus.STALE_FENCE)
     assert driver.snapshot() == before
 
 
 def test_retrying_with_a_stale_fence_is_refused(driver: Driver) -> None:
     stale = taken_over(driver)
     before = driver.snapshot()
-    assert driver.retry(stale) is Code.STALE_FENCE
+    assert driver.retry(stale) is ScriptStatus.STALE_FENCE
     assert driver.snapshot() == before
 
 
 def test_retrying_a_run_that_does_not_exist_or_has_ended_is_refused(driver: Driver) -> None:
-    assert driver.retry(NOBODY) is Code.NO_RUN
+    assert driver.retry(NOBODY) is ScriptStatus.NO_RUN
     lease = driver.started()
     driver.cancel()
-    assert driver.retry(lease) is Code.NO_RUN
+    assert driver.retry(lease) is ScriptStatus.NO_RUN
 
 
 # -- park --------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_retrying_a_run_that_does_not_exist_or_has_ended_is_refused(driver: Driv
 def test_a_parked_run_has_no_job_until_a_step_of_it_ends(driver: Driver) -> None:
     lease = driver.started()
     driver.plan(lease, "a")
-    assert driver.park(lease) is Code.DONE
+    assert driver.park(lease) is ScriptStatus.DONE
     assert (driver.run().status, driver.run().continuation) == (RunStatus.WAITING, "")
     (step,) = driver.claim(worker="w2") or []
     driver.commit(step, worker="w2")
@@ -223,9 +223,9 @@ def test_a_run_is_not_parked_when_a_memo_came_meanwhile(driver: Driver) -> None:
     driver.plan(lease, "a", "b")
     driver.commit((driver.claim(worker="w2") or [])[0], worker="w2")
     before = driver.snapshot()
-    assert driver.park(lease, applied=0) is Code.MORE
+    assert driver.park(lease, applied=0) is ScriptStatus.MORE
     assert driver.snapshot() == before
-    assert driver.park(lease, applied=1) is Code.DONE
+    assert driver.park(lease, applied=1) is ScriptStatus.DONE
 
 
 def test_a_park_that_is_sent_twice_changes_nothing(driver: Driver) -> None:
@@ -233,7 +233,7 @@ def test_a_park_that_is_sent_twice_changes_nothing(driver: Driver) -> None:
     driver.plan(lease, "a")
     driver.park(lease)
     before = driver.snapshot()
-    assert driver.park(lease) in (Code.ALREADY, Code.STALE_FENCE)
+    assert driver.park(lease) in (ScriptStatus.ALREADY, ScriptStatus.STALE_FENCE)
     assert driver.snapshot() == before
 
 
@@ -249,7 +249,7 @@ def test_a_park_that_comes_again_after_the_wake_does_not_undo_it(driver: Driver)
 def test_a_run_that_waits_for_nothing_is_not_parked(driver: Driver) -> None:
     lease = driver.started()
     before = driver.snapshot()
-    assert driver.park(lease) is Code.ALREADY
+    assert driver.park(lease) is ScriptStatus.ALREADY
     assert driver.snapshot() == before
 
 
@@ -257,22 +257,22 @@ def test_a_run_is_not_parked_by_who_knows_of_more_memos_than_there_are(driver: D
     lease = driver.started()
     driver.plan(lease, "a")
     before = driver.snapshot()
-    assert driver.park(lease, applied=1) is Code.ALREADY
+    assert driver.park(lease, applied=1) is ScriptStatus.ALREADY
     assert driver.snapshot() == before
 
 
 def test_parking_with_a_stale_fence_is_refused(driver: Driver) -> None:
     stale = taken_over(driver)
     before = driver.snapshot()
-    assert driver.park(stale) is Code.STALE_FENCE
+    assert driver.park(stale) is ScriptStatus.STALE_FENCE
     assert driver.snapshot() == before
 
 
 def test_parking_a_run_that_does_not_exist_or_has_ended_is_refused(driver: Driver) -> None:
-    assert driver.park(NOBODY) is Code.NO_RUN
+    assert driver.park(NOBODY) is ScriptStatus.NO_RUN
     lease = driver.started()
     driver.cancel()
-    assert driver.park(lease) is Code.NO_RUN
+    assert driver.park(lease) is ScriptStatus.NO_RUN
 
 
 def test_a_failure_is_stored_as_it_was_sent(driver: Driver) -> None:

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import (
     ConcurrencyConfig,
     DebounceConfig,
@@ -32,7 +32,7 @@ DAY_TICKS = DAY_MS // TICK_MS
 USERS, SHOPS, ORDERS, TOTAL = 3, 2, 5, 2
 SEEDS = range(int(os.environ.get("STEPFLOW_EXAMPLES", "1")))
 USER, SHOP, ORDER = "event.data.user", "event.data.shop", "event.data.order"
-EXPIRING, LASTING = ("ONCE", "RATE", "THROTTLE", "DEBOUNCE"), ("SINGLETON", "SLOTS", "LINE")
+EXPIRING, LASTING = ("IDEMPOTENCY", "RATE", "THROTTLE", "DEBOUNCE"), ("SINGLETON", "CONCURRENCY_SLOTS", "WAIT_LIST")
 
 RATE = RateConfig(3, 6 * TICK_MS, SHOP)
 THROTTLE = ThrottleConfig(4, 6 * TICK_MS, 2, USER)
@@ -91,14 +91,14 @@ class Crowd:
         self.hold_expiries()
         return [self.compare(sent, code) for sent, code in zip(events, codes, strict=True)]
 
-    def compare(self, sent: Sent, code: Code) -> str:
+    def compare(self, sent: Sent, code: ScriptStatus) -> str:
         reasons = self.model.refusals(sent)
         if not reasons:
-            assert code is Code.DONE, f"{sent} was refused: {self.driver.run(sent.run).reason}"
+            assert code is ScriptStatus.DONE, f"{sent} was refused: {self.driver.run(sent.run).reason}"
             self.model.start(sent)
             self.unseen.add(sent.run)
             return ""
-        assert code is Code.RESOLVED, f"{sent} was started, in spite of: {reasons}"
+        assert code is ScriptStatus.RESOLVED, f"{sent} was started, in spite of: {reasons}"
         record = self.driver.run(sent.run)
         assert (record.status, record.reason in reasons) == (RunStatus.SKIPPED, True), f"{sent}: {record.reason}"
         self.forget(sent.run)
@@ -126,13 +126,13 @@ class Crowd:
     def finish(self) -> None:
         if taken := self.take():
             status = self.random.choice([RunStatus.COMPLETED, RunStatus.COMPLETED, RunStatus.FAILED])
-            assert self.driver.finish(taken[0], status) is Code.DONE
+            assert self.driver.finish(taken[0], status) is ScriptStatus.DONE
             taken[1].end(status)
 
     def retry(self) -> None:
         if taken := self.take():
             delay_ms = TICK_MS * self.random.randint(1, 3)
-            assert self.driver.retry(taken[0], delay_ms=delay_ms) is Code.DONE
+            assert self.driver.retry(taken[0], delay_ms=delay_ms) is ScriptStatus.DONE
             taken[1].state, taken[1].due_ms = "delayed", self.driver.now_ms + delay_ms
 
     def die(self) -> None:
@@ -142,7 +142,7 @@ class Crowd:
     def cancel(self) -> None:
         if lives := self.model.live():
             run = self.random.choice(sorted(lives))
-            assert self.driver.cancel(run) is Code.DONE
+            assert self.driver.cancel(run) is ScriptStatus.DONE
             lives[run].end(RunStatus.CANCELLED)
 
     def fire(self) -> None:

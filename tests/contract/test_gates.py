@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import ConcurrencyConfig, FlowConfig
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.jobs import Lease
@@ -52,7 +52,7 @@ class Crowd:
         self.tenant_of[run] = tenant
         event = dumps({"name": "e", "id": run, "ts": 1, "data": {"tenant": tenant}})
         call = start_run(self.driver.keys, CONFIG, run_id=run, event=event, dedupe=False, now_ms=self.driver.now_ms)
-        assert self.driver.send(call) is Code.DONE
+        assert self.driver.send(call) is ScriptStatus.DONE
 
     def claim(self) -> None:
         for lease in self.driver.claim(self.random.randint(1, 5)) or ():
@@ -118,7 +118,10 @@ def test_limits_hold_at_every_instant_and_everybody_gets_through(driver: Driver,
         crowd.random.choice([crowd.claim, crowd.work, crowd.work])()
         crowd.check()
     assert crowd.over(), f"seed {seed}: some runs never got through"
-    assert not [*driver.client.scan_iter("stepflow:slots:*"), *driver.client.scan_iter("stepflow:line:*")]
+    assert not [
+        *driver.client.scan_iter("stepflow:concurrency-slots:*"),
+        *driver.client.scan_iter("stepflow:wait-list:*"),
+    ]
 
 
 def test_a_tenant_in_a_shared_line_has_no_more_jobs_there_than_slots_of_its_own(driver: Driver) -> None:
@@ -127,8 +130,8 @@ def test_a_tenant_in_a_shared_line_has_no_more_jobs_there_than_slots_of_its_own(
     for tenant in (0, *[1] * 30, 2):
         crowd.random.randrange = lambda _stop, tenant=tenant: tenant  # type: ignore[method-assign]
         crowd.start()
-    lines = {name: driver.client.zcard(name) for name in driver.client.scan_iter("stepflow:line:*")}
-    assert lines.pop(driver.keys("LINE", "shop/buy:event.data.tenant=1")) == 30 - LIMIT
+    lines = {name: driver.client.zcard(name) for name in driver.client.scan_iter("stepflow:wait-list:*")}
+    assert lines.pop(driver.keys("WAIT_LIST", "shop/buy:event.data.tenant=1")) == 30 - LIMIT
     assert not lines
     taken = driver.claim(10) or []
     assert sorted(crowd.tenant_of[lease.run_id] for lease in taken) == [0, 1, 1, 2]

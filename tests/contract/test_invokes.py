@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.flow_control import RateConfig
 from stepflow_broker.registry.functions import FunctionConfig, register_functions
@@ -25,7 +25,7 @@ REFUSAL = memo_of_failure(Failure("FunctionNotFoundError", "could not find funct
 def waiting(driver: Driver, *, timeout_ms: int = 60_000) -> tuple[Lease, Lease]:
     """A held parent that waits for a child, and the child, held by another worker."""
     parent = driver.started()
-    assert driver.invoke(parent, timeout_ms=timeout_ms) == (Code.DONE, None)
+    assert driver.invoke(parent, timeout_ms=timeout_ms) == (ScriptStatus.DONE, None)
     return parent, driver.claim_one(worker="w2")
 
 
@@ -47,7 +47,7 @@ def outcomes(driver: Driver) -> list[tuple[str, object, str | None]]:
     return found
 
 
-def refused(driver: Driver, parent: Lease, code: Code, **options) -> None:
+def refused(driver: Driver, parent: Lease, code: ScriptStatus, **options) -> None:
     """An invoke is refused with this code, and nothing changes."""
     before = driver.snapshot()
     assert driver.invoke(parent, **options) == (code, None)
@@ -59,7 +59,7 @@ def refused(driver: Driver, parent: Lease, code: Code, **options) -> None:
 
 def test_an_invoke_starts_the_child_and_bounds_the_wait_in_one_script(driver: Driver) -> None:
     parent = driver.started()
-    assert driver.invoke(parent, timeout_ms=5_000) == (Code.DONE, None)
+    assert driver.invoke(parent, timeout_ms=5_000) == (ScriptStatus.DONE, None)
     step = driver.steps()["call"]
     assert (step.state, step.child, step.due_at) == ("waiting", "child1", driver.now_ms + 5_000)
     child = driver.run("child1")
@@ -77,7 +77,7 @@ def test_the_claim_of_a_child_names_its_parent_and_its_depth(driver: Driver) -> 
 def test_an_invoke_that_is_sent_twice_starts_one_child(driver: Driver) -> None:
     parent = driver.started()
     driver.invoke(parent)
-    refused(driver, parent, Code.ALREADY)
+    refused(driver, parent, ScriptStatus.ALREADY)
 
 
 @pytest.mark.parametrize("then", ["claimed", "ended", "woken", "cancelled", "timeout"])
@@ -92,7 +92,7 @@ def test_an_invoke_that_comes_again_later_changes_nothing(driver: Driver, then: 
     if then == "timeout":
         driver.advance(60_000)
         driver.fire()
-    refused(driver, parent, Code.ALREADY)
+    refused(driver, parent, ScriptStatus.ALREADY)
 
 
 def test_an_invoke_by_the_next_holder_finds_the_child_of_the_first(driver: Driver) -> None:
@@ -101,34 +101,34 @@ def test_an_invoke_by_the_next_holder_finds_the_child_of_the_first(driver: Drive
     driver.reclaim()
     again = {lease.run_id: lease for lease in driver.claim(worker="w3") or ()}["run1"]
     assert again.planned
-    refused(driver, again, Code.ALREADY)
-    refused(driver, parent, Code.STALE_FENCE)
+    refused(driver, again, ScriptStatus.ALREADY)
+    refused(driver, parent, ScriptStatus.STALE_FENCE)
 
 
 def test_an_invoke_with_a_stale_fence_is_refused(driver: Driver) -> None:
-    refused(driver, taken_over(driver), Code.STALE_FENCE)
+    refused(driver, taken_over(driver), ScriptStatus.STALE_FENCE)
 
 
 def test_an_invoke_by_a_parent_that_has_ended_or_does_not_exist_is_refused(driver: Driver) -> None:
-    refused(driver, NOBODY, Code.NO_RUN)
+    refused(driver, NOBODY, ScriptStatus.NO_RUN)
     finished, cancelled = driver.started("run1"), driver.started("run2")
     driver.finish(finished)
     driver.cancel("run2")
-    refused(driver, finished, Code.NO_RUN)
-    refused(driver, cancelled, Code.NO_RUN)
+    refused(driver, finished, ScriptStatus.NO_RUN)
+    refused(driver, cancelled, ScriptStatus.NO_RUN)
 
 
 def test_an_invoke_with_a_registry_that_has_changed_is_refused_until_it_is_read_again(driver: Driver) -> None:
     parent = driver.started()
     version = driver.send(register_functions(driver.keys, [FunctionConfig("shop", "sell", "shop")]))
-    refused(driver, parent, Code.STALE_REGISTRY)
-    assert driver.invoke(parent, version=version) == (Code.DONE, None)
+    refused(driver, parent, ScriptStatus.STALE_REGISTRY)
+    assert driver.invoke(parent, version=version) == (ScriptStatus.DONE, None)
 
 
 def test_a_function_that_does_not_exist_resolves_the_step_at_once(driver: Driver) -> None:
     parent = driver.started()
     code, resolved = driver.invoke(parent, refusal=REFUSAL)
-    assert code is Code.RESOLVED
+    assert code is ScriptStatus.RESOLVED
     assert resolved is not None
     assert (resolved.run_id, resolved.key, resolved.position, resolved.memo) == ("run1", KEY, 1, REFUSAL)
     assert driver.memos() == [(KEY, REFUSAL)]
@@ -139,21 +139,21 @@ def test_a_function_that_does_not_exist_resolves_the_step_at_once(driver: Driver
 def test_a_refusal_that_is_sent_twice_is_recorded_once(driver: Driver) -> None:
     parent = driver.started()
     driver.invoke(parent, refusal=REFUSAL)
-    refused(driver, parent, Code.ALREADY, refusal=REFUSAL)
+    refused(driver, parent, ScriptStatus.ALREADY, refusal=REFUSAL)
 
 
 def test_a_child_that_its_rate_limit_skips_resolves_the_step_at_once(driver: Driver) -> None:
     rate = RateConfig(1, 60_000)
     parent = driver.started()
-    assert driver.invoke(parent, "first", child="child1", rate=rate) == (Code.DONE, None)
+    assert driver.invoke(parent, "first", child="child1", rate=rate) == (ScriptStatus.DONE, None)
     code, resolved = driver.invoke(parent, child="child2", rate=rate)
-    assert code is Code.RESOLVED
+    assert code is ScriptStatus.RESOLVED
     assert resolved is not None
     memo = json.loads(resolved.memo)
     assert (memo["outcome"], memo["reason"], memo["id"]) == ("skipped", "rate limited", "call")
     assert driver.run("child2").status is RunStatus.SKIPPED
     assert driver.client.xlen(driver.keys("FINISHED")) == 0
-    refused(driver, parent, Code.ALREADY, child="child2", rate=rate)
+    refused(driver, parent, ScriptStatus.ALREADY, child="child2", rate=rate)
 
 
 def test_children_within_their_rate_limit_are_started_when_its_period_is_over(driver: Driver) -> None:
@@ -161,7 +161,7 @@ def test_children_within_their_rate_limit_are_started_when_its_period_is_over(dr
     parent = driver.started()
     driver.invoke(parent, "first", child="child1", rate=rate)
     driver.advance(60_000)
-    assert driver.invoke(parent, child="child2", rate=rate) == (Code.DONE, None)
+    assert driver.invoke(parent, child="child2", rate=rate) == (ScriptStatus.DONE, None)
 
 
 # -- wake --------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_a_child_that_ends_before_its_parent_is_parked_keeps_it_from_parking(dri
     parent, child = waiting(driver)
     driver.finish(child)
     driver.wake()
-    assert driver.park(parent, applied=0) is Code.MORE
+    assert driver.park(parent, applied=0) is ScriptStatus.MORE
     assert driver.run().status is RunStatus.RUNNING
 
 
@@ -225,7 +225,7 @@ def test_the_holder_of_the_parent_is_told_the_memo_unless_it_is_the_caller(drive
         parent = driver.started(run)
         driver.invoke(parent, child=child)
         driver.finish(driver.claim_one(worker="w2"))
-        heard = driver.listen("INBOX", "w1")
+        heard = driver.listen("NOTIFICATIONS", "w1")
         resolved = driver.wake(child, worker=caller)
         assert resolved is not None
         assert heard() == [f"memo {run} 1 {KEY} {resolved.memo.decode()}"] * told
@@ -266,22 +266,22 @@ def test_a_child_that_is_cancelled_says_so_to_its_parent_at_once(driver: Driver)
     assert outcomes(driver) == [("cancelled", None, "ValueError")]
     assert driver.queued("shop:steps") == ["run1"]
     assert driver.client.xlen(driver.keys("FINISHED")) == 0
-    assert driver.finish(child) is Code.NO_RUN
+    assert driver.finish(child) is ScriptStatus.NO_RUN
     assert driver.wake() is None
 
 
 def test_cancelling_a_parent_cancels_the_children_that_it_waits_for(driver: Driver) -> None:
     waiting(driver)
-    assert driver.cancel() is Code.DONE
+    assert driver.cancel() is ScriptStatus.DONE
     assert driver.run("child1").status is RunStatus.CANCELLED
     assert driver.client.xlen(driver.keys("FINISHED")) == 0
 
 
 def test_cancelling_a_parent_may_leave_its_children(driver: Driver) -> None:
     _, child = waiting(driver)
-    assert driver.cancel(children=False) is Code.DONE
+    assert driver.cancel(children=False) is ScriptStatus.DONE
     assert driver.run("child1").status is RunStatus.RUNNING
-    assert driver.finish(child) is Code.DONE
+    assert driver.finish(child) is ScriptStatus.DONE
     assert driver.wake() is None
     assert driver.client.xlen(driver.keys("FINISHED")) == 0
 
@@ -289,7 +289,7 @@ def test_cancelling_a_parent_may_leave_its_children(driver: Driver) -> None:
 def test_cancelling_a_grandparent_cancels_the_whole_tree_that_it_waits_for(driver: Driver) -> None:
     _, child = waiting(driver)
     driver.invoke(child, child="grandchild")
-    assert driver.cancel() is Code.DONE
+    assert driver.cancel() is ScriptStatus.DONE
     statuses = {driver.run(run).status for run in ("run1", "child1", "grandchild")}
     assert statuses == {RunStatus.CANCELLED}
     assert driver.client.xlen(driver.keys("FINISHED")) == 0
@@ -308,7 +308,7 @@ def test_a_timeout_resolves_the_step_and_leaves_the_child_running(driver: Driver
     assert driver.memos() == [(KEY, TIMEOUT_MEMO)]
     assert driver.queued("shop:steps") == ["run1"]
     assert driver.run("child1").status is RunStatus.RUNNING
-    assert driver.finish(child) is Code.DONE
+    assert driver.finish(child) is ScriptStatus.DONE
 
 
 def test_a_finish_after_the_timeout_changes_nothing_in_the_parent(driver: Driver) -> None:
@@ -341,7 +341,7 @@ def test_timeouts_that_fire_twice_are_recorded_once(driver: Driver) -> None:
 
 def test_the_holder_of_the_parent_is_told_of_the_timeout(driver: Driver) -> None:
     waiting(driver, timeout_ms=5_000)
-    heard = driver.listen("INBOX", "w1")
+    heard = driver.listen("NOTIFICATIONS", "w1")
     driver.advance(5_000)
     driver.fire()
     assert heard() == [f"memo run1 1 {KEY} {TIMEOUT_MEMO.decode()}"]
@@ -352,7 +352,7 @@ def test_the_holder_of_the_parent_is_told_of_the_timeout(driver: Driver) -> None
 
 def left_on_the_stream(driver: Driver) -> None:
     """A child that has ended, and whose worker died before it woke the parent."""
-    driver.store.broker.run(create_group(driver.keys, "FINISHED"))
+    driver.store.broker.execute(create_group(driver.keys, "FINISHED"))
     parent, child = waiting(driver)
     driver.park(parent)
     driver.finish(child)

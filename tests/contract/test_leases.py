@@ -138,7 +138,7 @@ def test_no_more_leases_are_reclaimed_at_once_than_asked_for(driver: Driver) -> 
 def test_a_lease_without_a_run_is_forgotten(driver: Driver) -> None:
     driver.client.zadd(driver.keys("LEASES"), {"nobody": 1, job_id("nobody", step_key("a")): 1})
     driver.reclaim()
-    assert set(driver.snapshot()) == {driver.keys("LOOKED")}
+    assert set(driver.snapshot()) == {driver.keys("LAST_LEASE_SCAN")}
 
 
 # -- timers ------------------------------------------------------------------------

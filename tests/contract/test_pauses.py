@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import ConcurrencyConfig, FlowConfig
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.jobs import Lease
@@ -32,7 +32,7 @@ def resumed(driver: Driver, kind: PauseKind, name: str) -> bool:
     return answer
 
 
-def start(driver: Driver, run: str, *, tenant: int = 1, limit: int = 0) -> Code:
+def start(driver: Driver, run: str, *, tenant: int = 1, limit: int = 0) -> ScriptStatus:
     flow = FlowConfig(concurrency=(ConcurrencyConfig(limit, "event.data.tenant"),)) if limit else None
     config = FunctionConfig("shop", "buy", "shop", flow=flow, retention_ms=RETENTION_MS)
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"tenant": tenant}})
@@ -47,11 +47,11 @@ def test_what_is_paused_is_known_with_its_reason_and_its_time(driver: Driver) ->
     assert paused(driver, "queue", "shop", "the stock is counted")
     driver.advance(1_000)
     assert not paused(driver, "queue", "shop", "still: the stock")
-    (one,) = driver.store.broker.run(read_pauses(driver.keys)).values()
+    (one,) = driver.store.broker.execute(read_pauses(driver.keys)).values()
     assert (one.kind, one.name, one.since, one.reason) == ("queue", "shop", START_MS, "still: the stock")
     assert resumed(driver, "queue", "shop")
     assert not resumed(driver, "queue", "shop")
-    assert not driver.store.broker.run(read_pauses(driver.keys))
+    assert not driver.store.broker.execute(read_pauses(driver.keys))
 
 
 def test_nothing_is_given_out_from_a_paused_queue(driver: Driver) -> None:
@@ -124,8 +124,8 @@ def test_a_run_that_was_put_aside_can_be_cancelled(driver: Driver, way: str) -> 
     if way == "cancel":
         driver.yield_run(lease)
         driver.claim()
-    assert driver.cancel() is Code.DONE
-    assert not [*driver.client.scan_iter("stepflow:line:*")]
+    assert driver.cancel() is ScriptStatus.DONE
+    assert not [*driver.client.scan_iter("stepflow:wait-list:*")]
     resumed(driver, "function", "shop/buy")
     assert claimed(driver) == []
 
@@ -154,7 +154,7 @@ def test_who_invokes_a_paused_function_is_told(driver: Driver) -> None:
     paused(driver, "function", "shop/sell")
     lease = driver.started()
     code, resolved = driver.invoke(lease)
-    assert code is Code.RESOLVED
+    assert code is ScriptStatus.RESOLVED
     assert resolved is not None
     assert b'"reason":"paused"' in resolved.memo
     assert driver.run("child1").status is RunStatus.SKIPPED
@@ -209,10 +209,13 @@ def test_whatever_is_paused_when_everybody_gets_through(driver: Driver, seed: in
         if not driver.client.zcard(driver.keys("LIVE")):
             break
     assert not driver.client.zcard(driver.keys("LIVE")), f"seed {seed}: some runs never got through"
-    assert not [*driver.client.scan_iter("stepflow:slots:*"), *driver.client.scan_iter("stepflow:line:*")]
+    assert not [
+        *driver.client.scan_iter("stepflow:concurrency-slots:*"),
+        *driver.client.scan_iter("stepflow:wait-list:*"),
+    ]
 
 
 def _is_held_up(driver: Driver, lease: Lease) -> bool:
-    found = driver.store.broker.run(read_pauses(driver.keys))
+    found = driver.store.broker.execute(read_pauses(driver.keys))
     gates = driver.client.hget(driver.keys("RUN", lease.run_id), "gates") or ""
     return any(one.kind != "key" or one.name in gates for one in found.values())

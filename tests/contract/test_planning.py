@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.ids import job_id, step_key
 from tests.support.driver import LEASE_MS, NOBODY, Driver
@@ -23,7 +23,7 @@ def taken_over(driver: Driver) -> Lease:
 
 def test_planned_steps_are_jobs_that_are_claimed_in_the_order_of_the_code(driver: Driver) -> None:
     lease = driver.started()
-    assert driver.plan(lease, "c", "a", "b") is Code.DONE
+    assert driver.plan(lease, "c", "a", "b") is ScriptStatus.DONE
     assert names(driver) == ["c", "a", "b"]
     assert driver.run().continuation == "leased"
 
@@ -32,7 +32,7 @@ def test_steps_that_are_planned_twice_have_one_job_each(driver: Driver) -> None:
     lease = driver.started()
     driver.plan(lease, "a", "b")
     before = driver.snapshot()
-    assert driver.plan(lease, "a", "b") is Code.DONE
+    assert driver.plan(lease, "a", "b") is ScriptStatus.DONE
     assert driver.snapshot() == before
 
 
@@ -47,7 +47,7 @@ def test_steps_that_were_claimed_meanwhile_are_not_planned_again(driver: Driver)
 def test_a_step_that_has_a_memo_is_not_planned(driver: Driver) -> None:
     lease = driver.started()
     driver.commit(lease, "a")
-    assert driver.plan(lease, "a") is Code.DONE
+    assert driver.plan(lease, "a") is ScriptStatus.DONE
     assert driver.steps() == {}
 
 
@@ -61,15 +61,15 @@ def test_a_step_that_waits_for_its_next_attempt_is_not_planned(driver: Driver) -
 def test_planning_with_a_stale_fence_is_refused(driver: Driver) -> None:
     stale = taken_over(driver)
     before = driver.snapshot()
-    assert driver.plan(stale, "a") is Code.STALE_FENCE
+    assert driver.plan(stale, "a") is ScriptStatus.STALE_FENCE
     assert driver.snapshot() == before
 
 
 def test_planning_for_a_run_that_does_not_exist_or_has_ended_is_refused(driver: Driver) -> None:
-    assert driver.plan(NOBODY, "a") is Code.NO_RUN
+    assert driver.plan(NOBODY, "a") is ScriptStatus.NO_RUN
     lease = driver.started()
     driver.cancel()
-    assert driver.plan(lease, "a") is Code.NO_RUN
+    assert driver.plan(lease, "a") is ScriptStatus.NO_RUN
 
 
 def test_odd_ids_are_kept_as_they_are(driver: Driver) -> None:
@@ -80,7 +80,7 @@ def test_odd_ids_are_kept_as_they_are(driver: Driver) -> None:
 
 def test_a_failed_attempt_of_the_continuations_step_becomes_a_delayed_job(driver: Driver) -> None:
     lease = driver.started()
-    assert driver.fail(lease, "a", delay_ms=1_000) is Code.DONE
+    assert driver.fail(lease, "a", delay_ms=1_000) is ScriptStatus.DONE
     step = driver.steps()["a"]
     assert (step.state, step.attempts, step.due_at) == ("delayed", 1, driver.now_ms + 1_000)
     assert step.failure is not None
@@ -91,7 +91,7 @@ def test_a_failed_attempt_of_the_continuations_step_becomes_a_delayed_job(driver
 def test_a_failed_attempt_of_a_planned_step_gives_up_its_lease(driver: Driver) -> None:
     driver.plan(driver.started(), "a")
     (step,) = driver.claim(worker="w2") or []
-    assert driver.fail(step) is Code.DONE
+    assert driver.fail(step) is ScriptStatus.DONE
     assert driver.extend(step) == [step.job]
     driver.advance(1_000)
     driver.fire()
@@ -107,7 +107,7 @@ def test_a_failed_attempt_that_is_recorded_twice_counts_once(driver: Driver) -> 
     for failed, step_id in ((lease, "own"), (step, "planned")):
         driver.fail(failed, step_id)
         before = driver.snapshot()
-        assert driver.fail(failed, step_id) is Code.ALREADY
+        assert driver.fail(failed, step_id) is ScriptStatus.ALREADY
         assert driver.snapshot() == before
         assert driver.steps()[step_id].attempts == 1
 
@@ -119,14 +119,14 @@ def test_a_failed_attempt_sent_again_after_the_next_was_claimed_changes_nothing(
     driver.fire()
     driver.claim(worker="w2")
     before = driver.snapshot()
-    assert driver.fail(lease, "a") is Code.ALREADY
+    assert driver.fail(lease, "a") is ScriptStatus.ALREADY
     assert driver.snapshot() == before
 
 
 def test_a_failed_attempt_with_a_stale_fence_is_refused(driver: Driver) -> None:
     stale = taken_over(driver)
     before = driver.snapshot()
-    assert driver.fail(stale, "a") is Code.STALE_FENCE
+    assert driver.fail(stale, "a") is ScriptStatus.STALE_FENCE
     assert driver.snapshot() == before
 
 
@@ -137,21 +137,21 @@ def test_a_failed_attempt_of_a_planned_step_with_a_stale_fence_is_refused(driver
     driver.reclaim()
     driver.claim(worker="w3")
     before = driver.snapshot()
-    assert driver.fail(stale) is Code.STALE_FENCE
+    assert driver.fail(stale) is ScriptStatus.STALE_FENCE
     assert driver.snapshot() == before
 
 
 def test_a_failed_attempt_of_a_run_that_does_not_exist_or_has_ended_is_refused(driver: Driver) -> None:
-    assert driver.fail(NOBODY, "a") is Code.NO_RUN
+    assert driver.fail(NOBODY, "a") is ScriptStatus.NO_RUN
     lease = driver.started()
     driver.cancel()
-    assert driver.fail(lease, "a") is Code.NO_RUN
+    assert driver.fail(lease, "a") is ScriptStatus.NO_RUN
 
 
 def test_a_step_that_is_put_off_keeps_its_number_of_attempts(driver: Driver) -> None:
     driver.plan(driver.started(), "a")
     (step,) = driver.claim(worker="w2") or []
-    assert driver.fail(step, attempts=0) is Code.DONE
+    assert driver.fail(step, attempts=0) is ScriptStatus.DONE
     driver.advance(1_000)
     driver.fire()
     (again,) = driver.claim(worker="w2") or []

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import FlowConfig
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.pauses import pause, resume
@@ -22,7 +22,7 @@ RANKED = FunctionConfig(
 def start(driver: Driver, run: str, seconds: float) -> None:
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"seconds": seconds}})
     call = start_run(driver.keys, RANKED, run_id=run, event=event, dedupe=False, now_ms=driver.now_ms)
-    assert driver.send(call) is Code.DONE
+    assert driver.send(call) is ScriptStatus.DONE
     driver.advance(1)
 
 

@@ -79,12 +79,12 @@ def test_what_needs_no_repair_is_left_as_it_is(driver: Driver) -> None:
 
 def test_many_runs_are_looked_at_in_parts(driver: Driver) -> None:
     runs = [f"run{n}" for n in range(300)]
-    driver.store.broker.run_all([driver.starting(run) for run in runs])
+    driver.store.broker.execute_all([driver.starting(run) for run in runs])
     driver.client.delete(driver.keys("RQ_QUEUE", "shop"), *[driver.keys("RQ_JOB", run) for run in runs])
     repaired: list[str] = []
     cursor = -1
     while cursor != 0:
-        cursor, part = driver.store.broker.run(
+        cursor, part = driver.store.broker.execute(
             repair_jobs(driver.keys, cursor=max(cursor, 0), count=50, now_ms=driver.now_ms)
         )
         repaired += part

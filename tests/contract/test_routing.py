@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.functions import (
     DEDUPE_MS,
@@ -29,40 +29,40 @@ EVENT = dumps({"name": "order.placed", "id": "e1", "ts": 1, "data": {}})
 @pytest.fixture
 def version(driver: Driver) -> int:
     """The version of a registry with two functions, with the stream made."""
-    driver.store.broker.run(create_group(driver.keys, "EVENTS"))
-    return driver.store.broker.run(register_functions(driver.keys, [BUY, MAIL]))
+    driver.store.broker.execute(create_group(driver.keys, "EVENTS"))
+    return driver.store.broker.execute(register_functions(driver.keys, [BUY, MAIL]))
 
 
 def sent(driver: Driver, *, dedupe: bool = True) -> StreamedEvent:
     """An event that was sent, and taken off the group by a worker."""
-    driver.store.broker.run(add_event(driver.keys, EVENT, event_id="e1", dedupe=dedupe))
-    (event,) = driver.store.broker.run(read_events(driver.keys, "w1"))
+    driver.store.broker.execute(add_event(driver.keys, EVENT, event_id="e1", dedupe=dedupe))
+    (event,) = driver.store.broker.execute(read_events(driver.keys, "w1"))
     return event
 
 
 def route(driver: Driver, event: StreamedEvent, version: int) -> int | None:
     starts = [("run1", BUY), ("run2", MAIL)]
-    routed = driver.store.broker.run(route_event(driver.keys, event, starts, version=version, now_ms=driver.now_ms))
+    routed = driver.store.broker.execute(route_event(driver.keys, event, starts, version=version, now_ms=driver.now_ms))
     check_invariants(driver.client)
-    return None if routed.code is Code.STALE_REGISTRY else routed.started
+    return None if routed.code is ScriptStatus.STALE_REGISTRY else routed.started
 
 
 def test_registered_functions_are_found(driver: Driver, version: int) -> None:
-    assert driver.store.broker.run(read_functions(driver.keys)) == [MAIL, BUY]
-    assert driver.store.broker.run(read_function(driver.keys, "shop", "buy")) == BUY
-    assert driver.store.broker.run(read_function(driver.keys, "shop", "sell")) is None
+    assert driver.store.broker.execute(read_functions(driver.keys)) == [MAIL, BUY]
+    assert driver.store.broker.execute(read_function(driver.keys, "shop", "buy")) == BUY
+    assert driver.store.broker.execute(read_function(driver.keys, "shop", "sell")) is None
 
 
 def test_the_version_grows_with_a_change_and_only_with_one(driver: Driver, version: int) -> None:
-    assert driver.store.broker.run(register_functions(driver.keys, [BUY, MAIL])) == version
+    assert driver.store.broker.execute(register_functions(driver.keys, [BUY, MAIL])) == version
     changed = FunctionConfig("shop", "buy", "shop", (EventConfig("order.placed"),), 5)
-    assert driver.store.broker.run(register_functions(driver.keys, [changed])) == version + 1
-    assert driver.store.broker.run(registry_version(driver.keys)) == version + 1
-    assert driver.store.broker.run(read_functions(driver.keys)) == [MAIL, changed]
+    assert driver.store.broker.execute(register_functions(driver.keys, [changed])) == version + 1
+    assert driver.store.broker.execute(registry_version(driver.keys)) == version + 1
+    assert driver.store.broker.execute(read_functions(driver.keys)) == [MAIL, changed]
 
 
 def test_a_registry_that_nobody_wrote_has_version_zero(driver: Driver) -> None:
-    assert driver.store.broker.run(registry_version(driver.keys)) == 0
+    assert driver.store.broker.execute(registry_version(driver.keys)) == 0
 
 
 def test_an_event_starts_a_run_of_each_function_and_leaves_the_stream(driver: Driver, version: int) -> None:
@@ -107,15 +107,15 @@ def test_an_event_is_not_routed_by_a_registry_that_has_changed(driver: Driver, v
 
 def test_an_event_that_no_function_wants_leaves_the_stream(driver: Driver, version: int) -> None:
     call = route_event(driver.keys, sent(driver), [], version=version, now_ms=driver.now_ms)
-    assert driver.store.broker.run(call).started == 0
+    assert driver.store.broker.execute(call).started == 0
     assert driver.client.xlen(driver.keys("EVENTS")) == 0
 
 
 def test_an_event_that_a_dead_worker_took_is_taken_over(driver: Driver, version: int) -> None:
     event = sent(driver)
-    assert driver.store.broker.run(take_over_events(driver.keys, "w2", idle_ms=0)) == [event]
+    assert driver.store.broker.execute(take_over_events(driver.keys, "w2", idle_ms=0)) == [event]
     assert route(driver, event, version) == 2
-    assert driver.store.broker.run(take_over_events(driver.keys, "w2", idle_ms=0)) == []
+    assert driver.store.broker.execute(take_over_events(driver.keys, "w2", idle_ms=0)) == []
 
 
 def test_an_event_that_was_routed_cannot_disturb_its_run(driver: Driver, version: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import DEDUPE_MS
 from stepflow_engine.ids import step_key
 from stepflow_engine.states import RunStatus
@@ -10,7 +10,7 @@ from tests.support.driver import RETENTION_MS, START_MS, Driver, memo
 
 
 def test_a_started_run_is_queued_on_the_list_of_new_runs(driver: Driver) -> None:
-    assert driver.start() is Code.DONE
+    assert driver.start() is ScriptStatus.DONE
     run = driver.run()
     assert (run.status, run.continuation, run.attempt) == (RunStatus.QUEUED, "queued", 0)
     assert (run.name, run.queue, run.created_at) == ("shop/buy", "shop", START_MS)
@@ -21,13 +21,13 @@ def test_a_started_run_is_queued_on_the_list_of_new_runs(driver: Driver) -> None
 def test_a_run_that_is_started_twice_is_started_once(driver: Driver) -> None:
     driver.start()
     before = driver.snapshot()
-    assert driver.start() is Code.ALREADY
+    assert driver.start() is ScriptStatus.ALREADY
     assert driver.snapshot() == before
 
 
 def test_a_run_that_has_ended_is_not_started_again(driver: Driver) -> None:
     driver.finish(driver.started())
-    assert driver.start() is Code.ALREADY
+    assert driver.start() is ScriptStatus.ALREADY
     assert driver.run().status is RunStatus.COMPLETED
 
 
@@ -73,7 +73,7 @@ def test_a_run_is_loaded_from_a_position_on(driver: Driver) -> None:
 def test_thousands_of_memos_are_loaded_in_order(driver: Driver) -> None:
     driver.start()
     keys = [step_key(str(n)) for n in range(2_500)]
-    driver.client.rpush(driver.keys("ORDER", "run1"), *keys)
+    driver.client.rpush(driver.keys("MEMO_ORDER", "run1"), *keys)
     driver.client.hset(driver.keys("MEMOS", "run1"), mapping={key: memo(n) for n, key in enumerate(keys)})
     assert driver.memos() == [(key, memo(n)) for n, key in enumerate(keys)]
 
@@ -83,5 +83,5 @@ def test_a_run_that_does_not_exist_is_loaded_as_none(driver: Driver) -> None:
 
 
 def test_a_run_that_does_not_exist_cannot_be_cancelled(driver: Driver) -> None:
-    assert driver.cancel("nobody") is Code.NO_RUN
+    assert driver.cancel("nobody") is ScriptStatus.NO_RUN
     assert driver.snapshot() == {}

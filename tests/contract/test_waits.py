@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.transitions.events import Routed, StreamedEvent, add_event, drop_event, read_events, route_event
@@ -42,7 +42,7 @@ def sleep(*, delay_ms: int = 0, until_ms: int = 0) -> WaitStart:
     return WaitStart(step_key("w"), "w", dumps({"id": "w", "kind": "sleep"})[1:], delay_ms, until_ms)
 
 
-def begin(driver: Driver, lease: Lease, start: WaitStart) -> Code:
+def begin(driver: Driver, lease: Lease, start: WaitStart) -> ScriptStatus:
     begun = begin_wait(driver.keys, start, run_id=lease.run_id, fence=lease.fence, now_ms=driver.now_ms)
     return driver.send(begun).code
 
@@ -50,31 +50,33 @@ def begin(driver: Driver, lease: Lease, start: WaitStart) -> Code:
 def came(driver: Driver, name: str, data: object, *, paths: tuple[str, ...] = (), event_id: str = "e1") -> Routed:
     """An event that has come, and what became of it."""
     text = dumps({"name": name, "id": event_id, "ts": 1, "data": data})
-    driver.store.broker.run(add_event(driver.keys, text, event_id=event_id, dedupe=True))
-    (event,) = driver.store.broker.run(read_events(driver.keys, "w1"))
+    driver.store.broker.execute(add_event(driver.keys, text, event_id=event_id, dedupe=True))
+    (event,) = driver.store.broker.execute(read_events(driver.keys, "w1"))
     return routed(driver, event, paths)
 
 
 def routed(driver: Driver, event: StreamedEvent, paths: tuple[str, ...] = ()) -> Routed:
-    answer = driver.store.broker.run(route_event(driver.keys, event, [], version=0, paths=paths, now_ms=driver.now_ms))
+    answer = driver.store.broker.execute(
+        route_event(driver.keys, event, [], version=0, paths=paths, now_ms=driver.now_ms)
+    )
     check_invariants(driver.client)
     return answer
 
 
 def memo_of(driver: Driver, run: str = "run1") -> object:
     """The only memo of a run."""
-    ((_, text),) = driver.store.broker.run(read_memos(driver.keys, run))
+    ((_, text),) = driver.store.broker.execute(read_memos(driver.keys, run))
     return read_memo(text)
 
 
 @pytest.fixture(autouse=True)
 def group(driver: Driver) -> None:
-    driver.store.broker.run(create_group(driver.keys, "EVENTS"))
+    driver.store.broker.execute(create_group(driver.keys, "EVENTS"))
 
 
 def test_a_sleep_ends_at_its_time_and_wakes_its_run(driver: Driver) -> None:
     lease = driver.started()
-    assert begin(driver, lease, sleep(delay_ms=5_000)) is Code.DONE
+    assert begin(driver, lease, sleep(delay_ms=5_000)) is ScriptStatus.DONE
     driver.park(lease)
     driver.now_ms += 4_999
     assert driver.fire() == (0, 1)
@@ -91,13 +93,13 @@ def test_a_sleep_that_is_asked_for_again_does_not_begin_again(driver: Driver) ->
     begin(driver, lease, sleep(delay_ms=5_000))
     before = driver.snapshot()
     driver.now_ms += 3_000
-    assert begin(driver, lease, sleep(delay_ms=5_000)) is Code.ALREADY
+    assert begin(driver, lease, sleep(delay_ms=5_000)) is ScriptStatus.ALREADY
     assert driver.snapshot() == before
 
 
 def test_a_time_that_is_past_resolves_the_step_at_once(driver: Driver) -> None:
     lease = driver.started()
-    assert begin(driver, lease, sleep(until_ms=START_MS - 1)) is Code.RESOLVED
+    assert begin(driver, lease, sleep(until_ms=START_MS - 1)) is ScriptStatus.RESOLVED
     assert memo_of(driver).detail["ended_at"] == START_MS
 
 
@@ -105,15 +107,15 @@ def test_a_stale_worker_begins_no_wait(driver: Driver) -> None:
     lease = driver.started()
     driver.yield_run(lease)
     driver.claim_one()
-    assert begin(driver, lease, sleep(delay_ms=1)) is Code.STALE_FENCE
+    assert begin(driver, lease, sleep(delay_ms=1)) is ScriptStatus.STALE_FENCE
     driver.cancel()
-    assert begin(driver, lease, sleep(delay_ms=1)) is Code.NO_RUN
+    assert begin(driver, lease, sleep(delay_ms=1)) is ScriptStatus.NO_RUN
 
 
 def test_an_event_without_wait_and_function_changes_nothing_but_the_log(driver: Driver) -> None:
     assert came(driver, "paid", {}).started == 0
     assert driver.client.xlen(driver.keys("EVENTS")) == 0
-    assert driver.client.xlen(driver.keys("RECENT", "paid")) == 1
+    assert driver.client.xlen(driver.keys("EVENT_HISTORY", "paid")) == 1
 
 
 def test_any_event_of_the_name_ends_a_wait_without_values(driver: Driver) -> None:
@@ -133,17 +135,17 @@ def test_an_event_is_asked_for_the_values_that_waits_want(driver: Driver) -> Non
     for n, lease in enumerate(leases):
         begin(driver, lease, wait_for("paid", paths="data.order", values=[n]))
         driver.park(lease)
-    before = driver.client.xlen(driver.keys("RECENT", "paid"))
+    before = driver.client.xlen(driver.keys("EVENT_HISTORY", "paid"))
     refused = came(driver, "paid", {"order": 1})
-    assert (refused.code, refused.paths) == (Code.MORE_VALUES, ("data.order",))
-    assert driver.client.xlen(driver.keys("RECENT", "paid")) == before
+    assert (refused.code, refused.paths) == (ScriptStatus.MORE_VALUES, ("data.order",))
+    assert driver.client.xlen(driver.keys("EVENT_HISTORY", "paid")) == before
     (event,) = _pending(driver)
-    assert routed(driver, event, refused.paths).code is Code.DONE
+    assert routed(driver, event, refused.paths).code is ScriptStatus.DONE
     assert driver.queued("shop:steps") == ["run2"]
 
 
 def test_paths_that_nobody_waits_for_any_more_do_no_harm(driver: Driver) -> None:
-    assert came(driver, "paid", {"order": 1}, paths=("data.order", "data.user")).code is Code.DONE
+    assert came(driver, "paid", {"order": 1}, paths=("data.order", "data.user")).code is ScriptStatus.DONE
 
 
 def test_an_event_that_is_routed_again_ends_nothing_twice(driver: Driver) -> None:
@@ -171,16 +173,16 @@ def test_a_wait_with_a_condition_is_left_to_a_worker(driver: Driver) -> None:
     lease = driver.started()
     begin(driver, lease, wait_for("paid", condition=b'"looked at"'))
     answer = came(driver, "paid", {"n": 1})
-    assert (answer.code, answer.paths) == (Code.DONE, ("?",))
+    assert (answer.code, answer.paths) == (ScriptStatus.DONE, ("?",))
     (event,) = _pending(driver)
-    (wait,) = driver.store.broker.run(read_waits(driver.keys, "paid"))
+    (wait,) = driver.store.broker.execute(read_waits(driver.keys, "paid"))
     assert wait == ("run1", step_key("w"))
-    assert loads(driver.store.broker.run(read_condition(driver.keys, *wait))) == "looked at"
+    assert loads(driver.store.broker.execute(read_condition(driver.keys, *wait))) == "looked at"
     assert driver.send(deliver_event(driver.keys, *wait, event.event, now_ms=driver.now_ms)) is True
     assert driver.send(deliver_event(driver.keys, *wait, event.event, now_ms=driver.now_ms)) is False
-    assert driver.store.broker.run(read_waits(driver.keys, "paid")) == []
+    assert driver.store.broker.execute(read_waits(driver.keys, "paid")) == []
     for call in drop_event(driver.keys, event):
-        driver.store.broker.run(call)
+        driver.store.broker.execute(call)
     assert driver.client.xlen(driver.keys("EVENTS")) == 0
 
 
@@ -191,11 +193,11 @@ def test_a_look_back_answers_the_events_of_late(driver: Driver) -> None:
         came(driver, "paid", {"n": n}, event_id=f"e{n}")
     start = wait_for("paid", paths="data.n", values=[1])
     looking = WaitStart(start.key, "w", start.detail, HOUR_MS, event="paid", index=start.index, lookback_ms=60_000)
-    begun = driver.store.broker.run(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
-    assert begun.code is Code.DONE
+    begun = driver.store.broker.execute(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
+    assert begun.code is ScriptStatus.DONE
     assert [loads(event)["data"]["n"] for event in begun.recent] == [0, 1, 2]
-    again = driver.store.broker.run(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
-    assert again == replace(begun, code=Code.ALREADY), "whoever looked first may have died"
+    again = driver.store.broker.execute(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
+    assert again == replace(begun, code=ScriptStatus.ALREADY), "whoever looked first may have died"
 
 
 def test_the_end_of_a_run_ends_its_waits(driver: Driver) -> None:
@@ -203,7 +205,7 @@ def test_the_end_of_a_run_ends_its_waits(driver: Driver) -> None:
     begin(driver, lease, wait_for("paid", paths="data.order", values=[1]))
     begin(driver, lease, wait_for("paid", step_id="any"))
     driver.finish(lease)
-    assert came(driver, "paid", {"order": 1}).code is Code.DONE
+    assert came(driver, "paid", {"order": 1}).code is ScriptStatus.DONE
     assert not list(driver.client.scan_iter("stepflow:wait*"))
 
 
@@ -212,15 +214,15 @@ def test_events_of_a_step_are_sent_with_its_memo_and_once(driver: Driver) -> Non
     events = [(dumps({"name": "told", "id": f"e{n}", "ts": 1, "data": n}), f"e{n}", bool(n)) for n in range(2)]
     text = b'{"data":["e0","e1"],"id":"send"}'
 
-    def send(fence: int) -> tuple[Code, int]:
+    def send(fence: int) -> tuple[ScriptStatus, int]:
         return driver.send(
             send_events(driver.keys, run_id="run1", fence=fence, key=step_key("send"), memo=text, events=events)
         )
 
-    assert send(lease.fence) == (Code.DONE, 1)
-    assert send(lease.fence) == (Code.ALREADY, 1)
-    assert send(lease.fence + 1)[0] is Code.ALREADY
-    sent = driver.store.broker.run(read_events(driver.keys, "w1"))
+    assert send(lease.fence) == (ScriptStatus.DONE, 1)
+    assert send(lease.fence) == (ScriptStatus.ALREADY, 1)
+    assert send(lease.fence + 1)[0] is ScriptStatus.ALREADY
+    sent = driver.store.broker.execute(read_events(driver.keys, "w1"))
     assert [(event.event_id, event.dedupe) for event in sent] == [("e0", False), ("e1", True)]
 
 
@@ -234,7 +236,7 @@ def test_a_stale_worker_sends_nothing(driver: Driver) -> None:
         memo=b"{}",
         events=[(b"{}", "e", False)],
     )
-    assert driver.send(call) == (Code.STALE_FENCE, 0)
+    assert driver.send(call) == (ScriptStatus.STALE_FENCE, 0)
     assert driver.client.xlen(driver.keys("EVENTS")) == 0
 
 

@@ -10,22 +10,22 @@ from unittest.mock import MagicMock
 from hypothesis import strategies as st
 
 from stepflow import StepflowError
-from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.registry.event_filter import Condition
+from stepflow_broker.registry.event_filter import EventFilter
 from stepflow_broker.registry.functions import read_function, read_functions
 from stepflow_broker.transitions.events import StreamedEvent, read_events
 from stepflow_broker.transitions.jobs import Lease, load_run
 from stepflow_broker.transitions.outbox import read_finished
 from stepflow_broker.transitions.pauses import read_pauses
 from stepflow_broker.transitions.runs import read_run, read_steps
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import open_memo
-from stepflow_engine.errors import ServerError
+from stepflow_engine.errors import BackendUnavailableError
 from stepflow_engine.memo import read_memo
 from stepflow_workers.consumers.event_router import Router
-from stepflow_workers.partition.notifications import Inbox
+from stepflow_workers.partition.notifications import NotificationListener
 from tests.fuzz.cases import JSON, TEXTS, fuzzed
 
 KEYS = Keys()
@@ -63,7 +63,7 @@ def flat(fields: dict[bytes, bytes]) -> list[bytes]:
 @fuzzed(0.05, fields=HASHES, status=st.sampled_from([b"queued", b"failed", b"completed", b"x"]))
 def test_a_record_is_read_or_is_a_typed_error(fields: dict[bytes, bytes], status: bytes) -> None:
     known = flat({b"event": b'{"data":1}', **fields, b"status": status})
-    calls: list[tuple[Call[Any], Any]] = [
+    calls: list[tuple[Command[Any], Any]] = [
         (read_run(KEYS, "r"), known),
         (read_steps(KEYS, "r"), flat(fields)),
         (read_pauses(KEYS), flat(fields)),
@@ -97,7 +97,7 @@ def test_a_lease_is_always_read(words: list[Any], job: bytes) -> None:
 @fuzzed(0.02, text=BLOBS, event=EVENTS)
 def test_a_condition_holds_or_not_or_is_a_typed_error(text: bytes, event: bytes) -> None:
     with suppress(StepflowError):
-        Condition.from_json(text).holds(event)
+        EventFilter.from_json(text).holds(event)
 
 
 class Listener:
@@ -109,17 +109,17 @@ class Listener:
     def on_pauses(self) -> None: ...
 
     def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
-        open_memo(PLAIN, run_id, key, read_memo(memo))
+        open_memo(NO_ENCRYPTION, run_id, key, read_memo(memo))
 
     def on_cancel(self, run_id: str) -> None: ...
 
 
-INBOX = Inbox(MagicMock(), KEYS, "w", ["shop"], Listener())
+INBOX = NotificationListener(MagicMock(), KEYS, "w", ["shop"], Listener())
 
 
 @fuzzed(0.04, data=BLOBS, kind=st.sampled_from([b"", b"memo ", b"cancel ", b"memo r 1 k ", b"memo r x k {}"]))
 def test_a_message_is_heard_or_let_go(data: bytes, kind: bytes) -> None:
-    for channel in (KEYS("READY"), KEYS("INBOX", "w"), KEYS("PAUSES"), "other"):
+    for channel in (KEYS("READY"), KEYS("NOTIFICATIONS", "w"), KEYS("PAUSES"), "other"):
         INBOX._try_to_hear(channel, kind + data)
 
 
@@ -133,10 +133,10 @@ class DeadServer:
     def __init__(self) -> None:
         self.dropped = 0
 
-    async def run(self, call: Call[Any]) -> Any:
-        raise ServerError("away")
+    async def execute(self, call: Command[Any]) -> Any:
+        raise BackendUnavailableError("away")
 
-    async def run_all(self, calls: tuple[Call[Any], ...]) -> None:
+    async def execute_all(self, calls: tuple[Command[Any], ...]) -> None:
         self.dropped += 1
 
 
@@ -144,6 +144,6 @@ class DeadServer:
 def test_an_event_is_routed_dropped_or_left(event: bytes, keyed: bool) -> None:
     broker = DeadServer()
     router = Router(broker, KEYS, "w", REGISTRY, Cipher([bytes(32)] if keyed else []))  # type: ignore[arg-type]
-    with suppress(ServerError):
+    with suppress(BackendUnavailableError):
         LOOP.run_until_complete(router.route([StreamedEvent("1-1", event, "e", dedupe=False)]))
         assert broker.dropped <= 1

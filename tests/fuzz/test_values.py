@@ -12,10 +12,10 @@ from stepflow import DecryptionError, Event, EventError, Failure, StepOutputErro
 from stepflow.event import encode_event
 from stepflow.functions.invocable import invoke_request
 from stepflow.functions.requests import send_request, wait_request
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.codec import dumps, dumps_event, dumps_output, loads
-from stepflow_engine.encryption_scopes import open_event_text, open_memo, read_event, seal_failure, shown_memo
-from stepflow_engine.errors import RetryAfterError, UnreadableError
+from stepflow_engine.encryption_scopes import open_event_text, open_memo, read_event, redacted_memo, seal_failure
+from stepflow_engine.errors import CorruptDataError, RetryAfterError
 from stepflow_engine.ids import StepKeys, job_id, run_id_for, split_job_id, step_key
 from stepflow_engine.limits import check_id
 from stepflow_engine.memo import memo_of_data, memo_of_error, read_memo
@@ -23,7 +23,7 @@ from stepflow_engine.retry import Backoff, retry_delay_ms
 from tests.fuzz.cases import DEEP, JSON, ODD, SCALARS, TEXTS, fuzzed, pieces
 
 CIPHER = Cipher([bytes(32)])
-CIPHERS = st.sampled_from([PLAIN, CIPHER])
+CIPHERS = st.sampled_from([NO_ENCRYPTION, CIPHER])
 PLACE = ("step", "run", "key")
 
 
@@ -112,7 +112,7 @@ def test_a_failure_is_always_kept(message: Any, after: Any, cipher: Cipher) -> N
 @fuzzed(0.08, text=st.binary(max_size=40) | JSON.map(repr).map(lambda text: text.encode(errors="replace")))
 def test_a_memo_or_an_event_that_is_none_is_a_typed_error(text: bytes) -> None:
     for read in (read_memo, read_event):
-        with suppress(UnreadableError):
+        with suppress(CorruptDataError):
             read(text)
 
 
@@ -134,9 +134,9 @@ def test_a_memo_of_a_stranger_opens_or_is_a_typed_error(value: dict[str, Any], c
         text = dumps(value)
     except TypeError:
         return
-    with suppress(DecryptionError, UnreadableError):
+    with suppress(DecryptionError, CorruptDataError):
         memo = read_memo(text)
-        shown_memo(cipher, "run", "key", memo)
+        redacted_memo(cipher, "run", "key", memo)
         open_memo(cipher, "run", "key", memo)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hiredis import Reader
 
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.redis_client.async_broker import AsyncBroker
-from stepflow_engine.errors import ServerError
+from stepflow_engine.errors import BackendUnavailableError
 
 Answer = Callable[[str], bytes]
 GREETINGS = {"CLIENT": b"+OK\r\n", "PING": b"+PONG\r\n"}
@@ -66,7 +66,7 @@ class ScriptedServer:
         return self._answer(word)
 
 
-def echo(word: str) -> Call[str]:
+def echo(word: str) -> Command[str]:
     return command(bytes.decode, "ECHO", word)
 
 
@@ -84,29 +84,29 @@ async def test_what_is_refused_for_a_time_is_sent_again_in_its_order(refusal: by
     server = ScriptedServer(after([refusal] * 40))
     async with server.broker() as broker:
         words = [str(n) for n in range(20)]
-        assert await broker.run_all([echo(word) for word in words]) == words
+        assert await broker.execute_all([echo(word) for word in words]) == words
     assert server.heard == words * 3
 
 
 async def test_what_may_not_have_arrived_is_sent_again_in_its_order() -> None:
     server = ScriptedServer(after([HANG_UP]))
     async with server.broker() as broker:
-        assert await broker.run_all([echo(word) for word in "abc"]) == ["a", "b", "c"]
+        assert await broker.execute_all([echo(word) for word in "abc"]) == ["a", "b", "c"]
     assert server.heard == ["a", "a", "b", "c"]
 
 
 @pytest.mark.parametrize("refusal", [BUSY, OOM])
 async def test_the_patience_ends_with_an_error_that_says_why(refusal: bytes) -> None:
     server = ScriptedServer(lambda _: refusal)
-    async with server.broker(patience_s=0.2) as broker:
-        with pytest.raises(ServerError, match=r"busy|out of memory"):
-            await broker.run(echo("a"))
+    async with server.broker(retry_for_s=0.2) as broker:
+        with pytest.raises(BackendUnavailableError, match=r"busy|out of memory"):
+            await broker.execute(echo("a"))
     assert 2 <= len(server.heard) < 10
 
 
 async def test_a_server_that_accepts_and_hangs_up_is_not_tried_again_at_once() -> None:
     server = ScriptedServer(lambda _: HANG_UP)
-    async with server.broker(patience_s=0.5) as broker:
-        with pytest.raises(ServerError, match="closed the connection"):
-            await broker.run(echo("a"))
+    async with server.broker(retry_for_s=0.5) as broker:
+        with pytest.raises(BackendUnavailableError, match="closed the connection"):
+            await broker.execute(echo("a"))
         assert 2 <= server.connections < 15

@@ -29,14 +29,14 @@ from stepflow import (
     Stepflow,
 )
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import keys_for
 from stepflow_broker.registry.functions import register_functions, registry_version
 from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_broker.transitions.jobs import claim_jobs, finish_run, queue_lists
-from stepflow_broker.transitions.outbox import ChildAsked
+from stepflow_broker.transitions.outbox import StartChild
 from stepflow_broker.transitions.pauses import pause
 from stepflow_broker.transitions.remote_invokes import (
     invoke_remote_child,
@@ -46,7 +46,7 @@ from stepflow_broker.transitions.remote_invokes import (
 )
 from stepflow_broker.transitions.runs import RunRecord, list_runs, read_memos, read_run, read_steps, start_run
 from stepflow_engine.codec import dumps
-from stepflow_engine.ids import moved_to, run_id_for, step_key
+from stepflow_engine.ids import run_id_for, step_key, with_partition_prefix
 from tests.support.processes import until
 
 PARTITIONS = 4
@@ -72,12 +72,12 @@ def broker(url: str) -> Iterator[Broker]:
 
 def start_elsewhere(app: Stepflow, parent: Function[Any, Any], child: Function[Any, Any], data: Any = None) -> Run[Any]:
     """Start a parent in the partition after the one where the child's runs live."""
-    keys = keys_for(app.producer.url)
-    home = keys.all.index(keys.of(child.config.home))
-    run_id = moved_to(f"{(home + 1) % PARTITIONS:04x}", run_id_for(parent.config.name, repr(data)))
+    keys = keys_for(app.backend.url)
+    home = keys.all.index(keys.of(child.config.pinned_partition))
+    run_id = with_partition_prefix(f"{(home + 1) % PARTITIONS:04x}", run_id_for(parent.config.name, repr(data)))
     event = dumps({"name": "e", "id": run_id, "ts": 1, "data": data})
-    app.producer.deliver([start_run(keys, parent.config, run_id=run_id, event=event, dedupe=False)])
-    assert keys.of(run_id) is not keys.of(child.config.home)
+    app.backend.deliver([start_run(keys, parent.config, run_id=run_id, event=event, dedupe=False)])
+    assert keys.of(run_id) is not keys.of(child.config.pinned_partition)
     return app.run(run_id)
 
 
@@ -99,8 +99,8 @@ def child_of(broker: Broker, keys: Keys, parent: Run[Any]) -> str:
     """The child that a run waits for, as soon as it is there."""
 
     def found() -> list[str]:
-        children = [step.child for step in broker.run(read_steps(keys, parent.id)) if step.child]
-        return [child for child in children if broker.run(read_run(keys, child))]
+        children = [step.child for step in broker.execute(read_steps(keys, parent.id)) if step.child]
+        return [child for child in children if broker.execute(read_run(keys, child))]
 
     until(found, what=f"the child of {parent.id}")
     return found()[0]
@@ -108,8 +108,8 @@ def child_of(broker: Broker, keys: Keys, parent: Run[Any]) -> str:
 
 def ended(broker: Broker, keys: Keys) -> list[RunRecord]:
     """All runs that have ended."""
-    run_ids = [run_id for one in keys.all for run_id in broker.run(list_runs(one, live=False, limit=100))]
-    return [record for run_id in run_ids if (record := broker.run(read_run(keys, run_id)))]
+    run_ids = [run_id for one in keys.all for run_id in broker.execute(list_runs(one, live=False, limit=100))]
+    return [record for run_id in run_ids if (record := broker.execute(read_run(keys, run_id)))]
 
 
 def caller(app: Stepflow, child: Any, **options: Any) -> Function[Any, Any]:
@@ -202,7 +202,7 @@ def test_a_paused_function_skips_the_child(app: Stepflow, run_worker, broker: Br
 
     call = caller(app, child)
     run_worker(app)
-    broker.run_all([pause(one, "function", "shop/child", reason="") for one in keys.all])
+    broker.execute_all([pause(one, "function", "shop/child", reason="") for one in keys.all])
     name, text = start_elsewhere(app, call, child).result(30)
     assert name == InvokeSkippedError.__name__
     assert "paused" in text
@@ -369,7 +369,7 @@ def test_what_is_encrypted_opens_in_the_parent(url: str, run_worker, broker: Bro
     run_worker(app)
     assert start_elsewhere(app, call, child, "pass").result(30) == ["completed", "swordfish"]
     assert start_elsewhere(app, call, child, "fail").result(30) == ["InvokeError", "swordfish"]
-    memos = [memo for one in ended(broker, keys) for _, memo in broker.run(read_memos(keys, one.id))]
+    memos = [memo for one in ended(broker, keys) for _, memo in broker.execute(read_memos(keys, one.id))]
     assert len(memos) == 2
     assert b"swordfish" not in b"".join(memos)
 
@@ -378,18 +378,18 @@ def test_what_is_encrypted_opens_in_the_parent(url: str, run_worker, broker: Bro
 
 
 def register(broker: Broker, keys: Keys, *functions: Function[Any, Any]) -> None:
-    broker.run_all([register_functions(one, [function.config for function in functions]) for one in keys.all])
+    broker.execute_all([register_functions(one, [function.config for function in functions]) for one in keys.all])
 
 
-def dead_parent(app: Stepflow, broker: Broker, keys: Keys, call: Any, child: Any) -> tuple[Run[Any], ChildAsked]:
+def dead_parent(app: Stepflow, broker: Broker, keys: Keys, call: Any, child: Any) -> tuple[Run[Any], StartChild]:
     """A parent whose worker has recorded the wait for a child, and died before it had it started."""
     register(broker, keys, call, child)
     run = start_elsewhere(app, call, child, "data")
     here = keys.of(run.id)
-    broker.run(create_group(here, "FINISHED"))
-    (lease,) = broker.run(claim_jobs(here, lists=queue_lists(["shop"]), worker="dead", limit=9, lease_ms=100)) or ()
+    broker.execute(create_group(here, "FINISHED"))
+    (lease,) = broker.execute(claim_jobs(here, lists=queue_lists(["shop"]), worker="dead", limit=9, lease_ms=100)) or ()
     key, name = step_key("call"), child.config.name
-    child_id = moved_to(child.config.home, run_id_for(run.id, key))
+    child_id = with_partition_prefix(child.config.pinned_partition, run_id_for(run.id, key))
     start = ChildStart(
         key=key,
         step_id="call",
@@ -402,9 +402,9 @@ def dead_parent(app: Stepflow, broker: Broker, keys: Keys, call: Any, child: Any
         config=child.config,
         depth=1,
     )
-    version = broker.run(registry_version(here))
-    code, asked = broker.run(invoke_remote_child(keys, start, run_id=run.id, fence=lease.fence, version=version))
-    assert code is Code.DONE
+    version = broker.execute(registry_version(here))
+    code, asked = broker.execute(invoke_remote_child(keys, start, run_id=run.id, fence=lease.fence, version=version))
+    assert code is ScriptStatus.DONE
     assert asked is not None
     return run, asked
 
@@ -412,7 +412,9 @@ def dead_parent(app: Stepflow, broker: Broker, keys: Keys, call: Any, child: Any
 def finish_by_hand(broker: Broker, keys: Keys, child: str) -> None:
     """End a child as its worker does that then dies."""
     there = keys.of(child)
-    (lease,) = broker.run(claim_jobs(there, lists=queue_lists(["shop"]), worker="dead", limit=9, lease_ms=9_000)) or ()
+    (lease,) = (
+        broker.execute(claim_jobs(there, lists=queue_lists(["shop"]), worker="dead", limit=9, lease_ms=9_000)) or ()
+    )
     ending = finish_run(
         keys,
         run_id=child,
@@ -421,7 +423,7 @@ def finish_by_hand(broker: Broker, keys: Keys, child: str) -> None:
         payload=b'"by hand"',
         retention_ms=60_000,
     )
-    assert broker.run(ending) is Code.DONE
+    assert broker.execute(ending) is ScriptStatus.DONE
 
 
 @pytest.mark.parametrize("died", ["before-the-start", "after-the-start", "after-the-end", "with-the-end-told"])
@@ -435,14 +437,14 @@ def test_a_worker_died_between_two_partitions(app: Stepflow, run_worker, broker:
     run, asked = dead_parent(app, broker, keys, caller(app, child), child)
     expected = "done"
     if died != "before-the-start":
-        assert broker.run(start_remote_child(keys, asked)) is Code.DONE
+        assert broker.execute(start_remote_child(keys, asked)) is ScriptStatus.DONE
     if died in ("after-the-end", "with-the-end-told"):
         finish_by_hand(broker, keys, asked.child)
         expected = "by hand"
     if died == "with-the-end-told":
-        end = broker.run(read_end(keys, asked.child))
+        end = broker.execute(read_end(keys, asked.child))
         assert end is not None
-        assert broker.run(wake_remote_parent(keys, end, worker="dead")) is not None
+        assert broker.execute(wake_remote_parent(keys, end, worker="dead")) is not None
     run_worker(app)
     assert run.result(30) == ["completed", expected]
     assert len(executed) == (1 if expected == "done" else 0)
@@ -459,6 +461,6 @@ def test_a_parent_is_cancelled_whose_child_nobody_has_started(
     run, asked = dead_parent(app, broker, keys, caller(app, child), child)
     run.cancel()
     run_worker(app)
-    until(lambda: broker.run(read_run(keys, asked.child)), what="the child")
+    until(lambda: broker.execute(read_run(keys, asked.child)), what="the child")
     until(lambda: app.run(asked.child).status() is RunStatus.CANCELLED, what="the end of the child")
     nothing_left(broker, keys)

@@ -166,7 +166,7 @@ def test_an_event_without_the_key_is_refused_at_the_start_and_recorded_elsewhere
     run_worker(app)
     assert "no value for event.data.shop" in app.invoke(parent, timeout=20)
     app.send(Event("shop/changed", {}, id="e1"))
-    run = app.run(run_id_by_event("e1", keyed.name, keyed.config.home))
+    run = app.run(run_id_by_event("e1", keyed.name, keyed.config.pinned_partition))
     until(lambda: client.exists(f"stepflow:run:{run.id}"))
     with pytest.raises(RunSkippedError, match=r"no value for event\.data\.shop"):
         run.result(10)

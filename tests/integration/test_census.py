@@ -116,14 +116,14 @@ def test_each_package_is_counted_by_a_run_of_its_own(url: str, client, start_wor
     run = _send(url, client, ["json", "encodings"])
     run.result(timeout=60)
     broker, keys = Broker(as_role(url, "read-only")), keys_for(url)
-    memos = [read_memo(text) for _, text in broker.run(read_memos(keys, run.id))]
+    memos = [read_memo(text) for _, text in broker.execute(read_memos(keys, run.id))]
     children = {memo.id: memo.detail["run_id"] for memo in memos if memo.detail.get("kind") == "invoke"}
     assert set(children) == {"count json", "count encodings"}
     for step_id, child in children.items():
-        record = broker.run(read_run(keys, child))
+        record = broker.execute(read_run(keys, child))
         assert record is not None
         assert (record.function, record.parent) == ("count-package", run.id)
-        assert broker.run(count_steps(keys, child)) == len(parts_of([step_id.removeprefix("count ")]))
+        assert broker.execute(count_steps(keys, child)) == len(parts_of([step_id.removeprefix("count ")]))
 
 
 def test_a_package_that_does_not_exist_fails_the_run_and_is_named(url: str, client, start_worker) -> None:

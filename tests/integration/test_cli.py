@@ -236,7 +236,7 @@ def test_the_newest_runs_that_fit_are_found_page_by_page(app: Stepflow, monkeypa
     monkeypatch.setattr(overview, "_PAGE", 4)
     runs = [app.start(rare if number % 10 == 0 else common) for number in range(21)]
     runs[1].cancel()
-    broker, keys = Broker(as_role(app.producer.url, "read-only")), app.producer.keys
+    broker, keys = Broker(as_role(app.backend.url, "read-only")), app.backend.keys
     found = overview.find_runs(broker, keys, function="rare", limit=2)
     assert {run.id for run in found} <= {runs[0].id, runs[10].id, runs[20].id}
     assert len(found) == 2
@@ -466,7 +466,7 @@ class Dev:
     def await_output(self, text: str) -> None:
         until(lambda: text in self.log.read_text(), what=f"{text!r} in the output")
 
-    def ask(self) -> str:
+    def single(self) -> str:
         """The answer that the workers give now; asked by another process in the same folder."""
         asked = call("invoke", "demo/answer", "--timeout", "30", cwd=self.folder)
         assert asked.returncode == 0, asked.stderr
@@ -501,7 +501,7 @@ def test_dev_keeps_its_data_from_one_time_to_the_next(dev: Dev) -> None:
     for runs in (1, 2):
         with dev.running() as process:
             dev.await_workers(1)
-            assert dev.ask() == "one"
+            assert dev.single() == "one"
             assert len(as_json("runs", "list", cwd=dev.folder)) == runs
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
@@ -510,10 +510,10 @@ def test_dev_keeps_its_data_from_one_time_to_the_next(dev: Dev) -> None:
 def test_dev_runs_the_code_as_it_was_saved_last(dev: Dev) -> None:
     with dev.running() as process:
         dev.await_workers(1)
-        assert dev.ask() == "one"
+        assert dev.single() == "one"
         dev.write("two")
         dev.await_workers(2)
-        assert dev.ask() == "two"
+        assert dev.single() == "two"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 
@@ -527,7 +527,7 @@ def test_dev_outlives_a_syntax_error(dev: Dev) -> None:
         assert "Traceback" not in dev.log.read_text()
         dev.write("two")
         dev.await_workers(2)
-        assert dev.ask() == "two"
+        assert dev.single() == "two"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 

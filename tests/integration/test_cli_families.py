@@ -16,7 +16,7 @@ from stepflow import Context, InvokeError, RateLimit, Stepflow
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.runs import count_steps, read_memos, read_run, read_steps
 from stepflow_broker.views.invoke_view import find_invokes
-from stepflow_broker.views.run_tree import read_family
+from stepflow_broker.views.run_tree import read_run_tree
 from stepflow_engine.memo import read_memo
 from tests.support.command_line import as_json, call, register
 from tests.support.processes import WorkerThread, until
@@ -24,7 +24,7 @@ from tests.support.roles import as_role
 
 
 @dataclass(frozen=True)
-class Family:
+class RunTree:
     """A run that waits for the children ``slow``, which runs, and ``absent``, which no worker serves."""
 
     run: str
@@ -34,7 +34,7 @@ class Family:
 
 
 @pytest.fixture
-def family(app: Stepflow, url: str, run_worker: Callable[..., WorkerThread]) -> Iterator[Family]:
+def family(app: Stepflow, url: str, run_worker: Callable[..., WorkerThread]) -> Iterator[RunTree]:
     gate, other = threading.Event(), Stepflow("other", redis_url=url)
 
     @other.function("absent")
@@ -62,19 +62,19 @@ def family(app: Stepflow, url: str, run_worker: Callable[..., WorkerThread]) -> 
     register(url, other)
     run_worker(app)
     run = app.start(main)
-    broker, keys = Broker(as_role(app.producer.url, "read-only")), app.producer.keys
+    broker, keys = Broker(as_role(app.backend.url, "read-only")), app.backend.keys
 
     def children() -> dict[str, str]:
-        return {step.id: step.child for step in broker.run(read_steps(keys, run.id))}
+        return {step.id: step.child for step in broker.execute(read_steps(keys, run.id))}
 
     until(lambda: set(children()) == {"call slow", "call absent"}, what="the start of the children")
-    found = Family(run.id, children()["call slow"], children()["call absent"], gate)
-    until(lambda: broker.run(count_steps(keys, found.slow)) == 3, what="the end of the leaves")
+    found = RunTree(run.id, children()["call slow"], children()["call absent"], gate)
+    until(lambda: broker.execute(count_steps(keys, found.slow)) == 3, what="the end of the leaves")
     yield found
     gate.set()
 
 
-def test_runs_show_prints_the_tree_and_who_waits_until_when(family: Family, url: str) -> None:
+def test_runs_show_prints_the_tree_and_who_waits_until_when(family: RunTree, url: str) -> None:
     narrow = call("runs", "show", family.run, STEPFLOW_REDIS_URL=url, COLUMNS="80").stdout
     wide = call("runs", "show", family.run, STEPFLOW_REDIS_URL=url, COLUMNS="140").stdout
     for text in (narrow, wide):
@@ -88,14 +88,14 @@ def test_runs_show_prints_the_tree_and_who_waits_until_when(family: Family, url:
     assert max(len(line) for line in narrow.splitlines()) <= 80
 
 
-def test_runs_show_names_the_parent_and_the_step_there(family: Family, url: str) -> None:
+def test_runs_show_names_the_parent_and_the_step_there(family: RunTree, url: str) -> None:
     shown = call("runs", "show", family.slow, "--redis-url", url).stdout
     tree = shown[shown.rindex("shop/main") :]
     assert re.search(rf"^└── call slow → shop/slow .*{family.slow}  ← this run$", tree, re.MULTILINE)
     assert family.absent not in tree
 
 
-def test_runs_show_in_json_nests_the_children_as_deep_as_is_asked(family: Family, url: str) -> None:
+def test_runs_show_in_json_nests_the_children_as_deep_as_is_asked(family: RunTree, url: str) -> None:
     run = as_json("runs", "show", family.run, "--redis-url", url)
     assert run["parent"] is None
     absent, slow = run["children"]
@@ -131,13 +131,13 @@ def test_no_more_runs_of_a_family_are_read_than_asked_in_few_round_trips(
     run_worker(app)
     run = app.start(main)
     run.result(30)
-    broker, keys = Broker(as_role(app.producer.url, "read-only")), app.producer.keys
-    record = broker.run(read_run(keys, run.id))
+    broker, keys = Broker(as_role(app.backend.url, "read-only")), app.backend.keys
+    record = broker.execute(read_run(keys, run.id))
     assert record is not None
-    invokes = find_invokes([(key, read_memo(text)) for key, text in broker.run(read_memos(keys, run.id))], [])
-    trips, send = [], broker.run_all
-    monkeypatch.setattr(broker, "run_all", lambda calls: trips.append(len(calls)) or send(calls))
-    found = read_family(broker, keys, record, invokes, most=20)
+    invokes = find_invokes([(key, read_memo(text)) for key, text in broker.execute(read_memos(keys, run.id))], [])
+    trips, send = [], broker.execute_all
+    monkeypatch.setattr(broker, "execute_all", lambda calls: trips.append(len(calls)) or send(calls))
+    found = read_run_tree(broker, keys, record, invokes, most=20)
     assert (len(found.run.children), found.run.hidden) == (20, 10)
     assert len(trips) == 3  # two for the workers, one for the level
 
@@ -179,7 +179,7 @@ def test_a_skipped_run_is_shown_with_its_reason(url: str) -> None:
 
 @pytest.mark.parametrize(("option", "status"), [([], "cancelled"), (["--leave-children"], "queued")])
 def test_runs_cancel_takes_the_children_along_or_leaves_them(
-    family: Family, url: str, option: list[str], status: str
+    family: RunTree, url: str, option: list[str], status: str
 ) -> None:
     call("runs", "cancel", family.run, *option, "--redis-url", url)
     assert as_json("runs", "show", family.run, "--redis-url", url)["status"] == "cancelled"

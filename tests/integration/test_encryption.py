@@ -15,8 +15,8 @@ from stepflow import (
     Context,
     DecryptionError,
     Encryption,
+    EncryptionKeyMissingError,
     Event,
-    KeyMissingError,
     RunFailedError,
     StepError,
     Stepflow,
@@ -24,7 +24,7 @@ from stepflow import (
 )
 from tests.support.command_line import as_json, call
 from tests.support.processes import WorkerThread, until
-from tests.support.whole import server_urls
+from tests.support.partition_merging_client import server_urls
 
 SECRET = "swordfish"
 VAULT = "tests.integration.apps.vault:app"
@@ -164,7 +164,7 @@ def test_a_run_waits_for_a_worker_that_has_the_key(url: str, client, run_worker)
     assert run.result(30) == SECRET
     until(lambda: not client.xlen("stepflow:events"), what="the event that was left")
     assert event_id
-    with pytest.raises(KeyMissingError, match=f"needs key '{Encryption(keys=[KEY]).key_ids[0]}'") as caught:
+    with pytest.raises(EncryptionKeyMissingError, match=f"needs key '{Encryption(keys=[KEY]).key_ids[0]}'") as caught:
         vault(url, OTHER_KEY).run(run.id).result(5)
     assert SECRET not in str(caught.value)
 
@@ -180,7 +180,7 @@ def test_a_parent_waits_until_its_worker_has_the_key_of_its_child(url: str, clie
         app = vault(url, *keys)
 
         @app.function("ask", retries=0)
-        async def ask(ctx: Context) -> str:
+        async def single(ctx: Context) -> str:
             return await ctx.step.invoke("secret", reference_function("secret", app_id="bank"), {"a": 1})
 
         return app

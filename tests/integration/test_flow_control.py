@@ -53,7 +53,7 @@ class Gauge:
 
 def no_slots(client) -> bool:
     """Whether nobody has a slot and nobody stands in line."""
-    return not [*client.scan_iter("stepflow:slots:*"), *client.scan_iter("stepflow:line:*")]
+    return not [*client.scan_iter("stepflow:concurrency-slots:*"), *client.scan_iter("stepflow:wait-list:*")]
 
 
 @pytest.mark.parametrize("sticky", [0, 100])

@@ -105,7 +105,7 @@ def test_ten_children_that_end_together_cost_a_parked_parent_one_continuation(
     claims = scene.parked(run)
     north.terminate()
     scene.gate.touch()
-    until(lambda: scene.client.llen(KEYS("ORDER", run.id)) == 10, what="the end of all children")
+    until(lambda: scene.client.llen(KEYS("MEMO_ORDER", run.id)) == 10, what="the end of all children")
     assert scene.client.lrange(KEYS("RQ_QUEUE", "north:steps"), 0, -1) == [run.id]
     start_worker(NORTH, sticky=0)
     assert run.result(30) == [f"child-{n} came" for n in range(10)]
@@ -131,16 +131,18 @@ def test_a_parked_parent_is_woken_by_a_child_that_ends_on_another_worker(
 def test_a_worker_that_died_after_it_ended_a_child_still_wakes_the_parent(
     scene: Scene, start_worker: StartWorker, taken: bool
 ) -> None:
-    broker, keys = Broker(as_role(scene.app.producer.url, "worker")), scene.app.producer.keys
-    broker.run_all([register_functions(one, [south.functions["gated"].config]) for one in keys.all])
+    broker, keys = Broker(as_role(scene.app.backend.url, "worker")), scene.app.backend.keys
+    broker.execute_all([register_functions(one, [south.functions["gated"].config]) for one in keys.all])
     north = start_worker(NORTH, sticky=0)
     run = scene.start("parent")
     scene.parked(run)
     if taken:
         north.terminate()
     keys = keys.of(run.id)
-    (lease,) = broker.run(claim_jobs(keys, lists=queue_lists(["south"]), worker="dead", limit=9, lease_ms=9_000)) or ()
-    broker.run(
+    (lease,) = (
+        broker.execute(claim_jobs(keys, lists=queue_lists(["south"]), worker="dead", limit=9, lease_ms=9_000)) or ()
+    )
+    broker.execute(
         finish_run(
             keys,
             run_id=lease.run_id,
@@ -151,7 +153,7 @@ def test_a_worker_that_died_after_it_ended_a_child_still_wakes_the_parent(
         )
     )
     if taken:
-        assert [one.run_id for one in broker.run(read_finished(keys, "dead"))] == [lease.run_id]
+        assert [one.run_id for one in broker.execute(read_finished(keys, "dead"))] == [lease.run_id]
         assert scene.client.xlen(KEYS("FINISHED")) == 1
         age(scene.client, keys("FINISHED"))
         start_worker(NORTH, sticky=0)

@@ -18,7 +18,7 @@ from stepflow_broker.transitions import bulk_cancel as bulk
 from stepflow_broker.transitions.pauses import pause
 from stepflow_broker.views import listings as overview
 from stepflow_broker.views.listings import find_runs, read_queues
-from stepflow_engine.ids import moved_to, run_id_for
+from stepflow_engine.ids import run_id_for, with_partition_prefix
 from tests.support.command_line import as_json, assert_refused, call, register
 from tests.support.processes import until
 from tests.support.roles import as_role
@@ -33,7 +33,7 @@ COUNT = 4
 
 @pytest.fixture
 def keys(app: Stepflow) -> Keys:
-    return app.producer.keys
+    return app.backend.keys
 
 
 @pytest.fixture
@@ -119,14 +119,14 @@ def test_a_pause_that_was_cut_short_is_shown_and_completed_by_saying_it_again(
     app: Stepflow, broker: Broker, keys: Keys, url: str, plain: redis.Redis
 ) -> None:
     for one in keys.all[:2]:
-        broker.run(pause(one, "queue", "shop", reason="first"))
+        broker.execute(pause(one, "queue", "shop", reason="first"))
     assert [found.complete for found in app.pauses()] == [False]
     shown = call("pauses", "--redis-url", url)
     assert "queue shop is not paused everywhere" in shown.stderr
     assert as_json("pauses", "--redis-url", url)[0]["complete"] is False
     assert app.pause(queue="shop", reason="first")
     assert [found.complete for found in app.pauses()] == [True]
-    broker.run(pause(keys.all[3], "queue", "shop", reason="second"))
+    broker.execute(pause(keys.all[3], "queue", "shop", reason="second"))
     assert [found.complete for found in app.pauses()] == [False]
     plain.delete(keys.all[1]("PAUSED"))
     assert app.resume(queue="shop")
@@ -145,7 +145,7 @@ def test_explain_follows_a_child_into_its_partition(app: Stepflow, keys: Keys, r
     async def parent(ctx: Context) -> None:
         await ctx.step.invoke("call", child)
 
-    home = keys.of(child.config.home + "0" * 28)
+    home = keys.of(child.config.pinned_partition + "0" * 28)
     ids = (f"run-{n}" for n in range(100))
     name = next(one for one in ids if keys.of(run_id_for(one, parent.name)) is not home)
     run_worker(app)
@@ -160,7 +160,7 @@ def test_explain_follows_a_child_into_its_partition(app: Stepflow, keys: Keys, r
 
 
 def test_a_place_on_a_queue_is_that_in_its_partition(app: Stepflow, broker: Broker, keys: Keys, started) -> None:
-    alone = moved_to("ffff", run_id_for("x"))
+    alone = with_partition_prefix("ffff", run_id_for("x"))
     places = {app.run(run).explain().because[0].text for run in started}
     ahead = sum(keys.of(run) is keys.of(alone) for run in started)
     assert any(text.startswith(f"number {ahead} on queue shop of its partition; no live worker") for text in places)
@@ -210,7 +210,7 @@ def test_a_wait_for_a_child_elsewhere_that_is_lost_is_found_and_ended(
             return type(error).__name__
         return "completed"
 
-    home = keys.of(child.config.home + "0" * 28)
+    home = keys.of(child.config.pinned_partition + "0" * 28)
     ids = (f"run-{n}" for n in range(100))
     name = next(one for one in ids if keys.of(run_id_for(one, parent.name)) is not home)
     run_worker(app)
@@ -219,7 +219,7 @@ def test_a_wait_for_a_child_elsewhere_that_is_lost_is_found_and_ended(
     until(lambda: not examine(broker, keys), what="rest")
     plain.delete(*plain.scan_iter(f"{home.partition}stepflow:*"))
     found = {finding.code for finding in examine(broker, keys, repair=True)}
-    assert "away_missing" in found
+    assert "remote_child_missing" in found
     assert run.result(20) == "InvokeTimeoutError"
 
 

@@ -21,7 +21,7 @@ from stepflow_cli.exit_codes import ExitCode, exit_code
 from stepflow_cli.main import stepflow
 from tests.integration.apps.planted import app as planted
 from tests.support.processes import WorkerProcess, until
-from tests.support.whole import whole_client
+from tests.support.partition_merging_client import whole_client
 
 APP = "tests.integration.apps.planted:app"
 QUEUE = "planted"
@@ -66,8 +66,8 @@ def plants(raw: Any, run_id: str, bomb: bytes) -> Iterator[Callable[[str], objec
             yield lambda run, kind=kind, field=field: raw.hset(f"stepflow:{kind}:{run}", field, bomb)
         yield lambda run, kind=kind: raw.hset(f"stepflow:{kind}:{run}", bomb, bomb)
         yield lambda run, kind=kind: raw.set(f"stepflow:{kind}:{run}", bomb)
-    yield lambda run: raw.rpush(f"stepflow:order:{run}", bomb)
-    yield lambda run: raw.set(f"stepflow:order:{run}", bomb)
+    yield lambda run: raw.rpush(f"stepflow:memo-order:{run}", bomb)
+    yield lambda run: raw.set(f"stepflow:memo-order:{run}", bomb)
     for step in [key.rpartition(":")[2] for key in raw.keys(f"stepflow:timeout:{run_id}:*")]:
         yield lambda run, step=step: raw.set(f"stepflow:timeout:{run}:{step}", bomb)
 
@@ -109,7 +109,7 @@ def plant_jobs(raw: Any, bomb: bytes) -> None:
 
 
 def channels(url: str, worker: str) -> list[str]:
-    subjects, names = {"INBOX": worker, "DONE": "run"}, [key.name for key in KEYS if key.type == "channel"]
+    subjects, names = {"NOTIFICATIONS": worker, "RUN_ENDED": "run"}, [key.name for key in KEYS if key.type == "channel"]
     ours = [keys(name, subjects.get(name, "")) for keys in keys_for(url).all for name in names]
     return [*ours, f"rq:pubsub:{worker}"]
 
@@ -153,7 +153,7 @@ def test_a_pickle_in_every_place_is_data_and_no_worker_dies_of_it(
     shared = [key for key in raw.keys("*") if not any(kind in key for kind in (":run:", ":memos:", ":steps:"))]
     for key in shared:
         add(raw, key, bomb)
-    for key in ("stepflow:once:x", "stepflow:singleton:x", "stepflow:throttle:x"):
+    for key in ("stepflow:idempotency:x", "stepflow:singleton:x", "stepflow:throttle:x"):
         raw.set(key, bomb)
     raw.hset("stepflow:paused", "queue elsewhere", bomb)
     for kind in ("debounce", "batch"):

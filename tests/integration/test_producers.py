@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from stepflow import (
+    BackendUnavailableError,
     ConfigurationError,
     Context,
     Event,
@@ -21,11 +22,10 @@ from stepflow import (
     RunFailedError,
     RunNotFoundError,
     RunStatus,
-    ServerError,
     Stepflow,
 )
 from tests.support.processes import until
-from tests.support.whole import server_urls
+from tests.support.partition_merging_client import server_urls
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ async def test_the_asyncio_twins_do_the_same(app: Stepflow, run_worker) -> None:
     assert await app.asend("double/asked", {"n": 1}, id="one") == "one"
     with pytest.raises(FunctionNotFoundError):
         await app.astart("nothing")
-    await app.producer.aclose()
+    await app.backend.aclose()
 
 
 async def test_a_thousand_waits_share_one_connection(app: Stepflow, run_worker, client: redis.Redis) -> None:
@@ -218,10 +218,10 @@ async def test_a_thousand_waits_share_one_connection(app: Stepflow, run_worker, 
     runs = await asyncio.gather(*[app.astart(gated, n) for n in range(1000)])
     results = asyncio.gather(*[run.aresult(60) for run in runs])
     await asyncio.sleep(0.2)
-    assert len(client.client_list()) - before <= 5 * len(app.producer.keys.all)
+    assert len(client.client_list()) - before <= 5 * len(app.backend.keys.all)
     gate.set()
     assert await results == list(range(1000))
-    await app.producer.aclose()
+    await app.backend.aclose()
 
 
 def reads(url: str) -> int:
@@ -248,7 +248,7 @@ def test_waiting_for_a_result_does_not_poll(app: Stepflow, start_worker, url: st
 
     waiter = threading.Thread(target=wait)
     waiter.start()
-    until(lambda: client.pubsub_channels(f"stepflow:done:{run.id}"))
+    until(lambda: client.pubsub_channels(f"stepflow:run-ended:{run.id}"))
     before = reads(url)
     waiter.join()
     assert reads(url) - before <= 2
@@ -279,8 +279,8 @@ def test_too_many_events_in_one_send_are_refused(url: str) -> None:
 
 def test_a_server_that_cannot_be_used_is_a_clear_error_without_the_password(unused_tcp_port: int) -> None:
     app = Stepflow("shop", redis_url=f"redis://user:secret@127.0.0.1:{unused_tcp_port}/0")
-    app.producer.broker._patience_s = 0.1
-    with pytest.raises(ServerError, match="is it running") as failed:
+    app.backend.broker._retry_for_s = 0.1
+    with pytest.raises(BackendUnavailableError, match="is it running") as failed:
         app.send("x")
     assert "secret" not in str(failed.value)
     with pytest.raises(ConfigurationError, match="is not a server's URL"):
@@ -324,7 +324,7 @@ async def test_many_runs_start_in_one_call_without_blocking_the_loop(app: Stepfl
     run_worker(app)
     runs = await app.astart_many("shop/double", [1, 2, 3])
     assert [await run.aresult(20) for run in runs] == [2, 4, 6]
-    await app.producer.aclose()
+    await app.backend.aclose()
 
 
 def test_of_many_runs_none_starts_when_one_cannot(app: Stepflow, client: redis.Redis) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from stepflow import ConfigurationError, MissingRightError, RunStatus, Stepflow
+from stepflow import ConfigurationError, PermissionDeniedError, RunStatus, Stepflow
 from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.keys import without_tag
@@ -122,12 +122,12 @@ def with_rights_of(site: str, role: str) -> Stepflow:
 def test_what_a_role_may_not_do_is_refused_and_the_error_names_who_may(
     site: str, admin: redis.Redis, role: str, action: str, roles: list[str], does: Callable[[Stepflow], object]
 ) -> None:
-    producer = shop(site).producer
+    producer = shop(site).backend
     register(site, shop(site))
     check_partitions(producer.broker, producer.keys)  # now it is decided how many there are
     before = {key: admin.dump(key) for key in admin.keys("*")}
     app = with_rights_of(site, role)
-    with pytest.raises(MissingRightError) as caught:
+    with pytest.raises(PermissionDeniedError) as caught:
         does(app)
     error = caught.value
     tried = " ".join(without_tag(word) for word in error.action.split(" "))
@@ -144,23 +144,23 @@ def test_what_a_role_may_not_do_is_refused_and_the_error_names_who_may(
 )
 def test_no_role_reaches_beyond_stepflow(site: str, admin: redis.Redis, role: str, words: str) -> None:
     broker = Broker(as_role(site, role))
-    with pytest.raises(MissingRightError):
-        broker.run(command(bytes, *words.split()))
+    with pytest.raises(PermissionDeniedError):
+        broker.execute(command(bytes, *words.split()))
     broker.close()
 
 
 def register_as(app: Stepflow) -> None:
-    broker = app.producer.broker
+    broker = app.backend.broker
     configs = [function.config for function in app.functions.values()]
-    broker.run(register_functions(keys_for(broker.url), configs))
+    broker.execute(register_functions(keys_for(broker.url), configs))
 
 
 async def test_the_asyncio_broker_says_the_same(site: str, admin: redis.Redis) -> None:
     register(site, shop(site))
     app = with_rights_of(site, "read-only")
-    with pytest.raises(MissingRightError, match="start_runs is for role producer or worker"):
+    with pytest.raises(PermissionDeniedError, match="start_runs is for role producer or worker"):
         await app.astart("pay")
-    await app.producer.aclose()
+    await app.backend.aclose()
 
 
 def test_who_only_looks_cannot_wait_for_a_result(site: str, admin: redis.Redis) -> None:
@@ -168,7 +168,7 @@ def test_who_only_looks_cannot_wait_for_a_result(site: str, admin: redis.Redis) 
     run = with_rights_of(site, "producer").start("pay")
     looker = with_rights_of(site, "read-only")
     assert looker.run(run.id).status() is RunStatus.QUEUED
-    with pytest.raises(MissingRightError, match="subscribe is for role producer"):
+    with pytest.raises(PermissionDeniedError, match="subscribe is for role producer"):
         looker.run(run.id).result(timeout=30)
 
     async def wait() -> None:
@@ -177,13 +177,13 @@ def test_who_only_looks_cannot_wait_for_a_result(site: str, admin: redis.Redis) 
         finally:
             await looker.producer.aclose()
 
-    with pytest.raises(MissingRightError, match="subscribe is for role producer"):
+    with pytest.raises(PermissionDeniedError, match="subscribe is for role producer"):
         asyncio.run(wait())
 
 
 def test_a_worker_with_another_role_s_user_does_not_start(site: str, admin: redis.Redis) -> None:
     for role, action in (("producer", "info"), ("read-only", "register_functions")):
-        with pytest.raises(MissingRightError, match="is for role worker") as caught:
+        with pytest.raises(PermissionDeniedError, match="is for role worker") as caught:
             StepWorker([shop(site)], WorkerSettings(as_role(site, role))).work()
         assert caught.value.action == action
     assert admin.keys("*") == []

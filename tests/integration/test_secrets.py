@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from stepflow import ConfigurationError, RunFailedError, ServerError, Stepflow, StepflowError
+from stepflow import BackendUnavailableError, ConfigurationError, RunFailedError, Stepflow, StepflowError
 from stepflow_broker.access.acl import ADMIN, acl_file
 from stepflow_broker.access.roles import ROLES
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_workers.liveness.lease_sidecar import Deputy
+from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
 from stepflow_workers.pool import WorkerSpec
 from stepflow_workers.state.settings import WorkerSettings
 from tests.support.command_line import call, running
@@ -79,7 +79,7 @@ def test_nothing_that_a_worker_leaves_behind_has_a_password(site: Guarded, tmp_p
     admin, app = site.admin(), Stepflow("guarded", redis_url=site.url("producer"))
     with running(*words, log=log, program="worker", STEPFLOW_REDIS_URL=site.url("worker")) as worker:
         until(lambda: admin.scard("rq:workers") == 2, what="the workers' start")
-        until(lambda: str(command_lines(worker.pid)).count("deputy_process") == 2, what="the deputies' start")
+        until(lambda: str(command_lines(worker.pid)).count("lease_sidecar_process") == 2, what="the deputies' start")
         seen = command_lines(worker.pid)
         assert_no_secret(seen, where="the process list")
         grab = app.start("grab", {"seconds": 4})
@@ -93,7 +93,7 @@ def test_nothing_that_a_worker_leaves_behind_has_a_password(site: Guarded, tmp_p
             assert done.returncode == 0, done.stderr
             assert_no_secret(done.stdout + done.stderr, where=" ".join(line))
     logged = log.read_text()
-    assert " worker_held_up " in logged, "the deputy did not log"
+    assert " worker_blocked " in logged, "the lease_sidecar did not log"
     assert_no_secret(logged, where="the log")
     _assert_nothing_stored(site, admin)
     admin.close()
@@ -140,7 +140,7 @@ def wrong_urls(site: Guarded, port: int) -> list[tuple[str, type[StepflowError]]
     return [
         (right.replace("stepflow-worker", "nobody"), ConfigurationError),
         (right.replace("localhost", "127.0.0.1"), ConfigurationError),
-        (right.replace(str(site.tls.port), str(port)), ServerError),
+        (right.replace(str(site.tls.port), str(port)), BackendUnavailableError),
         (right.replace(str(site.tls.port), "redis"), ConfigurationError),
         (right.replace(PASSWORD, f"{PASSWORD}/x"), ConfigurationError),
         (other_key, ConfigurationError),
@@ -154,18 +154,18 @@ def wrong_urls(site: Guarded, port: int) -> list[tuple[str, type[StepflowError]]
 def test_no_error_has_a_password(site: Guarded, unused_tcp_port: int, number: int) -> None:
     url, expected = wrong_urls(site, unused_tcp_port)[number]
     with pytest.raises(expected) as caught:
-        Broker(url, patience_s=0).run(command(bytes, "PING"))
+        Broker(url, retry_for_s=0).run(command(bytes, "PING"))
     assert_no_secret(told(caught.value), where="the blocking broker's error")
 
-    async def ask() -> None:
-        broker = AsyncBroker(url, patience_s=0)
+    async def single() -> None:
+        broker = AsyncBroker(url, retry_for_s=0)
         try:
-            await broker.run(command(bytes, "PING"))
+            await broker.execute(command(bytes, "PING"))
         finally:
             await broker.close()
 
     with pytest.raises(expected) as caught:
-        asyncio.run(ask())
+        asyncio.run(single())
     assert_no_secret(told(caught.value), where="the asyncio broker's error")
 
 
@@ -182,11 +182,11 @@ def test_no_program_prints_a_password_when_it_fails(site: Guarded, unused_tcp_po
 def test_no_repr_has_a_password(site: Guarded) -> None:
     url = site.url("worker")
     app, settings, broker = Stepflow("guarded", redis_url=url), WorkerSettings(url), Broker(url)
-    deputy = Deputy(url, worker="w", shown_as="rq:worker:w", lease_ms=1_000)
-    for shown in (app, app.producer, app.run("r"), settings, WorkerSpec((GUARDED,), settings), broker, deputy):
+    lease_sidecar = LeaseSidecar(url, worker="w", rq_worker_key="rq:worker:w", lease_ms=1_000)
+    for shown in (app, app.backend, app.run("r"), settings, WorkerSpec((GUARDED,), settings), broker, lease_sidecar):
         assert_no_secret(repr(shown), where=type(shown).__name__)
     client = broker.client(Keys())
     connections = (client, client.connection_pool, client.connection_pool.make_connection())
     for shown in connections:
         assert_no_secret(repr(shown), where=type(shown).__name__)
-    deputy.table.close()
+    lease_sidecar.table.close()

@@ -92,13 +92,13 @@ def test_an_event_ends_a_wait(app: Stepflow, run_worker, client, sticky: int) ->
 
     run_worker(app, sticky=sticky)
     app.send([Event("order/placed", {"order": n}, id=f"placed-{n}") for n in range(3)])
-    until(lambda: client.hget("stepflow:waited:order/paid", "data.order") == "3")
+    until(lambda: client.hget("stepflow:wait-counts:order/paid", "data.order") == "3")
     app.send([Event("order/paid", {"order": n}, id=f"paid-{n}") for n in (2, 9, 0)])
     until(lambda: client.zcard("stepflow:live") == 1)
     ended = [app.run(run).result(5) for run in client.zrange("stepflow:ended", 0, -1)]
     ended.sort(key=lambda result: result[2])
     assert ended == [["order/paid", {"order": 0}, "paid-0"], ["order/paid", {"order": 2}, "paid-2"]]
-    assert client.hget("stepflow:waited:order/paid", "data.order") == "1"
+    assert client.hget("stepflow:wait-counts:order/paid", "data.order") == "1"
 
 
 def test_a_wait_whose_time_is_over_gives_none(app: Stepflow, run_worker, client) -> None:
@@ -120,7 +120,7 @@ def test_several_values_all_have_to_match(app: Stepflow, run_worker, client) -> 
 
     run_worker(app)
     run = app.start(both)
-    until(lambda: client.exists("stepflow:waited:seen"))
+    until(lambda: client.exists("stepflow:wait-counts:seen"))
     for data in ({"kind": 2}, {"user": {"id": "u1"}, "kind": "2"}, {"user": {"id": "u1"}, "kind": 2, "more": True}):
         app.send("seen", data)
     assert run.result(20) == {"user": {"id": "u1"}, "kind": 2, "more": True}
@@ -135,7 +135,7 @@ def test_an_expression_is_looked_at_by_a_worker(app: Stepflow, run_worker, clien
 
     run_worker(app)
     run = app.start(picky, {"user": "ann"})
-    until(lambda: client.exists("stepflow:waited:sale"))
+    until(lambda: client.exists("stepflow:wait-counts:sale"))
     for data in (
         {"total": 200},
         {"user": "ann", "total": 99},
@@ -265,7 +265,7 @@ def test_a_cancelled_run_leaves_no_wait(app: Stepflow, run_worker, client) -> No
 
     run_worker(app)
     run = app.start(waits)
-    until(lambda: client.exists("stepflow:waited:e") and client.zcard("stepflow:timeouts") == 2)
+    until(lambda: client.exists("stepflow:wait-counts:e") and client.zcard("stepflow:timeouts") == 2)
     run.cancel()
     assert run.status() is RunStatus.CANCELLED
     assert nothing_left(client)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from stepflow import ConfigurationError, ServerError, Stepflow, StepflowError
+from stepflow import BackendUnavailableError, ConfigurationError, Stepflow, StepflowError
 from stepflow_broker.protocol.command import command
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
@@ -46,10 +46,10 @@ def plain_clients(client: redis.Redis, site: TlsSite) -> list[str]:
     return [str(one) for one in client.client_list() if one["laddr"].endswith(local) and int(one["id"]) != own]
 
 
-def ask(url: str) -> None:
+def single(url: str) -> None:
     broker = Broker(url)
     try:
-        broker.run(command(bytes, "PING"))
+        broker.execute(command(bytes, "PING"))
     finally:
         broker.close()
 
@@ -57,7 +57,7 @@ def ask(url: str) -> None:
 async def aask(url: str) -> None:
     broker = AsyncBroker(url)
     try:
-        await broker.run(command(bytes, "PING"))
+        await broker.execute(command(bytes, "PING"))
     finally:
         await broker.close()
 
@@ -65,7 +65,7 @@ async def aask(url: str) -> None:
 def assert_no_tls(url: str, part: str) -> None:
     """Both brokers and the command line refuse the URL, and say why."""
     with pytest.raises(ConfigurationError, match=part):
-        ask(url)
+        single(url)
     with pytest.raises(ConfigurationError, match=part):
         asyncio.run(aask(url))
     for words in (["queues", "--redis-url", url], [SHOP, "--redis-url", url]):
@@ -89,7 +89,7 @@ def test_runs_are_started_executed_and_waited_for_over_tls_alone(
             try:
                 return await started.aresult(timeout=30)
             finally:
-                await app.producer.aclose()
+                await app.backend.aclose()
 
         assert asyncio.run(start())["number"] == 8
         app.send("shop/order.placed", {"number": 9})
@@ -107,7 +107,7 @@ def test_the_deputy_extends_leases_over_tls(site: TlsSite, client: redis.Redis, 
     assert run.result(timeout=40) == worker.pid
     log = worker.log.read_text()
     worker.kill()
-    assert " worker_held_up " in log, "the deputy was not needed"
+    assert " worker_blocked " in log, "the lease_sidecar was not needed"
     assert "lease_not_extended" not in log
     assert "lease_lost" not in log
     assert plain_clients(client, site) == []
@@ -127,8 +127,8 @@ def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
 
 def test_a_port_that_does_not_speak_tls_is_found_out(site: TlsSite) -> None:
     """A Redis waits for the rest of a command that it takes the greeting for; others answer in plain text."""
-    with pytest.raises(ServerError, match="is this its tls-port"):
-        ask(site.url().replace(str(site.port), str(site.server.port)))
+    with pytest.raises(BackendUnavailableError, match="is this its tls-port"):
+        single(site.url().replace(str(site.port), str(site.server.port)))
     with socket.create_server(("127.0.0.1", 0)) as other:
         threading.Thread(target=_answer_plainly, args=(other,), daemon=True).start()
         url = site.url(host="127.0.0.1").replace(str(site.port), str(other.getsockname()[1]))
@@ -145,22 +145,22 @@ def _answer_plainly(server: socket.socket) -> None:
 
 
 def test_a_client_without_tls_at_a_port_with_it_is_told(site: TlsSite) -> None:
-    with pytest.raises(ServerError, match="does not answer"):
-        ask(f"redis://localhost:{site.port}/0")
+    with pytest.raises(BackendUnavailableError, match="does not answer"):
+        single(f"redis://localhost:{site.port}/0")
 
 
 def test_a_server_that_wants_certificates_of_clients_gets_them(tmp_path: Path) -> None:
     with TlsSite(tmp_path / "tls", tls_auth_clients="yes") as site:
-        ask(site.url(**site.client_files()))
+        single(site.url(**site.client_files()))
         with pytest.raises(StepflowError, match="ssl_certfile="):  # which one depends on what the server gets to say
-            ask(site.url())
+            single(site.url())
         with pytest.raises(StepflowError, match="ssl_certfile="):
             asyncio.run(aask(site.url()))
         files = site.client_files(password="open sesame")
         secret = tmp_path / "key-password"
         secret.write_text("open sesame\n")
-        ask(site.url(**files, ssl_password_file=secret))
-        ask(site.url(**files, ssl_password="open sesame"))
+        single(site.url(**files, ssl_password_file=secret))
+        single(site.url(**files, ssl_password="open sesame"))
         asyncio.run(aask(site.url(**files, ssl_password_file=secret)))
         assert_no_tls(site.url(**files), "cannot be used .*ssl_password_file=")
         secret.write_text("open barley\n")
@@ -170,7 +170,7 @@ def test_a_server_that_wants_certificates_of_clients_gets_them(tmp_path: Path) -
 @pytest.mark.parametrize("name", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_password_file"])
 def test_a_file_that_is_not_there_is_named(site: TlsSite, name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}.*'/nowhere/it.pem'.*"):
-        ask(site.url(**{name: "/nowhere/it.pem"}))
+        single(site.url(**{name: "/nowhere/it.pem"}))
 
 
 def test_an_option_of_tls_that_nobody_knows_is_refused(site: TlsSite) -> None:

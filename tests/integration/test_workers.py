@@ -200,7 +200,7 @@ def test_a_blocked_event_loop_is_reported_with_its_line_and_keeps_its_lease(
     until(lambda: run.status() is RunStatus.RUNNING)
     until(lambda: "loop_blocked" in worker.log.read_text())
     broker = Broker(as_role(producer.producer.url, "worker"))
-    assert broker.run(reclaim_leases(producer.producer.keys)) == []
+    assert broker.execute(reclaim_leases(producer.producer.keys)) == []
     broker.close()
     assert run.result(20) == "done"
     assert 'time.sleep(ctx.event.data["seconds"])' in worker.log.read_text()
@@ -282,7 +282,7 @@ def test_a_worker_that_the_server_has_forgotten_registers_itself_and_its_functio
     assert (seen["pid"], seen["queues"]) == (str(worker.pid), before["queues"])
     assert client.ttl(key) > 0
     assert client.hgetall("stepflow:functions") == functions
-    assert worker.log.read_text().count("registered_again") == 1
+    assert worker.log.read_text().count("worker_reregistered") == 1
 
 
 def test_rqs_shutdown_command_stops_a_worker(client, start_worker: StartWorker) -> None:
@@ -314,7 +314,7 @@ def test_memos_say_who_did_what(producer: Stepflow, client, start_worker, ledger
     run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0)
     run.result(30)
     broker = Broker(as_role(producer.producer.url, "read-only"))
-    memos = broker.run(read_memos(producer.producer.keys, run.id))
+    memos = broker.execute(read_memos(producer.producer.keys, run.id))
     broker.close()
     details = [read_memo(text) for _, text in memos]
     assert [memo.id for memo in details] == [f"s{n}" for n in range(1, 6)]

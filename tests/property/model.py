@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.states import RunStatus
@@ -90,9 +90,9 @@ class Model:
         job = run.job(lease.key)
         return job if job is not None and job.state == "leased" and job.fence == lease.fence else None
 
-    def refusal(self, lease: Lease) -> Code:
+    def refusal(self, lease: Lease) -> ScriptStatus:
         """What a call with a lease that is not valid is told."""
-        return Code.NO_RUN if self.runs[lease.run_id].status.ended else Code.STALE_FENCE
+        return ScriptStatus.NO_RUN if self.runs[lease.run_id].status.ended else ScriptStatus.STALE_FENCE
 
     # -- transitions -----------------------------------------------------------------
 
@@ -109,24 +109,24 @@ class Model:
         run.claimed = run.claimed or not lease.key
         job.become("leased", fence=lease.fence, until_ms=until_ms)
 
-    def commit(self, lease: Lease, key: str, memo: bytes, *, keep: bool) -> tuple[Code, int]:
+    def commit(self, lease: Lease, key: str, memo: bytes, *, keep: bool) -> tuple[ScriptStatus, int]:
         """A step has ended."""
         run = self.runs[lease.run_id]
         job = self.holds(lease)
         if job is None:
             if run.memos.get(key) == memo:
-                return Code.ALREADY, list(run.memos).index(key) + 1
+                return ScriptStatus.ALREADY, list(run.memos).index(key) + 1
             return self.refusal(lease), 0
-        code = Code.ALREADY if key in run.memos else Code.DONE
+        code = ScriptStatus.ALREADY if key in run.memos else ScriptStatus.DONE
         run.memos.setdefault(key, memo)
         if lease.key:
             del run.steps[key]
             run.wake()
-        elif not keep and code is Code.DONE:
+        elif not keep and code is ScriptStatus.DONE:
             job.become("queued")
         return code, list(run.memos).index(key) + 1
 
-    def plan(self, lease: Lease, step_ids: list[str]) -> Code:
+    def plan(self, lease: Lease, step_ids: list[str]) -> ScriptStatus:
         """Steps get jobs."""
         if self.holds(lease) is None:
             return self.refusal(lease)
@@ -134,57 +134,57 @@ class Model:
         for key in map(step_key, step_ids):
             if key not in run.memos:
                 run.steps.setdefault(key, Job("queued"))
-        return Code.DONE
+        return ScriptStatus.DONE
 
-    def fail(self, lease: Lease, key: str, attempts: int, due_ms: int) -> Code:
+    def fail(self, lease: Lease, key: str, attempts: int, due_ms: int) -> ScriptStatus:
         """An attempt has failed."""
         run = self.runs[lease.run_id]
         planned = run.steps.get(key)
         if self.holds(lease) is None or (not lease.key and planned is not None):
             known = planned is not None and planned.attempts >= attempts
-            return Code.ALREADY if known else self.refusal(lease)
+            return ScriptStatus.ALREADY if known else self.refusal(lease)
         job = run.steps.setdefault(key, Job("none"))
         job.attempts = attempts
         job.become("delayed", until_ms=due_ms)
-        return Code.DONE
+        return ScriptStatus.DONE
 
-    def retry(self, lease: Lease, due_ms: int) -> Code:
+    def retry(self, lease: Lease, due_ms: int) -> ScriptStatus:
         """The code has failed and is run again later."""
         job = self.holds(lease)
         if job is None:
             return self.refusal(lease)
         job.become("delayed", until_ms=due_ms)
-        return Code.DONE
+        return ScriptStatus.DONE
 
-    def park(self, lease: Lease, applied: int) -> Code:
+    def park(self, lease: Lease, applied: int) -> ScriptStatus:
         """The code waits for steps."""
         job = self.holds(lease)
         if job is None:
             return self.refusal(lease)
         if len(self.runs[lease.run_id].memos) > applied:
-            return Code.MORE
+            return ScriptStatus.MORE
         if len(self.runs[lease.run_id].memos) < applied or not self.runs[lease.run_id].steps:
-            return Code.ALREADY
+            return ScriptStatus.ALREADY
         job.become("none")
-        return Code.DONE
+        return ScriptStatus.DONE
 
-    def finish(self, lease: Lease, status: RunStatus) -> Code:
+    def finish(self, lease: Lease, status: RunStatus) -> ScriptStatus:
         """The code has come to its end."""
         run = self.runs[lease.run_id]
         if self.holds(lease) is None:
-            return Code.ALREADY if run.status is status else self.refusal(lease)
+            return ScriptStatus.ALREADY if run.status is status else self.refusal(lease)
         run.end(status)
-        return Code.DONE
+        return ScriptStatus.DONE
 
-    def cancel(self, name: str) -> Code:
+    def cancel(self, name: str) -> ScriptStatus:
         """The run is not wanted any more."""
         run = self.runs.get(name)
         if run is None:
-            return Code.NO_RUN
+            return ScriptStatus.NO_RUN
         if run.status.ended:
-            return Code.ALREADY
+            return ScriptStatus.ALREADY
         run.end(RunStatus.CANCELLED)
-        return Code.DONE
+        return ScriptStatus.DONE
 
     def release(self, lease: Lease) -> int:
         """A job is handed back."""

@@ -19,7 +19,7 @@ NAMES = st.sampled_from(["a", "b", "c", "fail"])
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Code as data.
+    """ScriptStatus as data.
 
     Attributes:
         kind: ``step``, ``sequence``, ``gather``, ``group``, ``first``, ``completed``, ``yields`` or ``parallel``.

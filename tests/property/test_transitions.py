@@ -9,13 +9,13 @@ import hypothesis.strategies as st
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.ids import step_key
 from stepflow_engine.states import RunStatus
 from tests.property.model import Model, Run
 from tests.support.driver import LEASE_MS, Driver, memo
-from tests.support.stores import Store, fake_store, real_store
+from tests.support.backends import Store, fake_store, real_store
 
 RUNS = ("run1", "run2")
 STEPS = ("a", "b", "c")
@@ -41,7 +41,7 @@ class Transitions(RuleBasedStateMachine):
     @rule(name=st.sampled_from(RUNS), twice=st.booleans())
     def start(self, name: str, twice: bool) -> None:
         self.driver.twice = twice
-        expected = Code.ALREADY if name in self.model.runs else Code.DONE
+        expected = ScriptStatus.ALREADY if name in self.model.runs else ScriptStatus.DONE
         self.model.runs.setdefault(name, Run())
         assert self.driver.start(name) == expected
 
@@ -236,11 +236,11 @@ class Transitions(RuleBasedStateMachine):
     def complete(self, lease: Lease) -> None:
         """Do a job as a worker does it: the step; or the code, which waits for the planned steps and then ends."""
         if lease.key:
-            assert self.driver.commit(lease)[0] is Code.DONE
+            assert self.driver.commit(lease)[0] is ScriptStatus.DONE
         elif self.driver.steps(lease.run_id):
-            assert self.driver.park(lease, lease.applied) in (Code.DONE, Code.MORE)
+            assert self.driver.park(lease, lease.applied) in (ScriptStatus.DONE, ScriptStatus.MORE)
         else:
-            assert self.driver.finish(lease) is Code.DONE
+            assert self.driver.finish(lease) is ScriptStatus.DONE
 
 
 def examples(most: int, *phases: Phase) -> settings:

@@ -20,14 +20,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions import jobs, runs
 from stepflow_broker.transitions.invokes import ChildStart
-from stepflow_broker.transitions.outbox import ChildAsked, ChildCancelled, EndedAway, Message, _try_to_read
+from stepflow_broker.transitions.outbox import ChildCancelled, Message, RemoteChildFinished, StartChild, _try_to_read
 from stepflow_broker.transitions.remote_invokes import deliver, invoke_remote_child
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
@@ -55,9 +55,9 @@ class Delivery:
     message: Message
     answers: tuple[Any, ...] = ()
 
-    def call(self) -> Call[Any] | None:
+    def call(self) -> Command[Any] | None:
         """The next call; ``None``: it is done."""
-        keys = THERE if isinstance(self.message, EndedAway) else HERE
+        keys = THERE if isinstance(self.message, RemoteChildFinished) else HERE
         dialogue = deliver(keys, self.message, worker="w", now_ms=_NOW_MS)
         try:
             asked = next(dialogue)
@@ -145,7 +145,7 @@ class Move:
     """
 
     name: str
-    calls: tuple[Call[Any], ...]
+    calls: tuple[Command[Any], ...]
     minds: Minds
     kind: str = "step"
     delivery: Delivery | None = None
@@ -163,7 +163,7 @@ class AwayModel:
         self._without = without
         self._most = most
 
-    def beginning(self) -> list[Call[Any]]:
+    def beginning(self) -> list[Command[Any]]:
         """What makes the first state: the parent is on its queue."""
         event = _event(PARENT)
         start = runs.start_run(HERE, _config(PARENT), run_id=PARENT, event=event, dedupe=False, now_ms=_NOW_MS)
@@ -197,7 +197,7 @@ class AwayModel:
             yield Move("timeout", (*_expire(HERE, "TIMEOUTS", f"wait:{PARENT}:{KEY}"), fire), minds, "event")
 
     @staticmethod
-    def _by_holder(minds: Minds, fence: int) -> tuple[str, tuple[Call[Any], ...], Minds]:
+    def _by_holder(minds: Minds, fence: int) -> tuple[str, tuple[Command[Any], ...], Minds]:
         match minds.holder:
             case "fresh":
                 return "ask", (_ask(fence),), replace(minds, holder="asked")
@@ -214,13 +214,15 @@ class AwayModel:
         if run.get("continuation") == "queued":
             yield Move("claim child", (_claim(THERE, CHILD),), replace(minds, has_child=True), kind)
         elif run.get("continuation") == "leased" and minds.has_child:
-            yield Move("finish child", (_finish(CHILD, int(run["lease"])),), gone.taking(EndedAway(CHILD)), kind)
+            yield Move(
+                "finish child", (_finish(CHILD, int(run["lease"])),), gone.taking(RemoteChildFinished(CHILD)), kind
+            )
             yield Move("die child", (), gone, "fault")
         elif run.get("continuation") == "leased":
             yield Move("reclaim child", _reclaim(THERE, CHILD), minds, kind)
         if state.is_live(CHILD):
             yield Move("cancel child", (_cancel(CHILD),), gone, "event")
-        delayed = any(isinstance(one.message, ChildAsked) and not one.answers for one in minds.under_way)
+        delayed = any(isinstance(one.message, StartChild) and not one.answers for one in minds.under_way)
         if THERE("RUN", CHILD) in state.held and state.held[THERE("RUN", CHILD)].expires and not delayed:
             forget = command(int, "DEL", THERE("RUN", CHILD), THERE("RQ_JOB", CHILD))
             listed = command(int, "ZREM", THERE("ENDED"), CHILD)
@@ -239,7 +241,7 @@ class AwayModel:
         for message in messages:
             if len(under_way) < self._most:
                 again = message in under_way
-                early = isinstance(message, ChildCancelled) and any(isinstance(one, ChildAsked) for one in messages)
+                early = isinstance(message, ChildCancelled) and any(isinstance(one, StartChild) for one in messages)
                 kind = "event" if again or early else "step"
                 yield Move(f"take {_name(message)}", (), minds.taking(message), kind)
 
@@ -250,13 +252,13 @@ class AwayModel:
         minds = move.minds
         match move.name, answer:
             case "ask", (code, message):
-                assert code in (Code.DONE, Code.ALREADY), f"the holder was not obeyed: {code!r}"
+                assert code in (ScriptStatus.DONE, ScriptStatus.ALREADY), f"the holder was not obeyed: {code!r}"
                 if message is not None and len(minds.under_way) < self._most:
                     return minds.taking(message)
-            case "park", Code.MORE:
+            case "park", ScriptStatus.MORE:
                 return replace(minds, holder="knows")
             case (("park" | "finish parent" | "finish child"), code):
-                assert code is Code.DONE, f"the holder was not obeyed: {move.name} was answered {code!r}"
+                assert code is ScriptStatus.DONE, f"the holder was not obeyed: {move.name} was answered {code!r}"
             case _:
                 pass
         if move.delivery is not None:
@@ -298,21 +300,21 @@ def _name(message: Message) -> str:
     return type(message).__name__
 
 
-def _expire(keys: Keys, kind: str, member: str) -> tuple[Call[Any], ...]:
+def _expire(keys: Keys, kind: str, member: str) -> tuple[Command[Any], ...]:
     return (command(int, "ZADD", keys(kind), "XX", _NOW_MS - 1, member),)
 
 
-def _claim(keys: Keys, run: str) -> Call[Any]:
+def _claim(keys: Keys, run: str) -> Command[Any]:
     lists = jobs.queue_lists([run])
     return jobs.claim_jobs(keys, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS, now_ms=_NOW_MS)
 
 
-def _reclaim(keys: Keys, run: str) -> tuple[Call[Any], ...]:
-    looked = command(bytes, "SET", keys("LOOKED"), f"{_NOW_MS} 0")
+def _reclaim(keys: Keys, run: str) -> tuple[Command[Any], ...]:
+    looked = command(bytes, "SET", keys("LAST_LEASE_SCAN"), f"{_NOW_MS} 0")
     return (looked, *_expire(keys, "LEASES", run), jobs.reclaim_leases(keys, now_ms=_NOW_MS))
 
 
-def _ask(fence: int) -> Call[Any]:
+def _ask(fence: int) -> Command[Any]:
     start = ChildStart(
         key=KEY,
         step_id="call",
@@ -328,7 +330,7 @@ def _ask(fence: int) -> Call[Any]:
     return invoke_remote_child(HERE, start, run_id=PARENT, fence=fence, version=0, now_ms=_NOW_MS)
 
 
-def _finish(run: str, fence: int) -> Call[Any]:
+def _finish(run: str, fence: int) -> Command[Any]:
     return jobs.finish_run(
         HERE,
         run_id=run,
@@ -340,7 +342,7 @@ def _finish(run: str, fence: int) -> Call[Any]:
     )
 
 
-def _cancel(run: str, *, children: bool = True) -> Call[Any]:
+def _cancel(run: str, *, children: bool = True) -> Command[Any]:
     return runs.cancel_run(
         HERE, run_id=run, failure=_CANCELLED, retention_ms=_RETENTION_MS, children=children, now_ms=_NOW_MS
     )

@@ -101,5 +101,5 @@ def assert_refused(done: subprocess.CompletedProcess[str], code: int, *parts: st
 def register(url: str, app: Stepflow) -> None:
     """Register the functions of an app, as its worker does."""
     broker, configs = Broker(as_role(url, "worker")), [function.config for function in app.functions.values()]
-    broker.run_all([register_functions(keys, configs) for keys in keys_for(url).all])
+    broker.execute_all([register_functions(keys, configs) for keys in keys_for(url).all])
     broker.close()

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stepflow_broker.protocol.keys import GROUP
-from stepflow_broker.registry.cancellation import BoundsConfig, CancelConfig
+from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
 from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.outbox import ChildAsked, read_finished
+from stepflow_broker.transitions.outbox import StartChild, read_finished
 from stepflow_broker.transitions.remote_invokes import invoke_remote_child, start_remote_child
 from stepflow_broker.transitions.runs import start_run
 from stepflow_broker.transitions.waits import WaitStart, begin_wait
@@ -66,7 +66,7 @@ def defect(*codes: str, leaves: str = "") -> Callable[[Plant], Plant]:
 
 
 def start(
-    driver: Driver, run: str = "run1", *, flow: FlowConfig | None = None, bounds: BoundsConfig | None = None
+    driver: Driver, run: str = "run1", *, flow: FlowConfig | None = None, bounds: CancellationConfig | None = None
 ) -> None:
     config = FunctionConfig("shop", "buy", "shop", flow=flow, bounds=bounds, retention_ms=RETENTION_MS)
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"order": 1}})
@@ -106,7 +106,7 @@ def ended_child(driver: Driver, *, told: bool = False) -> None:
         driver.wake()
 
 
-def parent_of_child_away(driver: Driver) -> ChildAsked:
+def parent_of_child_away(driver: Driver) -> StartChild:
     """A parked run that waits for a child elsewhere, and the message that has the child made."""
     lease, config = driver.started(), FunctionConfig("shop", "sell", "shop", retention_ms=RETENTION_MS)
     event = dumps({"name": "e", "id": "child1", "ts": 1, "data": {}})
@@ -152,20 +152,20 @@ def a_step_off_its_list(driver: Driver) -> None:
     driver.client.delete(driver.keys("RQ_QUEUE", "shop:steps"))
 
 
-@defect("job_missing", "rq_view")
+@defect("job_missing", "rq_view_wrong")
 def a_job_that_rq_emptied(driver: Driver) -> None:
     driver.start()
     driver.client.delete(driver.keys("RQ_QUEUE", "shop"), driver.keys("RQ_JOB", "run1"))
 
 
-@defect("job_twice")
+@defect("job_duplicated")
 def a_job_twice_on_its_list(driver: Driver) -> None:
     driver.start()
     driver.start("run2")
     driver.client.rpush(driver.keys("RQ_QUEUE", "shop"), "run1")
 
 
-@defect("job_twice")
+@defect("job_duplicated")
 def a_job_on_both_lists(driver: Driver) -> None:
     driver.start()
     driver.client.rpush(driver.keys("RQ_QUEUE", "shop:steps"), "run1")
@@ -183,7 +183,7 @@ def a_lease_of_a_step_on_no_list(driver: Driver) -> None:
     driver.client.zrem(driver.keys("LEASES"), driver.claim_one().job)
 
 
-@defect("lease_broken")
+@defect("lease_invalid")
 def a_lease_of_nobody(driver: Driver) -> None:
     driver.started()
     driver.client.hdel(driver.keys("RUN", "run1"), "owner")
@@ -211,37 +211,37 @@ def a_sleep_without_a_timer(driver: Driver) -> None:
 
 @defect("timer_missing")
 def a_run_that_need_not_finish(driver: Driver) -> None:
-    start(driver, bounds=BoundsConfig(finish_ms=HOUR_MS))
+    start(driver, bounds=CancellationConfig(finish_ms=HOUR_MS))
     driver.claim_one()
     driver.client.delete(driver.keys("TIMEOUTS"))
 
 
 @defect("timer_missing", leaves="timer_missing")
 def a_run_that_need_not_start(driver: Driver) -> None:
-    start(driver, bounds=BoundsConfig(start_ms=HOUR_MS))
+    start(driver, bounds=CancellationConfig(start_ms=HOUR_MS))
     driver.client.delete(driver.keys("TIMEOUTS"))
 
 
-@defect("line_missing")
+@defect("wait_list_entry_missing")
 def a_job_out_of_its_line(driver: Driver) -> None:
     in_line(driver)
-    driver.client.delete(driver.keys("LINE", GATE))
+    driver.client.delete(driver.keys("WAIT_LIST", GATE))
 
 
-@defect("line_stalled")
+@defect("wait_list_stalled")
 def a_line_that_nobody_moves(driver: Driver) -> None:
     start(driver, flow=GATED)
-    driver.client.delete(driver.keys("SLOTS", GATE), driver.keys("RQ_QUEUE", "shop"))
-    driver.client.zadd(driver.keys("LINE", GATE), {"run1": 1})
+    driver.client.delete(driver.keys("CONCURRENCY_SLOTS", GATE), driver.keys("RQ_QUEUE", "shop"))
+    driver.client.zadd(driver.keys("WAIT_LIST", GATE), {"run1": 1})
     driver.client.hset(driver.keys("RUN", "run1"), "continuation", "gated")
     driver.client.hset(driver.keys("RQ_JOB", "run1"), "status", "deferred")
 
 
-@defect("line_stalled")
+@defect("wait_list_stalled")
 def a_function_that_is_paused_no_more(driver: Driver) -> None:
     driver.start()
     driver.client.delete(driver.keys("RQ_QUEUE", "shop"))
-    driver.client.zadd(driver.keys("LINE", f"function {GATE}"), {"run1": 1})
+    driver.client.zadd(driver.keys("WAIT_LIST", f"function {GATE}"), {"run1": 1})
     driver.client.hset(driver.keys("RUN", "run1"), "continuation", "gated")
     driver.client.hset(driver.keys("RQ_JOB", "run1"), "status", "deferred")
 
@@ -251,7 +251,7 @@ def a_run_out_of_its_batch(driver: Driver) -> None:
     driver.client.lrem(driver.keys("BATCHED", batched(driver)), 0, "run1")
 
 
-@defect("batch_lost", "ended_stays", "batched_dangling")
+@defect("batch_lost", "ended_run_never_expires", "orphaned_batched")
 def a_batch_whose_end_was_not_heard(driver: Driver) -> None:
     batched(driver)
     driver.advance(HOUR_MS)
@@ -260,7 +260,7 @@ def a_batch_whose_end_was_not_heard(driver: Driver) -> None:
     driver.client.xtrim(driver.keys("FINISHED"), 0)
 
 
-@defect("waits_for_nothing")
+@defect("run_stuck")
 def a_run_that_waits_for_nothing(driver: Driver) -> None:
     lease = driver.started()
     driver.plan(lease, "a")
@@ -269,22 +269,22 @@ def a_run_that_waits_for_nothing(driver: Driver) -> None:
     driver.client.lrem(driver.keys("RQ_QUEUE", "shop:steps"), 1, job_id("run1", A))
 
 
-@defect("status_wrong")
+@defect("run_status_wrong")
 def a_status_that_is_not(driver: Driver) -> None:
     driver.start()
     driver.client.hset(driver.keys("RUN", "run1"), "status", "running")
 
 
-@defect("live_unlisted")
+@defect("live_run_unlisted")
 def a_live_run_that_is_not_listed(driver: Driver) -> None:
     driver.start()
     driver.client.zrem(driver.keys("LIVE"), "run1")
 
 
-@defect("live_expires")
+@defect("live_run_expires")
 def a_live_run_that_expires(driver: Driver) -> None:
     driver.commit(driver.started(), "first")
-    for kind in ("RUN", "MEMOS", "ORDER"):
+    for kind in ("RUN", "MEMOS", "MEMO_ORDER"):
         driver.client.pexpire(driver.keys(kind, "run1"), HOUR_MS)
 
 
@@ -294,7 +294,7 @@ def a_run_without_a_queue(driver: Driver) -> None:
     driver.client.hdel(driver.keys("RUN", "run1"), "queue")
 
 
-@defect("run_broken")
+@defect("run_status_missing")
 def a_run_without_a_status(driver: Driver) -> None:
     driver.client.hset(driver.keys("RUN", NOBODY), "reason", "none")
 
@@ -308,7 +308,7 @@ def a_singleton_that_is_not_named(driver: Driver) -> None:
 # -- steps and waits -----------------------------------------------------------
 
 
-@defect("step_incomplete", "rq_queue_dangling", "rq_job_dangling")
+@defect("step_incomplete", "orphaned_rq_queue", "orphaned_rq_job")
 def a_step_without_a_state(driver: Driver) -> None:
     planned(driver)
     driver.client.hdel(driver.keys("STEPS", "run1"), f"{A}:state")
@@ -318,7 +318,7 @@ def a_step_without_a_state(driver: Driver) -> None:
 def a_step_with_a_memo_that_is_planned(driver: Driver) -> None:
     planned(driver)
     driver.client.hset(driver.keys("MEMOS", "run1"), A, '{"data":1,"id":"a"}')
-    driver.client.rpush(driver.keys("ORDER", "run1"), A)
+    driver.client.rpush(driver.keys("MEMO_ORDER", "run1"), A)
 
 
 @defect("timeout_key_missing")
@@ -333,30 +333,30 @@ def an_invoke_without_a_timeout_key(driver: Driver) -> None:
     driver.client.delete(driver.keys("TIMEOUT", f"run1:{CALL}"))
 
 
-@defect("index_missing")
+@defect("wait_index_missing")
 def a_wait_out_of_the_index(driver: Driver) -> None:
     waiting(driver, "paid")
-    driver.client.delete(driver.keys("WAITS", "\n\npaid"), driver.keys("WAITED", "paid"))
+    driver.client.delete(driver.keys("WAITS", "\n\npaid"), driver.keys("WAIT_COUNTS", "paid"))
 
 
-@defect("index_missing")
+@defect("wait_index_missing")
 def an_event_that_would_not_cancel(driver: Driver) -> None:
-    start(driver, bounds=BoundsConfig((CancelConfig("gone"),)))
+    start(driver, bounds=CancellationConfig((CancelConfig("gone"),)))
     for name in driver.client.scan_iter(f"{driver.keys('WAITS')}*"):
         driver.client.delete(name)
-    driver.client.delete(driver.keys("WAITED", "gone"))
+    driver.client.delete(driver.keys("WAIT_COUNTS", "gone"))
 
 
-@defect("waited_low")
+@defect("wait_count_low")
 def a_count_of_waits_that_is_too_low(driver: Driver) -> None:
     waiting(driver, "paid")
-    driver.client.delete(driver.keys("WAITED", "paid"))
+    driver.client.delete(driver.keys("WAIT_COUNTS", "paid"))
 
 
-@defect("waited_high", leaves="waited_high")
+@defect("wait_count_high", leaves="wait_count_high")
 def a_count_of_waits_that_is_too_high(driver: Driver) -> None:
     waiting(driver, "paid")
-    driver.client.hincrby(driver.keys("WAITED", "paid"), "", 2)
+    driver.client.hincrby(driver.keys("WAIT_COUNTS", "paid"), "", 2)
 
 
 @defect("child_missing")
@@ -367,19 +367,19 @@ def a_child_that_does_not_exist(driver: Driver) -> None:
     client.zrem(keys("LIVE"), "child1")
 
 
-@defect("child_unheard", "ended_stays")
+@defect("child_result_lost", "ended_run_never_expires")
 def a_child_whose_end_was_not_heard(driver: Driver) -> None:
     ended_child(driver)
     driver.client.xtrim(driver.keys("FINISHED"), 0)
 
 
-@defect("away_missing")
+@defect("remote_child_missing")
 def a_child_elsewhere_that_does_not_exist(driver: Driver) -> None:
     parent_of_child_away(driver)
     driver.client.xtrim(driver.keys("FINISHED"), 0)
 
 
-@defect("away_unheard", "ended_stays")
+@defect("remote_child_result_lost", "ended_run_never_expires")
 def a_child_elsewhere_whose_end_was_not_heard(driver: Driver) -> None:
     message = parent_of_child_away(driver)
     driver.send(start_remote_child(driver.keys, message, now_ms=driver.now_ms))
@@ -388,23 +388,23 @@ def a_child_elsewhere_whose_end_was_not_heard(driver: Driver) -> None:
     driver.client.xtrim(driver.keys("FINISHED"), 0)
 
 
-@defect("order_wrong")
+@defect("memo_order_wrong")
 def a_memo_out_of_the_order(driver: Driver) -> None:
     lease = driver.started()
     driver.commit(lease, "first")
     driver.commit(lease, "second")
-    driver.client.lpop(driver.keys("ORDER", "run1"))
+    driver.client.lpop(driver.keys("MEMO_ORDER", "run1"))
 
 
-@defect("order_wrong")
+@defect("memo_order_wrong")
 def a_memo_twice_in_the_order(driver: Driver) -> None:
     lease = driver.started()
     driver.commit(lease, "first")
     driver.yield_run(lease)
-    driver.client.rpush(driver.keys("ORDER", "run1"), step_key("first"))
+    driver.client.rpush(driver.keys("MEMO_ORDER", "run1"), step_key("first"))
 
 
-@defect("outcome_differs", leaves="outcome_differs")
+@defect("child_outcome_differs", leaves="child_outcome_differs")
 def an_answer_that_the_child_did_not_give(driver: Driver) -> None:
     ended_child(driver, told=True)
     driver.client.hset(driver.keys("MEMOS", "run1"), CALL, '{"data":"other","outcome":"completed","id":"call"}')
@@ -413,32 +413,32 @@ def an_answer_that_the_child_did_not_give(driver: Driver) -> None:
 # -- ended runs ----------------------------------------------------------------
 
 
-@defect("ended_holds")
+@defect("ended_run_holds_job")
 def an_ended_run_with_a_lease(driver: Driver) -> None:
     ended(driver)
     driver.client.hset(driver.keys("RUN", "run1"), mapping={"continuation": "leased", "lease": 1, "owner": "w1"})
 
 
-@defect("ended_has_steps")
+@defect("ended_run_has_steps")
 def an_ended_run_with_steps(driver: Driver) -> None:
     ended(driver)
     driver.client.hset(driver.keys("STEPS", "run1"), mapping={A: "a", f"{A}:state": "queued"})
 
 
-@defect("ended_stays")
+@defect("ended_run_never_expires")
 def an_ended_run_that_stays(driver: Driver) -> None:
     ended(driver)
-    for kind in ("RUN", "MEMOS", "ORDER"):
+    for kind in ("RUN", "MEMOS", "MEMO_ORDER"):
         driver.client.persist(driver.keys(kind, "run1"))
 
 
-@defect("ended_goes")
+@defect("ended_run_expires_early")
 def an_ended_child_that_goes_too_early(driver: Driver) -> None:
     ended_child(driver)
     driver.client.pexpire(driver.keys("RUN", "child1"), HOUR_MS)
 
 
-@defect("ended_unlisted")
+@defect("ended_run_unlisted")
 def an_ended_run_that_is_not_listed(driver: Driver) -> None:
     ended(driver)
     driver.client.zrem(driver.keys("ENDED"), "run1")
@@ -447,93 +447,93 @@ def an_ended_run_that_is_not_listed(driver: Driver) -> None:
 # -- what dangles --------------------------------------------------------------
 
 
-@defect("rq_queue_dangling")
+@defect("orphaned_rq_queue")
 def a_job_of_nobody_on_a_list(driver: Driver) -> None:
     driver.client.rpush(driver.keys("RQ_QUEUE", "shop"), NOBODY)
     driver.client.sadd(driver.keys("RQ_QUEUES"), driver.keys("RQ_QUEUE", "shop"))
 
 
-@defect("leases_dangling")
+@defect("orphaned_leases")
 def a_lease_of_an_ended_run(driver: Driver) -> None:
     ended(driver)
     driver.client.zadd(driver.keys("LEASES"), {"run1": driver.now_ms, STEP: driver.now_ms})
 
 
-@defect("timeouts_dangling")
+@defect("orphaned_timeouts")
 def timers_of_nobody(driver: Driver) -> None:
     driver.start()
     members = [f"job:{NOBODY}", "job:run1", f"wait:{STEP}", f"start:{NOBODY}", "finish:run1"]
     driver.client.zadd(driver.keys("TIMEOUTS"), dict.fromkeys(members, driver.now_ms))
 
 
-@defect("slots_dangling")
+@defect("orphaned_concurrency_slots")
 def a_slot_that_is_never_freed(driver: Driver) -> None:
     start(driver, flow=GATED)
-    driver.client.zadd(driver.keys("SLOTS", GATE), {NOBODY: "inf"})
+    driver.client.zadd(driver.keys("CONCURRENCY_SLOTS", GATE), {NOBODY: "inf"})
 
 
-@defect("line_dangling")
+@defect("orphaned_wait_list")
 def one_in_line_who_has_a_slot(driver: Driver) -> None:
     start(driver, flow=GATED)
-    driver.client.zadd(driver.keys("LINE", GATE), {"run1": 1})
+    driver.client.zadd(driver.keys("WAIT_LIST", GATE), {"run1": 1})
 
 
-@defect("timeout_dangling")
+@defect("orphaned_timeout")
 def a_timeout_key_of_nobody(driver: Driver) -> None:
     driver.client.set(driver.keys("TIMEOUT", STEP), "{}")
 
 
-@defect("waits_dangling")
+@defect("orphaned_waits")
 def waits_of_nobody(driver: Driver) -> None:
     driver.client.sadd(driver.keys("WAITS", "\n\npaid"), STEP, f"{NOBODY}:!0")
-    driver.client.hset(driver.keys("WAITED", "paid"), "", 2)
+    driver.client.hset(driver.keys("WAIT_COUNTS", "paid"), "", 2)
 
 
-@defect("live_dangling")
+@defect("orphaned_live")
 def ended_runs_that_are_listed_as_live(driver: Driver) -> None:
     ended(driver)
     driver.client.zadd(driver.keys("LIVE"), {"run1": 1, NOBODY: 1})
 
 
-@defect("ended_dangling")
+@defect("orphaned_ended")
 def live_runs_that_are_listed_as_ended(driver: Driver) -> None:
     driver.start()
     driver.client.zadd(driver.keys("ENDED"), {"run1": driver.now_ms + HOUR_MS, NOBODY: driver.now_ms + HOUR_MS})
 
 
-@defect("finished_dangling")
+@defect("orphaned_finished")
 def a_finished_event_of_nobody(driver: Driver) -> None:
     driver.client.xadd(driver.keys("FINISHED"), {"run": NOBODY}, id=f"{driver.now_ms}-0")
 
 
-@defect("steps_dangling")
+@defect("orphaned_steps")
 def steps_of_nobody(driver: Driver) -> None:
     driver.client.hset(driver.keys("STEPS", NOBODY), A, "a")
 
 
-@defect("memos_dangling", "order_dangling")
+@defect("orphaned_memos", "orphaned_memo_order")
 def memos_of_nobody(driver: Driver) -> None:
     driver.client.hset(driver.keys("MEMOS", NOBODY), A, "{}")
-    driver.client.rpush(driver.keys("ORDER", NOBODY), A)
+    driver.client.rpush(driver.keys("MEMO_ORDER", NOBODY), A)
 
 
-@defect("batched_dangling")
+@defect("orphaned_batched")
 def a_batch_of_nobody(driver: Driver) -> None:
     driver.client.rpush(driver.keys("BATCHED", NOBODY), "run1")
 
 
-@defect("rq_job_dangling")
+@defect("orphaned_rq_job")
 def a_job_of_nobody(driver: Driver) -> None:
     driver.client.hset(driver.keys("RQ_JOB", NOBODY), mapping={"data": MARK, "status": "queued"})
 
 
-@defect("rq_job_dangling")
+@defect("orphaned_rq_job")
 def a_failed_job_that_stays(driver: Driver) -> None:
     ended(driver, RunStatus.FAILED)
     driver.client.persist(driver.keys("RQ_JOB", "run1"))
 
 
-@defect("singleton_dangling")
+@defect("orphaned_singleton")
 def a_singleton_that_names_an_ended_run(driver: Driver) -> None:
     ended(driver)
     driver.client.set(driver.keys("SINGLETON", GATE), "run1")
@@ -541,14 +541,14 @@ def a_singleton_that_names_an_ended_run(driver: Driver) -> None:
 
 @defect("no_expiry")
 def flow_control_that_stays(driver: Driver) -> None:
-    for kind in ("ONCE", "THROTTLE"):
+    for kind in ("IDEMPOTENCY", "THROTTLE"):
         driver.client.set(driver.keys(kind, GATE), "1")
 
 
 # -- what RQ's tools are shown -------------------------------------------------
 
 
-@defect("rq_view")
+@defect("rq_view_wrong")
 def jobs_that_rq_shows_otherwise(driver: Driver) -> None:
     driver.plan(driver.started(), "a")
     driver.start("run2")
@@ -556,7 +556,7 @@ def jobs_that_rq_shows_otherwise(driver: Driver) -> None:
     driver.client.delete(driver.keys("RQ_WIP", "shop"))
 
 
-@defect("rq_wip_dangling", "rq_scheduled_dangling", "rq_failed_dangling")
+@defect("orphaned_rq_wip", "orphaned_rq_scheduled", "orphaned_rq_failed")
 def jobs_of_nobody_in_registries(driver: Driver) -> None:
     later_s = driver.now_ms / 1000 + 3_600
     driver.client.zadd(driver.keys("RQ_WIP", "shop"), {f"{NOBODY}:1": later_s})
@@ -582,7 +582,7 @@ def a_timer_that_nobody_fires(driver: Driver) -> None:
 @defect("pending_overdue")
 def a_finished_event_that_somebody_took_and_left(driver: Driver) -> None:
     ended_child(driver)
-    driver.store.broker.run(read_finished(driver.keys, "w1"))
+    driver.store.broker.execute(read_finished(driver.keys, "w1"))
     (entry,) = driver.client.xrange(driver.keys("FINISHED"))
     driver.client.xclaim(driver.keys("FINISHED"), GROUP, "w1", 0, [entry[0]], idle=HOUR_MS, justid=True)
 

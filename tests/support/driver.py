@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions import invokes, jobs, runs
@@ -21,7 +21,7 @@ from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_data, memo_of_failure
 from stepflow_engine.states import RunStatus
 from tests.support.invariants import Part, check_invariants
-from tests.support.stores import Store
+from tests.support.backends import Store
 
 __all__ = ["ERROR", "LEASE_MS", "NOBODY", "RETENTION_MS", "START_MS", "TIMEOUT_MEMO", "Driver", "memo"]
 
@@ -63,11 +63,11 @@ class Driver:
         self.now_ms = now_ms
         self.twice = twice
 
-    def send(self, call: Call[T]) -> T:
-        answer = self.store.broker.run(call)
+    def send(self, call: Command[T]) -> T:
+        answer = self.store.broker.execute(call)
         self.check()
         if self.twice:
-            self.store.broker.run(call)
+            self.store.broker.execute(call)
             self.check()
         return answer
 
@@ -80,12 +80,12 @@ class Driver:
 
     def start(
         self, run: str = "run1", *, queue: str = "shop", dedupe: bool = False, rate: RateConfig | None = None
-    ) -> Code:
+    ) -> ScriptStatus:
         return self.send(self.starting(run, queue=queue, dedupe=dedupe, rate=rate))
 
     def starting(
         self, run: str, *, queue: str = "shop", dedupe: bool = False, rate: RateConfig | None = None
-    ) -> Call[Code]:
+    ) -> Command[ScriptStatus]:
         """The call that starts a run."""
         event = dumps({"name": "e", "id": run, "ts": 1, "data": {}})
         config = FunctionConfig("shop", "buy", queue, flow=FlowConfig(rate), retention_ms=RETENTION_MS)
@@ -95,7 +95,7 @@ class Driver:
         self, limit: int = 100, *, worker: str = "w1", queues: Sequence[str] = ("shop",), claim: int = 0
     ) -> list[Lease] | None:
         """Claim jobs; never sent twice: without a number, the answer to the second names other jobs."""
-        answer = self.store.broker.run(
+        answer = self.store.broker.execute(
             jobs.claim_jobs(
                 self.keys,
                 lists=queue_lists(queues),
@@ -121,18 +121,18 @@ class Driver:
 
     def commit(
         self, lease: Lease, step_id: str = "", *, text: bytes | None = None, keep: bool = True, worker: str = "w1"
-    ) -> tuple[Code, int]:
+    ) -> tuple[ScriptStatus, int]:
         """Commit the step of a lease; unless ``keep``, yield the run when that was accepted."""
         text = memo(worker=worker) if text is None else text
         if lease.key:
             return self.commit_planned(lease, text, worker=worker)
         key = step_key(step_id)
         answer = self.send(jobs.commit_step(self.keys, run_id=lease.run_id, fence=lease.fence, key=key, memo=text))
-        if answer[0] is Code.DONE and not keep:
-            assert self.yield_run(lease) is Code.DONE
+        if answer[0] is ScriptStatus.DONE and not keep:
+            assert self.yield_run(lease) is ScriptStatus.DONE
         return answer
 
-    def commit_planned(self, lease: Lease, text: bytes, *, worker: str) -> tuple[Code, int]:
+    def commit_planned(self, lease: Lease, text: bytes, *, worker: str) -> tuple[ScriptStatus, int]:
         return self.send(
             jobs.commit_planned_step(
                 self.keys,
@@ -145,16 +145,16 @@ class Driver:
             )
         )
 
-    def yield_run(self, lease: Lease) -> Code:
+    def yield_run(self, lease: Lease) -> ScriptStatus:
         return self.send(jobs.yield_run(self.keys, run_id=lease.run_id, fence=lease.fence, now_ms=self.now_ms))
 
-    def plan(self, lease: Lease, *step_ids: str) -> Code:
+    def plan(self, lease: Lease, *step_ids: str) -> ScriptStatus:
         steps = [(step_key(step_id), step_id) for step_id in step_ids]
         return self.send(
             jobs.plan_steps(self.keys, run_id=lease.run_id, fence=lease.fence, steps=steps, now_ms=self.now_ms)
         )
 
-    def fail(self, lease: Lease, step_id: str = "", *, attempts: int = 1, delay_ms: int = 1_000) -> Code:
+    def fail(self, lease: Lease, step_id: str = "", *, attempts: int = 1, delay_ms: int = 1_000) -> ScriptStatus:
         return self.send(
             jobs.fail_attempt(
                 self.keys,
@@ -170,7 +170,7 @@ class Driver:
             )
         )
 
-    def retry(self, lease: Lease, *, attempts: int = 1, delay_ms: int = 1_000, reason: str = "") -> Code:
+    def retry(self, lease: Lease, *, attempts: int = 1, delay_ms: int = 1_000, reason: str = "") -> ScriptStatus:
         return self.send(
             jobs.retry_run(
                 self.keys,
@@ -184,14 +184,14 @@ class Driver:
             )
         )
 
-    def park(self, lease: Lease, applied: int = 0) -> Code:
+    def park(self, lease: Lease, applied: int = 0) -> ScriptStatus:
         return self.send(
             jobs.park_run(self.keys, run_id=lease.run_id, fence=lease.fence, applied=applied, now_ms=self.now_ms)
         )
 
     def finish(
         self, lease: Lease, status: RunStatus = RunStatus.COMPLETED, *, retention_ms: int = RETENTION_MS
-    ) -> Code:
+    ) -> ScriptStatus:
         payload = b'"done"' if status is RunStatus.COMPLETED else ERROR
         return self.send(
             jobs.finish_run(
@@ -205,7 +205,7 @@ class Driver:
             )
         )
 
-    def cancel(self, run: str = "run1", *, children: bool = True) -> Code:
+    def cancel(self, run: str = "run1", *, children: bool = True) -> ScriptStatus:
         return self.send(
             runs.cancel_run(
                 self.keys,
@@ -228,7 +228,7 @@ class Driver:
 
     def reclaim(self, *, limit: int = 100) -> list[str]:
         """Reclaim leases, as a worker that has looked a moment before."""
-        self.store.broker.run(command(bytes, "SET", self.keys("LOOKED"), f"{self.now_ms} 0"))
+        self.store.broker.execute(command(bytes, "SET", self.keys("LAST_LEASE_SCAN"), f"{self.now_ms} 0"))
         return self.send(jobs.reclaim_leases(self.keys, limit=limit, now_ms=self.now_ms))
 
     def fire(self, *, limit: int = 500) -> tuple[int, int]:
@@ -244,7 +244,7 @@ class Driver:
         refusal: bytes = b"",
         rate: RateConfig | None = None,
         version: int = 0,
-    ) -> tuple[Code, Resolved | None]:
+    ) -> tuple[ScriptStatus, Resolved | None]:
         event = {"name": "e", "id": child, "ts": 1, "data": {}}
         start = ChildStart(
             key=step_key(step_id),
@@ -274,18 +274,18 @@ class Driver:
     # -- readings ----------------------------------------------------------------
 
     def run(self, run: str = "run1") -> RunRecord:
-        record = self.store.broker.run(runs.read_run(self.keys, run))
+        record = self.store.broker.execute(runs.read_run(self.keys, run))
         assert record is not None, f"there is no run {run}"
         return record
 
     def load(self, run: str = "run1", applied: int = 0) -> tuple[RunRecord | None, list[tuple[str, bytes]]]:
-        return self.store.broker.run(jobs.load_run(self.keys, run, applied))
+        return self.store.broker.execute(jobs.load_run(self.keys, run, applied))
 
     def memos(self, run: str = "run1") -> list[tuple[str, bytes]]:
-        return self.store.broker.run(runs.read_memos(self.keys, run))
+        return self.store.broker.execute(runs.read_memos(self.keys, run))
 
     def steps(self, run: str = "run1") -> dict[str, StepRecord]:
-        return {step.id: step for step in self.store.broker.run(runs.read_steps(self.keys, run))}
+        return {step.id: step for step in self.store.broker.execute(runs.read_steps(self.keys, run))}
 
     def queued(self, name: str) -> list[str]:
         """The jobs on a list, in order."""

@@ -109,7 +109,7 @@ def check_invariants(client: redis.Redis | Part) -> None:
     expected = _Expected()
     for run in _subjects(client, "RUN"):
         _check_run(client, run, expected)
-    for kind in ("MEMOS", "ORDER", "STEPS"):
+    for kind in ("MEMOS", "MEMO_ORDER", "STEPS"):
         for run in _subjects(client, kind):
             assert client.exists(_KEYS("RUN", run)), f"R2: {kind} of {run} outlives its run"
     _compare(client, expected)
@@ -118,14 +118,14 @@ def check_invariants(client: redis.Redis | Part) -> None:
 def _check_run(client: redis.Redis | Part, run: str, expected: _Expected) -> None:
     truth = client.hgetall(_KEYS("RUN", run))
     status = RunStatus(truth["status"])
-    memos, order = set(client.hkeys(_KEYS("MEMOS", run))), client.lrange(_KEYS("ORDER", run), 0, -1)
+    memos, order = set(client.hkeys(_KEYS("MEMOS", run))), client.lrange(_KEYS("MEMO_ORDER", run), 0, -1)
     assert len(order) == len(set(order)), f"R5: a step of {run} is recorded twice"
     assert memos == set(order), f"R5: the memos of {run} and their order differ"
     if status.ended:
         _check_ended(client, run, truth, expected)
         return
     expected.live.add(run)
-    for kind in ("RUN", "MEMOS", "ORDER", "STEPS"):
+    for kind in ("RUN", "MEMOS", "MEMO_ORDER", "STEPS"):
         assert client.pttl(_KEYS(kind, run)) < 0, f"R2: {kind} of the live run {run} expires"
     planned = _check_steps(client, run, memos, expected)
     continuation = truth.get("continuation")
@@ -166,7 +166,7 @@ def _check_ended(client: redis.Redis | Part, run: str, truth: dict[str, str], ex
     assert not client.exists(_KEYS("STEPS", run)), f"R2: {run} has ended and has steps"
     finished = truth.get("finished")
     unseen = bool(finished and client.xrange(_KEYS("FINISHED"), finished, finished))
-    for kind in ("RUN", "MEMOS", "ORDER"):
+    for kind in ("RUN", "MEMOS", "MEMO_ORDER"):
         expires = client.pttl(_KEYS(kind, run)) != -1
         assert expires or unseen, f"R2: {kind} of the ended run {run} has no expiry"
         assert not (kind == "RUN" and expires and unseen), f"R2: {run} expires before its parent knows of its end"
@@ -220,9 +220,13 @@ def _compare(client: redis.Redis | Part, expected: _Expected) -> None:
     timers = dict(client.zrange(_KEYS("TIMEOUTS"), 0, -1, withscores=True))
     timers = {name: due for name, due in timers.items() if not name.startswith("resume:")}  # of no run
     assert timers == expected.timers, "L1: the timers are others"
-    lines = [job for name in _subjects(client, "LINE") for job in client.zrange(_KEYS("LINE", name), 0, -1)]
+    lines = [job for name in _subjects(client, "WAIT_LIST") for job in client.zrange(_KEYS("WAIT_LIST", name), 0, -1)]
     assert sorted(lines) == sorted(expected.in_line), "G1: others stand in line"
-    slots = {job for name in _subjects(client, "SLOTS") for job in client.zrange(_KEYS("SLOTS", name), 0, -1)}
+    slots = {
+        job
+        for name in _subjects(client, "CONCURRENCY_SLOTS")
+        for job in client.zrange(_KEYS("CONCURRENCY_SLOTS", name), 0, -1)
+    }
     assert slots <= expected.leases | set(expected.queued) | expected.in_line, "G2: a job that is over has a slot"
     assert set(_subjects(client, "TIMEOUT")) == expected.waits, "W1: the timeout keys are others"
     _compare_index(client, expected)
@@ -237,7 +241,7 @@ def _compare_index(client: redis.Redis | Part, expected: _Expected) -> None:
     for index, members in indexed.items():
         paths, _, event = index.split("\n", 2)
         counts[event][paths] += len(members)
-    waited = {event: client.hgetall(_KEYS("WAITED", event)) for event in _subjects(client, "WAITED")}
+    waited = {event: client.hgetall(_KEYS("WAIT_COUNTS", event)) for event in _subjects(client, "WAIT_COUNTS")}
     waited = {event: {paths: int(count) for paths, count in found.items()} for event, found in waited.items()}
     assert waited == counts, "W2: the counts of waits are others"
 

@@ -27,9 +27,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions import invokes, jobs, runs
@@ -52,8 +52,8 @@ _LEASE_MS = 10_000
 _TIMEOUT_MS = 60_000
 _RETENTION_MS = 3_600_000
 _CANCELLED = dumps(Failure("RunCancelled", "the run was cancelled").to_json())
-_REFUSED = (Code.NO_RUN, Code.STALE_FENCE)
-_NOTHING = (Code.ALREADY, *_REFUSED)
+_REFUSED = (ScriptStatus.NO_RUN, ScriptStatus.STALE_FENCE)
+_NOTHING = (ScriptStatus.ALREADY, *_REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Move:
     """
 
     name: str
-    calls: tuple[Call[Any], ...]
+    calls: tuple[Command[Any], ...]
     minds: Minds
     kind: str = "step"
 
@@ -149,7 +149,7 @@ class InvokeModel:
         self.children = tuple(f"child{n}" for n in range(1, children + 1))
         self._without = without
 
-    def beginning(self) -> list[Call[Any]]:
+    def beginning(self) -> list[Command[Any]]:
         """What makes the first state: the parent has been started, and its first worker has died."""
         config = self._config(PARENT)
         return [
@@ -252,13 +252,13 @@ class InvokeModel:
     def minds_after(self, move: Move, answer: Any, after: Snapshot) -> Minds:
         """What the workers have in mind when the answer has come."""
         match move.verb, answer:
-            case "park", Code.MORE:
+            case "park", ScriptStatus.MORE:
                 known = frozenset(c for c in self.children if step_key(c) in after.hgetall(_KEYS("MEMOS", PARENT)))
                 return replace(move.minds, holder=Holder(known, known))
             case (("park" | "finish"), code):
-                assert code is Code.DONE, f"M3: the holder was not obeyed: {move.name} was answered {code!r}"
+                assert code is ScriptStatus.DONE, f"M3: the holder was not obeyed: {move.name} was answered {code!r}"
             case "invoke", (code, _):
-                assert code in (Code.DONE, Code.ALREADY), f"M3: {move.name} was answered {code!r}"
+                assert code in (ScriptStatus.DONE, ScriptStatus.ALREADY), f"M3: {move.name} was answered {code!r}"
             case "claim", leases:
                 assert [lease.run_id for lease in leases] == [move.run], f"M3: {move.name} claimed {leases}"
             case "reclaim", found:
@@ -321,18 +321,18 @@ class InvokeModel:
 
     # -- calls that come late, or again --------------------------------------------
 
-    def repeats(self, state: State) -> Iterator[tuple[str, Call[Any], tuple[Any, ...]]]:
+    def repeats(self, state: State) -> Iterator[tuple[str, Command[Any], tuple[Any, ...]]]:
         """Calls that must change nothing in a state: a name, the call, the answers that it may have."""
         yield from self._late(state)
         holder, fence = state.minds.holder, int(state.run(PARENT).get("lease", 0))
         for child in holder.invoked if holder else ():
-            yield f"invoke {child}, again", self._invoke(child, fence), ((Code.ALREADY, None),)
+            yield f"invoke {child}, again", self._invoke(child, fence), ((ScriptStatus.ALREADY, None),)
         for child in self.children:
             if state.is_live(child) or child not in self._unseen(state):
                 yield f"wake {child}, again", self._wake(child), (None,)
         for run in (PARENT, *self.children):
             if not state.is_live(run):
-                yield f"cancel {run}, again", self._cancel(run), (Code.ALREADY, Code.NO_RUN)
+                yield f"cancel {run}, again", self._cancel(run), (ScriptStatus.ALREADY, ScriptStatus.NO_RUN)
             if state.run(run).get("continuation") != "queued":
                 yield f"claim {run}, again", self._claim(run), ([],)
         yield "reclaim, again", jobs.reclaim_leases(_KEYS, now_ms=_NOW_MS), ([],)
@@ -342,7 +342,7 @@ class InvokeModel:
         entries, _ = state.held.content(_KEYS("FINISHED"), ([], []))
         return {fields["run"] for _, fields in entries}
 
-    def _late(self, state: State) -> Iterator[tuple[str, Call[Any], tuple[Any, ...]]]:
+    def _late(self, state: State) -> Iterator[tuple[str, Command[Any], tuple[Any, ...]]]:
         """The calls of those who have lost their leases, or have given them up."""
         fence = _last_fence(state.run(PARENT))
         for child in self.children:
@@ -361,16 +361,16 @@ class InvokeModel:
         return FunctionConfig("shop", run, run, retention_ms=_RETENTION_MS)
 
     @staticmethod
-    def _expire(kind: str, member: str) -> tuple[Call[Any], ...]:
+    def _expire(kind: str, member: str) -> tuple[Command[Any], ...]:
         """Time passes, for this one alone: the others renew their leases, or have longer timeouts."""
         return (command(int, "ZADD", _KEYS(kind), "XX", _NOW_MS - 1, member),)
 
     @staticmethod
-    def _claim(run: str) -> Call[Any]:
+    def _claim(run: str) -> Command[Any]:
         lists = jobs.queue_lists([run])
         return jobs.claim_jobs(_KEYS, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS, now_ms=_NOW_MS)
 
-    def _invoke(self, child: str, fence: int) -> Call[Any]:
+    def _invoke(self, child: str, fence: int) -> Command[Any]:
         start = ChildStart(
             key=step_key(child),
             step_id=child,
@@ -386,11 +386,11 @@ class InvokeModel:
         return invokes.invoke_child(_KEYS, start, run_id=PARENT, fence=fence, version=0, now_ms=_NOW_MS)
 
     @staticmethod
-    def _park(fence: int, applied: int) -> Call[Any]:
+    def _park(fence: int, applied: int) -> Command[Any]:
         return jobs.park_run(_KEYS, run_id=PARENT, fence=fence, applied=applied, now_ms=_NOW_MS)
 
     @staticmethod
-    def _finish(run: str, fence: int, output: bytes) -> Call[Any]:
+    def _finish(run: str, fence: int, output: bytes) -> Command[Any]:
         return jobs.finish_run(
             _KEYS,
             run_id=run,
@@ -402,11 +402,11 @@ class InvokeModel:
         )
 
     @staticmethod
-    def _wake(child: str) -> Call[Any]:
+    def _wake(child: str) -> Command[Any]:
         return invokes.wake_parent(_KEYS, child, worker="w", now_ms=_NOW_MS)
 
     @staticmethod
-    def _cancel(run: str, *, children: bool = True) -> Call[Any]:
+    def _cancel(run: str, *, children: bool = True) -> Command[Any]:
         return runs.cancel_run(
             _KEYS, run_id=run, failure=_CANCELLED, retention_ms=_RETENTION_MS, children=children, now_ms=_NOW_MS
         )

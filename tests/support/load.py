@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from stepflow import ServerError, Stepflow
+from stepflow import BackendUnavailableError, Stepflow
 from stepflow_broker.protocol.keys import Keys
 from stepflow_engine.ids import run_id_by_event, step_key
 from tests.chaos.faults_app import FUNCTIONS
@@ -40,7 +40,7 @@ class Load:
     Attributes:
         starts: acknowledged starts.
         effects: executions of handlers.
-        refused: how many calls raised `ServerError`, by what it says of the server.
+        refused: how many calls raised `BackendUnavailableError`, by what it says of the server.
         acknowledged_at: run → when, in seconds of `time.monotonic`.
     """
 
@@ -63,7 +63,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(90)
-        self._app.producer.close()
+        self._app.backend.close()
         assert not self._thread.is_alive(), "the producer is stuck"
         if self.error is not None:
             raise self.error
@@ -82,7 +82,7 @@ class Load:
         while True:
             try:
                 runs = self._start(function, id)
-            except ServerError as error:
+            except BackendUnavailableError as error:
                 self.refused[_what(error)] += 1
                 if self._stop.wait(self._pause_s):
                     return
@@ -176,6 +176,6 @@ def _describe(client: redis.Redis) -> str:
     return f"{len(live)} runs live, {client.xlen(_KEYS('EVENTS'))} events are on the stream; the first runs: {some}"
 
 
-def _what(error: ServerError) -> str:
+def _what(error: BackendUnavailableError) -> str:
     """What an error says, without the address."""
     return re.sub(r"redis\S*://\S+|127\.0\.0\.1:\d+", "…", str(error)).partition("):")[0]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import GROUP, Keys
 from stepflow_broker.protocol.scripts import script, script_names
 from stepflow_broker.redis_client.broker import Broker
@@ -111,12 +111,12 @@ class SnapshotServer:
         take = str(client.script_load(_TAKE))
         for name in script_names():
             client.script_load(script(name).text)  # so that no call is sent a second time after those behind it
-        self._take: Call[Snapshot] = command(self._read, "EVALSHA", take, 0, GROUP)
+        self._take: Command[Snapshot] = command(self._read, "EVALSHA", take, 0, GROUP)
 
-    def send(self, state: Snapshot, *calls: Call[Any]) -> tuple[list[Any], Snapshot]:
+    def send(self, state: Snapshot, *calls: Command[Any]) -> tuple[list[Any], Snapshot]:
         """Put the server into a state and send calls: their answers, and the state after them."""
         back = [self._put_back(name, state.get(name)) for name in state.changed_from(self._now)]
-        *answers, after = self._broker.run_all([*back, *calls, self._take])
+        *answers, after = self._broker.execute_all([*back, *calls, self._take])
         self._now = after
         return answers[len(back) :], after
 
@@ -124,7 +124,7 @@ class SnapshotServer:
         self._broker.close()
 
     @staticmethod
-    def _put_back(name: str, value: Value | None) -> Call[Any]:
+    def _put_back(name: str, value: Value | None) -> Command[Any]:
         if value is None:
             return command(int, "DEL", name)
         return command(bytes, "RESTORE", name, _KEPT_MS if value.expires else 0, value.dump, "REPLACE")

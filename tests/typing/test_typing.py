@@ -12,7 +12,7 @@ import pytest
 from tests.support.processes import ROOT
 
 FILES = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.name.startswith(("test_", "__")))
-Place = tuple[str, int]
+Scope = tuple[str, int]
 
 
 @pytest.mark.timeout(300)
@@ -43,7 +43,7 @@ def run(tool: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
 
 
-def compare(found: list[tuple[Place, str]]) -> None:
+def compare(found: list[tuple[Scope, str]]) -> None:
     """Hold the errors that a tool found against those that are marked."""
     messages = {(Path(file).name, line): message for (file, line), message in found}
     marked = expected()
@@ -54,7 +54,7 @@ def compare(found: list[tuple[Place, str]]) -> None:
     assert not missing, "no errors where some are marked"
 
 
-def expected() -> set[Place]:
+def expected() -> set[Scope]:
     """The lines that are marked."""
     return {
         (path.name, number)

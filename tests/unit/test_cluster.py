@@ -9,7 +9,7 @@ from stepflow_broker.redis_client import cluster
 from stepflow_broker.redis_client.cluster import ClusterUrl, NodeAwayError, NotInClusterError, _SlotMap
 from stepflow_broker.redis_client.connection import connect, connect_async
 from stepflow_broker.redis_client.errors import server_error
-from stepflow_engine.errors import ConfigurationError, ServerError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
 
 A, B, C = ("10.0.0.1", 6379), ("10.0.0.2", 6379), ("10.0.0.3", 7000)
 SLOTS = [
@@ -123,7 +123,7 @@ def test_one_node_that_does_not_answer_is_no_matter_when_another_does(clock: Clo
             ConfigurationError,
             r"write redis://… for a single server",
         ),
-        (exceptions.ConnectionError("refused"), NodeAwayError, ServerError, "is the cluster running"),
+        (exceptions.ConnectionError("refused"), NodeAwayError, BackendUnavailableError, "is the cluster running"),
     ],
 )
 def test_why_no_node_says_who_has_a_slot_is_said(

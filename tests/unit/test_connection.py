@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from redis import exceptions
 
-from stepflow import ConfigurationError, ServerError
+from stepflow import BackendUnavailableError, ConfigurationError
 from stepflow_broker.redis_client.connection import connect, connect_async, safe_url
-from stepflow_broker.redis_client.errors import is_misled, is_transient, server_error
+from stepflow_broker.redis_client.errors import is_transient, is_wrong_node, server_error
 from stepflow_broker.redis_client.sentinel import PrimaryAwayError, SentinelUrl, UnknownPrimaryError
 
 SENTINELS = "redis+sentinel://user:secret@one:1,two,[::1]:3/mymaster/4?sentinel_password=hidden"
@@ -91,7 +91,7 @@ def test_a_url_that_cannot_be_a_servers_is_refused_when_it_is_given(url: str, wh
     [
         (exceptions.ReadOnlyError("You can't write against a read only replica."), True, True),
         (exceptions.ResponseError("Error running script: @user_script: 3: -READONLY You can't write"), True, True),
-        (exceptions.MasterDownError("Link with MASTER is down"), True, True),
+        (exceptions.MasterDownError("BlockingClient with MASTER is down"), True, True),
         (exceptions.BusyLoadingError("Redis is loading the dataset in memory"), True, True),
         (exceptions.ConnectionError("refused"), False, True),
         (PrimaryAwayError("is down"), False, True),
@@ -103,7 +103,7 @@ def test_a_url_that_cannot_be_a_servers_is_refused_when_it_is_given(url: str, wh
 def test_what_a_new_connection_and_what_another_try_may_help_against(
     error: Exception, misled: bool, transient: bool
 ) -> None:
-    assert (is_misled(error), is_transient(error)) == (misled, transient)
+    assert (is_wrong_node(error), is_transient(error)) == (misled, transient)
 
 
 def test_errors_of_sentinels_say_what_to_do_and_no_password() -> None:
@@ -112,8 +112,8 @@ def test_errors_of_sentinels_say_what_to_do_and_no_password() -> None:
     replica = server_error(exceptions.ReadOnlyError("read only"), SENTINELS)
     assert isinstance(unknown, ConfigurationError)
     assert "correct redis_url" in str(unknown)
-    assert isinstance(away, ServerError)
+    assert isinstance(away, BackendUnavailableError)
     assert "fail-over" in str(away)
-    assert isinstance(replica, ServerError)
+    assert isinstance(replica, BackendUnavailableError)
     assert "is a replica" in str(replica)
     assert not any(word in f"{unknown}{away}{replica}" for word in ("secret", "hidden"))

@@ -23,7 +23,7 @@ def test_the_rights_that_are_tried_are_those_of_all_commands_in_the_scripts() ->
 
 def test_the_scripts_report_codes_that_are_known() -> None:
     texts = [path.read_text() for path in LUA.glob("doctor/examine_*.lua")]
-    codes = {code for text in texts for code in re.findall(r"report\('(\w+)'", text)}
+    codes = {code for text in texts for code in re.findall(r"report\('(\w+)',", text)}
     assert codes
     assert codes <= set(RULES)
 

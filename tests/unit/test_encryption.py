@@ -8,22 +8,22 @@ import sys
 
 import pytest
 
-from stepflow import ConfigurationError, DecryptionError, Encryption, Failure, KeyMissingError, Stepflow
-from stepflow_engine.cipher import PLAIN, Cipher, key_id
+from stepflow import ConfigurationError, DecryptionError, Encryption, EncryptionKeyMissingError, Failure, Stepflow
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher, key_id
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import (
-    end_place,
-    event_place,
+    end_scope,
+    event_scope,
     open_event_text,
     open_failure,
     open_memo,
+    redacted,
+    redacted_failure,
+    redacted_memo,
     seal_failure,
-    shown,
-    shown_failure,
-    shown_memo,
-    step_place,
+    step_scope,
 )
-from stepflow_engine.ids import moved_to, run_id_for
+from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.memo import memo_of_data, memo_of_error, read_memo
 from stepflow_engine.steps import event_text
 
@@ -42,7 +42,7 @@ def sealed(value: object = SECRET, *, key: bytes = OLD, place: tuple[str, ...] =
 
 
 @pytest.mark.parametrize("value", [None, 0, "x", [1, {"a": None}], SECRET, {"$enc": "x.y"}, {"$enc": [1]}, "ü" * 9_999])
-@pytest.mark.parametrize("cipher", [PLAIN, Cipher([OLD])])
+@pytest.mark.parametrize("cipher", [NO_ENCRYPTION, Cipher([OLD])])
 def test_what_is_sealed_is_opened_as_it_was(value: object, cipher: Cipher) -> None:
     text = cipher.seal(dumps(value), PLACE)
     assert cipher.open(loads(text), PLACE) == value
@@ -58,15 +58,15 @@ def test_what_is_sealed_says_only_the_key_and_its_own_length() -> None:
 
 
 def test_without_a_key_plain_data_is_stored_as_it_is() -> None:
-    assert PLAIN.seal(b'{"a":1}', PLACE) == b'{"a":1}'
-    assert not PLAIN.seals
+    assert NO_ENCRYPTION.seal(b'{"a":1}', PLACE) == b'{"a":1}'
+    assert not NO_ENCRYPTION.encrypts
 
 
 def test_data_that_looks_sealed_is_data() -> None:
     forged = loads(Cipher([OLD]).seal(b"1", PLACE))
-    assert PLAIN.open(loads(PLAIN.seal(dumps(forged), PLACE)), PLACE) == forged
-    assert Cipher([OLD]).open(loads(PLAIN.seal(dumps(forged), PLACE)), PLACE) == forged
-    assert PLAIN.open({"$enc": "x", "more": 1}, PLACE) == {"$enc": "x", "more": 1}
+    assert NO_ENCRYPTION.open(loads(NO_ENCRYPTION.seal(dumps(forged), PLACE)), PLACE) == forged
+    assert Cipher([OLD]).open(loads(NO_ENCRYPTION.seal(dumps(forged), PLACE)), PLACE) == forged
+    assert NO_ENCRYPTION.open({"$enc": "x", "more": 1}, PLACE) == {"$enc": "x", "more": 1}
 
 
 @pytest.mark.parametrize(
@@ -94,15 +94,15 @@ FORGED = ["", ".", "x", "x.", "x.AAAA", "…", "\ud800", f"{key_id(OLD)}.é", f"
 
 @pytest.mark.parametrize("value", FORGED)
 def test_what_only_has_the_mark_is_a_typed_error(value: object) -> None:
-    for cipher in (PLAIN, Cipher([OLD])):
+    for cipher in (NO_ENCRYPTION, Cipher([OLD])):
         with pytest.raises(DecryptionError):
             cipher.open({"$enc": value}, PLACE)
 
 
 def test_a_missing_key_is_named() -> None:
-    for cipher in (PLAIN, Cipher([OTHER])):
+    for cipher in (NO_ENCRYPTION, Cipher([OTHER])):
         with pytest.raises(
-            KeyMissingError, match=rf"'run' 'key' needs key '{key_id(OLD)}'.*STEPFLOW_ENCRYPTION"
+            EncryptionKeyMissingError, match=rf"'run' 'key' needs key '{key_id(OLD)}'.*STEPFLOW_ENCRYPTION"
         ) as caught:
             cipher.open(sealed(), PLACE)
         assert caught.value.key_id == key_id(OLD)
@@ -113,7 +113,7 @@ def test_the_first_key_encrypts_and_all_decrypt() -> None:
     assert rotating.open(sealed(key=OLD), PLACE) == SECRET
     assert rotating.seal(b"1", PLACE).startswith(b'{"$enc":"%b.' % key_id(NEW).encode())
     assert Cipher([OLD, NEW]).open(loads(rotating.seal(b"1", PLACE)), PLACE) == 1
-    assert PLAIN.beside(rotating, Cipher([OTHER])).open(sealed(key=OTHER), PLACE) == SECRET
+    assert NO_ENCRYPTION.merged_with(rotating, Cipher([OTHER])).open(sealed(key=OTHER), PLACE) == SECRET
 
 
 # -- payloads ------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_the_first_key_encrypts_and_all_decrypt() -> None:
 
 def test_an_event_opens_only_under_its_own_id() -> None:
     cipher = Cipher([OLD])
-    data = cipher.seal(dumps(SECRET), event_place("e1"))
+    data = cipher.seal(dumps(SECRET), event_scope("e1"))
     text = event_text("a", id="e1", ts=1, data=data)
     assert loads(open_event_text(cipher, text)) == {"name": "a", "id": "e1", "ts": 1, "data": SECRET}
     with pytest.raises(DecryptionError):
@@ -137,31 +137,36 @@ def test_of_a_failure_only_the_name_is_read() -> None:
     assert (stored.name, stored.message, stored.traceback, stored.cause) == ("CardError", "encrypted", "", None)
     assert b"4111" not in text
     assert open_failure(Cipher([OLD]), stored, PLACE) == failure
-    with pytest.raises(KeyMissingError):
-        open_failure(PLAIN, stored, PLACE)
-    assert shown_failure(PLAIN, stored, PLACE) == Failure("CardError", "encrypted")
-    assert open_failure(PLAIN, Failure("E", "encrypted")) == Failure("E", "encrypted")
+    with pytest.raises(EncryptionKeyMissingError):
+        open_failure(NO_ENCRYPTION, stored, PLACE)
+    assert redacted_failure(NO_ENCRYPTION, stored, PLACE) == Failure("CardError", "encrypted")
+    assert open_failure(NO_ENCRYPTION, Failure("E", "encrypted")) == Failure("E", "encrypted")
 
 
 def test_memos_open_by_their_kind() -> None:
     cipher, run, key = Cipher([OLD]), "r", "k"
-    child = moved_to(run, run_id_for(run, key))
+    child = with_partition_prefix(run, run_id_for(run, key))
     detail = {"id": "x", "kind": "invoke", "function": "a/f", "run_id": "forged"}
-    ended = [end_place(child, "a/f", failed=False, batched=batched) for batched in (False, True)]
-    stored = [memo_of_data(cipher.seal(b"5", step_place(run, key)), {"id": "x"})]
+    ended = [end_scope(child, "a/f", failed=False, batched=batched) for batched in (False, True)]
+    stored = [memo_of_data(cipher.seal(b"5", step_scope(run, key)), {"id": "x"})]
     stored += [memo_of_data(cipher.seal(b"5", place), detail) for place in ended]
     assert [open_memo(cipher, run, key, read_memo(text)).data for text in stored] == [5, 5, 5]
     for text in stored[:2]:
         with pytest.raises(DecryptionError):
             open_memo(cipher, "other", key, read_memo(text))
-        assert shown_memo(PLAIN, run, key, read_memo(text)).data == "encrypted"
-    failed = memo_of_error(seal_failure(cipher, Failure("E", "m"), step_place(run, key, failed=True)), {"id": "x"})
+        assert redacted_memo(NO_ENCRYPTION, run, key, read_memo(text)).data == "encrypted"
+    failed = memo_of_error(seal_failure(cipher, Failure("E", "m"), step_scope(run, key, failed=True)), {"id": "x"})
     assert open_memo(cipher, run, key, read_memo(failed)).failure == Failure("E", "m")
-    event = event_text("a", id="e1", ts=1, data=cipher.seal(b"[5]", event_place("e1")))
+    event = event_text("a", id="e1", ts=1, data=cipher.seal(b"[5]", event_scope("e1")))
     waited = read_memo(memo_of_data(event, {"id": "x", "kind": "wait", "outcome": "came"}))
     assert open_memo(cipher, run, key, waited).data["data"] == [5]
-    assert shown_memo(PLAIN, run, key, waited).data == {"name": "a", "id": "e1", "ts": 1, "data": "encrypted"}
-    assert shown(PLAIN, {"$enc": "x"}) == "encrypted"
+    assert redacted_memo(NO_ENCRYPTION, run, key, waited).data == {
+        "name": "a",
+        "id": "e1",
+        "ts": 1,
+        "data": "encrypted",
+    }
+    assert redacted(NO_ENCRYPTION, {"$enc": "x"}) == "encrypted"
 
 
 # -- settings ------------------------------------------------------------------
@@ -172,7 +177,7 @@ def test_keys_are_bytes_or_text_and_are_never_shown() -> None:
     one, same = Encryption(keys=[text]), Encryption(keys=[base64.b64decode(text)])
     assert one.key_ids == same.key_ids
     assert repr(one) == f"Encryption({one.key_ids[0]})"
-    assert text not in repr(one) + repr(one.cipher) + repr(Stepflow("a", encryption=one).producer.__dict__)
+    assert text not in repr(one) + repr(one.cipher) + repr(Stepflow("a", encryption=one).backend.__dict__)
 
 
 @pytest.mark.parametrize(
@@ -196,10 +201,10 @@ def test_keys_that_are_none_are_refused_and_not_shown(keys: list[object], says: 
 def test_the_environment_has_keys_for_apps_that_name_none(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [base64.b64encode(key).decode() for key in (NEW, OLD)]
     monkeypatch.setenv("STEPFLOW_ENCRYPTION_KEYS", f" {texts[0]}, {texts[1]} ,")
-    cipher = Stepflow("a").producer.cipher
+    cipher = Stepflow("a").backend.cipher
     assert cipher.seal(b"1", PLACE).startswith(b'{"$enc":"%b.' % key_id(NEW).encode())
     assert cipher.open(sealed(key=OLD), PLACE) == SECRET
-    own = Stepflow("a", encryption=Encryption(keys=[OTHER])).producer.cipher
+    own = Stepflow("a", encryption=Encryption(keys=[OTHER])).backend.cipher
     assert own.seal(b"1", PLACE).startswith(b'{"$enc":"%b.' % key_id(OTHER).encode())
     assert own.open(sealed(key=OLD), PLACE) == SECRET
     monkeypatch.setenv("STEPFLOW_ENCRYPTION_KEYS", "x")
@@ -211,4 +216,4 @@ def test_without_the_package_the_setting_says_what_to_install(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "cryptography", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'stepflow\[encryption\]'"):
         Encryption(keys=[OLD])
-    assert Stepflow("a").producer.cipher.seal(b"1", PLACE) == b"1"
+    assert Stepflow("a").backend.cipher.seal(b"1", PLACE) == b"1"

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from stepflow_engine.run_loop import ACTIVITY, Activity, end_tasks
-from stepflow_engine.suspension import waits_inside
+from stepflow_engine.run_loop import ACTIVITY, RunActivity, end_tasks
+from stepflow_engine.suspension import is_blocked_on_run
 from tests.support.replay import on_run_loop
 
 pytestmark = pytest.mark.usefixtures("each_loop")
 
 
-def tracked(work: Coroutine[Any, Any, Any]) -> tuple[Activity, asyncio.Task[Any]]:
+def tracked(work: Coroutine[Any, Any, Any]) -> tuple[RunActivity, asyncio.Task[Any]]:
     """A task of a run."""
-    activity = Activity()
+    activity = RunActivity()
     context = contextvars.copy_context()
     context.run(ACTIVITY.set, activity)
     return activity, context.run(asyncio.get_running_loop().create_task, work)
@@ -106,7 +106,7 @@ def test_a_timer_of_the_run_is_known_until_it_has_fired_or_is_cancelled() -> Non
 
 def test_a_change_that_came_before_it_is_waited_for_is_not_missed() -> None:
     async def main() -> None:
-        activity = Activity()
+        activity = RunActivity()
         activity.touch()
         await activity.changed()
 
@@ -115,7 +115,7 @@ def test_a_change_that_came_before_it_is_waited_for_is_not_missed() -> None:
 
 def test_a_thread_that_computes_keeps_a_run_from_being_quiet() -> None:
     async def main() -> None:
-        activity = Activity()
+        activity = RunActivity()
         activity.threads = 1
         settled = asyncio.create_task(activity.settled())
         for _ in range(10):
@@ -133,7 +133,7 @@ async def waits_of(work: Coroutine[Any, Any, Any]) -> bool:
     activity, task = tracked(work)
     await activity.settled()
     try:
-        return waits_inside(task, activity.tasks)
+        return is_blocked_on_run(task, activity.tasks)
     finally:
         for left in list(activity.tasks):
             left.cancel()

@@ -12,7 +12,7 @@ import pytest
 from stepflow_broker.protocol.command import run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.scripts import script, script_names
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 
 FOLDER = Path(str(files("stepflow_broker"))) / "lua"
 PATHS = {path.stem: path for path in FOLDER.glob("*/*.lua") if path.parent.name != "lib"}
@@ -140,12 +140,12 @@ def test_the_codes_that_are_returned_are_documented(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_codes_have_the_numbers_of_the_enum(name: str) -> None:
-    names = {"STALE_FENCE": Code.STALE_FENCE, "NO_RUN": Code.NO_RUN, "MORE": Code.MORE}
+    names = {"STALE_FENCE": ScriptStatus.STALE_FENCE, "NO_RUN": ScriptStatus.NO_RUN, "MORE": ScriptStatus.MORE}
     for number, word in re.findall(r"(-?\d+) ([A-Z][A-Z_]+)", header(name).fields["RETURNS"]):
         if word in names:
             assert int(number) == names[word]
         if word.startswith("ALREADY"):
-            assert int(number) == Code.ALREADY
+            assert int(number) == ScriptStatus.ALREADY
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -162,7 +162,7 @@ def test_a_script_is_put_together_with_its_libraries_and_the_keys_that_it_names(
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_what_is_sent_again_to_a_server_that_does_not_know_the_script_is_its_source(name: str) -> None:
     call = run_script(name, int, (Keys()("RUN", "r"),), 1, "x")
-    assert call.words == ("EVALSHA", script(name).sha, 1, "stepflow:run:r", 1, "x")
+    assert call.args == ("EVALSHA", script(name).sha, 1, "stepflow:run:r", 1, "x")
     assert call.with_source() == ("EVAL", script(name).text, 1, "stepflow:run:r", 1, "x")
 
 

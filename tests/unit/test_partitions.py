@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from redis.crc import key_slot
 
-from stepflow_broker.protocol.command import Call, command
-from stepflow_broker.protocol.keys import MOVING, Keys, partition_tags, place_of, slot_of, without_tag
+from stepflow_broker.protocol.command import Command, command
+from stepflow_broker.protocol.keys import MOVING, Keys, partition_tags, routing_key_of, slot_of, without_tag
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import keys_for
@@ -16,7 +16,7 @@ from stepflow_broker.transitions.events import add_event, read_events
 from stepflow_broker.transitions.pauses import pause
 from stepflow_broker.transitions.runs import read_run, read_status
 from stepflow_engine.errors import ConfigurationError
-from stepflow_engine.ids import moved_to, place_for, run_id_for
+from stepflow_engine.ids import partition_prefix_for, run_id_for, with_partition_prefix
 
 RUN = run_id_for("order-17", "shop/buy")
 
@@ -47,7 +47,7 @@ def test_one_partition_has_the_keys_of_a_server_that_is_not_divided() -> None:
 def test_a_run_lives_where_its_first_digits_say_and_its_jobs_with_it() -> None:
     keys = Keys.over(4)
     for number, digits in enumerate(("0000", "0001", "fffe", "ffff")):
-        run = moved_to(digits, RUN)
+        run = with_partition_prefix(digits, RUN)
         assert keys.of(run) is keys.of(f"{run}-{'a' * 40}") is keys.all[number]
     assert {one.of(RUN) for one in keys.all} == {keys.of(RUN)}
 
@@ -63,7 +63,7 @@ def test_every_partition_has_its_share_of_runs() -> None:
 def test_what_is_no_id_of_ours_is_at_home_somewhere_too(name: str) -> None:
     keys = Keys.over(4)
     assert keys.of(name) in keys.all
-    assert keys.at(name) is keys.of(place_for(name))
+    assert keys.at(name) is keys.of(partition_prefix_for(name))
 
 
 def test_all_keys_of_a_partition_start_with_its_tag_but_for_those_that_all_share() -> None:
@@ -122,15 +122,15 @@ def test_slots_are_those_of_the_server(key: str) -> None:
 
 def test_the_place_of_a_key_is_its_partition() -> None:
     for keys in Keys.over(4).all:
-        assert place_of(keys("RUN", "{sf:9}:x")) == keys.partition
-        assert slot_of(place_of(keys("LIVE"))) == slot_of(keys("LIVE"))
-    assert place_of("rq:workers") == "rq:workers"
+        assert routing_key_of(keys("RUN", "{sf:9}:x")) == keys.partition
+        assert slot_of(routing_key_of(keys("LIVE"))) == slot_of(keys("LIVE"))
+    assert routing_key_of("rq:workers") == "rq:workers"
 
 
 def test_a_call_goes_to_the_partition_of_its_keys() -> None:
     keys = Keys.over(4)
     of_run, third = keys.of(RUN).partition, keys.all[2]
-    calls: dict[str, list[Call]] = {
+    calls: dict[str, list[Command]] = {
         of_run: [read_run(keys, RUN), read_status(keys, RUN)],
         third.partition: [
             pause(third, "queue", "shop", reason=""),
@@ -152,15 +152,17 @@ def test_a_call_goes_to_the_partition_of_its_keys() -> None:
         ],
     }
     for place, some in calls.items():
-        assert [call.place for call in some] == [place] * len(some)
+        assert [call.routing_key for call in some] == [place] * len(some)
     flat = [call for some in calls.values() for call in some]
     together = Broker("redis+cluster://h").by_server(flat)
-    assert [[flat[n].place for n in at] for at in together] == [[place] * len(some) for place, some in calls.items()]
+    assert [[flat[n].routing_key for n in at] for at in together] == [
+        [place] * len(some) for place, some in calls.items()
+    ]
     assert Broker("redis://h").by_server(flat) == [list(range(len(flat)))]
 
 
 def test_a_script_in_a_partition_declares_the_key_that_is_never_written() -> None:
     third = Keys.over(4).all[2]
     declared = third.partition + MOVING
-    assert declared in pause(third, "queue", "shop", reason="").words
-    assert not any(MOVING in str(word) for word in pause(Keys(), "queue", "shop", reason="").words)
+    assert declared in pause(third, "queue", "shop", reason="").args
+    assert not any(MOVING in str(word) for word in pause(Keys(), "queue", "shop", reason="").args)

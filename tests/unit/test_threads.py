@@ -269,7 +269,7 @@ def test_a_thread_that_asks_after_its_pass_was_closed_is_unwound() -> None:
 
 
 def test_a_sync_function_cannot_swallow_the_end_of_its_pass_for_ever() -> None:
-    """Code that catches BaseException and asks again is unwound again."""
+    """ScriptStatus that catches BaseException and asks again is unwound again."""
     asked = []
     gone = threading.Event()
 

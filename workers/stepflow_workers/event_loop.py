@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING
 
-from stepflow_engine.run_loop import RunLoop, TracksRuns
+from stepflow_engine.run_loop import RunLoop, RunTrackingMixin
 
-__all__ = ["WorkerLoop", "collect_less"]
+__all__ = ["WorkerLoop", "tune_gc"]
 
 
-def collect_less() -> None:
+def tune_gc() -> None:
     """Look for garbage cycles less often: a worker makes thousands of small objects a second and hardly any cycle.
 
     What is there at the start, code above all, is not looked at again. (Measured: up to a quarter of a worker's time.)
@@ -29,5 +29,5 @@ else:
         WorkerLoop = RunLoop
     else:
 
-        class WorkerLoop(TracksRuns, uvloop.Loop):
+        class WorkerLoop(RunTrackingMixin, uvloop.Loop):
             """uvloop's loop, watched: it costs a step less than half of what the standard loop does."""

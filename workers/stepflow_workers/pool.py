@@ -17,12 +17,12 @@ from types import FrameType
 
 from stepflow_engine.errors import ConfigurationError, StepflowError
 from stepflow_workers.apps import load_apps
-from stepflow_workers.event_loop import collect_less
+from stepflow_workers.event_loop import tune_gc
 from stepflow_workers.logs import configure_logging
 from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
 
-__all__ = ["WorkerPool", "WorkerSpec", "deaf_children", "run_worker"]
+__all__ = ["WorkerPool", "WorkerSpec", "ignore_sigint_in_children", "run_worker"]
 
 _RESTART_PAUSE_S = 1.0
 _LOOK_S = 0.2
@@ -49,11 +49,11 @@ def run_worker(spec: WorkerSpec) -> None:
     """Be one worker, in this process, until it is stopped.
 
     Raises:
-        ConfigurationError, ServerError: it cannot start.
+        ConfigurationError, BackendUnavailableError: it cannot start.
     """
     configure_logging(spec.log_level)
     worker = StepWorker(load_apps(spec.apps), spec.settings)
-    collect_less()
+    tune_gc()
     worker.work()
 
 
@@ -75,7 +75,7 @@ def _follow_parent() -> None:
 
 
 @contextlib.contextmanager
-def deaf_children() -> Iterator[None]:
+def ignore_sigint_in_children() -> Iterator[None]:
     """Processes started meanwhile ignore Ctrl+C until they listen to it themselves; till then it is the pool's."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -142,7 +142,7 @@ class WorkerPool:
         settings, name = self._spec.settings, self._spec.settings.name
         spec = replace(self._spec, settings=replace(settings, name=f"{name}.{number}" if name else ""))
         process = self._context.Process(target=_be_worker, args=(spec,), name=f"stepflow-worker-{number}")
-        with deaf_children():
+        with ignore_sigint_in_children():
             process.start()
         self._processes[number] = process
 

@@ -32,24 +32,24 @@ from stepflow_broker.redis_client.errors import server_error
 from stepflow_broker.redis_client.partitions import check_partitions, keys_for
 from stepflow_broker.registry.functions import check_homes, register_functions
 from stepflow_broker.transitions.jobs import queue_lists
-from stepflow_engine.cipher import PLAIN
+from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import ConfigurationError, StepflowError
 from stepflow_engine.run_loop import end_tasks
-from stepflow_workers.consumers.completions import Waker
+from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.event_loop import WorkerLoop
-from stepflow_workers.execution.poison_isolation import Quarantine
-from stepflow_workers.liveness.lease_renewer import Keeper
-from stepflow_workers.liveness.lease_sidecar import Deputy
+from stepflow_workers.execution.poison_isolation import IsolatingRunner
+from stepflow_workers.liveness.lease_renewer import LeaseRenewer
+from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
 from stepflow_workers.partition.dispatcher import Dispatcher
-from stepflow_workers.partition.notifications import Inbox
-from stepflow_workers.partition.partition_worker import Station, Stations
-from stepflow_workers.scheduling.cron import Crier
-from stepflow_workers.scheduling.maintenance import Timekeeper
+from stepflow_workers.partition.notifications import NotificationListener
+from stepflow_workers.partition.partition_worker import PartitionWorker, PartitionWorkers
+from stepflow_workers.scheduling.cron import CronTicker
+from stepflow_workers.scheduling.maintenance import MaintenanceLoop
 from stepflow_workers.state.registry import Registries
 from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.state.slots import Slots
-from stepflow_workers.state.worker_state import Workbench
+from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["StepWorker"]
 
@@ -70,7 +70,7 @@ class StepWorker(BaseWorker):
 
     Raises:
         ConfigurationError: there is nothing to serve, or the server cannot be used safely.
-        ServerError: the server does not answer.
+        BackendUnavailableError: the server does not answer.
     """
 
     def __init__(self, apps: Sequence[Stepflow], settings: WorkerSettings) -> None:
@@ -81,7 +81,7 @@ class StepWorker(BaseWorker):
                 f"app {names} has no functions: declare them with @app.function before it is served"
             )
         self.settings = settings
-        self.cipher = PLAIN.beside(*(app.producer.cipher for app in apps))
+        self.cipher = NO_ENCRYPTION.merged_with(*(app.backend.cipher for app in apps))
         self.keys = keys_for(settings.redis_url)
         queues = settings.queues or tuple(dict.fromkeys(f.config.queue for f in self.functions.values()))
         self.lists = queue_lists(queues)
@@ -101,8 +101,8 @@ class StepWorker(BaseWorker):
         self._shown_state = ""
         self._counted = (0, 0)
         self._is_forgotten = False
-        self._bench: Workbench | None = None
-        self._stations: Stations | None = None
+        self._worker_state: WorkerState | None = None
+        self._partition_workers: PartitionWorkers | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled_at = 0.0
 
@@ -111,7 +111,7 @@ class StepWorker(BaseWorker):
         try:
             self._register_functions()
             self._install_signal_handlers()
-            self._bury_namesake()
+            self._remove_stale_registration()
             self.bootstrap(logging_level="WARNING")
         except ValueError as error:  # RQ: the name is taken
             raise ConfigurationError(f"{error}: choose another --name, or wait until it has gone") from None
@@ -125,7 +125,7 @@ class StepWorker(BaseWorker):
             with asyncio.Runner(loop_factory=WorkerLoop) as runner:
                 runner.run(self._serve())
         finally:
-            self._take_leave()
+            self._deregister()
         return self.successful_job_count > 0
 
     def _register_functions(self) -> None:
@@ -134,7 +134,7 @@ class StepWorker(BaseWorker):
         try:
             check_partitions(broker, self.keys)
             check_homes(self.keys, configs)
-            broker.run_all([register_functions(keys, configs) for keys in self.keys.all])
+            broker.execute_all([register_functions(keys, configs) for keys in self.keys.all])
         finally:
             broker.close()
 
@@ -142,51 +142,61 @@ class StepWorker(BaseWorker):
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        broker = AsyncBroker(self.settings.redis_url, patience_s=_PATIENCE_S)
+        broker = AsyncBroker(self.settings.redis_url, retry_for_s=_PATIENCE_S)
         slots = Slots(self.settings.concurrency)
-        bench = Workbench(broker, self.keys, self.name, self.settings, slots, cipher=self.cipher)
+        worker_state = WorkerState(broker, self.keys, self.name, self.settings, slots, cipher=self.cipher)
         registries = Registries(broker, self.keys)
-        waker = Waker(broker, self.keys, self.name, bench.held, self.cipher)
+        completions = CompletionConsumer(broker, self.keys, self.name, worker_state.held, self.cipher)
         lease_ms = self.settings.lease_ms
-        keeper = Keeper(
+        lease_renewer = LeaseRenewer(
             self.settings.redis_url,
             self.keys,
-            deputy=Deputy(self.settings.redis_url, worker=self.name, shown_as=self.key, lease_ms=lease_ms),
+            lease_sidecar=LeaseSidecar(
+                self.settings.redis_url, worker=self.name, rq_worker_key=self.key, lease_ms=lease_ms
+            ),
             lease_ms=lease_ms,
             heartbeat=self._send_heartbeat,
-            lost=lambda jobs: _from_thread(loop, stations.on_lost, jobs),
-            beat=lambda: _from_thread(loop, keeper.beaten),
+            lost=lambda jobs: _from_thread(loop, partition_workers.on_lost, jobs),
+            beat=lambda: _from_thread(loop, lease_renewer.heartbeat),
         )
-        runner = Quarantine(bench, waker, functions=self.functions, registries=registries)
+        runner = IsolatingRunner(worker_state, completions, functions=self.functions, registries=registries)
 
-        def build(keys: Keys) -> Station:
+        def build(keys: Keys) -> PartitionWorker:
             router = Router(broker, keys, self.name, registries.of(keys), self.cipher)
             dispatcher = Dispatcher(
-                bench,
+                worker_state,
                 keys,
                 lists=self.lists,
                 runner=runner,
-                keeper=keeper,
+                lease_renewer=lease_renewer,
                 router=router,
-                timekeeper=Timekeeper(bench, keys, waker, Crier(broker, keys, self.functions.values())),
+                maintenance=MaintenanceLoop(
+                    worker_state, keys, completions, CronTicker(broker, keys, self.functions.values())
+                ),
                 set_state=lambda state: self._show_state(broker, state),
             )
-            return Station(dispatcher, router, Inbox(broker, keys, self.name, self.lists, dispatcher))
+            return PartitionWorker(
+                dispatcher, router, NotificationListener(broker, keys, self.name, self.lists, dispatcher)
+            )
 
-        stations = Stations(bench, waker, build)
-        bench.timer_set, bench.job_queued, slots.freed = stations.timer_set, stations.job_queued, stations.slot_freed
-        self._bench, self._stations = bench, stations
+        partition_workers = PartitionWorkers(worker_state, completions, build)
+        worker_state.timer_set, worker_state.job_queued, slots.freed = (
+            partition_workers.timer_set,
+            partition_workers.job_queued,
+            partition_workers.slot_freed,
+        )
+        self._worker_state, self._partition_workers = worker_state, partition_workers
         self._loop = loop
         if self._signalled_at:
-            stations.stop()
-        keeper.start()
-        listeners = stations.listen()
+            partition_workers.stop()
+        lease_renewer.start()
+        listeners = partition_workers.listen()
         try:
-            await stations.run()
-            await stations.finish(self.settings.grace_s)
+            await partition_workers.run()
+            await partition_workers.finish(self.settings.grace_s)
         finally:
             await end_tasks(listeners)
-            keeper.stop()
+            lease_renewer.stop()
             self._send_heartbeat()
             await broker.close()
 
@@ -194,7 +204,7 @@ class StepWorker(BaseWorker):
         """In place of RQ's, which sets time-outs that a client of ours has, and a cluster's has elsewhere."""
         return connection
 
-    def _bury_namesake(self) -> None:
+    def _remove_stale_registration(self) -> None:
         """Let RQ forget a worker of this name that was killed here, so that its successor can have the name."""
         host, pid = self.connection.hmget(self.key, "hostname", "pid")
         if host is None or pid is None or host != str(self.hostname).encode():
@@ -218,8 +228,8 @@ class StepWorker(BaseWorker):
     def stop(self) -> None:
         """Take no more jobs, finish those at hand, and return from `work`. May be called from any thread."""
         self._signalled_at = time.monotonic()
-        if self._loop is not None and self._stations is not None:
-            _from_thread(self._loop, self._stations.stop)
+        if self._loop is not None and self._partition_workers is not None:
+            _from_thread(self._loop, self._partition_workers.stop)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """The first signal: finish what is at hand. A second: stop at once; the leases run out.
@@ -230,16 +240,19 @@ class StepWorker(BaseWorker):
         if now - self._signalled_at < _SAME_SIGNAL_S:
             return
         first, self._signalled_at = not self._signalled_at, now
-        stations, loop = self._stations, self._loop
+        partition_workers, loop = self._partition_workers, self._loop
         if first:
-            _log.info("worker_stopping", extra={"worker": self.name, "jobs": stations.job_count if stations else 0})
-        if stations is None or loop is None:
+            _log.info(
+                "worker_stopping",
+                extra={"worker": self.name, "jobs": partition_workers.job_count if partition_workers else 0},
+            )
+        if partition_workers is None or loop is None:
             return  # still starting: `_serve` sees that it is to stop
         if first:
-            loop.call_soon_threadsafe(stations.stop)
+            loop.call_soon_threadsafe(partition_workers.stop)
             return
         _log.warning("worker_stopped_at_once", extra={"worker": self.name})
-        self._take_leave()
+        self._deregister()
         os._exit(1)
 
     # -- what RQ shows -----------------------------------------------------------
@@ -251,11 +264,11 @@ class StepWorker(BaseWorker):
             shown.add_done_callback(lambda done: done.exception())
 
     def _send_heartbeat(self) -> None:
-        """RQ's heartbeat, and its counts of jobs done. In the keeper's thread."""
-        bench = self._bench
-        if bench is None:
+        """RQ's heartbeat, and its counts of jobs done. In the lease_renewer's thread."""
+        worker_state = self._worker_state
+        if worker_state is None:
             return
-        counts = (bench.finished_jobs, bench.failed_jobs)
+        counts = (worker_state.finished_jobs, worker_state.failed_jobs)
         finished, failed = counts[0] - self._counted[0], counts[1] - self._counted[1]
         try:
             with self.connection.pipeline(transaction=False) as pipeline:
@@ -278,7 +291,7 @@ class StepWorker(BaseWorker):
 
         Its functions were written before it was, so they may be lost too, and their events would start nothing.
         """
-        _log.warning("registered_again", extra={"worker": self.name})
+        _log.warning("worker_reregistered", extra={"worker": self.name})
         self._register_functions()
         with self.connection.pipeline() as pipeline:
             pipeline.hset(self.key, mapping={**self.serialize(), "state": self._shown_state})
@@ -293,11 +306,11 @@ class StepWorker(BaseWorker):
         _log.warning("commands_interrupted", extra={"error": str(exc)})
         time.sleep(_PUBSUB_PAUSE_S)
 
-    def _take_leave(self) -> None:
+    def _deregister(self) -> None:
         try:
             self.teardown()  # type: ignore[no-untyped-call]
         except (exceptions.RedisError, OSError) as error:
-            _log.warning("death_not_registered", extra={"error": str(error)})
+            _log.warning("worker_deregister_failed", extra={"error": str(error)})
 
 
 def is_running(pid: int) -> bool:

@@ -84,7 +84,7 @@ class Role:
         return tells or channel.name in self.hears
 
     def may(self, action: str) -> bool:
-        """Whether it makes this transition, or sends this command, as `Call.action` names them."""
+        """Whether it makes this transition, or sends this command, as `Command.action` names them."""
         command, _, name = action.partition(" ")
         if not name:
             return action in (*self.scripts, *self.sent, *self.in_cluster)
@@ -122,7 +122,7 @@ PRODUCER = Role(
     sent=_words(_CONNECTING, _CALLING, _LISTENING, "get hget hgetall hvals xadd set wait"),
     reads=frozenset({"PAUSED", "FUNCTIONS"}),
     writes=frozenset({"MEMOS", "EVENTS", "REPLICATED"}),
-    hears=frozenset({"DONE"}),
+    hears=frozenset({"RUN_ENDED"}),
 )
 
 WORKER = Role(
@@ -141,7 +141,7 @@ WORKER = Role(
         "sadd scard smembers srem zrange zremrangebyscore set wait",
     ),
     keys=_all_keys(),
-    hears=frozenset({"READY", "INBOX", "PAUSES", "DONE"}),
+    hears=frozenset({"READY", "NOTIFICATIONS", "PAUSES", "RUN_ENDED"}),
     more=(f"~{RQ}:*", f"&{RQ}:*"),
     in_cluster=("cluster|slots", "command"),  # of redis-py's client of all nodes, which is RQ's
 )
@@ -166,7 +166,7 @@ OPERATOR = Role(
     sent=_words(_CONNECTING, _CALLING, _LISTENING, _LOOKING, "set expire del"),  # set, del: rq suspend, rq resume
     reads=frozenset({"FUNCTIONS", "VERSION", "EVENTS", "RQ_WORKERS", "RQ_WORKER", "CRON"}),
     keys=_all_keys(),
-    hears=frozenset({"DONE"}),
+    hears=frozenset({"RUN_ENDED"}),
     in_cluster=("cluster|slots", "cluster|info"),
 )
 
@@ -184,5 +184,5 @@ ROLES = (PRODUCER, WORKER, OPERATOR, READER)
 
 
 def roles_that_may(action: str) -> list[str]:
-    """The names of the roles that make this transition, or send this command, as `Call.action` names them."""
+    """The names of the roles that make this transition, or send this command, as `Command.action` names them."""
     return [role.name for role in ROLES if role.may(action)]

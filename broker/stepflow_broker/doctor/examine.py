@@ -19,7 +19,7 @@ from stepflow_broker.doctor.backlog import examine_queues, examine_traffic
 from stepflow_broker.doctor.findings import Finding, Findings
 from stepflow_broker.doctor.remote_waits import AwayWait, examine_away
 from stepflow_broker.doctor.wait_counts import examine_counts
-from stepflow_broker.protocol.command import Call, command, run_script
+from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import KEYS, Keys
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import read_functions
@@ -35,10 +35,10 @@ _LIST_PAGE = 5_000
 _CONFIRMED = 10
 
 _INDEXES = ("LIVE", "ENDED", "LEASES", "TIMEOUTS")
-_INDEX_OF_SUBJECT = ("SLOTS", "LINE", "RQ_WIP", "RQ_SCHEDULED", "RQ_FAILED", "WAITS")
+_INDEX_OF_SUBJECT = ("CONCURRENCY_SLOTS", "WAIT_LIST", "RQ_WIP", "RQ_SCHEDULED", "RQ_FAILED", "WAITS")
 _LOOKED_AT = (
-    *("MEMOS", "ORDER", "STEPS", "TIMEOUT", "RQ_JOB", "SINGLETON", "BATCHED"),
-    *("ONCE", "THROTTLE", "DEBOUNCE", "BATCH", "RATE", "RECENT"),
+    *("MEMOS", "MEMO_ORDER", "STEPS", "TIMEOUT", "RQ_JOB", "SINGLETON", "BATCHED"),
+    *("IDEMPOTENCY", "THROTTLE", "DEBOUNCE", "BATCH", "RATE", "EVENT_HISTORY"),
 )
 
 
@@ -50,11 +50,11 @@ def examine(broker: Broker, keys: Keys, *, repair: bool = False, now_ms: int = 0
         now_ms: the time; 0: the server's.
 
     Raises:
-        ServerError: the server does not answer, or cannot do it now.
+        BackendUnavailableError: the server does not answer, or cannot do it now.
         ConfigurationError: the server refuses the user.
     """
     workers = read_workers(broker, keys)
-    findings = Findings(manned=bool(workers))
+    findings = Findings(has_workers=bool(workers))
     examine_queues(broker, keys, findings, workers)
     for one in keys.all:
         examine_traffic(broker, one, findings, repair=repair, now_ms=now_ms)
@@ -102,11 +102,11 @@ class _Examination:
 
     def lists(self) -> None:
         """Look at the jobs on all lists."""
-        now = self.now_ms or self.broker.run(server_time_ms())
+        now = self.now_ms or self.broker.execute(server_time_ms())
         self.began = datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         prefix = self.keys("RQ_QUEUE")
-        known = self.broker.run(command(_texts, "SMEMBERS", self.keys("RQ_QUEUES")))
-        functions = self.broker.run(read_functions(self.keys))
+        known = self.broker.execute(command(_texts, "SMEMBERS", self.keys("RQ_QUEUES")))
+        functions = self.broker.execute(read_functions(self.keys))
         self.own = frozenset(queue_lists([config.queue for config in functions]))
         for name in sorted({name.removeprefix(prefix) for name in known} | self.own):
             self._list(name)
@@ -115,7 +115,7 @@ class _Examination:
         """Look at one list, from its end: what is taken from its front meanwhile does not shift the rest."""
         seen = self._pages(name, _LIST_PAGE)
         twice = {job for job in seen if self._is_listed(job)}
-        if twice and self.broker.run(command(int, "LLEN", self.keys("RQ_QUEUE", name))) > _LIST_PAGE:
+        if twice and self.broker.execute(command(int, "LLEN", self.keys("RQ_QUEUE", name))) > _LIST_PAGE:
             twice &= self._twice(name)
         self.suspects |= twice
 
@@ -136,7 +136,7 @@ class _Examination:
 
     def _pages(self, name: str, size: int, *, look: bool = True) -> Iterator[bytes]:
         key, last = self.keys("RQ_QUEUE", name), -1
-        while jobs := self.broker.run(command(_raw, "LRANGE", key, last - size + 1, last)):
+        while jobs := self.broker.execute(command(_raw, "LRANGE", key, last - size + 1, last)):
             if look:
                 self._members("RQ_QUEUE", name, jobs)
             yield from jobs
@@ -151,11 +151,11 @@ class _Examination:
         cursor = b"0"
         of_partition = ("MATCH", f"{self.keys.partition}*") if self.keys.partition else ()
         while True:
-            cursor, names = self.broker.run(command(_raw, "SCAN", cursor, *of_partition, "COUNT", _SCAN))
+            cursor, names = self.broker.execute(command(_raw, "SCAN", cursor, *of_partition, "COUNT", _SCAN))
             subjects: dict[str, list[bytes]] = {}
             for found in filter(None, map(pattern.match, names)):
                 subjects.setdefault(kinds[found[1]], []).append(found[2])
-            self.waits |= "WAITS" in subjects or "WAITED" in subjects
+            self.waits |= "WAITS" in subjects or "WAIT_COUNTS" in subjects
             self._look(subjects)
             if cursor == b"0":
                 return
@@ -167,7 +167,7 @@ class _Examination:
             for kind in _LOOKED_AT
             for part in _parts(subjects.get(kind, []), _PAGE)
         ]
-        for found in self.broker.run_all(calls) if calls else ():
+        for found in self.broker.execute_all(calls) if calls else ():
             self.findings.add_all(found)
         for kind in _INDEX_OF_SUBJECT:
             for subject in subjects.get(kind, ()):
@@ -177,7 +177,7 @@ class _Examination:
         """Look at runs, live and ended."""
         while runs:
             call = self._script("examine_runs", self.keys("LIVE"), *runs[:_PAGE])
-            looked, found, ready, away = self.broker.run(call)
+            looked, found, ready, away = self.broker.execute(call)
             self.findings.add_all(found)
             began = self.began.encode()
             self.suspects |= {job for job, queued_at in ready if hash(job) not in self.listed and queued_at <= began}
@@ -187,7 +187,7 @@ class _Examination:
     def ready_jobs(self) -> None:
         """Confirm what was suspected of ready jobs."""
         for part in _parts(sorted(self.suspects), _CONFIRMED):
-            self.findings.add_all(self.broker.run(self._script("examine_queued", self.keys("LIVE"), *part)))
+            self.findings.add_all(self.broker.execute(self._script("examine_queued", self.keys("LIVE"), *part)))
 
     # -- indexes -----------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class _Examination:
         scan, width = ("SSCAN", 1) if kind == "WAITS" else ("ZSCAN", 2)
         cursor = b"0"
         while True:
-            cursor, flat = self.broker.run(command(_raw, scan, self.keys(kind, subject), cursor, "COUNT", _SCAN))
+            cursor, flat = self.broker.execute(command(_raw, scan, self.keys(kind, subject), cursor, "COUNT", _SCAN))
             self._members(kind, subject, flat[::width])
             if cursor == b"0":
                 return
@@ -211,10 +211,10 @@ class _Examination:
             self._script("examine_members", self.keys(kind, subject), kind, subject, own, *part)
             for part in _parts(members, _SCAN)
         ]
-        for found in self.broker.run_all(calls) if calls else ():
+        for found in self.broker.execute_all(calls) if calls else ():
             self.findings.add_all(found)
 
-    def _script(self, name: str, key: str, *words: str | bytes | int) -> Call[Any]:
+    def _script(self, name: str, key: str, *words: str | bytes | int) -> Command[Any]:
         return run_script(name, _raw, (key,), self.now_ms, 1 if self.repair else 0, *words)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from stepflow_broker.access.roles import ROLES, Role
 from stepflow_broker.doctor.findings import Finding, Severity
-from stepflow_broker.protocol.command import Call, command, run_script
+from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import KEYS, Key, Keys
 from stepflow_broker.protocol.scripts import script, script_names
 from stepflow_broker.redis_client.connection import OLDEST_SERVER
@@ -39,7 +39,7 @@ _FSYNC = {
 class Node(Protocol):
     """What sends calls to a server."""
 
-    def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+    def execute_all(self, calls: Sequence[Command[T]]) -> list[T]:
         """Send calls in one round trip, and return their answers."""
         ...
 
@@ -55,7 +55,7 @@ def examine_node(
         in_cluster: whether it is known to be one of a cluster.
 
     Raises:
-        ServerError: the server does not answer.
+        BackendUnavailableError: the server does not answer.
         ConfigurationError: the server refuses the user.
     """
     info = _ask(node, command(info_of, "INFO", "everything"))
@@ -192,7 +192,7 @@ def _coverage(server: _Server) -> Iterator[Finding]:
 
 def _clock(node: Node, partitions: Sequence[Keys]) -> Finding:
     """The server's clock, against this machine's and against the times that are stored."""
-    calls: list[Call[Any]] = [command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")]
+    calls: list[Command[Any]] = [command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")]
     for keys in partitions:
         calls += (
             command(lambda reply: int(float(reply[1])) if reply else 0, "ZREVRANGE", keys("LIVE"), 0, 0, "WITHSCORES"),
@@ -200,7 +200,7 @@ def _clock(node: Node, partitions: Sequence[Keys]) -> Finding:
             command(_entry_ms, "XREVRANGE", keys("FINISHED"), "+", "-", "COUNT", 1),
         )
     before = time.time_ns() // 1_000_000
-    now, *stored = node.run_all(calls)
+    now, *stored = node.execute_all(calls)
     after = time.time_ns() // 1_000_000
     if (back_ms := max(stored, default=0) - now) > _BACK_MS:
         text = (
@@ -234,7 +234,7 @@ def _rights(node: Node, keys: Keys, refused: Sequence[str]) -> Finding:
     tried = [name for name in names if name not in (nobody, keys("RQ_SUSPENDED"))]
     try:
         refused = [
-            *_ask(node, run_script("check_permissions", _texts, (nobody,), keys("DONE", _NOBODY), *tried)),
+            *_ask(node, run_script("check_permissions", _texts, (nobody,), keys("RUN_ENDED", _NOBODY), *tried)),
             *refused,
         ]
     except ConfigurationError as error:
@@ -249,7 +249,7 @@ def _rights(node: Node, keys: Keys, refused: Sequence[str]) -> Finding:
 
 def _role_of(keys: Keys, refused: set[str]) -> Role | None:
     """The role whose rights a user has, who was refused these tries."""
-    nobody = (keys("RUN", _NOBODY), keys("DONE", _NOBODY))
+    nobody = (keys("RUN", _NOBODY), keys("RUN_ENDED", _NOBODY))
     commands = {words.partition(" ")[0].lower() for words in refused if words.endswith(nobody)}
     for role in ROLES:
         if commands == _TRIED - set(role.commands) and not refused & set(_needed(role, keys)):
@@ -278,8 +278,8 @@ def is_in_partition(keys: Keys, key: Key) -> bool:
     return keys(key.name).startswith(keys.partition)
 
 
-def _ask(node: Node, call: Call[T]) -> T:
-    return node.run_all([call])[0]
+def _ask(node: Node, call: Command[T]) -> T:
+    return node.execute_all([call])[0]
 
 
 def _setting(node: Node, name: str) -> str | None:

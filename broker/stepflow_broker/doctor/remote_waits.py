@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepflow_broker.doctor.findings import Findings
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.transitions.remote_invokes import AwayEnd, read_end, wake_remote_parent
+from stepflow_broker.transitions.remote_invokes import RemoteChildResult, read_end, wake_remote_parent
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.states import RunStatus
@@ -48,7 +48,7 @@ def examine_away(
     """Look at the children that are waited for, and once more at the waits of those of which nothing will be heard."""
     for first in range(0, len(waits), _PAGE):
         suspects = _suspects(broker, keys, waits[first : first + _PAGE])
-        stands = broker.run_all([_stands(keys, wait) for _, wait in suspects]) if suspects else []
+        stands = broker.execute_all([_stands(keys, wait) for _, wait in suspects]) if suspects else []
         for (code, wait), still in zip(suspects, stands, strict=True):
             if still:
                 repaired = repair and _resolve(broker, keys, code, wait, now_ms)
@@ -57,32 +57,38 @@ def examine_away(
 
 def _resolve(broker: Broker, keys: Keys, code: str, wait: AwayWait, now_ms: int) -> bool:
     """Give a step the end of its child, or, of one that is lost, that the time is over."""
-    end: AwayEnd | None = AwayEnd(wait.child, wait.run, wait.key, "timeout", _LOST, b"", wait.asked, "")
-    if code == "away_unheard":
-        end = broker.run(read_end(keys, wait.child))
-    return end is not None and broker.run(wake_remote_parent(keys, end, worker="doctor", now_ms=now_ms)) is not None
+    end: RemoteChildResult | None = RemoteChildResult(
+        wait.child, wait.run, wait.key, "timeout", _LOST, b"", wait.asked, ""
+    )
+    if code == "remote_child_result_lost":
+        end = broker.execute(read_end(keys, wait.child))
+    return end is not None and broker.execute(wake_remote_parent(keys, end, worker="doctor", now_ms=now_ms)) is not None
 
 
 def _suspects(broker: Broker, keys: Keys, waits: Sequence[AwayWait]) -> list[tuple[str, AwayWait]]:
-    asked = broker.run_all([_has_message(keys.of(wait.run), wait.asked) for wait in waits])
+    asked = broker.execute_all([_has_message(keys.of(wait.run), wait.asked) for wait in waits])
     made = [wait for wait, is_asked in zip(waits, asked, strict=True) if not is_asked]
-    children = broker.run_all([_read_child(keys, wait.child) for wait in made]) if made else []
-    found = [("away_missing", wait) for wait, (status, _) in zip(made, children, strict=True) if not status]
+    children = broker.execute_all([_read_child(keys, wait.child) for wait in made]) if made else []
+    found = [("remote_child_missing", wait) for wait, (status, _) in zip(made, children, strict=True) if not status]
     ended = [(wait, told) for wait, (status, told) in zip(made, children, strict=True) if status in _ENDED]
-    heard = broker.run_all([_has_message(keys.of(wait.child), told or "0-1") for wait, told in ended]) if ended else []
-    return found + [("away_unheard", wait) for (wait, _), is_told in zip(ended, heard, strict=True) if not is_told]
+    heard = (
+        broker.execute_all([_has_message(keys.of(wait.child), told or "0-1") for wait, told in ended]) if ended else []
+    )
+    return found + [
+        ("remote_child_result_lost", wait) for (wait, _), is_told in zip(ended, heard, strict=True) if not is_told
+    ]
 
 
-def _has_message(keys: Keys, entry: str) -> Call[bool]:
+def _has_message(keys: Keys, entry: str) -> Command[bool]:
     return command(bool, "XRANGE", keys("FINISHED"), entry, entry)
 
 
-def _read_child(keys: Keys, child: str) -> Call[tuple[str, str]]:
+def _read_child(keys: Keys, child: str) -> Command[tuple[str, str]]:
     """Its status, and the message that tells of its end; ``""`` for what is not there."""
     return command(_pair, "HMGET", keys.of(child)("RUN", child), "status", "finished")
 
 
-def _stands(keys: Keys, wait: AwayWait) -> Call[bool]:
+def _stands(keys: Keys, wait: AwayWait) -> Command[bool]:
     """Whether a step still waits for its child."""
     step = (f"{wait.key}:state", f"{wait.key}:child")
     return command(

@@ -9,12 +9,12 @@ from typing import Any
 
 from stepflow_broker.doctor.findings import Finding, Severity
 from stepflow_broker.doctor.node import examine_node, info_of, is_in_partition, key_of_nobody
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import KEYS, Keys, slot_of
-from stepflow_broker.redis_client.blocking_client import Link
+from stepflow_broker.redis_client.blocking_client import BlockingClient
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.url import read_url
-from stepflow_engine.errors import MissingRightError, ServerError
+from stepflow_engine.errors import BackendUnavailableError, PermissionDeniedError
 
 __all__ = ["examine_server"]
 
@@ -26,7 +26,7 @@ def examine_server(broker: Broker, keys: Keys) -> list[Finding]:
     """Look at a server, or at a cluster: a finding for each thing that is looked at, be it well or not.
 
     Raises:
-        ServerError: the server does not answer, or no node of the cluster does.
+        BackendUnavailableError: the server does not answer, or no node of the cluster does.
         ConfigurationError: the server refuses the user.
     """
     refused = list(_refused_of_shared(broker, keys))
@@ -44,10 +44,10 @@ def _refused_of_shared(broker: Broker, keys: Keys) -> Iterator[str]:
         if key.type != "channel" and not is_in_partition(keys, key):
             words = ("EXISTS", key_of_nobody(keys, key))
             try:
-                broker.run(command(int, *words))
-            except MissingRightError:
+                broker.execute(command(int, *words))
+            except PermissionDeniedError:
                 yield " ".join(words)
-            except ServerError:
+            except BackendUnavailableError:
                 return  # what is away is found out by all else
 
 
@@ -72,14 +72,14 @@ class _Primary:
         return any(first <= slot <= last for first, last in self.slots)
 
 
-def _ask_any(broker: Broker, keys: Keys, calls: Sequence[Call[Any]]) -> list[Any]:
+def _ask_any(broker: Broker, keys: Keys, calls: Sequence[Command[Any]]) -> list[Any]:
     """The answers of the first node that has a partition and answers."""
-    failures: list[ServerError] = []
+    failures: list[BackendUnavailableError] = []
     for one in keys.all:
-        link = Link(broker.url, patience_s=0, slot=slot_of(one.partition))
+        link = BlockingClient(broker.url, retry_for_s=0, slot=slot_of(one.partition))
         try:
-            return link.run_all(calls)
-        except ServerError as error:
+            return link.execute_all(calls)
+        except BackendUnavailableError as error:
             failures.append(error)
         finally:
             link.close()
@@ -121,11 +121,11 @@ def _spread(primaries: Sequence[_Primary], keys: Keys) -> Finding:
 
 def _examine_primary(broker: Broker, keys: Keys, primary: _Primary, refused: Sequence[str]) -> list[Finding]:
     """Look at one primary. Each has its own users, so the rights are tried at each that has a partition."""
-    link = Link(broker.url, patience_s=_PATIENCE_S, slot=primary.slots[0][0])
+    link = BlockingClient(broker.url, retry_for_s=_PATIENCE_S, slot=primary.slots[0][0])
     try:
         partitions = [one for one in keys.all if primary.has(one)]
         found = examine_node(link, partitions, refused=refused, in_cluster=True)
-    except ServerError as error:
+    except BackendUnavailableError as error:
         found = [Finding("cluster", Severity.ERROR, "", str(error))]
     finally:
         link.close()

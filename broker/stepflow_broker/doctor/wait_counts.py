@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stepflow_broker.doctor.findings import Findings
-from stepflow_broker.protocol.command import Call, command, run_script
+from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
 
@@ -31,19 +31,19 @@ def examine_counts(broker: Broker, keys: Keys, findings: Findings, *, repair: bo
     for _ in range(_LOOKS):
         pairs = _pairs(broker, keys, high)
         calls = [_compare(keys, event, paths, indexes, repair=repair) for (event, paths), indexes in pairs.items()]
-        answers = dict(zip(pairs, broker.run_all(calls) if calls else (), strict=True))
+        answers = dict(zip(pairs, broker.execute_all(calls) if calls else (), strict=True))
         for (event, paths), (difference, repaired) in answers.items():
             if difference < 0:
-                findings.add("waited_low", event, paths or "any", repaired=bool(repaired))
+                findings.add("wait_count_low", event, paths or "any", repaired=bool(repaired))
         high = {pair for pair, (difference, _) in answers.items() if difference > 0}
         if not high:
             return
     for event, paths in sorted(high or ()):
-        findings.add("waited_high", event, paths or "any")
+        findings.add("wait_count_high", event, paths or "any")
 
 
-def _compare(keys: Keys, event: str, paths: str, indexes: Sequence[str], *, repair: bool) -> Call[tuple[int, int]]:
-    key = keys("WAITED", event)
+def _compare(keys: Keys, event: str, paths: str, indexes: Sequence[str], *, repair: bool) -> Command[tuple[int, int]]:
+    key = keys("WAIT_COUNTS", event)
     return run_script("examine_counts", lambda reply: (reply[0], reply[1]), (key,), int(repair), paths, *indexes)
 
 
@@ -53,8 +53,8 @@ def _pairs(broker: Broker, keys: Keys, wanted: set[tuple[str, str]] | None) -> _
     for index in _subjects(broker, keys, "WAITS"):
         paths, _, event = index.split("\n", 2)
         found[event, paths].append(index)
-    for event in _subjects(broker, keys, "WAITED"):
-        for paths in broker.run(command(_texts, "HKEYS", keys("WAITED", event))):
+    for event in _subjects(broker, keys, "WAIT_COUNTS"):
+        for paths in broker.execute(command(_texts, "HKEYS", keys("WAIT_COUNTS", event))):
             found[event, paths] += ()
     return {pair: indexes for pair, indexes in found.items() if wanted is None or pair in wanted}
 
@@ -64,7 +64,7 @@ def _subjects(broker: Broker, keys: Keys, kind: str) -> set[str]:
     prefix, cursor, found = keys(kind), b"0", set[str]()
     pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
     while True:
-        cursor, names = broker.run(command(_raw, "SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN))
+        cursor, names = broker.execute(command(_raw, "SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN))
         found |= {name.decode().removeprefix(prefix) for name in names}
         if cursor == b"0":
             return found

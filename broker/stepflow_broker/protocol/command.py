@@ -10,29 +10,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from stepflow_broker.protocol.keys import MOVING, place_of
+from stepflow_broker.protocol.keys import MOVING, routing_key_of
 from stepflow_broker.protocol.scripts import Script, script
-from stepflow_engine.errors import StepflowError, UnreadableError
+from stepflow_engine.errors import CorruptDataError, StepflowError
 
-__all__ = ["Call", "Word", "command", "run_script"]
+__all__ = ["Arg", "Command", "command", "run_script"]
 
 T = TypeVar("T")
-Word = str | bytes | int | float
+Arg = str | bytes | int | float
 _CONTAINERS = frozenset({"CLIENT", "CLUSTER", "CONFIG", "SCRIPT", "XGROUP", "XINFO"})
 _KEYLESS = frozenset({"CLIENT", "CLUSTER", "CONFIG", "INFO", "PING", "SCAN", "SCRIPT", "TIME", "WAIT"})
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class Command(Generic[T]):
     """One request.
 
     Attributes:
-        words: the command as it is sent.
+        args: the command as it is sent.
         read: makes the typed answer of the server's.
         script: the script that the command runs, if it runs one.
     """
 
-    words: tuple[Word, ...]
+    args: tuple[Arg, ...]
     read: Callable[[Any], T]
     script: Script | None = None
 
@@ -40,59 +40,59 @@ class Call(Generic[T]):
         """The typed answer of a reply.
 
         Raises:
-            UnreadableError: the reply has what stepflow does not write.
+            CorruptDataError: the reply has what stepflow does not write.
         """
         try:
             return self.read(reply)
         except StepflowError:
             raise
         except Exception as error:  # whatever a reader makes of damaged data, it is the data's fault
-            what = self.script.name if self.script else str(self.words[0])
-            raise UnreadableError(f"what the server answers to {what}", error) from error
+            what = self.script.name if self.script else str(self.args[0])
+            raise CorruptDataError(f"what the server answers to {what}", error) from error
 
     @property
     def action(self) -> str:
         """What it does: the transition by its name, or the command: ``info``, ``xgroup|create``, ``hget <key>``."""
         if self.script is not None:
             return self.script.name
-        first, second = [*map(str, self.words[:2]), ""][:2]
+        first, second = [*map(str, self.args[:2]), ""][:2]
         if first in _CONTAINERS:
             return f"{first}|{second}".lower()
         return f"{first.lower()} {second}" if second and first not in (*_KEYLESS, "XREADGROUP") else first.lower()
 
     @property
-    def place(self) -> str:
+    def routing_key(self) -> str:
         """What decides which node of a cluster has its keys: their partition's tag, or a key; ``""``: it has none."""
         if self.script is not None:
-            return place_of(str(self.words[3]))
-        first = str(self.words[0])
+            return routing_key_of(str(self.args[3]))
+        first = str(self.args[0])
         if first == "XREADGROUP":
-            return place_of(str(self.words[self.words.index("STREAMS") + 1]))
-        if first == "SCAN" and "MATCH" in self.words:
-            return _tag_of(str(self.words[self.words.index("MATCH") + 1]))
+            return routing_key_of(str(self.args[self.args.index("STREAMS") + 1]))
+        if first == "SCAN" and "MATCH" in self.args:
+            return _tag_of(str(self.args[self.args.index("MATCH") + 1]))
         if first in _KEYLESS:
             return ""
-        return place_of(str(self.words[2 if first in _CONTAINERS else 1])) if len(self.words) > 1 else ""
+        return routing_key_of(str(self.args[2 if first in _CONTAINERS else 1])) if len(self.args) > 1 else ""
 
-    def with_source(self) -> tuple[Word, ...]:
+    def with_source(self) -> tuple[Arg, ...]:
         """The command with the script's source, for a server that does not know the script."""
         if self.script is None:
             raise TypeError("this command runs no script")
-        return ("EVAL", self.script.text, *self.words[2:])
+        return ("EVAL", self.script.text, *self.args[2:])
 
 
 def _tag_of(pattern: str) -> str:
     """The partition whose keys a pattern finds; ``""``: those of all."""
-    place = place_of(pattern)
+    place = routing_key_of(pattern)
     return place if place != pattern else ""
 
 
-def command(read: Callable[[Any], T], *words: Word) -> Call[T]:
+def command(read: Callable[[Any], T], *words: Arg) -> Command[T]:
     """A plain Redis command."""
-    return Call(words, read)
+    return Command(words, read)
 
 
-def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args: Word) -> Call[T]:
+def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args: Arg) -> Command[T]:
     """A transition. Every script may be sent twice: the second time changes nothing.
 
     In a partition it declares a key that nobody ever writes. While the partition's slot moves to another node of a
@@ -101,5 +101,5 @@ def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args
     """
     source = script(name)
     if keys[0].startswith("{"):
-        keys = (*keys, place_of(keys[0]) + MOVING)
-    return Call(("EVALSHA", source.sha, len(keys), *keys, *args), read, source)
+        keys = (*keys, routing_key_of(keys[0]) + MOVING)
+    return Command(("EVALSHA", source.sha, len(keys), *keys, *args), read, source)

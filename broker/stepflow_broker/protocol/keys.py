@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from stepflow_engine.ids import PLACE_LENGTH, place_for
+from stepflow_engine.ids import PARTITION_PREFIX_LENGTH, partition_prefix_for
 
 __all__ = [
     "ANY_PARTITION",
@@ -24,7 +24,7 @@ __all__ = [
     "Keys",
     "lua_constants",
     "partition_tags",
-    "place_of",
+    "routing_key_of",
     "slot_of",
     "without_tag",
 ]
@@ -67,24 +67,24 @@ _RETENTION = "retention after the run's end; a child's: after its parent knows"
 KEYS: tuple[Key, ...] = (
     Key("RUN", "stepflow:run:", "<run>", "hash", "every transition", _RETENTION, "truth of a run: app, function, queue, status, event, attempt, output or error, times, continuation and its lease"),
     Key("MEMOS", "stepflow:memos:", "<run>", "hash", "every transition that ends a step", _RETENTION, "step key → memo: how a step ended, for good"),
-    Key("ORDER", "stepflow:order:", "<run>", "list", "every transition that ends a step", _RETENTION, "step keys in the order in which their memos were recorded; races replay by it"),
+    Key("MEMO_ORDER", "stepflow:memo-order:", "<run>", "list", "every transition that ends a step", _RETENTION, "step keys in the order in which their memos were recorded; races replay by it"),
     Key("STEPS", "stepflow:steps:", "<run>", "hash", "plan_steps, fail_attempt", _END, "planned steps and failed attempts: id, state, lease, attempts, last error"),
     Key("LIVE", "stepflow:live", "", "zset", "start_runs, end of a run", "never", "runs that have not ended, by start time in ms"),
     Key("ENDED", "stepflow:ended", "", "zset", "end of a run, reaper", "never", "runs that have ended, by the time in ms at which they are forgotten"),
     Key("LEASES", "stepflow:leases", "", "zset", "claim_jobs, extend_leases", "never", "leased job → when its lease ends, in ms"),
-    Key("CLAIMED", "stepflow:claimed:", "<worker>", "string", "claim_jobs", "a lease after the claim", "the worker's last claim: its number, then job, list and fence of each; for when the reply is lost"),
-    Key("LOOKED", "stepflow:looked", "", "string", "reclaim_leases", "never", "when leases were last looked at; after a gap, when before it, and until when only leases count that were over by then; in ms"),
+    Key("LAST_CLAIM", "stepflow:last-claim:", "<worker>", "string", "claim_jobs", "a lease after the claim", "the worker's last claim: its number, then job, list and fence of each; for when the reply is lost"),
+    Key("LAST_LEASE_SCAN", "stepflow:last-lease-scan", "", "string", "reclaim_leases", "never", "when leases were last looked at; after a gap, when before it, and until when only leases count that were over by then; in ms"),
     Key("TIMEOUT", "stepflow:timeout:", "<run>:<step key>", "string", "invoke_child, begin_wait", "when the wait ends", "timeout key of a waiting invoke, sleep or wait: the memo that it gets if the time is over first"),
     Key("TIMEOUTS", "stepflow:timeouts", "", "zset", "fail_attempt, retry_run, invoke_child, begin_wait", "never", "what is due when, in ms: job:<job> (a delayed job), wait:<run>:<step key> (the end of a wait), start:<run> and finish:<run> (by when a run must have started, and ended), resume:<subject> (what a pause has put aside goes on)"),
     Key("WAITS", "stepflow:waits:", "<paths>\\n<digest>\\n<event>", "set", "begin_wait", "when the last of its waits ends", "waits (<run>:<step key>; <run>:!<n> of a run that the event cancels) for an event whose values at these paths have this SHA-1; paths '': any such event, '?': one that a worker looks at"),
-    Key("WAITED", "stepflow:waited:", "<event>", "hash", "begin_wait", "when the last of its waits ends", "paths → how many waits for this event ask for values there"),
-    Key("RECENT", "stepflow:recent:", "<event>", "stream", "route_event", "an hour after the last", "the last 1,000 events of a name, for waits that look back"),
-    Key("RELAYED", "stepflow:relayed:", "<partition>:<entry>", "string", "deliver_remote_event", "an hour", "an event of another partition that has met the waits of this one"),
+    Key("WAIT_COUNTS", "stepflow:wait-counts:", "<event>", "hash", "begin_wait", "when the last of its waits ends", "paths → how many waits for this event ask for values there"),
+    Key("EVENT_HISTORY", "stepflow:event-history:", "<event>", "stream", "route_event", "an hour after the last", "the last 1,000 events of a name, for waits that look back"),
+    Key("FORWARDED", "stepflow:forwarded:", "<partition>:<entry>", "string", "deliver_remote_event", "an hour", "an event of another partition that has met the waits of this one"),
     Key("FINISHED", "stepflow:finished", "", "stream", "end of a run that has a parent", "entries: once they are seen to", "finished events, by which a consumer group of all workers wakes the parents; messages to other partitions: start, cancel, away"),
-    Key("SLOTS", "stepflow:slots:", "<scope>:<key>=<value>", "zset", "admission, claim_jobs, extend_leases", "never", "jobs that have a slot at a gate → when it lapses, in ms"),
-    Key("LINE", "stepflow:line:", "<scope>:<key>=<value>", "zset", "admission", "never", "jobs that stand in line for a slot, by their turn; function <app/id>: those that its pause has put aside; queue <queue>: new runs that have a priority"),
-    Key("TURN", "stepflow:turn", "", "string", "admission", "never", "counts those who came to stand in line"),
-    Key("ONCE", "stepflow:once:", "<app>/<function>:<key>=<value>", "string", "every start of an idempotent function", "24 hours", "the run that was started for this value"),
+    Key("CONCURRENCY_SLOTS", "stepflow:concurrency-slots:", "<scope>:<key>=<value>", "zset", "admission, claim_jobs, extend_leases", "never", "jobs that have a slot at a gate → when it lapses, in ms"),
+    Key("WAIT_LIST", "stepflow:wait-list:", "<scope>:<key>=<value>", "zset", "admission", "never", "jobs that stand in line for a slot, by their turn; function <app/id>: those that its pause has put aside; queue <queue>: new runs that have a priority"),
+    Key("WAIT_LIST_SEQ", "stepflow:wait-list-seq", "", "string", "admission", "never", "counts those who came to stand in line"),
+    Key("IDEMPOTENCY", "stepflow:idempotency:", "<app>/<function>:<key>=<value>", "string", "every start of an idempotent function", "24 hours", "the run that was started for this value"),
     Key("SINGLETON", "stepflow:singleton:", "<app>/<function>:<key>=<value>", "string", "every start of a singleton", "with its run", "the run that is live"),
     Key("THROTTLE", "stepflow:throttle:", "<app>/<function>:<key>=<value>", "string", "every start under a throttle", "when it is idle", "when the next run would start, were they even: ms, and parts of 1 / limit ms"),
     Key("DEBOUNCE", "stepflow:debounce:", "<app>/<function>:<key>=<value>", "hash", "every start under a debounce", "when its run starts", "the run that waits, since when, and its event's time"),
@@ -100,8 +100,8 @@ KEYS: tuple[Key, ...] = (
     Key("VERSION", "stepflow:functions:version", "", "string", "register_functions", "never", "grows with each change of the registry; routers check it"),
     Key("READY", "stepflow:ready", "", "channel", "every push onto an empty list", "—", "wakes idle workers: the name of the list; nothing: there are messages to other partitions"),
     Key("PAUSES", "stepflow:pauses", "", "channel", "pause, resume", "—", "tells workers to look at what is paused"),
-    Key("INBOX", "stepflow:inbox:", "<worker>", "channel", "commit_planned_step, wake_parent, fire_timers, cancel_run", "—", "tells a worker of memos and cancels of the runs that it holds"),
-    Key("DONE", "stepflow:done:", "<run>", "channel", "end of a run", "—", "wakes those who wait for the result of a run"),
+    Key("NOTIFICATIONS", "stepflow:notifications:", "<worker>", "channel", "commit_planned_step, wake_parent, fire_timers, cancel_run", "—", "tells a worker of memos and cancels of the runs that it holds"),
+    Key("RUN_ENDED", "stepflow:run-ended:", "<run>", "channel", "end of a run", "—", "wakes those who wait for the result of a run"),
     Key("RQ_QUEUE", f"{RQ}:queue:", "<queue> and <queue>:steps", "list", "every transition", "never", "RQ: ready jobs: first jobs of new runs; jobs of started runs, which go first"),
     Key("RQ_QUEUES", f"{RQ}:queues", "", "set", "every push", "never", "RQ: all queues"),
     Key("RQ_JOB", f"{RQ}:job:", "<run> or <run>-<step key>", "hash", "every transition", "with its job; failed runs: retention", "RQ: a job, as RQ's own tools read it; its data is JSON, never pickle"),
@@ -159,13 +159,13 @@ class Keys:
         if len(self.all) == 1:
             return self
         try:
-            return self.all[int(run_id[:PLACE_LENGTH], 16) % len(self.all)]
+            return self.all[int(run_id[:PARTITION_PREFIX_LENGTH], 16) % len(self.all)]
         except ValueError:  # no id of ours
             return self.at(run_id)
 
     def at(self, name: str) -> Keys:
         """Those of the partition where a name is at home: an event's id, a function."""
-        return self if len(self.all) == 1 else self.of(place_for(name))
+        return self if len(self.all) == 1 else self.of(partition_prefix_for(name))
 
 
 @cache
@@ -180,7 +180,7 @@ def partition_tags(count: int) -> tuple[str, ...]:
     raise AssertionError("unreachable")
 
 
-def place_of(key: str) -> str:
+def routing_key_of(key: str) -> str:
     """What decides the slot of a key: its partition's tag, or the key itself."""
     return key[: key.index(":", 4) + 1] if key.startswith("{sf:") else key
 

@@ -14,7 +14,7 @@ _PREAMBLE = """\
 Every key and channel of stepflow. This page is made from `broker/stepflow_broker/keys.py` by
 `python -m stepflow_broker.protocol.keys_doc > docs/redis-keys.md`; a test compares the two.
 
-- The truth of a run is in `stepflow:run:*`, `stepflow:memos:*`, `stepflow:order:*` and `stepflow:steps:*`. Its jobs,
+- The truth of a run is in `stepflow:run:*`, `stepflow:memos:*`, `stepflow:memo-order:*` and `stepflow:steps:*`. Its jobs,
   leases and timers follow from it.
 - A run that has not ended has no expiry. One that has ended is kept for the app's retention (7 days unless the app says
   otherwise), and for at least 24 hours when its sender chose its id.

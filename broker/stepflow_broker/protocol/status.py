@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["Code"]
+__all__ = ["ScriptStatus"]
 
 
-class Code(IntEnum):
+class ScriptStatus(IntEnum):
     """What the scripts answer; each script's header names those that it uses."""
 
     RESOLVED = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import GROUP, Keys
 
 __all__ = ["create_group", "read_group", "take_over"]
@@ -13,14 +13,14 @@ __all__ = ["create_group", "read_group", "take_over"]
 T = TypeVar("T")
 
 
-def create_group(keys: Keys, stream: str) -> Call[bytes]:
+def create_group(keys: Keys, stream: str) -> Command[bytes]:
     """Create a stream (EVENTS, FINISHED) and its consumer group; an error says that they exist."""
     return command(bytes, "XGROUP", "CREATE", keys(stream), GROUP, "0", "MKSTREAM")
 
 
 def read_group(
     keys: Keys, stream: str, worker: str, *, limit: int, read: Callable[[list[Any]], list[T]]
-) -> Call[list[T]]:
+) -> Command[list[T]]:
     """Take new entries of a stream, for this worker to see to; ``read`` makes sense of them."""
     return command(
         lambda reply: read(reply[0][1]) if reply else [],
@@ -38,7 +38,7 @@ def read_group(
 
 def take_over(
     keys: Keys, stream: str, worker: str, *, idle_ms: int, limit: int, read: Callable[[list[Any]], list[T]]
-) -> Call[list[T]]:
+) -> Command[list[T]]:
     """Take over entries that another worker took and has not seen to for ``idle_ms``."""
     return command(
         lambda reply: read(reply[1]), "XAUTOCLAIM", keys(stream), GROUP, worker, idle_ms, "0", "COUNT", limit

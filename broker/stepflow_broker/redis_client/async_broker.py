@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import redis.asyncio
 
-from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys, slot_of
-from stepflow_broker.redis_client.pipelined_client import AsyncLink
+from stepflow_broker.redis_client.pipelined_client import PipelinedClient
 from stepflow_broker.redis_client.url import read_url
 
 __all__ = ["AsyncBroker"]
@@ -23,48 +23,48 @@ class AsyncBroker:
 
     Args:
         url: the server's.
-        patience_s: how long to try again while the server does not answer or accepts no writes, in seconds.
+        retry_for_s: how long to try again while the server does not answer or accepts no writes, in seconds.
     """
 
-    def __init__(self, url: str, *, patience_s: float = 3.0) -> None:
+    def __init__(self, url: str, *, retry_for_s: float = 3.0) -> None:
         self.url = url
-        self._patience_s = patience_s
-        self._links: dict[int, AsyncLink] = {}
-        self._only = None if read_url(url).is_of_cluster else AsyncLink(url, patience_s=patience_s)
+        self._retry_for_s = retry_for_s
+        self._clients: dict[int, PipelinedClient] = {}
+        self._only = None if read_url(url).is_of_cluster else PipelinedClient(url, retry_for_s=retry_for_s)
 
     def client(self, keys: Keys) -> redis.asyncio.Redis:
         """The client of the server that has a partition, for what is no call."""
-        return self._link(keys.partition).client
+        return self._client_for(keys.partition).client
 
-    def submit(self, call: Call[T]) -> asyncio.Future[T]:
+    def submit(self, call: Command[T]) -> asyncio.Future[T]:
         """Send a call with the others of this turn; the future is given its answer, or the error that `run` raises."""
         if self._only is not None:
             return self._only.submit(call)
-        return self._link(call.place).submit(call)
+        return self._client_for(call.routing_key).submit(call)
 
-    async def run(self, call: Call[T]) -> T:
+    async def execute(self, call: Command[T]) -> T:
         """Send one call and return its answer.
 
         Raises:
-            ServerError: the server does not answer, or cannot do it now.
+            BackendUnavailableError: the server does not answer, or cannot do it now.
             ConfigurationError: the server refuses the user.
-            MissingRightError: the user may not do this.
+            PermissionDeniedError: the user may not do this.
         """
         return await self.submit(call)
 
-    async def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+    async def execute_all(self, calls: Sequence[Command[T]]) -> list[T]:
         """Send several calls and return their answers."""
         return await asyncio.gather(*[self.submit(call) for call in calls])
 
-    def _link(self, place: str) -> AsyncLink:
+    def _client_for(self, place: str) -> PipelinedClient:
         if self._only is not None:
             return self._only
         slot = slot_of(place)
-        if slot not in self._links:
-            self._links[slot] = AsyncLink(self.url, patience_s=self._patience_s, slot=slot)
-        return self._links[slot]
+        if slot not in self._clients:
+            self._clients[slot] = PipelinedClient(self.url, retry_for_s=self._retry_for_s, slot=slot)
+        return self._clients[slot]
 
     async def close(self) -> None:
         """Send what is waiting, then close the connections."""
-        links = [self._only] if self._only is not None else list(self._links.values())
-        await asyncio.gather(*[link.close() for link in links])
+        clients = [self._only] if self._only is not None else list(self._clients.values())
+        await asyncio.gather(*[link.close() for link in clients])

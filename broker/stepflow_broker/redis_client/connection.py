@@ -103,7 +103,7 @@ def connect_all(url: str) -> Any:
 
     Raises:
         ConfigurationError: the URL cannot be one of a server.
-        ServerError: the cluster does not answer.
+        BackendUnavailableError: the cluster does not answer.
     """
     given = read_url(url)
     if not given.is_of_cluster:

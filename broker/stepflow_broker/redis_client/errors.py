@@ -9,9 +9,9 @@ from stepflow_broker.redis_client.cluster import NodeAwayError, NotInClusterErro
 from stepflow_broker.redis_client.sentinel import PrimaryAwayError, UnknownPrimaryError
 from stepflow_broker.redis_client.tls import explain_tls, tls_error
 from stepflow_broker.redis_client.url import safe_url, user_of
-from stepflow_engine.errors import ConfigurationError, MissingRightError, ServerError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, PermissionDeniedError
 
-__all__ = ["is_misled", "is_refused_right", "is_transient", "server_error"]
+__all__ = ["is_permission_error", "is_transient", "is_wrong_node", "server_error"]
 
 _TRANSIENT_ERRORS = (
     exceptions.ConnectionError,  # also LOADING
@@ -23,14 +23,14 @@ _TRANSIENT_ERRORS = (
     OSError,
     TimeoutError,
 )
-_MISLED = (
+_WRONG_NODE = (
     exceptions.ReadOnlyError,
     exceptions.MasterDownError,  # also MOVED's and CLUSTERDOWN's class
     exceptions.MovedError,
     exceptions.ClusterDownError,
     exceptions.BusyLoadingError,
 )
-_REFUSED_RIGHT = ("NOPERM", "ACL failure in script", "The user executing the script can't")
+_PERMISSION_DENIED = ("NOPERM", "ACL failure in script", "The user executing the script can't")
 _TRANSIENT_WORDS = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
 
 
@@ -40,15 +40,15 @@ def is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_WORDS:
         return True
-    return is_misled(error)
+    return is_wrong_node(error)
 
 
-def is_misled(error: BaseException) -> bool:
+def is_wrong_node(error: BaseException) -> bool:
     """Whether a server answers that is not the primary, or not yet: a new connection may lead to the one that is.
 
     Of a cluster: a node that has the slot no longer (MOVED), or is cut off.
     """
-    if isinstance(error, _MISLED):
+    if isinstance(error, _WRONG_NODE):
         return True
     return "-READONLY " in str(error)  # in a script, before Redis 7
 
@@ -57,25 +57,29 @@ def server_error(error: BaseException, url: str, action: str = "") -> Exception:
     """The error to show for one of the server's or the connection's.
 
     Args:
-        action: what was to be done, as `Call.action` names it.
+        action: what was to be done, as `Command.action` names it.
     """
     where, text = safe_url(url), str(error)
-    if is_refused_right(error):
-        return _missing_right(text, url, action)
+    if is_permission_error(error):
+        return _permission_denied(text, url, action)
     if tls := tls_error(error):
         return ConfigurationError(f"no TLS with the server at {where}: {explain_tls(tls)}")
-    if (told := _told_by_class(error, where, text)) is not None:
+    if (told := _error_for(error, where, text)) is not None:
         return told
     if text.startswith(("NOAUTH", "WRONGPASS", "invalid username")):
         return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
     if text.startswith(("OOM", "MISCONF")):
-        return ServerError(f"the server at {where} does not accept writes ({text}): free memory or disk, then go on")
+        return BackendUnavailableError(
+            f"the server at {where} does not accept writes ({text}): free memory or disk, then go on"
+        )
     if is_transient(error):
-        return ServerError(f"the server at {where} does not answer ({text}): is it running, {_asked_when_away(url)}?")
-    return ServerError(f"the server at {where} answers with an error: {text}")
+        return BackendUnavailableError(
+            f"the server at {where} does not answer ({text}): is it running, {_advice_when_unreachable(url)}?"
+        )
+    return BackendUnavailableError(f"the server at {where} answers with an error: {text}")
 
 
-def _told_by_class(error: BaseException, where: str, text: str) -> Exception | None:
+def _error_for(error: BaseException, where: str, text: str) -> Exception | None:
     match error:
         case exceptions.AuthenticationError() | exceptions.AuthorizationError():
             return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
@@ -84,38 +88,46 @@ def _told_by_class(error: BaseException, where: str, text: str) -> Exception | N
         case NotInClusterError():
             return ConfigurationError(f"{where}: {text}: write redis://… for a single server")
         case NodeAwayError():
-            return ServerError(f"no node of {where} can be asked ({text}): is the cluster running?")
+            return BackendUnavailableError(f"no node of {where} can be asked ({text}): is the cluster running?")
         case PrimaryAwayError():
-            return ServerError(
+            return BackendUnavailableError(
                 f"no primary is found by {where} ({text}): are the sentinels running, or is a fail-over under way?"
             )
         case exceptions.MovedError():
-            return ServerError(f"a partition of {where} has moved to another node ({text}), and is not found there yet")
+            return BackendUnavailableError(
+                f"a partition of {where} has moved to another node ({text}), and is not found there yet"
+            )
         case exceptions.TryAgainError() | exceptions.AskError():
-            return ServerError(f"a partition of {where} stands still while its slot moves to another node ({text})")
+            return BackendUnavailableError(
+                f"a partition of {where} stands still while its slot moves to another node ({text})"
+            )
         case exceptions.ReadOnlyError():
-            return ServerError(f"the server at {where} is a replica ({text}): name the primary, or its sentinels")
+            return BackendUnavailableError(
+                f"the server at {where} is a replica ({text}): name the primary, or its sentinels"
+            )
         case exceptions.OutOfMemoryError():
-            return ServerError(f"the server at {where} is out of memory ({text}): raise maxmemory or free memory")
+            return BackendUnavailableError(
+                f"the server at {where} is out of memory ({text}): raise maxmemory or free memory"
+            )
     return None
 
 
-def _asked_when_away(url: str) -> str:
+def _advice_when_unreachable(url: str) -> str:
     if url.startswith("rediss"):  # a server says neither that its port has no TLS, nor always what it wants of clients
         return "is this its tls-port, and does it want a certificate of clients (ssl_certfile=, ssl_keyfile=)"
     return "and is the URL right"
 
 
-def is_refused_right(error: BaseException) -> bool:
+def is_permission_error(error: BaseException) -> bool:
     """Whether the server refuses something to its user; how it says so depends on its version and on scripts."""
-    return isinstance(error, exceptions.NoPermissionError) or any(words in str(error) for words in _REFUSED_RIGHT)
+    return isinstance(error, exceptions.NoPermissionError) or any(words in str(error) for words in _PERMISSION_DENIED)
 
 
-def _missing_right(text: str, url: str, action: str) -> MissingRightError:
+def _permission_denied(text: str, url: str, action: str) -> PermissionDeniedError:
     user = user_of(url)
     roles = roles_that_may(action)
     advice = f"{action} is for role {' or '.join(roles)}" if roles else "no role of stepflow's has this right"
-    return MissingRightError(
+    return PermissionDeniedError(
         f"user {user} of the server at {safe_url(url)} may not do this ({action or 'command'}: {text}): {advice}; "
         "use a URL with a user of that role, or extend the user's ACL",
         user=user,

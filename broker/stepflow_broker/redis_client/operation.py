@@ -8,44 +8,44 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
-from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
 
-__all__ = ["Dialogue", "aconverse", "ask", "converse"]
+__all__ = ["Operation", "arun_operation", "run_operation", "single"]
 
 T = TypeVar("T")
-Dialogue = Generator[Sequence[Call[Any]], list[Any], T]
+Operation = Generator[Sequence[Command[Any]], list[Any], T]
 """Yields calls, each list for one round trip, is sent their answers, and returns what it found."""
 
 
-def converse(broker: Broker, dialogue: Dialogue[T]) -> T:
+def run_operation(broker: Broker, dialogue: Operation[T]) -> T:
     """Hold a dialogue, and return what it found.
 
     Raises:
-        ServerError: as `Broker.run_all`; what was done before stays done, and a new dialogue goes on from there.
+        BackendUnavailableError: as `Broker.execute_all`; what was done before stays done, and a new dialogue goes on from there.
     """
     try:
         calls = next(dialogue)
         while True:
-            calls = dialogue.send(broker.run_all(calls))
+            calls = dialogue.send(broker.execute_all(calls))
     except StopIteration as end:
         found: T = end.value
         return found
 
 
-async def aconverse(broker: AsyncBroker, dialogue: Dialogue[T]) -> T:
-    """As `converse`, without blocking the event loop."""
+async def arun_operation(broker: AsyncBroker, dialogue: Operation[T]) -> T:
+    """As `run_operation`, without blocking the event loop."""
     try:
         calls = next(dialogue)
         while True:
-            calls = dialogue.send(await broker.run_all(calls))
+            calls = dialogue.send(await broker.execute_all(calls))
     except StopIteration as end:
         found: T = end.value
         return found
 
 
-def ask(call: Call[T]) -> Dialogue[T]:
+def single(call: Command[T]) -> Operation[T]:
     """One call, and its answer."""
     answers = yield [call]
     answer: T = answers[0]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 
-from stepflow_broker.protocol.command import Call, command, run_script
+from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.url import read_url, safe_url
-from stepflow_engine.errors import ConfigurationError, MissingRightError
+from stepflow_engine.errors import ConfigurationError, PermissionDeniedError
 
 __all__ = ["agree_partitions", "check_partitions", "keys_for", "read_partitions", "refuse_other"]
 
@@ -26,12 +26,12 @@ def keys_for(url: str) -> Keys:
     return Keys.over(read_url(url).partitions)
 
 
-def agree_partitions(keys: Keys) -> Call[int]:
+def agree_partitions(keys: Keys) -> Command[int]:
     """The number of partitions that the server's keys have; the first to ask decides."""
     return run_script("agree_partitions", int, (keys("PARTITIONS"),), len(keys.all))
 
 
-def read_partitions(keys: Keys) -> Call[int | None]:
+def read_partitions(keys: Keys) -> Command[int | None]:
     """The same, if it was decided; it changes nothing."""
     return command(lambda reply: int(reply) if reply else None, "GET", keys("PARTITIONS"))
 
@@ -45,10 +45,10 @@ def check_partitions(broker: Broker, keys: Keys, *, decide: bool = True) -> None
     Raises:
         ConfigurationError: it does.
     """
-    agreed = broker.run(read_partitions(keys))
+    agreed = broker.execute(read_partitions(keys))
     if agreed is None and decide:
-        with contextlib.suppress(MissingRightError):
-            agreed = broker.run(agree_partitions(keys))
+        with contextlib.suppress(PermissionDeniedError):
+            agreed = broker.execute(agree_partitions(keys))
     refuse_other(agreed, keys, broker.url)
 
 

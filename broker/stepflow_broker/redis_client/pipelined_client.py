@@ -10,14 +10,14 @@ import redis.asyncio
 from hiredis import pack_command
 from redis import exceptions
 
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.redis_client.connection import connect_async
-from stepflow_broker.redis_client.errors import is_misled, server_error
-from stepflow_broker.redis_client.pipelined_connection import Wire, outside
-from stepflow_broker.redis_client.retry import is_passing, pause_s
+from stepflow_broker.redis_client.errors import is_wrong_node, server_error
+from stepflow_broker.redis_client.pipelined_connection import PipelinedConnection, fresh_context
+from stepflow_broker.redis_client.retry import backoff_s, is_retryable
 from stepflow_engine.errors import StepflowError
 
-__all__ = ["AsyncLink"]
+__all__ = ["PipelinedClient"]
 
 T = TypeVar("T")
 
@@ -33,15 +33,15 @@ class _Request(Generic[T]):
 
     __slots__ = ("call", "future", "give_up_at", "packed", "refusals")
 
-    def __init__(self, call: Call[T], future: asyncio.Future[T]) -> None:
+    def __init__(self, call: Command[T], future: asyncio.Future[T]) -> None:
         self.call = call
         self.future = future
-        self.packed = pack_command(call.words)  # type: ignore[arg-type]  # its stub knows tuples of one word only
+        self.packed = pack_command(call.args)  # type: ignore[arg-type]  # its stub knows tuples of one word only
         self.give_up_at = 0.0
         self.refusals = 0
 
 
-class AsyncLink:
+class PipelinedClient:
     """Sends calls to one server, from one event loop.
 
     What is submitted in one turn of the loop is one write; the next write does not wait for its replies. So the
@@ -52,15 +52,15 @@ class AsyncLink:
 
     Args:
         url: the server's.
-        patience_s: how long to try again while the server does not answer or accepts no writes, in seconds.
+        retry_for_s: how long to try again while the server does not answer or accepts no writes, in seconds.
         slot: of a cluster; the server is the node that has it.
     """
 
-    def __init__(self, url: str, *, patience_s: float, slot: int = 0) -> None:
+    def __init__(self, url: str, *, retry_for_s: float, slot: int = 0) -> None:
         self.url = url
         self.client: redis.asyncio.Redis = connect_async(url, slot=slot)
-        self._patience_s = patience_s
-        self._wire: Wire[_Request[Any]] | None = None
+        self._retry_for_s = retry_for_s
+        self._wire: PipelinedConnection[_Request[Any]] | None = None
         self._waiting: list[_Request[Any]] = []
         self._flush_set = False
         self._connecting: asyncio.Task[None] | None = None
@@ -68,7 +68,7 @@ class AsyncLink:
         self._vain_connections = 0
         self._put_off: list[_Request[Any]] = []
 
-    def submit(self, call: Call[T]) -> asyncio.Future[T]:
+    def submit(self, call: Command[T]) -> asyncio.Future[T]:
         """Send a call with the others of this turn; the future is given its answer, or an error."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -95,14 +95,14 @@ class AsyncLink:
             self._flush()
         else:
             self._flush_set = True
-            asyncio.get_running_loop().call_soon(self._flush, context=outside())
+            asyncio.get_running_loop().call_soon(self._flush, context=fresh_context())
 
     def _flush(self) -> None:
         """Write all that waits."""
         self._flush_set = False
         if self._wire is None:
             if self._connecting is None:
-                self._connecting = asyncio.get_running_loop().create_task(self._connect(), context=outside())
+                self._connecting = asyncio.get_running_loop().create_task(self._connect(), context=fresh_context())
             return
         requests, self._waiting = self._waiting, []
         self._wire.send(b"".join([request.packed for request in requests]), requests)
@@ -112,7 +112,7 @@ class AsyncLink:
         try:
             while self._waiting:
                 await asyncio.sleep(self._connect_at - loop.time())
-                wire = Wire(self._heard, self._lost)
+                wire = PipelinedConnection(self._heard, self._lost)
                 try:
                     await wire.open(self.client)
                 except (exceptions.RedisError, OSError, TimeoutError) as error:
@@ -128,7 +128,7 @@ class AsyncLink:
     def _connected_in_vain(self) -> None:
         """Pause before the next connection."""
         self._vain_connections += 1
-        self._connect_at = asyncio.get_running_loop().time() + pause_s(self._vain_connections)
+        self._connect_at = asyncio.get_running_loop().time() + backoff_s(self._vain_connections)
 
     # -- hearing -----------------------------------------------------------------
 
@@ -150,13 +150,13 @@ class AsyncLink:
             request.packed = pack_command(request.call.with_source())  # type: ignore[arg-type]
             self._send(request)
             return
-        if is_misled(error) and self._wire is not None:
+        if is_wrong_node(error) and self._wire is not None:
             self._wire.close()  # the next one may lead to the primary
         if self._is_kept(request, error):
             request.refusals += 1
             if not self._put_off:
-                delay_s = pause_s(request.refusals)
-                outside().run(asyncio.get_running_loop().call_later, delay_s, self._send_put_off)
+                delay_s = backoff_s(request.refusals)
+                fresh_context().run(asyncio.get_running_loop().call_later, delay_s, self._send_put_off)
             self._put_off.append(request)
 
     def _send_put_off(self) -> None:
@@ -178,10 +178,10 @@ class AsyncLink:
     def _is_kept(self, request: _Request[Any], error: Exception) -> bool:
         """Whether a request that failed is worth another try; if not, its caller is told."""
         now = asyncio.get_running_loop().time()
-        request.give_up_at = request.give_up_at or now + self._patience_s
+        request.give_up_at = request.give_up_at or now + self._retry_for_s
         if request.future.done():
             return False
-        if is_passing(error) and now < request.give_up_at:
+        if is_retryable(error) and now < request.give_up_at:
             return True
         request.future.set_exception(server_error(error, self.url, request.call.action))
         return False

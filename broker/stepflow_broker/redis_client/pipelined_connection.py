@@ -19,18 +19,18 @@ from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004  redis-
 
 from stepflow_broker.redis_client.connection import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S
 
-__all__ = ["Wire", "outside"]
+__all__ = ["PipelinedConnection", "fresh_context"]
 
 R = TypeVar("R")
 _NOTHING = object()
 
 
-def outside() -> contextvars.Context:
+def fresh_context() -> contextvars.Context:
     """A context for what belongs to the connection, and not to the run that happened to need it first."""
     return contextvars.Context()
 
 
-class Wire(asyncio.Protocol, Generic[R]):
+class PipelinedConnection(asyncio.Protocol, Generic[R]):
     """A connection to the server.
 
     Args:
@@ -85,7 +85,7 @@ class Wire(asyncio.Protocol, Generic[R]):
         self._flying.extend(requests)
         self._writer.transport.write(packed)
         if self._watch is None:
-            self._watch = outside().run(loop.call_later, SOCKET_TIMEOUT_S, self._check)
+            self._watch = fresh_context().run(loop.call_later, SOCKET_TIMEOUT_S, self._check)
 
     def close(self) -> None:
         """Hang up. Requests without a reply are given back to ``lost``."""
@@ -119,7 +119,7 @@ class Wire(asyncio.Protocol, Generic[R]):
             return
         left = self._heard_at + SOCKET_TIMEOUT_S - loop.time()
         if left > 0:
-            self._watch = outside().run(loop.call_later, left, self._check)
+            self._watch = fresh_context().run(loop.call_later, left, self._check)
         else:
             self._why = TimeoutError(f"no answer for {SOCKET_TIMEOUT_S:g} s")
             self.close()

@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.redis_client.pipelined_connection import outside
+from stepflow_broker.redis_client.pipelined_connection import fresh_context
 from stepflow_engine.durations import show_duration
 from stepflow_engine.errors import ReplicationError
 
@@ -25,7 +25,7 @@ _REPLICAS = 1
 _MARK_S = 60
 
 
-def run_replicated(broker: Broker, keys: Keys, calls: Sequence[Call[T]], *, timeout_ms: int) -> list[T]:
+def run_replicated(broker: Broker, keys: Keys, calls: Sequence[Command[T]], *, timeout_ms: int) -> list[T]:
     """Send calls, those to one server in one round trip, and return their answers when a replica has what they wrote.
 
     Args:
@@ -33,20 +33,20 @@ def run_replicated(broker: Broker, keys: Keys, calls: Sequence[Call[T]], *, time
 
     Raises:
         ReplicationError: no replica has confirmed it in time.
-        ServerError: as `Broker.run_all`.
+        BackendUnavailableError: as `Broker.execute_all`.
     """
     answers: dict[int, T] = {}
     for at in broker.by_server(calls):
         part = [calls[n] for n in at]
-        its_keys = next((one for one in keys.all if one.partition == part[0].place), keys)
+        its_keys = next((one for one in keys.all if one.partition == part[0].routing_key), keys)
         answers.update(zip(at, _run_part(broker, its_keys, part, timeout_ms), strict=True))
     return [answers[n] for n in range(len(calls))]
 
 
-def _run_part(broker: Broker, keys: Keys, calls: Sequence[Call[T]], timeout_ms: int) -> list[T]:
+def _run_part(broker: Broker, keys: Keys, calls: Sequence[Command[T]], timeout_ms: int) -> list[T]:
     mark = command(bytes, "SET", keys("REPLICATED"), "", "EX", _MARK_S)
-    sent: list[Call[Any]] = [*calls, mark, command(int, "WAIT", _REPLICAS, timeout_ms)]
-    *answers, _, confirmed = broker.run_all(sent, as_one=True)
+    sent: list[Command[Any]] = [*calls, mark, command(int, "WAIT", _REPLICAS, timeout_ms)]
+    *answers, _, confirmed = broker.execute_all(sent, as_one=True)
     if confirmed < _REPLICAS:
         raise ReplicationError(
             f"the server has it, but no replica has confirmed it within {show_duration(timeout_ms)}: it may or may not "
@@ -67,16 +67,16 @@ class AsyncReplicator:
         self._broker = broker
         self._keys = keys
         self._timeout_ms = timeout_ms
-        self._waiting: list[tuple[Sequence[Call[Any]], asyncio.Future[list[Any]]]] = []
+        self._waiting: list[tuple[Sequence[Command[Any]], asyncio.Future[list[Any]]]] = []
         self._sender: asyncio.Task[None] | None = None
 
-    async def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
+    async def execute_all(self, calls: Sequence[Command[T]]) -> list[T]:
         """See `run_replicated`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any]] = loop.create_future()
         self._waiting.append((calls, future))
         if self._sender is None or self._sender.done():
-            self._sender = loop.create_task(self._send(), context=outside())
+            self._sender = loop.create_task(self._send(), context=fresh_context())
         return await future
 
     async def _send(self) -> None:
@@ -94,5 +94,5 @@ class AsyncReplicator:
                 if not future.done():
                     future.set_result(its_own)
 
-    def _run(self, calls: list[Call[Any]]) -> list[Any]:
+    def _run(self, calls: list[Command[Any]]) -> list[Any]:
         return run_replicated(self._broker, self._keys, calls, timeout_ms=self._timeout_ms)

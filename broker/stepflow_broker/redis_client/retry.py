@@ -8,14 +8,14 @@ from redis import exceptions
 
 from stepflow_broker.redis_client.errors import is_transient
 
-__all__ = ["is_passing", "pause_s"]
+__all__ = ["backoff_s", "is_retryable"]
 
 _FIRST_S = 0.05
 _LONGEST_S = 2.0
 _FULL = ("OOM ", "MISCONF ")
 
 
-def pause_s(tries: int) -> float:
+def backoff_s(tries: int) -> float:
     """How long to wait before another try, after ``tries`` that failed, in seconds.
 
     Twice as long each time, up to two seconds; at random by up to a half shorter, so that clients that lost the same
@@ -24,7 +24,7 @@ def pause_s(tries: int) -> float:
     return min(_FIRST_S * 2.0 ** min(tries - 1, 10), _LONGEST_S) * random.uniform(0.5, 1.0)
 
 
-def is_passing(error: BaseException) -> bool:
+def is_retryable(error: BaseException) -> bool:
     """Whether the same request may succeed a little later: the server is away, busy, or has no room for it now."""
     return is_transient(error) or _is_full(error)
 

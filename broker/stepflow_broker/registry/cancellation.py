@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.registry.event_filter import Condition, known_event, wait_index
+from stepflow_broker.registry.event_filter import EventFilter, known_event, wait_index
 from stepflow_broker.registry.event_values import value_at
 from stepflow_broker.registry.flow_control import Rule, known
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import show_duration
 
-__all__ = ["BoundsConfig", "CancelConfig"]
+__all__ = ["CancelConfig", "CancellationConfig"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class CancelConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class BoundsConfig:
+class CancellationConfig:
     """All of it.
 
     Attributes:
@@ -52,7 +52,7 @@ class BoundsConfig:
     finish_ms: int = 0
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> BoundsConfig:
+    def from_json(cls, value: dict[str, Any]) -> CancellationConfig:
         """Read the parsed form of what `dataclasses.asdict` made."""
         cancels = tuple(known(CancelConfig, one) for one in value.get("cancel_on", ()))
         return cls(cancels, value.get("start_ms", 0), value.get("finish_ms", 0))
@@ -73,7 +73,7 @@ class BoundsConfig:
             index = wait_index(one.event, paths=one.path, values=dumps(values), looked_at=bool(one.condition))
             text = b""
             if one.condition:
-                text = Condition(one.path, values, one.condition, known_event(one.condition, stored)).to_json()
+                text = EventFilter(one.path, values, one.condition, known_event(one.condition, stored)).to_json()
             yield "cancel_on", index, text, one.timeout_ms, number
         if self.start_ms:
             yield "start_within", show_duration(self.start_ms), self.start_ms, 0, 0

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.registry.event_values import digest, values_at
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import open_event, read_event
-from stepflow_engine.errors import UnreadableError
+from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.expression import expression
 from stepflow_engine.steps import SleepRequest, WaitRequest
 
-__all__ = ["Condition", "known_event", "wait_index"]
+__all__ = ["EventFilter", "known_event", "wait_index"]
 
 _NAMES_RUN = re.compile(r"\brun\b")
 
@@ -37,7 +37,7 @@ def wait_index(event: str, *, paths: str, values: bytes, looked_at: bool) -> str
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class EventFilter:
     """What must hold for an event.
 
     Attributes:
@@ -51,13 +51,13 @@ class Condition:
     run_event: Any
 
     @classmethod
-    def of(cls, request: SleepRequest | WaitRequest, run_event: bytes) -> Condition:
+    def of(cls, request: SleepRequest | WaitRequest, run_event: bytes) -> EventFilter:
         """That of a request; of a sleep, one that nobody looks at."""
         if isinstance(request, SleepRequest):
             return cls("", [], "false", None)
         return cls(request.paths, loads(request.values), request.condition, known_event(request.condition, run_event))
 
-    def holds(self, event: bytes, cipher: Cipher = PLAIN) -> bool:
+    def holds(self, event: bytes, cipher: Cipher = NO_ENCRYPTION) -> bool:
         """Whether it holds for an event, given as JSON text.
 
         Raises:
@@ -76,16 +76,16 @@ class Condition:
         return dumps([self.paths, self.values, self.expression, self.run_event])
 
     @classmethod
-    def from_json(cls, text: bytes) -> Condition:
+    def from_json(cls, text: bytes) -> EventFilter:
         """Read what `to_json` has written.
 
         Raises:
-            UnreadableError: it has not.
+            CorruptDataError: it has not.
         """
         try:
             match loads(text):
                 case [str(paths), list(values), str(expression), dict() | None as run_event]:
                     return cls(paths, values, expression, run_event)
         except ValueError as error:
-            raise UnreadableError("what an event must be", error) from None
-        raise UnreadableError("what an event must be", "it has not the form")
+            raise CorruptDataError("what an event must be", error) from None
+        raise CorruptDataError("what an event must be", "it has not the form")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from stepflow_broker.protocol.command import Word
+from stepflow_broker.protocol.command import Arg
 from stepflow_broker.registry.event_values import digest, value_of
 from stepflow_engine.codec import dumps
 from stepflow_engine.errors import EventError
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 C = TypeVar("C")
-Rule = tuple[Word, Word, Word, Word, Word]
+Rule = tuple[Arg, Arg, Arg, Arg, Arg]
 """A rule for the start of a run: its kind, then what it says (see ``lib/start_rules.lua``)."""
 
 _PARTS = ("rate_limit", "throttle", "debounce", "singleton", "batch")
@@ -141,7 +141,7 @@ class FlowConfig:
         if self.priority:
             yield "set", "priority_ms", _priority_ms(value_of(self.priority, event)), 0, 0
 
-    def home(self, name: str, app: str) -> str:
+    def pinned_partition(self, name: str, app: str) -> str:
         """What the runs are counted with: the function, its app (``app/``), everything (``/``); ``""``: nothing.
 
         All that is counted together has to be in one partition.

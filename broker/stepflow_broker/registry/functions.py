@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-from stepflow_broker.protocol.command import Call, Word, command, run_script
+from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.registry.cancellation import BoundsConfig
+from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig, Rule, known
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import ConfigurationError, EventError
 from stepflow_engine.expression import expression
-from stepflow_engine.ids import place_for
+from stepflow_engine.ids import partition_prefix_for
 
 _log = logging.getLogger("stepflow.worker")
 __all__ = [
@@ -90,7 +90,7 @@ class FunctionConfig:
     flow: FlowConfig | None = None
     retention_ms: int = _RETENTION_MS
     crons: tuple[CronConfig, ...] = ()
-    bounds: BoundsConfig | None = None
+    bounds: CancellationConfig | None = None
 
     @property
     def name(self) -> str:
@@ -98,7 +98,7 @@ class FunctionConfig:
         return f"{self.app}/{self.id}"
 
     @property
-    def home(self) -> str:
+    def pinned_partition(self) -> str:
         """The place of all its runs, as the first digits of their ids; ``""``: they may live anywhere."""
         return _home(self.flow, self.name, self.app) if self.flow else ""
 
@@ -131,10 +131,10 @@ class FunctionConfig:
             FlowConfig.from_json(flow) if flow else None,
             value.get("retention_ms", _RETENTION_MS),
             tuple(known(CronConfig, cron) for cron in value.get("crons", ())),
-            BoundsConfig.from_json(bounds) if bounds else None,
+            CancellationConfig.from_json(bounds) if bounds else None,
         )
 
-    def rules(self, event: bytes, cipher: Cipher = PLAIN) -> tuple[Word, ...]:
+    def rules(self, event: bytes, cipher: Cipher = NO_ENCRYPTION) -> tuple[Arg, ...]:
         """What a script that starts a run of this function by an event is told: how many rules, then five words each.
 
         Raises:
@@ -145,7 +145,7 @@ class FunctionConfig:
             return (0,)
         return self._words(self._rules(event, open_event(cipher, read_event(event))))
 
-    def rules_or_skip(self, event: bytes, cipher: Cipher = PLAIN) -> tuple[Word, ...]:
+    def rules_or_skip(self, event: bytes, cipher: Cipher = NO_ENCRYPTION) -> tuple[Arg, ...]:
         """As `rules`, for events that nobody can be told of: a run that cannot be controlled is skipped."""
         try:
             return self.rules(event, cipher)
@@ -162,18 +162,18 @@ class FunctionConfig:
         if self.bounds:
             yield from self.bounds.rules(event, stored)
 
-    def _words(self, rules: Iterable[Rule]) -> tuple[Word, ...]:
+    def _words(self, rules: Iterable[Rule]) -> tuple[Arg, ...]:
         found = [*rules, ("set", "retention_ms", self.retention_ms, 0, 0)]
         return (len(found), *[word for rule in found for word in rule])
 
 
 @lru_cache
 def _home(flow: FlowConfig, name: str, app: str) -> str:
-    home = flow.home(name, app)
-    return place_for(home) if home else ""
+    pinned = flow.pinned_partition(name, app)
+    return partition_prefix_for(pinned) if pinned else ""
 
 
-def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Call[int]:
+def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Command[int]:
     """Make functions known; the answer is the registry's version."""
     words = [word for config in configs for word in (config.name, config.to_json())]
     return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION")), *words)
@@ -193,7 +193,7 @@ def check_homes(keys: Keys, configs: Iterable[FunctionConfig]) -> None:
             )
 
 
-def read_functions(keys: Keys) -> Call[list[FunctionConfig]]:
+def read_functions(keys: Keys) -> Command[list[FunctionConfig]]:
     """All registered functions, without those of which nothing can be read: their workers register them again."""
 
     def read(reply: list[bytes]) -> list[FunctionConfig]:
@@ -211,7 +211,7 @@ def _try_to_read(text: bytes) -> FunctionConfig | None:
     return config if all(isinstance(one, str) for one in (config.app, config.id, config.queue)) else None
 
 
-def read_function(keys: Keys, app: str, function: str) -> Call[FunctionConfig | None]:
+def read_function(keys: Keys, app: str, function: str) -> Command[FunctionConfig | None]:
     """One registered function; every partition knows all."""
     return command(
         lambda reply: FunctionConfig.from_json(reply) if reply else None,
@@ -221,7 +221,7 @@ def read_function(keys: Keys, app: str, function: str) -> Call[FunctionConfig | 
     )
 
 
-def registry_version(keys: Keys) -> Call[int]:
+def registry_version(keys: Keys) -> Command[int]:
     """The registry's version; it grows with each change."""
     return command(lambda reply: int(reply or 0), "GET", keys("VERSION"))
 

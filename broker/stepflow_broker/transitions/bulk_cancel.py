@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
-from stepflow_broker.redis_client.operation import Dialogue, ask
+from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.redis_client.operation import Operation, single
 from stepflow_broker.transitions.runs import cancel_run
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.expression import expression
 from stepflow_engine.states import RunStatus
 
-__all__ = ["Cancelling", "Selection", "cancel_runs", "find_live", "server_ms"]
+__all__ = ["CancelRequest", "RunFilter", "cancel_runs", "find_live", "server_ms"]
 
 _Made = tuple[int, str]
 """A run, behind the time at which it was made, in ms."""
@@ -31,7 +31,7 @@ _CHUNK = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class RunFilter:
     """Which live runs.
 
     Attributes:
@@ -51,7 +51,7 @@ class Selection:
     before_ms: int | None = None
     condition: str = ""
     limit: int | None = None
-    cipher: Cipher = PLAIN
+    cipher: Cipher = NO_ENCRYPTION
 
     def names(self, status: RunStatus, app: str, function: str) -> bool:
         """Whether a run is of these functions, live, and in one of these statuses."""
@@ -71,7 +71,7 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class Cancelling:
+class CancelRequest:
     """How runs are cancelled; see `cancel_run`."""
 
     failure: bytes
@@ -79,14 +79,14 @@ class Cancelling:
     children: bool = True
 
 
-def server_ms() -> Call[int]:
+def server_ms() -> Command[int]:
     """The server's time, in ms since the epoch."""
     return command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")
 
 
-def find_live(keys: Keys, selection: Selection) -> Dialogue[list[str]]:
+def find_live(keys: Keys, selection: RunFilter) -> Operation[list[str]]:
     """Ids of the live runs that fit, oldest first. A run that is made meanwhile is not among them."""
-    now_ms = yield from ask(server_ms())
+    now_ms = yield from single(server_ms())
     last_ms = now_ms if selection.before_ms is None else min(now_ms, selection.before_ms - 1)
     first, found = dict.fromkeys(keys.all, str(selection.after_ms)), list[str]()
     read: dict[Keys, list[_Made]] = {one: [] for one in keys.all}
@@ -100,7 +100,7 @@ def find_live(keys: Keys, selection: Selection) -> Dialogue[list[str]]:
     return found
 
 
-def _read_on(read: dict[Keys, list[_Made]], first: dict[Keys, str], last_ms: int) -> Dialogue[None]:
+def _read_on(read: dict[Keys, list[_Made]], first: dict[Keys, str], last_ms: int) -> Operation[None]:
     """Read the next page of each partition of which all is passed on; take out those that have no more.
 
     Args:
@@ -116,7 +116,7 @@ def _read_on(read: dict[Keys, list[_Made]], first: dict[Keys, str], last_ms: int
             del read[one]
 
 
-def _read_pages(first: Mapping[Keys, str], last_ms: int) -> Dialogue[dict[Keys, list[_Made]]]:
+def _read_pages(first: Mapping[Keys, str], last_ms: int) -> Operation[dict[Keys, list[_Made]]]:
     """The next live runs of partitions.
 
     A page is never cut between runs of one millisecond: the next begins after it, whatever has ended meanwhile.
@@ -141,31 +141,33 @@ def _oldest(read: dict[Keys, list[_Made]]) -> list[str]:
     return [run_id for _, run_id in taken]
 
 
-def _named(keys: Keys, selection: Selection, page: Sequence[str]) -> Dialogue[list[str]]:
+def _named(keys: Keys, selection: RunFilter, page: Sequence[str]) -> Operation[list[str]]:
     """Those of a page whose names and status fit."""
     words = ("status", "app", "function")
     names = yield [command(_names, "HMGET", keys.of(run_id)("RUN", run_id), *words) for run_id in page]
     return [run_id for run_id, known in zip(page, names, strict=True) if known and selection.names(*known)]
 
 
-def _holding(keys: Keys, selection: Selection, run_ids: Sequence[str]) -> Dialogue[list[str]]:
+def _holding(keys: Keys, selection: RunFilter, run_ids: Sequence[str]) -> Operation[list[str]]:
     """Those for whose events the condition holds."""
     events = yield [command(lambda reply: reply, "HGET", keys.of(run_id)("RUN", run_id), "event") for run_id in run_ids]
     return [run_id for run_id, event in zip(run_ids, events, strict=True) if selection.holds(event)]
 
 
-def cancel_runs(keys: Keys, run_ids: Sequence[str], cancelling: Cancelling) -> Dialogue[list[str]]:
+def cancel_runs(keys: Keys, run_ids: Sequence[str], cancelling: CancelRequest) -> Operation[list[str]]:
     """Cancel runs in this order; the ids of those that it has ended, also as a child of one that came before."""
     cancelled: list[str] = []
     for chunk in _chunks(run_ids):
         codes = yield [_cancel(keys, run_id, cancelling) for run_id in chunk]
-        ended = [run_id for run_id, code in zip(chunk, codes, strict=True) if code is Code.ALREADY]
+        ended = [run_id for run_id, code in zip(chunk, codes, strict=True) if code is ScriptStatus.ALREADY]
         ours = (yield from _ended_by(keys, ended, cancelling)) if ended else []
-        cancelled += [run_id for run_id, code in zip(chunk, codes, strict=True) if code is Code.DONE or run_id in ours]
+        cancelled += [
+            run_id for run_id, code in zip(chunk, codes, strict=True) if code is ScriptStatus.DONE or run_id in ours
+        ]
     return cancelled
 
 
-def _cancel(keys: Keys, run_id: str, cancelling: Cancelling) -> Call[Code]:
+def _cancel(keys: Keys, run_id: str, cancelling: CancelRequest) -> Command[ScriptStatus]:
     return cancel_run(
         keys,
         run_id=run_id,
@@ -175,7 +177,7 @@ def _cancel(keys: Keys, run_id: str, cancelling: Cancelling) -> Call[Code]:
     )
 
 
-def _ended_by(keys: Keys, run_ids: Sequence[str], cancelling: Cancelling) -> Dialogue[list[str]]:
+def _ended_by(keys: Keys, run_ids: Sequence[str], cancelling: CancelRequest) -> Operation[list[str]]:
     """Those that were ended so. The answers alone do not say it: a call that is sent twice finds its run ended."""
     ends = yield [command(tuple, "HMGET", keys.of(run_id)("RUN", run_id), "status", "error") for run_id in run_ids]
     this = (RunStatus.CANCELLED.encode(), cancelling.failure)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.protocol.command import Call, Word, command, run_script
+from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.keys import GROUP, Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import read_group, take_over
 from stepflow_broker.registry.event_values import digest_at
 from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
 _AGAIN_MS = 3600 * 1000
 
 
-def add_event(keys: Keys, event: bytes, *, event_id: str, dedupe: bool) -> Call[str]:
+def add_event(keys: Keys, event: bytes, *, event_id: str, dedupe: bool) -> Command[str]:
     """Put an event on the stream. ``dedupe`` says that the sender chose the id."""
     return command(
         bytes.decode, "XADD", keys("EVENTS"), "*", "event", event, "id", event_id, "dedupe", 1 if dedupe else 0
@@ -61,12 +61,12 @@ def _entries(entries: list[Any]) -> list[StreamedEvent]:
     return found
 
 
-def read_events(keys: Keys, worker: str, *, limit: int = 200) -> Call[list[StreamedEvent]]:
+def read_events(keys: Keys, worker: str, *, limit: int = 200) -> Command[list[StreamedEvent]]:
     """Take new events off the group, for this worker to route."""
     return read_group(keys, "EVENTS", worker, limit=limit, read=_entries)
 
 
-def take_over_events(keys: Keys, worker: str, *, idle_ms: int, limit: int = 200) -> Call[list[StreamedEvent]]:
+def take_over_events(keys: Keys, worker: str, *, idle_ms: int, limit: int = 200) -> Command[list[StreamedEvent]]:
     """Take over events that another worker took and has not routed for ``idle_ms``."""
     return take_over(keys, "EVENTS", worker, idle_ms=idle_ms, limit=limit, read=_entries)
 
@@ -82,7 +82,7 @@ class Routed:
             waits that a worker has to look at, and to take the event off the stream after that.
     """
 
-    code: Code
+    code: ScriptStatus
     started: int
     paths: tuple[str, ...]
 
@@ -90,7 +90,7 @@ class Routed:
     def parse(cls, reply: list[Any]) -> Routed:
         """Read the answer of ``route_event``."""
         started, paths = reply
-        code = Code(started) if started < 0 else Code.DONE
+        code = ScriptStatus(started) if started < 0 else ScriptStatus.DONE
         return cls(code, max(0, started), tuple(path.decode() for path in paths))
 
 
@@ -102,9 +102,9 @@ def route_event(
     version: int,
     paths: Sequence[str] = (),
     keep: bool = False,
-    cipher: Cipher = PLAIN,
+    cipher: Cipher = NO_ENCRYPTION,
     now_ms: int = 0,
-) -> Call[Routed]:
+) -> Command[Routed]:
     """Start the runs (run id, function) of an event, and end the waits for it.
 
     Args:
@@ -137,10 +137,10 @@ def route_event(
     )
 
 
-def _digests(value: dict[str, Any], paths: Sequence[str]) -> list[Word]:
+def _digests(value: dict[str, Any], paths: Sequence[str]) -> list[Arg]:
     """The digests of an event's values, by their paths; how many first."""
     asked = ["", *[path for path in paths if path not in ("", "?")]]
-    words: list[Word] = [len(asked)]
+    words: list[Arg] = [len(asked)]
     for path in asked:
         words += (path, digest_at(value, path))
     return words
@@ -150,15 +150,21 @@ def _digests(value: dict[str, Any], paths: Sequence[str]) -> list[Word]:
 
 
 def start_by_event(
-    keys: Keys, run_id: str, config: FunctionConfig, event: StreamedEvent, *, cipher: Cipher = PLAIN, now_ms: int = 0
-) -> Call[Code]:
+    keys: Keys,
+    run_id: str,
+    config: FunctionConfig,
+    event: StreamedEvent,
+    *,
+    cipher: Cipher = NO_ENCRYPTION,
+    now_ms: int = 0,
+) -> Command[ScriptStatus]:
     """Start the run of an event that has come in another partition. DONE, ALREADY or RESOLVED (it was skipped).
 
     The run is known for an hour at least, so that an event that comes to its router again starts nothing.
     """
     return run_script(
         "start_runs",
-        lambda reply: Code(reply[0]),
+        lambda reply: ScriptStatus(reply[0]),
         (keys.of(run_id)("RUN", run_id),),
         now_ms,
         config.app,
@@ -172,9 +178,9 @@ def start_by_event(
     )
 
 
-def has_waits(keys: Keys, name: str) -> Call[bool]:
+def has_waits(keys: Keys, name: str) -> Command[bool]:
     """Whether anything waits for events of this name in a partition."""
-    return command(bool, "EXISTS", keys("WAITED", name))
+    return command(bool, "EXISTS", keys("WAIT_COUNTS", name))
 
 
 def deliver_remote_event(
@@ -183,9 +189,9 @@ def deliver_remote_event(
     *,
     origin: Keys,
     paths: Sequence[str] = (),
-    cipher: Cipher = PLAIN,
+    cipher: Cipher = NO_ENCRYPTION,
     now_ms: int = 0,
-) -> Call[Routed]:
+) -> Command[Routed]:
     """End the waits of a partition for an event of another. DONE or MORE_VALUES.
 
     Args:
@@ -199,7 +205,7 @@ def deliver_remote_event(
     return run_script(
         "deliver_remote_event",
         Routed.parse,
-        (keys("RELAYED", f"{keys.all.index(origin)}:{event.entry}"),),
+        (keys("FORWARDED", f"{keys.all.index(origin)}:{event.entry}"),),
         now_ms,
         event.event,
         value["name"],
@@ -207,12 +213,14 @@ def deliver_remote_event(
     )
 
 
-def recent_events(keys: Keys, name: str, *, since_ms: int) -> Call[list[bytes]]:
+def recent_events(keys: Keys, name: str, *, since_ms: int) -> Command[list[bytes]]:
     """The events of a name that have come in a partition since a time, oldest first."""
-    return command(lambda reply: [fields[1] for _, fields in reply], "XRANGE", keys("RECENT", name), since_ms, "+")
+    return command(
+        lambda reply: [fields[1] for _, fields in reply], "XRANGE", keys("EVENT_HISTORY", name), since_ms, "+"
+    )
 
 
-def drop_event(keys: Keys, event: StreamedEvent) -> tuple[Call[int], Call[int]]:
+def drop_event(keys: Keys, event: StreamedEvent) -> tuple[Command[int], Command[int]]:
     """Take an event off the stream."""
     return (
         command(int, "XACK", keys("EVENTS"), GROUP, event.entry),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.protocol.command import Call, run_script
+from stepflow_broker.protocol.command import Command, run_script
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 
 __all__ = ["ChildStart", "Resolved", "invoke_child", "wake_parent"]
 
@@ -59,15 +59,17 @@ def invoke_child(
     run_id: str,
     fence: int,
     version: int,
-    cipher: Cipher = PLAIN,
+    cipher: Cipher = NO_ENCRYPTION,
     now_ms: int = 0,
-) -> Call[tuple[Code, Resolved | None]]:
+) -> Command[tuple[ScriptStatus, Resolved | None]]:
     """Start a child, with the timeout key of the wait. DONE, ALREADY, RESOLVED, NO_RUN, STALE_FENCE, STALE_REGISTRY."""
     keys = keys.of(run_id)
 
-    def read(reply: list[Any]) -> tuple[Code, Resolved | None]:
-        code = Code(reply[0])
-        return code, Resolved(run_id, start.key, reply[1], reply[2]) if code is Code.RESOLVED and reply[1] else None
+    def read(reply: list[Any]) -> tuple[ScriptStatus, Resolved | None]:
+        code = ScriptStatus(reply[0])
+        return code, Resolved(run_id, start.key, reply[1], reply[2]) if code is ScriptStatus.RESOLVED and reply[
+            1
+        ] else None
 
     return run_script(
         "invoke_child",
@@ -94,7 +96,7 @@ def invoke_child(
     )
 
 
-def wake_parent(keys: Keys, child: str, *, worker: str, now_ms: int = 0) -> Call[Resolved | None]:
+def wake_parent(keys: Keys, child: str, *, worker: str, now_ms: int = 0) -> Command[Resolved | None]:
     """Resolve the step that waits for a child that has ended; ``None`` if none waits for it any more."""
     keys = keys.of(child)
 

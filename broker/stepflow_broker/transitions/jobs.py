@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.protocol.command import Call, run_script
+from stepflow_broker.protocol.command import Command, run_script
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.runs import RunRecord, pair_memos, parse_run
 from stepflow_engine.ids import split_job_id
 from stepflow_engine.states import RunStatus
@@ -131,7 +131,7 @@ def by_partition(keys: Keys, leases: Iterable[tuple[str, int]]) -> list[tuple[Ke
 
 def claim_jobs(
     keys: Keys, *, lists: Sequence[str], worker: str, limit: int, lease_ms: int, claim: int = 0, now_ms: int = 0
-) -> Call[list[Lease] | None]:
+) -> Command[list[Lease] | None]:
     """Lease at most ``limit`` ready jobs to a worker; ``None`` while RQ is suspended.
 
     Args:
@@ -140,7 +140,7 @@ def claim_jobs(
     return run_script(
         "claim_jobs",
         lambda reply: None if reply == 0 else [Lease.parse(entry) for entry in reply],
-        (keys("RQ_SUSPENDED"), keys("PAUSED"), keys("CLAIMED", worker)),
+        (keys("RQ_SUSPENDED"), keys("PAUSED"), keys("LAST_CLAIM", worker)),
         now_ms,
         worker,
         limit,
@@ -150,7 +150,7 @@ def claim_jobs(
     )
 
 
-def load_run(keys: Keys, run_id: str, applied: int) -> Call[tuple[RunRecord | None, list[tuple[str, bytes]]]]:
+def load_run(keys: Keys, run_id: str, applied: int) -> Command[tuple[RunRecord | None, list[tuple[str, bytes]]]]:
     """The run, and its memos after the first ``applied``."""
     keys = keys.of(run_id)
 
@@ -159,10 +159,12 @@ def load_run(keys: Keys, run_id: str, applied: int) -> Call[tuple[RunRecord | No
         fields = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
         return parse_run(run_id, fields), pair_memos(memos)
 
-    return run_script("load_run", read, (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)), applied, 1)
+    return run_script(
+        "load_run", read, (keys("RUN", run_id), keys("MEMOS", run_id), keys("MEMO_ORDER", run_id)), applied, 1
+    )
 
 
-def commit_step(keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes) -> Call[tuple[Code, int]]:
+def commit_step(keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes) -> Command[tuple[ScriptStatus, int]]:
     """Store the memo of a step that the continuation executed; the answer has its position.
 
     DONE, ALREADY, NO_RUN or STALE_FENCE. The continuation stays with its worker.
@@ -171,7 +173,7 @@ def commit_step(keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes) -
     return run_script(
         "commit_step",
         _code_and_position,
-        (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)),
+        (keys("RUN", run_id), keys("MEMOS", run_id), keys("MEMO_ORDER", run_id)),
         fence,
         key,
         memo,
@@ -180,13 +182,13 @@ def commit_step(keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes) -
 
 def commit_planned_step(
     keys: Keys, *, run_id: str, key: str, fence: int, memo: bytes, worker: str, now_ms: int = 0
-) -> Call[tuple[Code, int]]:
+) -> Command[tuple[ScriptStatus, int]]:
     """Store the memo of a step that had a job of its own. DONE, ALREADY, NO_RUN or STALE_FENCE, and its position."""
     keys = keys.of(run_id)
     return run_script(
         "commit_planned_step",
         _code_and_position,
-        (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id)),
+        (keys("RUN", run_id), keys("MEMOS", run_id), keys("MEMO_ORDER", run_id)),
         now_ms,
         run_id,
         key,
@@ -196,23 +198,25 @@ def commit_planned_step(
     )
 
 
-def yield_run(keys: Keys, *, run_id: str, fence: int, now_ms: int = 0) -> Call[Code]:
+def yield_run(keys: Keys, *, run_id: str, fence: int, now_ms: int = 0) -> Command[ScriptStatus]:
     """Put the continuation back on its list. DONE, NO_RUN or STALE_FENCE."""
     keys = keys.of(run_id)
-    return run_script("yield_run", Code, (keys("RUN", run_id),), now_ms, run_id, fence)
+    return run_script("yield_run", ScriptStatus, (keys("RUN", run_id),), now_ms, run_id, fence)
 
 
-def _code_and_position(reply: list[int]) -> tuple[Code, int]:
-    return Code(reply[0]), reply[1]
+def _code_and_position(reply: list[int]) -> tuple[ScriptStatus, int]:
+    return ScriptStatus(reply[0]), reply[1]
 
 
-def plan_steps(keys: Keys, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]], now_ms: int = 0) -> Call[Code]:
+def plan_steps(
+    keys: Keys, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]], now_ms: int = 0
+) -> Command[ScriptStatus]:
     """Give each of the steps (key, id) a job of its own. DONE, NO_RUN or STALE_FENCE."""
     keys = keys.of(run_id)
     words = [word for step in steps for word in step]
     return run_script(
         "plan_steps",
-        Code,
+        ScriptStatus,
         (keys("RUN", run_id), keys("MEMOS", run_id), keys("STEPS", run_id)),
         now_ms,
         run_id,
@@ -233,12 +237,12 @@ def fail_attempt(
     error: bytes,
     delay_ms: int,
     now_ms: int = 0,
-) -> Call[Code]:
+) -> Command[ScriptStatus]:
     """Record that ``attempts`` attempts of a step failed, and queue the next. DONE, ALREADY, NO_RUN, STALE_FENCE."""
     keys = keys.of(run_id)
     return run_script(
         "fail_attempt",
-        Code,
+        ScriptStatus,
         (keys("RUN", run_id), keys("STEPS", run_id)),
         now_ms,
         run_id,
@@ -262,18 +266,20 @@ def retry_run(
     delay_ms: int,
     reason: str = "",
     now_ms: int = 0,
-) -> Call[Code]:
+) -> Command[ScriptStatus]:
     """Run the function again after a delay. DONE, NO_RUN or STALE_FENCE."""
     keys = keys.of(run_id)
     return run_script(
-        "retry_run", Code, (keys("RUN", run_id),), now_ms, run_id, fence, attempts, error, delay_ms, reason
+        "retry_run", ScriptStatus, (keys("RUN", run_id),), now_ms, run_id, fence, attempts, error, delay_ms, reason
     )
 
 
-def park_run(keys: Keys, *, run_id: str, fence: int, applied: int, now_ms: int = 0) -> Call[Code]:
+def park_run(keys: Keys, *, run_id: str, fence: int, applied: int, now_ms: int = 0) -> Command[ScriptStatus]:
     """Give a waiting run up. DONE, MORE (a memo came: the lease is kept), NO_RUN or STALE_FENCE."""
     keys = keys.of(run_id)
-    return run_script("park_run", Code, (keys("RUN", run_id), keys("ORDER", run_id)), now_ms, run_id, fence, applied)
+    return run_script(
+        "park_run", ScriptStatus, (keys("RUN", run_id), keys("MEMO_ORDER", run_id)), now_ms, run_id, fence, applied
+    )
 
 
 def finish_run(
@@ -286,7 +292,7 @@ def finish_run(
     retention_ms: int,
     failed_event: tuple[bytes, str] = (b"", ""),
     now_ms: int = 0,
-) -> Call[Code]:
+) -> Command[ScriptStatus]:
     """End a run with its output or its error. DONE, ALREADY, NO_RUN or STALE_FENCE.
 
     Args:
@@ -296,7 +302,7 @@ def finish_run(
     field = "output" if status is RunStatus.COMPLETED else "error"
     return run_script(
         "finish_run",
-        Code,
+        ScriptStatus,
         (keys("RUN", run_id), keys("EVENTS")),
         now_ms,
         run_id,
@@ -309,12 +315,14 @@ def finish_run(
     )
 
 
-def release_jobs(keys: Keys, leases: Sequence[tuple[str, int]], *, now_ms: int = 0) -> Call[int]:
+def release_jobs(keys: Keys, leases: Sequence[tuple[str, int]], *, now_ms: int = 0) -> Command[int]:
     """Hand jobs (id, fence) of a partition back to their lists."""
     return run_script("release_jobs", int, (keys("LEASES"),), now_ms, *[word for lease in leases for word in lease])
 
 
-def extend_leases(keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0) -> Call[list[str]]:
+def extend_leases(
+    keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0
+) -> Command[list[str]]:
     """Keep leases (job, fence) of a partition for another ``lease_ms``; the answer names those that are lost."""
     words = [word for lease in leases for word in lease]
     return run_script(
@@ -327,22 +335,22 @@ def extend_leases(keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: in
     )
 
 
-def reclaim_leases(keys: Keys, *, limit: int = 100, lease_ms: int = 10_000, now_ms: int = 0) -> Call[list[str]]:
+def reclaim_leases(keys: Keys, *, limit: int = 100, lease_ms: int = 10_000, now_ms: int = 0) -> Command[list[str]]:
     """Queue the jobs whose leases are over; the answer names them.
 
     Args:
         lease_ms: the length of the workers' leases: by half of it, those that live have extended theirs.
     """
-    keyed = (keys("LEASES"), keys("LOOKED"))
+    keyed = (keys("LEASES"), keys("LAST_LEASE_SCAN"))
     return run_script("reclaim_leases", lambda reply: [job.decode() for job in reply], keyed, now_ms, limit, lease_ms)
 
 
-def fire_timers(keys: Keys, *, limit: int = 500, now_ms: int = 0) -> Call[tuple[int, int]]:
+def fire_timers(keys: Keys, *, limit: int = 500, now_ms: int = 0) -> Command[tuple[int, int]]:
     """Do what is due. The answer: how many things were, and milliseconds until the next (-1: none)."""
     return run_script("fire_timers", lambda reply: (int(reply[0]), int(reply[1])), (keys("TIMEOUTS"),), now_ms, limit)
 
 
-def repair_jobs(keys: Keys, *, cursor: int, count: int = 500, now_ms: int = 0) -> Call[tuple[int, list[str]]]:
+def repair_jobs(keys: Keys, *, cursor: int, count: int = 500, now_ms: int = 0) -> Command[tuple[int, list[str]]]:
     """Look at some live runs and give them the ready jobs that they should have. The answer: where to go on, which."""
     return run_script(
         "repair_jobs",

@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.streams import read_group, take_over
 from stepflow_engine.codec import loads
 
 __all__ = [
-    "ChildAsked",
     "ChildCancelled",
-    "EndedAway",
     "EndedBatch",
     "EndedRun",
     "Finished",
     "Message",
+    "RemoteChildFinished",
+    "StartChild",
     "finished_in",
     "read_finished",
     "take_over_finished",
@@ -44,14 +44,14 @@ class EndedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class EndedAway:
+class RemoteChildFinished:
     """A run has ended whose parent lives in another partition."""
 
     child: str
 
 
 @dataclass(frozen=True, slots=True)
-class ChildAsked:
+class StartChild:
     """A step waits for a child that is to be started in another partition.
 
     Attributes:
@@ -85,24 +85,24 @@ class ChildCancelled:
     retention_ms: int
 
 
-Message = EndedAway | ChildAsked | ChildCancelled
+Message = RemoteChildFinished | StartChild | ChildCancelled
 """What has to be done in another partition."""
 Finished = EndedRun | EndedBatch | Message
 _Fields = Mapping[bytes, bytes]
 
 
-def read_finished(keys: Keys, worker: str, *, limit: int = 500) -> Call[list[Finished]]:
+def read_finished(keys: Keys, worker: str, *, limit: int = 500) -> Command[list[Finished]]:
     """Take finished events off the group, for this worker to see to."""
     return read_group(keys, "FINISHED", worker, limit=limit, read=finished_in)
 
 
-def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 500) -> Call[list[Finished]]:
+def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 500) -> Command[list[Finished]]:
     """Take over finished events that another worker took and has not seen to for ``idle_ms``."""
     return take_over(keys, "FINISHED", worker, idle_ms=idle_ms, limit=limit, read=finished_in)
 
 
-def _asked(entry: str, child: str, fields: _Fields) -> ChildAsked:
-    return ChildAsked(entry, child, fields[b"event"], tuple(loads(fields[b"words"])))
+def _asked(entry: str, child: str, fields: _Fields) -> StartChild:
+    return StartChild(entry, child, fields[b"event"], tuple(loads(fields[b"words"])))
 
 
 def _cancelled(entry: str, child: str, fields: _Fields) -> ChildCancelled:
@@ -113,7 +113,7 @@ def _cancelled(entry: str, child: str, fields: _Fields) -> ChildCancelled:
 _KINDS: dict[bytes, Callable[[str, str, _Fields], Finished]] = {
     b"run": lambda _entry, run_id, _fields: EndedRun(run_id),
     b"batch": lambda _entry, run_id, _fields: EndedBatch(run_id),
-    b"away": lambda _entry, run_id, _fields: EndedAway(run_id),
+    b"away": lambda _entry, run_id, _fields: RemoteChildFinished(run_id),
     b"start": _asked,
     b"cancel": _cancelled,
 }

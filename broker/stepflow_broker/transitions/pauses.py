@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from stepflow_broker.protocol.command import Call, command, run_script
+from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.redis_client.operation import Dialogue
+from stepflow_broker.redis_client.operation import Operation
 
 __all__ = [
     "PAUSE_KINDS",
@@ -61,17 +61,17 @@ def pause_subject(kind: PauseKind, name: str) -> str:
     return f"{kind} {name}"
 
 
-def pause(keys: Keys, kind: PauseKind, name: str, *, reason: str, now_ms: int = 0) -> Call[bool]:
+def pause(keys: Keys, kind: PauseKind, name: str, *, reason: str, now_ms: int = 0) -> Command[bool]:
     """Pause something in one partition; false if it was paused, and has only the new reason."""
     return run_script("pause", bool, (keys("PAUSED"),), now_ms, pause_subject(kind, name), reason)
 
 
-def resume(keys: Keys, kind: PauseKind, name: str, *, now_ms: int = 0) -> Call[bool]:
+def resume(keys: Keys, kind: PauseKind, name: str, *, now_ms: int = 0) -> Command[bool]:
     """Let it go on in one partition; false if it was not paused."""
     return run_script("resume", bool, (keys("PAUSED"),), now_ms, pause_subject(kind, name))
 
 
-def read_pauses(keys: Keys) -> Call[dict[str, Pause]]:
+def read_pauses(keys: Keys) -> Command[dict[str, Pause]]:
     """All that is paused in one partition, by subject, the oldest first."""
 
     def read(reply: Any) -> dict[str, Pause]:
@@ -85,19 +85,19 @@ def read_pauses(keys: Keys) -> Call[dict[str, Pause]]:
 # -- in all partitions ---------------------------------------------------------
 
 
-def pause_everywhere(keys: Keys, kind: PauseKind, name: str, *, reason: str) -> Dialogue[bool]:
+def pause_everywhere(keys: Keys, kind: PauseKind, name: str, *, reason: str) -> Operation[bool]:
     """Pause something in all partitions; false if it was paused in each, and has only the new reason."""
     new = yield [pause(one, kind, name, reason=reason) for one in keys.all]
     return any(new)
 
 
-def resume_everywhere(keys: Keys, kind: PauseKind, name: str) -> Dialogue[bool]:
+def resume_everywhere(keys: Keys, kind: PauseKind, name: str) -> Operation[bool]:
     """Let it go on in all partitions; false if it was paused in none."""
     was_paused = yield [resume(one, kind, name) for one in keys.all]
     return any(was_paused)
 
 
-def read_all_pauses(keys: Keys) -> Dialogue[list[Pause]]:
+def read_all_pauses(keys: Keys) -> Operation[list[Pause]]:
     """All that is paused in any partition, the oldest first."""
     found: list[dict[str, Pause]] = yield [read_pauses(one) for one in keys.all]
     subjects = {subject for pauses in found for subject in pauses}

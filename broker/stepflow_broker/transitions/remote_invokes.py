@@ -20,18 +20,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from stepflow_broker.protocol.command import Call, Word, command, run_script
+from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
-from stepflow_broker.redis_client.operation import Dialogue
+from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.invokes import ChildStart, Resolved
-from stepflow_broker.transitions.outbox import ChildAsked, ChildCancelled, EndedAway, Message
+from stepflow_broker.transitions.outbox import ChildCancelled, Message, RemoteChildFinished, StartChild
 from stepflow_broker.transitions.runs import cancel_run
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.codec import dumps
 
 __all__ = [
-    "AwayEnd",
+    "RemoteChildResult",
     "ack_message",
     "deliver",
     "invoke_remote_child",
@@ -42,7 +42,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class AwayEnd:
+class RemoteChildResult:
     """How a child has ended whose parent lives in another partition.
 
     Attributes:
@@ -72,20 +72,20 @@ def invoke_remote_child(
     run_id: str,
     fence: int,
     version: int,
-    cipher: Cipher = PLAIN,
+    cipher: Cipher = NO_ENCRYPTION,
     now_ms: int = 0,
-) -> Call[tuple[Code, ChildAsked | None]]:
+) -> Command[tuple[ScriptStatus, StartChild | None]]:
     """Make a step wait for a child in another partition. DONE, ALREADY, NO_RUN, STALE_FENCE, STALE_REGISTRY.
 
     The answer has the message that has the child started, for the caller to deliver; it is on the stream as well.
     """
     keys, config = keys.of(run_id), start.config
-    parts: list[Word] = [run_id, start.key, start.depth, config.app, config.id, config.queue, config.retention_ms]
+    parts: list[Arg] = [run_id, start.key, start.depth, config.app, config.id, config.queue, config.retention_ms]
     words = tuple(_text(word) for word in [*parts, *config.rules_or_skip(start.event, cipher)])
 
-    def read(reply: list[Any]) -> tuple[Code, ChildAsked | None]:
-        code, entry = Code(reply[0]), reply[1].decode()
-        return code, ChildAsked(entry, start.child, start.event, words) if entry else None
+    def read(reply: list[Any]) -> tuple[ScriptStatus, StartChild | None]:
+        code, entry = ScriptStatus(reply[0]), reply[1].decode()
+        return code, StartChild(entry, start.child, start.event, words) if entry else None
 
     return run_script(
         "invoke_remote_child",
@@ -106,11 +106,11 @@ def invoke_remote_child(
     )
 
 
-def _text(word: Word) -> str:
+def _text(word: Arg) -> str:
     return word.decode() if isinstance(word, bytes) else str(word)
 
 
-def deliver(keys: Keys, message: Message, *, worker: str, now_ms: int = 0) -> Dialogue[Resolved | None]:
+def deliver(keys: Keys, message: Message, *, worker: str, now_ms: int = 0) -> Operation[Resolved | None]:
     """Do what a message says, and take it off its stream; the answer is a step that was resolved by it.
 
     Args:
@@ -118,19 +118,19 @@ def deliver(keys: Keys, message: Message, *, worker: str, now_ms: int = 0) -> Di
         worker: who delivers it.
     """
     match message:
-        case EndedAway(child):
+        case RemoteChildFinished(child):
             return (yield from _tell_end(keys, child, worker, now_ms))
-        case ChildAsked(entry, child):
+        case StartChild(entry, child):
             code = (yield [start_remote_child(keys, message, now_ms=now_ms)])[0]
             yield [ack_message(keys, entry)]
-            return (yield from _tell_end(keys, child, worker, now_ms)) if code is Code.RESOLVED else None
+            return (yield from _tell_end(keys, child, worker, now_ms)) if code is ScriptStatus.RESOLVED else None
         case ChildCancelled():
             return (yield from _cancel(keys, message, worker, now_ms))
         case other:
             assert_never(other)
 
 
-def _tell_end(keys: Keys, child: str, worker: str, now_ms: int) -> Dialogue[Resolved | None]:
+def _tell_end(keys: Keys, child: str, worker: str, now_ms: int) -> Operation[Resolved | None]:
     """Resolve the step that waits for a child, if the child has ended."""
     end = (yield [read_end(keys, child)])[0]
     if end is None:
@@ -140,7 +140,7 @@ def _tell_end(keys: Keys, child: str, worker: str, now_ms: int) -> Dialogue[Reso
     return resolved
 
 
-def _cancel(keys: Keys, message: ChildCancelled, worker: str, now_ms: int) -> Dialogue[Resolved | None]:
+def _cancel(keys: Keys, message: ChildCancelled, worker: str, now_ms: int) -> Operation[Resolved | None]:
     """Cancel a child. One that is not there was forgotten, unless it had yet to be made before it was looked for."""
     is_asked = (yield [_has_entry(keys, message.asked)])[0]
     cancel = cancel_run(
@@ -151,36 +151,45 @@ def _cancel(keys: Keys, message: ChildCancelled, worker: str, now_ms: int) -> Di
         now_ms=now_ms,
     )
     code = (yield [cancel])[0]
-    if code is Code.NO_RUN and is_asked:
+    if code is ScriptStatus.NO_RUN and is_asked:
         return None
     yield [ack_message(keys, message.id)]
     return (yield from _tell_end(keys, message.child, worker, now_ms))
 
 
-def start_remote_child(keys: Keys, message: ChildAsked, *, now_ms: int = 0) -> Call[Code]:
+def start_remote_child(keys: Keys, message: StartChild, *, now_ms: int = 0) -> Command[ScriptStatus]:
     """Make the child that a message asks for. DONE, ALREADY (it lives), or RESOLVED (it was skipped, or has ended)."""
     keys, child = keys.of(message.child), message.child
     return run_script(
-        "start_remote_child", Code, (keys("RUN", child),), now_ms, child, message.id, message.event, *message.words
+        "start_remote_child",
+        ScriptStatus,
+        (keys("RUN", child),),
+        now_ms,
+        child,
+        message.id,
+        message.event,
+        *message.words,
     )
 
 
-def read_end(keys: Keys, child: str) -> Call[AwayEnd | None]:
+def read_end(keys: Keys, child: str) -> Command[RemoteChildResult | None]:
     """How a child has ended; ``None`` if it lives, is gone, or has no parent in another partition."""
     keys = keys.of(child)
 
-    def read(reply: list[bytes | None]) -> AwayEnd | None:
+    def read(reply: list[bytes | None]) -> RemoteChildResult | None:
         parent, key, status, output, error, reason, asked, told = reply
         if not (parent and key and status and asked and told):
             return None
         names = (parent.decode(), key.decode(), status.decode())
-        return AwayEnd(child, *names, output or error or b"null", reason or b"", asked.decode(), told.decode())
+        return RemoteChildResult(
+            child, *names, output or error or b"null", reason or b"", asked.decode(), told.decode()
+        )
 
     words = ("away_parent", "parent_step", "status", "output", "error", "reason", "asked", "finished")
     return command(read, "HMGET", keys("RUN", child), *words)
 
 
-def wake_remote_parent(keys: Keys, end: AwayEnd, *, worker: str, now_ms: int = 0) -> Call[Resolved | None]:
+def wake_remote_parent(keys: Keys, end: RemoteChildResult, *, worker: str, now_ms: int = 0) -> Command[Resolved | None]:
     """Resolve the step that waits for a child that has ended; ``None`` if it waits no more, or the parent is gone."""
     keys = keys.of(end.parent)
 
@@ -204,7 +213,7 @@ def wake_remote_parent(keys: Keys, end: AwayEnd, *, worker: str, now_ms: int = 0
     )
 
 
-def ack_message(keys: Keys, entry: str, child: str = "") -> Call[int]:
+def ack_message(keys: Keys, entry: str, child: str = "") -> Command[int]:
     """Take an entry off the stream of a partition.
 
     Args:
@@ -213,5 +222,5 @@ def ack_message(keys: Keys, entry: str, child: str = "") -> Call[int]:
     return run_script("ack_message", int, (keys("FINISHED"),), entry, child)
 
 
-def _has_entry(keys: Keys, entry: str) -> Call[bool]:
+def _has_entry(keys: Keys, entry: str) -> Command[bool]:
     return command(bool, "XRANGE", keys("FINISHED"), entry, entry)

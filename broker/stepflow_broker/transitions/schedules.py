@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stepflow_broker.protocol.command import Call, Word, command, run_script
+from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.registry.functions import FunctionConfig
 
 __all__ = ["fire_cron", "read_crons", "server_time_ms"]
 
 
-def read_crons(keys: Keys) -> Call[dict[str, int]]:
+def read_crons(keys: Keys) -> Command[dict[str, int]]:
     """Up to which time the runs of each schedule were started, in ms; what is no time is left out."""
 
     def read(reply: list[bytes]) -> dict[str, int]:
@@ -21,7 +21,7 @@ def read_crons(keys: Keys) -> Call[dict[str, int]]:
     return command(read, "HGETALL", keys("CRON"))
 
 
-def server_time_ms() -> Call[int]:
+def server_time_ms() -> Command[int]:
     """The server's clock, the only one that counts, in ms since the epoch."""
     return command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")
 
@@ -34,12 +34,12 @@ def fire_cron(
     until_ms: int,
     starts: Sequence[tuple[str, FunctionConfig, bytes]],
     now_ms: int = 0,
-) -> Call[int]:
+) -> Command[int]:
     """Start the runs (run id, function, event) of the times of a schedule from ``last_ms`` to ``until_ms``, once.
 
     The answer: how many were started; none if another worker has seen to them.
     """
-    words: list[Word] = []
+    words: list[Arg] = []
     for run_id, config, event in starts:
         words += (run_id, config.app, config.id, config.queue, event, config.retention_ms, *config.rules_or_skip(event))
     return run_script(

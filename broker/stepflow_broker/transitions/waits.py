@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.protocol.command import Call, command, run_script
+from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.transitions.invokes import Resolved
 
@@ -51,19 +51,19 @@ class BegunWait:
         since_ms: since when it looks back, in milliseconds since the epoch; 0: it does not.
     """
 
-    code: Code
+    code: ScriptStatus
     resolved: Resolved | None
     recent: list[bytes]
     since_ms: int
 
 
-def begin_wait(keys: Keys, start: WaitStart, *, run_id: str, fence: int, now_ms: int = 0) -> Call[BegunWait]:
+def begin_wait(keys: Keys, start: WaitStart, *, run_id: str, fence: int, now_ms: int = 0) -> Command[BegunWait]:
     """Make a step wait. DONE, ALREADY, RESOLVED (a time that is past), NO_RUN, STALE_FENCE."""
     keys = keys.of(run_id)
 
     def read(reply: list[Any]) -> BegunWait:
-        code = Code(reply[0])
-        resolved = Resolved(run_id, start.key, reply[1], reply[2]) if code is Code.RESOLVED else None
+        code = ScriptStatus(reply[0])
+        resolved = Resolved(run_id, start.key, reply[1], reply[2]) if code is ScriptStatus.RESOLVED else None
         return BegunWait(code, resolved, reply[3], reply[4])
 
     return run_script(
@@ -85,7 +85,7 @@ def begin_wait(keys: Keys, start: WaitStart, *, run_id: str, fence: int, now_ms:
     )
 
 
-def deliver_event(keys: Keys, run_id: str, key: str, event: bytes, *, now_ms: int = 0) -> Call[bool]:
+def deliver_event(keys: Keys, run_id: str, key: str, event: bytes, *, now_ms: int = 0) -> Command[bool]:
     """End a step's wait with an event; false if it waits no more."""
     keys = keys.of(run_id)
     return run_script("deliver_event", bool, (keys("RUN", run_id),), now_ms, run_id, key, event)
@@ -93,14 +93,14 @@ def deliver_event(keys: Keys, run_id: str, key: str, event: bytes, *, now_ms: in
 
 def send_events(
     keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes, events: Sequence[tuple[bytes, str, bool]]
-) -> Call[tuple[Code, int]]:
+) -> Command[tuple[ScriptStatus, int]]:
     """Put events (text, id, whether the sender chose the id) on the stream as a step. As `commit_step`."""
     keys = keys.of(run_id)
     words = [word for text, event_id, dedupe in events for word in (text, event_id, 1 if dedupe else 0)]
     return run_script(
         "send_events",
-        lambda reply: (Code(reply[0]), reply[1]),
-        (keys("RUN", run_id), keys("MEMOS", run_id), keys("ORDER", run_id), keys("EVENTS")),
+        lambda reply: (ScriptStatus(reply[0]), reply[1]),
+        (keys("RUN", run_id), keys("MEMOS", run_id), keys("MEMO_ORDER", run_id), keys("EVENTS")),
         run_id,
         fence,
         key,
@@ -109,13 +109,13 @@ def send_events(
     )
 
 
-def read_waits(keys: Keys, event: str) -> Call[list[tuple[str, str]]]:
+def read_waits(keys: Keys, event: str) -> Command[list[tuple[str, str]]]:
     """The waits (run id, step key; or a run and ``!<n>``) for an event that a worker has to look at."""
     index = wait_index(event, paths="", values=b"", looked_at=True)
     return command(_members, "SMEMBERS", keys("WAITS", index))
 
 
-def read_condition(keys: Keys, run_id: str, key: str) -> Call[bytes]:
+def read_condition(keys: Keys, run_id: str, key: str) -> Command[bytes]:
     """What has to be looked at; empty if the step waits no more, or, of a key ``!<n>``, the run has ended."""
     keys = keys.of(run_id)
     if key.startswith("!"):

@@ -11,7 +11,7 @@ from typing import Any
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.registry.event_filter import Condition
+from stepflow_broker.registry.event_filter import EventFilter
 from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
@@ -62,11 +62,11 @@ class _Explainer:
 
     def run(self, run_id: str, *, depth: int) -> Reason | None:
         """The reason for a run."""
-        record = self.broker.run(read_run(self.keys, run_id))
+        record = self.broker.execute(read_run(self.keys, run_id))
         if record is None:
             return None
-        steps = self.broker.run(read_steps(self.keys, run_id))
-        gates, delayed_by = self.broker.run(
+        steps = self.broker.execute(read_steps(self.keys, run_id))
+        gates, delayed_by = self.broker.execute(
             command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "gates", "delayed_by")
         )
         names = _gates(gates.encode())
@@ -94,7 +94,7 @@ class _Explainer:
                 because = (self._queued(record.queue, run_id, started=record.started_at is not None),)
                 return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
             case "batched":
-                batch = self.broker.run(command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "batch"))[0]
+                batch = self.broker.execute(command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "batch"))[0]
                 found = self.run(batch, depth=depth + 1)
                 text = f"{record.name} is part of batch {batch}"
                 return Reason("batch", run_id, text, None, (found,) if found else ())
@@ -110,7 +110,7 @@ class _Explainer:
         """The pauses that hold a run up: those that its partition knows."""
         keys = self.keys.of(record.id)
         if keys not in self._pauses:
-            self._pauses[keys] = self.broker.run(read_pauses(keys))
+            self._pauses[keys] = self.broker.execute(read_pauses(keys))
         subjects = [("function", record.name), ("queue", record.queue), *(("key", name) for _, name in gates)]
         for kind, name in subjects:
             if one := self._pauses[keys].get(f"{kind} {name}"):
@@ -161,8 +161,8 @@ class _Explainer:
     def _queued(self, queue: str, job: str, *, started: bool) -> Reason:
         """Where a job is on its queue, that of its partition, and who serves it."""
         name, keys = f"{queue}:steps" if started else queue, self.keys.of(job)
-        place = self.broker.run(command(_number, "LPOS", keys("RQ_QUEUE", name), job))
-        suspended = self.broker.run(command(int, "EXISTS", keys("RQ_SUSPENDED")))
+        place = self.broker.execute(command(_number, "LPOS", keys("RQ_QUEUE", name), job))
+        suspended = self.broker.execute(command(int, "EXISTS", keys("RQ_SUSPENDED")))
         if self._workers is None:
             self._workers = read_workers(self.broker, self.keys)
         serving = [worker for worker in self._workers if queue in worker.queues]
@@ -177,14 +177,14 @@ class _Explainer:
     def _in_line(self, job: str, gates: list[tuple[int, str]]) -> Iterator[Reason]:
         """A job's place in each line, and who has the slots."""
         keys = self.keys.of(job)
-        queued = self.broker.run(command(_texts, "HMGET", keys("RUN", job), "queue"))[0]
-        place = self.broker.run(command(_number, "ZRANK", keys("LINE", f"queue {queued}"), job))
+        queued = self.broker.execute(command(_texts, "HMGET", keys("RUN", job), "queue"))[0]
+        place = self.broker.execute(command(_number, "ZRANK", keys("WAIT_LIST", f"queue {queued}"), job))
         if place is not None:
             yield Reason("queue", queued, f"number {place + 1} by priority on queue {queued}")
         for limit, name in gates:
-            place = self.broker.run(command(_number, "ZRANK", keys("LINE", name), job))
+            place = self.broker.execute(command(_number, "ZRANK", keys("WAIT_LIST", name), job))
             if place is not None:
-                holders = self.broker.run(command(_texts, "ZRANGE", keys("SLOTS", name), 0, 9))
+                holders = self.broker.execute(command(_texts, "ZRANGE", keys("CONCURRENCY_SLOTS", name), 0, 9))
                 held = ", ".join(holder.partition("-")[0] for holder in holders)
                 yield Reason("gate", name, f"number {place + 1} for {name}, limit {limit}, held by {held or 'nobody'}")
 
@@ -206,7 +206,7 @@ def _event(step: StepRecord) -> str:
     """What a step waits for: ``event order/paid with data.order = …``."""
     paths, _, event = (*step.index.split("\n", 2), "", "")[:3]
     if step.condition:
-        return f"event {event} if {Condition.from_json(step.condition).expression}"
+        return f"event {event} if {EventFilter.from_json(step.condition).expression}"
     return f"event {event} with the same {paths}" if paths else f"event {event}"
 
 

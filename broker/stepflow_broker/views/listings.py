@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from stepflow_broker.protocol.command import Call, command
+from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import read_functions
@@ -101,7 +101,7 @@ class RunSummary:
     Attributes:
         failure: what ended the run, or why its last attempt failed.
         blocked: why no worker can take it.
-        held_by: what of its function's flow control holds it up, or has skipped it; ``""``: nothing.
+        blocked_by: what of its function's flow control holds it up, or has skipped it; ``""``: nothing.
     """
 
     id: str
@@ -115,7 +115,7 @@ class RunSummary:
     ended_at: int | None
     failure: Failure | None
     blocked: str
-    held_by: str
+    blocked_by: str
 
     @property
     def name(self) -> str:
@@ -123,7 +123,7 @@ class RunSummary:
         return f"{self.app}/{self.function}"
 
 
-def server_process() -> Call[int]:
+def server_process() -> Command[int]:
     """The id of the server's process, on its machine."""
     return command(lambda reply: int(reply.decode().partition("process_id:")[2].split()[0]), "INFO", "server")
 
@@ -134,12 +134,14 @@ def server_process() -> Call[int]:
 def read_workers(broker: Broker, keys: Keys) -> list[WorkerRecord]:
     """All workers that live, by name: each serves all partitions. Two round trips."""
     prefix = keys("RQ_WORKER")
-    names = sorted(name.removeprefix(prefix) for name in broker.run(command(_texts, "SMEMBERS", keys("RQ_WORKERS"))))
-    found = broker.run_all([_read_worker(keys, name) for name in names])
+    names = sorted(
+        name.removeprefix(prefix) for name in broker.execute(command(_texts, "SMEMBERS", keys("RQ_WORKERS")))
+    )
+    found = broker.execute_all([_read_worker(keys, name) for name in names])
     return [record for record in found if record is not None]
 
 
-def _read_worker(keys: Keys, name: str) -> Call[WorkerRecord | None]:
+def _read_worker(keys: Keys, name: str) -> Command[WorkerRecord | None]:
     """One worker; ``None`` for one that died without taking its name off the list."""
 
     def read(reply: list[bytes | None]) -> WorkerRecord | None:
@@ -163,18 +165,18 @@ def _without_step_lists(lists: list[str]) -> tuple[str, ...]:
 
 def read_queues(broker: Broker, keys: Keys) -> list[QueueRecord]:
     """All queues that are registered or have ever had a job, by name, over all partitions. Two round trips."""
-    calls: list[Call[Any]] = [command(lambda reply: int(reply[0]), "TIME"), read_functions(keys)]
+    calls: list[Command[Any]] = [command(lambda reply: int(reply[0]), "TIME"), read_functions(keys)]
     calls += [command(_texts, "SMEMBERS", one("RQ_QUEUES")) for one in keys.all]
-    now_s, functions, *known = broker.run_all(calls)
+    now_s, functions, *known = broker.execute_all(calls)
     lists = [key.removeprefix(one("RQ_QUEUE")) for one, found in zip(keys.all, known, strict=True) for key in found]
     names = sorted({*_without_step_lists(lists), *[config.queue for config in functions]})
     counts = iter(
-        broker.run_all([call for name in names for one in keys.all for call in _count_queue(one, name, now_s)])
+        broker.execute_all([call for name in names for one in keys.all for call in _count_queue(one, name, now_s)])
     )
     return [_sum(name, [_queue(name, counts) for _ in keys.all]) for name in names]
 
 
-def _count_queue(keys: Keys, name: str, now_s: int) -> list[Call[int]]:
+def _count_queue(keys: Keys, name: str, now_s: int) -> list[Command[int]]:
     steps = name + _STEPS
     return [
         command(int, "LLEN", keys("RQ_QUEUE", name)),
@@ -184,7 +186,7 @@ def _count_queue(keys: Keys, name: str, now_s: int) -> list[Call[int]]:
         command(int, "ZCARD", keys("RQ_SCHEDULED", name)),
         command(int, "ZCARD", keys("RQ_SCHEDULED", steps)),
         command(int, "ZCOUNT", keys("RQ_FAILED", name), now_s, "+inf"),
-        command(int, "ZCARD", keys("LINE", f"queue {name}")),
+        command(int, "ZCARD", keys("WAIT_LIST", f"queue {name}")),
     ]
 
 
@@ -234,7 +236,7 @@ def _look_through(
     """The first runs of an index that fit, page by page."""
     found: dict[str, RunSummary] = {}
     for ids in _newest(broker, keys, index, min(limit, _PAGE)):
-        runs = broker.run_all([_read_summary(keys, run_id) for run_id in ids]) if ids else []
+        runs = broker.execute_all([_read_summary(keys, run_id) for run_id in ids]) if ids else []
         for run in runs:
             if run is not None and fits(run):
                 found[run.id] = run
@@ -250,7 +252,7 @@ def _newest(broker: Broker, keys: Keys, index: str, page: int) -> Iterator[list[
     while more or any(left.values()):
         empty = [one for one in keys.all if one in more and not left[one]]
         words = [("ZREVRANGE", one(index), seen[one], seen[one] + page - 1, "WITHSCORES") for one in empty]
-        replies = broker.run_all([command(_scored, *some) for some in words]) if words else []
+        replies = broker.execute_all([command(_scored, *some) for some in words]) if words else []
         for one, runs in zip(empty, replies, strict=True):
             left[one], seen[one] = runs[::-1], seen[one] + len(runs)
             more -= {one} if len(runs) < page else set()
@@ -261,7 +263,7 @@ def _newest(broker: Broker, keys: Keys, index: str, page: int) -> Iterator[list[
         page = _PAGE
 
 
-def _read_summary(keys: Keys, run_id: str) -> Call[RunSummary | None]:
+def _read_summary(keys: Keys, run_id: str) -> Command[RunSummary | None]:
     """One line; ``None`` for a run that was forgotten meanwhile."""
 
     def read(reply: list[bytes | None]) -> RunSummary | None:
@@ -283,7 +285,7 @@ def _read_summary(keys: Keys, run_id: str) -> Call[RunSummary | None]:
             ended_at=_number(text["ended_at"]),
             failure=Failure.from_json(loads(error)) if error else None,
             blocked=text["blocked"],
-            held_by=_held_by(text),
+            blocked_by=_held_by(text),
         )
 
     return command(read, "HMGET", keys.of(run_id)("RUN", run_id), *_RUN_FIELDS)

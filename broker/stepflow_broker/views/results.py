@@ -18,11 +18,11 @@ from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.errors import server_error
 from stepflow_broker.transitions.runs import read_status
-from stepflow_engine.errors import ServerError
+from stepflow_engine.errors import BackendUnavailableError
 from stepflow_engine.run_loop import end_tasks
 from stepflow_engine.states import RunStatus
 
-__all__ = ["EndWatcher", "wait_for_end"]
+__all__ = ["RunEndSubscriber", "wait_for_end"]
 
 _RECHECK_S = 30.0
 """How often a waiter reads the status though nothing was heard: against connections that are dead and do not say so."""
@@ -37,7 +37,7 @@ def wait_for_end(broker: Broker, keys: Keys, run_id: str, timeout_s: float | Non
         timeout_s: how long to wait, in seconds; ``None`` waits for ever.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    status = broker.run(read_status(keys, run_id))
+    status = broker.execute(read_status(keys, run_id))
     while status is not None and not status.ended:
         if deadline is not None and time.monotonic() >= deadline:
             return status
@@ -55,8 +55,8 @@ def _read_patiently(broker: Broker, keys: Keys, run_id: str, deadline: float | N
     give_up_at = _give_up_at(time.monotonic(), deadline)
     while True:
         try:
-            return broker.run(read_status(keys, run_id))
-        except ServerError:
+            return broker.execute(read_status(keys, run_id))
+        except BackendUnavailableError:
             if time.monotonic() >= give_up_at:
                 raise
 
@@ -71,19 +71,19 @@ def _listen(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> 
     until = recheck if deadline is None else min(recheck, deadline)
     keys = keys.of(run_id)
     with broker.client(keys).pubsub(ignore_subscribe_messages=False) as pubsub:
-        pubsub.subscribe(keys("DONE", run_id))
+        pubsub.subscribe(keys("RUN_ENDED", run_id))
         while (left := until - time.monotonic()) > 0:
             message = pubsub.get_message(timeout=left)
             if message is None:
                 continue
             if message["type"] == "message":
                 return
-            status = broker.run(read_status(keys, run_id))
+            status = broker.execute(read_status(keys, run_id))
             if status is None or status.ended:
                 return
 
 
-class EndWatcher:
+class RunEndSubscriber:
     """Waits for the ends of many runs of a partition over one connection, from one event loop.
 
     Args:
@@ -123,8 +123,8 @@ class EndWatcher:
     async def _read_patiently(self, run_id: str, give_up_at: float) -> RunStatus | None:
         while True:
             try:
-                return await self._broker.run(read_status(self._keys, run_id))
-            except ServerError:
+                return await self._broker.execute(read_status(self._keys, run_id))
+            except BackendUnavailableError:
                 if asyncio.get_running_loop().time() >= give_up_at:
                     raise
 
@@ -134,7 +134,7 @@ class EndWatcher:
         waiters.add(heard)
         with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
             async with self._turn:
-                await self._pubsub.subscribe(self._keys("DONE", run_id))
+                await self._pubsub.subscribe(self._keys("RUN_ENDED", run_id))
         if self._listener is None or self._listener.done():
             self._listener = asyncio.get_running_loop().create_task(self._listen())
         return heard
@@ -147,7 +147,7 @@ class EndWatcher:
             self._waiters.pop(run_id, None)
             with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
                 async with self._turn:
-                    await self._pubsub.unsubscribe(self._keys("DONE", run_id))
+                    await self._pubsub.unsubscribe(self._keys("RUN_ENDED", run_id))
 
     async def _listen(self) -> None:
         while self._waiters:
@@ -163,7 +163,7 @@ class EndWatcher:
             if message is None:
                 continue
             if message["type"] in ("message", "subscribe"):
-                self._wake(message["channel"].decode().removeprefix(self._keys("DONE")))
+                self._wake(message["channel"].decode().removeprefix(self._keys("RUN_ENDED")))
 
     def _wake(self, run_id: str) -> None:
         for heard in self._waiters.get(run_id, ()):

@@ -12,11 +12,11 @@ from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import Wait, find_waits
 from stepflow_engine.failure import Failure
 
-__all__ = ["Member", "forgotten_member", "member_of"]
+__all__ = ["RunNode", "forgotten_node", "node_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class RunNode:
     """A run of a family, without its event and its result, which may be large. Times are milliseconds since the epoch.
 
     Attributes:
@@ -45,7 +45,7 @@ class Member:
     served: bool | None
     invoke: Invoke | None
     waits: tuple[Wait, ...] = ()
-    children: tuple[Member, ...] = ()
+    children: tuple[RunNode, ...] = ()
     hidden: int = 0
 
     @property
@@ -77,14 +77,14 @@ class Member:
         }
 
 
-def member_of(run: RunRecord, queues: frozenset[str], pending: Sequence[StepRecord] = ()) -> Member:
+def node_of(run: RunRecord, queues: frozenset[str], pending: Sequence[StepRecord] = ()) -> RunNode:
     """What is shown of a run.
 
     Args:
         queues: those that live workers serve.
         pending: its steps that have not ended.
     """
-    return Member(
+    return RunNode(
         run_id=run.id,
         app=run.app,
         function=run.function,
@@ -102,7 +102,7 @@ def member_of(run: RunRecord, queues: frozenset[str], pending: Sequence[StepReco
     )
 
 
-def forgotten_member(run_id: str, name: str) -> Member:
+def forgotten_node(run_id: str, name: str) -> RunNode:
     """A run of which only a memo of its parent tells."""
     app, _, function = name.partition("/")
-    return Member(run_id, app, function, "", "forgotten", None, None, None, "", "", None, None, None)
+    return RunNode(run_id, app, function, "", "forgotten", None, None, None, "", "", None, None, None)

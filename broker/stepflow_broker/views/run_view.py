@@ -9,24 +9,31 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_broker.views.invoke_view import find_invokes
-from stepflow_broker.views.run_tree import Family, read_family
-from stepflow_broker.views.step_view import StepLine, step_lines
+from stepflow_broker.views.run_tree import RunTree, read_run_tree
+from stepflow_broker.views.step_view import StepView, step_views
 from stepflow_broker.views.times import iso
-from stepflow_engine.cipher import PLAIN, Cipher
-from stepflow_engine.encryption_scopes import end_places, event_place, shown, shown_failure, shown_memo, step_place
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.encryption_scopes import (
+    end_scopes,
+    event_scope,
+    redacted,
+    redacted_failure,
+    redacted_memo,
+    step_scope,
+)
 from stepflow_engine.errors import RunNotFoundError
 from stepflow_engine.memo import read_memo
 
-__all__ = ["Detail", "read_detail"]
+__all__ = ["RunView", "read_run_view"]
 
 
 @dataclass(frozen=True, slots=True)
-class Detail:
+class RunView:
     """What is known of a run."""
 
     run: RunRecord
-    steps: list[StepLine]
-    family: Family
+    steps: list[StepView]
+    family: RunTree
 
     def to_json(self) -> dict[str, Any]:
         """The fields that scripts get."""
@@ -63,7 +70,7 @@ def _parent_json(parent: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     return {**parent, **{name: run[name] for name in ("step", "outcome", "waits_until")}}
 
 
-def read_detail(broker: Broker, keys: Keys, run_id: str, *, depth: int, cipher: Cipher = PLAIN) -> Detail:
+def read_run_view(broker: Broker, keys: Keys, run_id: str, *, depth: int, cipher: Cipher = NO_ENCRYPTION) -> RunView:
     """A run, its steps and its family. The memos are read after the steps, so one that ends meanwhile is not missed.
 
     Args:
@@ -73,28 +80,28 @@ def read_detail(broker: Broker, keys: Keys, run_id: str, *, depth: int, cipher: 
     Raises:
         RunNotFoundError: there is no such run.
     """
-    run = broker.run(read_run(keys, run_id))
+    run = broker.execute(read_run(keys, run_id))
     if run is None:
         text = f"there is no run {run_id!r}: the id is wrong, or the run ended longer ago than the retention"
         raise RunNotFoundError(run_id, "unknown", text)
-    pending = broker.run(read_steps(keys, run_id))
+    pending = broker.execute(read_steps(keys, run_id))
     run, pending = _shown_run(cipher, run), [_shown_step(cipher, run_id, step) for step in pending]
-    stored = broker.run(read_memos(keys, run_id))
-    memos = [(key, shown_memo(cipher, run_id, key, read_memo(text))) for key, text in stored]
-    family = read_family(broker, keys, run, find_invokes(memos, pending), depth=depth)
+    stored = broker.execute(read_memos(keys, run_id))
+    memos = [(key, redacted_memo(cipher, run_id, key, read_memo(text))) for key, text in stored]
+    family = read_run_tree(broker, keys, run, find_invokes(memos, pending), depth=depth)
     children = {child.run_id: child for child in family.run.children}
-    return Detail(run, step_lines(memos, pending, children), family)
+    return RunView(run, step_views(memos, pending, children), family)
 
 
 def _shown_run(cipher: Cipher, run: RunRecord) -> RunRecord:
-    data = shown(cipher, run.event["data"], event_place(run.event["id"]))
+    data = redacted(cipher, run.event["data"], event_scope(run.event["id"]))
     return replace(
         run,
         event={**run.event, "data": data},
-        output=shown(cipher, run.output, *end_places(run.id, run.name, failed=False)),
-        failure=shown_failure(cipher, run.failure, *end_places(run.id, run.name, failed=True)),
+        output=redacted(cipher, run.output, *end_scopes(run.id, run.name, failed=False)),
+        failure=redacted_failure(cipher, run.failure, *end_scopes(run.id, run.name, failed=True)),
     )
 
 
 def _shown_step(cipher: Cipher, run_id: str, step: StepRecord) -> StepRecord:
-    return replace(step, failure=shown_failure(cipher, step.failure, step_place(run_id, step.key, failed=True)))
+    return replace(step, failure=redacted_failure(cipher, step.failure, step_scope(run_id, step.key, failed=True)))

@@ -8,17 +8,17 @@ from typing import Any
 
 from stepflow_broker.transitions.runs import StepRecord
 from stepflow_broker.views.invoke_view import Invoke, ended_invoke, waiting_invoke
-from stepflow_broker.views.run_node import Member
+from stepflow_broker.views.run_node import RunNode
 from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import Wait, ended_wait, pending_wait
 from stepflow_engine.failure import Failure
 from stepflow_engine.memo import Memo
 
-__all__ = ["StepLine", "step_lines"]
+__all__ = ["StepView", "step_views"]
 
 
 @dataclass(frozen=True, slots=True)
-class StepLine:
+class StepView:
     """One step. Times are milliseconds since the epoch.
 
     Attributes:
@@ -66,9 +66,9 @@ class StepLine:
         }
 
 
-def step_lines(
-    memos: Sequence[tuple[str, Memo]], pending: Sequence[StepRecord], children: Mapping[str, Member]
-) -> list[StepLine]:
+def step_views(
+    memos: Sequence[tuple[str, Memo]], pending: Sequence[StepRecord], children: Mapping[str, RunNode]
+) -> list[StepView]:
     """All steps of a run: those with memos in recorded order, then the others by their id.
 
     Args:
@@ -80,10 +80,10 @@ def step_lines(
     return ended + [_pending(step, children) for step in sorted(left, key=lambda step: step.id)]
 
 
-def _ended(key: str, memo: Memo, children: Mapping[str, Member]) -> StepLine:
+def _ended(key: str, memo: Memo, children: Mapping[str, RunNode]) -> StepView:
     invoke = ended_invoke(key, memo)
     child = children.get(invoke.run_id) if invoke and invoke.outcome != "timeout" else None
-    return StepLine(
+    return StepView(
         id=memo.id or key,
         key=key,
         state="failed" if memo.failure else "done",
@@ -99,12 +99,12 @@ def _ended(key: str, memo: Memo, children: Mapping[str, Member]) -> StepLine:
     )
 
 
-def _pending(step: StepRecord, children: Mapping[str, Member]) -> StepLine:
+def _pending(step: StepRecord, children: Mapping[str, RunNode]) -> StepView:
     states = {"leased": "running", "delayed": "retrying" if step.attempts else "delayed"}
     invoke, wait = waiting_invoke(step), pending_wait(step)
     child = children.get(step.child)
     waits = invoke is not None or wait is not None
-    return StepLine(
+    return StepView(
         id=step.id,
         key=step.key,
         state=states.get(step.state, step.state),

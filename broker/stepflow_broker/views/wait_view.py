@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.registry.event_filter import Condition
+from stepflow_broker.registry.event_filter import EventFilter
 from stepflow_broker.transitions.runs import StepRecord
 from stepflow_broker.views.times import iso
 from stepflow_engine.codec import loads
-from stepflow_engine.errors import UnreadableError
+from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.memo import Memo
 
 __all__ = ["WAITING", "Wait", "ended_wait", "find_waits", "pending_wait"]
@@ -75,7 +75,7 @@ def pending_wait(step: StepRecord) -> Wait | None:
     detail = _detail(step)
     paths, condition = step.index.partition("\n")[0], ""
     if step.condition:
-        looked_at = Condition.from_json(step.condition)
+        looked_at = EventFilter.from_json(step.condition)
         paths, condition = looked_at.paths, looked_at.expression
     match = tuple(filter(None, paths.split(",")))
     event, started_at = detail.get("event", ""), detail.get("started_at")
@@ -86,7 +86,7 @@ def _detail(step: StepRecord) -> dict[str, Any]:
     try:
         detail: dict[str, Any] = loads(b"{" + step.detail) if step.detail else {}
     except ValueError as error:
-        raise UnreadableError(f"step {step.id!r}", error) from None
+        raise CorruptDataError(f"step {step.id!r}", error) from None
     return detail
 
 

@@ -11,9 +11,9 @@ import click
 
 from stepflow import Run, Stepflow
 from stepflow.client.bulk_cancel import cancelling, select_runs
-from stepflow_broker.redis_client.operation import converse
-from stepflow_broker.transitions.bulk_cancel import Selection, cancel_runs, find_live, server_ms
-from stepflow_cli.exit_codes import EPILOG, ExitCode, complain
+from stepflow_broker.redis_client.operation import run_operation
+from stepflow_broker.transitions.bulk_cancel import RunFilter, cancel_runs, find_live, server_ms
+from stepflow_cli.exit_codes import EPILOG, ExitCode, print_error
 from stepflow_cli.formatting import print_json
 from stepflow_cli.options import duration, output_option, server_options
 from stepflow_cli.server import find_app
@@ -27,11 +27,11 @@ __all__ = ["cancel"]
 _FORMS = "give how long ago, as 2h or 3d, or a time with its zone, as 2026-01-31T09:30:00Z"
 _WHAT = "give the ids of runs, or --function, --status, --created-before, --created-after or --if, or --all"
 
-Moment = timedelta | datetime
+TimeArgument = timedelta | datetime
 """A time on the command line: how long ago, or when."""
 
 
-def _moment(value: str) -> Moment:
+def _moment(value: str) -> TimeArgument:
     try:
         return timedelta(seconds=duration(value))
     except click.BadParameter:
@@ -72,8 +72,8 @@ class Filters:
 
     function: str | None
     statuses: tuple[str, ...]
-    created_before: Moment | None
-    created_after: Moment | None
+    created_before: TimeArgument | None
+    created_after: TimeArgument | None
     condition: str | None
     limit: int | None
 
@@ -83,7 +83,7 @@ class Filters:
         given = (self.function, self.statuses or None, self.created_before, self.created_after, self.condition)
         return any(one is not None for one in given)
 
-    def selection(self, now_ms: int) -> Selection:
+    def selection(self, now_ms: int) -> RunFilter:
         """The runs that fit at this time of the server."""
         app, slash, name = (self.function or "").rpartition("/")
         return select_runs(
@@ -97,13 +97,13 @@ class Filters:
         )
 
 
-def _when(moment: Moment | None, now_ms: int) -> datetime | None:
+def _when(moment: TimeArgument | None, now_ms: int) -> datetime | None:
     return datetime.fromtimestamp(now_ms / 1000, UTC) - moment if isinstance(moment, timedelta) else moment
 
 
 @dataclass(frozen=True, slots=True)
-class How:
-    """How the runs are cancelled, and how that is told."""
+class CancelOptions:
+    """CancelOptions the runs are cancelled, and how that is told."""
 
     app: Stepflow
     reason: str
@@ -144,8 +144,8 @@ def cancel(
     *,
     function: str | None,
     statuses: tuple[str, ...],
-    created_before: Moment | None,
-    created_after: Moment | None,
+    created_before: TimeArgument | None,
+    created_after: TimeArgument | None,
     condition: str | None,
     every: bool,
     limit: int | None,
@@ -167,7 +167,7 @@ def cancel(
         raise click.UsageError(
             "there is no terminal to ask on: give --yes, or --dry-run to see what would be cancelled"
         )
-    how = How(find_app(redis_url), reason, not leave_children, dry_run, output)
+    how = CancelOptions(find_app(redis_url), reason, not leave_children, dry_run, output)
     if run_ids:
         _cancel_named(list(dict.fromkeys(run_ids)), how)
     else:
@@ -186,14 +186,14 @@ def _check(run_ids: Sequence[str], filters: Filters, every: bool) -> None:
 # -- by id ---------------------------------------------------------------------
 
 
-def _cancel_named(run_ids: Sequence[str], how: How) -> None:
+def _cancel_named(run_ids: Sequence[str], how: CancelOptions) -> None:
     done: list[dict[str, object]] = []
     unknown = False
     for run_id in run_ids:
         try:
             done.append(_cancel_one(how.app.run(run_id), how))
         except RunNotFoundError as error:
-            complain(str(error))
+            print_error(str(error))
             unknown = True
     if how.output == "json" and done:
         print_json(done if len(run_ids) > 1 else done[0])
@@ -201,7 +201,7 @@ def _cancel_named(run_ids: Sequence[str], how: How) -> None:
         click.get_current_context().exit(ExitCode.NOT_FOUND)
 
 
-def _cancel_one(run: Run, how: How) -> dict[str, object]:
+def _cancel_one(run: Run, how: CancelOptions) -> dict[str, object]:
     """Cancel a run, unless it is a dry run, and say what became of it."""
     cancelled = not how.dry_run and run.cancel(how.reason, children=how.children)
     status = RunStatus.CANCELLED if cancelled else run.status()
@@ -214,27 +214,27 @@ def _cancel_one(run: Run, how: How) -> dict[str, object]:
     return {}
 
 
-def _verb(how: How) -> str:
+def _verb(how: CancelOptions) -> str:
     return "would be cancelled" if how.dry_run else "is cancelled"
 
 
 # -- by what they have in common -----------------------------------------------
 
 
-def _cancel_fitting(filters: Filters, how: How, *, ask: bool) -> None:
-    producer = how.app.producer
-    selection = replace(filters.selection(producer.broker.run(server_ms())), cipher=producer.cipher)
-    found = converse(producer.broker, find_live(producer.keys, selection))
+def _cancel_fitting(filters: Filters, how: CancelOptions, *, ask: bool) -> None:
+    producer = how.app.backend
+    selection = replace(filters.selection(producer.broker.execute(server_ms())), cipher=producer.cipher)
+    found = run_operation(producer.broker, find_live(producer.keys, selection))
     if how.dry_run or not found:
         _print_runs(found, how)
     elif ask and not click.confirm(f"Cancel {_count(found)}?", err=True):
         _print_runs([], how)
     else:
         this = cancelling(how.reason, retention_ms=producer.retention_ms, children=how.children)
-        _print_runs(converse(producer.broker, cancel_runs(producer.keys, found, this)), how)
+        _print_runs(run_operation(producer.broker, cancel_runs(producer.keys, found, this)), how)
 
 
-def _print_runs(run_ids: Sequence[str], how: How) -> None:
+def _print_runs(run_ids: Sequence[str], how: CancelOptions) -> None:
     if how.output == "json":
         print_json({"dry_run": how.dry_run, "runs": run_ids})
         return

@@ -14,7 +14,7 @@ from watchfiles import Change, DefaultFilter, watch
 
 from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_broker.redis_client.connection import safe_url
-from stepflow_cli.commands.dev_workers import Crew, check_code
+from stepflow_cli.commands.dev_workers import DevWorkers, check_code
 from stepflow_cli.commands.worker import pace_options
 from stepflow_cli.exit_codes import EPILOG, ExitCode, Session
 from stepflow_cli.formatting import say
@@ -94,7 +94,7 @@ def _reload_until(stop: _Stop, spec: WorkerSpec, processes: int, folders: tuple[
     say("server", safe_url(spec.settings.redis_url))
     say("reload", f"when a *.py file in {', '.join(str(folder) for folder in folders)} changes")
     debug = click.get_current_context().ensure_object(Session).debug
-    crew: Crew | None = None
+    crew: DevWorkers | None = None
     first = True
     try:
         for changes in watch(
@@ -114,7 +114,7 @@ def _reload_until(stop: _Stop, spec: WorkerSpec, processes: int, folders: tuple[
             crew.stop(stop.again)
 
 
-def _start_crew(spec: WorkerSpec, processes: int, *, first: bool, debug: bool) -> Crew | None:
+def _start_crew(spec: WorkerSpec, processes: int, *, first: bool, debug: bool) -> DevWorkers | None:
     """Start the workers; ``None`` if the code cannot be used.
 
     Raises:
@@ -122,7 +122,7 @@ def _start_crew(spec: WorkerSpec, processes: int, *, first: bool, debug: bool) -
     """
     code = check_code(spec, introduce=first, debug=debug)
     if code is ExitCode.OK:
-        return Crew(spec, processes)
+        return DevWorkers(spec, processes)
     if first:
         raise click.exceptions.Exit(code)
     say("waiting", "no workers run until the code is corrected and saved")

@@ -15,15 +15,15 @@ from stepflow_cli.commands.worker import check_worker
 from stepflow_cli.exit_codes import ExitCode, report
 from stepflow_cli.formatting import say
 from stepflow_workers.apps import load_apps
-from stepflow_workers.pool import WorkerPool, WorkerSpec, deaf_children
+from stepflow_workers.pool import WorkerPool, WorkerSpec, ignore_sigint_in_children
 
-__all__ = ["Crew", "check_code"]
+__all__ = ["DevWorkers", "check_code"]
 
 _WARM_S = 10.0
 _LOOK_S = 1.2
 
 
-class Crew:
+class DevWorkers:
     """Worker processes that run from now on; one that dies is replaced.
 
     Args:
@@ -59,7 +59,7 @@ def check_code(spec: WorkerSpec, *, introduce: bool, debug: bool) -> ExitCode:
         debug: whether to print tracebacks.
     """
     process = multiprocessing.get_context("spawn").Process(target=_check, args=(spec, introduce, debug))
-    with deaf_children():
+    with ignore_sigint_in_children():
         process.start()
     process.join()
     known = process.exitcode in list(ExitCode)
@@ -84,8 +84,8 @@ def _introduce(apps: Sequence[Stepflow], url: str) -> None:
         label = ""
     say("try", _example(apps))
     for app in apps:
-        if app.producer.url != url:
-            say("note", f"app {app.id} names its own server {safe_url(app.producer.url)}: what it sends goes there")
+        if app.backend.url != url:
+            say("note", f"app {app.id} names its own server {safe_url(app.backend.url)}: what it sends goes there")
 
 
 def _example(apps: Sequence[Stepflow]) -> str:

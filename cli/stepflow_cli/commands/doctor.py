@@ -13,10 +13,10 @@ from stepflow_broker.doctor.server import examine_server
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import check_partitions, keys_for
 from stepflow_cli.exit_codes import EPILOG, ExitCode
-from stepflow_cli.formatting import console, plain, print_json
+from stepflow_cli.formatting import console, print_json, printable
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_url
-from stepflow_engine.errors import ServerError
+from stepflow_engine.errors import BackendUnavailableError
 
 __all__ = ["doctor"]
 
@@ -35,7 +35,7 @@ def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
     try:
         check_partitions(broker, keys, decide=False)
         found += examine(broker, keys, repair=repair)
-    except ServerError:
+    except BackendUnavailableError:
         if output != "json":
             _print(found, repair=repair)  # it says which node of a cluster is away
         raise
@@ -43,14 +43,16 @@ def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
         print_json([finding.to_json() for finding in found])
     else:
         _print(found, repair=repair)
-    return ExitCode.FAILED if any(finding.stands for finding in found) else ExitCode.OK
+    return ExitCode.FAILED if any(finding.is_open for finding in found) else ExitCode.OK
 
 
 def _print(found: Sequence[Finding], *, repair: bool) -> None:
     out = console()
     for finding in found:
         line = Text(f"{finding.severity.value:<8}", style=_COLORS[finding.severity])
-        out.print(line.append(f"{finding.code:<20}  {plain(finding.text)}{_done(finding, repair=repair)}", style=""))
+        out.print(
+            line.append(f"{finding.code:<20}  {printable(finding.text)}{_done(finding, repair=repair)}", style="")
+        )
     click.echo(_summary(found))
 
 
@@ -65,6 +67,6 @@ def _done(finding: Finding, *, repair: bool) -> str:
 
 def _summary(found: Sequence[Finding]) -> str:
     repaired = sum(finding.repaired for finding in found)
-    errors = sum(finding.stands for finding in found)
+    errors = sum(finding.is_open for finding in found)
     warnings = sum(finding.severity is Severity.WARNING and not finding.repaired for finding in found)
     return f"{errors} errors, {warnings} warnings" + (f", {repaired} repaired" if repaired else "")

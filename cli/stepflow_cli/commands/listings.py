@@ -15,7 +15,18 @@ from stepflow_broker.transitions.schedules import server_time_ms
 from stepflow_broker.views.listings import read_queues, read_workers, served_queues
 from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.formatting import Cell, clock, console, now_ms, plain, print_json, since, state_text, table, unserved
+from stepflow_cli.formatting import (
+    Cell,
+    clock,
+    console,
+    now_ms,
+    print_json,
+    printable,
+    since,
+    state_text,
+    table,
+    unserved,
+)
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.run_view.next_time import next_time
 from stepflow_cli.server import find_server
@@ -30,8 +41,8 @@ __all__ = ["functions", "queues", "workers"]
 def functions(*, output: str, redis_url: str | None) -> None:
     """List the functions that workers have registered: what starts them, and whether a live worker serves them."""
     broker, keys = find_server(redis_url)
-    found, served = broker.run(read_functions(keys)), served_queues(broker, keys)
-    now = broker.run(server_time_ms())
+    found, served = broker.execute(read_functions(keys)), served_queues(broker, keys)
+    now = broker.execute(server_time_ms())
     if output == "json":
         print_json([_function_json(config, served, now) for config in found])
         return
@@ -68,12 +79,12 @@ def _function_row(
     config: FunctionConfig, served: frozenset[str], now: int, *, limited: bool, timed: bool
 ) -> list[Cell]:
     return [
-        plain(config.name),
-        plain(", ".join(config.triggers)) or "—",
+        printable(config.name),
+        printable(", ".join(config.triggers)) or "—",
         *[_next(config.crons, now)] * timed,
         str(config.retries),
         *[_rate(config.rate_limit)] * limited,
-        plain(config.queue),
+        printable(config.queue),
         "yes" if config.queue in served else Text("no", style="yellow"),
     ]
 
@@ -88,7 +99,7 @@ def _rate(rate: RateConfig | None) -> str:
     """A rate limit: ``2 in 1h per event.data.user``."""
     if rate is None:
         return "—"
-    per = f" per {plain(rate.key)}" if rate.key else ""
+    per = f" per {printable(rate.key)}" if rate.key else ""
     return f"{rate.limit} in {show_duration(rate.period_ms)}{per}"
 
 
@@ -104,18 +115,18 @@ def workers(*, output: str, redis_url: str | None) -> None:
     now = now_ms()
     rows = [
         (
-            plain(record.name),
+            printable(record.name),
             state_text(record.state),
             str(record.pid),
             str(record.finished),
             str(record.failed),
             since(record.last_heartbeat, now),
-            plain(", ".join(record.queues)),
+            printable(", ".join(record.queues)),
         )
         for record in found
     ]
-    headers = ("WORKER", "STATE", "PID", "DONE", "FAILED", "SEEN", "QUEUES")
-    _print(headers, rows, right=("PID", "DONE", "FAILED"), none="no workers: start one with stepflow-worker")
+    headers = ("WORKER", "STATE", "PID", "RUN_ENDED", "FAILED", "SEEN", "QUEUES")
+    _print(headers, rows, right=("PID", "RUN_ENDED", "FAILED"), none="no workers: start one with stepflow-worker")
 
 
 @click.command(epilog=EPILOG)
@@ -128,7 +139,7 @@ def queues(*, output: str, redis_url: str | None) -> None:
         print_json([asdict(record) for record in found])
         return
     rows = [
-        (plain(q.name), *[str(n) for n in (q.ready_new, q.ready_steps, q.executing, q.delayed, q.failed)])
+        (printable(q.name), *[str(n) for n in (q.ready_new, q.ready_steps, q.executing, q.delayed, q.failed)])
         for q in found
     ]
     headers = ("QUEUE", "NEW", "STARTED", "EXECUTING", "DELAYED", "FAILED")

@@ -10,7 +10,7 @@ import click
 from stepflow_broker.transitions.pauses import PAUSE_KINDS, Pause
 from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.formatting import console, now_ms, plain, print_json, since, table
+from stepflow_cli.formatting import console, now_ms, print_json, printable, since, table
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_app
 
@@ -70,12 +70,12 @@ def pauses(*, output: str, redis_url: str | None) -> None:
         return
     made = table("WHAT", "NAME", "SINCE", "REASON")
     for one in found:
-        made.add_row(one.kind, plain(one.name), since(one.since, now), plain(one.reason))
+        made.add_row(one.kind, printable(one.name), since(one.since, now), printable(one.reason))
     console().print(made)
     for one in found:
         if not one.complete:
             text = f"{one.subject} is not paused everywhere, or not for one reason: pause or resume it once more"
-            click.echo(plain(text), err=True)
+            click.echo(printable(text), err=True)
 
 
 def _pause_json(one: Pause) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.runs import read_steps
 from stepflow_broker.views.listings import RunSummary, find_runs
 from stepflow_broker.views.run_tree import DEPTH
-from stepflow_broker.views.run_view import read_detail
+from stepflow_broker.views.run_view import read_run_view
 from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import Wait, find_waits
 from stepflow_cli.commands.cancel import cancel
@@ -24,8 +24,8 @@ from stepflow_cli.formatting import (
     brief_failure,
     console,
     now_ms,
-    plain,
     print_json,
+    printable,
     since,
     span,
     state_text,
@@ -35,7 +35,7 @@ from stepflow_cli.options import output_option, server_options
 from stepflow_cli.run_view.timeline import timeline
 from stepflow_cli.run_view.wait_text import wait_texts
 from stepflow_cli.server import find_server
-from stepflow_engine.encryption_scopes import end_places, shown_failure
+from stepflow_engine.encryption_scopes import end_scopes, redacted_failure
 from stepflow_engine.limits import MAX_DEPTH
 from stepflow_engine.states import RunStatus
 
@@ -84,14 +84,14 @@ def _read_waits(broker: Broker, keys: Keys, found: Sequence[RunSummary]) -> dict
     waits: dict[str, tuple[Wait, ...]] = {}
     for first in range(0, len(waiting), _CHUNK):
         part = waiting[first : first + _CHUNK]
-        steps = broker.run_all([read_steps(keys, run_id) for run_id in part])
+        steps = broker.execute_all([read_steps(keys, run_id) for run_id in part])
         waits |= {run_id: find_waits(pending) for run_id, pending in zip(part, steps, strict=True)}
     return waits
 
 
 def _shown(run: RunSummary) -> RunSummary:
     """A run with its failure, if this process has the key."""
-    failure = shown_failure(cipher_of(None), run.failure, *end_places(run.id, run.name, failed=True))
+    failure = redacted_failure(cipher_of(None), run.failure, *end_scopes(run.id, run.name, failed=True))
     return replace(run, failure=failure)
 
 
@@ -107,7 +107,7 @@ def _summary_json(run: RunSummary, waits: Sequence[Wait]) -> dict[str, Any]:
         "started_at": iso(run.started_at),
         "ended_at": iso(run.ended_at),
         "blocked": run.blocked or None,
-        "held_by": run.held_by or None,
+        "blocked_by": run.blocked_by or None,
         "waits": [wait.named_json() for wait in waits],
         "error": run.failure.to_json() if run.failure else None,
     }
@@ -122,7 +122,7 @@ def _print_runs(found: Sequence[RunSummary], waits: Mapping[str, Sequence[Wait]]
         made.columns[-1].ratio, made.expand = 1, True
     for run in found:
         took = span(run.started_at, run.ended_at or now)
-        cells: list[Cell] = [run.id, state_text(run.status), plain(run.name), since(run.created_at, now), took]
+        cells: list[Cell] = [run.id, state_text(run.status), printable(run.name), since(run.created_at, now), took]
         if wide:
             cells.append(_why(run, waits.get(run.id, ()), now))
         made.add_row(*cells)
@@ -131,7 +131,11 @@ def _print_runs(found: Sequence[RunSummary], waits: Mapping[str, Sequence[Wait]]
 
 def _why(run: RunSummary, waits: Sequence[Wait], now: int) -> str:
     """Why a run is as it is, in one line."""
-    return plain(run.blocked or run.held_by) or "; ".join(wait_texts(waits, now)) or plain(brief_failure(run.failure))
+    return (
+        printable(run.blocked or run.blocked_by)
+        or "; ".join(wait_texts(waits, now))
+        or printable(brief_failure(run.failure))
+    )
 
 
 # -- show ----------------------------------------------------------------------
@@ -151,7 +155,7 @@ def _why(run: RunSummary, waits: Sequence[Wait], now: int) -> str:
 def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None:
     """Show a RUN: its facts, its steps with attempts, times and results, who invoked it, and whom it invoked."""
     broker, keys = find_server(redis_url)
-    detail = read_detail(broker, keys, run_id, depth=depth, cipher=cipher_of(None))
+    detail = read_run_view(broker, keys, run_id, depth=depth, cipher=cipher_of(None))
     if output == "json":
         print_json(detail.to_json())
         return

@@ -137,7 +137,7 @@ def check_worker(spec: WorkerSpec) -> None:
     """Make a worker and do not start it, so that what is wrong is said once and not by every process.
 
     Raises:
-        ConfigurationError, ServerError: it could not start.
+        ConfigurationError, BackendUnavailableError: it could not start.
     """
     StepWorker(load_apps(spec.apps), spec.settings).connection.close()
 

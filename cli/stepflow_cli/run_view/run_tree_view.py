@@ -8,12 +8,12 @@ from rich.text import Text
 from rich.tree import Tree
 
 from stepflow_broker.views.invoke_view import Invoke
-from stepflow_broker.views.run_node import Member
-from stepflow_broker.views.run_tree import Family
-from stepflow_cli.formatting import brief_failure, cut, now_ms, plain, span, state_text, unserved, waits_until
+from stepflow_broker.views.run_node import RunNode
+from stepflow_broker.views.run_tree import RunTree
+from stepflow_cli.formatting import brief_failure, cut, now_ms, printable, span, state_text, unserved, waits_until
 from stepflow_cli.run_view.wait_text import wait_texts
 
-__all__ = ["family_tree"]
+__all__ = ["run_tree"]
 
 _ONE_LINE_WIDTH = 120
 _LONGEST_NAME = 60
@@ -21,7 +21,7 @@ _LONGEST_STEP = 32
 _ENDS = {"timeout": "gave up waiting: time-out", "not_found": "found no such function"}
 
 
-def family_tree(family: Family, width: int) -> Tree | None:
+def run_tree(family: RunTree, width: int) -> Tree | None:
     """The tree, for a terminal of this width in cells; ``None`` for a run that is alone.
 
     A narrow terminal gets the ids of the runs on lines of their own, so that they stay whole.
@@ -50,7 +50,7 @@ class _Look:
         self.one_line = one_line
         self.asked = asked
 
-    def tree(self, member: Member) -> Tree:
+    def tree(self, member: RunNode) -> Tree:
         """A run with those below it."""
         tree = Tree(self.label(member), guide_style="dim")
         tree.children += [self.tree(child) for child in member.children]
@@ -58,7 +58,7 @@ class _Look:
             tree.add(Text(f"{member.hidden:,} more, not shown", style="dim"))
         return tree
 
-    def label(self, member: Member) -> Text:
+    def label(self, member: RunNode) -> Text:
         """A run: the step that invoked it, its function, state, duration and id, and what is to be said of it."""
         head = self._head(member)
         here = Text("  ← this run" if member.run_id == self.asked else "", style="cyan")
@@ -68,28 +68,28 @@ class _Look:
             text.append("\n").append_text(note)
         return text
 
-    def _head(self, member: Member) -> Text:
+    def _head(self, member: RunNode) -> Text:
         text = Text()
         if member.invoke is not None:
-            text.append(f"{cut(plain(member.invoke.step_id), _LONGEST_STEP)} → ", style="dim")
-        text.append(cut(plain(member.name), _LONGEST_NAME), style="bold")
+            text.append(f"{cut(printable(member.invoke.step_id), _LONGEST_STEP)} → ", style="dim")
+        text.append(cut(printable(member.name), _LONGEST_NAME), style="bold")
         text.append("  ").append_text(state_text(member.status))
         if member.started_at is not None:
             text.append(f"  {span(member.started_at, member.ended_at or self.now)}")
         return text
 
-    def _notes(self, member: Member) -> Iterator[Text]:
+    def _notes(self, member: RunNode) -> Iterator[Text]:
         if member.invoke is not None and (wait := self._wait(member.invoke)):
             yield Text(wait, style="yellow")
         yield from (Text(text, style="yellow") for text in wait_texts(member.waits, self.now))
         if member.served is False:
             yield Text(unserved(member.queue), style="yellow")
         if member.blocked:
-            yield Text(plain(member.blocked), style="yellow")
+            yield Text(printable(member.blocked), style="yellow")
         if member.reason:
-            yield Text(plain(member.reason), style="yellow")
+            yield Text(printable(member.reason), style="yellow")
         elif member.failure is not None:
-            yield Text(plain(brief_failure(member.failure, 120)), style="red" if member.ended_at else "yellow")
+            yield Text(printable(brief_failure(member.failure, 120)), style="red" if member.ended_at else "yellow")
 
     def _wait(self, invoke: Invoke) -> str:
         """What the parent's step does, or why it does not wait any more though the child goes on."""

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stepflow_broker.transitions.runs import RunRecord
-from stepflow_broker.views.run_view import Detail
-from stepflow_broker.views.step_view import StepLine
+from stepflow_broker.views.run_view import RunView
+from stepflow_broker.views.step_view import StepView
 from stepflow_broker.views.wait_view import WAITING
 from stepflow_cli.formatting import (
     Cell,
@@ -18,7 +18,7 @@ from stepflow_cli.formatting import (
     brief_failure,
     clock,
     now_ms,
-    plain,
+    printable,
     since,
     span,
     state_text,
@@ -26,7 +26,7 @@ from stepflow_cli.formatting import (
     unserved,
     waits_until,
 )
-from stepflow_cli.run_view.run_tree_view import family_tree
+from stepflow_cli.run_view.run_tree_view import run_tree
 from stepflow_cli.run_view.wait_text import ended_text, wait_text
 from stepflow_engine.durations import show_duration
 
@@ -40,13 +40,13 @@ _LONGEST_WORKER = 24
 _BAR_STYLES = {"done": "green", "failed": "red"}
 
 
-def timeline(detail: Detail, width: int) -> RenderableType:
+def timeline(detail: RunView, width: int) -> RenderableType:
     """Everything that is known of a run, for a terminal of this width in cells."""
     now = now_ms()
     parts: list[RenderableType] = [_facts(detail, now)]
     if detail.steps:
         parts += ["", _steps(detail.run, detail.steps, width, now)]
-    if (tree := family_tree(detail.family, width)) is not None:
+    if (tree := run_tree(detail.family, width)) is not None:
         parts += ["", tree]
     return Group(*parts)
 
@@ -54,7 +54,7 @@ def timeline(detail: Detail, width: int) -> RenderableType:
 # -- the run -------------------------------------------------------------------
 
 
-def _facts(detail: Detail, now: int) -> Table:
+def _facts(detail: RunView, now: int) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -63,12 +63,12 @@ def _facts(detail: Detail, now: int) -> Table:
     return grid
 
 
-def _named_facts(detail: Detail, now: int) -> Iterator[tuple[str, RenderableType]]:
+def _named_facts(detail: RunView, now: int) -> Iterator[tuple[str, RenderableType]]:
     run = detail.run
     yield "run", run.id
     yield "function", run.name
     yield "status", _status(run, now)
-    yield "event", plain(f"{run.event['name']}  {brief(run.event['data'], 120)}")
+    yield "event", printable(f"{run.event['name']}  {brief(run.event['data'], 120)}")
     yield "created", f"{clock(run.created_at)}  ({since(run.created_at, now)})"
     if run.started_at is not None:
         yield "started", f"after {span(run.created_at, run.started_at)}"
@@ -78,15 +78,15 @@ def _named_facts(detail: Detail, now: int) -> Iterator[tuple[str, RenderableType
     if run.owner:
         yield "worker", run.owner
     if run.blocked:
-        yield "blocked", Text(plain(run.blocked), style="yellow")
+        yield "blocked", Text(printable(run.blocked), style="yellow")
     if detail.family.run.served is False:
         yield "", Text(unserved(run.queue), style="yellow")
     if run.status == "completed":
-        yield "result", plain(brief(run.output))
+        yield "result", printable(brief(run.output))
     elif run.status == "skipped":
-        yield "reason", Text(plain(run.reason), style="magenta")
+        yield "reason", Text(printable(run.reason), style="magenta")
     elif run.failure is not None:
-        yield "error", Text(plain(brief_failure(run.failure, 600)), style="red")
+        yield "error", Text(printable(brief_failure(run.failure, 600)), style="red")
 
 
 def _status(run: RunRecord, now: int) -> Text:
@@ -99,7 +99,7 @@ def _status(run: RunRecord, now: int) -> Text:
 # -- its steps -----------------------------------------------------------------
 
 
-def _steps(run: RunRecord, steps: Sequence[StepLine], width: int, now: int) -> Table:
+def _steps(run: RunRecord, steps: Sequence[StepView], width: int, now: int) -> Table:
     with_worker, with_bar = width >= _WORKER_WIDTH, width >= _BAR_WIDTH
     headers = ["STEP", "STATE", "TRIES", "START", "TOOK"]
     headers += ["WORKER"] * with_worker + [""] * with_bar + ["RESULT"]
@@ -111,15 +111,15 @@ def _steps(run: RunRecord, steps: Sequence[StepLine], width: int, now: int) -> T
     made.expand = True
     begin, end = _bounds(run, steps, now)
     for step in steps:
-        cells: list[Cell] = [Text(plain(step.id)), state_text(step.state), str(step.attempts)]
+        cells: list[Cell] = [Text(printable(step.id)), state_text(step.state), str(step.attempts)]
         cells += [_start(step, begin, now), span(step.started_at, step.ended_at)]
-        cells += [plain(step.worker)] * with_worker
+        cells += [printable(step.worker)] * with_worker
         cells += [_bar(step, begin, end)] * with_bar
         made.add_row(*cells, _result(step, now))
     return made
 
 
-def _bounds(run: RunRecord, steps: Sequence[StepLine], now: int) -> tuple[int, int]:
+def _bounds(run: RunRecord, steps: Sequence[StepView], now: int) -> tuple[int, int]:
     """From when to when the bars reach; wide enough for workers whose clocks differ from the server's."""
     starts = [step.started_at for step in steps if step.started_at is not None]
     ends = [step.ended_at for step in steps if step.ended_at is not None]
@@ -127,13 +127,13 @@ def _bounds(run: RunRecord, steps: Sequence[StepLine], now: int) -> tuple[int, i
     return begin, max([run.ended_at or now, begin + 1, *ends])
 
 
-def _start(step: StepLine, begin: int, now: int) -> str:
+def _start(step: StepView, begin: int, now: int) -> str:
     if step.started_at is not None:
         return f"+{show_duration(step.started_at - begin)}"
     return f"in {show_duration(max(0, step.due_at - now))}" if step.due_at is not None else ""
 
 
-def _bar(step: StepLine, begin: int, end: int) -> Text:
+def _bar(step: StepView, begin: int, end: int) -> Text:
     """The step's share of the run's time: ``     ━━━━   ``."""
     if step.started_at is None or step.ended_at is None:
         return Text(" " * _LONGEST_BAR)
@@ -145,9 +145,9 @@ def _bar(step: StepLine, begin: int, end: int) -> Text:
     return bar.append("·" * (_LONGEST_BAR - last))
 
 
-def _result(step: StepLine, now: int) -> Text:
+def _result(step: StepView, now: int) -> Text:
     if step.failure is not None:
-        return Text(plain(brief_failure(step.failure)), style="red" if step.state == "failed" else "yellow")
+        return Text(printable(brief_failure(step.failure)), style="red" if step.state == "failed" else "yellow")
     if step.invoke is not None and step.invoke.waits_until is not None:
         return Text(waits_until(step.invoke.waits_until, now), style="yellow")
     if step.wait is not None and step.wait.outcome == WAITING:
@@ -155,9 +155,9 @@ def _result(step: StepLine, now: int) -> Text:
     return Text(_told(step)) if step.state == "done" else Text()
 
 
-def _told(step: StepLine) -> str:
+def _told(step: StepView) -> str:
     """What a step that succeeded has given, in one line."""
     if step.wait is not None:
         return ended_text(step.wait, step.result)
-    text = plain(brief(step.result))
+    text = printable(brief(step.result))
     return f"sent {text}" if step.kind == "send" else text

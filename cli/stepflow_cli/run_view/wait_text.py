@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stepflow_broker.views.wait_view import Wait
-from stepflow_cli.formatting import brief, cut, plain, waits_until
+from stepflow_cli.formatting import brief, cut, printable, waits_until
 
 __all__ = ["ended_text", "wait_text", "wait_texts"]
 
@@ -25,9 +25,9 @@ def wait_text(wait: Wait, now: int) -> str:
     until = waits_until(wait.until or now, now)
     if not wait.event:
         return f"sleeping {until}"
-    match = f" with {plain(', '.join(wait.match))}" if wait.match else ""
-    condition = f" if {cut(plain(wait.condition), _LONGEST_CONDITION)}" if wait.condition else ""
-    return f"waits for event {plain(wait.event)}{match}{condition} {until}"
+    match = f" with {printable(', '.join(wait.match))}" if wait.match else ""
+    condition = f" if {cut(printable(wait.condition), _LONGEST_CONDITION)}" if wait.condition else ""
+    return f"waits for event {printable(wait.event)}{match}{condition} {until}"
 
 
 def wait_texts(waits: Sequence[Wait], now: int) -> list[str]:
@@ -42,6 +42,6 @@ def ended_text(wait: Wait, result: Any) -> str:
     if not wait.event:
         return "slept"
     if wait.outcome == "time":
-        return f"no event {plain(wait.event)} came in time"
+        return f"no event {printable(wait.event)} came in time"
     data = result.get("data") if isinstance(result, dict) else None
-    return f"event {plain(wait.event)} came: {brief(data)}"
+    return f"event {printable(wait.event)} came: {brief(data)}"

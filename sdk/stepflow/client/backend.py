@@ -9,23 +9,23 @@ import weakref
 from collections.abc import Sequence
 from typing import TypeVar
 
-from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import DEFAULT_URL
 from stepflow_broker.redis_client.partitions import check_partitions, keys_for, read_partitions, refuse_other
 from stepflow_broker.redis_client.replication import AsyncReplicator, run_replicated
-from stepflow_broker.views.results import EndWatcher, wait_for_end
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_broker.views.results import RunEndSubscriber, wait_for_end
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 
-__all__ = ["Producer"]
+__all__ = ["Backend"]
 
 T = TypeVar("T")
-_OfLoop = tuple[AsyncBroker, dict[Keys, EndWatcher]]
+_OfLoop = tuple[AsyncBroker, dict[Keys, RunEndSubscriber]]
 
 
-class Producer:
+class Backend:
     """Connects when it is first used, so that making an app costs nothing and reaches nothing.
 
     Args:
@@ -36,7 +36,7 @@ class Producer:
     """
 
     def __init__(
-        self, url: str | None, *, retention_ms: int, cipher: Cipher = PLAIN, replica_timeout_ms: int = 0
+        self, url: str | None, *, retention_ms: int, cipher: Cipher = NO_ENCRYPTION, replica_timeout_ms: int = 0
     ) -> None:
         self.cipher = cipher
         self.retention_ms = retention_ms
@@ -47,7 +47,7 @@ class Producer:
         self._lock = threading.Lock()
         self._broker: tuple[int, Broker] | None = None
         self._loops: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, tuple[AsyncBroker, dict[Keys, EndWatcher]]
+            asyncio.AbstractEventLoop, tuple[AsyncBroker, dict[Keys, RunEndSubscriber]]
         ] = weakref.WeakKeyDictionary()
         self._replicators: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncReplicator] = (
             weakref.WeakKeyDictionary()
@@ -79,34 +79,34 @@ class Producer:
         """The broker of the running event loop."""
         return self._of_loop()[0]
 
-    def deliver(self, calls: Sequence[Call[T]]) -> list[T]:
+    def deliver(self, calls: Sequence[Command[T]]) -> list[T]:
         """Send calls that start something, in one round trip; when it returns, all are as durable as was asked for.
 
         Raises:
             ReplicationError: no replica has confirmed them in time.
-            ServerError: the server does not answer.
+            BackendUnavailableError: the server does not answer.
             ConfigurationError: the URL divides the keys otherwise than they are.
         """
         if self._agreed_at != self.url:
             check_partitions(self.broker, self.keys, decide=len(self.keys.all) > 1)
             self._agreed_at = self.url
         if not self._replica_timeout_ms:
-            return self.broker.run_all(calls)
+            return self.broker.execute_all(calls)
         return run_replicated(self.broker, self.keys, calls, timeout_ms=self._replica_timeout_ms)
 
-    async def adeliver(self, calls: Sequence[Call[T]]) -> list[T]:
+    async def adeliver(self, calls: Sequence[Command[T]]) -> list[T]:
         """As `deliver`, without blocking the event loop."""
         if self._agreed_at != self.url:
-            refuse_other(await self.abroker.run(read_partitions(self.keys)), self.keys, self.url)
+            refuse_other(await self.abroker.execute(read_partitions(self.keys)), self.keys, self.url)
             self._agreed_at = self.url
         if not self._replica_timeout_ms:
-            return await self.abroker.run_all(calls)
+            return await self.abroker.execute_all(calls)
         loop = asyncio.get_running_loop()
         replicator = self._replicators.get(loop)
         if replicator is None:
             replicator = AsyncReplicator(self.broker, self.keys, timeout_ms=self._replica_timeout_ms)
             self._replicators[loop] = replicator
-        return await replicator.run_all(calls)
+        return await replicator.execute_all(calls)
 
     def wait(self, run_id: str, timeout_ms: int | None) -> None:
         """Block until the run has ended, or the time is over."""
@@ -117,7 +117,7 @@ class Producer:
         broker, watchers = self._of_loop()
         keys = self.keys.of(run_id)
         if keys not in watchers:
-            watchers[keys] = EndWatcher(broker, keys)
+            watchers[keys] = RunEndSubscriber(broker, keys)
         await watchers[keys].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
 
     def _of_loop(self) -> _OfLoop:

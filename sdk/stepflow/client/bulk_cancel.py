@@ -1,4 +1,4 @@
-"""Cancelling many runs at once, by function, status, time and event."""
+"""CancelRequest many runs at once, by function, status, time and event."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from stepflow.client.backend import Producer
+from stepflow.client.backend import Backend
 from stepflow.functions.function import Function
-from stepflow_broker.redis_client.operation import Dialogue, aconverse, converse
-from stepflow_broker.transitions.bulk_cancel import Cancelling, Selection, cancel_runs, find_live
+from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
+from stepflow_broker.transitions.bulk_cancel import CancelRequest, RunFilter, cancel_runs, find_live
 from stepflow_engine.codec import dumps
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.expression import expression
@@ -33,7 +33,7 @@ class CancelsRuns:
     """
 
     id: str
-    producer: Producer
+    backend: Backend
 
     def cancel_many(
         self,
@@ -73,7 +73,7 @@ class CancelsRuns:
 
         Raises:
             ConfigurationError: a status, time, expression, reason, limit or id is wrong; nothing was cancelled.
-            ServerError: the server does not answer.
+            BackendUnavailableError: the server does not answer.
         """
         how = None if dry_run else self._cancelling(reason, children)
         selection = select_runs(
@@ -84,7 +84,7 @@ class CancelsRuns:
             if_=if_,
             limit=limit,
         )
-        return converse(self.producer.broker, self._cancel_selected(selection, how))
+        return run_operation(self.backend.broker, self._cancel_selected(selection, how))
 
     async def acancel_many(
         self,
@@ -109,12 +109,12 @@ class CancelsRuns:
             if_=if_,
             limit=limit,
         )
-        return await aconverse(self.producer.abroker, self._cancel_selected(selection, how))
+        return await arun_operation(self.backend.abroker, self._cancel_selected(selection, how))
 
     # -- how ---------------------------------------------------------------------
 
-    def _cancelling(self, reason: str, children: bool) -> Cancelling:
-        return cancelling(reason, retention_ms=self.producer.retention_ms, children=children)
+    def _cancelling(self, reason: str, children: bool) -> CancelRequest:
+        return cancelling(reason, retention_ms=self.backend.retention_ms, children=children)
 
     def _whose(self, function: Function[Any, Any] | str | None) -> tuple[str, str | None]:
         match function:
@@ -128,20 +128,20 @@ class CancelsRuns:
             case _:
                 raise TypeError(f"a function or its id is needed, not {type(function).__name__}")
 
-    def _cancel_selected(self, selection: Selection, how: Cancelling | None) -> Dialogue[list[str]]:
-        selection = replace(selection, cipher=self.producer.cipher)
-        found = yield from find_live(self.producer.keys, selection)
-        return found if how is None else (yield from cancel_runs(self.producer.keys, found, how))
+    def _cancel_selected(self, selection: RunFilter, how: CancelRequest | None) -> Operation[list[str]]:
+        selection = replace(selection, cipher=self.backend.cipher)
+        found = yield from find_live(self.backend.keys, selection)
+        return found if how is None else (yield from cancel_runs(self.backend.keys, found, how))
 
 
-def cancelling(reason: str, *, retention_ms: int, children: bool) -> Cancelling:
+def cancelling(reason: str, *, retention_ms: int, children: bool) -> CancelRequest:
     """How runs are cancelled for a reason; ``""``: for none that is known.
 
     Raises:
         ConfigurationError: the reason is not valid Unicode, or is longer than 10 kB.
     """
     failure = Failure("RunCancelledError", _text(reason or "the run was cancelled", "a reason"))
-    return Cancelling(dumps(failure.to_json()), retention_ms, children)
+    return CancelRequest(dumps(failure.to_json()), retention_ms, children)
 
 
 def select_runs(
@@ -153,7 +153,7 @@ def select_runs(
     created_after: datetime | None = None,
     if_: str | None = None,
     limit: int | None = None,
-) -> Selection:
+) -> RunFilter:
     """A selection of live runs; ``None``: any. See `CancelsRuns.cancel_many`.
 
     Raises:
@@ -161,7 +161,7 @@ def select_runs(
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ConfigurationError(f"limit is a number of runs from 1 on, or None for all, not {limit!r}")
-    return Selection(
+    return RunFilter(
         app=_text(app, "an app's id"),
         function=_text(function, "a function's id"),
         statuses=frozenset(_status(one) for one in ([statuses] if isinstance(statuses, str) else statuses)),

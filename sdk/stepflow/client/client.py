@@ -9,21 +9,21 @@ from typing import Any, overload
 
 from typing_extensions import TypeVar
 
-from stepflow.client.backend import Producer
+from stepflow.client.backend import Backend
 from stepflow.client.bulk_cancel import CancelsRuns
 from stepflow.client.run import Run
 from stepflow.event import INVOKED, Event, encode_event
 from stepflow.functions.function import Function
-from stepflow_broker.protocol.command import Call
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.command import Command
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import FunctionConfig, read_function
 from stepflow_broker.transitions.events import add_event
 from stepflow_broker.transitions.runs import start_run, start_runs
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.durations import Duration
 from stepflow_engine.errors import EventError, FunctionNotFoundError
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import moved_to, run_id_for
+from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.limits import Limits
 
 __all__ = ["StartsRuns"]
@@ -52,13 +52,13 @@ class StartsRuns(CancelsRuns):
         *,
         retention_ms: int,
         limits: Limits,
-        cipher: Cipher = PLAIN,
+        cipher: Cipher = NO_ENCRYPTION,
         replica_timeout_ms: int = 0,
     ) -> None:
         self.id = app_id
         self.functions: dict[str, Function[Any, Any]] = {}
         self.limits = limits
-        self.producer = Producer(
+        self.backend = Backend(
             redis_url, retention_ms=retention_ms, cipher=cipher, replica_timeout_ms=replica_timeout_ms
         )
 
@@ -81,12 +81,12 @@ class StartsRuns(CancelsRuns):
 
         Raises:
             EventError: an event is not JSON or over a limit; none of the list is sent.
-            ServerError: the server does not answer; the same call with the same id can be made again safely.
+            BackendUnavailableError: the server does not answer; the same call with the same id can be made again safely.
             ReplicationError: the app's durability is "replicated", and no replica has confirmed it; as above.
         """
         events, single = self._events(event, data, id)
         ids, calls = self._add_events(events)
-        self.producer.deliver(calls)
+        self.backend.deliver(calls)
         return ids[0] if single else ids
 
     @overload
@@ -99,7 +99,7 @@ class StartsRuns(CancelsRuns):
         """As `send`, without blocking the event loop."""
         events, single = self._events(event, data, id)
         ids, calls = self._add_events(events)
-        await self.producer.adeliver(calls)
+        await self.backend.adeliver(calls)
         return ids[0] if single else ids
 
     @overload
@@ -117,12 +117,12 @@ class StartsRuns(CancelsRuns):
         Raises:
             FunctionNotFoundError: an id that neither this app nor any worker has registered.
             EventError: the data is not JSON or over the limit.
-            ServerError: the server does not answer; with an id, the same call can be made again safely.
+            BackendUnavailableError: the server does not answer; with an id, the same call can be made again safely.
             ReplicationError: the app's durability is "replicated", and no replica has confirmed it; as above.
         """
         run_id, call = self._start(self._config(function), data, id)
-        self.producer.deliver([call])
-        return Run(self.producer, run_id, getattr(function, "output", None))
+        self.backend.deliver([call])
+        return Run(self.backend, run_id, getattr(function, "output", None))
 
     @overload
     async def astart(self, function: Function[I, O], data: Any = None, *, id: str | None = None) -> Run[O]: ...
@@ -131,8 +131,8 @@ class StartsRuns(CancelsRuns):
     async def astart(self, function: Any, data: Any = None, *, id: str | None = None) -> Run[Any]:
         """As `start`, without blocking the event loop."""
         run_id, call = self._start(await self._aconfig(function), data, id)
-        await self.producer.adeliver([call])
-        return Run(self.producer, run_id, getattr(function, "output", None))
+        await self.backend.adeliver([call])
+        return Run(self.backend, run_id, getattr(function, "output", None))
 
     @overload
     def start_many(self, function: Function[I, O], data: Iterable[Any]) -> list[Run[O]]: ...
@@ -148,7 +148,7 @@ class StartsRuns(CancelsRuns):
             EventError: one of ``data`` is not JSON or is over the limit, or there are too many; none was started.
         """
         runs, calls = self._start_many(function, self._config(function), data)
-        self.producer.deliver(calls)
+        self.backend.deliver(calls)
         return runs
 
     @overload
@@ -158,7 +158,7 @@ class StartsRuns(CancelsRuns):
     async def astart_many(self, function: Any, data: Iterable[Any]) -> list[Run[Any]]:
         """As `start_many`, without blocking the event loop."""
         runs, calls = self._start_many(function, await self._aconfig(function), data)
-        await self.producer.adeliver(calls)
+        await self.backend.adeliver(calls)
         return runs
 
     @overload
@@ -179,7 +179,7 @@ class StartsRuns(CancelsRuns):
 
     def run(self, run_id: str) -> Run[Any]:
         """A handle of the run with this id; whether there is one is seen when it is used."""
-        return Run(self.producer, run_id)
+        return Run(self.backend, run_id)
 
     # -- how ---------------------------------------------------------------------
 
@@ -203,58 +203,66 @@ class StartsRuns(CancelsRuns):
             raise EventError(f"{len(found):,} {what}; at most {most:,} are accepted: send them in several calls")
         return found
 
-    def _add_events(self, events: list[Event[Any]]) -> tuple[list[str], list[Call[str]]]:
+    def _add_events(self, events: list[Event[Any]]) -> tuple[list[str], list[Command[str]]]:
         ids, calls, now_ms = [], [], _now_ms()
         for event in events:
             event_id = event.id or uuid.uuid4().hex
             text = self._encode(event, event_id, now_ms)
             ids.append(event_id)
-            calls.append(add_event(self.producer.keys.at(event_id), text, event_id=event_id, dedupe=bool(event.id)))
+            calls.append(add_event(self.backend.keys.at(event_id), text, event_id=event_id, dedupe=bool(event.id)))
         return ids, calls
 
-    def _start(self, config: FunctionConfig, data: Any, id: str | None) -> tuple[str, Call[Code]]:
-        run_id = moved_to(config.home, uuid.uuid4().hex if id is None else run_id_for(id, config.name))
+    def _start(self, config: FunctionConfig, data: Any, id: str | None) -> tuple[str, Command[ScriptStatus]]:
+        run_id = with_partition_prefix(
+            config.pinned_partition, uuid.uuid4().hex if id is None else run_id_for(id, config.name)
+        )
         call = start_run(
-            self.producer.keys,
+            self.backend.keys,
             config,
             run_id=run_id,
             event=self._invoked(data, run_id if id is None else id),
             dedupe=id is not None,
-            cipher=self.producer.cipher,
+            cipher=self.backend.cipher,
         )
         return run_id, call
 
     def _start_many(
         self, function: Any, config: FunctionConfig, data: Iterable[Any]
-    ) -> tuple[list[Run[Any]], list[Call[list[Code]]]]:
-        given, runs, calls = self._counted(data, "runs in one start_many"), list[str](), list[Call[list[Code]]]()
+    ) -> tuple[list[Run[Any]], list[Command[list[ScriptStatus]]]]:
+        given, runs, calls = (
+            self._counted(data, "runs in one start_many"),
+            list[str](),
+            list[Command[list[ScriptStatus]]](),
+        )
         for first in range(0, len(given), _START_CHUNK):
-            place = config.home or uuid.uuid4().hex  # what one script starts lives in one place
-            chunk = [(moved_to(place, uuid.uuid4().hex), one) for one in given[first : first + _START_CHUNK]]
+            place = config.pinned_partition or uuid.uuid4().hex  # what one script starts lives in one place
+            chunk = [
+                (with_partition_prefix(place, uuid.uuid4().hex), one) for one in given[first : first + _START_CHUNK]
+            ]
             started = [(run_id, self._invoked(one, run_id)) for run_id, one in chunk]
-            calls.append(start_runs(self.producer.keys, config, started, cipher=self.producer.cipher))
+            calls.append(start_runs(self.backend.keys, config, started, cipher=self.backend.cipher))
             runs += [run_id for run_id, _ in chunk]
         output = getattr(function, "output", None)
-        return [Run(self.producer, run_id, output) for run_id in runs], calls
+        return [Run(self.backend, run_id, output) for run_id in runs], calls
 
     def _invoked(self, data: Any, event_id: str) -> bytes:
         """The event of a run that is started by name."""
         return self._encode(Event(INVOKED, data), event_id, _now_ms())
 
     def _encode(self, event: Event[Any], event_id: str, now_ms: int) -> bytes:
-        limit, cipher = self.limits.event_bytes, self.producer.cipher
+        limit, cipher = self.limits.event_bytes, self.backend.cipher
         return encode_event(event, event_id=event_id, now_ms=now_ms, limit_bytes=limit, cipher=cipher)
 
     def _config(self, function: Any) -> FunctionConfig:
         known = self._local_config(function)
-        return known or self._found(function, self.producer.broker.run(self._read_config(function)))
+        return known or self._found(function, self.backend.broker.execute(self._read_config(function)))
 
     async def _aconfig(self, function: Any) -> FunctionConfig:
         known = self._local_config(function)
-        return known or self._found(function, await self.producer.abroker.run(self._read_config(function)))
+        return known or self._found(function, await self.backend.abroker.execute(self._read_config(function)))
 
-    def _read_config(self, function: str) -> Call[FunctionConfig | None]:
-        return read_function(self.producer.keys, *self._split(function))
+    def _read_config(self, function: str) -> Command[FunctionConfig | None]:
+        return read_function(self.backend.keys, *self._split(function))
 
     def _local_config(self, function: Any) -> FunctionConfig | None:
         if isinstance(function, Function):

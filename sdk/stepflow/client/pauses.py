@@ -6,7 +6,7 @@ from typing import Any
 
 from stepflow.client.client import StartsRuns
 from stepflow.functions.function import Function
-from stepflow_broker.redis_client.operation import aconverse, converse
+from stepflow_broker.redis_client.operation import arun_operation, run_operation
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.pauses import Pause, PauseKind, pause_everywhere, read_all_pauses, resume_everywhere
 from stepflow_engine.errors import ConfigurationError
@@ -42,11 +42,11 @@ class PausesRuns(StartsRuns):
         Raises:
             ConfigurationError: not one of function, queue and key is given.
             FunctionNotFoundError: no worker has registered the function.
-            ServerError: the server does not answer, or a node of a cluster: then what its partitions have is not
+            BackendUnavailableError: the server does not answer, or a node of a cluster: then what its partitions have is not
                 paused, and saying it again completes it.
         """
         kind, name = self._subject(function, queue, key)
-        return converse(self.producer.broker, pause_everywhere(self.producer.keys, kind, name, reason=reason))
+        return run_operation(self.backend.broker, pause_everywhere(self.backend.keys, kind, name, reason=reason))
 
     async def apause(
         self,
@@ -58,30 +58,30 @@ class PausesRuns(StartsRuns):
     ) -> bool:
         """As `pause`, without blocking the event loop."""
         kind, name = await self._asubject(function, queue, key)
-        dialogue = pause_everywhere(self.producer.keys, kind, name, reason=reason)
-        return await aconverse(self.producer.abroker, dialogue)
+        dialogue = pause_everywhere(self.backend.keys, kind, name, reason=reason)
+        return await arun_operation(self.backend.abroker, dialogue)
 
     def resume(
         self, function: Function[Any, Any] | str | None = None, *, queue: str | None = None, key: str | None = None
     ) -> bool:
         """Let what was paused go on, in its order; false if it was not paused. See `pause`."""
         kind, name = self._subject(function, queue, key)
-        return converse(self.producer.broker, resume_everywhere(self.producer.keys, kind, name))
+        return run_operation(self.backend.broker, resume_everywhere(self.backend.keys, kind, name))
 
     async def aresume(
         self, function: Function[Any, Any] | str | None = None, *, queue: str | None = None, key: str | None = None
     ) -> bool:
         """As `resume`, without blocking the event loop."""
         kind, name = await self._asubject(function, queue, key)
-        return await aconverse(self.producer.abroker, resume_everywhere(self.producer.keys, kind, name))
+        return await arun_operation(self.backend.abroker, resume_everywhere(self.backend.keys, kind, name))
 
     def pauses(self) -> list[Pause]:
         """All that is paused on the server, the oldest first."""
-        return converse(self.producer.broker, read_all_pauses(self.producer.keys))
+        return run_operation(self.backend.broker, read_all_pauses(self.backend.keys))
 
     async def apauses(self) -> list[Pause]:
         """As `pauses`, without blocking the event loop."""
-        return await aconverse(self.producer.abroker, read_all_pauses(self.producer.keys))
+        return await arun_operation(self.backend.abroker, read_all_pauses(self.backend.keys))
 
     def _subject(
         self, function: Function[Any, Any] | str | None, queue: str | None, key: str | None

@@ -1,4 +1,4 @@
-"""A run, seen from a producer: its status, its result, and its cancelling."""
+"""A run, seen from a backend: its status, its result, and its cancelling."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic
 from typing_extensions import TypeVar
 
 from stepflow.client.bulk_cancel import cancelling
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.runs import RunRecord, cancel_run, read_run
 from stepflow_broker.views.explain import Reason, explain_run
 from stepflow_engine.codec import Restore, restore
 from stepflow_engine.durations import Duration, duration_ms, show_duration
-from stepflow_engine.encryption_scopes import end_places, open_failure
+from stepflow_engine.encryption_scopes import end_scopes, open_failure
 from stepflow_engine.errors import (
     ResultTimeoutError,
     RunCancelledError,
@@ -24,8 +24,8 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.states import RunStatus
 
 if TYPE_CHECKING:
-    from stepflow.client.backend import Producer
-    from stepflow_broker.protocol.command import Call
+    from stepflow.client.backend import Backend
+    from stepflow_broker.protocol.command import Command
 
 __all__ = ["Run"]
 
@@ -39,9 +39,9 @@ class Run(Generic[O]):
         id: the run's id.
     """
 
-    def __init__(self, producer: Producer, run_id: str, output: Restore | None = None) -> None:
+    def __init__(self, backend: Backend, run_id: str, output: Restore | None = None) -> None:
         self.id = run_id
-        self._producer = producer
+        self._backend = backend
         self._output = output
 
     def __repr__(self) -> str:
@@ -58,17 +58,17 @@ class Run(Generic[O]):
             RunNotFoundError: there is no such run.
             ResultTimeoutError: the run has not ended in time.
             DecryptionError: the result is encrypted, and this process has not the key.
-            ServerError: the server does not answer.
+            BackendUnavailableError: the server does not answer.
         """
         timeout_ms = _timeout_ms(timeout)
-        self._producer.wait(self.id, timeout_ms)
-        return self._read_result(self._producer.broker.run(self._read()), timeout_ms)
+        self._backend.wait(self.id, timeout_ms)
+        return self._read_result(self._backend.broker.execute(self._read()), timeout_ms)
 
     async def aresult(self, timeout: Duration | None = None) -> O:
         """As `result`, without blocking the event loop."""
         timeout_ms = _timeout_ms(timeout)
-        await self._producer.await_end(self.id, timeout_ms)
-        return self._read_result(await self._producer.abroker.run(self._read()), timeout_ms)
+        await self._backend.await_end(self.id, timeout_ms)
+        return self._read_result(await self._backend.abroker.execute(self._read()), timeout_ms)
 
     def status(self) -> RunStatus:
         """The run's status now.
@@ -76,11 +76,11 @@ class Run(Generic[O]):
         Raises:
             RunNotFoundError: there is no such run.
         """
-        return self._known(self._producer.broker.run(self._read())).status
+        return self._known(self._backend.broker.execute(self._read())).status
 
     async def astatus(self) -> RunStatus:
         """As `status`, without blocking the event loop."""
-        return self._known(await self._producer.abroker.run(self._read())).status
+        return self._known(await self._backend.abroker.execute(self._read())).status
 
     def cancel(self, reason: str = "", *, children: bool = True) -> bool:
         """End the run as cancelled; false if it had ended.
@@ -95,11 +95,11 @@ class Run(Generic[O]):
             ConfigurationError: the reason is not valid Unicode, or is longer than 10 kB.
             RunNotFoundError: there is no such run.
         """
-        return self._cancelled(self._producer.broker.run(self._cancel(reason, children)))
+        return self._cancelled(self._backend.broker.execute(self._cancel(reason, children)))
 
     async def acancel(self, reason: str = "", *, children: bool = True) -> bool:
         """As `cancel`, without blocking the event loop."""
-        return self._cancelled(await self._producer.abroker.run(self._cancel(reason, children)))
+        return self._cancelled(await self._backend.abroker.execute(self._cancel(reason, children)))
 
     def explain(self) -> Reason:
         """Why the run stands where it stands: what it waits for, and what that waits for in turn.
@@ -107,28 +107,28 @@ class Run(Generic[O]):
         Raises:
             RunNotFoundError: there is no such run.
         """
-        found = explain_run(self._producer.broker, self._producer.keys, self.id)
+        found = explain_run(self._backend.broker, self._backend.keys, self.id)
         if found is None:
             raise self._not_found()
         return found
 
-    def _read(self) -> Call[RunRecord | None]:
-        return read_run(self._producer.keys, self.id)
+    def _read(self) -> Command[RunRecord | None]:
+        return read_run(self._backend.keys, self.id)
 
-    def _cancel(self, reason: str, children: bool) -> Call[Code]:
-        how = cancelling(reason, retention_ms=self._producer.retention_ms, children=children)
+    def _cancel(self, reason: str, children: bool) -> Command[ScriptStatus]:
+        how = cancelling(reason, retention_ms=self._backend.retention_ms, children=children)
         return cancel_run(
-            self._producer.keys,
+            self._backend.keys,
             run_id=self.id,
             failure=how.failure,
             retention_ms=how.retention_ms,
             children=how.children,
         )
 
-    def _cancelled(self, code: Code) -> bool:
-        if code is Code.NO_RUN:
+    def _cancelled(self, code: ScriptStatus) -> bool:
+        if code is ScriptStatus.NO_RUN:
             raise self._not_found()
-        return code is Code.DONE
+        return code is ScriptStatus.DONE
 
     def _known(self, record: RunRecord | None) -> RunRecord:
         if record is None:
@@ -143,13 +143,13 @@ class Run(Generic[O]):
         record = self._known(found)
         match record.status:
             case RunStatus.COMPLETED:
-                output = self._producer.cipher.open(record.output, *end_places(self.id, record.name, failed=False))
+                output = self._backend.cipher.open(record.output, *end_scopes(self.id, record.name, failed=False))
                 result: O = restore(self._output, output, what=f"function {record.name!r}")
                 return result
             case RunStatus.FAILED:
                 failure = record.failure or Failure("Error", "unknown")
-                places = end_places(self.id, record.name, failed=True)
-                failure = open_failure(self._producer.cipher, failure, *places)
+                places = end_scopes(self.id, record.name, failed=True)
+                failure = open_failure(self._backend.cipher, failure, *places)
                 text = f"run {self.id} of {record.name} failed: {failure.name}: {failure.message}"
                 raise RunFailedError(self.id, "failed", text, failure=failure)
             case RunStatus.CANCELLED:

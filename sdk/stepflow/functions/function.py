@@ -15,13 +15,13 @@ from typing_extensions import TypeVar
 
 from stepflow.event import Event
 from stepflow.functions.context import Context, SyncContext
-from stepflow.functions.invocable import Named
+from stepflow.functions.invocable import Invocable
 from stepflow.functions.step_tools import StepTools
 from stepflow.functions.sync_step_tools import SyncStepTools
-from stepflow_broker.registry.cancellation import BoundsConfig
+from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import FlowConfig
 from stepflow_broker.registry.functions import CronConfig, EventConfig, FunctionConfig
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.codec import Restore, adapter_for, dumps, loads, result_adapter, validation_message
 from stepflow_engine.errors import ConfigurationError, NonRetriableError
 from stepflow_engine.execution import Execution
@@ -35,7 +35,7 @@ O = TypeVar("O", default=Any)  # noqa: E741  output
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Function(Named, Generic[I, O]):
+class Function(Invocable, Generic[I, O]):
     """A function of an app; made by `Stepflow.function`.
 
     Attributes:
@@ -57,7 +57,7 @@ class Function(Named, Generic[I, O]):
     is_async: bool
     input: Restore | None
     output: Restore | None
-    cipher: Cipher = PLAIN
+    cipher: Cipher = NO_ENCRYPTION
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class Function(Named, Generic[I, O]):
         return self.config.flow is not None and self.config.flow.batch is not None
 
     def __call__(self, ctx: Any) -> Any:
-        """Call the code itself, as in a unit test with a context of one's own."""
+        """Command the code itself, as in a unit test with a context of one's own."""
         return self.handler(ctx)
 
     def execution(self, events_json: Sequence[bytes], *, run_id: str, attempt: int) -> Execution:
@@ -131,11 +131,11 @@ def make_function(
     retries: int,
     queue: str,
     flow: FlowConfig | None,
-    bounds: BoundsConfig | None,
+    bounds: CancellationConfig | None,
     retention_ms: int,
     limits: Limits,
     namespace: Mapping[str, Any],
-    cipher: Cipher = PLAIN,
+    cipher: Cipher = NO_ENCRYPTION,
 ) -> Function[Any, Any]:
     """Check the settings of a function and make it.
 

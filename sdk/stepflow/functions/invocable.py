@@ -19,10 +19,10 @@ from stepflow_engine.limits import check_id
 from stepflow_engine.memo import Memo
 from stepflow_engine.steps import InvokeRequest
 
-__all__ = ["Named", "invoke_error", "invoke_request"]
+__all__ = ["Invocable", "invoke_error", "invoke_request"]
 
 
-class Named:
+class Invocable:
     """What names a function: the function itself, or a reference to it.
 
     Attributes:
@@ -51,7 +51,7 @@ def invoke_request(
 
 def _name(function: Any, app_id: str) -> tuple[str, str]:
     """The app and the id of a function, a reference, or a name."""
-    if isinstance(function, Named):
+    if isinstance(function, Invocable):
         return function.app_id or app_id, function.id
     if not isinstance(function, str):
         raise StepUsageError(

@@ -7,7 +7,7 @@ from typing import Any, Generic, overload
 
 from typing_extensions import TypeVar
 
-from stepflow.functions.invocable import Named
+from stepflow.functions.invocable import Invocable
 from stepflow_engine.codec import Restore, adapter_for
 from stepflow_engine.errors import StepUsageError
 from stepflow_engine.limits import check_id
@@ -19,7 +19,7 @@ O = TypeVar("O", default=Any)  # noqa: E741  output
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FunctionReference(Named, Generic[I, O]):
+class FunctionReference(Invocable, Generic[I, O]):
     """A function of this or another app, by name; made by `reference_function`.
 
     Attributes:

@@ -52,7 +52,7 @@ class StepTools:
     @overload
     async def run(self, id: str, handler: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     async def run(self, id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call ``handler(*args, **kwargs)`` as a step and return its result.
+        """Command ``handler(*args, **kwargs)`` as a step and return its result.
 
         The result goes through JSON: what comes back is the same on the first pass and on every replay. With a
         return annotation (a pydantic model, dataclass, TypedDict, datetime, UUID …) it has that type. A handler that

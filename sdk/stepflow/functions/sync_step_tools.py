@@ -35,7 +35,7 @@ class SyncStepTools:
     @overload
     def run(self, id: str, handler: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def run(self, id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call ``handler(*args, **kwargs)`` as a step and return its result; see `StepTools.run`."""
+        """Command ``handler(*args, **kwargs)`` as a step and return its result; see `StepTools.run`."""
         return self._bridge.call(lambda: self._tools.run(id, handler, *args, **kwargs))
 
     @overload

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepflow.event import event_path
-from stepflow_broker.registry.cancellation import BoundsConfig, CancelConfig
+from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError, StepUsageError
 from stepflow_engine.expression import expression
@@ -66,7 +66,9 @@ class Timeouts:
     finish: Duration | None = None
 
 
-def bounds_config(*, cancel_on: CancelOn | Sequence[CancelOn] | None, timeouts: Timeouts | None) -> BoundsConfig | None:
+def bounds_config(
+    *, cancel_on: CancelOn | Sequence[CancelOn] | None, timeouts: Timeouts | None
+) -> CancellationConfig | None:
     """The bounds of a function; ``None``: there are none.
 
     Raises:
@@ -79,12 +81,12 @@ def bounds_config(*, cancel_on: CancelOn | Sequence[CancelOn] | None, timeouts: 
     if len(events) > _MOST_EVENTS:
         raise ConfigurationError(f"cancel_on has {len(events)} events; at most {_MOST_EVENTS} are accepted")
     times = timeouts or Timeouts()
-    config = BoundsConfig(
+    config = CancellationConfig(
         tuple(one.to_config() for one in events),
         _bound_ms(times.start, "the start of Timeouts"),
         _bound_ms(times.finish, "the finish of Timeouts"),
     )
-    return None if config == BoundsConfig() else config
+    return None if config == CancellationConfig() else config
 
 
 def _bound_ms(value: Duration | None, name: str) -> int:

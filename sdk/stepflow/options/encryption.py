@@ -7,7 +7,7 @@ import binascii
 import os
 from collections.abc import Sequence
 
-from stepflow_engine.cipher import KEY_BYTES, PLAIN, Cipher, key_id
+from stepflow_engine.cipher import KEY_BYTES, NO_ENCRYPTION, Cipher, key_id
 from stepflow_engine.errors import ConfigurationError
 
 __all__ = ["Encryption", "cipher_of"]
@@ -66,7 +66,7 @@ def cipher_of(encryption: Encryption | None) -> Cipher:
     keys = [_key(text, f"key {number} of {_VARIABLE}") for number, text in enumerate(texts, 1) if text]
     if keys:
         _check_installed()
-    return (encryption.cipher if encryption else PLAIN).beside(Cipher(keys))
+    return (encryption.cipher if encryption else NO_ENCRYPTION).merged_with(Cipher(keys))
 
 
 def _key(given: object, what: str) -> bytes:

@@ -13,7 +13,7 @@ app = Stepflow("guarded")
 
 
 async def held(seconds: int) -> int:
-    """Sleep in C code that does not give the GIL back, so that the deputy is needed."""
+    """Sleep in C code that does not give the GIL back, so that the lease_sidecar is needed."""
     ctypes.PyDLL(None).sleep(seconds)
     return os.getpid()
 
@@ -27,7 +27,7 @@ async def grab(ctx: Context) -> int:
 async def tells(ctx: Context) -> None:
     """Fail with all that a handler can find out about its app."""
     raise ValueError(
-        f"{app!r} {app.producer!r} {app.producer.broker!r} {app.producer.broker.client(app.producer.keys)!r} {ctx!r}"
+        f"{app!r} {app.backend!r} {app.backend.broker!r} {app.backend.broker.client(app.backend.keys)!r} {ctx!r}"
     )
 
 

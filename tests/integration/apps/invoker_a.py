@@ -14,26 +14,26 @@ app = Stepflow("north")
 OTHER = "tests.integration.apps.invoker_b"
 
 
-class Place(TypedDict):
+class Scope(TypedDict):
     """Where a function ran, and whether the other app's code was there."""
 
     pid: int
     other_is_here: bool
 
 
-def here() -> Place:
+def here() -> Scope:
     return {"pid": os.getpid(), "other_is_here": OTHER in sys.modules}
 
 
 @app.function("leaf")
-async def leaf(ctx: Context) -> Place:
+async def leaf(ctx: Context) -> Scope:
     return here()
 
 
 @app.function("there-and-back")
-async def there_and_back(ctx: Context) -> list[Place]:
+async def there_and_back(ctx: Context) -> list[Scope]:
     """South invokes north again."""
-    relay = reference_function("relay", app_id="south", output=list[Place])
+    relay = reference_function("relay", app_id="south", output=list[Scope])
     return [here(), *await ctx.step.invoke("relay", relay)]
 
 

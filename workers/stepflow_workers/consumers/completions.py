@@ -1,4 +1,4 @@
-"""The waker: sees to finished events, so that every child's end wakes its parent.
+"""The completions: sees to finished events, so that every child's end wakes its parent.
 
 Who ends a child resolves its parent's step in the same round trip. The events on the stream are for when it died in
 between: every worker looks at the stream, and takes over what another worker took and did not see to.
@@ -14,33 +14,33 @@ import logging
 from collections.abc import Iterable
 from typing import assert_never
 
-from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.async_broker import AsyncBroker
-from stepflow_broker.redis_client.operation import aconverse
-from stepflow_broker.redis_client.pipelined_connection import outside
+from stepflow_broker.redis_client.operation import arun_operation
+from stepflow_broker.redis_client.pipelined_connection import fresh_context
 from stepflow_broker.transitions.batches import end_batch
 from stepflow_broker.transitions.invokes import Resolved, wake_parent
 from stepflow_broker.transitions.outbox import (
-    ChildAsked,
     ChildCancelled,
-    EndedAway,
     EndedBatch,
     EndedRun,
     Finished,
     Message,
+    RemoteChildFinished,
+    StartChild,
     read_finished,
     take_over_finished,
 )
 from stepflow_broker.transitions.remote_invokes import deliver
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_memo
-from stepflow_engine.errors import DecryptionError, ServerError, StepflowError, UnreadableError
+from stepflow_engine.errors import BackendUnavailableError, CorruptDataError, DecryptionError, StepflowError
 from stepflow_engine.memo import read_memo
-from stepflow_workers.state.run_cache import HeldRuns
+from stepflow_workers.state.run_cache import RunCache
 
-__all__ = ["Waker"]
+__all__ = ["CompletionConsumer"]
 
 _log = logging.getLogger("stepflow.worker")
 _TAKE_OVER_MS = 10_000
@@ -49,7 +49,7 @@ _PROMPT_S = 0.2
 """How long a delivery to another partition is waited for."""
 
 
-class Waker:
+class CompletionConsumer:
     """Wakes parents, for one worker.
 
     Args:
@@ -57,7 +57,9 @@ class Waker:
         cipher: opens payloads.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, held: HeldRuns, cipher: Cipher = PLAIN) -> None:
+    def __init__(
+        self, broker: AsyncBroker, keys: Keys, worker: str, held: RunCache, cipher: Cipher = NO_ENCRYPTION
+    ) -> None:
         self._cipher = cipher
         self._broker = broker
         self._keys = keys
@@ -67,18 +69,18 @@ class Waker:
 
     async def prepare(self, keys: Keys) -> None:
         """Make sure that the stream of a partition and its group exist."""
-        with contextlib.suppress(ServerError):  # they exist already
-            await self._broker.run(create_group(keys, "FINISHED"))
+        with contextlib.suppress(BackendUnavailableError):  # they exist already
+            await self._broker.execute(create_group(keys, "FINISHED"))
 
     async def wake(self, child: str) -> None:
         """See to a child that has ended."""
-        resolved = await self._broker.run(wake_parent(self._keys, child, worker=self._worker))
+        resolved = await self._broker.execute(wake_parent(self._keys, child, worker=self._worker))
         if resolved is not None:
             self.hand_over(resolved)
 
     async def end_batch(self, batch: str) -> None:
         """See to the runs of a batch that has ended."""
-        while await self._broker.run(end_batch(self._keys, batch)):
+        while await self._broker.execute(end_batch(self._keys, batch)):
             pass
         if len(self._keys.all) > 1:  # parents of these runs may live elsewhere
             await self.look(self._keys.of(batch))
@@ -93,14 +95,14 @@ class Waker:
             await asyncio.wait(tasks, timeout=_PROMPT_S)
 
     def _delivery(self, keys: Keys, message: Message) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._deliver(keys, message), context=outside())
+        task = asyncio.get_running_loop().create_task(self._deliver(keys, message), context=fresh_context())
         self._deliveries[message] = task
         task.add_done_callback(lambda _task: self._deliveries.pop(message))
         return task
 
     async def _deliver(self, keys: Keys, message: Message) -> None:
         try:
-            resolved = await aconverse(self._broker, deliver(keys, message, worker=self._worker))
+            resolved = await arun_operation(self._broker, deliver(keys, message, worker=self._worker))
         except StepflowError as error:
             _log.warning("message_not_delivered", extra={"run_id": message.child, "error": str(error)})
         else:
@@ -114,10 +116,10 @@ class Waker:
             return
         try:
             memo = open_memo(self._cipher, resolved.run_id, resolved.key, read_memo(resolved.memo))
-        except (DecryptionError, UnreadableError):
+        except (DecryptionError, CorruptDataError):
             self._held.drop(held)
         else:
-            held.learn(resolved.position, resolved.key, memo, len(resolved.memo))
+            held.apply_memo(resolved.position, resolved.key, memo, len(resolved.memo))
 
     async def look(self, keys: Keys) -> None:
         """See to the finished events of a partition that nobody has seen to."""
@@ -127,10 +129,10 @@ class Waker:
         """See to the finished events of a partition that a worker took and left, because it died."""
         await self._see_to(keys, take_over_finished(keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT))
 
-    async def _see_to(self, keys: Keys, call: Call[list[Finished]]) -> None:
+    async def _see_to(self, keys: Keys, call: Command[list[Finished]]) -> None:
         try:
-            found = await self._broker.run(call)
-        except ServerError as error:
+            found = await self._broker.execute(call)
+        except BackendUnavailableError as error:
             if "NOGROUP" not in str(error):
                 raise
             await self.prepare(keys)  # the server was emptied, or lost the group
@@ -143,7 +145,7 @@ class Waker:
                     seen.append(self.wake(child))
                 case EndedBatch(batch):
                     seen.append(self.end_batch(batch))
-                case EndedAway() | ChildAsked() | ChildCancelled():
+                case RemoteChildFinished() | StartChild() | ChildCancelled():
                     messages.append(one)
                 case other:
                     assert_never(other)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.events import (
@@ -23,12 +23,12 @@ from stepflow_broker.transitions.events import (
     has_waits,
     start_by_event,
 )
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.errors import StepflowError
 from stepflow_engine.run_loop import end_tasks
-from stepflow_workers.consumers.conditional_waits import WaitsLookedAt
+from stepflow_workers.consumers.conditional_waits import ConditionalWaitMatcher
 
-__all__ = ["Arrival", "Relay"]
+__all__ = ["EventForwarder", "RoutedEvent"]
 
 _log = logging.getLogger("stepflow.worker")
 _MOST = 8
@@ -38,7 +38,7 @@ _PATIENCE_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class RoutedEvent:
     """An event that has been routed where it came.
 
     Attributes:
@@ -51,14 +51,16 @@ class Arrival:
     starts: Sequence[tuple[str, FunctionConfig]]
 
 
-class Relay:
+class EventForwarder:
     """Takes events from one partition to the others, for one worker.
 
     Args:
         keys: of the partition where they come.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys, waits: WaitsLookedAt, cipher: Cipher = PLAIN) -> None:
+    def __init__(
+        self, broker: AsyncBroker, keys: Keys, waits: ConditionalWaitMatcher, cipher: Cipher = NO_ENCRYPTION
+    ) -> None:
         self._broker = broker
         self._keys = keys
         self._others = [one for one in keys.all if one is not keys]
@@ -71,7 +73,7 @@ class Relay:
         """Whether there are other partitions."""
         return bool(self._others)
 
-    async def take(self, arrivals: Sequence[Arrival]) -> None:
+    async def take(self, arrivals: Sequence[RoutedEvent]) -> None:
         """Take events to the others, in a task of its own: one that is away does not hold up what comes meanwhile."""
         if len(self._under_way) >= _MOST:
             await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
@@ -88,45 +90,45 @@ class Relay:
         """Leave what is under way to others."""
         await end_tasks(list(self._under_way))
 
-    async def _take(self, arrivals: Sequence[Arrival]) -> None:
+    async def _take(self, arrivals: Sequence[RoutedEvent]) -> None:
         stuck = set[str]()
         told = [self._tell(keys, arrivals, stuck) for keys in self._others]
         await asyncio.gather(*[self._start(arrival, stuck) for arrival in arrivals], *told)
         for arrival in arrivals:
             if arrival.event.entry not in stuck:
-                await self._try(self._broker.run_all(drop_event(self._keys, arrival.event)))
+                await self._try(self._broker.execute_all(drop_event(self._keys, arrival.event)))
 
-    async def _start(self, arrival: Arrival, stuck: set[str]) -> None:
+    async def _start(self, arrival: RoutedEvent, stuck: set[str]) -> None:
         """Start the runs that are at home elsewhere."""
         if not await self._try(self._start_all(arrival)):
             stuck.add(arrival.event.entry)
 
-    async def _start_all(self, arrival: Arrival) -> None:
+    async def _start_all(self, arrival: RoutedEvent) -> None:
         starts = [
             start_by_event(self._keys, run_id, config, arrival.event, cipher=self._cipher)
             for run_id, config in arrival.starts
         ]
-        await self._broker.run_all(starts)
+        await self._broker.execute_all(starts)
 
-    async def _tell(self, keys: Keys, arrivals: Sequence[Arrival], stuck: set[str]) -> None:
+    async def _tell(self, keys: Keys, arrivals: Sequence[RoutedEvent], stuck: set[str]) -> None:
         """Have events meet the waits of a partition, which has none for most of them."""
         if not await self._try(self._tell_waits(keys, arrivals)):
             stuck.update(arrival.event.entry for arrival in arrivals)
 
-    async def _tell_waits(self, keys: Keys, arrivals: Sequence[Arrival]) -> None:
+    async def _tell_waits(self, keys: Keys, arrivals: Sequence[RoutedEvent]) -> None:
         names = list(dict.fromkeys(arrival.name for arrival in arrivals))
-        waited = await self._broker.run_all([has_waits(keys, name) for name in names])
+        waited = await self._broker.execute_all([has_waits(keys, name) for name in names])
         asked = {name for name, is_waited in zip(names, waited, strict=True) if is_waited}
         for arrival in arrivals:
             if arrival.name in asked:
                 await self._meet(keys, arrival)
 
-    async def _meet(self, keys: Keys, arrival: Arrival) -> None:
+    async def _meet(self, keys: Keys, arrival: RoutedEvent) -> None:
         paths: Sequence[str] = ()
         while True:
             call = deliver_remote_event(keys, arrival.event, origin=self._keys, paths=paths, cipher=self._cipher)
-            met = await self._broker.run(call)
-            if met.code is not Code.MORE_VALUES:
+            met = await self._broker.execute(call)
+            if met.code is not ScriptStatus.MORE_VALUES:
                 break
             paths = met.paths
         if met.paths:
@@ -137,6 +139,6 @@ class Relay:
             async with asyncio.timeout(_PATIENCE_S):
                 await doing
         except (StepflowError, TimeoutError) as error:
-            _log.warning("event_not_relayed", extra={"error": str(error) or "no answer in time"})
+            _log.warning("event_not_forwarded", extra={"error": str(error) or "no answer in time"})
             return False
         return True

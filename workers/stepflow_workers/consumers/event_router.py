@@ -13,20 +13,20 @@ from typing import Any
 
 from redis import exceptions
 
-from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.connection import SOCKET_TIMEOUT_S
 from stepflow_broker.registry.functions import starts
 from stepflow_broker.transitions.events import StreamedEvent, drop_event, read_events, route_event, take_over_events
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
-from stepflow_engine.errors import ConfigurationError, DecryptionError, ServerError, UnreadableError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
 from stepflow_engine.ids import run_id_by_event
-from stepflow_workers.consumers.conditional_waits import WaitsLookedAt
-from stepflow_workers.consumers.event_forwarder import Arrival, Relay
+from stepflow_workers.consumers.conditional_waits import ConditionalWaitMatcher
+from stepflow_workers.consumers.event_forwarder import EventForwarder, RoutedEvent
 from stepflow_workers.state.registry import Registry
 
 __all__ = ["Router"]
@@ -49,7 +49,7 @@ class Router:
     """
 
     def __init__(
-        self, broker: AsyncBroker, keys: Keys, worker: str, registry: Registry, cipher: Cipher = PLAIN
+        self, broker: AsyncBroker, keys: Keys, worker: str, registry: Registry, cipher: Cipher = NO_ENCRYPTION
     ) -> None:
         self._cipher = cipher
         self._broker = broker
@@ -58,8 +58,8 @@ class Router:
         self._registry = registry
         self._take_over_at = 0.0
         self._paths: dict[str, tuple[str, ...]] = {}
-        self._waits = WaitsLookedAt(broker, cipher)
-        self._relay = Relay(broker, keys, self._waits, cipher)
+        self._waits = ConditionalWaitMatcher(broker, cipher)
+        self._relay = EventForwarder(broker, keys, self._waits, cipher)
 
     async def run(self) -> None:
         """Route until cancelled."""
@@ -76,25 +76,25 @@ class Router:
                 now = asyncio.get_running_loop().time()
                 if now >= self._take_over_at:
                     self._take_over_at = now + _TAKE_OVER_MS / 1000
-                    await self.route(await self._broker.run(self._take_over()))
-            except (ServerError, ConfigurationError) as error:
+                    await self.route(await self._broker.execute(self._take_over()))
+            except (BackendUnavailableError, ConfigurationError) as error:
                 if "NOGROUP" in str(error):
                     await self.prepare()
                     continue
                 _log.warning("routing_interrupted", extra={"error": str(error)})
                 await asyncio.sleep(1)
             except Exception:  # noqa: BLE001  a fault of ours costs a second, not all routing
-                _log.exception("routing_broken")
+                _log.exception("routing_internal_error")
                 await asyncio.sleep(1)
 
     async def prepare(self) -> None:
         """Make sure that the stream and its group exist."""
-        with contextlib.suppress(ServerError):  # they exist already
-            await self._broker.run(create_group(self._keys, "EVENTS"))
+        with contextlib.suppress(BackendUnavailableError):  # they exist already
+            await self._broker.execute(create_group(self._keys, "EVENTS"))
 
     async def drain(self) -> int:
         """Route what has come so far; how many events that were."""
-        events = await self._broker.run(read_events(self._keys, self._worker, limit=_LIMIT))
+        events = await self._broker.execute(read_events(self._keys, self._worker, limit=_LIMIT))
         await self.route(events)
         await self._relay.drain()
         return len(events)
@@ -106,7 +106,7 @@ class Router:
         if arrivals:
             await self._relay.take(arrivals)
 
-    async def _try_to_route(self, event: StreamedEvent) -> Arrival | None:
+    async def _try_to_route(self, event: StreamedEvent) -> RoutedEvent | None:
         """Route an event where it came; the answer is what is to be taken to other partitions.
 
         One that this worker has not the key for is left to another, which takes it over. What is no event is taken off
@@ -114,27 +114,27 @@ class Router:
         """
         try:
             value = read_event(event.event)
-        except UnreadableError as error:
+        except CorruptDataError as error:
             _log.error("event_dropped", extra={"entry": event.entry, "error": str(error)})
-            await self._broker.run_all(drop_event(self._keys, event))
+            await self._broker.execute_all(drop_event(self._keys, event))
             return None
         try:
             return await self._route(event, open_event(self._cipher, value))
         except DecryptionError as error:
-            _log.warning("payload_not_opened", extra={"event_id": event.event_id[:200], "error": str(error)})
+            _log.warning("payload_decryption_failed", extra={"event_id": event.event_id[:200], "error": str(error)})
             return None
 
-    async def _route(self, event: StreamedEvent, value: dict[str, Any]) -> Arrival | None:
+    async def _route(self, event: StreamedEvent, value: dict[str, Any]) -> RoutedEvent | None:
         name, keep = value["name"], self._relay.is_needed
         while True:
             started = [
-                (run_id_by_event(event.event_id, config.name, config.home), config)
+                (run_id_by_event(event.event_id, config.name, config.pinned_partition), config)
                 for config in self._registry.functions.values()
                 if starts(config, value)
             ]
             here = [(run_id, config) for run_id, config in started if self._keys.of(run_id) is self._keys]
             paths = self._paths.get(name, ())
-            routed = await self._broker.run(
+            routed = await self._broker.execute(
                 route_event(
                     self._keys,
                     event,
@@ -145,18 +145,18 @@ class Router:
                     cipher=self._cipher,
                 )
             )
-            if routed.code is Code.STALE_REGISTRY:
+            if routed.code is ScriptStatus.STALE_REGISTRY:
                 await self._registry.read()
-            elif routed.code is Code.MORE_VALUES:
+            elif routed.code is ScriptStatus.MORE_VALUES:
                 self._remember(name, routed.paths)
             else:
                 break
         if routed.paths:
             await self._waits.give(self._keys, name, event)
         if keep:
-            return Arrival(event, name, [one for one in started if one not in here])
+            return RoutedEvent(event, name, [one for one in started if one not in here])
         if routed.paths:
-            await self._broker.run_all(drop_event(self._keys, event))
+            await self._broker.execute_all(drop_event(self._keys, event))
         return None
 
     def _remember(self, name: str, paths: tuple[str, ...]) -> None:
@@ -168,24 +168,24 @@ class Router:
     async def _read(self) -> list[StreamedEvent]:
         """Block on the server until events come; on a connection of its own, for it holds it."""
         call = read_events(self._keys, self._worker, limit=_LIMIT)
-        words = (*call.words[:-3], "BLOCK", _BLOCK_MS, *call.words[-3:])
+        words = (*call.args[:-3], "BLOCK", _BLOCK_MS, *call.args[-3:])
         pool = self._broker.client(self._keys).connection_pool
         try:
             connection = await pool.get_connection()
         except (exceptions.RedisError, OSError) as error:
-            raise ServerError(str(error)) from None
+            raise BackendUnavailableError(str(error)) from None
         try:
             await connection.send_packed_command(connection.pack_command(*words))
             timeout_s = SOCKET_TIMEOUT_S + _BLOCK_MS / 1000
             return call.answer(await connection.read_response(disable_decoding=True, timeout=timeout_s))
         except (exceptions.RedisError, OSError) as error:
             await connection.disconnect(nowait=True)  # also when it was refused: by a replica, the next one may not be
-            raise ServerError(str(error)) from None
+            raise BackendUnavailableError(str(error)) from None
         except BaseException:
             await connection.disconnect(nowait=True)  # cancelled: a reply may still come on it
             raise
         finally:
             await pool.release(connection)
 
-    def _take_over(self) -> Call[list[StreamedEvent]]:
+    def _take_over(self) -> Command[list[StreamedEvent]]:
         return take_over_events(self._keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT)

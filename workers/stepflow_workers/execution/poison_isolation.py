@@ -16,13 +16,13 @@ from stepflow_broker.transitions.jobs import Lease, retry_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.run_loop import end_tasks
-from stepflow_workers.consumers.completions import Waker
+from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.execution.job_runner import Runner
 from stepflow_workers.state.poison import POISON_DEATHS
 from stepflow_workers.state.registry import Registries
-from stepflow_workers.state.worker_state import Workbench
+from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["Quarantine"]
+__all__ = ["IsolatingRunner"]
 
 _log = logging.getLogger("stepflow.worker")
 _SUSPECT_DEATHS = POISON_DEATHS - 1
@@ -36,13 +36,18 @@ _PUT_OFF_MS = (500, 1_500)
 _LOOK_S = 0.05
 
 
-class Quarantine(Runner):
+class IsolatingRunner(Runner):
     """A runner that executes suspects alone. A worker that is closed claims no jobs: it has no free slots."""
 
     def __init__(
-        self, bench: Workbench, waker: Waker, *, functions: dict[str, Function], registries: Registries
+        self,
+        worker_state: WorkerState,
+        completions: CompletionConsumer,
+        *,
+        functions: dict[str, Function],
+        registries: Registries,
     ) -> None:
-        super().__init__(bench, waker, functions=functions, registries=registries)
+        super().__init__(worker_state, completions, functions=functions, registries=registries)
         self._begun: dict[tuple[str, int], float] = {}
         self._closed_for: Lease | None = None
         self._put_off_since: float | None = None
@@ -50,7 +55,7 @@ class Quarantine(Runner):
     async def do(self, lease: Lease) -> None:
         """Do one job, or give it back if it or another must be alone."""
         if self._closed_for is not None:
-            await self._bench.hand_back([lease])
+            await self._worker_state.release([lease])
         elif len(lease.deaths) < _SUSPECT_DEATHS:
             await self._do(lease)
         elif self._is_settled():
@@ -70,7 +75,7 @@ class Quarantine(Runner):
     # -- suspects ----------------------------------------------------------------
 
     async def _do_alone(self, lease: Lease) -> None:
-        _log.warning("suspect_executed_alone", extra={"job": lease.job, "deaths": len(lease.deaths)})
+        _log.warning("poison_suspect_isolated", extra={"job": lease.job, "deaths": len(lease.deaths)})
         self._put_off_since = None
         self._close(lease)
         watch = asyncio.get_running_loop().create_task(self._open_in_time(lease))
@@ -85,23 +90,23 @@ class Quarantine(Runner):
         until_s = _now_s() + _ALONE_S
         while _now_s() < until_s:
             await asyncio.sleep(_LOOK_S)
-            held = self._bench.held.get(lease.run_id)
+            held = self._worker_state.held.get(lease.run_id)
             if held is not None and held.lease is lease and not held.deaths:
                 break
         self._open(lease)
 
     async def _put_off(self, lease: Lease) -> None:
         """Give a suspect back for a moment: the next worker that takes it may have nothing else to do."""
-        bench, delay_ms = self._bench, random.randint(*_PUT_OFF_MS)
+        worker_state, delay_ms = self._worker_state, random.randint(*_PUT_OFF_MS)
         reason = f"{len(lease.deaths)} workers died with it, so it waits for one that executes nothing else"
         if lease.key:
             error = dumps(Failure("SuspectPutOff", reason).to_json())
-            await bench.plan_retry(
+            await worker_state.plan_retry(
                 lease, lease.key, lease.step_id, attempts=lease.step_attempt, error=error, delay_ms=delay_ms
             )
             return
         call = retry_run(
-            bench.keys,
+            worker_state.keys,
             run_id=lease.run_id,
             fence=lease.fence,
             attempts=lease.attempt,
@@ -109,15 +114,15 @@ class Quarantine(Runner):
             delay_ms=delay_ms,
             reason=reason,
         )
-        await bench.broker.run(call)
-        bench.timer_set(lease.run_id, delay_ms)
+        await worker_state.broker.execute(call)
+        worker_state.timer_set(lease.run_id, delay_ms)
 
     async def _make_room(self, lease: Lease) -> None:
         """Hand a suspect back, for it must not die with others, and begin nothing until it can be taken again."""
         self._close(lease)
         try:
-            await self._bench.hand_back([lease])
-            while not self._is_settled() and not self._bench.stopping:
+            await self._worker_state.release([lease])
+            while not self._is_settled() and not self._worker_state.stopping:
                 await asyncio.sleep(_LOOK_S)
         finally:
             self._open(lease)
@@ -136,13 +141,13 @@ class Quarantine(Runner):
 
     def _close(self, lease: Lease) -> None:
         self._closed_for = lease
-        self._bench.slots.used += self._bench.slots.total
+        self._worker_state.slots.used += self._worker_state.slots.total
 
     def _open(self, lease: Lease) -> None:
         if self._closed_for is lease:
             self._closed_for = None
-            self._bench.slots.used -= self._bench.slots.total
-            self._bench.slots.freed()
+            self._worker_state.slots.used -= self._worker_state.slots.total
+            self._worker_state.slots.freed()
 
 
 def _now_s() -> float:

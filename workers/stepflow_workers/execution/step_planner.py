@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import TypeVar, assert_never
 
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, plan_steps
 from stepflow_engine.steps import InvokeRequest, RunRequest, SendRequest, SleepRequest, StepCall, WaitRequest
-from stepflow_workers.consumers.completions import Waker
+from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.execution.run_loader import Loader
 from stepflow_workers.execution.steps.invoke import Invoker
 from stepflow_workers.execution.steps.send import Sender
 from stepflow_workers.execution.steps.wait import Waiter
-from stepflow_workers.state.run_cache import HeldRun
-from stepflow_workers.state.worker_state import Workbench
+from stepflow_workers.state.run_cache import CachedRun
+from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["Planner"]
 
@@ -28,15 +28,17 @@ _CHUNK = 100
 class Planner:
     """Plans steps, for one worker."""
 
-    def __init__(self, bench: Workbench, loader: Loader, invoker: Invoker, waker: Waker) -> None:
-        self._bench = bench
+    def __init__(
+        self, worker_state: WorkerState, loader: Loader, invoker: Invoker, completions: CompletionConsumer
+    ) -> None:
+        self._worker_state = worker_state
         self._loader = loader
         self._invoker = invoker
-        self._waker = waker
-        self._waiter = Waiter(bench, waker)
-        self._sender = Sender(bench)
+        self._completions = completions
+        self._waiter = Waiter(worker_state, completions)
+        self._sender = Sender(worker_state)
 
-    async def plan(self, held: HeldRun, lease: Lease, fresh: list[StepCall]) -> bool:
+    async def plan(self, held: CachedRun, lease: Lease, fresh: list[StepCall]) -> bool:
         """Give each step a wait, a job or a child of its own, or send its events; true if the run goes on here."""
         jobs: list[tuple[str, str]] = []
         invokes: list[tuple[StepCall, InvokeRequest]] = []
@@ -63,27 +65,31 @@ class Planner:
                 return False
         return await self._plan_jobs(held, lease, jobs) and await self._plan_children(held, lease, invokes)
 
-    async def _accepted(self, held: HeldRun, code: Code) -> bool:
-        if code is Code.ALREADY:
+    async def _accepted(self, held: CachedRun, code: ScriptStatus) -> bool:
+        if code is ScriptStatus.ALREADY:
             await self._loader.catch_up(held)
-        return self._bench.accepted(held, code)
+        return self._worker_state.accepted(held, code)
 
-    async def _plan_jobs(self, held: HeldRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
-        bench = self._bench
+    async def _plan_jobs(self, held: CachedRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
+        worker_state = self._worker_state
         for part in _parts(steps):
-            bench.job_queued(held.run_id)  # the claim follows what is sent now, before its reply
-            code = await bench.broker.run(plan_steps(bench.keys, run_id=held.run_id, fence=lease.fence, steps=part))
-            if not bench.accepted(held, code):
+            worker_state.job_queued(held.run_id)  # the claim follows what is sent now, before its reply
+            code = await worker_state.broker.execute(
+                plan_steps(worker_state.keys, run_id=held.run_id, fence=lease.fence, steps=part)
+            )
+            if not worker_state.accepted(held, code):
                 return False
         return True
 
-    async def _plan_children(self, held: HeldRun, lease: Lease, invokes: list[tuple[StepCall, InvokeRequest]]) -> bool:
+    async def _plan_children(
+        self, held: CachedRun, lease: Lease, invokes: list[tuple[StepCall, InvokeRequest]]
+    ) -> bool:
         for part in _parts(invokes):
-            self._bench.job_queued(held.run_id)
+            self._worker_state.job_queued(held.run_id)
             code, resolved, asked = await self._invoker.invoke(held, lease, part)
             for one in resolved:
-                self._waker.hand_over(one)
-            await self._waker.deliver(self._bench.keys.of(held.run_id), asked)
+                self._completions.hand_over(one)
+            await self._completions.deliver(self._worker_state.keys.of(held.run_id), asked)
             if not await self._accepted(held, code):
                 return False
         return True

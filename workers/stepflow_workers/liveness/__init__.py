@@ -1,1 +1,1 @@
-"""Leases."""
+"""HeldLeases."""

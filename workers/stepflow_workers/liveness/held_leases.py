@@ -1,4 +1,4 @@
-"""The leases of a worker: a dict by job, of which each change is also written to the table that its deputy reads."""
+"""The leases of a worker: a dict by job, of which each change is also written to the table that its lease_sidecar reads."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TypeVar, overload
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_workers.liveness.lease_table import LeaseTable
 
-__all__ = ["Leases"]
+__all__ = ["HeldLeases"]
 
 T = TypeVar("T")
 
 
-class Leases(dict[str, Lease]):
+class HeldLeases(dict[str, Lease]):
     """Job → lease. Changed by assignment, ``del`` and ``pop`` only, in the loop's thread.
 
-    A real dict, because the keeper's thread copies its values while the loop changes it.
+    A real dict, because the lease_renewer's thread copies its values while the loop changes it.
 
     Args:
-        table: where the deputy reads them.
+        table: where the lease_sidecar reads them.
     """
 
     def __init__(self, table: LeaseTable) -> None:

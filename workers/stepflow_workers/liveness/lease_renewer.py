@@ -1,7 +1,7 @@
-"""The keeper: a thread of its own that says this worker is alive, whatever its event loop does.
+"""The lease_renewer: a thread of its own that says this worker is alive, whatever its event loop does.
 
 It extends the leases of the jobs that the worker holds, sends RQ's heartbeat, and reports an event loop that a
-handler blocks, with the line that blocks it. What stops this thread too is the deputy's to bridge: see `deputy.py`.
+handler blocks, with the line that blocks it. What stops this thread too is the lease_sidecar's to bridge: see `lease_sidecar.py`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.jobs import by_partition, extend_leases
 from stepflow_engine.errors import StepflowError
-from stepflow_workers.liveness.held_leases import Leases
-from stepflow_workers.liveness.lease_sidecar import Deputy
+from stepflow_workers.liveness.held_leases import HeldLeases
+from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
 
-__all__ = ["Keeper"]
+__all__ = ["LeaseRenewer"]
 
 _log = logging.getLogger("stepflow.worker")
 _BEAT_S = 0.5
@@ -30,16 +30,16 @@ _HEARTBEAT_S = 10.0
 _CHUNK = 500
 
 
-class Keeper:
+class LeaseRenewer:
     """Keeps a worker's leases.
 
     Args:
-        url: the server's; the keeper has a connection of its own.
-        deputy: the process that keeps the leases while no thread can; the keeper starts and stops it.
+        url: the server's; the lease_renewer has a connection of its own.
+        lease_sidecar: the process that keeps the leases while no thread can; the lease_renewer starts and stops it.
         lease_ms: the length of a lease; it is extended three times in that time.
         heartbeat: called every ten seconds.
-        lost: called with the jobs whose leases are lost; in the keeper's thread.
-        beat: called twice a second; has the loop call `beaten`.
+        lost: called with the jobs whose leases are lost; in the lease_renewer's thread.
+        beat: called twice a second; has the loop call `heartbeat`.
     """
 
     def __init__(
@@ -47,15 +47,15 @@ class Keeper:
         url: str,
         keys: Keys,
         *,
-        deputy: Deputy,
+        lease_sidecar: LeaseSidecar,
         lease_ms: int,
         heartbeat: Callable[[], None],
         lost: Callable[[list[str]], None],
         beat: Callable[[], None],
     ) -> None:
-        self.leases = Leases(deputy.table)
-        self._deputy = deputy
-        self._broker = Broker(url, patience_s=0.0)
+        self.leases = HeldLeases(lease_sidecar.table)
+        self._lease_sidecar = lease_sidecar
+        self._broker = Broker(url, retry_for_s=0.0)
         self._keys = keys
         self._lease_ms = lease_ms
         self._heartbeat = heartbeat
@@ -66,17 +66,17 @@ class Keeper:
         self._blocked_since = 0.0
         self._doing: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stepflow-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="stepflow-lease_renewer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread and the deputy. To be called from the thread of the event loop."""
+        """Start the thread and the lease_sidecar. To be called from the thread of the event loop."""
         self._loop_thread = threading.get_ident()
         self._beaten_at = time.monotonic()
-        self._deputy.table.tended(self._beaten_at)
-        self._deputy.start()
+        self._lease_sidecar.table.renewed(self._beaten_at)
+        self._lease_sidecar.start()
         self._thread.start()
 
-    def beaten(self) -> None:
+    def heartbeat(self) -> None:
         """The loop is alive."""
         now = time.monotonic()
         if self._blocked_since:
@@ -85,10 +85,10 @@ class Keeper:
         self._beaten_at = now
 
     def stop(self) -> None:
-        """Stop the thread and the deputy, and wait for them."""
+        """Stop the thread and the lease_sidecar, and wait for them."""
         self._stop.set()
         self._thread.join(timeout=5)
-        self._deputy.stop()
+        self._lease_sidecar.stop()
         self._broker.close()
 
     def _run(self) -> None:
@@ -102,7 +102,7 @@ class Keeper:
                     self._extend()
                     extend_at = now + self._lease_ms / 3000
                 if now >= heartbeat_at:
-                    self._deputy.look()
+                    self._lease_sidecar.look()
                     self._aside("heartbeat", self._heartbeat)
                     heartbeat_at = now + _HEARTBEAT_S
             except StepflowError as error:
@@ -114,12 +114,12 @@ class Keeper:
         try:
             for keys, leases in parts:
                 self._aside(keys.partition, partial(self._extend_part, keys, leases))
-        finally:  # also when the server refuses: the deputy could not do better
-            self._deputy.table.tended(time.monotonic())
+        finally:  # also when the server refuses: the lease_sidecar could not do better
+            self._lease_sidecar.table.renewed(time.monotonic())
 
     def _extend_part(self, keys: Keys, leases: list[tuple[str, int]]) -> None:
         for first in range(0, len(leases), _CHUNK):
-            lost = self._broker.run(extend_leases(keys, leases[first : first + _CHUNK], lease_ms=self._lease_ms))
+            lost = self._broker.execute(extend_leases(keys, leases[first : first + _CHUNK], lease_ms=self._lease_ms))
             if lost:
                 self._lost(lost)
 
@@ -133,7 +133,9 @@ class Keeper:
             return
         last = self._doing.get(name)
         if last is None or not last.is_alive():
-            self._doing[name] = threading.Thread(target=self._try, args=(do,), name="stepflow-keeper", daemon=True)
+            self._doing[name] = threading.Thread(
+                target=self._try, args=(do,), name="stepflow-lease_renewer", daemon=True
+            )
             self._doing[name].start()
 
     def _try(self, do: Callable[[], None]) -> None:

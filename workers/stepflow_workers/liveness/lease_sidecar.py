@@ -1,8 +1,8 @@
-"""The deputy: a process beside each worker that extends its leases while none of the worker's threads can run.
+"""The lease_sidecar: a process beside each worker that extends its leases while none of the worker's threads can run.
 
-A handler that calls C code which keeps the GIL stops every thread of its process, the keeper's too. The deputy sees in
-shared memory when the keeper tended the leases last. It takes over when that is too long ago, unless the worker is
-stopped or dead: those lose their leases. Its program is in `deputy_process.py`.
+A handler that calls C code which keeps the GIL stops every thread of its process, the lease_renewer's too. The lease_sidecar sees in
+shared memory when the lease_renewer renewed the leases last. It takes over when that is too long ago, unless the worker is
+stopped or dead: those lose their leases. Its program is in `lease_sidecar_process.py`.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from pathlib import Path
 
 from stepflow_workers.liveness.lease_table import LeaseTable
 
-__all__ = ["Deputy"]
+__all__ = ["LeaseSidecar"]
 
 _log = logging.getLogger("stepflow.worker")
 _PROGRAM = Path(__file__).with_name("lease_sidecar_process.py")
 
 
-class Deputy:
+class LeaseSidecar:
     """The process, as its worker has it.
 
     Args:
         url: the server's.
         worker: the worker's name.
-        shown_as: RQ's key of the worker, whose expiry is put off with the leases.
+        rq_worker_key: RQ's key of the worker, whose expiry is put off with the leases.
         lease_ms: the length of a lease.
 
     Attributes:
-        table: the leases; the worker's keeper writes it.
+        table: the leases; the worker's lease_renewer writes it.
     """
 
-    def __init__(self, url: str, *, worker: str, shown_as: str, lease_ms: int) -> None:
+    def __init__(self, url: str, *, worker: str, rq_worker_key: str, lease_ms: int) -> None:
         self.table = LeaseTable(LeaseTable.make_file())
-        self._told = {"url": url, "worker": worker, "shown_as": shown_as, "lease_s": lease_ms / 1000}
+        self._told = {"url": url, "worker": worker, "rq_worker_key": rq_worker_key, "lease_s": lease_ms / 1000}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -47,7 +47,7 @@ class Deputy:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the process, without waiting for it. A worker without a deputy works, and a warning says so."""
+        """Start the process, without waiting for it. A worker without a lease_sidecar works, and a warning says so."""
         words = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid())]
         told = {**self._told, "worker_pid": os.getpid(), "table": self.table.file, "path": sys.path}
         try:
@@ -58,13 +58,13 @@ class Deputy:
                 process.stdin.write(json.dumps(told).encode() + b"\n")
                 process.stdin.flush()
         except OSError as error:
-            _log.warning("deputy_not_started", extra={"error": str(error)})
+            _log.warning("lease_sidecar_not_started", extra={"error": str(error)})
 
     def look(self) -> None:
         """Start the process again if it has died."""
         process = self._process
         if process is None or process.poll() is not None:
-            _log.warning("deputy_died", extra={"exit_code": None if process is None else process.returncode})
+            _log.warning("lease_sidecar_died", extra={"exit_code": None if process is None else process.returncode})
             self._close()
             self.start()
 

@@ -1,4 +1,4 @@
-"""The deputy's program. See `deputy.py`.
+"""The lease_sidecar's program. See `lease_sidecar.py`.
 
 It is started by path, in an interpreter that has the standard library only, and imports next to nothing: in 10 ms and
 10 MB. The broker is imported when it takes over for the first time.
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     import logging
     from typing import Any
 
-    from stepflow_broker.protocol.command import Call
+    from stepflow_broker.protocol.command import Command
     from stepflow_broker.redis_client.broker import Broker
     from stepflow_workers.liveness.lease_table import LeaseTable
 
-__all__ = ["Told", "is_stopped", "watch"]
+__all__ = ["SidecarConfig", "is_stopped", "watch"]
 
 _PATIENCE = 0.6
-"""How much of a lease may pass at most before the deputy takes over, which takes it a moment."""
+"""How much of a lease may pass at most before the lease_sidecar takes over, which takes it a moment."""
 _LATE_S = 0.8
-"""How late a keeper may be that is well: it extends after a third of a lease, at its next beat."""
+"""How late a lease_renewer may be that is well: it extends after a third of a lease, at its next beat."""
 _LOOK = 0.1
 """How often to look at a worker that is held up, or stopped, as part of a lease."""
 _SHOWN_S = 30
@@ -37,23 +37,23 @@ _PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a worker tells its deputy: see `Deputy`; times in seconds."""
+class SidecarConfig:
+    """What a worker tells its lease_sidecar: see `LeaseSidecar`; times in seconds."""
 
     url: str
     worker: str
-    shown_as: str
+    rq_worker_key: str
     lease_s: float
     worker_pid: int
     table: int
 
 
-def watch(told: Told, table: LeaseTable) -> None:
+def watch(told: SidecarConfig, table: LeaseTable) -> None:
     """Watch a worker until it has gone."""
-    stand_in: _StandIn | None = None
-    patience_s, wait_s = min(told.lease_s / 3 + _LATE_S, told.lease_s * _PATIENCE), 0.0
+    stand_in: _Takeover | None = None
+    retry_for_s, wait_s = min(told.lease_s / 3 + _LATE_S, told.lease_s * _PATIENCE), 0.0
     while not _has_gone(told.worker_pid, wait_s):
-        left_s = table.tended_at + patience_s - time.monotonic()
+        left_s = table.tended_at + retry_for_s - time.monotonic()
         wait_s = max(left_s, told.lease_s * _LOOK)
         if left_s > 0:
             if stand_in is not None:
@@ -62,13 +62,13 @@ def watch(told: Told, table: LeaseTable) -> None:
         elif not is_stopped(told.worker_pid):
             leases = table.leases()
             if leases and stand_in is None:
-                stand_in = _StandIn(told, len(leases))
+                stand_in = _Takeover(told, len(leases))
             if stand_in is not None:
                 stand_in.extend(leases)
 
 
 def _has_gone(worker_pid: int, wait_s: float) -> bool:
-    """Whether the worker is dead, or says that it needs no deputy, which closes the pipe; waits for that."""
+    """Whether the worker is dead, or says that it needs no lease_sidecar, which closes the pipe; waits for that."""
     closed, _, _ = select.select([sys.stdin.fileno()], [], [], wait_s)
     return bool(closed) or os.getppid() != worker_pid
 
@@ -94,21 +94,21 @@ def _state_by_ps(pid: int) -> bytes:
         return b""
 
 
-class _StandIn:
+class _Takeover:
     """Extends leases in place of a worker that is held up.
 
     Args:
         jobs: how many leases the worker has.
     """
 
-    def __init__(self, told: Told, jobs: int) -> None:
+    def __init__(self, told: SidecarConfig, jobs: int) -> None:
         self._told = told
         self._since = time.monotonic()
         self._extend_at = 0.0
         self._log = _logger()
         self._broker = _connect(told.url)
         fields = {"worker": told.worker, "worker_pid": told.worker_pid, "jobs": jobs}
-        self._log.warning("worker_held_up", extra=fields)
+        self._log.warning("worker_blocked", extra=fields)
 
     def extend(self, leases: list[tuple[str, int]]) -> None:
         """Extend the leases when it is time to, and keep the worker among those that RQ shows."""
@@ -121,15 +121,15 @@ class _StandIn:
         if now < self._extend_at:
             return
         lease_ms = round(self._told.lease_s * 1000)
-        calls: list[Call[Any]] = [
+        calls: list[Command[Any]] = [
             extend_leases(keys, part[first : first + _CHUNK], lease_ms=lease_ms)
             for keys, part in by_partition(keys_for(self._told.url), leases)
             for first in range(0, len(part), _CHUNK)
         ]
         self._extend_at = now + self._told.lease_s / 3
-        for call in (*calls, command(int, "EXPIRE", self._told.shown_as, _SHOWN_S)):
+        for call in (*calls, command(int, "EXPIRE", self._told.rq_worker_key, _SHOWN_S)):
             try:
-                self._broker.run(call)
+                self._broker.execute(call)
             except StepflowError as error:  # of one partition, perhaps
                 self._extend_at = now + _PAUSE_S
                 self._log.warning("lease_not_extended", extra={"error": str(error)})
@@ -138,7 +138,7 @@ class _StandIn:
         """The worker extends its leases itself again."""
         self._broker.close()
         held_s = round(time.monotonic() - self._since, 1)
-        self._log.warning("worker_goes_on", extra={"worker": self._told.worker, "held_s": held_s})
+        self._log.warning("worker_recovered", extra={"worker": self._told.worker, "held_s": held_s})
 
 
 def _logger() -> logging.Logger:
@@ -153,7 +153,7 @@ def _logger() -> logging.Logger:
 def _connect(url: str) -> Broker:
     from stepflow_broker.redis_client.broker import Broker
 
-    return Broker(url, patience_s=0.0)
+    return Broker(url, retry_for_s=0.0)
 
 
 def _main() -> None:
@@ -166,7 +166,7 @@ def _main() -> None:
     sys.path[:] = told.pop("path")
     from stepflow_workers.liveness.lease_table import LeaseTable
 
-    watch(Told(**told), LeaseTable(told["table"]))
+    watch(SidecarConfig(**told), LeaseTable(told["table"]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The lease table: which leases a worker has, in memory that it shares with its deputy's process.
+"""The lease table: which leases a worker has, in memory that it shares with its lease_sidecar's process.
 
-There is no lock, for the deputy reads while the worker cannot run. An entry that is read half-written names no lease,
+There is no lock, for the lease_sidecar reads while the worker cannot run. An entry that is read half-written names no lease,
 and the server says so.
 """
 
@@ -18,11 +18,11 @@ _ENTRY = struct.Struct("<Q120p")
 _LENGTH_AT = 8
 _FIRST = 128
 _ENTRIES = 65_536
-"""Leases beyond these are extended by the keeper's thread alone. Memory that was never written takes no room."""
+"""HeldLeases beyond these are extended by the lease_renewer's thread alone. Memory that was never written takes no room."""
 
 
 class LeaseTable:
-    """Fences and jobs, and the time when the worker last tended them.
+    """Fences and jobs, and the time when the worker last renewed them.
 
     Args:
         file: a descriptor of the memory; see `make_file`.
@@ -64,7 +64,7 @@ class LeaseTable:
         self._memory[_FIRST + place * _ENTRY.size + _LENGTH_AT] = 0
         self._free.append(place)
 
-    def tended(self, at_s: float) -> None:
+    def renewed(self, at_s: float) -> None:
         """The worker has extended its leases, or tried to, at this time of the monotonic clock."""
         _HEADER.pack_into(self._memory, 0, at_s)
 
@@ -72,7 +72,7 @@ class LeaseTable:
         """Close the descriptor; jobs that end after this may still write."""
         os.close(self.file)
 
-    # -- the deputy --------------------------------------------------------------
+    # -- the lease_sidecar --------------------------------------------------------------
 
     @property
     def tended_at(self) -> float:

@@ -15,12 +15,12 @@ from collections.abc import Callable
 
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.transitions.jobs import Lease, claim_jobs
-from stepflow_engine.errors import ConfigurationError, DecryptionError, ServerError, UnreadableError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.execution.job_runner import Runner
-from stepflow_workers.liveness.lease_renewer import Keeper
-from stepflow_workers.scheduling.maintenance import Timekeeper
-from stepflow_workers.state.worker_state import Workbench
+from stepflow_workers.liveness.lease_renewer import LeaseRenewer
+from stepflow_workers.scheduling.maintenance import MaintenanceLoop
+from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["Dispatcher"]
 
@@ -48,24 +48,24 @@ class Dispatcher:
 
     def __init__(
         self,
-        bench: Workbench,
+        worker_state: WorkerState,
         keys: Keys,
         *,
         lists: list[str],
         runner: Runner,
-        keeper: Keeper,
+        lease_renewer: LeaseRenewer,
         router: Router,
-        timekeeper: Timekeeper,
+        maintenance: MaintenanceLoop,
         set_state: Callable[[str], None],
     ) -> None:
-        self._bench = bench
+        self._worker_state = worker_state
         self._keys = keys
         self._is_alone = len(keys.all) == 1
         self._lists = lists
         self._runner = runner
-        self._keeper = keeper
+        self._lease_renewer = lease_renewer
         self._router = router
-        self._timekeeper = timekeeper
+        self._maintenance = maintenance
         self._set_state = set_state
         self.claimed = 0
         self._jobs: set[asyncio.Task[None]] = set()
@@ -79,37 +79,37 @@ class Dispatcher:
     async def run(self) -> None:
         """Work until `stop`, or, in burst mode, until nothing is ready."""
         look = True
-        while not self._bench.stopping:
+        while not self._worker_state.stopping:
             self._woken.clear()
             try:
                 await self._keep_time()
-                if (look or self._look_is_due()) and self._bench.slots.free and self.wants_slots:
+                if (look or self._look_is_due()) and self._worker_state.slots.free and self.wants_slots:
                     look = await self._claim()
                     if look:
                         continue
-                if self._bench.settings.burst and await self._nothing_left():
+                if self._worker_state.settings.burst and await self._nothing_left():
                     return
                 look = await self._sleep()
-            except ServerError as error:
+            except BackendUnavailableError as error:
                 _log.warning("server_unavailable", extra={"error": str(error)})
                 await asyncio.sleep(_PAUSE_S)
             except ConfigurationError:
                 raise
             except Exception:  # noqa: BLE001  a fault of ours costs a second, not the worker its life
-                _log.exception("dispatcher_broken")
+                _log.exception("dispatcher_internal_error")
                 await asyncio.sleep(_PAUSE_S)
 
     async def _keep_time(self) -> None:
         """Do what is due. What fails is due again later, and keeps no jobs waiting."""
         try:
-            await self._timekeeper.keep()
-        except ServerError as error:
-            _log.error("chore_failed", extra={"error": str(error)})
+            await self._maintenance.keep()
+        except BackendUnavailableError as error:
+            _log.error("maintenance_failed", extra={"error": str(error)})
 
     def stop(self) -> None:
         """Take no more jobs."""
-        self._bench.stopping = True
-        for held in self._bench.held:
+        self._worker_state.stopping = True
+        for held in self._worker_state.held:
             held.execution.activity.call()
         self._woken.set()
 
@@ -135,7 +135,9 @@ class Dispatcher:
 
     def drop_jobs(self) -> list[Lease]:
         """Let go of the jobs that are left; their leases."""
-        left = [lease for lease in list(self._keeper.leases.values()) if self._keys.of(lease.run_id) is self._keys]
+        left = [
+            lease for lease in list(self._lease_renewer.leases.values()) if self._keys.of(lease.run_id) is self._keys
+        ]
         for job in self._jobs:
             job.cancel()
         return left
@@ -145,48 +147,48 @@ class Dispatcher:
 
     async def _claim(self) -> bool:
         """Claim jobs for the free slots; true if there may be more."""
-        bench = self._bench
-        busy = self._jobs or bench.suspended
+        worker_state = self._worker_state
+        busy = self._jobs or worker_state.suspended
         self._look_at = asyncio.get_running_loop().time() + (_LOOK_S if busy else _IDLE_LOOK_S)
-        limit = min(bench.slots.free, _MOST_CLAIMED)
+        limit = min(worker_state.slots.free, _MOST_CLAIMED)
         self._has_jobs = False  # before it is asked: what comes meanwhile says so
         try:
             leases = await self._claimed(limit)
-        except ServerError:
+        except BackendUnavailableError:
             self._has_jobs = True
             raise
         self._suspend(is_suspended=leases is None)
         found = leases or []
         self.claimed += len(found)
         self._has_jobs |= len(found) == limit
-        free = len(found) if self._is_alone else bench.slots.free
+        free = len(found) if self._is_alone else worker_state.slots.free
         for lease in found[:free]:
             self._take(lease)
-        await bench.hand_back(found[free:])
-        if not self._is_alone and bench.slots.free:
-            bench.slots.freed()
+        await worker_state.release(found[free:])
+        if not self._is_alone and worker_state.slots.free:
+            worker_state.slots.freed()
         return len(found) == limit
 
     async def _claimed(self, limit: int) -> list[Lease] | None:
         """Claim jobs. The slots are kept for them, but not for as long as a server that is away may take to answer."""
-        bench = self._bench
-        claim = bench.broker.submit(
+        worker_state = self._worker_state
+        claim = worker_state.broker.submit(
             claim_jobs(
                 self._keys,
                 lists=self._lists,
-                worker=bench.worker,
+                worker=worker_state.worker,
                 limit=limit,
-                lease_ms=bench.settings.lease_ms,
+                lease_ms=worker_state.settings.lease_ms,
                 claim=next(self._claims),
             )
         )
         if not self._is_alone:
-            with bench.slots.reserved(limit):
+            with worker_state.slots.reserved(limit):
                 await asyncio.wait([claim], timeout=_RESERVED_S)
         return await claim
 
     def _suspend(self, *, is_suspended: bool) -> None:
-        suspended, partition = self._bench.suspended, self._keys.partition
+        suspended, partition = self._worker_state.suspended, self._keys.partition
         if is_suspended == (partition in suspended):
             return
         (suspended.add if is_suspended else suspended.discard)(partition)
@@ -194,8 +196,8 @@ class Dispatcher:
         _log.info("suspended" if is_suspended else "resumed")
 
     def _take(self, lease: Lease) -> None:
-        self._bench.slots.take()
-        self._keeper.leases[lease.job] = lease
+        self._worker_state.slots.take()
+        self._lease_renewer.leases[lease.job] = lease
         self._set_state("busy")
         job = asyncio.get_running_loop().create_task(self._do(lease))
         self._jobs.add(job)
@@ -204,16 +206,16 @@ class Dispatcher:
     async def _do(self, lease: Lease) -> None:
         try:
             await self._runner.do(lease)
-        except ServerError as error:  # the lease runs out, and the job is reclaimed
+        except BackendUnavailableError as error:  # the lease runs out, and the job is reclaimed
             _log.warning("job_interrupted", extra={"job": lease.job, "error": str(error)})
-            self._bench.forget(lease.run_id)
+            self._worker_state.forget(lease.run_id)
         except Exception:  # noqa: BLE001  a fault of ours costs one job its lease, not the worker its life
-            _log.exception("job_broken", extra={"job": lease.job})
-            self._bench.forget(lease.run_id)
+            _log.exception("job_internal_error", extra={"job": lease.job})
+            self._worker_state.forget(lease.run_id)
         finally:
-            self._bench.slots.free_one()
-            if self._keeper.leases.get(lease.job) is lease:
-                del self._keeper.leases[lease.job]
+            self._worker_state.slots.free_one()
+            if self._lease_renewer.leases.get(lease.job) is lease:
+                del self._lease_renewer.leases[lease.job]
 
     async def _nothing_left(self) -> bool:
         return not self._jobs and not await self._router.drain() and not await self._claim() and not self._jobs
@@ -222,10 +224,10 @@ class Dispatcher:
         """Sleep until there is something to do, or it is time to look; true if woken."""
         if await self._woken_within(_SETTLED_S):
             return True
-        if not self._keeper.leases and not self._bench.suspended:
+        if not self._lease_renewer.leases and not self._worker_state.suspended:
             self._set_state("idle")
         until_look = self._look_at - asyncio.get_running_loop().time()
-        return await self._woken_within(max(0.0, min(self._timekeeper.seconds_left(), until_look)))
+        return await self._woken_within(max(0.0, min(self._maintenance.seconds_left(), until_look)))
 
     async def _woken_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
@@ -236,42 +238,42 @@ class Dispatcher:
 
     def timer_set(self, delay_ms: int) -> None:
         """Do not sleep longer than until a timer that this worker has set is due."""
-        self._timekeeper.timer_set(delay_ms)
+        self._maintenance.timer_set(delay_ms)
         self._woken.set()
 
     # -- the inbox ---------------------------------------------------------------
 
     def on_ready(self) -> None:
-        """See `InboxListener`."""
+        """See `NotificationHandler`."""
         self.wake(has_jobs=True)
 
     def on_messages(self) -> None:
-        """See `InboxListener`."""
-        self._timekeeper.look_at_finished()
+        """See `NotificationHandler`."""
+        self._maintenance.look_at_finished()
         self._woken.set()
 
     def on_pauses(self) -> None:
-        """See `InboxListener`."""
-        self._timekeeper.look_at_pauses()
+        """See `NotificationHandler`."""
+        self._maintenance.look_at_pauses()
         self._woken.set()
 
     def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
-        """See `InboxListener`."""
-        held = self._bench.held.get(run_id)
+        """See `NotificationHandler`."""
+        held = self._worker_state.held.get(run_id)
         if held is None:
             return
         try:
-            held.learn(position, key, self._bench.read_memo(run_id, key, memo), len(memo))
-        except (DecryptionError, UnreadableError):  # who loads the run will say so
-            self._bench.forget(run_id)
+            held.apply_memo(position, key, self._worker_state.read_memo(run_id, key, memo), len(memo))
+        except (DecryptionError, CorruptDataError):  # who loads the run will say so
+            self._worker_state.forget(run_id)
 
     def on_cancel(self, run_id: str) -> None:
-        """See `InboxListener`."""
-        self._bench.forget(run_id)
+        """See `NotificationHandler`."""
+        self._worker_state.forget(run_id)
 
     def on_lost(self, jobs: list[str]) -> None:
         """The leases of these jobs are another's: let go of them."""
         for job in jobs:
-            lease = self._keeper.leases.pop(job, None)
+            lease = self._lease_renewer.leases.pop(job, None)
             if lease is not None and not lease.key:
-                self._bench.forget(lease.run_id)
+                self._worker_state.forget(lease.run_id)

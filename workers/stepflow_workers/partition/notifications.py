@@ -1,4 +1,4 @@
-"""The inbox: what a worker is told over pub/sub. All of it is hints; nothing is lost when one is not heard."""
+"""The notifications: what a worker is told over pub/sub. All of it is hints; nothing is lost when one is not heard."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from redis.asyncio.client import PubSub
 
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.async_broker import AsyncBroker
-from stepflow_broker.redis_client.errors import is_refused_right, server_error
+from stepflow_broker.redis_client.errors import is_permission_error, server_error
 
-__all__ = ["Inbox", "InboxListener"]
+__all__ = ["NotificationHandler", "NotificationListener"]
 
 _log = logging.getLogger("stepflow.worker")
 _PAUSE_S, _REFUSED_S = 0.5, 10.0
@@ -21,7 +21,7 @@ _SILENCE_S = 10.0
 """How long nothing may be heard before the server is asked for a sign of life, and how long that may take."""
 
 
-class InboxListener(Protocol):
+class NotificationHandler(Protocol):
     """Who is told."""
 
     def on_ready(self) -> None:
@@ -40,17 +40,19 @@ class InboxListener(Protocol):
         """A run that this worker holds was cancelled."""
 
 
-class Inbox:
+class NotificationListener:
     """Listens for one worker, to one partition.
 
     Args:
         lists: the lists whose jobs the worker takes.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys, worker: str, lists: list[str], listener: InboxListener) -> None:
+    def __init__(
+        self, broker: AsyncBroker, keys: Keys, worker: str, lists: list[str], listener: NotificationHandler
+    ) -> None:
         self._broker = broker
         self._keys = keys
-        self._channels = (keys("READY"), keys("INBOX", worker), keys("PAUSES"))
+        self._channels = (keys("READY"), keys("NOTIFICATIONS", worker), keys("PAUSES"))
         self._lists = {name.encode() for name in lists}
         self._listener = listener
 
@@ -66,7 +68,7 @@ class Inbox:
                 _log.warning(
                     "inbox_interrupted", extra={"error": str(server_error(error, self._broker.url, "subscribe"))}
                 )
-                await asyncio.sleep(_REFUSED_S if is_refused_right(error) else _PAUSE_S)
+                await asyncio.sleep(_REFUSED_S if is_permission_error(error) else _PAUSE_S)
 
     async def _listen(self, pubsub: PubSub) -> None:
         """Hear all that comes, until the connection is lost or says nothing, though it was asked."""

@@ -1,4 +1,4 @@
-"""The stations: what a worker has once for each partition. On a server that is not divided there is one.
+"""The partition_workers: what a worker has once for each partition. On a server that is not divided there is one.
 
 Each takes jobs, routes events, fires timers and sees to finished runs in its partition, and none waits for another: a
 node of a cluster that is away holds up nothing but its own partitions. They share the worker's slots, and take turns.
@@ -12,72 +12,76 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stepflow_broker.protocol.keys import Keys
-from stepflow_workers.consumers.completions import Waker
+from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.partition.dispatcher import Dispatcher
-from stepflow_workers.partition.notifications import Inbox
-from stepflow_workers.state.worker_state import Workbench
+from stepflow_workers.partition.notifications import NotificationListener
+from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["Station", "Stations"]
+__all__ = ["PartitionWorker", "PartitionWorkers"]
 
 _log = logging.getLogger("stepflow.worker")
 
 
 @dataclass(frozen=True, slots=True)
-class Station:
+class PartitionWorker:
     """What a worker has for one partition."""
 
     dispatcher: Dispatcher
     router: Router
-    inbox: Inbox
+    notifications: NotificationListener
 
 
-class Stations:
+class PartitionWorkers:
     """Those of all partitions of one worker.
 
     Args:
-        build: makes the station of a partition.
+        build: makes the partition_worker of a partition.
     """
 
-    def __init__(self, bench: Workbench, waker: Waker, build: Callable[[Keys], Station]) -> None:
-        self._bench = bench
-        self._keys = keys = bench.keys
-        self._waker = waker
+    def __init__(
+        self, worker_state: WorkerState, completions: CompletionConsumer, build: Callable[[Keys], PartitionWorker]
+    ) -> None:
+        self._worker_state = worker_state
+        self._keys = keys = worker_state.keys
+        self._completions = completions
         self._found = {one: build(one) for one in keys.all}
-        self._dispatchers = [station.dispatcher for station in self._found.values()]
+        self._dispatchers = [partition_worker.dispatcher for partition_worker in self._found.values()]
         self._next = 0
 
     async def run(self) -> None:
         """Work until `stop`, or, in burst mode, until nothing is left: what is done in one may make work in another."""
         last = -1
-        while not self._bench.stopping and last != (last := self._claimed):
-            await asyncio.gather(*[self._work(keys, station) for keys, station in self._found.items()])
+        while not self._worker_state.stopping and last != (last := self._claimed):
+            await asyncio.gather(
+                *[self._work(keys, partition_worker) for keys, partition_worker in self._found.items()]
+            )
 
     @property
     def _claimed(self) -> int:
         return sum(dispatcher.claimed for dispatcher in self._dispatchers)
 
-    async def _work(self, keys: Keys, station: Station) -> None:
-        await station.router.prepare()
-        await self._waker.prepare(keys)
-        await station.dispatcher.run()
+    async def _work(self, keys: Keys, partition_worker: PartitionWorker) -> None:
+        await partition_worker.router.prepare()
+        await self._completions.prepare(keys)
+        await partition_worker.dispatcher.run()
 
     async def finish(self, grace_s: float) -> None:
         """Wait for the jobs at hand; after ``grace_s`` seconds, hand back those that are left."""
         await asyncio.gather(*[dispatcher.settle(grace_s) for dispatcher in self._dispatchers])
         left = [lease for dispatcher in self._dispatchers for lease in dispatcher.drop_jobs()]
-        self._bench.held.close()
+        self._worker_state.held.close()
         if left:
-            _log.warning("jobs_handed_back", extra={"count": len(left)})
-            await self._bench.hand_back(left)
+            _log.warning("jobs_released", extra={"count": len(left)})
+            await self._worker_state.release(left)
 
     def listen(self) -> list[asyncio.Task[None]]:
         """Begin to listen to messages and to route events, until these tasks are cancelled."""
         loop = asyncio.get_running_loop()
         return [
             loop.create_task(listening)
-            for station in self._found.values()
-            for listening in (station.inbox.run(), station.router.run())
+            for partition_worker in self._found.values()
+            for listening in (partition_worker.notifications.run(), partition_worker.router.run())
         ]
 
     def stop(self) -> None:
@@ -91,7 +95,7 @@ class Stations:
         return sum(dispatcher.job_count for dispatcher in self._dispatchers)
 
     def slot_freed(self) -> None:
-        """A slot is free: the next station that may have jobs looks."""
+        """A slot is free: the next partition_worker that may have jobs looks."""
         for n in range(self._next, self._next + len(self._dispatchers)):
             dispatcher = self._dispatchers[n % len(self._dispatchers)]
             if dispatcher.wants_slots:

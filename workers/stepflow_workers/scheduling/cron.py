@@ -1,4 +1,4 @@
-"""The crier: starts the runs of functions whose time has come. Every worker does; each time starts one run.
+"""The cron_ticker: starts the runs of functions whose time has come. Every worker does; each time starts one run.
 
 Which times a schedule has been started up to is in Redis, and moves on in the script that starts the runs, whose ids
 derive from their times. The clock is the server's.
@@ -20,17 +20,17 @@ from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.registry.functions import CronConfig, FunctionConfig
 from stepflow_broker.transitions.schedules import fire_cron, read_crons, server_time_ms
 from stepflow_engine.codec import dumps
-from stepflow_engine.ids import moved_to, place_for, run_id_for
+from stepflow_engine.ids import partition_prefix_for, run_id_for, with_partition_prefix
 from stepflow_engine.steps import event_text
 
-__all__ = ["CRON_EVENT", "Crier"]
+__all__ = ["CRON_EVENT", "CronTicker"]
 
 CRON_EVENT = "stepflow/cron"
 """The name of the event of a run that a time has started."""
 _log = logging.getLogger("stepflow.worker")
 
 
-class Crier:
+class CronTicker:
     """Starts runs at their times, for one worker, of the functions that are at home in one partition.
 
     Args:
@@ -53,10 +53,10 @@ class Crier:
         """Start what is due."""
         if not self._schedules:
             return
-        now_ms = await self._broker.run(server_time_ms())
+        now_ms = await self._broker.execute(server_time_ms())
         due = [name for name, next_ms in self._next_ms.items() if next_ms <= now_ms]
         if due:
-            last = await self._broker.run(read_crons(self._keys))
+            last = await self._broker.execute(read_crons(self._keys))
             for name in due:
                 await self._fire(name, last_ms=last.get(name, 0), now_ms=now_ms)
 
@@ -64,8 +64,12 @@ class Crier:
         config, cron = self._schedules[name]
         times = due_times(cron, after_ms=last_ms, now_ms=now_ms) if last_ms else []
         place = _place(config)
-        starts = [(moved_to(place, _id(name, time_ms)), config, _event(name, cron, time_ms)) for time_ms in times]
-        started = await self._broker.run(fire_cron(self._keys, name, last_ms=last_ms, until_ms=now_ms, starts=starts))
+        starts = [
+            (with_partition_prefix(place, _id(name, time_ms)), config, _event(name, cron, time_ms)) for time_ms in times
+        ]
+        started = await self._broker.execute(
+            fire_cron(self._keys, name, last_ms=last_ms, until_ms=now_ms, starts=starts)
+        )
         if started:
             _log.info("cron_fired", extra={"function": config.name, "runs": started})
         now = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(cron.zone))
@@ -74,7 +78,7 @@ class Crier:
 
 def _place(config: FunctionConfig) -> str:
     """Where the runs live that times start; all of a function together, with what is known of its schedules."""
-    return config.home or place_for(config.name)
+    return config.pinned_partition or partition_prefix_for(config.name)
 
 
 def _event(name: str, cron: CronConfig, time_ms: int) -> bytes:

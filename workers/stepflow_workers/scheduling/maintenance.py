@@ -1,4 +1,4 @@
-"""The timekeeper: does what a worker does from time to time, so that no scheduler process is needed.
+"""The maintenance: does what a worker does from time to time, so that no scheduler process is needed.
 
 Every worker does all of it. Each chore is one script that takes what is due and can be repeated, so several workers
 that do it at once do it once.
@@ -16,11 +16,11 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases, repair_jobs
 from stepflow_broker.transitions.runs import forget_ended
 from stepflow_broker.transitions.schedules import server_time_ms
-from stepflow_workers.consumers.completions import Waker
-from stepflow_workers.scheduling.cron import Crier
-from stepflow_workers.state.worker_state import Workbench
+from stepflow_workers.consumers.completions import CompletionConsumer
+from stepflow_workers.scheduling.cron import CronTicker
+from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["Timekeeper"]
+__all__ = ["MaintenanceLoop"]
 
 _log = logging.getLogger("stepflow.worker")
 _TICK_S = 1.0
@@ -29,7 +29,7 @@ _RECLAIMED = 100
 
 
 @dataclass(slots=True)
-class _Chore:
+class _PeriodicTask:
     """Something to do again and again.
 
     Attributes:
@@ -43,25 +43,27 @@ class _Chore:
     due_at: float = 0.0
 
 
-class Timekeeper:
+class MaintenanceLoop:
     """Keeps time in one partition, for one worker."""
 
-    def __init__(self, bench: Workbench, keys: Keys, waker: Waker, crier: Crier) -> None:
-        self._bench = bench
+    def __init__(
+        self, worker_state: WorkerState, keys: Keys, completions: CompletionConsumer, cron_ticker: CronTicker
+    ) -> None:
+        self._worker_state = worker_state
         self._keys = keys
         self._timers_at = 0.0
         self._tick_at = 0.0
         self._repair_cursor = 0
-        self._look_at_finished = _Chore(partial(waker.look, keys), 4.0)
-        self._look_at_pauses = _Chore(partial(bench.pauses.look, keys), 10.0)
+        self._look_at_finished = _PeriodicTask(partial(completions.look, keys), 4.0)
+        self._look_at_pauses = _PeriodicTask(partial(worker_state.pauses.look, keys), 10.0)
         self._chores = (
             self._look_at_pauses,
-            _Chore(crier.look, 1.0),
+            _PeriodicTask(cron_ticker.look, 1.0),
             self._look_at_finished,
-            _Chore(partial(waker.take_over, keys), 8.0),
-            _Chore(self._reclaim, 4.0),
-            _Chore(self._repair, 10.0),
-            _Chore(self._forget, 300.0),
+            _PeriodicTask(partial(completions.take_over, keys), 8.0),
+            _PeriodicTask(self._reclaim, 4.0),
+            _PeriodicTask(self._repair, 10.0),
+            _PeriodicTask(self._forget, 300.0),
         )
 
     async def keep(self) -> None:
@@ -92,15 +94,17 @@ class Timekeeper:
 
     async def _fire_timers(self, now: float) -> None:
         """Have some of what is due happen. What is left comes at the next look: jobs are claimed in between."""
-        bench = self._bench
+        worker_state = self._worker_state
         self._tick_at = self._timers_at = now + _TICK_S  # also if this fails
-        _, next_ms = await bench.broker.run(fire_timers(self._keys, limit=_TIMERS))
+        _, next_ms = await worker_state.broker.execute(fire_timers(self._keys, limit=_TIMERS))
         self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
 
     async def _reclaim(self) -> None:
-        lease_ms, reclaimed = self._bench.settings.lease_ms, list[str]()
+        lease_ms, reclaimed = self._worker_state.settings.lease_ms, list[str]()
         while len(reclaimed) % _RECLAIMED == 0:
-            found = await self._bench.broker.run(reclaim_leases(self._keys, limit=_RECLAIMED, lease_ms=lease_ms))
+            found = await self._worker_state.broker.execute(
+                reclaim_leases(self._keys, limit=_RECLAIMED, lease_ms=lease_ms)
+            )
             if not found:
                 break
             reclaimed += found
@@ -109,10 +113,10 @@ class Timekeeper:
 
     async def _repair(self) -> None:
         call = repair_jobs(self._keys, cursor=self._repair_cursor)
-        self._repair_cursor, repaired = await self._bench.broker.run(call)
+        self._repair_cursor, repaired = await self._worker_state.broker.execute(call)
         if repaired:
             _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
 
     async def _forget(self) -> None:
-        now_ms = await self._bench.broker.run(server_time_ms())
-        await self._bench.broker.run(forget_ended(self._keys, now_ms))
+        now_ms = await self._worker_state.broker.execute(server_time_ms())
+        await self._worker_state.broker.execute(forget_ended(self._keys, now_ms))

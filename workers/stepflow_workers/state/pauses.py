@@ -5,10 +5,10 @@ from __future__ import annotations
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.transitions.pauses import Pause, pause_subject, read_pauses
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.codec import loads
 from stepflow_engine.encryption_scopes import open_event
-from stepflow_workers.state.run_cache import HeldRun
+from stepflow_workers.state.run_cache import CachedRun
 
 __all__ = ["Pauses"]
 
@@ -20,7 +20,7 @@ class Pauses:
         cipher: opens the data of events.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys, cipher: Cipher = PLAIN) -> None:
+    def __init__(self, broker: AsyncBroker, keys: Keys, cipher: Cipher = NO_ENCRYPTION) -> None:
         self._cipher = cipher
         self._broker = broker
         self._keys = keys
@@ -28,15 +28,15 @@ class Pauses:
 
     async def look(self, keys: Keys) -> None:
         """Read those of a partition; every partition knows all."""
-        self._pauses[keys] = await self._broker.run(read_pauses(keys))
+        self._pauses[keys] = await self._broker.execute(read_pauses(keys))
 
-    def hold(self, held: HeldRun) -> bool:
+    def hold(self, held: CachedRun) -> bool:
         """Whether a run must not go on: its function, its queue or a key of it is paused."""
         known = self._pauses.get(self._keys.of(held.run_id), {})
         return bool(known) and any(one in known for one in _subjects(held, self._cipher))
 
 
-def _subjects(held: HeldRun, cipher: Cipher) -> list[str]:
+def _subjects(held: CachedRun, cipher: Cipher) -> list[str]:
     config = held.function.config
     gates = config.gate_names(open_event(cipher, loads(held.event)))
     return [

@@ -25,8 +25,8 @@ class Registry:
 
     async def read(self) -> None:
         """Read it again. The version first: a change in between makes the reading look older than it is."""
-        version = await self._broker.run(registry_version(self._keys))
-        self.functions = {config.name: config for config in await self._broker.run(read_functions(self._keys))}
+        version = await self._broker.execute(registry_version(self._keys))
+        self.functions = {config.name: config for config in await self._broker.execute(read_functions(self._keys))}
         self.version = version
 
 

@@ -13,14 +13,14 @@ from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.execution import Execution
 from stepflow_engine.memo import Memo
 
-__all__ = ["HOLD_S", "HeldRun", "HeldRuns"]
+__all__ = ["IDLE_HOLD_S", "CachedRun", "RunCache"]
 
-HOLD_S = 5.0
+IDLE_HOLD_S = 5.0
 """How long the code of a run is held with its lease while no memo of its steps comes."""
 
 
 @dataclass(slots=True, eq=False)
-class HeldRun:
+class CachedRun:
     """A pass over a run's code in this process.
 
     Attributes:
@@ -29,7 +29,7 @@ class HeldRun:
         lease: that of the continuation, while this worker has it: only then may the pass plan or end the run.
         users: how many jobs of this worker use the pass now; it is not evicted before they are done.
         planned: keys of steps that are known to have jobs, children or waits.
-        late: those of them whose end is not to be expected for longer than the code is held.
+        distant_waits: those of them whose end is not to be expected for longer than the code is held.
         state_bytes: the size of the memos that are known.
         deaths: the workers that died with the continuation since it last made progress.
         turn: whoever advances the pass has it.
@@ -43,21 +43,21 @@ class HeldRun:
     lease: Lease | None = None
     users: int = 0
     planned: set[str] = field(default_factory=set)
-    late: set[str] = field(default_factory=set)
+    distant_waits: set[str] = field(default_factory=set)
     state_bytes: int = 0
     deaths: tuple[str, ...] = ()
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def learn(self, position: int, key: str, memo: Memo, size: int = 0) -> None:
+    def apply_memo(self, position: int, key: str, memo: Memo, size: int = 0) -> None:
         """Give the code a memo that was stored at a position."""
         self.planned.discard(key)
-        self.late.discard(key)
+        self.distant_waits.discard(key)
         self.state_bytes += size
         self.deaths = ()
         self.execution.offer(position, key, memo)
 
 
-class HeldRuns:
+class RunCache:
     """The passes in memory, the least recently used of those that nobody uses evicted first.
 
     Args:
@@ -66,9 +66,9 @@ class HeldRuns:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._runs: OrderedDict[str, HeldRun] = OrderedDict()
+        self._runs: OrderedDict[str, CachedRun] = OrderedDict()
 
-    def get(self, run_id: str) -> HeldRun | None:
+    def get(self, run_id: str) -> CachedRun | None:
         """The pass of a run, if it is in memory and still good."""
         held = self._runs.get(run_id)
         if held is not None and held.execution.closed:
@@ -76,18 +76,18 @@ class HeldRuns:
             return None
         return held
 
-    def put(self, held: HeldRun) -> None:
+    def put(self, held: CachedRun) -> None:
         """Keep a pass."""
         self._runs[held.run_id] = held
 
-    def leave(self, held: HeldRun) -> None:
+    def leave(self, held: CachedRun) -> None:
         """One user less; may evict."""
         held.users -= 1
         if self._runs.get(held.run_id) is held:
             self._runs.move_to_end(held.run_id)
         self._evict()
 
-    def drop(self, held: HeldRun) -> None:
+    def drop(self, held: CachedRun) -> None:
         """Give a pass up."""
         held.execution.close()
         if self._runs.get(held.run_id) is held:
@@ -105,7 +105,7 @@ class HeldRuns:
         for held in list(self._runs.values()):
             self.drop(held)
 
-    def __iter__(self) -> Iterator[HeldRun]:
+    def __iter__(self) -> Iterator[CachedRun]:
         return iter(list(self._runs.values()))
 
     def __len__(self) -> int:

@@ -7,25 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.protocol.status import Code
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.transitions.jobs import Lease, by_partition, fail_attempt, release_jobs
-from stepflow_engine.cipher import PLAIN, Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.memo import Memo, read_memo
 from stepflow_workers.execution.steps.run import Performer
 from stepflow_workers.state.pauses import Pauses
-from stepflow_workers.state.run_cache import HeldRun, HeldRuns
+from stepflow_workers.state.run_cache import CachedRun, RunCache
 from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.state.slots import Slots
 
-__all__ = ["Workbench"]
+__all__ = ["WorkerState"]
 
 _log = logging.getLogger("stepflow.worker")
 
 
 @dataclass(slots=True, eq=False)
-class Workbench:
+class WorkerState:
     """What the jobs of one worker share.
 
     Attributes:
@@ -49,34 +49,34 @@ class Workbench:
     worker: str
     settings: WorkerSettings
     slots: Slots
-    held: HeldRuns = field(init=False)
+    held: RunCache = field(init=False)
     performer: Performer = field(init=False)
     pauses: Pauses = field(init=False)
     stopping: bool = False
     suspended: set[str] = field(default_factory=set)
     finished_jobs: int = 0
     failed_jobs: int = 0
-    cipher: Cipher = PLAIN
+    cipher: Cipher = NO_ENCRYPTION
     job_queued: Callable[[str], object] = str
     timer_set: Callable[[str, int], object] = lambda _run_id, _delay_ms: None
 
     def __post_init__(self) -> None:
-        self.held = HeldRuns(self.settings.cached_runs)
+        self.held = RunCache(self.settings.cached_runs)
         self.pauses = Pauses(self.broker, self.keys, self.cipher)
         self.performer = Performer(self.worker, backoff=self.settings.backoff)
 
-    def accepted(self, held: HeldRun, code: Code) -> bool:
+    def accepted(self, held: CachedRun, code: ScriptStatus) -> bool:
         """Whether a transition was accepted; if not, the run is another's now, or has ended, and is let go of."""
-        if code in (Code.DONE, Code.ALREADY):
+        if code in (ScriptStatus.DONE, ScriptStatus.ALREADY):
             return True
-        if code is Code.STALE_FENCE:
+        if code is ScriptStatus.STALE_FENCE:
             _log.warning("lease_lost", extra={"run_id": held.run_id, "function": held.function.name})
         self.held.drop(held)
         return False
 
     async def plan_retry(
         self, lease: Lease, key: str, step_id: str, *, attempts: int, error: bytes, delay_ms: int
-    ) -> Code:
+    ) -> ScriptStatus:
         """Record a step's failed attempts, and have the next one done as a job of its own, after a delay.
 
         Args:
@@ -93,7 +93,7 @@ class Workbench:
             error=error,
             delay_ms=delay_ms,
         )
-        code = await self.broker.run(call)
+        code = await self.broker.execute(call)
         self.timer_set(lease.run_id, delay_ms)
         return code
 
@@ -105,10 +105,10 @@ class Workbench:
         """
         return open_memo(self.cipher, run_id, key, read_memo(text))
 
-    async def hand_back(self, leases: list[Lease]) -> None:
+    async def release(self, leases: list[Lease]) -> None:
         """Return jobs to their queues, for any worker to take at once; those that are lost already are left alone."""
         for keys, part in by_partition(self.keys, [(lease.job, lease.fence) for lease in leases]):
-            await self.broker.run(release_jobs(keys, part))
+            await self.broker.execute(release_jobs(keys, part))
 
     def forget(self, run_id: str) -> None:
         """Let go of a run that has ended elsewhere, or whose lease is lost."""

@@ -46,11 +46,11 @@ local WANTED = {
     local what, of = string.match(member, '^(%a+):(.*)$')
     return not TIMERS[what] or TIMERS[what](of, what)
   end,
-  SLOTS = function(job)
+  CONCURRENCY_SLOTS = function(job)
     local state, _, was = truth_of(job)
     return (state == 'queued' or state == 'leased' or state == 'gated') and has_gate(was, subject)
   end,
-  LINE = function(job)
+  WAIT_LIST = function(job)
     local state, _, was = truth_of(job)
     return state == 'gated' and (has_gate(was, subject) or subject == lines_of(was)[1] or subject == lines_of(was)[2])
   end,
@@ -108,7 +108,7 @@ end
 for i = 6, #ARGV do
   local member, holds = ARGV[i], HOLDS[kind] or ZSET
   if not WANTED[kind](member) and not passes(member) and holds[1](member) then
-    report(string.lower(kind) .. '_dangling', member, subject, function() holds[2](member) end)
+    report('orphaned_' .. string.lower(kind), member, subject, function() holds[2](member) end)
   end
 end
 -- a line that nobody will move: nobody has a slot, or its function is not paused
@@ -118,13 +118,13 @@ local function is_stalled()
   if string.match(subject, '^queue ') then return false end -- claims take from it
   if redis.call('ZCARD', KEYS[1]) == 0 or redis.call('ZSCORE', TIMEOUTS, 'resume:' .. resumed) then return false end
   if paused then return not is_paused('function', paused) end
-  return not is_paused('key', subject) and redis.call('ZCARD', SLOTS .. subject) == 0
+  return not is_paused('key', subject) and redis.call('ZCARD', CONCURRENCY_SLOTS .. subject) == 0
 end
 
 local function move_line()
   go_on(string.match(subject, '^function ') and subject or 'key ' .. subject, now)
 end
 
-if kind == 'SLOTS' and repairs and findings[1] then move_line() end
-if kind == 'LINE' and is_stalled() then report('line_stalled', subject, '', move_line) end
+if kind == 'CONCURRENCY_SLOTS' and repairs and findings[1] then move_line() end
+if kind == 'WAIT_LIST' and is_stalled() then report('wait_list_stalled', subject, '', move_line) end
 return findings

@@ -14,7 +14,7 @@ for i = 3, #ARGV do
     local times = 0
     for _, list in ipairs(both) do times = times + #redis.call('LPOS', RQ_QUEUE .. list, job, 'COUNT', 2) end
     if times ~= 1 then
-      report(times == 0 and 'job_missing' or 'job_twice', job, was.queue, function()
+      report(times == 0 and 'job_missing' or 'job_duplicated', job, was.queue, function()
         for _, list in ipairs(both) do redis.call('LREM', RQ_QUEUE .. list, 0, job) end
         local list, name = place_and_name(job, was)
         push_job(job, list, name, now, true)

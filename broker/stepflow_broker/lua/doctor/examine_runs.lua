@@ -37,7 +37,7 @@ local EXPECT = {
   end,
   leased = function(job)
     if not (job.lease and job.owner and job.list) then
-      report('lease_broken', job.id, '', function()
+      report('lease_invalid', job.id, '', function()
         drop_lease(job.id, job.list or list_of(job.was.queue, true), job.lease or '')
         requeue(job)
       end)
@@ -50,10 +50,10 @@ local EXPECT = {
   gated = function(job)
     local lines = 0
     for _, line in ipairs(lines_of(job.was)) do
-      if redis.call('ZSCORE', LINE .. line, job.id) then lines = lines + 1 end
+      if redis.call('ZSCORE', WAIT_LIST .. line, job.id) then lines = lines + 1 end
     end
     if lines == 1 then return true end
-    report('line_missing', job.id, lines, function()
+    report('wait_list_entry_missing', job.id, lines, function()
       leave_lines(job.id, job.was)
       requeue(job)
     end)
@@ -85,7 +85,7 @@ local function expect_in_rq(job, state)
   if state == 'leased' then told = told and redis.call('ZSCORE', wip, job.id .. ':' .. job.lease) end
   if state == 'delayed' then told = told and redis.call('ZSCORE', RQ_SCHEDULED .. list, job.id) end
   if told then return end
-  report('rq_view', job.id, seen or '', function()
+  report('rq_view_wrong', job.id, seen or '', function()
     describe_job(job.id, list, RQ_STATUS[state], name, now, {'enqueued_at', iso8601(now)})
     if state == 'leased' then
       redis.call('HSET', RQ_JOB .. job.id, 'worker_name', job.owner, 'started_at', iso8601(now))
@@ -117,7 +117,7 @@ local function expect_child(run, key, step)
       memo_comes(run, was, key, select(2, record_memo(run, was, key, memo)), memo, now, '')
     end)
   elseif not LIVE_STATUS[child[1]] and not (child[2] and redis.call('XRANGE', FINISHED, child[2], child[2])[1]) then
-    report('child_unheard', run .. ':' .. key, step.child, function()
+    report('child_result_lost', run .. ':' .. key, step.child, function()
       local position, memo, parent, name, was = resolve_by_child(step.child)
       if position == 0 then return false end
       memo_comes(parent, was, name, position, memo, now, '')
@@ -127,7 +127,7 @@ end
 
 local function expect_in_index(index, member)
   if redis.call('SISMEMBER', WAITS .. index, member) == 1 then return end
-  report('index_missing', member, '', function() join_index(index, member) end)
+  report('wait_index_missing', member, '', function() join_index(index, member) end)
 end
 
 -- what ends a run from outside: events, and the times by which it must have started and ended
@@ -201,8 +201,8 @@ end
 
 -- memos and their order name the same steps, each once
 local function look_at_order(run, was)
-  if redis.call('HLEN', MEMOS .. run) == redis.call('LLEN', ORDER .. run) and not was.live then return end
-  local seen, order, good = {}, redis.call('LRANGE', ORDER .. run, 0, -1), {}
+  if redis.call('HLEN', MEMOS .. run) == redis.call('LLEN', MEMO_ORDER .. run) and not was.live then return end
+  local seen, order, good = {}, redis.call('LRANGE', MEMO_ORDER .. run, 0, -1), {}
   local memos = redis.call('HKEYS', MEMOS .. run)
   for _, key in ipairs(memos) do seen[key] = 1 end
   for _, key in ipairs(order) do
@@ -214,24 +214,24 @@ local function look_at_order(run, was)
     if seen[key] == 1 then good[#good + 1] = key end
   end
   if kept == #order and kept == #good then return end
-  report('order_wrong', run, '', function()
+  report('memo_order_wrong', run, '', function()
     if kept < #order and was.continuation == 'leased' then return false end -- its worker counts by the order
-    redis.call('DEL', ORDER .. run)
-    for _, key in ipairs(good) do redis.call('RPUSH', ORDER .. run, key) end
+    redis.call('DEL', MEMO_ORDER .. run)
+    for _, key in ipairs(good) do redis.call('RPUSH', MEMO_ORDER .. run, key) end
     local ttl = redis.call('PTTL', RUN .. run)
-    if ttl > 0 then redis.call('PEXPIRE', ORDER .. run, ttl) end
+    if ttl > 0 then redis.call('PEXPIRE', MEMO_ORDER .. run, ttl) end
   end)
 end
 
 local function look_at_live(run, was)
-  for kind, key in pairs({run = RUN .. run, memos = MEMOS .. run, order = ORDER .. run, steps = STEPS .. run}) do
+  for kind, key in pairs({run = RUN .. run, memos = MEMOS .. run, order = MEMO_ORDER .. run, steps = STEPS .. run}) do
     if redis.call('PTTL', key) >= 0 then
-      report('live_expires', run, kind, function() redis.call('PERSIST', key) end)
+      report('live_run_expires', run, kind, function() redis.call('PERSIST', key) end)
     end
   end
   if not (was.app and was.fn and was.queue and was.created_at) then return report('run_incomplete', run) end
   if not redis.call('ZSCORE', KEYS[1], run) then
-    report('live_unlisted', run, '', function() redis.call('ZADD', KEYS[1], was.created_at, run) end)
+    report('live_run_unlisted', run, '', function() redis.call('ZADD', KEYS[1], was.created_at, run) end)
   end
   if was.singleton and redis.call('GET', SINGLETON .. was.singleton) ~= run then
     report('singleton_lost', run, was.singleton, function()
@@ -241,10 +241,10 @@ local function look_at_live(run, was)
   if was.bounds then expect_bounds(run, was) end
   local state, steps = was.continuation or 'parked', read_steps(run)
   if STATUS[state] and STATUS[state] ~= was.status then
-    report('status_wrong', run, was.status, function() redis.call('HSET', RUN .. run, 'status', STATUS[state]) end)
+    report('run_status_wrong', run, was.status, function() redis.call('HSET', RUN .. run, 'status', STATUS[state]) end)
   end
   if state == 'parked' and next(steps) == nil then
-    report('waits_for_nothing', run, '', function() queue_run(run, was, now) end)
+    report('run_stuck', run, '', function() queue_run(run, was, now) end)
   else
     expect_job({id = run, run = run, key = '', was = was, lease = was.lease, owner = was.owner, list = was.list,
       due = state == 'delayed' and redis.call('HGET', RUN .. run, 'due')}, state)
@@ -261,7 +261,7 @@ local function look_at_answer(run, status, parent, key)
   local payload = redis.call('HGET', RUN .. run, field) or ''
   local expected = (field == 'output' and '{"data":' or '{"error":') .. payload .. ',"outcome":"' .. status .. '"'
   if string.sub(memo, 1, #expected) == expected or string.sub(memo, 1, #TIMED_OUT) == TIMED_OUT then return end
-  report('outcome_differs', run, parent .. ':' .. key)
+  report('child_outcome_differs', run, parent .. ':' .. key)
 end
 
 local function look_at_ended(run, was)
@@ -270,25 +270,25 @@ local function look_at_ended(run, was)
   local ttl = redis.call('PTTL', RUN .. run)
   local keep_ms = ttl > 0 and ttl or tonumber(f[2] or f[3] or KEPT_MS)
   if was.continuation or was.lease or was.owner then
-    report('ended_holds', run, '', function() redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner') end)
+    report('ended_run_holds_job', run, '', function() redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner') end)
   end
   if redis.call('EXISTS', STEPS .. run) == 1 then
-    report('ended_has_steps', run, '', function()
+    report('ended_run_has_steps', run, '', function()
       drop_steps(run, was)
       redis.call('DEL', STEPS .. run)
     end)
   end
-  for kind, key in pairs({run = RUN .. run, memos = MEMOS .. run, order = ORDER .. run}) do
+  for kind, key in pairs({run = RUN .. run, memos = MEMOS .. run, order = MEMO_ORDER .. run}) do
     local left = redis.call('PTTL', key)
     if left == -1 and not unseen then
-      report('ended_stays', run, kind, function() redis.call('PEXPIRE', key, keep_ms) end)
+      report('ended_run_never_expires', run, kind, function() redis.call('PEXPIRE', key, keep_ms) end)
     elseif left >= 0 and unseen then
-      report('ended_goes', run, kind, function() redis.call('PERSIST', key) end)
+      report('ended_run_expires_early', run, kind, function() redis.call('PERSIST', key) end)
     end
   end
   local until_ms = f[2] and redis.call('HGET', RUN .. run, 'ended_at') + f[2] or not was.parent and now + ttl or 0
   if until_ms > now + 60000 and not redis.call('ZSCORE', ENDED, run) then
-    report('ended_unlisted', run, '', function() redis.call('ZADD', ENDED, now + keep_ms, run) end)
+    report('ended_run_unlisted', run, '', function() redis.call('ZADD', ENDED, now + keep_ms, run) end)
   end
   if was.parent then look_at_answer(run, was.status, was.parent, f[4]) end
 end
@@ -297,12 +297,12 @@ for i = 3, #ARGV do
   local run, was = ARGV[i], read_run(ARGV[i])
   looked = looked + 1
   if was.live then
-    weight = weight + redis.call('HLEN', STEPS .. run) + redis.call('LLEN', ORDER .. run)
+    weight = weight + redis.call('HLEN', STEPS .. run) + redis.call('LLEN', MEMO_ORDER .. run)
     look_at_live(run, was)
   elseif was.status then
     look_at_ended(run, was)
   elseif redis.call('PTTL', RUN .. run) == -1 then
-    report('run_broken', run, '', function() redis.call('PEXPIRE', RUN .. run, KEPT_MS) end)
+    report('run_status_missing', run, '', function() redis.call('PEXPIRE', RUN .. run, KEPT_MS) end)
   end
   if was.status then look_at_order(run, was) end
   if weight > MOST then break end

@@ -14,7 +14,7 @@ if not holds_run(was, ARGV[3]) then return {refusal(was), 0, '', {}, 0} end
 local function waiting(code, since)
   local recent = {}
   if ARGV[12] == '0' then return {code, 0, '', recent, 0} end
-  for _, entry in ipairs(redis.call('XRANGE', RECENT .. ARGV[11], since, '+')) do recent[#recent + 1] = entry[2][2] end
+  for _, entry in ipairs(redis.call('XRANGE', EVENT_HISTORY .. ARGV[11], since, '+')) do recent[#recent + 1] = entry[2][2] end
   return {code, 0, '', recent, since}
 end
 

@@ -30,6 +30,6 @@ if not looked_at and ARGV[8] == '0' then
   redis.call('XACK', KEYS[1], ARGV[3], ARGV[4])
   if redis.call('XDEL', KEYS[1], ARGV[4]) == 0 then return {started, {}} end -- routed before
 end
-redis.call('XADD', RECENT .. name, 'MAXLEN', '~', RECENT_EVENTS, '*', 'event', event)
-redis.call('PEXPIRE', RECENT .. name, RECENT_MS)
+redis.call('XADD', EVENT_HISTORY .. name, 'MAXLEN', '~', RECENT_EVENTS, '*', 'event', event)
+redis.call('PEXPIRE', EVENT_HISTORY .. name, RECENT_MS)
 return {started, looked_at and {'?'} or {}}

@@ -44,13 +44,13 @@ end
 
 -- what a worker is told of a continuation; `event` if it has just begun
 local function describe_continuation(job, list, fence, run, event)
-  return {job, list, fence, run[2], run[3], tonumber(run[4]), redis.call('LLEN', ORDER .. job), run[5] or '', event, '', 0,
+  return {job, list, fence, run[2], run[3], tonumber(run[4]), redis.call('LLEN', MEMO_ORDER .. job), run[5] or '', event, '', 0,
     redis.call('HLEN', STEPS .. job), run[6] or run[12], tonumber(run[7] or 0)}
 end
 
 -- what a worker is told of a planned step
 local function describe_step(job, list, fence, step, run, owner)
-  return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), redis.call('LLEN', ORDER .. run), step[4] or '', false,
+  return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), redis.call('LLEN', MEMO_ORDER .. run), step[4] or '', false,
     step[2], tonumber(step[3] or 0), 0, false, 0}
 end
 
@@ -104,7 +104,7 @@ end
 
 -- whether the first in the queue's line comes before the first on the list; so older ones go first, but for priority
 local function line_is_first(list)
-  local first = redis.call('ZRANGE', LINE .. 'queue ' .. list, 0, 0, 'WITHSCORES')
+  local first = redis.call('ZRANGE', WAIT_LIST .. 'queue ' .. list, 0, 0, 'WITHSCORES')
   local other = first[1] and redis.call('LINDEX', RQ_QUEUE .. list, 0)
   if not other then return first[1] ~= nil end
   return tonumber(first[2]) < tonumber(redis.call('HGET', RUN .. other, 'created_at') or 0)
@@ -113,7 +113,7 @@ end
 -- the next job of a list, or of the line beside it
 local function next_job(list, has_line)
   if not (has_line and line_is_first(list)) then return redis.call('LPOP', RQ_QUEUE .. list) end
-  local job = redis.call('ZPOPMIN', LINE .. 'queue ' .. list)[1]
+  local job = redis.call('ZPOPMIN', WAIT_LIST .. 'queue ' .. list)[1]
   if redis.call('HGET', RUN .. job, 'continuation') == 'gated' then
     redis.call('HSET', RUN .. job, 'continuation', 'queued')
   end
@@ -129,7 +129,7 @@ if before and string.match(before, '^%S+') == ARGV[5] then
 end
 for i = 6, #ARGV do
   local list = ARGV[i]
-  local has_line = redis.call('EXISTS', LINE .. 'queue ' .. list) == 1
+  local has_line = redis.call('EXISTS', WAIT_LIST .. 'queue ' .. list) == 1
   while #claimed < limit and not paused['queue ' .. string.gsub(list, ':steps$', '')] do
     if aside == MOST_ASIDE then
       redis.call('PUBLISH', READY, list) -- for the rest

@@ -52,7 +52,7 @@ local function cancel_tree(first, failure, retention_ms, with_children, now)
     if was.live then
       local owner, children, away = end_run(run, was, 'cancelled', 'error', failure, now, retention_ms)
       if was.batch then runs[#runs + 1] = leave_batch(run, was.batch) end
-      if owner then redis.call('PUBLISH', INBOX .. owner, 'cancel ' .. run) end
+      if owner then redis.call('PUBLISH', NOTIFICATIONS .. owner, 'cancel ' .. run) end
       if with_children then
         for _, child in ipairs(children) do runs[#runs + 1] = child end
         for _, child in ipairs(away) do

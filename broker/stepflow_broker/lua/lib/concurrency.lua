@@ -30,7 +30,7 @@ end
 -- whether a job may have a slot at a gate: it has one, or one is free; those who stand in line come first
 local function has_room(gate, job, now, in_turn)
   if is_paused('key', gate.name) then return false end
-  local slots = SLOTS .. gate.name
+  local slots = CONCURRENCY_SLOTS .. gate.name
   if redis.call('ZSCORE', slots, job) then return true end
   if not in_turn then open_gate(gate, now) end -- slots may have lapsed
   return redis.call('ZCARD', slots) < gate.limit
@@ -38,17 +38,17 @@ end
 
 -- a job's place in line: those of started runs first, then by the time of the start, earlier for priority; of those
 -- that start in the same ms, the one that came first
-local function place_of(run, was)
+local function wait_position(run, was)
   local priority_ms = redis.call('HGET', RUN .. run, 'priority_ms') or 0
-  return (was.started_at and -1e12 or 0) + was.created_at - priority_ms + redis.call('INCR', TURN) % 4000 / 4000
+  return (was.started_at and -1e12 or 0) + was.created_at - priority_ms + redis.call('INCR', WAIT_LIST_SEQ) % 4000 / 4000
 end
 
 -- keep a job's slots until a later time -> whether it has them all; one that had lapsed may have been given to another
 local function keep_slots(job, was, until_ms)
   local has_all = true
   for _, gate in ipairs(read_gates(was.gates)) do
-    local has = redis.call('ZSCORE', SLOTS .. gate.name, job)
-    if has then redis.call('ZADD', SLOTS .. gate.name, until_ms, job) end
+    local has = redis.call('ZSCORE', CONCURRENCY_SLOTS .. gate.name, job)
+    if has then redis.call('ZADD', CONCURRENCY_SLOTS .. gate.name, until_ms, job) end
     has_all = has_all and has
   end
   return has_all
@@ -62,10 +62,10 @@ local function take_slots(job, was, now, until_ms, in_turn)
       full = gate
       break
     end
-    redis.call('ZADD', SLOTS .. gate.name, until_ms, job)
+    redis.call('ZADD', CONCURRENCY_SLOTS .. gate.name, until_ms, job)
     last = n
   end
-  for n = 1, full and last or 0 do redis.call('ZADD', SLOTS .. gates[n].name, '+inf', job) end
+  for n = 1, full and last or 0 do redis.call('ZADD', CONCURRENCY_SLOTS .. gates[n].name, '+inf', job) end
   return full
 end
 
@@ -86,8 +86,8 @@ local function admit(job, run, was, list, description, now, again, in_turn)
     return 'queued'
   end
   describe_job(job, list, 'deferred', description, now)
-  redis.call('ZADD', LINE .. line, place_of(run, was), job)
-  if line == 'queue ' .. list and redis.call('ZCARD', LINE .. line) == 1 then redis.call('PUBLISH', READY, list) end
+  redis.call('ZADD', WAIT_LIST .. line, wait_position(run, was), job)
+  if line == 'queue ' .. list and redis.call('ZCARD', WAIT_LIST .. line) == 1 then redis.call('PUBLISH', READY, list) end
   return 'gated'
 end
 
@@ -109,10 +109,10 @@ end
 
 -- give the free slots of a gate to those who stand in line
 function open_gate(gate, now)
-  redis.call('ZREMRANGEBYSCORE', SLOTS .. gate.name, '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', CONCURRENCY_SLOTS .. gate.name, '-inf', now)
   if is_paused('key', gate.name) then return end
-  while redis.call('ZCARD', SLOTS .. gate.name) < gate.limit do
-    local job = redis.call('ZPOPMIN', LINE .. gate.name)[1]
+  while redis.call('ZCARD', CONCURRENCY_SLOTS .. gate.name) < gate.limit do
+    local job = redis.call('ZPOPMIN', WAIT_LIST .. gate.name)[1]
     if not job then return end
     call_up(job, gate.name, now)
   end
@@ -120,22 +120,22 @@ end
 
 -- put a job that was taken off its list in a line
 local function put_aside(job, run, key, was, line)
-  redis.call('ZREM', SLOTS .. line, job)
-  redis.call('ZADD', LINE .. line, place_of(run, was), job)
+  redis.call('ZREM', CONCURRENCY_SLOTS .. line, job)
+  redis.call('ZADD', WAIT_LIST .. line, wait_position(run, was), job)
   redis.call('HSET', RQ_JOB .. job, 'status', 'deferred')
   redis.call('HSET', key == '' and RUN .. run or STEPS .. run, key == '' and 'continuation' or key .. ':state', 'gated')
 end
 
 local function leave_lines(job, was)
-  redis.call('ZREM', LINE .. 'function ' .. was.app .. '/' .. was.fn, job)
-  redis.call('ZREM', LINE .. 'queue ' .. was.queue, job)
-  for _, gate in ipairs(read_gates(was.gates)) do redis.call('ZREM', LINE .. gate.name, job) end
+  redis.call('ZREM', WAIT_LIST .. 'function ' .. was.app .. '/' .. was.fn, job)
+  redis.call('ZREM', WAIT_LIST .. 'queue ' .. was.queue, job)
+  for _, gate in ipairs(read_gates(was.gates)) do redis.call('ZREM', WAIT_LIST .. gate.name, job) end
 end
 
 -- free a job's slots, and give them to those who stand in line
 local function free_slots(job, was, now)
   for _, gate in ipairs(read_gates(was.gates)) do
-    redis.call('ZREM', SLOTS .. gate.name, job)
+    redis.call('ZREM', CONCURRENCY_SLOTS .. gate.name, job)
     open_gate(gate, now)
   end
 end

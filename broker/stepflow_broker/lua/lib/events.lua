@@ -12,7 +12,7 @@ end
 -- the waits that an event of this name meets; nothing when waits ask for values of which there is no digest by their paths
 -- -> lists of members, whether there are waits that a worker has to look at, paths that are asked for
 local function waits_met(name, digests)
-  local waited, met, looked_at = redis.call('HKEYS', WAITED .. name), {}, false
+  local waited, met, looked_at = redis.call('HKEYS', WAIT_COUNTS .. name), {}, false
   for _, paths in ipairs(waited) do
     if paths == '?' then
       looked_at = true

@@ -16,12 +16,12 @@ local function go_on(subject, now)
   if kind == 'queue' then
     for _, started in ipairs({true, false}) do redis.call('PUBLISH', READY, list_of(name, started)) end
   elseif kind == 'key' then
-    local first = redis.call('ZRANGE', LINE .. name, 0, 0)[1]
+    local first = redis.call('ZRANGE', WAIT_LIST .. name, 0, 0)[1]
     local gate = first and gate_of(first, name)
     if gate then open_gate(gate, now) end
   else
-    local jobs = redis.call('ZPOPMIN', LINE .. subject, CALLED_UP)
+    local jobs = redis.call('ZPOPMIN', WAIT_LIST .. subject, CALLED_UP)
     for i = 1, #jobs, 2 do call_up(jobs[i], subject, now) end
-    if redis.call('EXISTS', LINE .. subject) == 1 then redis.call('ZADD', TIMEOUTS, now, 'resume:' .. subject) end
+    if redis.call('EXISTS', WAIT_LIST .. subject) == 1 then redis.call('ZADD', TIMEOUTS, now, 'resume:' .. subject) end
   end
 end

@@ -44,9 +44,9 @@ end
 local function record_memo(run, was, key, memo)
   if was.deaths then redis.call('HDEL', RUN .. run, 'deaths') end
   if redis.call('HSETNX', MEMOS .. run, key, memo) == 1 then
-    return 1, redis.call('RPUSH', ORDER .. run, key)
+    return 1, redis.call('RPUSH', MEMO_ORDER .. run, key)
   end
-  return 0, redis.call('LPOS', ORDER .. run, key) + 1
+  return 0, redis.call('LPOS', MEMO_ORDER .. run, key) + 1
 end
 
 -- let the run go on after a memo: queue the continuation of one that waits; one that is queued, leased or delayed will
@@ -55,7 +55,7 @@ local function memo_comes(run, was, key, position, memo, now, caller)
   if not was.continuation then
     queue_run(run, was, now)
   elseif was.continuation == 'leased' and was.owner ~= caller then
-    redis.call('PUBLISH', INBOX .. was.owner, 'memo ' .. run .. ' ' .. position .. ' ' .. key .. ' ' .. memo)
+    redis.call('PUBLISH', NOTIFICATIONS .. was.owner, 'memo ' .. run .. ' ' .. position .. ' ' .. key .. ' ' .. memo)
   end
 end
 
@@ -100,7 +100,7 @@ end
 
 local function expire_run(run, keep_ms)
   redis.call('PEXPIRE', RUN .. run, keep_ms)
-  if redis.call('PEXPIRE', ORDER .. run, keep_ms) == 1 then redis.call('PEXPIRE', MEMOS .. run, keep_ms) end
+  if redis.call('PEXPIRE', MEMO_ORDER .. run, keep_ms) == 1 then redis.call('PEXPIRE', MEMOS .. run, keep_ms) end
 end
 
 -- end a run: no job, lease, timer or wait stays; the truth stays for the retention -> its holder, its children here and
@@ -140,7 +140,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   else
     redis.call('DEL', RQ_JOB .. run)
   end
-  redis.call('PUBLISH', DONE .. run, status)
+  redis.call('PUBLISH', RUN_ENDED .. run, status)
   local kind = was.parent and 'run' or was.away_parent and 'away' or was.batch == run and 'batch'
   if kind then -- kept until its parent, or its batch, knows, however long no worker looks
     local entry = redis.call('XADD', FINISHED, '*', kind, run)

@@ -22,11 +22,11 @@ end
 
 -- once in `a` ms for each name
 function REFUSES.once(rule)
-  return redis.call('EXISTS', ONCE .. rule.name) == 1 and 'duplicate'
+  return redis.call('EXISTS', IDEMPOTENCY .. rule.name) == 1 and 'duplicate'
 end
 
 function TAKES.once(rule, run)
-  redis.call('SET', ONCE .. rule.name, run, 'PX', rule.a)
+  redis.call('SET', IDEMPOTENCY .. rule.name, run, 'PX', rule.a)
 end
 
 -- the live run of a singleton, but for one that this start displaces anyway

@@ -4,13 +4,13 @@
 
 local function join_index(index, member)
   local paths, _, event = string.match(index, '^(.-)\n(.-)\n(.*)$')
-  if redis.call('SADD', WAITS .. index, member) == 1 then redis.call('HINCRBY', WAITED .. event, paths, 1) end
+  if redis.call('SADD', WAITS .. index, member) == 1 then redis.call('HINCRBY', WAIT_COUNTS .. event, paths, 1) end
 end
 
 local function leave_index(index, member)
   local paths, _, event = string.match(index, '^(.-)\n(.-)\n(.*)$')
-  if redis.call('SREM', WAITS .. index, member) == 1 and redis.call('HINCRBY', WAITED .. event, paths, -1) == 0 then
-    redis.call('HDEL', WAITED .. event, paths)
+  if redis.call('SREM', WAITS .. index, member) == 1 and redis.call('HINCRBY', WAIT_COUNTS .. event, paths, -1) == 0 then
+    redis.call('HDEL', WAIT_COUNTS .. event, paths)
   end
 end
 

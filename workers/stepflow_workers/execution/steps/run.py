@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepflow_engine.encryption_scopes import seal_failure, step_place
+from stepflow_engine.encryption_scopes import seal_failure, step_scope
 from stepflow_engine.errors import LimitError
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import idempotency_key
@@ -17,13 +17,13 @@ from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest, StepCall
 from stepflow_workers.state.clock import now_ms
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
-from stepflow_workers.state.run_cache import HeldRun
+from stepflow_workers.state.run_cache import CachedRun
 
-__all__ = ["Done", "Performer", "Retry"]
+__all__ = ["Performer", "StepFinished", "StepRetry"]
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class StepFinished:
     """The step has ended: ``text`` is to be stored, and ``memo`` is what it will be read back as."""
 
     text: bytes
@@ -31,7 +31,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Retry:
+class StepRetry:
     """The attempt failed and there will be another."""
 
     attempts: int
@@ -52,9 +52,9 @@ class Performer:
         self._backoff = backoff
 
     async def perform(
-        self, held: HeldRun, call: StepCall, request: RunRequest, *, attempt: int, deaths: Sequence[str]
-    ) -> Done | Retry:
-        """Call the step's handler once and decide what follows.
+        self, held: CachedRun, call: StepCall, request: RunRequest, *, attempt: int, deaths: Sequence[str]
+    ) -> StepFinished | StepRetry:
+        """Command the step's handler once and decide what follows.
 
         Args:
             attempt: its number, 0-based.
@@ -72,7 +72,7 @@ class Performer:
                 limit_bytes=limits.step_output_bytes,
                 idempotency_key=idempotency_key(held.run_id, call.key),
             )
-            sealed = held.function.cipher.seal(result.text, step_place(held.run_id, call.key))
+            sealed = held.function.cipher.seal(result.text, step_scope(held.run_id, call.key))
             text = memo_of_data(sealed, self._detail(call.id, attempt, started_at))
             if held.state_bytes + len(text) > limits.run_state_bytes:
                 raise LimitError(
@@ -86,25 +86,25 @@ class Performer:
             retries = 0 if len(deaths) >= POISON_DEATHS else retries
             return self._failed(held, call, error, attempt=attempt, started_at=started_at, retries=retries)
         held.state_bytes += len(text)
-        return Done(text, Memo(call.id, data=result.data))
+        return StepFinished(text, Memo(call.id, data=result.data))
 
     def _failed(
-        self, held: HeldRun, call: StepCall, error: Exception, *, attempt: int, started_at: int, retries: int
-    ) -> Done | Retry:
+        self, held: CachedRun, call: StepCall, error: Exception, *, attempt: int, started_at: int, retries: int
+    ) -> StepFinished | StepRetry:
         delay_ms = retry_delay_ms(
             error, attempt=attempt, retries=retries, backoff=self._backoff, jitter=random.random(), now_ms=now_ms()
         )
         failure = Failure.of(error)
         if delay_ms is None:
             return self.failed_for_good(held, call.key, call.id, failure, attempt=attempt, started_at=started_at)
-        return Retry(attempt + 1, _sealed(held, call.key, failure), delay_ms)
+        return StepRetry(attempt + 1, _sealed(held, call.key, failure), delay_ms)
 
     def failed_for_good(
-        self, held: HeldRun, key: str, step_id: str, failure: Failure, *, attempt: int, started_at: int
-    ) -> Done:
+        self, held: CachedRun, key: str, step_id: str, failure: Failure, *, attempt: int, started_at: int
+    ) -> StepFinished:
         """What is stored of a step that failed for good."""
         text = memo_of_error(_sealed(held, key, failure), self._detail(step_id, attempt, started_at))
-        return Done(text, Memo(step_id, failure=failure))
+        return StepFinished(text, Memo(step_id, failure=failure))
 
     def _detail(self, step_id: str, attempt: int, started_at: int) -> dict[str, object]:
         return {
@@ -116,5 +116,5 @@ class Performer:
         }
 
 
-def _sealed(held: HeldRun, key: str, failure: Failure) -> bytes:
-    return seal_failure(held.function.cipher, failure, step_place(held.run_id, key, failed=True))
+def _sealed(held: CachedRun, key: str, failure: Failure) -> bytes:
+    return seal_failure(held.function.cipher, failure, step_scope(held.run_id, key, failed=True))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from stepflow_broker.protocol.status import Code
-from stepflow_broker.registry.event_filter import Condition, wait_index
+from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.registry.event_filter import EventFilter, wait_index
 from stepflow_broker.transitions.events import recent_events
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.waits import WaitStart, begin_wait, deliver_event
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import read_event
 from stepflow_engine.steps import SleepRequest, StepCall, WaitRequest
-from stepflow_workers.consumers.completions import Waker
+from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.state.clock import now_ms
-from stepflow_workers.state.run_cache import HOLD_S, HeldRun
-from stepflow_workers.state.worker_state import Workbench
+from stepflow_workers.state.run_cache import IDLE_HOLD_S, CachedRun
+from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["Waiter"]
 
@@ -21,38 +21,42 @@ __all__ = ["Waiter"]
 class Waiter:
     """Begins waits, for one worker."""
 
-    def __init__(self, bench: Workbench, waker: Waker) -> None:
-        self._bench = bench
-        self._waker = waker
+    def __init__(self, worker_state: WorkerState, completions: CompletionConsumer) -> None:
+        self._worker_state = worker_state
+        self._completions = completions
 
-    async def begin(self, held: HeldRun, lease: Lease, call: StepCall, request: SleepRequest | WaitRequest) -> Code:
+    async def begin(
+        self, held: CachedRun, lease: Lease, call: StepCall, request: SleepRequest | WaitRequest
+    ) -> ScriptStatus:
         """Make a step wait, once; ALREADY if it was made to before, and may have its memo."""
-        bench, condition = self._bench, Condition.of(request, held.event)
+        worker_state, condition = self._worker_state, EventFilter.of(request, held.event)
         start = _start_of(call, request, condition)
-        begun = await bench.broker.run(begin_wait(bench.keys, start, run_id=lease.run_id, fence=lease.fence))
+        begun = await worker_state.broker.execute(
+            begin_wait(worker_state.keys, start, run_id=lease.run_id, fence=lease.fence)
+        )
         if begun.resolved is not None:
-            self._waker.hand_over(begun.resolved)
-            return Code.DONE
+            self._completions.hand_over(begun.resolved)
+            return ScriptStatus.DONE
         left_ms = max(0, start.until_ms - now_ms() if start.until_ms else start.delay_ms)
-        bench.timer_set(lease.run_id, left_ms)
-        if left_ms > HOLD_S * 1000:
-            held.late.add(call.key)
+        worker_state.timer_set(lease.run_id, left_ms)
+        if left_ms > IDLE_HOLD_S * 1000:
+            held.distant_waits.add(call.key)
         recent = [*begun.recent, *await self._recent_elsewhere(lease, start, begun.since_ms)]
-        came = next((event for event in recent if condition.holds(event, bench.cipher)), None)
+        came = next((event for event in recent if condition.holds(event, worker_state.cipher)), None)
         if came is not None:
-            await bench.broker.run(deliver_event(bench.keys, held.run_id, call.key, came))
+            await worker_state.broker.execute(deliver_event(worker_state.keys, held.run_id, call.key, came))
         return begun.code
 
     async def _recent_elsewhere(self, lease: Lease, start: WaitStart, since_ms: int) -> list[bytes]:
         """The events of other partitions on which a wait looks back, which has begun: those that come later find it."""
-        here = self._bench.keys.of(lease.run_id)
+        here = self._worker_state.keys.of(lease.run_id)
         others = [keys for keys in here.all if keys is not here] if since_ms else []
         calls = [recent_events(keys, start.event, since_ms=since_ms) for keys in others]
-        found = [event for events in await self._bench.broker.run_all(calls) for event in events]
+        found = [event for events in await self._worker_state.broker.execute_all(calls) for event in events]
         return sorted(found, key=lambda event: read_event(event)["ts"])
 
 
-def _start_of(call: StepCall, request: SleepRequest | WaitRequest, condition: Condition) -> WaitStart:
+def _start_of(call: StepCall, request: SleepRequest | WaitRequest, condition: EventFilter) -> WaitStart:
     detail: dict[str, object] = {"id": call.id, "started_at": now_ms()}
     if isinstance(request, SleepRequest):
         text = dumps({**detail, "kind": "sleep"})[1:]

@@ -10,7 +10,7 @@ import fakeredis
 import redis
 from redis import exceptions
 
-from stepflow_broker.protocol.command import Call
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.redis_client.broker import Broker
 
 __all__ = ["FakeBroker", "Store", "fake_store", "real_store"]
@@ -23,9 +23,9 @@ class RunsCalls(Protocol):
 
     client: redis.Redis
 
-    def run(self, call: Call[T]) -> T: ...
+    def execute(self, call: Command[T]) -> T: ...
 
-    def run_all(self, calls: Sequence[Call[T]]) -> list[T]: ...
+    def execute_all(self, calls: Sequence[Command[T]]) -> list[T]: ...
 
     def close(self) -> None: ...
 
@@ -40,15 +40,15 @@ class FakeBroker:
     def close(self) -> None:
         self.client.close()
 
-    def run(self, call: Call[T]) -> T:
+    def execute(self, call: Command[T]) -> T:
         try:
-            reply: Any = self.client.execute_command(*call.words)
+            reply: Any = self.client.execute_command(*call.args)
         except exceptions.NoScriptError:
             reply = self.client.execute_command(*call.with_source())
         return call.read(reply)
 
-    def run_all(self, calls: Sequence[Call[T]]) -> list[T]:
-        return [self.run(call) for call in calls]
+    def execute_all(self, calls: Sequence[Command[T]]) -> list[T]:
+        return [self.execute(call) for call in calls]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from tests.support.roles import as_role
 
 __all__ = ["WholeClient", "server_urls", "whole_client"]
 
-_COUNTS = "stepflow:waited:"
+_COUNTS = "stepflow:wait-counts:"
 """What stands in these are numbers of members, which are added up."""
 _TAG = re.compile(r"^\{sf:\d+\}:")
 _KINDS = sorted(KEYS, key=lambda kind: -len(kind.text))
