@@ -15,9 +15,9 @@ from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_engine.retry import Backoff
 from stepflow_workers.state.settings import WorkerSettings
 from tests.support.cluster import LocalCluster
+from tests.support.partition_merging_client import whole_client
 from tests.support.processes import WorkerProcess, WorkerThread
 from tests.support.roles import as_role, as_roles, knows_users, users_option
-from tests.support.partition_merging_client import whole_client
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,9 +22,9 @@ from tests.chaos.health import check_health
 from tests.support.cluster import LocalCluster, slot_of
 from tests.support.command_line import call
 from tests.support.load import Load
+from tests.support.partition_merging_client import whole_client
 from tests.support.processes import WorkerProcess, until
 from tests.support.site import APP, CONSUMING_S
-from tests.support.partition_merging_client import whole_client
 
 LEASE_MS = 10_000  # the default: longer than a fail-over lasts, so that nobody counts as dead for one
 

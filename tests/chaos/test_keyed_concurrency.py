@@ -11,8 +11,8 @@ import redis
 from stepflow import RunStatus, Stepflow
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.transitions.runs import read_status
-from tests.chaos.worker_fleet import Crew
 from tests.chaos.health import check_health
+from tests.chaos.worker_fleet import Crew
 from tests.support.ledgers import BEGIN, END, Effect, EffectLedger, StartLedger
 from tests.support.processes import until
 

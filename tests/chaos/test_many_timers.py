@@ -12,8 +12,8 @@ import redis
 from stepflow import Run, Stepflow
 from stepflow_broker.protocol.keys import Keys
 from tests.chaos.apps import SECOND_QUEUE
-from tests.chaos.worker_fleet import Crew
 from tests.chaos.health import check_health
+from tests.chaos.worker_fleet import Crew
 from tests.support.ledgers import EffectLedger, StartLedger
 from tests.support.processes import until
 

@@ -10,8 +10,8 @@ import redis
 
 from stepflow import RunFailedError, Stepflow
 from stepflow_broker.protocol.keys import Keys
-from tests.chaos.worker_fleet import Crew
 from tests.chaos.health import check_health
+from tests.chaos.worker_fleet import Crew
 from tests.support.command_line import call
 from tests.support.ledgers import EffectLedger
 from tests.support.processes import until

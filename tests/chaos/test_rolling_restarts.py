@@ -17,10 +17,10 @@ from stepflow import Stepflow
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.transitions.runs import read_memos
 from stepflow_engine.memo import read_memo
-from tests.chaos.worker_fleet import Crew
 from tests.chaos.code_versions import STEPS
 from tests.chaos.health import check_health
 from tests.chaos.test_worker_kills import DETOURS, check_journeys
+from tests.chaos.worker_fleet import Crew
 from tests.support.ledgers import EffectLedger, StartLedger
 from tests.support.processes import WorkerProcess, until
 

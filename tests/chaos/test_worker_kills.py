@@ -16,8 +16,8 @@ from stepflow_broker.transitions.runs import RunRecord, read_memos, read_run
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import read_memo
 from tests.chaos.apps import STEPS
-from tests.chaos.worker_fleet import Crew
 from tests.chaos.health import check_health
+from tests.chaos.worker_fleet import Crew
 from tests.support.ledgers import BEGIN, END, EffectLedger, StartLedger
 from tests.support.processes import until
 

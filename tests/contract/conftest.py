@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.driver import Driver
 from tests.support.backends import Store, fake_store, real_store
+from tests.support.driver import Driver
 
 
 @pytest.fixture(params=["fakeredis", "real"])

@@ -31,8 +31,8 @@ from stepflow_broker.transitions.remote_invokes import deliver, invoke_remote_ch
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key
 from stepflow_engine.states import RunStatus
-from tests.support.driver import LEASE_MS, NOBODY, RETENTION_MS, TIMEOUT_MEMO, Driver
 from tests.support.backends import Store
+from tests.support.driver import LEASE_MS, NOBODY, RETENTION_MS, TIMEOUT_MEMO, Driver
 
 KEY = step_key("call")
 PARENT, CHILD = "0000run", "0001child"

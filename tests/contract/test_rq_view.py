@@ -16,8 +16,8 @@ from rq.suspension import resume, suspend
 
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.states import RunStatus
-from tests.support.driver import RETENTION_MS, Driver
 from tests.support.backends import real_store
+from tests.support.driver import RETENTION_MS, Driver
 
 STEP = job_id("run1", step_key("a"))
 

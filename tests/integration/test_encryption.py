@@ -23,8 +23,8 @@ from stepflow import (
     reference_function,
 )
 from tests.support.command_line import as_json, call
-from tests.support.processes import WorkerThread, until
 from tests.support.partition_merging_client import server_urls
+from tests.support.processes import WorkerThread, until
 
 SECRET = "swordfish"
 VAULT = "tests.integration.apps.vault:app"

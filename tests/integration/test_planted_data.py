@@ -20,8 +20,8 @@ from stepflow_broker.redis_client.partitions import keys_for
 from stepflow_cli.exit_codes import ExitCode, exit_code
 from stepflow_cli.main import stepflow
 from tests.integration.apps.planted import app as planted
-from tests.support.processes import WorkerProcess, until
 from tests.support.partition_merging_client import whole_client
+from tests.support.processes import WorkerProcess, until
 
 APP = "tests.integration.apps.planted:app"
 QUEUE = "planted"

@@ -24,8 +24,8 @@ from stepflow import (
     RunStatus,
     Stepflow,
 )
-from tests.support.processes import until
 from tests.support.partition_merging_client import server_urls
+from tests.support.processes import until
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.ids import step_key
 from stepflow_engine.states import RunStatus
 from tests.property.model import Model, Run
-from tests.support.driver import LEASE_MS, Driver, memo
 from tests.support.backends import Store, fake_store, real_store
+from tests.support.driver import LEASE_MS, Driver, memo
 
 RUNS = ("run1", "run2")
 STEPS = ("a", "b", "c")

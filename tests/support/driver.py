@@ -20,8 +20,8 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_data, memo_of_failure
 from stepflow_engine.states import RunStatus
-from tests.support.invariants import Part, check_invariants
 from tests.support.backends import Store
+from tests.support.invariants import Part, check_invariants
 
 __all__ = ["ERROR", "LEASE_MS", "NOBODY", "RETENTION_MS", "START_MS", "TIMEOUT_MEMO", "Driver", "memo"]
 
