@@ -16,7 +16,7 @@ import redis
 from stepflow import Context, RateLimit, RunStatus, Stepflow
 from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.views import listings as overview
+from stepflow_broker.views import listings
 from stepflow_cli.exit_codes import report
 from tests.integration.apps import shop
 from tests.support.command_line import (
@@ -233,15 +233,15 @@ def test_the_newest_runs_that_fit_are_found_page_by_page(app: Stepflow, monkeypa
     @app.function("rare")
     async def rare(ctx: Context) -> None: ...
 
-    monkeypatch.setattr(overview, "_PAGE", 4)
+    monkeypatch.setattr(listings, "_PAGE", 4)
     runs = [app.start(rare if number % 10 == 0 else common) for number in range(21)]
     runs[1].cancel()
     broker, keys = Broker(as_role(app.backend.url, "read-only")), app.backend.keys
-    found = overview.find_runs(broker, keys, function="rare", limit=2)
+    found = listings.find_runs(broker, keys, function="rare", limit=2)
     assert {run.id for run in found} <= {runs[0].id, runs[10].id, runs[20].id}
     assert len(found) == 2
-    assert len(overview.find_runs(broker, keys, limit=100)) == 21
-    cancelled = overview.find_runs(broker, keys, statuses=frozenset({RunStatus.CANCELLED}), limit=100)
+    assert len(listings.find_runs(broker, keys, limit=100)) == 21
+    cancelled = listings.find_runs(broker, keys, statuses=frozenset({RunStatus.CANCELLED}), limit=100)
     assert [run.id for run in cancelled] == [runs[1].id]
 
 

@@ -24,7 +24,7 @@ from tests.support.roles import as_role
 
 
 @dataclass(frozen=True)
-class RunTree:
+class Family:
     """A run that waits for the children ``slow``, which runs, and ``absent``, which no worker serves."""
 
     run: str
@@ -34,7 +34,7 @@ class RunTree:
 
 
 @pytest.fixture
-def family(app: Stepflow, url: str, run_worker: Callable[..., WorkerThread]) -> Iterator[RunTree]:
+def family(app: Stepflow, url: str, run_worker: Callable[..., WorkerThread]) -> Iterator[Family]:
     gate, other = threading.Event(), Stepflow("other", redis_url=url)
 
     @other.function("absent")
@@ -68,13 +68,13 @@ def family(app: Stepflow, url: str, run_worker: Callable[..., WorkerThread]) -> 
         return {step.id: step.child for step in broker.execute(read_steps(keys, run.id))}
 
     until(lambda: set(children()) == {"call slow", "call absent"}, what="the start of the children")
-    found = RunTree(run.id, children()["call slow"], children()["call absent"], gate)
+    found = Family(run.id, children()["call slow"], children()["call absent"], gate)
     until(lambda: broker.execute(count_steps(keys, found.slow)) == 3, what="the end of the leaves")
     yield found
     gate.set()
 
 
-def test_runs_show_prints_the_tree_and_who_waits_until_when(family: RunTree, url: str) -> None:
+def test_runs_show_prints_the_tree_and_who_waits_until_when(family: Family, url: str) -> None:
     narrow = call("runs", "show", family.run, STEPFLOW_REDIS_URL=url, COLUMNS="80").stdout
     wide = call("runs", "show", family.run, STEPFLOW_REDIS_URL=url, COLUMNS="140").stdout
     for text in (narrow, wide):
@@ -88,14 +88,14 @@ def test_runs_show_prints_the_tree_and_who_waits_until_when(family: RunTree, url
     assert max(len(line) for line in narrow.splitlines()) <= 80
 
 
-def test_runs_show_names_the_parent_and_the_step_there(family: RunTree, url: str) -> None:
+def test_runs_show_names_the_parent_and_the_step_there(family: Family, url: str) -> None:
     shown = call("runs", "show", family.slow, "--redis-url", url).stdout
     tree = shown[shown.rindex("shop/main") :]
     assert re.search(rf"^└── call slow → shop/slow .*{family.slow}  ← this run$", tree, re.MULTILINE)
     assert family.absent not in tree
 
 
-def test_runs_show_in_json_nests_the_children_as_deep_as_is_asked(family: RunTree, url: str) -> None:
+def test_runs_show_in_json_nests_the_children_as_deep_as_is_asked(family: Family, url: str) -> None:
     run = as_json("runs", "show", family.run, "--redis-url", url)
     assert run["parent"] is None
     absent, slow = run["children"]
@@ -137,8 +137,8 @@ def test_no_more_runs_of_a_family_are_read_than_asked_in_few_round_trips(
     invokes = find_invokes([(key, read_memo(text)) for key, text in broker.execute(read_memos(keys, run.id))], [])
     trips, send = [], broker.execute_all
     monkeypatch.setattr(broker, "execute_all", lambda calls: trips.append(len(calls)) or send(calls))
-    found = read_run_tree(broker, keys, record, invokes, most=20)
-    assert (len(found.run.children), found.run.hidden) == (20, 10)
+    found = read_run_tree(broker, keys, record, invokes, limit=20)
+    assert (len(found.children), found.hidden) == (20, 10)
     assert len(trips) == 3  # two for the workers, one for the level
 
 
@@ -179,7 +179,7 @@ def test_a_skipped_run_is_shown_with_its_reason(url: str) -> None:
 
 @pytest.mark.parametrize(("option", "status"), [([], "cancelled"), (["--leave-children"], "queued")])
 def test_runs_cancel_takes_the_children_along_or_leaves_them(
-    family: RunTree, url: str, option: list[str], status: str
+    family: Family, url: str, option: list[str], status: str
 ) -> None:
     call("runs", "cancel", family.run, *option, "--redis-url", url)
     assert as_json("runs", "show", family.run, "--redis-url", url)["status"] == "cancelled"

@@ -1,4 +1,4 @@
-"""Invokes: the steps of a run that wait, or have waited, for runs of other functions."""
+"""Invoke steps: the steps of a run that wait, or waited, for a run of another function."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from stepflow_broker.transitions.runs import StepRecord
 from stepflow_broker.views.times import iso
 from stepflow_engine.memo import Memo
 
-__all__ = ["Invoke", "find_invokes"]
+__all__ = ["InvokeView", "ended_invoke", "find_invokes", "waiting_invoke"]
 
 WAITING = "waiting"
 
 
 @dataclass(frozen=True, slots=True)
-class Invoke:
+class InvokeView:
     """A step that invoked a function.
 
     Attributes:
-        key, step_id: the step.
-        function: ``app/function``; ``""`` while it waits, when only the child says so.
-        run_id: the child; ``""``: there is none, because the function could not be invoked.
+        key, step_id: the key and the id of the step.
+        function: ``app/function``; ``""`` while the step waits: the child has the name.
+        run_id: the child; ``""``: there is none, because the function was not found.
         outcome: ``waiting``, or how the wait ended: ``completed``, ``failed``, ``cancelled``, ``skipped``, ``timeout``,
             ``not_found``.
-        waits_until: when the wait is over at the latest, in milliseconds since the epoch; ``None``: it has ended.
+        waits_until: the timeout of the wait, in milliseconds since the epoch; ``None``: the wait has ended.
     """
 
     key: str
@@ -37,11 +37,11 @@ class Invoke:
 
     @property
     def waiting(self) -> bool:
-        """Whether the step still waits."""
+        """Whether the wait has not ended."""
         return self.outcome == WAITING
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that scripts get."""
+        """The fields of the JSON output."""
         return {
             "function": self.function or None,
             "run_id": self.run_id or None,
@@ -50,22 +50,24 @@ class Invoke:
         }
 
 
-def find_invokes(memos: Iterable[tuple[str, Memo]], pending: Sequence[StepRecord]) -> list[Invoke]:
-    """The invokes among the steps of a run: those that wait, then those that ended badly, then the others."""
+def find_invokes(memos: Iterable[tuple[str, Memo]], pending: Sequence[StepRecord]) -> list[InvokeView]:
+    """The invoke steps of a run: those that wait, then those that did not complete, then those that did."""
     ended = {key: invoke for key, memo in memos if (invoke := ended_invoke(key, memo)) is not None}
     waiting = [invoke for step in pending if step.key not in ended and (invoke := waiting_invoke(step)) is not None]
     waiting.sort(key=lambda invoke: (invoke.waits_until or 0, invoke.step_id))
     return waiting + sorted(ended.values(), key=lambda invoke: invoke.outcome == "completed")
 
 
-def ended_invoke(key: str, memo: Memo) -> Invoke | None:
-    """The invoke that a memo is the end of; ``None`` for a memo of another step."""
+def ended_invoke(key: str, memo: Memo) -> InvokeView | None:
+    """The invoke step that a memo records; ``None`` if the memo is of another kind of step."""
     detail = memo.detail
     if detail.get("kind") != "invoke":
         return None
-    return Invoke(key, memo.id or key, detail.get("function", ""), detail.get("run_id", ""), detail.get("outcome", ""))
+    return InvokeView(
+        key, memo.id or key, detail.get("function", ""), detail.get("run_id", ""), detail.get("outcome", "")
+    )
 
 
-def waiting_invoke(step: StepRecord) -> Invoke | None:
-    """The invoke that a step waits in; ``None`` for a step that waits for no child."""
-    return Invoke(step.key, step.id, "", step.child, WAITING, step.due_at) if step.child else None
+def waiting_invoke(step: StepRecord) -> InvokeView | None:
+    """The view of a step that waits for a child; ``None`` for any other step."""
+    return InvokeView(step.key, step.id, "", step.child, WAITING, step.due_at) if step.child else None

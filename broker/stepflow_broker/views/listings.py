@@ -1,13 +1,12 @@
-"""What a person looks at: the workers, the queues, and the list of runs.
+"""Lists of workers, queues and runs.
 
-Everything is found through sets and indexes, in few round trips whatever the number of runs; nothing here changes
-anything.
+Every list is read through sets and indexes, in few round trips whatever the number of runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,13 +14,26 @@ from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import read_functions
-from stepflow_engine.codec import loads
-from stepflow_engine.failure import Failure
+from stepflow_broker.transitions.runs import parse_run, read_steps
+from stepflow_broker.views.run_view import RunView, view_run
+from stepflow_broker.views.wait_view import WaitView, find_waits
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.encryption_scopes import end_scopes, redacted_failure
 from stepflow_engine.states import RunStatus
 
-__all__ = ["QueueRecord", "RunSummary", "WorkerRecord", "find_runs", "read_queues", "read_workers", "server_process"]
+__all__ = [
+    "QueueRecord",
+    "WorkerRecord",
+    "find_runs",
+    "read_queues",
+    "read_runs",
+    "read_workers",
+    "served_queues",
+    "server_process",
+]
 
 _PAGE = 500
+_CHUNK = 25
 _STEPS = ":steps"
 _WORKER_FIELDS = (
     "hostname",
@@ -48,17 +60,16 @@ _RUN_FIELDS = (
     "continuation",
     "delayed_by",
 )
-_STANDING = {"gated": "stands in line", "batched": "collected in a batch"}
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A worker as RQ knows it.
+    """One worker, read from its RQ record.
 
     Attributes:
         state: ``busy``, ``idle`` or ``suspended``.
         queues: the queues that it serves, most important first.
-        finished, failed: jobs that it has done, and attempts that failed.
+        finished, failed: the number of jobs that it finished, and of attempts that failed.
         last_heartbeat: milliseconds since the epoch.
     """
 
@@ -74,14 +85,14 @@ class WorkerRecord:
 
 @dataclass(frozen=True, slots=True)
 class QueueRecord:
-    """How much there is on a queue.
+    """The number of jobs on one queue, by state.
 
     Attributes:
-        ready_new: first jobs of new runs, ready.
-        ready_steps: jobs of runs that have started, ready; they go first.
-        executing: jobs that a worker holds.
-        delayed: jobs that wait for their time.
-        failed: runs that have failed and are still kept.
+        ready_new: ready jobs of runs that have not started.
+        ready_steps: ready jobs of runs that have started; workers claim them first.
+        executing: jobs that a worker holds a lease on.
+        delayed: jobs that are scheduled for a later time.
+        failed: failed runs whose retention has not ended.
     """
 
     name: str
@@ -90,37 +101,6 @@ class QueueRecord:
     executing: int
     delayed: int
     failed: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """A line of the list of runs: a run without its event and its output, which may be large.
-
-    Times are milliseconds since the epoch.
-
-    Attributes:
-        failure: what ended the run, or why its last attempt failed.
-        blocked: why no worker can take it.
-        blocked_by: what of its function's flow control holds it up, or has skipped it; ``""``: nothing.
-    """
-
-    id: str
-    app: str
-    function: str
-    queue: str
-    status: RunStatus
-    attempt: int
-    created_at: int
-    started_at: int | None
-    ended_at: int | None
-    failure: Failure | None
-    blocked: str
-    blocked_by: str
-
-    @property
-    def name(self) -> str:
-        """``app/function``."""
-        return f"{self.app}/{self.function}"
 
 
 def server_process() -> Command[int]:
@@ -132,7 +112,7 @@ def server_process() -> Command[int]:
 
 
 def read_workers(broker: Broker, keys: Keys) -> list[WorkerRecord]:
-    """All workers that live, by name: each serves all partitions. Two round trips."""
+    """All live workers, by name. Each serves all partitions. Two round trips."""
     prefix = keys("RQ_WORKER")
     names = sorted(
         name.removeprefix(prefix) for name in broker.execute(command(_texts, "SMEMBERS", keys("RQ_WORKERS")))
@@ -142,7 +122,7 @@ def read_workers(broker: Broker, keys: Keys) -> list[WorkerRecord]:
 
 
 def _read_worker(keys: Keys, name: str) -> Command[WorkerRecord | None]:
-    """One worker; ``None`` for one that died without taking its name off the list."""
+    """One worker; ``None`` if it died and its name is still in the set of workers."""
 
     def read(reply: list[bytes | None]) -> WorkerRecord | None:
         host, pid, state, queues, finished, failed, heartbeat = [(value or b"").decode() for value in reply]
@@ -156,15 +136,20 @@ def _read_worker(keys: Keys, name: str) -> Command[WorkerRecord | None]:
 
 
 def _without_step_lists(lists: list[str]) -> tuple[str, ...]:
-    """Queue names of RQ's lists: ``shop:steps`` belongs to ``shop``."""
+    """The queues of RQ lists: the list ``shop:steps`` belongs to queue ``shop``."""
     return tuple(dict.fromkeys(name.removesuffix(_STEPS) for name in lists if name))
+
+
+def served_queues(broker: Broker, keys: Keys) -> frozenset[str]:
+    """The queues that live workers serve. Two round trips."""
+    return frozenset(queue for worker in read_workers(broker, keys) for queue in worker.queues)
 
 
 # -- queues --------------------------------------------------------------------
 
 
 def read_queues(broker: Broker, keys: Keys) -> list[QueueRecord]:
-    """All queues that are registered or have ever had a job, by name, over all partitions. Two round trips."""
+    """All queues that a function names or that ever had a job, by name, over all partitions. Two round trips."""
     calls: list[Command[Any]] = [command(lambda reply: int(reply[0]), "TIME"), read_functions(keys)]
     calls += [command(_texts, "SMEMBERS", one("RQ_QUEUES")) for one in keys.all]
     now_s, functions, *known = broker.execute_all(calls)
@@ -191,13 +176,15 @@ def _count_queue(keys: Keys, name: str, now_s: int) -> list[Command[int]]:
 
 
 def _queue(name: str, counts: Iterator[int]) -> QueueRecord:
-    """Read the counts of one queue, in the order of `_count_queue`."""
-    new, steps, executing, executing_steps, delayed, delayed_steps, failed, in_line = [next(counts) for _ in range(8)]
-    return QueueRecord(name, new + in_line, steps, executing + executing_steps, delayed + delayed_steps, failed)
+    """One queue of one partition from its counts, in the order of `_count_queue`."""
+    new, steps, executing, executing_steps, delayed, delayed_steps, failed, in_wait_list = [
+        next(counts) for _ in range(8)
+    ]
+    return QueueRecord(name, new + in_wait_list, steps, executing + executing_steps, delayed + delayed_steps, failed)
 
 
 def _sum(name: str, parts: Sequence[QueueRecord]) -> QueueRecord:
-    """A queue over all partitions."""
+    """The sum of one queue over all partitions."""
     fields = ("ready_new", "ready_steps", "executing", "delayed", "failed")
     return QueueRecord(name, *(sum(getattr(part, field) for part in parts) for field in fields))
 
@@ -205,40 +192,69 @@ def _sum(name: str, parts: Sequence[QueueRecord]) -> QueueRecord:
 # -- runs ----------------------------------------------------------------------
 
 
-def find_runs(
-    broker: Broker, keys: Keys, *, statuses: frozenset[RunStatus] = frozenset(), function: str = "", limit: int = 20
-) -> list[RunSummary]:
-    """Runs of all partitions, newest first: live ones are taken by their start, ended ones by their end.
-
-    Two round trips for each 500 runs that are looked at; on a cluster, to each node.
+def read_runs(
+    broker: Broker,
+    keys: Keys,
+    *,
+    statuses: frozenset[RunStatus] = frozenset(),
+    function: str = "",
+    limit: int = 20,
+    cipher: Cipher = NO_ENCRYPTION,
+) -> list[RunView]:
+    """The runs of `find_runs`, with what they wait for. One more round trip for each 25 waiting runs.
 
     Args:
-        statuses: only runs with one of these; empty: any.
-        function: only runs of it, as ``app/function`` or ``function``; ``""``: any.
-        limit: at most so many.
+        statuses, function, limit: as of `find_runs`.
+        cipher: opens failures; those that it cannot open are shown as ``encrypted``.
+    """
+    runs = find_runs(broker, keys, statuses=statuses, function=function, limit=limit)
+    waiting = [run.id for run in runs if run.status is RunStatus.WAITING]
+    waits: dict[str, tuple[WaitView, ...]] = {}
+    for first in range(0, len(waiting), _CHUNK):
+        part = waiting[first : first + _CHUNK]
+        steps = broker.execute_all([read_steps(keys, run_id) for run_id in part])
+        waits |= {run_id: find_waits(pending) for run_id, pending in zip(part, steps, strict=True)}
+    return [_opened(replace(run, waits=waits.get(run.id, ())), cipher) for run in runs]
+
+
+def _opened(run: RunView, cipher: Cipher) -> RunView:
+    return replace(run, failure=redacted_failure(cipher, run.failure, *end_scopes(run.id, run.name, failed=True)))
+
+
+def find_runs(
+    broker: Broker, keys: Keys, *, statuses: frozenset[RunStatus] = frozenset(), function: str = "", limit: int = 20
+) -> list[RunView]:
+    """Runs of all partitions, newest first: live runs are searched by creation time, ended runs by end time.
+
+    Two round trips per 500 runs searched; on a cluster, two to each node.
+
+    Args:
+        statuses: only runs with one of these statuses; empty: any.
+        function: only runs of this function, as ``app/function`` or ``function``; ``""``: any.
+        limit: the maximum number of runs.
     """
     wanted = statuses or frozenset(RunStatus)
 
-    def fits(run: RunSummary) -> bool:
+    def matches(run: RunView) -> bool:
         return run.status in wanted and function in ("", run.name, run.function)
 
-    found: dict[str, RunSummary] = {}
+    found: dict[str, RunView] = {}
     if any(not status.ended for status in wanted):
-        found |= _look_through(broker, keys, "LIVE", fits, limit)
+        found |= _search_index(broker, keys, "LIVE", matches, limit)
     if any(status.ended for status in wanted):
-        found |= _look_through(broker, keys, "ENDED", fits, limit)
-    return sorted(found.values(), key=lambda run: run.created_at, reverse=True)[:limit]
+        found |= _search_index(broker, keys, "ENDED", matches, limit)
+    return sorted(found.values(), key=lambda run: run.created_at or 0, reverse=True)[:limit]
 
 
-def _look_through(
-    broker: Broker, keys: Keys, index: str, fits: Callable[[RunSummary], bool], limit: int
-) -> dict[str, RunSummary]:
-    """The first runs of an index that fit, page by page."""
-    found: dict[str, RunSummary] = {}
+def _search_index(
+    broker: Broker, keys: Keys, index: str, matches: Callable[[RunView], bool], limit: int
+) -> dict[str, RunView]:
+    """The first matching runs of an index, read page by page."""
+    found: dict[str, RunView] = {}
     for ids in _newest(broker, keys, index, min(limit, _PAGE)):
-        runs = broker.execute_all([_read_summary(keys, run_id) for run_id in ids]) if ids else []
+        runs = broker.execute_all([_read_view(keys, run_id) for run_id in ids]) if ids else []
         for run in runs:
-            if run is not None and fits(run):
+            if run is not None and matches(run):
                 found[run.id] = run
                 if len(found) == limit:
                     return found
@@ -246,8 +262,8 @@ def _look_through(
 
 
 def _newest(broker: Broker, keys: Keys, index: str, page: int) -> Iterator[list[str]]:
-    """The ids in an index of all partitions, the highest scores first, in pages of which the first is of this size."""
-    left: dict[Keys, list[tuple[float, str]]] = {one: [] for one in keys.all}  # read and not passed on, newest last
+    """Pages of the run ids in an index of all partitions, highest score first; ``page`` is the size of the first."""
+    left: dict[Keys, list[tuple[float, str]]] = {one: [] for one in keys.all}  # read and not yielded yet, newest last
     seen, more = dict.fromkeys(keys.all, 0), set(keys.all)
     while more or any(left.values()):
         empty = [one for one in keys.all if one in more and not left[one]]
@@ -263,42 +279,15 @@ def _newest(broker: Broker, keys: Keys, index: str, page: int) -> Iterator[list[
         page = _PAGE
 
 
-def _read_summary(keys: Keys, run_id: str) -> Command[RunSummary | None]:
-    """One line; ``None`` for a run that was forgotten meanwhile."""
+def _read_view(keys: Keys, run_id: str) -> Command[RunView | None]:
+    """One run, without its event and its output; ``None`` if its retention ended in between."""
 
-    def read(reply: list[bytes | None]) -> RunSummary | None:
-        fields = dict(zip(_RUN_FIELDS, reply, strict=True))
-        if fields["status"] is None:
-            return None
-        text = {name: (value or b"").decode() for name, value in fields.items()}
-        status = RunStatus(text["status"])
-        error = fields["error"] if status.ended else fields["last_error"]
-        return RunSummary(
-            id=run_id,
-            app=text["app"],
-            function=text["function"],
-            queue=text["queue"],
-            status=status,
-            attempt=int(text["attempt"] or 0),
-            created_at=_number(text["created_at"]) or 0,
-            started_at=_number(text["started_at"]),
-            ended_at=_number(text["ended_at"]),
-            failure=Failure.from_json(loads(error)) if error else None,
-            blocked=text["blocked"],
-            blocked_by=_held_by(text),
-        )
+    def read(reply: list[bytes | None]) -> RunView | None:
+        fields = {name: value for name, value in zip(_RUN_FIELDS, reply, strict=True) if value is not None}
+        run = parse_run(run_id, {"event": b"null", **fields})
+        return view_run(run, delayed_by=fields.get("delayed_by", b"").decode()) if run else None
 
     return command(read, "HMGET", keys.of(run_id)("RUN", run_id), *_RUN_FIELDS)
-
-
-def _held_by(text: dict[str, str]) -> str:
-    if text["continuation"] == "delayed" and not text["started_at"]:
-        return text["delayed_by"]
-    return text["reason"] or _STANDING.get(text["continuation"], "")
-
-
-def _number(text: str) -> int | None:
-    return int(float(text)) if text else None
 
 
 def _scored(reply: list[bytes]) -> list[tuple[float, str]]:
@@ -307,8 +296,3 @@ def _scored(reply: list[bytes]) -> list[tuple[float, str]]:
 
 def _texts(reply: list[bytes]) -> list[str]:
     return [item.decode() for item in reply]
-
-
-def served_queues(broker: Broker, keys: Keys) -> frozenset[str]:
-    """The queues that live workers serve. Two round trips."""
-    return frozenset(queue for worker in read_workers(broker, keys) for queue in worker.queues)

@@ -1,7 +1,7 @@
-"""The family of a run: the run that invoked it, and the runs that it invoked, and theirs.
+"""The tree of a run: the run that invoked it, the runs that it invoked, and those below them.
 
-It is read level by level, in few round trips, and no more than a bounded number of runs: the steps of a run name its
-children, and a child names its parent.
+The tree is read level by level: the steps of a run name its children, and a child names its parent. The number of
+runs and of round trips is bounded.
 """
 
 from __future__ import annotations
@@ -14,70 +14,135 @@ from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
-from stepflow_broker.views.invoke_view import Invoke, ended_invoke, find_invokes, waiting_invoke
+from stepflow_broker.views.invoke_view import InvokeView, ended_invoke, find_invokes, waiting_invoke
 from stepflow_broker.views.listings import served_queues
-from stepflow_broker.views.run_node import RunNode, forgotten_node, node_of
+from stepflow_broker.views.run_view import RunView, forgotten_run, view_run
+from stepflow_broker.views.times import iso
 from stepflow_engine.memo import read_memo
 
-__all__ = ["DEPTH", "MOST", "RunTree", "read_run_tree"]
+__all__ = ["DEPTH", "MAX_CHILDREN", "RunTree", "read_run_tree"]
 
 DEPTH = 5
 """How many levels of children are read."""
 
-MOST = 200
+MAX_CHILDREN = 200
 """How many children are read, on all levels together."""
 
-_CHUNK = 25  # runs to a round trip: their results may be large, and are let go of after each
+_JSON_FIELDS = (
+    "step",
+    "outcome",
+    "waits_until",
+    "run_id",
+    "app",
+    "function",
+    "queue",
+    "served",
+    "status",
+    "created_at",
+    "started_at",
+    "ended_at",
+    "blocked",
+    "reason",
+    "error",
+    "waits",
+    "children",
+    "children_not_shown",
+)
+_CHUNK = 25  # runs per round trip: their results may be large, and memory holds one chunk at a time
 
 
 @dataclass(frozen=True, slots=True)
 class RunTree:
-    """A run between the run that invoked it and those that it invoked.
+    """A run with the runs that it invoked.
 
     Attributes:
-        parent: the run that invoked it, without its other children; ``None``: none did.
-        run: the run itself, with its children.
+        run: the run at the root of this tree.
+        served: whether a live worker serves its queue; ``None``: the run has ended and needs no worker.
+        invoke: the step of its parent that invoked it; ``None``: the run has no parent, or the parent is forgotten.
+        children: the runs that it invoked, those that it waits for first.
+        hidden: how many more runs it invoked.
+        parent: the run that invoked it, without its other children; read for the run that was asked for only.
     """
 
-    parent: RunNode | None
-    run: RunNode
+    run: RunView
+    served: bool | None = None
+    invoke: InvokeView | None = None
+    children: tuple[RunTree, ...] = ()
+    hidden: int = 0
+    parent: RunTree | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of the JSON output: those of the step that invoked the run, the run, and its children."""
+        fields = {
+            **self.run.to_json(),
+            "step": self.invoke.step_id if self.invoke else None,
+            "outcome": self.invoke.outcome if self.invoke else None,
+            "waits_until": iso(self.invoke.waits_until) if self.invoke else None,
+            "served": self.served,
+            "reason": self.run.reason or None,
+            "children": [child.to_json() for child in self.children],
+            "children_not_shown": self.hidden,
+        }
+        return {name: fields[name] for name in _JSON_FIELDS}
+
+    def parent_json(self) -> dict[str, Any] | None:
+        """The parent without its children, and its step that invoked this run."""
+        if self.parent is None:
+            return None
+        parent, run = self.parent.to_json(), self.to_json()
+        for name in ("children", "children_not_shown"):
+            del parent[name]
+        return {**parent, **{name: run[name] for name in ("step", "outcome", "waits_until")}}
 
 
 def read_run_tree(
-    broker: Broker, keys: Keys, run: RunRecord, invokes: Sequence[Invoke], *, depth: int = DEPTH, most: int = MOST
+    broker: Broker,
+    keys: Keys,
+    run: RunRecord,
+    invokes: Sequence[InvokeView],
+    *,
+    depth: int = DEPTH,
+    limit: int = MAX_CHILDREN,
 ) -> RunTree:
-    """The family of a run.
+    """The tree of a run.
 
     Args:
-        run: the run.
-        invokes: its own, as they are known already.
-        depth: how many levels of children are read.
-        most: how many children are read at most, on all levels together, those of the upper levels first.
+        run: the run, which was read before.
+        invokes: its invoke steps, which were read before.
+        depth: how many levels of children to read.
+        limit: how many children to read at most, on all levels together, those of the upper levels first.
     """
-    found = _Reading(broker, keys)
-    parent, invoke = found.read_parent(run)
-    found.read_children(run.id, invokes, depth, most)
-    return RunTree(parent, found.member(run.id, run.name, invoke, known=node_of(run, found.queues)))
+    reader = _TreeReader(broker, keys)
+    parent, invoke = reader.read_parent(run)
+    reader.read_children(run.id, invokes, depth, limit)
+    reader.add(run)
+    return replace(reader.tree(run.id, run.name, invoke), parent=parent)
 
 
-class _Reading:
-    """What was read so far.
+class _TreeReader:
+    """Reads runs into memory, then builds the tree of them.
 
     Attributes:
-        queues: those that live workers serve.
-        runs: by id; ``None`` for one that is forgotten.
-        invokes: of each run.
+        runs: the trees of the runs that were read, without children, by run id; ``None``: the run is forgotten.
+        invokes: the invoke steps of each run.
     """
 
     def __init__(self, broker: Broker, keys: Keys) -> None:
         self._broker = broker
         self._keys = keys
-        self.queues = served_queues(broker, keys)
-        self.runs: dict[str, RunNode | None] = {}
-        self.invokes: dict[str, Sequence[Invoke]] = {}
+        self._queues = served_queues(broker, keys)
+        self.runs: dict[str, RunTree | None] = {}
+        self.invokes: dict[str, Sequence[InvokeView]] = {}
 
-    def read_parent(self, run: RunRecord) -> tuple[RunNode | None, Invoke | None]:
-        """The run's parent, and the step there that invoked the run. One round trip."""
+    def add(self, run: RunRecord, pending: Sequence[StepRecord] = ()) -> None:
+        """Keep a run that was read."""
+        self.runs[run.id] = self._node(run, pending)
+
+    def _node(self, run: RunRecord, pending: Sequence[StepRecord]) -> RunTree:
+        return RunTree(view_run(run, pending=pending), None if run.status.ended else run.queue in self._queues)
+
+    def read_parent(self, run: RunRecord) -> tuple[RunTree | None, InvokeView | None]:
+        """The run's parent, and the parent's step that invoked the run. One round trip."""
         if not run.parent:
             return None, None
         calls: list[Command[Any]] = [
@@ -86,46 +151,46 @@ class _Reading:
             command(lambda reply: reply, "HGET", self._keys.of(run.parent)("MEMOS", run.parent), run.parent_step),
         ]
         record, pending, memo = self._broker.execute_all(calls)
-        parent = node_of(record, self.queues, pending) if record else forgotten_node(run.parent, "")
+        parent = self._node(record, pending) if record else RunTree(forgotten_run(run.parent, ""))
         return parent, _find_invoke(run.parent_step, pending, memo)
 
-    def read_children(self, run_id: str, invokes: Sequence[Invoke], depth: int, most: int) -> None:
+    def read_children(self, run_id: str, invokes: Sequence[InvokeView], depth: int, limit: int) -> None:
         """Read the runs below a run, level by level."""
         self.invokes[run_id] = invokes
         level = [run_id]
         for _ in range(depth):
             children = [invoke.run_id for parent in level for invoke in self.invokes[parent] if invoke.run_id]
-            level = children[: most - len(self.runs)]
+            level = children[: limit - len(self.runs)]
             for first in range(0, len(level), _CHUNK):
                 self._read(level[first : first + _CHUNK])
 
     def _read(self, run_ids: Sequence[str]) -> None:
-        """Read some runs and their invokes. One round trip."""
+        """Read runs and their invoke steps. One round trip."""
         calls: list[Command[Any]] = [call for run_id in run_ids for call in self._calls(run_id)]
-        answers = iter(self._broker.execute_all(calls))
+        replies = iter(self._broker.execute_all(calls))
         for run_id in run_ids:
-            record, pending, memos = next(answers), next(answers), next(answers)
-            self.runs[run_id] = node_of(record, self.queues, pending) if record else None
-            told = ((key, read_memo(text)) for key, text in memos if b'"kind":"invoke"' in text)
-            self.invokes[run_id] = find_invokes(told, pending)
+            record, pending, memos = next(replies), next(replies), next(replies)
+            self.runs[run_id] = self._node(record, pending) if record else None
+            ended = ((key, read_memo(text)) for key, text in memos if b'"kind":"invoke"' in text)
+            self.invokes[run_id] = find_invokes(ended, pending)
 
     def _calls(self, run_id: str) -> Iterator[Command[Any]]:
-        """What is read of a run; its memos last, so that a step that ends meanwhile is not missed."""
+        """The reads of one run. Memos are read last, so that a step that ends in between is not missed."""
         yield read_run(self._keys, run_id)
         yield read_steps(self._keys, run_id)
         yield read_memos(self._keys, run_id)
 
-    def member(self, run_id: str, name: str, invoke: Invoke | None, *, known: RunNode | None = None) -> RunNode:
-        """A run with those below it, as far as they were read."""
-        run = known or self.runs.get(run_id) or forgotten_node(run_id, name)
+    def tree(self, run_id: str, name: str, invoke: InvokeView | None) -> RunTree:
+        """A run with the runs below it that were read."""
+        node = self.runs.get(run_id) or RunTree(forgotten_run(run_id, name))
         invokes = [invoke for invoke in self.invokes.get(run_id, ()) if invoke.run_id]
-        shown = [invoke for invoke in invokes if invoke.run_id in self.runs]
-        children = tuple(self.member(invoke.run_id, invoke.function, invoke) for invoke in shown)
-        return replace(run, invoke=invoke, children=children, hidden=len(invokes) - len(shown))
+        read = [invoke for invoke in invokes if invoke.run_id in self.runs]
+        children = tuple(self.tree(invoke.run_id, invoke.function, invoke) for invoke in read)
+        return replace(node, invoke=invoke, children=children, hidden=len(invokes) - len(read))
 
 
-def _find_invoke(key: str, pending: Sequence[StepRecord], memo: bytes | None) -> Invoke | None:
-    """The invoke with this key among the steps of a parent."""
+def _find_invoke(key: str, pending: Sequence[StepRecord], memo: bytes | None) -> InvokeView | None:
+    """The invoke step of a parent with this key."""
     if memo is not None:
         return ended_invoke(key, read_memo(memo))
     return next((waiting_invoke(step) for step in pending if step.key == key), None)

@@ -1,4 +1,4 @@
-"""The steps of one run, as they are shown: those that have ended, then those that have not."""
+"""The steps of one run: those that have ended, then those that have not."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.transitions.runs import StepRecord
-from stepflow_broker.views.invoke_view import Invoke, ended_invoke, waiting_invoke
-from stepflow_broker.views.run_node import RunNode
+from stepflow_broker.views.invoke_view import InvokeView, ended_invoke, waiting_invoke
+from stepflow_broker.views.run_view import RunView
 from stepflow_broker.views.times import iso
-from stepflow_broker.views.wait_view import Wait, ended_wait, pending_wait
+from stepflow_broker.views.wait_view import WaitView, ended_wait, pending_wait
 from stepflow_engine.failure import Failure
 from stepflow_engine.memo import Memo
 
@@ -24,13 +24,13 @@ class StepView:
     Attributes:
         state: ``done``, ``failed``, ``running``, ``queued``, ``retrying``, ``delayed`` or ``waiting`` (for a child, a
             time or an event).
-        attempts: those that were begun and, for a step that has not ended, have failed.
-        worker: which executed it last, or executes it.
+        attempts: how many attempts started; for a step that has not ended, how many failed.
+        worker: the worker that executes it, or executed it last.
         due_at: when the next attempt is due.
-        failure: why it failed, or its last attempt did.
+        failure: the failure of the step, or of its last attempt.
         kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event) or ``send``.
-        invoke: what it invoked; ``None`` for a step of another kind.
-        wait: what it waits for, or waited for; ``None`` for a step of another kind than ``sleep`` and ``wait``.
+        invoke: the invoke; ``None`` for a step of another kind.
+        wait: the sleep or event wait; ``None`` for a step of another kind.
     """
 
     id: str
@@ -44,11 +44,11 @@ class StepView:
     result: Any = None
     failure: Failure | None = None
     kind: str = "run"
-    invoke: Invoke | None = None
-    wait: Wait | None = None
+    invoke: InvokeView | None = None
+    wait: WaitView | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that scripts get."""
+        """The fields of the JSON output."""
         return {
             "id": self.id,
             "key": self.key,
@@ -67,12 +67,12 @@ class StepView:
 
 
 def step_views(
-    memos: Sequence[tuple[str, Memo]], pending: Sequence[StepRecord], children: Mapping[str, RunNode]
+    memos: Sequence[tuple[str, Memo]], pending: Sequence[StepRecord], children: Mapping[str, RunView]
 ) -> list[StepView]:
-    """All steps of a run: those with memos in recorded order, then the others by their id.
+    """All steps of a run: those with memos in the order of the memos, then the others by id.
 
     Args:
-        children: by their ids; of an invoke only its child knows all times.
+        children: the children of the run by id; an invoke step takes its times from its child.
     """
     ended = [_ended(key, memo, children) for key, memo in memos]
     known = {line.key for line in ended}
@@ -80,7 +80,7 @@ def step_views(
     return ended + [_pending(step, children) for step in sorted(left, key=lambda step: step.id)]
 
 
-def _ended(key: str, memo: Memo, children: Mapping[str, RunNode]) -> StepView:
+def _ended(key: str, memo: Memo, children: Mapping[str, RunView]) -> StepView:
     invoke = ended_invoke(key, memo)
     child = children.get(invoke.run_id) if invoke and invoke.outcome != "timeout" else None
     return StepView(
@@ -99,7 +99,7 @@ def _ended(key: str, memo: Memo, children: Mapping[str, RunNode]) -> StepView:
     )
 
 
-def _pending(step: StepRecord, children: Mapping[str, RunNode]) -> StepView:
+def _pending(step: StepRecord, children: Mapping[str, RunView]) -> StepView:
     states = {"leased": "running", "delayed": "retrying" if step.attempts else "delayed"}
     invoke, wait = waiting_invoke(step), pending_wait(step)
     child = children.get(step.child)

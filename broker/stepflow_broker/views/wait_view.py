@@ -1,4 +1,4 @@
-"""Waits: the steps of a run that wait, or have waited, for a time or for an event."""
+"""Sleeps and event waits: the steps of a run that wait, or waited, for a time or an event."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from stepflow_engine.codec import loads
 from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.memo import Memo
 
-__all__ = ["WAITING", "Wait", "ended_wait", "find_waits", "pending_wait"]
+__all__ = ["WAITING", "WaitView", "ended_wait", "find_waits", "pending_wait"]
 
 WAITING = "waiting"
 _KINDS = ("sleep", "wait")
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WaitView:
     """A step that waits for a time, or for an event until a time. Times are milliseconds since the epoch.
 
     Attributes:
-        key, step_id: the step.
-        event: the name of the event that it waits for; ``""``: it sleeps.
-        match: at which paths that event must have given values; known while it waits.
-        condition: an expression that must hold as well; ``""``: none; known while it waits.
-        outcome: ``waiting``, or what ended it: ``time`` or ``came`` (the event).
-        started_at: when it was first asked for.
-        until: when it is over at the latest; ``None``: it has ended.
+        key, step_id: the key and the id of the step.
+        event: the name of the event; ``""``: the step sleeps.
+        match: the paths at which the event must match; known only while the step waits.
+        condition: a CEL expression on the event; ``""``: none; known only while the step waits.
+        outcome: ``waiting``, or what ended the wait: ``time``, or ``came`` for the event.
+        started_at: when the code first reached the step.
+        until: when the wait ends at the latest; ``None``: it has ended.
     """
 
     key: str
@@ -44,11 +44,11 @@ class Wait:
 
     @property
     def kind(self) -> str:
-        """As in memos."""
+        """``wait`` or ``sleep``, as in memos."""
         return "wait" if self.event else "sleep"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that scripts get of the wait itself; its step has the others."""
+        """The fields of the JSON output. The step has the others."""
         return {
             "event": self.event or None,
             "match": list(self.match),
@@ -57,29 +57,29 @@ class Wait:
             "until": iso(self.until),
         }
 
-    def named_json(self) -> dict[str, Any]:
-        """The same where its step is not told."""
+    def to_json_with_step(self) -> dict[str, Any]:
+        """The fields of the JSON output where the step is not part of it."""
         return {"step": self.step_id, "kind": self.kind, **self.to_json()}
 
 
-def find_waits(pending: Iterable[StepRecord]) -> tuple[Wait, ...]:
-    """The waits among the steps of a run that have not ended, the one that is over first at the front."""
+def find_waits(pending: Iterable[StepRecord]) -> tuple[WaitView, ...]:
+    """The sleeps and event waits among the pending steps of a run, the one that ends first at the front."""
     found = [wait for step in pending if (wait := pending_wait(step)) is not None]
     return tuple(sorted(found, key=lambda wait: (wait.until or 0, wait.step_id)))
 
 
-def pending_wait(step: StepRecord) -> Wait | None:
-    """The wait that a step is in; ``None`` for one with a handler, and for one that waits for a child."""
+def pending_wait(step: StepRecord) -> WaitView | None:
+    """The view of a step that sleeps or waits for an event; ``None`` for any other step."""
     if step.state != WAITING or step.child:
         return None
     detail = _detail(step)
     paths, condition = step.index.partition("\n")[0], ""
     if step.condition:
-        looked_at = EventFilter.from_json(step.condition)
-        paths, condition = looked_at.paths, looked_at.expression
+        event_filter = EventFilter.from_json(step.condition)
+        paths, condition = event_filter.paths, event_filter.expression
     match = tuple(filter(None, paths.split(",")))
     event, started_at = detail.get("event", ""), detail.get("started_at")
-    return Wait(step.key, step.id, event, match, condition, WAITING, started_at, step.due_at)
+    return WaitView(step.key, step.id, event, match, condition, WAITING, started_at, step.due_at)
 
 
 def _detail(step: StepRecord) -> dict[str, Any]:
@@ -90,10 +90,10 @@ def _detail(step: StepRecord) -> dict[str, Any]:
     return detail
 
 
-def ended_wait(key: str, memo: Memo) -> Wait | None:
-    """The wait that a memo is the end of; ``None`` for a memo of another step."""
+def ended_wait(key: str, memo: Memo) -> WaitView | None:
+    """The sleep or event wait that a memo records; ``None`` if the memo is of another kind of step."""
     detail = memo.detail
     if detail.get("kind") not in _KINDS:
         return None
     outcome, started_at = detail.get("outcome", ""), detail.get("started_at")
-    return Wait(key, memo.id or key, detail.get("event", ""), (), "", outcome, started_at)
+    return WaitView(key, memo.id or key, detail.get("event", ""), (), "", outcome, started_at)

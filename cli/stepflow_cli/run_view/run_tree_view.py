@@ -1,4 +1,4 @@
-"""The tree of a family: who invoked whom, who waits for whom, and until when."""
+"""The tree of runs on the terminal: which run invoked which, which waits for which, and until when."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from rich.text import Text
 from rich.tree import Tree
 
-from stepflow_broker.views.invoke_view import Invoke
-from stepflow_broker.views.run_node import RunNode
+from stepflow_broker.views.invoke_view import InvokeView
 from stepflow_broker.views.run_tree import RunTree
 from stepflow_cli.formatting import brief_failure, cut, now_ms, printable, span, state_text, unserved, waits_until
 from stepflow_cli.run_view.wait_text import wait_texts
@@ -18,81 +17,82 @@ __all__ = ["run_tree"]
 _ONE_LINE_WIDTH = 120
 _LONGEST_NAME = 60
 _LONGEST_STEP = 32
-_ENDS = {"timeout": "gave up waiting: time-out", "not_found": "found no such function"}
+_OUTCOMES = {"timeout": "gave up waiting: time-out", "not_found": "found no such function"}
 
 
-def run_tree(family: RunTree, width: int) -> Tree | None:
-    """The tree, for a terminal of this width in cells; ``None`` for a run that is alone.
+def run_tree(tree: RunTree, width: int) -> Tree | None:
+    """The tree for a terminal of this width in cells; ``None`` for a run without parent and children.
 
-    A narrow terminal gets the ids of the runs on lines of their own, so that they stay whole.
+    On a narrow terminal the run ids are on lines of their own, so that they are not cut.
     """
-    if family.parent is None and not family.run.children and not family.run.hidden:
+    if tree.parent is None and not tree.children and not tree.hidden:
         return None
-    look = _Look(now_ms(), width >= _ONE_LINE_WIDTH, family.run.run_id)
-    if family.parent is None:
-        return look.tree(family.run)
-    tree = Tree(look.label(family.parent), guide_style="dim")
-    tree.children.append(look.tree(family.run))
-    return tree
+    renderer = _TreeRenderer(now_ms(), width >= _ONE_LINE_WIDTH, tree.run.id)
+    if tree.parent is None:
+        return renderer.render(tree)
+    rendered = Tree(renderer.label(tree.parent), guide_style="dim")
+    rendered.children.append(renderer.render(tree))
+    return rendered
 
 
-class _Look:
-    """How runs are shown in one tree.
+class _TreeRenderer:
+    """Renders the runs of one tree.
 
     Attributes:
         now: the time, in milliseconds since the epoch.
-        one_line: whether a run's id stands beside it.
-        asked: the run that was asked for.
+        one_line: whether the id of a run is on the same line as its name.
+        shown_id: the id of the run that the command shows.
     """
 
-    def __init__(self, now: int, one_line: bool, asked: str) -> None:
+    def __init__(self, now: int, one_line: bool, shown_id: str) -> None:
         self.now = now
         self.one_line = one_line
-        self.asked = asked
+        self.shown_id = shown_id
 
-    def tree(self, member: RunNode) -> Tree:
-        """A run with those below it."""
-        tree = Tree(self.label(member), guide_style="dim")
-        tree.children += [self.tree(child) for child in member.children]
-        if member.hidden:
-            tree.add(Text(f"{member.hidden:,} more, not shown", style="dim"))
-        return tree
+    def render(self, node: RunTree) -> Tree:
+        """A run with the runs below it."""
+        rendered = Tree(self.label(node), guide_style="dim")
+        rendered.children += [self.render(child) for child in node.children]
+        if node.hidden:
+            rendered.add(Text(f"{node.hidden:,} more, not shown", style="dim"))
+        return rendered
 
-    def label(self, member: RunNode) -> Text:
-        """A run: the step that invoked it, its function, state, duration and id, and what is to be said of it."""
-        head = self._head(member)
-        here = Text("  ← this run" if member.run_id == self.asked else "", style="cyan")
-        run_id = Text(member.run_id, style="dim")
+    def label(self, node: RunTree) -> Text:
+        """A run: the step that invoked it, its function, status, duration and id, and notes below."""
+        head = self._head(node)
+        here = Text("  ← this run" if node.run.id == self.shown_id else "", style="cyan")
+        run_id = Text(node.run.id, style="dim")
         text = Text.assemble(head, "  ", run_id, here) if self.one_line else Text.assemble(head, here, "\n", run_id)
-        for note in self._notes(member):
+        for note in self._notes(node):
             text.append("\n").append_text(note)
         return text
 
-    def _head(self, member: RunNode) -> Text:
+    def _head(self, node: RunTree) -> Text:
         text = Text()
-        if member.invoke is not None:
-            text.append(f"{cut(printable(member.invoke.step_id), _LONGEST_STEP)} → ", style="dim")
-        text.append(cut(printable(member.name), _LONGEST_NAME), style="bold")
-        text.append("  ").append_text(state_text(member.status))
-        if member.started_at is not None:
-            text.append(f"  {span(member.started_at, member.ended_at or self.now)}")
+        if node.invoke is not None:
+            text.append(f"{cut(printable(node.invoke.step_id), _LONGEST_STEP)} → ", style="dim")
+        text.append(cut(printable(node.run.name), _LONGEST_NAME), style="bold")
+        text.append("  ").append_text(state_text(node.run.status))
+        if node.run.started_at is not None:
+            text.append(f"  {span(node.run.started_at, node.run.ended_at or self.now)}")
         return text
 
-    def _notes(self, member: RunNode) -> Iterator[Text]:
-        if member.invoke is not None and (wait := self._wait(member.invoke)):
+    def _notes(self, node: RunTree) -> Iterator[Text]:
+        run = node.run
+        if node.invoke is not None and (wait := self._parent_wait(node.invoke)):
             yield Text(wait, style="yellow")
-        yield from (Text(text, style="yellow") for text in wait_texts(member.waits, self.now))
-        if member.served is False:
-            yield Text(unserved(member.queue), style="yellow")
-        if member.blocked:
-            yield Text(printable(member.blocked), style="yellow")
-        if member.reason:
-            yield Text(printable(member.reason), style="yellow")
-        elif member.failure is not None:
-            yield Text(printable(brief_failure(member.failure, 120)), style="red" if member.ended_at else "yellow")
+        yield from (Text(text, style="yellow") for text in wait_texts(run.waits, self.now))
+        if node.served is False:
+            yield Text(unserved(run.queue), style="yellow")
+        if run.blocked:
+            yield Text(printable(run.blocked), style="yellow")
+        if run.reason:
+            yield Text(printable(run.reason), style="yellow")
+        elif run.failure is not None:
+            yield Text(printable(brief_failure(run.failure, 120)), style="red" if run.ended_at else "yellow")
 
-    def _wait(self, invoke: Invoke) -> str:
-        """What the parent's step does, or why it does not wait any more though the child goes on."""
+    def _parent_wait(self, invoke: InvokeView) -> str:
+        """Until when the parent's step waits, or why it stopped waiting although the child continues."""
         if invoke.waits_until is not None:
             return f"its parent waits {waits_until(invoke.waits_until, self.now)}"
-        return f"its parent {_ENDS[invoke.outcome]}" if invoke.outcome in _ENDS else ""
+        return f"its parent {_OUTCOMES[invoke.outcome]}" if invoke.outcome in _OUTCOMES else ""

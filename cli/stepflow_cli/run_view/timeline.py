@@ -1,4 +1,4 @@
-"""The timeline of a run: its facts, each step with a bar that shows when it was executed, and its family."""
+"""The timeline of a run: its properties, its steps with a bar for the time of their execution, and its tree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepflow_broker.transitions.runs import RunRecord
-from stepflow_broker.views.run_view import RunView
+from stepflow_broker.views.run_details import RunDetails
 from stepflow_broker.views.step_view import StepView
 from stepflow_broker.views.wait_view import WAITING
 from stepflow_cli.formatting import (
@@ -40,13 +40,13 @@ _LONGEST_WORKER = 24
 _BAR_STYLES = {"done": "green", "failed": "red"}
 
 
-def timeline(detail: RunView, width: int) -> RenderableType:
-    """Everything that is known of a run, for a terminal of this width in cells."""
+def timeline(details: RunDetails, width: int) -> RenderableType:
+    """The details of a run for a terminal of this width in cells."""
     now = now_ms()
-    parts: list[RenderableType] = [_facts(detail, now)]
-    if detail.steps:
-        parts += ["", _steps(detail.run, detail.steps, width, now)]
-    if (tree := run_tree(detail.family, width)) is not None:
+    parts: list[RenderableType] = [_properties(details, now)]
+    if details.steps:
+        parts += ["", _steps(details.run, details.steps, width, now)]
+    if (tree := run_tree(details.tree, width)) is not None:
         parts += ["", tree]
     return Group(*parts)
 
@@ -54,17 +54,17 @@ def timeline(detail: RunView, width: int) -> RenderableType:
 # -- the run -------------------------------------------------------------------
 
 
-def _facts(detail: RunView, now: int) -> Table:
+def _properties(details: RunDetails, now: int) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in _named_facts(detail, now):
+    for name, value in _rows(details, now):
         grid.add_row(name, value)
     return grid
 
 
-def _named_facts(detail: RunView, now: int) -> Iterator[tuple[str, RenderableType]]:
-    run = detail.run
+def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]:
+    run = details.run
     yield "run", run.id
     yield "function", run.name
     yield "status", _status(run, now)
@@ -79,7 +79,7 @@ def _named_facts(detail: RunView, now: int) -> Iterator[tuple[str, RenderableTyp
         yield "worker", run.owner
     if run.blocked:
         yield "blocked", Text(printable(run.blocked), style="yellow")
-    if detail.family.run.served is False:
+    if details.tree.served is False:
         yield "", Text(unserved(run.queue), style="yellow")
     if run.status == "completed":
         yield "result", printable(brief(run.output))
@@ -96,7 +96,7 @@ def _status(run: RunRecord, now: int) -> Text:
     return text
 
 
-# -- its steps -----------------------------------------------------------------
+# -- steps ---------------------------------------------------------------------
 
 
 def _steps(run: RunRecord, steps: Sequence[StepView], width: int, now: int) -> Table:
@@ -120,7 +120,7 @@ def _steps(run: RunRecord, steps: Sequence[StepView], width: int, now: int) -> T
 
 
 def _bounds(run: RunRecord, steps: Sequence[StepView], now: int) -> tuple[int, int]:
-    """From when to when the bars reach; wide enough for workers whose clocks differ from the server's."""
+    """Start and end of the time axis. It includes steps of workers whose clocks differ from the server's."""
     starts = [step.started_at for step in steps if step.started_at is not None]
     ends = [step.ended_at for step in steps if step.ended_at is not None]
     begin = min([run.started_at or run.created_at, *starts])
@@ -152,11 +152,11 @@ def _result(step: StepView, now: int) -> Text:
         return Text(waits_until(step.invoke.waits_until, now), style="yellow")
     if step.wait is not None and step.wait.outcome == WAITING:
         return Text(wait_text(step.wait, now), style="yellow", no_wrap=False, overflow="fold")
-    return Text(_told(step)) if step.state == "done" else Text()
+    return Text(_result_text(step)) if step.state == "done" else Text()
 
 
-def _told(step: StepView) -> str:
-    """What a step that succeeded has given, in one line."""
+def _result_text(step: StepView) -> str:
+    """The result of a step that succeeded, in one line."""
     if step.wait is not None:
         return ended_text(step.wait, step.result)
     text = printable(brief(step.result))

@@ -1,26 +1,20 @@
-"""Waits: the steps of a run that wait, or have waited, for a time or for an event."""
+"""The text for steps that sleep or wait for an event."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from stepflow_broker.views.wait_view import Wait
+from stepflow_broker.views.wait_view import WaitView
 from stepflow_cli.formatting import brief, cut, printable, waits_until
 
 __all__ = ["ended_text", "wait_text", "wait_texts"]
 
-_MOST_SHOWN = 3
+_MAX_SHOWN = 3
 _LONGEST_CONDITION = 120
 
 
-# -- found ---------------------------------------------------------------------
-
-
-# -- in words ------------------------------------------------------------------
-
-
-def wait_text(wait: Wait, now: int) -> str:
+def wait_text(wait: WaitView, now: int) -> str:
     """What a step waits for, and until when."""
     until = waits_until(wait.until or now, now)
     if not wait.event:
@@ -30,15 +24,15 @@ def wait_text(wait: Wait, now: int) -> str:
     return f"waits for event {printable(wait.event)}{match}{condition} {until}"
 
 
-def wait_texts(waits: Sequence[Wait], now: int) -> list[str]:
-    """What a run waits for, the first of them in words."""
-    texts = [wait_text(wait, now) for wait in waits[:_MOST_SHOWN]]
+def wait_texts(waits: Sequence[WaitView], now: int) -> list[str]:
+    """What a run waits for: a text for each of the first waits, then the number of the others."""
+    texts = [wait_text(wait, now) for wait in waits[:_MAX_SHOWN]]
     more = len(waits) - len(texts)
     return [*texts, f"and {more:,} more"] if more else texts
 
 
-def ended_text(wait: Wait, result: Any) -> str:
-    """How a wait has ended; ``result`` is what its step gave."""
+def ended_text(wait: WaitView, result: Any) -> str:
+    """How a wait ended; ``result`` is the result of its step."""
     if not wait.event:
         return "slept"
     if wait.outcome == "time":

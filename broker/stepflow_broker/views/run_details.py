@@ -1,0 +1,103 @@
+"""Everything about one run: the stored run, its steps, and its tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
+from stepflow_broker.views.invoke_view import find_invokes
+from stepflow_broker.views.run_tree import RunTree, read_run_tree
+from stepflow_broker.views.run_view import run_not_found
+from stepflow_broker.views.step_view import StepView, step_views
+from stepflow_broker.views.times import iso
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.encryption_scopes import (
+    end_scopes,
+    event_scope,
+    redacted,
+    redacted_failure,
+    redacted_memo,
+    step_scope,
+)
+from stepflow_engine.memo import read_memo
+
+__all__ = ["RunDetails", "read_run_details"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetails:
+    """One run with its event, its output, its steps and its tree."""
+
+    run: RunRecord
+    steps: list[StepView]
+    tree: RunTree
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of the JSON output."""
+        run, tree = self.run, self.tree.to_json()
+        return {
+            "run_id": run.id,
+            "app": run.app,
+            "function": run.function,
+            "queue": run.queue,
+            "served": tree["served"],
+            "status": run.status,
+            "attempt": run.attempt,
+            "created_at": iso(run.created_at),
+            "started_at": iso(run.started_at),
+            "ended_at": iso(run.ended_at),
+            "due_at": iso(run.due_at),
+            "worker": run.owner or None,
+            "blocked": run.blocked or None,
+            "reason": run.reason or None,
+            "event": run.event,
+            "output": run.output,
+            "error": run.failure.to_json() if run.failure else None,
+            "steps": [step.to_json() for step in self.steps],
+            "parent": self.tree.parent_json(),
+            "children": tree["children"],
+            "children_not_shown": tree["children_not_shown"],
+        }
+
+
+def read_run_details(
+    broker: Broker, keys: Keys, run_id: str, *, depth: int, cipher: Cipher = NO_ENCRYPTION
+) -> RunDetails:
+    """A run, its steps and its tree.
+
+    Memos are read after the pending steps, so that a step that ends in between is not missed.
+
+    Args:
+        depth: how many levels of children to read.
+        cipher: opens payloads; those that it cannot open are shown as ``encrypted``.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    run = broker.execute(read_run(keys, run_id))
+    if run is None:
+        raise run_not_found(run_id)
+    pending = broker.execute(read_steps(keys, run_id))
+    run, pending = _opened_run(cipher, run), [_opened_step(cipher, run_id, step) for step in pending]
+    stored = broker.execute(read_memos(keys, run_id))
+    memos = [(key, redacted_memo(cipher, run_id, key, read_memo(text))) for key, text in stored]
+    tree = read_run_tree(broker, keys, run, find_invokes(memos, pending), depth=depth)
+    children = {child.run.id: child.run for child in tree.children}
+    return RunDetails(run, step_views(memos, pending, children), tree)
+
+
+def _opened_run(cipher: Cipher, run: RunRecord) -> RunRecord:
+    data = redacted(cipher, run.event["data"], event_scope(run.event["id"]))
+    return replace(
+        run,
+        event={**run.event, "data": data},
+        output=redacted(cipher, run.output, *end_scopes(run.id, run.name, failed=False)),
+        failure=redacted_failure(cipher, run.failure, *end_scopes(run.id, run.name, failed=True)),
+    )
+
+
+def _opened_step(cipher: Cipher, run_id: str, step: StepRecord) -> StepRecord:
+    return replace(step, failure=redacted_failure(cipher, step.failure, step_scope(run_id, step.key, failed=True)))
