@@ -23,6 +23,8 @@ from tests.integration.apps.planted import app as planted
 from tests.support.processes import WorkerProcess, until
 from tests.support.whole import whole_client
 
+pytestmark = pytest.mark.slow
+
 APP = "tests.integration.apps.planted:app"
 QUEUE = "planted"
 
