@@ -22,7 +22,7 @@ from tests.support.command_line import SHOP, assert_refused, call, register
 from tests.support.processes import WorkerThread
 from tests.support.roles import as_role, knows_users, password_of, users_option
 
-pytestmark = pytest.mark.single_server("a single server of its own, with users")
+pytestmark = [pytest.mark.single_server("a single server of its own, with users"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", params=[1, 4], ids=["whole", "divided"])

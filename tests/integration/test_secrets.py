@@ -28,7 +28,7 @@ from tests.support.processes import until
 from tests.support.tls import TlsSite
 
 GUARDED = "tests.integration.apps.guarded:app"
-pytestmark = pytest.mark.single_server("a single server of its own, with users and TLS")
+pytestmark = [pytest.mark.single_server("a single server of its own, with users and TLS"), pytest.mark.slow]
 PASSWORD = "marker-of-the-password-6f1c"
 KEY_PASSWORD = "marker-of-the-key-password-9b2e"
 SECRETS = (PASSWORD, KEY_PASSWORD)
