@@ -140,6 +140,7 @@ def test_nothing_that_reaches_the_server_tells_a_payload(url: str, client, seen,
     assert "$enc" in everything(client)
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_a_worker_that_has_the_key(url: str, client, run_worker) -> None:
     def declare(app: Stepflow) -> Stepflow:
         @app.function("keep", event="keep", retries=0)
@@ -208,7 +209,7 @@ def test_a_key_of_an_encrypted_event_can_be_paused(url: str, client, run_worker)
 
     def pause() -> None:
         app.pause(key="vault/per-shop:event.data.shop=17")
-        until(lambda: worker.worker._bench.pauses._pauses, what="the worker's hearing of it")
+        until(lambda: worker.worker._worker_state.pauses._pauses, what="the worker's hearing of it")
         heard.set()
 
     worker = run_worker(app)
@@ -274,6 +275,7 @@ def test_a_payload_that_was_moved_to_another_run_is_not_taken(url: str, client, 
         two.result(5)
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_payloads_to_those_who_have_the_key(url: str, start_worker, monkeypatch) -> None:
     monkeypatch.setenv("STEPFLOW_ENCRYPTION_KEYS", KEY)
     start_worker(VAULT)
