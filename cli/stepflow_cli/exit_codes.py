@@ -1,4 +1,4 @@
-"""Exit codes, and what a command that does not succeed prints: one line that says what to do."""
+"""Exit codes, and how a command prints an error: one line that says what to do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["EPILOG", "ExitCode", "Session", "exit_code", "print_error", "report"
 
 
 class ExitCode(IntEnum):
-    """What a command ends with."""
+    """The exit code of a command."""
 
     OK = 0
     FAILED = 1
@@ -40,37 +40,37 @@ class ExitCode(IntEnum):
 
 EPILOG = """\b
 Exit codes:
-  0    done
+  0    success
   1    the run failed or was cancelled (start --wait, invoke)
-  2    the command was given something that it cannot take
-  3    configuration: no such module or app, a bad URL or password,
+  2    usage error
+  3    configuration error: no such module or app, a bad URL or password,
        a server that evicts keys, two functions with one id
-  4    there is no such run or function
-  5    the server does not answer
-  6    the time given was over; the run goes on
-  70   a fault of stepflow's
+  4    no such run or function
+  5    the server is unavailable
+  6    timed out waiting; the run continues
+  70   internal error: a bug in stepflow
   130  interrupted
 
 \b
-Every option is also a variable: STEPFLOW_, the command, the option, as in
-STEPFLOW_WORKER_CONCURRENCY or STEPFLOW_RUNS_LIST_LIMIT; for all commands:
+Every option can be set by an environment variable STEPFLOW_COMMAND_OPTION:
+STEPFLOW_WORKER_CONCURRENCY, STEPFLOW_RUNS_LIST_LIMIT. For all commands:
 STEPFLOW_REDIS_URL, STEPFLOW_OUTPUT, STEPFLOW_DEBUG.
 """
 
 
 @dataclass
 class Session:
-    """What one call of the program was told about itself.
+    """The settings of one call of the program.
 
     Attributes:
-        debug: whether errors are shown with their traceback.
+        debug: whether to print the traceback of an error.
     """
 
     debug: bool = False
 
 
 def exit_code(error: Exception) -> ExitCode:
-    """The exit code of an error."""
+    """The exit code for an error."""
     match error:
         case click.UsageError() | EventError():
             return ExitCode.USAGE
@@ -89,11 +89,11 @@ def exit_code(error: Exception) -> ExitCode:
 
 
 def run(command: click.Command, *, name: str, prefix: str) -> NoReturn:
-    """Run a command line to its end, and exit.
+    """Run a command, and exit.
 
     Args:
-        name: what the program is called.
-        prefix: what the variables of its options start with.
+        name: the name of the program.
+        prefix: the prefix of the environment variables of its options.
     """
     session = Session()
     try:
@@ -107,16 +107,16 @@ def run(command: click.Command, *, name: str, prefix: str) -> NoReturn:
     except click.Abort:
         print_error("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
-    except Exception as error:  # noqa: BLE001  the last line of defence: no traceback reaches a person unasked
+    except Exception as error:  # noqa: BLE001  the last handler: a traceback is printed only with --debug
         sys.exit(report(error, debug=session.debug))
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
 
 
 def report(error: Exception, *, debug: bool) -> ExitCode:
-    """Print an error on standard error, in one line, and give its exit code.
+    """Print an error on standard error in one line, and return its exit code.
 
     Args:
-        debug: whether to print its traceback before.
+        debug: whether to print its traceback first.
     """
     if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):
         error.show()
@@ -139,13 +139,13 @@ def _explain(error: Exception) -> str:
         return error.format_message()
     if isinstance(error, StepflowError):
         return f"{error}{_place(error.__cause__)}"
-    return f"{type(error).__name__}: {error}: this is a fault of stepflow's; --debug shows where"
+    return f"{type(error).__name__}: {error}: this is a bug in stepflow; --debug shows the traceback"
 
 
 def _place(cause: BaseException | None) -> str:
-    """Where in a person's own code an error came from: `` (at shop/flows.py:12)``."""
+    """The line of user code that an error came from: `` (at shop/flows.py:12)``."""
     frames = traceback.extract_tb(cause.__traceback__) if cause is not None else []
     own = [frame for frame in frames if not frame.filename.startswith("<")]
-    if isinstance(cause, SyntaxError) or not own:  # a syntax error's message has its place
+    if isinstance(cause, SyntaxError) or not own:  # the message of a syntax error has the line
         return ""
     return f" (at {os.path.relpath(own[-1].filename)}:{own[-1].lineno})"

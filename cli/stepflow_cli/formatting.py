@@ -1,4 +1,4 @@
-"""How values are shown: times, durations, JSON cut short, and the look of tables."""
+"""How values are printed: times, durations, shortened JSON, and tables."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ __all__ = [
     "cut",
     "now_ms",
     "print_json",
+    "print_status",
     "printable",
-    "say",
     "since",
     "span",
     "state_text",
     "table",
+    "unserved",
     "waits_until",
 ]
 
 Cell = str | Text
-"""What a cell of a table holds."""
+"""The content of a table cell."""
 
 _UNBOUNDED = 240
 _COLORS = {
@@ -56,7 +57,7 @@ _COLORS = {
 
 
 def console() -> Console:
-    """Standard output; where it is no terminal, wide enough that nothing need be cut."""
+    """Standard output. If it is not a terminal, it is so wide that no line is cut."""
     plain = Console(highlight=False, emoji=False, markup=False)
     if plain.is_terminal or "COLUMNS" in os.environ:
         return plain
@@ -64,21 +65,21 @@ def console() -> Console:
 
 
 def table(*headers: str, right: Sequence[str] = ()) -> Table:
-    """An empty table with these columns; those in ``right`` hold numbers."""
-    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold dim")
+    """An empty table with these columns; those in ``right`` are right-aligned."""
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold dim")
     for header in headers:
-        made.add_column(header, justify="right" if header in right else "left", no_wrap=True, overflow="ellipsis")
-    return made
+        grid.add_column(header, justify="right" if header in right else "left", no_wrap=True, overflow="ellipsis")
+    return grid
 
 
 def print_json(value: Any) -> None:
-    """Print JSON for scripts."""
+    """Print a value as JSON."""
     click.echo(pretty(value))
 
 
-def say(what: str, text: str = "") -> None:
-    """Print a line of a command that goes on: a word, and what it is about."""
-    click.echo(f"{click.style(f'{what:<9}', bold=True)} {text}".rstrip())
+def print_status(label: str, text: str = "") -> None:
+    """Print a status line of a long-running command."""
+    click.echo(f"{click.style(f'{label:<9}', bold=True)} {text}".rstrip())
 
 
 def now_ms() -> int:
@@ -87,7 +88,7 @@ def now_ms() -> int:
 
 
 def clock(at_ms: int) -> str:
-    """A time for people, in the time zone of this machine."""
+    """A time in the time zone of this machine: ``2025-01-31 09:30:00``."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -97,44 +98,44 @@ def waits_until(at_ms: int, now: int) -> str:
 
 
 def since(at_ms: int | None, now: int) -> str:
-    """How long ago, with one unit."""
+    """How long ago a time is, in one unit: ``3m ago``."""
     if at_ms is None:
         return ""
     return f"{show_duration(max(0, now - at_ms) // 1000 * 1000).split()[0].replace('0ms', '0s')} ago"
 
 
 def span(start_ms: int | None, end_ms: int | None) -> str:
-    """How long something took."""
+    """The duration between two times; ``""`` if one is unknown."""
     return "" if start_ms is None or end_ms is None else show_duration(max(0, end_ms - start_ms))
 
 
 def printable(text: str) -> str:
-    """Text that cannot steer the terminal: what is not printable is replaced."""
+    """Text without control sequences: characters that are not printable are replaced."""
     return text if text.isprintable() else "".join(char if char.isprintable() else "�" for char in text)
 
 
-def cut(text: str, most: int) -> str:
-    """At most so many characters of a text."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+def cut(text: str, length: int) -> str:
+    """The text, cut to this number of characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def brief(value: Any, most: int = 200) -> str:
-    """A value as JSON in one line, cut."""
-    return cut(dumps(value).decode(), most)
+def brief(value: Any, length: int = 200) -> str:
+    """A value as JSON in one line, cut to this length."""
+    return cut(dumps(value).decode(), length)
 
 
-def brief_failure(failure: Failure | None, most: int = 200) -> str:
-    """A failure in one line, cut."""
+def brief_failure(failure: Failure | None, length: int = 200) -> str:
+    """A failure in one line, cut to this length."""
     if failure is None:
         return ""
-    return cut(" ".join(f"{failure.name}: {failure.message}".split()), most)
+    return cut(" ".join(f"{failure.name}: {failure.message}".split()), length)
 
 
 def state_text(state: str) -> Text:
-    """A state in its colour."""
+    """A run or step state in its colour."""
     return Text(state, style=_COLORS.get(state, ""))
 
 
 def unserved(queue: str) -> str:
-    """What is wrong with a queue that no live worker serves."""
+    """The note on a queue that no live worker serves."""
     return f"no live worker serves queue {printable(queue)}"

@@ -1,4 +1,4 @@
-"""``stepflow``: the command line for people and scripts."""
+"""The ``stepflow`` program: the group of all commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how their values are read."""
+"""Options that several commands share, and how their values are parsed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHORTEST_LEASE_S = 2.0
 
 
 def json_data(value: str) -> Any:
-    """The data that ``value`` is or leads to: JSON text, ``@file``, or ``-`` for standard input."""
+    """Parse JSON from the command line (JSON text), a file (``@file``), or standard input (``-``)."""
     try:
         text = _read(value)
     except OSError as error:
@@ -39,7 +39,7 @@ def _read(value: str) -> bytes | str:
 
 
 def duration(value: str) -> float:
-    """The seconds of a duration: ``30``, ``30s``, ``5m``, ``1h``."""
+    """Parse a duration to seconds: ``30``, ``30s``, ``5m``, ``1h``."""
     try:
         return duration_ms(float(value) if re.fullmatch(r"-?\d+(\.\d+)?", value) else value) / 1000
     except ValueError as error:
@@ -47,18 +47,18 @@ def duration(value: str) -> float:
 
 
 def lease(value: str) -> float:
-    """The seconds of a lease. It is extended three times in its length, and not more often than twice a second."""
+    """Parse a lease to seconds. A worker extends a lease three times per lease, but at most twice a second."""
     seconds = duration(value)
     if seconds < SHORTEST_LEASE_S:
-        raise click.BadParameter(f"a lease of {value} runs out before it is extended: give at least 2s")
+        raise click.BadParameter(f"lease must be at least 2s, got {value}")
     return seconds
 
 
 def queue_name(value: str) -> str:
-    """A queue's name, as functions may have it."""
+    """Validate a queue name by the rules for functions."""
     if not value or set(value) & set(", ") or value.endswith(":steps"):
         raise click.BadParameter(
-            f"queue {value!r} may not be empty, contain ',' or a space, or end with ':steps'; "
+            f"queue must not be empty, contain ',' or a space, or end with ':steps', got {value!r}; "
             "for several queues, repeat the option"
         )
     return value
@@ -69,7 +69,7 @@ def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None
 
 
 def debug_option(command: C) -> C:
-    """``--debug``."""
+    """The option ``--debug``."""
     return click.option(
         "--debug",
         is_flag=True,
@@ -77,23 +77,23 @@ def debug_option(command: C) -> C:
         expose_value=False,
         envvar="STEPFLOW_DEBUG",
         callback=_set_debug,
-        help="Show errors with their traceback.",
+        help="Show the traceback of an error.",
     )(command)
 
 
 def server_options(command: C) -> C:
-    """``--redis-url`` and ``--debug``."""
+    """The options ``--redis-url`` and ``--debug``."""
     return click.option(
         "--redis-url",
         metavar="URL",
         envvar="STEPFLOW_REDIS_URL",
-        help="The server; else STEPFLOW_REDIS_URL, else that of 'stepflow dev' in this folder, else "
+        help="The server. Default: STEPFLOW_REDIS_URL, else the server of 'stepflow dev' in this folder, else "
         "redis://127.0.0.1:6379/0.",
     )(debug_option(command))
 
 
 def output_option(command: C) -> C:
-    """``-o table`` or ``-o json``."""
+    """The option ``--output``."""
     return click.option(
         "-o",
         "--output",
@@ -101,12 +101,12 @@ def output_option(command: C) -> C:
         default="table",
         envvar="STEPFLOW_OUTPUT",
         show_default=True,
-        help="A table for people, or JSON for scripts.",
+        help="A table, or JSON for scripts.",
     )(command)
 
 
 def data_option(command: C) -> C:
-    """``--data``."""
+    """The option ``--data``."""
     return click.option(
         "-d",
         "--data",

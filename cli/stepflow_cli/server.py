@@ -1,4 +1,4 @@
-"""Which server a command talks to."""
+"""Which server a command connects to, and the files of ``stepflow dev``."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ __all__ = [
 ]
 
 DEV_FOLDER = Path(".stepflow")
-"""Where ``stepflow dev`` keeps its server's data, in the folder that it is started from."""
+"""The data folder of the server of ``stepflow dev``, in the current folder."""
 
 _APP = "stepflow"
-"""The id of the app that the command line is."""
+"""The app id of the command line."""
 _URL_FILE = DEV_FOLDER / "url"
 
 
 def find_url(given: str | None) -> str:
-    """The server of a command: the URL given, else that of ``stepflow dev`` in this folder, else the default.
+    """The URL for a command: the option, else the server of ``stepflow dev`` in this folder, else the default.
 
     Args:
-        given: from ``--redis-url``, or else from ``STEPFLOW_REDIS_URL``.
+        given: the value of ``--redis-url`` or ``STEPFLOW_REDIS_URL``.
     """
     return given or _announced()[0] or DEFAULT_URL
 
 
 def find_server(given: str | None) -> tuple[Broker, Keys]:
-    """The server of a command, and its keys; see `find_url`.
+    """The broker and the keys for a command; see `find_url`.
 
     Raises:
-        ConfigurationError: the keys there are divided otherwise than the URL says: nothing would be found.
+        ConfigurationError: the server has another number of partitions than the URL says.
     """
     broker = Broker(find_url(given))
     keys = keys_for(broker.url)
@@ -55,7 +55,7 @@ def find_server(given: str | None) -> tuple[Broker, Keys]:
 
 
 def find_app(given: str | None) -> Stepflow:
-    """An app without functions on the server of a command.
+    """An app without functions, for a command that uses the SDK.
 
     Raises:
         ConfigurationError: as `find_server`.
@@ -66,47 +66,47 @@ def find_app(given: str | None) -> Stepflow:
 
 
 def url_of_apps(given: str | None, apps: Sequence[Stepflow]) -> str:
-    """The server of a worker: the URL given, else the one that its apps name.
+    """The URL for a worker: the option, else the URL that its apps have.
 
     Raises:
-        ConfigurationError: no URL is given and the apps name different ones.
+        ConfigurationError: there is no option, and the apps have different URLs.
     """
     urls = {app.backend.url for app in apps}
     if given:
         return given
     if len(urls) > 1:
         names = ", ".join(app.id for app in apps)
-        raise ConfigurationError(f"apps {names} name different servers: start a worker for each, or give --redis-url")
+        raise ConfigurationError(f"apps {names} have different servers: start a worker for each, or use --redis-url")
     return urls.pop()
 
 
 def check_folder() -> None:
-    """Refuse to start a second server on the data of one that runs, be it that its ``stepflow dev`` was killed.
+    """Check that no other server uses the data folder; a killed ``stepflow dev`` may have left one.
 
     Raises:
-        ConfigurationError: there is one; the message says how to end it.
+        ConfigurationError: there is one. The message says how to stop it.
     """
     url, process = _announced()
     if url:
         raise ConfigurationError(
-            f"a server of 'stepflow dev' runs in this folder already, at {url}: end that command first, "
-            f"or, if it was killed, its server with: kill {process}"
+            f"a server of 'stepflow dev' already runs in this folder, at {url}: stop that command first, "
+            f"or, if it was killed, stop its server with: kill {process}"
         )
 
 
 def announce_url(url: str) -> None:
-    """Let the commands that are started in this folder find the server."""
+    """Write the URL to a file, so that commands in this folder use the server."""
     DEV_FOLDER.mkdir(exist_ok=True)
     _URL_FILE.write_text(url + "\n")
 
 
 def withdraw_url() -> None:
-    """The server that was announced is gone."""
+    """Remove the file with the URL."""
     _URL_FILE.unlink(missing_ok=True)
 
 
 def _announced() -> tuple[str, int]:
-    """The announced server and its process, if it answers: a file that a crash left behind may lead nowhere."""
+    """URL and process id of the announced server; empty if it does not answer, as after a crash."""
     with contextlib.suppress(OSError, ConfigurationError, BackendUnavailableError):
         url = _URL_FILE.read_text().strip()
         broker = Broker(url, retry_for_s=0)

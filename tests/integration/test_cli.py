@@ -257,7 +257,7 @@ def test_runs_cancel_ends_a_run_once_and_keeps_the_reason(registered: str) -> No
     run_id = enqueue(registered, "order", {"number": 1})
     words = ("runs", "cancel", run_id, "--reason", "changed my mind", "--redis-url", registered)
     assert as_json(*words) == {"run_id": run_id, "cancelled": True, "status": "cancelled"}
-    assert "had ended already: cancelled" in call(*words).stdout
+    assert "had already ended: cancelled" in call(*words).stdout
     assert as_json("runs", "show", run_id, "--redis-url", registered)["error"]["message"] == "changed my mind"
 
 
@@ -390,7 +390,7 @@ def test_words_that_make_no_command_end_with_2(url: str, words: list[str], part:
     [
         (["--queue", ""], "queue '' may not be empty"),
         (["--queue", "a,b"], "for several queues, repeat the option"),
-        (["--queue", "a b"], "may not be empty, contain ',' or a space"),
+        (["--queue", "a b"], "must not be empty, contain ',' or a space"),
         (["--queue", "shop:steps"], "or end with ':steps'"),
         (["--lease", "1s"], "give at least 2s"),
         (["--lease", "long"], "not a duration"),
@@ -433,7 +433,7 @@ def test_a_wait_that_is_interrupted_ends_with_130(registered: str, tmp_path: Pat
 
 def test_an_error_that_nobody_foresaw_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert report(KeyError("x"), debug=False) == 70
-    assert capsys.readouterr().err == "error: KeyError: 'x': this is a fault of stepflow's; --debug shows where\n"
+    assert capsys.readouterr().err == "error: KeyError: 'x': this is a bug in stepflow; --debug shows the traceback\n"
 
 
 def test_the_help_names_the_exit_codes_and_the_variables() -> None:
@@ -550,7 +550,7 @@ def test_a_server_that_outlived_its_dev_is_found_and_no_second_one_is_started_on
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         again = call("dev", "flows:app", cwd=dev.folder)
-        assert_refused(again, 3, "a server of 'stepflow dev' runs in this folder already", "kill ")
+        assert_refused(again, 3, "a server of 'stepflow dev' already runs in this folder", "kill ")
         with redis.Redis.from_url((dev.folder / ".stepflow" / "url").read_text().strip()) as client:
             os.kill(int(again.stderr.split()[-1]), signal.SIGTERM)
             until(lambda: not _answers(client), what="the end of the server")

@@ -1,4 +1,4 @@
-"""``stepflow runs cancel``: by ids and by what runs have in common, through real processes."""
+"""``stepflow runs cancel``: by id and by filter, through real processes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_dry_run_by_ids_cancels_nothing(registered: str, client: redis.Redis) 
     run, ended = enqueue(registered, "order"), enqueue(registered, "order")
     call(*CANCEL, ended, "--redis-url", registered)
     done = call(*CANCEL, run, ended, "--dry-run", "--redis-url", registered)
-    assert done.stdout == f"{run} would be cancelled\n{ended} had ended already: cancelled\n"
+    assert done.stdout == f"{run} would be cancelled\n{ended} had already ended: cancelled\n"
     shown = as_json(*CANCEL, run, "--dry-run", "--redis-url", registered)
     assert shown == {"run_id": run, "cancelled": False, "status": "queued"}
     assert live(client) == {run}
@@ -201,22 +201,25 @@ def test_an_interrupt_at_the_question_cancels_nothing(registered: str, client: r
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ([], ["nothing says which runs: give the ids of runs, or --function", "or --all"]),
-        (["--limit", "3", "--yes"], ["nothing says which runs"]),
-        (["--yes"], ["nothing says which runs"]),
-        (["RUN", "--function", "order"], ["ids of runs are given, and what runs have in common too"]),
+        ([], ["no runs are selected: give run ids, a filter (--function", "or --all"]),
+        (["--limit", "3", "--yes"], ["no runs are selected"]),
+        (["--yes"], ["no runs are selected"]),
+        (["RUN", "--function", "order"], ["run ids cannot be combined with filters: --function"]),
         (["RUN", "--all"], ["ids of runs are given"]),
-        (["--all", "--function", "order"], ["--all is for no filter at all"]),
-        (["--all"], ["there is no terminal to ask on: give --yes, or --dry-run"]),
-        (["--function", "", "--yes"], ["'' names no function: write NAME or APP/NAME"]),
-        (["--function", "shop/", "--yes"], ["'shop/' names no function"]),
-        (["--function", "/order", "--yes"], ["'/order' names no function"]),
+        (["--all", "--function", "order"], ["--all cannot be combined with filters"]),
+        (["--all"], ["there is no terminal to ask for confirmation: use --yes, or --dry-run"]),
+        (["--function", "", "--yes"], ["function must be NAME or APP/NAME, got ''"]),
+        (["--function", "shop/", "--yes"], ["function must be NAME or APP/NAME, got 'shop/'"]),
+        (["--function", "/order", "--yes"], ["function must be NAME or APP/NAME, got '/order'"]),
         (["--status", "completed", "--yes"], ["'completed' is not one of 'queued', 'running', 'waiting'"]),
         (["--if", "event.data.n =", "--yes"], ["is not CEL", "as in 'event.data.total > 100'"]),
         (["--if", "", "--yes"], ["an expression is text"]),
-        (["--created-before", "long ago", "--yes"], ["'long ago' is no time: give how long ago, as 2h or 3d"]),
-        (["--created-before", "", "--yes"], ["'' is no time"]),
-        (["--created-after", "2026-01-31T09:30:00", "--yes"], ["has no time zone", "as 2026-01-31T09:30:00Z"]),
+        (["--created-before", "long ago", "--yes"], ["time must be an age such as 2h or 3d, or a time with a zone"]),
+        (["--created-before", "", "--yes"], [", got ''"]),
+        (
+            ["--created-after", "2026-01-31T09:30:00", "--yes"],
+            ["time must have a time zone", "such as 2026-01-31T09:30:00Z"],
+        ),
         (["RUN", "--reason", "\udcff"], ["is not valid Unicode"]),
         (["--all", "--reason", "no" * 10_000, "--yes"], ["a reason is 20000 bytes long"]),
         (["--all", "--limit", "0", "--yes"], ["--limit"]),

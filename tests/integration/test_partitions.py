@@ -122,7 +122,7 @@ def test_a_pause_that_was_cut_short_is_shown_and_completed_by_saying_it_again(
         broker.execute(pause(one, "queue", "shop", reason="first"))
     assert [found.complete for found in app.pauses()] == [False]
     shown = call("pauses", "--redis-url", url)
-    assert "queue shop is not paused everywhere" in shown.stderr
+    assert "queue shop is not paused in every partition" in shown.stderr
     assert as_json("pauses", "--redis-url", url)[0]["complete"] is False
     assert app.pause(queue="shop", reason="first")
     assert [found.complete for found in app.pauses()] == [True]

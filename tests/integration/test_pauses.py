@@ -139,7 +139,7 @@ def test_the_command_line_pauses_and_resumes(url: str) -> None:
     assert "has the new reason" in told("pause", "queue", "shop")
     shown = json.loads(told("pauses", "-o", "json"))
     assert [(one["kind"], one["name"], one["reason"]) for one in shown] == [("queue", "shop", "")]
-    assert "goes on" in told("resume", "queue", "shop")
+    assert "is resumed" in told("resume", "queue", "shop")
     assert "was not paused" in told("resume", "queue", "shop")
     assert "nothing is paused" in told("pauses")
     assert "APP/NAME" in told("pause", "function", "sync")

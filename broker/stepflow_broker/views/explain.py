@@ -1,4 +1,8 @@
-"""Why a run is not moving: read from what the scripts have written, so it is exact at the moment of the reading."""
+"""Why a run does not progress.
+
+The reasons are read from the state that the scripts write, not guessed from logs. They are exact at the time of the
+read.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +28,15 @@ _GATE = re.compile(r"(\d+) (\d+) ")
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One thing that is so, and what it rests on.
+    """One reason, and the reasons behind it.
 
     Attributes:
         kind: ended, paused, executing, queued, in line, put off, retrying, code missing, not readable, child, event,
             sleep, step, batch, waiting.
-        subject: what it is about: a run, a step, a queue, a gate.
-        text: a sentence without its full stop.
-        until: when it ends by itself, in ms since the epoch; ``None``: not by time.
-        because: what it rests on.
+        subject: a run, a step, a queue, or a concurrency gate.
+        text: a sentence without a full stop.
+        until: when it ends by itself, in milliseconds since the epoch; ``None``: it does not end by time.
+        because: the reasons for this reason.
     """
 
     kind: str
@@ -42,18 +46,18 @@ class Reason:
     because: tuple[Reason, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that scripts get."""
+        """The fields of the JSON output."""
         return asdict(self)
 
 
 def explain_run(broker: Broker, keys: Keys, run_id: str) -> Reason | None:
-    """Why a run stands where it stands; ``None`` if there is no such run."""
+    """Why a run does not progress; ``None`` if there is no such run."""
     return _Explainer(broker, keys).run(run_id, depth=0)
 
 
 @dataclass(slots=True)
 class _Explainer:
-    """Reads what is needed, workers once."""
+    """Reads the state that a reason needs. Workers and pauses are read once per explanation."""
 
     broker: Broker
     keys: Keys
@@ -61,7 +65,7 @@ class _Explainer:
     _pauses: dict[Keys, dict[str, Pause]] = field(default_factory=dict)
 
     def run(self, run_id: str, *, depth: int) -> Reason | None:
-        """The reason for a run."""
+        """The reason for one run."""
         record = self.broker.execute(read_run(self.keys, run_id))
         if record is None:
             return None
@@ -73,15 +77,15 @@ class _Explainer:
         if record.status.ended:
             why = f" ({record.reason})" if record.reason else ""
             return Reason("ended", run_id, f"{record.name} {record.status.value}{why}")
-        reason = self._standing(record, steps, names, delayed_by, depth=depth)
+        reason = self._live_run(record, steps, names, delayed_by, depth=depth)
         if paused := tuple(self._paused(record, names)):
             return Reason("paused", run_id, f"{record.name} is held up", None, (*paused, reason))
         return reason
 
-    def _standing(
+    def _live_run(
         self, record: RunRecord, steps: list[StepRecord], names: list[tuple[int, str]], delayed_by: str, *, depth: int
     ) -> Reason:
-        """Where a live run stands."""
+        """The reason for a run that has not ended, without pauses."""
         run_id = record.id
         match record.continuation:
             case "leased":
@@ -99,7 +103,7 @@ class _Explainer:
                 text = f"{record.name} is part of batch {batch}"
                 return Reason("batch", run_id, text, None, (found,) if found else ())
             case "gated":
-                because = tuple(self._in_line(run_id, names))
+                because = tuple(self._positions(run_id, names))
                 return Reason("in line", run_id, f"{record.name} stands in line", None, because)
             case "delayed":
                 return self._delayed(record, delayed_by)
@@ -107,18 +111,17 @@ class _Explainer:
         return Reason("waiting", run_id, f"{record.name} waits for its steps", None, because)
 
     def _paused(self, record: RunRecord, gates: list[tuple[int, str]]) -> Iterator[Reason]:
-        """The pauses that hold a run up: those that its partition knows."""
+        """The pauses that stop a run, as its partition has them."""
         keys = self.keys.of(record.id)
         if keys not in self._pauses:
             self._pauses[keys] = self.broker.execute(read_pauses(keys))
         subjects = [("function", record.name), ("queue", record.queue), *(("key", name) for _, name in gates)]
         for kind, name in subjects:
-            if one := self._pauses[keys].get(f"{kind} {name}"):
-                why = f": {one.reason}" if one.reason else ""
-                since = datetime.fromtimestamp(one.since / 1000, UTC).isoformat(" ", "seconds")
-                yield Reason(
-                    "pause", one.subject, f"{one.subject} is paused since {since}{why}; stepflow resume {one.subject}"
-                )
+            if pause := self._pauses[keys].get(f"{kind} {name}"):
+                why = f": {pause.reason}" if pause.reason else ""
+                since = datetime.fromtimestamp(pause.since / 1000, UTC).isoformat(" ", "seconds")
+                text = f"{pause.subject} is paused since {since}{why}; stepflow resume {pause.subject}"
+                yield Reason("pause", pause.subject, text)
 
     def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:
         if record.blocked:
@@ -149,8 +152,8 @@ class _Explainer:
                     text = f"step {step.id!r} is ready, and no worker has taken it"
                     yield Reason("step", step.id, text, None, (queued,))
                 case "gated":
-                    places = tuple(self._in_line(job, gates))
-                    yield Reason("in line", step.id, f"step {step.id!r} stands in line", None, places)
+                    positions = tuple(self._positions(job, gates))
+                    yield Reason("in line", step.id, f"step {step.id!r} stands in line", None, positions)
                 case "leased":
                     yield Reason("step", step.id, f"step {step.id!r} is executed by worker {step.owner}")
                 case "delayed":
@@ -159,7 +162,7 @@ class _Explainer:
                     yield Reason("retrying", step.id, text, step.due_at)
 
     def _queued(self, queue: str, job: str, *, started: bool) -> Reason:
-        """Where a job is on its queue, that of its partition, and who serves it."""
+        """The position of a job on the queue of its partition, and the workers that serve the queue."""
         name, keys = f"{queue}:steps" if started else queue, self.keys.of(job)
         place = self.broker.execute(command(_number, "LPOS", keys("RQ_QUEUE", name), job))
         suspended = self.broker.execute(command(int, "EXISTS", keys("RQ_SUSPENDED")))
@@ -174,7 +177,7 @@ class _Explainer:
             return Reason("queue", name, f"{where}; no live worker serves queue {queue}: start one")
         return Reason("queue", name, f"{where}; {len(serving)} live worker(s) serve queue {queue}")
 
-    def _in_line(self, job: str, gates: list[tuple[int, str]]) -> Iterator[Reason]:
+    def _positions(self, job: str, gates: list[tuple[int, str]]) -> Iterator[Reason]:
         """A job's place in each line, and who has the slots."""
         keys = self.keys.of(job)
         queued = self.broker.execute(command(_texts, "HMGET", keys("RUN", job), "queue"))[0]
@@ -190,7 +193,7 @@ class _Explainer:
 
 
 def _gates(text: bytes) -> list[tuple[int, str]]:
-    """Limits and names of the gates in a run's ``gates`` field (see ``lib/concurrency.lua``)."""
+    """The limits and names of the concurrency gates in a run's ``gates`` field (see ``lib/concurrency.lua``)."""
     found, at = [], 0
     while at < len(text):
         head = _GATE.match(text[at:].decode(errors="replace"))
@@ -203,7 +206,7 @@ def _gates(text: bytes) -> list[tuple[int, str]]:
 
 
 def _event(step: StepRecord) -> str:
-    """What a step waits for: ``event order/paid with data.order = …``."""
+    """The event that a step waits for: ``event order/paid with the same data.order``."""
     paths, _, event = (*step.index.split("\n", 2), "", "")[:3]
     if step.condition:
         return f"event {event} if {EventFilter.from_json(step.condition).expression}"

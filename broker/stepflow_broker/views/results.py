@@ -1,8 +1,8 @@
-"""Waiting for the end of a run: blocked on the server, woken by the script that ends the run.
+"""Waiting for the end of a run.
 
-Each run has a channel of its own, so the cost of a wait does not depend on how many other runs end or are waited for.
-A channel forgets: therefore a waiter subscribes first and reads the status after, and reads it again whenever its
-connection was lost.
+The script that ends a run publishes on the channel of that run. Each run has its own channel, so the cost of a wait
+does not depend on the number of other runs. Pub/sub does not keep messages: a waiter subscribes first, reads the
+status next, and reads it again whenever its connection was lost.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from stepflow_engine.states import RunStatus
 __all__ = ["RunEndSubscriber", "wait_for_end"]
 
 _RECHECK_S = 30.0
-"""How often a waiter reads the status though nothing was heard: against connections that are dead and do not say so."""
+"""How often a waiter reads the status without a message, in case its connection is dead and reports no error."""
 _AWAY_S = 15.0
-"""How long the server may be away from who waits for a run that was there: longer than a fail-over lasts."""
+"""How long the server may be unavailable before a waiter gives up: longer than a failover takes."""
 
 
 def wait_for_end(broker: Broker, keys: Keys, run_id: str, timeout_s: float | None) -> RunStatus | None:
-    """Block until a run has ended, and return its last status; ``None`` if there is no such run.
+    """Block until a run has ended or the timeout is over, and return its status; ``None`` if there is no such run.
 
     Args:
-        timeout_s: how long to wait, in seconds; ``None`` waits for ever.
+        timeout_s: the timeout in seconds; ``None``: no timeout.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     status = broker.execute(read_status(keys, run_id))
@@ -44,7 +44,7 @@ def wait_for_end(broker: Broker, keys: Keys, run_id: str, timeout_s: float | Non
         try:
             _listen(broker, keys, run_id, deadline)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
-            pass  # the status is read again, which says what is wrong if it lasts
+            pass  # the status is read next; that read raises if the server stays unavailable
         except exceptions.RedisError as error:
             raise server_error(error, broker.url, "subscribe") from None
         status = _read_patiently(broker, keys, run_id, deadline)
@@ -66,7 +66,7 @@ def _give_up_at(now: float, deadline: float | None) -> float:
 
 
 def _listen(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> None:
-    """Return when the run's end is heard, the deadline is over, or it is time to read the status again."""
+    """Return when the run has ended, the deadline is over, or it is time to read the status again."""
     recheck = time.monotonic() + _RECHECK_S
     until = recheck if deadline is None else min(recheck, deadline)
     keys = keys.of(run_id)
@@ -84,18 +84,18 @@ def _listen(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> 
 
 
 class RunEndSubscriber:
-    """Waits for the ends of many runs of a partition over one connection, from one event loop.
+    """Waits for the ends of many runs of one partition, on one connection and one event loop.
 
     Args:
-        broker: the loop's broker.
-        keys: the partition's keys.
+        broker: the broker of the event loop.
+        keys: the keys of the partition.
     """
 
     def __init__(self, broker: AsyncBroker, keys: Keys) -> None:
         self._broker = broker
         self._keys = keys
         self._pubsub = broker.client(keys).pubsub()
-        self._turn = asyncio.Lock()  # redis-py's pubsub connects once for each call that finds it unconnected
+        self._lock = asyncio.Lock()  # without it, redis-py opens a connection for each concurrent call
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._listener: asyncio.Task[None] | None = None
 
@@ -105,7 +105,7 @@ class RunEndSubscriber:
         deadline = None if timeout_s is None else loop.time() + timeout_s
         give_up_at = loop.time()
         while True:
-            heard = await self._subscribe(run_id)
+            ended = await self._subscribe(run_id)
             try:
                 status = await self._read_patiently(run_id, give_up_at)
                 if status is None or status.ended:
@@ -113,11 +113,11 @@ class RunEndSubscriber:
                 left = _RECHECK_S if deadline is None else min(_RECHECK_S, deadline - loop.time())
                 if left <= 0:
                     return status
-                await asyncio.wait((heard,), timeout=left)
-                if heard.done():
-                    heard.result()  # raises what the server refuses
+                await asyncio.wait((ended,), timeout=left)
+                if ended.done():
+                    ended.result()  # raises the error of the server, if any
             finally:
-                await self._unsubscribe(run_id, heard)
+                await self._unsubscribe(run_id, ended)
             give_up_at = _give_up_at(loop.time(), deadline)
 
     async def _read_patiently(self, run_id: str, give_up_at: float) -> RunStatus | None:
@@ -129,24 +129,24 @@ class RunEndSubscriber:
                     raise
 
     async def _subscribe(self, run_id: str) -> asyncio.Future[None]:
-        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiters = self._waiters.setdefault(run_id, set())
-        waiters.add(heard)
+        waiters.add(ended)
         with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
-            async with self._turn:
+            async with self._lock:
                 await self._pubsub.subscribe(self._keys("RUN_ENDED", run_id))
         if self._listener is None or self._listener.done():
             self._listener = asyncio.get_running_loop().create_task(self._listen())
-        return heard
+        return ended
 
-    async def _unsubscribe(self, run_id: str, heard: asyncio.Future[None]) -> None:
+    async def _unsubscribe(self, run_id: str, ended: asyncio.Future[None]) -> None:
         waiters = self._waiters.get(run_id, set())
-        waiters.discard(heard)
-        heard.cancel()
+        waiters.discard(ended)
+        ended.cancel()
         if not waiters:
             self._waiters.pop(run_id, None)
             with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
-                async with self._turn:
+                async with self._lock:
                     await self._pubsub.unsubscribe(self._keys("RUN_ENDED", run_id))
 
     async def _listen(self) -> None:
@@ -166,18 +166,18 @@ class RunEndSubscriber:
                 self._wake(message["channel"].decode().removeprefix(self._keys("RUN_ENDED")))
 
     def _wake(self, run_id: str) -> None:
-        for heard in self._waiters.get(run_id, ()):
-            if not heard.done():
-                heard.set_result(None)
+        for ended in self._waiters.get(run_id, ()):
+            if not ended.done():
+                ended.set_result(None)
 
     def _wake_all(self) -> None:
         for run_id in list(self._waiters):
             self._wake(run_id)
 
     def _fail_all(self, error: Exception) -> None:
-        for heard in [one for waiters in self._waiters.values() for one in waiters]:
-            if not heard.done():
-                heard.set_exception(error)
+        for ended in [ended for waiters in self._waiters.values() for ended in waiters]:
+            if not ended.done():
+                ended.set_exception(error)
 
     async def close(self) -> None:
         """Stop listening."""

@@ -1,4 +1,4 @@
-"""``stepflow runs cancel``: end runs, by their ids or by what they have in common."""
+"""``stepflow runs cancel``: cancel runs by id or by filter."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from stepflow_engine.states import RunStatus
 
 __all__ = ["cancel"]
 
-_FORMS = "give how long ago, as 2h or 3d, or a time with its zone, as 2026-01-31T09:30:00Z"
-_WHAT = "give the ids of runs, or --function, --status, --created-before, --created-after or --if, or --all"
+_TIME_FORMS = "an age such as 2h or 3d, or a time with a zone such as 2026-01-31T09:30:00Z"
+_FILTERS = "--function, --status, --created-before, --created-after, --if"
 
 TimeArgument = timedelta | datetime
-"""A time on the command line: how long ago, or when."""
+"""A time on the command line: an age, or a point in time."""
 
 
-def _moment(value: str) -> TimeArgument:
+def _parse_time(value: str) -> TimeArgument:
     try:
         return timedelta(seconds=duration(value))
     except click.BadParameter:
@@ -39,27 +39,27 @@ def _moment(value: str) -> TimeArgument:
     try:
         when = datetime.fromisoformat(value)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is no time: {_FORMS}") from None
+        raise click.BadParameter(f"time must be {_TIME_FORMS}, got {value!r}") from None
     if when.utcoffset() is None:
-        raise click.BadParameter(f"{value!r} has no time zone: {_FORMS}")
+        raise click.BadParameter(f"time must have a time zone, got {value!r}: use {_TIME_FORMS}")
     return when
 
 
-def _condition(value: str) -> str:
+def _parse_condition(value: str) -> str:
     try:
         return expression(value).text
     except ConfigurationError as error:
         raise click.BadParameter(str(error)) from None
 
 
-def _name(value: str) -> str:
+def _parse_function(value: str) -> str:
     app, slash, function = value.rpartition("/")
     if not function or (slash and not app):
-        raise click.BadParameter(f"{value!r} names no function: write NAME or APP/NAME")
+        raise click.BadParameter(f"function must be NAME or APP/NAME, got {value!r}")
     return value
 
 
-def _reason(value: str) -> str:
+def _parse_reason(value: str) -> str:
     try:
         return check_id(value, "a reason") if value else ""
     except ValueError as error:
@@ -68,7 +68,7 @@ def _reason(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What runs must have in common, as it was given."""
+    """The filter options of the command."""
 
     function: str | None
     statuses: tuple[str, ...]
@@ -79,31 +79,35 @@ class Filters:
 
     @property
     def any(self) -> bool:
-        """Whether one was given; a limit alone is none."""
-        given = (self.function, self.statuses or None, self.created_before, self.created_after, self.condition)
-        return any(one is not None for one in given)
+        """Whether a filter is set; ``--limit`` is not a filter."""
+        filters = (self.function, self.statuses or None, self.created_before, self.created_after, self.condition)
+        return any(value is not None for value in filters)
 
     def selection(self, now_ms: int) -> RunFilter:
-        """The runs that fit at this time of the server."""
+        """The filter for the server, with ages resolved at this time."""
         app, slash, name = (self.function or "").rpartition("/")
         return select_runs(
             app if slash else None,
             name or None,
             statuses=self.statuses,
-            created_before=_when(self.created_before, now_ms),
-            created_after=_when(self.created_after, now_ms),
+            created_before=_resolve_time(self.created_before, now_ms),
+            created_after=_resolve_time(self.created_after, now_ms),
             if_=self.condition,
             limit=self.limit,
         )
 
 
-def _when(moment: TimeArgument | None, now_ms: int) -> datetime | None:
+def _resolve_time(moment: TimeArgument | None, now_ms: int) -> datetime | None:
     return datetime.fromtimestamp(now_ms / 1000, UTC) - moment if isinstance(moment, timedelta) else moment
 
 
 @dataclass(frozen=True, slots=True)
 class CancelOptions:
-    """CancelOptions the runs are cancelled, and how that is told."""
+    """The other options of the command.
+
+    Attributes:
+        children: whether to cancel the children that the runs wait for.
+    """
 
     app: Stepflow
     reason: str
@@ -114,29 +118,41 @@ class CancelOptions:
 
 @click.command(epilog=EPILOG)
 @click.argument("run_ids", metavar="[RUN]...", nargs=-1)
-@click.option("--function", type=_name, metavar="NAME", help="Only runs of this function: NAME or APP/NAME.")
+@click.option("--function", type=_parse_function, metavar="NAME", help="Only runs of this function: NAME or APP/NAME.")
 @click.option(
     "--status",
     "statuses",
     type=click.Choice([status.value for status in RunStatus if not status.ended]),
     multiple=True,
-    help="Only runs that are this; may be repeated.",
+    help="Only runs with this status; may be repeated.",
 )
-@click.option("--created-before", type=_moment, metavar="TIME", help="Only runs made before: 2h ago, or an ISO time.")
-@click.option("--created-after", type=_moment, metavar="TIME", help="Only runs made since then.")
+@click.option(
+    "--created-before",
+    type=_parse_time,
+    metavar="TIME",
+    help="Only runs created before this: an age such as 2h, or an ISO time.",
+)
+@click.option(
+    "--created-after",
+    type=_parse_time,
+    metavar="TIME",
+    help="Only runs created after this: an age such as 2h, or an ISO time.",
+)
 @click.option(
     "--if",
     "condition",
-    type=_condition,
+    type=_parse_condition,
     metavar="CEL",
-    help="Only runs for whose event this holds: 'event.data.n > 1'.",
+    help="Only runs whose event matches this expression: 'event.data.n > 1'.",
 )
 @click.option("--all", "every", is_flag=True, help="All live runs, of all apps.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many, the oldest.")
-@click.option("--reason", type=_reason, metavar="TEXT", default="", help="Why; it is kept with the runs.")
-@click.option("--leave-children", is_flag=True, help="Let the runs that they wait for go on.")
-@click.option("--dry-run", is_flag=True, help="Say which runs would be cancelled, and cancel none.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--limit", type=click.IntRange(min=1), help="The maximum number of runs, oldest first.")
+@click.option(
+    "--reason", type=_parse_reason, metavar="TEXT", default="", help="The reason, which is stored with the runs."
+)
+@click.option("--leave-children", is_flag=True, help="Do not cancel the child runs that they wait for.")
+@click.option("--dry-run", is_flag=True, help="Print the runs that would be cancelled, and cancel none.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @output_option
 @server_options
 def cancel(
@@ -156,91 +172,91 @@ def cancel(
     output: str,
     redis_url: str | None,
 ) -> None:
-    """Cancel RUNs, or all live runs that fit, oldest first; and the runs that they wait for.
+    """Cancel RUNs, or all live runs that match the filters, oldest first, and the child runs that they wait for.
 
-    A step that is executing is not interrupted; its result is dropped. Runs that fit are shown on a terminal as a
-    number, and cancelled when that is confirmed; without a terminal, --yes or --dry-run is needed.
+    A step that is executing is not interrupted; its result is dropped. With filters, the command asks for confirmation
+    with the number of runs. Without a terminal, it needs --yes or --dry-run.
     """
     filters = Filters(function, statuses, created_before, created_after, condition, limit)
     _check(run_ids, filters, every)
     if not (run_ids or dry_run or yes or sys.stdin.isatty()):
         raise click.UsageError(
-            "there is no terminal to ask on: give --yes, or --dry-run to see what would be cancelled"
+            "there is no terminal to ask for confirmation: use --yes, or --dry-run to print what would be cancelled"
         )
-    how = CancelOptions(find_app(redis_url), reason, not leave_children, dry_run, output)
+    options = CancelOptions(find_app(redis_url), reason, not leave_children, dry_run, output)
     if run_ids:
-        _cancel_named(list(dict.fromkeys(run_ids)), how)
+        _cancel_by_id(list(dict.fromkeys(run_ids)), options)
     else:
-        _cancel_fitting(filters, how, ask=not yes)
+        _cancel_matching(filters, options, ask=not yes)
 
 
 def _check(run_ids: Sequence[str], filters: Filters, every: bool) -> None:
     if run_ids and (filters.any or every or filters.limit):
-        raise click.UsageError(f"ids of runs are given, and what runs have in common too: {_WHAT}")
+        raise click.UsageError(f"run ids cannot be combined with filters: {_FILTERS}, --all, --limit")
     if filters.any and every:
-        raise click.UsageError("--all is for no filter at all: leave it out, or leave the filters out")
+        raise click.UsageError(f"--all cannot be combined with filters: {_FILTERS}")
     if not (run_ids or filters.any or every):
-        raise click.UsageError(f"nothing says which runs: {_WHAT}")
+        raise click.UsageError(f"no runs are selected: give run ids, a filter ({_FILTERS}), or --all")
 
 
 # -- by id ---------------------------------------------------------------------
 
 
-def _cancel_named(run_ids: Sequence[str], how: CancelOptions) -> None:
+def _cancel_by_id(run_ids: Sequence[str], options: CancelOptions) -> None:
     done: list[dict[str, object]] = []
     unknown = False
     for run_id in run_ids:
         try:
-            done.append(_cancel_one(how.app.run(run_id), how))
+            done.append(_cancel_one(options.app.run(run_id), options))
         except RunNotFoundError as error:
             print_error(str(error))
             unknown = True
-    if how.output == "json" and done:
+    if options.output == "json" and done:
         print_json(done if len(run_ids) > 1 else done[0])
     if unknown:
         click.get_current_context().exit(ExitCode.NOT_FOUND)
 
 
-def _cancel_one(run: Run, how: CancelOptions) -> dict[str, object]:
-    """Cancel a run, unless it is a dry run, and say what became of it."""
-    cancelled = not how.dry_run and run.cancel(how.reason, children=how.children)
+def _cancel_one(run: Run, options: CancelOptions) -> dict[str, object]:
+    """Cancel a run, unless this is a dry run, and print the outcome or return it for the JSON output."""
+    cancelled = not options.dry_run and run.cancel(options.reason, children=options.children)
     status = RunStatus.CANCELLED if cancelled else run.status()
-    if how.output == "json":
+    if options.output == "json":
         return {"run_id": run.id, "cancelled": cancelled, "status": status}
     if status.ended and not cancelled:
-        click.echo(f"{run.id} had ended already: {status}")
+        click.echo(f"{run.id} had already ended: {status}")
     else:
-        click.echo(f"{run.id} {_verb(how)}")
+        click.echo(f"{run.id} {_verb(options)}")
     return {}
 
 
-def _verb(how: CancelOptions) -> str:
-    return "would be cancelled" if how.dry_run else "is cancelled"
+def _verb(options: CancelOptions) -> str:
+    return "would be cancelled" if options.dry_run else "is cancelled"
 
 
-# -- by what they have in common -----------------------------------------------
+# -- by filter -----------------------------------------------------------------
 
 
-def _cancel_fitting(filters: Filters, how: CancelOptions, *, ask: bool) -> None:
-    producer = how.app.backend
-    selection = replace(filters.selection(producer.broker.execute(server_ms())), cipher=producer.cipher)
-    found = run_operation(producer.broker, find_live(producer.keys, selection))
-    if how.dry_run or not found:
-        _print_runs(found, how)
+def _cancel_matching(filters: Filters, options: CancelOptions, *, ask: bool) -> None:
+    backend = options.app.backend
+    selection = replace(filters.selection(backend.broker.execute(server_ms())), cipher=backend.cipher)
+    found = run_operation(backend.broker, find_live(backend.keys, selection))
+    if options.dry_run or not found:
+        _print_runs(found, options)
     elif ask and not click.confirm(f"Cancel {_count(found)}?", err=True):
-        _print_runs([], how)
+        _print_runs([], options)
     else:
-        this = cancelling(how.reason, retention_ms=producer.retention_ms, children=how.children)
-        _print_runs(run_operation(producer.broker, cancel_runs(producer.keys, found, this)), how)
+        cancellation = cancelling(options.reason, retention_ms=backend.retention_ms, children=options.children)
+        _print_runs(run_operation(backend.broker, cancel_runs(backend.keys, found, cancellation)), options)
 
 
-def _print_runs(run_ids: Sequence[str], how: CancelOptions) -> None:
-    if how.output == "json":
-        print_json({"dry_run": how.dry_run, "runs": run_ids})
+def _print_runs(run_ids: Sequence[str], options: CancelOptions) -> None:
+    if options.output == "json":
+        print_json({"dry_run": options.dry_run, "runs": run_ids})
         return
     for run_id in run_ids:
-        click.echo(f"{run_id} {_verb(how)}")
-    click.echo(f"{_count(run_ids)} {'would be cancelled' if how.dry_run else 'cancelled'}")
+        click.echo(f"{run_id} {_verb(options)}")
+    click.echo(f"{_count(run_ids)} {'would be cancelled' if options.dry_run else 'cancelled'}")
 
 
 def _count(run_ids: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""``stepflow dev``: a server, workers, and their restart when the code changes, in one command."""
+"""``stepflow dev``: a server, and workers that restart when the code changes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from watchfiles import Change, DefaultFilter, watch
 from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_broker.redis_client.connection import safe_url
 from stepflow_cli.commands.dev_workers import DevWorkers, check_code
-from stepflow_cli.commands.worker import pace_options
+from stepflow_cli.commands.worker import process_options
 from stepflow_cli.exit_codes import EPILOG, ExitCode, Session
-from stepflow_cli.formatting import say
+from stepflow_cli.formatting import print_status
 from stepflow_cli.options import debug_option
 from stepflow_cli.server import DEV_FOLDER, announce_url, check_folder, withdraw_url
 from stepflow_workers.pool import WorkerSpec
@@ -25,14 +25,14 @@ from stepflow_workers.state.settings import WorkerSettings
 
 __all__ = ["dev"]
 
-_LOOK_MS = 200
+_POLL_MS = 200
 _GRACE_S = 5.0
-"""How long a reload waits for handlers; then their jobs are handed back, and are executed again by the new code."""
+"""How long a reload waits for handlers. After that, their jobs return to the queue, and the new code executes them."""
 
 
 @click.command(epilog=EPILOG)
 @click.argument("apps", metavar="MODULE:APP...", nargs=-1, required=True)
-@pace_options
+@process_options
 @click.option(
     "--watch",
     "folders",
@@ -44,7 +44,7 @@ _GRACE_S = 5.0
     "--redis-url",
     metavar="URL",
     envvar="STEPFLOW_REDIS_URL",
-    help="The server; else STEPFLOW_REDIS_URL, else one of its own.",
+    help="The server. Default: STEPFLOW_REDIS_URL, else a new server in .stepflow/.",
 )
 @debug_option
 def dev(
@@ -58,19 +58,19 @@ def dev(
 ) -> None:
     """Run apps for development.
 
-    An app is named by its module and its name there, as in shop.flows:app.
+    An app is a module and the name of a variable in it: shop.flows:app.
 
-    Without --redis-url and STEPFLOW_REDIS_URL it starts a server of its own that keeps its data in .stepflow/; the
-    other commands find it when they are started in this folder. Workers restart when the code changes. Ctrl+C ends it.
+    Without --redis-url and STEPFLOW_REDIS_URL, the command starts a server with its data in .stepflow/. Other commands
+    in this folder use that server. Workers restart when the code changes. Ctrl+C stops the command.
     """
     stop = _Stop()
     with stop.on_signals(), contextlib.ExitStack() as stack:
         url = redis_url or stack.enter_context(_own_server())
-        os.environ["STEPFLOW_REDIS_URL"] = url  # for what the apps themselves send
+        os.environ["STEPFLOW_REDIS_URL"] = url  # apps send events to this server too
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a .pyc hides a second change within one second
         settings = WorkerSettings(url, concurrency=concurrency, grace_s=_GRACE_S)
         _reload_until(stop, WorkerSpec(apps, settings, log_level), processes, folders or (Path.cwd(),))
-        say("stopped")
+        print_status("stopped")
 
 
 @contextlib.contextmanager
@@ -90,58 +90,58 @@ def _own_server() -> Iterator[str]:
 
 
 def _reload_until(stop: _Stop, spec: WorkerSpec, processes: int, folders: tuple[Path, ...]) -> None:
-    """Run workers with the code as it is on disk, until told to stop. The watch begins before the code is read."""
-    say("server", safe_url(spec.settings.redis_url))
-    say("reload", f"when a *.py file in {', '.join(str(folder) for folder in folders)} changes")
+    """Run workers with the current code until ``stop`` is set. The watch starts before the code is imported."""
+    print_status("server", safe_url(spec.settings.redis_url))
+    print_status("reload", f"when a *.py file in {', '.join(str(folder) for folder in folders)} changes")
     debug = click.get_current_context().ensure_object(Session).debug
-    crew: DevWorkers | None = None
+    dev_workers: DevWorkers | None = None
     first = True
     try:
         for changes in watch(
-            *folders, watch_filter=PythonFiles(), stop_event=stop, rust_timeout=_LOOK_MS, yield_on_timeout=True
+            *folders, watch_filter=PythonFiles(), stop_event=stop, rust_timeout=_POLL_MS, yield_on_timeout=True
         ):
             if not changes and not first:
                 continue
             if changes:
-                say("changed", ", ".join(sorted({_relative(path) for _, path in changes})))
-            if crew is not None:
-                crew.stop(stop.again)
-            crew = _start_crew(spec, processes, first=first, debug=debug)
+                print_status("changed", ", ".join(sorted({_relative(path) for _, path in changes})))
+            if dev_workers is not None:
+                dev_workers.stop(stop.again)
+            dev_workers = _start_workers(spec, processes, first=first, debug=debug)
             first = False
     finally:
-        if crew is not None:
-            say("stopping", "the workers finish the steps at hand; Ctrl+C again stops them at once")
-            crew.stop(stop.again)
+        if dev_workers is not None:
+            print_status("stopping", "the workers finish the steps that execute; Ctrl+C again stops them at once")
+            dev_workers.stop(stop.again)
 
 
-def _start_crew(spec: WorkerSpec, processes: int, *, first: bool, debug: bool) -> DevWorkers | None:
-    """Start the workers; ``None`` if the code cannot be used.
+def _start_workers(spec: WorkerSpec, processes: int, *, first: bool, debug: bool) -> DevWorkers | None:
+    """Start the workers; ``None`` if the code cannot be imported.
 
     Raises:
-        Exit: it is the first code, so the command was given the wrong thing.
+        Exit: the first import failed, so an argument of the command is wrong.
     """
-    code = check_code(spec, introduce=first, debug=debug)
+    code = check_code(spec, describe=first, debug=debug)
     if code is ExitCode.OK:
         return DevWorkers(spec, processes)
     if first:
         raise click.exceptions.Exit(code)
-    say("waiting", "no workers run until the code is corrected and saved")
+    print_status("waiting", "no workers run until the code is fixed and saved")
     return None
 
 
 class PythonFiles(DefaultFilter):
-    """Lets the changes of ``*.py`` files through, but not those of installed packages or of our own data."""
+    """Accepts changes of ``*.py`` files outside virtual environments and the data folder."""
 
     def __init__(self) -> None:
         super().__init__(ignore_dirs=(*DefaultFilter.ignore_dirs, "venv", str(DEV_FOLDER)))
 
     def __call__(self, change: Change, path: str) -> bool:
-        """Whether this change matters."""
+        """Whether a change is accepted."""
         return path.endswith(".py") and super().__call__(change, path)
 
 
 class _Stop:
-    """Whether to stop: set by SIGINT and SIGTERM; ``again`` by the second of them."""
+    """The stop signal: set by SIGINT and SIGTERM. ``again`` is set by the second signal."""
 
     def __init__(self) -> None:
         self._signals = 0
@@ -156,7 +156,7 @@ class _Stop:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Listen to signals meanwhile."""
+        """Handle signals inside this context."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:

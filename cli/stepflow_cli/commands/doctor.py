@@ -1,4 +1,4 @@
-"""``stepflow doctor``: whether the server and all that is on it are as they must be, and what to do if not."""
+"""``stepflow doctor``: check the server and the data of all runs, and repair the data."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ _COLORS = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.ERROR: "re
 
 
 @click.command(epilog=EPILOG)
-@click.option("--repair", is_flag=True, help="Queue again what the runs demand, and drop what nothing asks for.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Repair inconsistent data: queue missing jobs again, and remove data that belongs to no run.",
+)
 @output_option
 @server_options
 def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
-    """Examine the server and all runs on it, while workers work; the exit code is 1 if errors stand."""
+    """Check the server and all runs on it. Workers may run meanwhile. The exit code is 1 if errors remain."""
     broker = Broker(find_url(redis_url))
     keys = keys_for(broker.url)
     found = examine_server(broker, keys)
@@ -37,7 +41,7 @@ def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
         found += examine(broker, keys, repair=repair)
     except BackendUnavailableError:
         if output != "json":
-            _print(found, repair=repair)  # it says which node of a cluster is away
+            _print(found, repair=repair)  # a finding says which cluster node is unavailable
         raise
     if output == "json":
         print_json([finding.to_json() for finding in found])
@@ -51,13 +55,15 @@ def _print(found: Sequence[Finding], *, repair: bool) -> None:
     for finding in found:
         line = Text(f"{finding.severity.value:<8}", style=_COLORS[finding.severity])
         out.print(
-            line.append(f"{finding.code:<20}  {printable(finding.text)}{_done(finding, repair=repair)}", style="")
+            line.append(
+                f"{finding.code:<20}  {printable(finding.text)}{_repair_text(finding, repair=repair)}", style=""
+            )
         )
     click.echo(_summary(found))
 
 
-def _done(finding: Finding, *, repair: bool) -> str:
-    """What became of a finding, or would."""
+def _repair_text(finding: Finding, *, repair: bool) -> str:
+    """The repair that was done, or that ``--repair`` would do."""
     if finding.repaired:
         return f"; repaired: {finding.repair}"
     if repair or finding.severity is Severity.OK:

@@ -1,4 +1,4 @@
-"""``stepflow explain``: why a run is not moving."""
+"""``stepflow explain``: why a run does not progress."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import click
 
 from stepflow_broker.views.explain import Reason, explain_run
+from stepflow_broker.views.run_view import run_not_found
 from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import now_ms, print_json, span
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_server
-from stepflow_engine.errors import RunNotFoundError
 
 __all__ = ["explain"]
 
@@ -22,12 +22,11 @@ __all__ = ["explain"]
 @output_option
 @server_options
 def explain(run_id: str, *, output: str, redis_url: str | None) -> None:
-    """Say why a run is not moving: what it waits for, and what that waits for."""
+    """Explain why a run does not progress: what it waits for, and what that waits for in turn."""
     broker, keys = find_server(redis_url)
     reason = explain_run(broker, keys, run_id)
     if reason is None:
-        text = f"there is no run {run_id!r}: the id is wrong, or the run ended longer ago than the retention"
-        raise RunNotFoundError(run_id, "unknown", text)
+        raise run_not_found(run_id)
     if output == "json":
         print_json(reason.to_json())
         return

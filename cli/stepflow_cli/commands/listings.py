@@ -1,4 +1,4 @@
-"""``stepflow functions``, ``workers`` and ``queues``: what there is on a server."""
+"""``stepflow functions``, ``workers`` and ``queues``: the lists of what a server has."""
 
 from __future__ import annotations
 
@@ -39,18 +39,26 @@ __all__ = ["functions", "queues", "workers"]
 @output_option
 @server_options
 def functions(*, output: str, redis_url: str | None) -> None:
-    """List the functions that workers have registered: what starts them, and whether a live worker serves them."""
+    """List the registered functions, their triggers, and whether a live worker serves them."""
     broker, keys = find_server(redis_url)
     found, served = broker.execute(read_functions(keys)), served_queues(broker, keys)
     now = broker.execute(server_time_ms())
     if output == "json":
         print_json([_function_json(config, served, now) for config in found])
         return
-    limited = any(config.rate_limit for config in found)
-    timed = any(config.crons for config in found)
-    headers = ["FUNCTION", "STARTED BY", *["NEXT"] * timed, "RETRIES", *["RATE LIMIT"] * limited, "QUEUE", "SERVED"]
-    rows = [_function_row(config, served, now, limited=limited, timed=timed) for config in found]
-    _print(headers, rows, right=("RETRIES",), folded=(1,), none="no functions: start a worker")
+    has_rates = any(config.rate_limit for config in found)
+    has_crons = any(config.crons for config in found)
+    headers = [
+        "FUNCTION",
+        "STARTED BY",
+        *["NEXT"] * has_crons,
+        "RETRIES",
+        *["RATE LIMIT"] * has_rates,
+        "QUEUE",
+        "SERVED",
+    ]
+    rows = [_function_row(config, served, now, has_rates=has_rates, has_crons=has_crons) for config in found]
+    _print(headers, rows, right=("RETRIES",), wrapped=(1,), empty="no functions: start a worker")
     for queue in sorted({config.queue for config in found} - served):
         click.echo(unserved(queue))
 
@@ -76,27 +84,27 @@ def _schedule_json(cron: CronConfig, now: int) -> dict[str, Any]:
 
 
 def _function_row(
-    config: FunctionConfig, served: frozenset[str], now: int, *, limited: bool, timed: bool
+    config: FunctionConfig, served: frozenset[str], now: int, *, has_rates: bool, has_crons: bool
 ) -> list[Cell]:
     return [
         printable(config.name),
         printable(", ".join(config.triggers)) or "—",
-        *[_next(config.crons, now)] * timed,
+        *[_next(config.crons, now)] * has_crons,
         str(config.retries),
-        *[_rate(config.rate_limit)] * limited,
+        *[_rate(config.rate_limit)] * has_rates,
         printable(config.queue),
         "yes" if config.queue in served else Text("no", style="yellow"),
     ]
 
 
 def _next(crons: Sequence[CronConfig], now: int) -> str:
-    """The next of the times that start a function, in the time zone of this machine: ``2025-01-31 09:30``."""
+    """The next time that a cron schedule starts a function, in the local time zone: ``2025-01-31 09:30``."""
     times = [time_ms for cron in crons if (time_ms := next_time(cron, now)) is not None]
     return clock(min(times)).removesuffix(":00") if times else "—"
 
 
 def _rate(rate: RateConfig | None) -> str:
-    """A rate limit: ``2 in 1h per event.data.user``."""
+    """A rate limit, such as ``2 in 1h per event.data.user``."""
     if rate is None:
         return "—"
     per = f" per {printable(rate.key)}" if rate.key else ""
@@ -107,7 +115,7 @@ def _rate(rate: RateConfig | None) -> str:
 @output_option
 @server_options
 def workers(*, output: str, redis_url: str | None) -> None:
-    """List the workers that live."""
+    """List the live workers."""
     found = read_workers(*find_server(redis_url))
     if output == "json":
         print_json([{**asdict(record), "last_heartbeat": iso(record.last_heartbeat)} for record in found])
@@ -125,15 +133,15 @@ def workers(*, output: str, redis_url: str | None) -> None:
         )
         for record in found
     ]
-    headers = ("WORKER", "STATE", "PID", "RUN_ENDED", "FAILED", "SEEN", "QUEUES")
-    _print(headers, rows, right=("PID", "RUN_ENDED", "FAILED"), none="no workers: start one with stepflow-worker")
+    headers = ("WORKER", "STATE", "PID", "DONE", "FAILED", "SEEN", "QUEUES")
+    _print(headers, rows, right=("PID", "DONE", "FAILED"), empty="no workers: start one with stepflow-worker")
 
 
 @click.command(epilog=EPILOG)
 @output_option
 @server_options
 def queues(*, output: str, redis_url: str | None) -> None:
-    """List the queues and how much is on each."""
+    """List the queues and the number of jobs on each."""
     found = read_queues(*find_server(redis_url))
     if output == "json":
         print_json([asdict(record) for record in found])
@@ -143,7 +151,7 @@ def queues(*, output: str, redis_url: str | None) -> None:
         for q in found
     ]
     headers = ("QUEUE", "NEW", "STARTED", "EXECUTING", "DELAYED", "FAILED")
-    _print(headers, rows, right=headers[1:], none="no queues: nothing was ever queued here")
+    _print(headers, rows, right=headers[1:], empty="no queues: no job was queued on this server yet")
 
 
 def _print(
@@ -151,16 +159,16 @@ def _print(
     rows: Sequence[Sequence[Cell]],
     *,
     right: Sequence[str],
-    none: str,
-    folded: Sequence[int] = (),
+    empty: str,
+    wrapped: Sequence[int] = (),
 ) -> None:
-    """Print a table, or say that there is nothing and what to do. Columns that are ``folded`` take several lines."""
+    """Print a table, or the text ``empty`` if it has no rows. The columns in ``wrapped`` may take several lines."""
     if not rows:
-        click.echo(none)
+        click.echo(empty)
         return
-    made = table(*headers, right=right)
-    for column in folded:
-        made.columns[column].no_wrap, made.columns[column].overflow = False, "fold"
+    grid = table(*headers, right=right)
+    for column in wrapped:
+        grid.columns[column].no_wrap, grid.columns[column].overflow = False, "fold"
     for row in rows:
-        made.add_row(*row)
-    console().print(made)
+        grid.add_row(*row)
+    console().print(grid)

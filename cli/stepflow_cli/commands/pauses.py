@@ -1,4 +1,4 @@
-"""``stepflow pause``, ``stepflow resume``, ``stepflow pauses``."""
+"""``stepflow pause``, ``resume`` and ``pauses``: stop the execution of a function, a queue or a key."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 
 def _subject(command: C) -> C:
-    """What is paused, as two arguments."""
+    """The two arguments that name what to pause: its kind and its name."""
     kind = click.argument("kind", type=click.Choice(PAUSE_KINDS))
     return kind(click.argument("name")(command))
 
 
 @click.command(epilog=EPILOG)
 @_subject
-@click.option("--reason", default="", help="Why; 'stepflow explain' and 'stepflow pauses' tell it.")
+@click.option("--reason", default="", help="The reason, which 'stepflow explain' and 'stepflow pauses' print.")
 @output_option
 @server_options
 def pause(kind: str, name: str, *, reason: str, output: str, redis_url: str | None) -> None:
-    """Execute nothing more of a function (APP/NAME), from a queue, or for a key, until it is resumed.
+    """Pause a function (APP/NAME), a queue, or a key: workers execute no more of its jobs until it is resumed.
 
-    Nothing is lost: events still start runs, which wait. A step that is executing ends first. A key is one value of a
-    concurrency's key, as 'stepflow explain' names it: shop/sync:event.data.shop=17.
+    Nothing is lost: events still start runs, and the runs wait. A step that is executing is not interrupted. A key is
+    one value of a concurrency key, in the form that 'stepflow explain' prints: shop/sync:event.data.shop=17.
     """
     new = find_app(redis_url).pause(**_target(kind, name), reason=reason)
     if output == "json":
         print_json({"kind": kind, "name": name, "paused": True, "new": new})
     else:
-        click.echo(f"{kind} {name} is paused" if new else f"{kind} {name} was paused already, and has the new reason")
+        click.echo(f"{kind} {name} is paused" if new else f"{kind} {name} was already paused; its reason is updated")
 
 
 @click.command(epilog=EPILOG)
@@ -48,42 +48,42 @@ def pause(kind: str, name: str, *, reason: str, output: str, redis_url: str | No
 @output_option
 @server_options
 def resume(kind: str, name: str, *, output: str, redis_url: str | None) -> None:
-    """Let what was paused go on: a function (APP/NAME), a queue, or a key."""
+    """Resume a function (APP/NAME), a queue, or a key."""
     was = find_app(redis_url).resume(**_target(kind, name))
     if output == "json":
         print_json({"kind": kind, "name": name, "paused": False, "was_paused": was})
     else:
-        click.echo(f"{kind} {name} goes on" if was else f"{kind} {name} was not paused")
+        click.echo(f"{kind} {name} is resumed" if was else f"{kind} {name} was not paused")
 
 
 @click.command(epilog=EPILOG)
 @output_option
 @server_options
 def pauses(*, output: str, redis_url: str | None) -> None:
-    """List what is paused."""
+    """List the paused functions, queues and keys."""
     found, now = find_app(redis_url).pauses(), now_ms()
     if output == "json":
-        print_json([_pause_json(one) for one in found])
+        print_json([_pause_json(paused) for paused in found])
         return
     if not found:
         click.echo("nothing is paused")
         return
-    made = table("WHAT", "NAME", "SINCE", "REASON")
-    for one in found:
-        made.add_row(one.kind, printable(one.name), since(one.since, now), printable(one.reason))
-    console().print(made)
-    for one in found:
-        if not one.complete:
-            text = f"{one.subject} is not paused everywhere, or not for one reason: pause or resume it once more"
+    grid = table("WHAT", "NAME", "SINCE", "REASON")
+    for paused in found:
+        grid.add_row(paused.kind, printable(paused.name), since(paused.since, now), printable(paused.reason))
+    console().print(grid)
+    for paused in found:
+        if not paused.complete:
+            text = f"{paused.subject} is not paused in every partition, or for different reasons: repeat the command"
             click.echo(printable(text), err=True)
 
 
-def _pause_json(one: Pause) -> dict[str, Any]:
-    told = {"kind": one.kind, "name": one.name, "since": iso(one.since), "reason": one.reason}
-    return {**told, "complete": one.complete}
+def _pause_json(paused: Pause) -> dict[str, Any]:
+    fields = {"kind": paused.kind, "name": paused.name, "since": iso(paused.since), "reason": paused.reason}
+    return {**fields, "complete": paused.complete}
 
 
 def _target(kind: str, name: str) -> dict[str, Any]:
     if kind == "function" and "/" not in name:
-        raise click.BadParameter(f"a function is named APP/NAME, as 'stepflow functions' lists it; not {name!r}")
+        raise click.BadParameter(f"function must be APP/NAME, as 'stepflow functions' lists it, got {name!r}")
     return {kind: name}

@@ -1,4 +1,4 @@
-"""``stepflow send``, ``start`` and ``invoke``: what makes runs."""
+"""``stepflow send``, ``start`` and ``invoke``: send events and start runs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from stepflow_cli.server import find_app
 
 __all__ = ["invoke", "send", "start"]
 
-app_option = click.option("--app", metavar="APP", help="The function's app, when FUNCTION does not name it.")
+app_option = click.option(
+    "--app", metavar="APP", help="The app of the function, if the argument is FUNCTION without APP/."
+)
 
 
 @click.command(epilog=EPILOG)
 @click.argument("event")
 @data_option
-@click.option("--id", default="", help="Names this one event; sent again within 24 hours, it starts nothing.")
+@click.option("--id", default="", help="The event id. An event with the same id within 24 hours starts nothing.")
 @output_option
 @server_options
 def send(event: str, *, data: Any, id: str, output: str, redis_url: str | None) -> None:
     """Send an event, and print its id.
 
-    Every function whose trigger matches gets a run, and every step that waits for it goes on.
+    The event starts a run of every function whose trigger matches, and resumes every step that waits for it.
     """
     producer = find_app(redis_url)
     event_id = producer.send(event, data, id=id)
@@ -48,9 +50,11 @@ def send(event: str, *, data: Any, id: str, output: str, redis_url: str | None) 
 @click.argument("function", metavar="APP/FUNCTION")
 @app_option
 @data_option
-@click.option("--id", help="Makes the start repeatable: within 24 hours the same id means the same run.")
-@click.option("--wait", is_flag=True, help="Wait for the result, and print it.")
-@click.option("--timeout", type=duration, metavar="TIME", help="Wait, but not longer than this: 30s, 5m, 1h.")
+@click.option("--id", help="Makes the start idempotent: within 24 hours, the same id names the same run.")
+@click.option("--wait", is_flag=True, help="Wait for the result and print it.")
+@click.option(
+    "--timeout", type=duration, metavar="TIME", help="Wait for the result, but no longer than this: 30s, 5m, 1h."
+)
 @output_option
 @server_options
 def start(
@@ -66,7 +70,7 @@ def start(
 ) -> None:
     """Start a run and print its id.
 
-    With --wait or --timeout, it prints the result when the run has ended.
+    With --wait or --timeout, it waits for the end of the run and prints the result.
     """
     run = _start(function, app, data, id, redis_url)
     if not wait and timeout is None:
@@ -80,10 +84,12 @@ def start(
 @click.argument("function", metavar="APP/FUNCTION")
 @app_option
 @data_option
-@click.option("--timeout", type=duration, metavar="TIME", help="The longest wait: 30s, 5m, 1h. The run goes on.")
+@click.option(
+    "--timeout", type=duration, metavar="TIME", help="The maximum wait: 30s, 5m, 1h. The run continues after it."
+)
 @server_options
 def invoke(function: str, *, app: str | None, data: Any, timeout: float | None, redis_url: str | None) -> None:
-    """Start a run, and print its result.
+    """Start a run, wait for its end, and print its result.
 
     The result is JSON.
     """
@@ -92,7 +98,7 @@ def invoke(function: str, *, app: str | None, data: Any, timeout: float | None, 
 
 def _start(function: str, app: str | None, data: Any, id: str | None, redis_url: str | None) -> Run[Any]:
     if "/" not in function and not app:
-        hint = f"{function!r} does not say whose it is: write APP/{function}, or give --app"
+        hint = f"function must be APP/FUNCTION, got {function!r}: write APP/{function}, or use --app"
         raise click.BadParameter(hint, param_hint="APP/FUNCTION")
     name = function if "/" in function else f"{app}/{function}"
     return find_app(redis_url).start(name, data, id=id)

@@ -1,4 +1,4 @@
-"""``stepflow-worker``: worker processes."""
+"""``stepflow worker`` and the ``stepflow-worker`` program: worker processes."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from stepflow_workers.pool import WorkerPool, WorkerSpec, run_worker
 from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
 
-__all__ = ["check_worker", "main", "pace_options", "worker"]
+__all__ = ["check_worker", "main", "process_options", "worker"]
 
 C = TypeVar("C", bound=Callable[..., Any])
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
-def pace_options(command: C) -> C:
-    """The options that ``worker`` and ``dev`` share."""
+def process_options(command: C) -> C:
+    """``--processes``, ``--concurrency`` and ``--log-level``: the options that ``worker`` and ``dev`` share."""
     for option in (
         click.option(
             "--log-level",
             type=click.Choice(_LEVELS, case_sensitive=False),
             default="INFO",
             show_default=True,
-            help="The lowest level that is logged, to standard error.",
+            help="The minimum level of log events, which go to standard error.",
         ),
         click.option(
             "--concurrency",
@@ -38,10 +38,15 @@ def pace_options(command: C) -> C:
             type=click.IntRange(min=1),
             default=100,
             show_default=True,
-            help="Jobs that a process executes at once.",
+            help="The number of jobs that a process executes at the same time.",
         ),
         click.option(
-            "--processes", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Processes."
+            "--processes",
+            metavar="N",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="The number of processes.",
         ),
     ):
         command = option(command)
@@ -50,24 +55,24 @@ def pace_options(command: C) -> C:
 
 @click.command("worker", epilog=EPILOG)
 @click.argument("apps", metavar="MODULE:APP...", nargs=-1, required=True)
-@pace_options
+@process_options
 @click.option(
     "--queue",
     "queues",
     metavar="NAME",
     type=queue_name,
     multiple=True,
-    help="Serve only this queue; may be repeated, the most important first.",
+    help="Serve only this queue; may be repeated, highest priority first.",
 )
-@click.option("--burst", is_flag=True, help="Stop when nothing is ready.")
-@click.option("--name", default="", help="The worker's name in RQ; with several processes, its number is appended.")
+@click.option("--burst", is_flag=True, help="Stop when no job is ready.")
+@click.option("--name", default="", help="The worker's name in RQ; with several processes, a number is appended.")
 @click.option(
     "--sticky",
     metavar="N",
     type=click.IntRange(min=0),
     default=100,
     show_default=True,
-    help="Steps in a row that a run may execute before it goes back to its queue.",
+    help="The number of steps that a run may execute in a row before it returns to its queue.",
 )
 @click.option(
     "--lease",
@@ -75,7 +80,7 @@ def pace_options(command: C) -> C:
     type=lease,
     default="10s",
     show_default=True,
-    help="How long a job stays with a process that gives no sign of life; at least 2s.",
+    help="How long a job stays with a process that sends no heartbeat; at least 2s.",
 )
 @click.option(
     "--grace",
@@ -83,13 +88,13 @@ def pace_options(command: C) -> C:
     type=duration,
     default="30s",
     show_default=True,
-    help="How long a stop waits for handlers; then their jobs are handed back.",
+    help="How long a stop waits for handlers; after that, their jobs return to the queue.",
 )
 @click.option(
     "--redis-url",
     metavar="URL",
     envvar="STEPFLOW_REDIS_URL",
-    help="The server; else STEPFLOW_REDIS_URL, else the one that the app names.",
+    help="The server. Default: STEPFLOW_REDIS_URL, else the server of the app.",
 )
 @debug_option
 def worker(
@@ -108,13 +113,13 @@ def worker(
 ) -> None:
     """Execute the functions of apps.
 
-    An app is named by its module and its name there, as in shop.flows:app.
+    An app is a module and the name of a variable in it: shop.flows:app.
 
-    SIGTERM or Ctrl+C ends it when the steps at hand are done; a second one at once, and nothing is lost: another worker
-    takes over.
+    SIGTERM or Ctrl+C stops the worker when the steps that execute have ended. A second signal stops it at once; no
+    data is lost, another worker takes over.
     """
     if redis_url:
-        os.environ["STEPFLOW_REDIS_URL"] = redis_url  # also for what the apps themselves send
+        os.environ["STEPFLOW_REDIS_URL"] = redis_url  # apps send events to this server too
     settings = WorkerSettings(
         url_of_apps(redis_url, load_apps(apps)),
         queues=queues,
@@ -134,10 +139,10 @@ def worker(
 
 
 def check_worker(spec: WorkerSpec) -> None:
-    """Make a worker and do not start it, so that what is wrong is said once and not by every process.
+    """Create a worker without starting it, so that an error is printed once and not by every process.
 
     Raises:
-        ConfigurationError, BackendUnavailableError: it could not start.
+        ConfigurationError, BackendUnavailableError: the worker cannot start.
     """
     StepWorker(load_apps(spec.apps), spec.settings).connection.close()
 

@@ -1,4 +1,4 @@
-"""When the schedules of functions come next."""
+"""The next time of a cron schedule."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _FURTHEST_MS = 10 * 366 * 24 * 60 * _MINUTE_MS
 
 
 def next_time(cron: CronConfig, now_ms: int) -> int | None:
-    """The next time of a schedule, in ms; ``None`` if it does not come within ten years.
+    """The next time of a schedule in milliseconds since the epoch; ``None`` if there is none within ten years.
 
-    It is found by what workers ask themselves: which times will be due then?
+    It uses the function of the workers that lists due times, over a growing range.
     """
     every = replace(cron, catch_up="all")
     ahead_ms = _MINUTE_MS
@@ -25,6 +25,6 @@ def next_time(cron: CronConfig, now_ms: int) -> int | None:
             return None
         ahead_ms *= 2
     first = due[0]
-    while due := due_times(every, after_ms=now_ms, now_ms=first - 1):  # of very many, the latest are told
+    while due := due_times(every, after_ms=now_ms, now_ms=first - 1):  # of many due times, only the latest are listed
         first = due[0]
     return first
