@@ -375,7 +375,7 @@ def test_an_event_that_is_too_large_is_not_sent(url: str, client: redis.Redis, t
         (["send", "x", "--data", "{n: 1}"], "not JSON"),
         (["send", "x", "--data", "@/no/such/file"], "cannot read '/no/such/file'"),
         (["send"], "Missing argument 'EVENT'"),
-        (["start", "order"], "write APP/order, or give --app"),
+        (["start", "order"], "write APP/order, or use --app"),
         (["start", "shop/order", "--timeout", "soon"], "not a duration"),
         (["runs", "list", "--status", "asleep"], "'asleep' is not one of"),
         (["nonsense"], "No such command 'nonsense'"),
@@ -388,11 +388,11 @@ def test_words_that_make_no_command_end_with_2(url: str, words: list[str], part:
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--queue", ""], "queue '' may not be empty"),
+        (["--queue", ""], "queue must not be empty"),
         (["--queue", "a,b"], "for several queues, repeat the option"),
         (["--queue", "a b"], "must not be empty, contain ',' or a space"),
         (["--queue", "shop:steps"], "or end with ':steps'"),
-        (["--lease", "1s"], "give at least 2s"),
+        (["--lease", "1s"], "lease must be at least 2s, got 1s"),
         (["--lease", "long"], "not a duration"),
         (["--grace", "-1"], "is negative"),
     ],

@@ -205,7 +205,7 @@ def test_an_interrupt_at_the_question_cancels_nothing(registered: str, client: r
         (["--limit", "3", "--yes"], ["no runs are selected"]),
         (["--yes"], ["no runs are selected"]),
         (["RUN", "--function", "order"], ["run ids cannot be combined with filters: --function"]),
-        (["RUN", "--all"], ["ids of runs are given"]),
+        (["RUN", "--all"], ["run ids cannot be combined with filters"]),
         (["--all", "--function", "order"], ["--all cannot be combined with filters"]),
         (["--all"], ["there is no terminal to ask for confirmation: use --yes, or --dry-run"]),
         (["--function", "", "--yes"], ["function must be NAME or APP/NAME, got ''"]),

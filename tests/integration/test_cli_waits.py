@@ -135,8 +135,8 @@ def test_waits_that_have_ended_say_how(
     shown = call("runs", "show", run.id, "--redis-url", url).stdout
     for step_id, text in (
         ("nap", "slept"),
-        ("came", 'event ping came: {"n":17}'),
-        ("never", "no event pong came in time"),
+        ("came", 'received event ping: {"n":17}'),
+        ("never", "timed out waiting for event pong"),
         ("tell", 'sent ["ping-17"]'),
     ):
         assert re.search(rf"^{step_id} +done .*{re.escape(text)}", shown, re.MULTILINE), shown

@@ -136,7 +136,7 @@ def test_the_command_line_pauses_and_resumes(url: str) -> None:
 
     assert told("pause", "queue", "shop", "--reason", "the stock is counted") == "queue shop is paused\n"
     assert "the stock is counted" in told("pauses")
-    assert "has the new reason" in told("pause", "queue", "shop")
+    assert "its reason is updated" in told("pause", "queue", "shop")
     shown = json.loads(told("pauses", "-o", "json"))
     assert [(one["kind"], one["name"], one["reason"]) for one in shown] == [("queue", "shop", "")]
     assert "is resumed" in told("resume", "queue", "shop")

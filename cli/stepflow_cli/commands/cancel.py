@@ -52,11 +52,11 @@ def _parse_condition(value: str) -> str:
         raise click.BadParameter(str(error)) from None
 
 
-def _parse_function(value: str) -> str:
+def _parse_function(value: str) -> tuple[str | None, str]:
     app, slash, function = value.rpartition("/")
     if not function or (slash and not app):
         raise click.BadParameter(f"function must be NAME or APP/NAME, got {value!r}")
-    return value
+    return app or None, function
 
 
 def _parse_reason(value: str) -> str:
@@ -68,9 +68,9 @@ def _parse_reason(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """The filter options of the command."""
+    """The filter options of the command; ``function`` is an app, if one is given, and a name."""
 
-    function: str | None
+    function: tuple[str | None, str] | None
     statuses: tuple[str, ...]
     created_before: TimeArgument | None
     created_after: TimeArgument | None
@@ -85,10 +85,10 @@ class Filters:
 
     def selection(self, now_ms: int) -> RunFilter:
         """The filter for the server, with ages resolved at this time."""
-        app, slash, name = (self.function or "").rpartition("/")
+        app, name = self.function or (None, None)
         return select_runs(
-            app if slash else None,
-            name or None,
+            app,
+            name,
             statuses=self.statuses,
             created_before=_resolve_time(self.created_before, now_ms),
             created_after=_resolve_time(self.created_after, now_ms),
@@ -158,7 +158,7 @@ class CancelOptions:
 def cancel(
     run_ids: tuple[str, ...],
     *,
-    function: str | None,
+    function: tuple[str | None, str] | None,
     statuses: tuple[str, ...],
     created_before: TimeArgument | None,
     created_after: TimeArgument | None,

@@ -110,7 +110,7 @@ def _reload_until(stop: _Stop, spec: WorkerSpec, processes: int, folders: tuple[
             first = False
     finally:
         if dev_workers is not None:
-            print_status("stopping", "the workers finish the steps that execute; Ctrl+C again stops them at once")
+            print_status("stopping", "the workers finish the running steps; Ctrl+C again stops them at once")
             dev_workers.stop(stop.again)
 
 

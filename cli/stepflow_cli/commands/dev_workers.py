@@ -38,7 +38,7 @@ class DevWorkers:
         self._waiter.start()
 
     def stop(self, hurry: Callable[[], bool]) -> None:
-        """Stop the workers when the steps that execute have ended, and wait for their end.
+        """Stop the workers when the running steps have ended, and wait for their end.
 
         Args:
             hurry: returns whether to stop at once. The workers stop at once after 10 seconds in any case.

@@ -74,8 +74,8 @@ def pauses(*, output: str, redis_url: str | None) -> None:
     console().print(grid)
     for paused in found:
         if not paused.complete:
-            text = f"{paused.subject} is not paused in every partition, or for different reasons: repeat the command"
-            click.echo(printable(text), err=True)
+            text = f"{paused.subject} is not paused in every partition, or for different reasons"
+            click.echo(printable(f"{text}: pause or resume it again"), err=True)
 
 
 def _pause_json(paused: Pause) -> dict[str, Any]:

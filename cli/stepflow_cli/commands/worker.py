@@ -72,7 +72,7 @@ def process_options(command: C) -> C:
     type=click.IntRange(min=0),
     default=100,
     show_default=True,
-    help="The number of steps that a run may execute in a row before it returns to its queue.",
+    help="The maximum number of steps that a run executes in a row before it returns to its queue.",
 )
 @click.option(
     "--lease",
@@ -115,8 +115,8 @@ def worker(
 
     An app is a module and the name of a variable in it: shop.flows:app.
 
-    SIGTERM or Ctrl+C stops the worker when the steps that execute have ended. A second signal stops it at once; no
-    data is lost, another worker takes over.
+    SIGTERM or Ctrl+C stops the worker when its running steps have ended. A second signal stops it at once; no data is
+    lost, another worker takes over.
     """
     if redis_url:
         os.environ["STEPFLOW_REDIS_URL"] = redis_url  # apps send events to this server too

@@ -17,7 +17,7 @@ __all__ = ["run_tree"]
 _ONE_LINE_WIDTH = 120
 _LONGEST_NAME = 60
 _LONGEST_STEP = 32
-_OUTCOMES = {"timeout": "gave up waiting: time-out", "not_found": "found no such function"}
+_OUTCOMES = {"timeout": "timed out waiting", "not_found": "did not find the function"}
 
 
 def run_tree(tree: RunTree, width: int) -> Tree | None:

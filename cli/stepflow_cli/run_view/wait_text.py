@@ -36,6 +36,6 @@ def ended_text(wait: WaitView, result: Any) -> str:
     if not wait.event:
         return "slept"
     if wait.outcome == "time":
-        return f"no event {printable(wait.event)} came in time"
+        return f"timed out waiting for event {printable(wait.event)}"
     data = result.get("data") if isinstance(result, dict) else None
-    return f"event {printable(wait.event)} came: {brief(data)}"
+    return f"received event {printable(wait.event)}: {brief(data)}"

@@ -10,6 +10,7 @@ from stepflow.client.bulk_cancel import cancelling
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.runs import RunRecord, cancel_run, read_run
 from stepflow_broker.views.explain import Reason, explain_run
+from stepflow_broker.views.run_view import run_not_found
 from stepflow_engine.codec import Restore, restore
 from stepflow_engine.durations import Duration, duration_ms, show_duration
 from stepflow_engine.encryption_scopes import end_scopes, open_failure
@@ -136,8 +137,7 @@ class Run(Generic[O]):
         return record
 
     def _not_found(self) -> RunNotFoundError:
-        text = f"there is no run {self.id!r}: the id is wrong, or the run ended longer ago than the retention"
-        return RunNotFoundError(self.id, "unknown", text)
+        return run_not_found(self.id)
 
     def _read_result(self, found: RunRecord | None, timeout_ms: int | None) -> O:
         record = self._known(found)
