@@ -38,6 +38,7 @@ from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.event_loop import WorkerLoop
+from stepflow_workers.execution.context import JobContext
 from stepflow_workers.execution.poison_isolation import IsolatingRunner
 from stepflow_workers.liveness.lease_renewer import LeaseRenewer
 from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
@@ -48,7 +49,6 @@ from stepflow_workers.scheduling.cron import CronTicker
 from stepflow_workers.scheduling.maintenance import MaintenanceLoop
 from stepflow_workers.state.registry import Registries
 from stepflow_workers.state.settings import WorkerSettings
-from stepflow_workers.state.slots import Slots
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["StepWorker"]
@@ -143,10 +143,9 @@ class StepWorker(BaseWorker):
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         broker = AsyncBroker(self.settings.redis_url, retry_for_s=_PATIENCE_S)
-        slots = Slots(self.settings.concurrency)
-        worker_state = WorkerState(broker, self.keys, self.name, self.settings, slots, cipher=self.cipher)
+        state = WorkerState(broker, self.keys, self.name, self.settings, self.cipher)
         registries = Registries(broker, self.keys)
-        completions = CompletionConsumer(broker, self.keys, self.name, worker_state.held, self.cipher)
+        completions = CompletionConsumer(broker, self.keys, self.name, state.runs, self.cipher)
         lease_ms = self.settings.lease_ms
         lease_renewer = LeaseRenewer(
             self.settings.redis_url,
@@ -159,19 +158,19 @@ class StepWorker(BaseWorker):
             lost=lambda jobs: _from_thread(loop, partition_workers.on_lost, jobs),
             beat=lambda: _from_thread(loop, lease_renewer.heartbeat),
         )
-        runner = IsolatingRunner(worker_state, completions, functions=self.functions, registries=registries)
+        runner = IsolatingRunner(JobContext(state, completions, self.functions, registries))
 
         def build(keys: Keys) -> PartitionWorker:
             router = Router(broker, keys, self.name, registries.of(keys), self.cipher)
             dispatcher = Dispatcher(
-                worker_state,
+                state,
                 keys,
                 lists=self.lists,
                 runner=runner,
                 lease_renewer=lease_renewer,
                 router=router,
                 maintenance=MaintenanceLoop(
-                    worker_state, keys, completions, CronTicker(broker, keys, self.functions.values())
+                    state, keys, completions, CronTicker(broker, keys, self.functions.values())
                 ),
                 set_state=lambda state: self._show_state(broker, state),
             )
@@ -179,13 +178,8 @@ class StepWorker(BaseWorker):
                 dispatcher, router, NotificationListener(broker, keys, self.name, self.lists, dispatcher)
             )
 
-        partition_workers = PartitionWorkers(worker_state, completions, build)
-        worker_state.timer_set, worker_state.job_queued, slots.freed = (
-            partition_workers.timer_set,
-            partition_workers.job_queued,
-            partition_workers.slot_freed,
-        )
-        self._worker_state, self._partition_workers = worker_state, partition_workers
+        partition_workers = PartitionWorkers(state, completions, build)
+        self._worker_state, self._partition_workers = state, partition_workers
         self._loop = loop
         if self._signalled_at:
             partition_workers.stop()
@@ -264,11 +258,11 @@ class StepWorker(BaseWorker):
             shown.add_done_callback(lambda done: done.exception())
 
     def _send_heartbeat(self) -> None:
-        """RQ's heartbeat, and its counts of jobs done. In the lease_renewer's thread."""
-        worker_state = self._worker_state
-        if worker_state is None:
+        """RQ's heartbeat, and its counts of jobs done. In the lease renewer's thread."""
+        state = self._worker_state
+        if state is None:
             return
-        counts = (worker_state.finished_jobs, worker_state.failed_jobs)
+        counts = (state.finished_jobs, state.failed_jobs)
         finished, failed = counts[0] - self._counted[0], counts[1] - self._counted[1]
         try:
             with self.connection.pipeline(transaction=False) as pipeline:

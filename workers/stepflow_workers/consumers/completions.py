@@ -1,4 +1,4 @@
-"""The completions: sees to finished events, so that every child's end wakes its parent.
+"""The completion consumer: sees to finished events, so that every child's end wakes its parent.
 
 Who ends a child resolves its parent's step in the same round trip. The events on the stream are for when it died in
 between: every worker looks at the stream, and takes over what another worker took and did not see to.
@@ -53,18 +53,18 @@ class CompletionConsumer:
     """Wakes parents, for one worker.
 
     Args:
-        held: the runs in this worker's memory; those among them are given the memo at once.
+        runs: the runs in this worker's memory; those among them are given the memo at once.
         cipher: opens payloads.
     """
 
     def __init__(
-        self, broker: AsyncBroker, keys: Keys, worker: str, held: RunCache, cipher: Cipher = NO_ENCRYPTION
+        self, broker: AsyncBroker, keys: Keys, worker: str, runs: RunCache, cipher: Cipher = NO_ENCRYPTION
     ) -> None:
         self._cipher = cipher
         self._broker = broker
         self._keys = keys
         self._worker = worker
-        self._held = held
+        self._runs = runs
         self._deliveries: dict[Message, asyncio.Task[None]] = {}
 
     async def prepare(self, keys: Keys) -> None:
@@ -111,15 +111,15 @@ class CompletionConsumer:
 
     def hand_over(self, resolved: Resolved) -> None:
         """Give the memo to the parent's code, if that is in memory; one that cannot be opened is for who loads it."""
-        held = self._held.get(resolved.run_id)
-        if held is None:
+        run = self._runs.get(resolved.run_id)
+        if run is None:
             return
         try:
             memo = open_memo(self._cipher, resolved.run_id, resolved.key, read_memo(resolved.memo))
         except (DecryptionError, CorruptDataError):
-            self._held.drop(held)
+            self._runs.drop(run)
         else:
-            held.apply_memo(resolved.position, resolved.key, memo, len(resolved.memo))
+            run.apply_memo(resolved.position, resolved.key, memo, len(resolved.memo))
 
     async def look(self, keys: Keys) -> None:
         """See to the finished events of a partition that nobody has seen to."""

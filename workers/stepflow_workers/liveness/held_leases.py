@@ -1,4 +1,4 @@
-"""The leases of a worker: a dict by job, of which each change is also written to the table that its lease_sidecar reads."""
+"""The leases of a worker, by job. Each change is also written to the table that the lease sidecar reads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 class HeldLeases(dict[str, Lease]):
     """Job → lease. Changed by assignment, ``del`` and ``pop`` only, in the loop's thread.
 
-    A real dict, because the lease_renewer's thread copies its values while the loop changes it.
+    A real dict, because the lease renewer's thread copies its values while the loop changes it.
 
     Args:
-        table: where the lease_sidecar reads them.
+        table: where the lease sidecar reads them.
     """
 
     def __init__(self, table: LeaseTable) -> None:

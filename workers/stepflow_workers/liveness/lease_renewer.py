@@ -1,7 +1,8 @@
-"""The lease_renewer: a thread of its own that says this worker is alive, whatever its event loop does.
+"""The lease renewer: a thread of its own that says this worker is alive, whatever its event loop does.
 
 It extends the leases of the jobs that the worker holds, sends RQ's heartbeat, and reports an event loop that a
-handler blocks, with the line that blocks it. What stops this thread too is the lease_sidecar's to bridge: see `lease_sidecar.py`.
+handler blocks, with the line that blocks it. While this thread cannot run either, the
+lease sidecar takes over: see `lease_sidecar.py`.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ class LeaseRenewer:
     """Keeps a worker's leases.
 
     Args:
-        url: the server's; the lease_renewer has a connection of its own.
-        lease_sidecar: the process that keeps the leases while no thread can; the lease_renewer starts and stops it.
+        url: the server's; the lease renewer has a connection of its own.
+        lease_sidecar: the process that keeps the leases while no thread can; the lease renewer starts and stops it.
         lease_ms: the length of a lease; it is extended three times in that time.
         heartbeat: called every ten seconds.
-        lost: called with the jobs whose leases are lost; in the lease_renewer's thread.
+        lost: called with the jobs whose leases are lost; in the lease renewer's thread.
         beat: called twice a second; has the loop call `heartbeat`.
     """
 
@@ -66,7 +67,7 @@ class LeaseRenewer:
         self._blocked_since = 0.0
         self._doing: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stepflow-lease_renewer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="stepflow-lease-renewer", daemon=True)
 
     def start(self) -> None:
         """Start the thread and the lease_sidecar. To be called from the thread of the event loop."""
@@ -114,7 +115,7 @@ class LeaseRenewer:
         try:
             for keys, leases in parts:
                 self._aside(keys.partition, partial(self._extend_part, keys, leases))
-        finally:  # also when the server refuses: the lease_sidecar could not do better
+        finally:  # also when the server refuses: the lease sidecar could not do better
             self._lease_sidecar.table.renewed(time.monotonic())
 
     def _extend_part(self, keys: Keys, leases: list[tuple[str, int]]) -> None:
@@ -134,7 +135,7 @@ class LeaseRenewer:
         last = self._doing.get(name)
         if last is None or not last.is_alive():
             self._doing[name] = threading.Thread(
-                target=self._try, args=(do,), name="stepflow-lease_renewer", daemon=True
+                target=self._try, args=(do,), name="stepflow-lease-renewer", daemon=True
             )
             self._doing[name].start()
 

@@ -1,8 +1,8 @@
-"""The lease_sidecar: a process beside each worker that extends its leases while none of the worker's threads can run.
+"""The lease sidecar: a process beside each worker that extends its leases while none of the worker's threads can run.
 
-A handler that calls C code which keeps the GIL stops every thread of its process, the lease_renewer's too. The lease_sidecar sees in
-shared memory when the lease_renewer renewed the leases last. It takes over when that is too long ago, unless the worker is
-stopped or dead: those lose their leases. Its program is in `lease_sidecar_process.py`.
+A handler that calls C code which keeps the GIL stops every thread of its process, the lease renewer's too. The sidecar
+reads in shared memory when the leases were last renewed. It takes over when that is too long ago, unless the worker is
+stopped or dead: such a worker loses its leases. The program of the sidecar is `lease_sidecar_process.py`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LeaseSidecar:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the process, without waiting for it. A worker without a lease_sidecar works, and a warning says so."""
+        """Start the process, without waiting for it. A worker without a lease sidecar works, and a warning says so."""
         words = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid())]
         told = {**self._told, "worker_pid": os.getpid(), "table": self.table.file, "path": sys.path}
         try:

@@ -1,4 +1,4 @@
-"""The lease_sidecar's program. See `lease_sidecar.py`.
+"""The lease sidecar's program. See `lease_sidecar.py`.
 
 It is started by path, in an interpreter that has the standard library only, and imports next to nothing: in 10 ms and
 10 MB. The broker is imported when it takes over for the first time.
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["SidecarConfig", "is_stopped", "watch"]
 
 _PATIENCE = 0.6
-"""How much of a lease may pass at most before the lease_sidecar takes over, which takes it a moment."""
+"""How much of a lease may pass at most before the lease sidecar takes over, which takes it a moment."""
 _LATE_S = 0.8
-"""How late a lease_renewer may be that is well: it extends after a third of a lease, at its next beat."""
+"""How late a lease renewer may be that is well: it extends after a third of a lease, at its next beat."""
 _LOOK = 0.1
 """How often to look at a worker that is held up, or stopped, as part of a lease."""
 _SHOWN_S = 30
@@ -38,7 +38,7 @@ _PAUSE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class SidecarConfig:
-    """What a worker tells its lease_sidecar: see `LeaseSidecar`; times in seconds."""
+    """What a worker tells its lease sidecar: see `LeaseSidecar`; times in seconds."""
 
     url: str
     worker: str

@@ -1,7 +1,7 @@
-"""The lease table: which leases a worker has, in memory that it shares with its lease_sidecar's process.
+"""The lease table: which leases a worker has, in memory that it shares with the process of its lease sidecar.
 
-There is no lock, for the lease_sidecar reads while the worker cannot run. An entry that is read half-written names no lease,
-and the server says so.
+There is no lock, because the sidecar reads while the worker cannot run. An entry that is read half-written names no
+lease, and the server says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ENTRY = struct.Struct("<Q120p")
 _LENGTH_AT = 8
 _FIRST = 128
 _ENTRIES = 65_536
-"""HeldLeases beyond these are extended by the lease_renewer's thread alone. Memory that was never written takes no room."""
+"""Leases beyond these are extended by the lease renewer alone. Memory that was never written takes no room."""
 
 
 class LeaseTable:
@@ -72,7 +72,7 @@ class LeaseTable:
         """Close the descriptor; jobs that end after this may still write."""
         os.close(self.file)
 
-    # -- the lease_sidecar --------------------------------------------------------------
+    # -- the lease sidecar --------------------------------------------------------------
 
     @property
     def tended_at(self) -> float:

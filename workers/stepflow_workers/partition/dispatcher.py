@@ -17,7 +17,7 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.transitions.jobs import Lease, claim_jobs
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
 from stepflow_workers.consumers.event_router import Router
-from stepflow_workers.execution.job_runner import Runner
+from stepflow_workers.execution.poison_isolation import IsolatingRunner
 from stepflow_workers.liveness.lease_renewer import LeaseRenewer
 from stepflow_workers.scheduling.maintenance import MaintenanceLoop
 from stepflow_workers.state.worker_state import WorkerState
@@ -48,17 +48,17 @@ class Dispatcher:
 
     def __init__(
         self,
-        worker_state: WorkerState,
+        state: WorkerState,
         keys: Keys,
         *,
         lists: list[str],
-        runner: Runner,
+        runner: IsolatingRunner,
         lease_renewer: LeaseRenewer,
         router: Router,
         maintenance: MaintenanceLoop,
         set_state: Callable[[str], None],
     ) -> None:
-        self._worker_state = worker_state
+        self._state = state
         self._keys = keys
         self._is_alone = len(keys.all) == 1
         self._lists = lists
@@ -79,15 +79,15 @@ class Dispatcher:
     async def run(self) -> None:
         """Work until `stop`, or, in burst mode, until nothing is ready."""
         look = True
-        while not self._worker_state.stopping:
+        while not self._state.stopping:
             self._woken.clear()
             try:
                 await self._keep_time()
-                if (look or self._look_is_due()) and self._worker_state.slots.free and self.wants_slots:
+                if (look or self._look_is_due()) and self._state.slots.free and self.wants_slots:
                     look = await self._claim()
                     if look:
                         continue
-                if self._worker_state.settings.burst and await self._nothing_left():
+                if self._state.settings.burst and await self._nothing_left():
                     return
                 look = await self._sleep()
             except BackendUnavailableError as error:
@@ -108,9 +108,9 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Take no more jobs."""
-        self._worker_state.stopping = True
-        for held in self._worker_state.held:
-            held.execution.activity.call()
+        self._state.stopping = True
+        for run in self._state.runs:
+            run.execution.activity.call()
         self._woken.set()
 
     @property
@@ -147,10 +147,10 @@ class Dispatcher:
 
     async def _claim(self) -> bool:
         """Claim jobs for the free slots; true if there may be more."""
-        worker_state = self._worker_state
-        busy = self._jobs or worker_state.suspended
+        state = self._state
+        busy = self._jobs or state.suspended
         self._look_at = asyncio.get_running_loop().time() + (_LOOK_S if busy else _IDLE_LOOK_S)
-        limit = min(worker_state.slots.free, _MOST_CLAIMED)
+        limit = min(state.slots.free, _MOST_CLAIMED)
         self._has_jobs = False  # before it is asked: what comes meanwhile says so
         try:
             leases = await self._claimed(limit)
@@ -161,34 +161,34 @@ class Dispatcher:
         found = leases or []
         self.claimed += len(found)
         self._has_jobs |= len(found) == limit
-        free = len(found) if self._is_alone else worker_state.slots.free
+        free = len(found) if self._is_alone else state.slots.free
         for lease in found[:free]:
             self._take(lease)
-        await worker_state.release(found[free:])
-        if not self._is_alone and worker_state.slots.free:
-            worker_state.slots.freed()
+        await state.release(found[free:])
+        if not self._is_alone and state.slots.free:
+            state.signals.slot_freed()
         return len(found) == limit
 
     async def _claimed(self, limit: int) -> list[Lease] | None:
         """Claim jobs. The slots are kept for them, but not for as long as a server that is away may take to answer."""
-        worker_state = self._worker_state
-        claim = worker_state.broker.submit(
+        state = self._state
+        claim = state.broker.submit(
             claim_jobs(
                 self._keys,
                 lists=self._lists,
-                worker=worker_state.worker,
+                worker=state.worker,
                 limit=limit,
-                lease_ms=worker_state.settings.lease_ms,
+                lease_ms=state.settings.lease_ms,
                 claim=next(self._claims),
             )
         )
         if not self._is_alone:
-            with worker_state.slots.reserved(limit):
+            with state.slots.reserved(limit):
                 await asyncio.wait([claim], timeout=_RESERVED_S)
         return await claim
 
     def _suspend(self, *, is_suspended: bool) -> None:
-        suspended, partition = self._worker_state.suspended, self._keys.partition
+        suspended, partition = self._state.suspended, self._keys.partition
         if is_suspended == (partition in suspended):
             return
         (suspended.add if is_suspended else suspended.discard)(partition)
@@ -196,7 +196,7 @@ class Dispatcher:
         _log.info("suspended" if is_suspended else "resumed")
 
     def _take(self, lease: Lease) -> None:
-        self._worker_state.slots.take()
+        self._state.slots.take()
         self._lease_renewer.leases[lease.job] = lease
         self._set_state("busy")
         job = asyncio.get_running_loop().create_task(self._do(lease))
@@ -205,15 +205,15 @@ class Dispatcher:
 
     async def _do(self, lease: Lease) -> None:
         try:
-            await self._runner.do(lease)
+            await self._runner.run(lease)
         except BackendUnavailableError as error:  # the lease runs out, and the job is reclaimed
             _log.warning("job_interrupted", extra={"job": lease.job, "error": str(error)})
-            self._worker_state.forget(lease.run_id)
+            self._state.evict(lease.run_id)
         except Exception:  # noqa: BLE001  a fault of ours costs one job its lease, not the worker its life
             _log.exception("job_internal_error", extra={"job": lease.job})
-            self._worker_state.forget(lease.run_id)
+            self._state.evict(lease.run_id)
         finally:
-            self._worker_state.slots.free_one()
+            self._state.slots.release()
             if self._lease_renewer.leases.get(lease.job) is lease:
                 del self._lease_renewer.leases[lease.job]
 
@@ -224,7 +224,7 @@ class Dispatcher:
         """Sleep until there is something to do, or it is time to look; true if woken."""
         if await self._woken_within(_SETTLED_S):
             return True
-        if not self._lease_renewer.leases and not self._worker_state.suspended:
+        if not self._lease_renewer.leases and not self._state.suspended:
             self._set_state("idle")
         until_look = self._look_at - asyncio.get_running_loop().time()
         return await self._woken_within(max(0.0, min(self._maintenance.seconds_left(), until_look)))
@@ -259,21 +259,21 @@ class Dispatcher:
 
     def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
         """See `NotificationHandler`."""
-        held = self._worker_state.held.get(run_id)
-        if held is None:
+        run = self._state.runs.get(run_id)
+        if run is None:
             return
         try:
-            held.apply_memo(position, key, self._worker_state.read_memo(run_id, key, memo), len(memo))
+            run.apply_memo(position, key, self._state.read_memo(run_id, key, memo), len(memo))
         except (DecryptionError, CorruptDataError):  # who loads the run will say so
-            self._worker_state.forget(run_id)
+            self._state.evict(run_id)
 
     def on_cancel(self, run_id: str) -> None:
         """See `NotificationHandler`."""
-        self._worker_state.forget(run_id)
+        self._state.evict(run_id)
 
     def on_lost(self, jobs: list[str]) -> None:
         """The leases of these jobs are another's: let go of them."""
         for job in jobs:
             lease = self._lease_renewer.leases.pop(job, None)
             if lease is not None and not lease.key:
-                self._worker_state.forget(lease.run_id)
+                self._state.evict(lease.run_id)

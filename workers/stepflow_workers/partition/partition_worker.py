@@ -1,4 +1,4 @@
-"""The partition_workers: what a worker has once for each partition. On a server that is not divided there is one.
+"""The partition workers: what a worker has once for each partition. On a server that is not divided there is one.
 
 Each takes jobs, routes events, fires timers and sees to finished runs in its partition, and none waits for another: a
 node of a cluster that is away holds up nothing but its own partitions. They share the worker's slots, and take turns.
@@ -36,23 +36,24 @@ class PartitionWorkers:
     """Those of all partitions of one worker.
 
     Args:
-        build: makes the partition_worker of a partition.
+        build: makes the partition worker of a partition.
     """
 
     def __init__(
-        self, worker_state: WorkerState, completions: CompletionConsumer, build: Callable[[Keys], PartitionWorker]
+        self, state: WorkerState, completions: CompletionConsumer, build: Callable[[Keys], PartitionWorker]
     ) -> None:
-        self._worker_state = worker_state
-        self._keys = keys = worker_state.keys
+        self._state = state
+        self._keys = keys = state.keys
         self._completions = completions
         self._found = {one: build(one) for one in keys.all}
         self._dispatchers = [partition_worker.dispatcher for partition_worker in self._found.values()]
         self._next = 0
+        state.signals.subscribe(self)
 
     async def run(self) -> None:
         """Work until `stop`, or, in burst mode, until nothing is left: what is done in one may make work in another."""
         last = -1
-        while not self._worker_state.stopping and last != (last := self._claimed):
+        while not self._state.stopping and last != (last := self._claimed):
             await asyncio.gather(
                 *[self._work(keys, partition_worker) for keys, partition_worker in self._found.items()]
             )
@@ -70,10 +71,10 @@ class PartitionWorkers:
         """Wait for the jobs at hand; after ``grace_s`` seconds, hand back those that are left."""
         await asyncio.gather(*[dispatcher.settle(grace_s) for dispatcher in self._dispatchers])
         left = [lease for dispatcher in self._dispatchers for lease in dispatcher.drop_jobs()]
-        self._worker_state.held.close()
+        self._state.runs.close()
         if left:
             _log.warning("jobs_released", extra={"count": len(left)})
-            await self._worker_state.release(left)
+            await self._state.release(left)
 
     def listen(self) -> list[asyncio.Task[None]]:
         """Begin to listen to messages and to route events, until these tasks are cancelled."""
@@ -95,7 +96,7 @@ class PartitionWorkers:
         return sum(dispatcher.job_count for dispatcher in self._dispatchers)
 
     def slot_freed(self) -> None:
-        """A slot is free: the next partition_worker that may have jobs looks."""
+        """A slot is free: the next partition worker that may have jobs looks."""
         for n in range(self._next, self._next + len(self._dispatchers)):
             dispatcher = self._dispatchers[n % len(self._dispatchers)]
             if dispatcher.wants_slots:

@@ -1,4 +1,4 @@
-"""The maintenance: does what a worker does from time to time, so that no scheduler process is needed.
+"""Maintenance: does what a worker does from time to time, so that no scheduler process is needed.
 
 Every worker does all of it. Each chore is one script that takes what is due and can be repeated, so several workers
 that do it at once do it once.
@@ -47,15 +47,15 @@ class MaintenanceLoop:
     """Keeps time in one partition, for one worker."""
 
     def __init__(
-        self, worker_state: WorkerState, keys: Keys, completions: CompletionConsumer, cron_ticker: CronTicker
+        self, state: WorkerState, keys: Keys, completions: CompletionConsumer, cron_ticker: CronTicker
     ) -> None:
-        self._worker_state = worker_state
+        self._state = state
         self._keys = keys
         self._timers_at = 0.0
         self._tick_at = 0.0
         self._repair_cursor = 0
         self._look_at_finished = _PeriodicTask(partial(completions.look, keys), 4.0)
-        self._look_at_pauses = _PeriodicTask(partial(worker_state.pauses.look, keys), 10.0)
+        self._look_at_pauses = _PeriodicTask(partial(state.pauses.look, keys), 10.0)
         self._chores = (
             self._look_at_pauses,
             _PeriodicTask(cron_ticker.look, 1.0),
@@ -94,17 +94,15 @@ class MaintenanceLoop:
 
     async def _fire_timers(self, now: float) -> None:
         """Have some of what is due happen. What is left comes at the next look: jobs are claimed in between."""
-        worker_state = self._worker_state
+        state = self._state
         self._tick_at = self._timers_at = now + _TICK_S  # also if this fails
-        _, next_ms = await worker_state.broker.execute(fire_timers(self._keys, limit=_TIMERS))
+        _, next_ms = await state.broker.execute(fire_timers(self._keys, limit=_TIMERS))
         self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
 
     async def _reclaim(self) -> None:
-        lease_ms, reclaimed = self._worker_state.settings.lease_ms, list[str]()
+        lease_ms, reclaimed = self._state.settings.lease_ms, list[str]()
         while len(reclaimed) % _RECLAIMED == 0:
-            found = await self._worker_state.broker.execute(
-                reclaim_leases(self._keys, limit=_RECLAIMED, lease_ms=lease_ms)
-            )
+            found = await self._state.broker.execute(reclaim_leases(self._keys, limit=_RECLAIMED, lease_ms=lease_ms))
             if not found:
                 break
             reclaimed += found
@@ -113,10 +111,10 @@ class MaintenanceLoop:
 
     async def _repair(self) -> None:
         call = repair_jobs(self._keys, cursor=self._repair_cursor)
-        self._repair_cursor, repaired = await self._worker_state.broker.execute(call)
+        self._repair_cursor, repaired = await self._state.broker.execute(call)
         if repaired:
             _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
 
     async def _forget(self) -> None:
-        now_ms = await self._worker_state.broker.execute(server_time_ms())
-        await self._worker_state.broker.execute(forget_ended(self._keys, now_ms))
+        now_ms = await self._state.broker.execute(server_time_ms())
+        await self._state.broker.execute(forget_ended(self._keys, now_ms))

@@ -30,15 +30,15 @@ class Pauses:
         """Read those of a partition; every partition knows all."""
         self._pauses[keys] = await self._broker.execute(read_pauses(keys))
 
-    def hold(self, held: CachedRun) -> bool:
+    def hold(self, run: CachedRun) -> bool:
         """Whether a run must not go on: its function, its queue or a key of it is paused."""
-        known = self._pauses.get(self._keys.of(held.run_id), {})
-        return bool(known) and any(one in known for one in _subjects(held, self._cipher))
+        known = self._pauses.get(self._keys.of(run.run_id), {})
+        return bool(known) and any(one in known for one in _subjects(run, self._cipher))
 
 
-def _subjects(held: CachedRun, cipher: Cipher) -> list[str]:
-    config = held.function.config
-    gates = config.gate_names(open_event(cipher, loads(held.event)))
+def _subjects(run: CachedRun, cipher: Cipher) -> list[str]:
+    config = run.function.config
+    gates = config.gate_names(open_event(cipher, loads(run.event)))
     return [
         pause_subject("function", config.name),
         pause_subject("queue", config.queue),

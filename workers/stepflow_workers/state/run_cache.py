@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -29,10 +30,10 @@ class CachedRun:
         lease: that of the continuation, while this worker has it: only then may the pass plan or end the run.
         users: how many jobs of this worker use the pass now; it is not evicted before they are done.
         planned: keys of steps that are known to have jobs, children or waits.
-        distant_waits: those of them whose end is not to be expected for longer than the code is held.
+        distant_waits: those of them that end later than the code is kept with its lease.
         state_bytes: the size of the memos that are known.
         deaths: the workers that died with the continuation since it last made progress.
-        turn: whoever advances the pass has it.
+        lock: held by the job that advances the code.
     """
 
     run_id: str
@@ -70,40 +71,50 @@ class RunCache:
 
     def get(self, run_id: str) -> CachedRun | None:
         """The pass of a run, if it is in memory and still good."""
-        held = self._runs.get(run_id)
-        if held is not None and held.execution.closed:
+        run = self._runs.get(run_id)
+        if run is not None and run.execution.closed:
             del self._runs[run_id]
             return None
-        return held
+        return run
 
-    def put(self, held: CachedRun) -> None:
+    def put(self, run: CachedRun) -> None:
         """Keep a pass."""
-        self._runs[held.run_id] = held
+        self._runs[run.run_id] = run
 
-    def leave(self, held: CachedRun) -> None:
-        """One user less; may evict."""
-        held.users -= 1
-        if self._runs.get(held.run_id) is held:
-            self._runs.move_to_end(held.run_id)
+    @contextlib.contextmanager
+    def in_use(self, run: CachedRun, lease: Lease) -> Iterator[None]:
+        """Keep a run from eviction while a job uses it. At the end the job's lease is given up."""
+        run.users += 1
+        try:
+            yield
+        finally:
+            if run.lease is lease:
+                run.lease = None
+            self._leave(run)
+
+    def _leave(self, run: CachedRun) -> None:
+        run.users -= 1
+        if self._runs.get(run.run_id) is run:
+            self._runs.move_to_end(run.run_id)
         self._evict()
 
-    def drop(self, held: CachedRun) -> None:
+    def drop(self, run: CachedRun) -> None:
         """Give a pass up."""
-        held.execution.close()
-        if self._runs.get(held.run_id) is held:
-            del self._runs[held.run_id]
+        run.execution.close()
+        if self._runs.get(run.run_id) is run:
+            del self._runs[run.run_id]
 
     def _evict(self) -> None:
         over = len(self._runs) - self._most
         if over > 0:
-            unused = (held for held in self._runs.values() if not held.users)
-            for held in list(itertools.islice(unused, over)):
-                self.drop(held)
+            unused = (run for run in self._runs.values() if not run.users)
+            for run in list(itertools.islice(unused, over)):
+                self.drop(run)
 
     def close(self) -> None:
         """Give all passes up."""
-        for held in list(self._runs.values()):
-            self.drop(held)
+        for run in list(self._runs.values()):
+            self.drop(run)
 
     def __iter__(self) -> Iterator[CachedRun]:
         return iter(list(self._runs.values()))

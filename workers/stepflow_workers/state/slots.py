@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from stepflow_workers.state.signals import WorkerSignals
 
 __all__ = ["Slots"]
 
@@ -13,19 +15,17 @@ class Slots:
 
     Args:
         total: how many there are.
-
-    Attributes:
-        freed: called when one becomes free.
+        signals: receives ``slot_freed``.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, signals: WorkerSignals) -> None:
         self.total = total
         self.used = 0
-        self.freed: Callable[[], None] = _nobody
+        self._signals = signals
 
     @contextmanager
     def reserved(self, count: int) -> Iterator[None]:
-        """Keep slots free for jobs that are being claimed, so that nobody else claims jobs for them."""
+        """Reserve slots for jobs that are being claimed, so that no other partition claims jobs for them."""
         self.used += count
         try:
             yield
@@ -34,27 +34,32 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """How many are free; 0 also when jobs that waited have gone on and there are too few."""
+        """How many are free. 0 also when more jobs are executing than there are slots, after waiting jobs resumed."""
         return max(0, self.total - self.used)
 
     def take(self) -> None:
-        """Take a slot, for a job that has been claimed."""
+        """Take a slot for a claimed job."""
         self.used += 1
 
-    def free_one(self) -> None:
-        """Free a slot: its job is done."""
+    def release(self) -> None:
+        """Free the slot of a job that is done."""
         self.used -= 1
-        self.freed()
+        self._signals.slot_freed()
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
-        """Give the slot back, for the time that a job waits."""
-        self.free_one()
+        """Give the slot back while a job waits."""
+        self.release()
         try:
             yield
         finally:
             self.take()
 
+    def close(self) -> None:
+        """Leave no slot free until `reopen`. Jobs that are executing keep theirs."""
+        self.used += self.total
 
-def _nobody() -> None:
-    """Nobody wants to know."""
+    def reopen(self) -> None:
+        """Undo `close`."""
+        self.used -= self.total
+        self._signals.slot_freed()

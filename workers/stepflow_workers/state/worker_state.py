@@ -1,22 +1,21 @@
-"""The workbench: what all jobs of a worker share."""
+"""What all jobs of one worker share."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.transitions.jobs import Lease, by_partition, fail_attempt, release_jobs
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.memo import Memo, read_memo
-from stepflow_workers.execution.steps.run import Performer
 from stepflow_workers.state.pauses import Pauses
 from stepflow_workers.state.run_cache import CachedRun, RunCache
 from stepflow_workers.state.settings import WorkerSettings
+from stepflow_workers.state.signals import WorkerSignals
 from stepflow_workers.state.slots import Slots
 
 __all__ = ["WorkerState"]
@@ -29,60 +28,56 @@ class WorkerState:
     """What the jobs of one worker share.
 
     Attributes:
-        broker, keys: the way to the server.
+        broker, keys: the connection to the server, and its keys.
         worker: the worker's name.
-        settings: how it works.
-        slots: how many jobs it executes at once.
-        held: the runs in its memory.
-        performer: performs steps.
-        pauses: what is paused.
-        stopping: it takes no more jobs, and ends those at hand as soon as their steps allow.
-        suspended: the partitions where RQ is suspended: runs go back to their queues after the step at hand.
-        finished_jobs, failed_jobs: how many were done, for RQ.
-        cipher: opens payloads, with the keys of all apps of this worker.
-        job_queued: called with a run for which this worker has queued a job, which it may as well take itself.
-        timer_set: called with a run and the milliseconds until a timer that this worker has set for it is due.
+        settings: the worker's settings.
+        cipher: decrypts payloads, with the keys of all apps of this worker.
+        signals: tell the partition workers of queued jobs, timers and free slots.
+        slots: how many jobs the worker executes at once.
+        runs: the runs in memory.
+        pauses: the functions, queues and keys that are paused.
+        stopping: the worker claims no more jobs, and returns those it has as soon as their steps allow.
+        suspended: the partitions where RQ is suspended. Runs return to their queues after the current step.
+        finished_jobs, failed_jobs: counts for RQ.
     """
 
     broker: AsyncBroker
     keys: Keys
     worker: str
     settings: WorkerSettings
-    slots: Slots
-    held: RunCache = field(init=False)
-    performer: Performer = field(init=False)
+    cipher: Cipher
+    signals: WorkerSignals = field(default_factory=WorkerSignals)
+    slots: Slots = field(init=False)
+    runs: RunCache = field(init=False)
     pauses: Pauses = field(init=False)
     stopping: bool = False
     suspended: set[str] = field(default_factory=set)
     finished_jobs: int = 0
     failed_jobs: int = 0
-    cipher: Cipher = NO_ENCRYPTION
-    job_queued: Callable[[str], object] = str
-    timer_set: Callable[[str, int], object] = lambda _run_id, _delay_ms: None
 
     def __post_init__(self) -> None:
-        self.held = RunCache(self.settings.cached_runs)
+        self.slots = Slots(self.settings.concurrency, self.signals)
+        self.runs = RunCache(self.settings.cached_runs)
         self.pauses = Pauses(self.broker, self.keys, self.cipher)
-        self.performer = Performer(self.worker, backoff=self.settings.backoff)
 
-    def accepted(self, held: CachedRun, code: ScriptStatus) -> bool:
-        """Whether a transition was accepted; if not, the run is another's now, or has ended, and is let go of."""
+    def accepted(self, run: CachedRun, code: ScriptStatus) -> bool:
+        """Whether a transition was accepted. If not, another worker has the run, or it has ended: evict it."""
         if code in (ScriptStatus.DONE, ScriptStatus.ALREADY):
             return True
         if code is ScriptStatus.STALE_FENCE:
-            _log.warning("lease_lost", extra={"run_id": held.run_id, "function": held.function.name})
-        self.held.drop(held)
+            _log.warning("lease_lost", extra={"run_id": run.run_id, "function": run.function.name})
+        self.runs.drop(run)
         return False
 
-    async def plan_retry(
+    async def fail_attempt(
         self, lease: Lease, key: str, step_id: str, *, attempts: int, error: bytes, delay_ms: int
     ) -> ScriptStatus:
-        """Record a step's failed attempts, and have the next one done as a job of its own, after a delay.
+        """Record a step's failed attempts. The next attempt is a job of its own, after a delay.
 
         Args:
             lease: of the step's own job, or of the continuation that executed the step.
         """
-        call = fail_attempt(
+        command = fail_attempt(
             self.keys,
             run_id=lease.run_id,
             job_key=lease.key,
@@ -93,25 +88,25 @@ class WorkerState:
             error=error,
             delay_ms=delay_ms,
         )
-        code = await self.broker.execute(call)
-        self.timer_set(lease.run_id, delay_ms)
+        code = await self.broker.execute(command)
+        self.signals.timer_set(lease.run_id, delay_ms)
         return code
 
     def read_memo(self, run_id: str, key: str, text: bytes) -> Memo:
-        """A stored memo, opened.
+        """Read and decrypt a stored memo.
 
         Raises:
-            DecryptionError: it cannot be opened.
+            DecryptionError: it cannot be decrypted.
         """
         return open_memo(self.cipher, run_id, key, read_memo(text))
 
     async def release(self, leases: list[Lease]) -> None:
-        """Return jobs to their queues, for any worker to take at once; those that are lost already are left alone."""
+        """Return jobs to their queues at once, for any worker. A job whose lease is lost is left alone."""
         for keys, part in by_partition(self.keys, [(lease.job, lease.fence) for lease in leases]):
             await self.broker.execute(release_jobs(keys, part))
 
-    def forget(self, run_id: str) -> None:
-        """Let go of a run that has ended elsewhere, or whose lease is lost."""
-        held = self.held.get(run_id)
-        if held is not None:
-            self.held.drop(held)
+    def evict(self, run_id: str) -> None:
+        """Remove a run from memory: it has ended elsewhere, or its lease is lost."""
+        run = self.runs.get(run_id)
+        if run is not None:
+            self.runs.drop(run)

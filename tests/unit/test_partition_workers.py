@@ -1,4 +1,4 @@
-"""The partition_workers of a worker: when they work again, and when they do not."""
+"""The partition workers of a worker: when they work again, and when they do not."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import pytest
 
 from stepflow_broker.protocol.keys import Keys
 from stepflow_workers.partition.partition_worker import PartitionWorker, PartitionWorkers
+from stepflow_workers.state.signals import WorkerSignals
 
 PASSES = 3
 
 
 class Work:
-    """A dispatcher that finds a job in each of its first passes; also a router and a completions that prepare nothing."""
+    """A dispatcher that finds a job in each of its first passes; also a router and a completion consumer."""
 
-    def __init__(self, worker_state: SimpleNamespace, *, is_stopped: bool) -> None:
+    def __init__(self, state: SimpleNamespace, *, is_stopped: bool) -> None:
         self.claimed = 0
         self.passes = 0
-        self._worker_state = worker_state
+        self._state = state
         self._is_stopped = is_stopped
 
     async def run(self) -> None:
         self.passes += 1
         self.claimed += self.passes < PASSES
-        self._worker_state.stopping = self._is_stopped
+        self._state.stopping = self._is_stopped
 
     async def prepare(self, *_: object) -> None: ...
 
@@ -35,8 +36,8 @@ async def test_they_work_again_while_there_was_work_but_not_once_they_are_to_sto
     *, is_stopped: bool, passes: int
 ) -> None:
     """To work again they would ask the server, which may be away."""
-    worker_state = SimpleNamespace(keys=Keys(), stopping=False)
-    work: Any = Work(worker_state, is_stopped=is_stopped)
-    partition_workers: Any = PartitionWorkers(worker_state, work, lambda _keys: PartitionWorker(work, work, work))  # type: ignore[arg-type]
+    state = SimpleNamespace(keys=Keys(), stopping=False, signals=WorkerSignals())
+    work: Any = Work(state, is_stopped=is_stopped)
+    partition_workers: Any = PartitionWorkers(state, work, lambda _keys: PartitionWorker(work, work, work))  # type: ignore[arg-type]
     await partition_workers.run()
     assert work.passes == passes
