@@ -99,9 +99,9 @@ class _Explainer:
                 return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
             case "batched":
                 batch = self.broker.execute(command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "batch"))[0]
-                found = self.run(batch, depth=depth + 1)
+                batch_reason = self.run(batch, depth=depth + 1)
                 text = f"{record.name} is part of batch {batch}"
-                return Reason("batch", run_id, text, None, (found,) if found else ())
+                return Reason("batch", run_id, text, None, (batch_reason,) if batch_reason else ())
             case "gated":
                 because = tuple(self._positions(run_id, names))
                 return Reason("in line", run_id, f"{record.name} stands in line", None, because)
@@ -178,7 +178,7 @@ class _Explainer:
         return Reason("queue", name, f"{where}; {len(serving)} live worker(s) serve queue {queue}")
 
     def _positions(self, job: str, gates: list[tuple[int, str]]) -> Iterator[Reason]:
-        """A job's place in each line, and who has the slots."""
+        """The positions of a job in the wait lists of its queue and its gates, and the runs that hold the slots."""
         keys = self.keys.of(job)
         queued = self.broker.execute(command(_texts, "HMGET", keys("RUN", job), "queue"))[0]
         place = self.broker.execute(command(_number, "ZRANK", keys("WAIT_LIST", f"queue {queued}"), job))

@@ -263,18 +263,18 @@ def _search_index(
 
 def _newest(broker: Broker, keys: Keys, index: str, page: int) -> Iterator[list[str]]:
     """Pages of the run ids in an index of all partitions, highest score first; ``page`` is the size of the first."""
-    left: dict[Keys, list[tuple[float, str]]] = {one: [] for one in keys.all}  # read and not yielded yet, newest last
-    seen, more = dict.fromkeys(keys.all, 0), set(keys.all)
-    while more or any(left.values()):
-        empty = [one for one in keys.all if one in more and not left[one]]
-        words = [("ZREVRANGE", one(index), seen[one], seen[one] + page - 1, "WITHSCORES") for one in empty]
-        replies = broker.execute_all([command(_scored, *some) for some in words]) if words else []
-        for one, runs in zip(empty, replies, strict=True):
-            left[one], seen[one] = runs[::-1], seen[one] + len(runs)
-            more -= {one} if len(runs) < page else set()
+    buffered: dict[Keys, list[tuple[float, str]]] = {part: [] for part in keys.all}  # not yielded yet, newest last
+    offsets, unread = dict.fromkeys(keys.all, 0), set(keys.all)
+    while unread or any(buffered.values()):
+        empty = [part for part in keys.all if part in unread and not buffered[part]]
+        ranges = [("ZREVRANGE", part(index), offsets[part], offsets[part] + page - 1, "WITHSCORES") for part in empty]
+        replies = broker.execute_all([command(_scored, *args) for args in ranges]) if ranges else []
+        for part, runs in zip(empty, replies, strict=True):
+            buffered[part], offsets[part] = runs[::-1], offsets[part] + len(runs)
+            unread -= {part} if len(runs) < page else set()
         ids: list[str] = []
-        while len(ids) < page and any(left.values()) and all(left[one] for one in more):
-            ids.append(max(filter(None, left.values()), key=lambda runs: runs[-1]).pop()[1])
+        while len(ids) < page and any(buffered.values()) and all(buffered[part] for part in unread):
+            ids.append(max(filter(None, buffered.values()), key=lambda runs: runs[-1]).pop()[1])
         yield ids
         page = _PAGE
 
