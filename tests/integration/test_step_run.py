@@ -24,8 +24,7 @@ from stepflow import (
     StepUsageError,
     SyncContext,
 )
-from stepflow_workers.execution.run_driver import RunDriver
-from stepflow_workers.state.run_cache import CachedRun
+from stepflow_workers.execution.continuation import Continuation
 
 
 async def echo(value: Any) -> Any:
@@ -598,13 +597,14 @@ def test_a_memo_that_comes_while_a_run_is_being_parked_is_not_slept_through(
     """Between the look at the code and the parking there may be a round trip, when workers died before."""
     met: list[str] = []
 
-    async def until_all_memos_come(_: RunDriver, held: CachedRun) -> None:
+    async def until_all_memos_arrive(job: Continuation) -> None:
         deadline = time.monotonic() + 10
-        while held.execution.applied < 2 and time.monotonic() < deadline:
+        run = job._run
+        while run.execution.applied < 2 and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
-        met.append(held.run_id)
+        met.append(run.run_id)
 
-    monkeypatch.setattr(RunDriver, "_forget_deaths", until_all_memos_come)
+    monkeypatch.setattr(Continuation, "_forget_deaths", until_all_memos_arrive)
 
     @app.function("gather", concurrency=5)  # with a gate, a run is parked as soon as it waits
     async def gather(ctx: Context) -> list[int]:
