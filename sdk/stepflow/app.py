@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from stepflow.client.pauses import PausesRuns
+from stepflow.client.client import Client
 from stepflow.event import FAILED
 from stepflow.functions.function import Function, FunctionDecorator, local_names, make_function
 from stepflow.options.cancellation import CancelOn, Timeouts, bounds_config
@@ -23,7 +23,7 @@ __all__ = ["Stepflow"]
 _LONGEST_REPLICA_TIMEOUT_MS = 10_000
 
 
-class Stepflow(PausesRuns):
+class Stepflow(Client):
     """An app: a set of functions that share a name and a Redis server.
 
     Making an app reaches no server; the first call that needs one does.

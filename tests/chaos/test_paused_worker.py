@@ -81,7 +81,7 @@ def test_what_a_worker_that_was_paused_for_three_leases_commits_is_refused_and_i
     gates["two"].touch()
     assert run.result(30) == [second.pid, second.pid]
     memos = [
-        read_memo(text) for _, text in producer.producer.broker.execute(read_memos(producer.producer.keys, run.id))
+        read_memo(text) for _, text in producer.backend.broker.execute(read_memos(producer.backend.keys, run.id))
     ]
     assert [(memo.id, memo.data) for memo in memos] == [("one", second.pid), ("two", second.pid)]
     second.kill()

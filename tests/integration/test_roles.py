@@ -109,7 +109,7 @@ def with_rights_of(site: str, role: str) -> Stepflow:
     ("role", "action", "roles", "does"),
     [
         ("producer", "pause", ["operator"], lambda app: app.pause("pay")),
-        ("producer", "zrangebyscore stepflow:live", ["operator", "read-only"], lambda app: app.cancel_many()),
+        ("producer", "zrangebyscore stepflow:live", ["operator", "read-only"], lambda app: app.cancel_many(all=True)),
         ("producer", "register_functions", ["worker"], lambda app: register_as(app)),
         ("operator", "xadd stepflow:events", ["producer", "worker"], lambda app: app.send("shop/paid")),
         ("operator", "register_functions", ["worker"], lambda app: register_as(app)),
@@ -175,7 +175,7 @@ def test_who_only_looks_cannot_wait_for_a_result(site: str, admin: redis.Redis) 
         try:
             await looker.run(run.id).aresult(timeout=30)
         finally:
-            await looker.producer.aclose()
+            await looker.backend.aclose()
 
     with pytest.raises(PermissionDeniedError, match="subscribe is for role producer"):
         asyncio.run(wait())

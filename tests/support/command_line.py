@@ -80,7 +80,7 @@ def enqueue(url: str, function: str, data: object = None) -> str:
     try:
         return producer.start(f"shop/{function}", data).id
     finally:
-        producer.producer.close()
+        producer.backend.close()
 
 
 def as_json(*words: str, **variables: Any) -> Any:

@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, overload
+from typing import Any, Protocol, overload
 
 from pydantic import ValidationError
 from typing_extensions import TypeVar
@@ -35,7 +35,7 @@ O = TypeVar("O", default=Any)  # noqa: E741  output
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Function(Invocable, Generic[I, O]):
+class Function(Invocable[I, O]):
     """A function of an app; made by `Stepflow.function`.
 
     Attributes:
@@ -75,7 +75,7 @@ class Function(Invocable, Generic[I, O]):
         return self.config.flow is not None and self.config.flow.batch is not None
 
     def __call__(self, ctx: Any) -> Any:
-        """Command the code itself, as in a unit test with a context of one's own."""
+        """Call the code itself, as in a unit test with a context of one's own."""
         return self.handler(ctx)
 
     def execution(self, events_json: Sequence[bytes], *, run_id: str, attempt: int) -> Execution:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, overload
+from typing import Any, overload
 
 from typing_extensions import TypeVar
 
@@ -19,7 +19,7 @@ O = TypeVar("O", default=Any)  # noqa: E741  output
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FunctionReference(Invocable, Generic[I, O]):
+class FunctionReference(Invocable[I, O]):
     """A function of this or another app, by name; made by `reference_function`.
 
     Attributes:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from stepflow.event import Event, read_event
-from stepflow.functions.invocable import invoke_error, invoke_request
-from stepflow.functions.reference import FunctionReference
+from stepflow.functions.invocable import Invocable, invoke_error, invoke_request
 from stepflow.functions.requests import Match, When, send_request, sleep_request, until_request, wait_request
 from stepflow_engine.codec import restore, result_adapter
 from stepflow_engine.durations import Duration, duration_ms
@@ -15,9 +14,6 @@ from stepflow_engine.errors import StepError, StepUsageError
 from stepflow_engine.execution import HANDLER_KEY, Execution
 from stepflow_engine.limits import Limits, check_retries
 from stepflow_engine.steps import RunRequest
-
-if TYPE_CHECKING:
-    from stepflow.functions.function import Function
 
 __all__ = ["StepTools"]
 
@@ -52,7 +48,7 @@ class StepTools:
     @overload
     async def run(self, id: str, handler: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     async def run(self, id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Command ``handler(*args, **kwargs)`` as a step and return its result.
+        """Call ``handler(*args, **kwargs)`` as a step and return its result.
 
         The result goes through JSON: what comes back is the same on the first pass and on every replay. With a
         return annotation (a pydantic model, dataclass, TypedDict, datetime, UUID …) it has that type. A handler that
@@ -83,7 +79,7 @@ class StepTools:
     async def invoke(
         self,
         id: str,
-        function: Function[I, O] | FunctionReference[I, O],
+        function: Invocable[I, O],
         data: I | Mapping[str, Any] | None = None,
         *,
         timeout: Duration | None = None,

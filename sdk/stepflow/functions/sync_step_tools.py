@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from stepflow.event import Event
-from stepflow.functions.reference import FunctionReference
+from stepflow.functions.invocable import Invocable
 from stepflow.functions.requests import Match, When
 from stepflow.functions.step_tools import StepTools
 from stepflow_engine.durations import Duration
 from stepflow_engine.threads import ThreadBridge
-
-if TYPE_CHECKING:
-    from stepflow.functions.function import Function
 
 __all__ = ["SyncStepTools"]
 
@@ -35,14 +32,14 @@ class SyncStepTools:
     @overload
     def run(self, id: str, handler: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def run(self, id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Command ``handler(*args, **kwargs)`` as a step and return its result; see `StepTools.run`."""
+        """Call ``handler(*args, **kwargs)`` as a step and return its result; see `StepTools.run`."""
         return self._bridge.call(lambda: self._tools.run(id, handler, *args, **kwargs))
 
     @overload
     def invoke(
         self,
         id: str,
-        function: Function[I, O] | FunctionReference[I, O],
+        function: Invocable[I, O],
         data: I | Mapping[str, Any] | None = None,
         *,
         timeout: Duration | None = None,
