@@ -26,7 +26,7 @@ class _RunContext(Generic[T]):
 
     Attributes:
         event: the event that started the run; its ``data`` has the type ``T``.
-        events: in a batch, all events in the order of their arrival, of which ``event`` is the first; otherwise only it.
+        events: the events of a batch in the order of their arrival, of which ``event`` is the first; else only it.
         run_id: the id of the run.
     """
 
