@@ -61,7 +61,7 @@ class EventTrigger:
 class CronTrigger:
     """A schedule that starts runs of a function. Each time starts one run, regardless of the number of workers.
 
-    The last processed time is stored in Redis, so crashes neither skip nor repeat a time.
+    The last processed time is stored in Redis, so no time starts a second run after a crash or a restart.
 
     Attributes:
         schedule: five fields as in crontab(5), after ``TZ=<zone>`` if the zone is not UTC. A local time that a clock
