@@ -3,10 +3,11 @@
 This package owns `Client`, the base class of `Stepflow`; `Run`, the handle of a run; and `Backend`, the connections to
 Redis. It executes no user code and keeps no state of runs: each call sends broker commands and reads their replies.
 
-A run that a handle shows is in one of these states (`RunStatus`)::
+A handle shows a run in one of these states (`RunStatus`)::
 
-    queued ──> running <──> waiting
-       └──────────┴────────────┴──> completed | failed | cancelled | skipped
+    queued, running, waiting                    live; a run may change between them many times
+    completed, failed, cancelled                ended
+    skipped                                     ended by flow control before it started
 
 A backend connects on first use: one blocking broker per process (a forked child makes its own) and one asyncio broker
 per event loop.
