@@ -1,23 +1,21 @@
 """step.invoke, shown by small functions: ``python -m examples.step_invoke``.
 
-Each function is one of the examples of the reference page of ``step.invoke``, in Python. There are two apps, as two
-teams would have them: ``maths`` knows nothing of the functions that invoke it.
+Each function shows one property of ``step.invoke``. There are two apps, like those of two teams: ``maths`` does not
+import the code of its callers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from examples.support import show, temporary_server, worker
 from stepflow import (
     Context,
     FunctionNotFoundError,
@@ -30,10 +28,6 @@ from stepflow import (
     SyncContext,
     reference_function,
 )
-from stepflow_broker.embedded_server import EmbeddedServer
-from stepflow_engine.codec import pretty
-from stepflow_workers.state.settings import WorkerSettings
-from stepflow_workers.worker import StepWorker
 
 __all__ = ["Number", "Square", "app", "main", "maths"]
 
@@ -45,41 +39,41 @@ maths = Stepflow("maths")
 
 
 class Number(BaseModel):
-    """What compute-square is given."""
+    """The input of compute-square."""
 
     number: int
 
 
 class Square(BaseModel):
-    """What it returns."""
+    """The output of compute-square."""
 
     result: int
 
 
 @app.function("compute-square", event="calculate/square")
 async def compute_square(ctx: Context[Number]) -> Square:
-    """A function like any other: an event starts it too."""
+    """An ordinary function; an event can start it too."""
     return Square(result=ctx.event.data.number * ctx.event.data.number)
 
 
 @app.function("main-function", event="main/event")
 async def main_function(ctx: Context) -> str:
-    """Type checkers know what data compute-square takes, and that ``square.result`` is an int."""
+    """Type checkers know the input type of compute-square, and that ``square.result`` is an int."""
     square = await ctx.step.invoke("compute-square-value", compute_square, data=Number(number=4))
     return f"Square of 4 is {square.result}."
 
 
-# -- ways to name it ---------------------------------------------------------------
+# -- ways to name the function ---------------------------------------------------------------
 
 
 @maths.function("compute-pi")
 async def compute_pi(ctx: Context[Number]) -> str:
-    """Another app's function: the number of digits is its input."""
+    """A function of another app. Its input is the number of digits."""
     return await ctx.step.run("digits", digits_of_pi, ctx.event.data.number)
 
 
 def digits_of_pi(count: int) -> str:
-    """Machin's formula, in whole numbers."""
+    """Compute pi by Machin's formula with integers."""
 
     def arctan(inverse: int) -> int:
         term, total, n, sign = unit // inverse, 0, 1, 1
@@ -93,35 +87,35 @@ def digits_of_pi(count: int) -> str:
 
 
 square_here = reference_function("compute-square", input=Number, output=Square)
-"""A function of the app that uses the reference."""
+"""A reference to a function of the same app."""
 
 pi_elsewhere = reference_function("compute-pi", app_id="maths", input=Number, output=str)
-"""A function of another app, whose code is not imported."""
+"""A reference to a function of another app, whose code is not imported."""
 
 
 @app.function("invoke-each-way")
 async def invoke_each_way(ctx: Context) -> dict[str, Any]:
-    """By definition, by reference, by id."""
+    """Invoke a function by definition, by reference, and by id."""
     defined = await ctx.step.invoke("invoke-by-definition", compute_square, data={"number": 2})
     referred = await ctx.step.invoke("invoke-by-reference", square_here, data={"number": 3})
     elsewhere = await ctx.step.invoke("invoke-in-another-app", pi_elsewhere, data={"number": 12})
-    named = await ctx.step.invoke("invoke-by-id", "maths/compute-pi", data={"number": 5})  # plain data comes back
+    named = await ctx.step.invoke("invoke-by-id", "maths/compute-pi", data={"number": 5})  # returns plain data
     return {"definition": defined.result, "reference": referred.result, "another app": elsewhere, "id": named}
 
 
 @app.function("invoke-with-timeout")
 async def invoke_with_timeout(ctx: Context) -> int:
-    """The wait is bounded; without ``timeout``, by 366 days."""
+    """``timeout`` limits the wait; the default is 366 days."""
     square = await ctx.step.invoke("invoke-with-timeout", compute_square, data={"number": 5}, timeout="1h")
     return square.result
 
 
-# -- several at once ---------------------------------------------------------------
+# -- parallel invokes ---------------------------------------------------------------
 
 
 @app.function("invoke-in-parallel")
 async def invoke_in_parallel(ctx: Context) -> list[int]:
-    """Each has a run of its own; this one waits for all of them without holding a worker."""
+    """Each invoke starts its own run. This run waits for all of them without holding a worker."""
     squares = await asyncio.gather(
         *[ctx.step.invoke(f"square of {number}", compute_square, data={"number": number}) for number in range(5)]
     )
@@ -130,18 +124,18 @@ async def invoke_in_parallel(ctx: Context) -> list[int]:
 
 @app.function("invoke-and-go-on")
 async def invoke_and_go_on(ctx: Context) -> str:
-    """What ``.then`` is elsewhere: a coroutine that awaits the invoke and goes on with its result."""
+    """A coroutine per invoke continues as soon as its own invoke has ended, like ``.then`` of a promise."""
 
-    async def told(number: int) -> str:
+    async def describe(number: int) -> str:
         square = await ctx.step.invoke(f"square of {number}", compute_square, data={"number": number})
-        return await ctx.step.run(f"tell of {number}", lambda: f"{number}² = {square.result}")
+        return await ctx.step.run(f"describe {number}", lambda: f"{number}² = {square.result}")
 
-    return ", ".join(await asyncio.gather(told(6), told(7)))
+    return ", ".join(await asyncio.gather(describe(6), describe(7)))
 
 
 @app.function("invoke-from-a-plain-function")
 def invoke_from_a_plain_function(ctx: SyncContext) -> list[int]:
-    """A plain ``def`` blocks its own thread, and has ``parallel``."""
+    """A plain ``def`` blocks its own thread and uses ``parallel`` for parallel steps."""
     squares = ctx.step.parallel(
         lambda: ctx.step.invoke("first", compute_square, data={"number": 8}),
         lambda: ctx.step.invoke("second", compute_square, data={"number": 9}),
@@ -149,33 +143,33 @@ def invoke_from_a_plain_function(ctx: SyncContext) -> list[int]:
     return [square.result for square in squares]
 
 
-# -- when there is no result -------------------------------------------------------
+# -- errors -------------------------------------------------------
 
 OPENED = threading.Event()
-"""A door that opens when the program ends."""
+"""Set when the program ends."""
 
 
 @app.function("always-fails", retries=1)
 async def always_fails(_ctx: Context) -> None:
-    """It has retries of its own; the function that invokes it has none for it."""
+    """It is retried by its own policy. The invoke is not retried."""
     raise ValueError("the card was declined")
 
 
 @app.function("waits-for-the-door")
 async def waits_for_the_door(ctx: Context) -> bool:
-    """Longer than anybody waits for it."""
+    """It takes longer than the timeout of its caller."""
     return await ctx.step.run("wait", OPENED.wait, 60)
 
 
 @app.function("once-an-hour", rate_limit=RateLimit(1, "1h"))
 async def once_an_hour(_ctx: Context) -> str:
-    """What is over its rate limit is skipped, and who invoked it is told so."""
+    """A run over the rate limit is skipped, and its invoke raises `InvokeSkippedError`."""
     return "done"
 
 
 @app.function("handle-errors")
 async def handle_errors(ctx: Context) -> dict[str, Any]:
-    """Each kind of end has an error. None of them is retried; one that is not caught fails this run at once."""
+    """Each kind of failure has its own error. None is retried; an uncaught one fails this run at once."""
     invoke = ctx.step.invoke
     return {
         "not found": await outcome(invoke("a", "no-such-function")),
@@ -187,12 +181,12 @@ async def handle_errors(ctx: Context) -> dict[str, Any]:
 
 @app.function("let-it-fail", retries=3)
 async def let_it_fail(ctx: Context) -> None:
-    """Not caught, an error of an invoke fails this run at once, whatever retries it has."""
+    """An uncaught error of an invoke fails this run at once, regardless of its retries."""
     await ctx.step.invoke("not caught", always_fails)
 
 
 async def outcome(invoke: Awaitable[Any]) -> str:
-    """What came of an invoke, in words."""
+    """The outcome of an invoke as text."""
     try:
         return f"result: {await invoke}"
     except FunctionNotFoundError as error:
@@ -201,7 +195,7 @@ async def outcome(invoke: Awaitable[Any]) -> str:
         return f"timed out: {error.message}"
     except InvokeSkippedError as error:
         return f"skipped: {error.reason}"
-    except InvokeError as error:  # it failed; the error is the child's own
+    except InvokeError as error:  # the child failed; name and message are those of its error
         return f"failed: {error.name}: {error.message}"
 
 
@@ -210,44 +204,33 @@ async def outcome(invoke: Awaitable[Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One of the examples: what it shows, and how a run of it is started."""
+    """What an example shows, and how to start its run."""
 
     shows: str
     start: Callable[[Stepflow], Run[Any]]
 
 
 EXAMPLES = (
-    Example("a function invokes another one", lambda producer: producer.start(main_function)),
-    Example("by definition, by reference, by id", lambda producer: producer.start(invoke_each_way)),
-    Example("with a timeout", lambda producer: producer.start(invoke_with_timeout)),
-    Example("several at once", lambda producer: producer.start(invoke_in_parallel)),
-    Example("each goes on when its own invoke has ended", lambda producer: producer.start(invoke_and_go_on)),
-    Example("from a plain function", lambda producer: producer.start(invoke_from_a_plain_function)),
-    Example("when there is no result", lambda producer: producer.start(handle_errors)),
+    Example("a function invokes another one", lambda client: client.start(main_function)),
+    Example("by definition, by reference, by id", lambda client: client.start(invoke_each_way)),
+    Example("with a timeout", lambda client: client.start(invoke_with_timeout)),
+    Example("parallel invokes", lambda client: client.start(invoke_in_parallel)),
+    Example("each coroutine continues when its own invoke has ended", lambda client: client.start(invoke_and_go_on)),
+    Example("from a plain function", lambda client: client.start(invoke_from_a_plain_function)),
+    Example("errors", lambda client: client.start(handle_errors)),
 )
 
 
-@contextmanager
-def worker(url: str) -> Iterator[None]:
-    """A worker for both apps, in a thread of this process."""
-    worker = StepWorker([app, maths], WorkerSettings(url))
-    thread = threading.Thread(target=worker.work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        OPENED.set()
-        worker.stop()
-        thread.join(30)
-
-
 def main() -> None:
-    """Run every example and print what it returned."""
-    logging.basicConfig(level=logging.ERROR)  # a run that fails is a warning, and here one fails on purpose
-    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server, worker(server.url):
-        producer = Stepflow(app.id, redis_url=server.url)
-        for example in EXAMPLES:
-            print(f"{example.shows}:\n{pretty(example.start(producer).result(timeout=30))}\n")
+    """Run every example and print its result."""
+    logging.basicConfig(level=logging.ERROR)  # a failed run logs a warning, and one fails on purpose
+    with temporary_server() as url, worker(url, app, maths):
+        client = Stepflow(app.id, redis_url=url)
+        try:
+            for example in EXAMPLES:
+                show(example.shows, example.start(client).result(timeout=30))
+        finally:
+            OPENED.set()  # end the step that still waits
 
 
 if __name__ == "__main__":

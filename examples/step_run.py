@@ -1,29 +1,21 @@
 """step.run, shown by small functions: ``python -m examples.step_run``.
 
-Each function is one of the examples of the reference page of ``step.run``, in Python. S3, the API and the database
-are stand-ins that keep everything in memory.
+Each function shows one property of ``step.run``. S3, the API and the database are stand-ins in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from examples.support import pretty, show, temporary_server, worker
 from stepflow import Context, Run, Stepflow
-from stepflow_broker.embedded_server import EmbeddedServer
-from stepflow_engine.codec import pretty
-from stepflow_workers.state.settings import WorkerSettings
-from stepflow_workers.worker import StepWorker
 
 __all__ = ["Account", "ObjectId", "app", "main"]
 
@@ -33,7 +25,7 @@ app = Stepflow("step-run-examples")
 # -- stand-ins for the outside world -----------------------------------------------
 
 BUCKET: dict[str, str] = {}
-"""S3: key → where it was copied from."""
+"""S3: from a key to the URL that it was copied from."""
 
 TABLE: list[dict[str, Any]] = []
 """The database."""
@@ -42,18 +34,18 @@ _numbers = itertools.count(1)
 
 
 class ObjectId(str):
-    """An id as a database makes it."""
+    """An id that a database generates."""
 
     __slots__ = ()
 
     @classmethod
     def new(cls) -> ObjectId:
-        """The next one."""
+        """A new id."""
         return cls(f"647731d1759aa55be43b{next(_numbers):04x}")
 
 
 async def copy_all_images_to_s3(urls: list[str]) -> list[str]:
-    """Copy images to the bucket; their new URLs."""
+    """Copy images to the bucket and return their new URLs."""
     copied = {url.rpartition("/")[2]: url for url in urls}
     BUCKET.update(copied)
     return [f"s3://product-images/{name}" for name in copied]
@@ -64,7 +56,7 @@ async def copy_all_images_to_s3(urls: list[str]) -> list[str]:
 
 @app.function("import-product-images", event="shop/product.imported")
 async def import_product_images(ctx: Context) -> list[str]:
-    """One step, with the data of the event."""
+    """A step that uses the data of the event."""
     return await ctx.step.run("copy-images-to-s3", copy_all_images_to_s3, ctx.event.data["imageURLs"])
 
 
@@ -72,34 +64,34 @@ async def import_product_images(ctx: Context) -> list[str]:
 
 
 async def fetch() -> dict[str, list[int]]:
-    """Ask the API."""
+    """Call the API."""
     return {"prices": [12, 30]}
 
 
 def transform_data(result: dict[str, list[int]]) -> dict[str, int]:
-    """Add the prices up."""
+    """Add up the prices."""
     return {"total": sum(result["prices"])}
 
 
 async def insert(row: dict[str, Any]) -> None:
-    """Put a row into the database."""
+    """Insert a row into the database."""
     TABLE.append(row)
 
 
 @app.function("import-prices", event="shop/prices.changed")
 async def import_prices(ctx: Context) -> dict[str, int]:
-    """Steps use the results of other steps; handlers may be async or not, and need not return anything."""
+    """Steps use the results of other steps. Handlers may be async or not, and may return nothing."""
     result = await ctx.step.run("get-api-data", fetch)
     data = await ctx.step.run("transform", transform_data, result)
     await ctx.step.run("insert-data", insert, data)
     return data
 
 
-# -- one id twice ------------------------------------------------------------------
+# -- the same id twice ------------------------------------------------------------------
 
 
 def create_user(name: str) -> dict[str, Any]:
-    """Put a user into the database."""
+    """Insert a user into the database."""
     user = {"number": next(_numbers), "name": name}
     TABLE.append(user)
     return user
@@ -107,33 +99,33 @@ def create_user(name: str) -> dict[str, Any]:
 
 @app.function("create-users")
 async def create_users(ctx: Context) -> list[dict[str, Any]]:
-    """The second use of an id is a step of its own."""
+    """The second use of an id is a separate step."""
     first = await ctx.step.run("create-user", create_user, "ada")
     second = await ctx.step.run("create-user", create_user, "grace")
     return [first, second]
 
 
-# -- steps side by side ------------------------------------------------------------
+# -- parallel steps ------------------------------------------------------------
 
 
 async def create_subscription(email: str) -> str:
-    """Subscribe a person."""
+    """Create a subscription."""
     return f"subscription of {email}"
 
 
 async def add_to_crm(email: str) -> str:
-    """Tell the sales people."""
+    """Add a contact to the CRM."""
     return f"contact {email}"
 
 
 async def send_welcome_email(email: str) -> str:
-    """Say hello."""
+    """Send a mail."""
     return f"mail to {email}"
 
 
 @app.function("sign-up", event="app/user.signed-up")
 async def sign_up(ctx: Context) -> list[str]:
-    """Steps that are awaited together are jobs of their own, which any worker may take."""
+    """Steps that are awaited together are separate jobs; any worker may execute each of them."""
     email = ctx.event.data["email"]
     done = await asyncio.gather(
         ctx.step.run("create-subscription", create_subscription, email),
@@ -147,25 +139,25 @@ async def sign_up(ctx: Context) -> list[str]:
 
 
 class Account(BaseModel):
-    """An account: on its way through JSON, both fields are text."""
+    """An account. In JSON, both fields are strings."""
 
     id: str
     created_at: datetime
 
 
 def create_plain() -> dict[str, Any]:
-    """Without a telling annotation the result comes back as plain data."""
+    """Without a specific return annotation, the step returns plain JSON data."""
     return {"id": ObjectId.new(), "createdAt": datetime(2023, 5, 31, 11, 39, 18, tzinfo=UTC)}
 
 
 def create_typed() -> Account:
-    """With one, it comes back as what it was."""
+    """With a return annotation, the step returns this type."""
     return Account(id=ObjectId.new(), created_at=datetime(2023, 5, 31, 11, 39, 18, tzinfo=UTC))
 
 
 @app.function("serialize")
 async def serialize(ctx: Context) -> dict[str, Any]:
-    """What the code is given is what a replay is given."""
+    """The first pass and a replay get the same values."""
     plain = await ctx.step.run("create-plain", create_plain)
     typed = await ctx.step.run("create-typed", create_typed)
     return {
@@ -181,7 +173,7 @@ async def serialize(ctx: Context) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One of the examples: what it shows, and how a run of it is started."""
+    """What an example shows, and how to start its run."""
 
     shows: str
     start: Callable[[Stepflow], Run[Any]]
@@ -190,34 +182,21 @@ class Example:
 EXAMPLES = (
     Example(
         "a step with the event's data",
-        lambda producer: producer.start(import_product_images, {"imageURLs": ["https://shop.example/a.png"]}),
+        lambda client: client.start(import_product_images, {"imageURLs": ["https://shop.example/a.png"]}),
     ),
-    Example("async and sync handlers, and one with no result", lambda producer: producer.start(import_prices)),
-    Example("one id twice: two steps", lambda producer: producer.start(create_users)),
-    Example("steps side by side", lambda producer: producer.start(sign_up, {"email": "ada@example.com"})),
-    Example("results go through JSON", lambda producer: producer.start(serialize)),
+    Example("async and sync handlers, and one without a result", lambda client: client.start(import_prices)),
+    Example("the same id twice: two steps", lambda client: client.start(create_users)),
+    Example("parallel steps", lambda client: client.start(sign_up, {"email": "ada@example.com"})),
+    Example("results go through JSON", lambda client: client.start(serialize)),
 )
 
 
-@contextmanager
-def worker(url: str) -> Iterator[None]:
-    """A worker in a thread of this process, so that the stand-ins can be looked at."""
-    worker = StepWorker([app], WorkerSettings(url))
-    thread = threading.Thread(target=worker.work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        worker.stop()
-        thread.join(30)
-
-
 def main() -> None:
-    """Run every example and print what it returned."""
-    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server, worker(server.url):
-        producer = Stepflow(app.id, redis_url=server.url)
+    """Run every example and print its result."""
+    with temporary_server() as url, worker(url, app):
+        client = Stepflow(app.id, redis_url=url)
         for example in EXAMPLES:
-            print(f"{example.shows}:\n{pretty(example.start(producer).result(timeout=30))}\n")
+            show(example.shows, example.start(client).result(timeout=30))
     print(f"The bucket: {pretty(BUCKET)}\nThe table: {pretty(TABLE)}")
 
 

@@ -1,8 +1,8 @@
 """Time and events, shown by small functions: ``python -m examples.step_waits``.
 
-An order waits for its payment, and its customer is reminded; large orders are told of by another function; a report
-is made each night; a function of its own hears of runs that fail. The times are short here, so that all ends in
-seconds. The mail and the archive are stand-ins that keep everything in memory.
+An order waits for its payment and reminds the customer. A second function handles large orders. A third makes a report
+each night. A fourth handles failed runs. The durations are short, so that the program ends in seconds. The mail and
+the archive are stand-ins in memory.
 """
 
 from __future__ import annotations
@@ -10,24 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from examples.support import move_schedules_back, show, temporary_server, worker
 from stepflow import Context, Event, Stepflow
-from stepflow_broker.embedded_server import EmbeddedServer
-from stepflow_broker.transitions.schedules import fire_cron, read_crons
-from stepflow_engine.codec import pretty
-from stepflow_workers.state.settings import WorkerSettings
-from stepflow_workers.worker import StepWorker
 
 __all__ = ["Order", "app", "main"]
 
@@ -37,7 +28,7 @@ app = Stepflow("step-waits-examples")
 # -- stand-ins for the outside world -----------------------------------------------
 
 MAILS: queue.Queue[str] = queue.Queue()
-"""What was mailed."""
+"""The sent mails."""
 
 REPORTS: queue.Queue[str] = queue.Queue()
 """The archive."""
@@ -49,11 +40,11 @@ def mail(text: str) -> str:
     return text
 
 
-# -- a race of a time and an event -------------------------------------------------
+# -- a race between a timer and an event -------------------------------------------------
 
 
 class Order(BaseModel):
-    """An order, and how patient the shop is with it."""
+    """An order, and how long the shop waits for its payment."""
 
     order: int
     total: int = 42
@@ -63,26 +54,26 @@ class Order(BaseModel):
 
 @app.function("order", event="shop/order.placed")
 async def order(ctx: Context[Order]) -> str:
-    """While it waits it needs no worker: neither for a day nor for a second."""
+    """While it waits, it holds no worker."""
     placed, step = ctx.event.data, ctx.step
     payment = asyncio.create_task(
         step.wait_for_event(
             "payment",
             event="shop/order.paid",
-            match="data.order",  # only that of this very order
+            match="data.order",  # only the payment of this order
             timeout=placed.give_up_after,
-            lookback="5m",  # also one that came while the run was on its way
+            lookback="5m",  # also a payment that arrived before the wait began
         )
     )
-    patience = asyncio.create_task(step.sleep("patience", placed.remind_after))
-    await asyncio.wait({payment, patience}, return_when=asyncio.FIRST_COMPLETED)  # the same winner on every replay
+    reminder = asyncio.create_task(step.sleep("reminder", placed.remind_after))
+    await asyncio.wait({payment, reminder}, return_when=asyncio.FIRST_COMPLETED)  # the same winner on every replay
     reminded = not payment.done()
     if reminded:
         await step.run("remind", mail, f"please pay order {placed.order}")
     paid = await payment
     if paid is None:
         return f"order {placed.order} was never paid"
-    await step.send_event("tell", Event("shop/order.closed", {"order": placed.order, "total": placed.total}))
+    await step.send_event("close", Event("shop/order.closed", {"order": placed.order, "total": placed.total}))
     return f"order {placed.order} was paid{' after a reminder' if reminded else ''}"
 
 
@@ -91,16 +82,16 @@ async def order(ctx: Context[Order]) -> str:
 
 @app.function("thank", event="shop/order.closed", if_="event.data.total > 100")
 async def thank(ctx: Context) -> str:
-    """Only large orders start it."""
+    """Only events of large orders start it."""
     return await ctx.step.run("mail", mail, f"thank you for order {ctx.event.data['order']}")
 
 
-# -- times -------------------------------------------------------------------------
+# -- a schedule -------------------------------------------------------------------------
 
 
 @app.function("nightly-report", cron="TZ=Europe/Rome 0 2 * * *")
 async def nightly_report(ctx: Context) -> None:
-    """Once a night, however many workers there are. A night on which none ran is made up for by the next one."""
+    """It runs once a night, regardless of the number of workers. After missed nights, it runs once for the latest."""
     night = datetime.fromisoformat(ctx.event.data["time"])
     text = f"the report of {night:%H:%M} in {ctx.event.data['zone']}"
     await ctx.step.run("archive", REPORTS.put, text)
@@ -110,7 +101,7 @@ async def nightly_report(ctx: Context) -> None:
 
 
 async def tell_support(ctx: Context) -> None:
-    """Each failed run starts this once; what it says is what failed, why, and for which event."""
+    """Each failed run starts this once. The event has the failed function, its error and its event."""
     failed = ctx.event.data
     text = f"{failed['function']} failed for order {failed['event']['data']['order']}: {failed['error']['message']}"
     await ctx.step.run("mail", mail, text)
@@ -118,7 +109,7 @@ async def tell_support(ctx: Context) -> None:
 
 @app.function("ship", retries=0, on_failure=tell_support)
 async def ship(ctx: Context[Order]) -> None:
-    """It fails, for the sake of the example."""
+    """It fails on purpose."""
     await ctx.step.run("book", book)
 
 
@@ -130,36 +121,36 @@ async def book() -> None:
 # -- running them ------------------------------------------------------------------
 
 
-def paid_at_once(producer: Stepflow) -> Any:
-    """The payment comes before the reminder is due; the sleep is dropped with its run."""
-    run = producer.start(order, Order(order=1, total=200))
-    producer.send("shop/order.paid", {"order": 1})
+def paid_at_once(client: Stepflow) -> Any:
+    """The payment arrives before the reminder is due. The timer is deleted when the run ends."""
+    run = client.start(order, Order(order=1, total=200))
+    client.send("shop/order.paid", {"order": 1})
     return {"result": run.result(timeout=30), "mail": MAILS.get(timeout=30)}
 
 
-def paid_after_the_reminder(producer: Stepflow) -> Any:
-    """The reminder comes first, and then the payment."""
-    run = producer.start(order, Order(order=2, remind_after="100ms"))
+def paid_after_the_reminder(client: Stepflow) -> Any:
+    """The reminder is sent first, then the payment arrives."""
+    run = client.start(order, Order(order=2, remind_after="100ms"))
     reminder = MAILS.get(timeout=30)
-    producer.send("shop/order.paid", {"order": 2})
+    client.send("shop/order.paid", {"order": 2})
     return {"mail": reminder, "result": run.result(timeout=30)}
 
 
-def never_paid(producer: Stepflow) -> Any:
-    """Nobody pays: the wait gives ``None``."""
-    run = producer.start(order, Order(order=3, remind_after="100ms", give_up_after="300ms"))
+def never_paid(client: Stepflow) -> Any:
+    """No payment arrives: the wait returns ``None``."""
+    run = client.start(order, Order(order=3, remind_after="100ms", give_up_after="300ms"))
     return {"mail": MAILS.get(timeout=30), "result": run.result(timeout=30)}
 
 
-def failed(producer: Stepflow) -> Any:
-    """A run that fails starts a run of another function."""
-    producer.start(ship, Order(order=4))
+def failed(client: Stepflow) -> Any:
+    """A failed run starts a run of another function."""
+    client.start(ship, Order(order=4))
     return {"mail": MAILS.get(timeout=30)}
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One of the examples: what it shows, and how."""
+    """What an example shows, and a function that runs it and returns the outcome."""
 
     shows: str
     show: Callable[[Stepflow], Any]
@@ -169,45 +160,21 @@ EXAMPLES = (
     Example("an order that is paid at once; its total is over 100", paid_at_once),
     Example("an order that is paid after a reminder", paid_after_the_reminder),
     Example("an order that is never paid", never_paid),
-    Example("a run that fails", failed),
+    Example("a failed run", failed),
 )
 
 
-def miss_two_nights(producer: Stepflow) -> None:
-    """Say that the schedules were seen to until two days ago: as if no worker had run since."""
-    broker, keys = producer.backend.broker, producer.backend.keys
-    deadline = time.monotonic() + 30
-    while not any(found := broker.execute_all([read_crons(one) for one in keys.all])) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for one, schedules in zip(keys.all, found, strict=True):
-        for name, last_ms in schedules.items():
-            broker.execute(fire_cron(one, name, last_ms=last_ms, until_ms=last_ms - 48 * 3_600_000, starts=()))
-
-
-@contextmanager
-def worker(url: str) -> Iterator[None]:
-    """A worker in a thread of this process, so that the stand-ins can be looked at."""
-    worker = StepWorker([app], WorkerSettings(url))
-    thread = threading.Thread(target=worker.work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        worker.stop()
-        thread.join(30)
-
-
 def main() -> None:
-    """Run every example and print what came of it."""
-    logging.basicConfig(level=logging.ERROR)  # a run that fails is a warning, and here one fails on purpose
-    with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
-        producer = Stepflow(app.id, redis_url=server.url)
-        with worker(server.url):
+    """Run every example and print its outcome."""
+    logging.basicConfig(level=logging.ERROR)  # a failed run logs a warning, and one fails on purpose
+    with temporary_server() as url:
+        client = Stepflow(app.id, redis_url=url)
+        with worker(url, app):
             for example in EXAMPLES:
-                print(f"{example.shows}:\n{pretty(example.show(producer))}\n")
-            miss_two_nights(producer)
-        with worker(server.url):
-            print(f"a worker comes back after two nights:\n{pretty(REPORTS.get(timeout=30))}")
+                show(example.shows, example.show(client))
+            move_schedules_back(client, hours=48)
+        with worker(url, app):
+            show("a worker starts after two missed nights", REPORTS.get(timeout=30))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""A census of the Python standard library: each package is counted by a run of its own, side by side."""
+"""A census of the Python standard library: a run per package counts it, in parallel with the others."""

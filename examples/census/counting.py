@@ -12,7 +12,7 @@ from dataclasses import dataclass
 __all__ = ["Count", "Longest", "add_counts", "count_source"]
 
 _SHOWN_AS = "census:"
-warnings.filterwarnings("ignore", module=_SHOWN_AS)  # what a compiler says of other people's code is no news here
+warnings.filterwarnings("ignore", module=_SHOWN_AS)  # compiler warnings about the counted code are not relevant
 
 _LAYOUT = frozenset(
     {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
@@ -33,15 +33,15 @@ class Count:
     """What was counted, in one file or in many.
 
     Attributes:
-        files: all of them, those that could not be read or parsed too.
-        lines: of all files.
-        code_lines: lines with code on them; a docstring is code.
-        comment_lines: lines with nothing but a comment.
-        blank_lines: lines with neither.
-        functions: ``def`` and ``async def``, nested ones and methods too.
-        classes: ``class``, nested ones too.
-        unreadable: files that could not be opened or decoded; only their lines are known.
-        unparsable: files that are not Python of this version; only their lines are known.
+        files: all files, including those that could not be decoded or parsed.
+        lines: the lines of all files.
+        code_lines: lines with code; a docstring is code.
+        comment_lines: lines with only a comment.
+        blank_lines: lines with neither code nor a comment.
+        functions: ``def`` and ``async def``, including nested functions and methods.
+        classes: ``class``, including nested classes.
+        unreadable: files that could not be opened or decoded; only their lines count.
+        unparsable: files that are not Python of this version; only their lines count.
         longest: the longest function; ``None`` if there is none.
     """
 
@@ -61,8 +61,8 @@ def count_source(data: bytes, file: str) -> Count:
     """Count one file.
 
     Args:
-        data: what is in it.
-        file: its name, for the longest function.
+        data: the content of the file.
+        file: the name of the file, for the longest function.
     """
     lines = _count_lines(data)
     try:
@@ -76,7 +76,7 @@ def count_source(data: bytes, file: str) -> Count:
 
 
 def add_counts(counts: Iterable[Count]) -> Count:
-    """The sum of several counts. It does not depend on their order."""
+    """The sum of several counts, which does not depend on their order."""
     counts = list(counts)
     return Count(
         files=sum(count.files for count in counts),
@@ -119,7 +119,7 @@ def _count_text(text: str, file: str, lines: int) -> Count:
 
 
 def _lines_of(text: str) -> tuple[set[int], set[int]]:
-    """The numbers of the lines that code is on, and of those that comments are on."""
+    """The numbers of the lines with code, and of the lines with comments."""
     code: set[int] = set()
     comments: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -136,5 +136,5 @@ def _measured(functions: Iterable[ast.FunctionDef | ast.AsyncFunctionDef], file:
 
 
 def _longest(found: Iterable[Longest]) -> Longest | None:
-    """The longest; of several as long, the first by file and name."""
+    """The longest; of several with the same length, the first by file and name."""
     return min(found, key=lambda one: (-one.lines, one.file, one.name), default=None)

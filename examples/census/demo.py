@@ -1,7 +1,7 @@
 """The demo: ``python -m examples.census.demo [--kill] [package …]``.
 
 Starts an embedded server and two worker processes, sends the event, shows the progress, and prints the report. With
-``--kill`` one of the workers is killed half-way; the other one does the rest.
+``--kill``, it kills one of the workers half-way, and the other worker finishes the run.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from stepflow_engine.ids import run_id_by_event
 __all__ = ["main"]
 
 _WORKERS = ("worker-1", "worker-2")
-_LOOK_S = 0.05
-_PATIENCE_S = 300.0
+_POLL_S = 0.05
+_TIMEOUT_S = 300.0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the demo; the exit code."""
-    options = _parse(words)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo and return the exit code."""
+    options = _parse(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="stepflow-census-") as folder:
             _run(Path(folder), options.packages, kill=options.kill, output=options.output)
@@ -45,23 +45,23 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.census.demo", description="A census of the stdlib.")
-    parser.add_argument("packages", nargs="*", help="packages to count; none: the whole standard library")
+    parser.add_argument("packages", nargs="*", help="packages to count; default: the whole standard library")
     parser.add_argument("--kill", action="store_true", help="kill one of the two workers half-way")
-    parser.add_argument("--output", type=Path, default=Path("census-report.json"), help="where the report is written")
-    return parser.parse_args(words)
+    parser.add_argument("--output", type=Path, default=Path("census-report.json"), help="file of the report")
+    return parser.parse_args(arguments)
 
 
 def _run(folder: Path, packages: list[str], *, kill: bool, output: Path) -> None:
     with EmbeddedServer(folder / "server") as server, started_workers(_WORKERS, server.url, folder) as workers:
-        print(f"Server {server.url}\nWorkers {' and '.join(_WORKERS)}, processes of their own\n", flush=True)
-        producer, began = Stepflow("census", redis_url=server.url), time.monotonic()
-        event_id = producer.send("census/requested", {"packages": packages})
-        run = producer.run(run_id_by_event(event_id, census.name))
+        print(f"Server {server.url}\nWorkers {' and '.join(_WORKERS)}, separate processes\n", flush=True)
+        client, began = Stepflow("census", redis_url=server.url), time.monotonic()
+        event_id = client.send("census/requested", {"packages": packages})
+        run = client.run(run_id_by_event(event_id, census.name))
         progress = Progress(Broker(server.url), run.id)
         crash = _watch(progress, workers, kill=kill)
-        report = Report.model_validate(run.result(timeout=_PATIENCE_S))
+        report = Report.model_validate(run.result(timeout=_TIMEOUT_S))
         took_s = time.monotonic() - began
     width = shutil.get_terminal_size((120, 24)).columns
     output.write_text(report.model_dump_json(indent=2) + "\n")
@@ -71,9 +71,9 @@ def _run(folder: Path, packages: list[str], *, kill: bool, output: Path) -> None
 
 
 def _watch(progress: Progress, workers: list[Worker], *, kill: bool) -> Crash | None:
-    """Show the progress until the run has ended; kill a worker half-way if that is wanted."""
+    """Show the progress until the run has ended; with ``kill``, kill a worker half-way."""
     crash, shown = None, ""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while not progress.ended:
         progress.refresh()
         shown = _show(progress, shown)
@@ -82,7 +82,7 @@ def _watch(progress: Progress, workers: list[Worker], *, kill: bool) -> Crash | 
         if crash is not None and crash.reclaimed_at_ms is None and not progress.in_hand(crash.worker):
             crash = replace(crash, reclaimed_at_ms=_now_ms())
         _check(workers, crash, deadline)
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     progress.refresh()
     _show(progress, shown, last=True)
     if kill and crash is None:
@@ -91,7 +91,7 @@ def _watch(progress: Progress, workers: list[Worker], *, kill: bool) -> Crash | 
 
 
 def _show(progress: Progress, shown: str, *, last: bool = False) -> str:
-    """Print the line of progress: over the last one on a terminal, else at each quarter; returns what is shown."""
+    """Print the progress, on a terminal over the last line, else at each quarter; return what is shown."""
     line = format_progress(progress, list(_WORKERS))
     if sys.stdout.isatty():
         print(f"\r{line}", end="\n" if last else "", flush=True)
@@ -103,36 +103,38 @@ def _show(progress: Progress, shown: str, *, last: bool = False) -> str:
 
 
 def _kill_one(progress: Progress, workers: list[Worker]) -> Crash | None:
-    """Kill the first worker that has something in hand; ``None`` if at this moment none has."""
+    """Kill the first worker that is executing something; ``None`` if no worker is."""
     worker = next((worker for worker in workers if progress.in_hand(worker.name)), None)
     if worker is None:
         return None
     worker.kill()
     crash = Crash(worker.name, _now_ms(), progress.in_hand(worker.name))
     print(f"\n{worker.name} was killed (SIGKILL) after {progress.done} of {progress.total} steps.")
-    print(f"It had in hand: {', '.join(crash.in_hand) or 'nothing'}.\n", flush=True)
+    print(f"It was executing: {', '.join(crash.in_hand) or 'nothing'}.\n", flush=True)
     return crash
 
 
 def _check(workers: list[Worker], crash: Crash | None, deadline: float) -> None:
     for worker in workers:
         if not worker.alive and (crash is None or crash.worker != worker.name):
-            raise DemoError(f"{worker.name} has died; its log:\n{worker.log.read_text()}")
+            raise DemoError(f"{worker.name} has ended; its log:\n{worker.log.read_text()}")
     if time.monotonic() > deadline:
-        raise DemoError(f"the run has not ended within {_PATIENCE_S:.0f} s")
+        raise DemoError(f"the run has not ended within {_TIMEOUT_S:.0f} s")
 
 
 def _print_end(progress: Progress, crash: Crash | None, took_s: float) -> None:
-    shares = ", ".join(f"{name} did {progress.by_worker[name]}" for name in _WORKERS)
+    shares = ", ".join(f"{name} executed {progress.by_worker[name]}" for name in _WORKERS)
     print(f"{progress.done} steps of {len(progress.runs)} runs in {took_s:.1f} s: {shares}.")
     if crash is not None and crash.in_hand:
-        print(f"Recovery: what {crash.worker} had in hand was {_recovery(progress, crash)}.")
+        print(f"Recovery: the work of {crash.worker} was {_recovery(progress, crash)}.")
 
 
 def _recovery(progress: Progress, crash: Crash) -> str:
     parts = []
     if crash.reclaimed_at_ms is not None:
-        parts.append(f"ready for the other worker {(crash.reclaimed_at_ms - crash.at_ms) / 1000:.1f} s after the kill")
+        parts.append(
+            f"available to the other worker {(crash.reclaimed_at_ms - crash.at_ms) / 1000:.1f} s after the kill"
+        )
     if (again := progress.started_again_at_ms(crash)) is not None:
         parts.append(f"started again {(again - crash.at_ms) / 1000:.1f} s after it")
     return ", and ".join(parts)

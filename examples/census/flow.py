@@ -1,6 +1,6 @@
 """The functions: ``census`` invokes ``count-package`` for each package and reduces the counts to a report.
 
-Map and reduce: any worker takes any package, and a package has retries of its own.
+Map and reduce: any worker executes any package, and each package is retried on its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Request(BaseModel):
     """The data of ``census/requested``.
 
     Attributes:
-        packages: the packages that are wanted, ``(modules)`` for the modules that belong to none; empty: everything.
+        packages: the packages to count; ``(modules)`` for the modules that belong to none; empty: everything.
     """
 
     packages: list[str] = []
@@ -36,7 +36,7 @@ class Request(BaseModel):
 
 @app.function("count-package", retries=2)
 async def count_package(ctx: Context[Package]) -> Count:
-    """Count one package, a large one in parts side by side."""
+    """Count one package; count the parts of a large package in parallel."""
     parts = cut_package(ctx.event.data)
     counts = await asyncio.gather(
         *[ctx.step.run(f"count {part.package} {part.number}", count_part, part) for part in parts]
@@ -55,7 +55,7 @@ async def census(ctx: Context[Request]) -> Report:
 
 
 async def list_everything(ctx: Context[Request]) -> list[Package]:
-    """What there is to count, in two steps."""
+    """The packages to count, listed in two steps."""
     wanted = ctx.event.data.packages
     packages, modules = await asyncio.gather(
         ctx.step.run(LIST_PACKAGES, list_packages, wanted), ctx.step.run(LIST_MODULES, list_modules, wanted)
@@ -77,5 +77,5 @@ def _count_file(root: Path, file: str) -> Count:
 
 
 def reduce_counts(names: list[str], counts: list[Count]) -> Report:
-    """Make the report of the counts of all packages."""
+    """Build the report from the counts of all packages."""
     return build_report(platform.python_version(), str(stdlib()), zip(names, counts, strict=True))

@@ -1,4 +1,4 @@
-"""Listing the standard library of this machine: its packages, and the parts that a package is counted in."""
+"""Lists the packages of the standard library of this machine, and splits them into parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stepflow import NonRetriableError
 __all__ = ["MODULES", "Package", "Part", "cut_package", "list_modules", "list_packages", "stdlib"]
 
 MODULES = "(modules)"
-"""Stands for the modules that are single files and belong to no package."""
+"""The name for the modules that are single files and belong to no package."""
 
 _NOT_STDLIB = frozenset({"site-packages", "dist-packages", "__pycache__"})
 _FILES_PER_PART = 60
@@ -20,7 +20,7 @@ _FILES_PER_PART = 60
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What one run counts.
+    """The input of one run.
 
     Attributes:
         name: the package, or ``(modules)``.
@@ -33,7 +33,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one step counts: a package, or a part of a large one.
+    """The input of one step: a package, or a part of a large package.
 
     Attributes:
         package: the package, or ``(modules)``.
@@ -52,10 +52,10 @@ def stdlib() -> Path:
 
 
 def list_packages(only: Sequence[str] = ()) -> list[Package]:
-    """The packages, each with those inside it.
+    """The packages, each with its subpackages.
 
     Args:
-        only: names of the packages that are wanted; empty: all.
+        only: the names of the packages to list; empty: all.
 
     Raises:
         NonRetriableError: one of them does not exist.
@@ -70,14 +70,14 @@ def list_packages(only: Sequence[str] = ()) -> list[Package]:
 
 
 def list_modules(only: Sequence[str] = ()) -> list[Package]:
-    """The modules that are single files, as one package; none if ``only`` names something else."""
+    """The modules that are single files, as one package; empty if ``only`` names other packages."""
     if only and MODULES not in only:
         return []
     return [Package(MODULES, [path.name for path in sorted(stdlib().glob("*.py")) if path.is_file()])]
 
 
 def cut_package(package: Package) -> list[Part]:
-    """The parts of a package: one, or several of a large one."""
+    """The parts of a package: one, or several for a large package."""
     starts = range(0, len(package.files), _FILES_PER_PART)
     return [
         Part(package.name, number, package.files[first : first + _FILES_PER_PART])

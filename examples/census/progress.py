@@ -1,4 +1,4 @@
-"""The progress of a census, read from the memos of its run and of the runs that it invoked."""
+"""The progress of a census, read from the memos of its run and of its child runs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _ALWAYS = 3  # two steps list, one reports
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """The death of a worker. Times are milliseconds since the epoch.
+    """A crash of a worker. Times are in milliseconds since the epoch.
 
     Attributes:
-        worker: the worker.
-        at_ms: when it died.
-        in_hand: what it was executing: ids of steps, and names of runs whose code it held.
-        reclaimed_at_ms: when all of that was ready for others; ``None`` while it is not.
+        worker: the name of the worker.
+        at_ms: the time of the crash.
+        in_hand: what it was executing: ids of steps, and names of runs whose code it executed.
+        reclaimed_at_ms: when other workers could execute all of it; ``None``: not yet.
     """
 
     worker: str
@@ -41,11 +41,11 @@ class Crash:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A step that a worker has done.
+    """A finished step.
 
     Attributes:
-        run: the name of its run: ``census``, or the id of the step that invoked it, as ``count json``.
-        memo: its end.
+        run: the name of its run: ``census``, or the id of the step that invoked it, such as ``count json``.
+        memo: its result.
     """
 
     run: str
@@ -53,14 +53,14 @@ class Done:
 
 
 class Progress:
-    """What is known of one census; `refresh` learns more.
+    """The progress of one census; `refresh` reads it from the server.
 
     Args:
-        broker: reads from the server.
+        broker: the connection to the server.
         run_id: the run of the census.
 
     Attributes:
-        steps: those that are done, of all runs.
+        steps: the finished steps of all runs.
         runs: the names of all runs, by their ids.
     """
 
@@ -74,7 +74,7 @@ class Progress:
         self._ended: set[str] = set()
 
     def refresh(self) -> None:
-        """Read the memos that are new: of the census, then of the runs that it has invoked."""
+        """Read new memos: of the census, then of its child runs."""
         waiting = self._broker.execute(read_steps(self._keys, self._run_id))
         self.runs |= {step.child: step.id for step in waiting if step.child}
         invokes = self._read_new([self._run_id])
@@ -84,7 +84,7 @@ class Progress:
         self._ended |= set(ended)
 
     def _read_new(self, run_ids: list[str]) -> list[Memo]:
-        """Read the new memos of some runs; what is returned are those of invokes, which no worker executes."""
+        """Read the new memos of runs; return the memos of invokes, which no worker executes."""
         answers = self._broker.execute_all([read_memos(self._keys, run_id, self._read[run_id]) for run_id in run_ids])
         invokes = []
         for run_id, answer in zip(run_ids, answers, strict=True):
@@ -104,12 +104,12 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """How many steps are done."""
+        """The number of finished steps."""
         return len(self.steps)
 
     @property
     def total(self) -> int | None:
-        """How many steps there are; ``None`` until all packages are listed."""
+        """The number of all steps; ``None`` until all packages are listed."""
         memos = [done.memo for done in self.steps if done.run == _CENSUS]
         lists = [memo.data for memo in memos if memo.id in (LIST_PACKAGES, LIST_MODULES) and not memo.failure]
         if len(lists) < 2:
@@ -118,11 +118,11 @@ class Progress:
 
     @property
     def by_worker(self) -> Counter[str]:
-        """How many steps each worker did."""
+        """The number of steps that each worker executed."""
         return Counter(done.memo.detail["worker"] for done in self.steps)
 
     def in_hand(self, worker: str) -> tuple[str, ...]:
-        """What a worker holds: its leases last longer than it, when it dies."""
+        """What a worker has leased. The leases of a crashed worker remain until they expire."""
         run_ids = [run_id for run_id in self.runs if run_id not in self._ended]
         reads = ((read_run(self._keys, run_id), read_steps(self._keys, run_id)) for run_id in run_ids)
         calls: list[Command[Any]] = [call for pair in reads for call in pair]
@@ -130,21 +130,21 @@ class Progress:
         return tuple(name for run_id in run_ids for name in self._held(run_id, next(answers), next(answers), worker))
 
     def _held(self, run_id: str, run: RunRecord | None, steps: list[StepRecord], worker: str) -> Iterator[str]:
-        """Steps of a run that have jobs of their own, and its code, which may be executing its only step."""
+        """The leased steps of a run, and the run's code, which may be executing a step itself."""
         yield from (step.id for step in steps if step.state == "leased" and step.owner == worker)
         if run is not None and run.continuation == "leased" and run.owner == worker:
             begun = bool(steps) or self._read[run_id] > 0
             yield f"the code of {self.runs[run_id]}" if begun else self.runs[run_id]
 
     def started_again_at_ms(self, crash: Crash) -> int | None:
-        """When the last step that was in hand at a crash was started by another worker."""
+        """When another worker started the last step that the crashed worker was executing."""
         lost = [done.memo for done in self.steps if done.memo.id in crash.in_hand or done.run in crash.in_hand]
         again = [memo.detail["started_at"] for memo in lost if memo.detail["worker"] != crash.worker]
         return max(again, default=None)
 
 
 def format_progress(progress: Progress, workers: list[str]) -> str:
-    """One line: a bar, the steps done of all, and how many each worker did."""
+    """One line: a bar, the finished steps of all, and the number of steps of each worker."""
     total = progress.total or 0
     filled = _BAR * progress.done // total if total else 0
     shares = "   ".join(f"{name} {progress.by_worker[name]:>3}" for name in workers)

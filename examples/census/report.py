@@ -1,4 +1,4 @@
-"""The report: what was counted, package by package, and the table that shows it."""
+"""The report of a census: the counts of each package, and a table that shows them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SPARED = ("longest function", "blank", "classes")
 
 
 class PackageCount(BaseModel):
-    """What was counted in one package."""
+    """The counts of one package."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,13 +28,13 @@ class PackageCount(BaseModel):
 class Report(BaseModel):
     """The result of a census.
 
-    It says nothing of times and workers: the same files give the same report, whatever happened on the way.
+    It has no times and no workers: the same files give the same report, also after crashes.
 
     Attributes:
-        python: the version whose standard library it is.
-        folder: where it is.
-        packages: by name.
-        total: of all packages.
+        python: the version of the standard library.
+        folder: the folder of the standard library.
+        packages: the counts of each package, by name.
+        total: the sum of all packages.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,7 +46,7 @@ class Report(BaseModel):
 
 
 def build_report(python: str, folder: str, counts: Iterable[tuple[str, Count]]) -> Report:
-    """Reduce the counts of parts, each with the name of its package, to a report."""
+    """Build a report from the counts of parts, each with the name of its package."""
     parts = sorted(counts, key=lambda part: part[0])
     packages = [
         PackageCount(package=name, count=add_counts(count for _, count in group))
@@ -61,9 +61,9 @@ def format_table(report: Report, *, most: int = 20, width: int = 120) -> str:
     """The report as a table, the largest packages first.
 
     Args:
-        report: what to show.
-        most: how many packages get a row of their own.
-        width: of the terminal, in characters; a narrow one gets fewer columns.
+        report: the report to show.
+        most: the number of packages that get their own row.
+        width: the width of the terminal in characters; a narrow table has fewer columns.
     """
     packages = sorted(report.packages, key=lambda package: -package.count.lines)
     rows = [_row(package.package, package.count) for package in packages[:most]]
@@ -89,7 +89,7 @@ def _row(name: str, count: Count) -> tuple[str, ...]:
 
 
 def _fit(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """The rows as lines, without the columns that make them too wide."""
+    """The rows as lines. Columns that do not fit are left out."""
     columns = [_align(column) for column in zip(*rows, strict=True)]
     for name in _SPARED:
         if sum(len(column[0]) + 2 for column in columns) > width + 2:
@@ -98,7 +98,7 @@ def _fit(rows: Sequence[Sequence[str]], width: int) -> list[str]:
 
 
 def _align(column: Sequence[str]) -> list[str]:
-    """The cells of a column, made equally wide; numbers stand at its right."""
+    """The cells of a column, padded to the same width; numbers are right-aligned."""
     width = max(map(len, column))
     return [cell.ljust(width) if column[0] in _TEXT else cell.rjust(width) for cell in column]
 

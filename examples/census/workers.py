@@ -1,4 +1,4 @@
-"""The demo's worker processes: two ``stepflow-worker``, as they would run on any machine."""
+"""The worker processes of the demo: ``stepflow-worker``, as in production."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _STOP_S = 40.0
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says why."""
+    """The demo cannot continue; the message says why."""
 
 
 class Worker:
-    """A worker process that serves the census.
+    """A worker process that executes the census.
 
     Args:
-        name: the worker's name.
-        url: the server's.
-        folder: where its log is written.
+        name: the name of the worker.
+        url: the URL of the server.
+        folder: the folder of its log.
     """
 
     def __init__(self, name: str, url: str, folder: Path) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        words = ["examples.census.flow:app", "--name", name, "--concurrency", str(_CONCURRENCY), "--redis-url", url]
+        arguments = ["examples.census.flow:app", "--name", name, "--concurrency", str(_CONCURRENCY), "--redis-url", url]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "stepflow_cli.commands.worker", *words], cwd=_ROOT, stdout=log, stderr=log
+                [sys.executable, "-m", "stepflow_cli.commands.worker", *arguments], cwd=_ROOT, stdout=log, stderr=log
             )
 
     @property
@@ -49,12 +49,12 @@ class Worker:
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """End it as a crash would: SIGKILL."""
+        """End it like a crash, with SIGKILL."""
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> None:
-        """Ask it to stop, and wait until it has."""
+        """Stop it with SIGTERM and wait until it has ended."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_S)
@@ -64,10 +64,10 @@ class Worker:
 
 @contextmanager
 def started_workers(names: Sequence[str], url: str, folder: Path) -> Iterator[list[Worker]]:
-    """Workers that have registered; they are stopped at the end.
+    """Start workers and wait until they have registered; stop them at the end.
 
     Raises:
-        DemoError: one of them does not start.
+        DemoError: a worker does not start.
     """
     workers = [Worker(name, url, folder) for name in names]
     try:
@@ -84,7 +84,7 @@ def _await_registration(workers: Sequence[Worker], url: str) -> None:
     while broker.execute(count) < len(workers):
         for worker in workers:
             if not worker.alive:
-                raise DemoError(f"{worker.name} ended before it began:\n{worker.log.read_text()}")
+                raise DemoError(f"{worker.name} ended before it registered:\n{worker.log.read_text()}")
         if time.monotonic() > deadline:
             raise DemoError(f"the workers did not start within {_START_S:.0f} s")
         time.sleep(0.05)

@@ -1,6 +1,6 @@
 """Durable step functions on Redis.
 
-A function is ordinary Python; every ``ctx.step.run`` in it is executed, memoised and retried alone::
+A function is ordinary Python. Each ``ctx.step.run`` in it is executed, persisted and retried independently::
 
     app = Stepflow("shop")
 
@@ -11,7 +11,36 @@ A function is ordinary Python; every ``ctx.step.run`` in it is executed, memoise
 
     app.send("shop/product.imported", {"urls": []})
 
-Run it with ``stepflow dev module:app``, or with ``stepflow-worker module:app`` beside a Redis server.
+Run it with ``stepflow dev module:app``, or with ``stepflow-worker module:app`` and a Redis server.
+
+All errors are in one tree::
+
+    StepflowError
+    ├─ NonRetriableError            raise it to stop retrying
+    ├─ RetryAfterError              raise it to set the time of the next attempt
+    ├─ StepError                    a step failed for good
+    │  └─ InvokeError               an invoked function gave no result (also a NonRetriableError)
+    │     ├─ FunctionNotFoundError
+    │     ├─ InvokeTimeoutError
+    │     ├─ InvokeSkippedError
+    │     └─ InvokeCancelledError
+    ├─ StepOutputError              a result is not JSON, or is over a limit
+    ├─ StepUsageError               a step tool is used incorrectly (also a ValueError)
+    ├─ LimitError                   a run is over a limit
+    ├─ EventError                   an event is not JSON, or is over a limit
+    ├─ RunError                     a client waits for a run that gives no result
+    │  ├─ RunFailedError
+    │  ├─ RunCancelledError
+    │  ├─ RunSkippedError
+    │  ├─ RunNotFoundError
+    │  └─ ResultTimeoutError
+    ├─ DecryptionError              an encrypted payload cannot be opened
+    │  └─ EncryptionKeyMissingError
+    ├─ ConfigurationError           names the setting and the fix
+    │  └─ PermissionDeniedError     the Redis user does not have the right
+    └─ BackendUnavailableError      the Redis server cannot be used now
+       ├─ CorruptDataError          stored data is damaged, or was not written by stepflow
+       └─ ReplicationError          no replica has confirmed what was sent
 """
 
 from stepflow.app import Stepflow
@@ -26,6 +55,8 @@ from stepflow.options.cancellation import CancelOn, Timeouts
 from stepflow.options.encryption import Encryption
 from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle
 from stepflow.options.triggers import CronTrigger, EventTrigger
+from stepflow_broker.transitions.pauses import Pause
+from stepflow_broker.views.explain import Reason
 from stepflow_engine.errors import (
     BackendUnavailableError,
     ConfigurationError,
@@ -86,8 +117,10 @@ __all__ = [
     "LimitError",
     "Limits",
     "NonRetriableError",
+    "Pause",
     "PermissionDeniedError",
     "RateLimit",
+    "Reason",
     "ReplicationError",
     "ResultTimeoutError",
     "RetryAfterError",

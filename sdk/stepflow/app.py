@@ -1,11 +1,11 @@
-"""The app: declares functions."""
+"""The app: a client that also declares functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from stepflow.client.pauses import PausesRuns
+from stepflow.client.client import Client
 from stepflow.event import FAILED
 from stepflow.functions.function import Function, FunctionDecorator, local_names, make_function
 from stepflow.options.cancellation import CancelOn, Timeouts, bounds_config
@@ -23,26 +23,29 @@ __all__ = ["Stepflow"]
 _LONGEST_REPLICA_TIMEOUT_MS = 10_000
 
 
-class Stepflow(PausesRuns):
-    """An app: a set of functions that share a name and a Redis server.
+class Stepflow(Client):
+    """An app: a set of functions that share a name and a Redis server, and the client that starts them.
 
-    Making an app reaches no server; the first call that needs one does.
+    Creating an app does not connect to Redis; the first call that needs it does.
 
     Args:
-        app_id: names the app; the queue of its jobs has this name unless a function names another.
-        redis_url: the server; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
-        retries: attempts after the first, of a step and of a function, unless they say otherwise; 0 to 20.
-        retention: how long an ended run is kept.
-        limits: bounds of the app's runs.
-        encryption: keys with which payloads are encrypted; ``None``: those of ``STEPFLOW_ENCRYPTION_KEYS``, if there
-            are any.
-        durability: what ``start``, ``start_many``, ``send`` and their kin have made sure of when they return: that the
-            server has it (``"primary"``), or that a replica has confirmed it too (``"replicated"``), so that only a
-            fail-over to a replica that is further behind loses it.
-        replica_timeout: how long to wait for that replica, at most 10 seconds; then `ReplicationError` is raised.
+        app_id: the id of the app; also the name of its queue, unless a function sets another.
+        redis_url: the URL of the server; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
+        retries: the default number of attempts after the first, of a step and of a function; 0 to 20.
+        retention: how long an ended run is kept; a duration, or seconds.
+        limits: the limits of the app's runs.
+        encryption: the keys that encrypt payloads; ``None``: those of ``STEPFLOW_ENCRYPTION_KEYS``, if set.
+        durability: when ``start``, ``start_many``, ``send`` and their asyncio twins return. ``"primary"``: the server
+            has the data. ``"replicated"``: a replica has confirmed it too, so only a failover to a replica that is
+            further behind loses it.
+        replica_timeout: how long to wait for the replica before `ReplicationError` is raised; at most 10 seconds.
 
     Raises:
-        ConfigurationError: a setting is wrong.
+        ConfigurationError: a setting is invalid.
+
+    Example::
+
+        app = Stepflow("shop", redis_url="redis://127.0.0.1:6379/0", retention="30d")
     """
 
     def __init__(
@@ -102,32 +105,40 @@ class Stepflow(PausesRuns):
         timeouts: Timeouts | None = None,
         on_failure: Callable[..., Any] | None = None,
     ) -> FunctionDecorator:
-        """Make a function of an ``async def`` or a ``def``.
+        """Declare a function: a decorator for an ``async def`` or a plain ``def`` with one parameter, the context.
+
+        A run survives crashes: another worker runs the code again and takes the results of finished steps from Redis.
 
         Args:
-            id: names the function in the app.
-            event: the name of the event that starts it; ``*`` at the end stands for anything.
-            if_: a CEL expression on ``event`` that must hold, such as ``"event.data.total > 100"``.
-            cron: times that start it, as ``"TZ=Europe/Rome 0 9 * * *"``; see `CronTrigger`.
+            id: the id of the function in the app. Runs find their code by it, so keep it when the code changes.
+            event: the name of the event that starts it; a ``*`` at the end matches any text.
+            if_: a CEL expression on ``event`` that must be true, such as ``"event.data.total > 100"``.
+            cron: the schedule that starts it, such as ``"TZ=Europe/Rome 0 9 * * *"``; see `CronTrigger`.
             triggers: more names of events, `EventTrigger` and `CronTrigger`; at most ten in all.
-            retries: attempts after the first, of each step and of the code between steps; ``None``: the app's.
-            queue: where its jobs wait; ``None``: the queue named as the app.
-            rate_limit: how many runs may start in a period; those over it are skipped, and recorded as such.
-            throttle: how many runs start in a period; those over it wait.
-            debounce: only the last of runs that come close together starts.
-            batch: runs are executed as one, with all their events.
-            singleton: one live run at a time.
-            concurrency: how many steps are executed at once; one number, or at most two `Concurrency`.
-            idempotency: an expression on the event; each value starts one run in 24 hours.
-            priority: an expression on the event, in seconds from -600 to 600: a run starts when one would that came so
-                much earlier.
+            retries: attempts after the first, of each step and of the code between steps; ``None``: those of the app.
+            queue: the queue of its jobs; ``None``: the queue named like the app.
+            rate_limit: the largest number of starts in a period; more are skipped and stored as skipped.
+            throttle: the largest number of starts in a period; more are delayed.
+            debounce: starts only the run of the latest of several events in a short time.
+            batch: executes several runs as one, with all their events.
+            singleton: allows one live run at a time.
+            concurrency: the largest number of steps that execute at once: an integer, or at most two `Concurrency`.
+            idempotency: a CEL expression on the event; each value starts one run in 24 hours.
+            priority: a CEL expression on the event that gives seconds from -600 to 600. The run is queued as if it had
+                been created that many seconds earlier.
             cancel_on: events that cancel its live runs; at most five.
-            timeouts: by when a run must have started, and ended, not to be cancelled.
-            on_failure: the code of a function ``<id>-failed``, of which each failed run (not a cancelled one) starts
-                one run; its event's data has ``function``, ``run_id``, ``error`` and the failed run's ``event``.
+            timeouts: deadlines for the start and the end of a run; a run that misses one is cancelled.
+            on_failure: the handler of a second function, ``<id>-failed``. Each failed run (not a cancelled one) starts
+                one run of it. Its event's data has ``function``, ``run_id``, ``error`` and the failed run's ``event``.
 
         Raises:
-            ConfigurationError: a setting is wrong, or the id is taken.
+            ConfigurationError: a setting is invalid, or the app already has a function with this id.
+
+        Example::
+
+            @app.function("import-images", event="shop/product.imported", retries=3, concurrency=10)
+            async def import_images(ctx: Context) -> list[str]:
+                return await ctx.step.run("copy", copy_images, ctx.event.data["urls"])
         """
         try:
             events, crons = trigger_configs(event=event, if_=if_, cron=cron, triggers=triggers)
@@ -143,7 +154,7 @@ class Stepflow(PausesRuns):
             )
             bounds = bounds_config(cancel_on=cancel_on, timeouts=timeouts)
             if batch and (cancel_on or (bounds and bounds.start_ms)):
-                raise ConfigurationError("batch cannot go together with cancel_on, or with the start of Timeouts")
+                raise ConfigurationError("batch cannot be combined with cancel_on or Timeouts(start=...)")
         except ConfigurationError as error:
             raise ConfigurationError(f"function {id!r}: {error}") from None
         namespace = local_names(1)
@@ -175,9 +186,15 @@ class Stepflow(PausesRuns):
         return decorate
 
     def on_failure(self, handler: Callable[..., Any], /) -> Function[Any, Any]:
-        """Make a function ``on-failure``, of which each failed run of this app starts one run; see `function`.
+        """Declare the function ``on-failure``: each failed run of this app starts one run of it. See `function`.
 
-        A run of an ``on_failure`` function that fails itself starts none.
+        A failed run of an ``on_failure`` function starts no further run.
+
+        Example::
+
+            @app.on_failure
+            async def alert(ctx: Context) -> None:
+                await ctx.step.run("page", page_somebody, ctx.event.data["error"]["message"])
         """
         prefix = dumps(f"{self.id}/").decode()
         condition = f"event.data.function.startsWith({prefix}) && event.data.event.name != {dumps(FAILED).decode()}"
@@ -185,10 +202,10 @@ class Stepflow(PausesRuns):
 
 
 def _replica_timeout_ms(durability: str, timeout: Duration) -> int:
-    """How long to wait for a replica; 0: not at all.
+    """How long to wait for a replica, in milliseconds; 0: do not wait.
 
     Raises:
-        ValueError: one of them is not what it must be.
+        ValueError: the durability or the timeout is invalid.
     """
     if durability not in ("primary", "replicated"):
         raise ValueError(f'durability must be "primary" or "replicated", not {durability!r}')

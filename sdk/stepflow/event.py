@@ -1,4 +1,4 @@
-"""Events: what starts a run, as its code sees it and as a producer sends it."""
+"""Events: how code sees them, and how clients send them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,27 @@ __all__ = ["FAILED", "INVOKED", "Event", "encode_event", "outgoing_event", "read
 T = TypeVar("T", default=Any)
 
 _LATEST_MS = 253_402_300_799_999
-"""The last millisecond of the year 9999, the last that a datetime can have."""
+"""The last millisecond of the year 9999, the latest time of a datetime."""
 FAILED = "stepflow/function.failed"
-"""The name of the event that tells of a failed run; its data: ``function``, ``run_id``, ``error`` and ``event``."""
+"""The name of the event of a failed run; its data has ``function``, ``run_id``, ``error`` and ``event``."""
 INVOKED = "stepflow/function.invoked"
-"""The name of the event of a run that was started by name and not by an event."""
+"""The name of the event of a run that a client has started by the id of its function."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event(Generic[T]):
-    """Something that happened.
+    """A named piece of data that starts runs and ends waits.
 
     Attributes:
-        name: what kind of thing, as in ``"shop/order.placed"``.
-        data: what is known of it; in a run, of the type that the function declares.
-        id: names this one event; sent twice within 24 hours, it starts each function once. ``""``: stepflow chooses.
-        ts: when, in milliseconds since the epoch. 0: when it is sent.
+        name: the kind of event, such as ``"shop/order.placed"``.
+        data: JSON data; in a run, it has the type that the function declares.
+        id: identifies the event; if it is sent twice within 24 hours, it starts each function once. ``""``: stepflow
+            generates an id.
+        ts: the time of the event, in milliseconds since the epoch; 0: the time at which it is sent.
+
+    Example::
+
+        app.send([Event("shop/order.placed", {"order": n}, id=f"order-{n}") for n in range(10)])
     """
 
     name: str
@@ -51,10 +56,10 @@ class Event(Generic[T]):
 
 
 def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
-    """An event as it is sent.
+    """An event in the form in which it is sent.
 
     Raises:
-        EventError: its name, id or time cannot be one, or its data is not JSON or is over the limit.
+        EventError: the name, id or time is invalid, or the data is not JSON or over the limit.
     """
     try:
         check_id(event.name, "an event's name")
@@ -69,14 +74,14 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
 
 
 def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: int, cipher: Cipher) -> bytes:
-    """The JSON text of an event with this id, its data sealed; see `outgoing_event`."""
+    """The JSON text of an event with this id and sealed data; see `outgoing_event`."""
     sent = outgoing_event(replace(event, id=event_id), limit_bytes=limit_bytes)
     data = cipher.seal(sent.data, event_scope(event_id))
     return event_text(sent.name, id=event_id, ts=sent.ts or now_ms, data=data)
 
 
 def read_event(value: dict[str, Any]) -> Event[Any]:
-    """The event of its parsed JSON text."""
+    """The event with the parsed JSON text ``value``."""
     return Event(value["name"], value["data"], value["id"], value["ts"])
 
 
@@ -84,10 +89,10 @@ _PATH = re.compile(r"data(\.[A-Za-z0-9_-]+)+|name|id")
 
 
 def event_path(path: object) -> str:
-    """A path into an event, without ``event.`` before it.
+    """A path into an event, without the prefix ``event.``.
 
     Raises:
-        StepUsageError: it is not one.
+        StepUsageError: it is not a path into an event.
     """
     text = path.removeprefix("event.") if isinstance(path, str) else ""
     if not _PATH.fullmatch(text):

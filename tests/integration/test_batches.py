@@ -117,7 +117,7 @@ def test_a_run_explains_that_it_waits_for_others(app: Stepflow) -> None:
     ],
 )
 def test_what_is_about_each_run_does_not_go_together_with_a_batch(app: Stepflow, options: dict) -> None:
-    with pytest.raises(ConfigurationError, match="cannot go together"):
+    with pytest.raises(ConfigurationError, match="cannot be combined"):
         app.function("f", batch=Batch(2, "1s"), **options)
 
 

@@ -74,7 +74,7 @@ def test_without_a_function_all_runs_of_this_app_are_cancelled_and_of_no_other(a
 
     left = other.start(theirs).id
     runs = {app.start(order).id, app.start(mail).id}
-    assert set(app.cancel_many()) == runs
+    assert set(app.cancel_many(all=True)) == runs
     assert live(client) == {left}
 
 
@@ -169,9 +169,9 @@ def test_all_of_a_family_are_named_when_all_fit(app, order, client, run_worker) 
     run_worker(app)
     app.start_many(main, [None] * 40)
     until(lambda: client.zcard("stepflow:live") == 80, what="the children")
-    would = app.cancel_many(dry_run=True)
+    would = app.cancel_many(all=True, dry_run=True)
     assert len(would) == 80
-    assert app.cancel_many() == would
+    assert app.cancel_many(all=True) == would
     assert live(client) == set()
 
 
@@ -195,7 +195,7 @@ def test_runs_that_end_meanwhile_are_not_named(app, mail, run_worker) -> None:
     runs = [run for _ in range(4) for run in app.start_many(mail, [None] * 500)]
     until(lambda: runs[0].status() is RunStatus.COMPLETED, what="the end of a run")
     named = set(app.cancel_many(mail))
-    until(lambda: not app.cancel_many(dry_run=True), what="the end of all runs")
+    until(lambda: not app.cancel_many(all=True, dry_run=True), what="the end of all runs")
     assert named == {run.id for run in runs if run.status() is RunStatus.CANCELLED}
     assert {run.status() for run in runs if run.id not in named} <= {RunStatus.COMPLETED}
 
@@ -243,3 +243,22 @@ def test_what_cannot_be_is_refused_and_nothing_is_cancelled(app, order, options:
 def test_something_that_is_no_function_is_refused(app: Stepflow) -> None:
     with pytest.raises(TypeError, match="a function or its id is needed, not int"):
         app.cancel_many(17)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 1}, {"statuses": []}, {"dry_run": True}])
+async def test_a_call_without_a_filter_is_refused_and_says_what_to_write(
+    app: Stepflow, order, options: dict[str, Any]
+) -> None:
+    run = app.start(order)
+    with pytest.raises(ConfigurationError, match=r"needs a filter: .* or all=True"):
+        app.cancel_many(**options)
+    with pytest.raises(ConfigurationError, match=r"needs a filter: .* or all=True"):
+        await app.acancel_many(**options)
+    assert run.status() is RunStatus.QUEUED
+
+
+def test_all_and_a_filter_exclude_each_other(app: Stepflow, order) -> None:
+    run = app.start(order)
+    with pytest.raises(ConfigurationError, match="all=True cannot be combined with a filter"):
+        app.cancel_many(order, all=True)
+    assert run.status() is RunStatus.QUEUED

@@ -147,12 +147,14 @@ def _send(url: str, client, packages: list[str]) -> Run:
 def test_the_demo_gives_the_same_report_when_a_worker_is_killed_half_way(tmp_path: Path) -> None:
     shown = run_demo(tmp_path / "killed.json", "--kill")
     assert re.search(
-        r"^worker-[12] was killed \(SIGKILL\) after \d+ of \d+ steps\.\nIt had in hand: (?!nothing)", shown, re.M
+        r"^worker-[12] was killed \(SIGKILL\) after \d+ of \d+ steps\.\nIt was executing: (?!nothing)", shown, re.M
     )
-    assert re.search(r"^Recovery: .* ready for the other worker [\d.]+ s after the kill", shown, re.M)
+    assert re.search(r"^Recovery: .* available to the other worker [\d.]+ s after the kill", shown, re.M)
 
     shown = run_demo(tmp_path / "whole.json")
-    shares = re.search(r"^(\d+) steps of (\d+) runs in .* s: worker-1 did (\d+), worker-2 did (\d+)\.$", shown, re.M)
+    shares = re.search(
+        r"^(\d+) steps of (\d+) runs in .* s: worker-1 executed (\d+), worker-2 executed (\d+)\.$", shown, re.M
+    )
     assert shares is not None
     steps, runs, one, two = map(int, shares.groups())
     assert steps == one + two == len(parts_of(SOME)) + 3

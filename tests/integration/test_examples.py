@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from examples import step_invoke, step_run, step_waits
+from examples.support import move_schedules_back
 from stepflow import RunFailedError, Stepflow
 from tests.support.processes import ROOT, until
 
@@ -143,7 +144,7 @@ def test_support_is_told_of_a_run_that_fails(patient: Stepflow) -> None:
 
 @pytest.mark.roles("producer", "worker")
 def test_a_night_that_was_missed_is_made_up_for(patient: Stepflow, run_worker: Callable[..., Any]) -> None:
-    step_waits.miss_two_nights(patient)
+    move_schedules_back(patient, hours=48)
     run_worker(step_waits.app)  # the other worker looks again when the next night has come
     assert step_waits.REPORTS.get(timeout=30) == "the report of 02:00 in Europe/Rome"
 

@@ -321,20 +321,20 @@ def test_a_priority_is_a_better_place_in_line(app: Stepflow, run_worker) -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"concurrency": 0}, "must be a whole number from 1"),
+        ({"concurrency": 0}, "concurrency: limit must be an integer >= 1, got 0"),
         ({"concurrency": [Concurrency(1), Concurrency(2), Concurrency(3)]}, "at most two"),
         ({"concurrency": Concurrency(1, scope="global")}, "needs a key"),
         ({"concurrency": Concurrency(1, scope="planet")}, "'function', 'app' or 'global'"),
-        ({"concurrency": Concurrency(1, key="data.user")}, "says nothing of the event"),
+        ({"concurrency": Concurrency(1, key="data.user")}, "does not use the event"),
         ({"concurrency": Concurrency(1, key="event.data.")}, "is not CEL"),
-        ({"throttle": Throttle(0, "1m")}, "must be a whole number from 1"),
-        ({"throttle": Throttle(1, "0s")}, "must be longer than 0"),
-        ({"throttle": Throttle(1, "1m", burst=0)}, "the burst of a Throttle"),
+        ({"throttle": Throttle(0, "1m")}, "throttle: limit must be an integer >= 1, got 0"),
+        ({"throttle": Throttle(1, "0s")}, "throttle: period must be longer than 0, got '0s'"),
+        ({"throttle": Throttle(1, "1m", burst=0)}, "throttle: burst must be an integer >= 1, got 0"),
         ({"debounce": Debounce(-1)}, "is negative"),
-        ({"debounce": Debounce("1s"), "throttle": Throttle(1, "1m")}, "cannot go together"),
+        ({"debounce": Debounce("1s"), "throttle": Throttle(1, "1m")}, "cannot be combined"),
         ({"singleton": Singleton(mode="wait")}, "'skip' or 'cancel'"),
         ({"idempotency": "event.data. >"}, "is not CEL"),
-        ({"priority": "high"}, "says nothing of the event"),
+        ({"priority": "high"}, "does not use the event"),
     ],
 )
 def test_bad_flow_control_is_refused_where_it_is_written(

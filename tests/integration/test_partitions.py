@@ -92,13 +92,13 @@ def test_queues_are_summed(broker: Broker, keys: Keys, started: list[str], url: 
 
 
 def test_many_runs_are_cancelled_oldest_first(app: Stepflow, broker: Broker, keys: Keys, started: list[str]) -> None:
-    oldest = app.cancel_many(limit=7, dry_run=True)
+    oldest = app.cancel_many(all=True, limit=7, dry_run=True)
     made = {run.id: run.created_at for run in find_runs(broker, keys, limit=100)}
     assert [made[run] for run in oldest] == sorted(made.values())[:7]
-    assert app.cancel_many(limit=7) == oldest
+    assert app.cancel_many(all=True, limit=7) == oldest
     assert set(app.cancel_many(if_="event.data.n >= 38")) == set(started[38:]) - set(oldest)  # made within one ms
-    assert len(app.cancel_many()) == 40 - 7 - 2
-    assert app.cancel_many() == []
+    assert len(app.cancel_many(all=True)) == 40 - 7 - 2
+    assert app.cancel_many(all=True) == []
 
 
 # -- pauses --------------------------------------------------------------------

@@ -120,9 +120,9 @@ async def test_pauses_without_blocking_the_loop(app: Stepflow) -> None:
 
 
 def test_one_thing_that_exists_is_to_be_named(app: Stepflow) -> None:
-    with pytest.raises(ConfigurationError, match="one thing"):
+    with pytest.raises(ConfigurationError, match="exactly one of"):
         app.pause()
-    with pytest.raises(ConfigurationError, match="one thing"):
+    with pytest.raises(ConfigurationError, match="exactly one of"):
         app.pause("sync", queue="shop")
     with pytest.raises(FunctionNotFoundError, match="no worker has registered it"):
         app.pause("nowhere")

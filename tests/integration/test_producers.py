@@ -17,6 +17,7 @@ from stepflow import (
     EventError,
     FunctionNotFoundError,
     Limits,
+    Reason,
     ResultTimeoutError,
     RunCancelledError,
     RunFailedError,
@@ -336,3 +337,17 @@ def test_of_many_runs_none_starts_when_one_cannot(app: Stepflow, client: redis.R
     with pytest.raises(EventError, match="5,001 runs in one start_many"):
         app.start_many(f, range(5_001))
     assert not client.exists("stepflow:live")
+
+
+@pytest.mark.roles("producer", "operator")
+async def test_a_run_is_explained_in_an_event_loop_too(app: Stepflow) -> None:
+    @app.function("lonely")
+    async def lonely(ctx: Context) -> None: ...
+
+    run = await app.astart(lonely)
+    reason = await run.aexplain()
+    assert isinstance(reason, Reason)
+    assert (reason.kind, reason) == ("queued", run.explain())
+    with pytest.raises(RunNotFoundError, match="there is no run 'nothing'"):
+        await app.run("nothing").aexplain()
+    await app.backend.aclose()

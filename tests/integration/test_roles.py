@@ -109,7 +109,7 @@ def with_rights_of(site: str, role: str) -> Stepflow:
     ("role", "action", "roles", "does"),
     [
         ("producer", "pause", ["operator"], lambda app: app.pause("pay")),
-        ("producer", "zrangebyscore stepflow:live", ["operator", "read-only"], lambda app: app.cancel_many()),
+        ("producer", "zrangebyscore stepflow:live", ["operator", "read-only"], lambda app: app.cancel_many(all=True)),
         ("producer", "register_functions", ["worker"], lambda app: register_as(app)),
         ("operator", "xadd stepflow:events", ["producer", "worker"], lambda app: app.send("shop/paid")),
         ("operator", "register_functions", ["worker"], lambda app: register_as(app)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from stepflow import Event, Run, RunStatus
+from stepflow import Event, Pause, Reason, Run, RunStatus
 from tests.typing.functions import Number, Square, app, compute_square, compute_square_in_a_thread, untyped
 
 assert_type(app.start(compute_square, {"number": 4}), Run[Square])
@@ -16,6 +16,8 @@ assert_type(app.invoke(compute_square, {"number": 4}, timeout=30), Square)
 assert_type(app.invoke(compute_square_in_a_thread), Square)
 assert_type(app.invoke("other/compute-square"), Any)
 assert_type(app.run("a run's id"), Run[Any])
+assert_type(app.run("a run's id").explain(), Reason)
+assert_type(app.pauses(), list[Pause])
 assert_type(app.start(compute_square).status(), RunStatus)
 assert_type(app.start(compute_square).cancel("enough", children=False), bool)
 assert_type(app.send("calculate/square", {"number": 4}, id="order-17"), str)
@@ -33,3 +35,4 @@ async def in_a_loop() -> None:
     assert_type(await app.start(compute_square).aresult(timeout=30), Square)
     assert_type(await app.start(compute_square).astatus(), RunStatus)
     assert_type(await app.start(compute_square).acancel(), bool)
+    assert_type(await app.start(compute_square).aexplain(), Reason)

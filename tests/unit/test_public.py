@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,3 +95,36 @@ def test_public_classes_name_their_parameters() -> None:
     function = inspect.signature(stepflow.Stepflow.function).parameters
     assert {"id", "event", "triggers", "retries"} <= set(function)
     assert {"retries", "timeout"} <= set(inspect.signature(stepflow.StepTools.with_options).parameters)
+
+
+def test_the_types_that_handles_return_are_exported() -> None:
+    assert {"Pause", "Reason", "Run", "RunStatus", "Failure"} <= set(stepflow.__all__)
+
+
+def test_blocking_methods_have_asyncio_twins() -> None:
+    """A twin has the same parameters."""
+    twins = {
+        stepflow.Stepflow: ("send", "start", "start_many", "invoke", "cancel_many", "pause", "resume", "pauses"),
+        stepflow.Run: ("result", "status", "cancel", "explain"),
+    }
+    for owner, names in twins.items():
+        for name in names:
+            blocking, twin = getattr(owner, name), getattr(owner, f"a{name}")
+            assert inspect.iscoroutinefunction(twin), f"a{name}"
+            assert inspect.signature(twin).parameters == inspect.signature(blocking).parameters, name
+
+
+def test_the_error_tree_in_the_docstring_is_the_real_one() -> None:
+    drawn: list[tuple[int, str]] = []
+    for line in (stepflow.__doc__ or "").splitlines():
+        found = re.match(r"    ([│├└─ ]*)(\w+Error)\b", line)
+        if found:
+            drawn.append((len(found[1]) // 3, found[2]))
+    parents: list[str] = []
+    for depth, name in drawn:
+        del parents[depth:]
+        if parents:
+            assert issubclass(getattr(stepflow, name), getattr(stepflow, parents[-1])), name
+        parents.append(name)
+    errors = {name for name in stepflow.__all__ if name.endswith("Error")}
+    assert {name for _, name in drawn} == errors

@@ -1,4 +1,4 @@
-"""The producer's connections: one blocking broker a process, and one asyncio broker an event loop."""
+"""The connections of a client: one blocking broker per process, and one asyncio broker per event loop."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _OfLoop = tuple[AsyncBroker, dict[Keys, RunEndSubscriber]]
 
 
 class Backend:
-    """Connects when it is first used, so that making an app costs nothing and reaches nothing.
+    """The connections of a client. They are opened on first use, so creating an app does not connect to Redis.
 
     Args:
-        url: the server's; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
+        url: the URL of the server; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
         retention_ms: how long an ended run is kept, in milliseconds.
         cipher: seals and opens payloads.
-        replica_timeout_ms: how long what is sent waits for a replica, in milliseconds; 0: it does not.
+        replica_timeout_ms: how long to wait for a replica to confirm a write, in milliseconds; 0: do not wait.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class Backend:
 
     @property
     def url(self) -> str:
-        """The server's URL."""
+        """The URL of the server."""
         return self._url or os.environ.get("STEPFLOW_REDIS_URL") or DEFAULT_URL
 
     @property
     def broker(self) -> Broker:
-        """The blocking broker of this process (a fork makes its own)."""
+        """The blocking broker of this process; a forked child makes its own."""
         with self._lock:
             if self._broker is None or self._broker[0] != os.getpid():
                 self._broker = (os.getpid(), Broker(self.url))
@@ -68,7 +68,7 @@ class Backend:
 
     @property
     def keys(self) -> Keys:
-        """The server's keys, those of its first partition."""
+        """The keys of the server's first partition."""
         url = self.url
         if self._keys is None or self._keys[0] != url:
             self._keys = (url, keys_for(url))
@@ -76,16 +76,16 @@ class Backend:
 
     @property
     def abroker(self) -> AsyncBroker:
-        """The broker of the running event loop."""
+        """The asyncio broker of the running event loop."""
         return self._of_loop()[0]
 
     def deliver(self, calls: Sequence[Command[T]]) -> list[T]:
-        """Send calls that start something, in one round trip; when it returns, all are as durable as was asked for.
+        """Send commands that create something, in one round trip. On return, they have the durability of the app.
 
         Raises:
-            ReplicationError: no replica has confirmed them in time.
+            ReplicationError: no replica has confirmed the commands in time.
             BackendUnavailableError: the server does not answer.
-            ConfigurationError: the URL divides the keys otherwise than they are.
+            ConfigurationError: the number of partitions in the URL differs from that of the server.
         """
         if self._agreed_at != self.url:
             check_partitions(self.broker, self.keys, decide=len(self.keys.all) > 1)
@@ -95,7 +95,7 @@ class Backend:
         return run_replicated(self.broker, self.keys, calls, timeout_ms=self._replica_timeout_ms)
 
     async def adeliver(self, calls: Sequence[Command[T]]) -> list[T]:
-        """As `deliver`, without blocking the event loop."""
+        """The asyncio twin of `deliver`."""
         if self._agreed_at != self.url:
             refuse_other(await self.abroker.execute(read_partitions(self.keys)), self.keys, self.url)
             self._agreed_at = self.url
@@ -109,11 +109,11 @@ class Backend:
         return await replicator.execute_all(calls)
 
     def wait(self, run_id: str, timeout_ms: int | None) -> None:
-        """Block until the run has ended, or the time is over."""
+        """Block until the run has ended, or for ``timeout_ms`` milliseconds; ``None``: no limit."""
         wait_for_end(self.broker, self.keys, run_id, None if timeout_ms is None else timeout_ms / 1000)
 
     async def await_end(self, run_id: str, timeout_ms: int | None) -> None:
-        """Wait until the run has ended, or the time is over."""
+        """The asyncio twin of `wait`."""
         broker, watchers = self._of_loop()
         keys = self.keys.of(run_id)
         if keys not in watchers:

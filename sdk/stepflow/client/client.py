@@ -1,48 +1,46 @@
-"""What an app does as a producer: it sends events, and starts runs of functions."""
+"""The client: sends events, starts runs, and cancels, pauses and resumes them."""
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, overload
 
 from typing_extensions import TypeVar
 
 from stepflow.client.backend import Backend
-from stepflow.client.bulk_cancel import CancelsRuns
+from stepflow.client.bulk_cancel import cancel_operation
+from stepflow.client.commands import as_events, event_commands, start_command, start_many_commands
+from stepflow.client.function_names import local_config, require_config, split_name
+from stepflow.client.pauses import check_one_subject, pause_target
 from stepflow.client.run import Run
-from stepflow.event import INVOKED, Event, encode_event
+from stepflow.event import Event
 from stepflow.functions.function import Function
 from stepflow_broker.protocol.command import Command
-from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.redis_client.operation import arun_operation, run_operation
 from stepflow_broker.registry.functions import FunctionConfig, read_function
-from stepflow_broker.transitions.events import add_event
-from stepflow_broker.transitions.runs import start_run, start_runs
+from stepflow_broker.transitions.pauses import Pause, PauseKind, pause_everywhere, read_all_pauses, resume_everywhere
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.durations import Duration
-from stepflow_engine.errors import EventError, FunctionNotFoundError
-from stepflow_engine.failure import Failure
-from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.limits import Limits
 
-__all__ = ["StartsRuns"]
+__all__ = ["Client"]
 
 I = TypeVar("I", default=Any)  # noqa: E741  input
 O = TypeVar("O", default=Any)  # noqa: E741  output
-T = TypeVar("T")
-_START_CHUNK = 100
-"""How many runs one script starts: enough to share its cost, few enough not to keep others waiting."""
 
 
-class StartsRuns(CancelsRuns):
-    """The producing side of an app.
+class Client:
+    """What a program does with an app that it does not execute. `Stepflow` is a client that also declares functions.
+
+    Each method has an asyncio twin with an ``a`` before its name. The blocking methods may be called from several
+    threads.
 
     Attributes:
-        id: the app's.
-        functions: those that it has declared, by their ids.
-        limits: bounds of its runs.
-        producer: its way to the server.
+        id: the app's id.
+        functions: the functions that this process has declared, by id.
+        limits: the limits of the app's runs.
+        backend: the connections to the server.
     """
 
     def __init__(
@@ -62,6 +60,8 @@ class StartsRuns(CancelsRuns):
             redis_url, retention_ms=retention_ms, cipher=cipher, replica_timeout_ms=replica_timeout_ms
         )
 
+    # -- events ------------------------------------------------------------------
+
     @overload
     def send(self, event: str, data: Any = None, *, id: str = "") -> str: ...
     @overload
@@ -69,24 +69,31 @@ class StartsRuns(CancelsRuns):
     @overload
     def send(self, event: Sequence[Event[Any]], /) -> list[str]: ...
     def send(self, event: str | Event[Any] | Sequence[Event[Any]], data: Any = None, *, id: str = "") -> Any:
-        """Send an event, or several in one round trip. Every function whose trigger matches gets a run.
+        """Send an event, or several in one round trip. Each function with a matching trigger gets a run.
+
+        When the call returns, Redis has the event. A worker routes it later, even if this process crashes.
 
         Args:
-            event: the event's name; or an `Event`; or a list of at most 5,000 of them.
-            data: what is known of it; JSON.
-            id: names this one event; sent again within 24 hours, it starts nothing.
+            event: the name of the event, an `Event`, or a list of at most 5,000 events.
+            data: the data of the event; JSON.
+            id: identifies the event. A second event with the same id within 24 hours starts nothing.
 
         Returns:
-            The event's id, or a list of ids.
+            The id of the event, or the list of ids.
 
         Raises:
-            EventError: an event is not JSON or over a limit; none of the list is sent.
-            BackendUnavailableError: the server does not answer. It is safe to repeat the call with the same id.
-            ReplicationError: the app's durability is "replicated", and no replica has confirmed it; as above.
+            EventError: an event is not JSON or over a limit; no event of the list is sent.
+            BackendUnavailableError: the server does not answer. With an ``id``, it is safe to repeat the call.
+            ReplicationError: with ``durability="replicated"``, no replica has confirmed the event in time. With an
+                ``id``, it is safe to repeat the call.
+
+        Example::
+
+            app.send("shop/order.placed", {"order": 17}, id="order-17")
         """
-        events, single = self._events(event, data, id)
-        ids, calls = self._add_events(events)
-        self.backend.deliver(calls)
+        events, single = as_events(event, data, id, limits=self.limits)
+        ids, commands = event_commands(self.backend, events, limits=self.limits)
+        self.backend.deliver(commands)
         return ids[0] if single else ids
 
     @overload
@@ -96,32 +103,42 @@ class StartsRuns(CancelsRuns):
     @overload
     async def asend(self, event: Sequence[Event[Any]], /) -> list[str]: ...
     async def asend(self, event: str | Event[Any] | Sequence[Event[Any]], data: Any = None, *, id: str = "") -> Any:
-        """As `send`, without blocking the event loop."""
-        events, single = self._events(event, data, id)
-        ids, calls = self._add_events(events)
-        await self.backend.adeliver(calls)
+        """The asyncio twin of `send`."""
+        events, single = as_events(event, data, id, limits=self.limits)
+        ids, commands = event_commands(self.backend, events, limits=self.limits)
+        await self.backend.adeliver(commands)
         return ids[0] if single else ids
+
+    # -- runs --------------------------------------------------------------------
 
     @overload
     def start(self, function: Function[I, O], data: Any = None, *, id: str | None = None) -> Run[O]: ...
     @overload
     def start(self, function: str, data: Any = None, *, id: str | None = None) -> Run[Any]: ...
     def start(self, function: Any, data: Any = None, *, id: str | None = None) -> Run[Any]:
-        """Start a run of a function.
+        """Start a run of a function and return its handle without waiting.
+
+        When the call returns, Redis has the run. A worker executes it, even if this process crashes.
 
         Args:
-            function: a function, or the id of one: of this app, or ``"app/function"`` of another.
+            function: a function, an id of this app, or ``"app/function"`` for another app.
             data: the input; JSON.
-            id: makes the start repeatable: within 24 hours the same id means the same run.
+            id: makes the call repeatable. Within 24 hours, the same id returns the same run and starts no other.
 
         Raises:
-            FunctionNotFoundError: an id that neither this app nor any worker has registered.
+            FunctionNotFoundError: neither this app nor any worker has registered the id.
             EventError: the data is not JSON or over the limit.
-            BackendUnavailableError: the server does not answer; with an id, the same call can be made again safely.
-            ReplicationError: the app's durability is "replicated", and no replica has confirmed it; as above.
+            BackendUnavailableError: the server does not answer. With an ``id``, it is safe to repeat the call.
+            ReplicationError: with ``durability="replicated"``, no replica has confirmed the run in time. With an
+                ``id``, it is safe to repeat the call.
+
+        Example::
+
+            run = app.start(main, {"urls": []}, id="import-17")
+            print(run.result(timeout="30s"))
         """
-        run_id, call = self._start(self._config(function), data, id)
-        self.backend.deliver([call])
+        run_id, command = start_command(self.backend, self._config(function), data, id, limits=self.limits)
+        self.backend.deliver([command])
         return Run(self.backend, run_id, getattr(function, "output", None))
 
     @overload
@@ -129,9 +146,9 @@ class StartsRuns(CancelsRuns):
     @overload
     async def astart(self, function: str, data: Any = None, *, id: str | None = None) -> Run[Any]: ...
     async def astart(self, function: Any, data: Any = None, *, id: str | None = None) -> Run[Any]:
-        """As `start`, without blocking the event loop."""
-        run_id, call = self._start(await self._aconfig(function), data, id)
-        await self.backend.adeliver([call])
+        """The asyncio twin of `start`."""
+        run_id, command = start_command(self.backend, await self._aconfig(function), data, id, limits=self.limits)
+        await self.backend.adeliver([command])
         return Run(self.backend, run_id, getattr(function, "output", None))
 
     @overload
@@ -139,34 +156,40 @@ class StartsRuns(CancelsRuns):
     @overload
     def start_many(self, function: str, data: Iterable[Any]) -> list[Run[Any]]: ...
     def start_many(self, function: Any, data: Iterable[Any]) -> list[Run[Any]]:
-        """Start a run of a function for each of ``data``, all in one round trip; see `start`.
+        """Start a run for each item of ``data``, all in one round trip. See `start`.
+
+        If the call raises `BackendUnavailableError`, some of the runs may have started.
 
         Args:
-            data: the data of each run's event; at most 5,000 of them.
+            function: a function, an id of this app, or ``"app/function"`` for another app.
+            data: the inputs, at most 5,000; JSON.
+
+        Returns:
+            The handles, in the order of ``data``.
 
         Raises:
-            EventError: one of ``data`` is not JSON or is over the limit, or there are too many; none was started.
+            EventError: an item is not JSON or over the limit, or there are too many; no run is started.
         """
-        runs, calls = self._start_many(function, self._config(function), data)
-        self.backend.deliver(calls)
-        return runs
+        run_ids, commands = start_many_commands(self.backend, self._config(function), data, limits=self.limits)
+        self.backend.deliver(commands)
+        return [Run(self.backend, run_id, getattr(function, "output", None)) for run_id in run_ids]
 
     @overload
     async def astart_many(self, function: Function[I, O], data: Iterable[Any]) -> list[Run[O]]: ...
     @overload
     async def astart_many(self, function: str, data: Iterable[Any]) -> list[Run[Any]]: ...
     async def astart_many(self, function: Any, data: Iterable[Any]) -> list[Run[Any]]:
-        """As `start_many`, without blocking the event loop."""
-        runs, calls = self._start_many(function, await self._aconfig(function), data)
-        await self.backend.adeliver(calls)
-        return runs
+        """The asyncio twin of `start_many`."""
+        run_ids, commands = start_many_commands(self.backend, await self._aconfig(function), data, limits=self.limits)
+        await self.backend.adeliver(commands)
+        return [Run(self.backend, run_id, getattr(function, "output", None)) for run_id in run_ids]
 
     @overload
     def invoke(self, function: Function[I, O], data: Any = None, *, timeout: Duration | None = None) -> O: ...
     @overload
     def invoke(self, function: str, data: Any = None, *, timeout: Duration | None = None) -> Any: ...
     def invoke(self, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
-        """Start a run and wait for its result; see `start` and `Run.result`."""
+        """Start a run and wait for its result. See `start` and `Run.result` for arguments and errors."""
         return self.start(function, data).result(timeout)
 
     @overload
@@ -174,117 +197,205 @@ class StartsRuns(CancelsRuns):
     @overload
     async def ainvoke(self, function: str, data: Any = None, *, timeout: Duration | None = None) -> Any: ...
     async def ainvoke(self, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
-        """As `invoke`, without blocking the event loop."""
+        """The asyncio twin of `invoke`."""
         return await (await self.astart(function, data)).aresult(timeout)
 
     def run(self, run_id: str) -> Run[Any]:
-        """A handle of the run with this id; whether there is one is seen when it is used."""
+        """A handle of an existing run. The id is not checked until the handle is used."""
         return Run(self.backend, run_id)
 
-    # -- how ---------------------------------------------------------------------
+    # -- cancelling --------------------------------------------------------------
 
-    def _events(
-        self, event: str | Event[Any] | Sequence[Event[Any]], data: Any, id: str
-    ) -> tuple[list[Event[Any]], bool]:
-        if isinstance(event, str):
-            return [Event(event, data, id)], True
-        if isinstance(event, Event):
-            return [event], True
-        given: Any = event
-        found: list[Any] = self._counted(given, "events in one send") if isinstance(given, Iterable) else [given]
-        for one in found:
-            if not isinstance(one, Event):
-                raise EventError(f"send sends an event's name, an Event or a list of those, not {type(one).__name__}")
-        return found, False
+    def cancel_many(
+        self,
+        function: Function[Any, Any] | str | None = None,
+        *,
+        statuses: Iterable[str] = (),
+        created_before: datetime | None = None,
+        created_after: datetime | None = None,
+        if_: str | None = None,
+        all: bool = False,
+        reason: str = "",
+        children: bool = True,
+        dry_run: bool = False,
+        limit: int | None = None,
+    ) -> list[str]:
+        """Cancel the live runs that match all filters, oldest first. At least one filter or ``all=True`` is required.
 
-    def _counted(self, items: Iterable[T], what: str) -> list[T]:
-        found, most = list(items), self.limits.events_per_send
-        if len(found) > most:
-            raise EventError(f"{len(found):,} {what}; at most {most:,} are accepted: send them in several calls")
-        return found
+        The call first finds all matching runs, then cancels them, many in a round trip. A run that changes its status
+        in between is still cancelled. Runs that start during the call may be missed. A step handler that is executing
+        is not interrupted; its result is discarded. If the server becomes unavailable half-way, the runs cancelled
+        so far stay cancelled, and the same call cancels the rest.
 
-    def _add_events(self, events: list[Event[Any]]) -> tuple[list[str], list[Command[str]]]:
-        ids, calls, now_ms = [], [], _now_ms()
-        for event in events:
-            event_id = event.id or uuid.uuid4().hex
-            text = self._encode(event, event_id, now_ms)
-            ids.append(event_id)
-            calls.append(add_event(self.backend.keys.at(event_id), text, event_id=event_id, dedupe=bool(event.id)))
-        return ids, calls
+        Args:
+            function: filter: a function, an id of this app, or ``"app/function"`` for another app. ``None``: any
+                function of this app.
+            statuses: filter: ``queued``, ``running``, ``waiting``; empty: any.
+            created_before: filter: only runs created before this time; with a time zone.
+            created_after: filter: only runs created at this time or later; with a time zone.
+            if_: filter: a CEL expression on the run's ``event``, such as ``"event.data.tenant == 17"``.
+            all: cancel every live run of the app; cannot be combined with a filter.
+            reason: becomes the message of the runs' failure.
+            children: also cancel the children that the runs wait for, whether they match or not.
+            dry_run: return the matching runs and cancel nothing.
+            limit: the largest number of runs, the oldest first; not a filter.
 
-    def _start(self, config: FunctionConfig, data: Any, id: str | None) -> tuple[str, Command[ScriptStatus]]:
-        run_id = with_partition_prefix(
-            config.pinned_partition, uuid.uuid4().hex if id is None else run_id_for(id, config.name)
+        Returns:
+            The ids of the runs that were cancelled, or would be. Runs that ended during the call, and children that
+            do not match themselves, are not included.
+
+        Raises:
+            ConfigurationError: an argument is invalid, or no filter is given; nothing is cancelled.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            app.cancel_many("order", if_="event.data.tenant == 17", dry_run=True)
+            app.cancel_many(all=True, reason="the shop is closed")
+        """
+        operation = cancel_operation(
+            self.backend,
+            self.id,
+            function,
+            statuses=statuses,
+            created_before=created_before,
+            created_after=created_after,
+            if_=if_,
+            all=all,
+            reason=reason,
+            children=children,
+            dry_run=dry_run,
+            limit=limit,
         )
-        call = start_run(
-            self.backend.keys,
-            config,
-            run_id=run_id,
-            event=self._invoked(data, run_id if id is None else id),
-            dedupe=id is not None,
-            cipher=self.backend.cipher,
+        return run_operation(self.backend.broker, operation)
+
+    async def acancel_many(
+        self,
+        function: Function[Any, Any] | str | None = None,
+        *,
+        statuses: Iterable[str] = (),
+        created_before: datetime | None = None,
+        created_after: datetime | None = None,
+        if_: str | None = None,
+        all: bool = False,
+        reason: str = "",
+        children: bool = True,
+        dry_run: bool = False,
+        limit: int | None = None,
+    ) -> list[str]:
+        """The asyncio twin of `cancel_many`."""
+        operation = cancel_operation(
+            self.backend,
+            self.id,
+            function,
+            statuses=statuses,
+            created_before=created_before,
+            created_after=created_after,
+            if_=if_,
+            all=all,
+            reason=reason,
+            children=children,
+            dry_run=dry_run,
+            limit=limit,
         )
-        return run_id, call
+        return await arun_operation(self.backend.abroker, operation)
 
-    def _start_many(
-        self, function: Any, config: FunctionConfig, data: Iterable[Any]
-    ) -> tuple[list[Run[Any]], list[Command[list[ScriptStatus]]]]:
-        given, runs, calls = (
-            self._counted(data, "runs in one start_many"),
-            list[str](),
-            list[Command[list[ScriptStatus]]](),
-        )
-        for first in range(0, len(given), _START_CHUNK):
-            place = config.pinned_partition or uuid.uuid4().hex  # what one script starts lives in one place
-            chunk = [
-                (with_partition_prefix(place, uuid.uuid4().hex), one) for one in given[first : first + _START_CHUNK]
-            ]
-            started = [(run_id, self._invoked(one, run_id)) for run_id, one in chunk]
-            calls.append(start_runs(self.backend.keys, config, started, cipher=self.backend.cipher))
-            runs += [run_id for run_id, _ in chunk]
-        output = getattr(function, "output", None)
-        return [Run(self.backend, run_id, output) for run_id in runs], calls
+    # -- pausing -----------------------------------------------------------------
 
-    def _invoked(self, data: Any, event_id: str) -> bytes:
-        """The event of a run that is started by name."""
-        return self._encode(Event(INVOKED, data), event_id, _now_ms())
+    def pause(
+        self,
+        function: Function[Any, Any] | str | None = None,
+        *,
+        queue: str | None = None,
+        key: str | None = None,
+        reason: str = "",
+    ) -> bool:
+        """Stop executing a function, a queue or a concurrency key until `resume`. Takes exactly one of the three.
 
-    def _encode(self, event: Event[Any], event_id: str, now_ms: int) -> bytes:
-        limit, cipher = self.limits.event_bytes, self.backend.cipher
-        return encode_event(event, event_id=event_id, now_ms=now_ms, limit_bytes=limit, cipher=cipher)
+        Queued work is kept: events still start runs of a paused function, and these runs wait. A step that is
+        executing finishes, and its result is stored. An invoke of a paused function raises `InvokeSkippedError`. A
+        paused function's schedule starts no runs. The pause is stored in Redis and survives restarts.
+
+        Args:
+            function: a function, an id of this app, or ``"app/function"`` for another app.
+            queue: the name of a queue.
+            key: a value of a `Concurrency` key as `Run.explain` shows it: ``"shop/sync:event.data.shop=17"``.
+            reason: shown by `pauses` and `Run.explain`.
+
+        Returns:
+            False if it was already paused; the reason is updated.
+
+        Raises:
+            ConfigurationError: none or several of function, queue and key are given.
+            FunctionNotFoundError: no worker has registered the function.
+            BackendUnavailableError: the server or a cluster node does not answer. Partitions on that node are not
+                paused; repeat the call to complete the pause.
+        """
+        check_one_subject("pause", function, queue, key)
+        kind, name = self._pause_target(function, queue, key)
+        return run_operation(self.backend.broker, pause_everywhere(self.backend.keys, kind, name, reason=reason))
+
+    async def apause(
+        self,
+        function: Function[Any, Any] | str | None = None,
+        *,
+        queue: str | None = None,
+        key: str | None = None,
+        reason: str = "",
+    ) -> bool:
+        """The asyncio twin of `pause`."""
+        check_one_subject("apause", function, queue, key)
+        kind, name = await self._apause_target(function, queue, key)
+        operation = pause_everywhere(self.backend.keys, kind, name, reason=reason)
+        return await arun_operation(self.backend.abroker, operation)
+
+    def resume(
+        self, function: Function[Any, Any] | str | None = None, *, queue: str | None = None, key: str | None = None
+    ) -> bool:
+        """Resume what `pause` has paused; waiting runs continue in their order. False if it was not paused.
+
+        See `pause` for arguments and errors.
+        """
+        check_one_subject("resume", function, queue, key)
+        kind, name = self._pause_target(function, queue, key)
+        return run_operation(self.backend.broker, resume_everywhere(self.backend.keys, kind, name))
+
+    async def aresume(
+        self, function: Function[Any, Any] | str | None = None, *, queue: str | None = None, key: str | None = None
+    ) -> bool:
+        """The asyncio twin of `resume`."""
+        check_one_subject("aresume", function, queue, key)
+        kind, name = await self._apause_target(function, queue, key)
+        return await arun_operation(self.backend.abroker, resume_everywhere(self.backend.keys, kind, name))
+
+    def pauses(self) -> list[Pause]:
+        """All pauses on the server, of all apps, oldest first."""
+        return run_operation(self.backend.broker, read_all_pauses(self.backend.keys))
+
+    async def apauses(self) -> list[Pause]:
+        """The asyncio twin of `pauses`."""
+        return await arun_operation(self.backend.abroker, read_all_pauses(self.backend.keys))
+
+    def _pause_target(
+        self, function: Function[Any, Any] | str | None, queue: str | None, key: str | None
+    ) -> tuple[PauseKind, str]:
+        return pause_target(self._config(function) if function is not None else None, queue, key)
+
+    async def _apause_target(
+        self, function: Function[Any, Any] | str | None, queue: str | None, key: str | None
+    ) -> tuple[PauseKind, str]:
+        return pause_target(await self._aconfig(function) if function is not None else None, queue, key)
+
+    # -- the registry ------------------------------------------------------------
 
     def _config(self, function: Any) -> FunctionConfig:
-        known = self._local_config(function)
-        return known or self._found(function, self.backend.broker.execute(self._read_config(function)))
+        """The settings of a function: declared in this process, else read from the registry."""
+        known = local_config(function, self.id, self.functions)
+        return known or require_config(function, self.backend.broker.execute(self._read_config(function)))
 
     async def _aconfig(self, function: Any) -> FunctionConfig:
-        known = self._local_config(function)
-        return known or self._found(function, await self.backend.abroker.execute(self._read_config(function)))
+        known = local_config(function, self.id, self.functions)
+        return known or require_config(function, await self.backend.abroker.execute(self._read_config(function)))
 
     def _read_config(self, function: str) -> Command[FunctionConfig | None]:
-        return read_function(self.backend.keys, *self._split(function))
-
-    def _local_config(self, function: Any) -> FunctionConfig | None:
-        if isinstance(function, Function):
-            return function.config
-        if not isinstance(function, str):
-            raise TypeError(f"a function or its id is needed, not {type(function).__name__}")
-        app, name = self._split(function)
-        return self.functions[name].config if app == self.id and name in self.functions else None
-
-    def _split(self, function: str) -> tuple[str, str]:
-        app, slash, name = function.partition("/")
-        return (app, name) if slash else (self.id, function)
-
-    @staticmethod
-    def _found(function: str, config: FunctionConfig | None) -> FunctionConfig:
-        if config is None:
-            message = (
-                f"could not find function with ID: {function}: no worker has registered it; start its worker first"
-            )
-            raise FunctionNotFoundError("", Failure("FunctionNotFoundError", message), function_id=function)
-        return config
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+        return read_function(self.backend.keys, *split_name(function, self.id))

@@ -1,7 +1,8 @@
-"""A run, seen from a backend: its status, its result, and its cancelling."""
+"""The handle of a run: its result, its status, why it waits, and how to cancel it."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
@@ -34,7 +35,10 @@ O = TypeVar("O", default=Any)  # noqa: E741  output
 
 
 class Run(Generic[O]):
-    """A handle of a run. Made by `Stepflow.start` and `Stepflow.run`; cheap, and holds no connection.
+    """A handle of a run, made by `Stepflow.start` and `Stepflow.run`. It is cheap and holds no connection.
+
+    The run lives in Redis: a handle for the same id in another process, or after a crash, shows the same run. An ended
+    run is kept for the app's ``retention``; after that, each method raises `RunNotFoundError`.
 
     Attributes:
         id: the run's id.
@@ -49,69 +53,84 @@ class Run(Generic[O]):
         return f"Run({self.id!r})"
 
     def result(self, timeout: Duration | None = None) -> O:
-        """Wait for the run's end, blocked on the server, and return its result.
+        """Wait until the run ends and return its result, restored to the declared type.
 
         Args:
-            timeout: the longest wait; ``None`` waits for ever. A run that has not ended goes on.
+            timeout: the longest wait, a duration or seconds; ``None``: no limit. The run continues after a timeout.
 
         Raises:
-            RunFailedError, RunCancelledError: the run ended without a result.
-            RunNotFoundError: there is no such run.
+            RunFailedError: the run failed; with the name and message of the error.
+            RunCancelledError: the run was cancelled.
+            RunSkippedError: flow control has skipped the run.
+            RunNotFoundError: no run has this id, or its retention is over.
             ResultTimeoutError: the run has not ended in time.
-            DecryptionError: the result is encrypted, and this process has not the key.
+            DecryptionError: the result is encrypted, and this process does not have the key.
             BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            total = app.start(main, {"urls": []}).result(timeout="30s")
         """
         timeout_ms = _timeout_ms(timeout)
         self._backend.wait(self.id, timeout_ms)
         return self._read_result(self._backend.broker.execute(self._read()), timeout_ms)
 
     async def aresult(self, timeout: Duration | None = None) -> O:
-        """As `result`, without blocking the event loop."""
+        """The asyncio twin of `result`."""
         timeout_ms = _timeout_ms(timeout)
         await self._backend.await_end(self.id, timeout_ms)
         return self._read_result(await self._backend.abroker.execute(self._read()), timeout_ms)
 
     def status(self) -> RunStatus:
-        """The run's status now.
+        """The current status of the run.
 
         Raises:
-            RunNotFoundError: there is no such run.
+            RunNotFoundError: no run has this id, or its retention is over.
         """
         return self._known(self._backend.broker.execute(self._read())).status
 
     async def astatus(self) -> RunStatus:
-        """As `status`, without blocking the event loop."""
+        """The asyncio twin of `status`."""
         return self._known(await self._backend.abroker.execute(self._read())).status
 
     def cancel(self, reason: str = "", *, children: bool = True) -> bool:
-        """End the run as cancelled; false if it had ended.
+        """Cancel the run. False if it had already ended.
 
-        A handler that is executing is not interrupted: it runs to its end, and its result is dropped.
+        A step handler that is executing is not interrupted; its result is discarded.
 
         Args:
-            reason: why, for those who wait for it.
-            children: cancel the children that the run waits for, and theirs, too.
+            reason: becomes the message of `RunCancelledError`.
+            children: also cancel the children that the run waits for, and their children.
 
         Raises:
             ConfigurationError: the reason is not valid Unicode, or is longer than 10 kB.
-            RunNotFoundError: there is no such run.
+            RunNotFoundError: no run has this id, or its retention is over.
         """
         return self._cancelled(self._backend.broker.execute(self._cancel(reason, children)))
 
     async def acancel(self, reason: str = "", *, children: bool = True) -> bool:
-        """As `cancel`, without blocking the event loop."""
+        """The asyncio twin of `cancel`."""
         return self._cancelled(await self._backend.abroker.execute(self._cancel(reason, children)))
 
     def explain(self) -> Reason:
-        """Why the run stands where it stands: what it waits for, and what that waits for in turn.
+        """Why the run is in its current state: what it waits for, and what that waits for in turn.
 
         Raises:
-            RunNotFoundError: there is no such run.
+            RunNotFoundError: no run has this id, or its retention is over.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            print(run.explain().text)  # shop/sync is paused since 2026-01-31 09:30:00+00:00
         """
-        found = explain_run(self._backend.broker, self._backend.keys, self.id)
-        if found is None:
+        reason = explain_run(self._backend.broker, self._backend.keys, self.id)
+        if reason is None:
             raise self._not_found()
-        return found
+        return reason
+
+    async def aexplain(self) -> Reason:
+        """The asyncio twin of `explain`; it reads in a thread."""
+        return await asyncio.to_thread(self.explain)
 
     def _read(self) -> Command[RunRecord | None]:
         return read_run(self._backend.keys, self.id)

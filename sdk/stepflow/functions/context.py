@@ -1,4 +1,4 @@
-"""The context: what a function is given of its run."""
+"""The context: the argument of a function's code."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _LOGGER = logging.getLogger("stepflow.run")
 
 
 class _RunContext(Generic[T]):
-    """What both kinds of function are given.
+    """The part of a context that both kinds of function have.
 
     Attributes:
         event: the event that started the run; its ``data`` has the type ``T``.
-        events: all events of a batch, in the order in which they came, of which ``event`` is the first; else the one.
-        run_id: the run.
+        events: the events of a batch in the order of their arrival, of which ``event`` is the first; else only it.
+        run_id: the id of the run.
     """
 
     def __init__(
@@ -42,24 +42,30 @@ class _RunContext(Generic[T]):
 
     @cached_property
     def logger(self) -> RunLogger:
-        """Logs with the run's id and function, and only once.
+        """A logger that adds the run's id and function to each record.
 
-        What is logged while the code is replayed over its memos was logged before, and is left out.
+        It is silent while the code is replayed, so each message is logged once unless a pass is repeated.
         """
         return RunLogger(_LOGGER, {"run_id": self.run_id, "function": self._function}, self._execution)
 
     @property
     def attempt(self) -> int:
-        """The number of the attempt, 0-based: in a step's handler the step's, elsewhere the function's."""
+        """The 0-based number of the attempt: of the step in a step's handler, otherwise of the function."""
         in_handler = HANDLER_ATTEMPT.get()
         return self._attempt if in_handler is None else in_handler
 
 
 class Context(_RunContext[T]):
-    """The context of an ``async def`` function.
+    """The context of an ``async def`` function. ``Context[T]`` declares the type of the event's data.
 
     Attributes:
-        step: the step tools, to be awaited.
+        step: the step tools; their methods are awaited.
+
+    Example::
+
+        @app.function("square", event="calculate/square")
+        async def square(ctx: Context[Number]) -> int:
+            return ctx.event.data.number ** 2
     """
 
     def __init__(
@@ -77,10 +83,10 @@ class Context(_RunContext[T]):
 
 
 class SyncContext(_RunContext[T]):
-    """The context of a plain ``def`` function.
+    """The context of a plain ``def`` function. ``SyncContext[T]`` declares the type of the event's data.
 
     Attributes:
-        step: the step tools, which block the function's thread.
+        step: the step tools; their methods block the function's thread.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A function: code, its id, and how it is started and retried."""
+"""A function of an app: its handler, its settings, and how one pass over its code is made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, overload
+from typing import Any, Protocol, overload
 
 from pydantic import ValidationError
 from typing_extensions import TypeVar
@@ -35,18 +35,19 @@ O = TypeVar("O", default=Any)  # noqa: E741  output
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Function(Invocable, Generic[I, O]):
+class Function(Invocable[I, O]):
     """A function of an app; made by `Stepflow.function`.
 
     Attributes:
-        app_id, id: its name.
+        app_id: the id of its app.
+        id: its id in the app.
         handler: the code.
-        config: what the registry is told of it.
-        limits: of its runs.
-        is_async: whether the code is ``async def``.
-        input: what makes the event's data of the declared type; ``None`` for plain data.
-        output: what restores a result to the declared type; ``None`` for plain data.
-        cipher: seals what its runs store.
+        config: the settings, in the form in which the registry stores them.
+        limits: the limits of its runs.
+        is_async: whether the handler is ``async def``.
+        input: the adapter that validates the event's data; ``None``: plain JSON data.
+        output: the adapter that restores a result to the declared type; ``None``: plain JSON data.
+        cipher: seals the payloads that its runs store.
     """
 
     app_id: str
@@ -66,23 +67,25 @@ class Function(Invocable, Generic[I, O]):
 
     @property
     def has_gates(self) -> bool:
-        """Whether only so many of its steps are executed at once."""
+        """Whether it has a concurrency limit."""
         return self.config.flow is not None and bool(self.config.flow.concurrency)
 
     @property
     def is_batched(self) -> bool:
-        """Whether it is executed for several events at once."""
+        """Whether it executes batches of events."""
         return self.config.flow is not None and self.config.flow.batch is not None
 
     def __call__(self, ctx: Any) -> Any:
-        """Command the code itself, as in a unit test with a context of one's own."""
+        """Call the handler directly, for example in a unit test with a fake context."""
         return self.handler(ctx)
 
     def execution(self, events_json: Sequence[bytes], *, run_id: str, attempt: int) -> Execution:
-        """A pass over the code for a run, not started yet.
+        """One pass over the code for a run, not started yet.
 
         Args:
-            events_json: the run's event, or, of a batch, all of them; their data opened.
+            events_json: the JSON of the run's event, or of all events of a batch; with decrypted data.
+            run_id: the id of the run.
+            attempt: the 0-based attempt of the function.
         """
 
         async def body(execution: Execution) -> Any:
@@ -113,7 +116,7 @@ class Function(Invocable, Generic[I, O]):
 
 
 class FunctionDecorator(Protocol):
-    """What `Stepflow.function` returns: makes a `Function` of a handler, with its types."""
+    """The decorator that `Stepflow.function` returns. It keeps the types of the handler."""
 
     @overload
     def __call__(self, handler: Callable[[Context[I]], Coroutine[Any, Any, O]], /) -> Function[I, O]: ...
@@ -140,7 +143,7 @@ def make_function(
     """Check the settings of a function and make it.
 
     Args:
-        namespace: local names of the place where the function is written, for its annotations.
+        namespace: the local names at the place of the declaration, for the evaluation of annotations.
 
     Raises:
         ConfigurationError: a setting is wrong; the message names it.
@@ -181,7 +184,7 @@ def _hints(handler: Callable[..., Any], namespace: Mapping[str, Any]) -> dict[st
 
 
 def _input_adapter(handler: Callable[..., Any], hints: dict[str, Any]) -> Restore | None:
-    """What validates the data of ``Context[T]``, the annotation of the first parameter."""
+    """The adapter for ``T`` of ``Context[T]``, the annotation of the first parameter."""
     parameters = list(inspect.signature(handler).parameters)
     hint = hints.get(parameters[0]) if parameters else None
     if typing.get_origin(hint) not in (Context, SyncContext):
@@ -190,6 +193,6 @@ def _input_adapter(handler: Callable[..., Any], hints: dict[str, Any]) -> Restor
 
 
 def local_names(depth: int) -> dict[str, Any]:
-    """The local names of the code ``depth`` calls above the caller."""
+    """The local names of the frame ``depth`` calls above the caller."""
     frame: types.FrameType | None = sys._getframe(depth + 1)
     return dict(frame.f_locals) if frame is not None else {}

@@ -1,8 +1,10 @@
-"""What an invoke asks for, and the error that its end is raised as."""
+"""The base class of what can be invoked, the request of an invoke, and its errors."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from stepflow_engine.codec import Restore, dumps_event
 from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms
@@ -21,13 +23,18 @@ from stepflow_engine.steps import InvokeRequest
 
 __all__ = ["Invocable", "invoke_error", "invoke_request"]
 
+I = TypeVar("I", default=Any)  # noqa: E741  input
+O = TypeVar("O", default=Any)  # noqa: E741  output
 
-class Invocable:
-    """What names a function: the function itself, or a reference to it.
+
+class Invocable(Generic[I, O]):
+    """What ``step.invoke`` accepts beside an id: the base class of `Function` and `FunctionReference`.
+
+    Type checkers take the type of the data from ``I`` and the type of the result from ``O``.
 
     Attributes:
         id: the function's id.
-        app_id: its app; ``None``: the app that uses it.
+        app_id: the id of its app; ``None``: the app that uses it.
     """
 
     __slots__ = ()
@@ -38,10 +45,10 @@ class Invocable:
 def invoke_request(
     function: Any, data: Any, timeout: Duration | None, *, app_id: str, event_bytes: int
 ) -> tuple[InvokeRequest, Restore | None]:
-    """The request for an invoke, and what restores its result.
+    """The request of an invoke, and the adapter that restores its result to the declared type.
 
     Raises:
-        StepUsageError: the function or the time-out is not one.
+        StepUsageError: the function or the timeout is invalid.
         EventError: the data is not JSON, or over the limit.
     """
     app, name = _name(function, app_id)
@@ -50,7 +57,7 @@ def invoke_request(
 
 
 def _name(function: Any, app_id: str) -> tuple[str, str]:
-    """The app and the id of a function, a reference, or a name."""
+    """The app id and the function id of a function, a reference, or an id."""
     if isinstance(function, Invocable):
         return function.app_id or app_id, function.id
     if not isinstance(function, str):

@@ -1,9 +1,9 @@
-"""References: a function named without importing its code."""
+"""References to functions whose code is not imported."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, overload
+from typing import Any, overload
 
 from typing_extensions import TypeVar
 
@@ -19,13 +19,13 @@ O = TypeVar("O", default=Any)  # noqa: E741  output
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FunctionReference(Invocable, Generic[I, O]):
-    """A function of this or another app, by name; made by `reference_function`.
+class FunctionReference(Invocable[I, O]):
+    """A function of this or another app, identified by name; made by `reference_function`.
 
     Attributes:
         id: the function's id.
-        app_id: its app; ``None``: the app that uses the reference.
-        output: what restores its result to the declared type.
+        app_id: the id of its app; ``None``: the app that uses the reference.
+        output: the adapter that restores the result to the declared type; ``None``: plain JSON data.
     """
 
     id: str
@@ -48,18 +48,22 @@ def reference_function(function_id: str, *, app_id: str | None = None) -> Functi
 def reference_function(
     function_id: str, *, app_id: str | None = None, input: Any = None, output: Any = None
 ) -> FunctionReference[Any, Any]:
-    """Name a function, to invoke it without importing it.
+    """Refer to a function by its id, to invoke it without importing its code.
+
+    Nothing is checked against the server until the function is invoked.
 
     Args:
         function_id: the function's id.
-        app_id: the app that has it; ``None``: the app that invokes it.
-        input: the type of its event's data, for type checkers.
-        output: the type of its result; the result of an invoke has it.
+        app_id: the id of its app; ``None``: the app that invokes it.
+        input: the type of its event's data; used by type checkers only.
+        output: the type of its result; an invoke returns this type.
 
     Raises:
-        StepUsageError: there is no function id.
+        StepUsageError: the id is empty, not text, or too long.
 
-    Source: SEMANTICS §1, reference/step-invoke ("Using function references").
+    Example::
+
+        compute_pi = reference_function("compute-pi", app_id="maths", input=Number, output=str)
     """
     del input  # known to type checkers only
     try:

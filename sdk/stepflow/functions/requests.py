@@ -1,4 +1,4 @@
-"""What a sleep, a wait for an event and a send ask for."""
+"""Requests of the step tools: check the arguments of a sleep, a wait and a send."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ __all__ = [
 When = datetime | str | int | float
 Match = str | Mapping[str, Any]
 MAX_LOOKBACK_MS = 3_600_000
-"""The longest look-back: an hour."""
+"""The longest look-back: 1 hour."""
 _WHEN = 'give a datetime with a time zone, ISO 8601 text such as "2030-01-31T09:00:00+01:00", or seconds since 1970'
 
 
 def sleep_request(duration: Duration) -> SleepRequest:
-    """The request for a sleep.
+    """The request of a sleep.
 
     Raises:
-        StepUsageError: the duration is not one, is negative, or is over 366 days.
+        StepUsageError: the duration is invalid, negative, or is over 366 days.
     """
     return SleepRequest(duration_ms=_duration(duration, "a sleep's duration"))
 
 
 def until_request(when: When) -> SleepRequest:
-    """The request for a sleep until a time; one that is past is no sleep at all.
+    """The request of a sleep until a time. A time in the past is accepted and ends at once.
 
     Raises:
-        StepUsageError: it is not a time, has no time zone, or is over 366 days ahead.
+        StepUsageError: the time is invalid, has no time zone, or is over 366 days ahead.
     """
     until_ms = _time_ms(when)
     if until_ms > time.time_ns() // 1_000_000 + MAX_DURATION_MS:
@@ -63,13 +63,13 @@ def wait_request(
     lookback: Duration | None,
     of: Mapping[str, Any],
 ) -> WaitRequest:
-    """The request for a wait.
+    """The request of a wait for an event.
 
     Args:
         of: the event that started the run.
 
     Raises:
-        StepUsageError: an argument is not what it must be.
+        StepUsageError: an argument is invalid.
     """
     try:
         check_id(event, "the name of the event that is waited for")
@@ -89,10 +89,10 @@ def wait_request(
 
 
 def send_request(events: Event[Any] | Sequence[Event[Any]], *, most: int, event_bytes: int) -> SendRequest:
-    """The request for a send.
+    """The request of a send.
 
     Raises:
-        EventError: it is no event, there are too many, or one cannot be sent.
+        EventError: an item is not an event, an event is invalid or over a limit, or there are too many.
     """
     found = list(events) if isinstance(events, Iterable) else [events]
     for one in found:
@@ -132,7 +132,7 @@ def _time_ms(when: When) -> int:
 
 
 def _wanted(match: Match | None, of: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the awaited event must have which values, by paths in their order."""
+    """The paths of the awaited event and the values that they must have, sorted by path."""
     if match is None:
         return {}
     if isinstance(match, Mapping):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from stepflow.event import Event, read_event
-from stepflow.functions.invocable import invoke_error, invoke_request
-from stepflow.functions.reference import FunctionReference
+from stepflow.functions.invocable import Invocable, invoke_error, invoke_request
 from stepflow.functions.requests import Match, When, send_request, sleep_request, until_request, wait_request
 from stepflow_engine.codec import restore, result_adapter
 from stepflow_engine.durations import Duration, duration_ms
@@ -15,9 +14,6 @@ from stepflow_engine.errors import StepError, StepUsageError
 from stepflow_engine.execution import HANDLER_KEY, Execution
 from stepflow_engine.limits import Limits, check_retries
 from stepflow_engine.steps import RunRequest
-
-if TYPE_CHECKING:
-    from stepflow.functions.function import Function
 
 __all__ = ["StepTools"]
 
@@ -28,7 +24,11 @@ O = TypeVar("O")  # noqa: E741  output
 
 
 class StepTools:
-    """What a function can have done durably. Each call is a step: executed, memoised and retried alone."""
+    """``ctx.step`` of an ``async def`` function. Each call is a step: executed, stored and retried independently.
+
+    The result of a step is stored in Redis as a memo. After a crash, a worker runs the code again from the start, and
+    each step that has a memo returns it without being executed.
+    """
 
     def __init__(
         self,
@@ -52,22 +52,25 @@ class StepTools:
     @overload
     async def run(self, id: str, handler: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     async def run(self, id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Command ``handler(*args, **kwargs)`` as a step and return its result.
+        """Call ``handler(*args, **kwargs)`` as a step and return its result.
 
-        The result goes through JSON: what comes back is the same on the first pass and on every replay. With a
+        The result is converted to JSON and back, so the first pass and every replay return the same value. With a
         return annotation (a pydantic model, dataclass, TypedDict, datetime, UUID …) it has that type. A handler that
-        is not ``async def`` runs in a thread. A step that was executing when its worker died is executed again; one
-        whose result was stored never is.
+        is not ``async def`` runs in a thread. If the worker crashes while the handler runs, another worker runs it
+        again; once the result is stored, the handler never runs again.
 
         Args:
-            id: names the step in the run; the memo is found by it. The nth repeat of an id is a step of its own.
-            handler: what to call.
+            id: identifies the step in the run and finds its memo. Each repeat of an id is a separate step.
+            handler: the callable; may be async or not.
+            args, kwargs: passed to the handler; they are not stored.
 
         Raises:
-            StepError: the handler failed for good, with the name, message, traceback and cause of its error.
-            StepUsageError: the call cannot work: no callable, or a step inside another step's handler.
+            StepError: the handler failed and no retries are left; with name, message, traceback and cause.
+            StepUsageError: the handler is not callable, or the call is inside another step's handler.
 
-        Source: SEMANTICS §2, reference/step-run.
+        Example::
+
+            urls = await ctx.step.run("copy-images", copy_images, ctx.event.data["urls"])
         """
         if not callable(handler):
             raise StepUsageError(
@@ -83,7 +86,7 @@ class StepTools:
     async def invoke(
         self,
         id: str,
-        function: Function[I, O] | FunctionReference[I, O],
+        function: Invocable[I, O],
         data: I | Mapping[str, Any] | None = None,
         *,
         timeout: Duration | None = None,
@@ -91,27 +94,30 @@ class StepTools:
     @overload
     async def invoke(self, id: str, function: str, data: Any = None, *, timeout: Duration | None = None) -> Any: ...
     async def invoke(self, id: str, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
-        """Run another function as a run of its own and wait for its result, without holding a worker.
+        """Start a run of another function, a child, and wait for its result without holding a worker.
 
-        The child has its own retries and memos. This step never starts two children, whatever crashes or is resent.
-        An invoke is never retried: uncaught, its error fails this run at once.
+        The child has its own retries and memos. One invoke step starts at most one child, also after crashes and
+        retransmissions. An invoke is never retried: an uncaught error fails this run at once.
 
         Args:
-            id: names the step in the run.
-            function: a function, a `reference_function`, or the id of one: of this app, or ``"app/function"``.
-            data: the child's event data; JSON.
-            timeout: the longest wait, at most and by default 366 days; the child keeps running after it.
+            id: identifies the step in the run.
+            function: a function, a `reference_function`, an id of this app, or ``"app/function"`` for another app.
+            data: the data of the child's event; JSON.
+            timeout: the longest wait, a duration or seconds; by default, and at most, 366 days. The child keeps
+                running after a timeout.
 
         Raises:
-            InvokeError: the child failed; with its name, message, traceback, cause and run id.
+            InvokeError: the child failed; with name, message, traceback, cause and run id.
             FunctionNotFoundError: no worker has registered the function.
             InvokeTimeoutError: the child has not finished in time.
-            InvokeSkippedError: the child was not let start; ``reason`` says why.
+            InvokeSkippedError: flow control or a pause has skipped the child; ``reason`` names it.
             InvokeCancelledError: the child was cancelled.
-            StepUsageError: the function or the time-out is not one.
+            StepUsageError: the function or the timeout is invalid.
             EventError: the data is not JSON, or over the limit.
 
-        Source: SEMANTICS §3, reference/step-invoke.
+        Example::
+
+            square = await ctx.step.invoke("square", compute_square, data={"number": 4}, timeout="1h")
         """
         event_bytes = self._limits.event_bytes
         request, output = invoke_request(function, data, timeout, app_id=self._app_id, event_bytes=event_bytes)
@@ -121,30 +127,34 @@ class StepTools:
         return restore(output, memo.data, what=f"function {request.app}/{request.function}")
 
     async def sleep(self, id: str, duration: Duration) -> None:
-        """Go on after a time. Meanwhile the run needs no worker.
+        """Wait for a duration without holding a worker. The timer is in Redis and survives crashes and restarts.
 
         Args:
-            id: names the step in the run.
-            duration: how long, from when the step is first asked for; at most 366 days.
+            id: identifies the step in the run.
+            duration: a duration, or seconds, counted from the first time the code reaches the step; at most 366 days.
 
         Raises:
-            StepUsageError: the duration is not one, is negative, or is too long.
+            StepUsageError: the duration is invalid, negative, or too long.
 
-        Source: SEMANTICS §5.
+        Example::
+
+            await ctx.step.sleep("trial", "14d")
         """
         await self._execution.ask(id, sleep_request(duration))
 
     async def sleep_until(self, id: str, when: When) -> None:
-        """Go on at a time; at once when it is past. Meanwhile the run needs no worker.
+        """Wait until a time without holding a worker. Return at once if the time is in the past.
 
         Args:
-            id: names the step in the run.
+            id: identifies the step in the run.
             when: a datetime with a time zone, ISO 8601 text with an offset, or seconds since 1970.
 
         Raises:
-            StepUsageError: it is not a time, has no time zone, or is over 366 days ahead.
+            StepUsageError: the time is invalid, has no time zone, or is over 366 days ahead.
 
-        Source: SEMANTICS §5.
+        Example::
+
+            await ctx.step.sleep_until("new year", "2030-01-01T00:00:00+01:00")
         """
         await self._execution.ask(id, until_request(when))
 
@@ -158,48 +168,52 @@ class StepTools:
         if_: str | None = None,
         lookback: Duration | None = None,
     ) -> Event[Any] | None:
-        """Go on when an event comes. Meanwhile the run needs no worker.
+        """Wait for a matching event without holding a worker. The wait is in Redis and survives crashes.
 
-        The wait begins when the step is first asked for, before any step of the same gather sends or does anything: an
-        event that such a step causes is not missed.
+        The wait is registered before any other step of the same gather executes, so an event that such a step causes
+        is not missed.
 
         Args:
-            id: names the step in the run.
+            id: identifies the step in the run.
             event: the name of the event.
-            timeout: the longest wait; at most 366 days.
-            match: a path that must have the same value in that event as in the event of this run, such as
-                ``"data.order_id"``; or several, with their values: ``{"data.order_id": 17}``. However many runs wait,
-                an event costs no more for those whose values it does not have.
-            if_: a CEL expression on ``event``, the one that comes, and ``run.event``, that of this run. A worker
-                looks at each such wait for every event of the name.
-            lookback: also take the oldest matching event of this last time, at most an hour and 1,000 events.
+            timeout: the longest wait, a duration or seconds; at most 366 days.
+            match: a path that must have the same value in the event as in the event of this run, such as
+                ``"data.order_id"``; or several paths with values: ``{"data.order_id": 17}``. Matches are indexed:
+                waits for other values add no cost to an event.
+            if_: a CEL expression on ``event``, the received event, and ``run.event``, the event of this run. A worker
+                evaluates it for every event of this name and every such wait.
+            lookback: also accept the oldest matching event of this past duration, at most 1 hour and 1,000 events.
 
         Returns:
-            The event, or ``None`` when the time is over.
+            The event, or ``None`` after the timeout.
 
         Raises:
-            StepUsageError: an argument is not what it must be.
+            StepUsageError: an argument is invalid.
 
-        Source: SEMANTICS §5.
+        Example::
+
+            paid = await ctx.step.wait_for_event("paid", event="shop/order.paid", match="data.order", timeout="3d")
         """
         request = wait_request(event, timeout, match=match, if_=if_, lookback=lookback, of=self._event)
         memo = await self._execution.ask(id, request)
         return None if memo.data is None else read_event(memo.data)
 
     async def send_event(self, id: str, events: Event[Any] | Sequence[Event[Any]]) -> list[str]:
-        """Send events, once, whatever crashes or is replayed.
+        """Send events exactly once, also after crashes and on replays.
 
         Args:
-            id: names the step in the run.
-            events: an event or several, at most 5,000. One without an id gets an id that derives from the step.
+            id: identifies the step in the run.
+            events: one event, or a list of at most 5,000. An event without an id gets one derived from the step.
 
         Returns:
             The ids of the events.
 
         Raises:
-            EventError: one cannot be sent, or there are too many.
+            EventError: an event is invalid or over a limit, or there are too many.
 
-        Source: SEMANTICS §5.
+        Example::
+
+            await ctx.step.send_event("closed", Event("shop/order.closed", {"order": 17}))
         """
         limits = self._limits
         request = send_request(events, most=limits.events_per_send, event_bytes=limits.event_bytes)
@@ -208,32 +222,35 @@ class StepTools:
 
     @property
     def idempotency_key(self) -> str:
-        """In a step's handler: a key for calls to other systems, ``<run id>:<memo key of the step>``.
+        """In a step's handler: an idempotency key for calls to other systems, ``<run id>:<memo key of the step>``.
 
-        It is the same for every attempt at the step, on every worker and replay, and no other step has it. So a system
-        that takes such keys does once what a handler asks for that is executed again.
+        All attempts of the step have the same key, on every worker, and no other step has it. A system that accepts
+        idempotency keys therefore executes a request once, also if the handler runs again after a crash.
 
         Raises:
-            StepUsageError: no handler of ``step.run`` is running: the code between steps has no key of its own.
+            StepUsageError: the code is not inside a handler of ``step.run``.
         """
         key = HANDLER_KEY.get()
         if not key:
             raise StepUsageError(
                 "ctx.step.idempotency_key is read outside of a step's handler, where there is none: "
-                "read it in the handler that is given to ctx.step.run"
+                "read it in the handler that is passed to ctx.step.run"
             )
         return key
 
     def with_options(self, *, retries: int | None = None, timeout: Duration | None = None) -> StepTools:
-        """The same tools with a policy for the next call.
+        """The same step tools with other options for the calls made with them.
 
         Args:
-            retries: attempts after the first, 0 to 20; ``None`` keeps the function's.
-            timeout: the longest that one attempt may take; an attempt that takes longer has failed, with
-                ``TimeoutError``.
+            retries: attempts after the first, 0 to 20; ``None``: those of the function.
+            timeout: the longest duration of one attempt; a longer attempt fails with ``TimeoutError``.
 
         Raises:
             ValueError: a value is out of range.
+
+        Example::
+
+            await ctx.step.with_options(retries=0, timeout="10s").run("charge", charge, order)
         """
         return StepTools(
             self._execution,

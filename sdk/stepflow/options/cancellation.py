@@ -1,4 +1,4 @@
-"""Bounds: what ends a run from outside, an event or the time."""
+"""Cancellation: events and deadlines that cancel live runs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ _MOST_EVENTS = 5
 
 @dataclass(frozen=True, slots=True)
 class CancelOn:
-    """An event that cancels the live runs of a function, whatever they do; a handler that is executed ends first.
+    """An event that cancels the live runs of a function. A step handler that is executing is not interrupted.
 
     Attributes:
-        event: the event's name.
-        match: a path at which the event must have the value that the run's own event has, such as
-            ``"data.order_id"``; a run whose event has none there is not cancelled.
-        if_: a CEL expression on ``event`` and ``run.event`` that must hold.
-        timeout: for how long after the run's start; ``None``: as long as it lives.
+        event: the name of the event; without wildcards.
+        match: a path that must have the same value in this event as in the run's own event, such as
+            ``"data.order_id"``. A run whose event has no value there is not cancelled.
+        if_: a CEL expression on ``event``, the received event, and ``run.event``, the run's own event.
+        timeout: how long after the run's start the event cancels it; a duration, or seconds. ``None``: no limit.
+
+    Raises:
+        ConfigurationError: a value is invalid; raised when the function is declared.
+
+    Example::
+
+        @app.function("ship", event="shop/order.placed", cancel_on=CancelOn("shop/order.cancelled", match="data.order"))
     """
 
     event: str
@@ -35,10 +42,10 @@ class CancelOn:
     timeout: Duration | None = None
 
     def to_config(self) -> CancelConfig:
-        """What the registry is told.
+        """The form in which the registry stores it.
 
         Raises:
-            ConfigurationError: an attribute is not what it must be.
+            ConfigurationError: an attribute is invalid.
         """
         try:
             check_id(self.event, "the name of an event that cancels")
@@ -55,11 +62,21 @@ class CancelOn:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """By when a run must have started, and ended; one that has not is cancelled, with the children that it waits for.
+    """Deadlines of a run. A run that misses one is cancelled, with the children that it waits for.
+
+    The timers are in Redis and survive crashes. A step handler that is executing is not interrupted.
 
     Attributes:
-        start: from its making until a worker has taken it; ``None``: for ever.
-        finish: from then until its end; ``None``: for ever.
+        start: the longest time from the run's creation until a worker starts it; a duration, or seconds. ``None``: no
+            limit.
+        finish: the longest time from the start to the end; a duration, or seconds. ``None``: no limit.
+
+    Raises:
+        ConfigurationError: a value is invalid; raised when the function is declared.
+
+    Example::
+
+        @app.function("report", event="shop/report", timeouts=Timeouts(start="5m", finish="1h"))
     """
 
     start: Duration | None = None
@@ -69,15 +86,17 @@ class Timeouts:
 def bounds_config(
     *, cancel_on: CancelOn | Sequence[CancelOn] | None, timeouts: Timeouts | None
 ) -> CancellationConfig | None:
-    """The bounds of a function; ``None``: there are none.
+    """The cancellation settings of a function; ``None``: it has none.
 
     Raises:
-        ConfigurationError: one of them is not what it must be.
+        ConfigurationError: a value is invalid.
     """
     events = [cancel_on] if isinstance(cancel_on, CancelOn) else list(cancel_on or ())
     wrong = next((one for one in events if not isinstance(one, CancelOn)), None)
     if wrong is not None:
-        raise ConfigurationError(f'cancel_on is a CancelOn("shop/order.cancelled"), or a list of them, not {wrong!r}')
+        raise ConfigurationError(
+            f'cancel_on must be a CancelOn("shop/order.cancelled") or a list of them, got {wrong!r}'
+        )
     if len(events) > _MOST_EVENTS:
         raise ConfigurationError(f"cancel_on has {len(events)} events; at most {_MOST_EVENTS} are accepted")
     times = timeouts or Timeouts()

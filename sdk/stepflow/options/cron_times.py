@@ -1,4 +1,4 @@
-"""The times of a cron schedule."""
+"""Computes the times of a cron schedule at which runs start."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from stepflow_broker.registry.functions import CronConfig
 __all__ = ["due_times"]
 
 _LATE_MS = 60_000
-"""A time that is older than this was missed: no worker was there."""
+"""A time that is older than this, in milliseconds, counts as missed: no worker was running."""
 _MOST = 1_000
-"""How many times that were missed are started at most."""
+"""The largest number of missed times that start runs."""
 
 
 def due_times(cron: CronConfig, *, after_ms: int, now_ms: int) -> list[int]:
-    """The times of a schedule that runs are to be started for: after one time, up to another, all in ms.
+    """The times of a schedule at which runs start, after ``after_ms`` and up to ``now_ms``, in ms since the epoch.
 
-    Times that were missed are dealt with as the schedule's policy says; of very many, the latest 1,000 are started.
+    Missed times follow the ``catch_up`` policy of the schedule; at most the latest 1,000 are returned.
     """
-    minute_after = datetime.fromtimestamp(now_ms // 60_000 * 60 + 60, UTC)  # in UTC: local sums forget a repeated hour
+    minute_after = datetime.fromtimestamp(
+        now_ms // 60_000 * 60 + 60, UTC
+    )  # in UTC: local arithmetic skips a repeated hour
     back = CronSim(cron.schedule, minute_after.astimezone(ZoneInfo(cron.zone)), reverse=True)
     after_ms = max(after_ms, now_ms - _LATE_MS) if cron.catch_up == "skip" else after_ms
     found = list(itertools.takewhile(lambda time_ms: time_ms > after_ms, itertools.islice(map(_ms, back), _MOST)))

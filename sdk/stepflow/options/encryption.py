@@ -1,4 +1,4 @@
-"""Encryption: the keys with which the payloads of an app are kept from those who can read the server."""
+"""Encryption: the keys that encrypt the payloads of an app before they are sent to Redis."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ _FORM = "a key is 32 random bytes, or their base64 text, as Encryption.generate_
 class Encryption:
     """Encrypts what an app stores: data of events, results of steps and runs, messages and tracebacks of failures.
 
-    The first key encrypts, all decrypt. To change keys, first add the new one at the end in all processes, then move it
-    to the front, and drop the old one when the retention of what it has encrypted is over.
+    The first key encrypts; all keys decrypt. To rotate keys, add the new key at the end in all processes, then move it
+    to the front in all processes, and remove the old key when the retention of the data it has encrypted is over. If a
+    key is lost, the data encrypted with it cannot be recovered.
 
     Args:
-        keys: each 32 bytes, or their base64 text; see `generate_key`.
+        keys: the keys, each 32 bytes or their base64 text; see `generate_key`.
 
     Raises:
-        ConfigurationError: there is no key, one is not of that form, or the package ``cryptography`` is missing.
+        ConfigurationError: there is no key, a key is invalid, or the package ``cryptography`` is not installed.
+
+    Example::
+
+        app = Stepflow("shop", encryption=Encryption([os.environ["SHOP_KEY"]]))
     """
 
     __slots__ = ("_keys",)
@@ -42,25 +47,25 @@ class Encryption:
 
     @property
     def key_ids(self) -> tuple[str, ...]:
-        """The ids of the keys, which are no secret: errors name them, and so does what is encrypted."""
+        """The ids of the keys. They are not secret: errors and encrypted payloads contain them."""
         return tuple(key_id(key) for key in self._keys)
 
     @property
     def cipher(self) -> Cipher:
-        """What does it."""
+        """The cipher with these keys."""
         return Cipher(self._keys)
 
     @staticmethod
     def generate_key() -> str:
-        """A new random key, as text."""
+        """A new random key, as base64 text."""
         return base64.b64encode(os.urandom(KEY_BYTES)).decode()
 
 
 def cipher_of(encryption: Encryption | None) -> Cipher:
-    """The cipher of an app: its own keys, then those of ``STEPFLOW_ENCRYPTION_KEYS``, with commas between them.
+    """The cipher of an app: its own keys, then the comma-separated keys of ``STEPFLOW_ENCRYPTION_KEYS``.
 
     Raises:
-        ConfigurationError: the variable is wrong.
+        ConfigurationError: a key of the variable is invalid.
     """
     texts = [text.strip() for text in os.environ.get(_VARIABLE, "").split(",")]
     keys = [_key(text, f"key {number} of {_VARIABLE}") for number, text in enumerate(texts, 1) if text]
@@ -70,7 +75,7 @@ def cipher_of(encryption: Encryption | None) -> Cipher:
 
 
 def _key(given: object, what: str) -> bytes:
-    """A key of what was given; no error shows any of it."""
+    """The bytes of a key. No error message contains any part of it."""
     try:
         key = base64.b64decode(given, validate=True) if isinstance(given, str) else given
     except (binascii.Error, ValueError):

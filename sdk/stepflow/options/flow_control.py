@@ -1,4 +1,4 @@
-"""Flow control: whether, when, and how many runs of a function are executed."""
+"""Flow control: which runs of a function start, when they start, and how many steps execute at once."""
 
 from __future__ import annotations
 
@@ -30,14 +30,22 @@ _MOST_BATCHED = 1_000
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """At most ``limit`` runs start in any span of ``period``; those over it are skipped.
+    """Start at most ``limit`` runs in any ``period``; skip the rest.
 
-    A skipped run is kept with its reason; who invoked it gets `InvokeSkippedError`.
+    A skipped run is stored with its reason. An invoke of it raises `InvokeSkippedError`. The count is in Redis: all
+    workers share it, and it survives their restarts.
 
     Attributes:
-        limit: how many; 1 or more.
-        period: the span.
-        key: an expression on the event, such as ``"event.data.user_id"``: each value has a limit of its own.
+        limit: the number of runs; 1 or more.
+        period: a duration, or seconds.
+        key: a CEL expression on the event, such as ``"event.data.user_id"``; each value has its own limit.
+
+    Raises:
+        ConfigurationError: a value is out of range; raised when the function is declared.
+
+    Example::
+
+        @app.function("sync", event="shop/sync", rate_limit=RateLimit(10, "1m", key="event.data.user_id"))
     """
 
     limit: int
@@ -45,25 +53,35 @@ class RateLimit:
     key: str | None = None
 
     def to_config(self) -> RateConfig:
-        """What the registry is told.
+        """The form in which the registry stores it.
 
         Raises:
             ConfigurationError: a value is out of range.
         """
         return RateConfig(
-            _count(self.limit, "RateLimit"), _period(self.period, "RateLimit"), _key(self.key, "RateLimit")
+            _count(self.limit, "rate_limit"), _period(self.period, "rate_limit"), _key(self.key, "rate_limit")
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """``limit`` runs start in each ``period``, spread evenly over it; those that come too early wait. None is dropped.
+    """Start ``limit`` runs in each ``period``, spread evenly; delay the rest. No run is dropped.
+
+    A delayed run is stored in Redis and starts when its time has come, on any worker.
 
     Attributes:
-        limit: how many; 1 or more.
-        period: the span.
-        burst: how many may start at once after a pause; then in any span of ``period``, ``limit + burst - 1`` may.
-        key: an expression on the event: each value has a throttle of its own.
+        limit: the number of runs; 1 or more.
+        period: a duration, or seconds.
+        burst: how many runs may start at once after an idle time. Any ``period`` then has at most
+            ``limit + burst - 1`` starts.
+        key: a CEL expression on the event; each value has its own throttle.
+
+    Raises:
+        ConfigurationError: a value is out of range; raised when the function is declared.
+
+    Example::
+
+        @app.function("call-api", event="api/call", throttle=Throttle(60, "1m", burst=5))
     """
 
     limit: int
@@ -72,25 +90,33 @@ class Throttle:
     key: str | None = None
 
     def to_config(self) -> ThrottleConfig:
-        """What the registry is told.
+        """The form in which the registry stores it.
 
         Raises:
             ConfigurationError: a value is out of range.
         """
-        limit, burst = _count(self.limit, "Throttle"), _count(self.burst, "Throttle", what="burst")
-        return ThrottleConfig(limit, _period(self.period, "Throttle"), burst, _key(self.key, "Throttle"))
+        limit, burst = _count(self.limit, "throttle"), _count(self.burst, "throttle", what="burst")
+        return ThrottleConfig(limit, _period(self.period, "throttle"), burst, _key(self.key, "throttle"))
 
 
 @dataclass(frozen=True, slots=True)
 class Debounce:
-    """Of runs that come within ``period`` of one another only the last starts, ``period`` after it has come.
+    """Wait until no event has arrived for ``period``, then start only the run of the latest event.
 
-    The last is the one whose event has the latest time. The others are skipped, and kept with that reason.
+    The latest event is the one with the greatest ``ts``. The other runs are skipped and stored with that reason. The
+    waiting run is stored in Redis and survives a crash.
 
     Attributes:
-        period: how long nothing else may come.
-        timeout: the longest that the first of them is put off; ``None``: for ever.
-        key: an expression on the event: each value is debounced by itself.
+        period: how long no event may arrive; a duration, or seconds.
+        timeout: the longest delay, counted from the first event; ``None``: no limit.
+        key: a CEL expression on the event; each value is debounced on its own.
+
+    Raises:
+        ConfigurationError: a value is out of range; raised when the function is declared.
+
+    Example::
+
+        @app.function("index", event="doc/edited", debounce=Debounce("10s", timeout="1m", key="event.data.doc"))
     """
 
     period: Duration
@@ -98,49 +124,64 @@ class Debounce:
     key: str | None = None
 
     def to_config(self) -> DebounceConfig:
-        """What the registry is told.
+        """The form in which the registry stores it.
 
         Raises:
             ConfigurationError: a value is out of range.
         """
-        timeout_ms = 0 if self.timeout is None else _period(self.timeout, "Debounce", what="timeout")
-        return DebounceConfig(_period(self.period, "Debounce"), timeout_ms, _key(self.key, "Debounce"))
+        timeout_ms = 0 if self.timeout is None else _period(self.timeout, "debounce", what="timeout")
+        return DebounceConfig(_period(self.period, "debounce"), timeout_ms, _key(self.key, "debounce"))
 
 
 @dataclass(frozen=True, slots=True)
 class Singleton:
-    """One live run at a time, from its start to its end.
+    """Allow one live run at a time, from its start to its end, including all waits and retries.
 
     Attributes:
-        key: an expression on the event: one for each value.
-        mode: what gives way: ``skip`` the new run, or ``cancel`` the one that is live.
+        key: a CEL expression on the event; one live run for each value.
+        mode: ``skip`` the new run, or ``cancel`` the live one.
+
+    Raises:
+        ConfigurationError: the mode or the key is invalid; raised when the function is declared.
+
+    Example::
+
+        @app.function("import", event="shop/import", singleton=Singleton("event.data.shop", mode="cancel"))
     """
 
     key: str | None = None
     mode: Mode = "skip"
 
     def to_config(self) -> SingletonConfig:
-        """What the registry is told.
+        """The form in which the registry stores it.
 
         Raises:
-            ConfigurationError: the mode or the key is not one.
+            ConfigurationError: the mode or the key is invalid.
         """
         if self.mode not in get_args(Mode):
-            raise ConfigurationError(f"the mode of a Singleton is 'skip' or 'cancel', not {self.mode!r}")
-        return SingletonConfig(self.mode, _key(self.key, "Singleton"))
+            raise ConfigurationError(f"singleton: mode must be 'skip' or 'cancel', got {self.mode!r}")
+        return SingletonConfig(self.mode, _key(self.key, "singleton"))
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Runs that are executed as one: the code is called once, with all their events as ``ctx.events``.
+    """Execute several runs as one: the code is called once, with all their events in ``ctx.events``.
 
-    The batch is a run of its own. When it ends, each of its runs ends as it does, with the same result: so everybody
-    who has started or invoked one of them is answered. Its events have at most 10 MiB together.
+    The batch is a run of its own. When it ends, each of its member runs ends with the same status and result, so every
+    caller that has started or invoked a member gets it. The events of a batch have at most 10 MiB together. A batch
+    that is being collected is stored in Redis and survives a crash.
 
     Attributes:
-        max_size: with how many it starts at once; 1 to 1,000.
-        timeout: how long after the first it starts with those that have come.
-        key: an expression on the event: each value has batches of its own.
+        max_size: a batch with this many runs starts at once; 1 to 1,000.
+        timeout: the time after the first run at which an incomplete batch starts; a duration, or seconds.
+        key: a CEL expression on the event; each value has its own batches.
+
+    Raises:
+        ConfigurationError: a value is out of range; raised when the function is declared.
+
+    Example::
+
+        @app.function("insert-rows", event="row/added", batch=Batch(100, "5s"))
     """
 
     max_size: int
@@ -148,28 +189,37 @@ class Batch:
     key: str | None = None
 
     def to_config(self) -> BatchConfig:
-        """What the registry is told.
+        """The form in which the registry stores it.
 
         Raises:
             ConfigurationError: a value is out of range.
         """
-        size = _count(self.max_size, "Batch", what="max_size")
+        size = _count(self.max_size, "batch", what="max_size")
         if size > _MOST_BATCHED:
-            raise ConfigurationError(f"the max_size of a Batch is at most {_MOST_BATCHED:,}, not {size:,}")
-        return BatchConfig(size, _period(self.timeout, "Batch", what="timeout"), _key(self.key, "Batch"))
+            raise ConfigurationError(f"batch: max_size must be at most {_MOST_BATCHED:,}, got {size:,}")
+        return BatchConfig(size, _period(self.timeout, "batch", what="timeout"), _key(self.key, "batch"))
 
 
 @dataclass(frozen=True, slots=True)
 class Concurrency:
-    """At most ``limit`` steps are executed at once; a run that sleeps or waits does not count.
+    """Execute at most ``limit`` steps at once. A run that sleeps or waits does not count.
 
-    Those that find no room stand in line, older runs first, and go on in the moment in which one is done. With a
-    ``key``, each value has a line of its own: however many runs one has, they do not delay the others'.
+    Steps without a slot wait in order, older runs first, and start as soon as a slot is free. With a ``key``, each
+    value has its own wait list, so the runs of one value do not delay those of another. A slot is a lease: after a
+    crash of its worker it becomes free again.
 
     Attributes:
-        limit: how many; 1 or more.
-        key: an expression on the event: each value has a limit of its own.
-        scope: what is counted together: the function's steps, its app's, or, with the same key, everybody's.
+        limit: the number of steps; 1 or more.
+        key: a CEL expression on the event; each value has its own limit.
+        scope: what shares the limit: the steps of the ``function``, of its ``app``, or ``global``, of all functions
+            with the same key.
+
+    Raises:
+        ConfigurationError: a value is out of range; raised when the function is declared.
+
+    Example::
+
+        @app.function("resize", event="image/added", concurrency=Concurrency(4, key="event.data.tenant"))
     """
 
     limit: int
@@ -177,16 +227,16 @@ class Concurrency:
     scope: Scope = "function"
 
     def to_config(self) -> ConcurrencyConfig:
-        """What the registry is told.
+        """The form in which the registry stores it.
 
         Raises:
             ConfigurationError: a value is out of range.
         """
         if self.scope not in get_args(Scope):
-            raise ConfigurationError(f"the scope of a Concurrency is 'function', 'app' or 'global', not {self.scope!r}")
+            raise ConfigurationError(f"concurrency: scope must be 'function', 'app' or 'global', got {self.scope!r}")
         if self.scope == "global" and self.key is None:
-            raise ConfigurationError("a Concurrency with scope 'global' needs a key, by which functions share it")
-        return ConcurrencyConfig(_count(self.limit, "Concurrency"), _key(self.key, "Concurrency"), self.scope)
+            raise ConfigurationError("concurrency: scope 'global' needs a key, which the functions share")
+        return ConcurrencyConfig(_count(self.limit, "concurrency"), _key(self.key, "concurrency"), self.scope)
 
 
 def flow_config(
@@ -200,13 +250,13 @@ def flow_config(
     priority: str | None,
     batch: Batch | None,
 ) -> FlowConfig | None:
-    """The flow control of a function; ``None``: there is none.
+    """The flow control of a function; ``None``: it has none.
 
     Raises:
-        ConfigurationError: a value is out of range, or two of them cannot go together.
+        ConfigurationError: a value is out of range, or two options cannot be combined.
     """
     if debounce and throttle:
-        raise ConfigurationError("debounce and throttle cannot go together: both say when a run starts")
+        raise ConfigurationError("debounce and throttle cannot be combined: both decide when a run starts")
     if batch:
         _check_batched(
             debounce=debounce, throttle=throttle, rate_limit=rate_limit, singleton=singleton, priority=priority
@@ -227,7 +277,7 @@ def flow_config(
 def _check_batched(**others: object) -> None:
     wrong = next((name for name, one in others.items() if one), None)
     if wrong:
-        raise ConfigurationError(f"batch and {wrong} cannot go together: one is about many runs, the other about each")
+        raise ConfigurationError(f"batch and {wrong} cannot be combined: {wrong} applies to single runs")
 
 
 def _gates(concurrency: int | Concurrency | Sequence[Concurrency] | None) -> list[Concurrency]:
@@ -240,23 +290,25 @@ def _gates(concurrency: int | Concurrency | Sequence[Concurrency] | None) -> lis
             return [Concurrency(concurrency)]
     found = list(concurrency)
     if len(found) > _MOST_GATES or not all(isinstance(one, Concurrency) for one in found):
-        raise ConfigurationError(f"concurrency is a number, a Concurrency, or at most two of them, not {concurrency!r}")
+        raise ConfigurationError(
+            f"concurrency: must be an integer, a Concurrency, or at most two of them, got {concurrency!r}"
+        )
     return found
 
 
 def _count(value: Any, of: str, *, what: str = "limit") -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"the {what} of a {of} must be a whole number from 1, not {value!r}")
+        raise ConfigurationError(f"{of}: {what} must be an integer >= 1, got {value!r}")
     return value
 
 
 def _period(value: Duration, of: str, *, what: str = "period") -> int:
     try:
-        period_ms = duration_ms(value, name=f"the {what} of a {of}")
+        period_ms = duration_ms(value, name=f"{of}: {what}")
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
     if not period_ms:
-        raise ConfigurationError(f"the {what} of a {of} must be longer than 0")
+        raise ConfigurationError(f"{of}: {what} must be longer than 0, got {value!r}")
     return period_ms
 
 
@@ -265,5 +317,7 @@ def _key(value: str | None, of: str) -> str:
         return ""
     text = expression(value).text
     if not re.search(r"\bevent\b", text):
-        raise ConfigurationError(f"the key {value!r} of {of} says nothing of the event: write it as event.data.user_id")
+        raise ConfigurationError(
+            f"{of}: the expression {value!r} does not use the event: write it as event.data.user_id"
+        )
     return text

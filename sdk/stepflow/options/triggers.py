@@ -1,4 +1,4 @@
-"""Triggers: what starts a function."""
+"""Triggers: the events and the schedules that start runs of a function."""
 
 from __future__ import annotations
 
@@ -24,22 +24,29 @@ _FORMS = (
 
 @dataclass(frozen=True, slots=True)
 class EventTrigger:
-    """An event that starts a function.
+    """An event that starts a run of a function.
 
     Attributes:
-        event: the event's name; ``*`` at the end stands for anything: ``"shop/order.*"``.
-        if_: a CEL expression on ``event`` that must hold, such as ``"event.data.total > 100"``. Where it does not
-            apply, because a key is missing or has another type, it does not hold.
+        event: the name of the event; a ``*`` at the end matches any text: ``"shop/order.*"``.
+        if_: a CEL expression on ``event`` that must be true, such as ``"event.data.total > 100"``. If a key is missing
+            or has another type, the expression counts as false.
+
+    Raises:
+        ConfigurationError: a value is invalid; raised when the function is declared.
+
+    Example::
+
+        @app.function("thank", triggers=[EventTrigger("shop/order.closed", if_="event.data.total > 100")])
     """
 
     event: str
     if_: str | None = None
 
     def to_config(self) -> EventConfig:
-        """What the registry is told.
+        """The form in which the registry stores it.
 
         Raises:
-            ConfigurationError: the name or the expression is not one.
+            ConfigurationError: the name or the expression is invalid.
         """
         try:
             check_id(self.event, "an event's name")
@@ -52,24 +59,33 @@ class EventTrigger:
 
 @dataclass(frozen=True, slots=True)
 class CronTrigger:
-    """Times that start a function, each once, however many workers there are.
+    """A schedule that starts runs of a function. Each time starts one run, regardless of the number of workers.
+
+    The last processed time is stored in Redis, so no time starts a second run after a crash or a restart.
 
     Attributes:
-        schedule: five fields as in crontab(5), with ``TZ=<zone>`` before them if the zone is not UTC. A time that a
-            change of clocks leaves out comes right after it; one that comes twice starts once, unless the schedule has
-            every hour or every minute.
-        catch_up: what becomes of times at which no worker was there: ``skip`` them, start a run for the ``latest``, or
-            for ``all`` (at most 1,000).
+        schedule: five fields as in crontab(5), after ``TZ=<zone>`` if the zone is not UTC. A local time that a clock
+            change skips starts a run right after the change. A local time that occurs twice starts one run, unless the
+            schedule matches every hour or every minute.
+        catch_up: what to do with times at which no worker was running: ``skip`` them, start a run for the ``latest``,
+            or for ``all`` (at most 1,000).
+
+    Raises:
+        ConfigurationError: a value is invalid; raised when the function is declared.
+
+    Example::
+
+        @app.function("report", triggers=[CronTrigger("TZ=Europe/Rome 0 2 * * *", catch_up="all")])
     """
 
     schedule: str
     catch_up: CatchUp = "latest"
 
     def to_config(self) -> CronConfig:
-        """What the registry is told.
+        """The form in which the registry stores it.
 
         Raises:
-            ConfigurationError: the schedule, the zone or the policy is not one.
+            ConfigurationError: the schedule, the zone or the policy is invalid.
         """
         if not isinstance(self.schedule, str):
             raise ConfigurationError(f"the schedule {self.schedule!r} is not text: {_FORMS}")
@@ -89,10 +105,10 @@ Trigger = str | EventTrigger | CronTrigger
 def trigger_configs(
     *, event: str | None, if_: str | None, cron: str | None, triggers: Sequence[Trigger]
 ) -> tuple[tuple[EventConfig, ...], tuple[CronConfig, ...]]:
-    """The events and the times that start a function.
+    """The events and the schedules that start a function.
 
     Raises:
-        ConfigurationError: one of them is not what it must be, or there are more than ten.
+        ConfigurationError: a trigger is invalid, or there are more than ten.
     """
     if if_ is not None and event is None:
         raise ConfigurationError('if_ belongs to event=; in triggers=, write EventTrigger("name", if_=...)')

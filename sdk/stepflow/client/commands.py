@@ -1,0 +1,124 @@
+"""The broker commands of a client: events to add and runs to start."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from stepflow.client.backend import Backend
+from stepflow.event import INVOKED, Event, encode_event
+from stepflow_broker.protocol.command import Command
+from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.events import add_event
+from stepflow_broker.transitions.runs import start_run, start_runs
+from stepflow_engine.errors import EventError
+from stepflow_engine.ids import run_id_for, with_partition_prefix
+from stepflow_engine.limits import Limits
+
+__all__ = ["as_events", "event_commands", "start_command", "start_many_commands"]
+
+T = TypeVar("T")
+_START_CHUNK = 100
+"""Runs that one script starts. More would block other clients of the server for longer."""
+
+
+def as_events(
+    event: str | Event[Any] | Sequence[Event[Any]], data: Any, id: str, *, limits: Limits
+) -> tuple[list[Event[Any]], bool]:
+    """The events to send, and whether the caller has passed a single one.
+
+    Raises:
+        EventError: an item is not an event, or there are too many.
+    """
+    if isinstance(event, str):
+        return [Event(event, data, id)], True
+    if isinstance(event, Event):
+        return [event], True
+    given: Any = event
+    events: list[Any] = _limited(given, "events in one send", limits) if isinstance(given, Iterable) else [given]
+    for item in events:
+        if not isinstance(item, Event):
+            raise EventError(f"send sends an event's name, an Event or a list of those, not {type(item).__name__}")
+    return events, False
+
+
+def event_commands(
+    backend: Backend, events: Sequence[Event[Any]], *, limits: Limits
+) -> tuple[list[str], list[Command[str]]]:
+    """The ids of events and the commands that add them, in the same order.
+
+    Raises:
+        EventError: an event is invalid or over the limit.
+    """
+    ids, commands, now_ms = [], [], _now_ms()
+    for event in events:
+        event_id = event.id or uuid.uuid4().hex
+        text = _encode(backend, event, event_id, now_ms, limits)
+        ids.append(event_id)
+        commands.append(add_event(backend.keys.at(event_id), text, event_id=event_id, dedupe=bool(event.id)))
+    return ids, commands
+
+
+def start_command(
+    backend: Backend, config: FunctionConfig, data: Any, id: str | None, *, limits: Limits
+) -> tuple[str, Command[ScriptStatus]]:
+    """The id of a new run and the command that starts it.
+
+    Raises:
+        EventError: the data is not JSON or over the limit.
+    """
+    unique = uuid.uuid4().hex if id is None else run_id_for(id, config.name)
+    run_id = with_partition_prefix(config.pinned_partition, unique)
+    command = start_run(
+        backend.keys,
+        config,
+        run_id=run_id,
+        event=_invoked(backend, data, run_id if id is None else id, limits),
+        dedupe=id is not None,
+        cipher=backend.cipher,
+    )
+    return run_id, command
+
+
+def start_many_commands(
+    backend: Backend, config: FunctionConfig, data: Iterable[Any], *, limits: Limits
+) -> tuple[list[str], list[Command[list[ScriptStatus]]]]:
+    """The ids of new runs, one for each item of ``data``, and the commands that start them in chunks.
+
+    Raises:
+        EventError: an item is not JSON or over the limit, or there are too many.
+    """
+    items = _limited(data, "runs in one start_many", limits)
+    run_ids: list[str] = []
+    commands: list[Command[list[ScriptStatus]]] = []
+    for first in range(0, len(items), _START_CHUNK):
+        place = config.pinned_partition or uuid.uuid4().hex  # all runs of one script are in one partition
+        chunk = [(with_partition_prefix(place, uuid.uuid4().hex), item) for item in items[first : first + _START_CHUNK]]
+        started = [(run_id, _invoked(backend, item, run_id, limits)) for run_id, item in chunk]
+        commands.append(start_runs(backend.keys, config, started, cipher=backend.cipher))
+        run_ids += [run_id for run_id, _ in chunk]
+    return run_ids, commands
+
+
+def _limited(items: Iterable[T], what: str, limits: Limits) -> list[T]:
+    found, most = list(items), limits.events_per_send
+    if len(found) > most:
+        raise EventError(f"{len(found):,} {what}; at most {most:,} are accepted: send them in several calls")
+    return found
+
+
+def _invoked(backend: Backend, data: Any, event_id: str, limits: Limits) -> bytes:
+    """The event of a run that is started by name and not by an event."""
+    return _encode(backend, Event(INVOKED, data), event_id, _now_ms(), limits)
+
+
+def _encode(backend: Backend, event: Event[Any], event_id: str, now_ms: int, limits: Limits) -> bytes:
+    limit, cipher = limits.event_bytes, backend.cipher
+    return encode_event(event, event_id=event_id, now_ms=now_ms, limit_bytes=limit, cipher=cipher)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

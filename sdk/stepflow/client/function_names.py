@@ -1,0 +1,47 @@
+"""Names of functions: from what a caller passes to an app id and a function id, and to the registered settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stepflow.functions.function import Function
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_engine.errors import FunctionNotFoundError
+from stepflow_engine.failure import Failure
+
+__all__ = ["local_config", "require_config", "split_name"]
+
+
+def split_name(function: Any, app_id: str) -> tuple[str, str]:
+    """The app id and the function id of a function, an id of this app, or ``"app/function"``.
+
+    Raises:
+        TypeError: ``function`` is neither a function nor text.
+    """
+    if isinstance(function, Function):
+        return function.app_id, function.id
+    if not isinstance(function, str):
+        raise TypeError(f"a function or its id is needed, not {type(function).__name__}")
+    app, slash, name = function.partition("/")
+    return (app, name) if slash else (app_id, function)
+
+
+def local_config(function: Any, app_id: str, functions: Mapping[str, Function[Any, Any]]) -> FunctionConfig | None:
+    """The settings of a function that this process has declared; ``None``: only the registry can know it."""
+    if isinstance(function, Function):
+        return function.config
+    app, name = split_name(function, app_id)
+    return functions[name].config if app == app_id and name in functions else None
+
+
+def require_config(function: str, config: FunctionConfig | None) -> FunctionConfig:
+    """The settings that the registry has returned.
+
+    Raises:
+        FunctionNotFoundError: the registry has no such function.
+    """
+    if config is None:
+        message = f"could not find function with ID: {function}: no worker has registered it; start its worker first"
+        raise FunctionNotFoundError("", Failure("FunctionNotFoundError", message), function_id=function)
+    return config
