@@ -25,7 +25,6 @@ from stepflow import (
     SyncContext,
 )
 from stepflow_workers.execution.run_driver import RunDriver
-from stepflow_workers.state.run_cache import CachedRun
 
 
 async def echo(value: Any) -> Any:
@@ -598,11 +597,11 @@ def test_a_memo_that_comes_while_a_run_is_being_parked_is_not_slept_through(
     """Between the look at the code and the parking there may be a round trip, when workers died before."""
     met: list[str] = []
 
-    async def until_all_memos_come(_: RunDriver, held: CachedRun) -> None:
-        deadline = time.monotonic() + 10
-        while held.execution.applied < 2 and time.monotonic() < deadline:
+    async def until_all_memos_come(driver: RunDriver) -> None:
+        run, deadline = driver._run, time.monotonic() + 10
+        while run.execution.applied < 2 and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
-        met.append(held.run_id)
+        met.append(run.run_id)
 
     monkeypatch.setattr(RunDriver, "_forget_deaths", until_all_memos_come)
 

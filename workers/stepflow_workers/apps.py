@@ -1,4 +1,4 @@
-"""Finding apps by name: ``module:app``."""
+"""Loads apps by name: ``module:app``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["load_app", "load_apps"]
 
 
 def load_apps(names: Sequence[str]) -> list[Stepflow]:
-    """The apps of several names; see `load_app`.
+    """Load several apps; see `load_app`.
 
     Raises:
-        ConfigurationError: one cannot be found, or two have the same id.
+        ConfigurationError: an app is missing, or two apps have the same id.
     """
     apps = [load_app(name) for name in names]
     ids = [app.id for app in apps]
@@ -28,10 +28,10 @@ def load_apps(names: Sequence[str]) -> list[Stepflow]:
 
 
 def load_app(name: str) -> Stepflow:
-    """The app that ``module:attribute`` names; the current folder is searched too.
+    """Load the app that ``module:attribute`` names. The current folder is searched too.
 
     Raises:
-        ConfigurationError: there is no such module or attribute, it is not an app, or the module cannot be imported.
+        ConfigurationError: there is no such module or attribute, it is not an app, or the import fails.
     """
     module_name, colon, attribute = name.partition(":")
     if not module_name or not colon or not attribute:
@@ -51,7 +51,7 @@ def load_app(name: str) -> Stepflow:
         ) from error
     except ConfigurationError:
         raise
-    except Exception as error:  # user code: whatever a module does when it is imported
+    except Exception as error:  # user code: an import can raise anything
         raise ConfigurationError(
             f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}: correct it"
         ) from error

@@ -1,8 +1,8 @@
-"""The quarantine: a job with which workers have died is executed alone, so that its next death is its own.
+"""IsolatingRunner: executes a poison suspect alone, so that its next crash counts against nothing else.
 
-A worker that dies takes all its jobs with it, and nobody can say which was the cause. So each of them gets a death. A
-job that has but one left before it is taken for poison is a suspect. It is executed in a worker in which no other job
-has begun lately, and none begins before it has got on. The innocent get on there, and only the cause dies again.
+A worker that dies takes all its jobs with it, and the cause is unknown. So each of these jobs gets a death. A job that
+is one death short of being poison is a suspect. It runs in a worker where no other job has started lately, and none
+starts before the suspect makes progress. Innocent suspects make progress there; only the cause dies again.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 
-from stepflow import Function
 from stepflow_broker.transitions.jobs import Lease, retry_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.run_loop import end_tasks
-from stepflow_workers.consumers.completions import CompletionConsumer
-from stepflow_workers.execution.job_runner import Runner
 from stepflow_workers.state.poison import POISON_DEATHS
-from stepflow_workers.state.registry import Registries
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["IsolatingRunner"]
@@ -27,86 +24,84 @@ __all__ = ["IsolatingRunner"]
 _log = logging.getLogger("stepflow.worker")
 _SUSPECT_DEATHS = POISON_DEATHS - 1
 _SETTLED_S = 1.0
-"""A job that has been executed for this long is not taken for one that kills."""
+"""A job that has run for this long does not count as a cause of death."""
 _ALONE_S = 10.0
-"""How long a suspect is alone; one that lives longer no longer keeps others from the worker."""
-_PATIENCE_S = 5.0
-"""How long suspects are put off by a busy worker before it makes room for one."""
-_PUT_OFF_MS = (500, 1_500)
-_LOOK_S = 0.05
+"""How long a suspect runs alone at most. After that, other jobs start again."""
+_MAKE_ROOM_AFTER_S = 5.0
+"""How long a busy worker defers suspects before it makes room for one."""
+_DEFER_MS = (500, 1_500)
+_POLL_S = 0.05
 
 
-class IsolatingRunner(Runner):
-    """A runner that executes suspects alone. A worker that is closed claims no jobs: it has no free slots."""
+class IsolatingRunner:
+    """Runs jobs, and suspects alone. While a suspect is alone, the worker has no free slots and claims no jobs.
 
-    def __init__(
-        self,
-        worker_state: WorkerState,
-        completions: CompletionConsumer,
-        *,
-        functions: dict[str, Function],
-        registries: Registries,
-    ) -> None:
-        super().__init__(worker_state, completions, functions=functions, registries=registries)
-        self._begun: dict[tuple[str, int], float] = {}
+    Args:
+        run_job: runs one job.
+    """
+
+    def __init__(self, state: WorkerState, run_job: Callable[[Lease], Awaitable[None]]) -> None:
+        self._state = state
+        self._run_job = run_job
+        self._started: dict[tuple[str, int], float] = {}
         self._closed_for: Lease | None = None
-        self._put_off_since: float | None = None
+        self._deferring_since: float | None = None
 
-    async def do(self, lease: Lease) -> None:
-        """Do one job, or give it back if it or another must be alone."""
+    async def run(self, lease: Lease) -> None:
+        """Run one job, or return it if it or another job must be alone."""
         if self._closed_for is not None:
-            await self._worker_state.release([lease])
+            await self._state.release([lease])
         elif len(lease.deaths) < _SUSPECT_DEATHS:
-            await self._do(lease)
+            await self._run(lease)
         elif self._is_settled():
-            await self._do_alone(lease)
-        elif self._is_patient():
-            await self._put_off(lease)
+            await self._run_alone(lease)
+        elif self._may_defer():
+            await self._defer(lease)
         else:
             await self._make_room(lease)
 
-    async def _do(self, lease: Lease) -> None:
-        self._begun[lease.job, lease.fence] = _now_s()
+    async def _run(self, lease: Lease) -> None:
+        self._started[lease.job, lease.fence] = _now_s()
         try:
-            await super().do(lease)
+            await self._run_job(lease)
         finally:
-            del self._begun[lease.job, lease.fence]
+            del self._started[lease.job, lease.fence]
 
     # -- suspects ----------------------------------------------------------------
 
-    async def _do_alone(self, lease: Lease) -> None:
+    async def _run_alone(self, lease: Lease) -> None:
         _log.warning("poison_suspect_isolated", extra={"job": lease.job, "deaths": len(lease.deaths)})
-        self._put_off_since = None
+        self._deferring_since = None
         self._close(lease)
-        watch = asyncio.get_running_loop().create_task(self._open_in_time(lease))
+        watch = asyncio.get_running_loop().create_task(self._open_on_progress(lease))
         try:
-            await self._do(lease)
+            await self._run(lease)
         finally:
             await end_tasks([watch])
             self._open(lease)
 
-    async def _open_in_time(self, lease: Lease) -> None:
-        """Open when the suspect has got on: with a memo, or waiting for one, its deaths are forgotten."""
+    async def _open_on_progress(self, lease: Lease) -> None:
+        """Open when the suspect makes progress: a new memo, or a wait for one, clears its deaths."""
         until_s = _now_s() + _ALONE_S
         while _now_s() < until_s:
-            await asyncio.sleep(_LOOK_S)
-            held = self._worker_state.held.get(lease.run_id)
-            if held is not None and held.lease is lease and not held.deaths:
+            await asyncio.sleep(_POLL_S)
+            run = self._state.cache.get(lease.run_id)
+            if run is not None and run.lease is lease and not run.deaths:
                 break
         self._open(lease)
 
-    async def _put_off(self, lease: Lease) -> None:
-        """Give a suspect back for a moment: the next worker that takes it may have nothing else to do."""
-        worker_state, delay_ms = self._worker_state, random.randint(*_PUT_OFF_MS)
+    async def _defer(self, lease: Lease) -> None:
+        """Return a suspect with a short delay: the next worker that claims it may have nothing else to do."""
+        state, delay_ms = self._state, random.randint(*_DEFER_MS)
         reason = f"{len(lease.deaths)} workers died with it, so it waits for one that executes nothing else"
         if lease.key:
-            error = dumps(Failure("SuspectPutOff", reason).to_json())
-            await worker_state.plan_retry(
+            error = dumps(Failure("SuspectDeferred", reason).to_json())
+            await state.plan_retry(
                 lease, lease.key, lease.step_id, attempts=lease.step_attempt, error=error, delay_ms=delay_ms
             )
             return
         call = retry_run(
-            worker_state.keys,
+            state.keys,
             run_id=lease.run_id,
             fence=lease.fence,
             attempts=lease.attempt,
@@ -114,40 +109,40 @@ class IsolatingRunner(Runner):
             delay_ms=delay_ms,
             reason=reason,
         )
-        await worker_state.broker.execute(call)
-        worker_state.timer_set(lease.run_id, delay_ms)
+        await state.broker.execute(call)
+        state.wakeups.timer_set(lease.run_id, delay_ms)
 
     async def _make_room(self, lease: Lease) -> None:
-        """Hand a suspect back, for it must not die with others, and begin nothing until it can be taken again."""
+        """Return a suspect, and start no job until this worker can take it again and run it alone."""
         self._close(lease)
         try:
-            await self._worker_state.release([lease])
-            while not self._is_settled() and not self._worker_state.stopping:
-                await asyncio.sleep(_LOOK_S)
+            await self._state.release([lease])
+            while not self._is_settled() and not self._state.stopping:
+                await asyncio.sleep(_POLL_S)
         finally:
             self._open(lease)
 
-    def _is_patient(self) -> bool:
-        """Whether it is not long that this worker has put suspects off without a moment in which it was free."""
-        if self._put_off_since is None:
-            self._put_off_since = _now_s()
-        return _now_s() - self._put_off_since < _PATIENCE_S
+    def _may_defer(self) -> bool:
+        """Whether this worker has deferred suspects only for a short time, without an idle moment in between."""
+        if self._deferring_since is None:
+            self._deferring_since = _now_s()
+        return _now_s() - self._deferring_since < _MAKE_ROOM_AFTER_S
 
     def _is_settled(self) -> bool:
         now = _now_s()
-        return all(now - began > _SETTLED_S for began in self._begun.values())
+        return all(now - started > _SETTLED_S for started in self._started.values())
 
-    # -- the door ----------------------------------------------------------------
+    # -- open and closed ---------------------------------------------------------
 
     def _close(self, lease: Lease) -> None:
         self._closed_for = lease
-        self._worker_state.slots.used += self._worker_state.slots.total
+        self._state.slots.used += self._state.slots.total
 
     def _open(self, lease: Lease) -> None:
         if self._closed_for is lease:
             self._closed_for = None
-            self._worker_state.slots.used -= self._worker_state.slots.total
-            self._worker_state.slots.freed()
+            self._state.slots.used -= self._state.slots.total
+            self._state.slots.freed()
 
 
 def _now_s() -> float:

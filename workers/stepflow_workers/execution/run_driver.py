@@ -1,186 +1,209 @@
-"""The continuation of a run: drives the code from step to step, by the worker that holds its lease.
+"""RunDriver: a continuation job, which drives the code of a run from step to step.
 
-One step at a time is executed right here, under the continuation's own lease. Several at once become jobs of their
-own, which any worker may take, and invokes become children; meanwhile the holder keeps the code suspended, with the
-lease but without a slot, and is told of their memos. When none comes for a while, the run is parked: the lease is
-given up, and the next memo queues the continuation again.
+It executes a single step itself, under its own lease. Several parallel steps become jobs of their own, which any worker
+may take. Invokes become child runs. Meanwhile the driver keeps the code in memory, with the lease but without a slot,
+and receives the memos. When no memo comes for a while, it parks the run: it gives the lease up, and the next memo
+queues the continuation again.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import Self
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_step, park_run, yield_run
 from stepflow_broker.transitions.runs import forget_deaths, read_steps
 from stepflow_engine.execution import Outcome, Waiting
-from stepflow_engine.steps import RunRequest, StepCall, WaitRequest
-from stepflow_workers.consumers.completions import CompletionConsumer
-from stepflow_workers.execution.run_completion import RunEnding
-from stepflow_workers.execution.run_loader import Loader
-from stepflow_workers.execution.step_planner import Planner
+from stepflow_engine.steps import RunRequest, WaitRequest
+from stepflow_workers.execution.job_context import JobContext
+from stepflow_workers.execution.run_completion import complete_run, fail_poisoned
+from stepflow_workers.execution.run_loader import catch_up
+from stepflow_workers.execution.step_planner import start_steps
 from stepflow_workers.execution.steps.run import StepFinished, StepRetry
+from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS
 from stepflow_workers.state.run_cache import IDLE_HOLD_S, CachedRun
-from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["RunDriver"]
 
 
 class RunDriver:
-    """Does the continuation jobs of one worker."""
+    """One continuation job. As a context manager it has the run for itself."""
 
-    def __init__(
-        self, worker_state: WorkerState, loader: Loader, planner: Planner, completions: CompletionConsumer
-    ) -> None:
-        self._worker_state = worker_state
-        self._loader = loader
-        self._planner = planner
-        self._ending = RunEnding(worker_state, completions)
+    def __init__(self, context: JobContext, run: CachedRun, lease: Lease) -> None:
+        self._context = context
+        self._state = context.state
+        self._run = run
+        self._lease = lease
+        self._budget = context.state.settings.sticky
+        self._may_be_planned = lease.planned
+        self._is_poisoned = len(lease.deaths) > POISON_DEATHS
 
-    async def do(self, held: CachedRun, lease: Lease) -> None:
-        """Drive the run until it ends, is parked, or goes back to its queue."""
-        held.lease, held.deaths = lease, lease.deaths
-        if len(lease.deaths) > POISON_DEATHS:
-            await self._ending.poison(held, lease)
-            return
-        async with held.lock:
-            held.execution.ask_again()
-            await self._drive(held, lease)
+    async def __aenter__(self) -> Self:
+        run, lease = self._run, self._lease
+        run.lease, run.deaths = lease, lease.deaths
+        if not self._is_poisoned:
+            await run.lock.acquire()
+            run.execution.ask_again()
+        return self
 
-    async def _drive(self, held: CachedRun, lease: Lease) -> None:
-        budget, unsure = self._worker_state.settings.sticky, lease.planned
+    async def __aexit__(self, *_: object) -> None:
+        if not self._is_poisoned:
+            self._run.lock.release()
+
+    async def replay(self) -> StepAttempt[RunRequest] | None:
+        """Advance the code to the next step that this job executes itself.
+
+        ``None``: the run has ended, is parked, or is back in its queue.
+        """
+        run, lease = self._run, self._lease
+        if self._is_poisoned:
+            await fail_poisoned(self._context, run, lease)
+            return None
         going_on = True
         while going_on:
-            outcome = await self._advance(held)
-            if held.execution.closed:  # let go of meanwhile: the lease is lost, the run has ended, or this stops
-                await self._worker_state.release([lease])
-                return
+            outcome = await self._advance()
+            if run.execution.closed:  # dropped meanwhile: the lease is lost, the run has ended, or the worker stops
+                await self._state.release([lease])
+                return None
             if not isinstance(outcome, Waiting):
-                await self._ending.end(held, lease, outcome)
-                return
-            if self._worker_state.pauses.hold(held):
-                await self._worker_state.broker.execute(
-                    yield_run(self._worker_state.keys, run_id=held.run_id, fence=lease.fence)
-                )
-                return
-            fresh = [call for call in outcome.fresh if call.key not in held.planned]
-            if fresh and outcome.alone and unsure:
-                await self._learn_planned(held)
-                unsure = False
+                await complete_run(self._context, run, lease, outcome)
+                return None
+            if self._state.pauses.is_paused(run):
+                await self._yield()
+                return None
+            fresh = [call for call in outcome.fresh if call.key not in run.planned]
+            if fresh and outcome.alone and self._may_be_planned:
+                await self._read_planned()
             elif fresh and outcome.alone and isinstance(request := fresh[0].request, RunRequest):
-                budget -= 1
-                going_on = await self._step_here(held, lease, fresh[0], request, keep=budget > 0)
+                self._budget -= 1
+                return StepAttempt(run, lease, fresh[0], request, deaths=run.deaths)
             elif fresh:
-                going_on = await self._planner.plan(held, lease, fresh)
+                going_on = await start_steps(self._context, run, lease, fresh)
             elif outcome.blocked:
-                going_on = await self._wait(held, lease)
+                going_on = await self._wait()
+        return None
 
-    async def _advance(self, held: CachedRun) -> Outcome:
-        """Let the code go on. While it waits for steps that have jobs, whatever else it waits for, it needs no slot."""
-        if not held.planned:
-            return await held.execution.advance()
-        with self._worker_state.slots.given_back():
-            return await held.execution.advance()
-
-    async def _learn_planned(self, held: CachedRun) -> None:
-        """Learn which steps have jobs from an earlier holder of the run, and then the memos of those that had them."""
-        steps = await self._worker_state.broker.execute(read_steps(self._worker_state.keys, held.run_id))
-        held.planned.update(step.key for step in steps if step.state and not _looks_back(held, step.key))
-        await self._loader.catch_up(held)
-        held.execution.ask_again()
-
-    # -- one step ----------------------------------------------------------------
-
-    async def _step_here(
-        self, held: CachedRun, lease: Lease, call: StepCall, request: RunRequest, *, keep: bool
-    ) -> bool:
-        """Execute the one step that the code waits for; true if the run goes on here."""
-        done = await self._worker_state.performer.perform(held, call, request, attempt=0, deaths=held.deaths)
-        match done:
+    async def commit(self, attempt: StepAttempt[RunRequest], result: StepFinished | StepRetry) -> bool:
+        """Store the result of the step; true if the run continues here."""
+        match result:
             case StepFinished():
-                keep = keep and not self._worker_state.stopping and not self._worker_state.suspended
-                return await self._commit(held, lease, call, done, keep=keep)
+                return await self._commit(attempt, result)
             case StepRetry():
-                return await self._put_off(held, lease, call, done)
+                return await self._plan_retry(attempt, result)
 
-    async def _commit(self, held: CachedRun, lease: Lease, call: StepCall, done: StepFinished, *, keep: bool) -> bool:
-        worker_state = self._worker_state
-        code, position = await worker_state.broker.execute(
-            commit_step(worker_state.keys, run_id=held.run_id, fence=lease.fence, key=call.key, memo=done.text)
+    # -- replay ------------------------------------------------------------------
+
+    async def _advance(self) -> Outcome:
+        """Let the code continue. While it waits for planned steps, the job does not occupy a slot."""
+        if not self._run.planned:
+            return await self._run.execution.advance()
+        with self._state.slots.given_back():
+            return await self._run.execution.advance()
+
+    async def _read_planned(self) -> None:
+        """Read which steps an earlier holder of the run has planned, and then the memos of those that have finished."""
+        run, state = self._run, self._state
+        steps = await state.broker.execute(read_steps(state.keys, run.run_id))
+        run.planned.update(step.key for step in steps if step.state and not _has_lookback(run, step.key))
+        await catch_up(state, run)
+        run.execution.ask_again()
+        self._may_be_planned = False
+
+    # -- commit ------------------------------------------------------------------
+
+    async def _commit(self, attempt: StepAttempt[RunRequest], result: StepFinished) -> bool:
+        state, run, lease = self._state, self._run, self._lease
+        goes_on = self._budget > 0 and not state.stopping and not state.suspended
+        code, position = await state.broker.execute(
+            commit_step(state.keys, run_id=run.run_id, fence=lease.fence, key=attempt.key, memo=result.text)
         )
-        if not worker_state.accepted(held, code):
+        if not state.accepted(run, code):
             return False
-        worker_state.finished_jobs += 1
-        held.apply_memo(position, call.key, done.memo)
-        if not keep:  # after the answer: were the memo refused for a while, the run would go back without it
-            await worker_state.broker.execute(yield_run(worker_state.keys, run_id=held.run_id, fence=lease.fence))
-            if not worker_state.settings.sticky:
-                worker_state.held.drop(held)
-        return keep
+        state.finished_jobs += 1
+        run.apply_memo(position, attempt.key, result.memo)
+        if not goes_on:  # after the reply: if the server refused the memo for a while, the run would go back without it
+            await self._yield()
+            if not state.settings.sticky:
+                state.cache.drop(run)
+        return goes_on
 
-    async def _put_off(self, held: CachedRun, lease: Lease, call: StepCall, retry: StepRetry) -> bool:
-        """Have the next attempt of a step that failed done as a job of its own."""
-        self._worker_state.failed_jobs += 1
-        code = await self._worker_state.plan_retry(
-            lease, call.key, call.id, attempts=retry.attempts, error=retry.error, delay_ms=retry.delay_ms
+    async def _plan_retry(self, attempt: StepAttempt[RunRequest], retry: StepRetry) -> bool:
+        """Plan the next attempt of a step that failed, as a job of its own."""
+        self._state.failed_jobs += 1
+        code = await self._state.plan_retry(
+            self._lease, attempt.key, attempt.id, attempts=retry.attempts, error=retry.error, delay_ms=retry.delay_ms
         )
-        held.planned.add(call.key)
-        return self._worker_state.accepted(held, code)
+        self._run.planned.add(attempt.key)
+        return self._state.accepted(self._run, code)
 
-    async def _forget_deaths(self, held: CachedRun) -> None:
-        """The code has come to rest: it is not what killed its workers."""
-        if held.deaths:
-            held.deaths = ()
-            await self._worker_state.broker.execute(forget_deaths(self._worker_state.keys, held.run_id))
+    async def _yield(self) -> None:
+        """Return the run to its queue."""
+        state = self._state
+        await state.broker.execute(yield_run(state.keys, run_id=self._run.run_id, fence=self._lease.fence))
 
     # -- waiting -----------------------------------------------------------------
 
-    async def _wait(self, held: CachedRun, lease: Lease) -> bool:
-        """Wait for memos with the code in memory, but without a slot; park it when none comes, or will for long.
+    async def _wait(self) -> bool:
+        """Wait for memos with the code in memory but without a slot, then park the run; true if the run continues here.
 
-        It is parked with the memos that the code has seen. One that comes meanwhile is seen first: nobody would queue
-        the run for it again.
+        The script parks the run only if the code has seen all stored memos. Otherwise nothing would queue the run for a
+        memo that came in between.
         """
-        worker_state, seen = self._worker_state, held.execution.applied
-        await self._forget_deaths(held)
-        kept = (
-            worker_state.settings.sticky
-            and not worker_state.stopping
-            and len(worker_state.held) <= worker_state.settings.cached_runs
-        )
-        kept = kept and not held.function.has_gates  # the lease has a slot that others wait for
-        if kept and not held.planned <= held.distant_waits:
-            with worker_state.slots.given_back():
-                if await self._memo_comes(held):
+        state, run, seen = self._state, self._run, self._run.execution.applied
+        await self._forget_deaths()
+        if self._may_hold() and not run.planned <= run.distant_waits:
+            with state.slots.given_back():
+                if await self._memo_comes():
                     return True
-        if held.execution.applied > seen:
+        if run.execution.applied > seen:
             return True
-        code = await worker_state.broker.execute(
-            park_run(worker_state.keys, run_id=held.run_id, fence=lease.fence, applied=seen)
+        return await self._park(seen)
+
+    def _may_hold(self) -> bool:
+        """Whether the code may stay in memory with its lease. A lease with a concurrency slot blocks other runs."""
+        state = self._state
+        return (
+            bool(state.settings.sticky)
+            and not state.stopping
+            and len(state.cache) <= state.settings.cached_runs
+            and not self._run.function.has_gates
+        )
+
+    async def _park(self, seen: int) -> bool:
+        state, run = self._state, self._run
+        code = await state.broker.execute(
+            park_run(state.keys, run_id=run.run_id, fence=self._lease.fence, applied=seen)
         )
         if code is ScriptStatus.MORE:
-            await self._loader.catch_up(held)
+            await catch_up(state, run)
             return True
-        if code is ScriptStatus.ALREADY:  # the server has lost what this pass waits for
-            worker_state.held.drop(held)
-            await worker_state.release([lease])
+        if code is ScriptStatus.ALREADY:  # the server has lost what this execution waits for
+            state.cache.drop(run)
+            await state.release([self._lease])
             return False
-        worker_state.accepted(held, code)
-        if not worker_state.settings.sticky:
-            worker_state.held.drop(held)
+        state.accepted(run, code)
+        if not state.settings.sticky:
+            state.cache.drop(run)
         return False
 
-    async def _memo_comes(self, held: CachedRun) -> bool:
+    async def _forget_deaths(self) -> None:
+        """Clear the deaths: the code is suspended, so it is not what killed its workers."""
+        if self._run.deaths:
+            self._run.deaths = ()
+            await self._state.broker.execute(forget_deaths(self._state.keys, self._run.run_id))
+
+    async def _memo_comes(self) -> bool:
         try:
             async with asyncio.timeout(IDLE_HOLD_S):
-                await held.execution.activity.changed()
+                await self._run.execution.activity.changed()
         except TimeoutError:
             return False
-        return not self._worker_state.stopping
+        return not self._state.stopping
 
 
-def _looks_back(held: CachedRun, key: str) -> bool:
-    """Whether a step is a wait that looks back: who began it may have died before it had looked."""
-    call = held.execution.pending(key)
+def _has_lookback(run: CachedRun, key: str) -> bool:
+    """Whether a step is a wait with a lookback: its starter may have died before it read the past events."""
+    call = run.execution.pending(key)
     return call is not None and isinstance(call.request, WaitRequest) and bool(call.request.lookback_ms)

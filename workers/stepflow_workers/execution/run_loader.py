@@ -1,4 +1,4 @@
-"""Loading: the code of a job's run, from memory, or made anew and given the run's memos."""
+"""Loads the run of a job: from the cache, or by a new execution of its code over the run's memos."""
 
 from __future__ import annotations
 
@@ -11,99 +11,95 @@ from stepflow_broker.transitions.jobs import Lease, load_run, retry_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import open_event_text
 from stepflow_engine.failure import Failure
+from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["Loader"]
+__all__ = ["catch_up", "defer_job", "load_cached_run"]
 
 _log = logging.getLogger("stepflow.worker")
-_MISSING_MS = (1_000, 30_000)
+_DEFER_MS = (1_000, 30_000)
 
 
-class Loader:
-    """Loads runs, for one worker.
+async def load_cached_run(context: JobContext, lease: Lease) -> CachedRun | None:
+    """Return the run with all memos that the claim knew of.
+
+    ``None``: the job was deferred because this worker does not have the function, or the run no longer exists.
+    """
+    name = f"{lease.app}/{lease.function}"
+    function = context.functions.get(name)
+    if function is None:
+        _log.warning("code_missing", extra={"run_id": lease.run_id, "function": name})
+        reason = f"the code of function {name} is not in worker {context.state.worker}"
+        await defer_job(context.state, lease, "CodeMissing", f"{reason}: start a worker with it, or cancel the run")
+        return None
+    run = _from_cache(context.state, lease)
+    if run is None:
+        return await _load(context.state, lease, function)
+    if run.execution.applied < lease.applied and not (lease.key and run.lease):
+        await catch_up(context.state, run)
+    return run
+
+
+async def catch_up(state: WorkerState, run: CachedRun) -> None:
+    """Read the memos that the execution does not have yet."""
+    applied = run.execution.applied
+    _, memos = await state.broker.execute(load_run(state.keys, run.run_id, applied))
+    for position, (key, text) in enumerate(memos, applied + 1):
+        run.apply_memo(position, key, state.read_memo(run.run_id, key, text), len(text))
+
+
+async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str) -> None:
+    """Defer a job that needs code or a key that this worker does not have. Another worker may have it.
 
     Args:
-        functions: the functions of this process by ``app/id``.
+        kind: the name of the failure.
     """
-
-    def __init__(self, worker_state: WorkerState, functions: dict[str, Function]) -> None:
-        self._worker_state = worker_state
-        self._functions = functions
-
-    async def load(self, lease: Lease) -> CachedRun | None:
-        """A pass over the run's code that knows all memos that the claim knew of; ``None``: the job was put off."""
-        name = f"{lease.app}/{lease.function}"
-        function = self._functions.get(name)
-        if function is None:
-            _log.warning("code_missing", extra={"run_id": lease.run_id, "function": name})
-            reason = f"the code of function {name} is not in worker {self._worker_state.worker}"
-            await self.put_off(lease, "CodeMissing", f"{reason}: start a worker with it, or cancel the run")
-            return None
-        held = self._in_memory(lease)
-        if held is None:
-            return await self._make(lease, function)
-        if held.execution.applied < lease.applied and not (lease.key and held.lease):
-            await self.catch_up(held)
-        return held
-
-    async def catch_up(self, held: CachedRun) -> None:
-        """Read the memos that this pass has not been given."""
-        worker_state, applied = self._worker_state, held.execution.applied
-        _, memos = await worker_state.broker.execute(load_run(worker_state.keys, held.run_id, applied))
-        for position, (key, text) in enumerate(memos, applied + 1):
-            held.apply_memo(position, key, worker_state.read_memo(held.run_id, key, text), len(text))
-
-    def _in_memory(self, lease: Lease) -> CachedRun | None:
-        held = self._worker_state.held.get(lease.run_id)
-        if held is not None and held.attempt != lease.attempt:
-            self._worker_state.held.drop(held)
-            return None
-        return held
-
-    async def _make(self, lease: Lease, function: Function) -> CachedRun | None:
-        event, memos = lease.event, list[tuple[str, bytes]]()
-        if event is None or lease.applied:
-            record, memos = await self._worker_state.broker.execute(load_run(self._worker_state.keys, lease.run_id, 0))
-            if record is None:
-                return None
-            event = dumps(record.event)
-        events = [event]
-        if function.is_batched:
-            events = await self._worker_state.broker.execute(load_batch(self._worker_state.keys, lease.run_id))
-        if (raced := self._in_memory(lease)) is not None:
-            return raced
-        known = [(key, self._worker_state.read_memo(lease.run_id, key, text)) for key, text in memos]
-        opened = [open_event_text(self._worker_state.cipher, text) for text in events]
-        execution = function.execution(opened, run_id=lease.run_id, attempt=lease.attempt)
-        execution.add(known)
-        size = sum(len(text) for _, text in memos)
-        held = CachedRun(lease.run_id, function, events[0], execution, lease.attempt, state_bytes=size)
-        self._worker_state.held.put(held)
-        return held
-
-    async def put_off(self, lease: Lease, kind: str, reason: str) -> None:
-        """Hand a job back that needs what is not here: code, or a key. Nothing is lost, another worker may have it.
-
-        Args:
-            kind: names what is missing.
-        """
-        worker_state = self._worker_state
-        delay_ms = random.randint(*_MISSING_MS)
-        if lease.key:
-            error = dumps(Failure(kind, reason).to_json())
-            await worker_state.plan_retry(
-                lease, lease.key, lease.step_id, attempts=lease.step_attempt, error=error, delay_ms=delay_ms
-            )
-            return
-        await worker_state.broker.execute(
-            retry_run(
-                worker_state.keys,
-                run_id=lease.run_id,
-                fence=lease.fence,
-                attempts=lease.attempt,
-                error=b"",
-                delay_ms=delay_ms,
-                reason=reason,
-            )
+    delay_ms = random.randint(*_DEFER_MS)
+    if lease.key:
+        error = dumps(Failure(kind, reason).to_json())
+        await state.plan_retry(
+            lease, lease.key, lease.step_id, attempts=lease.step_attempt, error=error, delay_ms=delay_ms
         )
+        return
+    await state.broker.execute(
+        retry_run(
+            state.keys,
+            run_id=lease.run_id,
+            fence=lease.fence,
+            attempts=lease.attempt,
+            error=b"",
+            delay_ms=delay_ms,
+            reason=reason,
+        )
+    )
+
+
+def _from_cache(state: WorkerState, lease: Lease) -> CachedRun | None:
+    run = state.cache.get(lease.run_id)
+    if run is not None and run.attempt != lease.attempt:
+        state.cache.drop(run)
+        return None
+    return run
+
+
+async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedRun | None:
+    event, memos = lease.event, list[tuple[str, bytes]]()
+    if event is None or lease.applied:
+        record, memos = await state.broker.execute(load_run(state.keys, lease.run_id, 0))
+        if record is None:
+            return None
+        event = dumps(record.event)
+    events = [event]
+    if function.is_batched:
+        events = await state.broker.execute(load_batch(state.keys, lease.run_id))
+    if (raced := _from_cache(state, lease)) is not None:
+        return raced
+    known = [(key, state.read_memo(lease.run_id, key, text)) for key, text in memos]
+    opened = [open_event_text(state.cipher, text) for text in events]
+    execution = function.execution(opened, run_id=lease.run_id, attempt=lease.attempt)
+    execution.add(known)
+    size = sum(len(text) for _, text in memos)
+    run = CachedRun(lease.run_id, function, events[0], execution, lease.attempt, state_bytes=size)
+    state.cache.add(run)
+    return run

@@ -1,6 +1,6 @@
-"""The planner: sees to the steps that a run's code asks for and that are not executed by its holder.
+"""Starts the steps that a continuation does not execute itself: waits, sends, jobs and child runs.
 
-Waits come first: what the other steps of the same gather cause, no wait misses.
+Waits start first, so that no wait misses an event that another step of the same gather causes.
 """
 
 from __future__ import annotations
@@ -10,89 +10,78 @@ from typing import TypeVar, assert_never
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, plan_steps
 from stepflow_engine.steps import InvokeRequest, RunRequest, SendRequest, SleepRequest, StepCall, WaitRequest
-from stepflow_workers.consumers.completions import CompletionConsumer
-from stepflow_workers.execution.run_loader import Loader
-from stepflow_workers.execution.steps.invoke import Invoker
-from stepflow_workers.execution.steps.send import Sender
-from stepflow_workers.execution.steps.wait import Waiter
+from stepflow_workers.execution.job_context import JobContext
+from stepflow_workers.execution.run_loader import catch_up
+from stepflow_workers.execution.steps.invoke import invoke_children
+from stepflow_workers.execution.steps.send import send_step_events
+from stepflow_workers.execution.steps.step_attempt import StepAttempt
+from stepflow_workers.execution.steps.wait import start_wait
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["Planner"]
+__all__ = ["start_steps"]
 
 T = TypeVar("T")
 _CHUNK = 100
-"""How many steps are planned at once; while the server plans the next, those of the first are executed."""
+"""How many steps one script call plans. Workers execute the first chunk while the server plans the next."""
 
 
-class Planner:
-    """Plans steps, for one worker."""
+async def start_steps(context: JobContext, run: CachedRun, lease: Lease, calls: list[StepCall]) -> bool:
+    """Start a wait, a job or a child run for each step, or send its events; true if the run continues here."""
+    jobs: list[tuple[str, str]] = []
+    invokes: list[StepAttempt[InvokeRequest]] = []
+    waits: list[StepAttempt[SleepRequest | WaitRequest]] = []
+    sends: list[StepAttempt[SendRequest]] = []
+    for call in calls:
+        match call.request:
+            case RunRequest():
+                jobs.append((call.key, call.id))
+            case InvokeRequest() as request:
+                invokes.append(StepAttempt(run, lease, call, request))
+            case SleepRequest() | WaitRequest() as request:
+                waits.append(StepAttempt(run, lease, call, request))
+            case SendRequest() as request:
+                sends.append(StepAttempt(run, lease, call, request))
+            case other:
+                assert_never(other)
+    run.planned.update(call.key for call in calls)
+    for wait in waits:
+        if not await _accepted(context.state, run, await start_wait(context, wait)):
+            return False
+    for send in sends:
+        if not await _accepted(context.state, run, await send_step_events(context.state, send)):
+            return False
+    return await _plan_jobs(context.state, run, lease, jobs) and await _start_children(context, run, lease, invokes)
 
-    def __init__(
-        self, worker_state: WorkerState, loader: Loader, invoker: Invoker, completions: CompletionConsumer
-    ) -> None:
-        self._worker_state = worker_state
-        self._loader = loader
-        self._invoker = invoker
-        self._completions = completions
-        self._waiter = Waiter(worker_state, completions)
-        self._sender = Sender(worker_state)
 
-    async def plan(self, held: CachedRun, lease: Lease, fresh: list[StepCall]) -> bool:
-        """Give each step a wait, a job or a child of its own, or send its events; true if the run goes on here."""
-        jobs: list[tuple[str, str]] = []
-        invokes: list[tuple[StepCall, InvokeRequest]] = []
-        waits: list[tuple[StepCall, SleepRequest | WaitRequest]] = []
-        sends: list[tuple[StepCall, SendRequest]] = []
-        for call in fresh:
-            match call.request:
-                case RunRequest():
-                    jobs.append((call.key, call.id))
-                case InvokeRequest() as request:
-                    invokes.append((call, request))
-                case SleepRequest() | WaitRequest() as request:
-                    waits.append((call, request))
-                case SendRequest() as request:
-                    sends.append((call, request))
-                case other:
-                    assert_never(other)
-        held.planned.update(call.key for call in fresh)
-        for step, wait in waits:
-            if not await self._accepted(held, await self._waiter.begin(held, lease, step, wait)):
-                return False
-        for step, send in sends:
-            if not await self._accepted(held, await self._sender.send(held, lease, step, send)):
-                return False
-        return await self._plan_jobs(held, lease, jobs) and await self._plan_children(held, lease, invokes)
+async def _accepted(state: WorkerState, run: CachedRun, code: ScriptStatus) -> bool:
+    if code is ScriptStatus.ALREADY:
+        await catch_up(state, run)
+    return state.accepted(run, code)
 
-    async def _accepted(self, held: CachedRun, code: ScriptStatus) -> bool:
-        if code is ScriptStatus.ALREADY:
-            await self._loader.catch_up(held)
-        return self._worker_state.accepted(held, code)
 
-    async def _plan_jobs(self, held: CachedRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
-        worker_state = self._worker_state
-        for part in _parts(steps):
-            worker_state.job_queued(held.run_id)  # the claim follows what is sent now, before its reply
-            code = await worker_state.broker.execute(
-                plan_steps(worker_state.keys, run_id=held.run_id, fence=lease.fence, steps=part)
-            )
-            if not worker_state.accepted(held, code):
-                return False
-        return True
+async def _plan_jobs(state: WorkerState, run: CachedRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
+    for part in _parts(steps):
+        state.wakeups.job_queued(run.run_id)  # the claim follows on the same connection, before the reply
+        code = await state.broker.execute(plan_steps(state.keys, run_id=run.run_id, fence=lease.fence, steps=part))
+        if not state.accepted(run, code):
+            return False
+    return True
 
-    async def _plan_children(
-        self, held: CachedRun, lease: Lease, invokes: list[tuple[StepCall, InvokeRequest]]
-    ) -> bool:
-        for part in _parts(invokes):
-            self._worker_state.job_queued(held.run_id)
-            code, resolved, asked = await self._invoker.invoke(held, lease, part)
-            for one in resolved:
-                self._completions.hand_over(one)
-            await self._completions.deliver(self._worker_state.keys.of(held.run_id), asked)
-            if not await self._accepted(held, code):
-                return False
-        return True
+
+async def _start_children(
+    context: JobContext, run: CachedRun, lease: Lease, invokes: list[StepAttempt[InvokeRequest]]
+) -> bool:
+    state, completions = context.state, context.completions
+    for part in _parts(invokes):
+        state.wakeups.job_queued(run.run_id)
+        code, resolved, remote = await invoke_children(context, lease, part)
+        for one in resolved:
+            completions.apply_resolved(one)
+        await completions.deliver(state.keys.of(run.run_id), remote)
+        if not await _accepted(state, run, code):
+            return False
+    return True
 
 
 def _parts(items: list[T]) -> list[list[T]]:

@@ -1,4 +1,4 @@
-"""Slots: how many jobs a worker executes at once. A job that only waits gives its slot back."""
+"""Slots: limit how many jobs a worker executes at once. A job that only waits gives its slot back."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ class Slots:
     """Counts the slots of one worker.
 
     Args:
-        total: how many there are.
-
-    Attributes:
-        freed: called when one becomes free.
+        total: the number of slots.
+        freed: called when a slot becomes free.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, freed: Callable[[], None]) -> None:
         self.total = total
         self.used = 0
-        self.freed: Callable[[], None] = _nobody
+        self.freed = freed
 
     @contextmanager
     def reserved(self, count: int) -> Iterator[None]:
-        """Keep slots free for jobs that are being claimed, so that nobody else claims jobs for them."""
+        """Reserve slots during a claim, so that no other partition claims jobs for them."""
         self.used += count
         try:
             yield
@@ -34,27 +32,23 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """How many are free; 0 also when jobs that waited have gone on and there are too few."""
+        """The number of free slots; 0 also when resumed jobs use more slots than there are."""
         return max(0, self.total - self.used)
 
     def take(self) -> None:
-        """Take a slot, for a job that has been claimed."""
+        """Take a slot for a claimed job."""
         self.used += 1
 
     def free_one(self) -> None:
-        """Free a slot: its job is done."""
+        """Free the slot of a finished job."""
         self.used -= 1
         self.freed()
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
-        """Give the slot back, for the time that a job waits."""
+        """Give the slot back while a job waits."""
         self.free_one()
         try:
             yield
         finally:
             self.take()
-
-
-def _nobody() -> None:
-    """Nobody wants to know."""
