@@ -56,10 +56,10 @@ def _release(context: JobContext, run: CachedRun, lease: Lease) -> None:
 
 
 async def _defer_unreadable(context: JobContext, lease: Lease, error: DecryptionError | CorruptDataError) -> None:
-    fields = {"run_id": lease.run_id, "error": str(error)}
-    if isinstance(error, CorruptDataError):
-        _log.warning("run_corrupt", extra=fields)
-    else:
-        _log.warning("payload_decryption_failed", extra=fields)
+    is_corrupt = isinstance(error, CorruptDataError)
+    _log.warning(
+        "run_corrupt" if is_corrupt else "payload_decryption_failed",
+        extra={"run_id": lease.run_id, "error": str(error)},
+    )
     context.state.evict(lease.run_id)
     await defer_job(context.state, lease, type(error).__name__, str(error))

@@ -107,8 +107,11 @@ async def _finish(context: JobContext, run: CachedRun, lease: Lease, end: bytes 
     if code is ScriptStatus.DONE:
         state.finished_jobs += 1
         level = logging.INFO if status is RunStatus.COMPLETED else logging.WARNING
-        fields = {"run_id": run.run_id, "function": run.function.name, "status": status.value}
-        _log.log(level, "run_ended", extra=fields)
+        _log.log(
+            level,
+            "run_ended",
+            extra={"run_id": run.run_id, "function": run.function.name, "status": status.value},
+        )
 
 
 async def _wake_parent(context: JobContext, lease: Lease) -> None:

@@ -107,8 +107,9 @@ class _Takeover:
         self._extend_at = 0.0
         self._log = _logger()
         self._broker = _connect(config.url)
-        fields = {"worker": config.worker, "worker_pid": config.worker_pid, "jobs": jobs}
-        self._log.warning("worker_blocked", extra=fields)
+        self._log.warning(
+            "worker_blocked", extra={"worker": config.worker, "worker_pid": config.worker_pid, "jobs": jobs}
+        )
 
     def extend(self, leases: list[tuple[str, int]]) -> None:
         """Extend the leases when that is due, and the registration of the worker in RQ."""
