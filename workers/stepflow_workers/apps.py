@@ -23,7 +23,7 @@ def load_apps(names: Sequence[str]) -> list[Stepflow]:
     ids = [app.id for app in apps]
     for app in apps:
         if ids.count(app.id) > 1:
-            raise ConfigurationError(f"two of the apps given have the id {app.id!r}: give one of them another id")
+            raise ConfigurationError(f"two apps have the id {app.id!r}: change one of them")
     return apps
 
 
@@ -59,11 +59,11 @@ def load_app(name: str) -> Stepflow:
 
 
 def _app_in(module: object, module_name: str, attribute: str) -> Stepflow:
-    found = getattr(module, attribute, None)
-    if isinstance(found, Stepflow):
-        return found
+    app = getattr(module, attribute, None)
+    if isinstance(app, Stepflow):
+        return app
     apps = [name for name, value in vars(module).items() if isinstance(value, Stepflow)]
-    hint = f"its apps: {', '.join(apps)}" if apps else "it makes no app: app = Stepflow(...)"
-    if found is None:
+    hint = f"its apps: {', '.join(apps)}" if apps else "it has no app: app = Stepflow(...)"
+    if app is None:
         raise ConfigurationError(f"module {module_name!r} has no {attribute!r}; {hint}")
-    raise ConfigurationError(f"{module_name}:{attribute} is not an app but {type(found).__name__}; {hint}")
+    raise ConfigurationError(f"{module_name}:{attribute} is not an app but {type(app).__name__}; {hint}")

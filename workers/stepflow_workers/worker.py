@@ -118,7 +118,7 @@ class StepWorker(BaseWorker):
             self._remove_stale_registration()
             self.bootstrap(logging_level="WARNING")
         except ValueError as error:  # RQ: the name is in use
-            raise ConfigurationError(f"{error}: choose another --name, or wait until it has gone") from None
+            raise ConfigurationError(f"{error}: choose another --name, or wait until that worker has stopped") from None
         except (exceptions.RedisError, OSError) as error:
             raise server_error(error, self.settings.redis_url, "multi") from None
         _log.info(

@@ -125,7 +125,7 @@ class Router:
             return None
 
     async def _route(self, event: StreamedEvent, value: dict[str, Any]) -> RoutedEvent | None:
-        name, keep = value["name"], self._forwarder.is_needed
+        name, forward = value["name"], self._forwarder.is_needed
         while True:
             started = [
                 (run_id_by_event(event.event_id, config.name, config.pinned_partition), config)
@@ -141,7 +141,7 @@ class Router:
                     here,
                     version=self._registry.version,
                     paths=paths,
-                    keep=keep,
+                    keep=forward,
                     cipher=self._cipher,
                 )
             )
@@ -153,7 +153,7 @@ class Router:
                 break
         if routed.paths:
             await self._waits.deliver(self._keys, name, event)
-        if keep:
+        if forward:
             return RoutedEvent(event, name, [one for one in started if one not in here])
         if routed.paths:
             await self._broker.execute_all(drop_event(self._keys, event))

@@ -1,4 +1,4 @@
-"""The pauses, as a worker knows them. The scripts that give out jobs know them exactly; this is for runs in memory."""
+"""The pauses, as a worker knows them. The scripts check the originals; this copy is for runs in memory."""
 
 from __future__ import annotations
 

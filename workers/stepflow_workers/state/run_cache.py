@@ -61,7 +61,7 @@ class RunCache:
     """The runs in memory. The least recently used of the unused ones is evicted first.
 
     Args:
-        capacity: how many runs are kept.
+        capacity: the number of runs above which it evicts.
     """
 
     def __init__(self, capacity: int) -> None:

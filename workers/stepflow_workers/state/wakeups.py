@@ -24,7 +24,7 @@ class Sleeper(Protocol):
 
 
 class Wakeups:
-    """The dispatchers of one worker, by partition. They share the worker's slots in turn.
+    """The dispatchers of one worker, by partition. A freed slot goes to each in turn.
 
     Built first and empty; each dispatcher is added when it is built.
     """
