@@ -12,6 +12,6 @@ A worker is in one of these states:
 - blocked: a handler keeps the GIL; the sidecar extends the leases.
 - stopped or dead: by SIGSTOP, a debugger or a crash; the leases expire.
 
-A crash leaves leases that expire within ``lease_ms``. The sidecar ends with its worker. Then another worker reclaims the
-jobs.
+A crash leaves leases that expire within ``lease_ms``. The sidecar ends with its worker. Another worker then
+reclaims the jobs.
 """
