@@ -208,7 +208,7 @@ def test_a_key_of_an_encrypted_event_can_be_paused(url: str, client, run_worker)
 
     def pause() -> None:
         app.pause(key="vault/per-shop:event.data.shop=17")
-        until(lambda: worker.worker._bench.pauses._pauses, what="the worker's hearing of it")
+        until(lambda: worker.worker._worker_state.pauses._pauses, what="the worker's hearing of it")
         heard.set()
 
     worker = run_worker(app)

@@ -15,6 +15,7 @@ class Sleeper(Protocol):
     @property
     def wants_slots(self) -> bool:
         """Whether there may be jobs for it to claim."""
+        ...
 
     def wake(self, *, has_jobs: bool = False) -> None:
         """Poll now."""
