@@ -199,8 +199,8 @@ def test_a_blocked_event_loop_is_reported_with_its_line_and_keeps_its_lease(
     run = started(producer, client, "block", seconds=4)
     until(lambda: run.status() is RunStatus.RUNNING)
     until(lambda: "loop_blocked" in worker.log.read_text())
-    broker = Broker(as_role(producer.producer.url, "worker"))
-    assert broker.execute(reclaim_leases(producer.producer.keys)) == []
+    broker = Broker(as_role(producer.backend.url, "worker"))
+    assert broker.execute(reclaim_leases(producer.backend.keys)) == []
     broker.close()
     assert run.result(20) == "done"
     assert 'time.sleep(ctx.event.data["seconds"])' in worker.log.read_text()
@@ -313,8 +313,8 @@ def test_memos_say_who_did_what(producer: Stepflow, client, start_worker, ledger
     start_worker(APP, name="worker-a")
     run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0)
     run.result(30)
-    broker = Broker(as_role(producer.producer.url, "read-only"))
-    memos = broker.execute(read_memos(producer.producer.keys, run.id))
+    broker = Broker(as_role(producer.backend.url, "read-only"))
+    memos = broker.execute(read_memos(producer.backend.keys, run.id))
     broker.close()
     details = [read_memo(text) for _, text in memos]
     assert [memo.id for memo in details] == [f"s{n}" for n in range(1, 6)]
