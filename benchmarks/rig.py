@@ -179,7 +179,7 @@ def rig_at(server: Server, client: Any, **options: int) -> Iterator[Rig]:
             made = Rig(server, worker, log, producer, client, keys)
             made.wait(lambda: made.states() == ["suspended"] * options["processes"], "the workers did not start")
             yield made
-            producer.producer.close()
+            producer.backend.close()
 
 
 def joined(spans: Sequence[Span]) -> Span:

@@ -175,7 +175,7 @@ EXAMPLES = (
 
 def miss_two_nights(producer: Stepflow) -> None:
     """Say that the schedules were seen to until two days ago: as if no worker had run since."""
-    broker, keys = producer.producer.broker, producer.producer.keys
+    broker, keys = producer.backend.broker, producer.backend.keys
     deadline = time.monotonic() + 30
     while not any(found := broker.execute_all([read_crons(one) for one in keys.all])) and time.monotonic() < deadline:
         time.sleep(0.05)

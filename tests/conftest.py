@@ -18,6 +18,7 @@ from tests.support.cluster import LocalCluster
 from tests.support.partition_merging_client import whole_client
 from tests.support.processes import WorkerProcess, WorkerThread
 from tests.support.roles import as_role, as_roles, knows_users, users_option
+from tests.support.selection import Quick, Requires
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,11 +30,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--partitions", type=int, default=1, help="on one server, its keys divided into so many partitions"
     )
+    parser.addoption("--quick", action="store_true", help="what a machine with Python alone can run: make test")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "roles(*names): the roles of the test's own process, with --acl; else producer")
     config.addinivalue_line("markers", "single_server(reason): makes no sense where keys are divided into partitions")
+    config.addinivalue_line("markers", "slow: takes seconds, and is not the main flow of a feature: make test-all")
+    config.addinivalue_line("markers", "needs(*names): what a test needs, of tests/support/requirements.py")
+    config.pluginmanager.register(Requires(), "requires")
+    if config.getoption("--quick"):
+        config.pluginmanager.register(Quick(), "quick")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import click
 
 from stepflow_cli.commands.dev import dev
@@ -15,12 +13,13 @@ from stepflow_cli.commands.runs import runs
 from stepflow_cli.commands.send import invoke, send, start
 from stepflow_cli.commands.worker import worker
 from stepflow_cli.exit_codes import EPILOG, run
+from stepflow_engine.version import __version__
 
 __all__ = ["main", "stepflow"]
 
 
 @click.group(epilog=EPILOG)
-@click.version_option(version("stepflow"), message="stepflow %(version)s")
+@click.version_option(__version__, message="stepflow %(version)s")
 def stepflow() -> None:
     """Durable step functions on Redis."""
 

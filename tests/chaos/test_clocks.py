@@ -18,6 +18,8 @@ from tests.support.load import Load
 from tests.support.processes import until
 from tests.support.site import Site
 
+pytestmark = pytest.mark.needs("libfaketime")
+
 Capsys = pytest.CaptureFixture[str]
 KEYS = Keys()
 OFF_S = 600

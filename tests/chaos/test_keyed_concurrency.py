@@ -66,7 +66,7 @@ def test_two_of_a_key_never_overlap_and_all_are_done_while_workers_are_killed(
     assert cut_off or not long, "no kill interrupted an execution"
     ended = {effect.run_id for effect in effects.effects(END)}
     assert ended == set(starts.runs())
-    statuses = producer.producer.broker.execute_all([read_status(KEYS, run) for run in starts.runs()])
+    statuses = producer.backend.broker.execute_all([read_status(KEYS, run) for run in starts.runs()])
     assert set(statuses) == {RunStatus.COMPLETED}
     assert {effect.note for effect in effects.effects(BEGIN)} == {f"tenant-{n}" for n in range(TENANTS)}
     assert not [

@@ -134,7 +134,7 @@ def test_a_planned_step_that_new_code_does_not_have_fails_by_its_name_and_nothin
     replace([old], gates["kept"], lambda: start_worker("tests.chaos.code_versions:second"))
 
     def memos() -> dict[str, object]:
-        stored = producer.producer.broker.execute(read_memos(KEYS, run.id))
+        stored = producer.backend.broker.execute(read_memos(KEYS, run.id))
         return {memo.id: memo.failure for memo in (read_memo(text) for _, text in stored)}
 
     until(lambda: "removed" in memos(), what="the memo of the step that was removed")

@@ -94,7 +94,7 @@ def _at_rest(producer: Stepflow, client: redis.Redis, worker: WorkerProcess) -> 
     """What is used when everything that has ended is forgotten."""
     until(lambda: not _left(client), what="the end of the retention")
     seconds, _ = client.time()
-    producer.producer.broker.execute(forget_ended(Keys(), seconds * 1000 + 60_000))
+    producer.backend.broker.execute(forget_ended(Keys(), seconds * 1000 + 60_000))
     return Use.of(worker, client)
 
 

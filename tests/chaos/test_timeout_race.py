@@ -136,7 +136,7 @@ class Race:
         next_ms = 0
         while next_ms >= 0:
             time.sleep(next_ms / 1000)
-            _, next_ms = self._other.run(jobs.fire_timers(KEYS))
+            _, next_ms = self._other.execute(jobs.fire_timers(KEYS))
 
     # -- what came of it -----------------------------------------------------------
 

@@ -44,7 +44,7 @@ def check_journeys(producer: Stepflow, runs: list[str], effects: EffectLedger) -
     tokens: dict[tuple[str, str], list[str]] = defaultdict(list)
     for effect in effects.effects(END):
         tokens[effect.run_id, effect.step].append(effect.note)
-    broker = producer.producer.broker
+    broker = producer.backend.broker
     for first in range(0, len(runs), BATCH):
         part = runs[first : first + BATCH]
         records = broker.execute_all([read_run(KEYS, run) for run in part])

@@ -151,6 +151,7 @@ def test_batches_stand_in_line_as_one(driver: Driver) -> None:
     assert events(driver, other.run_id) == ["run3", "run4", "run5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_every_run_is_in_one_batch_that_is_not_too_large_and_ends_with_it(driver: Driver, seed: int) -> None:
     chance = random.Random(seed)

@@ -147,6 +147,7 @@ def test_what_a_newer_stepflow_has_put_there_is_left_alone(driver: Driver) -> No
     assert look(driver, repair=True) == []
 
 
+@pytest.mark.slow
 def test_many_runs_and_jobs_are_looked_at_in_pages(driver: Driver) -> None:
     for number in range(1_200):
         driver.store.broker.execute(driver.starting(f"run{number}", queue="shop", dedupe=False))
@@ -156,6 +157,7 @@ def test_many_runs_and_jobs_are_looked_at_in_pages(driver: Driver) -> None:
     assert codes(look(driver)) == {"job_missing"}
 
 
+@pytest.mark.slow
 def test_a_run_with_very_many_steps_is_looked_at(driver: Driver) -> None:
     leases = [driver.started(run) for run in ("run1", "run2")]
     for lease in leases:

@@ -244,6 +244,7 @@ def _check_spans(lives: list[Life], most: int, period_ms: int) -> None:
         assert one_more - first >= period_ms, f"more than {most} starts in {period_ms} ms from {first}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", FLOWS)
 def test_runs_start_as_the_model_says_and_all_of_them_end(driver: Driver, name: str, seed: int) -> None:
@@ -340,6 +341,7 @@ def test_a_run_that_waits_for_its_next_attempt_is_not_debounced_away(driver: Dri
     crowd.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "period_ms", "burst"), [(7, 7_001, 1), (7, 10_000, 3), (2_001, 20_011, 1)])
 def test_a_throttle_puts_off_to_the_ms_however_many_have_come(
     driver: Driver, limit: int, period_ms: int, burst: int

@@ -102,6 +102,7 @@ class Crowd:
         return not self.driver.client.zcard(self.driver.keys("LIVE"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_limits_hold_at_every_instant_and_everybody_gets_through(driver: Driver, seed: int) -> None:
     crowd = Crowd(driver, seed)

@@ -172,6 +172,7 @@ def test_the_times_of_a_paused_function_wait_for_its_policy(driver: Driver) -> N
         resumed(driver, "function", "shop/buy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_is_paused_when_everybody_gets_through(driver: Driver, seed: int) -> None:
     """Runs of three tenants, pauses of all kinds at random, workers that die: nothing is given out that is paused."""

@@ -426,6 +426,7 @@ def finish_by_hand(broker: Broker, keys: Keys, child: str) -> None:
     assert broker.execute(ending) is ScriptStatus.DONE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("died", ["before-the-start", "after-the-start", "after-the-end", "with-the-end-told"])
 def test_a_worker_died_between_two_partitions(app: Stepflow, run_worker, broker: Broker, keys: Keys, died: str) -> None:
     executed: list[str] = []

@@ -98,6 +98,7 @@ def test_a_narrow_table_leaves_columns_out() -> None:
 # -- the function ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_totals_are_those_of_an_independent_count(url: str, client, start_worker) -> None:
     for name in ("one", "two"):
         start_worker("examples.census.flow:app", name=name, concurrency=2, lease_ms=10_000)
@@ -142,6 +143,7 @@ def _send(url: str, client, packages: list[str]) -> Run:
 # -- the demo ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_demo_gives_the_same_report_when_a_worker_is_killed_half_way(tmp_path: Path) -> None:
     shown = run_demo(tmp_path / "killed.json", "--kill")
     assert re.search(

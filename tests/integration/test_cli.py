@@ -54,6 +54,7 @@ def test_a_worker_in_burst_mode_does_what_is_queued_and_ends(registered: str) ->
     assert started.stdout.strip() in [run["run_id"] for run in runs]
 
 
+@pytest.mark.slow
 def test_two_processes_in_burst_mode_do_what_is_queued_and_end(registered: str) -> None:
     for number in range(6):
         enqueue(registered, "order", {"number": number})
@@ -63,6 +64,7 @@ def test_two_processes_in_burst_mode_do_what_is_queued_and_end(registered: str) 
     assert [run["status"] for run in runs] == ["completed"] * 6
 
 
+@pytest.mark.slow
 def test_the_worker_is_also_a_command_of_stepflow_and_takes_its_options_from_variables(registered: str) -> None:
     run = as_json("start", "order", "--app", "shop", "-d", '{"number": 1}', STEPFLOW_REDIS_URL=registered)
     done = call("worker", SHOP, STEPFLOW_REDIS_URL=registered, STEPFLOW_WORKER_BURST="1", STEPFLOW_WORKER_NAME="envy")
@@ -105,6 +107,7 @@ def test_the_lease_and_the_grace_of_a_worker_can_be_given(registered: str, clien
 # -- producers -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_data_comes_from_the_option_from_a_file_or_from_standard_input(registered: str, tmp_path: Path) -> None:
     file = tmp_path / "order.json"
     file.write_text('{"number": 2}')
@@ -116,6 +119,7 @@ def test_data_comes_from_the_option_from_a_file_or_from_standard_input(registere
     assert sorted(outputs) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_same_id_starts_a_run_once(registered: str) -> None:
     words = ("start", "shop/order", "--data", '{"number": 1}', "--id", "order-17", "--redis-url", registered)
     assert call(*words).stdout == call(*words).stdout
@@ -143,6 +147,7 @@ def test_invoke_and_start_wait_for_the_result(url: str, tmp_path: Path) -> None:
         assert_refused(wrong, 1, "NonRetriableError", "number: Input should be a valid integer")
 
 
+@pytest.mark.slow
 def test_a_wait_that_is_over_ends_with_6_and_the_run_goes_on(registered: str) -> None:
     done = call("start", "shop/order", "-d", '{"number": 1}', "--timeout", "100ms", "--redis-url", registered)
     assert_refused(done, 6, "has not ended after 100ms", "goes on")
@@ -185,6 +190,7 @@ def test_runs_show_in_json_has_the_steps_with_attempts_times_and_results(registe
     }
 
 
+@pytest.mark.slow
 def test_runs_show_tells_of_a_step_that_waits_for_its_next_attempt(registered: str) -> None:
     run_id = enqueue(registered, "stubborn")
     burst(registered)
@@ -197,6 +203,7 @@ def test_runs_show_tells_of_a_step_that_waits_for_its_next_attempt(registered: s
     assert "ValueError: not yet" in shown
 
 
+@pytest.mark.slow
 def test_runs_list_filters_by_status_and_function_and_cuts_at_the_limit(registered: str) -> None:
     for _ in range(3):
         enqueue(registered, "order", {"number": 1})
@@ -216,6 +223,7 @@ def test_runs_list_filters_by_status_and_function_and_cuts_at_the_limit(register
     assert "no runs" in call("runs", "list", "--status", "cancelled", "--redis-url", registered).stdout
 
 
+@pytest.mark.slow
 def test_runs_show_tells_of_a_run_whose_code_is_gone(registered: str) -> None:
     run_id = enqueue(registered, "order", {"number": 1})
     done = call(f"{APPS}.gone:app", "--redis-url", registered, "--burst", program="worker")
@@ -497,6 +505,7 @@ def test_dev_starts_a_server_that_other_commands_in_its_folder_find_and_stops_it
         client.ping()
 
 
+@pytest.mark.slow
 def test_dev_keeps_its_data_from_one_time_to_the_next(dev: Dev) -> None:
     for runs in (1, 2):
         with dev.running() as process:
@@ -507,6 +516,7 @@ def test_dev_keeps_its_data_from_one_time_to_the_next(dev: Dev) -> None:
             assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_dev_runs_the_code_as_it_was_saved_last(dev: Dev) -> None:
     with dev.running() as process:
         dev.await_workers(1)
@@ -518,6 +528,7 @@ def test_dev_runs_the_code_as_it_was_saved_last(dev: Dev) -> None:
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_dev_outlives_a_syntax_error(dev: Dev) -> None:
     with dev.running() as process:
         dev.await_workers(1)
@@ -532,6 +543,7 @@ def test_dev_outlives_a_syntax_error(dev: Dev) -> None:
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_outlived_its_dev_is_found_and_no_second_one_is_started_on_its_data(dev: Dev) -> None:
     with dev.running() as process:
         dev.await_workers(1)
@@ -561,6 +573,7 @@ def test_dev_ends_with_3_when_it_is_given_no_app(dev: Dev) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_dev_uses_the_server_that_it_is_given(url: str, dev: Dev) -> None:
     with running("dev", "flows:app", "--redis-url", url, cwd=dev.folder, log=dev.log) as process:
         dev.await_workers(1)

@@ -17,6 +17,8 @@ from tests.support.command_line import as_json, assert_refused, call, enqueue, e
 from tests.support.processes import ROOT, until
 from tests.support.roles import as_role
 
+pytestmark = pytest.mark.slow
+
 CANCEL = ("runs", "cancel")
 
 

@@ -100,6 +100,7 @@ def test_warnings_alone_end_with_0(url: str, client: redis.Redis) -> None:
     assert done.stdout.endswith(f"0 errors, {usual + 1} warnings\n")
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_exit_code_5() -> None:
     done = call("doctor", "--redis-url", "redis://127.0.0.1:1/0")
     assert done.returncode == 5
@@ -194,6 +195,7 @@ def test_a_failed_write_of_the_file_is_an_error() -> None:
 # -- busy servers --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_busy_server_whose_workers_are_killed_gives_no_false_alarm(
     url: str, broker: Broker, client: redis.Redis, start_worker: Callable[..., WorkerProcess]
 ) -> None:
@@ -220,9 +222,10 @@ def test_a_busy_server_whose_workers_are_killed_gives_no_false_alarm(
     assert killed == 5, f"only {killed} workers were killed in {looks} looks"
     assert {run.status().value for run in runs} == {"completed"}
     assert errors(examine(broker, keys_for(url))) == []
-    producer.producer.close()
+    producer.backend.close()
 
 
+@pytest.mark.slow
 def test_repairing_a_busy_server_disturbs_nobody(
     url: str, broker: Broker, client: redis.Redis, start_worker: Callable[..., WorkerProcess]
 ) -> None:
@@ -238,4 +241,4 @@ def test_repairing_a_busy_server_disturbs_nobody(
 
     until(look, seconds=90, what="the end of all runs")
     assert [run.result(timeout=5) for run in runs] == [["done", "done"]] * 100
-    producer.producer.close()
+    producer.backend.close()

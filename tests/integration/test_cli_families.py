@@ -22,6 +22,8 @@ from tests.support.command_line import as_json, call, register
 from tests.support.processes import WorkerThread, until
 from tests.support.roles import as_role
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class RunTree:

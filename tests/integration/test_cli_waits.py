@@ -17,6 +17,8 @@ from stepflow_cli.run_view.next_time import next_time
 from tests.support.command_line import as_json, call, register
 from tests.support.processes import WorkerThread, until
 
+pytestmark = pytest.mark.slow
+
 TIME = r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d"
 
 

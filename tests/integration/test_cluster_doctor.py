@@ -23,7 +23,7 @@ from tests.support.command_line import call
 from tests.support.processes import WorkerThread, until
 from tests.support.roles import password_of
 
-pytestmark = pytest.mark.single_server("a cluster of its own")
+pytestmark = [pytest.mark.single_server("a cluster of its own"), pytest.mark.slow]
 PRIMARIES = 3
 PARTITIONS = 6
 

@@ -140,6 +140,7 @@ def test_nothing_that_reaches_the_server_tells_a_payload(url: str, client, seen,
     assert "$enc" in everything(client)
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_a_worker_that_has_the_key(url: str, client, run_worker) -> None:
     def declare(app: Stepflow) -> Stepflow:
         @app.function("keep", event="keep", retries=0)
@@ -274,6 +275,7 @@ def test_a_payload_that_was_moved_to_another_run_is_not_taken(url: str, client, 
         two.result(5)
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_payloads_to_those_who_have_the_key(url: str, start_worker, monkeypatch) -> None:
     monkeypatch.setenv("STEPFLOW_ENCRYPTION_KEYS", KEY)
     start_worker(VAULT)

@@ -127,6 +127,7 @@ def test_a_run_whose_code_is_gone(app: Stepflow, url: str, run_worker) -> None:
     assert "is not in worker" in settled(run, "code missing").text
 
 
+@pytest.mark.slow
 def test_the_command_line_says_it_in_words_and_as_json(app: Stepflow, url: str) -> None:
     @app.function("lonely")
     async def lonely(ctx: Context) -> None: ...

@@ -169,6 +169,7 @@ def test_a_run_that_is_cancelled_in_line_or_at_work_leaves_its_place(app: Stepfl
     until(lambda: no_slots(client))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_leaks_no_slot(app: Stepflow, start_worker, client, url: str, tmp_path) -> None:
     producer = Stepflow("gated", redis_url=url)
     ledger, gate = tmp_path / "ledger", tmp_path / "gate"

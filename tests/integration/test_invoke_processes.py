@@ -68,6 +68,7 @@ def test_apps_that_do_not_have_each_others_code_invoke_in_both_directions(
     assert not any(place["other_is_here"] for place in places)
 
 
+@pytest.mark.slow
 def test_the_only_worker_is_killed_while_a_parent_waits_and_its_child_runs(
     scene: Scene, start_worker: StartWorker
 ) -> None:
@@ -81,6 +82,7 @@ def test_the_only_worker_is_killed_while_a_parent_waits_and_its_child_runs(
     assert count(scene.ledger) == {"child": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sticky", [0, 100])
 def test_a_chain_of_invokes_whose_last_link_fails_runs_that_link_three_times(
     scene: Scene, start_worker: StartWorker, sticky: int
@@ -95,6 +97,7 @@ def test_a_chain_of_invokes_whose_last_link_fails_runs_that_link_three_times(
     assert all(written[name] <= 2 for name in "ABC"), f"a pass before the invoke and one after it: {written}"
 
 
+@pytest.mark.slow
 def test_ten_children_that_end_together_cost_a_parked_parent_one_continuation(
     scene: Scene, start_worker: StartWorker
 ) -> None:
@@ -127,6 +130,7 @@ def test_a_parked_parent_is_woken_by_a_child_that_ends_on_another_worker(
     assert scene.fence(run) > claims
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taken", [False, True], ids=["not-seen-to", "taken-by-a-worker-that-died"])
 def test_a_worker_that_died_after_it_ended_a_child_still_wakes_the_parent(
     scene: Scene, start_worker: StartWorker, taken: bool

@@ -226,6 +226,7 @@ def test_a_wait_for_a_child_elsewhere_that_is_lost_is_found_and_ended(
 # -- the number ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_url_that_divides_the_keys_otherwise_is_refused(url: str, started: list[str], count: int) -> None:
     wrong = url.replace(f"partitions={COUNT}", f"partitions={count}")

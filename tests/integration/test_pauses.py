@@ -128,6 +128,7 @@ def test_one_thing_that_exists_is_to_be_named(app: Stepflow) -> None:
         app.pause("nowhere")
 
 
+@pytest.mark.slow
 def test_the_command_line_pauses_and_resumes(url: str) -> None:
     def told(*words: str) -> str:
         done = call(*words, STEPFLOW_REDIS_URL=url)

@@ -23,6 +23,8 @@ from tests.integration.apps.planted import app as planted
 from tests.support.partition_merging_client import whole_client
 from tests.support.processes import WorkerProcess, until
 
+pytestmark = pytest.mark.slow
+
 APP = "tests.integration.apps.planted:app"
 QUEUE = "planted"
 

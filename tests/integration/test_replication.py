@@ -17,7 +17,7 @@ from stepflow_broker.protocol.keys import Keys
 from tests.support.processes import until
 
 KEYS = Keys()
-pytestmark = pytest.mark.single_server("a primary and a replica of its own")
+pytestmark = [pytest.mark.single_server("a primary and a replica of its own"), pytest.mark.slow]
 
 
 class Pair:

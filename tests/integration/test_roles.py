@@ -22,7 +22,7 @@ from tests.support.command_line import SHOP, assert_refused, call, register
 from tests.support.processes import WorkerThread
 from tests.support.roles import as_role, knows_users, password_of, users_option
 
-pytestmark = pytest.mark.single_server("a single server of its own, with users")
+pytestmark = [pytest.mark.single_server("a single server of its own, with users"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", params=[1, 4], ids=["whole", "divided"])
@@ -175,7 +175,7 @@ def test_who_only_looks_cannot_wait_for_a_result(site: str, admin: redis.Redis) 
         try:
             await looker.run(run.id).aresult(timeout=30)
         finally:
-            await looker.producer.aclose()
+            await looker.backend.aclose()
 
     with pytest.raises(PermissionDeniedError, match="subscribe is for role producer"):
         asyncio.run(wait())
@@ -203,5 +203,5 @@ def test_a_password_that_is_wrong_and_no_user_at_all_are_refused(site: str) -> N
     address = site.rpartition("@")[2]
     for url in (f"redis://stepflow-worker:guess@{address}", f"redis://{address}"):
         with pytest.raises(ConfigurationError, match="refuses the user or password") as caught:
-            Broker(url).run(command(bytes, "PING"))
+            Broker(url).execute(command(bytes, "PING"))
         assert "guess" not in str(caught.value)

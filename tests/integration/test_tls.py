@@ -99,6 +99,7 @@ def test_runs_are_started_executed_and_waited_for_over_tls_alone(
         assert plain_clients(client, site) == []
 
 
+@pytest.mark.slow
 def test_the_deputy_extends_leases_over_tls(site: TlsSite, client: redis.Redis, tmp_path: Path) -> None:
     worker = WorkerProcess(site.url(), GUARDED, log=tmp_path / "worker.log", lease_ms=2_000)
     until(lambda: client.hexists("stepflow:functions", "guarded/grab"), what="the registration")
@@ -113,18 +114,21 @@ def test_the_deputy_extends_leases_over_tls(site: TlsSite, client: redis.Redis, 
     assert plain_clients(client, site) == []
 
 
+@pytest.mark.slow
 def test_a_certificate_of_another_authority_is_refused(site: TlsSite, tmp_path: Path) -> None:
     other = TlsSite(tmp_path / "other")
     assert_no_tls(site.url(ssl_ca_certs=other.ca), "certificate is not accepted .*ssl_ca_certs=")
     assert_no_tls(site.url(ssl_ca_certs=None), "certificate is not accepted .*ssl_ca_certs=")
 
 
+@pytest.mark.slow
 def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
     with TlsSite(tmp_path / "tls", host="redis.example") as site:
         assert_no_tls(site.url(), "certificate is not accepted .*localhost.*the host in redis_url as the certificate")
         assert_no_tls(site.url(host="127.0.0.1"), "certificate is not accepted .*the host in redis_url")
 
 
+@pytest.mark.slow
 def test_a_port_that_does_not_speak_tls_is_found_out(site: TlsSite) -> None:
     """A Redis waits for the rest of a command that it takes the greeting for; others answer in plain text."""
     with pytest.raises(BackendUnavailableError, match="is this its tls-port"):
@@ -149,6 +153,7 @@ def test_a_client_without_tls_at_a_port_with_it_is_told(site: TlsSite) -> None:
         single(f"redis://localhost:{site.port}/0")
 
 
+@pytest.mark.slow
 def test_a_server_that_wants_certificates_of_clients_gets_them(tmp_path: Path) -> None:
     with TlsSite(tmp_path / "tls", tls_auth_clients="yes") as site:
         single(site.url(**site.client_files()))

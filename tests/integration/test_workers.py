@@ -66,6 +66,7 @@ def test_a_worker_killed_in_the_third_of_five_steps(
     assert pids == [first.pid] * 2 + [second.pid] * 3
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_dead_worker_are_taken_within_20_s_with_default_settings(
     producer: Stepflow, client, start_worker: StartWorker, ledger: Path, gate: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_parallel_steps_are_taken_by_several_processes(
     assert count(ledger) == {f"part-{n}": 1 for n in range(4)}
 
 
+@pytest.mark.slow
 def test_a_holder_that_dies_while_others_do_its_steps_loses_nothing(
     producer: Stepflow, client, start_worker: StartWorker, ledger: Path
 ) -> None:
@@ -130,6 +132,7 @@ def test_a_step_that_outlasts_the_grace_is_handed_back(
     assert count(ledger)["s3"] == 2
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once_and_the_job_is_not_lost(
     producer: Stepflow, client, start_worker: StartWorker, ledger: Path, gate: Path
 ) -> None:
@@ -151,6 +154,7 @@ def test_a_second_signal_stops_at_once_and_the_job_is_not_lost(
     assert count(ledger) == {"s1": 1, "s2": 1, "s3": 2, "s4": 1, "s5": 1}
 
 
+@pytest.mark.slow
 def test_a_stopped_process_that_comes_back_is_refused(
     producer: Stepflow, client, start_worker: StartWorker, ledger: Path, gate: Path
 ) -> None:
@@ -176,6 +180,7 @@ def _name(worker: WorkerProcess) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_a_step_that_kills_its_workers_fails_as_poison(
     producer: Stepflow, client, start_worker: StartWorker, ledger: Path
 ) -> None:
@@ -192,6 +197,7 @@ def test_a_step_that_kills_its_workers_fails_as_poison(
     assert count(ledger) == {"before": 1, "die": 3}
 
 
+@pytest.mark.slow
 def test_a_blocked_event_loop_is_reported_with_its_line_and_keeps_its_lease(
     producer: Stepflow, client, start_worker: StartWorker
 ) -> None:
@@ -256,6 +262,7 @@ def test_a_failed_run_is_in_rqs_failed_registry(producer: Stepflow, client, url:
     assert queue.fetch_job(run.id).get_status() == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.single_server("RQ knows one key that suspends")
 def test_rq_suspend_and_resume(producer: Stepflow, client, url: str, start_worker: StartWorker, ledger, gate) -> None:
     rq_client = redis.Redis.from_url(as_role(url, "admin"))
@@ -378,6 +385,7 @@ def test_a_handler_that_never_returns_takes_no_other_handlers_place(app: Stepflo
     gate.set()
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_killed_leaves_its_name_to_its_successor(client, start_worker: StartWorker) -> None:
     first = start_worker(APP, name="worker-a")
     until(lambda: client.exists("rq:worker:worker-a"))
@@ -389,6 +397,7 @@ def test_a_worker_that_was_killed_leaves_its_name_to_its_successor(client, start
     until(lambda: client.hget("rq:worker:worker-a", "pid") == str(third.pid))
 
 
+@pytest.mark.slow
 def test_a_worker_goes_on_after_its_server_was_emptied(app: Stepflow, run_worker, client: redis.Redis) -> None:
     @app.function("again", event="again/asked")
     async def again(ctx: Context) -> str:

@@ -61,7 +61,7 @@ _WAKE_EARLY = """
   end
 """
 _ADD = "redis.call('XADD', FINISHED, '*', kind, run)"
-_TELL = "redis.call('PUBLISH', DONE .. run, status)\n"
+_TELL = "redis.call('PUBLISH', RUN_ENDED .. run, status)\n"
 _DROP_TIMER = "  redis.call('ZREM', TIMEOUTS, 'wait:' .. member)\n"
 _STILL_WAITING = "if step[1] == 'waiting' then"
 _WAITS_FOR_CHILD = "  if step[1] ~= 'waiting' or step[2] ~= child then return 0 end\n"

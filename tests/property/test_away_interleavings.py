@@ -18,6 +18,8 @@ from tests.property.mutations import AWAY_MUTATIONS, Mutation, mutated
 from tests.support.away_model import AwayModel, Minds, Move, State
 from tests.support.snapshots import Snapshot, SnapshotServer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:

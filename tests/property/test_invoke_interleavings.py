@@ -1,5 +1,7 @@
 """Every order in which a parent, its children, timeouts, cancels and dying workers can meet, over the real scripts.
 
+pytestmark = pytest.mark.slow
+
 Of one and of two children, all that can happen is tried. ``STEPFLOW_INTERLEAVINGS=long`` adds three children, in two
 parts: with cancels, and with workers that forget what they were about to see to. That takes some minutes more.
 """

@@ -10,18 +10,16 @@ from pathlib import Path
 import redis
 
 from tests.support.redis_server import FaultyServer
+from tests.support.requirements import libfaketime, missing
 
 __all__ = ["MovedServer", "find_faketime", "shifted"]
 
-_FOLDERS = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
-
 
 def find_faketime() -> Path:
-    """The library; a test that needs it fails without."""
-    for folder in _FOLDERS:
-        for found in sorted(Path(folder).glob("**/libfaketimeMT.*")):
-            return found
-    raise AssertionError("libfaketime was not found: install it (on Debian: apt-get install faketime)")
+    """The library. A test that uses it is marked ``needs("libfaketime")``."""
+    found = libfaketime()
+    assert found is not None, missing(("libfaketime",))
+    return found
 
 
 def shifted(seconds: int) -> dict[str, str]:

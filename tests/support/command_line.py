@@ -22,6 +22,9 @@ from tests.support.roles import as_role, role_of_words
 APPS = "tests.integration.apps"
 SHOP = f"{APPS}.shop:app"
 
+MODULES = {"main": "stepflow_cli.main", "worker": "stepflow_cli.commands.worker"}
+"""The module of each console script."""
+
 
 def environment(**variables: str) -> dict[str, str]:
     """The variables of this process without those of stepflow and the terminal's width, and with these."""
@@ -36,7 +39,7 @@ def call(
     """Run a program of the command line to its end."""
     role = role_of_words(program, words)
     return subprocess.run(
-        [sys.executable, "-m", f"stepflow_cli.{program}", *[as_role(word, role) for word in words]],
+        [sys.executable, "-m", MODULES[program], *[as_role(word, role) for word in words]],
         cwd=cwd,
         env=environment(**{name: as_role(value, role) for name, value in variables.items()}),
         input=stdin,
@@ -53,7 +56,7 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program that goes on meanwhile; its whole process group is gone at the end."""
     role = role_of_words(program, words)
-    command = [sys.executable, "-m", f"stepflow_cli.{program}", *[as_role(word, role) for word in words]]
+    command = [sys.executable, "-m", MODULES[program], *[as_role(word, role) for word in words]]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=cwd, env=environment(**variables), stdout=output, stderr=output, start_new_session=True
@@ -80,7 +83,7 @@ def enqueue(url: str, function: str, data: object = None) -> str:
     try:
         return producer.start(f"shop/{function}", data).id
     finally:
-        producer.producer.close()
+        producer.backend.close()
 
 
 def as_json(*words: str, **variables: Any) -> Any:

@@ -1,6 +1,6 @@
-"""A dialogue with the servers: what takes several round trips, written once for blocking brokers and for asyncio.
+"""An operation: several round trips, written once for blocking and for asyncio brokers.
 
-It is a generator that yields calls, each list for one round trip to each server, and is sent their answers.
+It is a generator that yields commands, each list for one round trip to each server, and receives their answers.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ __all__ = ["Operation", "arun_operation", "run_operation", "single"]
 
 T = TypeVar("T")
 Operation = Generator[Sequence[Command[Any]], list[Any], T]
-"""Yields calls, each list for one round trip, is sent their answers, and returns what it found."""
+"""Yields commands, each list for one round trip, receives their answers, and returns a result."""
 
 
-def run_operation(broker: Broker, dialogue: Operation[T]) -> T:
-    """Hold a dialogue, and return what it found.
+def run_operation(broker: Broker, operation: Operation[T]) -> T:
+    """Run an operation, and return its result.
 
     Raises:
-        BackendUnavailableError: as `Broker.execute_all`; what was done before stays done, and a new dialogue goes on from there.
+        BackendUnavailableError: as `Broker.execute_all`. Earlier requests stay done; a new operation continues there.
     """
     try:
-        calls = next(dialogue)
+        calls = next(operation)
         while True:
-            calls = dialogue.send(broker.execute_all(calls))
+            calls = operation.send(broker.execute_all(calls))
     except StopIteration as end:
         found: T = end.value
         return found
 
 
-async def arun_operation(broker: AsyncBroker, dialogue: Operation[T]) -> T:
+async def arun_operation(broker: AsyncBroker, operation: Operation[T]) -> T:
     """As `run_operation`, without blocking the event loop."""
     try:
-        calls = next(dialogue)
+        calls = next(operation)
         while True:
-            calls = dialogue.send(await broker.execute_all(calls))
+            calls = operation.send(await broker.execute_all(calls))
     except StopIteration as end:
         found: T = end.value
         return found
 
 
 def single(call: Command[T]) -> Operation[T]:
-    """One call, and its answer."""
+    """An operation of one command."""
     answers = yield [call]
     answer: T = answers[0]
     return answer

@@ -81,7 +81,7 @@ class StartsRuns(CancelsRuns):
 
         Raises:
             EventError: an event is not JSON or over a limit; none of the list is sent.
-            BackendUnavailableError: the server does not answer; the same call with the same id can be made again safely.
+            BackendUnavailableError: the server does not answer. It is safe to repeat the call with the same id.
             ReplicationError: the app's durability is "replicated", and no replica has confirmed it; as above.
         """
         events, single = self._events(event, data, id)

@@ -42,8 +42,8 @@ class PausesRuns(StartsRuns):
         Raises:
             ConfigurationError: not one of function, queue and key is given.
             FunctionNotFoundError: no worker has registered the function.
-            BackendUnavailableError: the server does not answer, or a node of a cluster: then what its partitions have is not
-                paused, and saying it again completes it.
+            BackendUnavailableError: the server, or a node of a cluster, does not answer. The partitions of that node
+                are not paused; the same call again completes the pause.
         """
         kind, name = self._subject(function, queue, key)
         return run_operation(self.backend.broker, pause_everywhere(self.backend.keys, kind, name, reason=reason))

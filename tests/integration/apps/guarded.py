@@ -13,7 +13,7 @@ app = Stepflow("guarded")
 
 
 async def held(seconds: int) -> int:
-    """Sleep in C code that does not give the GIL back, so that the lease_sidecar is needed."""
+    """Sleep in C code that does not give the GIL back, so that the lease sidecar is needed."""
     ctypes.PyDLL(None).sleep(seconds)
     return os.getpid()
 
