@@ -107,7 +107,7 @@ def test_a_worker_whose_handler_holds_the_gil_for_longer_than_three_leases_keeps
     check_health(url, client)
 
 
-def test_a_worker_that_is_paused_while_its_deputy_stands_in_loses_its_lease(
+def test_a_worker_that_is_paused_while_its_sidecar_took_over_loses_its_lease(
     producer: Stepflow, url: str, client: redis.Redis, start_worker, effects: EffectLedger, tmp_path: Path
 ) -> None:
     first = start_worker(APP, lease_ms=2_000)
@@ -122,7 +122,7 @@ def test_a_worker_that_is_paused_while_its_deputy_stands_in_loses_its_lease(
     check_health(url, client)
 
 
-def test_a_deputy_does_not_stand_in_for_a_worker_whose_server_is_away(tmp_path: Path) -> None:
+def test_the_sidecar_does_not_take_over_for_a_worker_whose_server_is_away(tmp_path: Path) -> None:
     effects, gate = EffectLedger(tmp_path / "effects"), tmp_path / "gate"
     with EmbeddedServer(tmp_path / "server", fsync="always") as server:
         worker = WorkerProcess(server.url, APP, log=tmp_path / "worker.log", lease_ms=2_000)
@@ -139,7 +139,7 @@ def test_a_deputy_does_not_stand_in_for_a_worker_whose_server_is_away(tmp_path: 
     assert " worker_blocked " not in worker.log.read_text()
 
 
-def test_the_deputy_of_a_worker_that_is_killed_ends(client: redis.Redis, start_worker) -> None:
+def test_the_sidecar_of_a_worker_that_is_killed_ends(client: redis.Redis, start_worker) -> None:
     worker = start_worker(APP)
     until(lambda: " worker_started " in worker.log.read_text())
     lease_sidecar = lease_sidecar_of(worker)
@@ -147,7 +147,7 @@ def test_the_deputy_of_a_worker_that_is_killed_ends(client: redis.Redis, start_w
     until(lambda: not is_alive(lease_sidecar), seconds=5, what="the lease_sidecar's end")
 
 
-def test_the_deputy_of_a_worker_that_is_stopped_ends_with_it_and_not_before(client: redis.Redis, start_worker) -> None:
+def test_the_sidecar_of_a_worker_that_is_stopped_ends_with_it_and_not_before(client: redis.Redis, start_worker) -> None:
     worker = start_worker(APP)
     until(lambda: " worker_started " in worker.log.read_text())
     lease_sidecar = lease_sidecar_of(worker)
@@ -158,7 +158,7 @@ def test_the_deputy_of_a_worker_that_is_stopped_ends_with_it_and_not_before(clie
     assert not is_alive(lease_sidecar)
 
 
-def test_a_deputy_that_was_killed_is_started_again(client: redis.Redis, start_worker) -> None:
+def test_a_sidecar_that_was_killed_is_started_again(client: redis.Redis, start_worker) -> None:
     worker = start_worker(APP)
     until(lambda: " worker_started " in worker.log.read_text())
     lease_sidecar = lease_sidecar_of(worker)
@@ -167,7 +167,7 @@ def test_a_deputy_that_was_killed_is_started_again(client: redis.Redis, start_wo
     assert lease_sidecar_of(worker) != lease_sidecar
 
 
-def test_no_secret_of_the_url_is_among_the_words_of_the_deputys_command(
+def test_no_secret_of_the_url_is_among_the_words_of_the_sidecars_command(
     client: redis.Redis, url: str, start_worker
 ) -> None:
     worker = start_worker(APP)

@@ -105,7 +105,7 @@ class Listener:
 
     def on_ready(self) -> None: ...
 
-    def on_messages(self) -> None: ...
+    def on_outbox(self) -> None: ...
     def on_pauses(self) -> None: ...
 
     def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
@@ -120,7 +120,7 @@ INBOX = NotificationListener(MagicMock(), KEYS, "w", ["shop"], Listener())
 @fuzzed(0.04, data=BLOBS, kind=st.sampled_from([b"", b"memo ", b"cancel ", b"memo r 1 k ", b"memo r x k {}"]))
 def test_a_message_is_heard_or_let_go(data: bytes, kind: bytes) -> None:
     for channel in (KEYS("READY"), KEYS("NOTIFICATIONS", "w"), KEYS("PAUSES"), "other"):
-        INBOX._try_to_hear(channel, kind + data)
+        INBOX._try_to_handle(channel, kind + data)
 
 
 LOOP = asyncio.new_event_loop()

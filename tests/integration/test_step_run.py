@@ -24,7 +24,7 @@ from stepflow import (
     StepUsageError,
     SyncContext,
 )
-from stepflow_workers.execution.continuation import Continuation
+from stepflow_workers.execution.run_driver import RunDriver
 
 
 async def echo(value: Any) -> Any:
@@ -597,14 +597,13 @@ def test_a_memo_that_comes_while_a_run_is_being_parked_is_not_slept_through(
     """Between the look at the code and the parking there may be a round trip, when workers died before."""
     met: list[str] = []
 
-    async def until_all_memos_arrive(job: Continuation) -> None:
-        deadline = time.monotonic() + 10
-        run = job._run
+    async def until_all_memos_come(driver: RunDriver) -> None:
+        run, deadline = driver._run, time.monotonic() + 10
         while run.execution.applied < 2 and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         met.append(run.run_id)
 
-    monkeypatch.setattr(Continuation, "_forget_deaths", until_all_memos_arrive)
+    monkeypatch.setattr(RunDriver, "_forget_deaths", until_all_memos_come)
 
     @app.function("gather", concurrency=5)  # with a gate, a run is parked as soon as it waits
     async def gather(ctx: Context) -> list[int]:

@@ -1,4 +1,4 @@
-"""The partition workers of a worker: when they work again, and when they do not."""
+"""The partition workers of a worker: when they work again, and when they do not. And whom a free slot wakes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 
 from stepflow_broker.protocol.keys import Keys
 from stepflow_workers.partition.partition_worker import PartitionWorker, PartitionWorkers
-from stepflow_workers.state.signals import WorkerSignals
+from stepflow_workers.state.wakeups import Wakeups
 
 PASSES = 3
 
 
 class Work:
-    """A dispatcher that finds a job in each of its first passes; also a router and a completion consumer."""
+    """A dispatcher that finds a job in each of its first passes; also a router and completions that prepare nothing."""
 
     def __init__(self, state: SimpleNamespace, *, is_stopped: bool) -> None:
         self.claimed = 0
@@ -32,12 +32,33 @@ class Work:
 
 
 @pytest.mark.parametrize(("is_stopped", "passes"), [(False, PASSES), (True, 1)])
-async def test_they_work_again_while_there_was_work_but_not_once_they_are_to_stop(
-    *, is_stopped: bool, passes: int
-) -> None:
-    """To work again they would ask the server, which may be away."""
-    state = SimpleNamespace(keys=Keys(), stopping=False, signals=WorkerSignals())
+async def test_they_work_again_while_there_was_work_but_not_once_they_stop(*, is_stopped: bool, passes: int) -> None:
+    """Another pass would wait for a server that may be unreachable."""
+    state: Any = SimpleNamespace(stopping=False)
     work: Any = Work(state, is_stopped=is_stopped)
-    partition_workers: Any = PartitionWorkers(state, work, lambda _keys: PartitionWorker(work, work, work))  # type: ignore[arg-type]
+    partition_workers = PartitionWorkers(state, work, {Keys(): PartitionWorker(work, work, work)})
     await partition_workers.run()
     assert work.passes == passes
+
+
+class Sleeper:
+    """A dispatcher that counts how often it is woken."""
+
+    def __init__(self, *, wants_slots: bool) -> None:
+        self.wants_slots = wants_slots
+        self.woken = 0
+
+    def wake(self, *, has_jobs: bool = False) -> None:
+        self.woken += 1
+
+    def timer_set(self, delay_ms: int) -> None: ...
+
+
+def test_a_free_slot_wakes_the_next_dispatcher_that_wants_one() -> None:
+    sleepers = [Sleeper(wants_slots=wants_slots) for wants_slots in (True, False, True)]
+    wakeups = Wakeups(Keys())
+    for n, sleeper in enumerate(sleepers):
+        wakeups.add(Keys(str(n)), sleeper)
+    for _ in range(4):
+        wakeups.slot_freed()
+    assert [sleeper.woken for sleeper in sleepers] == [2, 0, 2]

@@ -1,4 +1,4 @@
-"""Finding apps by name: ``module:app``."""
+"""Loads apps by name: ``module:app``."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["load_app", "load_apps"]
 
 
 def load_apps(names: Sequence[str]) -> list[Stepflow]:
-    """The apps of several names; see `load_app`.
+    """Load several apps; see `load_app`.
 
     Raises:
-        ConfigurationError: one cannot be found, or two have the same id.
+        ConfigurationError: an app is missing, or two apps have the same id.
     """
     apps = [load_app(name) for name in names]
     ids = [app.id for app in apps]
     for app in apps:
         if ids.count(app.id) > 1:
-            raise ConfigurationError(f"two of the apps given have the id {app.id!r}: give one of them another id")
+            raise ConfigurationError(f"two apps have the id {app.id!r}: change one of them")
     return apps
 
 
 def load_app(name: str) -> Stepflow:
-    """The app that ``module:attribute`` names; the current folder is searched too.
+    """Load the app that ``module:attribute`` names. The current folder is searched too.
 
     Raises:
-        ConfigurationError: there is no such module or attribute, it is not an app, or the module cannot be imported.
+        ConfigurationError: there is no such module or attribute, it is not an app, or the import fails.
     """
     module_name, colon, attribute = name.partition(":")
     if not module_name or not colon or not attribute:
@@ -51,7 +51,7 @@ def load_app(name: str) -> Stepflow:
         ) from error
     except ConfigurationError:
         raise
-    except Exception as error:  # user code: whatever a module does when it is imported
+    except Exception as error:  # user code: an import can raise anything
         raise ConfigurationError(
             f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}: correct it"
         ) from error
@@ -59,11 +59,11 @@ def load_app(name: str) -> Stepflow:
 
 
 def _app_in(module: object, module_name: str, attribute: str) -> Stepflow:
-    found = getattr(module, attribute, None)
-    if isinstance(found, Stepflow):
-        return found
+    app = getattr(module, attribute, None)
+    if isinstance(app, Stepflow):
+        return app
     apps = [name for name, value in vars(module).items() if isinstance(value, Stepflow)]
-    hint = f"its apps: {', '.join(apps)}" if apps else "it makes no app: app = Stepflow(...)"
-    if found is None:
+    hint = f"its apps: {', '.join(apps)}" if apps else "it has no app: app = Stepflow(...)"
+    if app is None:
         raise ConfigurationError(f"module {module_name!r} has no {attribute!r}; {hint}")
-    raise ConfigurationError(f"{module_name}:{attribute} is not an app but {type(found).__name__}; {hint}")
+    raise ConfigurationError(f"{module_name}:{attribute} is not an app but {type(app).__name__}; {hint}")

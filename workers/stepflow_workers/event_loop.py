@@ -1,4 +1,4 @@
-"""The event loop of a worker: uvloop's where there is one, watched like any that runs functions."""
+"""The event loop of a worker: uvloop where it is installed. It tracks the tasks of runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["WorkerLoop", "tune_gc"]
 
 
 def tune_gc() -> None:
-    """Look for garbage cycles less often: a worker makes thousands of small objects a second and hardly any cycle.
+    """Collect garbage less often: a worker makes thousands of small objects a second and hardly any cycles.
 
-    What is there at the start, code above all, is not looked at again. (Measured: up to a quarter of a worker's time.)
+    Objects that exist at the start, mostly code, are not scanned again. (Measured: up to a quarter of a worker's time.)
     """
     gc.collect()
     gc.freeze()
@@ -30,4 +30,4 @@ else:
     else:
 
         class WorkerLoop(RunTrackingMixin, uvloop.Loop):
-            """uvloop's loop, watched: it costs a step less than half of what the standard loop does."""
+            """The loop of uvloop with run tracking. It costs less than half the time per step of the standard loop."""

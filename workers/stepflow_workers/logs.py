@@ -1,4 +1,4 @@
-"""Log lines of worker processes: an event's name, then its fields as ``key=value``."""
+"""The log format of worker processes: the name of an event, then its fields as ``key=value``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class FieldFormatter(logging.Formatter):
-    """Adds to each line the fields that were given in ``extra``."""
+    """Adds the fields in ``extra`` to each line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and a traceback where there is one."""
+        """Format a record as one line, with the traceback if it has one."""
         line = super().format(record)
         fields = [f"{name}={value}" for name, value in vars(record).items() if name not in _STANDARD]
         if not fields:
@@ -24,7 +24,7 @@ class FieldFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Send what stepflow logs to standard error. The root logger is left alone.
+    """Send the log of stepflow to standard error. The root logger does not change.
 
     Args:
         level: the name of the lowest level shown, as in ``"INFO"``.

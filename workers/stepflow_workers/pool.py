@@ -1,4 +1,4 @@
-"""The pool: several worker processes under one, which starts them again when they die."""
+"""WorkerPool: several worker processes under one parent, which restarts those that die."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from stepflow_workers.worker import StepWorker
 __all__ = ["WorkerPool", "WorkerSpec", "ignore_sigint_in_children", "run_worker"]
 
 _RESTART_PAUSE_S = 1.0
-_LOOK_S = 0.2
+_POLL_S = 0.2
 _MISCONFIGURED = 3
-"""The exit code of a worker that another start would not help."""
+"""The exit code of a worker that a restart would not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker process is started with.
+    """The configuration of a worker process.
 
     Attributes:
-        apps: names of apps, as ``module:app``.
-        settings: how it works.
+        apps: the names of the apps, as ``module:app``.
+        settings: the settings of the worker.
         log_level: the lowest level that it logs.
     """
 
@@ -46,7 +46,7 @@ class WorkerSpec:
 
 
 def run_worker(spec: WorkerSpec) -> None:
-    """Be one worker, in this process, until it is stopped.
+    """Run one worker in this process until it stops.
 
     Raises:
         ConfigurationError, BackendUnavailableError: it cannot start.
@@ -57,8 +57,8 @@ def run_worker(spec: WorkerSpec) -> None:
     worker.work()
 
 
-def _be_worker(spec: WorkerSpec) -> None:
-    """The life of a pool's process: a worker that stops when the pool's own process has gone."""
+def _worker_main(spec: WorkerSpec) -> None:
+    """The main function of a worker process. The worker stops when the process of the pool is gone."""
     threading.Thread(target=_follow_parent, name="stepflow-parent", daemon=True).start()
     try:
         run_worker(spec)
@@ -76,7 +76,7 @@ def _follow_parent() -> None:
 
 @contextlib.contextmanager
 def ignore_sigint_in_children() -> Iterator[None]:
-    """Processes started meanwhile ignore Ctrl+C until they listen to it themselves; till then it is the pool's."""
+    """Let new processes ignore Ctrl+C until they install a handler. Until then only the pool receives it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -91,8 +91,8 @@ class WorkerPool:
     """Runs ``count`` workers, each in a process of its own.
 
     Args:
-        spec: what each is started with; a given name gets the process's number appended.
-        count: how many.
+        spec: the configuration of each worker. The number of the process is appended to a given name.
+        count: the number of workers.
     """
 
     def __init__(self, spec: WorkerSpec, count: int) -> None:
@@ -106,7 +106,7 @@ class WorkerPool:
 
     @property
     def pids(self) -> list[int]:
-        """The ids of the processes that run now."""
+        """The ids of the running processes."""
         return [process.pid for process in self._processes.values() if process.pid and process.is_alive()]
 
     def start(self) -> None:
@@ -115,20 +115,20 @@ class WorkerPool:
             self._start(number)
 
     def wait(self) -> None:
-        """Wait until all have ended; one that dies is started again, unless the pool stops or it has nothing left."""
+        """Wait until all have ended. Restart a process that dies, unless the pool stops or a burst worker is done."""
         while any(process.is_alive() for process in self._processes.values()) or self._restart_dead():
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
             self._restart_dead()
 
     def stop(self) -> None:
-        """Tell the workers to stop after the steps at hand; told again, they stop at once."""
+        """Stop the workers after their current steps. A second call stops them at once."""
         self._stop.set()
         for process in self._processes.values():
             if process.is_alive():
                 process.terminate()
 
     def run(self) -> None:
-        """Start, and wait; SIGTERM and SIGINT stop the workers, a second one at once."""
+        """Start the processes and wait. SIGTERM or SIGINT stops the workers, a second one at once."""
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self.start()
@@ -141,7 +141,7 @@ class WorkerPool:
     def _start(self, number: int) -> None:
         settings, name = self._spec.settings, self._spec.settings.name
         spec = replace(self._spec, settings=replace(settings, name=f"{name}.{number}" if name else ""))
-        process = self._context.Process(target=_be_worker, args=(spec,), name=f"stepflow-worker-{number}")
+        process = self._context.Process(target=_worker_main, args=(spec,), name=f"stepflow-worker-{number}")
         with ignore_sigint_in_children():
             process.start()
         self._processes[number] = process
@@ -161,5 +161,5 @@ class WorkerPool:
         return restarted
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        """Pass the signal on; a worker that gets a second one stops at once."""
+        """Pass the signal on. A worker that receives a second one stops at once."""
         self.stop()

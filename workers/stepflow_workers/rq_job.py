@@ -1,4 +1,4 @@
-"""What a plain ``rq worker`` calls when it takes a step job: it cannot execute one, and says what can."""
+"""The function that a plain ``rq worker`` calls for a step job. It fails, and names the command that can execute it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["perform"]
 
 
 def perform(job: str) -> None:
-    """Refuse to execute a job. Nothing is lost: a stepflow worker puts it back within a minute.
+    """Refuse to execute a job. The job is not lost: a stepflow worker requeues it within a minute.
 
     Raises:
         ConfigurationError: always.

@@ -1,7 +1,7 @@
-"""StepWorker: an RQ worker whose work loop is stepflow's.
+"""StepWorker: an RQ worker with the work loop of stepflow.
 
 Registration, heartbeat, commands over pub/sub, suspension and death are RQ's, so ``rq info``, ``rq suspend`` and RQ's
-dashboards see and steer it. What it executes, and how it keeps its jobs, is not.
+dashboards show and control it. The execution of jobs and their leases are stepflow's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -38,8 +39,10 @@ from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.event_loop import WorkerLoop
-from stepflow_workers.execution.context import JobContext
+from stepflow_workers.execution.job_context import JobContext
+from stepflow_workers.execution.job_runner import run_job
 from stepflow_workers.execution.poison_isolation import IsolatingRunner
+from stepflow_workers.liveness.held_leases import HeldLeases
 from stepflow_workers.liveness.lease_renewer import LeaseRenewer
 from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
 from stepflow_workers.partition.dispatcher import Dispatcher
@@ -49,6 +52,7 @@ from stepflow_workers.scheduling.cron import CronTicker
 from stepflow_workers.scheduling.maintenance import MaintenanceLoop
 from stepflow_workers.state.registry import Registries
 from stepflow_workers.state.settings import WorkerSettings
+from stepflow_workers.state.wakeups import Wakeups
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["StepWorker"]
@@ -56,7 +60,7 @@ __all__ = ["StepWorker"]
 _log = logging.getLogger("stepflow.worker")
 _RQ_TTL_S = 60
 _HEARTBEAT_TTL_S = 30
-_PATIENCE_S = 60.0
+_RETRY_FOR_S = 60.0
 _SAME_SIGNAL_S = 1.0
 _PUBSUB_PAUSE_S = 2.0
 
@@ -65,12 +69,12 @@ class StepWorker(BaseWorker):
     """A worker process.
 
     Args:
-        apps: the apps whose functions it has.
-        settings: how it works.
+        apps: the apps whose functions it executes.
+        settings: its settings.
 
     Raises:
-        ConfigurationError: there is nothing to serve, or the server cannot be used safely.
-        BackendUnavailableError: the server does not answer.
+        ConfigurationError: the apps have no functions, or the server is not safe to use.
+        BackendUnavailableError: the server does not reply.
     """
 
     def __init__(self, apps: Sequence[Stepflow], settings: WorkerSettings) -> None:
@@ -78,7 +82,7 @@ class StepWorker(BaseWorker):
         if not self.functions:
             names = ", ".join(app.id for app in apps)
             raise ConfigurationError(
-                f"app {names} has no functions: declare them with @app.function before it is served"
+                f"app {names} has no functions: declare them with @app.function before the worker starts"
             )
         self.settings = settings
         self.cipher = NO_ENCRYPTION.merged_with(*(app.backend.cipher for app in apps))
@@ -100,21 +104,21 @@ class StepWorker(BaseWorker):
             raise server_error(error, settings.redis_url, "info") from None
         self._shown_state = ""
         self._counted = (0, 0)
-        self._is_forgotten = False
+        self._needs_registration = False
         self._worker_state: WorkerState | None = None
         self._partition_workers: PartitionWorkers | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled_at = 0.0
 
     def work(self, *_args: Any, **_options: Any) -> bool:
-        """Work until a signal says stop, or, in burst mode, until nothing is ready; true if any job was done."""
+        """Work until a signal, or, in burst mode, until nothing is ready; true if it finished any job."""
         try:
             self._register_functions()
             self._install_signal_handlers()
             self._remove_stale_registration()
             self.bootstrap(logging_level="WARNING")
-        except ValueError as error:  # RQ: the name is taken
-            raise ConfigurationError(f"{error}: choose another --name, or wait until it has gone") from None
+        except ValueError as error:  # RQ: the name is in use
+            raise ConfigurationError(f"{error}: choose another --name, or wait until that worker has stopped") from None
         except (exceptions.RedisError, OSError) as error:
             raise server_error(error, self.settings.redis_url, "multi") from None
         _log.info(
@@ -142,43 +146,46 @@ class StepWorker(BaseWorker):
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        broker = AsyncBroker(self.settings.redis_url, retry_for_s=_PATIENCE_S)
-        state = WorkerState(broker, self.keys, self.name, self.settings, self.cipher)
+        broker = AsyncBroker(self.settings.redis_url, retry_for_s=_RETRY_FOR_S)
+        wakeups = Wakeups(self.keys)
+        state = WorkerState(broker, self.keys, self.name, self.settings, wakeups, self.cipher)
         registries = Registries(broker, self.keys)
-        completions = CompletionConsumer(broker, self.keys, self.name, state.runs, self.cipher)
+        completions = CompletionConsumer(broker, self.keys, self.name, state.cache, self.cipher)
         lease_ms = self.settings.lease_ms
+        lease_sidecar = LeaseSidecar(
+            self.settings.redis_url, worker=self.name, rq_worker_key=self.key, lease_ms=lease_ms
+        )
+        leases = HeldLeases(lease_sidecar.table)
         lease_renewer = LeaseRenewer(
             self.settings.redis_url,
             self.keys,
-            lease_sidecar=LeaseSidecar(
-                self.settings.redis_url, worker=self.name, rq_worker_key=self.key, lease_ms=lease_ms
-            ),
+            leases,
+            lease_sidecar=lease_sidecar,
             lease_ms=lease_ms,
             heartbeat=self._send_heartbeat,
-            lost=lambda jobs: _from_thread(loop, partition_workers.on_lost, jobs),
-            beat=lambda: _from_thread(loop, lease_renewer.heartbeat),
+            lost=partial(_drop_lost, state, leases),
+            call_in_loop=partial(_from_thread, loop),
         )
-        runner = IsolatingRunner(JobContext(state, completions, self.functions, registries))
+        runner = IsolatingRunner(state, partial(run_job, JobContext(state, completions, self.functions, registries)))
 
         def build(keys: Keys) -> PartitionWorker:
             router = Router(broker, keys, self.name, registries.of(keys), self.cipher)
+            cron_ticker = CronTicker(broker, keys, self.functions.values())
             dispatcher = Dispatcher(
                 state,
                 keys,
                 lists=self.lists,
                 runner=runner,
-                lease_renewer=lease_renewer,
+                leases=leases,
                 router=router,
-                maintenance=MaintenanceLoop(
-                    state, keys, completions, CronTicker(broker, keys, self.functions.values())
-                ),
-                set_state=lambda state: self._show_state(broker, state),
+                maintenance=MaintenanceLoop(state, keys, completions, cron_ticker),
+                set_state=partial(self._show_state, broker),
             )
-            return PartitionWorker(
-                dispatcher, router, NotificationListener(broker, keys, self.name, self.lists, dispatcher)
-            )
+            wakeups.add(keys, dispatcher)
+            listener = NotificationListener(broker, keys, self.name, self.lists, dispatcher)
+            return PartitionWorker(dispatcher, router, listener)
 
-        partition_workers = PartitionWorkers(state, completions, build)
+        partition_workers = PartitionWorkers(state, completions, {keys: build(keys) for keys in self.keys.all})
         self._worker_state, self._partition_workers = state, partition_workers
         self._loop = loop
         if self._signalled_at:
@@ -195,11 +202,11 @@ class StepWorker(BaseWorker):
             await broker.close()
 
     def _set_connection(self, connection: Any) -> Any:
-        """In place of RQ's, which sets time-outs that a client of ours has, and a cluster's has elsewhere."""
+        """Replaces RQ's method, which sets timeouts. Our client has its own; a cluster client has them elsewhere."""
         return connection
 
     def _remove_stale_registration(self) -> None:
-        """Let RQ forget a worker of this name that was killed here, so that its successor can have the name."""
+        """Delete the registration of a killed worker with this name on this host, so that this one can use the name."""
         host, pid = self.connection.hmget(self.key, "hostname", "pid")
         if host is None or pid is None or host != str(self.hostname).encode():
             return
@@ -207,28 +214,28 @@ class StepWorker(BaseWorker):
             self.connection.delete(self.key)
 
     def handle_payload(self, message: Any) -> None:
-        """RQ's commands over pub/sub. One that is none is let go: RQ's thread would end with it, and hear no more."""
+        """Handle RQ's commands over pub/sub. A malformed one is ignored: it would end RQ's thread."""
         try:
             super().handle_payload(message)  # type: ignore[no-untyped-call]
-        except Exception as error:  # noqa: BLE001  anybody may publish anything
+        except Exception as error:  # noqa: BLE001  any client can publish anything
             _log.warning("message_not_understood", extra={"channel": "rq", "error": type(error).__name__})
 
     def _install_signal_handlers(self) -> None:
-        """In place of RQ's."""
+        """Replaces RQ's method."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
 
     def stop(self) -> None:
-        """Take no more jobs, finish those at hand, and return from `work`. May be called from any thread."""
+        """Claim no more jobs, finish the running ones, and return from `work`. Callable from any thread."""
         self._signalled_at = time.monotonic()
         if self._loop is not None and self._partition_workers is not None:
             _from_thread(self._loop, self._partition_workers.stop)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        """The first signal: finish what is at hand. A second: stop at once; the leases run out.
+        """First signal: finish the running jobs. Second signal: stop at once; the leases expire.
 
-        Two within a second are one: a terminal's Ctrl+C reaches a process both directly and through its pool.
+        Two signals within a second count as one: Ctrl+C reaches a process both directly and through its pool.
         """
         now = time.monotonic()
         if now - self._signalled_at < _SAME_SIGNAL_S:
@@ -241,7 +248,7 @@ class StepWorker(BaseWorker):
                 extra={"worker": self.name, "jobs": partition_workers.job_count if partition_workers else 0},
             )
         if partition_workers is None or loop is None:
-            return  # still starting: `_serve` sees that it is to stop
+            return  # still starting: `_serve` checks `_signalled_at`
         if first:
             loop.call_soon_threadsafe(partition_workers.stop)
             return
@@ -249,7 +256,7 @@ class StepWorker(BaseWorker):
         self._deregister()
         os._exit(1)
 
-    # -- what RQ shows -----------------------------------------------------------
+    # -- registration in RQ ------------------------------------------------------
 
     def _show_state(self, broker: AsyncBroker, state: str) -> None:
         if state != self._shown_state:
@@ -258,11 +265,11 @@ class StepWorker(BaseWorker):
             shown.add_done_callback(lambda done: done.exception())
 
     def _send_heartbeat(self) -> None:
-        """RQ's heartbeat, and its counts of jobs done. In the lease renewer's thread."""
-        state = self._worker_state
-        if state is None:
+        """Send RQ's heartbeat and job counts. Runs in the thread of the lease renewer."""
+        worker_state = self._worker_state
+        if worker_state is None:
             return
-        counts = (state.finished_jobs, state.failed_jobs)
+        counts = (worker_state.finished_jobs, worker_state.failed_jobs)
         finished, failed = counts[0] - self._counted[0], counts[1] - self._counted[1]
         try:
             with self.connection.pipeline(transaction=False) as pipeline:
@@ -274,16 +281,16 @@ class StepWorker(BaseWorker):
                 was_gone = pipeline.execute()[0]  # the heartbeat is a new field
             self._counted = counts
             self.successful_job_count = counts[0]
-            self._is_forgotten |= bool(was_gone)
-            if self._is_forgotten:
+            self._needs_registration |= bool(was_gone)
+            if self._needs_registration:
                 self._register_again()
         except (exceptions.RedisError, OSError, StepflowError) as error:
             _log.warning("heartbeat_failed", extra={"error": str(error)})
 
     def _register_again(self) -> None:
-        """The server has lost what this worker wrote at its start, by a fail-over or an outage: write it again.
+        """Register again: the server has lost the registration of this worker, by a failover or an outage.
 
-        Its functions were written before it was, so they may be lost too, and their events would start nothing.
+        It may have lost the functions too, which were registered earlier. Their events would start nothing.
         """
         _log.warning("worker_reregistered", extra={"worker": self.name})
         self._register_functions()
@@ -291,10 +298,10 @@ class StepWorker(BaseWorker):
             pipeline.hset(self.key, mapping={**self.serialize(), "state": self._shown_state})
             register(self, pipeline)
             pipeline.execute()
-        self._is_forgotten = False
+        self._needs_registration = False
 
     def _pubsub_exception_handler(self, exc: BaseException, pubsub: Any, pubsub_thread: Any) -> None:  # noqa: ARG002
-        """In place of RQ's, whose listener for commands gives up on any error but one."""
+        """Replaces RQ's method, whose listener for commands ends at most errors."""
         if not isinstance(exc, exceptions.RedisError | OSError):
             raise exc
         _log.warning("commands_interrupted", extra={"error": str(exc)})
@@ -308,7 +315,7 @@ class StepWorker(BaseWorker):
 
 
 def is_running(pid: int) -> bool:
-    """Whether this machine has a process with this id."""
+    """Whether a process with this id runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -316,6 +323,14 @@ def is_running(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _drop_lost(state: WorkerState, leases: HeldLeases, jobs: list[str]) -> None:
+    """Drop jobs whose leases another worker has now, and the runs of lost continuations."""
+    for job in jobs:
+        lease = leases.pop(job, None)
+        if lease is not None and not lease.key:
+            state.evict(lease.run_id)
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: Any) -> None:

@@ -1,9 +1,9 @@
-"""The completion consumer: sees to finished events, so that every child's end wakes its parent.
+"""CompletionConsumer: processes finished events, so that the end of every child wakes its parent.
 
-Who ends a child resolves its parent's step in the same round trip. The events on the stream are for when it died in
-between: every worker looks at the stream, and takes over what another worker took and did not see to.
+The worker that ends a child resolves the step of its parent in the same round trip. If it dies in between, the event on
+the stream remains: every worker reads the stream, and takes over events that another worker read and did not process.
 
-Messages to other partitions are delivered beside all else, since the node of a cluster that has one may be away.
+Messages to other partitions are delivered in tasks of their own, because the node of a partition may be unreachable.
 """
 
 from __future__ import annotations
@@ -45,54 +45,54 @@ __all__ = ["CompletionConsumer"]
 _log = logging.getLogger("stepflow.worker")
 _TAKE_OVER_MS = 10_000
 _LIMIT = 500
-_PROMPT_S = 0.2
-"""How long a delivery to another partition is waited for."""
+_DELIVERY_WAIT_S = 0.2
+"""How long a caller waits for a delivery to another partition."""
 
 
 class CompletionConsumer:
     """Wakes parents, for one worker.
 
     Args:
-        runs: the runs in this worker's memory; those among them are given the memo at once.
-        cipher: opens payloads.
+        cache: the runs in the memory of this worker, which get their memos at once.
+        cipher: decrypts payloads.
     """
 
     def __init__(
-        self, broker: AsyncBroker, keys: Keys, worker: str, runs: RunCache, cipher: Cipher = NO_ENCRYPTION
+        self, broker: AsyncBroker, keys: Keys, worker: str, cache: RunCache, cipher: Cipher = NO_ENCRYPTION
     ) -> None:
         self._cipher = cipher
         self._broker = broker
         self._keys = keys
         self._worker = worker
-        self._runs = runs
+        self._cache = cache
         self._deliveries: dict[Message, asyncio.Task[None]] = {}
 
     async def prepare(self, keys: Keys) -> None:
-        """Make sure that the stream of a partition and its group exist."""
+        """Create the stream of a partition and its group, if they do not exist."""
         with contextlib.suppress(BackendUnavailableError):  # they exist already
             await self._broker.execute(create_group(keys, "FINISHED"))
 
     async def wake(self, child: str) -> None:
-        """See to a child that has ended."""
+        """Wake the parent of a child that has ended."""
         resolved = await self._broker.execute(wake_parent(self._keys, child, worker=self._worker))
         if resolved is not None:
-            self.hand_over(resolved)
+            self.apply_resolved(resolved)
 
     async def end_batch(self, batch: str) -> None:
-        """See to the runs of a batch that has ended."""
+        """Process the runs of a batch that has ended."""
         while await self._broker.execute(end_batch(self._keys, batch)):
             pass
         if len(self._keys.all) > 1:  # parents of these runs may live elsewhere
-            await self.look(self._keys.of(batch))
+            await self.process_new(self._keys.of(batch))
 
     async def deliver(self, keys: Keys, messages: Iterable[Message]) -> None:
-        """Deliver messages of a partition to others. After a moment it goes on without the caller.
+        """Deliver messages of a partition to others. The caller waits only a short time; the delivery continues.
 
-        What cannot be delivered stays on its stream.
+        A message that cannot be delivered stays on its stream.
         """
         tasks = [self._delivery(keys, message) for message in messages if message not in self._deliveries]
         if tasks:
-            await asyncio.wait(tasks, timeout=_PROMPT_S)
+            await asyncio.wait(tasks, timeout=_DELIVERY_WAIT_S)
 
     def _delivery(self, keys: Keys, message: Message) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._deliver(keys, message), context=fresh_context())
@@ -107,46 +107,46 @@ class CompletionConsumer:
             _log.warning("message_not_delivered", extra={"run_id": message.child, "error": str(error)})
         else:
             if resolved is not None:
-                self.hand_over(resolved)
+                self.apply_resolved(resolved)
 
-    def hand_over(self, resolved: Resolved) -> None:
-        """Give the memo to the parent's code, if that is in memory; one that cannot be opened is for who loads it."""
-        run = self._runs.get(resolved.run_id)
+    def apply_resolved(self, resolved: Resolved) -> None:
+        """Apply the memo to the parent, if it is in memory. If the memo cannot be decrypted, drop the parent."""
+        run = self._cache.get(resolved.run_id)
         if run is None:
             return
         try:
             memo = open_memo(self._cipher, resolved.run_id, resolved.key, read_memo(resolved.memo))
         except (DecryptionError, CorruptDataError):
-            self._runs.drop(run)
+            self._cache.drop(run)
         else:
             run.apply_memo(resolved.position, resolved.key, memo, len(resolved.memo))
 
-    async def look(self, keys: Keys) -> None:
-        """See to the finished events of a partition that nobody has seen to."""
-        await self._see_to(keys, read_finished(keys, self._worker, limit=_LIMIT))
+    async def process_new(self, keys: Keys) -> None:
+        """Process the new finished events of a partition."""
+        await self._process(keys, read_finished(keys, self._worker, limit=_LIMIT))
 
     async def take_over(self, keys: Keys) -> None:
-        """See to the finished events of a partition that a worker took and left, because it died."""
-        await self._see_to(keys, take_over_finished(keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT))
+        """Process the finished events of a partition that a worker read and did not process, because it died."""
+        await self._process(keys, take_over_finished(keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT))
 
-    async def _see_to(self, keys: Keys, call: Command[list[Finished]]) -> None:
+    async def _process(self, keys: Keys, call: Command[list[Finished]]) -> None:
         try:
-            found = await self._broker.execute(call)
+            events = await self._broker.execute(call)
         except BackendUnavailableError as error:
             if "NOGROUP" not in str(error):
                 raise
             await self.prepare(keys)  # the server was emptied, or lost the group
             return
         messages: list[Message] = []
-        seen = []
-        for one in found:
-            match one:
+        handled = []
+        for event in events:
+            match event:
                 case EndedRun(child):
-                    seen.append(self.wake(child))
+                    handled.append(self.wake(child))
                 case EndedBatch(batch):
-                    seen.append(self.end_batch(batch))
+                    handled.append(self.end_batch(batch))
                 case RemoteChildFinished() | StartChild() | ChildCancelled():
-                    messages.append(one)
+                    messages.append(event)
                 case other:
                     assert_never(other)
-        await asyncio.gather(*seen, self.deliver(keys, messages))
+        await asyncio.gather(*handled, self.deliver(keys, messages))

@@ -1,4 +1,4 @@
-"""Waits that a worker has to look at: it decides whether an event fulfils their conditions."""
+"""ConditionalWaitMatcher: matches events with the waits whose conditions only a worker can evaluate."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _log = logging.getLogger("stepflow.worker")
 
 
 class ConditionalWaitMatcher:
-    """Those that stand in the index under ``?``.
+    """Matches the waits that the index has under ``?``.
 
     Args:
-        cipher: opens the data of events.
+        cipher: decrypts the data of events.
     """
 
     def __init__(self, broker: AsyncBroker, cipher: Cipher = NO_ENCRYPTION) -> None:
         self._broker = broker
         self._cipher = cipher
 
-    async def give(self, keys: Keys, name: str, event: StreamedEvent) -> None:
-        """Give an event to the waits of a partition whose condition holds for it."""
+    async def deliver(self, keys: Keys, name: str, event: StreamedEvent) -> None:
+        """Deliver an event to the waits of a partition whose condition holds for it."""
         for run_id, key in await self._broker.execute(read_waits(keys, name)):
             condition = await self._broker.execute(read_condition(keys, run_id, key))
-            if condition and self._fits(condition, event, run_id):
+            if condition and self._matches(condition, event, run_id):
                 await self._broker.execute(deliver_event(keys, run_id, key, event.event))
 
-    def _fits(self, condition: bytes, event: StreamedEvent, run_id: str) -> bool:
-        """Whether a wait is for an event; one that cannot be read is for none."""
+    def _matches(self, condition: bytes, event: StreamedEvent, run_id: str) -> bool:
+        """Whether an event fulfils the condition of a wait. A condition that cannot be read matches nothing."""
         try:
             return EventFilter.from_json(condition).holds(event.event, self._cipher)
         except (CorruptDataError, ConfigurationError) as error:

@@ -1,7 +1,7 @@
-"""The relay: takes events to the other partitions, where functions that they start are at home, and runs wait for them.
+"""EventForwarder: forwards events to the other partitions, where they start runs and end waits.
 
-An event stays on the stream of the partition where it came until it has been everywhere. When a partition cannot be
-reached, it is taken there later, by whichever worker takes the event over; those that have met it do not meet it again.
+An event stays on the stream of its own partition until every other partition has it. When a partition cannot be
+reached, the worker that takes the event over forwards it later. Waits that have received it do not receive it again.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from stepflow_workers.consumers.conditional_waits import ConditionalWaitMatcher
 __all__ = ["EventForwarder", "RoutedEvent"]
 
 _log = logging.getLogger("stepflow.worker")
-_MOST = 8
-"""How many batches of events are on their way at once."""
-_PATIENCE_S = 8.0
-"""How long a partition may take; less than that after which events are taken over."""
+_MAX_BATCHES = 8
+"""How many batches of events are forwarded at once."""
+_TIMEOUT_S = 8.0
+"""The time limit for one partition; shorter than the time after which another worker takes events over."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoutedEvent:
-    """An event that has been routed where it came.
+    """An event that has been routed in its own partition.
 
     Attributes:
-        name: the event's.
-        starts: the runs (id, function) that it starts elsewhere.
+        name: the name of the event.
+        starts: the runs (id, function) that it starts in other partitions.
     """
 
     event: StreamedEvent
@@ -52,10 +52,10 @@ class RoutedEvent:
 
 
 class EventForwarder:
-    """Takes events from one partition to the others, for one worker.
+    """Forwards events from one partition to the others, for one worker.
 
     Args:
-        keys: of the partition where they come.
+        keys: the keys of the partition of the events.
     """
 
     def __init__(
@@ -66,78 +66,78 @@ class EventForwarder:
         self._others = [one for one in keys.all if one is not keys]
         self._waits = waits
         self._cipher = cipher
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def is_needed(self) -> bool:
         """Whether there are other partitions."""
         return bool(self._others)
 
-    async def take(self, arrivals: Sequence[RoutedEvent]) -> None:
-        """Take events to the others, in a task of its own: one that is away does not hold up what comes meanwhile."""
-        if len(self._under_way) >= _MOST:
-            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.get_running_loop().create_task(self._take(arrivals))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+    async def forward(self, events: Sequence[RoutedEvent]) -> None:
+        """Forward events in a task of its own: an unreachable partition does not delay later events."""
+        if len(self._tasks) >= _MAX_BATCHES:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.get_running_loop().create_task(self._forward(events))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def drain(self) -> None:
-        """Wait until all events have been everywhere, or could not be taken there."""
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+        """Wait until all events have been forwarded, or have failed to."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Leave what is under way to others."""
-        await end_tasks(list(self._under_way))
+        """Stop forwarding. Other workers take the rest over."""
+        await end_tasks(list(self._tasks))
 
-    async def _take(self, arrivals: Sequence[RoutedEvent]) -> None:
+    async def _forward(self, events: Sequence[RoutedEvent]) -> None:
         stuck = set[str]()
-        told = [self._tell(keys, arrivals, stuck) for keys in self._others]
-        await asyncio.gather(*[self._start(arrival, stuck) for arrival in arrivals], *told)
-        for arrival in arrivals:
-            if arrival.event.entry not in stuck:
-                await self._try(self._broker.execute_all(drop_event(self._keys, arrival.event)))
+        delivered = [self._deliver(keys, events, stuck) for keys in self._others]
+        await asyncio.gather(*[self._start(routed, stuck) for routed in events], *delivered)
+        for routed in events:
+            if routed.event.entry not in stuck:
+                await self._try(self._broker.execute_all(drop_event(self._keys, routed.event)))
 
-    async def _start(self, arrival: RoutedEvent, stuck: set[str]) -> None:
-        """Start the runs that are at home elsewhere."""
-        if not await self._try(self._start_all(arrival)):
-            stuck.add(arrival.event.entry)
+    async def _start(self, routed: RoutedEvent, stuck: set[str]) -> None:
+        """Start the runs that live in other partitions."""
+        if not await self._try(self._start_all(routed)):
+            stuck.add(routed.event.entry)
 
-    async def _start_all(self, arrival: RoutedEvent) -> None:
+    async def _start_all(self, routed: RoutedEvent) -> None:
         starts = [
-            start_by_event(self._keys, run_id, config, arrival.event, cipher=self._cipher)
-            for run_id, config in arrival.starts
+            start_by_event(self._keys, run_id, config, routed.event, cipher=self._cipher)
+            for run_id, config in routed.starts
         ]
         await self._broker.execute_all(starts)
 
-    async def _tell(self, keys: Keys, arrivals: Sequence[RoutedEvent], stuck: set[str]) -> None:
-        """Have events meet the waits of a partition, which has none for most of them."""
-        if not await self._try(self._tell_waits(keys, arrivals)):
-            stuck.update(arrival.event.entry for arrival in arrivals)
+    async def _deliver(self, keys: Keys, events: Sequence[RoutedEvent], stuck: set[str]) -> None:
+        """Deliver events to the waits of a partition, which has none for most of them."""
+        if not await self._try(self._deliver_all(keys, events)):
+            stuck.update(routed.event.entry for routed in events)
 
-    async def _tell_waits(self, keys: Keys, arrivals: Sequence[RoutedEvent]) -> None:
-        names = list(dict.fromkeys(arrival.name for arrival in arrivals))
-        waited = await self._broker.execute_all([has_waits(keys, name) for name in names])
-        asked = {name for name, is_waited in zip(names, waited, strict=True) if is_waited}
-        for arrival in arrivals:
-            if arrival.name in asked:
-                await self._meet(keys, arrival)
+    async def _deliver_all(self, keys: Keys, events: Sequence[RoutedEvent]) -> None:
+        names = list(dict.fromkeys(routed.name for routed in events))
+        have_waits = await self._broker.execute_all([has_waits(keys, name) for name in names])
+        awaited = {name for name, is_waited in zip(names, have_waits, strict=True) if is_waited}
+        for routed in events:
+            if routed.name in awaited:
+                await self._deliver_one(keys, routed)
 
-    async def _meet(self, keys: Keys, arrival: RoutedEvent) -> None:
+    async def _deliver_one(self, keys: Keys, routed: RoutedEvent) -> None:
         paths: Sequence[str] = ()
         while True:
-            call = deliver_remote_event(keys, arrival.event, origin=self._keys, paths=paths, cipher=self._cipher)
-            met = await self._broker.execute(call)
-            if met.code is not ScriptStatus.MORE_VALUES:
+            call = deliver_remote_event(keys, routed.event, origin=self._keys, paths=paths, cipher=self._cipher)
+            delivered = await self._broker.execute(call)
+            if delivered.code is not ScriptStatus.MORE_VALUES:
                 break
-            paths = met.paths
-        if met.paths:
-            await self._waits.give(keys, arrival.name, arrival.event)
+            paths = delivered.paths
+        if delivered.paths:
+            await self._waits.deliver(keys, routed.name, routed.event)
 
-    async def _try(self, doing: Coroutine[Any, Any, object]) -> bool:
+    async def _try(self, work: Coroutine[Any, Any, object]) -> bool:
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                await doing
+            async with asyncio.timeout(_TIMEOUT_S):
+                await work
         except (StepflowError, TimeoutError) as error:
             _log.warning("event_not_forwarded", extra={"error": str(error) or "no answer in time"})
             return False

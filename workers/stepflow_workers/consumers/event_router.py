@@ -1,7 +1,7 @@
-"""The router: takes events off the stream and starts a run of every function whose trigger matches.
+"""Router: reads events from the stream and starts a run of every function whose trigger matches.
 
-Every worker routes. An event that a worker took and did not route, because it died, is taken over by another; the id
-of a run derives from the event's id and the function, so routing twice starts nothing twice.
+Every worker routes. When a worker dies with an event, another worker takes the event over. The id of a run derives from
+the id of the event and the function, so routing an event twice starts nothing twice.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _log = logging.getLogger("stepflow.worker")
 _BLOCK_MS = 10_000
 _TAKE_OVER_MS = 10_000
 _LIMIT = 200
-_MOST_NAMES = 10_000
+_MAX_NAMES = 10_000
 
 
 class Router:
@@ -45,7 +45,7 @@ class Router:
         broker: the worker's broker.
         worker: the worker's name, as a consumer of the group.
         registry: the functions, with their triggers.
-        cipher: opens the data of events.
+        cipher: decrypts the data of events.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Router:
         self._take_over_at = 0.0
         self._paths: dict[str, tuple[str, ...]] = {}
         self._waits = ConditionalWaitMatcher(broker, cipher)
-        self._relay = EventForwarder(broker, keys, self._waits, cipher)
+        self._forwarder = EventForwarder(broker, keys, self._waits, cipher)
 
     async def run(self) -> None:
         """Route until cancelled."""
@@ -67,7 +67,7 @@ class Router:
         try:
             await self._run()
         finally:
-            await self._relay.close()
+            await self._forwarder.close()
 
     async def _run(self) -> None:
         while True:
@@ -83,34 +83,34 @@ class Router:
                     continue
                 _log.warning("routing_interrupted", extra={"error": str(error)})
                 await asyncio.sleep(1)
-            except Exception:  # noqa: BLE001  a fault of ours costs a second, not all routing
+            except Exception:  # noqa: BLE001  an internal error delays routing by a second, but does not end it
                 _log.exception("routing_internal_error")
                 await asyncio.sleep(1)
 
     async def prepare(self) -> None:
-        """Make sure that the stream and its group exist."""
+        """Create the stream and its group, if they do not exist."""
         with contextlib.suppress(BackendUnavailableError):  # they exist already
             await self._broker.execute(create_group(self._keys, "EVENTS"))
 
     async def drain(self) -> int:
-        """Route what has come so far; how many events that were."""
+        """Route the events that are on the stream; returns how many."""
         events = await self._broker.execute(read_events(self._keys, self._worker, limit=_LIMIT))
         await self.route(events)
-        await self._relay.drain()
+        await self._forwarder.drain()
         return len(events)
 
     async def route(self, events: list[StreamedEvent]) -> None:
-        """Start the runs of some events."""
+        """Start the runs of events."""
         routed = await asyncio.gather(*[self._try_to_route(event) for event in events])
-        arrivals = [arrival for arrival in routed if arrival is not None]
-        if arrivals:
-            await self._relay.take(arrivals)
+        to_forward = [event for event in routed if event is not None]
+        if to_forward:
+            await self._forwarder.forward(to_forward)
 
     async def _try_to_route(self, event: StreamedEvent) -> RoutedEvent | None:
-        """Route an event where it came; the answer is what is to be taken to other partitions.
+        """Route an event in its own partition; returns what to forward to other partitions.
 
-        One that this worker has not the key for is left to another, which takes it over. What is no event is taken off
-        the stream.
+        An event for which this worker has no encryption key stays for another worker, which takes it over. An entry
+        that is not an event is deleted from the stream.
         """
         try:
             value = read_event(event.event)
@@ -125,7 +125,7 @@ class Router:
             return None
 
     async def _route(self, event: StreamedEvent, value: dict[str, Any]) -> RoutedEvent | None:
-        name, keep = value["name"], self._relay.is_needed
+        name, forward = value["name"], self._forwarder.is_needed
         while True:
             started = [
                 (run_id_by_event(event.event_id, config.name, config.pinned_partition), config)
@@ -141,7 +141,7 @@ class Router:
                     here,
                     version=self._registry.version,
                     paths=paths,
-                    keep=keep,
+                    keep=forward,
                     cipher=self._cipher,
                 )
             )
@@ -152,34 +152,36 @@ class Router:
             else:
                 break
         if routed.paths:
-            await self._waits.give(self._keys, name, event)
-        if keep:
+            await self._waits.deliver(self._keys, name, event)
+        if forward:
             return RoutedEvent(event, name, [one for one in started if one not in here])
         if routed.paths:
             await self._broker.execute_all(drop_event(self._keys, event))
         return None
 
     def _remember(self, name: str, paths: tuple[str, ...]) -> None:
-        """Remember at which paths waits for events of a name ask for values; names are many, so some are forgotten."""
-        if len(self._paths) >= _MOST_NAMES:
+        """Cache the paths at which waits for events of a name compare values. The cache is cleared when it is full."""
+        if len(self._paths) >= _MAX_NAMES:
             self._paths.clear()
         self._paths[name] = paths
 
     async def _read(self) -> list[StreamedEvent]:
-        """Block on the server until events come; on a connection of its own, for it holds it."""
+        """Block on the server until events come, on a connection of its own."""
         call = read_events(self._keys, self._worker, limit=_LIMIT)
-        words = (*call.args[:-3], "BLOCK", _BLOCK_MS, *call.args[-3:])
+        args = (*call.args[:-3], "BLOCK", _BLOCK_MS, *call.args[-3:])
         pool = self._broker.client(self._keys).connection_pool
         try:
             connection = await pool.get_connection()
         except (exceptions.RedisError, OSError) as error:
             raise BackendUnavailableError(str(error)) from None
         try:
-            await connection.send_packed_command(connection.pack_command(*words))
+            await connection.send_packed_command(connection.pack_command(*args))
             timeout_s = SOCKET_TIMEOUT_S + _BLOCK_MS / 1000
             return call.answer(await connection.read_response(disable_decoding=True, timeout=timeout_s))
         except (exceptions.RedisError, OSError) as error:
-            await connection.disconnect(nowait=True)  # also when it was refused: by a replica, the next one may not be
+            await connection.disconnect(
+                nowait=True
+            )  # also after a refusal: a replica refused it, and the next connection may reach the primary
             raise BackendUnavailableError(str(error)) from None
         except BaseException:
             await connection.disconnect(nowait=True)  # cancelled: a reply may still come on it

@@ -1,8 +1,7 @@
 """The pipeline of a job: claim → load → replay → perform → commit.
 
-A job is a continuation, which drives a run from step to step, or a planned step, which executes one. Both go through
-`run_job`. At every point a crash leaves behind a job with a lease that expires, and memos of the steps that are done.
-Another worker reclaims the job and replays the code over the memos.
+A crash at any point leaves a job whose lease expires and the memos of the finished steps. Another worker reclaims the
+job and replays the code over these memos.
 """
 
 from __future__ import annotations
@@ -11,14 +10,12 @@ import logging
 
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.errors import CorruptDataError, DecryptionError
-from stepflow_workers.execution.context import JobContext
-from stepflow_workers.execution.continuation import Continuation
-from stepflow_workers.execution.deferral import MISSING_MS, defer_job
-from stepflow_workers.execution.run_completion import fail_poisoned
-from stepflow_workers.execution.run_loader import load_run
-from stepflow_workers.execution.steps.job import StepJob
+from stepflow_workers.execution.job_context import JobContext
+from stepflow_workers.execution.run_driver import RunDriver
+from stepflow_workers.execution.run_loader import defer_job, load_cached_run
+from stepflow_workers.execution.steps.job import PlannedStep
 from stepflow_workers.execution.steps.run import execute_step
-from stepflow_workers.state.poison import POISON_DEATHS
+from stepflow_workers.state.run_cache import CachedRun
 
 __all__ = ["run_job"]
 
@@ -26,27 +23,43 @@ _log = logging.getLogger("stepflow.worker")
 
 
 async def run_job(context: JobContext, lease: Lease) -> None:
-    """Execute one job, from its claim to its commit or its return to the queue.
+    """Run one job from its claim, which the dispatcher made, to its commit.
 
-    Args:
-        lease: the claim. The dispatcher has claimed the job, and the lease renewer keeps it.
+    A job has a key if it is a planned step: it performs one step. Otherwise it is a continuation: it performs step
+    after step, until the run ends, is parked, or goes back to its queue.
     """
     try:
-        run = await load_run(context, lease)  # load: from memory, or built anew and given its memos
+        run = await load_cached_run(context, lease)  # load
         if run is None:
             return
-        with context.state.runs.in_use(run, lease):
-            if not lease.key and len(lease.deaths) > POISON_DEATHS:  # its code kills workers: it is not run again
-                await fail_poisoned(context, run, lease)
-                return
-            job = StepJob(context, run, lease) if lease.key else Continuation(context, run, lease)
-            async with job.exclusive():
-                while (attempt := await job.replay()) is not None:  # replay: up to the next step to execute here
-                    result = await execute_step(context.state, attempt)  # perform: call the handler
-                    if not await job.commit(attempt, result):  # commit: store the memo, or plan a retry
-                        return
+        run.users += 1
+        try:
+            async with _job(context, run, lease) as job:
+                while (attempt := await job.replay()) is not None:  # replay
+                    result = await execute_step(context.state, attempt)  # perform
+                    if not await job.commit(attempt, result):  # commit
+                        break
+        finally:
+            _release(context, run, lease)
     except (DecryptionError, CorruptDataError) as error:
-        event = "run_corrupt" if isinstance(error, CorruptDataError) else "payload_decryption_failed"
-        _log.warning(event, extra={"run_id": lease.run_id, "error": str(error)})
-        context.state.evict(lease.run_id)
-        await defer_job(context.state, lease, type(error).__name__, str(error), delay_ms=MISSING_MS)
+        await _defer_unreadable(context, lease, error)
+
+
+def _job(context: JobContext, run: CachedRun, lease: Lease) -> PlannedStep | RunDriver:
+    return PlannedStep(context.state, run, lease) if lease.key else RunDriver(context, run, lease)
+
+
+def _release(context: JobContext, run: CachedRun, lease: Lease) -> None:
+    if run.lease is lease:
+        run.lease = None
+    context.state.cache.release(run)
+
+
+async def _defer_unreadable(context: JobContext, lease: Lease, error: DecryptionError | CorruptDataError) -> None:
+    is_corrupt = isinstance(error, CorruptDataError)
+    _log.warning(
+        "run_corrupt" if is_corrupt else "payload_decryption_failed",
+        extra={"run_id": lease.run_id, "error": str(error)},
+    )
+    context.state.evict(lease.run_id)
+    await defer_job(context.state, lease, type(error).__name__, str(error))

@@ -1,49 +1,54 @@
-"""Poison isolation: a job with which workers have died is executed alone, so that its next death is its own.
+"""IsolatingRunner: executes a poison suspect alone, so that its next crash counts against nothing else.
 
-A worker that dies takes all its jobs with it, and nothing shows which job was the cause. So each of them counts one
-death. A job that is one death away from being treated as poison is a suspect. A suspect is executed in a worker in
-which no other job has begun recently, and no other job begins until the suspect has made progress. Innocent jobs make
-progress there, and only the cause dies again.
+A worker that dies takes all its jobs with it, and the cause is unknown. So each of these jobs gets a death. A job that
+is one death short of being poison is a suspect. It runs in a worker where no other job has started lately, and none
+starts before the suspect makes progress. Innocent suspects make progress there; only the cause dies again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
+from collections.abc import Awaitable, Callable
 
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs import Lease, retry_run
+from stepflow_engine.codec import dumps
+from stepflow_engine.failure import Failure
 from stepflow_engine.run_loop import end_tasks
-from stepflow_workers.execution.context import JobContext
-from stepflow_workers.execution.deferral import defer_job
-from stepflow_workers.execution.job_runner import run_job
 from stepflow_workers.state.poison import POISON_DEATHS
+from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["IsolatingRunner"]
 
 _log = logging.getLogger("stepflow.worker")
 _SUSPECT_DEATHS = POISON_DEATHS - 1
 _SETTLED_S = 1.0
-"""A job that has been executed for this long is not treated as the cause."""
+"""A job that has run for this long does not count as a cause of death."""
 _ALONE_S = 10.0
-"""How long a suspect is alone. After that, other jobs begin again."""
-_DEFER_S = 5.0
+"""How long a suspect runs alone at most. After that, other jobs start again."""
+_MAKE_ROOM_AFTER_S = 5.0
 """How long a busy worker defers suspects before it makes room for one."""
 _DEFER_MS = (500, 1_500)
 _POLL_S = 0.05
 
 
 class IsolatingRunner:
-    """Runs jobs, and suspects alone. While it is closed for a suspect, its worker has no free slots."""
+    """Runs jobs, and suspects alone. While a suspect is alone, the worker has no free slots and claims no jobs.
 
-    def __init__(self, context: JobContext) -> None:
-        self._context = context
-        self._state = context.state
-        self._begun: dict[tuple[str, int], float] = {}
+    Args:
+        run_job: runs one job.
+    """
+
+    def __init__(self, state: WorkerState, run_job: Callable[[Lease], Awaitable[None]]) -> None:
+        self._state = state
+        self._run_job = run_job
+        self._started: dict[tuple[str, int], float] = {}
         self._closed_for: Lease | None = None
-        self._deferred_since: float | None = None
+        self._deferring_since: float | None = None
 
     async def run(self, lease: Lease) -> None:
-        """Run one job, or return it if it or another must be alone."""
+        """Run one job, or return it if it or another job must be alone."""
         if self._closed_for is not None:
             await self._state.release([lease])
         elif len(lease.deaths) < _SUSPECT_DEATHS:
@@ -56,42 +61,59 @@ class IsolatingRunner:
             await self._make_room(lease)
 
     async def _run(self, lease: Lease) -> None:
-        self._begun[lease.job, lease.fence] = _now_s()
+        self._started[lease.job, lease.fence] = _now_s()
         try:
-            await run_job(self._context, lease)
+            await self._run_job(lease)
         finally:
-            del self._begun[lease.job, lease.fence]
+            del self._started[lease.job, lease.fence]
 
     # -- suspects ----------------------------------------------------------------
 
     async def _run_alone(self, lease: Lease) -> None:
         _log.warning("poison_suspect_isolated", extra={"job": lease.job, "deaths": len(lease.deaths)})
-        self._deferred_since = None
+        self._deferring_since = None
         self._close(lease)
-        watch = asyncio.get_running_loop().create_task(self._open_in_time(lease))
+        watch = asyncio.get_running_loop().create_task(self._open_on_progress(lease))
         try:
             await self._run(lease)
         finally:
             await end_tasks([watch])
             self._open(lease)
 
-    async def _open_in_time(self, lease: Lease) -> None:
-        """Open when the suspect has made progress: a memo, or a wait for one, clears its deaths."""
+    async def _open_on_progress(self, lease: Lease) -> None:
+        """Open when the suspect makes progress: a new memo, or a wait for one, clears its deaths."""
         until_s = _now_s() + _ALONE_S
         while _now_s() < until_s:
             await asyncio.sleep(_POLL_S)
-            run = self._state.runs.get(lease.run_id)
+            run = self._state.cache.get(lease.run_id)
             if run is not None and run.lease is lease and not run.deaths:
                 break
         self._open(lease)
 
     async def _defer(self, lease: Lease) -> None:
-        """Return a suspect for a moment: the next worker that claims it may execute nothing else."""
+        """Return a suspect with a short delay: the next worker that claims it may have nothing else to do."""
+        state, delay_ms = self._state, random.randint(*_DEFER_MS)
         reason = f"{len(lease.deaths)} workers died with it, so it waits for one that executes nothing else"
-        await defer_job(self._state, lease, "PoisonSuspect", reason, delay_ms=_DEFER_MS)
+        if lease.key:
+            error = dumps(Failure("SuspectDeferred", reason).to_json())
+            await state.plan_retry(
+                lease, lease.key, lease.step_id, attempts=lease.step_attempt, error=error, delay_ms=delay_ms
+            )
+            return
+        call = retry_run(
+            state.keys,
+            run_id=lease.run_id,
+            fence=lease.fence,
+            attempts=lease.attempt,
+            error=b"",
+            delay_ms=delay_ms,
+            reason=reason,
+        )
+        await state.broker.execute(call)
+        state.wakeups.timer_set(lease.run_id, delay_ms)
 
     async def _make_room(self, lease: Lease) -> None:
-        """Return a suspect, because it must not die with others, and begin nothing until it can be claimed again."""
+        """Return a suspect, and start no job until this worker can take it again and run it alone."""
         self._close(lease)
         try:
             await self._state.release([lease])
@@ -101,25 +123,26 @@ class IsolatingRunner:
             self._open(lease)
 
     def _may_defer(self) -> bool:
-        """Whether this worker has deferred suspects for less than the limit since it was last free."""
-        if self._deferred_since is None:
-            self._deferred_since = _now_s()
-        return _now_s() - self._deferred_since < _DEFER_S
+        """Whether this worker has deferred suspects only for a short time, without an idle moment in between."""
+        if self._deferring_since is None:
+            self._deferring_since = _now_s()
+        return _now_s() - self._deferring_since < _MAKE_ROOM_AFTER_S
 
     def _is_settled(self) -> bool:
         now = _now_s()
-        return all(now - began > _SETTLED_S for began in self._begun.values())
+        return all(now - started > _SETTLED_S for started in self._started.values())
 
-    # -- open and closed ----------------------------------------------------------------
+    # -- open and closed ---------------------------------------------------------
 
     def _close(self, lease: Lease) -> None:
         self._closed_for = lease
-        self._state.slots.close()
+        self._state.slots.used += self._state.slots.total
 
     def _open(self, lease: Lease) -> None:
         if self._closed_for is lease:
             self._closed_for = None
-            self._state.slots.reopen()
+            self._state.slots.used -= self._state.slots.total
+            self._state.slots.freed()
 
 
 def _now_s() -> float:

@@ -1,4 +1,4 @@
-"""The end of a run: its output, its failure, or another attempt at the function."""
+"""Ends a run with its output or its failure, or schedules another attempt at the function."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from stepflow_engine.ids import run_id_for
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.states import RunStatus
 from stepflow_engine.steps import event_text
-from stepflow_workers.execution.context import JobContext
+from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.state.clock import now_ms
 from stepflow_workers.state.poison import died_text
 from stepflow_workers.state.run_cache import CachedRun
 
-__all__ = ["end_run", "fail_poisoned"]
+__all__ = ["complete_run", "fail_poisoned"]
 
 _log = logging.getLogger("stepflow.worker")
 
 
-async def end_run(context: JobContext, run: CachedRun, lease: Lease, outcome: Returned | Raised) -> None:
-    """Store the output or the failure of a run whose code has ended, or plan another attempt at the function."""
+async def complete_run(context: JobContext, run: CachedRun, lease: Lease, outcome: Returned | Raised) -> None:
+    """End a run whose code has returned or raised, or schedule another attempt at the function."""
     match outcome:
         case Returned(value):
             await _complete(context, run, lease, value)
@@ -39,7 +39,7 @@ async def end_run(context: JobContext, run: CachedRun, lease: Lease, outcome: Re
 
 
 async def fail_poisoned(context: JobContext, run: CachedRun, lease: Lease) -> None:
-    """Fail a run whose code, outside of any step, has killed its workers."""
+    """Fail a run whose code has killed its workers outside of any step."""
     await _finish(context, run, lease, Failure("PoisonError", died_text(lease.deaths, "this run's code")))
 
 
@@ -67,7 +67,7 @@ async def _fail(context: JobContext, run: CachedRun, lease: Lease, error: BaseEx
         await _finish(context, run, lease, failure)
         return
     state.failed_jobs += 1
-    state.runs.drop(run)
+    state.cache.drop(run)
     await state.broker.execute(
         retry_run(
             state.keys,
@@ -78,7 +78,7 @@ async def _fail(context: JobContext, run: CachedRun, lease: Lease, error: BaseEx
             delay_ms=delay_ms,
         )
     )
-    state.signals.timer_set(run.run_id, delay_ms)
+    state.wakeups.timer_set(run.run_id, delay_ms)
 
 
 async def _finish(context: JobContext, run: CachedRun, lease: Lease, end: bytes | Failure) -> None:
@@ -98,17 +98,20 @@ async def _finish(context: JobContext, run: CachedRun, lease: Lease, end: bytes 
             failed_event=failed_event,
         )
     )
-    if lease.parent:  # in the same round trip; if it is lost, the finished event is still on the stream
+    if lease.parent:  # in the same round trip; if this is lost, the finished event is still on the stream
         await _wake_parent(context, lease)
     elif run.function.is_batched:
         await context.completions.end_batch(run.run_id)
     code = await ended
-    state.runs.drop(run)
+    state.cache.drop(run)
     if code is ScriptStatus.DONE:
         state.finished_jobs += 1
         level = logging.INFO if status is RunStatus.COMPLETED else logging.WARNING
-        fields = {"run_id": run.run_id, "function": run.function.name, "status": status.value}
-        _log.log(level, "run_ended", extra=fields)
+        _log.log(
+            level,
+            "run_ended",
+            extra={"run_id": run.run_id, "function": run.function.name, "status": status.value},
+        )
 
 
 async def _wake_parent(context: JobContext, lease: Lease) -> None:
@@ -120,16 +123,16 @@ async def _wake_parent(context: JobContext, lease: Lease) -> None:
 
 
 def _sealed(run: CachedRun, end: bytes | Failure) -> bytes:
-    """What is stored of a run's end."""
+    """The stored form of the output or failure of a run."""
     function, failed = run.function, isinstance(end, Failure)
     scope = end_scope(run.run_id, function.name, failed=failed, batched=function.is_batched)
     return seal_failure(function.cipher, end, scope) if isinstance(end, Failure) else function.cipher.seal(end, scope)
 
 
 def _failed_event(run: CachedRun, failure: Failure, cipher: Cipher) -> tuple[bytes, str]:
-    """The event that tells of a failed run, and its id."""
+    """The event that reports a failed run, and its id."""
     event_id = run_id_for(run.run_id, FAILED)
-    detail = {"function": run.function.name, "run_id": run.run_id, "error": failure.to_json()}
-    data = dumps(detail)[:-1] + b',"event":' + open_event_text(cipher, run.event) + b"}"
+    fields = {"function": run.function.name, "run_id": run.run_id, "error": failure.to_json()}
+    data = dumps(fields)[:-1] + b',"event":' + open_event_text(cipher, run.event) + b"}"
     sealed = run.function.cipher.seal(data, event_scope(event_id))
     return event_text(FAILED, id=event_id, ts=now_ms(), data=sealed), event_id

@@ -1,75 +1,99 @@
-"""Loading: the code of a job's run, from memory, or built anew and given the run's memos."""
+"""Loads the run of a job: from the cache, or by a new execution of its code over the run's memos."""
 
 from __future__ import annotations
 
 import logging
+import random
 
 from stepflow import Function
-from stepflow_broker.transitions import jobs
 from stepflow_broker.transitions.batches import load_batch
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs import Lease, load_run, retry_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import open_event_text
-from stepflow_workers.execution.context import JobContext
-from stepflow_workers.execution.deferral import MISSING_MS, defer_job
+from stepflow_engine.failure import Failure
+from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["catch_up", "load_run"]
+__all__ = ["catch_up", "defer_job", "load_cached_run"]
 
 _log = logging.getLogger("stepflow.worker")
+_DEFER_MS = (1_000, 30_000)
 
 
-async def load_run(context: JobContext, lease: Lease) -> CachedRun | None:
-    """The run of a job, with all memos that the claim knew of. ``None``: its code is not here, and the job is deferred.
+async def load_cached_run(context: JobContext, lease: Lease) -> CachedRun | None:
+    """Return the run with all memos that the claim knew of.
 
-    Raises:
-        DecryptionError: a payload cannot be decrypted.
-        CorruptDataError: a payload cannot be read.
+    ``None``: the job was deferred because this worker does not have the function, or the run no longer exists.
     """
-    state, name = context.state, f"{lease.app}/{lease.function}"
+    name = f"{lease.app}/{lease.function}"
     function = context.functions.get(name)
     if function is None:
         _log.warning("code_missing", extra={"run_id": lease.run_id, "function": name})
-        reason = f"the code of function {name} is not in worker {state.worker}"
-        reason = f"{reason}: start a worker with it, or cancel the run"
-        await defer_job(state, lease, "CodeMissing", reason, delay_ms=MISSING_MS)
+        reason = f"the code of function {name} is not in worker {context.state.worker}"
+        await defer_job(context.state, lease, "CodeMissing", f"{reason}: start a worker with it, or cancel the run")
         return None
-    run = _in_memory(state, lease)
+    run = _from_cache(context.state, lease)
     if run is None:
-        return await _build(state, lease, function)
+        return await _load(context.state, lease, function)
     if run.execution.applied < lease.applied and not (lease.key and run.lease):
-        await catch_up(state, run)
+        await catch_up(context.state, run)
     return run
 
 
 async def catch_up(state: WorkerState, run: CachedRun) -> None:
-    """Read the memos that the code has not received."""
+    """Read the memos that the execution does not have yet."""
     applied = run.execution.applied
-    _, memos = await state.broker.execute(jobs.load_run(state.keys, run.run_id, applied))
+    _, memos = await state.broker.execute(load_run(state.keys, run.run_id, applied))
     for position, (key, text) in enumerate(memos, applied + 1):
         run.apply_memo(position, key, state.read_memo(run.run_id, key, text), len(text))
 
 
-def _in_memory(state: WorkerState, lease: Lease) -> CachedRun | None:
-    run = state.runs.get(lease.run_id)
+async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str) -> None:
+    """Defer a job that needs code or a key that this worker does not have. Another worker may have it.
+
+    Args:
+        kind: the name of the failure.
+    """
+    delay_ms = random.randint(*_DEFER_MS)
+    if lease.key:
+        error = dumps(Failure(kind, reason).to_json())
+        await state.plan_retry(
+            lease, lease.key, lease.step_id, attempts=lease.step_attempt, error=error, delay_ms=delay_ms
+        )
+        return
+    await state.broker.execute(
+        retry_run(
+            state.keys,
+            run_id=lease.run_id,
+            fence=lease.fence,
+            attempts=lease.attempt,
+            error=b"",
+            delay_ms=delay_ms,
+            reason=reason,
+        )
+    )
+
+
+def _from_cache(state: WorkerState, lease: Lease) -> CachedRun | None:
+    run = state.cache.get(lease.run_id)
     if run is not None and run.attempt != lease.attempt:
-        state.runs.drop(run)
+        state.cache.drop(run)
         return None
     return run
 
 
-async def _build(state: WorkerState, lease: Lease, function: Function) -> CachedRun | None:
+async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedRun | None:
     event, memos = lease.event, list[tuple[str, bytes]]()
     if event is None or lease.applied:
-        record, memos = await state.broker.execute(jobs.load_run(state.keys, lease.run_id, 0))
+        record, memos = await state.broker.execute(load_run(state.keys, lease.run_id, 0))
         if record is None:
             return None
         event = dumps(record.event)
     events = [event]
     if function.is_batched:
         events = await state.broker.execute(load_batch(state.keys, lease.run_id))
-    if (raced := _in_memory(state, lease)) is not None:
+    if (raced := _from_cache(state, lease)) is not None:
         return raced
     known = [(key, state.read_memo(lease.run_id, key, text)) for key, text in memos]
     opened = [open_event_text(state.cipher, text) for text in events]
@@ -77,5 +101,5 @@ async def _build(state: WorkerState, lease: Lease, function: Function) -> Cached
     execution.add(known)
     size = sum(len(text) for _, text in memos)
     run = CachedRun(lease.run_id, function, events[0], execution, lease.attempt, state_bytes=size)
-    state.runs.put(run)
+    state.cache.add(run)
     return run

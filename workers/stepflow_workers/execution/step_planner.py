@@ -1,6 +1,6 @@
-"""Planning: the steps that a run's code asks for and that its continuation does not execute itself.
+"""Starts the steps that a continuation does not execute itself: waits, sends, jobs and child runs.
 
-Waits come first, so that no wait misses an event that another step of the same gather causes.
+Waits start first, so that no wait misses an event that another step of the same gather causes.
 """
 
 from __future__ import annotations
@@ -10,48 +10,48 @@ from typing import TypeVar, assert_never
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, plan_steps
 from stepflow_engine.steps import InvokeRequest, RunRequest, SendRequest, SleepRequest, StepCall, WaitRequest
-from stepflow_workers.execution.context import JobContext
+from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.run_loader import catch_up
 from stepflow_workers.execution.steps.invoke import invoke_children
 from stepflow_workers.execution.steps.send import send_step_events
+from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.execution.steps.wait import start_wait
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["plan_requests"]
+__all__ = ["start_steps"]
 
 T = TypeVar("T")
 _CHUNK = 100
-"""How many steps one script plans. While the server plans the next, workers execute the first."""
+"""How many steps one script call plans. Workers execute the first chunk while the server plans the next."""
 
 
-async def plan_requests(context: JobContext, run: CachedRun, lease: Lease, fresh: list[StepCall]) -> bool:
-    """Give each step a wait, a job or a child of its own, or send its events; true if the run goes on here."""
-    state = context.state
+async def start_steps(context: JobContext, run: CachedRun, lease: Lease, calls: list[StepCall]) -> bool:
+    """Start a wait, a job or a child run for each step, or send its events; true if the run continues here."""
     jobs: list[tuple[str, str]] = []
-    invokes: list[tuple[StepCall, InvokeRequest]] = []
-    waits: list[tuple[StepCall, SleepRequest | WaitRequest]] = []
-    sends: list[tuple[StepCall, SendRequest]] = []
-    for call in fresh:
+    invokes: list[StepAttempt[InvokeRequest]] = []
+    waits: list[StepAttempt[SleepRequest | WaitRequest]] = []
+    sends: list[StepAttempt[SendRequest]] = []
+    for call in calls:
         match call.request:
             case RunRequest():
                 jobs.append((call.key, call.id))
             case InvokeRequest() as request:
-                invokes.append((call, request))
+                invokes.append(StepAttempt(run, lease, call, request))
             case SleepRequest() | WaitRequest() as request:
-                waits.append((call, request))
+                waits.append(StepAttempt(run, lease, call, request))
             case SendRequest() as request:
-                sends.append((call, request))
+                sends.append(StepAttempt(run, lease, call, request))
             case other:
                 assert_never(other)
-    run.planned.update(call.key for call in fresh)
-    for step, wait in waits:
-        if not await _accepted(state, run, await start_wait(context, run, lease, step, wait)):
+    run.planned.update(call.key for call in calls)
+    for wait in waits:
+        if not await _accepted(context.state, run, await start_wait(context, wait)):
             return False
-    for step, send in sends:
-        if not await _accepted(state, run, await send_step_events(state, run, lease, step, send)):
+    for send in sends:
+        if not await _accepted(context.state, run, await send_step_events(context.state, send)):
             return False
-    return await _plan_jobs(state, run, lease, jobs) and await _plan_children(context, run, lease, invokes)
+    return await _plan_jobs(context.state, run, lease, jobs) and await _start_children(context, run, lease, invokes)
 
 
 async def _accepted(state: WorkerState, run: CachedRun, code: ScriptStatus) -> bool:
@@ -62,23 +62,24 @@ async def _accepted(state: WorkerState, run: CachedRun, code: ScriptStatus) -> b
 
 async def _plan_jobs(state: WorkerState, run: CachedRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
     for part in _parts(steps):
-        state.signals.job_queued(run.run_id)  # the claim leaves after this command, and need not wait for its reply
+        state.wakeups.job_queued(run.run_id)  # the claim follows on the same connection, before the reply
         code = await state.broker.execute(plan_steps(state.keys, run_id=run.run_id, fence=lease.fence, steps=part))
         if not state.accepted(run, code):
             return False
     return True
 
 
-async def _plan_children(
-    context: JobContext, run: CachedRun, lease: Lease, invokes: list[tuple[StepCall, InvokeRequest]]
+async def _start_children(
+    context: JobContext, run: CachedRun, lease: Lease, invokes: list[StepAttempt[InvokeRequest]]
 ) -> bool:
+    state, completions = context.state, context.completions
     for part in _parts(invokes):
-        context.state.signals.job_queued(run.run_id)
-        code, resolved, remote = await invoke_children(context, run, lease, part)
+        state.wakeups.job_queued(run.run_id)
+        code, resolved, remote = await invoke_children(context, lease, part)
         for one in resolved:
-            context.completions.hand_over(one)
-        await context.completions.deliver(context.state.keys.of(run.run_id), remote)
-        if not await _accepted(context.state, run, code):
+            completions.apply_resolved(one)
+        await completions.deliver(state.keys.of(run.run_id), remote)
+        if not await _accepted(state, run, code):
             return False
     return True
 

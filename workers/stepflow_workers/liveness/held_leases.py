@@ -1,4 +1,4 @@
-"""The leases of a worker, by job. Each change is also written to the table that the lease sidecar reads."""
+"""HeldLeases: the leases of a worker by job. Each change also goes to the table that the lease sidecar reads."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ T = TypeVar("T")
 
 
 class HeldLeases(dict[str, Lease]):
-    """Job → lease. Changed by assignment, ``del`` and ``pop`` only, in the loop's thread.
+    """Job → lease. Only assignment, ``del`` and ``pop`` change it, in the thread of the event loop.
 
-    A real dict, because the lease renewer's thread copies its values while the loop changes it.
+    It is a real dict, because the thread of the lease renewer copies its values while the loop changes it.
 
     Args:
-        table: where the lease sidecar reads them.
+        table: the table that the lease sidecar reads.
     """
 
     def __init__(self, table: LeaseTable) -> None:
         super().__init__()
         self._table = table
-        self._places: dict[str, int] = {}
+        self._indexes: dict[str, int] = {}
 
     def __setitem__(self, job: str, lease: Lease) -> None:
         self._clear(job)
         super().__setitem__(job, lease)
-        place = self._table.put(job, lease.fence)
-        if place is not None:
-            self._places[job] = place
+        index = self._table.put(job, lease.fence)
+        if index is not None:
+            self._indexes[job] = index
 
     def __delitem__(self, job: str) -> None:
         super().__delitem__(job)
@@ -49,6 +49,6 @@ class HeldLeases(dict[str, Lease]):
         return super().pop(job, *default)
 
     def _clear(self, job: str) -> None:
-        place = self._places.pop(job, None)
-        if place is not None:
-            self._table.clear(place)
+        index = self._indexes.pop(job, None)
+        if index is not None:
+            self._table.clear(index)

@@ -1,8 +1,7 @@
-"""The lease renewer: a thread of its own that says this worker is alive, whatever its event loop does.
+"""LeaseRenewer: a thread that keeps the worker alive on the server, whatever its event loop does.
 
-It extends the leases of the jobs that the worker holds, sends RQ's heartbeat, and reports an event loop that a
-handler blocks, with the line that blocks it. While this thread cannot run either, the
-lease sidecar takes over: see `lease_sidecar.py`.
+It extends the leases of the worker's jobs, sends RQ's heartbeat, and reports an event loop that a handler blocks, with
+the line that blocks it. The lease sidecar takes over when this thread cannot run either: see `lease_sidecar.py`.
 """
 
 from __future__ import annotations
@@ -25,68 +24,70 @@ from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
 __all__ = ["LeaseRenewer"]
 
 _log = logging.getLogger("stepflow.worker")
-_BEAT_S = 0.5
+_TICK_S = 0.5
 _BLOCKED_S = 1.0
 _HEARTBEAT_S = 10.0
 _CHUNK = 500
 
 
 class LeaseRenewer:
-    """Keeps a worker's leases.
+    """Renews the leases of a worker.
 
     Args:
-        url: the server's; the lease renewer has a connection of its own.
-        lease_sidecar: the process that keeps the leases while no thread can; the lease renewer starts and stops it.
-        lease_ms: the length of a lease; it is extended three times in that time.
-        heartbeat: called every ten seconds.
-        lost: called with the jobs whose leases are lost; in the lease renewer's thread.
-        beat: called twice a second; has the loop call `heartbeat`.
+        url: the URL of the server. The renewer has a connection of its own.
+        leases: the leases.
+        lease_sidecar: extends the leases while no thread of the worker can run. The renewer starts and stops it.
+        lease_ms: the length of a lease. The renewer extends it three times in that time.
+        heartbeat: called every ten seconds, in the thread of the renewer.
+        lost: called in the event loop with the jobs whose leases are lost.
+        call_in_loop: calls a function in the event loop.
     """
 
     def __init__(
         self,
         url: str,
         keys: Keys,
+        leases: HeldLeases,
         *,
         lease_sidecar: LeaseSidecar,
         lease_ms: int,
         heartbeat: Callable[[], None],
         lost: Callable[[list[str]], None],
-        beat: Callable[[], None],
+        call_in_loop: Callable[[Callable[[], None]], None],
     ) -> None:
-        self.leases = HeldLeases(lease_sidecar.table)
+        self._leases = leases
         self._lease_sidecar = lease_sidecar
         self._broker = Broker(url, retry_for_s=0.0)
         self._keys = keys
         self._lease_ms = lease_ms
         self._heartbeat = heartbeat
         self._lost = lost
-        self._beat = beat
+        self._call_in_loop = call_in_loop
         self._loop_thread = threading.get_ident()
-        self._beaten_at = time.monotonic()
+        self._loop_alive_at = time.monotonic()
         self._blocked_since = 0.0
-        self._doing: dict[str, threading.Thread] = {}
+        self._running: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stepflow-lease-renewer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread and the lease_sidecar. To be called from the thread of the event loop."""
+        """Start the thread and the lease sidecar. Call it in the thread of the event loop."""
         self._loop_thread = threading.get_ident()
-        self._beaten_at = time.monotonic()
-        self._lease_sidecar.table.renewed(self._beaten_at)
+        self._loop_alive_at = time.monotonic()
+        self._lease_sidecar.table.renewed(self._loop_alive_at)
         self._lease_sidecar.start()
         self._thread.start()
 
-    def heartbeat(self) -> None:
-        """The loop is alive."""
+    def loop_alive(self) -> None:
+        """Record that the event loop runs. Called in the loop."""
         now = time.monotonic()
         if self._blocked_since:
             _log.warning("loop_unblocked", extra={"blocked_s": round(now - self._blocked_since, 1)})
             self._blocked_since = 0.0
-        self._beaten_at = now
+        self._loop_alive_at = now
 
     def stop(self) -> None:
-        """Stop the thread and the lease_sidecar, and wait for them."""
+        """Stop the thread and the lease sidecar, and wait for them."""
         self._stop.set()
         self._thread.join(timeout=5)
         self._lease_sidecar.stop()
@@ -94,27 +95,27 @@ class LeaseRenewer:
 
     def _run(self) -> None:
         extend_at = heartbeat_at = 0.0
-        while not self._stop.wait(_BEAT_S):
+        while not self._stop.wait(_TICK_S):
             now = time.monotonic()
             self._watch(now)
-            self._beat()
+            self._call_in_loop(self.loop_alive)
             try:
                 if now >= extend_at:
                     self._extend()
                     extend_at = now + self._lease_ms / 3000
                 if now >= heartbeat_at:
-                    self._lease_sidecar.look()
-                    self._aside("heartbeat", self._heartbeat)
+                    self._lease_sidecar.restart_if_dead()
+                    self._in_background("heartbeat", self._heartbeat)
                     heartbeat_at = now + _HEARTBEAT_S
             except StepflowError as error:
                 _log.warning("lease_not_extended", extra={"error": str(error)})
 
     def _extend(self) -> None:
         """Extend all leases."""
-        parts = by_partition(self._keys, [(lease.job, lease.fence) for lease in list(self.leases.values())])
+        parts = by_partition(self._keys, [(lease.job, lease.fence) for lease in list(self._leases.values())])
         try:
             for keys, leases in parts:
-                self._aside(keys.partition, partial(self._extend_part, keys, leases))
+                self._in_background(keys.partition, partial(self._extend_part, keys, leases))
         finally:  # also when the server refuses: the lease sidecar could not do better
             self._lease_sidecar.table.renewed(time.monotonic())
 
@@ -122,34 +123,34 @@ class LeaseRenewer:
         for first in range(0, len(leases), _CHUNK):
             lost = self._broker.execute(extend_leases(keys, leases[first : first + _CHUNK], lease_ms=self._lease_ms))
             if lost:
-                self._lost(lost)
+                self._call_in_loop(partial(self._lost, lost))
 
-    def _aside(self, name: str, do: Callable[[], None]) -> None:
-        """Do something; where there are several partitions, in a thread, for the node of one may be away.
+    def _in_background(self, name: str, work: Callable[[], None]) -> None:
+        """Run something; with several partitions, in a thread, because the node of one may be unreachable.
 
-        What is still being done is not begun again.
+        Something that still runs is not started again.
         """
         if len(self._keys.all) == 1:
-            do()
+            work()
             return
-        last = self._doing.get(name)
+        last = self._running.get(name)
         if last is None or not last.is_alive():
-            self._doing[name] = threading.Thread(
-                target=self._try, args=(do,), name="stepflow-lease-renewer", daemon=True
+            self._running[name] = threading.Thread(
+                target=self._try, args=(work,), name="stepflow-lease-renewer", daemon=True
             )
-            self._doing[name].start()
+            self._running[name].start()
 
-    def _try(self, do: Callable[[], None]) -> None:
+    def _try(self, work: Callable[[], None]) -> None:
         try:
-            do()
+            work()
         except StepflowError as error:
             _log.warning("lease_not_extended", extra={"error": str(error)})
 
     def _watch(self, now: float) -> None:
-        """Report, once, a loop that has not answered for a second."""
-        if now - self._beaten_at < _BLOCKED_S + _BEAT_S or self._blocked_since:
+        """Report, once, a loop that has not run for a second."""
+        if now - self._loop_alive_at < _BLOCKED_S + _TICK_S or self._blocked_since:
             return
-        self._blocked_since = self._beaten_at
+        self._blocked_since = self._loop_alive_at
         frame = sys._current_frames().get(self._loop_thread)
         if frame is None:
             return

@@ -1,8 +1,8 @@
-"""The lease sidecar: a process beside each worker that extends its leases while none of the worker's threads can run.
+"""LeaseSidecar: a process beside each worker that extends its leases while no thread of the worker can run.
 
-A handler that calls C code which keeps the GIL stops every thread of its process, the lease renewer's too. The sidecar
-reads in shared memory when the leases were last renewed. It takes over when that is too long ago, unless the worker is
-stopped or dead: such a worker loses its leases. The program of the sidecar is `lease_sidecar_process.py`.
+A handler that calls C code which keeps the GIL stops every thread of its process, including the lease renewer. The
+lease sidecar reads in shared memory when the leases were last renewed. It takes over when that is too long ago, unless
+the worker is stopped or dead: then the leases expire. Its program is in `lease_sidecar_process.py`.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _PROGRAM = Path(__file__).with_name("lease_sidecar_process.py")
 
 
 class LeaseSidecar:
-    """The process, as its worker has it.
+    """The sidecar process of a worker.
 
     Args:
-        url: the server's.
-        worker: the worker's name.
-        rq_worker_key: RQ's key of the worker, whose expiry is put off with the leases.
+        url: the URL of the server.
+        worker: the name of the worker.
+        rq_worker_key: RQ's key of the worker. The sidecar extends its expiry with the leases.
         lease_ms: the length of a lease.
 
     Attributes:
-        table: the leases; the worker's lease_renewer writes it.
+        table: the leases, which the worker writes.
     """
 
     def __init__(self, url: str, *, worker: str, rq_worker_key: str, lease_ms: int) -> None:
         self.table = LeaseTable(LeaseTable.make_file())
-        self._told = {"url": url, "worker": worker, "rq_worker_key": rq_worker_key, "lease_s": lease_ms / 1000}
+        self._config = {"url": url, "worker": worker, "rq_worker_key": rq_worker_key, "lease_s": lease_ms / 1000}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -47,20 +47,20 @@ class LeaseSidecar:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the process, without waiting for it. A worker without a lease sidecar works, and a warning says so."""
-        words = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid())]
-        told = {**self._told, "worker_pid": os.getpid(), "table": self.table.file, "path": sys.path}
+        """Start the process, without waiting for it. A worker without a lease sidecar works, and logs a warning."""
+        args = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid())]
+        config = {**self._config, "worker_pid": os.getpid(), "table": self.table.file, "path": sys.path}
         try:
             self._process = process = subprocess.Popen(
-                words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(self.table.file,)
+                args, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(self.table.file,)
             )
-            if process.stdin is not None:  # not in the words, which all may see: a URL may have a password
-                process.stdin.write(json.dumps(told).encode() + b"\n")
+            if process.stdin is not None:  # not in the arguments, which every user can see: a URL may have a password
+                process.stdin.write(json.dumps(config).encode() + b"\n")
                 process.stdin.flush()
         except OSError as error:
             _log.warning("lease_sidecar_not_started", extra={"error": str(error)})
 
-    def look(self) -> None:
+    def restart_if_dead(self) -> None:
         """Start the process again if it has died."""
         process = self._process
         if process is None or process.poll() is not None:
@@ -69,7 +69,7 @@ class LeaseSidecar:
             self.start()
 
     def stop(self) -> None:
-        """End the process; it has nothing to finish."""
+        """Kill the process. It has nothing to finish."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -1,7 +1,7 @@
-"""The lease sidecar's program. See `lease_sidecar.py`.
+"""The program of the lease sidecar. See `lease_sidecar.py`.
 
-It is started by path, in an interpreter that has the standard library only, and imports next to nothing: in 10 ms and
-10 MB. The broker is imported when it takes over for the first time.
+The worker starts it by path, in an interpreter with the standard library only. It imports very little, so it starts in
+10 ms and takes 10 MB. It imports the broker when it takes over for the first time.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 __all__ = ["SidecarConfig", "is_stopped", "watch"]
 
-_PATIENCE = 0.6
-"""How much of a lease may pass at most before the lease sidecar takes over, which takes it a moment."""
+_MAX_AGE = 0.6
+"""The part of a lease after which the lease sidecar takes over at the latest. Taking over takes time too."""
 _LATE_S = 0.8
-"""How late a lease renewer may be that is well: it extends after a third of a lease, at its next beat."""
-_LOOK = 0.1
-"""How often to look at a worker that is held up, or stopped, as part of a lease."""
-_SHOWN_S = 30
+"""How late a healthy renewer may be. Renewals are due every third of a lease, at the next heartbeat."""
+_POLL = 0.1
+"""The poll interval for a blocked or stopped worker, as a part of a lease."""
+_RQ_TTL_S = 30
 _CHUNK = 500
 _PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class SidecarConfig:
-    """What a worker tells its lease sidecar: see `LeaseSidecar`; times in seconds."""
+    """The configuration that a worker sends to its lease sidecar: see `LeaseSidecar`. Times are in seconds."""
 
     url: str
     worker: str
@@ -48,33 +48,33 @@ class SidecarConfig:
     table: int
 
 
-def watch(told: SidecarConfig, table: LeaseTable) -> None:
-    """Watch a worker until it has gone."""
-    stand_in: _Takeover | None = None
-    retry_for_s, wait_s = min(told.lease_s / 3 + _LATE_S, told.lease_s * _PATIENCE), 0.0
-    while not _has_gone(told.worker_pid, wait_s):
-        left_s = table.tended_at + retry_for_s - time.monotonic()
-        wait_s = max(left_s, told.lease_s * _LOOK)
+def watch(config: SidecarConfig, table: LeaseTable) -> None:
+    """Watch a worker until it is gone."""
+    takeover: _Takeover | None = None
+    max_age_s, wait_s = min(config.lease_s / 3 + _LATE_S, config.lease_s * _MAX_AGE), 0.0
+    while not _is_gone(config.worker_pid, wait_s):
+        left_s = table.renewed_at + max_age_s - time.monotonic()
+        wait_s = max(left_s, config.lease_s * _POLL)
         if left_s > 0:
-            if stand_in is not None:
-                stand_in.leave()
-                stand_in = None
-        elif not is_stopped(told.worker_pid):
+            if takeover is not None:
+                takeover.end()
+                takeover = None
+        elif not is_stopped(config.worker_pid):
             leases = table.leases()
-            if leases and stand_in is None:
-                stand_in = _Takeover(told, len(leases))
-            if stand_in is not None:
-                stand_in.extend(leases)
+            if leases and takeover is None:
+                takeover = _Takeover(config, len(leases))
+            if takeover is not None:
+                takeover.extend(leases)
 
 
-def _has_gone(worker_pid: int, wait_s: float) -> bool:
-    """Whether the worker is dead, or says that it needs no lease_sidecar, which closes the pipe; waits for that."""
+def _is_gone(worker_pid: int, wait_s: float) -> bool:
+    """Wait; true if the worker is dead, or has closed the pipe because it no longer needs the sidecar."""
     closed, _, _ = select.select([sys.stdin.fileno()], [], [], wait_s)
     return bool(closed) or os.getppid() != worker_pid
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped, by a signal or a debugger, or dead, or nothing is known of it."""
+    """Whether a process is stopped, by a signal or a debugger, or dead, or its state is unknown."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123  pathlib would double what this imports
             state = stat.read().rpartition(b")")[2].split()[0]
@@ -84,34 +84,35 @@ def is_stopped(pid: int) -> bool:
 
 
 def _state_by_ps(pid: int) -> bytes:
-    """The state of a process where there is no /proc."""
+    """The state of a process on a system without /proc."""
     import subprocess
 
-    words = ["ps", "-o", "state=", "-p", str(pid)]
+    args = ["ps", "-o", "state=", "-p", str(pid)]
     try:
-        return subprocess.run(words, capture_output=True, check=False).stdout.strip()
+        return subprocess.run(args, capture_output=True, check=False).stdout.strip()
     except OSError:
         return b""
 
 
 class _Takeover:
-    """Extends leases in place of a worker that is held up.
+    """Extends leases in place of a blocked worker.
 
     Args:
-        jobs: how many leases the worker has.
+        jobs: the number of leases of the worker.
     """
 
-    def __init__(self, told: SidecarConfig, jobs: int) -> None:
-        self._told = told
+    def __init__(self, config: SidecarConfig, jobs: int) -> None:
+        self._config = config
         self._since = time.monotonic()
         self._extend_at = 0.0
         self._log = _logger()
-        self._broker = _connect(told.url)
-        fields = {"worker": told.worker, "worker_pid": told.worker_pid, "jobs": jobs}
-        self._log.warning("worker_blocked", extra=fields)
+        self._broker = _connect(config.url)
+        self._log.warning(
+            "worker_blocked", extra={"worker": config.worker, "worker_pid": config.worker_pid, "jobs": jobs}
+        )
 
     def extend(self, leases: list[tuple[str, int]]) -> None:
-        """Extend the leases when it is time to, and keep the worker among those that RQ shows."""
+        """Extend the leases when that is due, and the registration of the worker in RQ."""
         from stepflow_broker.protocol.command import command
         from stepflow_broker.redis_client.partitions import keys_for
         from stepflow_broker.transitions.jobs import by_partition, extend_leases
@@ -120,25 +121,25 @@ class _Takeover:
         now = time.monotonic()
         if now < self._extend_at:
             return
-        lease_ms = round(self._told.lease_s * 1000)
+        lease_ms = round(self._config.lease_s * 1000)
         calls: list[Command[Any]] = [
             extend_leases(keys, part[first : first + _CHUNK], lease_ms=lease_ms)
-            for keys, part in by_partition(keys_for(self._told.url), leases)
+            for keys, part in by_partition(keys_for(self._config.url), leases)
             for first in range(0, len(part), _CHUNK)
         ]
-        self._extend_at = now + self._told.lease_s / 3
-        for call in (*calls, command(int, "EXPIRE", self._told.rq_worker_key, _SHOWN_S)):
+        self._extend_at = now + self._config.lease_s / 3
+        for call in (*calls, command(int, "EXPIRE", self._config.rq_worker_key, _RQ_TTL_S)):
             try:
                 self._broker.execute(call)
-            except StepflowError as error:  # of one partition, perhaps
+            except StepflowError as error:  # perhaps of one partition only
                 self._extend_at = now + _PAUSE_S
                 self._log.warning("lease_not_extended", extra={"error": str(error)})
 
-    def leave(self) -> None:
-        """The worker extends its leases itself again."""
+    def end(self) -> None:
+        """Stop: the worker extends its leases itself again."""
         self._broker.close()
         held_s = round(time.monotonic() - self._since, 1)
-        self._log.warning("worker_recovered", extra={"worker": self._told.worker, "held_s": held_s})
+        self._log.warning("worker_recovered", extra={"worker": self._config.worker, "held_s": held_s})
 
 
 def _logger() -> logging.Logger:
@@ -157,16 +158,20 @@ def _connect(url: str) -> Broker:
 
 
 def _main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they reach whole groups; it ends with its worker
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # a signal may reach the whole process group; the sidecar ends with its worker
         signal.signal(number, signal.SIG_IGN)
     line = sys.stdin.readline()
-    if not line:  # the worker died in between
+    if not line:  # the worker died before it sent the configuration
         return
-    told = json.loads(line)
-    sys.path[:] = told.pop("path")
+    config = json.loads(line)
+    sys.path[:] = config.pop("path")
     from stepflow_workers.liveness.lease_table import LeaseTable
 
-    watch(SidecarConfig(**told), LeaseTable(told["table"]))
+    watch(SidecarConfig(**config), LeaseTable(config["table"]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The lease table: which leases a worker has, in memory that it shares with the process of its lease sidecar.
+"""LeaseTable: which leases a worker has, in memory that it shares with its lease sidecar.
 
-There is no lock, because the sidecar reads while the worker cannot run. An entry that is read half-written names no
-lease, and the server says so.
+There is no lock, because the lease sidecar reads while the worker cannot run. A half-written entry names no lease, and
+the server reports it as lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ENTRY = struct.Struct("<Q120p")
 _LENGTH_AT = 8
 _FIRST = 128
 _ENTRIES = 65_536
-"""Leases beyond these are extended by the lease renewer alone. Memory that was never written takes no room."""
+"""Only the thread of the lease renewer extends leases beyond these. Memory that was never written takes no space."""
 
 
 class LeaseTable:
@@ -36,7 +36,7 @@ class LeaseTable:
 
     @staticmethod
     def make_file() -> int:
-        """A descriptor of fresh memory, which has no name and goes with the last process that has it."""
+        """A descriptor of new anonymous memory. The system frees it with the last process that has it."""
         if hasattr(os, "memfd_create"):
             file = os.memfd_create("stepflow-leases")
         else:
@@ -48,21 +48,21 @@ class LeaseTable:
     # -- the worker --------------------------------------------------------------
 
     def put(self, job: str, fence: int) -> int | None:
-        """Write a lease; its place, or none when the table is full."""
+        """Write a lease; returns its index, or ``None`` when the table is full."""
         if self._free:
-            place = self._free.pop()
+            index = self._free.pop()
         elif self._used < _ENTRIES:
-            place = self._used
+            index = self._used
             self._used += 1
         else:
             return None
-        _ENTRY.pack_into(self._memory, _FIRST + place * _ENTRY.size, fence, job.encode())
-        return place
+        _ENTRY.pack_into(self._memory, _FIRST + index * _ENTRY.size, fence, job.encode())
+        return index
 
-    def clear(self, place: int) -> None:
-        """Forget the lease at a place."""
-        self._memory[_FIRST + place * _ENTRY.size + _LENGTH_AT] = 0
-        self._free.append(place)
+    def clear(self, index: int) -> None:
+        """Clear the lease at an index."""
+        self._memory[_FIRST + index * _ENTRY.size + _LENGTH_AT] = 0
+        self._free.append(index)
 
     def renewed(self, at_s: float) -> None:
         """The worker has extended its leases, or tried to, at this time of the monotonic clock."""
@@ -72,20 +72,20 @@ class LeaseTable:
         """Close the descriptor; jobs that end after this may still write."""
         os.close(self.file)
 
-    # -- the lease sidecar --------------------------------------------------------------
+    # -- the lease sidecar -------------------------------------------------------
 
     @property
-    def tended_at(self) -> float:
+    def renewed_at(self) -> float:
         """When the worker last extended its leases, or tried to, by the monotonic clock, in seconds."""
         return float(_HEADER.unpack_from(self._memory)[0])
 
     def leases(self) -> list[tuple[str, int]]:
         """Jobs and fences."""
-        found = []
+        leases = []
         for at in range(_FIRST, len(self._memory), _ENTRY.size):
             fence, job = _ENTRY.unpack_from(self._memory, at)
             if job:
-                found.append((job.decode(errors="replace"), fence))
+                leases.append((job.decode(errors="reindex"), fence))
             elif not fence:
-                break  # nothing was ever written from here on
-        return found
+                break  # the rest was never written
+        return leases

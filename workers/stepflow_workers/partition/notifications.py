@@ -1,4 +1,4 @@
-"""The notifications: what a worker is told over pub/sub. All of it is hints; nothing is lost when one is not heard."""
+"""Notifications that a worker receives over pub/sub. All of them are hints: a lost one delays work, but loses none."""
 
 from __future__ import annotations
 
@@ -18,43 +18,44 @@ __all__ = ["NotificationHandler", "NotificationListener"]
 _log = logging.getLogger("stepflow.worker")
 _PAUSE_S, _REFUSED_S = 0.5, 10.0
 _SILENCE_S = 10.0
-"""How long nothing may be heard before the server is asked for a sign of life, and how long that may take."""
+"""How long the connection may be silent before a ping, and how long the reply to the ping may take."""
 
 
 class NotificationHandler(Protocol):
-    """Who is told."""
+    """Handles the notifications of one partition."""
 
     def on_ready(self) -> None:
-        """A list of jobs is no longer empty, or something may have been missed."""
+        """A list of jobs is no longer empty, or notifications may have been lost."""
 
-    def on_messages(self) -> None:
-        """There are messages to other partitions."""
+    def on_outbox(self) -> None:
+        """There are messages to other partitions in the outbox."""
 
     def on_pauses(self) -> None:
         """Something was paused or resumed."""
 
     def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
-        """Another worker has stored a memo of a run that this worker holds."""
+        """Another worker has stored a memo of a run that this worker has in memory."""
 
     def on_cancel(self, run_id: str) -> None:
-        """A run that this worker holds was cancelled."""
+        """A run that this worker has in memory was cancelled."""
 
 
 class NotificationListener:
-    """Listens for one worker, to one partition.
+    """Listens to the notifications of one partition, for one worker.
 
     Args:
-        lists: the lists whose jobs the worker takes.
+        lists: the lists from which the worker claims jobs.
+        handler: handles the notifications.
     """
 
     def __init__(
-        self, broker: AsyncBroker, keys: Keys, worker: str, lists: list[str], listener: NotificationHandler
+        self, broker: AsyncBroker, keys: Keys, worker: str, lists: list[str], handler: NotificationHandler
     ) -> None:
         self._broker = broker
         self._keys = keys
         self._channels = (keys("READY"), keys("NOTIFICATIONS", worker), keys("PAUSES"))
         self._lists = {name.encode() for name in lists}
-        self._listener = listener
+        self._handler = handler
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -62,7 +63,7 @@ class NotificationListener:
             try:
                 async with self._broker.client(self._keys).pubsub() as pubsub:
                     await pubsub.subscribe(*self._channels)
-                    self._listener.on_ready()
+                    self._handler.on_ready()
                     await self._listen(pubsub)
             except (exceptions.RedisError, OSError) as error:
                 _log.warning(
@@ -71,40 +72,40 @@ class NotificationListener:
                 await asyncio.sleep(_REFUSED_S if is_permission_error(error) else _PAUSE_S)
 
     async def _listen(self, pubsub: PubSub) -> None:
-        """Hear all that comes, until the connection is lost or says nothing, though it was asked."""
-        asked = False
+        """Handle messages until the connection is lost, or does not reply to a ping."""
+        pinged = False
         while True:
             message = await pubsub.get_message(timeout=_SILENCE_S)
             if message is None:
-                if asked:
-                    raise exceptions.TimeoutError(f"no sign of life for {2 * _SILENCE_S:g} s")
+                if pinged:
+                    raise exceptions.TimeoutError(f"no message and no reply to a ping for {2 * _SILENCE_S:g} s")
                 await pubsub.ping()
-                asked = True
+                pinged = True
                 continue
-            asked = False
+            pinged = False
             if message["type"] == "message":
-                self._try_to_hear(message["channel"].decode(), message["data"])
+                self._try_to_handle(message["channel"].decode(), message["data"])
 
-    def _try_to_hear(self, channel: str, data: bytes) -> None:
-        """Hear a message. Messages are hints, so one that makes no sense is let go."""
+    def _try_to_handle(self, channel: str, data: bytes) -> None:
+        """Handle a message. Messages are hints, so a malformed one is logged and ignored."""
         try:
-            self._hear(channel, data)
-        except Exception as error:  # noqa: BLE001  anybody may publish anything
+            self._handle(channel, data)
+        except Exception as error:  # noqa: BLE001  any client can publish anything
             _log.warning("message_not_understood", extra={"channel": channel, "error": type(error).__name__})
 
-    def _hear(self, channel: str, data: bytes) -> None:
+    def _handle(self, channel: str, data: bytes) -> None:
         if channel == self._channels[0]:
             if not data:
-                self._listener.on_messages()
+                self._handler.on_outbox()
             elif data in self._lists:
-                self._listener.on_ready()
+                self._handler.on_ready()
             return
         if channel == self._channels[2]:
-            self._listener.on_pauses()
+            self._handler.on_pauses()
             return
         kind, _, rest = data.partition(b" ")
         if kind == b"memo":
             run_id, position, key, memo = rest.split(b" ", 3)
-            self._listener.on_memo(run_id.decode(), int(position), key.decode(), memo)
+            self._handler.on_memo(run_id.decode(), int(position), key.decode(), memo)
         elif kind == b"cancel":
-            self._listener.on_cancel(rest.decode())
+            self._handler.on_cancel(rest.decode())

@@ -1,1 +1,16 @@
-"""Work that is due by time."""
+"""Work that is due by time: cron schedules, timers, and the repair of what crashed workers left.
+
+There is no scheduler process. Every worker runs every task for each partition (``MaintenanceLoop``):
+
+- fire due timers: at their times, at least every second;
+- start the runs of cron schedules (``CronTicker``): every second;
+- process finished runs: every 4 s; take over those of dead workers: every 8 s;
+- reclaim expired leases: every 4 s;
+- read the pauses, and repair jobs that are missing from their queues: every 10 s;
+- delete the index entries of expired runs: every 5 minutes.
+
+Each task is an idempotent script that takes what is due. Several workers that run it at once do its work once.
+
+A crash leaves nothing to clean up: what was due stays due, and another worker takes it. The state of a cron schedule is
+its last started time. The script that starts the runs moves it on, so each time starts one run.
+"""

@@ -1,7 +1,7 @@
-"""The cron_ticker: starts the runs of functions whose time has come. Every worker does; each time starts one run.
+"""CronTicker: starts the runs of functions with a cron schedule. Every worker ticks; each time starts one run.
 
-Which times a schedule has been started up to is in Redis, and moves on in the script that starts the runs, whose ids
-derive from their times. The clock is the server's.
+Redis stores the last started time of each schedule. The script that starts the runs updates it, and the id of a run
+derives from its time. The clock is the clock of the server.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ from stepflow_engine.steps import event_text
 __all__ = ["CRON_EVENT", "CronTicker"]
 
 CRON_EVENT = "stepflow/cron"
-"""The name of the event of a run that a time has started."""
+"""The name of the event of a run that a schedule has started."""
 _log = logging.getLogger("stepflow.worker")
 
 
 class CronTicker:
-    """Starts runs at their times, for one worker, of the functions that are at home in one partition.
+    """Starts the scheduled runs of the functions whose schedules belong to one partition, for one worker.
 
     Args:
-        functions: those whose code this worker has; only of these are the times looked at, so that the schedules of a
-            function that is gone start nothing.
+        functions: the functions whose code this worker has. The schedules of other functions start nothing.
     """
 
     def __init__(self, broker: AsyncBroker, keys: Keys, functions: Iterable[Function]) -> None:
@@ -44,13 +43,13 @@ class CronTicker:
         self._schedules = {
             f"{function.name}\n{cron.zone}\n{cron.schedule}": (function.config, cron)
             for function in functions
-            if keys.of(_place(function.config)) is keys
+            if keys.of(_partition_of(function.config)) is keys
             for cron in function.config.crons
         }
         self._next_ms = dict.fromkeys(self._schedules, 0)
 
-    async def look(self) -> None:
-        """Start what is due."""
+    async def tick(self) -> None:
+        """Start the runs that are due."""
         if not self._schedules:
             return
         now_ms = await self._broker.execute(server_time_ms())
@@ -63,9 +62,10 @@ class CronTicker:
     async def _fire(self, name: str, *, last_ms: int, now_ms: int) -> None:
         config, cron = self._schedules[name]
         times = due_times(cron, after_ms=last_ms, now_ms=now_ms) if last_ms else []
-        place = _place(config)
+        partition = _partition_of(config)
         starts = [
-            (with_partition_prefix(place, _id(name, time_ms)), config, _event(name, cron, time_ms)) for time_ms in times
+            (with_partition_prefix(partition, _id(name, time_ms)), config, _event(name, cron, time_ms))
+            for time_ms in times
         ]
         started = await self._broker.execute(
             fire_cron(self._keys, name, last_ms=last_ms, until_ms=now_ms, starts=starts)
@@ -76,8 +76,8 @@ class CronTicker:
         self._next_ms[name] = int(next(CronSim(cron.schedule, now)).timestamp() * 1000)
 
 
-def _place(config: FunctionConfig) -> str:
-    """Where the runs live that times start; all of a function together, with what is known of its schedules."""
+def _partition_of(config: FunctionConfig) -> str:
+    """The partition of the scheduled runs of a function, and of the state of its schedules."""
     return config.pinned_partition or partition_prefix_for(config.name)
 
 

@@ -1,7 +1,7 @@
-"""Maintenance: does what a worker does from time to time, so that no scheduler process is needed.
+"""MaintenanceLoop: runs the periodic tasks of a worker, so that no scheduler process is needed.
 
-Every worker does all of it. Each chore is one script that takes what is due and can be repeated, so several workers
-that do it at once do it once.
+Every worker runs all of them. Each task is an idempotent script that takes what is due, so several workers that run it
+at once do its work once.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _RECLAIMED = 100
 
 @dataclass(slots=True)
 class _PeriodicTask:
-    """Something to do again and again.
+    """A task that runs periodically.
 
     Attributes:
-        do: does it.
-        every_s: how often, in seconds.
-        due_at: when next, in the loop's time.
+        run: runs it once.
+        every_s: the period in seconds.
+        due_at: the next time, by the clock of the event loop.
     """
 
-    do: Callable[[], Awaitable[object]]
+    run: Callable[[], Awaitable[object]]
     every_s: float
     due_at: float = 0.0
 
 
 class MaintenanceLoop:
-    """Keeps time in one partition, for one worker."""
+    """Runs the periodic tasks of one partition, for one worker."""
 
     def __init__(
         self, state: WorkerState, keys: Keys, completions: CompletionConsumer, cron_ticker: CronTicker
@@ -54,46 +54,46 @@ class MaintenanceLoop:
         self._timers_at = 0.0
         self._tick_at = 0.0
         self._repair_cursor = 0
-        self._look_at_finished = _PeriodicTask(partial(completions.look, keys), 4.0)
-        self._look_at_pauses = _PeriodicTask(partial(state.pauses.look, keys), 10.0)
-        self._chores = (
-            self._look_at_pauses,
-            _PeriodicTask(cron_ticker.look, 1.0),
-            self._look_at_finished,
+        self._completions_task = _PeriodicTask(partial(completions.process_new, keys), 4.0)
+        self._pauses_task = _PeriodicTask(partial(state.pauses.refresh, keys), 10.0)
+        self._tasks = (
+            self._pauses_task,
+            _PeriodicTask(cron_ticker.tick, 1.0),
+            self._completions_task,
             _PeriodicTask(partial(completions.take_over, keys), 8.0),
             _PeriodicTask(self._reclaim, 4.0),
             _PeriodicTask(self._repair, 10.0),
-            _PeriodicTask(self._forget, 300.0),
+            _PeriodicTask(self._forget_ended, 300.0),
         )
 
-    async def keep(self) -> None:
-        """Do what is due."""
+    async def run_due(self) -> None:
+        """Run the tasks that are due."""
         now = asyncio.get_running_loop().time()
         if now >= min(self._timers_at, self._tick_at):
             await self._fire_timers(now)
-        for chore in self._chores:
-            if now >= chore.due_at:
-                chore.due_at = now + chore.every_s
-                await chore.do()
+        for task in self._tasks:
+            if now >= task.due_at:
+                task.due_at = now + task.every_s
+                await task.run()
 
     def seconds_left(self) -> float:
-        """How long nothing is due; at most a second, for timers that other workers set."""
+        """Seconds until the next timer may be due. At most one, because other workers set timers too."""
         return max(0.0, min(self._timers_at, self._tick_at) - asyncio.get_running_loop().time())
 
     def timer_set(self, delay_ms: int) -> None:
-        """Look when a timer that this worker has set is due, and not at the next tick."""
+        """Fire a timer that this worker has set when it is due, not at the next tick."""
         self._timers_at = min(self._timers_at, asyncio.get_running_loop().time() + delay_ms / 1000)
 
-    def look_at_finished(self) -> None:
-        """Look at the finished events as soon as the worker looks at anything."""
-        self._look_at_finished.due_at = 0.0
+    def process_completions_soon(self) -> None:
+        """Process the finished events at the next opportunity."""
+        self._completions_task.due_at = 0.0
 
-    def look_at_pauses(self) -> None:
-        """Look at what is paused as soon as the worker looks at anything."""
-        self._look_at_pauses.due_at = 0.0
+    def refresh_pauses_soon(self) -> None:
+        """Read the pauses at the next opportunity."""
+        self._pauses_task.due_at = 0.0
 
     async def _fire_timers(self, now: float) -> None:
-        """Have some of what is due happen. What is left comes at the next look: jobs are claimed in between."""
+        """Fire a limited number of due timers. The rest follow at the next poll, after a claim."""
         state = self._state
         self._tick_at = self._timers_at = now + _TICK_S  # also if this fails
         _, next_ms = await state.broker.execute(fire_timers(self._keys, limit=_TIMERS))
@@ -102,10 +102,10 @@ class MaintenanceLoop:
     async def _reclaim(self) -> None:
         lease_ms, reclaimed = self._state.settings.lease_ms, list[str]()
         while len(reclaimed) % _RECLAIMED == 0:
-            found = await self._state.broker.execute(reclaim_leases(self._keys, limit=_RECLAIMED, lease_ms=lease_ms))
-            if not found:
+            batch = await self._state.broker.execute(reclaim_leases(self._keys, limit=_RECLAIMED, lease_ms=lease_ms))
+            if not batch:
                 break
-            reclaimed += found
+            reclaimed += batch
         if reclaimed:
             _log.warning("jobs_reclaimed", extra={"count": len(reclaimed), "jobs": reclaimed[:10]})
 
@@ -115,6 +115,6 @@ class MaintenanceLoop:
         if repaired:
             _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
 
-    async def _forget(self) -> None:
+    async def _forget_ended(self) -> None:
         now_ms = await self._state.broker.execute(server_time_ms())
         await self._state.broker.execute(forget_ended(self._keys, now_ms))

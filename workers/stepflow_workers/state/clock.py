@@ -8,5 +8,5 @@ __all__ = ["now_ms"]
 
 
 def now_ms() -> int:
-    """The time of this machine, in milliseconds since the epoch; shown to people, never compared with the server's."""
+    """The time of this machine in milliseconds since the epoch. For display; never compared with the server's clock."""
     return time.time_ns() // 1_000_000

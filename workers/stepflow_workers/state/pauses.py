@@ -1,4 +1,4 @@
-"""What is paused, as a worker knows it. The scripts that give out jobs know it exactly; this is for runs at hand."""
+"""The pauses, as a worker knows them. The scripts check the originals; this copy is for runs in memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Pauses"]
 
 
 class Pauses:
-    """The pauses, read when a worker is told that they have changed, and from time to time.
+    """The pauses, read when a notification says that they have changed, and periodically.
 
     Args:
-        cipher: opens the data of events.
+        cipher: decrypts the data of events.
     """
 
     def __init__(self, broker: AsyncBroker, keys: Keys, cipher: Cipher = NO_ENCRYPTION) -> None:
@@ -26,14 +26,14 @@ class Pauses:
         self._keys = keys
         self._pauses: dict[Keys, dict[str, Pause]] = {}
 
-    async def look(self, keys: Keys) -> None:
-        """Read those of a partition; every partition knows all."""
+    async def refresh(self, keys: Keys) -> None:
+        """Read the pauses of a partition. Every partition has all pauses."""
         self._pauses[keys] = await self._broker.execute(read_pauses(keys))
 
-    def hold(self, run: CachedRun) -> bool:
-        """Whether a run must not go on: its function, its queue or a key of it is paused."""
+    def is_paused(self, run: CachedRun) -> bool:
+        """Whether the function of a run, its queue or one of its keys is paused."""
         known = self._pauses.get(self._keys.of(run.run_id), {})
-        return bool(known) and any(one in known for one in _subjects(run, self._cipher))
+        return bool(known) and any(subject in known for subject in _subjects(run, self._cipher))
 
 
 def _subjects(run: CachedRun, cipher: Cipher) -> list[str]:

@@ -1,4 +1,4 @@
-"""Jobs with which workers died."""
+"""Poison: jobs that kill their workers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 __all__ = ["POISON_DEATHS", "PoisonError", "died_text"]
 
 POISON_DEATHS = 3
-"""How many workers may die with a job before it is taken for the cause."""
+"""How many workers may die with a job before the job counts as the cause."""
 
 
 class PoisonError(Exception):
-    """A step that took its workers with it."""
+    """A step that killed its workers."""
 
 
 def died_text(deaths: Sequence[str], what: str) -> str:
-    """What is said of a step, or of code, with which workers died."""
+    """The message for a step, or for code, with which workers died."""
     return (
         f"{len(deaths)} workers died while they had {what} (killed, out of memory, or ended by its code): "
         f"{'; '.join(deaths)}; it is not tried again"

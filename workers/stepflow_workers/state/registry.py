@@ -1,4 +1,4 @@
-"""The registry of functions as this worker has read it; scripts refuse to act on an old reading."""
+"""The registry of functions, as this worker has read it. Scripts reject calls with an old version."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Registries", "Registry"]
 
 
 class Registry:
-    """All functions of all apps, as one partition has them.
+    """All functions of all apps, as one partition stores them.
 
     Attributes:
-        version: of the reading; -1: none yet.
+        version: the version that was read; -1: none yet.
         functions: by ``app/id``.
     """
 
@@ -24,18 +24,18 @@ class Registry:
         self.functions: dict[str, FunctionConfig] = {}
 
     async def read(self) -> None:
-        """Read it again. The version first: a change in between makes the reading look older than it is."""
+        """Read it again, the version first: after a change in between it then has an old version, and is read again."""
         version = await self._broker.execute(registry_version(self._keys))
         self.functions = {config.name: config for config in await self._broker.execute(read_functions(self._keys))}
         self.version = version
 
 
 class Registries:
-    """The readings of all partitions. While a worker registers a function, not all of them know it yet."""
+    """The registries of all partitions. While a worker registers a function, they may differ."""
 
     def __init__(self, broker: AsyncBroker, keys: Keys) -> None:
-        self._found = {one: Registry(broker, one) for one in keys.all}
+        self._registries = {one: Registry(broker, one) for one in keys.all}
 
     def of(self, keys: Keys) -> Registry:
-        """That of a partition."""
-        return self._found[keys]
+        """The registry of a partition."""
+        return self._registries[keys]

@@ -1,9 +1,8 @@
-"""Runs that a worker has in memory: suspended code, kept so that it need not be replayed."""
+"""The cache of runs: suspended code in memory, which saves a replay."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -17,21 +16,21 @@ from stepflow_engine.memo import Memo
 __all__ = ["IDLE_HOLD_S", "CachedRun", "RunCache"]
 
 IDLE_HOLD_S = 5.0
-"""How long the code of a run is held with its lease while no memo of its steps comes."""
+"""How long a worker holds the code of a run, and its lease, while no memo of its steps comes."""
 
 
 @dataclass(slots=True, eq=False)
 class CachedRun:
-    """A pass over a run's code in this process.
+    """One execution of a run's code in this process.
 
     Attributes:
-        run_id, function, event, execution: what it is a pass of; the event as JSON text.
-        attempt: of the function.
-        lease: that of the continuation, while this worker has it: only then may the pass plan or end the run.
-        users: how many jobs of this worker use the pass now; it is not evicted before they are done.
-        planned: keys of steps that are known to have jobs, children or waits.
-        distant_waits: those of them that end later than the code is kept with its lease.
-        state_bytes: the size of the memos that are known.
+        run_id, function, event, execution: the run and its code; the event as JSON text.
+        attempt: the attempt at the function.
+        lease: the lease of the continuation, while this worker has it: only then may it plan steps or end the run.
+        users: how many jobs of this worker use the run now; it is not evicted meanwhile.
+        planned: keys of steps known to have jobs, children or waits.
+        distant_waits: those of them that end later than `IDLE_HOLD_S` from now.
+        state_bytes: the size of the known memos.
         deaths: the workers that died with the continuation since it last made progress.
         lock: held by the job that advances the code.
     """
@@ -50,7 +49,7 @@ class CachedRun:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def apply_memo(self, position: int, key: str, memo: Memo, size: int = 0) -> None:
-        """Give the code a memo that was stored at a position."""
+        """Apply a memo that is stored at a position."""
         self.planned.discard(key)
         self.distant_waits.discard(key)
         self.state_bytes += size
@@ -59,60 +58,50 @@ class CachedRun:
 
 
 class RunCache:
-    """The passes in memory, the least recently used of those that nobody uses evicted first.
+    """The runs in memory. The least recently used of the unused ones is evicted first.
 
     Args:
-        most: how many unused ones are kept.
+        capacity: the number of runs above which it evicts.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
         self._runs: OrderedDict[str, CachedRun] = OrderedDict()
 
     def get(self, run_id: str) -> CachedRun | None:
-        """The pass of a run, if it is in memory and still good."""
+        """Return a run, if it is in memory and not closed."""
         run = self._runs.get(run_id)
         if run is not None and run.execution.closed:
             del self._runs[run_id]
             return None
         return run
 
-    def put(self, run: CachedRun) -> None:
-        """Keep a pass."""
+    def add(self, run: CachedRun) -> None:
+        """Add a run."""
         self._runs[run.run_id] = run
 
-    @contextlib.contextmanager
-    def in_use(self, run: CachedRun, lease: Lease) -> Iterator[None]:
-        """Keep a run from eviction while a job uses it. At the end the job's lease is given up."""
-        run.users += 1
-        try:
-            yield
-        finally:
-            if run.lease is lease:
-                run.lease = None
-            self._leave(run)
-
-    def _leave(self, run: CachedRun) -> None:
+    def release(self, run: CachedRun) -> None:
+        """Count one user less, and evict runs beyond the capacity."""
         run.users -= 1
         if self._runs.get(run.run_id) is run:
             self._runs.move_to_end(run.run_id)
         self._evict()
 
     def drop(self, run: CachedRun) -> None:
-        """Give a pass up."""
+        """Close a run and remove it."""
         run.execution.close()
         if self._runs.get(run.run_id) is run:
             del self._runs[run.run_id]
 
     def _evict(self) -> None:
-        over = len(self._runs) - self._most
+        over = len(self._runs) - self._capacity
         if over > 0:
             unused = (run for run in self._runs.values() if not run.users)
             for run in list(itertools.islice(unused, over)):
                 self.drop(run)
 
     def close(self) -> None:
-        """Give all passes up."""
+        """Drop all runs."""
         for run in list(self._runs.values()):
             self.drop(run)
 

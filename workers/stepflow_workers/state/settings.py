@@ -11,19 +11,19 @@ __all__ = ["WorkerSettings"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """How a worker works.
+    """The settings of one worker.
 
     Attributes:
-        redis_url: the server; not in the repr, for it may have a password.
+        redis_url: the server; not in the repr, because it may have a password.
         queues: the queues to serve, most important first; empty: those of the apps' functions.
-        name: the worker's name in RQ; empty: made of host and process id.
-        concurrency: how many jobs are executed at once.
+        name: the name of the worker in RQ; empty: derived from the host and process id.
+        concurrency: how many jobs it executes at once.
         burst: stop when nothing is ready.
-        sticky: how many steps in a row a run may execute before it goes back to its queue; 0: it goes back after each.
-        cached_runs: how many suspended runs are kept in memory; a run that is not kept is replayed.
-        lease_ms: how long a job stays with a worker that gives no sign of life, in milliseconds.
-        grace_s: how long a warm shutdown waits for handlers, in seconds; then their jobs are handed back.
-        backoff: the waits between attempts.
+        sticky: how many steps a run may execute in a row before it goes back to its queue; 0: it goes back after each.
+        cached_runs: how many suspended runs stay in memory; a run that is not in memory is replayed.
+        lease_ms: how long a job stays with a worker that does not renew its lease, in milliseconds.
+        grace_s: how long a warm shutdown waits for handlers, in seconds; then it releases their jobs.
+        backoff: the delays between attempts.
     """
 
     redis_url: str = field(repr=False)

@@ -1,11 +1,9 @@
-"""Slots: how many jobs a worker executes at once. A job that only waits gives its slot back."""
+"""Slots: limit how many jobs a worker executes at once. A job that only waits gives its slot back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from stepflow_workers.state.signals import WorkerSignals
 
 __all__ = ["Slots"]
 
@@ -14,18 +12,18 @@ class Slots:
     """Counts the slots of one worker.
 
     Args:
-        total: how many there are.
-        signals: receives ``slot_freed``.
+        total: the number of slots.
+        freed: called when a slot becomes free.
     """
 
-    def __init__(self, total: int, signals: WorkerSignals) -> None:
+    def __init__(self, total: int, freed: Callable[[], None]) -> None:
         self.total = total
         self.used = 0
-        self._signals = signals
+        self.freed = freed
 
     @contextmanager
     def reserved(self, count: int) -> Iterator[None]:
-        """Reserve slots for jobs that are being claimed, so that no other partition claims jobs for them."""
+        """Reserve slots during a claim, so that no other partition claims jobs for them."""
         self.used += count
         try:
             yield
@@ -34,32 +32,23 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """How many are free. 0 also when more jobs are executing than there are slots, after waiting jobs resumed."""
+        """The number of free slots; 0 also when resumed jobs use more slots than there are."""
         return max(0, self.total - self.used)
 
     def take(self) -> None:
         """Take a slot for a claimed job."""
         self.used += 1
 
-    def release(self) -> None:
-        """Free the slot of a job that is done."""
+    def free_one(self) -> None:
+        """Free the slot of a finished job."""
         self.used -= 1
-        self._signals.slot_freed()
+        self.freed()
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
         """Give the slot back while a job waits."""
-        self.release()
+        self.free_one()
         try:
             yield
         finally:
             self.take()
-
-    def close(self) -> None:
-        """Leave no slot free until `reopen`. Jobs that are executing keep theirs."""
-        self.used += self.total
-
-    def reopen(self) -> None:
-        """Undo `close`."""
-        self.used -= self.total
-        self._signals.slot_freed()

@@ -1,4 +1,4 @@
-"""What all jobs of one worker share."""
+"""WorkerState: what all jobs of a worker share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.transitions.jobs import Lease, by_partition, fail_attempt, release_jobs
-from stepflow_engine.cipher import Cipher
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.memo import Memo, read_memo
 from stepflow_workers.state.pauses import Pauses
 from stepflow_workers.state.run_cache import CachedRun, RunCache
 from stepflow_workers.state.settings import WorkerSettings
-from stepflow_workers.state.signals import WorkerSignals
 from stepflow_workers.state.slots import Slots
+from stepflow_workers.state.wakeups import Wakeups
 
 __all__ = ["WorkerState"]
 
@@ -28,27 +28,27 @@ class WorkerState:
     """What the jobs of one worker share.
 
     Attributes:
-        broker, keys: the connection to the server, and its keys.
+        broker, keys: the connection to the server.
         worker: the worker's name.
-        settings: the worker's settings.
-        cipher: decrypts payloads, with the keys of all apps of this worker.
-        signals: tell the partition workers of queued jobs, timers and free slots.
-        slots: how many jobs the worker executes at once.
-        runs: the runs in memory.
-        pauses: the functions, queues and keys that are paused.
-        stopping: the worker claims no more jobs, and returns those it has as soon as their steps allow.
-        suspended: the partitions where RQ is suspended. Runs return to their queues after the current step.
-        finished_jobs, failed_jobs: counts for RQ.
+        settings: the settings of the worker.
+        wakeups: wakes the worker's dispatchers.
+        cipher: opens payloads, with the keys of all apps of this worker.
+        slots: limit how many jobs it executes at once.
+        cache: the runs in its memory.
+        pauses: what is paused.
+        stopping: it takes no more jobs, and ends its jobs as soon as their steps allow.
+        suspended: the partitions where RQ is suspended: runs go back to their queues after the current step.
+        finished_jobs, failed_jobs: the counts for RQ.
     """
 
     broker: AsyncBroker
     keys: Keys
     worker: str
     settings: WorkerSettings
-    cipher: Cipher
-    signals: WorkerSignals = field(default_factory=WorkerSignals)
+    wakeups: Wakeups
+    cipher: Cipher = NO_ENCRYPTION
     slots: Slots = field(init=False)
-    runs: RunCache = field(init=False)
+    cache: RunCache = field(init=False)
     pauses: Pauses = field(init=False)
     stopping: bool = False
     suspended: set[str] = field(default_factory=set)
@@ -56,28 +56,28 @@ class WorkerState:
     failed_jobs: int = 0
 
     def __post_init__(self) -> None:
-        self.slots = Slots(self.settings.concurrency, self.signals)
-        self.runs = RunCache(self.settings.cached_runs)
+        self.slots = Slots(self.settings.concurrency, self.wakeups.slot_freed)
+        self.cache = RunCache(self.settings.cached_runs)
         self.pauses = Pauses(self.broker, self.keys, self.cipher)
 
     def accepted(self, run: CachedRun, code: ScriptStatus) -> bool:
-        """Whether a transition was accepted. If not, another worker has the run, or it has ended: evict it."""
+        """Whether a transition was accepted. If not, another worker has the run, or it has ended: drop it."""
         if code in (ScriptStatus.DONE, ScriptStatus.ALREADY):
             return True
         if code is ScriptStatus.STALE_FENCE:
             _log.warning("lease_lost", extra={"run_id": run.run_id, "function": run.function.name})
-        self.runs.drop(run)
+        self.cache.drop(run)
         return False
 
-    async def fail_attempt(
+    async def plan_retry(
         self, lease: Lease, key: str, step_id: str, *, attempts: int, error: bytes, delay_ms: int
     ) -> ScriptStatus:
-        """Record a step's failed attempts. The next attempt is a job of its own, after a delay.
+        """Record the failed attempts of a step, and plan the next attempt as a job of its own, after a delay.
 
         Args:
             lease: of the step's own job, or of the continuation that executed the step.
         """
-        command = fail_attempt(
+        call = fail_attempt(
             self.keys,
             run_id=lease.run_id,
             job_key=lease.key,
@@ -88,25 +88,26 @@ class WorkerState:
             error=error,
             delay_ms=delay_ms,
         )
-        code = await self.broker.execute(command)
-        self.signals.timer_set(lease.run_id, delay_ms)
+        code = await self.broker.execute(call)
+        self.wakeups.timer_set(lease.run_id, delay_ms)
         return code
 
     def read_memo(self, run_id: str, key: str, text: bytes) -> Memo:
         """Read and decrypt a stored memo.
 
         Raises:
+            CorruptDataError: it is not a memo.
             DecryptionError: it cannot be decrypted.
         """
         return open_memo(self.cipher, run_id, key, read_memo(text))
 
     async def release(self, leases: list[Lease]) -> None:
-        """Return jobs to their queues at once, for any worker. A job whose lease is lost is left alone."""
+        """Return jobs to their queues, for any worker to claim at once. Jobs with lost leases are left alone."""
         for keys, part in by_partition(self.keys, [(lease.job, lease.fence) for lease in leases]):
             await self.broker.execute(release_jobs(keys, part))
 
     def evict(self, run_id: str) -> None:
-        """Remove a run from memory: it has ended elsewhere, or its lease is lost."""
-        run = self.runs.get(run_id)
+        """Drop a run that has ended elsewhere, or whose lease is lost."""
+        run = self.cache.get(run_id)
         if run is not None:
-            self.runs.drop(run)
+            self.cache.drop(run)

@@ -1,4 +1,4 @@
-"""``step.invoke``: starts the children that a run's steps ask for."""
+"""Starts the child runs of ``step.invoke``."""
 
 from __future__ import annotations
 
@@ -19,69 +19,65 @@ from stepflow_engine.encryption_scopes import event_scope
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.limits import MAX_DEPTH
-from stepflow_engine.steps import InvokeRequest, StepCall
-from stepflow_workers.execution.context import JobContext
+from stepflow_engine.steps import InvokeRequest
+from stepflow_workers.execution.job_context import JobContext
+from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.clock import now_ms
 from stepflow_workers.state.registry import Registry
-from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["invoke_children"]
 
-_BY_URGENCY = (ScriptStatus.NO_RUN, ScriptStatus.STALE_FENCE, ScriptStatus.ALREADY)
+_REPORTED = (ScriptStatus.NO_RUN, ScriptStatus.STALE_FENCE, ScriptStatus.ALREADY)
 _Invoke = Callable[..., Command[Any]]
 INVOKED = b"stepflow/function.invoked"
 
 
 async def invoke_children(
-    context: JobContext, run: CachedRun, lease: Lease, calls: list[tuple[StepCall, InvokeRequest]]
+    context: JobContext, lease: Lease, invokes: list[StepAttempt[InvokeRequest]]
 ) -> tuple[ScriptStatus, list[Resolved], list[StartChild]]:
-    """Start a child for each step, once.
+    """Start a child run for each step, once; also returns the steps that were resolved at once.
 
-    The wait of the parent is recorded in the same script that starts the child. For a child in another partition it is
-    recorded with a message that starts the child, which survives a crash of this worker.
-
-    Returns:
-        A code: DONE; ALREADY if a step was started before, and may have its memo; NO_RUN or STALE_FENCE if another
-        worker has the parent. The steps that were resolved at once. The messages to other partitions.
+    The status is DONE; ALREADY if an earlier attempt started a child, which may have a memo; or NO_RUN or STALE_FENCE
+    if this worker no longer has the parent. The messages start the children in other partitions.
     """
-    state = context.state
-    codes, found, remote = set[ScriptStatus](), list[Resolved](), list[StartChild]()
-    while calls:
-        registry = context.registries.of(state.keys.of(lease.run_id))
-        answers = await state.broker.execute_all([_command(state, run, lease, registry, one) for one in calls])
-        codes.update(code for code, _ in answers)
-        found += [one for _, one in answers if isinstance(one, Resolved)]
-        remote += [one for _, one in answers if isinstance(one, StartChild)]
-        calls = [one for one, (code, _) in zip(calls, answers, strict=True) if code is ScriptStatus.STALE_REGISTRY]
-        if calls:
+    state, registry = context.state, context.registries.of(context.state.keys.of(lease.run_id))
+    codes, resolved, remote = set[ScriptStatus](), list[Resolved](), list[StartChild]()
+    while invokes:
+        replies = await state.broker.execute_all([_command(state, registry, one) for one in invokes])
+        codes.update(code for code, _ in replies)
+        resolved += [one for _, one in replies if isinstance(one, Resolved)]
+        remote += [one for _, one in replies if isinstance(one, StartChild)]
+        stale = [code is ScriptStatus.STALE_REGISTRY for code, _ in replies]
+        invokes = [one for one, is_stale in zip(invokes, stale, strict=True) if is_stale]
+        if invokes:
             await registry.read()
-    return next((code for code in _BY_URGENCY if code in codes), ScriptStatus.DONE), found, remote
+    return next((code for code in _REPORTED if code in codes), ScriptStatus.DONE), resolved, remote
 
 
 def _command(
-    state: WorkerState, run: CachedRun, lease: Lease, registry: Registry, step: tuple[StepCall, InvokeRequest]
+    state: WorkerState, registry: Registry, attempt: StepAttempt[InvokeRequest]
 ) -> Command[tuple[ScriptStatus, Resolved | StartChild | None]]:
-    keys, start = state.keys, _start(run, lease, registry, *step)
+    keys, lease, start = state.keys, attempt.lease, _start_of(registry, attempt)
     is_local = start.refusal or keys.of(start.child) is keys.of(lease.run_id)
     invoke: _Invoke = invoke_child if is_local else invoke_remote_child
     return invoke(keys, start, run_id=lease.run_id, fence=lease.fence, version=registry.version, cipher=state.cipher)
 
 
-def _start(run: CachedRun, lease: Lease, registry: Registry, call: StepCall, request: InvokeRequest) -> ChildStart:
+def _start_of(registry: Registry, attempt: StepAttempt[InvokeRequest]) -> ChildStart:
+    lease, request = attempt.lease, attempt.request
     name = f"{request.app}/{request.function}"
     config = registry.functions.get(name)
-    child = with_partition_prefix(
-        (config and config.pinned_partition) or lease.run_id, run_id_for(lease.run_id, call.key)
-    )
+    partition = (config and config.pinned_partition) or lease.run_id
+    child = with_partition_prefix(partition, run_id_for(lease.run_id, attempt.key))
     now = now_ms()
-    data = run.function.cipher.seal(request.data, event_scope(child))
+    data = attempt.run.function.cipher.seal(request.data, event_scope(child))
     event = b'{"name":"%b","id":"%b","ts":%d,"data":%b}' % (INVOKED, child.encode(), now, data)
-    detail = {"id": call.id, "kind": "invoke", "function": name, "started_at": now}
+    detail = {"id": attempt.id, "kind": "invoke", "function": name, "started_at": now}
     rest = dumps({**detail, "run_id": child})[1:]
     return ChildStart(
-        key=call.key,
-        step_id=call.id,
+        key=attempt.key,
+        step_id=attempt.id,
         child=child,
         event=event,
         detail=rest,
@@ -94,7 +90,7 @@ def _start(run: CachedRun, lease: Lease, registry: Registry, call: StepCall, req
 
 
 def _refusal(name: str, config: FunctionConfig | None, depth: int, detail: dict[str, object]) -> bytes:
-    """The memo of an invoke that cannot be: no such function, or the run is nested too deep."""
+    """The memo of an invoke that is refused: there is no such function, or runs are nested too deep."""
     if config is None:
         failure = Failure("FunctionNotFoundError", f"could not find function with ID: {name.partition('/')[2]}")
         return _memo(failure, "not_found", detail)
@@ -110,7 +106,7 @@ def _refusal(name: str, config: FunctionConfig | None, depth: int, detail: dict[
 
 @lru_cache
 def _timeout(name: str, timeout_ms: int) -> bytes:
-    """The beginning of the memo of an invoke whose time is over."""
+    """The beginning of the memo of an invoke that timed out."""
     failure = Failure("InvokeTimeoutError", f"function {name} did not finish within {show_duration(timeout_ms)}")
     return _memo(failure, "timeout", {})[:-1] + b","
 

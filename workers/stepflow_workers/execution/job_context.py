@@ -1,8 +1,7 @@
-"""What the execution of every job needs."""
+"""JobContext: what every job of a worker needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stepflow import Function
@@ -15,16 +14,16 @@ __all__ = ["JobContext"]
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """What the execution of every job of one worker needs.
+    """The parts of one worker that its jobs use.
 
     Attributes:
-        state: what the jobs share.
-        completions: wakes parents of finished runs.
-        functions: the functions of this process, by ``app/id``.
-        registries: the functions of all processes, for each partition.
+        state: the shared state of the worker.
+        completions: wakes the parents of finished runs.
+        functions: the functions of this process by ``app/id``.
+        registries: the functions of all processes, per partition.
     """
 
     state: WorkerState
     completions: CompletionConsumer
-    functions: Mapping[str, Function]
+    functions: dict[str, Function]
     registries: Registries

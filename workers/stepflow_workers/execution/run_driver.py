@@ -1,0 +1,209 @@
+"""RunDriver: a continuation job, which drives the code of a run from step to step.
+
+It executes a single step itself, under its own lease. Several parallel steps become jobs of their own, which any worker
+may take. Invokes become child runs. Meanwhile the driver keeps the code in memory, with the lease but without a slot,
+and receives the memos. When no memo comes for a while, it parks the run: it gives the lease up, and the next memo
+queues the continuation again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.transitions.jobs import Lease, commit_step, park_run, yield_run
+from stepflow_broker.transitions.runs import forget_deaths, read_steps
+from stepflow_engine.execution import Outcome, Waiting
+from stepflow_engine.steps import RunRequest, WaitRequest
+from stepflow_workers.execution.job_context import JobContext
+from stepflow_workers.execution.run_completion import complete_run, fail_poisoned
+from stepflow_workers.execution.run_loader import catch_up
+from stepflow_workers.execution.step_planner import start_steps
+from stepflow_workers.execution.steps.run import StepFinished, StepRetry
+from stepflow_workers.execution.steps.step_attempt import StepAttempt
+from stepflow_workers.state.poison import POISON_DEATHS
+from stepflow_workers.state.run_cache import IDLE_HOLD_S, CachedRun
+
+__all__ = ["RunDriver"]
+
+
+class RunDriver:
+    """One continuation job. As a context manager it has the run for itself."""
+
+    def __init__(self, context: JobContext, run: CachedRun, lease: Lease) -> None:
+        self._context = context
+        self._state = context.state
+        self._run = run
+        self._lease = lease
+        self._budget = context.state.settings.sticky
+        self._may_be_planned = lease.planned
+        self._is_poisoned = len(lease.deaths) > POISON_DEATHS
+
+    async def __aenter__(self) -> Self:
+        run, lease = self._run, self._lease
+        run.lease, run.deaths = lease, lease.deaths
+        if not self._is_poisoned:
+            await run.lock.acquire()
+            run.execution.ask_again()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._is_poisoned:
+            self._run.lock.release()
+
+    async def replay(self) -> StepAttempt[RunRequest] | None:
+        """Advance the code to the next step that this job executes itself.
+
+        ``None``: the run has ended, is parked, or is back in its queue.
+        """
+        run, lease = self._run, self._lease
+        if self._is_poisoned:
+            await fail_poisoned(self._context, run, lease)
+            return None
+        going_on = True
+        while going_on:
+            outcome = await self._advance()
+            if run.execution.closed:  # dropped meanwhile: the lease is lost, the run has ended, or the worker stops
+                await self._state.release([lease])
+                return None
+            if not isinstance(outcome, Waiting):
+                await complete_run(self._context, run, lease, outcome)
+                return None
+            if self._state.pauses.is_paused(run):
+                await self._yield()
+                return None
+            fresh = [call for call in outcome.fresh if call.key not in run.planned]
+            if fresh and outcome.alone and self._may_be_planned:
+                await self._read_planned()
+            elif fresh and outcome.alone and isinstance(request := fresh[0].request, RunRequest):
+                self._budget -= 1
+                return StepAttempt(run, lease, fresh[0], request, deaths=run.deaths)
+            elif fresh:
+                going_on = await start_steps(self._context, run, lease, fresh)
+            elif outcome.blocked:
+                going_on = await self._wait()
+        return None
+
+    async def commit(self, attempt: StepAttempt[RunRequest], result: StepFinished | StepRetry) -> bool:
+        """Store the result of the step; true if the run continues here."""
+        match result:
+            case StepFinished():
+                return await self._commit(attempt, result)
+            case StepRetry():
+                return await self._plan_retry(attempt, result)
+
+    # -- replay ------------------------------------------------------------------
+
+    async def _advance(self) -> Outcome:
+        """Let the code continue. While it waits for planned steps, the job does not occupy a slot."""
+        if not self._run.planned:
+            return await self._run.execution.advance()
+        with self._state.slots.given_back():
+            return await self._run.execution.advance()
+
+    async def _read_planned(self) -> None:
+        """Read which steps an earlier holder of the run has planned, and then the memos of those that have finished."""
+        run, state = self._run, self._state
+        steps = await state.broker.execute(read_steps(state.keys, run.run_id))
+        run.planned.update(step.key for step in steps if step.state and not _has_lookback(run, step.key))
+        await catch_up(state, run)
+        run.execution.ask_again()
+        self._may_be_planned = False
+
+    # -- commit ------------------------------------------------------------------
+
+    async def _commit(self, attempt: StepAttempt[RunRequest], result: StepFinished) -> bool:
+        state, run, lease = self._state, self._run, self._lease
+        goes_on = self._budget > 0 and not state.stopping and not state.suspended
+        code, position = await state.broker.execute(
+            commit_step(state.keys, run_id=run.run_id, fence=lease.fence, key=attempt.key, memo=result.text)
+        )
+        if not state.accepted(run, code):
+            return False
+        state.finished_jobs += 1
+        run.apply_memo(position, attempt.key, result.memo)
+        if not goes_on:  # after the reply: if the server refused the memo for a while, the run would go back without it
+            await self._yield()
+            if not state.settings.sticky:
+                state.cache.drop(run)
+        return goes_on
+
+    async def _plan_retry(self, attempt: StepAttempt[RunRequest], retry: StepRetry) -> bool:
+        """Plan the next attempt of a step that failed, as a job of its own."""
+        self._state.failed_jobs += 1
+        code = await self._state.plan_retry(
+            self._lease, attempt.key, attempt.id, attempts=retry.attempts, error=retry.error, delay_ms=retry.delay_ms
+        )
+        self._run.planned.add(attempt.key)
+        return self._state.accepted(self._run, code)
+
+    async def _yield(self) -> None:
+        """Return the run to its queue."""
+        state = self._state
+        await state.broker.execute(yield_run(state.keys, run_id=self._run.run_id, fence=self._lease.fence))
+
+    # -- waiting -----------------------------------------------------------------
+
+    async def _wait(self) -> bool:
+        """Wait for memos with the code in memory but without a slot, then park the run; true if the run continues here.
+
+        The script parks the run only if the code has seen all stored memos. Otherwise nothing would queue the run for a
+        memo that came in between.
+        """
+        state, run, seen = self._state, self._run, self._run.execution.applied
+        await self._forget_deaths()
+        if self._may_hold() and not run.planned <= run.distant_waits:
+            with state.slots.given_back():
+                if await self._memo_comes():
+                    return True
+        if run.execution.applied > seen:
+            return True
+        return await self._park(seen)
+
+    def _may_hold(self) -> bool:
+        """Whether the code may stay in memory with its lease. A lease with a concurrency slot blocks other runs."""
+        state = self._state
+        return (
+            bool(state.settings.sticky)
+            and not state.stopping
+            and len(state.cache) <= state.settings.cached_runs
+            and not self._run.function.has_gates
+        )
+
+    async def _park(self, seen: int) -> bool:
+        state, run = self._state, self._run
+        code = await state.broker.execute(
+            park_run(state.keys, run_id=run.run_id, fence=self._lease.fence, applied=seen)
+        )
+        if code is ScriptStatus.MORE:
+            await catch_up(state, run)
+            return True
+        if code is ScriptStatus.ALREADY:  # the server has lost what this execution waits for
+            state.cache.drop(run)
+            await state.release([self._lease])
+            return False
+        state.accepted(run, code)
+        if not state.settings.sticky:
+            state.cache.drop(run)
+        return False
+
+    async def _forget_deaths(self) -> None:
+        """Clear the deaths: the code is suspended, so it is not what killed its workers."""
+        if self._run.deaths:
+            self._run.deaths = ()
+            await self._state.broker.execute(forget_deaths(self._state.keys, self._run.run_id))
+
+    async def _memo_comes(self) -> bool:
+        try:
+            async with asyncio.timeout(IDLE_HOLD_S):
+                await self._run.execution.activity.changed()
+        except TimeoutError:
+            return False
+        return not self._state.stopping
+
+
+def _has_lookback(run: CachedRun, key: str) -> bool:
+    """Whether a step is a wait with a lookback: its starter may have died before it read the past events."""
+    call = run.execution.pending(key)
+    return call is not None and isinstance(call.request, WaitRequest) and bool(call.request.lookback_ms)

@@ -1,0 +1,258 @@
+"""The log events of stepflow: level, fields, meaning, and what to do.
+
+A test compares this table with every logging call of all packages, and with the reference in the documentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["LOG_EVENTS", "LogEvent"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """One event in the log.
+
+    Attributes:
+        name: the first word of the message.
+        levels: the levels at which it is logged.
+        fields: the names of its fields. A field may be missing where the event has several causes.
+        meaning: what happened.
+        action: what to do; empty: nothing.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+    fields: tuple[str, ...]
+    meaning: str
+    action: str = ""
+
+
+_INFO, _WARNING, _ERROR = ("INFO",), ("WARNING",), ("ERROR",)
+_RETRIES = "Check the server and the network. The worker retries."
+
+_EVENTS = (
+    # -- the worker
+    LogEvent("worker_started", _INFO, ("worker", "queues", "redis"), "The worker is ready to claim jobs."),
+    LogEvent(
+        "worker_not_started",
+        _ERROR,
+        ("error",),
+        "A process of a pool could not start.",
+        "Correct the configuration that the error names.",
+    ),
+    LogEvent(
+        "worker_stopping", _INFO, ("worker", "jobs"), "The worker claims no more jobs and finishes its running ones."
+    ),
+    LogEvent(
+        "worker_stopped_at_once",
+        _WARNING,
+        ("worker",),
+        "A second signal ended the worker. Other workers reclaim its jobs when the leases expire.",
+    ),
+    LogEvent(
+        "jobs_released",
+        _WARNING,
+        ("count",),
+        "Handlers took longer than the grace period. Their jobs are back in the queues and run again.",
+        "Increase the grace period, or make the handlers shorter.",
+    ),
+    LogEvent(
+        "worker_deregister_failed",
+        _WARNING,
+        ("error",),
+        "The worker could not delete its registration. RQ shows the worker for up to 30 s more.",
+    ),
+    LogEvent(
+        "worker_reregistered",
+        _WARNING,
+        ("worker",),
+        "The server had lost the registration of this worker, by a failover or an outage.",
+        "Run `stepflow doctor`: the server may have lost other data too.",
+    ),
+    LogEvent("suspended", _INFO, (), "RQ is suspended. The worker claims no jobs."),
+    LogEvent("resumed", _INFO, (), "RQ is no longer suspended."),
+    # -- the connection to the server
+    LogEvent("server_unavailable", _WARNING, ("error",), "The server did not answer a claim.", _RETRIES),
+    LogEvent("routing_interrupted", _WARNING, ("error",), "The worker could not read or route events.", _RETRIES),
+    LogEvent("inbox_interrupted", _WARNING, ("error",), "The subscription to notifications ended.", _RETRIES),
+    LogEvent("commands_interrupted", _WARNING, ("error",), "The subscription to RQ's commands ended.", _RETRIES),
+    LogEvent("heartbeat_failed", _WARNING, ("error",), "RQ's heartbeat could not be sent.", _RETRIES),
+    LogEvent("maintenance_failed", _ERROR, ("error",), "A periodic task failed.", _RETRIES),
+    LogEvent(
+        "message_not_understood",
+        _WARNING,
+        ("channel", "error"),
+        "A malformed message was published on a pub/sub channel. The worker ignored it.",
+        "Find the client that published it.",
+    ),
+    # -- leases and liveness
+    LogEvent(
+        "lease_lost",
+        _WARNING,
+        ("run_id", "function"),
+        "The worker was paused or disconnected for longer than a lease. Another worker has the run.",
+    ),
+    LogEvent("lease_not_extended", _WARNING, ("error",), "The server did not extend the leases.", _RETRIES),
+    LogEvent(
+        "jobs_reclaimed",
+        _WARNING,
+        ("count", "jobs"),
+        "Leases expired, so a worker died or hung. Its jobs are back in their queues. `jobs` lists at most 10.",
+        "Find out why the worker died.",
+    ),
+    LogEvent(
+        "jobs_repaired",
+        _WARNING,
+        ("count", "jobs"),
+        "Jobs were missing from their queues and were put back. `jobs` lists at most 10.",
+        "Find out what removed them, such as a plain `rq worker` on the same queue.",
+    ),
+    LogEvent(
+        "loop_blocked",
+        _WARNING,
+        ("file", "line", "function_name"),
+        "A handler blocks the event loop for more than a second. The message names the line.",
+        "Make the handler a plain `def`, which runs in a thread.",
+    ),
+    LogEvent("loop_unblocked", _WARNING, ("blocked_s",), "The event loop runs again."),
+    LogEvent(
+        "worker_blocked",
+        _WARNING,
+        ("worker", "worker_pid", "jobs"),
+        "A handler keeps the GIL, so no thread of the worker runs. The lease sidecar extends its leases.",
+        "Run such code in a process pool. `loop_blocked` names the line afterwards.",
+    ),
+    LogEvent(
+        "worker_recovered",
+        _WARNING,
+        ("worker", "held_s"),
+        "The worker runs again and extends its leases itself.",
+    ),
+    LogEvent(
+        "lease_sidecar_not_started",
+        _WARNING,
+        ("error",),
+        "The lease sidecar could not start. Until it runs, a handler that keeps the GIL loses its lease.",
+        "Check the limits on processes and memory. The worker retries within ten seconds.",
+    ),
+    LogEvent(
+        "lease_sidecar_died",
+        _WARNING,
+        ("exit_code",),
+        "The lease sidecar ended. The worker starts it again.",
+        "Check whether something kills it, such as the OOM killer.",
+    ),
+    # -- runs and jobs
+    LogEvent(
+        "run_ended",
+        ("INFO", "WARNING"),
+        ("run_id", "function", "status"),
+        "A run has completed (INFO) or failed (WARNING).",
+        "If it failed: `stepflow runs show RUN`.",
+    ),
+    LogEvent("cron_fired", _INFO, ("function", "runs"), "A cron schedule started runs."),
+    LogEvent(
+        "code_missing",
+        _WARNING,
+        ("run_id", "function"),
+        "This worker does not have the function of the run. It deferred the job.",
+        "Start a worker that has the function, or cancel the run.",
+    ),
+    LogEvent(
+        "payload_decryption_failed",
+        _WARNING,
+        ("run_id", "event_id", "error"),
+        "This worker cannot decrypt a run or an event. It left it to other workers.",
+        "Give the worker the key that the error names.",
+    ),
+    LogEvent(
+        "run_corrupt",
+        _WARNING,
+        ("run_id", "error"),
+        "Another program changed the data of the run. The job is deferred again and again.",
+        "Repair the data, or cancel the run.",
+    ),
+    LogEvent(
+        "planned_step_not_found",
+        _WARNING,
+        ("run_id", "step_id"),
+        "The code no longer calls a planned step.",
+        "Bring the step back, or cancel the run.",
+    ),
+    LogEvent(
+        "poison_suspect_isolated",
+        _WARNING,
+        ("job", "deaths"),
+        "Workers died with this job. It runs alone in this worker.",
+        "Find out why, before it fails as poison.",
+    ),
+    LogEvent(
+        "job_interrupted",
+        _WARNING,
+        ("job", "error"),
+        "The server was unreachable for too long. A worker reclaims the job.",
+        "Check the server and the network.",
+    ),
+    LogEvent(
+        "job_internal_error",
+        _ERROR,
+        ("job",),
+        "A defect of stepflow, with a traceback. A worker reclaims the job.",
+        "Report it.",
+    ),
+    LogEvent(
+        "dispatcher_internal_error",
+        _ERROR,
+        (),
+        "A defect of stepflow, with a traceback. The worker continues after a second.",
+        "Report it.",
+    ),
+    # -- events and messages
+    LogEvent(
+        "routing_internal_error",
+        _ERROR,
+        (),
+        "A defect of stepflow, with a traceback. Routing continues after a second.",
+        "Report it.",
+    ),
+    LogEvent(
+        "event_dropped",
+        _ERROR,
+        ("entry", "error"),
+        "The event stream had an entry that is not an event. The worker deleted it.",
+        "Find the client that wrote it.",
+    ),
+    LogEvent(
+        "event_not_forwarded",
+        _WARNING,
+        ("error",),
+        "Another partition did not accept an event in time. The event stays on its stream.",
+        _RETRIES,
+    ),
+    LogEvent(
+        "message_not_delivered",
+        _WARNING,
+        ("run_id", "error"),
+        "Another partition did not accept a message. The message stays in the outbox.",
+        _RETRIES,
+    ),
+    LogEvent(
+        "trigger_not_readable",
+        _ERROR,
+        ("function", "error"),
+        "Another version registered a trigger that this one cannot read. It matches no event.",
+        "Use one version for all workers.",
+    ),
+    LogEvent(
+        "condition_not_readable",
+        _ERROR,
+        ("run_id", "error"),
+        "Another version stored a wait condition that this one cannot read. It matches no event.",
+        "Use one version for all workers.",
+    ),
+)
+
+LOG_EVENTS = {event.name: event for event in _EVENTS}
+"""All log events by name."""
