@@ -203,5 +203,5 @@ def test_a_password_that_is_wrong_and_no_user_at_all_are_refused(site: str) -> N
     address = site.rpartition("@")[2]
     for url in (f"redis://stepflow-worker:guess@{address}", f"redis://{address}"):
         with pytest.raises(ConfigurationError, match="refuses the user or password") as caught:
-            Broker(url).run(command(bytes, "PING"))
+            Broker(url).execute(command(bytes, "PING"))
         assert "guess" not in str(caught.value)

@@ -154,7 +154,7 @@ def wrong_urls(site: Guarded, port: int) -> list[tuple[str, type[StepflowError]]
 def test_no_error_has_a_password(site: Guarded, unused_tcp_port: int, number: int) -> None:
     url, expected = wrong_urls(site, unused_tcp_port)[number]
     with pytest.raises(expected) as caught:
-        Broker(url, retry_for_s=0).run(command(bytes, "PING"))
+        Broker(url, retry_for_s=0).execute(command(bytes, "PING"))
     assert_no_secret(told(caught.value), where="the blocking broker's error")
 
     async def single() -> None:
