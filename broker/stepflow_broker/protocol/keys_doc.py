@@ -11,22 +11,21 @@ __all__ = ["keys_page"]
 _PREAMBLE = """\
 # Redis keys
 
-Every key and channel of stepflow. This page is made from `broker/stepflow_broker/keys.py` by
-`python -m stepflow_broker.protocol.keys_doc > docs/redis-keys.md`; a test compares the two.
+All keys and channels of stepflow. Do not edit this page: `python -m stepflow_broker.protocol.keys_doc >
+docs/redis-keys.md` generates it from `broker/stepflow_broker/protocol/keys.py`, and a test compares the two.
 
-- The truth of a run is in `stepflow:run:*`, `stepflow:memos:*`, `stepflow:memo-order:*` and `stepflow:steps:*`. Its jobs,
-  leases and timers follow from it.
-- A run that has not ended has no expiry. One that has ended is kept for the app's retention (7 days unless the app says
-  otherwise), and for at least 24 hours when its sender chose its id.
-- Keys that begin with `rq:` are RQ's own, in RQ's format, with JSON in place of pickle. Their prefix is that of the
-  variable `RQ_KEY_PREFIX`, as in RQ.
-- Where keys are divided into partitions (`?partitions=`, a cluster), each key begins with its partition's tag, as in
-  `{sf:17}:stepflow:live`, but for these, of which there is one for all:
-  SHARED. Scripts then declare one key more, `{sf:17}:stepflow:moving`, which is
-  never written: while the partition's slot is on its way to another node, the server refuses a script that names it
-  before the script does anything.
-- Times are milliseconds since the epoch; in RQ's sets they are seconds, as RQ has them.
-- `<run>` is a run id, `<step key>` the hex SHA-1 of a step id, `<queue>` a queue's name.
+- The truth of a run is in `stepflow:run:*`, `stepflow:memos:*`, `stepflow:memo-order:*` and `stepflow:steps:*`.
+  Jobs, leases and timers follow from it.
+- A live run has no expiry. An ended run is kept for the retention of its app: 7 days by default, and at least 24 hours
+  if the producer chose its id.
+- Keys that begin with `rq:` belong to RQ and have RQ's format, with JSON in place of pickle. `RQ_KEY_PREFIX` sets their
+  prefix, as in RQ.
+- With partitions (`?partitions=`, a cluster), each key begins with the tag of its partition, as in
+  `{sf:17}:stepflow:live`. Exceptions, which exist once: SHARED. Scripts also declare the key
+  `{sf:17}:stepflow:moving`, which is never written. While the slot of the partition moves to another node, the server
+  refuses a script that names it, before the script writes anything.
+- Times are milliseconds since the epoch. Times in RQ's own sets are seconds.
+- `<run>` is a run id, `<step key>` is the hex SHA-1 of a step id, `<queue>` is the name of a queue.
 """
 _PARTITION = Keys(ANY_PARTITION)
 _HEADINGS = ("key", "type", "what", "written by", "goes away")
