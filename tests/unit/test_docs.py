@@ -1,0 +1,183 @@
+"""The documentation: links lead somewhere, examples work, and tables have what the code has."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+import stepflow
+from stepflow_broker.doctor.findings import RULES
+from stepflow_cli.main import stepflow as cli
+from stepflow_cli.commands.worker import worker
+from tests.support.pages import ROOT, Block, anchors, blocks, first_column, links, pages
+
+PAGES = pages()
+REFERENCE = ROOT / "docs" / "reference"
+_TREE = re.compile(r"`((?:engine|broker|sdk|workers|cli|tests|benchmarks|examples|deploy)/[\w./-]+)`")
+_PRODUCT = ("engine", "broker", "sdk", "workers", "cli")
+
+
+def _of(*languages: str) -> list[Block]:
+    return [block for page in PAGES for block in blocks(page) if block.language in languages]
+
+
+def _sources() -> list[Path]:
+    return [path for folder in _PRODUCT for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+# -- links -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_the_page_leads_to_a_file_and_a_heading(page: Path) -> None:
+    wrong = []
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            wrong.append(link)
+    assert wrong == []
+
+
+def test_every_page_of_docs_is_on_the_map() -> None:
+    index = ROOT / "docs" / "index.md"
+    on_map = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
+    decisions = {(page.parent / link).resolve() for page in on_map if page.name == "index.md" for link in links(page)}
+    missing = [page for page in PAGES if page.parent != ROOT and page != index and page not in on_map | decisions]
+    assert missing == []
+
+
+def test_every_path_that_a_page_names_exists() -> None:
+    named = {(page, path) for page in PAGES for path in _TREE.findall(page.read_text())}
+    assert sorted(str(path) for page, path in named if not (ROOT / path).exists()) == []
+
+
+# -- examples ----------------------------------------------------------------------
+
+
+def test_there_is_an_example_beside_most_rules() -> None:
+    assert len([block for page in PAGES for block in blocks(page)]) >= 100
+
+
+@pytest.mark.parametrize("block", _of("python"), ids=str)
+def test_the_python_compiles(block: Block) -> None:
+    compile(block.text, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_python_of_the_page_is_executed(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but what needs a server; tests/integration/test_docs.py executes that."""
+    monkeypatch.setenv("STEPFLOW_REDIS_URL", "redis://127.0.0.1:1/0")
+    load_page(page)
+
+
+def load_page(page: Path) -> dict[str, object]:
+    """The names that the page's blocks of Python declare."""
+    names: dict[str, object] = {"__name__": "page"}
+    for block in blocks(page):
+        if block.language == "python" and not block.mark:
+            exec(compile("\n" * (block.line - 1) + block.text, str(block), "exec"), names)
+    return names
+
+
+# -- the command line --------------------------------------------------------------
+
+
+def _commands(block: Block) -> list[list[str]]:
+    """The commands of stepflow in a block for a shell."""
+    text = re.sub(r"\\\n\s*", " ", block.text)
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    found = []
+    for words in lines:
+        starts = [at for at, word in enumerate(words) if word in ("stepflow", "stepflow-worker")]
+        end = next((at for at, word in enumerate(words) if word in ("|", "&&", ">", "||")), len(words))
+        found += [words[starts[0] : end]] if starts and starts[0] < end else []
+    return found
+
+
+@pytest.mark.parametrize("block", [block for block in _of("sh") if _commands(block)], ids=str)
+def test_the_commands_of_the_shell_exist_with_their_options(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    for program, *words in _commands(block):
+        command: click.Command = worker if program == "stepflow-worker" else cli
+        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+            found = command.commands.get(words[0])
+            assert found is not None, f"{block}: there is no command {words[0]!r}"
+            command, words = found, words[1:]
+        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
+        used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert used - known == set(), f"{block}: {program} {command.name}"
+
+
+def _variables() -> set[str]:
+    """The variables that options of commands are."""
+    found = {"STEPFLOW_ENCRYPTION_KEYS", "STEPFLOW_REDIS_URL", "STEPFLOW_OUTPUT", "STEPFLOW_DEBUG"}
+    left: list[tuple[str, click.Command]] = [("STEPFLOW", cli)]
+    while left:
+        prefix, command = left.pop()
+        found |= {f"{prefix}_{option.lstrip('-').replace('-', '_').upper()}" for one in command.params for option in one.opts}
+        if isinstance(command, click.Group):
+            left += [(f"{prefix}_{name.upper()}", one) for name, one in command.commands.items()]
+    return found
+
+
+def test_every_variable_that_a_page_names_exists() -> None:
+    named = {name for page in PAGES for name in re.findall(r"\bSTEPFLOW_[A-Z_]*[A-Z]\b", page.read_text())}
+    assert named - _variables() == set()
+
+
+def test_every_module_that_a_command_runs_exists() -> None:
+    named = {name for block in _of("sh") for name in re.findall(r"python3? -m ((?:stepflow|examples|benchmarks)[\w.]*)", block.text)}
+    assert [name for name in sorted(named) if importlib.util.find_spec(name) is None] == []
+
+
+# -- tables ------------------------------------------------------------------------
+
+
+def test_the_table_of_errors_has_all_public_errors() -> None:
+    public = {name for name in stepflow.__all__ if name.endswith("Error")}
+    assert {name for name in first_column(REFERENCE / "errors.md") if name.endswith("Error")} == public
+
+
+def test_the_overview_of_the_api_has_all_public_names() -> None:
+    assert set(stepflow.__all__) - set(first_column(REFERENCE / "api.md")) - set(first_column(REFERENCE / "errors.md")) == set()
+
+
+def test_the_table_of_log_events_has_all_that_is_logged() -> None:
+    assert set(first_column(REFERENCE / "log-events.md")) == _logged()
+
+
+def _logged() -> set[str]:
+    """The names of events that the product logs."""
+    found: set[str] = set()
+    for path in _sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"_log.{one}" for one in _LEVELS}:
+                texts = {one.value for one in ast.walk(node.args[node.func.attr == "log"]) if isinstance(one, ast.Constant)}  # type: ignore[attr-defined]
+                found |= {str(text).split(" ")[0] for text in texts}
+    return found | _PASSED_ON
+
+
+_LEVELS = ("info", "warning", "error", "exception", "log")
+_PASSED_ON = {"payload_decryption_failed", "run_corrupt"}
+"""Logged by a name that is computed."""
+
+
+def test_the_table_of_findings_has_all_codes() -> None:
+    assert set(first_column(REFERENCE / "doctor-findings.md")) == set(RULES) | _server_codes()
+
+
+def _server_codes() -> set[str]:
+    """The codes of findings on the server, which its examinations name in place."""
+    found: set[str] = set()
+    for path in (ROOT / "broker/stepflow_broker/doctor").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = isinstance(node, ast.Call) and ast.unparse(node.func) in ("Finding", "_error", "_warning", "_ok")
+            if named and node.args and isinstance(node.args[0], ast.Constant) and " " not in str(node.args[0].value):  # type: ignore[attr-defined]
+                found.add(str(node.args[0].value))  # type: ignore[attr-defined]
+    return found
