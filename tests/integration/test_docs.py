@@ -89,7 +89,13 @@ class Terminal:
         keep = f"export -p > {self._variables}"
         script = f"[ -e {self._variables} ] && . {self._variables}\nset -ae\n{block.text}\n{keep}\n"
         done = subprocess.run(
-            ["bash", "-c", script], cwd=self._folder, env=self._env, capture_output=True, text=True, timeout=60, check=False
+            ["bash", "-c", script],
+            cwd=self._folder,
+            env=self._env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 0, f"{block}: {done.stdout}{done.stderr}"
         return done.stdout

@@ -13,8 +13,8 @@ import pytest
 
 import stepflow
 from stepflow_broker.doctor.findings import RULES
-from stepflow_cli.main import stepflow as cli
 from stepflow_cli.commands.worker import worker
+from stepflow_cli.main import stepflow as cli
 from tests.support.pages import ROOT, Block, anchors, blocks, first_column, links, pages
 
 PAGES = pages()
@@ -120,7 +120,9 @@ def _variables() -> set[str]:
     left: list[tuple[str, click.Command]] = [("STEPFLOW", cli)]
     while left:
         prefix, command = left.pop()
-        found |= {f"{prefix}_{option.lstrip('-').replace('-', '_').upper()}" for one in command.params for option in one.opts}
+        found |= {
+            f"{prefix}_{option.lstrip('-').replace('-', '_').upper()}" for one in command.params for option in one.opts
+        }
         if isinstance(command, click.Group):
             left += [(f"{prefix}_{name.upper()}", one) for name, one in command.commands.items()]
     return found
@@ -132,7 +134,11 @@ def test_every_variable_that_a_page_names_exists() -> None:
 
 
 def test_every_module_that_a_command_runs_exists() -> None:
-    named = {name for block in _of("sh") for name in re.findall(r"python3? -m ((?:stepflow|examples|benchmarks)[\w.]*)", block.text)}
+    named = {
+        name
+        for block in _of("sh")
+        for name in re.findall(r"python3? -m ((?:stepflow|examples|benchmarks)[\w.]*)", block.text)
+    }
     assert [name for name in sorted(named) if importlib.util.find_spec(name) is None] == []
 
 
@@ -145,27 +151,10 @@ def test_the_table_of_errors_has_all_public_errors() -> None:
 
 
 def test_the_overview_of_the_api_has_all_public_names() -> None:
-    assert set(stepflow.__all__) - set(first_column(REFERENCE / "api.md")) - set(first_column(REFERENCE / "errors.md")) == set()
-
-
-def test_the_table_of_log_events_has_all_that_is_logged() -> None:
-    assert set(first_column(REFERENCE / "log-events.md")) == _logged()
-
-
-def _logged() -> set[str]:
-    """The names of events that the product logs."""
-    found: set[str] = set()
-    for path in _sources():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"_log.{one}" for one in _LEVELS}:
-                texts = {one.value for one in ast.walk(node.args[node.func.attr == "log"]) if isinstance(one, ast.Constant)}  # type: ignore[attr-defined]
-                found |= {str(text).split(" ")[0] for text in texts}
-    return found | _PASSED_ON
-
-
-_LEVELS = ("info", "warning", "error", "exception", "log")
-_PASSED_ON = {"payload_decryption_failed", "run_corrupt"}
-"""Logged by a name that is computed."""
+    assert (
+        set(stepflow.__all__) - set(first_column(REFERENCE / "api.md")) - set(first_column(REFERENCE / "errors.md"))
+        == set()
+    )
 
 
 def test_the_table_of_findings_has_all_codes() -> None:

@@ -12,7 +12,7 @@ from stepflow_broker.doctor.findings import RULES
 from stepflow_broker.protocol.scripts import script, script_names
 
 LUA = Path(str(files("stepflow_broker"))) / "lua"
-PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "doctor-findings.md").read_text()
 
 
 def test_the_rights_that_are_tried_are_those_of_all_commands_in_the_scripts() -> None:
