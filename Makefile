@@ -34,6 +34,8 @@ coverage: $(VENV)/.installed-dev ## all tests but the fault tests, with branch c
 	$(BIN)/coverage run -m pytest -q --ignore tests/chaos $(PARALLEL)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+	@$(BIN)/coverage json -q -o .coverage.json
+	@$(BIN)/python -m tests.support.coverage_gate .coverage.json
 
 chaos-short: $(VENV)/.installed-dev ## the fault tests in their short size
 	$(BIN)/pytest -q tests/chaos $(PARALLEL)
