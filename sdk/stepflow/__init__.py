@@ -87,7 +87,7 @@ from stepflow_engine.errors import (
 )
 from stepflow_engine.failure import Failure
 from stepflow_engine.limits import Limits
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.version import __version__ as __version__
 
 __all__ = [

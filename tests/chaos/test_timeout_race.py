@@ -27,7 +27,7 @@ from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_failure
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.invariants import check_invariants
 
 KEYS = Keys()

@@ -30,7 +30,7 @@ from stepflow_broker.transitions.pauses import pause
 from stepflow_broker.transitions.remote_invokes import deliver, invoke_remote_child, start_remote_child
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.backends import Store
 from tests.support.driver import LEASE_MS, NOBODY, RETENTION_MS, TIMEOUT_MEMO, Driver
 

@@ -15,7 +15,7 @@ from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.outbox import EndedBatch, read_finished
 from stepflow_broker.transitions.runs import start_run
 from stepflow_engine.codec import dumps, loads
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, Driver
 
 SIZE, TIMEOUT_MS = 3, 5_000

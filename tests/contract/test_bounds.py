@@ -12,7 +12,7 @@ from stepflow_broker.transitions.events import Routed, add_event, read_events, r
 from stepflow_broker.transitions.runs import start_run
 from stepflow_broker.transitions.waits import deliver_event, read_condition, read_waits
 from stepflow_engine.codec import dumps
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, Driver
 from tests.support.invariants import check_invariants
 

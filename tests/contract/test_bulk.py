@@ -14,7 +14,7 @@ from stepflow_broker.transitions.bulk_cancel import CancelRequest, RunFilter, ca
 from stepflow_broker.transitions.runs import start_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.contract.test_invokes import waiting
 from tests.support.driver import RETENTION_MS, START_MS, Driver
 

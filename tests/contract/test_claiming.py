@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stepflow_engine.codec import loads
 from stepflow_engine.ids import job_id, step_key
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import LEASE_MS, START_MS, Driver
 
 

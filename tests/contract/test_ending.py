@@ -7,7 +7,7 @@ import pytest
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.runs import forget_ended, list_runs
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import ERROR, LEASE_MS, NOBODY, RETENTION_MS, Driver
 
 

@@ -21,7 +21,7 @@ from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.runs import start_runs
 from stepflow_engine.codec import dumps
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, Driver
 from tests.support.flow_model import DAY_MS, FlowModel, Life, Sent
 

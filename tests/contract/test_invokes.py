@@ -15,7 +15,7 @@ from stepflow_broker.transitions.outbox import EndedRun, read_finished, take_ove
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_failure
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import LEASE_MS, NOBODY, TIMEOUT_MEMO, Driver
 
 KEY = step_key("call")

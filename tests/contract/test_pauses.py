@@ -14,7 +14,7 @@ from stepflow_broker.transitions.pauses import PauseKind, pause, read_pauses, re
 from stepflow_broker.transitions.runs import start_run
 from stepflow_broker.transitions.schedules import fire_cron
 from stepflow_engine.codec import dumps
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, START_MS, Driver
 
 GATE = "shop/buy:event.data.tenant=1"

@@ -17,7 +17,7 @@ from stepflow_broker.registry.functions import (
 )
 from stepflow_broker.transitions.events import StreamedEvent, add_event, read_events, route_event, take_over_events
 from stepflow_engine.codec import dumps
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import Driver
 from tests.support.invariants import check_invariants
 

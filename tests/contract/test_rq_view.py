@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 
 from stepflow_engine.ids import job_id, step_key
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.backends import real_store
 from tests.support.driver import RETENTION_MS, Driver
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.ids import job_id, step_key
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["Job", "Model", "Run"]
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.ids import step_key
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.property.model import Model, Run
 from tests.support.backends import Store, fake_store, real_store
 from tests.support.driver import LEASE_MS, Driver, memo

@@ -18,7 +18,7 @@ from stepflow_broker.transitions.runs import start_run
 from stepflow_broker.transitions.waits import WaitStart, begin_wait
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import job_id, step_key
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, TIMEOUT_MEMO, Driver
 
 __all__ = ["DEFECTS", "Defect"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from stepflow_broker.registry.flow_control import FlowConfig, ThrottleConfig
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["DAY_MS", "FlowModel", "Life", "Sent"]
 

@@ -24,7 +24,7 @@ import redis
 
 from stepflow_broker.protocol.keys import Keys
 from stepflow_engine.ids import job_id
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["Part", "check_invariants"]
 

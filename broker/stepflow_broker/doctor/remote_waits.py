@@ -17,7 +17,7 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.remote_invokes import RemoteChildResult, read_end, wake_remote_parent
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["AwayWait", "examine_away"]
 

@@ -14,6 +14,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from stepflow_broker.protocol.keys import lua_constants
+from stepflow_broker.protocol.lua_states import lua_states
 
 __all__ = ["Script", "script", "script_names"]
 
@@ -46,7 +47,7 @@ def script(name: str) -> Script:
     uses = _USES.search(body)
     parts = [_strip((_FOLDER / "lib" / f"{part}.lua").read_text()) for part in (uses.group(1).split() if uses else ())]
     code = "".join([*parts, _strip(body)])
-    text = lua_constants(code) + code
+    text = lua_constants(code) + lua_states(code) + code
     keys = _KEYS.search(body)
     names = re.findall(r"\d+ (\w+)", keys.group(1)) if keys else ()
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), tuple(names))

@@ -17,7 +17,7 @@ from stepflow_broker.transitions.runs import cancel_run
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.expression import expression
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["CancelRequest", "RunFilter", "cancel_runs", "find_live", "server_ms"]
 

@@ -11,7 +11,7 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.runs import RunRecord, pair_memos, parse_run
 from stepflow_engine.ids import split_job_id
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 _LEASE_WORDS = 14
 __all__ = [

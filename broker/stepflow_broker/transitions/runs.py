@@ -13,7 +13,7 @@ from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.codec import loads
 from stepflow_engine.failure import Failure
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["RunRecord", "StepRecord", "cancel_run", "list_runs", "read_run", "read_steps", "start_run", "start_runs"]
 

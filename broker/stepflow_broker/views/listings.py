@@ -19,7 +19,7 @@ from stepflow_broker.views.run_view import RunView, view_run
 from stepflow_broker.views.wait_view import WaitView, find_waits
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import end_scopes, redacted_failure
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = [
     "QueueRecord",

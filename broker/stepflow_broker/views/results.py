@@ -20,7 +20,7 @@ from stepflow_broker.redis_client.errors import server_error
 from stepflow_broker.transitions.runs import read_status
 from stepflow_engine.errors import BackendUnavailableError
 from stepflow_engine.run_loop import end_tasks
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["RunEndSubscriber", "wait_for_end"]
 

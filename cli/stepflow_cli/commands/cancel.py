@@ -20,7 +20,7 @@ from stepflow_cli.server import find_app
 from stepflow_engine.errors import ConfigurationError, RunNotFoundError
 from stepflow_engine.expression import expression
 from stepflow_engine.limits import check_id
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["cancel"]
 

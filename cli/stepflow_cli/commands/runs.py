@@ -30,7 +30,7 @@ from stepflow_cli.run_view.timeline import timeline
 from stepflow_cli.run_view.wait_text import wait_texts
 from stepflow_cli.server import find_server
 from stepflow_engine.limits import MAX_DEPTH
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["runs"]
 

@@ -17,7 +17,7 @@ from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.expression import expression
 from stepflow_engine.failure import Failure
 from stepflow_engine.limits import check_id
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["cancel_operation", "cancelling", "select_runs"]
 

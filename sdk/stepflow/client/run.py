@@ -23,7 +23,7 @@ from stepflow_engine.errors import (
     RunSkippedError,
 )
 from stepflow_engine.failure import Failure
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 
 if TYPE_CHECKING:
     from stepflow.client.backend import Backend

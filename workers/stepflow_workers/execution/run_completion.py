@@ -17,7 +17,7 @@ from stepflow_engine.execution import Raised, Returned
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
 from stepflow_engine.retry import retry_delay_ms
-from stepflow_engine.states import RunStatus
+from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import event_text
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.state.clock import now_ms

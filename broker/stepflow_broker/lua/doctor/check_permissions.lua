@@ -1,6 +1,7 @@
 -- check_permissions: use every command that the scripts use, on a key of nobody's that is gone again at the end.
 -- KEYS     1 run (of nobody)
 -- ARGV     1 channel  2.. keys of other kinds, of nobody or to be left as they are
+-- MOVES    none
 -- RETURNS  list of what the user may not do, in the server's words
 local key, refused = KEYS[1], {}
 

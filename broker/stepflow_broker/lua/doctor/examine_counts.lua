@@ -2,7 +2,7 @@
 -- With `repair`, raise one that is too low. One that is too high may be right: the caller may not know of every index.
 -- KEYS     1 waited
 -- ARGV     1 repair (1 or 0)  2 paths  3.. indexes
--- MOVES    (none)
+-- MOVES    none
 -- RETURNS  {the count less the waits, 1 REPAIRED | 0 FOUND}
 local waits = 0
 for i = 3, #ARGV do waits = waits + redis.call('SCARD', WAITS .. ARGV[i]) end

@@ -2,7 +2,7 @@
 -- USES     clock jobs state concurrency findings
 -- KEYS     1 live (any key of the partition)
 -- ARGV     1 now_ms  2 repair (1 or 0)  3 kind  4.. subjects
--- MOVES    (none)
+-- MOVES    none
 -- RETURNS  list of {code, subject, detail, 1 REPAIRED | 0 FOUND}
 local kind, orphaned = ARGV[3], 'orphaned_' .. string.lower(ARGV[3])
 repairs = ARGV[2] == '1'

@@ -4,7 +4,7 @@
 -- KEYS     1 index
 -- ARGV     1 now_ms  2 repair (1 or 0)  3 kind (of the key)  4 subject (of the key)
 --          5 own (1: only stepflow writes to it)  6.. members
--- MOVES    (none)
+-- MOVES    promote
 -- RETURNS  list of {code, subject, detail, 1 REPAIRED | 0 FOUND}
 local now, kind, subject, own = clock(ARGV[1]), ARGV[3], ARGV[4], ARGV[5] == '1'
 repairs = ARGV[2] == '1'

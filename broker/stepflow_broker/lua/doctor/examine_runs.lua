@@ -3,7 +3,10 @@
 -- USES     clock jobs waits state concurrency runs invokes cancellation findings
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 repair (1 or 0)  3.. runs
--- MOVES    (none)
+-- MOVES    run queued|running|waiting -> queued|running|waiting; run waiting -> completed|failed|cancelled;
+--          continuation leased|gated|parked -> queued|gated;
+--          continuation queued|gated|leased|delayed|batched|parked -> none; step leased|gated -> queued|gated;
+--          step queued|gated|leased|delayed|waiting -> none; step waiting -> memo; wake
 -- RETURNS  {how many were looked at, list of {code, subject, detail, 1 REPAIRED | 0 FOUND},
 --          list of {ready job, when it was queued},
 --          list of {run, step key, child, message} of waits for children that are away, which are not looked at}
@@ -13,9 +16,6 @@ local TIMED_OUT = '{"error":{"name":"InvokeTimeoutError"'
 local now, queued, away, looked, weight = clock(ARGV[1]), {}, {}, 0, 0
 repairs = ARGV[2] == '1'
 
--- continuation -> the status of its run; one that is not known here is a newer stepflow's, and left alone
-local STATUS = {queued = 'queued', gated = 'queued', leased = 'running', delayed = 'waiting', parked = 'waiting',
-  batched = 'waiting'}
 -- state of a job -> its status in RQ
 local RQ_STATUS = {queued = 'queued', gated = 'deferred', leased = 'started', delayed = 'scheduled', parked = 'deferred'}
 
@@ -240,8 +240,9 @@ local function look_at_live(run, was)
   end
   if was.bounds then expect_bounds(run, was) end
   local state, steps = was.continuation or 'parked', read_steps(run)
-  if STATUS[state] and STATUS[state] ~= was.status then
-    report('run_status_wrong', run, was.status, function() redis.call('HSET', RUN .. run, 'status', STATUS[state]) end)
+  -- a continuation without a status here was written by a newer stepflow and is left alone
+  if STATUS_OF[state] and STATUS_OF[state] ~= was.status then
+    report('run_status_wrong', run, was.status, function() redis.call('HSET', RUN .. run, 'status', STATUS_OF[state]) end)
   end
   if state == 'parked' and next(steps) == nil then
     report('run_stuck', run, '', function() queue_run(run, was, now) end)

@@ -4,7 +4,7 @@
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 step_key  5 step_id  6 detail (rest of the memo's JSON)  7 delay_ms
 --          8 until_ms (0: after the delay)  9 index ('': of a time)  10 condition  11 event  12 lookback_ms
--- MOVES    the step: (none) -> waiting
+-- MOVES    step none -> waiting|memo
 -- RETURNS  {1 WAITING | 0 ALREADY | 3 RESOLVED | -1 NO_RUN | -2 STALE_FENCE, position, memo, events, since when}
 local now, run, key, index = clock(ARGV[1]), ARGV[2], ARGV[4], ARGV[9]
 local was = read_run(run)

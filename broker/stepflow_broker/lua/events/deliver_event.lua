@@ -2,6 +2,6 @@
 -- USES     clock jobs waits state concurrency runs invokes cancellation events
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 step_key  4 event
--- MOVES    the step: waiting -> (memo); the run: waiting -> queued
+-- MOVES    step waiting -> memo; cancel
 -- RETURNS  1 GIVEN, 0 ALREADY
 return deliver_event(ARGV[2] .. ':' .. ARGV[3], ARGV[4], clock(ARGV[1])) and 1 or 0

@@ -4,7 +4,7 @@
 -- USES     clock jobs waits state concurrency runs invokes cancellation events
 -- KEYS     1 relayed
 -- ARGV     1 now_ms  2 event  3 name  4 values: how many  5.. paths, digest, ...
--- MOVES    waiting steps -> (memo)
+-- MOVES    step waiting -> memo; cancel
 -- RETURNS  {1 MET | 0 ALREADY | -4 MORE_VALUES, paths that are waited for}
 local RELAYED_MS = 3600000 -- an event that its router could not take off its stream comes again, but not after this
 local now = clock(ARGV[1])

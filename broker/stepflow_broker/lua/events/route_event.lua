@@ -6,7 +6,7 @@
 -- KEYS     1 events  2 version
 -- ARGV     1 now_ms  2 version  3 group  4 entry  5 event  6 dedupe_ms  7 name  8 keep (1 or 0)  9 values: how many
 --          10.. paths, digest, ... then run, app, function, queue, retention_ms, rules (as start_run), ...
--- MOVES    (none) -> queued | waiting | skipped; waiting steps -> (memo)
+-- MOVES    step waiting -> memo; start
 -- RETURNS  {number of runs started | -3 STALE_REGISTRY | -4 MORE_VALUES, paths that are waited for}
 local RECENT_EVENTS = 1000 -- what a look-back can find: so many of a name,
 local RECENT_MS = 3600000 -- for so long

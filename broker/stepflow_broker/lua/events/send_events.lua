@@ -2,7 +2,7 @@
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 run  2 memos  3 order  4 events
 -- ARGV     1 run  2 fence  3 step_key  4 memo  5.. event, id, dedupe (1 or 0), ...
--- MOVES    running -> running
+-- MOVES    step none -> memo
 -- RETURNS  {1 STORED | 0 ALREADY_STORED | -1 NO_RUN | -2 STALE_FENCE, position}
 local run, key, memo = ARGV[1], ARGV[3], ARGV[4]
 local was = read_run(run)

@@ -6,7 +6,7 @@
 -- ARGV     1 now_ms  2 run  3 fence  4 version  5 step_key  6 step_id  7 detail (rest of the memo's JSON)
 --          8 timeout_ms  9 timeout_memo  10 refusal ('' or a memo)  11 child  12 app  13 function  14 queue  15 event
 --          16 depth  17 retention_ms  18.. rules (as start_run)
--- MOVES    child: (none) -> queued | skipped; the parent's step: (none) -> waiting
+-- MOVES    step none -> waiting|memo; step waiting -> memo; start
 -- RETURNS  {1 STARTED | 0 ALREADY | 3 RESOLVED | -1 NO_RUN | -2 STALE_FENCE | -3 STALE_REGISTRY, position, memo}
 local now, run, key, child = clock(ARGV[1]), ARGV[2], ARGV[5], ARGV[11]
 local was = read_run(run)

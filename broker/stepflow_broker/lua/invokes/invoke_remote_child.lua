@@ -4,7 +4,7 @@
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 version  5 step_key  6 step_id  7 detail (rest of the memo's JSON)
 --          8 timeout_ms  9 timeout_memo  10 child  11 event  12 words (JSON: of start_remote_child, but for the first)
--- MOVES    the parent's step: (none) -> waiting
+-- MOVES    step none -> waiting
 -- RETURNS  {1 RECORDED | 0 ALREADY | -1 NO_RUN | -2 STALE_FENCE | -3 STALE_REGISTRY, message or ''}
 local now, run, key, child = clock(ARGV[1]), ARGV[2], ARGV[5], ARGV[10]
 local refused = invoke_refusal(run, read_run(run), ARGV[3], key, ARGV[4])

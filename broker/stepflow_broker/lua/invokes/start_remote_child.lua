@@ -4,7 +4,7 @@
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 message (that asks for it)  4 event  5 parent  6 step_key  7 depth  8 app  9 function  10 queue
 --          11 retention_ms  12.. rules (as start_run)
--- MOVES    (none) -> queued | waiting | skipped
+-- MOVES    start
 -- RETURNS  1 STARTED | 0 ALREADY | 3 ENDED
 local run = ARGV[2]
 if redis.call('EXISTS', KEYS[1]) == 1 then return is_live(run) and 0 or 3 end

@@ -2,7 +2,7 @@
 -- USES     clock jobs waits state concurrency runs invokes
 -- KEYS     1 run (the child's)
 -- ARGV     1 now_ms  2 child  3 worker
--- MOVES    the parent's step: waiting -> (memo); the parent: waiting -> queued
+-- MOVES    step waiting -> memo; wake
 -- RETURNS  {1 RESOLVED | 0 ALREADY, position, memo, parent, step_key}
 local position, memo, run, key, was = resolve_by_child(ARGV[2])
 if position == 0 then return {0, 0, '', '', ''} end

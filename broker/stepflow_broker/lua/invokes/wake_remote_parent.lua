@@ -3,7 +3,7 @@
 -- USES     clock jobs waits state concurrency runs invokes
 -- KEYS     1 run (the parent's)
 -- ARGV     1 now_ms  2 run  3 step_key  4 child  5 status  6 payload  7 reason  8 message  9 worker
--- MOVES    the parent's step: waiting -> (memo); the parent: waiting -> queued
+-- MOVES    step waiting -> memo; wake
 -- RETURNS  {1 RESOLVED | 0 ALREADY, position, memo}
 local run, key = ARGV[2], ARGV[3]
 drop_entry(ARGV[8])

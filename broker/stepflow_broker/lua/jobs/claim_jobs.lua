@@ -5,7 +5,7 @@
 -- USES     clock jobs state concurrency
 -- KEYS     1 suspended  2 paused  3 claimed
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5 claim (a number of the worker's own; 0: any)  6.. lists, in order
--- MOVES    queued -> running
+-- MOVES    run queued -> running; continuation queued -> leased|gated; step queued -> leased|gated; promote
 -- RETURNS  list of jobs, 0 SUSPENDED
 local now, worker, limit, lease_ms = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end

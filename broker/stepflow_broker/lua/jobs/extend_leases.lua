@@ -3,7 +3,7 @@
 -- USES     clock jobs state concurrency
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2 lease_ms  3.. job, fence, ...
--- MOVES    (none)
+-- MOVES    none
 -- RETURNS  list of the jobs whose lease is lost
 local expiry, lost = clock(ARGV[1]) + tonumber(ARGV[2]), {}
 local shown_until = math.floor(expiry / 1000) + RQ_GRACE_S

@@ -4,7 +4,8 @@
 -- USES     clock jobs waits state concurrency pauses runs invokes cancellation
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
--- MOVES    waiting -> queued, delayed step -> queued step, waiting step -> (memo), a run that is late -> cancelled
+-- MOVES    run waiting -> queued; continuation delayed -> queued|gated; step delayed -> queued|gated;
+--          step waiting -> memo; cancel
 -- RETURNS  {how many were due, milliseconds until the next (-1: there is none)}
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if not first[1] then return {0, -1} end

@@ -2,7 +2,7 @@
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 run  2 order
 -- ARGV     1 now_ms  2 run  3 fence  4 applied
--- MOVES    running -> waiting
+-- MOVES    run running -> waiting; continuation leased -> parked; promote
 -- RETURNS  1 PARKED, 2 MORE (a memo came meanwhile: the lease is kept), -1 NO_RUN, -2 STALE_FENCE,
 --          0 NOTHING_TO_WAIT_FOR (memos or steps that the worker knows of were lost: the lease is kept)
 local run, fence, was = ARGV[2], ARGV[3], read_run(ARGV[2])

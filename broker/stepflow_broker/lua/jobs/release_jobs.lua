@@ -2,7 +2,7 @@
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2.. job, fence, ...
--- MOVES    running -> queued
+-- MOVES    run running -> queued; continuation leased -> queued|gated; step leased -> queued|gated; promote
 -- RETURNS  the number of jobs handed back
 local now, count = clock(ARGV[1]), 0
 for i = 2, #ARGV, 2 do

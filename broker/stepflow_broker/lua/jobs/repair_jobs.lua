@@ -3,7 +3,7 @@
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 cursor  3 count
--- MOVES    (none)
+-- MOVES    step queued -> gated; promote
 -- RETURNS  {next cursor, list of the jobs repaired}
 local now = clock(ARGV[1])
 local page = redis.call('ZSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])

@@ -1,7 +1,5 @@
 -- state: what a run is now, and who holds it.
 
-local LIVE_STATUS = {queued = true, running = true, waiting = true}
-
 -- what transitions need to know of a run, read once; `list` is the one that the leased continuation came from
 local function read_run(run)
   local f = redis.call('HMGET', RUN .. run, 'status', 'continuation', 'lease', 'list', 'owner', 'queue', 'app',

@@ -3,7 +3,7 @@
 -- USES     clock
 -- KEYS     1 paused
 -- ARGV     1 now_ms  2 subject  3 reason
--- MOVES    (none)
+-- MOVES    none
 -- RETURNS  1 PAUSED, 0 ALREADY
 local was = redis.call('HGET', KEYS[1], ARGV[2])
 local since = was and string.match(was, '^%d+') or clock(ARGV[1])

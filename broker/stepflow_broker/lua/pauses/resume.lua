@@ -3,7 +3,7 @@
 -- USES     clock
 -- KEYS     1 paused
 -- ARGV     1 now_ms  2 subject
--- MOVES    (none)
+-- MOVES    none
 -- RETURNS  1 RESUMED, 0 ALREADY
 if redis.call('HDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
 redis.call('ZADD', TIMEOUTS, clock(ARGV[1]), 'resume:' .. ARGV[2])

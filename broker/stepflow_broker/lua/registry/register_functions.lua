@@ -1,7 +1,7 @@
 -- register_functions: make an app's functions known, so that events and references find them.
 -- KEYS     1 functions  2 version
 -- ARGV     1.. name, config, ...
--- MOVES    (none)
+-- MOVES    none
 -- RETURNS  the version of the registry
 local changed = false
 for i = 1, #ARGV, 2 do

@@ -3,7 +3,7 @@
 -- USES     clock jobs waits state concurrency runs invokes cancellation
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 reason (JSON of a failure)  4 retention_ms  5 with_children (1 or 0)
--- MOVES    queued | running | waiting -> cancelled
+-- MOVES    cancel
 -- RETURNS  1 ENDED, 0 ALREADY_ENDED, -1 NO_RUN
 local first = read_run(ARGV[2])
 if not first.live then return first.status and 0 or -1 end

@@ -2,7 +2,7 @@
 -- USES     clock jobs waits state concurrency runs invokes cancellation
 -- KEYS     1 run (the batch)
 -- ARGV     1 now_ms  2 batch  3 limit
--- MOVES    waiting -> completed | failed | cancelled
+-- MOVES    run waiting -> completed|failed|cancelled; continuation batched -> none; step waiting -> memo; wake
 -- RETURNS  how many runs it has still to end
 local now, batch = clock(ARGV[1]), ARGV[2]
 local ended = redis.call('HMGET', KEYS[1], 'status', 'output', 'error', 'finished', 'keep_ms', 'retention_ms')

@@ -1,6 +1,7 @@
 -- load_batch: the events of a batch, in the order in which they came.
 -- KEYS     1 batched
 -- ARGV     1 run (the key of a run without its id)
+-- MOVES    none
 -- RETURNS  list of events
 local events = {}
 for _, run in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do

@@ -1,6 +1,7 @@
 -- load_run: the truth of a run, and its memos in the order in which they were recorded, from a position on.
 -- KEYS     1 run  2 memos  3 order
 -- ARGV     1 applied  2 with_run (1 or 0)
+-- MOVES    none
 -- RETURNS  {run fields, {key, memo, key, memo, ...}}
 local fields = ARGV[2] == '1' and redis.call('HGETALL', KEYS[1]) or {}
 local keys = redis.call('LRANGE', KEYS[3], ARGV[1], -1)

@@ -3,7 +3,7 @@
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 attempts  5 error  6 delay_ms  7 reason ('' or why no worker could run it)
--- MOVES    running -> waiting
+-- MOVES    run running -> waiting; continuation leased -> delayed; promote
 -- RETURNS  1 RECORDED, -1 NO_RUN, -2 STALE_FENCE
 local now, run, fence, was = clock(ARGV[1]), ARGV[2], ARGV[3], read_run(ARGV[2])
 if not holds_run(was, fence) then return refusal(was) end

@@ -3,7 +3,7 @@
 -- KEYS     1 run (the first)
 -- ARGV     1 now_ms  2 app  3 function  4 queue  5 dedupe_ms  6 retention_ms
 --          7.. run, event, rules (their number, then kind, name, a, b, c, ...), ...
--- MOVES    (none) -> queued | waiting | skipped
+-- MOVES    start
 -- RETURNS  list of 1 STARTED, 0 ALREADY_STARTED, 3 SKIPPED
 local now, more, retention_ms, codes, i = clock(ARGV[1]), {'dedupe_ms', ARGV[5]}, tonumber(ARGV[6]), {}, 7
 while i <= #ARGV do

@@ -6,7 +6,7 @@
 --          3 last_ms (up to when the caller knows that they were started; 0: never)
 --          4 last_ms from now on
 --          5.. run, app, function, queue, event, retention_ms, rules (as start_run), ...
--- MOVES    (none) -> queued | waiting | skipped
+-- MOVES    start
 -- RETURNS  the number of runs started, 0 ALREADY
 if tonumber(redis.call('HGET', KEYS[1], ARGV[2]) or 0) ~= tonumber(ARGV[3]) then return 0 end
 if redis.call('HEXISTS', KEYS[2], 'function ' .. string.match(ARGV[2], '^[^\n]*')) == 1 then return 0 end

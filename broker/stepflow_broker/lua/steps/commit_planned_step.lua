@@ -3,7 +3,7 @@
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 run  2 memos  3 order
 -- ARGV     1 now_ms  2 run  3 step_key  4 fence  5 memo  6 worker
--- MOVES    leased step -> (memo); the run: waiting -> queued
+-- MOVES    step leased -> memo; wake
 -- RETURNS  {1 STORED | 0 ALREADY_STORED | -1 NO_RUN | -2 STALE_FENCE, position}
 local now, run, key, fence, memo = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local was, held, tried = read_run(run), holds_step(run, key, fence)

@@ -3,7 +3,7 @@
 -- that the memo is stored already: a worker whose result is another must not go on with it.
 -- KEYS     1 run  2 memos  3 order
 -- ARGV     1 fence  2 step_key  3 memo
--- MOVES    running -> running
+-- MOVES    step none -> memo
 -- RETURNS  {1 STORED | 0 ALREADY_STORED | -1 NO_RUN | -2 STALE_FENCE, position}
 local state = redis.call('HMGET', KEYS[1], 'continuation', 'lease', 'deaths', 'ended_at')
 local held = state[1] == 'leased' and state[2] == ARGV[1]

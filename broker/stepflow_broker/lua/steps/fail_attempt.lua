@@ -4,7 +4,7 @@
 -- KEYS     1 run  2 steps
 -- ARGV     1 now_ms  2 run  3 job_key ('' for the continuation)  4 fence  5 step_key  6 step_id  7 attempts  8 error
 --          9 delay_ms
--- MOVES    running -> running (the continuation stays with its worker), leased step -> delayed step
+-- MOVES    step none|leased -> delayed; promote
 -- RETURNS  1 RECORDED, 0 ALREADY_RECORDED, -1 NO_RUN, -2 STALE_FENCE
 local now, run, job_key, key = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[5]
 local was, planned = read_run(run), redis.call('HMGET', KEYS[2], key .. ':attempt', key .. ':state')

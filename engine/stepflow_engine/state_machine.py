@@ -1,0 +1,345 @@
+"""The state machine: the states of runs, continuations and steps, and the moves that each transition makes.
+
+Theory of operation. Three machines describe a run.
+
+- **run** is what users see: `RunStatus`. It is the field ``status`` of the run.
+- **continuation** is the run's own job, which replays its code: `ContinuationState`. It is the field ``continuation``
+  of the run. A run has at most one continuation, however many of its steps end at the same time.
+- **step** is a step that has a job of its own, or that waits for a child, an event or a time: `StepState`. It is the
+  field ``<step key>:state`` of the run's steps. A step that the continuation executes itself has no state: it moves
+  from ``none`` to ``memo``.
+
+While a run is live, its status follows from its continuation (`STATUS_OF`). The doctor computes it again from there.
+
+A **transition** is one Lua script, which Redis executes atomically. A process crashes before a transition or after it,
+never within it. So a crash can leave every state here behind, and each state has something that ends it:
+
+- ``queued``: a worker that claims the job.
+- ``gated``: a slot that becomes free, or the end of a pause.
+- ``leased``: the worker's next transition, or the end of the lease.
+- ``delayed`` and ``waiting``: a timer.
+- ``parked``: the end of a step.
+- ``batched``: the end of the batch.
+
+`TRANSITIONS` is the table of all transitions and the moves that each may make. The ``MOVES`` line in the header of each
+script states the same moves, and a test compares the two. Both use this grammar::
+
+    moves   = "none" | item { "; " item }
+    item    = machine " " states " -> " states | effect
+    machine = "run" | "continuation" | "step"
+    states  = state { "|" state }
+
+``a|b -> c|d`` means each of ``a`` and ``b`` to each of ``c`` and ``d``. A state that is on both sides makes no move to
+itself. The state ``none`` means that the run, continuation or step does not exist: not yet, or no longer.
+
+An **effect** names moves that several transitions share (`EFFECTS`). Each is one function of the Lua libraries. It may
+move other runs than the one that the transition names. A transition may make several of its moves one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import product
+
+__all__ = [
+    "EFFECTS",
+    "LIVE",
+    "NONE",
+    "STATUS_OF",
+    "TRANSITIONS",
+    "ContinuationState",
+    "Effect",
+    "Machine",
+    "Move",
+    "RunStatus",
+    "StepState",
+    "Transition",
+    "read_moves",
+]
+
+NONE = "none"
+"""The state of what does not exist."""
+
+
+class Machine(StrEnum):
+    """The machines, by the names that they have in the grammar."""
+
+    RUN = "run"
+    CONTINUATION = "continuation"
+    STEP = "step"
+
+
+class RunStatus(StrEnum):
+    """The status of a run.
+
+    ::
+
+        queued ⇄ running ⇄ waiting        live
+                    ↓         ↓
+        completed, failed, cancelled      ended
+        skipped                           ended before it started: the function's flow control refused it
+
+    A run is ``queued`` while its next job is ready, ``running`` while a worker has its lease, and ``waiting`` while it
+    needs no worker: for steps that have jobs of their own, for a retry, for a child, for an event or for a time.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended. An ended run never becomes live again."""
+        return self not in LIVE
+
+
+class ContinuationState(StrEnum):
+    """The state of a run's continuation.
+
+    Attributes:
+        QUEUED: its job is on a list and ready.
+        GATED: it is in the wait list of a concurrency limit, a pause or a priority.
+        LEASED: a worker executes it.
+        DELAYED: a timer queues it: a retry, a throttle, a debounce, or the start of a batch.
+        BATCHED: the run is a member of a batch and ends with it.
+        PARKED: the run waits for its steps. This is not stored: the run has no field ``continuation``.
+    """
+
+    QUEUED = "queued"
+    GATED = "gated"
+    LEASED = "leased"
+    DELAYED = "delayed"
+    BATCHED = "batched"
+    PARKED = "parked"
+
+
+class StepState(StrEnum):
+    """The state of a step.
+
+    Attributes:
+        QUEUED: its job is on a list and ready.
+        GATED: it is in the wait list of a concurrency limit or a pause.
+        LEASED: a worker executes it.
+        DELAYED: a timer queues its next attempt.
+        WAITING: it waits for a child, an event or a time. It has no job.
+        MEMO: it has ended. This is not stored as a state: the memo is in the run's memos.
+    """
+
+    QUEUED = "queued"
+    GATED = "gated"
+    LEASED = "leased"
+    DELAYED = "delayed"
+    WAITING = "waiting"
+    MEMO = "memo"
+
+
+LIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING})
+"""The statuses of runs that have not ended."""
+
+STATUS_OF: Mapping[ContinuationState, RunStatus] = {
+    ContinuationState.QUEUED: RunStatus.QUEUED,
+    ContinuationState.GATED: RunStatus.QUEUED,
+    ContinuationState.LEASED: RunStatus.RUNNING,
+    ContinuationState.DELAYED: RunStatus.WAITING,
+    ContinuationState.BATCHED: RunStatus.WAITING,
+    ContinuationState.PARKED: RunStatus.WAITING,
+}
+"""The status of a live run, by the state of its continuation."""
+
+_STATES: Mapping[Machine, frozenset[str]] = {
+    Machine.RUN: frozenset({NONE, *RunStatus}),
+    Machine.CONTINUATION: frozenset({NONE, *ContinuationState}),
+    Machine.STEP: frozenset({NONE, *StepState}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One machine goes from one state to another."""
+
+    machine: Machine
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What a transition, or an effect, may do.
+
+    Attributes:
+        text: the moves, in the grammar of this module.
+        moves: its own moves.
+        effects: the names of the effects that it may have.
+    """
+
+    text: str
+    moves: frozenset[Move]
+    effects: frozenset[str] = frozenset()
+
+    @property
+    def all_effects(self) -> frozenset[str]:
+        """Its effects, and the effects of those."""
+        inner = (EFFECTS[name].transition.all_effects for name in self.effects)
+        return self.effects.union(*inner)
+
+    @property
+    def all_moves(self) -> frozenset[Move]:
+        """Its own moves and those of all its effects."""
+        return self.moves.union(*(EFFECTS[name].transition.moves for name in self.all_effects))
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Moves that several transitions share.
+
+    Attributes:
+        function: the function of the Lua libraries that makes them.
+        why: what causes them.
+    """
+
+    function: str
+    why: str
+    transition: Transition
+
+
+def read_moves(text: str) -> Transition:
+    """Read moves in the grammar of this module.
+
+    Raises:
+        ValueError: the text does not follow the grammar, or names an unknown machine, state or effect.
+    """
+    moves: set[Move] = set()
+    effects: set[str] = set()
+    for item in () if text == NONE else text.split("; "):
+        if item in EFFECTS:
+            effects.add(item)
+        else:
+            moves |= _read_item(item)
+    return Transition(text, frozenset(moves), frozenset(effects))
+
+
+def _read_item(item: str) -> set[Move]:
+    left, arrow, after = item.partition(" -> ")
+    name, _, before = left.partition(" ")
+    if not arrow or name not in set(Machine):
+        raise ValueError(f"not a move or an effect: {item!r}")
+    machine = Machine(name)
+    states = before.split("|"), after.split("|")
+    unknown = {state for side in states for state in side} - _STATES[machine]
+    if unknown:
+        raise ValueError(f"unknown states of a {machine} in {item!r}: {', '.join(sorted(unknown))}")
+    return {Move(machine, one, other) for one, other in product(*states) if one != other}
+
+
+EFFECTS: dict[str, Effect] = {}
+"""The effects, by name."""
+for _name, _function, _why, _text in (
+    (
+        "promote",
+        "open_gate",
+        "A slot of a concurrency limit is free. The first jobs of its wait list are queued.",
+        "continuation gated -> queued; step gated -> queued",
+    ),
+    (
+        "wake",
+        "memo_comes",
+        "A step has ended. The run that waits for it is queued.",
+        "run waiting -> queued; continuation parked -> queued|gated; promote",
+    ),
+    (
+        "cancel",
+        "cancel_tree",
+        "A run is cancelled, and the children that it waits for. The parent's step gets the outcome.",
+        "run queued|running|waiting -> cancelled; "
+        "continuation queued|gated|leased|delayed|batched|parked -> none; "
+        "step queued|gated|leased|delayed|waiting -> none; step waiting -> memo; wake",
+    ),
+    (
+        "start",
+        "start_or_skip",
+        "A run is created. Its function's flow control may delay or skip it, cancel or skip the run that it replaces, "
+        "or start a batch.",
+        "run none -> queued|waiting|skipped; continuation none -> queued|gated|delayed|batched; "
+        "run waiting -> queued|skipped; continuation delayed -> queued|gated|none; cancel",
+    ),
+):
+    EFFECTS[_name] = Effect(_function, _why, read_moves(_text))
+
+_ANY_STEP = "step queued|gated|leased|delayed|waiting -> none"
+_REQUEUE = "run running -> queued; continuation leased -> queued|gated"
+
+TRANSITIONS: Mapping[str, Transition] = {
+    name: read_moves(text)
+    for name, text in {
+        # runs
+        "start_runs": "start",
+        "load_run": "none",
+        "load_batch": "none",
+        "finish_run": f"run running -> completed|failed; continuation leased -> none; {_ANY_STEP}; promote",
+        "retry_run": "run running -> waiting; continuation leased -> delayed; promote",
+        "cancel_run": "cancel",
+        "end_batch": "run waiting -> completed|failed|cancelled; continuation batched -> none; "
+        "step waiting -> memo; wake",
+        # jobs
+        "claim_jobs": "run queued -> running; continuation queued -> leased|gated; "
+        "step queued -> leased|gated; promote",
+        "extend_leases": "none",
+        "yield_run": f"{_REQUEUE}; promote",
+        "park_run": "run running -> waiting; continuation leased -> parked; promote",
+        "release_jobs": f"{_REQUEUE}; step leased -> queued|gated; promote",
+        "reclaim_leases": f"{_REQUEUE}; step leased -> queued|gated; promote",
+        "repair_jobs": "step queued -> gated; promote",
+        "fire_timers": "run waiting -> queued; continuation delayed -> queued|gated; step delayed -> queued|gated; "
+        "step waiting -> memo; cancel",
+        # steps
+        "commit_step": "step none -> memo",
+        "plan_steps": "step none -> queued|gated; promote",
+        "commit_planned_step": "step leased -> memo; wake",
+        "fail_attempt": "step none|leased -> delayed; promote",
+        # invokes
+        "invoke_child": "step none -> waiting|memo; step waiting -> memo; start",
+        "invoke_remote_child": "step none -> waiting",
+        "start_remote_child": "start",
+        "wake_parent": "step waiting -> memo; wake",
+        "wake_remote_parent": "step waiting -> memo; wake",
+        "ack_message": "none",
+        # events
+        "send_events": "step none -> memo",
+        "begin_wait": "step none -> waiting|memo",
+        "route_event": "step waiting -> memo; start",
+        "deliver_event": "step waiting -> memo; cancel",
+        "deliver_remote_event": "step waiting -> memo; cancel",
+        # schedules, pauses, registry
+        "fire_cron": "start",
+        "pause": "none",
+        "resume": "none",
+        "register_functions": "none",
+        "agree_partitions": "none",
+        # doctor: only with `repair`
+        "check_permissions": "none",
+        "examine_counts": "none",
+        "examine_keys": "none",
+        "examine_members": "promote",
+        "examine_queued": "none",
+        "examine_runs": "run queued|running|waiting -> queued|running|waiting; "
+        "run waiting -> completed|failed|cancelled; "
+        "continuation leased|gated|parked -> queued|gated; "
+        "continuation queued|gated|leased|delayed|batched|parked -> none; "
+        f"step leased|gated -> queued|gated; {_ANY_STEP}; step waiting -> memo; wake",
+    }.items()
+}
+"""The moves of each transition, by the name of its script."""
+
+
+if __name__ == "__main__":
+    import sys
+
+    from stepflow_engine.state_diagram import state_machine_section
+
+    sys.stdout.write(state_machine_section())
