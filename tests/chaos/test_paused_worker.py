@@ -147,10 +147,18 @@ def test_the_sidecar_of_a_worker_that_is_killed_ends(client: redis.Redis, start_
     until(lambda: not is_alive(lease_sidecar), seconds=5, what="the lease_sidecar's end")
 
 
+def ignores(pid: int, number: int) -> bool:
+    """Whether a process ignores a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def test_the_sidecar_of_a_worker_that_is_stopped_ends_with_it_and_not_before(client: redis.Redis, start_worker) -> None:
     worker = start_worker(APP)
     until(lambda: " worker_started " in worker.log.read_text())
     lease_sidecar = lease_sidecar_of(worker)
+    until(lambda: ignores(lease_sidecar, signal.SIGTERM), what="the sidecar's start: before it, a signal ends it")
     for number in (signal.SIGTERM, signal.SIGINT):
         os.kill(lease_sidecar, number)
     assert is_alive(lease_sidecar)
