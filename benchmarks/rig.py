@@ -69,7 +69,7 @@ class Rig:
         """Queue runs with the same data."""
         found: list[Run[Any]] = []
         for first in range(0, runs, _BATCH):
-            found += self.backend.start_many(function, [data] * min(_BATCH, runs - first))
+            found += self.producer.start_many(function, [data] * min(_BATCH, runs - first))
         return found
 
     def drain(self, count: int, *, left: int = 0) -> Span:
