@@ -62,6 +62,8 @@ _RQ_TTL_S = 60
 _HEARTBEAT_TTL_S = 30
 _RETRY_FOR_S = 60.0
 _SAME_SIGNAL_S = 1.0
+_LAST_CALL_S = 1.0
+"""How long a worker that stops at once tries to remove its registration."""
 _PUBSUB_PAUSE_S = 2.0
 
 
@@ -252,8 +254,13 @@ class StepWorker(BaseWorker):
         if first:
             loop.call_soon_threadsafe(partition_workers.stop)
             return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # a third one would start this again, in the middle of it
         _log.warning("worker_stopped_at_once", extra={"worker": self.name})
-        self._deregister()
+        # In a thread, because the interrupted code may hold a lock of the connection.
+        last_call = threading.Thread(target=self._deregister_only, daemon=True)
+        last_call.start()
+        last_call.join(_LAST_CALL_S)
         os._exit(1)
 
     # -- registration in RQ ------------------------------------------------------
@@ -306,6 +313,20 @@ class StepWorker(BaseWorker):
             raise exc
         _log.warning("commands_interrupted", extra={"error": str(exc)})
         time.sleep(_PUBSUB_PAUSE_S)
+
+    def unsubscribe(self) -> None:
+        """Replaces RQ's method, which may wait a second for its thread: it tells the thread to stop too late."""
+        if self.pubsub_thread is not None:
+            self.pubsub_thread.stop()  # before the reply to UNSUBSCRIBE wakes it
+            self.pubsub.unsubscribe()
+            self.pubsub_thread.join(timeout=1)
+            self.pubsub.close()
+
+    def _deregister_only(self) -> None:
+        try:
+            self.register_death()  # type: ignore[no-untyped-call]
+        except (exceptions.RedisError, OSError) as error:
+            _log.warning("worker_deregister_failed", extra={"error": str(error)})
 
     def _deregister(self) -> None:
         try:
