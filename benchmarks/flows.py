@@ -40,7 +40,7 @@ async def seq(ctx: Context) -> int:
     """Sequential steps."""
     for n in range(ctx.event.data):
         await ctx.step.run(f"s{n}", noop, n)
-    return ctx.event.data
+    return int(ctx.event.data)
 
 
 @app.function("timed")
@@ -58,7 +58,7 @@ async def pauses(ctx: Context) -> int:
     """Sequential steps that wait 20 ms each."""
     for n in range(ctx.event.data):
         await ctx.step.run(f"s{n}", pause, n)
-    return ctx.event.data
+    return int(ctx.event.data)
 
 
 @app.function("fan")
@@ -70,7 +70,7 @@ async def fan(ctx: Context) -> int:
 @app.function("child")
 async def child(ctx: Context) -> int:
     """A child that does nothing."""
-    return ctx.event.data
+    return int(ctx.event.data)
 
 
 @app.function("invoke")
@@ -78,7 +78,7 @@ async def invoke(ctx: Context) -> int:
     """Children, one after the other."""
     for n in range(ctx.event.data):
         await ctx.step.invoke(f"c{n}", child, data=n)
-    return ctx.event.data
+    return int(ctx.event.data)
 
 
 @app.function("invoke-fan")

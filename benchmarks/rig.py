@@ -126,7 +126,8 @@ class Rig:
     def states(self) -> list[str]:
         """What each worker says it does."""
         names = self.client.smembers(self.keys("RQ_WORKERS"))
-        return [(self.client.hget(name, "state") or b"").decode() for name in names]
+        found = [self.client.hget(name, "state") for name in names]
+        return [state.decode() if isinstance(state, bytes) else "" for state in found]
 
     def length(self, queue: str) -> int:
         """How many jobs of new runs are queued."""

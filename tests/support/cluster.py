@@ -66,7 +66,7 @@ class ClusterNode(EmbeddedServer):
     def is_replica(self) -> bool:
         """Whether it follows another, and has all that the other had when it began to."""
         replication = self.client.info("replication")
-        return replication["role"] == "slave" and replication["master_link_status"] == "up"
+        return bool(replication["role"] == "slave" and replication["master_link_status"] == "up")
 
     def owners(self) -> dict[tuple[int, int], int]:
         """First and last slot of each range → the port of the primary that has it, as this node knows."""

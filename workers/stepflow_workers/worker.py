@@ -316,7 +316,7 @@ class StepWorker(BaseWorker):
 
     def unsubscribe(self) -> None:
         """Replaces RQ's method, which may wait a second for its thread: it tells the thread to stop too late."""
-        if self.pubsub_thread is not None:
+        if self.pubsub_thread is not None and self.pubsub is not None:
             self.pubsub_thread.stop()  # before the reply to UNSUBSCRIBE wakes it
             self.pubsub.unsubscribe()
             self.pubsub_thread.join(timeout=1)
