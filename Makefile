@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -qq
 ACL_TESTS ?= tests/integration
 CLUSTER_TESTS ?= tests/integration
+PYTEST := $(BIN)/pytest
 PARALLEL := -n 3 --dist loadfile
 SOURCES := engine broker sdk workers cli
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-kill test test-all test-unsticky test-acl test-cluster needs coverage chaos-short check \
+.PHONY: help demo demo-kill test test-all test-unsticky test-acl test-cluster needs coverage chaos-short check lint \
 	bench bench-long bench-cluster bench-peers chaos fuzz audit clean
 
 help: ## list the targets
@@ -25,13 +26,14 @@ demo-kill: $(VENV)/.installed ## the same, and one of the workers is killed half
 	@$(BIN)/python -m examples.census.demo --kill
 
 test: $(VENV)/.installed-dev ## the tests that need only Python; the last line says what is left out (under 5 minutes)
-	@$(BIN)/pytest -q --quick $(PARALLEL)
+	@$(PYTEST) -q --quick $(PARALLEL)
 
 test-all: needs coverage chaos-short test-acl test-cluster ## everything, as CI does (under 25 minutes); needs libfaketime
 
 coverage: $(VENV)/.installed-dev ## all tests but the fault tests, with branch coverage; fails below 95 %
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q --ignore tests/chaos $(PARALLEL)
+	@$(MAKE) test PYTEST="$(BIN)/coverage run -m pytest"
+	$(BIN)/coverage run -m pytest -q --rest --ignore tests/chaos $(PARALLEL)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	@$(BIN)/coverage json -q -o .coverage.json
@@ -52,13 +54,15 @@ test-acl: $(VENV)/.installed-dev ## the integration tests on a server with users
 test-cluster: $(VENV)/.installed-dev ## the integration tests on a cluster of 3 primaries and 3 replicas
 	$(BIN)/pytest -q $(CLUSTER_TESTS) --cluster -n 2 --dist loadfile
 
-check: $(VENV)/.installed-dev ## format, lint, types, import rules, unit tests
+check: lint ## format, lint, types, import rules, unit tests
+	$(BIN)/pytest -q tests/unit
+
+lint: $(VENV)/.installed-dev ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/unit
 
 bench: $(VENV)/.installed ## measure stepflow (under 3 minutes)
 	$(BIN)/python -m benchmarks.stepflow

@@ -18,7 +18,7 @@ from tests.support.cluster import LocalCluster
 from tests.support.partition_merging_client import whole_client
 from tests.support.processes import WorkerProcess, WorkerThread
 from tests.support.roles import as_role, as_roles, knows_users, users_option
-from tests.support.selection import Quick, Requires
+from tests.support.selection import Quick, Requires, Rest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--partitions", type=int, default=1, help="on one server, its keys divided into so many partitions"
     )
     parser.addoption("--quick", action="store_true", help="what a machine with Python alone can run: make test")
+    parser.addoption("--rest", action="store_true", help="what --quick leaves out")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Requires(), "requires")
     if config.getoption("--quick"):
         config.pluginmanager.register(Quick(), "quick")
+    if config.getoption("--rest"):
+        config.pluginmanager.register(Rest(), "rest")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

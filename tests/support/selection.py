@@ -1,4 +1,4 @@
-"""Which tests run: all of them, or with ``--quick`` those of ``make test``.
+"""Which tests run: all of them, with ``--quick`` those of ``make test``, or with ``--rest`` the others.
 
 ``--quick`` leaves out the tests that are marked ``slow``, the folders of fault and fuzz tests, and the tests that need
 something which this machine does not have. The last line of the output says how many, and why.
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.requirements import missing
 
-__all__ = ["Quick", "Requires"]
+__all__ = ["Quick", "Requires", "Rest"]
 
 _FOLDERS = {"chaos": "fault tests", "fuzz": "fuzz tests"}
 _SLOW = "slow tests"
@@ -25,6 +25,14 @@ class Requires:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         if lines := missing(_needs(item)):
             pytest.fail(f"this test cannot run: {'; '.join(lines)}", pytrace=False)
+
+
+class Rest:
+    """Leaves out what ``--quick`` runs."""
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        config.hook.pytest_deselected(items=[item for item in items if not _reason(item)])
+        items[:] = [item for item in items if _reason(item)]
 
 
 class Quick:
