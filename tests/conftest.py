@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "single_server(reason): makes no sense where keys are divided into partitions")
     config.addinivalue_line("markers", "slow: takes seconds, and is not the main flow of a feature: make test-all")
     config.addinivalue_line("markers", "needs(*names): what a test needs, of tests/support/requirements.py")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell that started us in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else the programs under test inherit it
     config.pluginmanager.register(Requires(), "requires")
     if config.getoption("--quick"):
         config.pluginmanager.register(Quick(), "quick")
