@@ -6,7 +6,7 @@ and awaits. Nothing else differs between the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,7 @@ from stepflow_broker.protocol.keys import MOVING, routing_key_of
 from stepflow_broker.protocol.scripts import Script, script
 from stepflow_engine.errors import CorruptDataError, StepflowError
 
-__all__ = ["Arg", "Command", "command", "run_script"]
+__all__ = ["Arg", "Command", "command", "in_chunks", "run_script"]
 
 T = TypeVar("T")
 Arg = str | bytes | int | float
@@ -90,6 +90,11 @@ def _tag_of(pattern: str) -> str:
 def command(read: Callable[[Any], T], *words: Arg) -> Command[T]:
     """A plain Redis command."""
     return Command(words, read)
+
+
+def in_chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """The items in parts of at most ``size``, each for one command."""
+    return (items[first : first + size] for first in range(0, len(items), size))
 
 
 def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args: Arg) -> Command[T]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
@@ -33,7 +34,7 @@ def agree_partitions(keys: Keys) -> Command[int]:
 
 def read_partitions(keys: Keys) -> Command[int | None]:
     """The same, if it was decided; it changes nothing."""
-    return command(lambda reply: int(reply) if reply else None, "GET", keys("PARTITIONS"))
+    return command(replies.integer_or_none, "GET", keys("PARTITIONS"))
 
 
 def check_partitions(broker: Broker, keys: Keys, *, decide: bool = True) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.registry.cancellation import CancellationConfig
@@ -223,7 +224,7 @@ def read_function(keys: Keys, app: str, function: str) -> Command[FunctionConfig
 
 def registry_version(keys: Keys) -> Command[int]:
     """The registry's version; it grows with each change."""
-    return command(lambda reply: int(reply or 0), "GET", keys("VERSION"))
+    return command(replies.integer, "GET", keys("VERSION"))
 
 
 def starts(config: FunctionConfig, event: dict[str, Any]) -> bool:
