@@ -31,6 +31,7 @@ from stepflow_engine.errors import CorruptDataError
         (replies.integer_or_none, 0, 0),
         (replies.integer_or_none, b"12", 12),
         (replies.integer_or_none, None, None),
+        (replies.integer_or_none, b"", None),
         (replies.integer_pair, [b"1", 2], (1, 2)),
         (replies.cursor_and_texts, [b"17", [b"a", b"b"]], (17, ["a", "b"])),
         (replies.fields, [b"a", b"1", b"b", 2], {"a": b"1", "b": 2}),

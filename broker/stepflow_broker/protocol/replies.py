@@ -64,8 +64,8 @@ def integer(reply: bytes | int | None) -> int:
 
 
 def integer_or_none(reply: bytes | int | None) -> int | None:
-    """One integer, or ``None`` for ``nil`` (``ZRANK`` of a member that does not exist)."""
-    return None if reply is None else int(reply)
+    """One integer, or ``None`` for ``nil`` and for an empty value (``ZRANK`` of a member that does not exist)."""
+    return None if reply is None or reply == b"" else int(reply)
 
 
 def integer_pair(reply: Sequence[bytes | int]) -> tuple[int, int]:

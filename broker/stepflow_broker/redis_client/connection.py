@@ -14,16 +14,10 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from stepflow_broker.redis_client.cluster import (
-    cluster_client,
-    cluster_client_async,
-    whole_cluster,
-)
+from stepflow_broker.redis_client.cluster import owner_of, whole_cluster
 from stepflow_broker.redis_client.errors import server_error
-from stepflow_broker.redis_client.sentinel import (
-    sentinel_client,
-    sentinel_client_async,
-)
+from stepflow_broker.redis_client.locator import LocatedServer
+from stepflow_broker.redis_client.sentinel import primary_at
 from stepflow_broker.redis_client.url import ServerUrl, bad_url, read_url, safe_url
 from stepflow_engine.errors import ConfigurationError
 
@@ -75,11 +69,8 @@ def connect(url: str, *, slot: int = 0, **options: Any) -> redis.Redis:
     given = read_url(url)
     try:
         options = {**_options(given, Retry(NoBackoff(), 0)), **options}
-        if given.is_of_cluster:
-            return _checked(cluster_client(given.text, options, slot))
-        if given.is_of_sentinels:
-            return _checked(sentinel_client(given.text, options))
-        return _checked(redis.Redis.from_url(given.text, **options))
+        server = _located(given, options, slot)
+        return _checked(server.client() if server else redis.Redis.from_url(given.text, **options))
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise bad_url(url, str(error)) from None
 
@@ -89,13 +80,17 @@ def connect_async(url: str, *, slot: int = 0, **options: Any) -> redis.asyncio.R
     given = read_url(url)
     try:
         options = {**_options(given, AsyncRetry(NoBackoff(), 0)), **options}
-        if given.is_of_cluster:
-            return _checked(cluster_client_async(given.text, options, slot))
-        if given.is_of_sentinels:
-            return _checked(sentinel_client_async(given.text, options))
-        return _checked(redis.asyncio.Redis.from_url(given.text, **options))
+        server = _located(given, options, slot)
+        return _checked(server.async_client() if server else redis.asyncio.Redis.from_url(given.text, **options))
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise bad_url(url, str(error)) from None
+
+
+def _located(url: ServerUrl, options: Mapping[str, Any], slot: int) -> LocatedServer | None:
+    """The server of a URL whose address has to be searched; ``None``: the URL names the address itself."""
+    if url.is_of_cluster:
+        return owner_of(slot, url.text, options)
+    return primary_at(url.text, options) if url.is_of_sentinels else None
 
 
 def connect_all(url: str) -> Any:
