@@ -1,4 +1,4 @@
-"""Connections: from a URL to a client, the server's errors as ours, and what a server must be like."""
+"""Connections: clients of a URL with their options, and the requirements on a server."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _options(url: ServerUrl, retry: Retry | AsyncRetry) -> dict[str, Any]:
 
 
 def _keepalive() -> dict[str, Any]:
-    """After 30 s, a connection to a machine that is gone is broken, also one on which nothing is ever asked."""
+    """A connection to a machine that is gone breaks after 30 s, even if nothing is sent on it."""
     settings = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
     known = {getattr(socket, name): value for name, value in settings.items() if hasattr(socket, name)}
     return {"socket_keepalive": True, "socket_keepalive_options": known}
@@ -61,10 +61,12 @@ def connect(url: str, *, slot: int = 0, **options: Any) -> redis.Redis:
     """A blocking client.
 
     Args:
-        slot: of a cluster; the client's server is the node that has it.
+        url: the URL of the server.
+        slot: a slot of a cluster. The client connects to the node that owns it.
+        options: options of redis-py that differ from the default.
 
     Raises:
-        ConfigurationError: the URL cannot be one of a server.
+        ConfigurationError: the URL is invalid.
     """
     given = read_url(url)
     try:
@@ -94,10 +96,10 @@ def _located(url: ServerUrl, options: Mapping[str, Any], slot: int) -> LocatedSe
 
 
 def connect_all(url: str) -> Any:
-    """A blocking client, of a cluster one of all its nodes: redis-py's own, for what is in no partition.
+    """A blocking client of redis-py for keys in no partition. On a cluster it is a client of all nodes.
 
     Raises:
-        ConfigurationError: the URL cannot be one of a server.
+        ConfigurationError: the URL is invalid.
         BackendUnavailableError: the cluster does not answer.
     """
     given = read_url(url)
@@ -112,7 +114,7 @@ def connect_all(url: str) -> Any:
 
 
 def infos(client: Any) -> list[Mapping[str, Any]]:
-    """``INFO`` of a server, or of each primary of a cluster."""
+    """The replies to ``INFO`` of a server, or of each primary of a cluster."""
     if isinstance(client, redis.RedisCluster):
         found: Any = client.info(target_nodes=redis.RedisCluster.PRIMARIES)
         return list(found.values()) if all(isinstance(one, dict) for one in found.values()) else [found]
@@ -120,17 +122,17 @@ def infos(client: Any) -> list[Mapping[str, Any]]:
 
 
 def _checked(client: C) -> C:
-    """The client, if a connection can be made with its options, which redis-py finds out when it needs the first."""
+    """The client, after a check of its options, which redis-py would only check at the first connection."""
     pool: Any = client.connection_pool
     pool.connection_class(**pool.connection_kwargs)
     return client
 
 
 def check_server(info: Mapping[str, Any], url: str) -> None:
-    """Refuse a server that would lose work.
+    """Refuse a server that would lose runs.
 
     Args:
-        info: the server's ``INFO``.
+        info: its reply to ``INFO``.
         url: its URL, for the message.
 
     Raises:
