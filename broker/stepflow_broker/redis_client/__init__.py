@@ -19,6 +19,9 @@
 The two clients follow the same rules (`retry.decide`): a request is resent until its deadline while the server is
 unreachable, busy or full; a request at the wrong server is resent on a new connection; any other error fails it.
 
+A connection is not yet connected, connected or lost. It connects when it is first used. The next command after a loss
+searches for the address again, so it follows a failover.
+
 Everything here is in memory. If the process or the connection is lost, each unanswered command may have been executed
 or not. Both are safe, because the second execution of a script changes nothing. A caller whose deadline has passed gets
 `BackendUnavailableError` and may repeat the call with the same ids. Nothing has to be repaired on the server.

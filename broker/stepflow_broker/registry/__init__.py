@@ -9,10 +9,12 @@
 ================  ================================================================================
 
 Workers register their functions when they start. Producers, event routers and the command line read them. The registry
-has no states: an entry is replaced as a whole, in every partition, and a version number grows with each change.
+has no states: an entry is replaced as a whole, in every partition, and a version number grows with each change. A
+worker that routes an event or starts a child sends the version that it has read. If it is old, the script refuses the
+call (`ScriptStatus.STALE_REGISTRY`), and the worker reads the registry again.
 
-A worker that crashes during its registration leaves some partitions with the old entry, and registers again when it is
-restarted. A worker that stops leaves its entries, so its events are still routed and its runs wait in their queues.
+A worker that crashes during its registration leaves some partitions with the old entry, until a worker with these
+functions starts. A worker that stops leaves its entries, so events are still routed and runs wait in their queues.
 Programs ignore fields of a newer version of stepflow, and skip corrupt entries.
 
 The decision about a start (skip, delay, queue) is made by the scripts. This package only evaluates the keys of an event
