@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +23,6 @@ __all__ = [
     "clock",
     "console",
     "cut",
-    "now_ms",
     "print_json",
     "print_status",
     "printable",
@@ -80,11 +78,6 @@ def print_json(value: Any) -> None:
 def print_status(label: str, text: str = "") -> None:
     """Print a status line of a long-running command."""
     click.echo(f"{click.style(f'{label:<9}', bold=True)} {text}".rstrip())
-
-
-def now_ms() -> int:
-    """The time of this machine, in milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def clock(at_ms: int) -> str:

@@ -6,7 +6,7 @@ import pytest
 from redis import exceptions
 
 from stepflow_broker.redis_client import cluster
-from stepflow_broker.redis_client.cluster import ClusterUrl, NodeAwayError, NotInClusterError, _SlotMap
+from stepflow_broker.redis_client.cluster import ClusterUrl, NodeAwayError, NotInClusterError, SlotMap
 from stepflow_broker.redis_client.connection import connect, connect_async
 from stepflow_broker.redis_client.errors import server_error
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
@@ -66,39 +66,39 @@ def test_what_is_wrong_with_a_url_is_said(url: str, part: str) -> None:
 
 
 def test_a_slot_is_its_primary_s(clock: Clock) -> None:
-    found = _SlotMap([A])
-    found.heard(A, SLOTS)
+    found = SlotMap([A])
+    found.update(A, SLOTS)
     assert [found.owner(slot) for slot in (0, 8191, 8192, 16383)] == [B, B, C, C]
 
 
 def test_a_node_that_does_not_say_its_own_address_is_the_one_that_was_asked(clock: Clock) -> None:
-    found = _SlotMap([A])
-    found.heard(A, [[0, 16383, [b"", 6379, b"id"]]])
+    found = SlotMap([A])
+    found.update(A, [[0, 16383, [b"", 6379, b"id"]]])
     assert found.owner(5) == A
 
 
 def test_nobody_is_asked_while_what_was_heard_is_fresh_and_then_those_that_are_known_before_those_named(
     clock: Clock,
 ) -> None:
-    found = _SlotMap([A, B])
+    found = SlotMap([A, B])
     assert found.to_ask() == [A, B]
-    found.heard(A, SLOTS)
+    found.update(A, SLOTS)
     assert found.to_ask() == []
     clock.now += 0.6
     assert found.to_ask() == [B, C, A]
 
 
 def test_a_slot_that_nobody_has_is_asked_for_again_at_once(clock: Clock) -> None:
-    found = _SlotMap([A])
-    found.heard(A, SLOTS[:1])
+    found = SlotMap([A])
+    found.update(A, SLOTS[:1])
     with pytest.raises(NodeAwayError, match="no node of the cluster has slot 9000"):
         found.owner(9000)
     assert found.to_ask() != []
 
 
 def test_what_was_heard_counts_no_more_when_no_node_answers(clock: Clock) -> None:
-    found = _SlotMap([A])
-    found.heard(A, SLOTS)
+    found = SlotMap([A])
+    found.update(A, SLOTS)
     clock.now += 0.6
     for _ in found.to_ask():
         found.failed(exceptions.ConnectionError("refused"))
@@ -107,9 +107,9 @@ def test_what_was_heard_counts_no_more_when_no_node_answers(clock: Clock) -> Non
 
 
 def test_one_node_that_does_not_answer_is_no_matter_when_another_does(clock: Clock) -> None:
-    found = _SlotMap([A, B])
+    found = SlotMap([A, B])
     found.failed(exceptions.ConnectionError("refused"))
-    found.heard(B, SLOTS)
+    found.update(B, SLOTS)
     assert found.owner(0) == B
 
 
@@ -129,7 +129,7 @@ def test_one_node_that_does_not_answer_is_no_matter_when_another_does(clock: Clo
 def test_why_no_node_says_who_has_a_slot_is_said(
     clock: Clock, error: Exception, kind: type[Exception], shown: type[Exception], part: str
 ) -> None:
-    found = _SlotMap([A, B])
+    found = SlotMap([A, B])
     found.failed(exceptions.TimeoutError("slow"))
     found.failed(error)
     with pytest.raises(kind) as caught:

@@ -57,8 +57,7 @@ def test_the_password_of_the_primary_may_stand_in_a_file_and_is_not_told_to_the_
     (tmp_path / "secret").write_text("hush\n")
     pool: Any = connect(f"redis+sentinel://user@one/m?password_file={tmp_path / 'secret'}").connection_pool
     assert pool.connection_kwargs["credential_provider"].get_credentials() == ("user", "hush")
-    (sentinel,) = pool.sentinel_manager.sentinels
-    assert sentinel.connection_pool.connection_kwargs.get("credential_provider") is None
+    assert "credential_provider" not in pool.connection_kwargs["locator"].options
 
 
 def test_a_socket_file_is_a_server_too() -> None:

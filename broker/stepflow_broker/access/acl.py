@@ -1,9 +1,9 @@
-"""The server's users for the roles, as an ACL file: ``python -m stepflow_broker.access.acl > users.acl``.
+"""The ACL file with one Redis user for each role: ``python -m stepflow_broker.access.acl > users.acl``.
 
-``--passwords FOLDER`` takes each user's password from a file of the role's name there, such as ``producer``, and writes
-its SHA-256; a role without a password cannot connect. A file ``admin`` there makes a user ``admin`` who may do
-everything. The user ``default``, as whom everybody connects who names no user, is shut out. ``--cluster`` is for a
-Redis Cluster, of which each node needs the file, and for a server whose keys are divided (``?partitions=``).
+``--passwords FOLDER`` reads the password of each role from the file of its name in the folder, such as ``producer``,
+and writes its SHA-256. A role without a password cannot log in. A file ``admin`` adds a user ``admin`` with all rights.
+The user ``default``, which connections without a user get, is switched off. ``--cluster`` is for a Redis Cluster, of
+which each node needs the file, and for a server with partitions (``?partitions=``).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _PATTERN = {"R": "%R~", "W": "%W~", "RW": "~"}
 
 
 def acl_file(passwords: Mapping[str, str], *, server: tuple[int, int] = SERVER, cluster: bool = False) -> str:
-    """The file.
+    """The text of the ACL file.
 
     Args:
-        passwords: by the names of roles; ``admin`` is one more.
-        server: the oldest version of Redis or Valkey that is to read it.
-        cluster: whether the keys are divided into partitions.
+        passwords: role → password; ``admin`` is allowed too.
+        server: the oldest version of Redis or Valkey that reads the file.
+        cluster: whether the keys have partitions.
     """
     given = [(role, " ".join(rules(role, server, cluster=cluster))) for role in ROLES]
     users = [f"{role.user} {_login(passwords.get(role.name))} {granted}" for role, granted in given]
@@ -42,20 +42,20 @@ def acl_file(passwords: Mapping[str, str], *, server: tuple[int, int] = SERVER, 
 
 
 def rules(role: Role, server: tuple[int, int] = SERVER, *, cluster: bool = False) -> list[str]:
-    """What a role may do, as ``ACL SETUSER`` takes it. Redis 6.2 cannot tell reading a key from writing it."""
+    """The rules of a role for ``ACL SETUSER``. Redis 6.2 does not distinguish reading a key from writing it."""
     name = Keys(ANY_PARTITION if cluster else "")
     texts = {key: name(key.name, "*" if key.ids else "") for key in KEYS}
     keys = [(role.access(key), text) for key, text in texts.items() if key.type != "channel"]
     return [
         "resetkeys",
         *((_PATTERN[access] if server >= (7, 0) else "~") + text for access, text in keys if access),
-        *[f"~{ANY_PARTITION}{MOVING}"] * cluster,  # to the server, who calls a script writes all keys that it declares
+        *[f"~{ANY_PARTITION}{MOVING}"] * cluster,  # Redis ACLs count the declared keys of a script as writes
         "resetchannels",
         *(f"&{text}" for key, text in texts.items() if key.type == "channel" and role.uses(key)),
         *role.more,
         "-@all",
         *(f"+{word}" for word in (*role.commands, *role.in_cluster * cluster)),
-        *["+client|setinfo"] * (server >= (7, 2)),  # by which a client names its library; older servers do not know it
+        *["+client|setinfo"] * (server >= (7, 2)),  # redis-py sends it; older servers do not know it
     ]
 
 
@@ -66,10 +66,10 @@ def _login(password: str | None) -> str:
 
 
 def read_passwords(folder: Path) -> dict[str, str]:
-    """The passwords in a folder, by role: the first line of each file.
+    """Read the passwords in a folder: role → first line of its file.
 
     Raises:
-        ConfigurationError: there is none, or one is empty or cannot be read.
+        ConfigurationError: the folder has no password, or a file is empty or unreadable.
     """
     found: dict[str, str] = {}
     for name in (*(role.name for role in ROLES), ADMIN):
@@ -95,7 +95,7 @@ def _version(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Print the file."""
+    """Print the ACL file."""
     parser = argparse.ArgumentParser(
         prog="python -m stepflow_broker.access.acl", description="Print an ACL file for Redis."
     )

@@ -1,8 +1,8 @@
-"""The roles of those who use a server: what each may do, and which commands and keys that needs.
+"""The roles of users of a server, and the commands and keys that each role needs.
 
-A role is the transitions that it makes, and the commands that it sends beside them. What the transitions need follows
-from the scripts, so that it stays true when they change. A script is never half done for want of a right: a role has
-all rights of its scripts, and what it may not do is refused at the first key or command.
+A role lists its transitions and the other commands that it sends. The rights for the transitions are derived from the
+scripts, so they stay correct when a script changes. A script never stops half-way for lack of a right: a role has all
+rights of its scripts, and the server refuses any other script at its first key or command.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _WORD = re.compile(r"'([A-Z]+)'")
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What one kind of user may do.
+    """The rights of one kind of user.
 
     Attributes:
-        name: as people say it; the server's user is ``stepflow-<name>``.
-        what: what it is for.
-        scripts: the transitions that it makes.
-        sent: the commands that it sends itself; ``a|b`` is a subcommand.
+        name: the name of the role. Its Redis user is ``stepflow-<name>``.
+        what: its purpose.
+        scripts: the transitions that it executes.
+        sent: the commands that it sends outside scripts; ``a|b`` is a subcommand.
         reads, writes: kinds of keys (see `KEYS`) that it only reads, and only writes.
-        keys: kinds of keys that it needs for both, beside those that its scripts name.
+        keys: kinds of keys that it reads and writes, in addition to the keys of its scripts.
         hears: kinds of channels that it subscribes to.
-        more: patterns of keys and channels that are not stepflow's own.
-        looks: whether it never writes, whatever its scripts might do for others.
-        in_cluster: the commands that it sends on a cluster beside these.
+        more: patterns of keys and channels that do not belong to stepflow.
+        looks: whether it never writes. Its scripts then read only.
+        in_cluster: the commands that it sends only on a cluster.
     """
 
     name: str
@@ -61,17 +61,17 @@ class Role:
 
     @property
     def user(self) -> str:
-        """The name of its user on a server."""
+        """The name of its Redis user."""
         return f"stepflow-{self.name}"
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """All commands that it needs, also those that its scripts call."""
+        """All commands that it needs, including those that its scripts call."""
         called = () if self.looks else (word for name in self.scripts for word in _called(name))
         return tuple(sorted({*self.sent, *called}))
 
     def access(self, key: Key) -> str:
-        """How it uses a kind of key: ``R``, ``W``, ``RW``, or ``""``: not at all."""
+        """Its access to a kind of key: ``R``, ``W``, ``RW``, or ``""`` for none."""
         if key.name in self.reads:
             return "R"
         if key.name in self.writes:
@@ -79,12 +79,12 @@ class Role:
         return "RW" if key.name in self.keys or any(key.name in _named(name) for name in self.scripts) else ""
 
     def uses(self, channel: Key) -> bool:
-        """Whether it listens to a kind of channel, or its scripts publish there."""
+        """Whether it subscribes to a kind of channel, or its scripts publish to it."""
         tells = not self.looks and any(channel.name in _named(name) for name in self.scripts)
         return tells or channel.name in self.hears
 
     def may(self, action: str) -> bool:
-        """Whether it makes this transition, or sends this command, as `Command.action` names them."""
+        """Whether it has the right to an action: a transition or a command, as `Command.action` names it."""
         command, _, name = action.partition(" ")
         if not name:
             return action in (*self.scripts, *self.sent, *self.in_cluster)
@@ -101,7 +101,7 @@ def _called(name: str) -> frozenset[str]:
 
 @cache
 def _named(name: str) -> frozenset[str]:
-    """The kinds of keys and channels that a script names, in its text or as its KEYS."""
+    """The kinds of keys and channels that a script uses, in its text or as its KEYS."""
     found = script(name)
     given = {word.upper() for word in found.keys}
     return frozenset({*re.findall(r"\b[A-Z_]{3,}\b", found.text), *given, *(f"RQ_{word}" for word in given)})
@@ -143,7 +143,7 @@ WORKER = Role(
     keys=_all_keys(),
     hears=frozenset({"READY", "NOTIFICATIONS", "PAUSES", "RUN_ENDED"}),
     more=(f"~{RQ}:*", f"&{RQ}:*"),
-    in_cluster=("cluster|slots", "command"),  # of redis-py's client of all nodes, which is RQ's
+    in_cluster=("cluster|slots", "command"),  # of redis-py's cluster client, which RQ uses
 )
 
 OPERATOR = Role(
@@ -175,7 +175,7 @@ READER = Role(
     "looks: runs, steps, functions, queues, workers, explain, doctor without --repair",
     scripts=("load_run", "load_batch", *_EXAMINATIONS),
     sent=_words(_CONNECTING, _CALLING, _LOOKING),
-    keys=_all_keys(),  # to the server, who calls a script writes its KEYS; no command of this role's writes
+    keys=_all_keys(),  # Redis ACLs count the KEYS of a script as writes; no command of this role writes
     looks=True,
     in_cluster=("cluster|slots", "cluster|info"),
 )
@@ -184,5 +184,5 @@ ROLES = (PRODUCER, WORKER, OPERATOR, READER)
 
 
 def roles_that_may(action: str) -> list[str]:
-    """The names of the roles that make this transition, or send this command, as `Command.action` names them."""
+    """The names of the roles that have the right to an action; see `Role.may`."""
     return [role.name for role in ROLES if role.may(action)]

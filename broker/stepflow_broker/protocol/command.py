@@ -1,12 +1,12 @@
-"""A call: one request to the server as a value, with how to read its answer.
+"""Commands: one request to the server as a value, together with the reader of its reply.
 
-Transitions are written once, as functions that make calls; `Broker` sends a call and blocks, `AsyncBroker` sends it
-and awaits. Nothing else differs between the two.
+Each transition is one function that returns a command. `Broker` sends a command and blocks; `AsyncBroker` sends it and
+awaits the reply. Nothing else differs between the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,7 @@ from stepflow_broker.protocol.keys import MOVING, routing_key_of
 from stepflow_broker.protocol.scripts import Script, script
 from stepflow_engine.errors import CorruptDataError, StepflowError
 
-__all__ = ["Arg", "Command", "command", "run_script"]
+__all__ = ["Arg", "Command", "command", "in_chunks", "run_script"]
 
 T = TypeVar("T")
 Arg = str | bytes | int | float
@@ -28,8 +28,8 @@ class Command(Generic[T]):
 
     Attributes:
         args: the command as it is sent.
-        read: makes the typed answer of the server's.
-        script: the script that the command runs, if it runs one.
+        read: turns the reply into the typed answer.
+        script: the script that the command runs; ``None``: a plain Redis command.
     """
 
     args: tuple[Arg, ...]
@@ -37,22 +37,22 @@ class Command(Generic[T]):
     script: Script | None = None
 
     def answer(self, reply: Any) -> T:
-        """The typed answer of a reply.
+        """The typed answer in a reply.
 
         Raises:
-            CorruptDataError: the reply has what stepflow does not write.
+            CorruptDataError: the reply contains data that stepflow does not write.
         """
         try:
             return self.read(reply)
         except StepflowError:
             raise
-        except Exception as error:  # whatever a reader makes of damaged data, it is the data's fault
+        except Exception as error:  # whatever a reader raises, its cause is corrupt data
             what = self.script.name if self.script else str(self.args[0])
             raise CorruptDataError(f"what the server answers to {what}", error) from error
 
     @property
     def action(self) -> str:
-        """What it does: the transition by its name, or the command: ``info``, ``xgroup|create``, ``hget <key>``."""
+        """The name of the transition, or the command for ACLs: ``info``, ``xgroup|create``, ``hget <key>``."""
         if self.script is not None:
             return self.script.name
         first, second = [*map(str, self.args[:2]), ""][:2]
@@ -62,7 +62,7 @@ class Command(Generic[T]):
 
     @property
     def routing_key(self) -> str:
-        """What decides which node of a cluster has its keys: their partition's tag, or a key; ``""``: it has none."""
+        """The tag or key that determines the node of a cluster: see `routing_key_of`; ``""``: any node."""
         if self.script is not None:
             return routing_key_of(str(self.args[3]))
         first = str(self.args[0])
@@ -75,14 +75,14 @@ class Command(Generic[T]):
         return routing_key_of(str(self.args[2 if first in _CONTAINERS else 1])) if len(self.args) > 1 else ""
 
     def with_source(self) -> tuple[Arg, ...]:
-        """The command with the script's source, for a server that does not know the script."""
+        """The command with the source of its script, for a server that does not have the script."""
         if self.script is None:
             raise TypeError("this command runs no script")
         return ("EVAL", self.script.text, *self.args[2:])
 
 
 def _tag_of(pattern: str) -> str:
-    """The partition whose keys a pattern finds; ``""``: those of all."""
+    """The tag of the partition whose keys a pattern matches; ``""``: it matches the keys of all partitions."""
     place = routing_key_of(pattern)
     return place if place != pattern else ""
 
@@ -92,12 +92,17 @@ def command(read: Callable[[Any], T], *words: Arg) -> Command[T]:
     return Command(words, read)
 
 
+def in_chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """The items in parts of at most ``size``, each for one command."""
+    return (items[first : first + size] for first in range(0, len(items), size))
+
+
 def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args: Arg) -> Command[T]:
     """A transition. Every script may be sent twice: the second time changes nothing.
 
-    In a partition it declares a key that nobody ever writes. While the partition's slot moves to another node of a
-    cluster, the server refuses a request that names a key which is not there, before it does anything; so the partition
-    stands still, and no script fails half-way at a key that it makes.
+    In a partition, the command also declares a key that is never written. While the slot of the partition moves to
+    another node of a cluster, the server refuses any command that names a missing key, before it executes anything. So
+    the partition stops for that time, and no script fails half-way at a key that it creates.
     """
     source = script(name)
     if keys[0].startswith("{"):

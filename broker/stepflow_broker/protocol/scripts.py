@@ -1,7 +1,7 @@
-"""The Lua scripts: read from ``lua/``, put together with the parts they use, and named by their SHA-1.
+"""The Lua scripts: read from ``lua/``, joined with the libraries they use, and identified by their SHA-1.
 
-A script's file begins with its contract (see ``lua/runs/start_runs.lua``). Its ``USES`` line names the files of
-``lua/lib`` that precede it.
+The file of a script begins with its contract (see ``lua/runs/start_runs.lua``). Its ``USES`` line names the files of
+``lua/lib`` that are put before it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Script:
     """A script as it is sent.
 
     Attributes:
-        name: the transition.
+        name: the name of the transition.
         text: the whole source.
-        sha: the SHA-1 of the source, by which the server knows it.
-        keys: its KEYS, by the names that its contract gives them.
+        sha: the SHA-1 of the source, which the server uses as its name.
+        keys: the names of its KEYS in its contract.
     """
 
     name: str
@@ -54,16 +54,16 @@ def script(name: str) -> Script:
 
 
 def script_names() -> list[str]:
-    """All transitions that are scripts."""
+    """The names of all scripts."""
     return sorted(_paths(_FOLDER))
 
 
 def _paths(folder: Traversable) -> dict[str, Traversable]:
-    """The files of all transitions, by their names."""
+    """Name of a script → its file."""
     groups = [entry for entry in folder.iterdir() if entry.is_dir() and entry.name != "lib"]
     return {file.name.removesuffix(".lua"): file for group in groups for file in group.iterdir()}
 
 
 def _strip(source: str) -> str:
-    """The source without its comment lines, which the server need not keep."""
+    """The source without its comment lines, which the server does not need."""
     return "".join(line for line in source.splitlines(keepends=True) if not line.lstrip().startswith("--"))

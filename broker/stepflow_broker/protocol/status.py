@@ -1,4 +1,4 @@
-"""What the scripts answer."""
+"""The status codes that the scripts return."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["ScriptStatus"]
 
 
 class ScriptStatus(IntEnum):
-    """What the scripts answer; each script's header names those that it uses."""
+    """The status codes of the scripts. The header of each script lists those that it returns."""
 
     RESOLVED = 3
     MORE = 2

@@ -1,4 +1,4 @@
-"""The two streams, of events and of finished runs, as one consumer group of all workers reads them."""
+"""Reading the two streams, of events and of finished runs, as one consumer group of all workers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 def create_group(keys: Keys, stream: str) -> Command[bytes]:
-    """Create a stream (EVENTS, FINISHED) and its consumer group; an error says that they exist."""
+    """Create a stream (EVENTS, FINISHED) and its consumer group. If the group exists, the server returns an error."""
     return command(bytes, "XGROUP", "CREATE", keys(stream), GROUP, "0", "MKSTREAM")
 
 
 def read_group(
     keys: Keys, stream: str, worker: str, *, limit: int, read: Callable[[list[Any]], list[T]]
 ) -> Command[list[T]]:
-    """Take new entries of a stream, for this worker to see to; ``read`` makes sense of them."""
+    """Take new entries of a stream for this worker. ``read`` parses them."""
     return command(
         lambda reply: read(reply[0][1]) if reply else [],
         "XREADGROUP",
@@ -39,7 +39,7 @@ def read_group(
 def take_over(
     keys: Keys, stream: str, worker: str, *, idle_ms: int, limit: int, read: Callable[[list[Any]], list[T]]
 ) -> Command[list[T]]:
-    """Take over entries that another worker took and has not seen to for ``idle_ms``."""
+    """Take over entries that another worker took and has not acknowledged for ``idle_ms``."""
     return command(
         lambda reply: read(reply[1]), "XAUTOCLAIM", keys(stream), GROUP, worker, idle_ms, "0", "COUNT", limit
     )

@@ -1,4 +1,4 @@
-"""The asyncio broker: calls that are made in the same turn of the loop leave as one write to each server."""
+"""The asyncio broker: commands that are submitted in one turn of the event loop are one write to each server."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class AsyncBroker:
-    """Sends calls to the server, or, on a cluster, to the node that has a call's keys. For one event loop.
+    """Sends commands to the server, or, on a cluster, to the node that has their keys. For one event loop.
 
     Args:
-        url: the server's.
-        retry_for_s: how long to try again while the server does not answer or accepts no writes, in seconds.
+        url: the URL of the server.
+        retry_for_s: how long to retry while the server is unreachable or accepts no writes, in seconds.
     """
 
     def __init__(self, url: str, *, retry_for_s: float = 3.0) -> None:
@@ -33,27 +33,27 @@ class AsyncBroker:
         self._only = None if read_url(url).is_of_cluster else PipelinedClient(url, retry_for_s=retry_for_s)
 
     def client(self, keys: Keys) -> redis.asyncio.Redis:
-        """The client of the server that has a partition, for what is no call."""
+        """The redis-py client of the server that has a partition, for pub/sub."""
         return self._client_for(keys.partition).client
 
     def submit(self, call: Command[T]) -> asyncio.Future[T]:
-        """Send a call with the others of this turn; the future is given its answer, or the error that `run` raises."""
+        """Send a command with the others of this turn. The future receives its answer, or the error of `execute`."""
         if self._only is not None:
             return self._only.submit(call)
         return self._client_for(call.routing_key).submit(call)
 
     async def execute(self, call: Command[T]) -> T:
-        """Send one call and return its answer.
+        """Send one command and return its answer.
 
         Raises:
-            BackendUnavailableError: the server does not answer, or cannot do it now.
-            ConfigurationError: the server refuses the user.
-            PermissionDeniedError: the user may not do this.
+            BackendUnavailableError: the server is unreachable, or cannot execute the command now.
+            ConfigurationError: the server refuses the user or the password.
+            PermissionDeniedError: the user does not have the right to the command.
         """
         return await self.submit(call)
 
     async def execute_all(self, calls: Sequence[Command[T]]) -> list[T]:
-        """Send several calls and return their answers."""
+        """Send several commands and return their answers."""
         return await asyncio.gather(*[self.submit(call) for call in calls])
 
     def _client_for(self, place: str) -> PipelinedClient:
@@ -65,6 +65,6 @@ class AsyncBroker:
         return self._clients[slot]
 
     async def close(self) -> None:
-        """Send what is waiting, then close the connections."""
+        """Send the waiting commands, then close the connections."""
         clients = [self._only] if self._only is not None else list(self._clients.values())
-        await asyncio.gather(*[link.close() for link in clients])
+        await asyncio.gather(*[client.close() for client in clients])

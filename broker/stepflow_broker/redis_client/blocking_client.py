@@ -1,4 +1,4 @@
-"""A link: sends calls to one server, blocking, and waits for their answers."""
+"""The blocking client: sends commands to one server and waits for their answers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from redis import exceptions
 
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.redis_client.connection import connect
-from stepflow_broker.redis_client.errors import is_permission_error, is_wrong_node, server_error
-from stepflow_broker.redis_client.retry import backoff_s, is_retryable
+from stepflow_broker.redis_client.errors import server_error
+from stepflow_broker.redis_client.retry import Attempt, Next, backoff_s, decide
 
 __all__ = ["BlockingClient"]
 
@@ -22,12 +22,12 @@ T = TypeVar("T")
 
 
 class BlockingClient:
-    """Sends calls to one server. May be used from several threads.
+    """Sends commands to one server. Thread-safe.
 
     Args:
-        url: the server's.
-        retry_for_s: how long to try again while the server does not answer or accepts no writes, in seconds.
-        slot: of a cluster; the server is the node that has it.
+        url: the URL of the server.
+        retry_for_s: how long to retry while the server is unreachable or accepts no writes, in seconds.
+        slot: a slot of a cluster. The server is the node that owns it.
     """
 
     def __init__(self, url: str, *, retry_for_s: float, slot: int = 0) -> None:
@@ -36,42 +36,52 @@ class BlockingClient:
         self._retry_for_s = retry_for_s
 
     def execute_all(self, calls: Sequence[Command[T]], *, as_one: bool = False) -> list[T]:
-        """Send several calls in one round trip and return their answers.
+        """Send several commands in one round trip and return their answers.
 
         Args:
-            as_one: the last calls speak for those before them: when one is to be sent again, all are.
+            as_one: whether the last commands confirm those before them. If one is resent, all are.
 
         Raises:
-            BackendUnavailableError: as `execute`; every call may or may not have been executed, and can be sent again.
+            BackendUnavailableError: as `Broker.execute`. Each command may have been executed, and can be sent again.
         """
-        deadline = time.monotonic() + self._retry_for_s
+        give_up_at = time.monotonic() + self._retry_for_s
         for tries in itertools.count(1):
+            error: Exception
             try:
-                return self._once(calls, as_one)
-            except (exceptions.RedisError, OSError) as error:
-                if is_wrong_node(error):
-                    self.client.connection_pool.disconnect(inuse_connections=False)
-                wait_s = backoff_s(tries)
-                if not is_retryable(error) or time.monotonic() + wait_s > deadline:
-                    raise server_error(error, self.url) from None
-                time.sleep(wait_s)
+                replies = self._exchange(calls, give_up_at, as_one=as_one)
+            except (exceptions.RedisError, OSError) as lost:
+                error, action = lost, ""
+            else:
+                refused = next((n for n, reply in enumerate(replies) if isinstance(reply, Exception)), None)
+                if refused is None:
+                    return [call.answer(reply) for call, reply in zip(calls, replies, strict=True)]
+                error, action = replies[refused], calls[refused].action
+            pause_s = backoff_s(tries)
+            decision = decide(error, Attempt(give_up_at, pause_s, has_source=True), time.monotonic())
+            if decision.reconnect:
+                self.client.connection_pool.disconnect(inuse_connections=False)
+            if decision.next is Next.FAIL:
+                raise server_error(error, self.url, action) from None
+            time.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    def _once(self, calls: Sequence[Command[T]], as_one: bool) -> list[T]:
+    def _exchange(self, calls: Sequence[Command[T]], give_up_at: float, *, as_one: bool) -> list[Any]:
+        """Send all commands. Send those whose script the server does not know a second time, with the source."""
         replies = self._send(call.args for call in calls)
-        unknown = {n for n, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)}
+        errors = [(n, reply) for n, reply in enumerate(replies) if isinstance(reply, Exception)]
+        if not errors:
+            return replies
+        attempt, now = Attempt(give_up_at), time.monotonic()
+        unknown = {n for n, error in errors if decide(error, attempt, now).next is Next.RESEND_WITH_SOURCE}
         if unknown:
             again = range(len(calls)) if as_one else sorted(unknown)
             resent = self._send(calls[n].with_source() if n in unknown else calls[n].args for n in again)
             for n, reply in zip(again, resent, strict=True):
                 replies[n] = reply
-        for call, reply in zip(calls, replies, strict=True):
-            if isinstance(reply, Exception):
-                raise server_error(reply, self.url, call.action) if is_permission_error(reply) else reply
-        return [call.answer(reply) for call, reply in zip(calls, replies, strict=True)]
+        return replies
 
     def _send(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Write all commands, then read all replies as they are; an error reply is an exception in the list."""
+        """Write all commands, then read all replies as they are. An error reply is an exception in the list."""
         pool = self.client.connection_pool
         connection = pool.get_connection()
         try:
@@ -79,7 +89,7 @@ class BlockingClient:
             connection.send_packed_command([b"".join(packed)])
             return [self._read(connection) for _ in packed]
         except BaseException:
-            connection.disconnect()  # replies may be left on it
+            connection.disconnect()  # it may hold unread replies
             raise
         finally:
             pool.release(connection)

@@ -1,4 +1,4 @@
-"""The blocking broker: sends calls and waits for their answers. For producers, the CLI and threads."""
+"""The blocking broker: sends commands and waits for their answers. For producers, the CLI and threads."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class Broker:
-    """Sends calls to the server, or, on a cluster, to the node that has a call's keys. For several threads.
+    """Sends commands to the server, or, on a cluster, to the node that has their keys. Thread-safe.
 
     Args:
-        url: the server's.
-        retry_for_s: how long to try again while the server does not answer or accepts no writes, in seconds.
+        url: the URL of the server.
+        retry_for_s: how long to retry while the server is unreachable or accepts no writes, in seconds.
     """
 
     def __init__(self, url: str, *, retry_for_s: float = 3.0) -> None:
@@ -34,28 +34,28 @@ class Broker:
         self._only = None if read_url(url).is_of_cluster else BlockingClient(url, retry_for_s=retry_for_s)
 
     def client(self, keys: Keys) -> redis.Redis:
-        """The client of the server that has a partition, for what is no call."""
+        """The redis-py client of the server that has a partition, for pub/sub."""
         return self._client_for(keys.partition).client
 
     def execute(self, call: Command[T]) -> T:
-        """Send one call and return its answer.
+        """Send one command and return its answer.
 
         Raises:
-            BackendUnavailableError: the server does not answer, or cannot do it now.
-            ConfigurationError: the server refuses the user.
-            PermissionDeniedError: the user may not do this.
+            BackendUnavailableError: the server is unreachable, or cannot execute the command now.
+            ConfigurationError: the server refuses the user or the password.
+            PermissionDeniedError: the user does not have the right to the command.
         """
         return self.execute_all([call])[0]
 
     def execute_all(self, calls: Sequence[Command[T]], *, as_one: bool = False) -> list[T]:
-        """Send several calls, those to one server in one round trip, and return their answers.
+        """Send several commands, in one round trip to each server, and return their answers.
 
         Args:
-            as_one: the last calls speak for those before them, all of one partition: when one is to be sent again, all
-                are.
+            as_one: whether the last commands confirm those before them, as ``WAIT`` does. If one is resent, all are.
+                All must be of one partition.
 
         Raises:
-            BackendUnavailableError: as `execute`; every call may or may not have been executed, and can be sent again.
+            BackendUnavailableError: as `execute`. Each command may have been executed, and can be sent again.
         """
         if self._only is not None:
             return self._only.execute_all(calls, as_one=as_one)
@@ -67,17 +67,17 @@ class Broker:
         return [answers[n] for n in range(len(calls))]
 
     def _run_at(self, place: str, calls: Sequence[Command[T]], *, as_one: bool = False) -> list[T]:
-        """Send calls to a partition's node, or to that of a key in no partition, of which a connection is not kept."""
+        """Send commands to the node of a partition, or of a key in no partition. The client of the latter is closed."""
         if place.startswith("{") or not place:
             return self._client_for(place).execute_all(calls, as_one=as_one)
-        link = BlockingClient(self.url, retry_for_s=self._retry_for_s, slot=slot_of(place))
+        client = BlockingClient(self.url, retry_for_s=self._retry_for_s, slot=slot_of(place))
         try:
-            return link.execute_all(calls, as_one=as_one)
+            return client.execute_all(calls, as_one=as_one)
         finally:
-            link.close()
+            client.close()
 
     def by_server(self, calls: Sequence[Command[T]]) -> list[list[int]]:
-        """The positions of those calls that go together: to the server, or each to the node that has its partition."""
+        """The positions of the commands, grouped by the server that receives them."""
         if self._only is not None:
             return [list(range(len(calls)))]
         found: dict[str, list[int]] = {}
@@ -96,6 +96,6 @@ class Broker:
 
     def close(self) -> None:
         """Close the connections."""
-        for link in [self._only, *self._clients.values()]:
-            if link is not None:
-                link.close()
+        for client in [self._only, *self._clients.values()]:
+            if client is not None:
+                client.close()

@@ -1,8 +1,4 @@
-"""Cluster: URLs that name nodes of a Redis Cluster, and clients of the node that has a slot.
-
-A client speaks for one slot, and asks any node who has it whenever it connects. So a connection that is lost, or that
-leads to a node which has the slot no longer, need only be closed: the next one leads to the node that has it now.
-"""
+"""Cluster: URLs that name nodes of a Redis Cluster, and the search for the node that owns a slot."""
 
 from __future__ import annotations
 
@@ -13,45 +9,46 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis
-import redis.asyncio
 from redis import exceptions
 from redis.cluster import ClusterNode
 from redis.connection import parse_url
 
+from stepflow_broker.protocol import replies
+from stepflow_broker.redis_client.locator import Address, LocatedServer, Question, Search
 from stepflow_broker.redis_client.url import CLUSTER_SCHEMES, read_address
 
 __all__ = [
+    "ClusterLocator",
     "ClusterUrl",
     "NodeAwayError",
     "NotInClusterError",
-    "cluster_client",
-    "cluster_client_async",
+    "SlotMap",
+    "owner_of",
     "whole_cluster",
 ]
 
-Address = tuple[str, int]
 _DEFAULT_PORT = 6379
 _TIMEOUT_S = 2.0
-"""How long one node may take to say who has which slots; then the next is asked."""
+"""The time limit of one node. After it, the next one is asked."""
 _FRESH_S = 0.5
-"""How long what a node has said counts: many connections are made at once."""
+"""How long an answer is used without asking again, because many connections are made at once."""
 
 
 class NodeAwayError(exceptions.ConnectionError):
-    """No node says who has the slot: none answers, or the cluster has lost the slot's primary."""
+    """No node names an owner of the slot: none answers, or the cluster has lost the primary of the slot."""
 
 
 class NotInClusterError(exceptions.RedisError):
-    """A server answers, and is no node of a cluster."""
+    """A server answers, and is not a node of a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterUrl:
-    """What a URL says.
+    """A parsed URL of a cluster.
 
     Attributes:
-        nodes: host and port of each that it names; these know the others.
-        options: of connections to all nodes.
+        nodes: the address of each node that it names. These know the other nodes.
+        options: the options of connections to all nodes.
     """
 
     nodes: tuple[Address, ...]
@@ -62,7 +59,7 @@ class ClusterUrl:
         """Read ``redis+cluster://user:password@host1:6379,host2:6379``.
 
         Raises:
-            ValueError: it is not one.
+            ValueError: the URL is invalid.
         """
         parts = urlsplit(url)
         user, at, hosts = parts.netloc.rpartition("@")
@@ -76,46 +73,49 @@ class ClusterUrl:
         return cls(tuple(nodes), kept)
 
 
-class _SlotMap:
-    """Who has which slots, as the last node that was asked said, and whom to ask."""
+class SlotMap:
+    """The owners of all slots, as the node that answered last named them, and the nodes to ask."""
 
     def __init__(self, nodes: Iterable[Address]) -> None:
         self._named = tuple(nodes)
         self._primaries: dict[tuple[int, int], Address] = {}
-        self._heard_at = -_FRESH_S
+        self._updated_at = -_FRESH_S
         self._failures: list[Exception] = []
 
     def to_ask(self) -> list[Address]:
-        """All nodes that are known, those that answered last first; none when what is known is fresh."""
-        if time.monotonic() - self._heard_at < _FRESH_S:
+        """All known nodes, primaries first. Empty while the last answer is fresh."""
+        if time.monotonic() - self._updated_at < _FRESH_S:
             return []
         self._failures = []
         return list(dict.fromkeys([*self._primaries.values(), *self._named]))
 
     def failed(self, error: Exception) -> None:
-        """A node does not answer, or refuses to."""
+        """Record that a node did not answer, or refused."""
         self._failures.append(error)
 
-    def heard(self, asked: Address, slots: Iterable[Any]) -> None:
-        """A node says which are the primaries: ``[first, last, [host, port, …], replicas …]`` for each range."""
+    def update(self, asked: Address, slots: Iterable[Any]) -> None:
+        """Record the reply of a node to ``CLUSTER SLOTS``: ``[first, last, [host, port, …], replica …]`` of each range.
+
+        A node that does not know its own host leaves it empty.
+        """
         self._primaries = {
-            (int(first), int(last)): (_text(primary[0]) or asked[0], int(primary[1]))
+            (int(first), int(last)): (replies.text(primary[0]) or asked[0], int(primary[1]))
             for first, last, primary, *_ in slots
         }
-        self._heard_at = time.monotonic()
+        self._updated_at = time.monotonic()
 
     def owner(self, slot: int) -> Address:
-        """Who has a slot.
+        """The address of the node that owns a slot.
 
         Raises:
-            RedisError: nobody, or no node has said so.
+            RedisError: no node owns it, or no node has answered.
         """
-        if self._failures and time.monotonic() - self._heard_at >= _FRESH_S:
+        if self._failures and time.monotonic() - self._updated_at >= _FRESH_S:
             raise self._error()
         for (first, last), address in self._primaries.items():
             if first <= slot <= last:
                 return address
-        self._heard_at = -_FRESH_S
+        self._updated_at = -_FRESH_S
         raise NodeAwayError(f"no node of the cluster has slot {slot}")
 
     def _error(self) -> Exception:
@@ -127,130 +127,59 @@ class _SlotMap:
         return NodeAwayError(f"no node answers: {'; '.join(str(error) for error in self._failures)}")
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value or "")
+class ClusterLocator:
+    """Asks the nodes in turn for the owner of a slot. See `stepflow_broker.redis_client.locator.Locator`.
 
+    Args:
+        nodes: the addresses of some nodes.
+        slot: the slot.
+        options: the options of connections to the nodes.
+    """
 
-class _Nodes:
-    """Asks the nodes, for blocking connections."""
-
-    def __init__(self, found: ClusterUrl, options: Mapping[str, Any]) -> None:
-        self._map = _SlotMap(found.nodes)
-        self._options = _asking(options, found)
-
-    def owner(self, slot: int) -> Address:
-        for host, port in self._map.to_ask():
-            with redis.Redis(host=host, port=port, **self._options) as node:
-                try:
-                    slots: Any = node.execute_command("CLUSTER", "SLOTS")
-                    self._map.heard((host, port), slots)
-                    break
-                except (exceptions.RedisError, OSError) as error:
-                    self._map.failed(error)
-        return self._map.owner(slot)
-
-
-class _AsyncNodes:
-    """Asks the nodes, for connections of an event loop."""
-
-    def __init__(self, found: ClusterUrl, options: Mapping[str, Any]) -> None:
-        self._map = _SlotMap(found.nodes)
-        self._options = _asking(options, found)
-
-    async def owner(self, slot: int) -> Address:
-        for host, port in self._map.to_ask():
-            async with redis.asyncio.Redis(host=host, port=port, **self._options) as node:
-                try:
-                    slots: Any = await node.execute_command("CLUSTER", "SLOTS")
-                    self._map.heard((host, port), slots)
-                    break
-                except (exceptions.RedisError, OSError) as error:
-                    self._map.failed(error)
-        return self._map.owner(slot)
-
-
-def _asking(options: Mapping[str, Any], found: ClusterUrl) -> dict[str, Any]:
-    return {**options, **found.options, "socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
-
-
-# -- connections ---------------------------------------------------------------
-
-
-class _Placed:
-    """A connection to the node that has a slot when it is made."""
-
-    def __init__(self, *, nodes: Any, slot: int, **options: Any) -> None:
-        self._nodes = nodes
+    def __init__(self, nodes: Iterable[Address], slot: int, options: Mapping[str, Any]) -> None:
+        self.options = options
+        self.found: Address | None = None
         self._slot = slot
-        super().__init__(**options)
+        self._slots = SlotMap(nodes)
 
-    def connect_check_health(self, *args: Any, **options: Any) -> None:
-        if not self._sock:  # type: ignore[attr-defined]
-            self.host, self.port = self._nodes.owner(self._slot)
-        super().connect_check_health(*args, **options)  # type: ignore[misc]
+    def search(self) -> Search:
+        """Search for the owner of the slot.
 
-
-class _AsyncPlaced:
-    """As `_Placed`, for asyncio."""
-
-    def __init__(self, *, nodes: Any, slot: int, **options: Any) -> None:
-        self._nodes = nodes
-        self._slot = slot
-        super().__init__(**options)
-
-    async def connect_check_health(self, *args: Any, **options: Any) -> None:
-        if not self.is_connected:  # type: ignore[attr-defined]
-            self.host, self.port = await self._nodes.owner(self._slot)
-        await super().connect_check_health(*args, **options)  # type: ignore[misc]
+        Raises:
+            NodeAwayError: no node answers, or none owns the slot.
+            NotInClusterError: a server answers that is not a node of a cluster.
+            AuthenticationError, NoPermissionError: a node refuses the user, and no other node answers.
+        """
+        for node in self._slots.to_ask():
+            slots = yield Question(node, ("CLUSTER", "SLOTS"))
+            if isinstance(slots, Exception):
+                self._slots.failed(slots)
+                continue
+            self._slots.update(node, slots)
+            break
+        return self._slots.owner(self._slot)
 
 
-class _Connection(_Placed, redis.Connection):
-    pass
+def owner_of(slot: int, url: str, options: Mapping[str, Any]) -> LocatedServer:
+    """The node that owns a slot of the cluster at a URL.
 
-
-class _SSLConnection(_Placed, redis.SSLConnection):
-    pass
-
-
-class _AsyncConnection(_AsyncPlaced, redis.asyncio.Connection):
-    pass
-
-
-class _AsyncSSLConnection(_AsyncPlaced, redis.asyncio.SSLConnection):
-    pass
-
-
-# -- clients -------------------------------------------------------------------
-
-
-def cluster_client(url: str, options: Mapping[str, Any], slot: int) -> redis.Redis:
-    """A blocking client of the node that has a slot.
+    Args:
+        options: the options of connections to the node, as far as the URL does not set them.
 
     Raises:
-        ValueError: the URL is not one of a cluster.
+        ValueError: the URL is invalid.
     """
-    found = ClusterUrl.parse(url)
-    given = {**options, **found.options}
-    kind = _SSLConnection if given.pop("ssl", False) else _Connection
-    nodes = _Nodes(found, options)
-    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=kind, nodes=nodes, slot=slot, **given))
-
-
-def cluster_client_async(url: str, options: Mapping[str, Any], slot: int) -> redis.asyncio.Redis:
-    """As `cluster_client`, for asyncio."""
-    found = ClusterUrl.parse(url)
-    given = {**options, **found.options}
-    kind = _AsyncSSLConnection if given.pop("ssl", False) else _AsyncConnection
-    nodes = _AsyncNodes(found, options)
-    pool = redis.asyncio.ConnectionPool(connection_class=kind, nodes=nodes, slot=slot, **given)
-    return redis.asyncio.Redis.from_pool(pool)
+    parsed = ClusterUrl.parse(url)
+    given = {**options, **parsed.options}
+    asking = {**given, "socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
+    return LocatedServer(ClusterLocator(parsed.nodes, slot, asking), given)
 
 
 def whole_cluster(url: str, options: Mapping[str, Any]) -> redis.RedisCluster:
-    """redis-py's own client of all nodes, for what is not in a partition: RQ's registry of workers.
+    """redis-py's own client of all nodes, for keys in no partition: RQ's registry of workers.
 
     Raises:
-        ValueError: the URL is not one of a cluster.
+        ValueError: the URL is invalid.
     """
     found = ClusterUrl.parse(url)
     nodes = [ClusterNode(host, port) for host, port in found.nodes]

@@ -1,4 +1,4 @@
-"""Connections: from a URL to a client, the server's errors as ours, and what a server must be like."""
+"""Connections: clients of a URL with their options, and the requirements on a server."""
 
 from __future__ import annotations
 
@@ -14,16 +14,10 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from stepflow_broker.redis_client.cluster import (
-    cluster_client,
-    cluster_client_async,
-    whole_cluster,
-)
+from stepflow_broker.redis_client.cluster import owner_of, whole_cluster
 from stepflow_broker.redis_client.errors import server_error
-from stepflow_broker.redis_client.sentinel import (
-    sentinel_client,
-    sentinel_client_async,
-)
+from stepflow_broker.redis_client.locator import LocatedServer
+from stepflow_broker.redis_client.sentinel import primary_at
 from stepflow_broker.redis_client.url import ServerUrl, bad_url, read_url, safe_url
 from stepflow_engine.errors import ConfigurationError
 
@@ -57,7 +51,7 @@ def _options(url: ServerUrl, retry: Retry | AsyncRetry) -> dict[str, Any]:
 
 
 def _keepalive() -> dict[str, Any]:
-    """After 30 s, a connection to a machine that is gone is broken, also one on which nothing is ever asked."""
+    """A connection to a machine that is gone breaks after 30 s, even if nothing is sent on it."""
     settings = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
     known = {getattr(socket, name): value for name, value in settings.items() if hasattr(socket, name)}
     return {"socket_keepalive": True, "socket_keepalive_options": known}
@@ -67,19 +61,18 @@ def connect(url: str, *, slot: int = 0, **options: Any) -> redis.Redis:
     """A blocking client.
 
     Args:
-        slot: of a cluster; the client's server is the node that has it.
+        url: the URL of the server.
+        slot: a slot of a cluster. The client connects to the node that owns it.
+        options: options of redis-py that differ from the default.
 
     Raises:
-        ConfigurationError: the URL cannot be one of a server.
+        ConfigurationError: the URL is invalid.
     """
     given = read_url(url)
     try:
         options = {**_options(given, Retry(NoBackoff(), 0)), **options}
-        if given.is_of_cluster:
-            return _checked(cluster_client(given.text, options, slot))
-        if given.is_of_sentinels:
-            return _checked(sentinel_client(given.text, options))
-        return _checked(redis.Redis.from_url(given.text, **options))
+        server = _located(given, options, slot)
+        return _checked(server.client() if server else redis.Redis.from_url(given.text, **options))
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise bad_url(url, str(error)) from None
 
@@ -89,20 +82,24 @@ def connect_async(url: str, *, slot: int = 0, **options: Any) -> redis.asyncio.R
     given = read_url(url)
     try:
         options = {**_options(given, AsyncRetry(NoBackoff(), 0)), **options}
-        if given.is_of_cluster:
-            return _checked(cluster_client_async(given.text, options, slot))
-        if given.is_of_sentinels:
-            return _checked(sentinel_client_async(given.text, options))
-        return _checked(redis.asyncio.Redis.from_url(given.text, **options))
+        server = _located(given, options, slot)
+        return _checked(server.async_client() if server else redis.asyncio.Redis.from_url(given.text, **options))
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise bad_url(url, str(error)) from None
 
 
+def _located(url: ServerUrl, options: Mapping[str, Any], slot: int) -> LocatedServer | None:
+    """The server of a URL whose address has to be searched; ``None``: the URL names the address itself."""
+    if url.is_of_cluster:
+        return owner_of(slot, url.text, options)
+    return primary_at(url.text, options) if url.is_of_sentinels else None
+
+
 def connect_all(url: str) -> Any:
-    """A blocking client, of a cluster one of all its nodes: redis-py's own, for what is in no partition.
+    """A blocking client of redis-py for keys in no partition. On a cluster it is a client of all nodes.
 
     Raises:
-        ConfigurationError: the URL cannot be one of a server.
+        ConfigurationError: the URL is invalid.
         BackendUnavailableError: the cluster does not answer.
     """
     given = read_url(url)
@@ -117,7 +114,7 @@ def connect_all(url: str) -> Any:
 
 
 def infos(client: Any) -> list[Mapping[str, Any]]:
-    """``INFO`` of a server, or of each primary of a cluster."""
+    """The replies to ``INFO`` of a server, or of each primary of a cluster."""
     if isinstance(client, redis.RedisCluster):
         found: Any = client.info(target_nodes=redis.RedisCluster.PRIMARIES)
         return list(found.values()) if all(isinstance(one, dict) for one in found.values()) else [found]
@@ -125,17 +122,17 @@ def infos(client: Any) -> list[Mapping[str, Any]]:
 
 
 def _checked(client: C) -> C:
-    """The client, if a connection can be made with its options, which redis-py finds out when it needs the first."""
+    """The client, after a check of its options, which redis-py would only check at the first connection."""
     pool: Any = client.connection_pool
     pool.connection_class(**pool.connection_kwargs)
     return client
 
 
 def check_server(info: Mapping[str, Any], url: str) -> None:
-    """Refuse a server that would lose work.
+    """Refuse a server that would lose runs.
 
     Args:
-        info: the server's ``INFO``.
+        info: its reply to ``INFO``.
         url: its URL, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Errors of the server and of the network: what they mean, and what a caller gets of them."""
+"""Errors of the server and of the network: their meaning, and the errors of stepflow that callers receive."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TRANSIENT_WORDS = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later."""
+    """Whether the same request may succeed a little later, on this server or another."""
     if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError) or tls_error(error):
         return False
     if isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_WORDS:
@@ -44,9 +44,9 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_wrong_node(error: BaseException) -> bool:
-    """Whether a server answers that is not the primary, or not yet: a new connection may lead to the one that is.
+    """Whether the server that answers is not the primary, or is still loading. A new connection may lead to another.
 
-    Of a cluster: a node that has the slot no longer (MOVED), or is cut off.
+    In a cluster: the node no longer owns the slot (MOVED), or is cut off.
     """
     if isinstance(error, _WRONG_NODE):
         return True
@@ -54,10 +54,10 @@ def is_wrong_node(error: BaseException) -> bool:
 
 
 def server_error(error: BaseException, url: str, action: str = "") -> Exception:
-    """The error to show for one of the server's or the connection's.
+    """The error that a caller receives for an error of the server or of the connection.
 
     Args:
-        action: what was to be done, as `Command.action` names it.
+        action: the refused command, as `Command.action` names it.
     """
     where, text = safe_url(url), str(error)
     if is_permission_error(error):
@@ -113,13 +113,13 @@ def _error_for(error: BaseException, where: str, text: str) -> Exception | None:
 
 
 def _advice_when_unreachable(url: str) -> str:
-    if url.startswith("rediss"):  # a server says neither that its port has no TLS, nor always what it wants of clients
+    if url.startswith("rediss"):  # servers neither report a port without TLS, nor always a missing certificate
         return "is this its tls-port, and does it want a certificate of clients (ssl_certfile=, ssl_keyfile=)"
     return "and is the URL right"
 
 
 def is_permission_error(error: BaseException) -> bool:
-    """Whether the server refuses something to its user; how it says so depends on its version and on scripts."""
+    """Whether the server refuses the action to this user. The texts depend on its version, and differ in scripts."""
     return isinstance(error, exceptions.NoPermissionError) or any(words in str(error) for words in _PERMISSION_DENIED)
 
 

@@ -1,6 +1,7 @@
-"""An operation: several round trips, written once for blocking and for asyncio brokers.
+"""Operations: several round trips, written once for the blocking and the asyncio broker.
 
-It is a generator that yields commands, each list for one round trip to each server, and receives their answers.
+An operation is a generator. It yields lists of commands, each for one round trip to each server, and receives their
+answers.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ Operation = Generator[Sequence[Command[Any]], list[Any], T]
 
 
 def run_operation(broker: Broker, operation: Operation[T]) -> T:
-    """Run an operation, and return its result.
+    """Run an operation and return its result.
 
     Raises:
-        BackendUnavailableError: as `Broker.execute_all`. Earlier requests stay done; a new operation continues there.
+        BackendUnavailableError: as `Broker.execute_all`. Earlier round trips stay executed; a new operation continues.
     """
     try:
         calls = next(operation)

@@ -1,13 +1,14 @@
-"""Partitions: into how many parts the keys are divided, which all processes have to agree on.
+"""Partitions: the number of parts into which the keys are divided. All processes must use the same number.
 
-Each is a world of its own, with its queues, timers, streams and registry, so that no script ever needs the keys of two.
-A run's id says in which it lives.
+Each partition has its own queues, timers, streams and registry, so no script needs keys of two partitions. The id of a
+run determines its partition.
 """
 
 from __future__ import annotations
 
 import contextlib
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
@@ -18,32 +19,32 @@ __all__ = ["agree_partitions", "check_partitions", "keys_for", "read_partitions"
 
 
 def keys_for(url: str) -> Keys:
-    """The keys of a server, those of its first partition; `Keys.of` and `Keys.at` find the others.
+    """The keys of the first partition of a server. `Keys.of` and `Keys.at` return the others.
 
     Raises:
-        ConfigurationError: the URL cannot be one of a server.
+        ConfigurationError: the URL is invalid.
     """
     return Keys.over(read_url(url).partitions)
 
 
 def agree_partitions(keys: Keys) -> Command[int]:
-    """The number of partitions that the server's keys have; the first to ask decides."""
+    """Store the number of partitions, unless one is stored. The answer is the stored number."""
     return run_script("agree_partitions", int, (keys("PARTITIONS"),), len(keys.all))
 
 
 def read_partitions(keys: Keys) -> Command[int | None]:
-    """The same, if it was decided; it changes nothing."""
-    return command(lambda reply: int(reply) if reply else None, "GET", keys("PARTITIONS"))
+    """Read the stored number of partitions; ``None``: none is stored."""
+    return command(replies.integer_or_none, "GET", keys("PARTITIONS"))
 
 
 def check_partitions(broker: Broker, keys: Keys, *, decide: bool = True) -> None:
-    """Refuse a URL that divides the keys otherwise than those that are there: its processes would not find them.
+    """Refuse a URL with another number of partitions than the stored one: its processes would not find the keys.
 
     Args:
-        decide: if nothing was decided yet, this URL does, unless its user may only look.
+        decide: whether to store the number of this URL if none is stored. A read-only user stores nothing.
 
     Raises:
-        ConfigurationError: it does.
+        ConfigurationError: the numbers differ.
     """
     agreed = broker.execute(read_partitions(keys))
     if agreed is None and decide:
@@ -53,7 +54,7 @@ def check_partitions(broker: Broker, keys: Keys, *, decide: bool = True) -> None
 
 
 def refuse_other(agreed: int | None, keys: Keys, url: str) -> None:
-    """Refuse a URL whose number is not the one that was decided, if one was; see `check_partitions`."""
+    """Refuse a URL whose number of partitions differs from the stored one; see `check_partitions`."""
     if agreed not in (None, len(keys.all)):
         raise ConfigurationError(
             f"the keys at {safe_url(url)} are divided into {agreed} partitions, and this URL says "

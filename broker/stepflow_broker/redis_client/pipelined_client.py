@@ -1,4 +1,4 @@
-"""A link of an event loop: calls that are made in the same turn of the loop leave as one write to one server."""
+"""The asyncio client: commands that are submitted in one turn of the event loop are one write to one server."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from redis import exceptions
 
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.redis_client.connection import connect_async
-from stepflow_broker.redis_client.errors import is_wrong_node, server_error
+from stepflow_broker.redis_client.errors import server_error
 from stepflow_broker.redis_client.pipelined_connection import PipelinedConnection, fresh_context
-from stepflow_broker.redis_client.retry import backoff_s, is_retryable
+from stepflow_broker.redis_client.retry import Attempt, Decision, Next, backoff_s, decide
 from stepflow_engine.errors import StepflowError
 
 __all__ = ["PipelinedClient"]
@@ -23,165 +23,184 @@ T = TypeVar("T")
 
 
 class _Request(Generic[T]):
-    """A call that was made, and the future of its answer.
+    """A command that was submitted, and the future of its answer.
 
     Attributes:
         packed: the command as it is sent.
-        give_up_at: when to stop trying again, in the loop's time; 0.0: it has not failed yet.
+        give_up_at: the deadline of its retries, on the clock of the loop, in seconds; 0.0: it has not failed yet.
+        has_source: whether it is sent with the source of its script.
         refusals: how often the server has refused it.
     """
 
-    __slots__ = ("call", "future", "give_up_at", "packed", "refusals")
+    __slots__ = ("call", "future", "give_up_at", "has_source", "packed", "refusals")
 
     def __init__(self, call: Command[T], future: asyncio.Future[T]) -> None:
         self.call = call
         self.future = future
         self.packed = pack_command(call.args)  # type: ignore[arg-type]  # its stub knows tuples of one word only
         self.give_up_at = 0.0
+        self.has_source = False
         self.refusals = 0
+
+    def add_source(self) -> None:
+        """Send it with the source of its script from now on."""
+        self.packed = pack_command(self.call.with_source())  # type: ignore[arg-type]
+        self.has_source = True
 
 
 class PipelinedClient:
-    """Sends calls to one server, from one event loop.
+    """Sends commands to one server, from one event loop.
 
-    What is submitted in one turn of the loop is one write; the next write does not wait for its replies. So the
-    server works on one part of the calls while this process works on another.
+    The commands of one turn of the loop are one write. The next write does not wait for their replies, so the server
+    executes some commands while this process prepares others.
 
-    What the server refuses for a time, or may not have got, is sent again in the order in which it was submitted. A
-    call that must not be executed without another is submitted after the other's answer.
+    Commands that the server refuses temporarily, or may not have received, are resent in the order in which they were
+    submitted. A command that depends on another must be submitted after the answer of the other.
 
     Args:
-        url: the server's.
-        retry_for_s: how long to try again while the server does not answer or accepts no writes, in seconds.
-        slot: of a cluster; the server is the node that has it.
+        url: the URL of the server.
+        retry_for_s: how long to retry while the server is unreachable or accepts no writes, in seconds.
+        slot: a slot of a cluster. The server is the node that owns it.
     """
 
     def __init__(self, url: str, *, retry_for_s: float, slot: int = 0) -> None:
         self.url = url
         self.client: redis.asyncio.Redis = connect_async(url, slot=slot)
         self._retry_for_s = retry_for_s
-        self._wire: PipelinedConnection[_Request[Any]] | None = None
+        self._connection: PipelinedConnection[_Request[Any]] | None = None
         self._waiting: list[_Request[Any]] = []
         self._flush_set = False
         self._connecting: asyncio.Task[None] | None = None
         self._connect_at = 0.0
-        self._vain_connections = 0
-        self._put_off: list[_Request[Any]] = []
+        self._failed_connections = 0
+        self._delayed: list[_Request[Any]] = []
 
     def submit(self, call: Command[T]) -> asyncio.Future[T]:
-        """Send a call with the others of this turn; the future is given its answer, or an error."""
+        """Send a command with the others of this turn. The future receives its answer, or an error."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._send(_Request(call, future))
         return future
 
     async def close(self) -> None:
-        """Send what is waiting, then close the connections."""
-        if self._waiting or self._wire is not None:
+        """Send the waiting commands, then close the connections."""
+        if self._waiting or self._connection is not None:
             with contextlib.suppress(StepflowError):
                 await self.submit(command(bytes, "PING"))  # its reply comes after all others
-        if self._wire is not None:
-            self._wire.close()
+        if self._connection is not None:
+            self._connection.close()
         await self.client.aclose()
 
     # -- sending -----------------------------------------------------------------
 
     def _send(self, request: _Request[Any]) -> None:
-        """Write at once what comes alone, as the steps of a single run do; otherwise with the others of this turn."""
+        """Write a request with the others of this turn, or at once if the connection is idle, as in a single run."""
         self._waiting.append(request)
         if self._flush_set:
             return
-        if self._wire is not None and self._wire.is_idle:
+        if self._connection is not None and self._connection.is_idle:
             self._flush()
         else:
             self._flush_set = True
             asyncio.get_running_loop().call_soon(self._flush, context=fresh_context())
 
     def _flush(self) -> None:
-        """Write all that waits."""
+        """Write all waiting requests."""
         self._flush_set = False
-        if self._wire is None:
+        if self._connection is None:
             if self._connecting is None:
                 self._connecting = asyncio.get_running_loop().create_task(self._connect(), context=fresh_context())
             return
         requests, self._waiting = self._waiting, []
-        self._wire.send(b"".join([request.packed for request in requests]), requests)
+        self._connection.send(b"".join([request.packed for request in requests]), requests)
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 await asyncio.sleep(self._connect_at - loop.time())
-                wire = PipelinedConnection(self._heard, self._lost)
+                connection = PipelinedConnection(self._on_reply, self._on_lost)
                 try:
-                    await wire.open(self.client)
+                    await connection.open(self.client)
                 except (exceptions.RedisError, OSError, TimeoutError) as error:
-                    self._connected_in_vain()
-                    self._waiting = [request for request in self._waiting if self._is_kept(request, error)]
+                    self._delay_next_connection()
+                    self._waiting = self._retried(self._waiting, error)
                 else:
-                    self._wire = wire
+                    self._connection = connection
                     self._flush()
                     return
         finally:
             self._connecting = None
 
-    def _connected_in_vain(self) -> None:
+    def _delay_next_connection(self) -> None:
         """Pause before the next connection."""
-        self._vain_connections += 1
-        self._connect_at = asyncio.get_running_loop().time() + backoff_s(self._vain_connections)
+        self._failed_connections += 1
+        self._connect_at = asyncio.get_running_loop().time() + backoff_s(self._failed_connections)
 
-    # -- hearing -----------------------------------------------------------------
+    # -- receiving ---------------------------------------------------------------
 
-    def _heard(self, request: _Request[Any], reply: Any) -> None:
+    def _on_reply(self, request: _Request[Any], reply: Any) -> None:
         future = request.future
         if future.done():
             return
         if isinstance(reply, Exception):
-            self._refused(request, reply)
+            self._on_refusal(request, reply)
             return
         try:
             future.set_result(request.call.answer(reply))
-        except StepflowError as error:  # a reply that cannot be read is its caller's error, and no other's
+        except StepflowError as error:  # corrupt data fails this request only
             future.set_exception(error)
 
-    def _refused(self, request: _Request[Any], error: Exception) -> None:
-        """The server answered with an error."""
-        if isinstance(error, exceptions.NoScriptError):
-            request.packed = pack_command(request.call.with_source())  # type: ignore[arg-type]
+    def _on_refusal(self, request: _Request[Any], error: Exception) -> None:
+        """The server replied with an error."""
+        decision = self._decide(request, error)
+        if decision.next is Next.RESEND_WITH_SOURCE:
+            request.add_source()
             self._send(request)
             return
-        if is_wrong_node(error) and self._wire is not None:
-            self._wire.close()  # the next one may lead to the primary
-        if self._is_kept(request, error):
-            request.refusals += 1
-            if not self._put_off:
-                delay_s = backoff_s(request.refusals)
-                fresh_context().run(asyncio.get_running_loop().call_later, delay_s, self._send_put_off)
-            self._put_off.append(request)
+        if decision.reconnect and self._connection is not None:
+            self._connection.close()
+        if decision.next is Next.FAIL:
+            self._fail(request, error)
+            return
+        request.refusals += 1
+        if not self._delayed:
+            delay_s = backoff_s(request.refusals)
+            fresh_context().run(asyncio.get_running_loop().call_later, delay_s, self._resend_delayed)
+        self._delayed.append(request)
 
-    def _send_put_off(self) -> None:
-        """Send again, before all that waits, what the server has refused for a time."""
-        self._waiting[:0], self._put_off = self._put_off, []
+    def _resend_delayed(self) -> None:
+        """Resend the requests that the server refused temporarily, before all waiting requests."""
+        self._waiting[:0], self._delayed = self._delayed, []
         self._flush()
 
-    def _lost(self, requests: list[_Request[Any]], error: Exception) -> None:
-        """The connection is gone; whether these were executed is not known, and they may all be sent twice."""
-        if self._wire is not None and self._wire.was_answered:
-            self._vain_connections = 0
-        else:  # it accepts, and hangs up
-            self._connected_in_vain()
-        self._wire = None
-        self._waiting[:0] = [request for request in requests if self._is_kept(request, error)]
+    def _on_lost(self, requests: list[_Request[Any]], error: Exception) -> None:
+        """The connection is lost. The requests may have been executed, and are resent."""
+        if self._connection is not None and self._connection.was_answered:
+            self._failed_connections = 0
+        else:  # the server accepts connections and closes them
+            self._delay_next_connection()
+        self._connection = None
+        self._waiting[:0] = self._retried(requests, error)
         if self._waiting:
             self._flush()
 
-    def _is_kept(self, request: _Request[Any], error: Exception) -> bool:
-        """Whether a request that failed is worth another try; if not, its caller is told."""
+    def _retried(self, requests: list[_Request[Any]], error: Exception) -> list[_Request[Any]]:
+        """The requests to resend after an error of the connection. The others fail."""
+        retried = []
+        for request in requests:
+            if request.future.done():
+                continue
+            if self._decide(request, error).next is Next.FAIL:
+                self._fail(request, error)
+            else:
+                retried.append(request)
+        return retried
+
+    def _decide(self, request: _Request[Any], error: Exception) -> Decision:
         now = asyncio.get_running_loop().time()
         request.give_up_at = request.give_up_at or now + self._retry_for_s
-        if request.future.done():
-            return False
-        if is_retryable(error) and now < request.give_up_at:
-            return True
+        return decide(error, Attempt(request.give_up_at, has_source=request.has_source), now)
+
+    def _fail(self, request: _Request[Any], error: Exception) -> None:
         request.future.set_exception(server_error(error, self.url, request.call.action))
-        return False

@@ -1,7 +1,7 @@
-"""A wire: one connection of an event loop, on which requests leave in order and replies come back in order.
+"""The pipelined connection: sends requests in order and receives replies in order, many at a time.
 
-redis-py opens the connection (address, TLS, user, database); the wire then takes its transport over. So many requests
-can be on their way at once, and a reply costs no task, no await and no time-out of its own.
+redis-py opens the connection (address, TLS, user, database). `PipelinedConnection` then takes over its transport, so
+that a reply needs no task, no ``await`` and no timeout of its own.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from stepflow_broker.redis_client.connection import CONNECT_TIMEOUT_S, SOCKET_TI
 __all__ = ["PipelinedConnection", "fresh_context"]
 
 R = TypeVar("R")
-_NOTHING = object()
+_INCOMPLETE = object()
 
 
 def fresh_context() -> contextvars.Context:
-    """A context for what belongs to the connection, and not to the run that happened to need it first."""
+    """An empty context, for callbacks of the connection: they must not inherit the context of the first caller."""
     return contextvars.Context()
 
 
@@ -34,40 +34,40 @@ class PipelinedConnection(asyncio.Protocol, Generic[R]):
     """A connection to the server.
 
     Args:
-        heard: called with each request and its reply, in order; an error reply is an exception.
-        lost: called once when the connection is gone, with the requests that have no reply, and why.
+        on_reply: called with each request and its reply, in order. An error reply is an exception.
+        on_lost: called once when the connection is lost, with the requests without a reply, and the error.
 
     Attributes:
-        was_answered: whether the server has ever replied on it.
+        was_answered: whether the server has replied at least once.
     """
 
-    def __init__(self, heard: Callable[[R, Any], None], lost: Callable[[list[R], Exception], None]) -> None:
+    def __init__(self, on_reply: Callable[[R, Any], None], on_lost: Callable[[list[R], Exception], None]) -> None:
         self.was_answered = False
-        self._heard = heard
-        self._lost = lost
-        self._flying: deque[R] = deque()
-        self._reader = Reader(replyError=DefaultParser.parse_error, notEnoughData=_NOTHING)
+        self._on_reply = on_reply
+        self._on_lost = on_lost
+        self._unanswered: deque[R] = deque()
+        self._reader = Reader(replyError=DefaultParser.parse_error, notEnoughData=_INCOMPLETE)
         self._writer: Any = None
-        self._heard_at = 0.0
+        self._replied_at = 0.0
         self._watch: asyncio.TimerHandle | None = None
-        self._why: Exception | None = None
+        self._error: Exception | None = None
 
     async def open(self, client: redis.asyncio.Redis) -> None:
-        """Connect as this client would.
+        """Connect with the options of a client.
 
         Raises:
-            RedisError, OSError: the server cannot be reached, or refuses the user, or does not answer in time.
+            RedisError, OSError: the server is unreachable, refuses the user, or does not answer in time.
         """
         connection: Any = client.connection_pool.make_connection()
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):  # also for who accepts and then says nothing
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):  # also if the server accepts and then sends nothing
                 await connection.connect()
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        reader, self._writer = connection._reader, connection._writer  # kept: it closes the transport when it goes
+        reader, self._writer = connection._reader, connection._writer  # kept: a deleted writer closes the transport
         connection._reader = connection._writer = None
-        if reader.at_eof() or self._writer.transport.is_closing():  # nobody would tell this protocol of it
+        if reader.at_eof() or self._writer.transport.is_closing():  # before this protocol could be notified
             self._writer.transport.abort()
             raise ConnectionError("the server has closed the connection")
         self._writer.transport.set_protocol(self)
@@ -75,51 +75,51 @@ class PipelinedConnection(asyncio.Protocol, Generic[R]):
     @property
     def is_idle(self) -> bool:
         """Whether every request has its reply."""
-        return not self._flying
+        return not self._unanswered
 
     def send(self, packed: bytes, requests: Sequence[R]) -> None:
-        """Write requests, as the bytes that they are packed to."""
+        """Write requests, given as their packed bytes."""
         loop = asyncio.get_running_loop()
-        if not self._flying:
-            self._heard_at = loop.time()
-        self._flying.extend(requests)
+        if not self._unanswered:
+            self._replied_at = loop.time()
+        self._unanswered.extend(requests)
         self._writer.transport.write(packed)
         if self._watch is None:
             self._watch = fresh_context().run(loop.call_later, SOCKET_TIMEOUT_S, self._check)
 
     def close(self) -> None:
-        """Hang up. Requests without a reply are given back to ``lost``."""
+        """Close the connection. ``on_lost`` receives the requests without a reply."""
         self._writer.transport.abort()
 
-    # -- what the transport calls ------------------------------------------------
+    # -- callbacks of the transport ----------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Replies have come."""
-        reader, flying = self._reader, self._flying
+        """Handle the replies in the data."""
+        reader, unanswered = self._reader, self._unanswered
         reader.feed(data)
-        while (reply := reader.gets()) is not _NOTHING:
-            self._heard(flying.popleft(), reply)
-        self._heard_at = asyncio.get_running_loop().time()
+        while (reply := reader.gets()) is not _INCOMPLETE:
+            self._on_reply(unanswered.popleft(), reply)
+        self._replied_at = asyncio.get_running_loop().time()
         self.was_answered = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """Hand the unanswered requests to ``on_lost``."""
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        unanswered = list(self._flying)
-        self._flying.clear()
-        self._lost(unanswered, self._why or exc or ConnectionError("the server has closed the connection"))
+        unanswered = list(self._unanswered)
+        self._unanswered.clear()
+        self._on_lost(unanswered, self._error or exc or ConnectionError("the server has closed the connection"))
 
     def _check(self) -> None:
-        """Hang up when the server has said nothing for too long, though it was asked."""
+        """Close the connection if requests are unanswered and the server has sent nothing for too long."""
         loop = asyncio.get_running_loop()
         self._watch = None
-        if not self._flying:
+        if not self._unanswered:
             return
-        left = self._heard_at + SOCKET_TIMEOUT_S - loop.time()
+        left = self._replied_at + SOCKET_TIMEOUT_S - loop.time()
         if left > 0:
             self._watch = fresh_context().run(loop.call_later, left, self._check)
         else:
-            self._why = TimeoutError(f"no answer for {SOCKET_TIMEOUT_S:g} s")
+            self._error = TimeoutError(f"no answer for {SOCKET_TIMEOUT_S:g} s")
             self.close()

@@ -1,8 +1,9 @@
-"""Replication: calls that count as done only when a replica has confirmed what they wrote.
+"""Replication: commands that count as executed only after a replica has confirmed their writes.
 
-The server's ``WAIT`` speaks for what its own connection has written. So the calls, a write that says nothing (a call
-that is sent twice may write nothing itself) and ``WAIT`` are one write to one connection; whatever goes wrong, all of
-them are sent again. ``WAIT`` alone is never repeated: another server would confirm what it does not have.
+``WAIT`` covers the writes of its own connection. So the commands, a marker and ``WAIT`` are sent together on one
+connection, and after any error all of them are resent. The marker is a write without meaning: a command that is sent
+twice may write nothing itself. ``WAIT`` is never resent alone: another server would confirm writes that it does not
+have.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ _MARK_S = 60
 
 
 def run_replicated(broker: Broker, keys: Keys, calls: Sequence[Command[T]], *, timeout_ms: int) -> list[T]:
-    """Send calls, those to one server in one round trip, and return their answers when a replica has what they wrote.
+    """Send commands, in one round trip to each server, and return their answers after a replica has their writes.
 
     Args:
         timeout_ms: how long to wait for the replica, in milliseconds.
 
     Raises:
-        ReplicationError: no replica has confirmed it in time.
+        ReplicationError: no replica has confirmed the writes in time.
         BackendUnavailableError: as `Broker.execute_all`.
     """
     answers: dict[int, T] = {}
@@ -58,9 +59,9 @@ def _run_part(broker: Broker, keys: Keys, calls: Sequence[Command[T]], timeout_m
 
 
 class AsyncReplicator:
-    """`run_replicated` for one event loop. Calls that come while others are on their way go together, after those.
+    """`run_replicated` for one event loop. Commands that are submitted during a round trip share the next one.
 
-    It sends from a thread: a connection that waits for a replica can do nothing else, so the loop's own is not used.
+    It sends from a thread, on a connection of its own: a connection that waits for a replica cannot do anything else.
     """
 
     def __init__(self, broker: Broker, keys: Keys, *, timeout_ms: int) -> None:
@@ -84,7 +85,7 @@ class AsyncReplicator:
             batch, self._waiting = self._waiting, []
             try:
                 answers = iter(await asyncio.to_thread(self._run, [call for calls, _ in batch for call in calls]))
-            except Exception as error:  # noqa: BLE001  whatever it is, those who wait for the answers must be told
+            except Exception as error:  # noqa: BLE001  every waiting caller must receive the error
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)

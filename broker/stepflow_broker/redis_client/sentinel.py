@@ -1,8 +1,4 @@
-"""Sentinel: URLs that name sentinels, and clients that ask these for the primary whenever they connect.
-
-A client knows no address but the sentinels'. So a connection that is lost, or that leads to a server which is no longer
-the primary, need only be closed: the next one leads to the new primary.
-"""
+"""Sentinel: URLs that name sentinels, and the search for the primary that the sentinels know."""
 
 from __future__ import annotations
 
@@ -11,48 +7,46 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import redis
-import redis.asyncio
-import redis.asyncio.sentinel
-import redis.sentinel
 from redis import exceptions
 from redis.connection import parse_url
 
+from stepflow_broker.redis_client.locator import Address, LocatedServer, Question, Search
 from stepflow_broker.redis_client.url import SENTINEL_SCHEMES, read_address
 
 __all__ = [
     "PrimaryAwayError",
+    "SentinelLocator",
     "SentinelUrl",
     "UnknownPrimaryError",
-    "sentinel_client",
-    "sentinel_client_async",
+    "primary_at",
 ]
 
 _DEFAULT_PORT = 26379
+_SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
 _TIMEOUT_S = 1.0
-"""How long one sentinel may take to answer; then the next is asked."""
+"""The time limit of one sentinel. After it, the next one is asked."""
 
 
 class PrimaryAwayError(exceptions.ConnectionError):
-    """No sentinel knows of a primary that is up: none answers, or a fail-over is under way."""
+    """No sentinel knows a primary that is up: none answers, or a fail-over is in progress."""
 
 
 class UnknownPrimaryError(exceptions.RedisError):
-    """All sentinels answer, and none knows the name of the primary."""
+    """All sentinels answer, and none knows a primary of this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentinelUrl:
-    """What a URL says.
+    """A parsed URL of sentinels.
 
     Attributes:
-        sentinels: host and port of each.
-        primary: the name that the sentinels have for it.
+        sentinels: the address of each sentinel.
+        primary: the name under which the sentinels monitor the primary.
         server: options of connections to the primary.
         sentinel: options of connections to the sentinels.
     """
 
-    sentinels: tuple[tuple[str, int], ...]
+    sentinels: tuple[Address, ...]
     primary: str
     server: dict[str, Any]
     sentinel: dict[str, Any]
@@ -61,11 +55,11 @@ class SentinelUrl:
     def parse(cls, url: str) -> SentinelUrl:
         """Read ``redis+sentinel://user:password@host1:26379,host2:26379/mymaster/0``.
 
-        User, password and database are the primary's; ``?sentinel_username=…&sentinel_password=…`` are the sentinels'
-        own. With ``rediss+sentinel`` both speak TLS, by the same ``ssl_…`` options.
+        User, password and database are those of the primary. ``?sentinel_username=…&sentinel_password=…`` are those of
+        the sentinels. With ``rediss+sentinel`` both use TLS, with the same ``ssl_…`` options.
 
         Raises:
-            ValueError: it is not one.
+            ValueError: the URL is invalid.
         """
         parts = urlsplit(url)
         user, at, hosts = parts.netloc.rpartition("@")
@@ -76,7 +70,7 @@ class SentinelUrl:
             raise ValueError(f"its database {database!r} is not a number")
         options = parse_url(f"{SENTINEL_SCHEMES[parts.scheme]}://{user}{at}any/{database}?{parts.query}")
         server = {name: value for name, value in options.items() if name not in ("host", "port", "connection_class")}
-        sentinel = {name.removeprefix("sentinel_"): server.pop(name) for name in list(server) if _is_sentinels(name)}
+        sentinel = {name.removeprefix("sentinel_"): server.pop(name) for name in _SENTINEL_LOGIN if name in server}
         tls = {name: value for name, value in server.items() if name.startswith("ssl_")}
         if parts.scheme == "rediss+sentinel":
             server["ssl"] = tls["ssl"] = True
@@ -84,125 +78,77 @@ class SentinelUrl:
         return cls(tuple(sentinels), unquote(primary), server, sentinel | tls)
 
 
-def _is_sentinels(option: str) -> bool:
-    return option in ("sentinel_username", "sentinel_password")
+def primary_at(url: str, options: Mapping[str, Any]) -> LocatedServer:
+    """The primary that the sentinels of a URL know.
 
-
-# -- clients -------------------------------------------------------------------
-
-
-def sentinel_client(url: str, options: Mapping[str, Any]) -> redis.Redis:
-    """A blocking client of the primary.
+    Args:
+        options: the options of connections to the primary, as far as the URL does not set them.
 
     Raises:
-        ValueError: the URL is not one of sentinels.
+        ValueError: the URL is invalid.
     """
-    found = SentinelUrl.parse(url)
-    manager = _Sentinel(found.sentinels, sentinel_kwargs=_sentinel_options(options, found))  # type: ignore[no-untyped-call]
-    pool = _Pool(found.primary, manager, **{**options, **found.server})  # type: ignore[no-untyped-call]
-    return redis.Redis.from_pool(pool)
+    parsed = SentinelUrl.parse(url)
+    asking = {name: value for name, value in options.items() if name != "credential_provider"}  # that of the primary
+    asking |= {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S, **parsed.sentinel}
+    locator = SentinelLocator(parsed.sentinels, parsed.primary, asking)
+    return LocatedServer(locator, {**options, **parsed.server})
 
 
-def sentinel_client_async(url: str, options: Mapping[str, Any]) -> redis.asyncio.Redis:
-    """As `sentinel_client`, for asyncio."""
-    found = SentinelUrl.parse(url)
-    manager = _AsyncSentinel(found.sentinels, sentinel_kwargs=_sentinel_options(options, found))  # type: ignore[no-untyped-call]
-    pool = _AsyncPool(found.primary, manager, **{**options, **found.server})  # type: ignore[no-untyped-call]
-    return redis.asyncio.Redis.from_pool(pool)
+class SentinelLocator:
+    """Asks the sentinels in turn for the address of a primary. See `stepflow_broker.redis_client.locator.Locator`.
 
+    The sentinel that knew the address is asked first the next time.
 
-def _sentinel_options(options: Mapping[str, Any], found: SentinelUrl) -> dict[str, Any]:
-    kept = {name: value for name, value in options.items() if name != "credential_provider"}  # the primary's
-    return {**kept, "socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S, **found.sentinel}
+    Args:
+        sentinels: the addresses of the sentinels.
+        primary: the name under which they monitor the primary.
+        options: the options of connections to the sentinels.
+    """
 
-
-class _Sentinel(redis.sentinel.Sentinel):
-    def discover_master(self, service_name: str) -> tuple[str, int]:
-        """The address of the primary, by the first sentinel that knows it; that one is asked first the next time."""
-        inquiry = _Inquiry(service_name)
-        for sentinel in self.sentinels:
-            try:
-                known: Any = sentinel.sentinel_masters()
-            except (exceptions.RedisError, OSError) as error:
-                inquiry.failed(error)
-                continue
-            if (address := inquiry.heard(known)) is not None:
-                self.sentinels = _first(sentinel, self.sentinels)
-                return address
-        raise inquiry.error()
-
-
-class _AsyncSentinel(redis.asyncio.sentinel.Sentinel):
-    async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """As that of `_Sentinel`."""
-        inquiry = _Inquiry(service_name)
-        for sentinel in self.sentinels:
-            try:
-                known: Any = await sentinel.sentinel_masters()
-            except (exceptions.RedisError, OSError) as error:
-                inquiry.failed(error)
-                continue
-            if (address := inquiry.heard(known)) is not None:
-                self.sentinels = _first(sentinel, self.sentinels)
-                return address
-        raise inquiry.error()
-
-
-class _Pool(redis.sentinel.SentinelConnectionPool):
-    def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections; with all of them, those to the sentinels."""
-        super().disconnect(inuse_connections)
-        if inuse_connections:
-            self.sentinel_manager.close()
-
-
-class _AsyncPool(redis.asyncio.sentinel.SentinelConnectionPool):
-    async def disconnect(self, inuse_connections: bool = True) -> None:
-        """As that of `_Pool`."""
-        await super().disconnect(inuse_connections)
-        if inuse_connections:
-            await self.sentinel_manager.aclose()
-
-
-def _first(sentinel: Any, sentinels: list[Any]) -> list[Any]:
-    """A new list, since other threads may be going through the old one."""
-    return [sentinel, *[other for other in sentinels if other is not sentinel]]
-
-
-class _Inquiry:
-    """What the sentinels say of one primary."""
-
-    def __init__(self, primary: str) -> None:
+    def __init__(self, sentinels: tuple[Address, ...], primary: str, options: Mapping[str, Any]) -> None:
+        self.options = options
+        self.found: Address | None = None
+        self._sentinels = sentinels
         self._primary = primary
-        self._failures: list[Exception] = []
-        self._names: set[str] = set()
-        self._is_known = False
 
-    def failed(self, error: Exception) -> None:
-        """A sentinel does not answer, or refuses to."""
-        self._failures.append(error)
+    def search(self) -> Search:
+        """Search for the primary.
 
-    def heard(self, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, int] | None:
-        """A sentinel names the primaries that it knows; the address of ours, if it is up."""
-        self._names.update(known)
-        state = known.get(self._primary)
-        if state is None:
-            return None
-        self._is_known = True
-        if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
-            return None
-        return str(state["ip"]), int(state["port"])
+        Raises:
+            PrimaryAwayError: no sentinel knows a primary of this name that is up.
+            UnknownPrimaryError: all sentinels answer, and none knows the name.
+            AuthenticationError: all sentinels refuse the user or the password.
+        """
+        failures: list[Exception] = []
+        names: set[str] = set()
+        for sentinel in self._sentinels:
+            known = yield Question(sentinel, ("SENTINEL MASTERS",))
+            if isinstance(known, Exception):
+                failures.append(known)
+                continue
+            names.update(known)
+            if self._primary in known and (address := _address_if_up(known[self._primary])):
+                self._sentinels = (sentinel, *[other for other in self._sentinels if other != sentinel])
+                return address
+        raise self._error(names, failures)
 
-    def error(self) -> exceptions.RedisError:
-        """Why there is no address."""
-        failures = "; ".join(str(error) for error in self._failures)
-        if self._is_known:
-            return PrimaryAwayError(f"the sentinels say that primary {self._primary!r} is down")
-        if not self._failures:
-            names = ", ".join(repr(name) for name in sorted(self._names)) or "none"
-            return UnknownPrimaryError(f"the sentinels know of no primary {self._primary!r}; they know: {names}")
-        if all(isinstance(error, exceptions.AuthenticationError) for error in self._failures):
-            return exceptions.AuthenticationError(f"the sentinels: {failures}")
-        if self._names:
-            return PrimaryAwayError(f"no sentinel that answers knows of primary {self._primary!r}: {failures}")
-        return PrimaryAwayError(f"no sentinel answers: {failures}")
+    def _error(self, names: set[str], failures: list[Exception]) -> exceptions.RedisError:
+        """The reason why no sentinel has named an address."""
+        primary, text = self._primary, "; ".join(str(error) for error in failures)
+        if primary in names:
+            return PrimaryAwayError(f"the sentinels say that primary {primary!r} is down")
+        if not failures:
+            known = ", ".join(repr(name) for name in sorted(names)) or "none"
+            return UnknownPrimaryError(f"the sentinels know of no primary {primary!r}; they know: {known}")
+        if all(isinstance(error, exceptions.AuthenticationError) for error in failures):
+            return exceptions.AuthenticationError(f"the sentinels: {text}")
+        if names:
+            return PrimaryAwayError(f"no sentinel that answers knows of primary {primary!r}: {text}")
+        return PrimaryAwayError(f"no sentinel answers: {text}")
+
+
+def _address_if_up(state: Mapping[str, Any]) -> Address | None:
+    """The address in the state of a primary, as redis-py parses ``SENTINEL MASTERS``; ``None`` if it is down."""
+    if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
+        return None
+    return str(state["ip"]), int(state["port"])

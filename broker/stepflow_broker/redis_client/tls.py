@@ -1,4 +1,4 @@
-"""TLS errors: which of them no second try mends, and what to do about them."""
+"""TLS errors: which of them are permanent, and how to fix them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LASTING = (_CERTIFICATE, *_PLAIN, *_OURS, *_VERSION, *_FILES)
 
 
 def tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """The TLS error that an error comes from, if another try would end the same.
+    """The permanent TLS error that caused an error; ``None``: there is none.
 
-    One that a cut connection may also cause is not among them.
+    An error that a lost connection can also cause does not count.
     """
     while error is not None:
         if isinstance(error, ssl.SSLError) and any(word in _text(error) for word in _LASTING):
@@ -27,7 +27,7 @@ def tls_error(error: BaseException | None) -> ssl.SSLError | None:
 
 
 def explain_tls(error: ssl.SSLError) -> str:
-    """What is wrong, and what to do."""
+    """Text that says what is wrong and what to do."""
     text, reason = _text(error), (error.reason or str(error)).replace("_", " ").lower()
     if isinstance(error, ssl.SSLCertVerificationError):
         return (

@@ -1,7 +1,7 @@
-"""The URL of a server: what it may say, and how it is shown without its secrets.
+"""URLs of servers: parsing, validation, and display without secrets.
 
-Beside what redis-py reads, a URL may name files with secrets, so that it has none itself: ``password_file=`` is read
-whenever a connection is made, so that a changed password is used without a restart; ``ssl_password_file=`` once.
+In addition to the options of redis-py, a URL may name files with secrets. ``password_file=`` is read for each new
+connection, so a changed password is used without a restart. ``ssl_password_file=`` is read once.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ __all__ = [
 ]
 
 SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
-"""Those of URLs that name sentinels → those of the servers that these know."""
+"""Scheme of a URL that names sentinels → scheme of their servers."""
 CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
-"""Those of URLs that name nodes of a cluster → those of its nodes."""
+"""Scheme of a URL that names nodes of a cluster → scheme of the nodes."""
 CLUSTER_PARTITIONS = 12
-"""How many there are on a cluster whose URL does not say: 1, 2, 3, 4, 6 or 12 primaries have as many each."""
+"""The default on a cluster. 1, 2, 3, 4, 6 or 12 primaries get equally many partitions each."""
 MOST_PARTITIONS = 256
 
 _SEVERAL_HOSTS = (*SENTINEL_SCHEMES, *CLUSTER_SCHEMES)
@@ -48,12 +48,12 @@ _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 
 def safe_url(url: str) -> str:
-    """The URL without its passwords, for people and logs; of a wrong one, what may be a part of one is left out too."""
+    """The URL without passwords, for people and logs. In an invalid URL, possible parts of them are removed too."""
     return _USER_INFO.sub(r"\1:***@", _SECRETS.sub(r"\1***", url))
 
 
 def user_of(url: str) -> str:
-    """The user that a URL names."""
+    """The user in a URL; ``default`` if it names none."""
     try:
         return unquote(urlsplit(url).username or "default")
     except ValueError:
@@ -61,17 +61,17 @@ def user_of(url: str) -> str:
 
 
 class FilePassword(CredentialProvider):
-    """A user whose password stands in a file, on its first line."""
+    """A user whose password is on the first line of a file."""
 
     def __init__(self, user: str, path: Path) -> None:
         self._user = user
         self._path = path
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """The user, if one is named, and the password as the file has it now.
+        """The user, if there is one, and the current password in the file.
 
         Raises:
-            AuthenticationError: the file cannot be read, or is empty.
+            AuthenticationError: the file is unreadable or empty.
         """
         try:
             password = _first_line(self._path, "password_file")
@@ -82,12 +82,12 @@ class FilePassword(CredentialProvider):
 
 @dataclass(frozen=True, slots=True)
 class ServerUrl:
-    """A URL as redis-py takes it.
+    """A URL in the form of redis-py.
 
     Attributes:
-        text: the URL without what only stepflow reads.
-        options: what goes with it.
-        partitions: into how many the keys are divided.
+        text: the URL without the options that only stepflow knows.
+        options: the options of connections that follow from these.
+        partitions: the number of partitions of the keys.
     """
 
     text: str
@@ -96,7 +96,7 @@ class ServerUrl:
 
     @property
     def is_of_sentinels(self) -> bool:
-        """Whether it names sentinels, and not the server itself."""
+        """Whether it names sentinels instead of the server."""
         return self.text.partition("://")[0] in SENTINEL_SCHEMES
 
     @property
@@ -110,12 +110,12 @@ class ServerUrl:
 
 
 def read_url(url: str) -> ServerUrl:
-    """Take a URL apart.
+    """Parse a URL.
 
     Raises:
-        ConfigurationError: it is not a server's URL, or a file that it names is not there.
+        ConfigurationError: the URL is invalid, or names a file that does not exist.
     """
-    if any("\ud800" <= char <= "\udfff" for char in url):  # of bytes in the environment that are no text
+    if any("\ud800" <= char <= "\udfff" for char in url):  # from bytes in the environment that are not UTF-8
         raise bad_url(url, "it is not valid Unicode")
     parts = _parts(url)
     if parts is None:
@@ -133,7 +133,7 @@ def read_url(url: str) -> ServerUrl:
     if path := given.get("ssl_password_file"):
         options["ssl_password"] = _first_line(Path(path), "ssl_password_file")
     elif "ssl_keyfile" in given and "ssl_password" not in given:
-        options["ssl_password"] = ""  # else a key that has one would have OpenSSL ask for it on the terminal
+        options["ssl_password"] = ""  # without it, OpenSSL asks for the password of a key on the terminal
     kept = urlencode([(name, value) for name, value in words if name not in _OURS])
     text = f"{parts.scheme}://{parts.netloc}{parts.path}{'?' * bool(kept)}{kept}"
     return ServerUrl(text, options, _partitions(given.get("partitions"), parts.scheme, url))
@@ -150,7 +150,7 @@ def _partitions(given: str | None, scheme: str, url: str) -> int:
 
 
 def _parts(url: str) -> SplitResult | None:
-    """The URL's parts; of one without any, the error of Python is not shown: it may quote the password."""
+    """The parts of a URL; ``None``: it is invalid. The error of Python is dropped because it may quote the password."""
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
         _ = parts.port if parts.scheme not in _SEVERAL_HOSTS else ""
@@ -159,10 +159,10 @@ def _parts(url: str) -> SplitResult | None:
 
 
 def bad_url(url: str, why: str) -> ConfigurationError:
-    """The error of a URL that cannot be one of a server.
+    """The error for an invalid URL.
 
     Args:
-        why: without any part of the URL that may be secret.
+        why: the reason, without any part of the URL that may be secret.
     """
     return ConfigurationError(
         f"redis_url {safe_url(url)!r} is not a server's URL ({why}): write redis://host:6379/0, "
@@ -172,25 +172,25 @@ def bad_url(url: str, why: str) -> ConfigurationError:
 
 
 def read_address(text: str, *, default_port: int, what: str) -> tuple[str, int]:
-    """Host and port of one of several.
+    """Parse one address of a list.
 
     Args:
-        what: what it is one of, for the message: ``sentinels``.
+        what: the name of the list for the message, such as ``sentinels``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the address is invalid.
     """
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
         raise ValueError(f"one of its {what} has no host: write host1:{default_port},host2:{default_port}")
     try:
         return parts.hostname, parts.port or default_port
-    except ValueError:  # which quotes what may be a part of a password
+    except ValueError:  # its text may quote a part of a password
         raise ValueError(f"the port of one of its {what} is no number") from None
 
 
 def _check_files(words: list[tuple[str, str]], url: str) -> None:
-    """Refuse files that cannot be read, which redis-py takes for a server that does not answer."""
+    """Refuse unreadable files, which redis-py would report as a server that does not answer."""
     for name, path in words:
         if name in _FILES and not os.access(path, os.R_OK):
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What ends a run from outside: events that cancel it, and times by which it must have started or ended."""
+"""Cancellation of runs from outside: by events, and by timeouts of start and end."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ class CancelConfig:
     """An event that cancels a run.
 
     Attributes:
-        event: its name.
-        path: what must have the same value in it as in the run's own event, such as ``data.order_id``; ``""``: nothing.
-        condition: a CEL expression on ``event`` and ``run.event`` that must hold; ``""``: none.
-        timeout_ms: for how long after the run's start, in milliseconds; 0: as long as it lives.
+        event: the name of the event.
+        path: a path that must have the same value in the event and in the event of the run, such as
+            ``data.order_id``; ``""``: none.
+        condition: a CEL expression on ``event`` and ``run.event`` that must be true; ``""``: none.
+        timeout_ms: how long after the start of the run the event cancels it, in milliseconds; 0: no limit.
     """
 
     event: str
@@ -39,12 +40,12 @@ class CancelConfig:
 
 @dataclass(frozen=True, slots=True)
 class CancellationConfig:
-    """All of it.
+    """All cancellation rules of a function.
 
     Attributes:
-        cancel_on: events that cancel a run.
-        start_ms: how long a run may wait for its first step to be executed, in milliseconds; 0: for ever.
-        finish_ms: how long it may take from then on, in milliseconds; 0: for ever.
+        cancel_on: the events that cancel a run.
+        start_ms: how long a run may wait before it executes for the first time, in milliseconds; 0: no limit.
+        finish_ms: how long it may take from then on, in milliseconds; 0: no limit.
     """
 
     cancel_on: tuple[CancelConfig, ...] = ()
@@ -53,7 +54,7 @@ class CancellationConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> CancellationConfig:
-        """Read the parsed form of what `dataclasses.asdict` made."""
+        """Read the stored form, parsed from JSON."""
         cancels = tuple(known(CancelConfig, one) for one in value.get("cancel_on", ()))
         return cls(cancels, value.get("start_ms", 0), value.get("finish_ms", 0))
 
@@ -61,9 +62,10 @@ class CancellationConfig:
         """The rules for the start of a run by an event (see ``lib/start_rules.lua``).
 
         Args:
-            stored: the event's text, as the run keeps it: what is encrypted there is so here.
+            event: the event of the run, decrypted.
+            stored: the event as the run stores it, which may be encrypted.
 
-        An event that has no value where one must be the same cannot be matched, and so cancels nothing.
+        If the event of the run has no value at the path, no event can match, and the rule is left out.
         """
         yield "set", "bounds", len(self.cancel_on), 0, 0
         for number, one in enumerate(self.cancel_on):

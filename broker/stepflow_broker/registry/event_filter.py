@@ -1,4 +1,4 @@
-"""What an event must be, for a step that waits for one or a run that one cancels."""
+"""Filters of events: which event ends a wait, or cancels a run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ _NAMES_RUN = re.compile(r"\brun\b")
 
 
 def known_event(expression: str, run_event: bytes) -> Any:
-    """The event of the run, parsed, for an expression that speaks of it; ``None`` for others."""
+    """The parsed event of the run if the expression refers to it; otherwise ``None``."""
     return loads(run_event) if _NAMES_RUN.search(expression) else None
 
 
 def wait_index(event: str, *, paths: str, values: bytes, looked_at: bool) -> str:
-    """Where a wait stands in the index.
+    """The entry of a wait in the index of waits.
 
     Args:
-        paths, values: what the event must have; see `stepflow_engine.steps.WaitRequest`.
-        looked_at: whether a worker has to look at the event.
+        event: the name of the event.
+        paths, values: the values that the event must have; see `stepflow_engine.steps.WaitRequest`.
+        looked_at: whether a worker must evaluate an expression on the event.
     """
     if looked_at:
         return f"?\n\n{event}"
@@ -38,11 +39,11 @@ def wait_index(event: str, *, paths: str, values: bytes, looked_at: bool) -> str
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """What must hold for an event.
+    """The conditions on an event.
 
     Attributes:
         paths, values, expression: see `WaitRequest`.
-        run_event: the event of the run that waits, which the expression knows as ``run.event``; as it is stored.
+        run_event: the event of the waiting run, as stored; ``run.event`` in the expression.
     """
 
     paths: str
@@ -52,16 +53,16 @@ class EventFilter:
 
     @classmethod
     def of(cls, request: SleepRequest | WaitRequest, run_event: bytes) -> EventFilter:
-        """That of a request; of a sleep, one that nobody looks at."""
+        """The filter of a request. That of a sleep is never evaluated."""
         if isinstance(request, SleepRequest):
             return cls("", [], "false", None)
         return cls(request.paths, loads(request.values), request.condition, known_event(request.condition, run_event))
 
     def holds(self, event: bytes, cipher: Cipher = NO_ENCRYPTION) -> bool:
-        """Whether it holds for an event, given as JSON text.
+        """Whether an event, given as JSON text, meets all conditions.
 
         Raises:
-            DecryptionError: the event's data, or that of the run's, cannot be opened.
+            DecryptionError: the data of the event, or of the event of the run, cannot be decrypted.
         """
         value = open_event(cipher, read_event(event))
         if values_at(value, self.paths) != dumps(self.values):
@@ -72,15 +73,15 @@ class EventFilter:
         return expression(self.expression).holds(event=value, run={"event": run_event})
 
     def to_json(self) -> bytes:
-        """As it is kept with the step."""
+        """The form that is stored with the step."""
         return dumps([self.paths, self.values, self.expression, self.run_event])
 
     @classmethod
     def from_json(cls, text: bytes) -> EventFilter:
-        """Read what `to_json` has written.
+        """Read the form that `to_json` writes.
 
         Raises:
-            CorruptDataError: it has not.
+            CorruptDataError: the text has another form.
         """
         try:
             match loads(text):

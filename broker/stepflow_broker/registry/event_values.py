@@ -1,4 +1,4 @@
-"""Values in events: found by a path, and known by a digest."""
+"""Values in events: how paths and keys select them, and the digest by which the index of waits finds them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATH = re.compile(r"event(\.[A-Za-z_][A-Za-z0-9_]*)+")
 
 
 def value_at(event: dict[str, Any], path: str) -> Any:
-    """The value at a path such as ``event.data.user.id``; ``None`` where there is none."""
+    """The value at a path such as ``event.data.user.id``; ``None`` if there is none."""
     value: Any = {"event": event}
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
@@ -23,17 +23,17 @@ def value_at(event: dict[str, Any], path: str) -> Any:
 
 
 def value_of(key: str, event: dict[str, Any]) -> Any:
-    """What a key gives for an event: a path into it, or another CEL expression; ``None`` where it does not apply."""
+    """The value of a key for an event. A key is a path or a CEL expression. ``None`` if it does not apply."""
     return value_at(event, key) if _PATH.fullmatch(key) else expression(key).value(event=event)
 
 
 def values_at(event: dict[str, Any], paths: str) -> bytes:
-    """The values at several paths into an event, with commas between them, as the JSON text of a list."""
+    """The values at several paths, separated by commas, as the JSON text of a list."""
     return dumps([value_at(event, f"event.{path}") for path in paths.split(",") if path])
 
 
 def digest_at(event: dict[str, Any], paths: str) -> str:
-    """What the index of waits knows these values by; ``""`` for no paths."""
+    """The digest of the values at these paths, as the index of waits stores it; ``""`` for no paths."""
     return digest(values_at(event, paths)) if paths else ""
 
 

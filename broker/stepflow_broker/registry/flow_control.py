@@ -1,4 +1,4 @@
-"""Flow control of a function: what the registry knows of it, and the rules that a script is given for one start."""
+"""Flow control of a function: its stored form, and the rules that a script receives for one start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 C = TypeVar("C")
 Rule = tuple[Arg, Arg, Arg, Arg, Arg]
-"""A rule for the start of a run: its kind, then what it says (see ``lib/start_rules.lua``)."""
+"""A rule for the start of a run: its kind, then its arguments (see ``lib/start_rules.lua``)."""
 
 _PARTS = ("rate_limit", "throttle", "debounce", "singleton", "batch")
 _LONGEST_VALUE = 200
@@ -34,7 +34,7 @@ _ONCE_MS = 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class RateConfig:
-    """At most ``limit`` starts in any ``period_ms``, for each value of ``key``; those over it are skipped."""
+    """At most ``limit`` starts in any ``period_ms``, for each value of ``key``. Further starts are skipped."""
 
     limit: int
     period_ms: int
@@ -43,7 +43,7 @@ class RateConfig:
 
 @dataclass(frozen=True, slots=True)
 class ThrottleConfig:
-    """``limit`` starts in ``period_ms``, evenly, ``burst`` of them at once, for each value of ``key``; others wait."""
+    """``limit`` starts in ``period_ms``, evenly spaced after ``burst`` at once, per value of ``key``. Others wait."""
 
     limit: int
     period_ms: int
@@ -53,7 +53,10 @@ class ThrottleConfig:
 
 @dataclass(frozen=True, slots=True)
 class DebounceConfig:
-    """Of runs that come within ``period_ms`` of one another, the last; within ``timeout_ms`` of the first (0: ever)."""
+    """Of runs with gaps shorter than ``period_ms``, only the last starts, for each value of ``key``.
+
+    It starts ``period_ms`` after it was requested, and at most ``timeout_ms`` after the first of them (0: no limit).
+    """
 
     period_ms: int
     timeout_ms: int = 0
@@ -62,7 +65,7 @@ class DebounceConfig:
 
 @dataclass(frozen=True, slots=True)
 class SingletonConfig:
-    """One live run for each value of ``key``; ``mode`` says what gives way: ``skip`` or ``cancel``."""
+    """One live run for each value of ``key``. ``mode``: ``skip`` the new run, or ``cancel`` the live one."""
 
     mode: str
     key: str = ""
@@ -70,7 +73,7 @@ class SingletonConfig:
 
 @dataclass(frozen=True, slots=True)
 class BatchConfig:
-    """Runs are executed as one: ``max_size`` of them, or those of ``timeout_ms``, for each value of ``key``."""
+    """Execute up to ``max_size`` runs as one, after at most ``timeout_ms``, for each value of ``key``."""
 
     max_size: int
     timeout_ms: int
@@ -79,7 +82,7 @@ class BatchConfig:
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyConfig:
-    """At most ``limit`` jobs executed at once, for each value of ``key``, in the function, its app, or everywhere."""
+    """At most ``limit`` jobs at once for each value of ``key``, counted per ``scope``: function, app or global."""
 
     limit: int
     key: str = ""
@@ -88,7 +91,7 @@ class ConcurrencyConfig:
 
 @dataclass(frozen=True, slots=True)
 class FlowConfig:
-    """All of it. ``idempotency`` and ``priority`` are expressions on the event; ``""``: none."""
+    """All flow control of a function. ``idempotency`` and ``priority`` are expressions on the event; ``""``: none."""
 
     rate_limit: RateConfig | None = None
     throttle: ThrottleConfig | None = None
@@ -101,7 +104,7 @@ class FlowConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FlowConfig:
-        """Read the parsed form of what `dataclasses.asdict` made."""
+        """Read the stored form, parsed from JSON."""
         rate, throttle, debounce, singleton, batch = (value.get(name) for name in _PARTS)
         return cls(
             known(RateConfig, rate) if rate else None,
@@ -142,9 +145,9 @@ class FlowConfig:
             yield "set", "priority_ms", _priority_ms(value_of(self.priority, event)), 0, 0
 
     def pinned_partition(self, name: str, app: str) -> str:
-        """What the runs are counted with: the function, its app (``app/``), everything (``/``); ``""``: nothing.
+        """What the limits count together: the function, its app (``app/``), everything (``/``); ``""``: no limits.
 
-        All that is counted together has to be in one partition.
+        Runs that are counted together must be in one partition.
         """
         scopes = {one.scope for one in self.concurrency}
         if "global" in scopes:
@@ -154,14 +157,14 @@ class FlowConfig:
         return name if scopes or self.idempotency or any(getattr(self, part) for part in _PARTS) else ""
 
     def _gates(self, name: str, app: str, event: dict[str, Any]) -> bytes:
-        """Each gate as its limit, the length of its name in bytes, and its name."""
+        """Each concurrency limit as its number, the length of its name in bytes, and its name."""
         named = [(one.limit, gate.encode()) for one, gate in self.gates(name, app, event)]
         return b"".join(b"%d %d %b" % (limit, len(gate), gate) for limit, gate in named)
 
     def gates(self, name: str, app: str, event: dict[str, Any]) -> Iterator[tuple[ConcurrencyConfig, str]]:
-        """The gates of a run by an event, and their names, in the order in which they are passed.
+        """The concurrency limits of a run started by an event, with their names, in the order of acquisition.
 
-        The narrower come first. Were the order not the same everywhere, two jobs could wait for each other's slots.
+        Narrow scopes come first. The order is the same for all functions, so no two jobs wait for each other's slots.
         """
         scopes = {"function": name, "app": f"{app}/", "global": "/"}
         for one in sorted(self.concurrency, key=lambda one: (list(scopes).index(one.scope), not one.key, one.key)):
@@ -169,7 +172,7 @@ class FlowConfig:
 
 
 def _named(name: str, key: str, event: dict[str, Any]) -> str:
-    """A name for each value of a key: the name, and the value as JSON, or the digest of one that is long."""
+    """The name of a limit for one value of its key: the name and the value as JSON, or the digest of a long value."""
     if not key:
         return name
     found = value_of(key, event)
@@ -183,13 +186,13 @@ def _named(name: str, key: str, event: dict[str, Any]) -> str:
 
 
 def _priority_ms(value: object) -> int:
-    """Seconds, from -600 to 600, in milliseconds; what is no number counts as 0."""
+    """Seconds, limited to -600 to 600, in milliseconds. A value that is not a number counts as 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     return int(max(-600, min(600, value)) * 1000)
 
 
 def known(kind: type[C], value: dict[str, Any]) -> C:
-    """A config of its parsed form; fields of a newer stepflow are left out."""
+    """A configuration from its parsed form. Unknown fields, of a newer stepflow, are ignored."""
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: one for name, one in value.items() if name in names})

@@ -1,4 +1,4 @@
-"""The registry of functions, as calls."""
+"""The registry of functions: the stored configuration of each function, and the commands that read and write it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.registry.cancellation import CancellationConfig
@@ -33,7 +34,7 @@ __all__ = [
 
 _RETENTION_MS = 7 * 24 * 3600 * 1000
 DEDUPE_MS = 24 * 3600 * 1000
-"""How long an event id or a run id keeps a second start away, at least: 24 hours."""
+"""The minimum time for which an event id or a run id prevents a second start: 24 hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +42,26 @@ class EventConfig:
     """An event that starts a function.
 
     Attributes:
-        name: of the event; ``*`` at the end stands for anything.
-        condition: a CEL expression on ``event`` that must hold; ``""``: none.
+        name: the name of the event. ``*`` at the end matches any rest.
+        condition: a CEL expression on ``event`` that must be true; ``""``: none.
     """
 
     name: str
     condition: str = ""
 
     def takes(self, name: str) -> bool:
-        """Whether events of this name may start it."""
+        """Whether the name of the trigger matches the name of an event."""
         return name.startswith(self.name[:-1]) if self.name.endswith("*") else name == self.name
 
 
 @dataclass(frozen=True, slots=True)
 class CronConfig:
-    """Times that start a function.
+    """A schedule that starts a function.
 
     Attributes:
         schedule: five fields, as in crontab(5).
-        zone: the time zone, by its IANA name.
-        catch_up: what becomes of times at which no worker was there: ``skip``, ``latest`` or ``all``.
+        zone: the IANA name of the time zone.
+        catch_up: which times are caught up after no worker was running: ``skip`` (none), ``latest`` or ``all``.
     """
 
     schedule: str
@@ -70,15 +71,15 @@ class CronConfig:
 
 @dataclass(frozen=True, slots=True)
 class FunctionConfig:
-    """What the registry knows of a function, with no need of its code.
+    """The configuration of a function. Programs that do not have its code read it from the registry.
 
     Attributes:
-        app, id: whose it is.
-        queue: where its jobs wait.
-        events, crons: what starts it.
-        retries: attempts after the first.
-        flow: what decides whether, when and how many of its runs are executed; ``None``: nothing does.
-        bounds: what ends its runs from outside; ``None``: nothing does.
+        app, id: the app, and the name of the function in it.
+        queue: the queue of its jobs.
+        events, crons: its triggers.
+        retries: the number of attempts after the first.
+        flow: its flow control; ``None``: none.
+        bounds: its cancellation by events and timeouts; ``None``: none.
         retention_ms: how long an ended run is kept, in milliseconds.
     """
 
@@ -99,7 +100,7 @@ class FunctionConfig:
 
     @property
     def pinned_partition(self) -> str:
-        """The place of all its runs, as the first digits of their ids; ``""``: they may live anywhere."""
+        """The partition of all its runs, as the first digits of their ids; ``""``: they may be in any partition."""
         return _home(self.flow, self.name, self.app) if self.flow else ""
 
     @property
@@ -109,7 +110,7 @@ class FunctionConfig:
 
     @property
     def triggers(self) -> tuple[str, ...]:
-        """What starts it, for people."""
+        """Its triggers as text for people."""
         events = (f"{event.name} if {event.condition}" if event.condition else event.name for event in self.events)
         return (*events, *(f"{cron.schedule} {cron.zone}" for cron in self.crons))
 
@@ -119,7 +120,7 @@ class FunctionConfig:
 
     @classmethod
     def from_json(cls, text: bytes) -> FunctionConfig:
-        """Read the stored form; fields of a newer stepflow are left out."""
+        """Read the stored form. Unknown fields, of a newer stepflow, are ignored."""
         value = loads(text)
         flow, bounds = value.get("flow"), value.get("bounds")
         return cls(
@@ -135,25 +136,25 @@ class FunctionConfig:
         )
 
     def rules(self, event: bytes, cipher: Cipher = NO_ENCRYPTION) -> tuple[Arg, ...]:
-        """What a script that starts a run of this function by an event is told: how many rules, then five words each.
+        """The start rules that a script receives with an event of this function: their number, then five words each.
 
         Raises:
             EventError: the event has no value for a key.
-            DecryptionError: the event's data is needed, and cannot be opened.
+            DecryptionError: a rule needs the data of the event, and it cannot be decrypted.
         """
         if self.flow is None and self.bounds is None:
             return (0,)
         return self._words(self._rules(event, open_event(cipher, read_event(event))))
 
     def rules_or_skip(self, event: bytes, cipher: Cipher = NO_ENCRYPTION) -> tuple[Arg, ...]:
-        """As `rules`, for events that nobody can be told of: a run that cannot be controlled is skipped."""
+        """As `rules`, for events without a caller to report errors to: a run whose rules fail is skipped."""
         try:
             return self.rules(event, cipher)
         except (EventError, ConfigurationError) as error:
             return self._words([("skip", str(error), 0, 0, 0)])
 
     def gate_names(self, event: dict[str, Any]) -> list[str]:
-        """The names of the gates that a run by an event has to pass."""
+        """The names of the concurrency limits that apply to a run started by an event."""
         return [gate for _, gate in self.flow.gates(self.name, self.app, event)] if self.flow else []
 
     def _rules(self, stored: bytes, event: dict[str, Any]) -> Iterator[Rule]:
@@ -174,16 +175,16 @@ def _home(flow: FlowConfig, name: str, app: str) -> str:
 
 
 def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Command[int]:
-    """Make functions known; the answer is the registry's version."""
+    """Register functions. The answer is the version of the registry."""
     words = [word for config in configs for word in (config.name, config.to_json())]
     return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION")), *words)
 
 
 def check_homes(keys: Keys, configs: Iterable[FunctionConfig]) -> None:
-    """Refuse functions that are counted both with their app and with everything, which may not be in one partition.
+    """Refuse functions with limits of scope app and of scope global, whose counts may be in different partitions.
 
     Raises:
-        ConfigurationError: one is.
+        ConfigurationError: a function has both.
     """
     for config in configs if len(keys.all) > 1 else ():
         if config.flow and {"app", "global"} <= {one.scope for one in config.flow.concurrency}:
@@ -194,7 +195,7 @@ def check_homes(keys: Keys, configs: Iterable[FunctionConfig]) -> None:
 
 
 def read_functions(keys: Keys) -> Command[list[FunctionConfig]]:
-    """All registered functions, without those of which nothing can be read: their workers register them again."""
+    """Read all registered functions. Corrupt entries are left out: their workers register them again."""
 
     def read(reply: list[bytes]) -> list[FunctionConfig]:
         found = [config for text in reply if (config := _try_to_read(text)) is not None]
@@ -212,7 +213,7 @@ def _try_to_read(text: bytes) -> FunctionConfig | None:
 
 
 def read_function(keys: Keys, app: str, function: str) -> Command[FunctionConfig | None]:
-    """One registered function; every partition knows all."""
+    """Read one registered function. Every partition has all functions."""
     return command(
         lambda reply: FunctionConfig.from_json(reply) if reply else None,
         "HGET",
@@ -222,18 +223,18 @@ def read_function(keys: Keys, app: str, function: str) -> Command[FunctionConfig
 
 
 def registry_version(keys: Keys) -> Command[int]:
-    """The registry's version; it grows with each change."""
-    return command(lambda reply: int(reply or 0), "GET", keys("VERSION"))
+    """Read the version of the registry. It grows with each change."""
+    return command(replies.integer, "GET", keys("VERSION"))
 
 
 def starts(config: FunctionConfig, event: dict[str, Any]) -> bool:
-    """Whether an event starts a function: the name of one of its triggers fits, and the condition holds."""
+    """Whether an event starts a function: a trigger matches its name, and the condition of the trigger is true."""
     return any(trigger.takes(event["name"]) and _holds(config, trigger, event) for trigger in config.events)
 
 
 def _holds(config: FunctionConfig, trigger: EventConfig, event: dict[str, Any]) -> bool:
     try:
         return not trigger.condition or expression(trigger.condition).holds(event=event)
-    except ConfigurationError as error:  # another version of stepflow has registered it
+    except ConfigurationError as error:  # written by another version of stepflow
         _log.error("trigger_not_readable", extra={"function": config.name, "error": str(error)})
         return False

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import click
 
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.views.explain import Reason, explain_run
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.formatting import now_ms, print_json, span
+from stepflow_cli.formatting import print_json, span
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_server
 

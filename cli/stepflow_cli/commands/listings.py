@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.registry.flow_control import RateConfig
 from stepflow_broker.registry.functions import CronConfig, FunctionConfig, read_functions
 from stepflow_broker.transitions.schedules import server_time_ms
@@ -19,7 +20,6 @@ from stepflow_cli.formatting import (
     Cell,
     clock,
     console,
-    now_ms,
     print_json,
     printable,
     since,

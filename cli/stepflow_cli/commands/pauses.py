@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 import click
 
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.pauses import PAUSE_KINDS, Pause
 from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.formatting import console, now_ms, print_json, printable, since, table
+from stepflow_cli.formatting import console, print_json, printable, since, table
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_app
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from stepflow.options.encryption import cipher_of
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.views.listings import read_runs
 from stepflow_broker.views.run_details import read_run_details
 from stepflow_broker.views.run_tree import DEPTH
@@ -17,7 +18,6 @@ from stepflow_cli.formatting import (
     Cell,
     brief_failure,
     console,
-    now_ms,
     print_json,
     printable,
     since,

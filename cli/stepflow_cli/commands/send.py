@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from stepflow import Run
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.registry.functions import read_functions, starts
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.formatting import now_ms, print_json
+from stepflow_cli.formatting import print_json
 from stepflow_cli.options import data_option, duration, output_option, server_options
 from stepflow_cli.server import find_app
 

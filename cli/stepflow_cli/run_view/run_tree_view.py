@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from rich.text import Text
 from rich.tree import Tree
 
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.views.invoke_view import InvokeView
 from stepflow_broker.views.run_tree import RunTree
-from stepflow_cli.formatting import brief_failure, cut, now_ms, printable, span, state_text, unserved, waits_until
+from stepflow_cli.formatting import brief_failure, cut, printable, span, state_text, unserved, waits_until
 from stepflow_cli.run_view.wait_text import wait_texts
 
 __all__ = ["run_tree"]

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.runs import RunRecord
 from stepflow_broker.views.run_details import RunDetails
 from stepflow_broker.views.step_view import StepView
@@ -17,7 +18,6 @@ from stepflow_cli.formatting import (
     brief,
     brief_failure,
     clock,
-    now_ms,
     printable,
     since,
     span,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from stepflow.client.backend import Backend
 from stepflow.event import INVOKED, Event, encode_event
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import FunctionConfig
@@ -53,10 +53,10 @@ def event_commands(
     Raises:
         EventError: an event is invalid or over the limit.
     """
-    ids, commands, now_ms = [], [], _now_ms()
+    ids, commands, created_ms = [], [], now_ms()
     for event in events:
         event_id = event.id or uuid.uuid4().hex
-        text = _encode(backend, event, event_id, now_ms, limits)
+        text = _encode(backend, event, event_id, created_ms, limits)
         ids.append(event_id)
         commands.append(add_event(backend.keys.at(event_id), text, event_id=event_id, dedupe=bool(event.id)))
     return ids, commands
@@ -112,13 +112,9 @@ def _limited(items: Iterable[T], what: str, limits: Limits) -> list[T]:
 
 def _invoked(backend: Backend, data: Any, event_id: str, limits: Limits) -> bytes:
     """The event of a run that is started by name and not by an event."""
-    return _encode(backend, Event(INVOKED, data), event_id, _now_ms(), limits)
+    return _encode(backend, Event(INVOKED, data), event_id, now_ms(), limits)
 
 
 def _encode(backend: Backend, event: Event[Any], event_id: str, now_ms: int, limits: Limits) -> bytes:
     limit, cipher = limits.event_bytes, backend.cipher
     return encode_event(event, event_id=event_id, now_ms=now_ms, limit_bytes=limit, cipher=cipher)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from stepflow.event import Event, event_path, outgoing_event
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.registry.event_values import value_at
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms
@@ -49,7 +49,7 @@ def until_request(when: When) -> SleepRequest:
         StepUsageError: the time is invalid, has no time zone, or is over 366 days ahead.
     """
     until_ms = _time_ms(when)
-    if until_ms > time.time_ns() // 1_000_000 + MAX_DURATION_MS:
+    if until_ms > now_ms() + MAX_DURATION_MS:
         raise StepUsageError(f"a sleep until {when} is over 366 days ahead, the longest accepted")
     return SleepRequest(until_ms=max(1, until_ms))
 

@@ -6,6 +6,7 @@ import logging
 import random
 
 from stepflow.event import FAILED
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, finish_run, retry_run
 from stepflow_broker.transitions.outbox import RemoteChildFinished
@@ -20,7 +21,6 @@ from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import event_text
 from stepflow_workers.execution.job_context import JobContext
-from stepflow_workers.state.clock import now_ms
 from stepflow_workers.state.poison import died_text
 from stepflow_workers.state.run_cache import CachedRun
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import FunctionConfig
@@ -22,7 +23,6 @@ from stepflow_engine.limits import MAX_DEPTH
 from stepflow_engine.steps import InvokeRequest
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
-from stepflow_workers.state.clock import now_ms
 from stepflow_workers.state.registry import Registry
 from stepflow_workers.state.worker_state import WorkerState
 

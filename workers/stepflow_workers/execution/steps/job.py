@@ -8,6 +8,7 @@ import logging
 import random
 from typing import Self
 
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_planned_step
 from stepflow_engine.codec import dumps
@@ -15,7 +16,6 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.steps import RunRequest, StepCall
 from stepflow_workers.execution.steps.run import StepFinished, StepRetry, step_failed
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
-from stepflow_workers.state.clock import now_ms
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 

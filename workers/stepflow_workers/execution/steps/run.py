@@ -6,6 +6,7 @@ import asyncio
 import random
 from dataclasses import dataclass
 
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_engine.encryption_scopes import seal_failure, step_scope
 from stepflow_engine.errors import LimitError
 from stepflow_engine.failure import Failure
@@ -15,7 +16,6 @@ from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
-from stepflow_workers.state.clock import now_ms
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.waits import send_events
 from stepflow_engine.cipher import Cipher
@@ -11,7 +12,6 @@ from stepflow_engine.ids import run_id_for
 from stepflow_engine.memo import memo_of_data, read_memo
 from stepflow_engine.steps import OutgoingEvent, SendRequest, event_text
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
-from stepflow_workers.state.clock import now_ms
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["send_step_events"]

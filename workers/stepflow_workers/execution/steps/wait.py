@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.event_filter import EventFilter, wait_index
 from stepflow_broker.transitions.events import recent_events
@@ -12,7 +13,6 @@ from stepflow_engine.encryption_scopes import read_event
 from stepflow_engine.steps import SleepRequest, WaitRequest
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
-from stepflow_workers.state.clock import now_ms
 from stepflow_workers.state.run_cache import IDLE_HOLD_S
 from stepflow_workers.state.worker_state import WorkerState
 

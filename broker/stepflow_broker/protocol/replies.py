@@ -1,0 +1,112 @@
+"""Readers of raw replies: what the server answers (bytes, numbers, lists), as Python values.
+
+A reader takes the reply of one command and returns its value. A reply that does not have the expected form makes the
+reader raise, which `Command.answer` reports as `CorruptDataError`. Import the module, so that calls say what they read:
+``command(replies.texts, "SMEMBERS", key)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stepflow_broker.protocol.status import ScriptStatus
+
+__all__ = [
+    "bytes_or_empty",
+    "cursor_and_texts",
+    "entry_ms",
+    "fields",
+    "first_status",
+    "integer",
+    "integer_or_none",
+    "integer_pair",
+    "raw",
+    "scored_members",
+    "shown_text",
+    "status_and_number",
+    "text",
+    "texts",
+    "time_ms",
+]
+
+
+def raw(reply: Any) -> Any:
+    """The reply as it is, for a caller that reads it itself."""
+    return reply
+
+
+def text(value: bytes | str | float | None) -> str:
+    """One value as text. ``nil`` is ``""``."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return "" if value is None else str(value)
+
+
+def shown_text(value: bytes | None) -> str:
+    """One value as text for display: bytes that are not UTF-8 become replacement characters. ``nil`` is ``""``."""
+    return value.decode(errors="replace") if value else ""
+
+
+def texts(reply: Sequence[bytes | None]) -> list[str]:
+    """A list of values as texts (``SMEMBERS``, ``HMGET``). ``nil`` is ``""``."""
+    return [(value or b"").decode() for value in reply]
+
+
+def bytes_or_empty(reply: bytes | None) -> bytes:
+    """One value (``GET``, ``HGET``). ``nil`` is ``b""``."""
+    return reply or b""
+
+
+def integer(reply: bytes | int | None) -> int:
+    """One integer. ``nil`` is 0."""
+    return int(reply or 0)
+
+
+def integer_or_none(reply: bytes | int | None) -> int | None:
+    """One integer, or ``None`` for ``nil`` and for an empty value (``ZRANK`` of a member that does not exist)."""
+    return None if reply is None or reply == b"" else int(reply)
+
+
+def integer_pair(reply: Sequence[bytes | int]) -> tuple[int, int]:
+    """Two integers, as several scripts return them."""
+    first, second = reply
+    return int(first), int(second)
+
+
+def cursor_and_texts(reply: Sequence[Any]) -> tuple[int, list[str]]:
+    """A page and the cursor of the next one, 0 after the last (``SSCAN``, scripts that go through all jobs)."""
+    cursor, page = reply
+    return int(cursor), texts(page)
+
+
+def fields(reply: Any) -> dict[str, Any]:
+    """Field → value of a hash or of an information command (``HGETALL``, ``XINFO``). Values stay as they are."""
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {name.decode(): value for name, value in pairs}
+
+
+def scored_members(reply: Sequence[bytes]) -> list[tuple[float, str]]:
+    """Score and member of each entry (``ZRANGE … WITHSCORES``)."""
+    return [(float(score), member.decode()) for member, score in zip(reply[::2], reply[1::2], strict=True)]
+
+
+def entry_ms(reply: Sequence[Any]) -> int:
+    """The time of the first entry of a stream (``XRANGE``), in milliseconds since the epoch. No entry: 0."""
+    return int(reply[0][0].partition(b"-")[0]) if reply else 0
+
+
+def time_ms(reply: Sequence[bytes]) -> int:
+    """The reply of ``TIME``, in milliseconds since the epoch."""
+    seconds, microseconds = reply
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def first_status(reply: Sequence[int]) -> ScriptStatus:
+    """The status that a script returns for each item, of a call with one item."""
+    return ScriptStatus(reply[0])
+
+
+def status_and_number(reply: Sequence[int]) -> tuple[ScriptStatus, int]:
+    """A script's status and one number beside it."""
+    return ScriptStatus(reply[0]), reply[1]

@@ -1,0 +1,92 @@
+"""Searches for the server to connect to: the questions they ask and what they conclude. No sockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis import exceptions
+
+from stepflow_broker.redis_client.cluster import ClusterLocator, NodeAwayError
+from stepflow_broker.redis_client.locator import Address, Locator, Question
+from stepflow_broker.redis_client.sentinel import PrimaryAwayError, SentinelLocator, UnknownPrimaryError
+
+ONE, TWO, THREE = ("10.0.0.1", 26379), ("10.0.0.2", 26379), ("10.0.0.3", 26379)
+PRIMARY = ("10.0.0.9", 6379)
+REFUSED = exceptions.ConnectionError("refused")
+WRONGPASS = exceptions.AuthenticationError("WRONGPASS")
+
+
+def state(**flags: bool) -> dict[str, Any]:
+    return {
+        "ip": PRIMARY[0],
+        "port": PRIMARY[1],
+        "is_master": True,
+        "is_sdown": False,
+        "is_odown": False,
+        **flags,
+    }
+
+
+def locate(locator: Locator, replies: dict[Address, Any]) -> tuple[Address, list[Address]]:
+    """Run a search on these replies: the address that it returns, and the servers that it asked."""
+    search, reply, asked = locator.search(), None, []
+    while True:
+        try:
+            question = search.send(reply)
+        except StopIteration as end:
+            return end.value, asked
+        assert isinstance(question, Question)
+        asked.append(question.address)
+        reply = replies[question.address]
+
+
+def sentinels() -> SentinelLocator:
+    return SentinelLocator((ONE, TWO, THREE), "mymaster", {})
+
+
+def test_the_first_sentinel_that_knows_the_primary_ends_the_search() -> None:
+    assert locate(sentinels(), {ONE: {"mymaster": state()}}) == (PRIMARY, [ONE])
+
+
+@pytest.mark.parametrize(
+    "reply", [REFUSED, {}, {"mymaster": state(is_sdown=True)}, {"mymaster": state(is_master=False)}]
+)
+def test_the_next_sentinel_is_asked_and_it_is_the_first_the_next_time(reply: Any) -> None:
+    locator = sentinels()
+    replies = {ONE: reply, TWO: {"mymaster": state()}}
+    assert locate(locator, replies) == (PRIMARY, [ONE, TWO])
+    assert locate(locator, replies) == (PRIMARY, [TWO])
+
+
+@pytest.mark.parametrize(
+    ("replies", "kind", "part"),
+    [
+        ([REFUSED] * 3, PrimaryAwayError, "no sentinel answers: refused; refused; refused"),
+        ([REFUSED, {"mymaster": state(is_odown=True)}, {}], PrimaryAwayError, "'mymaster' is down"),
+        ([REFUSED, {"other": state()}, {}], PrimaryAwayError, "no sentinel that answers knows of primary 'mymaster'"),
+        (
+            [{"b": state()}, {"a": state()}, {}],
+            UnknownPrimaryError,
+            "no primary 'mymaster'; they know: 'a', 'b'",
+        ),
+        ([{}] * 3, UnknownPrimaryError, "they know: none"),
+        ([WRONGPASS] * 3, exceptions.AuthenticationError, "the sentinels: WRONGPASS"),
+        ([WRONGPASS, REFUSED, REFUSED], PrimaryAwayError, "no sentinel answers"),
+    ],
+)
+def test_the_error_says_why_no_sentinel_names_a_primary(replies: list[Any], kind: type[Exception], part: str) -> None:
+    with pytest.raises(kind, match=part):
+        locate(sentinels(), dict(zip((ONE, TWO, THREE), replies, strict=True)))
+
+
+def test_a_node_that_does_not_answer_is_followed_by_the_next_and_a_fresh_answer_is_used_again() -> None:
+    locator = ClusterLocator([ONE, TWO], 5, {})
+    slots = [[0, 16383, [PRIMARY[0].encode(), PRIMARY[1], b"id"]]]
+    assert locate(locator, {ONE: REFUSED, TWO: slots}) == (PRIMARY, [ONE, TWO])
+    assert locate(locator, {}) == (PRIMARY, [])
+
+
+def test_a_search_fails_when_no_node_owns_the_slot() -> None:
+    with pytest.raises(NodeAwayError, match="no node of the cluster has slot 5"):
+        locate(ClusterLocator([ONE], 5, {}), {ONE: [[6, 16383, [b"h", 1, b"id"]]]})
