@@ -62,13 +62,13 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
         EventError: the name, id or time is invalid, or the data is not JSON or over the limit.
     """
     try:
-        check_id(event.name, "an event's name")
+        check_id(event.name, "event name")
         if event.id:
-            check_id(event.id, "an event's id")
+            check_id(event.id, "event id")
     except ValueError as error:
         raise EventError(str(error)) from None
     if type(event.ts) is not int or not 0 <= event.ts <= _LATEST_MS:
-        raise EventError(f"an event's ts is a time in milliseconds since 1970, a whole number, not {event.ts!r:.80}")
+        raise EventError(f"event ts must be an integer, in milliseconds since 1970, got {event.ts!r:.80}")
     data = dumps_event({} if event.data is None else event.data, limit_bytes=limit_bytes)
     return OutgoingEvent(event.name, data, event.id, event.ts)
 
@@ -97,7 +97,7 @@ def event_path(path: object) -> str:
     text = path.removeprefix("event.") if isinstance(path, str) else ""
     if not _PATH.fullmatch(text):
         raise StepUsageError(
-            f'the match {path!r} is not a path into the event: write match="data.order_id" for the value that the '
-            'run\'s own event has there, or, in a wait, match={"data.order_id": 17}; for more, if_='
+            f'match must be a path into the event, got {path!r}: write match="data.order_id" for the value in the '
+            'event of the run, or, in a wait, match={"data.order_id": 17}; use if_= for other conditions'
         )
     return text

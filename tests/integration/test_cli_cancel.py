@@ -213,15 +213,15 @@ def test_an_interrupt_at_the_question_cancels_nothing(registered: str, client: r
         (["--function", "/order", "--yes"], ["function must be NAME or APP/NAME, got '/order'"]),
         (["--status", "completed", "--yes"], ["'completed' is not one of 'queued', 'running', 'waiting'"]),
         (["--if", "event.data.n =", "--yes"], ["is not CEL", "as in 'event.data.total > 100'"]),
-        (["--if", "", "--yes"], ["an expression is text"]),
+        (["--if", "", "--yes"], ["expression must be non-empty text"]),
         (["--created-before", "long ago", "--yes"], ["time must be an age such as 2h or 3d, or a time with a zone"]),
         (["--created-before", "", "--yes"], [", got ''"]),
         (
             ["--created-after", "2026-01-31T09:30:00", "--yes"],
             ["time must have a time zone", "such as 2026-01-31T09:30:00Z"],
         ),
-        (["RUN", "--reason", "\udcff"], ["is not valid Unicode"]),
-        (["--all", "--reason", "no" * 10_000, "--yes"], ["a reason is 20000 bytes long"]),
+        (["RUN", "--reason", "\udcff"], ["must be valid Unicode"]),
+        (["--all", "--reason", "no" * 10_000, "--yes"], ["must be at most 10,240 bytes, got 20,000"]),
         (["--all", "--limit", "0", "--yes"], ["--limit"]),
     ],
 )

@@ -136,13 +136,13 @@ class Run(Generic[O]):
         return read_run(self._backend.keys, self.id)
 
     def _cancel(self, reason: str, children: bool) -> Command[ScriptStatus]:
-        how = cancelling(reason, retention_ms=self._backend.retention_ms, children=children)
+        request = cancelling(reason, retention_ms=self._backend.retention_ms, children=children)
         return cancel_run(
             self._backend.keys,
             run_id=self.id,
-            failure=how.failure,
-            retention_ms=how.retention_ms,
-            children=how.children,
+            failure=request.failure,
+            retention_ms=request.retention_ms,
+            children=request.children,
         )
 
     def _cancelled(self, code: ScriptStatus) -> bool:
@@ -158,8 +158,8 @@ class Run(Generic[O]):
     def _not_found(self) -> RunNotFoundError:
         return run_not_found(self.id)
 
-    def _read_result(self, found: RunRecord | None, timeout_ms: int | None) -> O:
-        record = self._known(found)
+    def _read_result(self, reply: RunRecord | None, timeout_ms: int | None) -> O:
+        record = self._known(reply)
         match record.status:
             case RunStatus.COMPLETED:
                 output = self._backend.cipher.open(record.output, *end_scopes(self.id, record.name, failed=False))
@@ -167,8 +167,8 @@ class Run(Generic[O]):
                 return result
             case RunStatus.FAILED:
                 failure = record.failure or Failure("Error", "unknown")
-                places = end_scopes(self.id, record.name, failed=True)
-                failure = open_failure(self._backend.cipher, failure, *places)
+                scopes = end_scopes(self.id, record.name, failed=True)
+                failure = open_failure(self._backend.cipher, failure, *scopes)
                 text = f"run {self.id} of {record.name} failed: {failure.name}: {failure.message}"
                 raise RunFailedError(self.id, "failed", text, failure=failure)
             case RunStatus.CANCELLED:
@@ -183,7 +183,7 @@ class Run(Generic[O]):
                     self.id,
                     record.status,
                     f"run {self.id} of {record.name} has not ended after {show_duration(timeout_ms or 0)}; "
-                    f"it is {record.status} and goes on",
+                    f"it is {record.status} and continues",
                 )
 
 

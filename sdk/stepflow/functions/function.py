@@ -101,7 +101,7 @@ class Function(Invocable[I, O]):
             context = SyncContext(execution, events, step, run_id=run_id, function=self.name, attempt=attempt)
             return await bridge.run(lambda: self.handler(context))
 
-        return Execution(body, most_steps=self.limits.steps_per_run, own_tasks=1 if self.is_async else 2)
+        return Execution(body, max_steps=self.limits.steps_per_run, own_tasks=1 if self.is_async else 2)
 
     def _read_event(self, value: dict[str, Any]) -> Event[Any]:
         data = value["data"]
@@ -110,7 +110,7 @@ class Function(Invocable[I, O]):
                 data = self.input.validate_json(dumps(data))
             except ValidationError as error:
                 raise NonRetriableError(
-                    f"the event's data does not fit the input of {self.name}: {validation_message(error)}"
+                    f"event data does not fit the input of {self.name}: {validation_message(error)}"
                 ) from None
         return Event(value["name"], data, value["id"], value["ts"])
 
@@ -151,17 +151,17 @@ def make_function(
     what = f"function {id!r}"
     if not callable(handler):
         raise ConfigurationError(
-            f"{what}: its handler must be callable, not {type(handler).__name__}: put the decorator on a def"
+            f"{what}: handler must be callable, got {type(handler).__name__}: put the decorator on a def"
         )
     try:
-        check_id(id, "a function's id")
+        check_id(id, "id")
         check_retries(retries)
     except ValueError as error:
         raise ConfigurationError(f"{what}: {error}") from None
     if set(queue) & set(", ") or queue.endswith(":steps"):
-        raise ConfigurationError(f"{what}: queue {queue!r} may not contain ',' or a space, or end with ':steps'")
+        raise ConfigurationError(f"{what}: queue must not contain ',' or a space, or end with ':steps', got {queue!r}")
     if "/" in id:
-        raise ConfigurationError(f"{what}: an id may not contain '/', which stands between app id and function id")
+        raise ConfigurationError(f"{what}: id must not contain '/', which separates the app id from the function id")
     hints = _hints(handler, namespace)
     return Function(
         app_id=app_id,

@@ -67,7 +67,7 @@ def reference_function(
     """
     del input  # known to type checkers only
     try:
-        check_id(function_id, "the function id of a reference")
+        check_id(function_id, "reference_function: function_id")
     except ValueError as error:
-        raise StepUsageError(f'{error}: reference_function("compute-pi", app_id="maths")') from None
+        raise StepUsageError(f'{error}: write reference_function("compute-pi", app_id="maths")') from None
     return FunctionReference(function_id, app_id, adapter_for(output))

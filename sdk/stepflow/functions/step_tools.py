@@ -74,10 +74,10 @@ class StepTools:
         """
         if not callable(handler):
             raise StepUsageError(
-                f"the handler of step {id!r} must be callable, not {type(handler).__name__}: "
+                f"step {id!r}: handler must be callable, got {type(handler).__name__}: "
                 "pass the function itself, and its arguments after it"
             )
-        memo = await self._execution.ask(id, RunRequest(handler, args, kwargs, self._retries, self._timeout_ms))
+        memo = await self._execution.request(id, RunRequest(handler, args, kwargs, self._retries, self._timeout_ms))
         if memo.failure is not None:
             raise StepError(id, memo.failure)
         return restore(result_adapter(handler), memo.data, what=f"step {id!r}")
@@ -121,7 +121,7 @@ class StepTools:
         """
         event_bytes = self._limits.event_bytes
         request, output = invoke_request(function, data, timeout, app_id=self._app_id, event_bytes=event_bytes)
-        memo = await self._execution.ask(id, request)
+        memo = await self._execution.request(id, request)
         if memo.failure is not None:
             raise invoke_error(id, memo)
         return restore(output, memo.data, what=f"function {request.app}/{request.function}")
@@ -140,7 +140,7 @@ class StepTools:
 
             await ctx.step.sleep("trial", "14d")
         """
-        await self._execution.ask(id, sleep_request(duration))
+        await self._execution.request(id, sleep_request(duration))
 
     async def sleep_until(self, id: str, when: When) -> None:
         """Wait until a time without holding a worker. Return at once if the time is in the past.
@@ -156,7 +156,7 @@ class StepTools:
 
             await ctx.step.sleep_until("new year", "2030-01-01T00:00:00+01:00")
         """
-        await self._execution.ask(id, until_request(when))
+        await self._execution.request(id, until_request(when))
 
     async def wait_for_event(
         self,
@@ -195,7 +195,7 @@ class StepTools:
             paid = await ctx.step.wait_for_event("paid", event="shop/order.paid", match="data.order", timeout="3d")
         """
         request = wait_request(event, timeout, match=match, if_=if_, lookback=lookback, of=self._event)
-        memo = await self._execution.ask(id, request)
+        memo = await self._execution.request(id, request)
         return None if memo.data is None else read_event(memo.data)
 
     async def send_event(self, id: str, events: Event[Any] | Sequence[Event[Any]]) -> list[str]:
@@ -217,7 +217,7 @@ class StepTools:
         """
         limits = self._limits
         request = send_request(events, most=limits.events_per_send, event_bytes=limits.event_bytes)
-        memo = await self._execution.ask(id, request)
+        memo = await self._execution.request(id, request)
         return list(memo.data)
 
     @property
@@ -233,7 +233,7 @@ class StepTools:
         key = HANDLER_KEY.get()
         if not key:
             raise StepUsageError(
-                "ctx.step.idempotency_key is read outside of a step's handler, where there is none: "
+                "idempotency_key: there is none outside of the handler of a step: "
                 "read it in the handler that is passed to ctx.step.run"
             )
         return key

@@ -45,7 +45,7 @@ class RunDriver:
         run.lease, run.deaths = lease, lease.deaths
         if not self._is_poisoned:
             await run.lock.acquire()
-            run.execution.ask_again()
+            run.execution.request_again()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -108,7 +108,7 @@ class RunDriver:
         steps = await state.broker.execute(read_steps(state.keys, run.run_id))
         run.planned.update(step.key for step in steps if step.state and not _has_lookback(run, step.key))
         await catch_up(state, run)
-        run.execution.ask_again()
+        run.execution.request_again()
         self._may_be_planned = False
 
     # -- commit ------------------------------------------------------------------

@@ -112,7 +112,7 @@ class Dispatcher:
         """Claim no more jobs."""
         self._state.stopping = True
         for run in self._state.cache:
-            run.execution.activity.call()
+            run.execution.activity.notify()
         self._woken.set()
 
     @property

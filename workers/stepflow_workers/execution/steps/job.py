@@ -62,11 +62,11 @@ class PlannedStep:
         """The call of the step, if the code makes it."""
         run, key = self._run, self._lease.key
         execution = run.execution
-        if not execution.was_asked(key):
+        if not execution.was_requested(key):
             if run.lease is not None or run.lock.locked():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_CALL_TIMEOUT_S):
-                        await execution.asked(key)
+                        await execution.requested(key)
             else:
                 async with run.lock:
                     await execution.advance()
@@ -85,7 +85,7 @@ class PlannedStep:
             f"step {lease.step_id!r} was planned, but the code of {run.function.name} does not wait for it; "
             f"steps that it waits for: {pending}; bring the step back, or cancel the run",
         )
-        attempt, was_called = lease.step_attempt, run.execution.was_asked(lease.key)
+        attempt, was_called = lease.step_attempt, run.execution.was_requested(lease.key)
         if not was_called:
             _log.warning("planned_step_not_found", extra={"run_id": lease.run_id, "step_id": lease.step_id})
         if was_called or attempt >= run.function.config.retries:
