@@ -145,6 +145,13 @@ class InvokeError(StepError, NonRetriableError):
     Attributes:
         function_id: the function.
         run_id: the run of the child; ``""``: none was started.
+
+    Example::
+
+        try:
+            await ctx.step.invoke("square", compute_square, data={"number": 4}, timeout="1h")
+        except InvokeError as error:
+            await ctx.step.run("report", report, error.name, error.run_id)
     """
 
     def __init__(self, step_id: str, failure: Failure, *, function_id: str = "", run_id: str = "") -> None:
@@ -206,6 +213,13 @@ class RunError(StepflowError):
         status: the status of the run when the error was raised.
         name, message: those of the error that ended the run, if there was one.
         failure: the error that ended the run; ``None``: there was none.
+
+    Example::
+
+        try:
+            app.start("import-images").result(timeout="30s")
+        except RunError as error:
+            print(error.run_id, error.status, error.message)
     """
 
     def __init__(self, run_id: str, status: str, message: str, *, failure: Failure | None = None) -> None:

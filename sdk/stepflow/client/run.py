@@ -41,7 +41,12 @@ class Run(Generic[O]):
     run is kept for the app's ``retention``; after that, each method raises `RunNotFoundError`.
 
     Attributes:
-        id: the run's id.
+        id: the id of the run.
+
+    Example::
+
+        run = app.start("import-images", {"urls": []})
+        print(run.id, run.status())
     """
 
     def __init__(self, backend: Backend, run_id: str, output: Restore | None = None) -> None:
@@ -86,6 +91,12 @@ class Run(Generic[O]):
 
         Raises:
             RunNotFoundError: no run has this id, or its retention is over.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            if run.status().ended:
+                print(run.result())
         """
         return self._known(self._backend.broker.execute(self._read())).status
 
@@ -105,6 +116,11 @@ class Run(Generic[O]):
         Raises:
             ConfigurationError: the reason is not valid Unicode, or is longer than 10 kB.
             RunNotFoundError: no run has this id, or its retention is over.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            run.cancel("the order was withdrawn")
         """
         return self._cancelled(self._backend.broker.execute(self._cancel(reason, children)))
 

@@ -50,7 +50,13 @@ class _RunContext(Generic[T]):
 
     @property
     def attempt(self) -> int:
-        """The 0-based number of the attempt: of the step in a step's handler, otherwise of the function."""
+        """The 0-based number of the attempt: of the step in a step's handler, otherwise of the function.
+
+        Example::
+
+            if ctx.attempt > 0:
+                ctx.logger.info("retrying")
+        """
         in_handler = HANDLER_ATTEMPT.get()
         return self._attempt if in_handler is None else in_handler
 
@@ -87,6 +93,12 @@ class SyncContext(_RunContext[T]):
 
     Attributes:
         step: the step tools; their methods block the function's thread.
+
+    Example::
+
+        @app.function("cube", event="calculate/cube")
+        def cube(ctx: SyncContext[Number]) -> int:
+            return ctx.event.data.number ** 3
     """
 
     def __init__(

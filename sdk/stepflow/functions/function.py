@@ -48,6 +48,10 @@ class Function(Invocable[I, O]):
         input: the adapter that validates the event's data; ``None``: plain JSON data.
         output: the adapter that restores a result to the declared type; ``None``: plain JSON data.
         cipher: seals the payloads that its runs store.
+
+    Example::
+
+        run = app.start(import_images, {"urls": []})  # import_images was declared with @app.function
     """
 
     app_id: str

@@ -26,6 +26,10 @@ class FunctionReference(Invocable[I, O]):
         id: the function's id.
         app_id: the id of its app; ``None``: the app that uses the reference.
         output: the adapter that restores the result to the declared type; ``None``: plain JSON data.
+
+    Example::
+
+        pi = await ctx.step.invoke("pi", reference_function("compute-pi", app_id="maths"), data={"digits": 10})
     """
 
     id: str

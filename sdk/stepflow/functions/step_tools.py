@@ -28,6 +28,11 @@ class StepTools:
 
     The result of a step is stored in Redis as a memo. After a crash, a worker runs the code again from the start, and
     each step that has a memo returns it without being executed.
+
+    Example::
+
+        urls = await ctx.step.run("copy", copy_images, ctx.event.data["urls"])
+        await ctx.step.sleep("pause", "1m")
     """
 
     def __init__(
@@ -229,6 +234,10 @@ class StepTools:
 
         Raises:
             StepUsageError: the code is not inside a handler of ``step.run``.
+
+        Example::
+
+            payments.charge(order, idempotency_key=ctx.step.idempotency_key)
         """
         key = HANDLER_KEY.get()
         if not key:

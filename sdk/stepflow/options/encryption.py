@@ -57,7 +57,12 @@ class Encryption:
 
     @staticmethod
     def generate_key() -> str:
-        """A new random key, as base64 text."""
+        """A new random key, as base64 text.
+
+        Example::
+
+            print(Encryption.generate_key())
+        """
         return base64.b64encode(os.urandom(KEY_BYTES)).decode()
 
 
