@@ -138,12 +138,12 @@ def _explain(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, StepflowError):
-        return f"{error}{_place(error.__cause__)}"
+        return f"{error}{_source_line(error.__cause__)}"
     return f"{type(error).__name__}: {error}: this is a bug in stepflow; --debug shows the traceback"
 
 
-def _place(cause: BaseException | None) -> str:
-    """The line of user code that an error came from: `` (at shop/flows.py:12)``."""
+def _source_line(cause: BaseException | None) -> str:
+    """The line of user code that raised an error: `` (at shop/flows.py:12)``."""
     frames = traceback.extract_tb(cause.__traceback__) if cause is not None else []
     own = [frame for frame in frames if not frame.filename.startswith("<")]
     if isinstance(cause, SyntaxError) or not own:  # the message of a syntax error has the line

@@ -25,11 +25,15 @@ def json_data(value: str) -> Any:
     try:
         text = _read(value)
     except OSError as error:
-        raise click.BadParameter(f"cannot read {value[1:]!r}: {error.strerror}") from None
+        raise click.BadParameter(
+            f"data cannot be read from {value[1:]!r} ({error.strerror}): check the path after @"
+        ) from None
     try:
         return loads(text)
     except ValueError as error:
-        raise click.BadParameter(f"not JSON ({error}); write it in single quotes, as in '{{\"n\": 1}}'") from None
+        raise click.BadParameter(
+            f"data must be JSON ({error}): write it in single quotes, as in '{{\"n\": 1}}'"
+        ) from None
 
 
 def _read(value: str) -> bytes | str:
@@ -41,7 +45,7 @@ def _read(value: str) -> bytes | str:
 def duration(value: str) -> float:
     """Parse a duration to seconds: ``30``, ``30s``, ``5m``, ``1h``."""
     try:
-        return duration_ms(float(value) if re.fullmatch(r"-?\d+(\.\d+)?", value) else value) / 1000
+        return duration_ms(float(value) if re.fullmatch(r"-?\d+(\.\d+)?", value) else value, name="time") / 1000
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 

@@ -372,8 +372,8 @@ def test_an_event_that_is_too_large_is_not_sent(url: str, client: redis.Redis, t
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["send", "x", "--data", "{n: 1}"], "not JSON"),
-        (["send", "x", "--data", "@/no/such/file"], "cannot read '/no/such/file'"),
+        (["send", "x", "--data", "{n: 1}"], "data must be JSON"),
+        (["send", "x", "--data", "@/no/such/file"], "data cannot be read from '/no/such/file'"),
         (["send"], "Missing argument 'EVENT'"),
         (["start", "order"], "write APP/order, or use --app"),
         (["start", "shop/order", "--timeout", "soon"], "must be a duration"),
@@ -550,7 +550,7 @@ def test_a_server_that_outlived_its_dev_is_found_and_no_second_one_is_started_on
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         again = call("dev", "flows:app", cwd=dev.folder)
-        assert_refused(again, 3, "a server of 'stepflow dev' already runs in this folder", "kill ")
+        assert_refused(again, 3, "a server of 'stepflow dev' already uses it", "kill ")
         with redis.Redis.from_url((dev.folder / ".stepflow" / "url").read_text().strip()) as client:
             os.kill(int(again.stderr.split()[-1]), signal.SIGTERM)
             until(lambda: not _answers(client), what="the end of the server")

@@ -201,13 +201,13 @@ def test_an_interrupt_at_the_question_cancels_nothing(registered: str, client: r
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ([], ["no runs are selected: give run ids, a filter (--function", "or --all"]),
+        ([], ["no runs are selected: pass run ids, a filter (--function", "or --all"]),
         (["--limit", "3", "--yes"], ["no runs are selected"]),
         (["--yes"], ["no runs are selected"]),
         (["RUN", "--function", "order"], ["run ids cannot be combined with filters: --function"]),
         (["RUN", "--all"], ["run ids cannot be combined with filters"]),
         (["--all", "--function", "order"], ["--all cannot be combined with filters"]),
-        (["--all"], ["there is no terminal to ask for confirmation: use --yes, or --dry-run"]),
+        (["--all"], ["confirmation needs a terminal: use --yes, or --dry-run"]),
         (["--function", "", "--yes"], ["function must be NAME or APP/NAME, got ''"]),
         (["--function", "shop/", "--yes"], ["function must be NAME or APP/NAME, got 'shop/'"]),
         (["--function", "/order", "--yes"], ["function must be NAME or APP/NAME, got '/order'"]),

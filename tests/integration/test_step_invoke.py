@@ -133,7 +133,7 @@ def test_a_cycle_of_invokes_ends_with_a_clear_error(app: Stepflow, run_worker) -
         await ctx.step.invoke("again", "forever")
 
     run_worker(app)
-    with pytest.raises(RunFailedError, match="is there a cycle of invokes"):
+    with pytest.raises(RunFailedError, match="check the functions for a cycle of invokes"):
         app.invoke(forever, timeout=60)
     assert len(set(runs)) >= 1
 

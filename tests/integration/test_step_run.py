@@ -201,7 +201,7 @@ def test_limits_are_clear_errors(url: str, run_worker) -> None:
             await ctx.step.run(f"s{n}", echo, "x" * 90)
 
     run_worker(app)
-    for function, text in ((steps, "at most 5 steps"), (output, "at most 100"), (state, "over 600 bytes")):
+    for function, text in ((steps, "at most 5 steps"), (output, "at most 100"), (state, "at most 600 bytes")):
         with pytest.raises(RunFailedError, match=text):
             app.invoke(function, timeout=20)
 

@@ -76,7 +76,7 @@ _EVENTS = (
     # -- the connection to the server
     LogEvent("server_unavailable", _WARNING, ("error",), "The server did not answer a claim.", _RETRIES),
     LogEvent("routing_interrupted", _WARNING, ("error",), "The worker could not read or route events.", _RETRIES),
-    LogEvent("inbox_interrupted", _WARNING, ("error",), "The subscription to notifications ended.", _RETRIES),
+    LogEvent("notifications_interrupted", _WARNING, ("error",), "The subscription to notifications ended.", _RETRIES),
     LogEvent("commands_interrupted", _WARNING, ("error",), "The subscription to RQ's commands ended.", _RETRIES),
     LogEvent("heartbeat_failed", _WARNING, ("error",), "RQ's heartbeat could not be sent.", _RETRIES),
     LogEvent("maintenance_failed", _ERROR, ("error",), "A periodic task failed.", _RETRIES),

@@ -91,13 +91,16 @@ class WorkerPool:
     """Runs ``count`` workers, each in a process of its own.
 
     Args:
-        spec: the configuration of each worker. The number of the process is appended to a given name.
+        spec: the configuration of each worker. If it has a name, the number of the process is appended.
         count: the number of workers.
+
+    Raises:
+        ConfigurationError: the count is less than 1.
     """
 
     def __init__(self, spec: WorkerSpec, count: int) -> None:
         if count < 1:
-            raise ConfigurationError(f"processes must be 1 or more, not {count}")
+            raise ConfigurationError(f"processes must be an integer >= 1, got {count}")
         self._spec = spec
         self._count = count
         self._context = multiprocessing.get_context("spawn")

@@ -24,14 +24,14 @@ def known_event(expression: str, run_event: bytes) -> Any:
     return loads(run_event) if _NAMES_RUN.search(expression) else None
 
 
-def wait_index(event: str, *, paths: str, values: bytes, looked_at: bool) -> str:
-    """Where a wait stands in the index.
+def wait_index(event: str, *, paths: str, values: bytes, has_condition: bool) -> str:
+    """The key of a wait in the index of waits.
 
     Args:
-        paths, values: what the event must have; see `stepflow_engine.steps.WaitRequest`.
-        looked_at: whether a worker has to look at the event.
+        paths, values: the values that the event must have; see `stepflow_engine.steps.WaitRequest`.
+        has_condition: whether a worker has to evaluate a condition. Such waits are under ``?``.
     """
-    if looked_at:
+    if has_condition:
         return f"?\n\n{event}"
     return f"{paths}\n{digest(values) if paths else ''}\n{event}"
 

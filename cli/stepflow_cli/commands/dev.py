@@ -147,7 +147,7 @@ class _Stop:
         self._signals = 0
 
     def is_set(self) -> bool:
-        """See `threading.Event`; asked by the watch."""
+        """See `threading.Event`; the watch calls it."""
         return self._signals > 0
 
     def again(self) -> bool:

@@ -61,18 +61,18 @@ def resume(kind: str, name: str, *, output: str, redis_url: str | None) -> None:
 @server_options
 def pauses(*, output: str, redis_url: str | None) -> None:
     """List the paused functions, queues and keys."""
-    found, now = find_app(redis_url).pauses(), now_ms()
+    listed, now = find_app(redis_url).pauses(), now_ms()
     if output == "json":
-        print_json([_pause_json(paused) for paused in found])
+        print_json([_pause_json(paused) for paused in listed])
         return
-    if not found:
+    if not listed:
         click.echo("nothing is paused")
         return
     grid = table("WHAT", "NAME", "SINCE", "REASON")
-    for paused in found:
+    for paused in listed:
         grid.add_row(paused.kind, printable(paused.name), since(paused.since, now), printable(paused.reason))
     console().print(grid)
-    for paused in found:
+    for paused in listed:
         if not paused.complete:
             text = f"{paused.subject} is not paused in every partition, or for different reasons"
             click.echo(printable(f"{text}: pause or resume it again"), err=True)

@@ -147,7 +147,7 @@ def make_function(
     """Check the settings of a function and make it.
 
     Args:
-        namespace: the local names at the place of the declaration, for the evaluation of annotations.
+        namespace: the local names where the function is declared, for the evaluation of annotations.
 
     Raises:
         ConfigurationError: a setting is wrong; the message names it.

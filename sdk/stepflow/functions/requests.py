@@ -29,7 +29,7 @@ __all__ = [
 When = datetime | str | int | float
 Match = str | Mapping[str, Any]
 MAX_LOOKBACK_MS = 3_600_000
-"""The longest look-back: 1 hour."""
+"""The longest lookback: 1 hour."""
 _WHEN = 'pass a datetime with a time zone, ISO 8601 text such as "2030-01-31T09:00:00+01:00", or seconds since 1970'
 
 

@@ -67,7 +67,7 @@ class RateLimit:
 class Throttle:
     """Start ``limit`` runs in each ``period``, spread evenly; delay the rest. No run is dropped.
 
-    A delayed run is stored in Redis and starts when its time has come, on any worker.
+    A delayed run is stored in Redis and starts when its delay is over, on any worker.
 
     Attributes:
         limit: the number of runs; 1 or more.

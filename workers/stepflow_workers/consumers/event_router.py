@@ -166,7 +166,7 @@ class Router:
         self._paths[name] = paths
 
     async def _read(self) -> list[StreamedEvent]:
-        """Block on the server until events come, on a connection of its own."""
+        """Read events, and block on the server until there are some, on a separate connection."""
         call = read_events(self._keys, self._worker, limit=_LIMIT)
         args = (*call.args[:-3], "BLOCK", _BLOCK_MS, *call.args[-3:])
         pool = self._broker.client(self._keys).connection_pool
@@ -179,12 +179,11 @@ class Router:
             timeout_s = SOCKET_TIMEOUT_S + _BLOCK_MS / 1000
             return call.answer(await connection.read_response(disable_decoding=True, timeout=timeout_s))
         except (exceptions.RedisError, OSError) as error:
-            await connection.disconnect(
-                nowait=True
-            )  # also after a refusal: a replica refused it, and the next connection may reach the primary
+            # also after an error reply: it may come from a replica, and the next connection may reach the primary
+            await connection.disconnect(nowait=True)
             raise BackendUnavailableError(str(error)) from None
         except BaseException:
-            await connection.disconnect(nowait=True)  # cancelled: a reply may still come on it
+            await connection.disconnect(nowait=True)  # cancelled: a reply may still arrive on it
             raise
         finally:
             await pool.release(connection)

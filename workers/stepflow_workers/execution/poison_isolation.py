@@ -93,7 +93,7 @@ class IsolatingRunner:
     async def _defer(self, lease: Lease) -> None:
         """Return a suspect with a short delay: the next worker that claims it may have nothing else to do."""
         state, delay_ms = self._state, random.randint(*_DEFER_MS)
-        reason = f"{len(lease.deaths)} workers died with it, so it waits for one that executes nothing else"
+        reason = f"{len(lease.deaths)} workers died with the job; it waits for a worker that executes nothing else"
         if lease.key:
             error = dumps(Failure("SuspectDeferred", reason).to_json())
             await state.plan_retry(

@@ -158,11 +158,8 @@ def _connect(url: str) -> Broker:
 
 
 def _main() -> None:
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # a signal may reach the whole process group; the sidecar ends with its worker
+    # a signal may reach the whole process group; the sidecar ends with its worker
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     line = sys.stdin.readline()
     if not line:  # the worker died before it sent the configuration

@@ -30,7 +30,7 @@ _SETTLED_S = 0.05
 _POLL_S = 1.0
 """How often to poll while jobs run, or RQ is suspended."""
 _IDLE_POLL_S = 5.0
-_MOST_CLAIMED = 100
+_MAX_CLAIMED = 100
 _RESERVED_S = 0.2
 
 
@@ -150,8 +150,8 @@ class Dispatcher:
         state = self._state
         busy = self._jobs or state.suspended
         self._poll_at = asyncio.get_running_loop().time() + (_POLL_S if busy else _IDLE_POLL_S)
-        limit = min(state.slots.free, _MOST_CLAIMED)
-        self._has_jobs = False  # before the claim: jobs that come meanwhile set it
+        limit = min(state.slots.free, _MAX_CLAIMED)
+        self._has_jobs = False  # before the claim: jobs that are queued meanwhile set it
         try:
             leases = await self._claimed(limit)
         except BackendUnavailableError:

@@ -67,7 +67,8 @@ class NotificationListener:
                     await self._listen(pubsub)
             except (exceptions.RedisError, OSError) as error:
                 _log.warning(
-                    "inbox_interrupted", extra={"error": str(server_error(error, self._broker.url, "subscribe"))}
+                    "notifications_interrupted",
+                    extra={"error": str(server_error(error, self._broker.url, "subscribe"))},
                 )
                 await asyncio.sleep(_REFUSED_S if is_permission_error(error) else _PAUSE_S)
 

@@ -97,8 +97,8 @@ def _refusal(name: str, config: FunctionConfig | None, depth: int, detail: dict[
     if depth > MAX_DEPTH:
         failure = Failure(
             "InvokeError",
-            f"function {name} is invoked at depth {depth}; at most {MAX_DEPTH} runs may invoke one another: "
-            "is there a cycle of invokes?",
+            f"invoke of function {name}: depth must be at most {MAX_DEPTH}, got {depth}: "
+            "check the functions for a cycle of invokes",
         )
         return _memo(failure, "failed", detail)
     return b""

@@ -50,7 +50,7 @@ class PlannedStep:
             await self._store(self._not_found())
             return None
         if not isinstance(call.request, RunRequest):
-            raise TypeError(f"job {lease.job} is for a step that is not a step.run")
+            raise TypeError(f"job {lease.job} belongs to a step that is not a step.run")
         return StepAttempt(run, lease, call, call.request, number=lease.step_attempt, deaths=lease.deaths)
 
     async def commit(self, _attempt: StepAttempt[RunRequest], result: StepFinished | StepRetry) -> bool:
