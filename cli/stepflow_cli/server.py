@@ -13,6 +13,7 @@ from stepflow_broker.redis_client.connection import DEFAULT_URL
 from stepflow_broker.redis_client.partitions import check_partitions, keys_for
 from stepflow_broker.views.listings import server_process
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
+from stepflow_engine.product import NAME
 
 __all__ = [
     "DEV_FOLDER",
@@ -25,11 +26,9 @@ __all__ = [
     "withdraw_url",
 ]
 
-DEV_FOLDER = Path(".stepflow")
+DEV_FOLDER = Path(f".{NAME}")
 """The data folder of the server of ``stepflow dev``, in the current folder."""
 
-_APP = "stepflow"
-"""The app id of the command line."""
 _URL_FILE = DEV_FOLDER / "url"
 
 
@@ -60,7 +59,7 @@ def find_app(redis_url: str | None) -> Stepflow:
     Raises:
         ConfigurationError: as `find_server`.
     """
-    app = Stepflow(_APP, redis_url=find_url(redis_url))
+    app = Stepflow(NAME, redis_url=find_url(redis_url))
     check_partitions(app.backend.broker, app.backend.keys, decide=False)
     return app
 
@@ -89,7 +88,7 @@ def check_folder() -> None:
     url, process = _announced()
     if url:
         raise ConfigurationError(
-            f"folder {DEV_FOLDER}: a server of 'stepflow dev' already uses it, at {url}: stop that command, "
+            f"folder {DEV_FOLDER}: a server of '{NAME} dev' already uses it, at {url}: stop that command, "
             f"or, if it was killed, stop its server with: kill {process}"
         )
 

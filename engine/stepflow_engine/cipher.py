@@ -20,6 +20,7 @@ from typing import Any
 
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import ConfigurationError, DecryptionError, EncryptionKeyMissingError
+from stepflow_engine.product import NAME, install_command
 
 __all__ = ["KEY_BYTES", "MARK", "NO_ENCRYPTION", "Cipher", "Scope", "is_sealed", "key_id"]
 
@@ -30,11 +31,13 @@ Scope = tuple[str, ...]
 """Where a payload belongs: its kind, then ids: ``("step", run id, step key)``."""
 _HEAD = b'{"%b":' % MARK.encode()
 _NONCE_BYTES = 12
+_KEY_ID_CONTEXT = f"{NAME} key id\0".encode()
+_DATA_KEY_CONTEXT = f"{NAME} payload\0".encode()
 
 
 def key_id(key: bytes) -> str:
     """The id of a key, which sealed payloads contain. It reveals nothing about the key."""
-    return hashlib.sha256(b"stepflow key id\0" + key).hexdigest()[:12]
+    return hashlib.sha256(_KEY_ID_CONTEXT + key).hexdigest()[:12]
 
 
 def is_sealed(value: Any) -> bool:
@@ -122,9 +125,9 @@ def _aead(key: bytes, scope: Scope) -> Any:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError:
         raise ConfigurationError(
-            "encryption: the package cryptography is not installed: pip install 'stepflow[encryption]'"
+            f"encryption: the package cryptography is not installed: {install_command('encryption')}"
         ) from None
-    return AESGCM(hmac.digest(key, b"stepflow payload\0" + dumps(scope), "sha256"))
+    return AESGCM(hmac.digest(key, _DATA_KEY_CONTEXT + dumps(scope), "sha256"))
 
 
 def _what(scopes: tuple[Scope, ...]) -> str:

@@ -36,6 +36,7 @@ from datetime import UTC, datetime
 
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.failure import Failure
+from stepflow_engine.product import ENCRYPTION_KEYS, NAME
 
 __all__ = [
     "BackendUnavailableError",
@@ -269,7 +270,7 @@ class EncryptionKeyMissingError(DecryptionError):
     def __init__(self, key_id: str, what: str) -> None:
         super().__init__(
             f"encrypted payload of {what}: this process does not have its key {key_id[:40]!r}: "
-            "add it to Encryption(keys=[…]) or to STEPFLOW_ENCRYPTION_KEYS",
+            f"add it to Encryption(keys=[…]) or to {ENCRYPTION_KEYS}",
             key_id=key_id,
         )
 
@@ -304,7 +305,7 @@ class CorruptDataError(BackendUnavailableError):
     def __init__(self, what: str, why: BaseException | str) -> None:
         reason = why if isinstance(why, str) else type(why).__name__
         super().__init__(
-            f"{what} cannot be read ({reason}): it is damaged, or another program wrote it: run stepflow doctor"
+            f"{what} cannot be read ({reason}): it is damaged, or another program wrote it: run {NAME} doctor"
         )
 
 

@@ -36,9 +36,9 @@ from stepflow_engine.suspension import is_blocked_on_run
 
 __all__ = ["HANDLER_ATTEMPT", "HANDLER_KEY", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
 
-HANDLER_ATTEMPT: contextvars.ContextVar[int | None] = contextvars.ContextVar("stepflow_handler_attempt", default=None)
+HANDLER_ATTEMPT: contextvars.ContextVar[int | None] = contextvars.ContextVar("handler_attempt", default=None)
 """The attempt number of the step whose handler runs in this context; ``None``: no handler runs."""
-HANDLER_KEY: contextvars.ContextVar[str] = contextvars.ContextVar("stepflow_handler_key", default="")
+HANDLER_KEY: contextvars.ContextVar[str] = contextvars.ContextVar("handler_key", default="")
 """The idempotency key of that step; ``""``: no handler runs."""
 
 

@@ -95,7 +95,7 @@ class _Timed:
         self._callback(*args)
 
 
-ACTIVITY: ContextVar[RunActivity | None] = ContextVar("stepflow_activity", default=None)
+ACTIVITY: ContextVar[RunActivity | None] = ContextVar("run_activity", default=None)
 
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import Any
 from stepflow_engine.codec import dumps_output, restore, result_adapter, round_trip
 from stepflow_engine.durations import show_duration
 from stepflow_engine.execution import HANDLER_ATTEMPT, HANDLER_KEY
+from stepflow_engine.product import NAME
 from stepflow_engine.run_loop import ACTIVITY
 from stepflow_engine.steps import RunRequest
 
@@ -97,7 +98,7 @@ def _in_thread(function: Callable[[], Any]) -> asyncio.Future[Any]:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(settle, value, failed)
 
-    threading.Thread(target=work, name="stepflow-handler", daemon=True).start()
+    threading.Thread(target=work, name=f"{NAME}-handler", daemon=True).start()
     return result
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from stepflow_engine.errors import StepUsageError
 from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
+from stepflow_engine.product import NAME
 
 __all__ = ["Suspended", "ThreadBridge"]
 
@@ -105,7 +106,7 @@ class ThreadBridge:
                 self._threads.discard(ident)
 
         self._activity.threads += 1
-        threading.Thread(target=work, name="stepflow-function", daemon=True).start()
+        threading.Thread(target=work, name=f"{NAME}-function", daemon=True).start()
         return first_stop, result
 
     def _in_loop(self, callback: Callable[..., Any], *args: Any) -> None:

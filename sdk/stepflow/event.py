@@ -14,6 +14,7 @@ from stepflow_engine.codec import dumps_event
 from stepflow_engine.encryption_scopes import event_scope
 from stepflow_engine.errors import EventError, StepUsageError
 from stepflow_engine.limits import check_id
+from stepflow_engine.product import NAME
 from stepflow_engine.steps import OutgoingEvent, event_text
 
 __all__ = ["FAILED", "INVOKED", "Event", "encode_event", "outgoing_event", "read_event"]
@@ -22,9 +23,9 @@ T = TypeVar("T", default=Any)
 
 _LATEST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999, the latest time of a datetime."""
-FAILED = "stepflow/function.failed"
+FAILED = f"{NAME}/function.failed"
 """The name of the event of a failed run; its data has ``function``, ``run_id``, ``error`` and ``event``."""
-INVOKED = "stepflow/function.invoked"
+INVOKED = f"{NAME}/function.invoked"
 """The name of the event of a run that a client has started by the id of its function."""
 
 

@@ -31,6 +31,7 @@ from stepflow_cli.options import output_option, server_options
 from stepflow_cli.run_view.next_time import next_time
 from stepflow_cli.server import find_server
 from stepflow_engine.durations import show_duration
+from stepflow_engine.product import WORKER_PROGRAM
 
 __all__ = ["functions", "queues", "workers"]
 
@@ -134,7 +135,7 @@ def workers(*, output: str, redis_url: str | None) -> None:
         for record in records
     ]
     headers = ("WORKER", "STATE", "PID", "DONE", "FAILED", "SEEN", "QUEUES")
-    _print(headers, rows, right=("PID", "DONE", "FAILED"), empty="no workers: start one with stepflow-worker")
+    _print(headers, rows, right=("PID", "DONE", "FAILED"), empty=f"no workers: start one with {WORKER_PROGRAM}")
 
 
 @click.command(epilog=EPILOG)

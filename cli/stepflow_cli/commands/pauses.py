@@ -13,6 +13,7 @@ from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import console, now_ms, print_json, printable, since, table
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_app
+from stepflow_engine.product import NAME
 
 __all__ = ["pause", "pauses", "resume"]
 
@@ -27,7 +28,7 @@ def _subject(command: C) -> C:
 
 @click.command(epilog=EPILOG)
 @_subject
-@click.option("--reason", default="", help="The reason, which 'stepflow explain' and 'stepflow pauses' print.")
+@click.option("--reason", default="", help=f"The reason, which '{NAME} explain' and '{NAME} pauses' print.")
 @output_option
 @server_options
 def pause(kind: str, name: str, *, reason: str, output: str, redis_url: str | None) -> None:
@@ -85,5 +86,5 @@ def _pause_json(paused: Pause) -> dict[str, Any]:
 
 def _target(kind: str, name: str) -> dict[str, Any]:
     if kind == "function" and "/" not in name:
-        raise click.BadParameter(f"function must be APP/NAME, as 'stepflow functions' lists it, got {name!r}")
+        raise click.BadParameter(f"function must be APP/NAME, as '{NAME} functions' lists it, got {name!r}")
     return {kind: name}

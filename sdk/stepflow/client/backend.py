@@ -18,6 +18,7 @@ from stepflow_broker.redis_client.partitions import check_partitions, keys_for, 
 from stepflow_broker.redis_client.replication import AsyncReplicator, run_replicated
 from stepflow_broker.views.results import RunEndSubscriber, wait_for_end
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.product import REDIS_URL
 
 __all__ = ["Backend"]
 
@@ -55,7 +56,7 @@ class Backend:
     @property
     def url(self) -> str:
         """The URL of the server."""
-        return self._url or os.environ.get("STEPFLOW_REDIS_URL") or DEFAULT_URL
+        return self._url or os.environ.get(REDIS_URL) or DEFAULT_URL
 
     @property
     def broker(self) -> Broker:

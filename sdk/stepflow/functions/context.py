@@ -13,12 +13,13 @@ from stepflow.event import Event
 from stepflow.functions.step_tools import StepTools
 from stepflow.functions.sync_step_tools import SyncStepTools
 from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
+from stepflow_engine.product import RUN_LOGGER
 
 __all__ = ["Context", "SyncContext"]
 
 T = TypeVar("T", default=Any)
 
-_LOGGER = logging.getLogger("stepflow.run")
+_LOGGER = logging.getLogger(RUN_LOGGER)
 
 
 class _RunContext(Generic[T]):

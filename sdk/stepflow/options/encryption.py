@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from stepflow_engine.cipher import KEY_BYTES, NO_ENCRYPTION, Cipher, key_id
 from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.product import ENCRYPTION_KEYS, install_command
 
 __all__ = ["Encryption", "cipher_of"]
 
-_VARIABLE = "STEPFLOW_ENCRYPTION_KEYS"
 _FORM = "a key is 32 random bytes, or their base64 text, as Encryption.generate_key() makes it"
 
 
@@ -72,8 +72,8 @@ def cipher_of(encryption: Encryption | None) -> Cipher:
     Raises:
         ConfigurationError: a key of the variable is invalid.
     """
-    texts = [text.strip() for text in os.environ.get(_VARIABLE, "").split(",")]
-    keys = [_key(text, f"{_VARIABLE}: key {number}") for number, text in enumerate(texts, 1) if text]
+    texts = [text.strip() for text in os.environ.get(ENCRYPTION_KEYS, "").split(",")]
+    keys = [_key(text, f"{ENCRYPTION_KEYS}: key {number}") for number, text in enumerate(texts, 1) if text]
     if keys:
         _check_installed()
     return (encryption.cipher if encryption else NO_ENCRYPTION).merged_with(Cipher(keys))
@@ -97,5 +97,5 @@ def _check_installed() -> None:
         import cryptography  # noqa: F401
     except ImportError:
         raise ConfigurationError(
-            "encryption: the package cryptography is not installed: pip install 'stepflow[encryption]'"
+            f"encryption: the package cryptography is not installed: {install_command('encryption')}"
         ) from None

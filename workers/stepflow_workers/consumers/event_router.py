@@ -25,13 +25,14 @@ from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
 from stepflow_engine.ids import run_id_by_event
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.conditional_waits import ConditionalWaitMatcher
 from stepflow_workers.consumers.event_forwarder import EventForwarder, RoutedEvent
 from stepflow_workers.state.registry import Registry
 
 __all__ = ["Router"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _BLOCK_MS = 10_000
 _TAKE_OVER_MS = 10_000
 _LIMIT = 200

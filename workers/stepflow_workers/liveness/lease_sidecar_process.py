@@ -145,10 +145,11 @@ class _Takeover:
 def _logger() -> logging.Logger:
     import logging
 
+    from stepflow_engine.product import WORKER_LOGGER
     from stepflow_workers.logs import configure_logging
 
     configure_logging("WARNING")
-    return logging.getLogger("stepflow.worker")
+    return logging.getLogger(WORKER_LOGGER)
 
 
 def _connect(url: str) -> Broker:

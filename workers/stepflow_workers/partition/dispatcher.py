@@ -16,6 +16,7 @@ from collections.abc import Callable
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.transitions.jobs import Lease, claim_jobs
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.execution.poison_isolation import IsolatingRunner
 from stepflow_workers.liveness.held_leases import HeldLeases
@@ -24,7 +25,7 @@ from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["Dispatcher"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _PAUSE_S = 1.0
 _SETTLED_S = 0.05
 _POLL_S = 1.0

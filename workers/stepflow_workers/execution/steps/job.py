@@ -12,6 +12,7 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_planned_step
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.steps import RunRequest, StepCall
 from stepflow_workers.execution.steps.run import StepFinished, StepRetry, step_failed
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
@@ -21,7 +22,7 @@ from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["PlannedStep"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _CALL_TIMEOUT_S = 5.0
 """How long to wait until the code, which another job of this worker drives, calls the step."""
 
