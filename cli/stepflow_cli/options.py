@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
+from stepflow_broker.redis_client.connection import DEFAULT_URL
 from stepflow_cli.exit_codes import Session
 from stepflow_engine.codec import loads
 from stepflow_engine.durations import duration_ms
+from stepflow_engine.product import DEBUG, NAME, OUTPUT, REDIS_URL
 
 __all__ = ["data_option", "debug_option", "duration", "lease", "output_option", "queue_name", "server_options"]
 
@@ -25,11 +27,15 @@ def json_data(value: str) -> Any:
     try:
         text = _read(value)
     except OSError as error:
-        raise click.BadParameter(f"cannot read {value[1:]!r}: {error.strerror}") from None
+        raise click.BadParameter(
+            f"data cannot be read from {value[1:]!r} ({error.strerror}): check the path after @"
+        ) from None
     try:
         return loads(text)
     except ValueError as error:
-        raise click.BadParameter(f"not JSON ({error}); write it in single quotes, as in '{{\"n\": 1}}'") from None
+        raise click.BadParameter(
+            f"data must be JSON ({error}): write it in single quotes, as in '{{\"n\": 1}}'"
+        ) from None
 
 
 def _read(value: str) -> bytes | str:
@@ -41,7 +47,7 @@ def _read(value: str) -> bytes | str:
 def duration(value: str) -> float:
     """Parse a duration to seconds: ``30``, ``30s``, ``5m``, ``1h``."""
     try:
-        return duration_ms(float(value) if re.fullmatch(r"-?\d+(\.\d+)?", value) else value) / 1000
+        return duration_ms(float(value) if re.fullmatch(r"-?\d+(\.\d+)?", value) else value, name="time") / 1000
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -75,7 +81,7 @@ def debug_option(command: C) -> C:
         is_flag=True,
         is_eager=True,
         expose_value=False,
-        envvar="STEPFLOW_DEBUG",
+        envvar=DEBUG,
         callback=_set_debug,
         help="Show the traceback of an error.",
     )(command)
@@ -86,9 +92,8 @@ def server_options(command: C) -> C:
     return click.option(
         "--redis-url",
         metavar="URL",
-        envvar="STEPFLOW_REDIS_URL",
-        help="The server. Default: STEPFLOW_REDIS_URL, else the server of 'stepflow dev' in this folder, else "
-        "redis://127.0.0.1:6379/0.",
+        envvar=REDIS_URL,
+        help=f"The server. Default: {REDIS_URL}, else the server of '{NAME} dev' in this folder, else {DEFAULT_URL}.",
     )(debug_option(command))
 
 
@@ -99,7 +104,7 @@ def output_option(command: C) -> C:
         "--output",
         type=click.Choice(["table", "json"]),
         default="table",
-        envvar="STEPFLOW_OUTPUT",
+        envvar=OUTPUT,
         show_default=True,
         help="A table, or JSON for scripts.",
     )(command)

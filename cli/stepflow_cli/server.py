@@ -13,6 +13,7 @@ from stepflow_broker.redis_client.connection import DEFAULT_URL
 from stepflow_broker.redis_client.partitions import check_partitions, keys_for
 from stepflow_broker.views.listings import server_process
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
+from stepflow_engine.product import NAME
 
 __all__ = [
     "DEV_FOLDER",
@@ -25,58 +26,56 @@ __all__ = [
     "withdraw_url",
 ]
 
-DEV_FOLDER = Path(".stepflow")
+DEV_FOLDER = Path(f".{NAME}")
 """The data folder of the server of ``stepflow dev``, in the current folder."""
 
-_APP = "stepflow"
-"""The app id of the command line."""
 _URL_FILE = DEV_FOLDER / "url"
 
 
-def find_url(given: str | None) -> str:
+def find_url(redis_url: str | None) -> str:
     """The URL for a command: the option, else the server of ``stepflow dev`` in this folder, else the default.
 
     Args:
-        given: the value of ``--redis-url`` or ``STEPFLOW_REDIS_URL``.
+        redis_url: the value of ``--redis-url`` or ``STEPFLOW_REDIS_URL``.
     """
-    return given or _announced()[0] or DEFAULT_URL
+    return redis_url or _announced()[0] or DEFAULT_URL
 
 
-def find_server(given: str | None) -> tuple[Broker, Keys]:
+def find_server(redis_url: str | None) -> tuple[Broker, Keys]:
     """The broker and the keys for a command; see `find_url`.
 
     Raises:
         ConfigurationError: the server has another number of partitions than the URL says.
     """
-    broker = Broker(find_url(given))
+    broker = Broker(find_url(redis_url))
     keys = keys_for(broker.url)
     check_partitions(broker, keys, decide=False)
     return broker, keys
 
 
-def find_app(given: str | None) -> Stepflow:
+def find_app(redis_url: str | None) -> Stepflow:
     """An app without functions, for a command that uses the SDK.
 
     Raises:
         ConfigurationError: as `find_server`.
     """
-    app = Stepflow(_APP, redis_url=find_url(given))
+    app = Stepflow(NAME, redis_url=find_url(redis_url))
     check_partitions(app.backend.broker, app.backend.keys, decide=False)
     return app
 
 
-def url_of_apps(given: str | None, apps: Sequence[Stepflow]) -> str:
+def url_of_apps(redis_url: str | None, apps: Sequence[Stepflow]) -> str:
     """The URL for a worker: the option, else the URL that its apps have.
 
     Raises:
         ConfigurationError: there is no option, and the apps have different URLs.
     """
     urls = {app.backend.url for app in apps}
-    if given:
-        return given
+    if redis_url:
+        return redis_url
     if len(urls) > 1:
         names = ", ".join(app.id for app in apps)
-        raise ConfigurationError(f"apps {names} have different servers: start a worker for each, or use --redis-url")
+        raise ConfigurationError(f"apps {names} must have the same server: start a worker for each, or use --redis-url")
     return urls.pop()
 
 
@@ -89,7 +88,7 @@ def check_folder() -> None:
     url, process = _announced()
     if url:
         raise ConfigurationError(
-            f"a server of 'stepflow dev' already runs in this folder, at {url}: stop that command first, "
+            f"folder {DEV_FOLDER}: a server of '{NAME} dev' already uses it, at {url}: stop that command, "
             f"or, if it was killed, stop its server with: kill {process}"
         )
 

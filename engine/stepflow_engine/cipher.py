@@ -1,11 +1,11 @@
-"""The cipher: keeps payloads from those who can read the server, and opens them for those who have the keys.
+"""The cipher: seals payloads before they are sent to Redis, and opens them.
 
-A sealed payload is JSON itself, ``{"$enc":"<key id>.<base64>"}``, so scripts put it together as any other. It is
-AES-256-GCM. Each scope (a step of a run, the output of a run, an event) has a data key of its own, derived from the key
-and the scope by HMAC, and is authenticated too: a payload that was moved to another scope does not open there, and no
-data key is used often enough for its random nonces to meet.
+A sealed payload is JSON, ``{"$enc":"<key id>.<base64>"}``, so scripts handle it like any other. The algorithm is
+AES-256-GCM. Each scope (a step of a run, the output of a run, an event) has its own data key, which HMAC derives from
+the key and the scope. The scope is also the associated data. So a payload that was moved to another scope does not open
+there, and no data key is used often enough for two random nonces to collide.
 
-Data of a user's that looks like a sealed payload is stored as ``{"$enc":[…]}`` around it, and so is data again.
+Data of a user that looks like a sealed payload is wrapped as ``{"$enc":[…]}``, so that it is opened as data.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import ConfigurationError, DecryptionError, EncryptionKeyMissingError
+from stepflow_engine.product import NAME, install_command
 
 __all__ = ["KEY_BYTES", "MARK", "NO_ENCRYPTION", "Cipher", "Scope", "is_sealed", "key_id"]
 
@@ -27,26 +28,28 @@ KEY_BYTES = 32
 MARK = "$enc"
 """The one key of a sealed payload."""
 Scope = tuple[str, ...]
-"""Where a payload belongs: its kind, and the ids of what it is of."""
+"""Where a payload belongs: its kind, then ids: ``("step", run id, step key)``."""
 _HEAD = b'{"%b":' % MARK.encode()
 _NONCE_BYTES = 12
+_KEY_ID_CONTEXT = f"{NAME} key id\0".encode()
+_DATA_KEY_CONTEXT = f"{NAME} payload\0".encode()
 
 
 def key_id(key: bytes) -> str:
-    """What a key is called beside what it has sealed; it says nothing of the key."""
-    return hashlib.sha256(b"stepflow key id\0" + key).hexdigest()[:12]
+    """The id of a key, which sealed payloads contain. It reveals nothing about the key."""
+    return hashlib.sha256(_KEY_ID_CONTEXT + key).hexdigest()[:12]
 
 
 def is_sealed(value: Any) -> bool:
-    """Whether parsed JSON is a sealed payload, or one that only looks like it."""
+    """Whether parsed JSON is a sealed payload, or wrapped data that looks like one."""
     return type(value) is dict and len(value) == 1 and MARK in value
 
 
 class Cipher:
-    """Seals with the first of its keys, and opens with all; without any, it only sees to what looks sealed.
+    """Seals with the first of its keys, and opens with all of them. Without keys, it only wraps what looks sealed.
 
     Args:
-        keys: of 32 bytes each.
+        keys: the keys, of 32 bytes each.
     """
 
     __slots__ = ("_first", "_keys")
@@ -64,11 +67,11 @@ class Cipher:
         return bool(self._first)
 
     def merged_with(self, *others: Cipher) -> Cipher:
-        """A cipher that opens what these open as well."""
+        """A cipher with the keys of this one and of the others."""
         return Cipher(key for cipher in (self, *others) for key in cipher._keys.values())
 
     def seal(self, text: bytes, scope: Scope) -> bytes:
-        """The JSON text to be stored of a payload, which is JSON text."""
+        """The stored form of a payload. Both are JSON text."""
         if not self._first:
             return _HEAD + b"[" + text + b"]}" if text.startswith(_HEAD) else text
         nonce = os.urandom(_NONCE_BYTES)
@@ -76,15 +79,15 @@ class Cipher:
         return b'%b"%b.%b"}' % (_HEAD, self._first.encode(), base64.b64encode(nonce + sealed))
 
     def open(self, value: Any, *scopes: Scope) -> Any:
-        """The payload that was stored as this parsed JSON.
+        """The payload of a stored form.
 
         Args:
-            value: what was stored; a payload that is not sealed is given back.
-            scopes: where it may belong; more than one, when what is stored does not say.
+            value: the stored form, as parsed JSON. It is returned if it is not sealed.
+            scopes: the scopes that the payload may have. There are several where the stored data does not say which.
 
         Raises:
-            EncryptionKeyMissingError: this process has not the key.
-            DecryptionError: it belongs elsewhere, or was altered.
+            EncryptionKeyMissingError: this process does not have the key.
+            DecryptionError: the payload belongs to another scope, or was altered.
         """
         if not is_sealed(value):
             return value
@@ -94,7 +97,7 @@ class Cipher:
             case str(sealed):
                 return loads(self._open(sealed, scopes))
             case _:
-                raise DecryptionError(_altered(scopes, "it has not the form of one"))
+                raise DecryptionError(_cannot_open(scopes, "malformed envelope"))
 
     def _open(self, sealed: str, scopes: tuple[Scope, ...]) -> bytes:
         name, _, coded = sealed.partition(".")
@@ -104,7 +107,7 @@ class Cipher:
         try:
             content = base64.b64decode(coded.encode("ascii", "replace"), validate=True)
         except binascii.Error:
-            raise DecryptionError(_altered(scopes, "it is not base64"), key_id=name) from None
+            raise DecryptionError(_cannot_open(scopes, "malformed base64"), key_id=name) from None
         from cryptography.exceptions import InvalidTag
 
         for scope in scopes:
@@ -113,7 +116,7 @@ class Cipher:
                 return text
             except (InvalidTag, ValueError):
                 continue
-        raise DecryptionError(_altered(scopes, "it belongs elsewhere, or was altered"), key_id=name)
+        raise DecryptionError(_cannot_open(scopes, "it belongs to another scope, or was altered"), key_id=name)
 
 
 def _aead(key: bytes, scope: Scope) -> Any:
@@ -122,20 +125,20 @@ def _aead(key: bytes, scope: Scope) -> Any:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError:
         raise ConfigurationError(
-            "encryption needs the package cryptography, which is not installed: pip install 'stepflow[encryption]'"
+            f"encryption: the package cryptography is not installed: {install_command('encryption')}"
         ) from None
-    return AESGCM(hmac.digest(key, b"stepflow payload\0" + dumps(scope), "sha256"))
+    return AESGCM(hmac.digest(key, _DATA_KEY_CONTEXT + dumps(scope), "sha256"))
 
 
 def _what(scopes: tuple[Scope, ...]) -> str:
-    """A scope in words; its ids are cut, for an event's may be long."""
+    """A scope for an error. The ids are cut, because the id of an event may be long."""
     kind, *ids = scopes[0] if scopes else ("payload",)
     return " ".join([kind, *(repr(one[:100]) for one in ids)])
 
 
-def _altered(scopes: tuple[Scope, ...], why: str) -> str:
-    return f"the encrypted payload of {_what(scopes)} cannot be opened: {why}; nothing was made of it"
+def _cannot_open(scopes: tuple[Scope, ...], why: str) -> str:
+    return f"encrypted payload of {_what(scopes)} cannot be opened: {why}; the payload was not used"
 
 
 NO_ENCRYPTION = Cipher()
-"""The cipher of those who have no keys."""
+"""The cipher without keys."""

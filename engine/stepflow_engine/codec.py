@@ -1,7 +1,7 @@
-"""JSON in and out: what a step returns is what every later pass is given.
+"""JSON encoding: every replay reads the result that the step has returned.
 
-The rule is an equal round trip or a typed error. A value that JSON cannot hold (NaN, an integer over 64 bits,
-a lone surrogate, nesting that is too deep) is refused here, where the code that made it can still be named.
+A value either survives the round trip unchanged or raises a typed error. A value without a JSON form (NaN, an integer
+over 64 bits, a lone surrogate, too many levels) is refused here, where the error can still name the code that made it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ __all__ = [
 Restore = TypeAdapter[Any]
 _PLAIN = frozenset({None, type(None), bool, int, float, str, dict, list, object, Any, "None"})
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-_MOST_LEVELS = 1_000
-"""How deep a value may be nested; orjson reads 1,024 levels, and a memo adds some."""
+_MAX_LEVELS = 1_000
+"""The largest number of nested levels. orjson reads 1,024, and a memo adds some."""
 _SCALARS = frozenset({type(None), bool, int, float, str})
 _RESOLVED: dict[tuple[types.CodeType | None, int], Any] = {}
-_MOST_RESOLVED = 4096
+_MAX_RESOLVED = 4096
 _PLAIN_ORIGINS = frozenset({dict, list})
 
 
@@ -59,7 +59,7 @@ def loads(text: bytes | str) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """JSON text of a value that is known to be JSON (stepflow's own records)."""
+    """JSON text of a value that is known to be JSON, such as a record of stepflow."""
     return orjson.dumps(value)
 
 
@@ -77,22 +77,22 @@ def dumps_event(data: Any, *, limit_bytes: int) -> bytes:
     try:
         text = _encode(data)
     except _NotJsonError as error:
-        raise EventError(f"the event's data is not JSON: {error}") from error
+        raise EventError(f"event data must be JSON ({error}): send plain data or a model") from error
     if len(text) > limit_bytes:
         raise EventError(
-            f"the event's data is {len(text):,} bytes of JSON; at most {limit_bytes:,} are accepted: "
+            f"event data must be at most {limit_bytes:,} bytes of JSON, got {len(text):,}: "
             "store it elsewhere and send a reference to it"
         )
     return text
 
 
 def dumps_output(value: Any, *, what: str, limit_bytes: int) -> bytes:
-    """JSON text of what a step or a function returned.
+    """JSON text of the result of a step or a function.
 
     Args:
         value: the result.
-        what: names the step or function in an error.
-        limit_bytes: the most bytes of JSON that are accepted.
+        what: the step or function, for errors.
+        limit_bytes: the largest size, in bytes of JSON.
 
     Raises:
         StepOutputError: the result is not JSON, or its text is over the limit.
@@ -100,10 +100,10 @@ def dumps_output(value: Any, *, what: str, limit_bytes: int) -> bytes:
     try:
         text = _encode(value)
     except _NotJsonError as error:
-        raise StepOutputError(f"the result of {what} is not JSON: {error}; return plain data or a model") from error
+        raise StepOutputError(f"{what}: result must be JSON ({error}): return plain data or a model") from error
     if len(text) > limit_bytes:
         raise StepOutputError(
-            f"the result of {what} is {len(text):,} bytes of JSON; at most {limit_bytes:,} are accepted: "
+            f"{what}: result must be at most {limit_bytes:,} bytes of JSON, got {len(text):,}: "
             "store it elsewhere and return a reference to it"
         )
     return text
@@ -113,14 +113,14 @@ def _encode(value: Any) -> bytes:
     if type(value) in _SCALARS and not isinstance(value, float):
         return _encode_scalar(value)
     _refuse_deep(value)
-    plainer = _Plainer()
+    to_plain = _ToPlain()
     try:
-        text = orjson.dumps(value, default=plainer, option=_OPTIONS)
+        text = orjson.dumps(value, default=to_plain, option=_OPTIONS)
     except TypeError as error:
-        text = _encode_odd(value, plainer, error)
+        text = _encode_with_any_keys(value, to_plain, error)
     if b"null" in text:
         _refuse_not_finite(value)
-    if text.count(b"[") + text.count(b"{") > _MOST_LEVELS:
+    if text.count(b"[") + text.count(b"{") > _MAX_LEVELS:
         _refuse_unreadable(text)
     return text
 
@@ -132,20 +132,20 @@ def _encode_scalar(value: Any) -> bytes:
         raise _NotJsonError(str(error)) from error
 
 
-def _encode_odd(value: Any, plainer: _Plainer, first: TypeError) -> bytes:
-    """Try again with keys that are not text; say what is wrong if that fails too."""
+def _encode_with_any_keys(value: Any, to_plain: _ToPlain, first: TypeError) -> bytes:
+    """Encode again and accept keys that are not text. If that fails too, the error says what is wrong."""
     if isinstance(first.__cause__, _NotJsonError):
         raise first.__cause__
     try:
-        _refuse_twin_keys(value)
-        return orjson.dumps(value, default=plainer, option=_OPTIONS | orjson.OPT_NON_STR_KEYS)
+        _refuse_duplicate_keys(value)
+        return orjson.dumps(value, default=to_plain, option=_OPTIONS | orjson.OPT_NON_STR_KEYS)
     except (TypeError, ValueError) as error:
         reason = first.__cause__ or error
-        raise _NotJsonError(f"{_find_fault(value, plainer)}{reason}") from error
+        raise _NotJsonError(f"{_locate_error(value, to_plain)}{reason}") from error
 
 
-class _Plainer:
-    """Gives orjson plain data for what it does not know, once for each object: a generator can be read only once."""
+class _ToPlain:
+    """Converts objects that orjson does not know to plain data; once each: a generator can be read only once."""
 
     __slots__ = ("_known",)
 
@@ -169,14 +169,14 @@ def _fields(item: Any) -> dict[str, Any]:
 
 
 def _refuse_deep(value: Any) -> None:
-    """Refuse data that is nested deeper than it could be read back, before an encoder recurses into it."""
+    """Refuse data with more levels than can be read back, before an encoder recurses into it."""
     level = {id(value): value}
-    for _ in range(_MOST_LEVELS):
+    for _ in range(_MAX_LEVELS):
         inner = (part for item in level.values() for part in _parts(item))
         level = {id(part): part for part in inner if isinstance(part, dict | list | tuple)}
         if not level:
             return
-    raise _NotJsonError(f"it is nested more than {_MOST_LEVELS:,} levels deep")
+    raise _NotJsonError(f"more than {_MAX_LEVELS:,} levels")
 
 
 def _parts(item: Any) -> Iterable[Any]:
@@ -186,15 +186,15 @@ def _parts(item: Any) -> Iterable[Any]:
 
 
 def _refuse_unreadable(text: bytes) -> None:
-    """Refuse text that, in a memo, would be nested too deeply to be read."""
+    """Refuse text with more levels than can be read back inside a memo."""
     try:
         orjson.loads(b"[[[[" + text + b"]]]]")
     except ValueError:
-        raise _NotJsonError(f"it is nested more than {_MOST_LEVELS:,} levels deep") from None
+        raise _NotJsonError(f"more than {_MAX_LEVELS:,} levels") from None
 
 
-def _refuse_twin_keys(value: Any) -> None:
-    """Refuse keys that are different here and the same as text, of which JSON would lose one."""
+def _refuse_duplicate_keys(value: Any) -> None:
+    """Refuse different keys with the same text: JSON would lose one of them."""
     stack = [value]
     while stack:
         item = stack.pop()
@@ -204,11 +204,11 @@ def _refuse_twin_keys(value: Any) -> None:
         if isinstance(item, dict):
             text = orjson.dumps(dict.fromkeys(item, 0), option=orjson.OPT_NON_STR_KEYS)
             if len(orjson.loads(text)) < len(item):
-                raise ValueError("two keys of an object are the same as text")
+                raise ValueError("two keys of an object have the same text")
 
 
-def _find_fault(value: Any, plainer: _Plainer, path: str = "$") -> str:
-    """The path of the first part of ``value`` that JSON cannot hold, as ``"at $.user.id: "``."""
+def _locate_error(value: Any, to_plain: _ToPlain, path: str = "$") -> str:
+    """The path of the first part of ``value`` without a JSON form, as in ``"at $.user.id: "``."""
     items: Any = ()
     if isinstance(value, dict):
         items = value.items()
@@ -217,15 +217,15 @@ def _find_fault(value: Any, plainer: _Plainer, path: str = "$") -> str:
     if path.count(".") + path.count("[") < 20:
         for name, item in items:
             try:
-                orjson.dumps(item, default=plainer, option=_OPTIONS | orjson.OPT_NON_STR_KEYS)
+                orjson.dumps(item, default=to_plain, option=_OPTIONS | orjson.OPT_NON_STR_KEYS)
             except TypeError:
                 inner = f"{path}[{name}]" if isinstance(name, int) else f"{path}.{name}"
-                return _find_fault(item, plainer, inner)
+                return _locate_error(item, to_plain, inner)
     return "" if path == "$" else f"at {path}: "
 
 
-_BAGS = (set, frozenset, deque)
-"""What a model may hold, besides lists, that JSON has as a list."""
+_LISTS = (set, frozenset, deque)
+"""The other types of a model that become a list in JSON."""
 
 
 def _refuse_not_finite(value: Any) -> None:
@@ -236,14 +236,14 @@ def _refuse_not_finite(value: Any) -> None:
         if isinstance(item, enum.Enum):
             item = item.value
         if isinstance(item, float) and not math.isfinite(item):
-            raise _NotJsonError(f"it contains {item!r}, which JSON has no number for")
+            raise _NotJsonError(f"{item!r} has no JSON form")
         if isinstance(item, dict):
             stack.extend(item)
-        stack.extend(item if isinstance(item, _BAGS) else _parts(item))
+        stack.extend(item if isinstance(item, _LISTS) else _parts(item))
 
 
 def round_trip(value: Any, text: bytes) -> Any:
-    """The value that ``text``, its JSON, is read back as."""
+    """The value that its JSON ``text`` is parsed to."""
     return value if type(value) in _SCALARS else orjson.loads(text)
 
 
@@ -252,9 +252,9 @@ def round_trip(value: Any, text: bytes) -> Any:
 
 @lru_cache(maxsize=1024)
 def adapter_for(annotation: Any) -> Restore | None:
-    """What restores JSON data to ``annotation``; ``None`` when plain JSON data already is it.
+    """The adapter that restores JSON data to the type ``annotation``; ``None``: plain JSON data already has the type.
 
-    Types that pydantic does not know (a class of the user's own) are left as plain data.
+    Data of a type that pydantic does not know, such as a class of the user, stays plain.
     """
     if annotation in _PLAIN:
         return None
@@ -270,7 +270,7 @@ def adapter_for(annotation: Any) -> Restore | None:
 
 
 def _restorable(typed_dict: Any) -> Any:
-    """A TypedDict of `typing` as one of typing_extensions, which is the kind that pydantic reads before Python 3.12."""
+    """A TypedDict of `typing` as one of typing_extensions: before Python 3.12, pydantic reads only those."""
     fields = {
         name: hint if name in typed_dict.__required_keys__ else typing_extensions.NotRequired[hint]
         for name, hint in typing.get_type_hints(typed_dict).items()
@@ -286,7 +286,7 @@ def _all_plain(annotation: Any) -> bool:
 
 
 def result_adapter(handler: Callable[..., Any]) -> Restore | None:
-    """What restores the JSON of a handler's result to its return annotation, if it has a telling one."""
+    """The adapter that restores the result of a handler to its return annotation; ``None``: plain JSON data."""
     function = getattr(handler, "__func__", None) or getattr(handler, "func", None) or handler
     annotations = getattr(function, "__annotations__", None)
     if not annotations:
@@ -296,25 +296,25 @@ def result_adapter(handler: Callable[..., Any]) -> Restore | None:
         annotation = _resolve(function)
     try:
         return adapter_for(annotation)
-    except TypeError:  # an annotation that cannot be hashed cannot be cached, and none that pydantic knows is such
+    except TypeError:  # not hashable, so it cannot be cached; pydantic knows no such type
         return None
 
 
 def _resolve(function: Callable[..., Any]) -> Any:
-    """The type that a return annotation written as text stands for, remembered by code and module."""
-    place = (getattr(function, "__code__", None), id(getattr(function, "__globals__", None)))
-    if place not in _RESOLVED:
-        if len(_RESOLVED) >= _MOST_RESOLVED:
+    """The type of a return annotation that is written as text; cached by code and module."""
+    cache_key = (getattr(function, "__code__", None), id(getattr(function, "__globals__", None)))
+    if cache_key not in _RESOLVED:
+        if len(_RESOLVED) >= _MAX_RESOLVED:
             _RESOLVED.clear()
         try:
-            _RESOLVED[place] = typing.get_type_hints(function).get("return")
+            _RESOLVED[cache_key] = typing.get_type_hints(function).get("return")
         except (NameError, TypeError, AttributeError):
-            _RESOLVED[place] = None
-    return _RESOLVED[place]
+            _RESOLVED[cache_key] = None
+    return _RESOLVED[cache_key]
 
 
 def restore(adapter: Restore | None, data: Any, *, what: str) -> Any:
-    """Give ``data`` the type that the code declares for it.
+    """Convert ``data`` to the type that the code declares for it.
 
     Raises:
         StepOutputError: the data does not fit the declared type.
@@ -325,12 +325,12 @@ def restore(adapter: Restore | None, data: Any, *, what: str) -> Any:
         return adapter.validate_json(orjson.dumps(data))
     except ValidationError as error:
         raise StepOutputError(
-            f"the result of {what} does not fit its declared return type: {validation_message(error)}"
+            f"{what}: result does not fit the declared return type: {validation_message(error)}"
         ) from error
 
 
 def validation_message(error: ValidationError) -> str:
-    """What pydantic found, in one line."""
+    """The errors of pydantic in one line."""
     parts = []
     for item in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in item["loc"])

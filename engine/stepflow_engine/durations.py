@@ -8,48 +8,48 @@ from datetime import timedelta
 
 __all__ = ["MAX_DURATION_MS", "Duration", "duration_ms", "show_duration"]
 
-type_error_hint = 'write "30s", "1h", "1d12h", a timedelta, or a number of seconds'
+_FORMS = 'write "30s", "1h", "1d12h", a timedelta, or a number of seconds'
 
 Duration = str | int | float | timedelta
 
 MAX_DURATION_MS = 366 * 24 * 3600 * 1000
-"""The longest sleep, wait or invoke time-out: 366 days, in milliseconds."""
+"""The longest sleep, wait or timeout of an invoke: 366 days, in milliseconds."""
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-_LONGEST_SHOWN = 100
-_LONGEST_TEXT = 1_000
-"""Looking for parts in digits without a unit takes time with the square of their number."""
+_MAX_SHOWN = 100
+_MAX_TEXT = 1_000
+"""Longer text is refused: the search for parts takes quadratic time in the number of digits."""
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 
 
-def duration_ms(value: Duration, *, name: str = "duration", most_ms: int = MAX_DURATION_MS) -> int:
+def duration_ms(value: Duration, *, name: str = "duration", max_ms: int = MAX_DURATION_MS) -> int:
     """Turn a duration into whole milliseconds.
 
     Args:
         value: text of numbers with units (w, d, h, m, s, ms), a timedelta, or seconds as a number.
-        name: what to call the value in an error.
-        most_ms: the longest duration that is accepted, in milliseconds.
+        name: the name of the value in an error.
+        max_ms: the longest duration that is accepted, in milliseconds.
 
     Raises:
-        ValueError: the value is not a duration, is negative, or is longer than ``most_ms``.
+        ValueError: the value is not a duration, is negative, or is longer than ``max_ms``.
     """
     milliseconds = _parse_ms(value)
     if milliseconds is None:
-        raise ValueError(f"{name} {_shown(value)} is not a duration: {type_error_hint}")
+        raise ValueError(f"{name} must be a duration, got {_shown(value)}: {_FORMS}")
     if milliseconds < 0:
-        raise ValueError(f"{name} {_shown(value)} is negative: {type_error_hint}")
-    if milliseconds > most_ms:
-        raise ValueError(f"{name} {_shown(value)} is longer than {show_duration(most_ms)}, the longest accepted")
+        raise ValueError(f"{name} must not be negative, got {_shown(value)}: {_FORMS}")
+    if milliseconds > max_ms:
+        raise ValueError(f"{name} must be at most {show_duration(max_ms)}, got {_shown(value)}")
     return round(milliseconds)
 
 
 def _shown(value: object) -> str:
-    """A value in an error, cut; Python itself refuses to write numbers of more than 4,300 digits."""
+    """A value for an error, cut. Python does not convert numbers of more than 4,300 digits to text."""
     try:
         text = repr(value)
     except ValueError:
-        return "with very many digits"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+        return "a number of too many digits"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _parse_ms(value: object) -> float | None:
@@ -69,7 +69,7 @@ def _parse_ms(value: object) -> float | None:
 
 
 def _parse_text_ms(text: str) -> float | None:
-    if len(text) > _LONGEST_TEXT:
+    if len(text) > _MAX_TEXT:
         return None
     parts = list(_PART.finditer(text))
     if not parts or "".join(part.group(0) for part in parts) != text:

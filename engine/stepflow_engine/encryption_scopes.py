@@ -1,4 +1,4 @@
-"""Payloads: which of a run's texts are sealed, and where each belongs.
+"""The payloads of a run that are sealed, and the scope of each.
 
 =================  ====================================  =================================
 payload            scope                                 stored in
@@ -10,9 +10,9 @@ a run's output     ``output``, run                       the run, the memo of it
 a run's failure    ``failure``, run                      the run, the memo of its parent
 =================  ====================================  =================================
 
-A run's end is moved into the memo of its parent by a script. It stays bound to the child, and whose child that is
-follows from the parent's run and step. The end of a batch is copied to all runs in it, so it is bound to the batch's
-function only: ``batch output`` and ``batch failure``, function.
+A script copies the end of a child into the memo of its parent. Its scope stays that of the child, whose id follows from
+the run and the step of the parent. The end of a batch is copied to all of its runs, so its scope has the function only:
+``batch output`` and ``batch failure``, function.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ __all__ = [
 ]
 
 ENCRYPTED = "encrypted"
-"""What is shown in scope of what cannot be opened."""
+"""The text that is shown instead of a payload that cannot be opened."""
 _EVENT_FIELDS = (("name", str), ("id", str), ("ts", int))
 _SEALED_DATA = b'"data":{"%b":' % MARK.encode()
 
 
 def event_scope(event_id: str) -> Scope:
-    """Where the data of an event belongs."""
+    """The scope of the data of an event."""
     return ("event", event_id)
 
 
 def step_scope(run_id: str, key: str, *, failed: bool = False) -> Scope:
-    """Where the result or the failure of a step belongs."""
+    """The scope of the result or the failure of a step."""
     return ("step failure" if failed else "step", run_id, key)
 
 
 def end_scope(run_id: str, function: str, *, failed: bool, batched: bool) -> Scope:
-    """Where the output or the failure of a run belongs; ``function`` is ``app/id``."""
+    """The scope of the output or the failure of a run; ``function`` is ``app/id``."""
     kind = "failure" if failed else "output"
     return (f"batch {kind}", function) if batched else (kind, run_id)
 
 
 def end_scopes(run_id: str, function: str, *, failed: bool) -> tuple[Scope, Scope]:
-    """Where it may belong, for who does not know whether the run was part of a batch."""
+    """The two scopes of a run that may be part of a batch, for a caller that does not know."""
     return (
         end_scope(run_id, function, failed=failed, batched=False),
         end_scope(run_id, function, failed=failed, batched=True),
@@ -78,20 +78,20 @@ def end_scopes(run_id: str, function: str, *, failed: bool) -> tuple[Scope, Scop
 
 
 def read_event(text: bytes) -> dict[str, Any]:
-    """An event of its JSON text, with name, id, time and data, which is not opened.
+    """Parse the JSON text of an event. Its data is not opened.
 
     Raises:
-        CorruptDataError: it is none.
+        CorruptDataError: the text is not an event.
     """
     try:
         event = loads(text)
     except ValueError as error:
         raise CorruptDataError("an event", error) from None
     if not isinstance(event, dict) or "data" not in event:
-        raise CorruptDataError("an event", "it is no object with data")
+        raise CorruptDataError("an event", "not an object with data")
     for name, kind in _EVENT_FIELDS:
         if type(event.get(name)) is not kind:
-            raise CorruptDataError("an event", f"its {name} is no {kind.__name__}")
+            raise CorruptDataError("an event", f"its {name} is not a {kind.__name__}")
     return event
 
 
@@ -99,8 +99,8 @@ def open_event(cipher: Cipher, event: dict[str, Any]) -> dict[str, Any]:
     """A parsed event with its data opened.
 
     Raises:
-        DecryptionError: it cannot be opened.
-        CorruptDataError: it is no event.
+        DecryptionError: the data cannot be opened.
+        CorruptDataError: the value is not an event.
     """
     if "data" not in event or not isinstance(event.get("id"), str):
         raise CorruptDataError("an event", "it has no data or no id")
@@ -118,7 +118,7 @@ def open_event_text(cipher: Cipher, text: bytes) -> bytes:
 
 
 def seal_failure(cipher: Cipher, failure: Failure, scope: Scope) -> bytes:
-    """The JSON text of a failure, of which only the name can be read."""
+    """The JSON text of a failure, with all but its name sealed."""
     text = dumps(failure.to_json())
     if not cipher.encrypts:
         return text
@@ -126,10 +126,10 @@ def seal_failure(cipher: Cipher, failure: Failure, scope: Scope) -> bytes:
 
 
 def open_failure(cipher: Cipher, failure: Failure, *scopes: Scope) -> Failure:
-    """A failure with its message, traceback and cause.
+    """A failure with its message, traceback and cause opened.
 
     Raises:
-        DecryptionError: it cannot be opened.
+        DecryptionError: the failure cannot be opened.
     """
     if not failure.sealed:
         return failure
@@ -140,42 +140,40 @@ def open_failure(cipher: Cipher, failure: Failure, *scopes: Scope) -> Failure:
 
 
 def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
-    """A memo with what was sealed in it.
+    """A memo with its result or failure opened.
 
     Raises:
-        DecryptionError: it cannot be opened.
-        CorruptDataError: it is no memo of its kind.
+        DecryptionError: the memo cannot be opened.
+        CorruptDataError: the memo is not one of its kind.
     """
     if memo.failure is not None:
         if not memo.failure.sealed:
             return memo
-        return replace(memo, failure=open_failure(cipher, memo.failure, *_places(run_id, key, memo, failed=True)))
+        return replace(memo, failure=open_failure(cipher, memo.failure, *_scopes(run_id, key, memo, failed=True)))
     match memo.detail.get("kind"):
         case "sleep" | "send":
             return memo
         case "wait":
             return replace(memo, data=open_event(cipher, memo.data)) if isinstance(memo.data, dict) else memo
         case _ if is_sealed(memo.data):
-            return replace(memo, data=cipher.open(memo.data, *_places(run_id, key, memo, failed=False)))
+            return replace(memo, data=cipher.open(memo.data, *_scopes(run_id, key, memo, failed=False)))
     return memo
 
 
-def _places(run_id: str, key: str, memo: Memo, *, failed: bool) -> tuple[Scope, ...]:
+def _scopes(run_id: str, key: str, memo: Memo, *, failed: bool) -> tuple[Scope, ...]:
     if memo.detail.get("kind") == "invoke":
         function, child = str(memo.detail.get("function", "")), run_id_for(run_id, key)
-        near, away = (
-            with_partition_prefix(run_id, child),
-            with_partition_prefix(str(memo.detail.get("run_id", "")), child),
-        )
-        return (*end_scopes(near, function, failed=failed), *end_scopes(away, function, failed=failed))
+        local = with_partition_prefix(run_id, child)
+        remote = with_partition_prefix(str(memo.detail.get("run_id", "")), child)
+        return (*end_scopes(local, function, failed=failed), *end_scopes(remote, function, failed=failed))
     return (step_scope(run_id, key, failed=failed),)
 
 
-# -- shown to people -----------------------------------------------------------
+# -- for display --------------------------------------------------------------
 
 
 def redacted(cipher: Cipher, value: Any, *scopes: Scope) -> Any:
-    """A payload, or, where it cannot be opened, the word ``encrypted``."""
+    """A payload; ``"encrypted"`` if it cannot be opened."""
     try:
         return cipher.open(value, *scopes)
     except DecryptionError:
@@ -183,7 +181,7 @@ def redacted(cipher: Cipher, value: Any, *scopes: Scope) -> Any:
 
 
 def redacted_failure(cipher: Cipher, failure: Failure | None, *scopes: Scope) -> Failure | None:
-    """A failure, of which, where it cannot be opened, only the name is shown."""
+    """A failure; only its name if it cannot be opened."""
     try:
         return None if failure is None else open_failure(cipher, failure, *scopes)
     except DecryptionError:
@@ -191,7 +189,7 @@ def redacted_failure(cipher: Cipher, failure: Failure | None, *scopes: Scope) ->
 
 
 def redacted_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
-    """A memo; where it cannot be opened, as `shown` and `redacted_failure` say."""
+    """A memo; if it cannot be opened, with a payload as in `redacted` or a failure as in `redacted_failure`."""
     try:
         return open_memo(cipher, run_id, key, memo)
     except DecryptionError:

@@ -1,33 +1,33 @@
-"""Every error that stepflow raises, in one tree.
+"""The errors of stepflow, in one tree.
 
 ::
 
     StepflowError
     ├─ NonRetriableError            raise it to stop retrying
-    ├─ RetryAfterError              raise it to say when to try again
+    ├─ RetryAfterError              raise it to set the time of the next attempt
     ├─ StepError                    a step failed for good
-    │  └─ InvokeError               an invoked function failed for good (also a NonRetriableError)
+    │  └─ InvokeError               an invoked function gave no result (also a NonRetriableError)
     │     ├─ FunctionNotFoundError
     │     ├─ InvokeTimeoutError
     │     ├─ InvokeSkippedError
     │     └─ InvokeCancelledError
     ├─ StepOutputError              a result is not JSON, or is over a limit
-    ├─ StepUsageError               step tools used in a way that cannot work
-    ├─ LimitError                   a run is over one of the limits
+    ├─ StepUsageError               a step tool is used incorrectly (also a ValueError)
+    ├─ LimitError                   a run is over a limit
     ├─ EventError                   an event is not JSON, or is over a limit
-    ├─ RunError                     the producer's side of a run
+    ├─ RunError                     a client waits for a run that gives no result
     │  ├─ RunFailedError
     │  ├─ RunCancelledError
     │  ├─ RunSkippedError
     │  ├─ RunNotFoundError
     │  └─ ResultTimeoutError
     ├─ DecryptionError              an encrypted payload cannot be opened
-    │  └─ EncryptionKeyMissingError           this process has not its key
+    │  └─ EncryptionKeyMissingError
     ├─ ConfigurationError           names the setting and the fix
-    │  └─ PermissionDeniedError         the server's user may not do this
-    └─ BackendUnavailableError                  the Redis server cannot be used now
-       ├─ CorruptDataError           what the server has was damaged, or was not written by stepflow
-       └─ ReplicationError          it has what was sent, and no replica has confirmed it
+    │  └─ PermissionDeniedError     the Redis user does not have the right
+    └─ BackendUnavailableError      the Redis server cannot be used now
+       ├─ CorruptDataError          stored data is damaged, or was not written by stepflow
+       └─ ReplicationError          no replica has confirmed what was sent
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from datetime import UTC, datetime
 
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.failure import Failure
+from stepflow_engine.product import ENCRYPTION_KEYS, NAME
 
 __all__ = [
     "BackendUnavailableError",
@@ -68,22 +69,31 @@ __all__ = [
 
 
 class StepflowError(Exception):
-    """The root of the tree."""
+    """The root of the tree: catches every error of stepflow."""
 
 
 class NonRetriableError(StepflowError):
-    """Raise it in a step or a function to fail at once, whatever retries are left."""
+    """Raise it in a step or a function to fail at once, without further attempts.
+
+    Example::
+
+        raise NonRetriableError(f"there is no order {order}")
+    """
 
 
 class RetryAfterError(StepflowError):
-    """Raise it in a step or a function to be tried again, but not before a given time.
+    """Raise it in a step or a function to set the earliest time of the next attempt.
 
     Args:
-        message: what went wrong.
-        retry_after: seconds, a duration, a timedelta, or a datetime (a naive one is UTC).
+        message: the text of the error.
+        retry_after: seconds, a duration, a timedelta, or a datetime (without a time zone it is UTC).
 
     Raises:
         ValueError: ``retry_after`` is neither a duration nor a datetime.
+
+    Example::
+
+        raise RetryAfterError("the API is rate limited", retry_after="30s")
     """
 
     def __init__(self, message: str, retry_after: Duration | datetime) -> None:
@@ -93,7 +103,7 @@ class RetryAfterError(StepflowError):
             duration_ms(retry_after, name="retry_after")
 
     def delay_ms(self, now_ms: int) -> int:
-        """How long to wait from ``now_ms`` (milliseconds since the epoch), in milliseconds."""
+        """The delay from ``now_ms`` (in milliseconds since the epoch), in milliseconds."""
         if not isinstance(self.retry_after, datetime):
             return duration_ms(self.retry_after, name="retry_after")
         at = self.retry_after
@@ -102,11 +112,19 @@ class RetryAfterError(StepflowError):
 
 
 class StepError(StepflowError):
-    """A step failed for good; raised at its ``await``, and memoised.
+    """A step failed for good. It is raised at the call of the step, also on every replay, and is stored as its memo.
 
     Attributes:
-        step_id: the id that was given to the step.
-        name, message, traceback, cause: those of the error that the handler raised.
+        step_id: the id of the step.
+        name, message, traceback, cause: those of the handler's error.
+        failure: the handler's error.
+
+    Example::
+
+        try:
+            await ctx.step.run("charge", charge, order)
+        except StepError as error:
+            await ctx.step.run("refuse", refuse, order, error.message)
     """
 
     def __init__(self, step_id: str, failure: Failure) -> None:
@@ -123,11 +141,18 @@ class StepError(StepflowError):
 
 
 class InvokeError(StepError, NonRetriableError):
-    """An invoked function did not give a result.
+    """An invoked function gave no result.
 
     Attributes:
-        function_id: the function that was invoked.
-        run_id: the child's run; ``""`` when none was started.
+        function_id: the function.
+        run_id: the run of the child; ``""``: none was started.
+
+    Example::
+
+        try:
+            await ctx.step.invoke("square", compute_square, data={"number": 4}, timeout="1h")
+        except InvokeError as error:
+            await ctx.step.run("report", report, error.name, error.run_id)
     """
 
     def __init__(self, step_id: str, failure: Failure, *, function_id: str = "", run_id: str = "") -> None:
@@ -140,18 +165,18 @@ class InvokeError(StepError, NonRetriableError):
 
 
 class FunctionNotFoundError(InvokeError):
-    """No worker has registered the function that was invoked."""
+    """No worker has registered the invoked function."""
 
 
 class InvokeTimeoutError(InvokeError):
-    """The invoked function did not finish in time; it keeps running."""
+    """The invoked function did not finish in time. Its run continues."""
 
 
 class InvokeSkippedError(InvokeError):
-    """The invoked function was not run: rate limited, debounced away, skipped as a singleton, paused, or a duplicate.
+    """Flow control or a pause has skipped the invoked function.
 
     Attributes:
-        reason: which of these.
+        reason: the cause: a rate limit, a debounce, a singleton, a pause, or a duplicate.
     """
 
     def __init__(
@@ -166,29 +191,36 @@ class InvokeCancelledError(InvokeError):
 
 
 class StepOutputError(StepflowError):
-    """A result cannot be kept: it is not JSON, or it is over a limit. It is not retried."""
+    """A result cannot be stored: it is not JSON, or is over a limit. The step is not retried."""
 
 
 class StepUsageError(StepflowError, ValueError):
-    """Step tools were used in a way that cannot work, such as a step inside a step's handler. It is not retried."""
+    """A step tool is used incorrectly, such as a step inside the handler of another step. It is not retried."""
 
 
 class LimitError(StepflowError):
-    """A run is over one of the limits: steps per run, or the size of its state. It is not retried."""
+    """A run is over a limit: the number of its steps, or the size of its memos. It is not retried."""
 
 
 class EventError(StepflowError):
-    """An event cannot be sent: its data is not JSON, or it is over a limit. In a function, it is not retried."""
+    """An event cannot be sent: it is invalid, is not JSON, or is over a limit. In a function, it is not retried."""
 
 
 class RunError(StepflowError):
-    """A run, seen from a producer, did not give a result.
+    """A run gave no result to a client that waits for it.
 
     Attributes:
-        run_id: the run.
-        status: the run's status when this was raised.
-        name, message: those of the error that ended the run, where there is one.
-        failure: the whole error that ended the run, or ``None``.
+        run_id: the id of the run.
+        status: the status of the run when the error was raised.
+        name, message: those of the error that ended the run, if there was one.
+        failure: the error that ended the run; ``None``: there was none.
+
+    Example::
+
+        try:
+            app.start("import-images").result(timeout="30s")
+        except RunError as error:
+            print(error.run_id, error.status, error.message)
     """
 
     def __init__(self, run_id: str, status: str, message: str, *, failure: Failure | None = None) -> None:
@@ -209,22 +241,22 @@ class RunCancelledError(RunError):
 
 
 class RunSkippedError(RunError):
-    """The run was not started: its function's flow control skipped it."""
+    """Flow control has skipped the run."""
 
 
 class RunNotFoundError(RunError):
-    """There is no such run: the id is wrong, or the run ended longer ago than the retention."""
+    """No run has this id, or its retention is over."""
 
 
 class ResultTimeoutError(RunError):
-    """The run had not ended when the time given to ``result`` was over. It goes on."""
+    """The run did not end within the timeout of ``result``. It continues."""
 
 
 class DecryptionError(StepflowError):
-    """An encrypted payload cannot be opened: it belongs elsewhere, or was altered. The message has nothing of it.
+    """An encrypted payload cannot be opened: it was moved or altered. The message contains nothing of the payload.
 
     Attributes:
-        key_id: of the key that it names; ``""``: it names none.
+        key_id: the id of the key that the payload names; ``""``: none.
     """
 
     def __init__(self, message: str, *, key_id: str = "") -> None:
@@ -233,27 +265,27 @@ class DecryptionError(StepflowError):
 
 
 class EncryptionKeyMissingError(DecryptionError):
-    """An encrypted payload cannot be opened, because this process has not its key."""
+    """An encrypted payload cannot be opened, because this process does not have the key."""
 
     def __init__(self, key_id: str, what: str) -> None:
         super().__init__(
-            f"the encrypted payload of {what} needs key {key_id[:40]!r}, which this process has not: add it to "
-            "Encryption(keys=[…]) or to STEPFLOW_ENCRYPTION_KEYS",
+            f"encrypted payload of {what}: this process does not have its key {key_id[:40]!r}: "
+            f"add it to Encryption(keys=[…]) or to {ENCRYPTION_KEYS}",
             key_id=key_id,
         )
 
 
 class ConfigurationError(StepflowError):
-    """A setting is wrong; the message names it and the fix."""
+    """A setting is invalid. The message names the setting and the fix."""
 
 
 class PermissionDeniedError(ConfigurationError):
-    """The user of the Redis server may not do this; nothing was done.
+    """The Redis user does not have the right to an action. Nothing was changed.
 
     Attributes:
-        user: the server's user.
-        action: the transition, or the Redis command, that was refused.
-        roles: the names of the roles that have the right to it.
+        user: the Redis user.
+        action: the refused transition or Redis command.
+        roles: the names of the roles that have the right.
     """
 
     def __init__(self, message: str, *, user: str, action: str, roles: list[str]) -> None:
@@ -264,25 +296,27 @@ class PermissionDeniedError(ConfigurationError):
 
 
 class BackendUnavailableError(StepflowError):
-    """The Redis server cannot be reached, or refuses to work; the message says why and what to do."""
+    """The Redis server cannot be used now. The message says why, and what to do."""
 
 
 class CorruptDataError(BackendUnavailableError):
-    """What the server has was damaged, or was not written by stepflow. The message has nothing of it."""
+    """Stored data is damaged, or was not written by stepflow. The message contains nothing of the data."""
 
     def __init__(self, what: str, why: BaseException | str) -> None:
         reason = why if isinstance(why, str) else type(why).__name__
-        super().__init__(f"{what} cannot be read ({reason}): it was damaged, or was not written by stepflow")
+        super().__init__(
+            f"{what} cannot be read ({reason}): it is damaged, or another program wrote it: run {NAME} doctor"
+        )
 
 
 class ReplicationError(BackendUnavailableError):
-    """The server has what was sent, but too few replicas have confirmed it in time: a fail-over may lose it.
+    """The server has the data, but too few replicas have confirmed it in time. A failover may lose it.
 
-    The same call with the same id may be repeated; it starts nothing twice.
+    The call can be repeated with the same id; it starts nothing twice.
 
     Attributes:
-        confirmed: how many replicas have confirmed it.
-        timeout_ms: how long they were waited for, in milliseconds.
+        confirmed: the number of replicas that have confirmed the data.
+        timeout_ms: how long the call has waited for them, in milliseconds.
     """
 
     def __init__(self, message: str, *, confirmed: int = 0, timeout_ms: int = 0) -> None:

@@ -1,20 +1,20 @@
 """Replay: one pass of a function over its memos, suspended where it waits for steps.
 
-Theory of operation. The function's code runs as an asyncio task. Where it asks for a step that has a memo, it is
-given the memo; where there is none, it waits. `Execution.advance` lets the code run until it is quiet and says what
-then holds:
+Theory of operation. The code of the function runs as an asyncio task. When it requests a step that has a memo, it
+receives the memo. When the step has no memo, the code waits. `Execution.advance` lets the code run until it is quiet
+and returns one of these outcomes:
 
 ============  ==========================================================================
-`Returned`    the code came to its end
-`Raised`      the code raised
-`Waiting`     the code waits for steps that have no memo; somebody has to see to them
+`Returned`    the code has returned
+`Raised`      the code has raised
+`Waiting`     the code waits for steps that have no memo; the worker executes or starts them
 ============  ==========================================================================
 
-Memos have a position: the order in which they were recorded. When several steps are waited for at once, their memos
-are delivered one at a time, in that order, and the code comes to rest between two of them. So a race has the winner
-that it had the first time, and the nth repeat of an id is the same repeat. While the code has a single task and asks
-for a step that has a memo, nothing else can race with it, and the memo is given at once: a replay of n sequential
-steps does not turn the loop at all.
+Memos have a position: the order in which they were stored. When the code waits for several steps at once, their memos
+are delivered one at a time, in that order, and the code becomes quiet between two of them. So on every replay a race
+has the same winner, and the nth repeat of an id is the same repeat. While the code has a single task and requests a
+step that has a memo, nothing can race with it, and the memo is returned at once: a replay of n sequential steps takes
+no turn of the event loop.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from stepflow_engine.suspension import is_blocked_on_run
 
 __all__ = ["HANDLER_ATTEMPT", "HANDLER_KEY", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
 
-HANDLER_ATTEMPT: contextvars.ContextVar[int | None] = contextvars.ContextVar("stepflow_handler_attempt", default=None)
-"""The attempt number of the step whose handler runs in this context, if one does."""
-HANDLER_KEY: contextvars.ContextVar[str] = contextvars.ContextVar("stepflow_handler_key", default="")
+HANDLER_ATTEMPT: contextvars.ContextVar[int | None] = contextvars.ContextVar("handler_attempt", default=None)
+"""The attempt number of the step whose handler runs in this context; ``None``: no handler runs."""
+HANDLER_KEY: contextvars.ContextVar[str] = contextvars.ContextVar("handler_key", default="")
 """The idempotency key of that step; ``""``: no handler runs."""
 
 
@@ -51,7 +51,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """The code raised an error outside of any step, or did not catch a step's."""
+    """The code raised an error outside of its steps, or did not catch the error of a step."""
 
     error: BaseException
 
@@ -61,9 +61,9 @@ class Waiting:
     """The code waits for steps.
 
     Attributes:
-        fresh: steps that it asks for since the last outcome, in that order.
-        blocked: it waits for steps and for nothing else: it cannot go on before one of them ends.
-        alone: the one fresh step is all that it waits for, so nothing else can happen before that ends.
+        fresh: the steps that it has requested since the last outcome, in the order of the requests.
+        blocked: it waits for steps and for nothing else, so it cannot continue before one of them ends.
+        alone: it waits for the one fresh step only, so nothing else can happen before that step ends.
     """
 
     fresh: list[StepCall]
@@ -75,19 +75,24 @@ Outcome = Returned | Raised | Waiting
 
 
 class Execution:
-    """One pass over a function. To be used from one event loop, a `RunTrackingMixin` one.
+    """One pass over the code of a function. Use it in one event loop, which has the `RunTrackingMixin`.
 
     Args:
-        body: makes the coroutine of the code; it is given this execution.
-        most_steps: how many steps a run may have.
-        own_tasks: tasks that belong to the machinery and not to the code (one more for code in a thread).
+        body: makes the coroutine of the code; its argument is this execution.
+        max_steps: the largest number of steps of a run.
+        own_tasks: the number of tasks of the engine itself; code in a thread needs one more.
+
+    Attributes:
+        activity: the tasks, timers and threads of the code.
+        applied: the number of memos that the pass has received in order.
+        closed: whether the pass was closed; see `close`.
     """
 
     def __init__(
         self,
         body: Callable[[Execution], Coroutine[Any, Any, Any]],
         *,
-        most_steps: int = 10_000,
+        max_steps: int = 10_000,
         own_tasks: int = 1,
     ) -> None:
         self.activity = RunActivity()
@@ -96,30 +101,30 @@ class Execution:
         self.applied = 0
         self.closed = False
         self._body = body
-        self._most_steps = most_steps
+        self._max_steps = max_steps
         self._own_tasks = own_tasks
         self._main: asyncio.Task[Any] | None = None
         self._end: Returned | Raised | None = None
         self._keys = StepKeys()
-        self._asked: set[str] = set()
-        self._awaited: dict[str, asyncio.Future[None]] = {}
+        self._requested: set[str] = set()
+        self._request_waiters: dict[str, asyncio.Future[None]] = {}
         self._past_memos = False
         self._memos: dict[str, tuple[int, Memo]] = {}
         self._early: dict[int, tuple[str, Memo]] = {}
         self._pending: dict[str, StepCall] = {}
         self._fresh: list[StepCall] = []
         self._deliverable: list[tuple[int, str]] = []
-        self._asking: set[asyncio.Task[Any]] = set()
-        self._rests = False
+        self._requesters: set[asyncio.Task[Any]] = set()
+        self._is_quiet = False
 
-    # -- the code's side ---------------------------------------------------------
+    # -- called by the code ------------------------------------------------------
 
-    async def ask(self, step_id: str, request: StepRequest) -> Memo:
-        """Ask for a step and wait for its end. Called by step tools, inside the run's context.
+    async def request(self, step_id: str, request: StepRequest) -> Memo:
+        """Request a step and wait for its end. The step tools call it, inside the context of the run.
 
         Raises:
-            StepUsageError: a step is asked for inside a step's handler, or with an id that cannot be one.
-            LimitError: the run would have more steps than are allowed.
+            StepUsageError: the call is inside the handler of a step, or the id is invalid.
+            LimitError: the run would have more than ``max_steps`` steps.
         """
         key = self._next_key(step_id)
         known = self._memos.get(key)
@@ -134,11 +139,11 @@ class Execution:
         else:
             heapq.heappush(self._deliverable, (known[0], key))
         task = _this_task()
-        self._asking.add(task)
+        self._requesters.add(task)
         try:
             return await call.future
         finally:
-            self._asking.discard(task)
+            self._requesters.discard(task)
             self._pending.pop(key, None)
 
     def _next_key(self, step_id: str) -> str:
@@ -146,42 +151,42 @@ class Execution:
             raise asyncio.CancelledError
         if HANDLER_ATTEMPT.get() is not None:
             raise StepUsageError(
-                f"step {step_id!r} is asked for inside another step's handler, where it could not be kept; "
-                "ask for it in the function itself, before or after that step"
+                f"step {step_id!r} must not be inside the handler of another step: "
+                "call it in the function itself, before or after that step"
             )
         try:
-            check_id(step_id, "a step's id")
+            check_id(step_id, "step id")
         except ValueError as error:
             raise StepUsageError(str(error)) from None
-        if len(self._asked) >= self._most_steps:
+        if len(self._requested) >= self._max_steps:
             raise LimitError(
-                f"the run asked for more than {self._most_steps:,} steps; split the work over several runs "
-                "with step.invoke, or do more in one step"
+                f"a run must have at most {self._max_steps:,} steps: split the work over several runs with "
+                "step.invoke, or do more in one step"
             )
         key = self._keys.next(step_id)
-        self._asked.add(key)
-        if (awaited := self._awaited.pop(key, None)) is not None and not awaited.done():
-            awaited.set_result(None)
+        self._requested.add(key)
+        if (waiter := self._request_waiters.pop(key, None)) is not None and not waiter.done():
+            waiter.set_result(None)
         return key
 
-    # -- the worker's side -------------------------------------------------------
+    # -- called by the worker ----------------------------------------------------
 
     def start(self) -> asyncio.Task[Any]:
-        """Start the code. Memos are best added before."""
+        """Start the code. Add the known memos before."""
         loop = asyncio.get_running_loop()
         self._main = self.context.run(loop.create_task, self._body(self))
         return self._main
 
     def add(self, memos: Iterable[tuple[str, Memo]]) -> None:
-        """Add the memos that follow those already applied, in the order in which they were recorded."""
+        """Add the memos that follow those already applied, in the order in which they were stored."""
         for key, memo in memos:
             self.offer(self.applied + 1, key, memo)
 
     def offer(self, position: int, key: str, memo: Memo) -> None:
-        """Add the memo at a position (from 1). One that comes early is kept until those before it have come.
+        """Add the memo at a position (from 1). An early memo is retained until the memos before it are added.
 
-        One that the code waits for, at the position of another, says that the server has lost memos which this pass
-        was given (a fail-over, a loss of power): the pass is closed.
+        If the code waits for the memo but its position is already taken, the server has lost memos that this pass has
+        received (a failover, a loss of power). The pass is closed then.
         """
         if position <= self.applied:
             call = self._pending.get(key)
@@ -197,27 +202,27 @@ class Execution:
         self._memos[key] = (self.applied, memo)
         if key in self._pending:
             heapq.heappush(self._deliverable, (self.applied, key))
-            self.activity.call()
+            self.activity.notify()
 
     @property
     def replaying(self) -> bool:
-        """Whether the code still has memos before it: what it does now, it did before."""
+        """Whether the code has memos left to read: it repeats what an earlier pass has done."""
         return bool(self._memos) and not self._past_memos
 
     @property
     def has_gap(self) -> bool:
-        """Whether a memo has come whose predecessors have not."""
+        """Whether a memo was added before the memos that precede it."""
         return bool(self._early)
 
     async def advance(self) -> Outcome:
-        """Let the code run until it has ended, asks for steps, or waits for steps and nothing else."""
+        """Let the code run until it ends, requests steps, or waits for steps and for nothing else."""
         if self._end is not None:
             return self._end
         main = self._main or self.start()
         while True:
-            if self.activity.touched or not self._rests:
+            if self.activity.touched or not self._is_quiet:
                 await self.activity.settled()
-            self._rests = False
+            self._is_quiet = False
             if main.done():
                 return self._ended(main)
             if self._deliver_next():
@@ -226,34 +231,34 @@ class Execution:
             self._fresh = []
             blocked = bool(self._pending) and self._is_blocked()
             if fresh or blocked:
-                self._rests = True
+                self._is_quiet = True
                 return Waiting(fresh, blocked, alone=blocked and len(fresh) == len(self._pending) == 1)
             await self.activity.changed()
 
-    def ask_again(self) -> None:
-        """Count every step that the code waits for as fresh: for a new holder, who knows of none."""
+    def request_again(self) -> None:
+        """Report every step that the code waits for as fresh again, for a new holder of the run, which knows none."""
         self._fresh = [call for call in self._pending.values() if call.key not in self._memos]
 
     def pending(self, key: str) -> StepCall | None:
         """The step with this key, if the code waits for it."""
         return self._pending.get(key)
 
-    def was_asked(self, key: str) -> bool:
-        """Whether the code has asked for the step with this key."""
-        return key in self._asked
+    def was_requested(self, key: str) -> bool:
+        """Whether the code has requested the step with this key."""
+        return key in self._requested
 
-    async def asked(self, key: str) -> None:
-        """Wait until the code asks for the step with this key."""
-        if key not in self._asked:
-            awaited = self._awaited.setdefault(key, asyncio.get_running_loop().create_future())
-            await asyncio.shield(awaited)
+    async def requested(self, key: str) -> None:
+        """Wait until the code requests the step with this key."""
+        if key not in self._requested:
+            waiter = self._request_waiters.setdefault(key, asyncio.get_running_loop().create_future())
+            await asyncio.shield(waiter)
 
     def pending_ids(self) -> list[str]:
         """The ids of the steps that the code waits for."""
         return [call.id for call in self._pending.values()]
 
     def close(self) -> None:
-        """Give the pass up; what it has done is in the memos. Its tasks are cancelled."""
+        """Close the pass and cancel its tasks. The memos have what it has done."""
         self.closed = True
         if self._main is not None:
             self._main.add_done_callback(self._forget)
@@ -261,7 +266,7 @@ class Execution:
             task.cancel()
 
     def _forget(self, main: asyncio.Task[Any]) -> None:
-        """Keep the end of a closed pass without its task, whose frames have this execution: no cycle is left."""
+        """Keep the end of a closed pass without its task: the frames of the task refer to this execution, a cycle."""
         self._end, self._main = self._ended(main), None
 
     def _deliver_next(self) -> bool:
@@ -278,12 +283,12 @@ class Execution:
         activity = self.activity
         if activity.threads or activity.has_timer():
             return False
-        return all(is_blocked_on_run(task, activity.tasks) for task in activity.tasks - self._asking)
+        return all(is_blocked_on_run(task, activity.tasks) for task in activity.tasks - self._requesters)
 
     @staticmethod
     def _ended(main: asyncio.Task[Any]) -> Returned | Raised:
         if main.cancelled():
-            return Raised(asyncio.CancelledError("the function's own code was cancelled"))
+            return Raised(asyncio.CancelledError("the function was cancelled by its own code"))
         error = main.exception()
         return Returned(main.result()) if error is None else Raised(error)
 
@@ -291,5 +296,5 @@ class Execution:
 def _this_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     if task is None:
-        raise StepUsageError("a step must be awaited in a task")
+        raise StepUsageError("a step must be awaited in an asyncio task")
     return task

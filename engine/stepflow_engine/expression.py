@@ -1,6 +1,6 @@
-"""Expressions on events, in CEL: a small language without loops or side effects, which is safe to run for anybody.
+"""Expressions on events, in CEL: a small language without loops and side effects, so any expression is safe.
 
-CEL's own library is Rust and is loaded when the first expression is met, so a producer without any does not load it.
+The CEL library is native code. It is loaded with the first expression; a client without expressions does not load it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from stepflow_engine.errors import ConfigurationError
 
 __all__ = ["Expression", "expression"]
 
-_MOST_BYTES = 4_096
+_MAX_BYTES = 4_096
 _MACROS = frozenset({"all", "exists", "exists_one", "existsOne", "filter", "map"})
-"""What goes through a list, once for each of its elements."""
+"""The macros that evaluate an expression for each element of a list."""
 _TOKEN = re.compile(
     r"""
     (?P<skipped> \s+ | //[^\n]* )
@@ -35,21 +35,22 @@ class Expression:
     """A compiled expression.
 
     Attributes:
-        text: as it was written.
+        text: the source.
+        program: the compiled form.
     """
 
     text: str
     program: Any
 
     def value(self, **variables: Any) -> Any:
-        """What it gives for these variables; ``None`` where it does not apply: a key is missing, or types differ."""
+        """The value for these variables; ``None`` if it cannot be evaluated: a key is missing, or types differ."""
         try:
             return self.program.execute(variables)
         except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, IndexError):
             return None
 
     def holds(self, **variables: Any) -> bool:
-        """Whether it is true for these variables."""
+        """Whether the value for these variables is true."""
         return self.value(**variables) is True
 
 
@@ -57,36 +58,39 @@ def expression(text: str) -> Expression:
     """Compile an expression.
 
     Raises:
-        ConfigurationError: it is not one, it is too long or (CEL's parser sees to that) too deep, or it has a macro in
-            a macro.
+        ConfigurationError: the text is not CEL, is longer than 4,096 bytes, has too many levels for the parser, or has
+            a macro inside another macro.
     """
     if not isinstance(text, str) or not text.strip():
-        raise ConfigurationError(f"an expression is text, {_FORMS}; not {text!r}")
+        raise ConfigurationError(f"expression must be non-empty text, got {text!r}: write it {_FORMS}")
     return _compile(text)
 
 
 @lru_cache(maxsize=4_096)
 def _compile(text: str) -> Expression:
-    if len(text.encode(errors="replace")) > _MOST_BYTES:
-        raise ConfigurationError(f"an expression has at most {_MOST_BYTES:,} bytes; this one begins {text[:60]!r}")
+    if len(text.encode(errors="replace")) > _MAX_BYTES:
+        raise ConfigurationError(
+            f"expression must be at most {_MAX_BYTES:,} bytes, got {len(text.encode(errors='replace')):,}: "
+            f"shorten {text[:60]!r}…"
+        )
     import cel
 
     try:
         program = cel.compile(text)
     except ValueError as error:
         reason = (str(error).partition("ERROR: ")[2] or "it cannot be parsed").splitlines()[0]
-        raise ConfigurationError(f"the expression {text!r} is not CEL ({reason}): write it {_FORMS}") from None
+        raise ConfigurationError(f"expression {text!r} is not CEL ({reason}): write it {_FORMS}") from None
     if (inner := _nested_macro(text)) is not None:
         raise ConfigurationError(
-            f"the expression {text!r} has {inner!r} inside another macro, which over a long list would keep a worker "
-            "from all else: write one after the other, as in 'event.data.items.filter(i, i.new).all(i, i.price > 5)'"
+            f"expression {text!r} must not have {inner!r} inside another macro, which on a long list would block a "
+            "worker: chain the macros, as in 'event.data.items.filter(i, i.new).all(i, i.price > 5)'"
         )
     return Expression(text, program)
 
 
 def _nested_macro(text: str) -> str | None:
-    """The first macro that stands inside another's parentheses, if there is one."""
-    open_: list[bool] = []  # of each bracket that is open, whether it is a macro's
+    """The first macro inside the parentheses of another macro; ``None``: there is none."""
+    open_: list[bool] = []  # for each open bracket, whether it belongs to a macro
     before = ""
     for token in _TOKEN.finditer(text):
         word = token[0]

@@ -1,4 +1,4 @@
-"""A failure as data: what is kept of an exception when it outlives its process."""
+"""A failure: the stored form of an exception."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ _MAX_TEXT = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Name, message, traceback and cause of an exception, ready for JSON.
+    """Name, message, traceback and cause of an exception, as JSON data.
 
-    Texts are cut at 16 kB and lone surrogates are replaced, so that a failure can always be stored.
+    Texts are cut at 16 kB, and lone surrogates are replaced, so that every failure can be stored.
 
     Attributes:
-        sealed: message, traceback and cause, when they are encrypted and were not opened yet.
+        name: the name of the exception's class.
+        message: the text of the exception.
+        traceback: the formatted traceback; ``""``: none.
+        cause: the exception that caused it, if there was one.
+        sealed: message, traceback and cause in encrypted form, until they are opened.
     """
 
     name: str

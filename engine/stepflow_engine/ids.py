@@ -1,4 +1,4 @@
-"""Names of runs, steps and jobs, all derived, so that a repeat of a request names the same thing."""
+"""Ids of runs, steps and jobs. They are derived from names, so a repeated request has the same ids."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = [
 
 RUN_ID_LENGTH = 32
 PARTITION_PREFIX_LENGTH = 4
-"""How many hex digits at the start of a run id say where the run lives, when the keys are divided into partitions."""
+"""The number of hex digits at the start of a run id that determine its partition."""
 
 
 def step_key(step_id: str, repeat: int = 0) -> str:
     """The memo key of a step: the hex SHA-1 of its id, or of ``id:n`` for the nth repeat in a run.
 
-    Source: SEMANTICS §2 (``my-step-id`` gives ``e7d8a2f140845095749d60246ff1110c9d01d76a``).
+    The key of ``my-step-id`` is ``e7d8a2f140845095749d60246ff1110c9d01d76a``.
     """
     text = f"{step_id}:{repeat}" if repeat else step_id
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class StepKeys:
-    """Hands out the keys of one pass over a function, counting repeats of an id."""
+    """Generates the keys of one pass over a function. It counts the repeats of each id."""
 
     __slots__ = ("_seen",)
 
@@ -56,35 +56,36 @@ def run_id_for(*parts: str) -> str:
 
 
 def partition_prefix_for(name: str) -> str:
-    """Where what has this name is at home, as the first digits of a run id."""
+    """The partition prefix for a name: the first digits of the run ids in that partition."""
     return run_id_for(name)[:PARTITION_PREFIX_LENGTH]
 
 
-def with_partition_prefix(place: str, run_id: str) -> str:
-    """The run id with another place.
+def with_partition_prefix(prefix: str, run_id: str) -> str:
+    """The run id with another partition prefix.
 
     Args:
-        place: hex digits, of which the first count, such as another run's id; ``""``: none other.
+        prefix: hex digits, of which the first four count, such as the id of another run; ``""``: no change.
     """
-    return place[:PARTITION_PREFIX_LENGTH] + run_id[PARTITION_PREFIX_LENGTH:] if place else run_id
+    return prefix[:PARTITION_PREFIX_LENGTH] + run_id[PARTITION_PREFIX_LENGTH:] if prefix else run_id
 
 
-def run_id_by_event(event_id: str, function: str, home: str = "") -> str:
+def run_id_by_event(event_id: str, function: str, pinned_partition: str = "") -> str:
     """The id of the run of a function (``app/id``) that an event starts.
 
     Args:
-        home: the place of all runs of the function, if they have one; else the run lives where the event came.
+        pinned_partition: the partition prefix of all runs of the function; ``""``: each run is in the partition of its
+            event.
     """
-    return with_partition_prefix(home or partition_prefix_for(event_id), run_id_for(event_id, function))
+    return with_partition_prefix(pinned_partition or partition_prefix_for(event_id), run_id_for(event_id, function))
 
 
 def job_id(run_id: str, key: str = "") -> str:
-    """The id of a step job: the run's own id for its continuation, ``run-key`` for a planned step."""
+    """The id of a job: the id of the run for its continuation, ``run-key`` for a planned step."""
     return f"{run_id}-{key}" if key else run_id
 
 
 def idempotency_key(run_id: str, key: str) -> str:
-    """The name of a step for other systems: the same for every attempt at it, and no other step's."""
+    """The idempotency key of a step for other systems: the same for all its attempts, and of no other step."""
     return f"{run_id}:{key}"
 
 

@@ -1,4 +1,4 @@
-"""The sizes and counts that a run may not pass, each a setting with a default."""
+"""The limits of a run: sizes and counts, each a setting with a default."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ _MAX_ID_BYTES = 10_240
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one app. Sizes are in bytes of JSON.
+    """The limits of one app. A run over a limit gets a typed error where it exceeds the limit; it never hangs.
 
-    A breach is a typed error at the place that caused it, never a hang.
+    Attributes:
+        steps_per_run: the largest number of steps in a run; more is a `LimitError`.
+        step_output_bytes: the largest result of a step or a function, in bytes of JSON; more is a `StepOutputError`.
+        run_state_bytes: the largest total size of the memos of a run, in bytes of JSON; more is a `LimitError`.
+        event_bytes: the largest data of an event, in bytes of JSON; more is an `EventError`.
+        events_per_send: the largest number of events or runs in one call; more is an `EventError`.
+
+    Example::
+
+        app = Stepflow("shop", limits=Limits(step_output_bytes=1024 * 1024))
     """
 
     steps_per_run: int = 10_000
@@ -25,32 +34,35 @@ class Limits:
 
 
 def check_id(value: object, what: str) -> str:
-    """Return ``value`` if it can be an id: text that is not empty, valid UTF-8, and at most 10 kB.
+    """Return ``value`` if it is a valid id: non-empty text, valid UTF-8, and at most 10 kB.
+
+    Args:
+        what: the name of the value in the error.
 
     Raises:
-        ValueError: it is not; the message names ``what``.
+        ValueError: it is not a valid id.
     """
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{what} must be text that is not empty, not {value!r}")
+        raise ValueError(f"{what} must be non-empty text, got {value!r}")
     try:
         size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError:
-        raise ValueError(f"{what} {value!r} is not valid Unicode (it has a lone surrogate)") from None
+        raise ValueError(f"{what} must be valid Unicode, got {value!r} with a lone surrogate") from None
     if size > _MAX_ID_BYTES:
-        raise ValueError(f"{what} is {size} bytes long; at most {_MAX_ID_BYTES} are accepted")
+        raise ValueError(f"{what} must be at most {_MAX_ID_BYTES:,} bytes, got {size:,}")
     return value
 
 
 def check_retries(value: object) -> int:
-    """Return ``value`` if it can be a number of retries.
+    """Return ``value`` if it is a valid number of retries.
 
     Raises:
-        ValueError: it is not a whole number from 0 to 20.
+        ValueError: it is not an integer from 0 to 20.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_RETRIES:
-        raise ValueError(f"retries must be a whole number from 0 to {MAX_RETRIES}, not {value!r}")
+        raise ValueError(f"retries must be an integer from 0 to {MAX_RETRIES}, got {value!r}")
     return value
 
 
 MAX_DEPTH = 100
-"""How many runs may stand one above the other; more is taken for a cycle."""
+"""The largest depth of nested invokes. A deeper invoke is refused, because it is probably a cycle."""

@@ -1,4 +1,4 @@
-"""Memos: the recorded ends of steps, in the order in which they were recorded."""
+"""Memos: the stored results and failures of steps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Memo", "memo_of_data", "memo_of_error", "memo_of_failure", "read_mem
 
 @dataclass(frozen=True, slots=True)
 class Memo:
-    """How one step ended, for good.
+    """The final result or failure of one step.
 
     Attributes:
-        id: the step's id.
-        data: its result as plain JSON data, when it succeeded.
-        failure: its error, when it failed.
-        detail: what else is known of it: attempts, times, worker, the kind of an invoke's end.
+        id: the id of the step.
+        data: the result as plain JSON data, if the step succeeded.
+        failure: the failure, if the step failed.
+        detail: other facts: the number of attempts, times, the worker, the outcome of an invoke.
     """
 
     id: str
@@ -30,7 +30,7 @@ class Memo:
 
 
 def memo_of_data(data_json: bytes, detail: dict[str, Any]) -> bytes:
-    """The stored text of a success; ``data_json`` is put in as it is, so it is encoded once."""
+    """The stored text of a success. ``data_json`` is JSON text and is not encoded again."""
     return b'{"data":' + data_json + b"," + dumps(detail)[1:]
 
 
@@ -40,7 +40,7 @@ def memo_of_failure(failure: Failure, detail: dict[str, Any]) -> bytes:
 
 
 def memo_of_error(error_json: bytes, detail: dict[str, Any]) -> bytes:
-    """The stored text of a failure, which is JSON text already."""
+    """The stored text of a failure. ``error_json`` is JSON text and is not encoded again."""
     return b'{"error":' + error_json + b"," + dumps(detail)[1:]
 
 
@@ -48,18 +48,18 @@ def read_memo(text: bytes) -> Memo:
     """Read a stored memo.
 
     Raises:
-        CorruptDataError: it is none.
+        CorruptDataError: the text is not a memo.
     """
     try:
         value = loads(text)
-    except ValueError as fault:
-        raise CorruptDataError("a memo", fault) from None
+    except ValueError as invalid:
+        raise CorruptDataError("a memo", invalid) from None
     if not isinstance(value, dict):
-        raise CorruptDataError("a memo", "it is no object")
+        raise CorruptDataError("a memo", "not an object")
     error = value.pop("error", None)
     data = value.pop("data", None)
     if not isinstance(error, dict | None):
-        raise CorruptDataError("a memo", "its error is no object")
+        raise CorruptDataError("a memo", "its error is not an object")
     return Memo(
         id=str(value.pop("id", "")),
         data=data,

@@ -1,4 +1,4 @@
-"""When a failed attempt is tried again: exponential back-off with jitter, and the errors that overrule it."""
+"""The delay before the next attempt: exponential backoff with jitter, and the errors that override it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,24 @@ _FINAL = (NonRetriableError, StepError, StepOutputError, StepUsageError, LimitEr
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waits of ``first_ms * 2 ** attempt``, at most ``most_ms``, each shortened by up to half by jitter."""
+    """Delays of ``first_ms * 2 ** attempt``, at most ``max_ms``. Jitter shortens each by up to half.
+
+    Attributes:
+        first_ms: the delay after the first attempt, in milliseconds.
+        max_ms: the longest delay, in milliseconds.
+    """
 
     first_ms: int = 1_000
-    most_ms: int = 3_600_000
+    max_ms: int = 3_600_000
 
     def delay_ms(self, attempt: int, jitter: float) -> int:
-        """The wait after failed attempt number ``attempt`` (0-based); ``jitter`` is a random number in [0, 1)."""
-        whole = min(self.first_ms << min(attempt, 32), self.most_ms)
+        """The delay after attempt number ``attempt`` (0-based); ``jitter`` is a random number in [0, 1)."""
+        whole = min(self.first_ms << min(attempt, 32), self.max_ms)
         return round(whole * (1 - jitter / 2))
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether an error rules out another attempt; a group does if one of its errors does."""
+    """Whether an error rules out another attempt. A group does if one of its errors does."""
     if isinstance(error, BaseExceptionGroup):
         return any(is_final(part) for part in error.exceptions)
     return isinstance(error, _FINAL)
@@ -44,15 +49,15 @@ def is_final(error: BaseException) -> bool:
 def retry_delay_ms(
     error: BaseException, *, attempt: int, retries: int, backoff: Backoff, jitter: float, now_ms: int
 ) -> int | None:
-    """How long to wait before the next attempt, in milliseconds; ``None`` if there is none.
+    """The delay before the next attempt, in milliseconds; ``None``: there is no other attempt.
 
     Args:
-        error: what the attempt raised.
-        attempt: the number of the attempt that failed, 0-based.
-        retries: how many more than one attempts are allowed.
-        backoff: the waits.
+        error: the error of the attempt.
+        attempt: the number of the failed attempt, 0-based.
+        retries: the number of attempts after the first that are allowed.
+        backoff: the delays.
         jitter: a random number in [0, 1).
-        now_ms: the time, for `RetryAfterError` with a datetime.
+        now_ms: the time, in milliseconds since the epoch, for a `RetryAfterError` with a datetime.
     """
     if attempt >= retries or is_final(error):
         return None
@@ -63,8 +68,8 @@ def retry_delay_ms(
 
 
 def _retry_after(error: BaseException) -> RetryAfterError | None:
-    """The error that says when to try again: this one, or the first in a group that does."""
+    """The error that sets the time of the next attempt: this one, or the first such error of a group."""
     if isinstance(error, RetryAfterError):
         return error
     parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    return next((found for part in parts if (found := _retry_after(part)) is not None), None)
+    return next((after for part in parts if (after := _retry_after(part)) is not None), None)

@@ -1,10 +1,10 @@
-"""An asyncio loop that knows when a run has nothing left to do.
+"""An asyncio event loop that detects when the code of a run is quiet.
 
-A run's code is ordinary asyncio, so "it waits for steps only" is not something it says; it has to be seen. Every
-task of a run carries its `RunActivity` in its context, and every callback that asyncio schedules for the run comes
-through `call_soon` with that context. A run is *quiet* when a whole turn of the loop passes in which nothing of it
-was scheduled. The loop's ready queue is first in, first out, which makes this exact and not a guess: a watcher that
-clears the flag and comes up again has seen everything that was scheduled before it run.
+The code of a run is ordinary asyncio code, so it does not report that it waits for steps only: the loop detects it.
+Every task of a run has the `RunActivity` of the run in its context, and asyncio schedules every callback of the run
+through `call_soon` with that context. A run is *quiet* when a whole turn of the loop passes without a callback of the
+run. This is exact, because the ready queue of the loop is first in, first out: when a watcher that has cleared the flag
+runs again, every callback that was scheduled before it has run.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ _CANCEL_AGAIN_S = 0.05
 
 
 class RunActivity:
-    """What the loop has seen of one run.
+    """The tasks, timers and threads of one run, and whether it is quiet.
 
     Attributes:
-        touched: something of the run was scheduled since this was last cleared.
-        called: the run was called from outside since it was last waited for.
-        tasks: the run's unfinished tasks.
-        timers: timers that the run's own code started and that have not fired, some perhaps cancelled.
-        threads: threads of the run that compute; one that waits for a step does not count.
+        touched: a callback of the run was scheduled since this was last cleared.
+        notified: `notify` was called since `changed` last returned.
+        tasks: the unfinished tasks of the run.
+        timers: the timers of the run's own code that have not fired; some may be cancelled.
+        threads: the number of threads of the run that compute. A thread that waits for a step does not count.
     """
 
-    __slots__ = ("_waiter", "called", "tasks", "threads", "timers", "touched")
+    __slots__ = ("_waiter", "notified", "tasks", "threads", "timers", "touched")
 
     def __init__(self) -> None:
         self.touched = False
-        self.called = False
+        self.notified = False
         self.tasks: set[asyncio.Task[Any]] = set()
         self.timers: dict[_Timed, asyncio.TimerHandle] = {}
         self.threads = 0
         self._waiter: asyncio.Future[None] | None = None
 
     def touch(self) -> None:
-        """Note that something of the run happens."""
+        """Record that a callback of the run is scheduled."""
         self.touched = True
         self._wake()
 
-    def call(self) -> None:
-        """Wake who waits for the run: there is something new for it, or the worker stops."""
-        self.called = True
+    def notify(self) -> None:
+        """Let `changed` return: the run has a new memo, or the worker stops."""
+        self.notified = True
         self._wake()
 
     def _wake(self) -> None:
@@ -55,7 +55,7 @@ class RunActivity:
             self._waiter.set_result(None)
 
     async def settled(self) -> None:
-        """Wait until the run is quiet. To be called from outside the run's context."""
+        """Wait until the run is quiet. Call it outside of the context of the run."""
         while True:
             self.touched = False
             await asyncio.sleep(0)
@@ -66,23 +66,23 @@ class RunActivity:
             await self.changed()
 
     async def changed(self) -> None:
-        """Wait until something of the run happens, or it is called."""
-        if not self.touched and not self.called:
+        """Wait until a callback of the run is scheduled, or `notify` is called."""
+        if not self.touched and not self.notified:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        self.called = False
+        self.notified = False
 
     def has_timer(self) -> bool:
-        """Whether a timer of the run's own code is still to fire."""
+        """Whether a timer of the run's own code has not fired yet."""
         self.timers = {timed: timer for timed, timer in self.timers.items() if not timer.cancelled()}
         return bool(self.timers)
 
 
 class _Timed:
-    """What a timer of a run calls; takes it off the list of those that are still to fire."""
+    """The callback of a timer of a run. When it is called, it removes the timer from `RunActivity.timers`."""
 
     __slots__ = ("_activity", "_callback")
 
@@ -95,7 +95,7 @@ class _Timed:
         self._callback(*args)
 
 
-ACTIVITY: ContextVar[RunActivity | None] = ContextVar("stepflow_activity", default=None)
+ACTIVITY: ContextVar[RunActivity | None] = ContextVar("run_activity", default=None)
 
 
 if TYPE_CHECKING:
@@ -105,12 +105,12 @@ else:
 
 
 class RunTrackingMixin(_Loop):
-    """A mix-in for an event loop class that reports what is scheduled to the `RunActivity` of the run concerned."""
+    """A mix-in for an event loop class. It reports each scheduled callback to the `RunActivity` of its run."""
 
     def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        """As asyncio's; touches the run in whose context the callback will run."""
+        """Schedule a callback, and touch the run in whose context it will run."""
         activity = ACTIVITY.get() if context is None else context.get(ACTIVITY)
         if activity is not None:
             activity.touch()
@@ -119,19 +119,19 @@ class RunTrackingMixin(_Loop):
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """As asyncio's; remembers the timer if a run's code starts it."""
+        """Schedule a timer, and record it if the code of a run starts it."""
         callback = _timed(callback)
         return _remember(callback, super().call_later(delay, callback, *args, context=context))
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """As asyncio's; remembers the timer if a run's code starts it."""
+        """Schedule a timer, and record it if the code of a run starts it."""
         callback = _timed(callback)
         return _remember(callback, super().call_at(when, callback, *args, context=context))
 
     def create_task(self, coro: Any, *, name: object = None, context: Context | None = None) -> asyncio.Task[Any]:
-        """As asyncio's; counts the task among those of the run that starts it."""
+        """Create a task, and add it to the tasks of the run that creates it."""
         task = super().create_task(coro, name=name, context=context)
         activity = ACTIVITY.get() if context is None else context.get(ACTIVITY)
         if activity is not None:
@@ -141,7 +141,7 @@ class RunTrackingMixin(_Loop):
 
 
 def _timed(callback: Any) -> Any:
-    """The callback of a timer; one of the two calls of a loop that set timers uses the other."""
+    """Wrap the callback of a timer once: `call_later` of a loop may use its `call_at`."""
     activity = ACTIVITY.get()
     return callback if activity is None or isinstance(callback, _Timed) else _Timed(activity, callback)
 
@@ -154,14 +154,14 @@ def _remember(callback: Any, timer: asyncio.TimerHandle) -> asyncio.TimerHandle:
 
 
 class RunLoop(RunTrackingMixin, asyncio.SelectorEventLoop):
-    """The standard selector loop, watched."""
+    """The standard selector loop with run tracking."""
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait until they have ended; what they raise is dropped.
+    """Cancel tasks and wait until they have ended. Their errors are dropped.
 
-    A cancel is repeated until it is heeded: `asyncio.wait_for` before Python 3.12 forgets one that comes together with
-    what it waits for, and libraries use it.
+    Each cancel is repeated until the task ends. Before Python 3.12, `asyncio.wait_for` loses a cancel that arrives
+    together with its result, and libraries use it.
     """
     left = set(tasks)
     while left:

@@ -9,13 +9,13 @@ from stepflow_engine.state_machine import EFFECTS, NONE, STATUS_OF, TRANSITIONS,
 __all__ = ["state_machine_section"]
 
 _OUTSIDE = "[*]"
-"""What Mermaid calls the state before the first and after the last."""
+"""The state before the first and after the last, in Mermaid."""
 _NOT_DRAWN = "examine_"
-"""The transitions of the doctor, which repair states, are in the table only."""
+"""The transitions of the doctor repair states. They are in the table only."""
 
 
 def state_machine_section() -> str:
-    """What stands between the markers of the page."""
+    """The text between the markers of the page."""
     parts = [_diagram(machine) for machine in Machine]
     return "\n".join([*parts, _statuses(), _effects(), _transitions()])
 
@@ -31,7 +31,7 @@ def _diagram(machine: Machine) -> str:
 
 
 def _named() -> Iterator[tuple[str, Transition]]:
-    """Effects and transitions that are drawn, each once with its own moves."""
+    """The effects and transitions of the diagram, each once with its own moves."""
     for name, effect in EFFECTS.items():
         yield f"({name})", effect.transition
     for name, transition in TRANSITIONS.items():

@@ -60,11 +60,11 @@ __all__ = [
 ]
 
 NONE = "none"
-"""The state of what does not exist."""
+"""The state of a run, continuation or step that does not exist."""
 
 
 class Machine(StrEnum):
-    """The machines, by the names that they have in the grammar."""
+    """The machines, by their names in the grammar."""
 
     RUN = "run"
     CONTINUATION = "continuation"
@@ -161,7 +161,7 @@ _STATES: Mapping[Machine, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One machine goes from one state to another."""
+    """The change of one machine from one state to another."""
 
     machine: Machine
     before: str

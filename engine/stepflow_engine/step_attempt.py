@@ -1,4 +1,4 @@
-"""One attempt at a step: call its handler and put what comes back into JSON."""
+"""One attempt of a step: call its handler and convert the result to JSON."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from stepflow_engine.codec import dumps_output, restore, result_adapter, round_trip
 from stepflow_engine.durations import show_duration
 from stepflow_engine.execution import HANDLER_ATTEMPT, HANDLER_KEY
+from stepflow_engine.product import NAME
 from stepflow_engine.run_loop import ACTIVITY
 from stepflow_engine.steps import RunRequest
 
@@ -23,7 +24,7 @@ __all__ = ["Result", "attempt_step"]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a handler returned, as JSON text and as the plain data that the text is read back as."""
+    """The result of a handler, as JSON text and as the plain data that the text is parsed to."""
 
     text: bytes
     data: Any
@@ -35,17 +36,17 @@ async def attempt_step(
     """Call a step's handler once.
 
     Args:
-        step_id: the step's id, for errors.
+        step_id: the id of the step, for errors.
         request: the handler and its arguments.
-        attempt: the attempt's number, 0-based.
-        limit_bytes: the most bytes of JSON that its result may have.
-        idempotency_key: the same for all attempts at the step; the handler can read it.
+        attempt: the number of the attempt, 0-based.
+        limit_bytes: the largest size of the result, in bytes of JSON.
+        idempotency_key: the key that all attempts of the step have; the handler can read it.
 
     Raises:
-        StepOutputError: the result cannot be kept.
-        TimeoutError: the attempt took longer than the step's time-out. A handler in a thread cannot be stopped; it
-            runs on, and what it returns is dropped.
-        Exception: whatever the handler raises.
+        StepOutputError: the result is not JSON, or is over the limit.
+        TimeoutError: the attempt took longer than the timeout of the step. A handler in a thread cannot be stopped. It
+            runs on, and its result is dropped.
+        Exception: any error of the handler.
     """
     context = contextvars.copy_context()
     context.run(ACTIVITY.set, None)
@@ -71,9 +72,9 @@ async def _call(request: RunRequest) -> Any:
 
 
 def _in_thread(function: Callable[[], Any]) -> asyncio.Future[Any]:
-    """Call ``function`` in a thread of its own, so that one that never returns takes no other's place.
+    """Call ``function`` in a new thread, not in a pool: a call that never returns would block a thread of the pool.
 
-    The thread is a daemon: it does not keep a process alive that has handed its job back.
+    The thread is a daemon. A process that has released its job does not wait for it.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[Any] = loop.create_future()
@@ -85,19 +86,19 @@ def _in_thread(function: Callable[[], Any]) -> asyncio.Future[Any]:
         if error is None:
             result.set_result(value)
         else:
-            stops = isinstance(error, StopIteration)  # which no future carries
-            result.set_exception(RuntimeError("the handler raised StopIteration") if stops else error)
+            is_stop = isinstance(error, StopIteration)  # a future refuses it
+            result.set_exception(RuntimeError("the handler raised StopIteration") if is_stop else error)
 
     def work() -> None:
         value, failed = None, None
         try:
             value = context.run(function)
-        except BaseException as error:  # noqa: BLE001  user code: whatever it raises belongs to who waits
+        except BaseException as error:  # noqa: BLE001  user code: any error is the result of the handler
             failed = error
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(settle, value, failed)
 
-    threading.Thread(target=work, name="stepflow-handler", daemon=True).start()
+    threading.Thread(target=work, name=f"{NAME}-handler", daemon=True).start()
     return result
 
 

@@ -1,4 +1,4 @@
-"""What a function can ask for: the closed union of step requests, and a request that waits for its end."""
+"""Step requests: the closed union of what the code of a function can request, and a request without an end."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RunRequest:
     """``step.run``: call a handler.
 
     Attributes:
-        handler, args, kwargs: what to call, and with what.
-        retries: attempts after the first; ``None`` means the function's.
-        timeout_ms: the longest an attempt may take, in milliseconds; ``None`` means no bound.
+        handler, args, kwargs: the callable and its arguments.
+        retries: attempts after the first; ``None``: those of the function.
+        timeout_ms: the longest duration of an attempt, in milliseconds; ``None``: no limit.
     """
 
     handler: Callable[..., Any]
@@ -45,8 +45,8 @@ class InvokeRequest:
     """``step.invoke``: run another function and wait for it.
 
     Attributes:
-        app, function: whose function, and which.
-        data: its input as JSON text.
+        app, function: the app id and the id of the function.
+        data: the data of its event, as JSON text.
         timeout_ms: the longest wait, in milliseconds.
     """
 
@@ -58,11 +58,11 @@ class InvokeRequest:
 
 @dataclass(frozen=True, slots=True)
 class SleepRequest:
-    """``step.sleep`` and ``step.sleep_until``: go on later.
+    """``step.sleep`` and ``step.sleep_until``: continue after a time.
 
     Attributes:
-        duration_ms: for how long, in milliseconds.
-        until_ms: until when, in milliseconds since the epoch; 0: the duration counts.
+        duration_ms: the duration, in milliseconds.
+        until_ms: the end, in milliseconds since the epoch; 0: the duration counts.
     """
 
     duration_ms: int = 0
@@ -71,16 +71,16 @@ class SleepRequest:
 
 @dataclass(frozen=True, slots=True)
 class WaitRequest:
-    """``step.wait_for_event``: go on when an event comes, or the time is over.
+    """``step.wait_for_event``: continue when an event arrives, or after a timeout.
 
     Attributes:
-        event: its name.
+        event: the name of the event.
         timeout_ms: the longest wait, in milliseconds.
-        paths: what of the event must have given values: paths into it with commas between, as ``data.order_id``;
-            ``""``: nothing.
-        values: those values, as the JSON text of a list.
-        condition: an expression that must hold as well; ``""``: none.
-        lookback_ms: how long ago the event may have come, in milliseconds.
+        paths: the paths at which the event must have certain values, separated by commas: ``data.order_id``; ``""``:
+            none.
+        values: these values, as the JSON text of a list.
+        condition: an expression that must also be true; ``""``: none.
+        lookback_ms: how far back past events are accepted, in milliseconds.
     """
 
     event: str
@@ -93,7 +93,7 @@ class WaitRequest:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEvent:
-    """An event to be sent, with its data as JSON text. Its step gives an id, and the present, to one without."""
+    """An event to send, with its data as JSON text. Without an id or a time, its step sets them."""
 
     name: str
     data: bytes
@@ -103,7 +103,7 @@ class OutgoingEvent:
 
 @dataclass(frozen=True, slots=True)
 class SendRequest:
-    """``step.send_event``: send events, once."""
+    """``step.send_event``: send events once."""
 
     events: tuple[OutgoingEvent, ...]
 
@@ -112,19 +112,19 @@ StepRequest = RunRequest | InvokeRequest | SleepRequest | WaitRequest | SendRequ
 
 
 def event_text(name: str, *, id: str, ts: int, data: bytes) -> bytes:
-    """The JSON text of an event, whose data is JSON text already."""
+    """The JSON text of an event with ``data``, which is JSON text."""
     return dumps({"name": name, "id": id, "ts": ts})[:-1] + b',"data":' + data + b"}"
 
 
 @dataclass(slots=True, eq=False)
 class StepCall:
-    """A step that the code asked for and that has no end yet.
+    """A step that the code has requested and that has not ended.
 
     Attributes:
-        key: its memo key.
-        id: the id that the code gave it.
-        request: what was asked for.
-        future: given the memo when the step has ended.
+        key: the memo key of the step.
+        id: the id of the step in the code.
+        request: the request.
+        future: its result is the memo, when the step has ended.
     """
 
     key: str

@@ -1,8 +1,8 @@
-"""Whether a task waits for something that only its own run can give it.
+"""Whether a task waits for its own run only: for a step, or for another task of the run.
 
-A run whose every task waits for a step, or for another task of the run, makes no progress before a step ends, so it
-need not be kept. Waiting for a socket or a timer is different: that goes on without any step. asyncio does not say
-which it is, so this looks at what the task is suspended on.
+If all tasks of a run do, the run makes no progress before a step ends, so a worker can drop it from memory. A task that
+waits for a socket or a timer is different: it continues without a step. asyncio does not report the difference, so this
+module checks on what the task is suspended.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["WAITS_INSIDE", "is_blocked_on_run"]
 WAITS_INSIDE = frozenset(
     {"asyncio.tasks", "asyncio.taskgroups", "asyncio.locks", "asyncio.queues", "stepflow_engine.threads"}
 )
-"""Modules whose coroutines wait for other tasks of the run, not for the world (timers are looked at apart)."""
+"""Modules whose coroutines wait for other tasks of the run only. Timers are checked separately."""
 
 
 def is_blocked_on_run(task: asyncio.Task[Any], tasks: Set[asyncio.Task[Any]]) -> bool:

@@ -1,8 +1,8 @@
-"""ScriptStatus in threads: how a plain ``def`` function takes part in an asyncio execution.
+"""Threads of a run: how a plain ``def`` function takes part in an asyncio execution.
 
-The function's body runs in a thread of its own. When it asks for a step, its thread stops and a task on the loop asks
-in its place, so the execution sees the same thing as for ``async def`` code. Threads of one run are started, and
-resumed, one at a time: the order in which they ask is the same on every replay.
+The code of the function runs in a thread. When it requests a step, the thread blocks, and a task in the event loop
+makes the request, so the execution is the same as for ``async def`` code. The threads of one run are started and
+resumed one at a time, so they make their requests in the same order on every replay.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from stepflow_engine.errors import StepUsageError
 from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
+from stepflow_engine.product import NAME
 
 __all__ = ["Suspended", "ThreadBridge"]
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 
 class Suspended(BaseException):
-    """Unwinds a thread whose execution was given up; its run goes on elsewhere, from its memos.
+    """Unwinds a thread whose execution was closed. The run continues elsewhere, from its memos.
 
     Not an `Exception`, so that ``except Exception`` in a function lets it pass.
     """
@@ -33,7 +34,7 @@ class ThreadBridge:
     """Runs the threads of one execution.
 
     Args:
-        execution: the execution that they belong to.
+        execution: the execution of the threads.
     """
 
     def __init__(self, execution: Execution) -> None:
@@ -44,32 +45,33 @@ class ThreadBridge:
         self._first_stops: dict[int, asyncio.Future[None]] = {}
 
     async def run(self, body: Callable[[], T]) -> T:
-        """Run ``body`` in a thread, from the loop, and wait for what it returns."""
+        """Run ``body`` in a thread and return its result. Called in the event loop."""
         _, result = self._start(body)
         return await result
 
     def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """From a thread of the run: have the loop run the coroutine that ``make`` makes, and wait for its result.
+        """Run the coroutine that ``make`` makes in the event loop and return its result. Called in a thread of the run.
 
         Raises:
-            StepUsageError: the calling thread is not one of the run's, or it runs a step's handler.
-            Suspended: the execution was given up meanwhile.
+            StepUsageError: the calling thread is not a thread of the run, or runs the handler of a step.
+            Suspended: the execution was closed meanwhile.
         """
         if HANDLER_ATTEMPT.get() is not None:
-            raise StepUsageError("a step is asked for inside another step's handler, where it could not be kept")
-        if threading.get_ident() not in self._threads:
             raise StepUsageError(
-                "a step is asked for in a thread that the run does not know: use ctx.step.parallel for threads"
+                "a step must not be inside the handler of another step: "
+                "call it in the function itself, before or after that step"
             )
+        if threading.get_ident() not in self._threads:
+            raise StepUsageError("a step must be called in a thread of the run: start threads with ctx.step.parallel")
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
         context = contextvars.copy_context()
-        self._loop.call_soon_threadsafe(self._ask, make, result, context, threading.get_ident())
+        self._loop.call_soon_threadsafe(self._request, make, result, context, threading.get_ident())
         return result.result()
 
     def parallel(self, bodies: Sequence[Callable[[], Any]]) -> list[Any]:
-        """From a thread of the run: run each body in a thread, and return their results in order.
+        """Run each body in a thread and return their results in order. Called in a thread of the run.
 
-        All of them are waited for; then the first error, in order, is raised.
+        It waits for all bodies. Then it raises the first error, in the order of the bodies.
         """
         outcomes = self.call(lambda: self._parallel(bodies))
         for outcome in outcomes:
@@ -96,18 +98,18 @@ class ThreadBridge:
             self._first_stops[ident] = first_stop
             try:
                 value = context.run(body)
-            except BaseException as error:  # noqa: BLE001  user code, and Suspended: it belongs to who waits
-                self._tell(self._end, ident, result, None, error)
+            except BaseException as error:  # noqa: BLE001  user code, and Suspended: the caller of `run` gets it
+                self._in_loop(self._end, ident, result, None, error)
             else:
-                self._tell(self._end, ident, result, value, None)
+                self._in_loop(self._end, ident, result, value, None)
             finally:
                 self._threads.discard(ident)
 
         self._activity.threads += 1
-        threading.Thread(target=work, name="stepflow-function", daemon=True).start()
+        threading.Thread(target=work, name=f"{NAME}-function", daemon=True).start()
         return first_stop, result
 
-    def _tell(self, callback: Callable[..., Any], *args: Any) -> None:
+    def _in_loop(self, callback: Callable[..., Any], *args: Any) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args)
 
@@ -118,25 +120,25 @@ class ThreadBridge:
         if error is None:
             result.set_result(value)
         elif isinstance(error, Suspended | StopIteration):
-            result.set_exception(RuntimeError(f"{type(error).__name__} left the function's code"))
+            result.set_exception(RuntimeError(f"the function raised {type(error).__name__}"))
         else:
             result.set_exception(error)
 
-    def _ask(
+    def _request(
         self,
         make: Callable[[], Coroutine[Any, Any, T]],
         result: concurrent.futures.Future[T],
         context: contextvars.Context,
         ident: int,
     ) -> None:
-        if self._execution.closed:  # the thread computes on, until it ends
+        if self._execution.closed:  # the thread runs on until it ends
             result.set_exception(Suspended())
             return
         self._stopped(ident)
         task = self._loop.create_task(make(), context=context)
-        task.add_done_callback(lambda done: self._answer(done, result), context=context)
+        task.add_done_callback(lambda done: self._reply(done, result), context=context)
 
-    def _answer(self, task: asyncio.Task[T], result: concurrent.futures.Future[T]) -> None:
+    def _reply(self, task: asyncio.Task[T], result: concurrent.futures.Future[T]) -> None:
         self._activity.threads += 1
         self._activity.touch()
         if task.cancelled():
@@ -147,7 +149,7 @@ class ThreadBridge:
             result.set_result(task.result())
 
     def _stopped(self, ident: int) -> None:
-        """Note that a thread computes no longer: it asked for something, or ended."""
+        """Record that a thread no longer computes: it has made a request, or has ended."""
         self._activity.threads -= 1
         self._activity.touch()
         first_stop = self._first_stops.pop(ident, None)

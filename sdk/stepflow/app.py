@@ -61,13 +61,15 @@ class Stepflow(Client):
         replica_timeout: Duration = "1s",
     ) -> None:
         try:
-            check_id(app_id, "an app's id")
+            check_id(app_id, "app id")
             retention_ms = duration_ms(retention, name="retention")
             replica_timeout_ms = _replica_timeout_ms(durability, replica_timeout)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
         if set(app_id) & set("/, ") or app_id.endswith(":steps"):
-            raise ConfigurationError(f"app id {app_id!r} may not contain '/', ',' or a space, or end with ':steps'")
+            raise ConfigurationError(
+                f"app id must not contain '/', ',' or a space, or end with ':steps', got {app_id!r}"
+            )
         super().__init__(
             app_id,
             redis_url,
@@ -154,7 +156,9 @@ class Stepflow(Client):
             )
             bounds = bounds_config(cancel_on=cancel_on, timeouts=timeouts)
             if batch and (cancel_on or (bounds and bounds.start_ms)):
-                raise ConfigurationError("batch cannot be combined with cancel_on or Timeouts(start=...)")
+                raise ConfigurationError(
+                    "batch: cannot be combined with cancel_on or Timeouts(start=...): remove one of them"
+                )
         except ConfigurationError as error:
             raise ConfigurationError(f"function {id!r}: {error}") from None
         namespace = local_names(1)
@@ -176,7 +180,9 @@ class Stepflow(Client):
                 cipher=self.backend.cipher,
             )
             if id in self.functions:
-                raise ConfigurationError(f"app {self.id!r} has two functions with the id {id!r}: rename one of them")
+                raise ConfigurationError(
+                    f"function {id!r}: app {self.id!r} already has a function with this id: rename one of them"
+                )
             self.functions[id] = function
             if on_failure is not None:
                 condition = f"event.data.function == {dumps(function.name).decode()}"
@@ -208,8 +214,8 @@ def _replica_timeout_ms(durability: str, timeout: Duration) -> int:
         ValueError: the durability or the timeout is invalid.
     """
     if durability not in ("primary", "replicated"):
-        raise ValueError(f'durability must be "primary" or "replicated", not {durability!r}')
+        raise ValueError(f'durability must be "primary" or "replicated", got {durability!r}')
     timeout_ms = duration_ms(timeout, name="replica_timeout")
     if not 1 <= timeout_ms <= _LONGEST_REPLICA_TIMEOUT_MS:
-        raise ValueError(f"replica_timeout must be from 1 ms to 10 s, not {timeout!r}")
+        raise ValueError(f"replica_timeout must be from 1ms to 10s, got {timeout!r}")
     return timeout_ms if durability == "replicated" else 0

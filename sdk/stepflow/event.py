@@ -14,6 +14,7 @@ from stepflow_engine.codec import dumps_event
 from stepflow_engine.encryption_scopes import event_scope
 from stepflow_engine.errors import EventError, StepUsageError
 from stepflow_engine.limits import check_id
+from stepflow_engine.product import NAME
 from stepflow_engine.steps import OutgoingEvent, event_text
 
 __all__ = ["FAILED", "INVOKED", "Event", "encode_event", "outgoing_event", "read_event"]
@@ -22,9 +23,9 @@ T = TypeVar("T", default=Any)
 
 _LATEST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999, the latest time of a datetime."""
-FAILED = "stepflow/function.failed"
+FAILED = f"{NAME}/function.failed"
 """The name of the event of a failed run; its data has ``function``, ``run_id``, ``error`` and ``event``."""
-INVOKED = "stepflow/function.invoked"
+INVOKED = f"{NAME}/function.invoked"
 """The name of the event of a run that a client has started by the id of its function."""
 
 
@@ -62,13 +63,13 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
         EventError: the name, id or time is invalid, or the data is not JSON or over the limit.
     """
     try:
-        check_id(event.name, "an event's name")
+        check_id(event.name, "event name")
         if event.id:
-            check_id(event.id, "an event's id")
+            check_id(event.id, "event id")
     except ValueError as error:
         raise EventError(str(error)) from None
     if type(event.ts) is not int or not 0 <= event.ts <= _LATEST_MS:
-        raise EventError(f"an event's ts is a time in milliseconds since 1970, a whole number, not {event.ts!r:.80}")
+        raise EventError(f"event ts must be an integer, in milliseconds since 1970, got {event.ts!r:.80}")
     data = dumps_event({} if event.data is None else event.data, limit_bytes=limit_bytes)
     return OutgoingEvent(event.name, data, event.id, event.ts)
 
@@ -97,7 +98,7 @@ def event_path(path: object) -> str:
     text = path.removeprefix("event.") if isinstance(path, str) else ""
     if not _PATH.fullmatch(text):
         raise StepUsageError(
-            f'the match {path!r} is not a path into the event: write match="data.order_id" for the value that the '
-            'run\'s own event has there, or, in a wait, match={"data.order_id": 17}; for more, if_='
+            f'match must be a path into the event, got {path!r}: write match="data.order_id" for the value in the '
+            'event of the run, or, in a wait, match={"data.order_id": 17}; use if_= for other conditions'
         )
     return text

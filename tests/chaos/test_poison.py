@@ -40,11 +40,11 @@ def test_steps_that_kill_their_worker_fail_after_three_deaths_and_their_neighbou
         until(done, seconds=100, what="the end of all runs")
     assert len(crew.deaths) >= DEATHS, "the workers did not die"
     for run in deadly:
-        with pytest.raises(RunFailedError, match=f"{DEATHS} workers died while they had this step") as failed:
+        with pytest.raises(RunFailedError, match=f"{DEATHS} workers died while they executed this step") as failed:
             run.result(1)
         assert failed.value.name == "PoisonError"
         shown = call("runs", "show", run.id, "--redis-url", url).stdout
-        assert f"{DEATHS} workers died while they had this step" in shown
+        assert f"{DEATHS} workers died while they executed this step" in shown
         assert effects.count(run.id, "before") == 1
         assert 1 <= effects.count(run.id, "die") <= DEATHS, "it failed for a death that was not its own"
     assert [len(run.result(1)) for run in neighbours] == [5] * 6

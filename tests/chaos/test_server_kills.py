@@ -65,4 +65,4 @@ def test_after_a_server_was_away_for_seconds_no_worker_is_deaf_to_events_or_comm
         (name,) = (key.removeprefix("rq:worker:") for key in site.client.scan_iter("rq:worker:*"))
         send_shutdown_command(site.client, name)
         assert worker.process.wait(20) == 0
-        assert {"routing_interrupted", "inbox_interrupted"} <= set(worker.log.read_text().split())
+        assert {"routing_interrupted", "notifications_interrupted"} <= set(worker.log.read_text().split())

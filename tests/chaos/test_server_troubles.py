@@ -84,7 +84,7 @@ def test_a_foreign_script_that_blocks_the_server_only_delays(tmp_path: Path, lon
         site.say(f"blocked for {seconds} s twice, {busy} times BUSY, {load}")
         assert busy > 5
         assert load.lost(site.client) == []
-        assert all("inbox_interrupted" in worker.log.read_text() for worker in site.workers)
+        assert all("notifications_interrupted" in worker.log.read_text() for worker in site.workers)
 
 
 FAULTS = {

@@ -33,7 +33,7 @@ def wait_for(
     name: str, *, step_id: str = "w", paths: str = "", values: object = (), condition: bytes = b""
 ) -> WaitStart:
     """A wait of an hour for an event."""
-    index = wait_index(name, paths=paths, values=dumps(list(values)), looked_at=bool(condition))
+    index = wait_index(name, paths=paths, values=dumps(list(values)), has_condition=bool(condition))
     detail = dumps({"id": step_id, "kind": "wait"})[1:]
     return WaitStart(step_key(step_id), step_id, detail, HOUR_MS, event=name, index=index, condition=condition)
 

@@ -315,8 +315,8 @@ def test_functions_show_rate_limits_and_the_queues_that_no_live_worker_serves(ur
         (f"{APPS}.shop:nothing", "has no 'nothing'; its apps: app, other"),
         (f"{APPS}.shop:not_an_app", "is not an app but str"),
         (f"{APPS}.shop:other", "has no functions"),
-        (f"{APPS}.twice:app", "two functions with the id 'same': rename one of them"),
-        (f"{APPS}.uncallable:app", "its handler must be callable, not str"),
+        (f"{APPS}.twice:app", "already has a function with this id: rename one of them"),
+        (f"{APPS}.uncallable:app", "handler must be callable, got str"),
         (f"{APPS}.raises:app", "KeyError: 'api_key': correct it (at tests/integration/apps/raises.py:9)"),
     ],
 )
@@ -365,18 +365,18 @@ def test_an_event_that_is_too_large_is_not_sent(url: str, client: redis.Redis, t
     file = tmp_path / "large.json"
     file.write_text(json.dumps("x" * 600_000))
     done = call("send", "shop/order.placed", "--data", f"@{file}", "--redis-url", url)
-    assert_refused(done, 2, "at most 524,288 are accepted")
+    assert_refused(done, 2, "at most 524,288 bytes")
     assert not client.exists("stepflow:events")
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["send", "x", "--data", "{n: 1}"], "not JSON"),
-        (["send", "x", "--data", "@/no/such/file"], "cannot read '/no/such/file'"),
+        (["send", "x", "--data", "{n: 1}"], "data must be JSON"),
+        (["send", "x", "--data", "@/no/such/file"], "data cannot be read from '/no/such/file'"),
         (["send"], "Missing argument 'EVENT'"),
         (["start", "order"], "write APP/order, or use --app"),
-        (["start", "shop/order", "--timeout", "soon"], "not a duration"),
+        (["start", "shop/order", "--timeout", "soon"], "must be a duration"),
         (["runs", "list", "--status", "asleep"], "'asleep' is not one of"),
         (["nonsense"], "No such command 'nonsense'"),
     ],
@@ -393,8 +393,8 @@ def test_words_that_make_no_command_end_with_2(url: str, words: list[str], part:
         (["--queue", "a b"], "must not be empty, contain ',' or a space"),
         (["--queue", "shop:steps"], "or end with ':steps'"),
         (["--lease", "1s"], "lease must be at least 2s, got 1s"),
-        (["--lease", "long"], "not a duration"),
-        (["--grace", "-1"], "is negative"),
+        (["--lease", "long"], "must be a duration"),
+        (["--grace", "-1"], "must not be negative"),
     ],
 )
 def test_a_worker_s_options_are_checked(url: str, words: list[str], part: str) -> None:
@@ -550,7 +550,7 @@ def test_a_server_that_outlived_its_dev_is_found_and_no_second_one_is_started_on
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         again = call("dev", "flows:app", cwd=dev.folder)
-        assert_refused(again, 3, "a server of 'stepflow dev' already runs in this folder", "kill ")
+        assert_refused(again, 3, "a server of 'stepflow dev' already uses it", "kill ")
         with redis.Redis.from_url((dev.folder / ".stepflow" / "url").read_text().strip()) as client:
             os.kill(int(again.stderr.split()[-1]), signal.SIGTERM)
             until(lambda: not _answers(client), what="the end of the server")

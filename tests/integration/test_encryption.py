@@ -165,7 +165,7 @@ def test_a_run_waits_for_a_worker_that_has_the_key(url: str, client, run_worker)
     assert run.result(30) == SECRET
     until(lambda: not client.xlen("stepflow:events"), what="the event that was left")
     assert event_id
-    with pytest.raises(EncryptionKeyMissingError, match=f"needs key '{Encryption(keys=[KEY]).key_ids[0]}'") as caught:
+    with pytest.raises(EncryptionKeyMissingError, match=f"its key '{Encryption(keys=[KEY]).key_ids[0]}'") as caught:
         vault(url, OTHER_KEY).run(run.id).result(5)
     assert SECRET not in str(caught.value)
 

@@ -96,7 +96,7 @@ def test_outside_of_a_handler_there_is_none_and_the_error_says_where_there_is(
 
     run_worker(app)
     for function in (between, between_sync):
-        with pytest.raises(RunFailedError, match="outside of a step's handler") as caught:
+        with pytest.raises(RunFailedError, match="outside of the handler of a step") as caught:
             app.invoke(function, timeout=20)
         assert caught.value.name == "StepUsageError"
     assert passes == ["once"]

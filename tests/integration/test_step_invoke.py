@@ -133,7 +133,7 @@ def test_a_cycle_of_invokes_ends_with_a_clear_error(app: Stepflow, run_worker) -
         await ctx.step.invoke("again", "forever")
 
     run_worker(app)
-    with pytest.raises(RunFailedError, match="is there a cycle of invokes"):
+    with pytest.raises(RunFailedError, match="check the functions for a cycle of invokes"):
         app.invoke(forever, timeout=60)
     assert len(set(runs)) >= 1
 
@@ -311,13 +311,13 @@ def test_a_child_whose_input_is_refused_fails_its_parent_with_the_validation_mes
 @pytest.mark.parametrize(
     ("function", "data", "timeout", "text"),
     [
-        (7, None, None, "needs a function made by"),
-        ("", None, None, "a function's id"),
-        ("compute-square", object(), None, "is not JSON"),
+        (7, None, None, "must be a function of"),
+        ("", None, None, "invoke: function id"),
+        ("compute-square", object(), None, "must be JSON"),
         ("compute-square", "x" * 600_000, None, "at most 524,288"),
-        ("compute-square", None, -1, "is negative"),
-        ("compute-square", None, "soon", "is not a duration"),
-        ("compute-square", None, "400d", "longer than 366d"),
+        ("compute-square", None, -1, "must not be negative"),
+        ("compute-square", None, "soon", "must be a duration"),
+        ("compute-square", None, "400d", "at most 366d"),
     ],
 )
 def test_an_invoke_that_cannot_be_is_refused_and_not_retried(
@@ -350,7 +350,7 @@ def test_an_invoke_inside_a_handler_is_refused(app: Stepflow, square, run_worker
         await ctx.step.run("outer", handler)
 
     run_worker(app)
-    with pytest.raises(RunFailedError, match="inside another step's handler"):
+    with pytest.raises(RunFailedError, match="inside the handler of another step"):
         app.invoke(main, timeout=20)
 
 

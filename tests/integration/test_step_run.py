@@ -91,7 +91,7 @@ def test_an_id_that_cannot_be_one_fails_the_run_at_once(app: Stepflow, run_worke
         await ctx.step.run(step_id, echo, 1)
 
     run_worker(app)
-    with pytest.raises(RunFailedError, match="a step's id") as failed:
+    with pytest.raises(RunFailedError, match="step id must be") as failed:
         app.invoke(bad_id, timeout=20)
     assert failed.value.name == "StepUsageError"
 
@@ -201,7 +201,7 @@ def test_limits_are_clear_errors(url: str, run_worker) -> None:
             await ctx.step.run(f"s{n}", echo, "x" * 90)
 
     run_worker(app)
-    for function, text in ((steps, "more than 5 steps"), (output, "at most 100"), (state, "over 600 bytes")):
+    for function, text in ((steps, "at most 5 steps"), (output, "at most 100"), (state, "at most 600 bytes")):
         with pytest.raises(RunFailedError, match=text):
             app.invoke(function, timeout=20)
 
@@ -376,7 +376,7 @@ def test_a_step_inside_a_steps_handler_is_refused(app: Stepflow, run_worker, kin
         ctx.step.run("outer", lambda: ctx.step.run("inner", echo, 1))
 
     run_worker(app)
-    with pytest.raises(RunFailedError, match="inside another step's handler") as failed:
+    with pytest.raises(RunFailedError, match="inside the handler of another step") as failed:
         app.invoke(nested_async if kind == "async" else nested_sync, timeout=20)
     assert failed.value.name == StepUsageError.__name__
 
@@ -391,7 +391,7 @@ def test_a_handler_that_is_not_callable_is_refused(app: Stepflow, run_worker) ->
             waiting.close()
 
     run_worker(app)
-    with pytest.raises(RunFailedError, match="must be callable, not coroutine"):
+    with pytest.raises(RunFailedError, match="must be callable, got coroutine"):
         app.invoke(coroutine, timeout=20)
 
 

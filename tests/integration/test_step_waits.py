@@ -230,19 +230,22 @@ def test_a_sync_function_waits_too(app: Stepflow, run_worker) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda step: step.sleep("x", -1), "is negative"),
-        (lambda step: step.sleep("x", "367d"), "the longest accepted"),
-        (lambda step: step.sleep("x", "soon"), "is not a duration"),
-        (lambda step: step.sleep_until("x", "tomorrow"), "is not a time to sleep until"),
-        (lambda step: step.sleep_until("x", datetime(2030, 1, 1)), "has no time zone"),
-        (lambda step: step.sleep_until("x", datetime(2999, 1, 1, tzinfo=UTC)), "over 366 days ahead"),
-        (lambda step: step.wait_for_event("x", event="", timeout=1), "the name of the event"),
-        (lambda step: step.wait_for_event("x", event="e", timeout="400d"), "the longest accepted"),
-        (lambda step: step.wait_for_event("x", event="e", timeout=1, match="total > 3"), "is not a path"),
-        (lambda step: step.wait_for_event("x", event="e", timeout=1, match="data.missing"), "has none"),
-        (lambda step: step.wait_for_event("x", event="e", timeout=1, match={"data.x": {1}}), "is not JSON"),
+        (lambda step: step.sleep("x", -1), "sleep: duration must not be negative"),
+        (lambda step: step.sleep("x", "367d"), "at most 366d"),
+        (lambda step: step.sleep("x", "soon"), "must be a duration"),
+        (lambda step: step.sleep_until("x", "tomorrow"), "when must be a time"),
+        (lambda step: step.sleep_until("x", datetime(2030, 1, 1)), "must have a time zone"),
+        (lambda step: step.sleep_until("x", datetime(2999, 1, 1, tzinfo=UTC)), "at most 366 days ahead"),
+        (lambda step: step.wait_for_event("x", event="", timeout=1), "event must be non-empty text"),
+        (lambda step: step.wait_for_event("x", event="e", timeout="400d"), "at most 366d"),
+        (lambda step: step.wait_for_event("x", event="e", timeout=1, match="total > 3"), "must be a path"),
+        (
+            lambda step: step.wait_for_event("x", event="e", timeout=1, match="data.missing"),
+            "with a value in the event",
+        ),
+        (lambda step: step.wait_for_event("x", event="e", timeout=1, match={"data.x": {1}}), "match must be JSON"),
         (lambda step: step.wait_for_event("x", event="e", timeout=1, if_="event.data. >"), "is not CEL"),
-        (lambda step: step.wait_for_event("x", event="e", timeout=1, lookback="2h"), "over 1h"),
+        (lambda step: step.wait_for_event("x", event="e", timeout=1, lookback="2h"), "at most 1h"),
     ],
 )
 def test_bad_input_is_refused_where_it_is_written(app: Stepflow, run_worker, call, message: str) -> None:
@@ -280,5 +283,5 @@ def test_a_sleep_in_a_steps_handler_is_refused(app: Stepflow, run_worker) -> Non
         await ctx.step.run("outer", handler)
 
     run_worker(app)
-    with pytest.raises(RunFailedError, match="inside another step's handler"):
+    with pytest.raises(RunFailedError, match="inside the handler of another step"):
         app.invoke(nested, timeout=20)

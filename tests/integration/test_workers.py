@@ -190,7 +190,7 @@ def test_a_step_that_kills_its_workers_fails_as_poison(
         until(lambda: count(ledger)["die"] == deaths)  # noqa: B023
         start_worker(APP)
     with pytest.raises(
-        RunFailedError, match=r"3 workers died.*: \S+ at 20\S+Z; \S+ at 20\S+Z; \S+ at 20\S+Z; it is not"
+        RunFailedError, match=r"3 workers died.*: \S+ at 20\S+Z; \S+ at 20\S+Z; \S+ at 20\S+Z; it is not retried"
     ) as failed:
         run.result(30)
     assert failed.value.name == "PoisonError"

@@ -45,7 +45,7 @@ class WorkerProcess:
         url: the server's.
         apps: names of apps, ``module:app``, importable from the project's root.
         env: variables that it has besides those of the test.
-        settings: of the worker; ``backoff`` as (first_ms, most_ms).
+        settings: of the worker; ``backoff`` as (first_ms, max_ms).
     """
 
     def __init__(

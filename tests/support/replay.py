@@ -111,9 +111,9 @@ def on_run_loop(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def execution_of(handler: Callable[..., Any], *, most_steps: int = 10_000) -> Execution:
+def execution_of(handler: Callable[..., Any], *, max_steps: int = 10_000) -> Execution:
     """A pass over a function, not started yet."""
-    app = Stepflow(f"unit{next(_NUMBERS)}", limits=Limits(steps_per_run=most_steps))
+    app = Stepflow(f"unit{next(_NUMBERS)}", limits=Limits(steps_per_run=max_steps))
     return app.function("f")(handler).execution([EVENT], run_id="run1", attempt=0)
 
 

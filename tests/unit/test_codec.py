@@ -191,7 +191,7 @@ def test_a_value_on_the_first_pass_is_what_a_replay_reads() -> None:
 
 def test_a_generator_is_read_once_and_whole() -> None:
     assert read_back({"a": (n for n in range(3)), 1: "b"}) == {"a": [0, 1, 2], "1": "b"}
-    with pytest.raises(StepOutputError, match="is not JSON"):
+    with pytest.raises(StepOutputError, match="result must be JSON"):
         encoded(n for n in [1, 2**70])
 
 
@@ -235,20 +235,20 @@ def deep(levels: int, wrap: Callable[[Any], Any]) -> Any:
     ids=lambda value: type(value).__name__,
 )
 def test_what_json_cannot_hold_is_refused_with_the_steps_name(value: object) -> None:
-    with pytest.raises(StepOutputError, match=r"the result of step 's' is not JSON: .*return plain data or a model"):
+    with pytest.raises(StepOutputError, match=r"step 's': result must be JSON \(.*\): return plain data or a model"):
         encoded(value)
 
 
 @pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"a": inner}, lambda inner: deque([inner])])
 def test_what_is_nested_far_too_deeply_is_refused(wrap: Callable[[Any], Any]) -> None:
-    with pytest.raises(StepOutputError, match="is not JSON"):
+    with pytest.raises(StepOutputError, match="result must be JSON"):
         encoded(deep(1_500, wrap))
 
 
 def test_a_value_that_contains_itself_is_refused() -> None:
     circle: list[object] = []
     circle.append(circle)
-    with pytest.raises(StepOutputError, match="is not JSON"):
+    with pytest.raises(StepOutputError, match="result must be JSON"):
         encoded(circle)
 
 
@@ -325,12 +325,12 @@ except StepOutputError:
     ],
 )
 def test_numbers_that_json_has_not_are_refused_wherever_they_are(number: float, wrap: Callable[[float], Any]) -> None:
-    with pytest.raises(StepOutputError, match="is not JSON"):
+    with pytest.raises(StepOutputError, match="result must be JSON"):
         encoded(wrap(number))
 
 
 def test_two_keys_with_the_same_text_are_refused() -> None:
-    with pytest.raises(StepOutputError, match="is not JSON"):
+    with pytest.raises(StepOutputError, match="result must be JSON"):
         encoded({1: "a", "1": "b"})
 
 
@@ -341,15 +341,17 @@ def test_the_error_says_where_the_fault_is() -> None:
 
 def test_a_result_over_the_limit_is_refused_with_what_to_do() -> None:
     assert dumps_output("x" * 98, what="step 's'", limit_bytes=100) == b'"' + b"x" * 98 + b'"'
-    with pytest.raises(StepOutputError, match="1,002 bytes of JSON; at most 100 are accepted: store it elsewhere"):
+    with pytest.raises(
+        StepOutputError, match="result must be at most 100 bytes of JSON, got 1,002: store it elsewhere"
+    ):
         dumps_output("x" * 1_000, what="step 's'", limit_bytes=100)
 
 
 def test_events_are_refused_as_events() -> None:
     assert dumps_event({"a": (1,)}, limit_bytes=100) == b'{"a":[1]}'
-    with pytest.raises(EventError, match="the event's data is not JSON"):
+    with pytest.raises(EventError, match="event data must be JSON"):
         dumps_event({"a": float("nan")}, limit_bytes=100)
-    with pytest.raises(EventError, match="at most 100 are accepted"):
+    with pytest.raises(EventError, match="event data must be at most 100 bytes"):
         dumps_event("x" * 100, limit_bytes=100)
 
 
@@ -489,7 +491,9 @@ def test_an_annotation_that_cannot_be_hashed_is_no_error() -> None:
 
 
 def test_data_that_does_not_fit_is_refused_with_the_field() -> None:
-    with pytest.raises(StepOutputError, match=r"step 's' does not fit its declared return type: name: Field required"):
+    with pytest.raises(
+        StepOutputError, match=r"step 's': result does not fit the declared return type: name: Field required"
+    ):
         restore(adapter_for(Item), {"price": 1}, what="step 's'")
 
 

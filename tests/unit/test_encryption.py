@@ -74,7 +74,7 @@ def test_data_that_looks_sealed_is_data() -> None:
     [("step", "run", "key2"), ("step", "run2", "key"), ("step failure", "run", "key"), ("step", "runkey"), ("x",)],
 )
 def test_a_payload_that_was_moved_does_not_open(place: tuple[str, ...]) -> None:
-    with pytest.raises(DecryptionError, match="belongs elsewhere, or was altered") as caught:
+    with pytest.raises(DecryptionError, match="belongs to another scope, or was altered") as caught:
         Cipher([OLD]).open(sealed(), place)
     assert caught.value.key_id == key_id(OLD)
     assert "4111" not in str(caught.value)
@@ -102,7 +102,8 @@ def test_what_only_has_the_mark_is_a_typed_error(value: object) -> None:
 def test_a_missing_key_is_named() -> None:
     for cipher in (NO_ENCRYPTION, Cipher([OTHER])):
         with pytest.raises(
-            EncryptionKeyMissingError, match=rf"'run' 'key' needs key '{key_id(OLD)}'.*STEPFLOW_ENCRYPTION"
+            EncryptionKeyMissingError,
+            match=rf"'run' 'key': this process does not have its key '{key_id(OLD)}'.*STEPFLOW_ENCRYPTION",
         ) as caught:
             cipher.open(sealed(), PLACE)
         assert caught.value.key_id == key_id(OLD)
@@ -185,11 +186,11 @@ def test_keys_are_bytes_or_text_and_are_never_shown() -> None:
     [
         ([], "at least one key"),
         ("text", "at least one key"),
-        (["c2VjcmV0"], "key 1 of Encryption has 6 bytes"),
-        ([Encryption.generate_key(), "secret!"], "key 2 of Encryption is not base64"),
-        (["sécret"], "key 1 of Encryption is not base64"),
-        ([17], "key 1 of Encryption is int"),
-        ([b"secret"], "has 6 bytes"),
+        (["c2VjcmV0"], "Encryption: key 1 must be 32 bytes, got 6"),
+        ([Encryption.generate_key(), "secret!"], "Encryption: key 2 must be base64"),
+        (["sécret"], "Encryption: key 1 must be base64"),
+        ([17], "Encryption: key 1 must be bytes or text, got int"),
+        ([b"secret"], "must be 32 bytes, got 6"),
     ],
 )
 def test_keys_that_are_none_are_refused_and_not_shown(keys: list[object], says: str) -> None:
@@ -208,7 +209,7 @@ def test_the_environment_has_keys_for_apps_that_name_none(monkeypatch: pytest.Mo
     assert own.seal(b"1", PLACE).startswith(b'{"$enc":"%b.' % key_id(OTHER).encode())
     assert own.open(sealed(key=OLD), PLACE) == SECRET
     monkeypatch.setenv("STEPFLOW_ENCRYPTION_KEYS", "x")
-    with pytest.raises(ConfigurationError, match="key 1 of STEPFLOW_ENCRYPTION_KEYS"):
+    with pytest.raises(ConfigurationError, match="STEPFLOW_ENCRYPTION_KEYS: key 1"):
         Stepflow("a")
 
 

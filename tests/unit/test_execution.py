@@ -142,7 +142,7 @@ def test_a_step_inside_a_steps_handler_is_refused_and_not_retried() -> None:
     done = play(nested)
     assert isinstance(done.error, StepError)
     assert (done.error.step_id, done.error.name) == ("outer", "StepUsageError")
-    assert "inside another step's handler" in done.error.message
+    assert "inside the handler of another step" in done.error.message
     assert done.performed == ["outer"]
 
 
@@ -153,7 +153,7 @@ def test_a_step_in_a_task_that_a_handler_starts_is_refused() -> None:
 
         return await ctx.step.run("outer", inner)
 
-    assert "inside another step's handler" in str(play(nested).error)
+    assert "inside the handler of another step" in str(play(nested).error)
 
 
 @pytest.mark.parametrize("step_id", ["", None, 7, "x" * 10_241, "\ud800"])
@@ -178,20 +178,20 @@ def test_a_handler_that_is_not_callable_is_refused_with_what_to_do() -> None:
 
     error = replay(wrong, []).error
     assert isinstance(error, StepUsageError)
-    assert "must be callable, not str" in str(error)
+    assert "must be callable, got str" in str(error)
     assert "pass the function itself" in str(error)
 
 
 def test_a_run_with_too_many_steps_is_refused() -> None:
     async def main() -> object:
-        execution = execution_of(three, most_steps=2)
+        execution = execution_of(three, max_steps=2)
         execution.add(data_memos(a=1, b=2, c=3))
         return await execution.advance()
 
     outcome = on_run_loop(main())
     assert isinstance(outcome, Raised)
     assert isinstance(outcome.error, LimitError)
-    assert "more than 2 steps" in str(outcome.error)
+    assert "at most 2 steps" in str(outcome.error)
 
 
 # -- what waiting says ---------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_a_step_is_fresh_once() -> None:
         assert isinstance(second, Waiting)
         assert [call.id for call in first.fresh] == ["a", "b"]
         assert (second.fresh, second.blocked, second.alone) == ([], True, False)
-        execution.ask_again()
+        execution.request_again()
         third = await execution.advance()
         assert isinstance(third, Waiting)
         assert third.fresh == first.fresh
@@ -319,15 +319,15 @@ def test_a_memo_that_is_offered_twice_counts_once() -> None:
 def test_a_pass_can_wait_until_the_code_asks_for_a_step() -> None:
     async def main() -> None:
         execution = execution_of(three)
-        asked = asyncio.create_task(execution.asked(step_key("b")))
+        asked = asyncio.create_task(execution.requested(step_key("b")))
         await execution.advance()
         assert not asked.done()
         execution.add(data_memos(a=1))
         await execution.advance()
         await asked
-        await execution.asked(step_key("b"))
-        assert execution.was_asked(step_key("b"))
-        assert not execution.was_asked(step_key("c"))
+        await execution.requested(step_key("b"))
+        assert execution.was_requested(step_key("b"))
+        assert not execution.was_requested(step_key("c"))
         assert (call := execution.pending(step_key("b"))) is not None
         assert call.id == "b"
         assert execution.pending_ids() == ["b"]
@@ -392,7 +392,7 @@ def test_a_pass_that_is_closed_asks_for_nothing_more() -> None:
         await execution.advance()
         execution.close()
         assert isinstance(await execution.advance(), Raised)
-        assert not execution.was_asked(step_key("clean up"))
+        assert not execution.was_requested(step_key("clean up"))
 
     on_run_loop(main())
 

@@ -150,7 +150,7 @@ def test_a_memo_of_a_failure_is_read_back() -> None:
 
 # -- retries -------------------------------------------------------------------------
 
-BACKOFF = Backoff(first_ms=1_000, most_ms=60_000)
+BACKOFF = Backoff(first_ms=1_000, max_ms=60_000)
 
 
 def delay(error: BaseException, *, attempt: int = 0, retries: int = 4, jitter: float = 0.0) -> int | None:
@@ -231,7 +231,7 @@ def test_a_retry_after_does_not_add_attempts() -> None:
 
 
 def test_a_retry_after_that_is_no_time_is_refused_where_it_is_written() -> None:
-    with pytest.raises(ValueError, match="retry_after 'soon' is not a duration"):
+    with pytest.raises(ValueError, match="retry_after must be a duration, got 'soon'"):
         RetryAfterError("later", "soon")
 
 

@@ -128,13 +128,13 @@ async def test_an_attempt_that_is_cancelled_cancels_its_handler() -> None:
 
 
 async def test_a_result_that_is_not_json_is_refused_with_the_steps_name() -> None:
-    with pytest.raises(StepOutputError, match="step 's' is not JSON"):
+    with pytest.raises(StepOutputError, match="step 's': result must be JSON"):
         await attempt(lambda: object())
 
 
 async def test_a_result_over_the_limit_is_refused() -> None:
     assert (await attempt(lambda: "x" * 98, limit_bytes=100)).data == "x" * 98
-    with pytest.raises(StepOutputError, match="101 bytes of JSON; at most 100"):
+    with pytest.raises(StepOutputError, match="at most 100 bytes of JSON, got 101"):
         await attempt(lambda: "x" * 99, limit_bytes=100)
 
 
@@ -146,7 +146,7 @@ async def test_a_result_that_does_not_fit_its_declared_type_is_refused() -> None
     def wrong() -> Item:
         return {"name": 7}  # type: ignore[return-value]
 
-    with pytest.raises(StepOutputError, match="does not fit its declared return type: name"):
+    with pytest.raises(StepOutputError, match="does not fit the declared return type: name"):
         await attempt(wrong)
 
 

@@ -41,8 +41,8 @@ def literals(path: Path) -> Iterator[str]:
     tree = ast.parse(path.read_text())
     prose = {id(part.value) for part in ast.walk(tree) if isinstance(part, ast.Expr)}
     for part in ast.walk(tree):
-        if isinstance(part, ast.Constant) and isinstance(part.value, str) and id(part) not in prose:
-            yield part.value
+        if isinstance(part, ast.Constant) and isinstance(part.value, str | bytes) and id(part) not in prose:
+            yield part.value if isinstance(part.value, str) else part.value.decode(errors="replace")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -21,12 +21,12 @@ def test_odd_ids_are_accepted_as_they_are(value: str) -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("", "text that is not empty"),
-        (None, "text that is not empty"),
-        (b"a", "text that is not empty"),
-        (1, "text that is not empty"),
-        ("x" * 10_241, "10241 bytes long; at most 10240"),
-        ("☃" * 3_414, "10242 bytes long"),
+        ("", "non-empty text"),
+        (None, "non-empty text"),
+        (b"a", "non-empty text"),
+        (1, "non-empty text"),
+        ("x" * 10_241, "at most 10,240 bytes, got 10,241"),
+        ("☃" * 3_414, "got 10,242"),
         ("a\ud800", "lone surrogate"),
     ],
 )
@@ -42,7 +42,7 @@ def test_retries_from_none_to_twenty_are_accepted(value: int) -> None:
 
 @pytest.mark.parametrize("value", [-1, 21, 1.0, "3", None, True])
 def test_other_retries_are_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="whole number from 0 to 20"):
+    with pytest.raises(ValueError, match="an integer from 0 to 20"):
         check_retries(value)
 
 

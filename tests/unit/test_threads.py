@@ -161,7 +161,7 @@ def test_a_step_inside_a_steps_handler_is_refused_in_a_sync_function() -> None:
     error = play(nested).error
     assert isinstance(error, StepError)
     assert error.name == "StepUsageError"
-    assert "inside another step's handler" in error.message
+    assert "inside the handler of another step" in error.message
 
 
 def test_a_step_in_a_thread_that_the_run_does_not_know_is_refused_with_what_to_do() -> None:
@@ -180,7 +180,7 @@ def test_a_step_in_a_thread_that_the_run_does_not_know_is_refused_with_what_to_d
         assert isinstance(caught[0], StepUsageError)
         return str(caught[0])
 
-    assert "use ctx.step.parallel for threads" in play(strange).value
+    assert "start threads with ctx.step.parallel" in play(strange).value
 
 
 def test_one_step_of_a_sync_function_is_alone() -> None:
@@ -202,7 +202,7 @@ def test_a_thread_that_computes_is_waited_for() -> None:
     async def main() -> list[str]:
         execution = execution_of(computes)
         advancing = asyncio.create_task(execution.advance())
-        await execution.asked(step_key("quick"))
+        await execution.requested(step_key("quick"))
         proceed.set()
         outcome = await advancing
         assert isinstance(outcome, Waiting)
@@ -263,7 +263,7 @@ def test_a_thread_that_asks_after_its_pass_was_closed_is_unwound() -> None:
         proceed.set()
         assert await asyncio.to_thread(gone.wait, 10)
         assert isinstance(await asyncio.wait_for(execution.advance(), 10), Raised)
-        assert not execution.was_asked(step_key("a"))
+        assert not execution.was_requested(step_key("a"))
 
     on_run_loop(main())
 

@@ -83,19 +83,19 @@ def test_an_event_starts_a_function_when_its_name_fits_and_its_condition_holds(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"event": ""}, "must be text that is not empty"),
-        ({"event": "a.*.b"}, "not at its end"),
+        ({"event": ""}, "event must be non-empty text"),
+        ({"event": "a.*.b"}, "at its end only"),
         ({"event": "a", "if_": "event.data >"}, "is not CEL"),
-        ({"event": "a", "if_": ""}, "an expression is text"),
+        ({"event": "a", "if_": ""}, "expression must be non-empty text"),
         ({"event": "a", "if_": "true || " * 1000 + "true"}, "at most 4,096 bytes"),
-        ({"if_": "true"}, "if_ belongs to event="),
-        ({"cron": "* * * *"}, "there are not five fields"),
+        ({"if_": "true"}, "if_: needs event="),
+        ({"cron": "* * * *"}, "it does not have five fields"),
         ({"cron": "61 * * * *"}, "Bad minute"),
         ({"cron": "0 0 31 2 *"}, "Bad day-of-month"),
-        ({"cron": "TZ=Mars/Base 0 9 * * *"}, "no time zone 'Mars/Base'"),
-        ({"cron": "TZ=../etc/passwd 0 9 * * *"}, "no time zone"),
-        ({"triggers": [CronTrigger("0 9 * * *", "never")]}, "catch_up is"),  # type: ignore[arg-type]
-        ({"triggers": [7]}, "a trigger is"),
+        ({"cron": "TZ=Mars/Base 0 9 * * *"}, "time zone must exist, got 'Mars/Base'"),
+        ({"cron": "TZ=../etc/passwd 0 9 * * *"}, "time zone must exist"),
+        ({"triggers": [CronTrigger("0 9 * * *", "never")]}, "catch_up must be"),  # type: ignore[arg-type]
+        ({"triggers": [7]}, "triggers must be"),
         ({"triggers": ["a"] * 11}, "at most 10"),
     ],
 )

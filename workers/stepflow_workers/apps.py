@@ -23,7 +23,7 @@ def load_apps(names: Sequence[str]) -> list[Stepflow]:
     ids = [app.id for app in apps]
     for app in apps:
         if ids.count(app.id) > 1:
-            raise ConfigurationError(f"two apps have the id {app.id!r}: change one of them")
+            raise ConfigurationError(f"app id must be unique, got {app.id!r} twice: change one of them")
     return apps
 
 
@@ -35,7 +35,7 @@ def load_app(name: str) -> Stepflow:
     """
     module_name, colon, attribute = name.partition(":")
     if not module_name or not colon or not attribute:
-        raise ConfigurationError(f"{name!r} does not name an app: write module:app, as in shop.flows:app")
+        raise ConfigurationError(f"app must be module:app, got {name!r}: write it as in shop.flows:app")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -44,7 +44,7 @@ def load_app(name: str) -> Stepflow:
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise ConfigurationError(
-                f"there is no module {error.name!r} (for {name!r}): start from the folder that contains it"
+                f"app {name!r}: there is no module {error.name!r}: start from the folder that contains it"
             ) from None
         raise ConfigurationError(
             f"module {module_name!r} cannot be imported: {error}: install what it needs"

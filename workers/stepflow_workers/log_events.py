@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stepflow_engine.product import NAME
+
 __all__ = ["LOG_EVENTS", "LogEvent"]
 
 
@@ -69,14 +71,14 @@ _EVENTS = (
         _WARNING,
         ("worker",),
         "The server had lost the registration of this worker, by a failover or an outage.",
-        "Run `stepflow doctor`: the server may have lost other data too.",
+        f"Run `{NAME} doctor`: the server may have lost other data too.",
     ),
     LogEvent("suspended", _INFO, (), "RQ is suspended. The worker claims no jobs."),
     LogEvent("resumed", _INFO, (), "RQ is no longer suspended."),
     # -- the connection to the server
     LogEvent("server_unavailable", _WARNING, ("error",), "The server did not answer a claim.", _RETRIES),
     LogEvent("routing_interrupted", _WARNING, ("error",), "The worker could not read or route events.", _RETRIES),
-    LogEvent("inbox_interrupted", _WARNING, ("error",), "The subscription to notifications ended.", _RETRIES),
+    LogEvent("notifications_interrupted", _WARNING, ("error",), "The subscription to notifications ended.", _RETRIES),
     LogEvent("commands_interrupted", _WARNING, ("error",), "The subscription to RQ's commands ended.", _RETRIES),
     LogEvent("heartbeat_failed", _WARNING, ("error",), "RQ's heartbeat could not be sent.", _RETRIES),
     LogEvent("maintenance_failed", _ERROR, ("error",), "A periodic task failed.", _RETRIES),
@@ -150,7 +152,7 @@ _EVENTS = (
         ("INFO", "WARNING"),
         ("run_id", "function", "status"),
         "A run has completed (INFO) or failed (WARNING).",
-        "If it failed: `stepflow runs show RUN`.",
+        f"If it failed: `{NAME} runs show RUN`.",
     ),
     LogEvent("cron_fired", _INFO, ("function", "runs"), "A cron schedule started runs."),
     LogEvent(
@@ -199,14 +201,14 @@ _EVENTS = (
         "job_internal_error",
         _ERROR,
         ("job",),
-        "A defect of stepflow, with a traceback. A worker reclaims the job.",
+        "An internal error, with a traceback. A worker reclaims the job.",
         "Report it.",
     ),
     LogEvent(
         "dispatcher_internal_error",
         _ERROR,
         (),
-        "A defect of stepflow, with a traceback. The worker continues after a second.",
+        "An internal error, with a traceback. The worker continues after a second.",
         "Report it.",
     ),
     # -- events and messages
@@ -214,7 +216,7 @@ _EVENTS = (
         "routing_internal_error",
         _ERROR,
         (),
-        "A defect of stepflow, with a traceback. Routing continues after a second.",
+        "An internal error, with a traceback. Routing continues after a second.",
         "Report it.",
     ),
     LogEvent(

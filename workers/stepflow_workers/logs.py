@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from stepflow_engine.product import NAME
+
 __all__ = ["configure_logging"]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -31,7 +33,7 @@ def configure_logging(level: str) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FieldFormatter("%(asctime)s %(levelname)-7s %(process)d %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("stepflow")
+    logger = logging.getLogger(NAME)
     logger.handlers = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False

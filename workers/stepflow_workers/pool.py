@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from stepflow_engine.errors import ConfigurationError, StepflowError
+from stepflow_engine.product import NAME, WORKER_LOGGER
 from stepflow_workers.apps import load_apps
 from stepflow_workers.event_loop import tune_gc
 from stepflow_workers.logs import configure_logging
@@ -59,11 +60,11 @@ def run_worker(spec: WorkerSpec) -> None:
 
 def _worker_main(spec: WorkerSpec) -> None:
     """The main function of a worker process. The worker stops when the process of the pool is gone."""
-    threading.Thread(target=_follow_parent, name="stepflow-parent", daemon=True).start()
+    threading.Thread(target=_follow_parent, name=f"{NAME}-parent", daemon=True).start()
     try:
         run_worker(spec)
     except StepflowError as error:
-        logging.getLogger("stepflow.worker").error("worker_not_started", extra={"error": str(error)})
+        logging.getLogger(WORKER_LOGGER).error("worker_not_started", extra={"error": str(error)})
         sys.exit(_MISCONFIGURED if isinstance(error, ConfigurationError) else 1)
 
 
@@ -91,13 +92,16 @@ class WorkerPool:
     """Runs ``count`` workers, each in a process of its own.
 
     Args:
-        spec: the configuration of each worker. The number of the process is appended to a given name.
+        spec: the configuration of each worker. If it has a name, the number of the process is appended.
         count: the number of workers.
+
+    Raises:
+        ConfigurationError: the count is less than 1.
     """
 
     def __init__(self, spec: WorkerSpec, count: int) -> None:
         if count < 1:
-            raise ConfigurationError(f"processes must be 1 or more, not {count}")
+            raise ConfigurationError(f"processes must be an integer >= 1, got {count}")
         self._spec = spec
         self._count = count
         self._context = multiprocessing.get_context("spawn")
@@ -141,7 +145,7 @@ class WorkerPool:
     def _start(self, number: int) -> None:
         settings, name = self._spec.settings, self._spec.settings.name
         spec = replace(self._spec, settings=replace(settings, name=f"{name}.{number}" if name else ""))
-        process = self._context.Process(target=_worker_main, args=(spec,), name=f"stepflow-worker-{number}")
+        process = self._context.Process(target=_worker_main, args=(spec,), name=f"{NAME}-worker-{number}")
         with ignore_sigint_in_children():
             process.start()
         self._processes[number] = process

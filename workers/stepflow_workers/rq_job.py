@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.product import NAME, WORKER_PROGRAM
 
 __all__ = ["perform"]
 
@@ -14,5 +15,5 @@ def perform(job: str) -> None:
         ConfigurationError: always.
     """
     raise ConfigurationError(
-        f"job {job} is a step of a stepflow run, which a plain rq worker cannot execute: run stepflow-worker instead"
+        f"job {job} is a step of a {NAME} run, which a plain rq worker cannot execute: run {WORKER_PROGRAM} instead"
     )

@@ -35,6 +35,7 @@ from stepflow_broker.registry.functions import check_homes, register_functions
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import ConfigurationError, StepflowError
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
@@ -57,7 +58,7 @@ from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["StepWorker"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _RQ_TTL_S = 60
 _HEARTBEAT_TTL_S = 30
 _RETRY_FOR_S = 60.0

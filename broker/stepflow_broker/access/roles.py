@@ -13,6 +13,7 @@ from functools import cache
 
 from stepflow_broker.protocol.keys import KEYS, RQ, Key, without_tag
 from stepflow_broker.protocol.scripts import script, script_names
+from stepflow_engine.product import NAME
 
 __all__ = ["OPERATOR", "PRODUCER", "READER", "ROLES", "WORKER", "Role", "roles_that_may"]
 
@@ -62,7 +63,7 @@ class Role:
     @property
     def user(self) -> str:
         """The name of its Redis user."""
-        return f"stepflow-{self.name}"
+        return f"{NAME}-{self.name}"
 
     @property
     def commands(self) -> tuple[str, ...]:

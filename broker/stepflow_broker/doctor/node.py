@@ -15,6 +15,7 @@ from stepflow_broker.protocol.keys import KEYS, Key, Keys
 from stepflow_broker.protocol.scripts import script, script_names
 from stepflow_broker.redis_client.connection import OLDEST_SERVER
 from stepflow_engine.errors import ConfigurationError, StepflowError
+from stepflow_engine.product import NAME
 
 __all__ = ["Node", "examine_info", "examine_node", "info_of", "is_in_partition", "key_of_nobody"]
 
@@ -99,7 +100,7 @@ def _version(server: _Server) -> Iterator[Finding]:
     version = info.get("redis_version", "0")
     name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_SERVER:
-        yield _error("version", f"the server is {name}; stepflow needs Redis {oldest} or newer, or Valkey")
+        yield _error("version", f"the server is {name}; {NAME} needs Redis {oldest} or newer, or Valkey")
     else:
         yield _ok("version", f"the server is {name}")
     if info.get("cluster_enabled") == "1" and not server.in_cluster:

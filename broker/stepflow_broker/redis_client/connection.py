@@ -20,6 +20,7 @@ from stepflow_broker.redis_client.locator import LocatedServer
 from stepflow_broker.redis_client.sentinel import primary_at
 from stepflow_broker.redis_client.url import ServerUrl, bad_url, read_url, safe_url
 from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.product import NAME
 
 __all__ = [
     "DEFAULT_URL",
@@ -141,7 +142,7 @@ def check_server(info: Mapping[str, Any], url: str) -> None:
     version = str(info.get("redis_version", "0"))
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < OLDEST_SERVER:
-        raise ConfigurationError(f"the server at {safe_url(url)} is version {version}; stepflow needs 6.2 or newer")
+        raise ConfigurationError(f"the server at {safe_url(url)} is version {version}; {NAME} needs 6.2 or newer")
     policy = str(info.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         raise ConfigurationError(

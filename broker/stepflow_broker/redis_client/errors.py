@@ -10,6 +10,7 @@ from stepflow_broker.redis_client.sentinel import PrimaryAwayError, UnknownPrima
 from stepflow_broker.redis_client.tls import explain_tls, tls_error
 from stepflow_broker.redis_client.url import safe_url, user_of
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, PermissionDeniedError
+from stepflow_engine.product import NAME
 
 __all__ = ["is_permission_error", "is_transient", "is_wrong_node", "server_error"]
 
@@ -126,7 +127,7 @@ def is_permission_error(error: BaseException) -> bool:
 def _permission_denied(text: str, url: str, action: str) -> PermissionDeniedError:
     user = user_of(url)
     roles = roles_that_may(action)
-    advice = f"{action} is for role {' or '.join(roles)}" if roles else "no role of stepflow's has this right"
+    advice = f"{action} is for role {' or '.join(roles)}" if roles else f"no role of {NAME} has this right"
     return PermissionDeniedError(
         f"user {user} of the server at {safe_url(url)} may not do this ({action or 'command'}: {text}): {advice}; "
         "use a URL with a user of that role, or extend the user's ACL",

@@ -19,6 +19,7 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError
 
 from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.product import REDIS_URL
 
 __all__ = [
     "CLUSTER_SCHEMES",
@@ -167,7 +168,7 @@ def bad_url(url: str, why: str) -> ConfigurationError:
     return ConfigurationError(
         f"redis_url {safe_url(url)!r} is not a server's URL ({why}): write redis://host:6379/0, "
         "rediss://… for TLS, unix:///path, redis+sentinel://host1:26379,host2:26379/primary/0 for sentinels, or "
-        "redis+cluster://host1:6379,host2:6379 for a cluster, in redis_url= or STEPFLOW_REDIS_URL"
+        f"redis+cluster://host1:6379,host2:6379 for a cluster, in redis_url= or {REDIS_URL}"
     )
 
 

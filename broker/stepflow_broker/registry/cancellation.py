@@ -72,7 +72,7 @@ class CancellationConfig:
             values = [value_at(event, f"event.{path}") for path in one.paths]
             if None in values:
                 continue
-            index = wait_index(one.event, paths=one.path, values=dumps(values), looked_at=bool(one.condition))
+            index = wait_index(one.event, paths=one.path, values=dumps(values), has_condition=bool(one.condition))
             text = b""
             if one.condition:
                 text = EventFilter(one.path, values, one.condition, known_event(one.condition, stored)).to_json()

@@ -24,15 +24,15 @@ def known_event(expression: str, run_event: bytes) -> Any:
     return loads(run_event) if _NAMES_RUN.search(expression) else None
 
 
-def wait_index(event: str, *, paths: str, values: bytes, looked_at: bool) -> str:
+def wait_index(event: str, *, paths: str, values: bytes, has_condition: bool) -> str:
     """The entry of a wait in the index of waits.
 
     Args:
         event: the name of the event.
         paths, values: the values that the event must have; see `stepflow_engine.steps.WaitRequest`.
-        looked_at: whether a worker must evaluate an expression on the event.
+        has_condition: whether a worker must evaluate an expression on the event.
     """
-    if looked_at:
+    if has_condition:
         return f"?\n\n{event}"
     return f"{paths}\n{digest(values) if paths else ''}\n{event}"
 

@@ -19,8 +19,9 @@ from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import ConfigurationError, EventError
 from stepflow_engine.expression import expression
 from stepflow_engine.ids import partition_prefix_for
+from stepflow_engine.product import WORKER_LOGGER
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 __all__ = [
     "DEDUPE_MS",
     "CronConfig",

@@ -111,7 +111,7 @@ def send_events(
 
 def read_waits(keys: Keys, event: str) -> Command[list[tuple[str, str]]]:
     """The waits (run id, step key; or a run and ``!<n>``) for an event that a worker has to look at."""
-    index = wait_index(event, paths="", values=b"", looked_at=True)
+    index = wait_index(event, paths="", values=b"", has_condition=True)
     return command(_members, "SMEMBERS", keys("WAITS", index))
 
 

@@ -19,6 +19,7 @@ from stepflow_broker.registry.event_filter import EventFilter
 from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
+from stepflow_engine.product import NAME
 
 __all__ = ["Reason", "explain_run"]
 
@@ -120,7 +121,7 @@ class _Explainer:
             if pause := self._pauses[keys].get(f"{kind} {name}"):
                 why = f": {pause.reason}" if pause.reason else ""
                 since = datetime.fromtimestamp(pause.since / 1000, UTC).isoformat(" ", "seconds")
-                text = f"{pause.subject} is paused since {since}{why}; stepflow resume {pause.subject}"
+                text = f"{pause.subject} is paused since {since}{why}; {NAME} resume {pause.subject}"
                 yield Reason("pause", pause.subject, text)
 
     def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:

@@ -61,14 +61,14 @@ def _parse_function(value: str) -> tuple[str | None, str]:
 
 def _parse_reason(value: str) -> str:
     try:
-        return check_id(value, "a reason") if value else ""
+        return check_id(value, "reason") if value else ""
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """The filter options of the command; ``function`` is an app, if one is given, and a name."""
+    """The filter options of the command; ``function`` is an app id or ``None``, and a function id."""
 
     function: tuple[str | None, str] | None
     statuses: tuple[str, ...]
@@ -181,7 +181,7 @@ def cancel(
     _check(run_ids, filters, every)
     if not (run_ids or dry_run or yes or sys.stdin.isatty()):
         raise click.UsageError(
-            "there is no terminal to ask for confirmation: use --yes, or --dry-run to print what would be cancelled"
+            "confirmation needs a terminal: use --yes, or --dry-run to print what would be cancelled"
         )
     options = CancelOptions(find_app(redis_url), reason, not leave_children, dry_run, output)
     if run_ids:
@@ -196,7 +196,7 @@ def _check(run_ids: Sequence[str], filters: Filters, every: bool) -> None:
     if filters.any and every:
         raise click.UsageError(f"--all cannot be combined with filters: {_FILTERS}")
     if not (run_ids or filters.any or every):
-        raise click.UsageError(f"no runs are selected: give run ids, a filter ({_FILTERS}), or --all")
+        raise click.UsageError(f"no runs are selected: pass run ids, a filter ({_FILTERS}), or --all")
 
 
 # -- by id ---------------------------------------------------------------------
@@ -218,7 +218,7 @@ def _cancel_by_id(run_ids: Sequence[str], options: CancelOptions) -> None:
 
 
 def _cancel_one(run: Run, options: CancelOptions) -> dict[str, object]:
-    """Cancel a run, unless this is a dry run, and print the outcome or return it for the JSON output."""
+    """Cancel a run, unless this is a dry run. Print the outcome, or return it for the JSON output."""
     cancelled = not options.dry_run and run.cancel(options.reason, children=options.children)
     status = RunStatus.CANCELLED if cancelled else run.status()
     if options.output == "json":
@@ -240,14 +240,14 @@ def _verb(options: CancelOptions) -> str:
 def _cancel_matching(filters: Filters, options: CancelOptions, *, ask: bool) -> None:
     backend = options.app.backend
     selection = replace(filters.selection(backend.broker.execute(server_ms())), cipher=backend.cipher)
-    found = run_operation(backend.broker, find_live(backend.keys, selection))
-    if options.dry_run or not found:
-        _print_runs(found, options)
-    elif ask and not click.confirm(f"Cancel {_count(found)}?", err=True):
+    run_ids = run_operation(backend.broker, find_live(backend.keys, selection))
+    if options.dry_run or not run_ids:
+        _print_runs(run_ids, options)
+    elif ask and not click.confirm(f"Cancel {_count(run_ids)}?", err=True):
         _print_runs([], options)
     else:
         cancellation = cancelling(options.reason, retention_ms=backend.retention_ms, children=options.children)
-        _print_runs(run_operation(backend.broker, cancel_runs(backend.keys, found, cancellation)), options)
+        _print_runs(run_operation(backend.broker, cancel_runs(backend.keys, run_ids, cancellation)), options)
 
 
 def _print_runs(run_ids: Sequence[str], options: CancelOptions) -> None:

@@ -20,6 +20,7 @@ from stepflow_cli.exit_codes import EPILOG, ExitCode, Session
 from stepflow_cli.formatting import print_status
 from stepflow_cli.options import debug_option
 from stepflow_cli.server import DEV_FOLDER, announce_url, check_folder, withdraw_url
+from stepflow_engine.product import REDIS_URL
 from stepflow_workers.pool import WorkerSpec
 from stepflow_workers.state.settings import WorkerSettings
 
@@ -43,8 +44,8 @@ _GRACE_S = 5.0
 @click.option(
     "--redis-url",
     metavar="URL",
-    envvar="STEPFLOW_REDIS_URL",
-    help="The server. Default: STEPFLOW_REDIS_URL, else a new server in .stepflow/.",
+    envvar=REDIS_URL,
+    help=f"The server. Default: {REDIS_URL}, else a new server in {DEV_FOLDER}/.",
 )
 @debug_option
 def dev(
@@ -66,7 +67,7 @@ def dev(
     stop = _Stop()
     with stop.on_signals(), contextlib.ExitStack() as stack:
         url = redis_url or stack.enter_context(_own_server())
-        os.environ["STEPFLOW_REDIS_URL"] = url  # apps send events to this server too
+        os.environ[REDIS_URL] = url  # apps send events to this server too
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a .pyc hides a second change within one second
         settings = WorkerSettings(url, concurrency=concurrency, grace_s=_GRACE_S)
         _reload_until(stop, WorkerSpec(apps, settings, log_level), processes, folders or (Path.cwd(),))
@@ -147,7 +148,7 @@ class _Stop:
         self._signals = 0
 
     def is_set(self) -> bool:
-        """See `threading.Event`; asked by the watch."""
+        """See `threading.Event`; the watch calls it."""
         return self._signals > 0
 
     def again(self) -> bool:

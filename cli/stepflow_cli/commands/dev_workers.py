@@ -14,6 +14,7 @@ from stepflow_broker.redis_client.connection import safe_url
 from stepflow_cli.commands.worker import check_worker
 from stepflow_cli.exit_codes import ExitCode, report
 from stepflow_cli.formatting import print_status
+from stepflow_engine.product import NAME
 from stepflow_workers.apps import load_apps
 from stepflow_workers.pool import WorkerPool, WorkerSpec, ignore_sigint_in_children
 
@@ -34,7 +35,7 @@ class DevWorkers:
     def __init__(self, spec: WorkerSpec, count: int) -> None:
         self._pool = WorkerPool(spec, count)
         self._pool.start()
-        self._waiter = threading.Thread(target=self._pool.wait, name="stepflow-dev-pool", daemon=True)
+        self._waiter = threading.Thread(target=self._pool.wait, name=f"{NAME}-dev-pool", daemon=True)
         self._waiter.start()
 
     def stop(self, hurry: Callable[[], bool]) -> None:
@@ -93,5 +94,5 @@ def _example(apps: Sequence[Stepflow]) -> str:
     functions = [function for app in apps for function in app.functions.values()]
     events = [event.name for function in functions for event in function.config.events]
     if events:
-        return f"stepflow send {shlex.quote(events[0].rstrip('*') or 'event')} --data '{{}}'"
-    return f"stepflow start {shlex.quote(functions[0].name)} --data '{{}}'"
+        return f"{NAME} send {shlex.quote(events[0].rstrip('*') or 'event')} --data '{{}}'"
+    return f"{NAME} start {shlex.quote(functions[0].name)} --data '{{}}'"

@@ -35,31 +35,31 @@ def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
     """Check the server and all runs on it. Workers may run meanwhile. The exit code is 1 if errors remain."""
     broker = Broker(find_url(redis_url))
     keys = keys_for(broker.url)
-    found = examine_server(broker, keys)
+    findings = examine_server(broker, keys)
     try:
         check_partitions(broker, keys, decide=False)
-        found += examine(broker, keys, repair=repair)
+        findings += examine(broker, keys, repair=repair)
     except BackendUnavailableError:
         if output != "json":
-            _print(found, repair=repair)  # a finding says which cluster node is unavailable
+            _print(findings, repair=repair)  # a finding says which cluster node is unavailable
         raise
     if output == "json":
-        print_json([finding.to_json() for finding in found])
+        print_json([finding.to_json() for finding in findings])
     else:
-        _print(found, repair=repair)
-    return ExitCode.FAILED if any(finding.is_open for finding in found) else ExitCode.OK
+        _print(findings, repair=repair)
+    return ExitCode.FAILED if any(finding.is_open for finding in findings) else ExitCode.OK
 
 
-def _print(found: Sequence[Finding], *, repair: bool) -> None:
+def _print(findings: Sequence[Finding], *, repair: bool) -> None:
     out = console()
-    for finding in found:
+    for finding in findings:
         line = Text(f"{finding.severity.value:<8}", style=_COLORS[finding.severity])
         out.print(
             line.append(
                 f"{finding.code:<20}  {printable(finding.text)}{_repair_text(finding, repair=repair)}", style=""
             )
         )
-    click.echo(_summary(found))
+    click.echo(_summary(findings))
 
 
 def _repair_text(finding: Finding, *, repair: bool) -> str:
@@ -71,8 +71,8 @@ def _repair_text(finding: Finding, *, repair: bool) -> str:
     return f"; --repair {finding.repair}" if finding.repair else ""
 
 
-def _summary(found: Sequence[Finding]) -> str:
-    repaired = sum(finding.repaired for finding in found)
-    errors = sum(finding.is_open for finding in found)
-    warnings = sum(finding.severity is Severity.WARNING and not finding.repaired for finding in found)
+def _summary(findings: Sequence[Finding]) -> str:
+    repaired = sum(finding.repaired for finding in findings)
+    errors = sum(finding.is_open for finding in findings)
+    warnings = sum(finding.severity is Severity.WARNING and not finding.repaired for finding in findings)
     return f"{errors} errors, {warnings} warnings" + (f", {repaired} repaired" if repaired else "")

@@ -31,6 +31,7 @@ from stepflow_cli.options import output_option, server_options
 from stepflow_cli.run_view.next_time import next_time
 from stepflow_cli.server import find_server
 from stepflow_engine.durations import show_duration
+from stepflow_engine.product import WORKER_PROGRAM
 
 __all__ = ["functions", "queues", "workers"]
 
@@ -41,13 +42,13 @@ __all__ = ["functions", "queues", "workers"]
 def functions(*, output: str, redis_url: str | None) -> None:
     """List the registered functions, their triggers, and whether a live worker serves them."""
     broker, keys = find_server(redis_url)
-    found, served = broker.execute(read_functions(keys)), served_queues(broker, keys)
+    configs, served = broker.execute(read_functions(keys)), served_queues(broker, keys)
     now = broker.execute(server_time_ms())
     if output == "json":
-        print_json([_function_json(config, served, now) for config in found])
+        print_json([_function_json(config, served, now) for config in configs])
         return
-    has_rates = any(config.rate_limit for config in found)
-    has_crons = any(config.crons for config in found)
+    has_rates = any(config.rate_limit for config in configs)
+    has_crons = any(config.crons for config in configs)
     headers = [
         "FUNCTION",
         "STARTED BY",
@@ -57,9 +58,9 @@ def functions(*, output: str, redis_url: str | None) -> None:
         "QUEUE",
         "SERVED",
     ]
-    rows = [_function_row(config, served, now, has_rates=has_rates, has_crons=has_crons) for config in found]
+    rows = [_function_row(config, served, now, has_rates=has_rates, has_crons=has_crons) for config in configs]
     _print(headers, rows, right=("RETRIES",), wrapped=(1,), empty="no functions: start a worker")
-    for queue in sorted({config.queue for config in found} - served):
+    for queue in sorted({config.queue for config in configs} - served):
         click.echo(unserved(queue))
 
 
@@ -116,9 +117,9 @@ def _rate(rate: RateConfig | None) -> str:
 @server_options
 def workers(*, output: str, redis_url: str | None) -> None:
     """List the live workers."""
-    found = read_workers(*find_server(redis_url))
+    records = read_workers(*find_server(redis_url))
     if output == "json":
-        print_json([{**asdict(record), "last_heartbeat": iso(record.last_heartbeat)} for record in found])
+        print_json([{**asdict(record), "last_heartbeat": iso(record.last_heartbeat)} for record in records])
         return
     now = now_ms()
     rows = [
@@ -131,10 +132,10 @@ def workers(*, output: str, redis_url: str | None) -> None:
             since(record.last_heartbeat, now),
             printable(", ".join(record.queues)),
         )
-        for record in found
+        for record in records
     ]
     headers = ("WORKER", "STATE", "PID", "DONE", "FAILED", "SEEN", "QUEUES")
-    _print(headers, rows, right=("PID", "DONE", "FAILED"), empty="no workers: start one with stepflow-worker")
+    _print(headers, rows, right=("PID", "DONE", "FAILED"), empty=f"no workers: start one with {WORKER_PROGRAM}")
 
 
 @click.command(epilog=EPILOG)
@@ -142,13 +143,13 @@ def workers(*, output: str, redis_url: str | None) -> None:
 @server_options
 def queues(*, output: str, redis_url: str | None) -> None:
     """List the queues and the number of jobs on each."""
-    found = read_queues(*find_server(redis_url))
+    records = read_queues(*find_server(redis_url))
     if output == "json":
-        print_json([asdict(record) for record in found])
+        print_json([asdict(record) for record in records])
         return
     rows = [
         (printable(q.name), *[str(n) for n in (q.ready_new, q.ready_steps, q.executing, q.delayed, q.failed)])
-        for q in found
+        for q in records
     ]
     headers = ("QUEUE", "NEW", "STARTED", "EXECUTING", "DELAYED", "FAILED")
     _print(headers, rows, right=headers[1:], empty="no queues: no job was queued on this server yet")

@@ -14,6 +14,7 @@ from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import console, print_json, printable, since, table
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_app
+from stepflow_engine.product import NAME
 
 __all__ = ["pause", "pauses", "resume"]
 
@@ -28,7 +29,7 @@ def _subject(command: C) -> C:
 
 @click.command(epilog=EPILOG)
 @_subject
-@click.option("--reason", default="", help="The reason, which 'stepflow explain' and 'stepflow pauses' print.")
+@click.option("--reason", default="", help=f"The reason, which '{NAME} explain' and '{NAME} pauses' print.")
 @output_option
 @server_options
 def pause(kind: str, name: str, *, reason: str, output: str, redis_url: str | None) -> None:
@@ -62,18 +63,18 @@ def resume(kind: str, name: str, *, output: str, redis_url: str | None) -> None:
 @server_options
 def pauses(*, output: str, redis_url: str | None) -> None:
     """List the paused functions, queues and keys."""
-    found, now = find_app(redis_url).pauses(), now_ms()
+    listed, now = find_app(redis_url).pauses(), now_ms()
     if output == "json":
-        print_json([_pause_json(paused) for paused in found])
+        print_json([_pause_json(paused) for paused in listed])
         return
-    if not found:
+    if not listed:
         click.echo("nothing is paused")
         return
     grid = table("WHAT", "NAME", "SINCE", "REASON")
-    for paused in found:
+    for paused in listed:
         grid.add_row(paused.kind, printable(paused.name), since(paused.since, now), printable(paused.reason))
     console().print(grid)
-    for paused in found:
+    for paused in listed:
         if not paused.complete:
             text = f"{paused.subject} is not paused in every partition, or for different reasons"
             click.echo(printable(f"{text}: pause or resume it again"), err=True)
@@ -86,5 +87,5 @@ def _pause_json(paused: Pause) -> dict[str, Any]:
 
 def _target(kind: str, name: str) -> dict[str, Any]:
     if kind == "function" and "/" not in name:
-        raise click.BadParameter(f"function must be APP/NAME, as 'stepflow functions' lists it, got {name!r}")
+        raise click.BadParameter(f"function must be APP/NAME, as '{NAME} functions' lists it, got {name!r}")
     return {kind: name}

@@ -59,23 +59,23 @@ def list_runs(*, statuses: tuple[str, ...], function: str, limit: int, output: s
     """List the newest runs."""
     wanted = frozenset(RunStatus(status) for status in statuses)
     broker, keys = find_server(redis_url)
-    found = read_runs(broker, keys, statuses=wanted, function=function, limit=limit, cipher=cipher_of(None))
+    listed = read_runs(broker, keys, statuses=wanted, function=function, limit=limit, cipher=cipher_of(None))
     if output == "json":
-        print_json([run.to_json() for run in found])
-    elif found:
-        _print_runs(found)
+        print_json([run.to_json() for run in listed])
+    elif listed:
+        _print_runs(listed)
     else:
         click.echo("no runs")
 
 
-def _print_runs(found: Sequence[RunView]) -> None:
+def _print_runs(listed: Sequence[RunView]) -> None:
     out, now = console(), now_ms()
     wide = out.width >= 100
     grid = table("RUN", "STATUS", "FUNCTION", "CREATED", "TOOK", *(["WHY"] if wide else []), right=("TOOK",))
     grid.columns[0].min_width = 32
     if wide:
         grid.columns[-1].ratio, grid.expand = 1, True
-    for run in found:
+    for run in listed:
         took = span(run.started_at, run.ended_at or now)
         cells: list[Cell] = [run.id, state_text(run.status), printable(run.name), since(run.created_at, now), took]
         if wide:

@@ -13,6 +13,7 @@ from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import print_json
 from stepflow_cli.options import data_option, duration, output_option, server_options
 from stepflow_cli.server import find_app
+from stepflow_engine.product import NAME
 
 __all__ = ["invoke", "send", "start"]
 
@@ -42,9 +43,7 @@ def send(event: str, *, data: Any, id: str, output: str, redis_url: str | None) 
         return
     click.echo(event_id)
     if not names:
-        click.echo(
-            f"note: no worker has registered a function that {event!r} starts; see 'stepflow functions'", err=True
-        )
+        click.echo(f"note: no worker has registered a function that {event!r} starts; see '{NAME} functions'", err=True)
 
 
 @click.command(epilog=EPILOG)

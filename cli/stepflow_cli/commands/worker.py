@@ -11,6 +11,7 @@ import click
 from stepflow_cli.exit_codes import EPILOG, run
 from stepflow_cli.options import debug_option, duration, lease, queue_name
 from stepflow_cli.server import url_of_apps
+from stepflow_engine.product import REDIS_URL, WORKER_PROGRAM, variable
 from stepflow_workers.apps import load_apps
 from stepflow_workers.pool import WorkerPool, WorkerSpec, run_worker
 from stepflow_workers.state.settings import WorkerSettings
@@ -93,8 +94,8 @@ def process_options(command: C) -> C:
 @click.option(
     "--redis-url",
     metavar="URL",
-    envvar="STEPFLOW_REDIS_URL",
-    help="The server. Default: STEPFLOW_REDIS_URL, else the server of the app.",
+    envvar=REDIS_URL,
+    help=f"The server. Default: {REDIS_URL}, else the server of the app.",
 )
 @debug_option
 def worker(
@@ -119,7 +120,7 @@ def worker(
     lost, another worker takes over.
     """
     if redis_url:
-        os.environ["STEPFLOW_REDIS_URL"] = redis_url  # apps send events to this server too
+        os.environ[REDIS_URL] = redis_url  # apps send events to this server too
     settings = WorkerSettings(
         url_of_apps(redis_url, load_apps(apps)),
         queues=queues,
@@ -149,7 +150,7 @@ def check_worker(spec: WorkerSpec) -> None:
 
 def main() -> None:
     """The program ``stepflow-worker``."""
-    run(worker, name="stepflow-worker", prefix="STEPFLOW_WORKER")
+    run(worker, name=WORKER_PROGRAM, prefix=variable("WORKER"))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ from stepflow_broker.redis_client.partitions import check_partitions, keys_for, 
 from stepflow_broker.redis_client.replication import AsyncReplicator, run_replicated
 from stepflow_broker.views.results import RunEndSubscriber, wait_for_end
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.product import REDIS_URL
 
 __all__ = ["Backend"]
 
 T = TypeVar("T")
 _OfLoop = tuple[AsyncBroker, dict[Keys, RunEndSubscriber]]
+"""The broker of an event loop, and its subscribers by partition."""
 
 
 class Backend:
@@ -46,9 +48,7 @@ class Backend:
         self._agreed_at = ""
         self._lock = threading.Lock()
         self._broker: tuple[int, Broker] | None = None
-        self._loops: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, tuple[AsyncBroker, dict[Keys, RunEndSubscriber]]
-        ] = weakref.WeakKeyDictionary()
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
         self._replicators: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncReplicator] = (
             weakref.WeakKeyDictionary()
         )
@@ -56,7 +56,7 @@ class Backend:
     @property
     def url(self) -> str:
         """The URL of the server."""
-        return self._url or os.environ.get("STEPFLOW_REDIS_URL") or DEFAULT_URL
+        return self._url or os.environ.get(REDIS_URL) or DEFAULT_URL
 
     @property
     def broker(self) -> Broker:
@@ -114,18 +114,18 @@ class Backend:
 
     async def await_end(self, run_id: str, timeout_ms: int | None) -> None:
         """The asyncio twin of `wait`."""
-        broker, watchers = self._of_loop()
+        broker, subscribers = self._of_loop()
         keys = self.keys.of(run_id)
-        if keys not in watchers:
-            watchers[keys] = RunEndSubscriber(broker, keys)
-        await watchers[keys].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
+        if keys not in subscribers:
+            subscribers[keys] = RunEndSubscriber(broker, keys)
+        await subscribers[keys].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
 
     def _of_loop(self) -> _OfLoop:
         loop = asyncio.get_running_loop()
-        found = self._loops.get(loop)
-        if found is None:
-            found = self._loops[loop] = (AsyncBroker(self.url), {})
-        return found
+        connections = self._loops.get(loop)
+        if connections is None:
+            connections = self._loops[loop] = (AsyncBroker(self.url), {})
+        return connections
 
     def close(self) -> None:
         """Close the blocking connections of this process."""
@@ -136,7 +136,8 @@ class Backend:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        found = self._loops.pop(asyncio.get_running_loop(), None)
-        if found is not None:
-            await asyncio.gather(*[watcher.close() for watcher in found[1].values()])
-            await found[0].close()
+        connections = self._loops.pop(asyncio.get_running_loop(), None)
+        if connections is not None:
+            broker, subscribers = connections
+            await asyncio.gather(*[subscriber.close() for subscriber in subscribers.values()])
+            await broker.close()

@@ -57,8 +57,8 @@ def cancel_operation(
         if_=if_,
         limit=limit,
     )
-    given = (function, statuses or None, created_before, created_after, if_)
-    _check_filtered(any(value is not None for value in given), all)
+    filters = (function, statuses or None, created_before, created_after, if_)
+    _check_filtered(any(value is not None for value in filters), all)
     return _find_and_cancel(backend, replace(selection, cipher=backend.cipher), request)
 
 
@@ -68,14 +68,14 @@ def _check_filtered(filtered: bool, all: bool) -> None:
         raise ConfigurationError("cancel_many: all=True cannot be combined with a filter: remove one of them")
     if not filtered and not all:
         raise ConfigurationError(
-            "cancel_many needs a filter: pass a function, statuses=, created_before=, created_after= or if_=, "
+            "cancel_many: a filter is missing: pass a function, statuses=, created_before=, created_after= or if_=, "
             "or all=True to cancel every live run of the app"
         )
 
 
 def _find_and_cancel(backend: Backend, selection: RunFilter, request: CancelRequest | None) -> Operation[list[str]]:
-    found = yield from find_live(backend.keys, selection)
-    return found if request is None else (yield from cancel_runs(backend.keys, found, request))
+    run_ids = yield from find_live(backend.keys, selection)
+    return run_ids if request is None else (yield from cancel_runs(backend.keys, run_ids, request))
 
 
 def cancelling(reason: str, *, retention_ms: int, children: bool) -> CancelRequest:
@@ -89,7 +89,7 @@ def cancelling(reason: str, *, retention_ms: int, children: bool) -> CancelReque
     Raises:
         ConfigurationError: the reason is not valid Unicode, or is longer than 10 kB.
     """
-    failure = Failure("RunCancelledError", _text(reason or "the run was cancelled", "a reason"))
+    failure = Failure("RunCancelledError", _text(reason or "the run was cancelled", "reason"))
     return CancelRequest(dumps(failure.to_json()), retention_ms, children)
 
 
@@ -109,10 +109,10 @@ def select_runs(
         ConfigurationError: an argument is invalid.
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ConfigurationError(f"limit is a number of runs from 1 on, or None for all, not {limit!r}")
+        raise ConfigurationError(f"limit must be an integer >= 1, or None for all runs, got {limit!r}")
     return RunFilter(
-        app=_text(app, "an app's id"),
-        function=_text(function, "a function's id"),
+        app=_text(app, "app id"),
+        function=_text(function, "function id"),
         statuses=frozenset(_status(one) for one in ([statuses] if isinstance(statuses, str) else statuses)),
         after_ms=0 if created_after is None else _ms(created_after, "created_after"),
         before_ms=None if created_before is None else _ms(created_before, "created_before"),
@@ -130,9 +130,7 @@ def _text(value: str | None, what: str) -> str:
 
 def _status(value: str) -> RunStatus:
     if value not in _LIVE:
-        raise ConfigurationError(
-            f"only live runs can be cancelled: a status is one of {', '.join(_LIVE)}, not {value!r}"
-        )
+        raise ConfigurationError(f"statuses must be of live runs: {', '.join(_LIVE)}, got {value!r}")
     return RunStatus(value)
 
 
@@ -140,6 +138,6 @@ def _ms(value: datetime, name: str) -> int:
     """A time in milliseconds since the epoch, rounded up."""
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise ConfigurationError(
-            f"{name} is a datetime with a time zone, as datetime.now(UTC) - timedelta(hours=2), not {value!r}"
+            f"{name} must be a datetime with a time zone, got {value!r}: write datetime.now(UTC) - timedelta(hours=2)"
         )
     return -((_EPOCH - value) // timedelta(milliseconds=1))

@@ -169,6 +169,11 @@ class Client:
 
         Raises:
             EventError: an item is not JSON or over the limit, or there are too many; no run is started.
+
+        Example::
+
+            runs = app.start_many("resize", [{"image": n} for n in range(100)])
+            sizes = [run.result(timeout="1m") for run in runs]
         """
         run_ids, commands = start_many_commands(self.backend, self._config(function), data, limits=self.limits)
         self.backend.deliver(commands)
@@ -189,7 +194,12 @@ class Client:
     @overload
     def invoke(self, function: str, data: Any = None, *, timeout: Duration | None = None) -> Any: ...
     def invoke(self, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
-        """Start a run and wait for its result. See `start` and `Run.result` for arguments and errors."""
+        """Start a run and wait for its result. See `start` and `Run.result` for arguments and errors.
+
+        Example::
+
+            total = app.invoke("import-images", {"urls": []}, timeout="30s")
+        """
         return self.start(function, data).result(timeout)
 
     @overload
@@ -201,7 +211,12 @@ class Client:
         return await (await self.astart(function, data)).aresult(timeout)
 
     def run(self, run_id: str) -> Run[Any]:
-        """A handle of an existing run. The id is not checked until the handle is used."""
+        """A handle of an existing run. The id is not checked until the handle is used.
+
+        Example::
+
+            print(app.run(run_id).status())
+        """
         return Run(self.backend, run_id)
 
     # -- cancelling --------------------------------------------------------------
@@ -330,6 +345,11 @@ class Client:
             FunctionNotFoundError: no worker has registered the function.
             BackendUnavailableError: the server or a cluster node does not answer. Partitions on that node are not
                 paused; repeat the call to complete the pause.
+
+        Example::
+
+            app.pause("sync", reason="the API is down")
+            app.pause(key="shop/sync:event.data.shop=17")
         """
         check_one_subject("pause", function, queue, key)
         kind, name = self._pause_target(function, queue, key)
@@ -355,6 +375,10 @@ class Client:
         """Resume what `pause` has paused; waiting runs continue in their order. False if it was not paused.
 
         See `pause` for arguments and errors.
+
+        Example::
+
+            app.resume("sync")
         """
         check_one_subject("resume", function, queue, key)
         kind, name = self._pause_target(function, queue, key)
@@ -369,7 +393,16 @@ class Client:
         return await arun_operation(self.backend.abroker, resume_everywhere(self.backend.keys, kind, name))
 
     def pauses(self) -> list[Pause]:
-        """All pauses on the server, of all apps, oldest first."""
+        """All pauses on the server, of all apps, oldest first.
+
+        Raises:
+            BackendUnavailableError: the server or a cluster node does not answer.
+
+        Example::
+
+            for pause in app.pauses():
+                print(pause.kind, pause.name, pause.reason)
+        """
         return run_operation(self.backend.broker, read_all_pauses(self.backend.keys))
 
     async def apauses(self) -> list[Pause]:

@@ -37,11 +37,13 @@ def as_events(
         return [Event(event, data, id)], True
     if isinstance(event, Event):
         return [event], True
-    given: Any = event
-    events: list[Any] = _limited(given, "events in one send", limits) if isinstance(given, Iterable) else [given]
+    items: Any = event
+    events: list[Any] = _limited(items, "send: events", limits) if isinstance(items, Iterable) else [items]
     for item in events:
         if not isinstance(item, Event):
-            raise EventError(f"send sends an event's name, an Event or a list of those, not {type(item).__name__}")
+            raise EventError(
+                f"send: must be the name of an event, an Event, or a list of events, got {type(item).__name__}"
+            )
     return events, False
 
 
@@ -91,12 +93,14 @@ def start_many_commands(
     Raises:
         EventError: an item is not JSON or over the limit, or there are too many.
     """
-    items = _limited(data, "runs in one start_many", limits)
+    items = _limited(data, "start_many: data", limits)
     run_ids: list[str] = []
     commands: list[Command[list[ScriptStatus]]] = []
     for first in range(0, len(items), _START_CHUNK):
-        place = config.pinned_partition or uuid.uuid4().hex  # all runs of one script are in one partition
-        chunk = [(with_partition_prefix(place, uuid.uuid4().hex), item) for item in items[first : first + _START_CHUNK]]
+        prefix = config.pinned_partition or uuid.uuid4().hex  # all runs of one script are in one partition
+        chunk = [
+            (with_partition_prefix(prefix, uuid.uuid4().hex), item) for item in items[first : first + _START_CHUNK]
+        ]
         started = [(run_id, _invoked(backend, item, run_id, limits)) for run_id, item in chunk]
         commands.append(start_runs(backend.keys, config, started, cipher=backend.cipher))
         run_ids += [run_id for run_id, _ in chunk]
@@ -104,10 +108,10 @@ def start_many_commands(
 
 
 def _limited(items: Iterable[T], what: str, limits: Limits) -> list[T]:
-    found, most = list(items), limits.events_per_send
-    if len(found) > most:
-        raise EventError(f"{len(found):,} {what}; at most {most:,} are accepted: send them in several calls")
-    return found
+    listed, limit = list(items), limits.events_per_send
+    if len(listed) > limit:
+        raise EventError(f"{what} must have at most {limit:,} items, got {len(listed):,}: make several calls")
+    return listed
 
 
 def _invoked(backend: Backend, data: Any, event_id: str, limits: Limits) -> bytes:

@@ -22,7 +22,7 @@ def split_name(function: Any, app_id: str) -> tuple[str, str]:
     if isinstance(function, Function):
         return function.app_id, function.id
     if not isinstance(function, str):
-        raise TypeError(f"a function or its id is needed, not {type(function).__name__}")
+        raise TypeError(f"function must be a function or an id, got {type(function).__name__}")
     app, slash, name = function.partition("/")
     return (app, name) if slash else (app_id, function)
 

@@ -9,13 +9,13 @@ from stepflow_engine.errors import ConfigurationError
 __all__ = ["check_one_subject", "pause_target"]
 
 
-def check_one_subject(action: str, *given: object) -> None:
+def check_one_subject(action: str, *subjects: object) -> None:
     """Check that a call of ``action`` names exactly one thing.
 
     Raises:
-        ConfigurationError: none or several are given.
+        ConfigurationError: it names none or several.
     """
-    if sum(value is not None for value in given) != 1:
+    if sum(subject is not None for subject in subjects) != 1:
         raise ConfigurationError(f"{action}() takes exactly one of: function, queue=, key=")
 
 

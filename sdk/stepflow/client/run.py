@@ -41,7 +41,12 @@ class Run(Generic[O]):
     run is kept for the app's ``retention``; after that, each method raises `RunNotFoundError`.
 
     Attributes:
-        id: the run's id.
+        id: the id of the run.
+
+    Example::
+
+        run = app.start("import-images", {"urls": []})
+        print(run.id, run.status())
     """
 
     def __init__(self, backend: Backend, run_id: str, output: Restore | None = None) -> None:
@@ -86,6 +91,12 @@ class Run(Generic[O]):
 
         Raises:
             RunNotFoundError: no run has this id, or its retention is over.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            if run.status().ended:
+                print(run.result())
         """
         return self._known(self._backend.broker.execute(self._read())).status
 
@@ -105,6 +116,11 @@ class Run(Generic[O]):
         Raises:
             ConfigurationError: the reason is not valid Unicode, or is longer than 10 kB.
             RunNotFoundError: no run has this id, or its retention is over.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            run.cancel("the order was withdrawn")
         """
         return self._cancelled(self._backend.broker.execute(self._cancel(reason, children)))
 
@@ -136,13 +152,13 @@ class Run(Generic[O]):
         return read_run(self._backend.keys, self.id)
 
     def _cancel(self, reason: str, children: bool) -> Command[ScriptStatus]:
-        how = cancelling(reason, retention_ms=self._backend.retention_ms, children=children)
+        request = cancelling(reason, retention_ms=self._backend.retention_ms, children=children)
         return cancel_run(
             self._backend.keys,
             run_id=self.id,
-            failure=how.failure,
-            retention_ms=how.retention_ms,
-            children=how.children,
+            failure=request.failure,
+            retention_ms=request.retention_ms,
+            children=request.children,
         )
 
     def _cancelled(self, code: ScriptStatus) -> bool:
@@ -158,8 +174,8 @@ class Run(Generic[O]):
     def _not_found(self) -> RunNotFoundError:
         return run_not_found(self.id)
 
-    def _read_result(self, found: RunRecord | None, timeout_ms: int | None) -> O:
-        record = self._known(found)
+    def _read_result(self, reply: RunRecord | None, timeout_ms: int | None) -> O:
+        record = self._known(reply)
         match record.status:
             case RunStatus.COMPLETED:
                 output = self._backend.cipher.open(record.output, *end_scopes(self.id, record.name, failed=False))
@@ -167,8 +183,8 @@ class Run(Generic[O]):
                 return result
             case RunStatus.FAILED:
                 failure = record.failure or Failure("Error", "unknown")
-                places = end_scopes(self.id, record.name, failed=True)
-                failure = open_failure(self._backend.cipher, failure, *places)
+                scopes = end_scopes(self.id, record.name, failed=True)
+                failure = open_failure(self._backend.cipher, failure, *scopes)
                 text = f"run {self.id} of {record.name} failed: {failure.name}: {failure.message}"
                 raise RunFailedError(self.id, "failed", text, failure=failure)
             case RunStatus.CANCELLED:
@@ -183,7 +199,7 @@ class Run(Generic[O]):
                     self.id,
                     record.status,
                     f"run {self.id} of {record.name} has not ended after {show_duration(timeout_ms or 0)}; "
-                    f"it is {record.status} and goes on",
+                    f"it is {record.status} and continues",
                 )
 
 

@@ -13,12 +13,13 @@ from stepflow.event import Event
 from stepflow.functions.step_tools import StepTools
 from stepflow.functions.sync_step_tools import SyncStepTools
 from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
+from stepflow_engine.product import RUN_LOGGER
 
 __all__ = ["Context", "SyncContext"]
 
 T = TypeVar("T", default=Any)
 
-_LOGGER = logging.getLogger("stepflow.run")
+_LOGGER = logging.getLogger(RUN_LOGGER)
 
 
 class _RunContext(Generic[T]):
@@ -50,7 +51,13 @@ class _RunContext(Generic[T]):
 
     @property
     def attempt(self) -> int:
-        """The 0-based number of the attempt: of the step in a step's handler, otherwise of the function."""
+        """The 0-based number of the attempt: of the step in a step's handler, otherwise of the function.
+
+        Example::
+
+            if ctx.attempt > 0:
+                ctx.logger.info("retrying")
+        """
         in_handler = HANDLER_ATTEMPT.get()
         return self._attempt if in_handler is None else in_handler
 
@@ -87,6 +94,12 @@ class SyncContext(_RunContext[T]):
 
     Attributes:
         step: the step tools; their methods block the function's thread.
+
+    Example::
+
+        @app.function("cube", event="calculate/cube")
+        def cube(ctx: SyncContext[Number]) -> int:
+            return ctx.event.data.number ** 3
     """
 
     def __init__(

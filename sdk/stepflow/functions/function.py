@@ -48,6 +48,10 @@ class Function(Invocable[I, O]):
         input: the adapter that validates the event's data; ``None``: plain JSON data.
         output: the adapter that restores a result to the declared type; ``None``: plain JSON data.
         cipher: seals the payloads that its runs store.
+
+    Example::
+
+        run = app.start(import_images, {"urls": []})  # import_images was declared with @app.function
     """
 
     app_id: str
@@ -101,7 +105,7 @@ class Function(Invocable[I, O]):
             context = SyncContext(execution, events, step, run_id=run_id, function=self.name, attempt=attempt)
             return await bridge.run(lambda: self.handler(context))
 
-        return Execution(body, most_steps=self.limits.steps_per_run, own_tasks=1 if self.is_async else 2)
+        return Execution(body, max_steps=self.limits.steps_per_run, own_tasks=1 if self.is_async else 2)
 
     def _read_event(self, value: dict[str, Any]) -> Event[Any]:
         data = value["data"]
@@ -110,7 +114,7 @@ class Function(Invocable[I, O]):
                 data = self.input.validate_json(dumps(data))
             except ValidationError as error:
                 raise NonRetriableError(
-                    f"the event's data does not fit the input of {self.name}: {validation_message(error)}"
+                    f"event data does not fit the input of {self.name}: {validation_message(error)}"
                 ) from None
         return Event(value["name"], data, value["id"], value["ts"])
 
@@ -143,7 +147,7 @@ def make_function(
     """Check the settings of a function and make it.
 
     Args:
-        namespace: the local names at the place of the declaration, for the evaluation of annotations.
+        namespace: the local names where the function is declared, for the evaluation of annotations.
 
     Raises:
         ConfigurationError: a setting is wrong; the message names it.
@@ -151,17 +155,17 @@ def make_function(
     what = f"function {id!r}"
     if not callable(handler):
         raise ConfigurationError(
-            f"{what}: its handler must be callable, not {type(handler).__name__}: put the decorator on a def"
+            f"{what}: handler must be callable, got {type(handler).__name__}: put the decorator on a def"
         )
     try:
-        check_id(id, "a function's id")
+        check_id(id, "id")
         check_retries(retries)
     except ValueError as error:
         raise ConfigurationError(f"{what}: {error}") from None
     if set(queue) & set(", ") or queue.endswith(":steps"):
-        raise ConfigurationError(f"{what}: queue {queue!r} may not contain ',' or a space, or end with ':steps'")
+        raise ConfigurationError(f"{what}: queue must not contain ',' or a space, or end with ':steps', got {queue!r}")
     if "/" in id:
-        raise ConfigurationError(f"{what}: an id may not contain '/', which stands between app id and function id")
+        raise ConfigurationError(f"{what}: id must not contain '/', which separates the app id from the function id")
     hints = _hints(handler, namespace)
     return Function(
         app_id=app_id,

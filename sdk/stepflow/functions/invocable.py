@@ -62,13 +62,13 @@ def _name(function: Any, app_id: str) -> tuple[str, str]:
         return function.app_id or app_id, function.id
     if not isinstance(function, str):
         raise StepUsageError(
-            f"step.invoke needs a function made by @app.function, a reference_function or an id, "
-            f"not {type(function).__name__}"
+            "invoke: function must be a function of @app.function, a reference_function or an id, "
+            f"got {type(function).__name__}"
         )
     app, slash, name = function.partition("/")
     app, name = (app, name) if slash else (app_id, function)
     try:
-        return check_id(app, "an app's id"), check_id(name, "a function's id")
+        return check_id(app, "invoke: app id"), check_id(name, "invoke: function id")
     except ValueError as error:
         raise StepUsageError(str(error)) from None
 
@@ -77,7 +77,7 @@ def _timeout_ms(timeout: Duration | None) -> int:
     if timeout is None:
         return MAX_DURATION_MS
     try:
-        return duration_ms(timeout, name="the timeout of an invoke")
+        return duration_ms(timeout, name="invoke: timeout")
     except ValueError as error:
         raise StepUsageError(str(error)) from None
 

@@ -26,6 +26,10 @@ class FunctionReference(Invocable[I, O]):
         id: the function's id.
         app_id: the id of its app; ``None``: the app that uses the reference.
         output: the adapter that restores the result to the declared type; ``None``: plain JSON data.
+
+    Example::
+
+        pi = await ctx.step.invoke("pi", reference_function("compute-pi", app_id="maths"), data={"digits": 10})
     """
 
     id: str
@@ -67,7 +71,7 @@ def reference_function(
     """
     del input  # known to type checkers only
     try:
-        check_id(function_id, "the function id of a reference")
+        check_id(function_id, "reference_function: function_id")
     except ValueError as error:
-        raise StepUsageError(f'{error}: reference_function("compute-pi", app_id="maths")') from None
+        raise StepUsageError(f'{error}: write reference_function("compute-pi", app_id="maths")') from None
     return FunctionReference(function_id, app_id, adapter_for(output))

@@ -29,8 +29,8 @@ __all__ = [
 When = datetime | str | int | float
 Match = str | Mapping[str, Any]
 MAX_LOOKBACK_MS = 3_600_000
-"""The longest look-back: 1 hour."""
-_WHEN = 'give a datetime with a time zone, ISO 8601 text such as "2030-01-31T09:00:00+01:00", or seconds since 1970'
+"""The longest lookback: 1 hour."""
+_WHEN = 'pass a datetime with a time zone, ISO 8601 text such as "2030-01-31T09:00:00+01:00", or seconds since 1970'
 
 
 def sleep_request(duration: Duration) -> SleepRequest:
@@ -39,7 +39,7 @@ def sleep_request(duration: Duration) -> SleepRequest:
     Raises:
         StepUsageError: the duration is invalid, negative, or is over 366 days.
     """
-    return SleepRequest(duration_ms=_duration(duration, "a sleep's duration"))
+    return SleepRequest(duration_ms=_duration(duration, "sleep: duration"))
 
 
 def until_request(when: When) -> SleepRequest:
@@ -50,7 +50,7 @@ def until_request(when: When) -> SleepRequest:
     """
     until_ms = _time_ms(when)
     if until_ms > now_ms() + MAX_DURATION_MS:
-        raise StepUsageError(f"a sleep until {when} is over 366 days ahead, the longest accepted")
+        raise StepUsageError(f"sleep_until: when must be at most 366 days ahead, got {when}")
     return SleepRequest(until_ms=max(1, until_ms))
 
 
@@ -72,19 +72,19 @@ def wait_request(
         StepUsageError: an argument is invalid.
     """
     try:
-        check_id(event, "the name of the event that is waited for")
+        check_id(event, "wait_for_event: event")
         condition = expression(if_).text if if_ is not None else ""
     except (ValueError, ConfigurationError) as error:
         raise StepUsageError(str(error)) from None
     wanted = _wanted(match, of)
-    lookback_ms = 0 if lookback is None else _duration(lookback, "the look-back of a wait")
+    lookback_ms = 0 if lookback is None else _duration(lookback, "wait_for_event: lookback")
     if lookback_ms > MAX_LOOKBACK_MS:
-        raise StepUsageError(f"the look-back {lookback!r} of a wait is over 1h, the longest accepted")
+        raise StepUsageError(f"wait_for_event: lookback must be at most 1h, got {lookback!r}")
     try:
         values = dumps(list(wanted.values()))
     except TypeError as error:
-        raise StepUsageError(f"the match {match!r} of a wait is not JSON: {error}") from None
-    timeout_ms = _duration(timeout, "the timeout of a wait")
+        raise StepUsageError(f"wait_for_event: match must be JSON ({error}), got {match!r}") from None
+    timeout_ms = _duration(timeout, "wait_for_event: timeout")
     return WaitRequest(event, timeout_ms, ",".join(wanted), values, condition, lookback_ms)
 
 
@@ -94,14 +94,16 @@ def send_request(events: Event[Any] | Sequence[Event[Any]], *, most: int, event_
     Raises:
         EventError: an item is not an event, an event is invalid or over a limit, or there are too many.
     """
-    found = list(events) if isinstance(events, Iterable) else [events]
-    for one in found:
-        if not isinstance(one, Event):
-            what = type(one).__name__
-            raise EventError(f'step.send_event sends events, Event("shop/order.placed", {{…}}), not {what}')
-    if len(found) > most:
-        raise EventError(f"{len(found):,} events in one step; at most {most:,} are accepted: use several")
-    return SendRequest(tuple(outgoing_event(one, limit_bytes=event_bytes) for one in found))
+    listed = list(events) if isinstance(events, Iterable) else [events]
+    for event in listed:
+        if not isinstance(event, Event):
+            raise EventError(
+                f"send_event: events must be events, got {type(event).__name__}: "
+                'write Event("shop/order.placed", {"order": 17})'
+            )
+    if len(listed) > most:
+        raise EventError(f"send_event: events must have at most {most:,} items, got {len(listed):,}: use several steps")
+    return SendRequest(tuple(outgoing_event(event, limit_bytes=event_bytes) for event in listed))
 
 
 def _duration(value: Duration, name: str) -> int:
@@ -125,9 +127,9 @@ def _time_ms(when: When) -> int:
             case _:
                 raise ValueError
     except (ValueError, OverflowError, OSError):
-        raise StepUsageError(f"{when!r} is not a time to sleep until: {_WHEN}") from None
+        raise StepUsageError(f"sleep_until: when must be a time, got {when!r}: {_WHEN}") from None
     if moment.tzinfo is None:
-        raise StepUsageError(f"the time {when!r} to sleep until has no time zone: {_WHEN}")
+        raise StepUsageError(f"sleep_until: when must have a time zone, got {when!r}: {_WHEN}")
     return round(moment.timestamp() * 1000)
 
 
@@ -141,5 +143,8 @@ def _wanted(match: Match | None, of: Mapping[str, Any]) -> dict[str, Any]:
         path = event_path(match)
         wanted = {path: value_at(dict(of), f"event.{path}")}
         if wanted[path] is None:
-            raise StepUsageError(f"a wait with match={match!r} needs a value there, but the run's event has none")
+            raise StepUsageError(
+                f"wait_for_event: match must be a path with a value in the event of the run, got {match!r}: "
+                f"pass the value, as in match={{{path!r}: 17}}"
+            )
     return dict(sorted(wanted.items()))

@@ -28,6 +28,11 @@ class StepTools:
 
     The result of a step is stored in Redis as a memo. After a crash, a worker runs the code again from the start, and
     each step that has a memo returns it without being executed.
+
+    Example::
+
+        urls = await ctx.step.run("copy", copy_images, ctx.event.data["urls"])
+        await ctx.step.sleep("pause", "1m")
     """
 
     def __init__(
@@ -74,10 +79,10 @@ class StepTools:
         """
         if not callable(handler):
             raise StepUsageError(
-                f"the handler of step {id!r} must be callable, not {type(handler).__name__}: "
+                f"step {id!r}: handler must be callable, got {type(handler).__name__}: "
                 "pass the function itself, and its arguments after it"
             )
-        memo = await self._execution.ask(id, RunRequest(handler, args, kwargs, self._retries, self._timeout_ms))
+        memo = await self._execution.request(id, RunRequest(handler, args, kwargs, self._retries, self._timeout_ms))
         if memo.failure is not None:
             raise StepError(id, memo.failure)
         return restore(result_adapter(handler), memo.data, what=f"step {id!r}")
@@ -121,7 +126,7 @@ class StepTools:
         """
         event_bytes = self._limits.event_bytes
         request, output = invoke_request(function, data, timeout, app_id=self._app_id, event_bytes=event_bytes)
-        memo = await self._execution.ask(id, request)
+        memo = await self._execution.request(id, request)
         if memo.failure is not None:
             raise invoke_error(id, memo)
         return restore(output, memo.data, what=f"function {request.app}/{request.function}")
@@ -140,7 +145,7 @@ class StepTools:
 
             await ctx.step.sleep("trial", "14d")
         """
-        await self._execution.ask(id, sleep_request(duration))
+        await self._execution.request(id, sleep_request(duration))
 
     async def sleep_until(self, id: str, when: When) -> None:
         """Wait until a time without holding a worker. Return at once if the time is in the past.
@@ -156,7 +161,7 @@ class StepTools:
 
             await ctx.step.sleep_until("new year", "2030-01-01T00:00:00+01:00")
         """
-        await self._execution.ask(id, until_request(when))
+        await self._execution.request(id, until_request(when))
 
     async def wait_for_event(
         self,
@@ -195,7 +200,7 @@ class StepTools:
             paid = await ctx.step.wait_for_event("paid", event="shop/order.paid", match="data.order", timeout="3d")
         """
         request = wait_request(event, timeout, match=match, if_=if_, lookback=lookback, of=self._event)
-        memo = await self._execution.ask(id, request)
+        memo = await self._execution.request(id, request)
         return None if memo.data is None else read_event(memo.data)
 
     async def send_event(self, id: str, events: Event[Any] | Sequence[Event[Any]]) -> list[str]:
@@ -217,7 +222,7 @@ class StepTools:
         """
         limits = self._limits
         request = send_request(events, most=limits.events_per_send, event_bytes=limits.event_bytes)
-        memo = await self._execution.ask(id, request)
+        memo = await self._execution.request(id, request)
         return list(memo.data)
 
     @property
@@ -229,11 +234,15 @@ class StepTools:
 
         Raises:
             StepUsageError: the code is not inside a handler of ``step.run``.
+
+        Example::
+
+            payments.charge(order, idempotency_key=ctx.step.idempotency_key)
         """
         key = HANDLER_KEY.get()
         if not key:
             raise StepUsageError(
-                "ctx.step.idempotency_key is read outside of a step's handler, where there is none: "
+                "idempotency_key: there is none outside of the handler of a step: "
                 "read it in the handler that is passed to ctx.step.run"
             )
         return key

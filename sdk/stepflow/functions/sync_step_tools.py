@@ -21,7 +21,13 @@ O = TypeVar("O")  # noqa: E741  output
 
 
 class SyncStepTools:
-    """``ctx.step`` of a plain ``def`` function, which runs in a thread: the blocking twins of `StepTools`."""
+    """``ctx.step`` of a plain ``def`` function, which runs in a thread: the blocking twins of `StepTools`.
+
+    Example::
+
+        urls = ctx.step.run("copy", copy_images, ctx.event.data["urls"])
+        ctx.step.sleep("pause", "1m")
+    """
 
     def __init__(self, tools: StepTools, bridge: ThreadBridge) -> None:
         self._tools = tools

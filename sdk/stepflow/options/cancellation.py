@@ -14,7 +14,7 @@ from stepflow_engine.limits import check_id
 
 __all__ = ["CancelOn", "Timeouts", "bounds_config"]
 
-_MOST_EVENTS = 5
+_MAX_EVENTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,16 @@ class CancelOn:
             ConfigurationError: an attribute is invalid.
         """
         try:
-            check_id(self.event, "the name of an event that cancels")
+            check_id(self.event, "cancel_on: event")
             path = "" if self.match is None else event_path(self.match)
         except (ValueError, StepUsageError) as error:
             raise ConfigurationError(str(error)) from None
         if "*" in self.event:
             raise ConfigurationError(
-                f"the event {self.event!r} of a CancelOn is not one name: write a CancelOn for each"
+                f"cancel_on: event must not have a '*', got {self.event!r}: write a CancelOn for each event"
             )
         condition = "" if self.if_ is None else expression(self.if_).text
-        return CancelConfig(self.event, path, condition, _bound_ms(self.timeout, "the timeout of a CancelOn"))
+        return CancelConfig(self.event, path, condition, _bound_ms(self.timeout, "cancel_on: timeout"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +95,15 @@ def bounds_config(
     wrong = next((one for one in events if not isinstance(one, CancelOn)), None)
     if wrong is not None:
         raise ConfigurationError(
-            f'cancel_on must be a CancelOn("shop/order.cancelled") or a list of them, got {wrong!r}'
+            f'cancel_on: must be a CancelOn("shop/order.cancelled") or a list of them, got {wrong!r}'
         )
-    if len(events) > _MOST_EVENTS:
-        raise ConfigurationError(f"cancel_on has {len(events)} events; at most {_MOST_EVENTS} are accepted")
+    if len(events) > _MAX_EVENTS:
+        raise ConfigurationError(f"cancel_on: must have at most {_MAX_EVENTS} events, got {len(events)}")
     times = timeouts or Timeouts()
     config = CancellationConfig(
         tuple(one.to_config() for one in events),
-        _bound_ms(times.start, "the start of Timeouts"),
-        _bound_ms(times.finish, "the finish of Timeouts"),
+        _bound_ms(times.start, "timeouts: start"),
+        _bound_ms(times.finish, "timeouts: finish"),
     )
     return None if config == CancellationConfig() else config
 
@@ -112,9 +112,9 @@ def _bound_ms(value: Duration | None, name: str) -> int:
     if value is None:
         return 0
     try:
-        found = duration_ms(value, name=name)
+        milliseconds = duration_ms(value, name=name)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
-    if not found:
-        raise ConfigurationError(f"{name} must be longer than 0")
-    return found
+    if not milliseconds:
+        raise ConfigurationError(f"{name} must be longer than 0, got {value!r}")
+    return milliseconds

@@ -14,7 +14,7 @@ __all__ = ["due_times"]
 
 _LATE_MS = 60_000
 """A time that is older than this, in milliseconds, counts as missed: no worker was running."""
-_MOST = 1_000
+_MAX_TIMES = 1_000
 """The largest number of missed times that start runs."""
 
 
@@ -23,13 +23,12 @@ def due_times(cron: CronConfig, *, after_ms: int, now_ms: int) -> list[int]:
 
     Missed times follow the ``catch_up`` policy of the schedule; at most the latest 1,000 are returned.
     """
-    minute_after = datetime.fromtimestamp(
-        now_ms // 60_000 * 60 + 60, UTC
-    )  # in UTC: local arithmetic skips a repeated hour
+    # in UTC: local arithmetic skips a repeated hour
+    minute_after = datetime.fromtimestamp(now_ms // 60_000 * 60 + 60, UTC)
     back = CronSim(cron.schedule, minute_after.astimezone(ZoneInfo(cron.zone)), reverse=True)
     after_ms = max(after_ms, now_ms - _LATE_MS) if cron.catch_up == "skip" else after_ms
-    found = list(itertools.takewhile(lambda time_ms: time_ms > after_ms, itertools.islice(map(_ms, back), _MOST)))
-    return found[:1] if cron.catch_up == "latest" else found[::-1]
+    times = list(itertools.takewhile(lambda time_ms: time_ms > after_ms, itertools.islice(map(_ms, back), _MAX_TIMES)))
+    return times[:1] if cron.catch_up == "latest" else times[::-1]
 
 
 def _ms(moment: datetime) -> int:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from stepflow_engine.cipher import KEY_BYTES, NO_ENCRYPTION, Cipher, key_id
 from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.product import ENCRYPTION_KEYS, install_command
 
 __all__ = ["Encryption", "cipher_of"]
 
-_VARIABLE = "STEPFLOW_ENCRYPTION_KEYS"
 _FORM = "a key is 32 random bytes, or their base64 text, as Encryption.generate_key() makes it"
 
 
@@ -38,8 +38,8 @@ class Encryption:
 
     def __init__(self, keys: Sequence[str | bytes]) -> None:
         if isinstance(keys, str | bytes) or not isinstance(keys, Sequence) or not keys:
-            raise ConfigurationError(f"Encryption needs a list of at least one key: {_FORM}")
-        self._keys = tuple(_key(key, f"key {number} of Encryption") for number, key in enumerate(keys, 1))
+            raise ConfigurationError(f"Encryption: keys must be a list of at least one key: {_FORM}")
+        self._keys = tuple(_key(key, f"Encryption: key {number}") for number, key in enumerate(keys, 1))
         _check_installed()
 
     def __repr__(self) -> str:
@@ -57,7 +57,12 @@ class Encryption:
 
     @staticmethod
     def generate_key() -> str:
-        """A new random key, as base64 text."""
+        """A new random key, as base64 text.
+
+        Example::
+
+            print(Encryption.generate_key())
+        """
         return base64.b64encode(os.urandom(KEY_BYTES)).decode()
 
 
@@ -67,23 +72,23 @@ def cipher_of(encryption: Encryption | None) -> Cipher:
     Raises:
         ConfigurationError: a key of the variable is invalid.
     """
-    texts = [text.strip() for text in os.environ.get(_VARIABLE, "").split(",")]
-    keys = [_key(text, f"key {number} of {_VARIABLE}") for number, text in enumerate(texts, 1) if text]
+    texts = [text.strip() for text in os.environ.get(ENCRYPTION_KEYS, "").split(",")]
+    keys = [_key(text, f"{ENCRYPTION_KEYS}: key {number}") for number, text in enumerate(texts, 1) if text]
     if keys:
         _check_installed()
     return (encryption.cipher if encryption else NO_ENCRYPTION).merged_with(Cipher(keys))
 
 
-def _key(given: object, what: str) -> bytes:
+def _key(value: object, what: str) -> bytes:
     """The bytes of a key. No error message contains any part of it."""
     try:
-        key = base64.b64decode(given, validate=True) if isinstance(given, str) else given
+        key = base64.b64decode(value, validate=True) if isinstance(value, str) else value
     except (binascii.Error, ValueError):
-        raise ConfigurationError(f"{what} is not base64: {_FORM}") from None
+        raise ConfigurationError(f"{what} must be base64: {_FORM}") from None
     if not isinstance(key, bytes):
-        raise ConfigurationError(f"{what} is {type(key).__name__}: {_FORM}")
+        raise ConfigurationError(f"{what} must be bytes or text, got {type(key).__name__}: {_FORM}")
     if len(key) != KEY_BYTES:
-        raise ConfigurationError(f"{what} has {len(key)} bytes: {_FORM}")
+        raise ConfigurationError(f"{what} must be {KEY_BYTES} bytes, got {len(key)}: {_FORM}")
     return key
 
 
@@ -92,5 +97,5 @@ def _check_installed() -> None:
         import cryptography  # noqa: F401
     except ImportError:
         raise ConfigurationError(
-            "encryption needs the package cryptography, which is not installed: pip install 'stepflow[encryption]'"
+            f"encryption: the package cryptography is not installed: {install_command('encryption')}"
         ) from None

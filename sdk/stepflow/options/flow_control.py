@@ -24,8 +24,8 @@ __all__ = ["Batch", "Concurrency", "Debounce", "RateLimit", "Singleton", "Thrott
 
 Scope = Literal["function", "app", "global"]
 Mode = Literal["skip", "cancel"]
-_MOST_GATES = 2
-_MOST_BATCHED = 1_000
+_MAX_GATES = 2
+_MAX_BATCHED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class RateLimit:
 class Throttle:
     """Start ``limit`` runs in each ``period``, spread evenly; delay the rest. No run is dropped.
 
-    A delayed run is stored in Redis and starts when its time has come, on any worker.
+    A delayed run is stored in Redis and starts when its delay is over, on any worker.
 
     Attributes:
         limit: the number of runs; 1 or more.
@@ -195,8 +195,8 @@ class Batch:
             ConfigurationError: a value is out of range.
         """
         size = _count(self.max_size, "batch", what="max_size")
-        if size > _MOST_BATCHED:
-            raise ConfigurationError(f"batch: max_size must be at most {_MOST_BATCHED:,}, got {size:,}")
+        if size > _MAX_BATCHED:
+            raise ConfigurationError(f"batch: max_size must be at most {_MAX_BATCHED:,}, got {size:,}")
         return BatchConfig(size, _period(self.timeout, "batch", what="timeout"), _key(self.key, "batch"))
 
 
@@ -256,7 +256,7 @@ def flow_config(
         ConfigurationError: a value is out of range, or two options cannot be combined.
     """
     if debounce and throttle:
-        raise ConfigurationError("debounce and throttle cannot be combined: both decide when a run starts")
+        raise ConfigurationError("debounce: cannot be combined with throttle: both set the time at which a run starts")
     if batch:
         _check_batched(
             debounce=debounce, throttle=throttle, rate_limit=rate_limit, singleton=singleton, priority=priority
@@ -277,7 +277,7 @@ def flow_config(
 def _check_batched(**others: object) -> None:
     wrong = next((name for name, one in others.items() if one), None)
     if wrong:
-        raise ConfigurationError(f"batch and {wrong} cannot be combined: {wrong} applies to single runs")
+        raise ConfigurationError(f"batch: cannot be combined with {wrong}, which applies to single runs")
 
 
 def _gates(concurrency: int | Concurrency | Sequence[Concurrency] | None) -> list[Concurrency]:
@@ -288,12 +288,12 @@ def _gates(concurrency: int | Concurrency | Sequence[Concurrency] | None) -> lis
             return [concurrency]
         case int():
             return [Concurrency(concurrency)]
-    found = list(concurrency)
-    if len(found) > _MOST_GATES or not all(isinstance(one, Concurrency) for one in found):
+    limits = list(concurrency)
+    if len(limits) > _MAX_GATES or not all(isinstance(one, Concurrency) for one in limits):
         raise ConfigurationError(
             f"concurrency: must be an integer, a Concurrency, or at most two of them, got {concurrency!r}"
         )
-    return found
+    return limits
 
 
 def _count(value: Any, of: str, *, what: str = "limit") -> int:
@@ -317,7 +317,5 @@ def _key(value: str | None, of: str) -> str:
         return ""
     text = expression(value).text
     if not re.search(r"\bevent\b", text):
-        raise ConfigurationError(
-            f"{of}: the expression {value!r} does not use the event: write it as event.data.user_id"
-        )
+        raise ConfigurationError(f"{of}: expression must use the event, got {value!r}: write it as event.data.user_id")
     return text

@@ -16,7 +16,7 @@ from stepflow_engine.limits import check_id
 __all__ = ["CatchUp", "CronTrigger", "EventTrigger", "Trigger", "trigger_configs"]
 
 CatchUp = Literal["skip", "latest", "all"]
-_MOST = 10
+_MAX_TRIGGERS = 10
 _FORMS = (
     'write five fields, as "0 9 * * 1-5", with a time zone before them if it is not UTC: "TZ=Europe/Rome 0 9 * * *"'
 )
@@ -49,11 +49,11 @@ class EventTrigger:
             ConfigurationError: the name or the expression is invalid.
         """
         try:
-            check_id(self.event, "an event's name")
+            check_id(self.event, "event")
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
         if "*" in self.event[:-1]:
-            raise ConfigurationError(f"the event {self.event!r} of a trigger has a '*' that is not at its end")
+            raise ConfigurationError(f"event must have a '*' at its end only, got {self.event!r}")
         return EventConfig(self.event, "" if self.if_ is None else expression(self.if_).text)
 
 
@@ -88,14 +88,14 @@ class CronTrigger:
             ConfigurationError: the schedule, the zone or the policy is invalid.
         """
         if not isinstance(self.schedule, str):
-            raise ConfigurationError(f"the schedule {self.schedule!r} is not text: {_FORMS}")
+            raise ConfigurationError(f"cron: schedule must be text, got {self.schedule!r}: {_FORMS}")
         zone, fields = "UTC", self.schedule.strip()
         if fields.startswith("TZ="):
             zone, _, fields = fields.removeprefix("TZ=").partition(" ")
         _check_zone(zone)
         _check_fields(fields)
         if self.catch_up not in get_args(CatchUp):
-            raise ConfigurationError(f"catch_up is 'skip', 'latest' or 'all', not {self.catch_up!r}")
+            raise ConfigurationError(f"cron: catch_up must be 'skip', 'latest' or 'all', got {self.catch_up!r}")
         return CronConfig(" ".join(fields.split()), zone, self.catch_up)
 
 
@@ -111,26 +111,26 @@ def trigger_configs(
         ConfigurationError: a trigger is invalid, or there are more than ten.
     """
     if if_ is not None and event is None:
-        raise ConfigurationError('if_ belongs to event=; in triggers=, write EventTrigger("name", if_=...)')
-    first = [
+        raise ConfigurationError('if_: needs event=; in triggers=, write EventTrigger("name", if_=...)')
+    own = [
         *([EventTrigger(event, if_)] if event is not None else []),
         *([CronTrigger(cron)] if cron is not None else []),
     ]
-    found = [*first, *(EventTrigger(one) if isinstance(one, str) else one for one in triggers)]
-    if len(found) > _MOST:
-        raise ConfigurationError(f"it has {len(found)} triggers; at most {_MOST} are accepted")
-    wrong = next((one for one in found if not isinstance(one, EventTrigger | CronTrigger)), None)
+    listed = [*own, *(EventTrigger(one) if isinstance(one, str) else one for one in triggers)]
+    if len(listed) > _MAX_TRIGGERS:
+        raise ConfigurationError(f"triggers must be at most {_MAX_TRIGGERS}, got {len(listed)}")
+    wrong = next((one for one in listed if not isinstance(one, EventTrigger | CronTrigger)), None)
     if wrong is not None:
-        raise ConfigurationError(f"a trigger is an event's name, an EventTrigger or a CronTrigger, not {wrong!r}")
-    events = tuple(one.to_config() for one in found if isinstance(one, EventTrigger))
-    return events, tuple(one.to_config() for one in found if isinstance(one, CronTrigger))
+        raise ConfigurationError(f"triggers must be event names, EventTrigger or CronTrigger, got {wrong!r}")
+    events = tuple(one.to_config() for one in listed if isinstance(one, EventTrigger))
+    return events, tuple(one.to_config() for one in listed if isinstance(one, CronTrigger))
 
 
 def _check_zone(zone: str) -> None:
     try:
         ZoneInfo(zone)
     except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError
-        raise ConfigurationError(f"there is no time zone {zone!r}; as for Europe/Rome: {_FORMS}") from None
+        raise ConfigurationError(f"cron: time zone must exist, got {zone!r}: {_FORMS}") from None
 
 
 def _check_fields(fields: str) -> None:
@@ -138,9 +138,9 @@ def _check_fields(fields: str) -> None:
 
     try:
         if len(fields.split()) != 5:
-            raise CronSimError("there are not five fields")
+            raise CronSimError("it does not have five fields")
         next(CronSim(fields, datetime.now(UTC)))
     except CronSimError as error:
-        raise ConfigurationError(f"the schedule {fields!r} is not one ({error}): {_FORMS}") from None
+        raise ConfigurationError(f"cron: schedule is invalid ({error}), got {fields!r}: {_FORMS}") from None
     except StopIteration:
-        raise ConfigurationError(f"the schedule {fields!r} never comes") from None
+        raise ConfigurationError(f"cron: schedule has no next time, got {fields!r}") from None

@@ -38,11 +38,12 @@ from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.errors import BackendUnavailableError, CorruptDataError, DecryptionError, StepflowError
 from stepflow_engine.memo import read_memo
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.state.run_cache import RunCache
 
 __all__ = ["CompletionConsumer"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _TAKE_OVER_MS = 10_000
 _LIMIT = 500
 _DELIVERY_WAIT_S = 0.2

@@ -11,10 +11,11 @@ from stepflow_broker.transitions.events import StreamedEvent
 from stepflow_broker.transitions.waits import deliver_event, read_condition, read_waits
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.errors import ConfigurationError, CorruptDataError
+from stepflow_engine.product import WORKER_LOGGER
 
 __all__ = ["ConditionalWaitMatcher"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 
 
 class ConditionalWaitMatcher:

@@ -25,12 +25,13 @@ from stepflow_broker.transitions.events import (
 )
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.errors import StepflowError
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.consumers.conditional_waits import ConditionalWaitMatcher
 
 __all__ = ["EventForwarder", "RoutedEvent"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _MAX_BATCHES = 8
 """How many batches of events are forwarded at once."""
 _TIMEOUT_S = 8.0

@@ -25,13 +25,14 @@ from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
 from stepflow_engine.ids import run_id_by_event
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.conditional_waits import ConditionalWaitMatcher
 from stepflow_workers.consumers.event_forwarder import EventForwarder, RoutedEvent
 from stepflow_workers.state.registry import Registry
 
 __all__ = ["Router"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _BLOCK_MS = 10_000
 _TAKE_OVER_MS = 10_000
 _LIMIT = 200
@@ -166,7 +167,7 @@ class Router:
         self._paths[name] = paths
 
     async def _read(self) -> list[StreamedEvent]:
-        """Block on the server until events come, on a connection of its own."""
+        """Read events, and block on the server until there are some, on a separate connection."""
         call = read_events(self._keys, self._worker, limit=_LIMIT)
         args = (*call.args[:-3], "BLOCK", _BLOCK_MS, *call.args[-3:])
         pool = self._broker.client(self._keys).connection_pool
@@ -179,12 +180,11 @@ class Router:
             timeout_s = SOCKET_TIMEOUT_S + _BLOCK_MS / 1000
             return call.answer(await connection.read_response(disable_decoding=True, timeout=timeout_s))
         except (exceptions.RedisError, OSError) as error:
-            await connection.disconnect(
-                nowait=True
-            )  # also after a refusal: a replica refused it, and the next connection may reach the primary
+            # also after an error reply: it may come from a replica, and the next connection may reach the primary
+            await connection.disconnect(nowait=True)
             raise BackendUnavailableError(str(error)) from None
         except BaseException:
-            await connection.disconnect(nowait=True)  # cancelled: a reply may still come on it
+            await connection.disconnect(nowait=True)  # cancelled: a reply may still arrive on it
             raise
         finally:
             await pool.release(connection)

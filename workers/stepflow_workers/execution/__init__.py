@@ -11,7 +11,7 @@ Between two steps a continuation does one of these:
 - continue: it executes the next step at once, up to ``sticky`` steps in a row.
 - yield: the run returns to its queue.
 - hold: it waits for memos with the lease, the code in memory, and no slot, for at most 5 s.
-- park: it gives the lease up; the next memo queues the continuation again.
+- park: it gives up the lease; the next memo queues the continuation again.
 - end: the run completes, fails, or gets another attempt after a delay.
 
 A crash leaves a job whose lease expires, and the memos of the finished steps. The worker that reclaims the job records

@@ -10,6 +10,7 @@ import logging
 
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.errors import CorruptDataError, DecryptionError
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.run_driver import RunDriver
 from stepflow_workers.execution.run_loader import defer_job, load_cached_run
@@ -19,7 +20,7 @@ from stepflow_workers.state.run_cache import CachedRun
 
 __all__ = ["run_job"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 
 
 async def run_job(context: JobContext, lease: Lease) -> None:

@@ -15,13 +15,14 @@ from collections.abc import Awaitable, Callable
 from stepflow_broker.transitions.jobs import Lease, retry_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.state.poison import POISON_DEATHS
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["IsolatingRunner"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _SUSPECT_DEATHS = POISON_DEATHS - 1
 _SETTLED_S = 1.0
 """A job that has run for this long does not count as a cause of death."""
@@ -93,7 +94,7 @@ class IsolatingRunner:
     async def _defer(self, lease: Lease) -> None:
         """Return a suspect with a short delay: the next worker that claims it may have nothing else to do."""
         state, delay_ms = self._state, random.randint(*_DEFER_MS)
-        reason = f"{len(lease.deaths)} workers died with it, so it waits for one that executes nothing else"
+        reason = f"{len(lease.deaths)} workers died with the job; it waits for a worker that executes nothing else"
         if lease.key:
             error = dumps(Failure("SuspectDeferred", reason).to_json())
             await state.plan_retry(

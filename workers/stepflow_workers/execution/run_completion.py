@@ -17,6 +17,7 @@ from stepflow_engine.errors import StepOutputError
 from stepflow_engine.execution import Raised, Returned
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import event_text
@@ -26,7 +27,7 @@ from stepflow_workers.state.run_cache import CachedRun
 
 __all__ = ["complete_run", "fail_poisoned"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 
 
 async def complete_run(context: JobContext, run: CachedRun, lease: Lease, outcome: Returned | Raised) -> None:

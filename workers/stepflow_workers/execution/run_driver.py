@@ -2,7 +2,7 @@
 
 It executes a single step itself, under its own lease. Several parallel steps become jobs of their own, which any worker
 may take. Invokes become child runs. Meanwhile the driver keeps the code in memory, with the lease but without a slot,
-and receives the memos. When no memo comes for a while, it parks the run: it gives the lease up, and the next memo
+and receives the memos. When no memo arrives for a while, it parks the run: it gives up the lease, and the next memo
 queues the continuation again.
 """
 
@@ -45,7 +45,7 @@ class RunDriver:
         run.lease, run.deaths = lease, lease.deaths
         if not self._is_poisoned:
             await run.lock.acquire()
-            run.execution.ask_again()
+            run.execution.request_again()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -61,8 +61,8 @@ class RunDriver:
         if self._is_poisoned:
             await fail_poisoned(self._context, run, lease)
             return None
-        going_on = True
-        while going_on:
+        continues = True
+        while continues:
             outcome = await self._advance()
             if run.execution.closed:  # dropped meanwhile: the lease is lost, the run has ended, or the worker stops
                 await self._state.release([lease])
@@ -80,9 +80,9 @@ class RunDriver:
                 self._budget -= 1
                 return StepAttempt(run, lease, fresh[0], request, deaths=run.deaths)
             elif fresh:
-                going_on = await start_steps(self._context, run, lease, fresh)
+                continues = await start_steps(self._context, run, lease, fresh)
             elif outcome.blocked:
-                going_on = await self._wait()
+                continues = await self._wait()
         return None
 
     async def commit(self, attempt: StepAttempt[RunRequest], result: StepFinished | StepRetry) -> bool:
@@ -108,14 +108,14 @@ class RunDriver:
         steps = await state.broker.execute(read_steps(state.keys, run.run_id))
         run.planned.update(step.key for step in steps if step.state and not _has_lookback(run, step.key))
         await catch_up(state, run)
-        run.execution.ask_again()
+        run.execution.request_again()
         self._may_be_planned = False
 
     # -- commit ------------------------------------------------------------------
 
     async def _commit(self, attempt: StepAttempt[RunRequest], result: StepFinished) -> bool:
         state, run, lease = self._state, self._run, self._lease
-        goes_on = self._budget > 0 and not state.stopping and not state.suspended
+        continues = self._budget > 0 and not state.stopping and not state.suspended
         code, position = await state.broker.execute(
             commit_step(state.keys, run_id=run.run_id, fence=lease.fence, key=attempt.key, memo=result.text)
         )
@@ -123,11 +123,11 @@ class RunDriver:
             return False
         state.finished_jobs += 1
         run.apply_memo(position, attempt.key, result.memo)
-        if not goes_on:  # after the reply: if the server refused the memo for a while, the run would go back without it
+        if not continues:  # after the reply: if the server refused the memo, the run would be queued without it
             await self._yield()
             if not state.settings.sticky:
                 state.cache.drop(run)
-        return goes_on
+        return continues
 
     async def _plan_retry(self, attempt: StepAttempt[RunRequest], retry: StepRetry) -> bool:
         """Plan the next attempt of a step that failed, as a job of its own."""
@@ -148,18 +148,18 @@ class RunDriver:
     async def _wait(self) -> bool:
         """Wait for memos with the code in memory but without a slot, then park the run; true if the run continues here.
 
-        The script parks the run only if the code has seen all stored memos. Otherwise nothing would queue the run for a
-        memo that came in between.
+        The script parks the run only if the code has applied all stored memos. Otherwise nothing would queue the run
+        for a memo that was stored in between.
         """
-        state, run, seen = self._state, self._run, self._run.execution.applied
+        state, run, applied = self._state, self._run, self._run.execution.applied
         await self._forget_deaths()
         if self._may_hold() and not run.planned <= run.distant_waits:
             with state.slots.given_back():
-                if await self._memo_comes():
+                if await self._memo_arrives():
                     return True
-        if run.execution.applied > seen:
+        if run.execution.applied > applied:
             return True
-        return await self._park(seen)
+        return await self._park(applied)
 
     def _may_hold(self) -> bool:
         """Whether the code may stay in memory with its lease. A lease with a concurrency slot blocks other runs."""
@@ -171,10 +171,10 @@ class RunDriver:
             and not self._run.function.has_gates
         )
 
-    async def _park(self, seen: int) -> bool:
+    async def _park(self, applied: int) -> bool:
         state, run = self._state, self._run
         code = await state.broker.execute(
-            park_run(state.keys, run_id=run.run_id, fence=self._lease.fence, applied=seen)
+            park_run(state.keys, run_id=run.run_id, fence=self._lease.fence, applied=applied)
         )
         if code is ScriptStatus.MORE:
             await catch_up(state, run)
@@ -194,7 +194,8 @@ class RunDriver:
             self._run.deaths = ()
             await self._state.broker.execute(forget_deaths(self._state.keys, self._run.run_id))
 
-    async def _memo_comes(self) -> bool:
+    async def _memo_arrives(self) -> bool:
+        """Wait for a memo; false after `IDLE_HOLD_S` without one, or when the worker stops."""
         try:
             async with asyncio.timeout(IDLE_HOLD_S):
                 await self._run.execution.activity.changed()

@@ -11,13 +11,14 @@ from stepflow_broker.transitions.jobs import Lease, load_run, retry_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import open_event_text
 from stepflow_engine.failure import Failure
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["catch_up", "defer_job", "load_cached_run"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _DEFER_MS = (1_000, 30_000)
 
 

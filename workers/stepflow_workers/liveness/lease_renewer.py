@@ -18,12 +18,13 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.jobs import by_partition, extend_leases
 from stepflow_engine.errors import StepflowError
+from stepflow_engine.product import NAME, WORKER_LOGGER
 from stepflow_workers.liveness.held_leases import HeldLeases
 from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
 
 __all__ = ["LeaseRenewer"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _TICK_S = 0.5
 _BLOCKED_S = 1.0
 _HEARTBEAT_S = 10.0
@@ -68,7 +69,7 @@ class LeaseRenewer:
         self._blocked_since = 0.0
         self._running: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stepflow-lease-renewer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"{NAME}-lease-renewer", daemon=True)
 
     def start(self) -> None:
         """Start the thread and the lease sidecar. Call it in the thread of the event loop."""
@@ -136,7 +137,7 @@ class LeaseRenewer:
         last = self._running.get(name)
         if last is None or not last.is_alive():
             self._running[name] = threading.Thread(
-                target=self._try, args=(work,), name="stepflow-lease-renewer", daemon=True
+                target=self._try, args=(work,), name=f"{NAME}-lease-renewer", daemon=True
             )
             self._running[name].start()
 

@@ -15,11 +15,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.liveness.lease_table import LeaseTable
 
 __all__ = ["LeaseSidecar"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _PROGRAM = Path(__file__).with_name("lease_sidecar_process.py")
 
 

@@ -145,10 +145,11 @@ class _Takeover:
 def _logger() -> logging.Logger:
     import logging
 
+    from stepflow_engine.product import WORKER_LOGGER
     from stepflow_workers.logs import configure_logging
 
     configure_logging("WARNING")
-    return logging.getLogger("stepflow.worker")
+    return logging.getLogger(WORKER_LOGGER)
 
 
 def _connect(url: str) -> Broker:
@@ -158,11 +159,8 @@ def _connect(url: str) -> Broker:
 
 
 def _main() -> None:
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # a signal may reach the whole process group; the sidecar ends with its worker
+    # a signal may reach the whole process group; the sidecar ends with its worker
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     line = sys.stdin.readline()
     if not line:  # the worker died before it sent the configuration

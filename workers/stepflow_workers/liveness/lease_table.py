@@ -38,7 +38,7 @@ class LeaseTable:
     def make_file() -> int:
         """A descriptor of new anonymous memory. The system frees it with the last process that has it."""
         if hasattr(os, "memfd_create"):
-            file = os.memfd_create("stepflow-leases")
+            file = os.memfd_create("leases")
         else:
             with tempfile.TemporaryFile() as temporary:
                 file = os.dup(temporary.fileno())

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.transitions.jobs import Lease, claim_jobs
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.execution.poison_isolation import IsolatingRunner
 from stepflow_workers.liveness.held_leases import HeldLeases
@@ -24,13 +25,13 @@ from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["Dispatcher"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _PAUSE_S = 1.0
 _SETTLED_S = 0.05
 _POLL_S = 1.0
 """How often to poll while jobs run, or RQ is suspended."""
 _IDLE_POLL_S = 5.0
-_MOST_CLAIMED = 100
+_MAX_CLAIMED = 100
 _RESERVED_S = 0.2
 
 
@@ -112,7 +113,7 @@ class Dispatcher:
         """Claim no more jobs."""
         self._state.stopping = True
         for run in self._state.cache:
-            run.execution.activity.call()
+            run.execution.activity.notify()
         self._woken.set()
 
     @property
@@ -150,8 +151,8 @@ class Dispatcher:
         state = self._state
         busy = self._jobs or state.suspended
         self._poll_at = asyncio.get_running_loop().time() + (_POLL_S if busy else _IDLE_POLL_S)
-        limit = min(state.slots.free, _MOST_CLAIMED)
-        self._has_jobs = False  # before the claim: jobs that come meanwhile set it
+        limit = min(state.slots.free, _MAX_CLAIMED)
+        self._has_jobs = False  # before the claim: jobs that are queued meanwhile set it
         try:
             leases = await self._claimed(limit)
         except BackendUnavailableError:

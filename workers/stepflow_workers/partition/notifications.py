@@ -12,10 +12,11 @@ from redis.asyncio.client import PubSub
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.errors import is_permission_error, server_error
+from stepflow_engine.product import WORKER_LOGGER
 
 __all__ = ["NotificationHandler", "NotificationListener"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _PAUSE_S, _REFUSED_S = 0.5, 10.0
 _SILENCE_S = 10.0
 """How long the connection may be silent before a ping, and how long the reply to the ping may take."""
@@ -67,7 +68,8 @@ class NotificationListener:
                     await self._listen(pubsub)
             except (exceptions.RedisError, OSError) as error:
                 _log.warning(
-                    "inbox_interrupted", extra={"error": str(server_error(error, self._broker.url, "subscribe"))}
+                    "notifications_interrupted",
+                    extra={"error": str(server_error(error, self._broker.url, "subscribe"))},
                 )
                 await asyncio.sleep(_REFUSED_S if is_permission_error(error) else _PAUSE_S)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stepflow_broker.protocol.keys import Keys
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.partition.dispatcher import Dispatcher
@@ -20,7 +21,7 @@ from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["PartitionWorker", "PartitionWorkers"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 
 
 @dataclass(frozen=True, slots=True)

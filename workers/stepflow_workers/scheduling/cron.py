@@ -21,13 +21,14 @@ from stepflow_broker.registry.functions import CronConfig, FunctionConfig
 from stepflow_broker.transitions.schedules import fire_cron, read_crons, server_time_ms
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import partition_prefix_for, run_id_for, with_partition_prefix
+from stepflow_engine.product import NAME, WORKER_LOGGER
 from stepflow_engine.steps import event_text
 
 __all__ = ["CRON_EVENT", "CronTicker"]
 
-CRON_EVENT = "stepflow/cron"
+CRON_EVENT = f"{NAME}/cron"
 """The name of the event of a run that a schedule has started."""
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 
 
 class CronTicker:

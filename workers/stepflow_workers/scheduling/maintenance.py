@@ -16,13 +16,14 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases, repair_jobs
 from stepflow_broker.transitions.runs import forget_ended
 from stepflow_broker.transitions.schedules import server_time_ms
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.scheduling.cron import CronTicker
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["MaintenanceLoop"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _TICK_S = 1.0
 _TIMERS = 500
 _RECLAIMED = 100

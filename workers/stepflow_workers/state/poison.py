@@ -15,8 +15,13 @@ class PoisonError(Exception):
 
 
 def died_text(deaths: Sequence[str], what: str) -> str:
-    """The message for a step, or for code, with which workers died."""
+    """The message for a step, or for code, with which workers died.
+
+    Args:
+        deaths: the worker and the time of each death.
+        what: the step or the code, for the message.
+    """
     return (
-        f"{len(deaths)} workers died while they had {what} (killed, out of memory, or ended by its code): "
-        f"{'; '.join(deaths)}; it is not tried again"
+        f"{len(deaths)} workers died while they executed {what} (killed, out of memory, or ended by its code): "
+        f"{'; '.join(deaths)}; it is not retried"
     )

@@ -16,7 +16,7 @@ from stepflow_engine.memo import Memo
 __all__ = ["IDLE_HOLD_S", "CachedRun", "RunCache"]
 
 IDLE_HOLD_S = 5.0
-"""How long a worker holds the code of a run, and its lease, while no memo of its steps comes."""
+"""How long a worker retains the code of a run, and its lease, while no memo of its steps arrives."""
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,7 @@ from stepflow_broker.transitions.jobs import Lease, by_partition, fail_attempt, 
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.memo import Memo, read_memo
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.state.pauses import Pauses
 from stepflow_workers.state.run_cache import CachedRun, RunCache
 from stepflow_workers.state.settings import WorkerSettings
@@ -20,7 +21,7 @@ from stepflow_workers.state.wakeups import Wakeups
 
 __all__ = ["WorkerState"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 
 
 @dataclass(slots=True, eq=False)

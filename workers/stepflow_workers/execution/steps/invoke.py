@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from stepflow.event import INVOKED
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
@@ -20,7 +21,7 @@ from stepflow_engine.encryption_scopes import event_scope
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.limits import MAX_DEPTH
-from stepflow_engine.steps import InvokeRequest
+from stepflow_engine.steps import InvokeRequest, event_text
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.registry import Registry
@@ -30,7 +31,6 @@ __all__ = ["invoke_children"]
 
 _REPORTED = (ScriptStatus.NO_RUN, ScriptStatus.STALE_FENCE, ScriptStatus.ALREADY)
 _Invoke = Callable[..., Command[Any]]
-INVOKED = b"stepflow/function.invoked"
 
 
 async def invoke_children(
@@ -72,7 +72,7 @@ def _start_of(registry: Registry, attempt: StepAttempt[InvokeRequest]) -> ChildS
     child = with_partition_prefix(partition, run_id_for(lease.run_id, attempt.key))
     now = now_ms()
     data = attempt.run.function.cipher.seal(request.data, event_scope(child))
-    event = b'{"name":"%b","id":"%b","ts":%d,"data":%b}' % (INVOKED, child.encode(), now, data)
+    event = event_text(INVOKED, id=child, ts=now, data=data)
     detail = {"id": attempt.id, "kind": "invoke", "function": name, "started_at": now}
     rest = dumps({**detail, "run_id": child})[1:]
     return ChildStart(
@@ -97,8 +97,8 @@ def _refusal(name: str, config: FunctionConfig | None, depth: int, detail: dict[
     if depth > MAX_DEPTH:
         failure = Failure(
             "InvokeError",
-            f"function {name} is invoked at depth {depth}; at most {MAX_DEPTH} runs may invoke one another: "
-            "is there a cycle of invokes?",
+            f"invoke of function {name}: depth must be at most {MAX_DEPTH}, got {depth}: "
+            "check the functions for a cycle of invokes",
         )
         return _memo(failure, "failed", detail)
     return b""

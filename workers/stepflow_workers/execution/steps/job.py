@@ -13,6 +13,7 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_planned_step
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.steps import RunRequest, StepCall
 from stepflow_workers.execution.steps.run import StepFinished, StepRetry, step_failed
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
@@ -21,7 +22,7 @@ from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["PlannedStep"]
 
-_log = logging.getLogger("stepflow.worker")
+_log = logging.getLogger(WORKER_LOGGER)
 _CALL_TIMEOUT_S = 5.0
 """How long to wait until the code, which another job of this worker drives, calls the step."""
 
@@ -50,7 +51,7 @@ class PlannedStep:
             await self._store(self._not_found())
             return None
         if not isinstance(call.request, RunRequest):
-            raise TypeError(f"job {lease.job} is for a step that is not a step.run")
+            raise TypeError(f"job {lease.job} belongs to a step that is not a step.run")
         return StepAttempt(run, lease, call, call.request, number=lease.step_attempt, deaths=lease.deaths)
 
     async def commit(self, _attempt: StepAttempt[RunRequest], result: StepFinished | StepRetry) -> bool:
@@ -62,11 +63,11 @@ class PlannedStep:
         """The call of the step, if the code makes it."""
         run, key = self._run, self._lease.key
         execution = run.execution
-        if not execution.was_asked(key):
+        if not execution.was_requested(key):
             if run.lease is not None or run.lock.locked():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_CALL_TIMEOUT_S):
-                        await execution.asked(key)
+                        await execution.requested(key)
             else:
                 async with run.lock:
                     await execution.advance()
@@ -85,7 +86,7 @@ class PlannedStep:
             f"step {lease.step_id!r} was planned, but the code of {run.function.name} does not wait for it; "
             f"steps that it waits for: {pending}; bring the step back, or cancel the run",
         )
-        attempt, was_called = lease.step_attempt, run.execution.was_asked(lease.key)
+        attempt, was_called = lease.step_attempt, run.execution.was_requested(lease.key)
         if not was_called:
             _log.warning("planned_step_not_found", extra={"run_id": lease.run_id, "step_id": lease.step_id})
         if was_called or attempt >= run.function.config.retries:

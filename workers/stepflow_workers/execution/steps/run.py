@@ -78,7 +78,7 @@ def _memo_text(state: WorkerState, attempt: StepAttempt[RunRequest], data: bytes
     limit = run.function.limits.run_state_bytes
     if run.state_bytes + len(text) > limit:
         raise LimitError(
-            f"the memos of the run would be over {limit:,} bytes with step {attempt.id!r}; "
+            f"the memos of a run must be at most {limit:,} bytes, exceeded by step {attempt.id!r}: "
             "return references instead of data, or split the work over several runs"
         )
     return text

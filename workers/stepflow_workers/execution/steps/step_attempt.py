@@ -23,7 +23,7 @@ class StepAttempt(Generic[R]):
         run: the run.
         lease: the lease of the continuation, or of the step's own job.
         call: the call of the step in the code.
-        request: what the call asks for.
+        request: the request of the call.
         number: the number of the attempt, 0-based.
         deaths: the workers that died in earlier executions.
     """

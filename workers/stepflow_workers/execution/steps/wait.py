@@ -61,7 +61,7 @@ def _start_of(attempt: StepAttempt[SleepRequest | WaitRequest], condition: Event
         dumps({**detail, "kind": "wait", "event": request.event})[1:],
         request.timeout_ms,
         event=request.event,
-        index=wait_index(request.event, paths=request.paths, values=request.values, looked_at=has_condition),
+        index=wait_index(request.event, paths=request.paths, values=request.values, has_condition=has_condition),
         condition=condition.to_json() if has_condition else b"",
         lookback_ms=request.lookback_ms,
     )
