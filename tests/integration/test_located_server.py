@@ -19,7 +19,7 @@ class MovableLocator:
     """Returns the address of the server that the test names."""
 
     options: Mapping[str, Any] = {}
-    found: Address | None = None
+    address: Address | None = None
 
     def __init__(self) -> None:
         self.port = 0

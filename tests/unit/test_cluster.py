@@ -6,7 +6,7 @@ import pytest
 from redis import exceptions
 
 from stepflow_broker.redis_client import cluster
-from stepflow_broker.redis_client.cluster import ClusterUrl, NodeAwayError, NotInClusterError, SlotMap
+from stepflow_broker.redis_client.cluster import ClusterUrl, NodeUnavailableError, NotInClusterError, SlotMap
 from stepflow_broker.redis_client.connection import connect, connect_async
 from stepflow_broker.redis_client.errors import server_error
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
@@ -81,28 +81,28 @@ def test_nobody_is_asked_while_what_was_heard_is_fresh_and_then_those_that_are_k
     clock: Clock,
 ) -> None:
     found = SlotMap([A, B])
-    assert found.to_ask() == [A, B]
+    assert found.to_query() == [A, B]
     found.update(A, SLOTS)
-    assert found.to_ask() == []
+    assert found.to_query() == []
     clock.now += 0.6
-    assert found.to_ask() == [B, C, A]
+    assert found.to_query() == [B, C, A]
 
 
 def test_a_slot_that_nobody_has_is_asked_for_again_at_once(clock: Clock) -> None:
     found = SlotMap([A])
     found.update(A, SLOTS[:1])
-    with pytest.raises(NodeAwayError, match="no node of the cluster has slot 9000"):
+    with pytest.raises(NodeUnavailableError, match="no node of the cluster has slot 9000"):
         found.owner(9000)
-    assert found.to_ask() != []
+    assert found.to_query() != []
 
 
 def test_what_was_heard_counts_no_more_when_no_node_answers(clock: Clock) -> None:
     found = SlotMap([A])
     found.update(A, SLOTS)
     clock.now += 0.6
-    for _ in found.to_ask():
+    for _ in found.to_query():
         found.failed(exceptions.ConnectionError("refused"))
-    with pytest.raises(NodeAwayError, match="no node answers: refused; refused; refused"):
+    with pytest.raises(NodeUnavailableError, match="no node answers: refused; refused; refused"):
         found.owner(0)
 
 
@@ -123,7 +123,12 @@ def test_one_node_that_does_not_answer_is_no_matter_when_another_does(clock: Clo
             ConfigurationError,
             r"write redis://… for a single server",
         ),
-        (exceptions.ConnectionError("refused"), NodeAwayError, BackendUnavailableError, "is the cluster running"),
+        (
+            exceptions.ConnectionError("refused"),
+            NodeUnavailableError,
+            BackendUnavailableError,
+            "cluster running",
+        ),
     ],
 )
 def test_why_no_node_says_who_has_a_slot_is_said(

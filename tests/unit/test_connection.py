@@ -11,7 +11,7 @@ from redis import exceptions
 from stepflow import BackendUnavailableError, ConfigurationError
 from stepflow_broker.redis_client.connection import connect, connect_async, safe_url
 from stepflow_broker.redis_client.errors import is_transient, is_wrong_node, server_error
-from stepflow_broker.redis_client.sentinel import PrimaryAwayError, SentinelUrl, UnknownPrimaryError
+from stepflow_broker.redis_client.sentinel import PrimaryUnavailableError, SentinelUrl, UnknownPrimaryError
 
 SENTINELS = "redis+sentinel://user:secret@one:1,two,[::1]:3/mymaster/4?sentinel_password=hidden"
 
@@ -93,7 +93,7 @@ def test_a_url_that_cannot_be_a_servers_is_refused_when_it_is_given(url: str, wh
         (exceptions.MasterDownError("BlockingClient with MASTER is down"), True, True),
         (exceptions.BusyLoadingError("Redis is loading the dataset in memory"), True, True),
         (exceptions.ConnectionError("refused"), False, True),
-        (PrimaryAwayError("is down"), False, True),
+        (PrimaryUnavailableError("is down"), False, True),
         (exceptions.ResponseError("UNBLOCKED force unblock from blocking operation"), False, True),
         (UnknownPrimaryError("not known"), False, False),
         (exceptions.ResponseError("WRONGTYPE"), False, False),
@@ -107,7 +107,7 @@ def test_what_a_new_connection_and_what_another_try_may_help_against(
 
 def test_errors_of_sentinels_say_what_to_do_and_no_password() -> None:
     unknown = server_error(UnknownPrimaryError("the sentinels know of no primary 'm'"), SENTINELS)
-    away = server_error(PrimaryAwayError("no sentinel answers"), SENTINELS)
+    away = server_error(PrimaryUnavailableError("no sentinel answers"), SENTINELS)
     replica = server_error(exceptions.ReadOnlyError("read only"), SENTINELS)
     assert isinstance(unknown, ConfigurationError)
     assert "correct redis_url" in str(unknown)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from redis import exceptions
 
-from stepflow_broker.redis_client.cluster import ClusterLocator, NodeAwayError
+from stepflow_broker.redis_client.cluster import ClusterLocator, NodeUnavailableError
 from stepflow_broker.redis_client.locator import Address, Locator, Question
-from stepflow_broker.redis_client.sentinel import PrimaryAwayError, SentinelLocator, UnknownPrimaryError
+from stepflow_broker.redis_client.sentinel import PrimaryUnavailableError, SentinelLocator, UnknownPrimaryError
 
 ONE, TWO, THREE = ("10.0.0.1", 26379), ("10.0.0.2", 26379), ("10.0.0.3", 26379)
 PRIMARY = ("10.0.0.9", 6379)
@@ -62,9 +62,13 @@ def test_the_next_sentinel_is_asked_and_it_is_the_first_the_next_time(reply: Any
 @pytest.mark.parametrize(
     ("replies", "kind", "part"),
     [
-        ([REFUSED] * 3, PrimaryAwayError, "no sentinel answers: refused; refused; refused"),
-        ([REFUSED, {"mymaster": state(is_odown=True)}, {}], PrimaryAwayError, "'mymaster' is down"),
-        ([REFUSED, {"other": state()}, {}], PrimaryAwayError, "no sentinel that answers knows of primary 'mymaster'"),
+        ([REFUSED] * 3, PrimaryUnavailableError, "no sentinel answers: refused; refused; refused"),
+        ([REFUSED, {"mymaster": state(is_odown=True)}, {}], PrimaryUnavailableError, "'mymaster' is down"),
+        (
+            [REFUSED, {"other": state()}, {}],
+            PrimaryUnavailableError,
+            "no sentinel that answers knows of primary",
+        ),
         (
             [{"b": state()}, {"a": state()}, {}],
             UnknownPrimaryError,
@@ -72,7 +76,7 @@ def test_the_next_sentinel_is_asked_and_it_is_the_first_the_next_time(reply: Any
         ),
         ([{}] * 3, UnknownPrimaryError, "they know: none"),
         ([WRONGPASS] * 3, exceptions.AuthenticationError, "the sentinels: WRONGPASS"),
-        ([WRONGPASS, REFUSED, REFUSED], PrimaryAwayError, "no sentinel answers"),
+        ([WRONGPASS, REFUSED, REFUSED], PrimaryUnavailableError, "no sentinel answers"),
     ],
 )
 def test_the_error_says_why_no_sentinel_names_a_primary(replies: list[Any], kind: type[Exception], part: str) -> None:
@@ -88,5 +92,5 @@ def test_a_node_that_does_not_answer_is_followed_by_the_next_and_a_fresh_answer_
 
 
 def test_a_search_fails_when_no_node_owns_the_slot() -> None:
-    with pytest.raises(NodeAwayError, match="no node of the cluster has slot 5"):
+    with pytest.raises(NodeUnavailableError, match="no node of the cluster has slot 5"):
         locate(ClusterLocator([ONE], 5, {}), {ONE: [[6, 16383, [b"h", 1, b"id"]]]})

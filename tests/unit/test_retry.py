@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from redis import exceptions
 
-from stepflow_broker.redis_client.cluster import NodeAwayError, NotInClusterError
+from stepflow_broker.redis_client.cluster import NodeUnavailableError, NotInClusterError
 from stepflow_broker.redis_client.retry import Attempt, Decision, Next, backoff_s, decide
-from stepflow_broker.redis_client.sentinel import PrimaryAwayError, UnknownPrimaryError
+from stepflow_broker.redis_client.sentinel import PrimaryUnavailableError, UnknownPrimaryError
 
 RESEND, FAIL = Decision(Next.RESEND), Decision(Next.FAIL)
 RECONNECT = Decision(Next.RESEND, reconnect=True)
@@ -27,8 +27,8 @@ RESENT = [
     exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots"),
     exceptions.TryAgainError("Multiple keys request during rehashing of slot"),
     exceptions.AskError("5 10.0.0.1:6379"),
-    PrimaryAwayError("no sentinel answers"),
-    NodeAwayError("no node answers"),
+    PrimaryUnavailableError("no sentinel answers"),
+    NodeUnavailableError("no node answers"),
 ]
 RECONNECTED = [
     exceptions.ReadOnlyError("You can't write against a read only replica."),

@@ -33,8 +33,8 @@ def acl_file(passwords: Mapping[str, str], *, server: tuple[int, int] = SERVER, 
         server: the oldest version of Redis or Valkey that reads the file.
         cluster: whether the keys have partitions.
     """
-    given = [(role, " ".join(rules(role, server, cluster=cluster))) for role in ROLES]
-    users = [f"{role.user} {_login(passwords.get(role.name))} {granted}" for role, granted in given]
+    granted = [(role, " ".join(rules(role, server, cluster=cluster))) for role in ROLES]
+    users = [f"{role.user} {_login(passwords.get(role.name))} {rights}" for role, rights in granted]
     if ADMIN in passwords:
         users.append(f"{ADMIN} {_login(passwords[ADMIN])} ~* &* +@all")
     users.append("default off sanitize-payload resetkeys resetchannels -@all")
@@ -71,7 +71,7 @@ def read_passwords(folder: Path) -> dict[str, str]:
     Raises:
         ConfigurationError: the folder has no password, or a file is empty or unreadable.
     """
-    found: dict[str, str] = {}
+    passwords: dict[str, str] = {}
     for name in (*(role.name for role in ROLES), ADMIN):
         path = folder / name
         try:
@@ -82,11 +82,11 @@ def read_passwords(folder: Path) -> dict[str, str]:
             raise ConfigurationError(f"the password in {path} cannot be read: {error.strerror}") from None
         if not lines or not lines[0]:
             raise ConfigurationError(f"the password file {path} is empty: put the password on its first line")
-        found[name] = lines[0]
-    if not found:
+        passwords[name] = lines[0]
+    if not passwords:
         names = ", ".join(role.name for role in ROLES)
         raise ConfigurationError(f"there is no password in {folder}: its files are to be named {names} or {ADMIN}")
-    return found
+    return passwords
 
 
 def _version(text: str) -> tuple[int, int]:
@@ -102,12 +102,12 @@ def main() -> None:
     parser.add_argument("--passwords", type=Path, metavar="FOLDER", help="files with passwords, named as the roles")
     parser.add_argument("--server", type=_version, default=SERVER, metavar="VERSION", help="of the server; 7.0")
     parser.add_argument("--cluster", action="store_true", help="for a Redis Cluster, and for redis://…?partitions=")
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
-        passwords = read_passwords(given.passwords) if given.passwords else {}
+        passwords = read_passwords(options.passwords) if options.passwords else {}
     except ConfigurationError as error:
         sys.exit(f"error: {error}")
-    sys.stdout.write(acl_file(passwords, server=given.server, cluster=given.cluster))
+    sys.stdout.write(acl_file(passwords, server=options.server, cluster=options.cluster))
 
 
 if __name__ == "__main__":

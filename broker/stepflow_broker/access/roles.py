@@ -42,9 +42,9 @@ class Role:
         sent: the commands that it sends outside scripts; ``a|b`` is a subcommand.
         reads, writes: kinds of keys (see `KEYS`) that it only reads, and only writes.
         keys: kinds of keys that it reads and writes, in addition to the keys of its scripts.
-        hears: kinds of channels that it subscribes to.
+        subscribed: kinds of channels that it subscribes to.
         more: patterns of keys and channels that do not belong to stepflow.
-        looks: whether it never writes. Its scripts then read only.
+        is_read_only: whether it never writes. Its scripts then read only.
         in_cluster: the commands that it sends only on a cluster.
     """
 
@@ -55,9 +55,9 @@ class Role:
     reads: frozenset[str] = frozenset()
     writes: frozenset[str] = frozenset()
     keys: frozenset[str] = frozenset()
-    hears: frozenset[str] = frozenset()
+    subscribed: frozenset[str] = frozenset()
     more: tuple[str, ...] = ()
-    looks: bool = False
+    is_read_only: bool = False
     in_cluster: tuple[str, ...] = ("cluster|slots",)
 
     @property
@@ -68,7 +68,7 @@ class Role:
     @property
     def commands(self) -> tuple[str, ...]:
         """All commands that it needs, including those that its scripts call."""
-        called = () if self.looks else (word for name in self.scripts for word in _called(name))
+        called = () if self.is_read_only else (word for name in self.scripts for word in _called(name))
         return tuple(sorted({*self.sent, *called}))
 
     def access(self, key: Key) -> str:
@@ -81,8 +81,8 @@ class Role:
 
     def uses(self, channel: Key) -> bool:
         """Whether it subscribes to a kind of channel, or its scripts publish to it."""
-        tells = not self.looks and any(channel.name in _named(name) for name in self.scripts)
-        return tells or channel.name in self.hears
+        publishes = not self.is_read_only and any(channel.name in _named(name) for name in self.scripts)
+        return publishes or channel.name in self.subscribed
 
     def may(self, action: str) -> bool:
         """Whether it has the right to an action: a transition or a command, as `Command.action` names it."""
@@ -103,16 +103,16 @@ def _called(name: str) -> frozenset[str]:
 @cache
 def _named(name: str) -> frozenset[str]:
     """The kinds of keys and channels that a script uses, in its text or as its KEYS."""
-    found = script(name)
-    given = {word.upper() for word in found.keys}
-    return frozenset({*re.findall(r"\b[A-Z_]{3,}\b", found.text), *given, *(f"RQ_{word}" for word in given)})
+    used = script(name)
+    keys = {word.upper() for word in used.keys}
+    return frozenset({*re.findall(r"\b[A-Z_]{3,}\b", used.text), *keys, *(f"RQ_{word}" for word in keys)})
 
 
 def _all_keys() -> frozenset[str]:
     return frozenset(key.name for key in KEYS if key.type != "channel")
 
 
-def _words(*texts: str) -> tuple[str, ...]:
+def _commands(*texts: str) -> tuple[str, ...]:
     return tuple(word for text in texts for word in text.split())
 
 
@@ -120,10 +120,10 @@ PRODUCER = Role(
     "producer",
     "starts runs, sends events, waits for results, cancels runs that it knows",
     scripts=("start_runs", "cancel_run", "agree_partitions"),
-    sent=_words(_CONNECTING, _CALLING, _LISTENING, "get hget hgetall hvals xadd set wait"),
+    sent=_commands(_CONNECTING, _CALLING, _LISTENING, "get hget hgetall hvals xadd set wait"),
     reads=frozenset({"PAUSED", "FUNCTIONS"}),
     writes=frozenset({"MEMOS", "EVENTS", "REPLICATED"}),
-    hears=frozenset({"RUN_ENDED"}),
+    subscribed=frozenset({"RUN_ENDED"}),
 )
 
 WORKER = Role(
@@ -132,7 +132,7 @@ WORKER = Role(
     scripts=tuple(
         name for name in script_names() if name not in ("pause", "resume", "check_permissions", *_EXAMINATIONS)
     ),
-    sent=_words(
+    sent=_commands(
         _CONNECTING,
         _CALLING,
         _LISTENING,
@@ -142,7 +142,7 @@ WORKER = Role(
         "sadd scard smembers srem zrange zremrangebyscore set wait",
     ),
     keys=_all_keys(),
-    hears=frozenset({"READY", "NOTIFICATIONS", "PAUSES", "RUN_ENDED"}),
+    subscribed=frozenset({"READY", "NOTIFICATIONS", "PAUSES", "RUN_ENDED"}),
     more=(f"~{RQ}:*", f"&{RQ}:*"),
     in_cluster=("cluster|slots", "command"),  # of redis-py's cluster client, which RQ uses
 )
@@ -164,10 +164,10 @@ OPERATOR = Role(
         "wake_remote_parent",
         "ack_message",
     ),
-    sent=_words(_CONNECTING, _CALLING, _LISTENING, _LOOKING, "set expire del"),  # set, del: rq suspend, rq resume
+    sent=_commands(_CONNECTING, _CALLING, _LISTENING, _LOOKING, "set expire del"),  # set, del: rq suspend, rq resume
     reads=frozenset({"FUNCTIONS", "VERSION", "EVENTS", "RQ_WORKERS", "RQ_WORKER", "CRON"}),
     keys=_all_keys(),
-    hears=frozenset({"RUN_ENDED"}),
+    subscribed=frozenset({"RUN_ENDED"}),
     in_cluster=("cluster|slots", "cluster|info"),
 )
 
@@ -175,9 +175,9 @@ READER = Role(
     "read-only",
     "looks: runs, steps, functions, queues, workers, explain, doctor without --repair",
     scripts=("load_run", "load_batch", *_EXAMINATIONS),
-    sent=_words(_CONNECTING, _CALLING, _LOOKING),
+    sent=_commands(_CONNECTING, _CALLING, _LOOKING),
     keys=_all_keys(),  # Redis ACLs count the KEYS of a script as writes; no command of this role writes
-    looks=True,
+    is_read_only=True,
     in_cluster=("cluster|slots", "cluster|info"),
 )
 

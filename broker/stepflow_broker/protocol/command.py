@@ -83,13 +83,13 @@ class Command(Generic[T]):
 
 def _tag_of(pattern: str) -> str:
     """The tag of the partition whose keys a pattern matches; ``""``: it matches the keys of all partitions."""
-    place = routing_key_of(pattern)
-    return place if place != pattern else ""
+    routing_key = routing_key_of(pattern)
+    return routing_key if routing_key != pattern else ""
 
 
-def command(read: Callable[[Any], T], *words: Arg) -> Command[T]:
+def command(read: Callable[[Any], T], *args: Arg) -> Command[T]:
     """A plain Redis command."""
-    return Command(words, read)
+    return Command(args, read)
 
 
 def in_chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

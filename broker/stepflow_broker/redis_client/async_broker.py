@@ -56,10 +56,10 @@ class AsyncBroker:
         """Send several commands and return their answers."""
         return await asyncio.gather(*[self.submit(call) for call in calls])
 
-    def _client_for(self, place: str) -> PipelinedClient:
+    def _client_for(self, routing_key: str) -> PipelinedClient:
         if self._only is not None:
             return self._only
-        slot = slot_of(place)
+        slot = slot_of(routing_key)
         if slot not in self._clients:
             self._clients[slot] = PipelinedClient(self.url, retry_for_s=self._retry_for_s, slot=slot)
         return self._clients[slot]

@@ -85,7 +85,7 @@ class BlockingClient:
         pool = self.client.connection_pool
         connection = pool.get_connection()
         try:
-            packed = [pack_command(words) for words in commands]
+            packed = [pack_command(args) for args in commands]
             connection.send_packed_command([b"".join(packed)])
             return [self._read(connection) for _ in packed]
         except BaseException:

@@ -66,11 +66,11 @@ class Broker:
             answers.update(zip(at, self._run_at(calls[at[0]].routing_key, [calls[n] for n in at]), strict=True))
         return [answers[n] for n in range(len(calls))]
 
-    def _run_at(self, place: str, calls: Sequence[Command[T]], *, as_one: bool = False) -> list[T]:
+    def _run_at(self, routing_key: str, calls: Sequence[Command[T]], *, as_one: bool = False) -> list[T]:
         """Send commands to the node of a partition, or of a key in no partition. The client of the latter is closed."""
-        if place.startswith("{") or not place:
-            return self._client_for(place).execute_all(calls, as_one=as_one)
-        client = BlockingClient(self.url, retry_for_s=self._retry_for_s, slot=slot_of(place))
+        if routing_key.startswith("{") or not routing_key:
+            return self._client_for(routing_key).execute_all(calls, as_one=as_one)
+        client = BlockingClient(self.url, retry_for_s=self._retry_for_s, slot=slot_of(routing_key))
         try:
             return client.execute_all(calls, as_one=as_one)
         finally:
@@ -80,15 +80,15 @@ class Broker:
         """The positions of the commands, grouped by the server that receives them."""
         if self._only is not None:
             return [list(range(len(calls)))]
-        found: dict[str, list[int]] = {}
+        groups: dict[str, list[int]] = {}
         for n, call in enumerate(calls):
-            found.setdefault(call.routing_key, []).append(n)
-        return list(found.values())
+            groups.setdefault(call.routing_key, []).append(n)
+        return list(groups.values())
 
-    def _client_for(self, place: str) -> BlockingClient:
+    def _client_for(self, routing_key: str) -> BlockingClient:
         if self._only is not None:
             return self._only
-        slot = slot_of(place)
+        slot = slot_of(routing_key)
         with self._lock:
             if slot not in self._clients:
                 self._clients[slot] = BlockingClient(self.url, retry_for_s=self._retry_for_s, slot=slot)

@@ -20,7 +20,7 @@ from stepflow_broker.redis_client.url import CLUSTER_SCHEMES, read_address
 __all__ = [
     "ClusterLocator",
     "ClusterUrl",
-    "NodeAwayError",
+    "NodeUnavailableError",
     "NotInClusterError",
     "SlotMap",
     "owner_of",
@@ -31,10 +31,10 @@ _DEFAULT_PORT = 6379
 _TIMEOUT_S = 2.0
 """The time limit of one node. After it, the next one is asked."""
 _FRESH_S = 0.5
-"""How long an answer is used without asking again, because many connections are made at once."""
+"""How long an answer is used without another query, because many connections are made at once."""
 
 
-class NodeAwayError(exceptions.ConnectionError):
+class NodeUnavailableError(exceptions.ConnectionError):
     """No node names an owner of the slot: none answers, or the cluster has lost the primary of the slot."""
 
 
@@ -66,11 +66,11 @@ class ClusterUrl:
         if parts.path.strip("/") not in ("", "0"):
             raise ValueError("a cluster has no databases: end its address with the last port")
         options = parse_url(f"{CLUSTER_SCHEMES[parts.scheme]}://{user}{at}any?{parts.query}")
-        kept = {name: value for name, value in options.items() if name not in ("host", "connection_class")}
+        connection = {name: value for name, value in options.items() if name not in ("host", "connection_class")}
         if parts.scheme == "rediss+cluster":
-            kept["ssl"] = True
+            connection["ssl"] = True
         nodes = [read_address(host, default_port=_DEFAULT_PORT, what="nodes") for host in hosts.split(",")]
-        return cls(tuple(nodes), kept)
+        return cls(tuple(nodes), connection)
 
 
 class SlotMap:
@@ -82,7 +82,7 @@ class SlotMap:
         self._updated_at = -_FRESH_S
         self._failures: list[Exception] = []
 
-    def to_ask(self) -> list[Address]:
+    def to_query(self) -> list[Address]:
         """All known nodes, primaries first. Empty while the last answer is fresh."""
         if time.monotonic() - self._updated_at < _FRESH_S:
             return []
@@ -93,13 +93,13 @@ class SlotMap:
         """Record that a node did not answer, or refused."""
         self._failures.append(error)
 
-    def update(self, asked: Address, slots: Iterable[Any]) -> None:
+    def update(self, node: Address, slots: Iterable[Any]) -> None:
         """Record the reply of a node to ``CLUSTER SLOTS``: ``[first, last, [host, port, …], replica …]`` of each range.
 
         A node that does not know its own host leaves it empty.
         """
         self._primaries = {
-            (int(first), int(last)): (replies.text(primary[0]) or asked[0], int(primary[1]))
+            (int(first), int(last)): (replies.text(primary[0]) or node[0], int(primary[1]))
             for first, last, primary, *_ in slots
         }
         self._updated_at = time.monotonic()
@@ -116,7 +116,7 @@ class SlotMap:
             if first <= slot <= last:
                 return address
         self._updated_at = -_FRESH_S
-        raise NodeAwayError(f"no node of the cluster has slot {slot}")
+        raise NodeUnavailableError(f"no node of the cluster has slot {slot}")
 
     def _error(self) -> Exception:
         for error in self._failures:
@@ -124,7 +124,7 @@ class SlotMap:
                 return error
             if "cluster support disabled" in str(error):
                 return NotInClusterError("the server is no node of a cluster")
-        return NodeAwayError(f"no node answers: {'; '.join(str(error) for error in self._failures)}")
+        return NodeUnavailableError(f"no node answers: {'; '.join(str(error) for error in self._failures)}")
 
 
 class ClusterLocator:
@@ -138,7 +138,7 @@ class ClusterLocator:
 
     def __init__(self, nodes: Iterable[Address], slot: int, options: Mapping[str, Any]) -> None:
         self.options = options
-        self.found: Address | None = None
+        self.address: Address | None = None
         self._slot = slot
         self._slots = SlotMap(nodes)
 
@@ -146,11 +146,11 @@ class ClusterLocator:
         """Search for the owner of the slot.
 
         Raises:
-            NodeAwayError: no node answers, or none owns the slot.
+            NodeUnavailableError: no node answers, or none owns the slot.
             NotInClusterError: a server answers that is not a node of a cluster.
             AuthenticationError, NoPermissionError: a node refuses the user, and no other node answers.
         """
-        for node in self._slots.to_ask():
+        for node in self._slots.to_query():
             slots = yield Question(node, ("CLUSTER", "SLOTS"))
             if isinstance(slots, Exception):
                 self._slots.failed(slots)
@@ -170,9 +170,9 @@ def owner_of(slot: int, url: str, options: Mapping[str, Any]) -> LocatedServer:
         ValueError: the URL is invalid.
     """
     parsed = ClusterUrl.parse(url)
-    given = {**options, **parsed.options}
-    asking = {**given, "socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
-    return LocatedServer(ClusterLocator(parsed.nodes, slot, asking), given)
+    connection = {**options, **parsed.options}
+    search_options = {**connection, "socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
+    return LocatedServer(ClusterLocator(parsed.nodes, slot, search_options), connection)
 
 
 def whole_cluster(url: str, options: Mapping[str, Any]) -> redis.RedisCluster:
@@ -181,7 +181,7 @@ def whole_cluster(url: str, options: Mapping[str, Any]) -> redis.RedisCluster:
     Raises:
         ValueError: the URL is invalid.
     """
-    found = ClusterUrl.parse(url)
-    nodes = [ClusterNode(host, port) for host, port in found.nodes]
-    kept = {name: value for name, value in {**options, **found.options}.items() if name != "retry"}
-    return redis.RedisCluster(startup_nodes=nodes, **kept)
+    parsed = ClusterUrl.parse(url)
+    nodes = [ClusterNode(host, port) for host, port in parsed.nodes]
+    connection = {name: value for name, value in {**options, **parsed.options}.items() if name != "retry"}
+    return redis.RedisCluster(startup_nodes=nodes, **connection)

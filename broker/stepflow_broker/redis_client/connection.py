@@ -69,22 +69,22 @@ def connect(url: str, *, slot: int = 0, **options: Any) -> redis.Redis:
     Raises:
         ConfigurationError: the URL is invalid.
     """
-    given = read_url(url)
+    parsed = read_url(url)
     try:
-        options = {**_options(given, Retry(NoBackoff(), 0)), **options}
-        server = _located(given, options, slot)
-        return _checked(server.client() if server else redis.Redis.from_url(given.text, **options))
+        options = {**_options(parsed, Retry(NoBackoff(), 0)), **options}
+        server = _located(parsed, options, slot)
+        return _checked(server.client() if server else redis.Redis.from_url(parsed.text, **options))
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise bad_url(url, str(error)) from None
 
 
 def connect_async(url: str, *, slot: int = 0, **options: Any) -> redis.asyncio.Redis:
     """As `connect`, for asyncio."""
-    given = read_url(url)
+    parsed = read_url(url)
     try:
-        options = {**_options(given, AsyncRetry(NoBackoff(), 0)), **options}
-        server = _located(given, options, slot)
-        return _checked(server.async_client() if server else redis.asyncio.Redis.from_url(given.text, **options))
+        options = {**_options(parsed, AsyncRetry(NoBackoff(), 0)), **options}
+        server = _located(parsed, options, slot)
+        return _checked(server.async_client() if server else redis.asyncio.Redis.from_url(parsed.text, **options))
     except (ValueError, TypeError, exceptions.RedisError) as error:
         raise bad_url(url, str(error)) from None
 
@@ -103,11 +103,11 @@ def connect_all(url: str) -> Any:
         ConfigurationError: the URL is invalid.
         BackendUnavailableError: the cluster does not answer.
     """
-    given = read_url(url)
-    if not given.is_of_cluster:
+    parsed = read_url(url)
+    if not parsed.is_of_cluster:
         return connect(url)
     try:
-        return whole_cluster(given.text, _options(given, Retry(NoBackoff(), 0)))
+        return whole_cluster(parsed.text, _options(parsed, Retry(NoBackoff(), 0)))
     except (exceptions.RedisError, OSError) as error:
         raise server_error(error, url, "cluster slots") from None
     except (ValueError, TypeError) as error:
@@ -117,8 +117,8 @@ def connect_all(url: str) -> Any:
 def infos(client: Any) -> list[Mapping[str, Any]]:
     """The replies to ``INFO`` of a server, or of each primary of a cluster."""
     if isinstance(client, redis.RedisCluster):
-        found: Any = client.info(target_nodes=redis.RedisCluster.PRIMARIES)
-        return list(found.values()) if all(isinstance(one, dict) for one in found.values()) else [found]
+        replies: Any = client.info(target_nodes=redis.RedisCluster.PRIMARIES)
+        return list(replies.values()) if all(isinstance(one, dict) for one in replies.values()) else [replies]
     return [client.info()]
 
 

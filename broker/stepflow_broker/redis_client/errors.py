@@ -5,8 +5,8 @@ from __future__ import annotations
 from redis import exceptions
 
 from stepflow_broker.access.roles import roles_that_may
-from stepflow_broker.redis_client.cluster import NodeAwayError, NotInClusterError
-from stepflow_broker.redis_client.sentinel import PrimaryAwayError, UnknownPrimaryError
+from stepflow_broker.redis_client.cluster import NodeUnavailableError, NotInClusterError
+from stepflow_broker.redis_client.sentinel import PrimaryUnavailableError, UnknownPrimaryError
 from stepflow_broker.redis_client.tls import explain_tls, tls_error
 from stepflow_broker.redis_client.url import safe_url, user_of
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, PermissionDeniedError
@@ -32,14 +32,14 @@ _WRONG_NODE = (
     exceptions.BusyLoadingError,
 )
 _PERMISSION_DENIED = ("NOPERM", "ACL failure in script", "The user executing the script can't")
-_TRANSIENT_WORDS = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
+_TRANSIENT_CODES = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a little later, on this server or another."""
     if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError) or tls_error(error):
         return False
-    if isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_WORDS:
+    if isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_CODES:
         return True
     return is_wrong_node(error)
 
@@ -65,8 +65,8 @@ def server_error(error: BaseException, url: str, action: str = "") -> Exception:
         return _permission_denied(text, url, action)
     if tls := tls_error(error):
         return ConfigurationError(f"no TLS with the server at {where}: {explain_tls(tls)}")
-    if (told := _error_for(error, where, text)) is not None:
-        return told
+    if (known := _error_for(error, where, text)) is not None:
+        return known
     if text.startswith(("NOAUTH", "WRONGPASS", "invalid username")):
         return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
     if text.startswith(("OOM", "MISCONF")):
@@ -88,9 +88,9 @@ def _error_for(error: BaseException, where: str, text: str) -> Exception | None:
             return ConfigurationError(f"{where} names no primary ({text}): correct redis_url")
         case NotInClusterError():
             return ConfigurationError(f"{where}: {text}: write redis://… for a single server")
-        case NodeAwayError():
+        case NodeUnavailableError():
             return BackendUnavailableError(f"no node of {where} can be asked ({text}): is the cluster running?")
-        case PrimaryAwayError():
+        case PrimaryUnavailableError():
             return BackendUnavailableError(
                 f"no primary is found by {where} ({text}): are the sentinels running, or is a fail-over under way?"
             )
@@ -121,7 +121,7 @@ def _advice_when_unreachable(url: str) -> str:
 
 def is_permission_error(error: BaseException) -> bool:
     """Whether the server refuses the action to this user. The texts depend on its version, and differ in scripts."""
-    return isinstance(error, exceptions.NoPermissionError) or any(words in str(error) for words in _PERMISSION_DENIED)
+    return isinstance(error, exceptions.NoPermissionError) or any(text in str(error) for text in _PERMISSION_DENIED)
 
 
 def _permission_denied(text: str, url: str, action: str) -> PermissionDeniedError:

@@ -47,11 +47,11 @@ class Locator(Protocol):
 
     Attributes:
         options: the options of connections to the servers that it asks.
-        found: the address that the last search has found.
+        address: the address that the last search has returned.
     """
 
     options: Mapping[str, Any]
-    found: Address | None
+    address: Address | None
 
     def search(self) -> Search:
         """Start a search.
@@ -104,8 +104,8 @@ def _locate(locator: Locator) -> Address:
                 except (exceptions.RedisError, OSError) as error:
                     reply = error
     except StopIteration as end:
-        locator.found = end.value
-        return locator.found
+        locator.address = end.value
+        return locator.address
 
 
 async def _locate_async(locator: Locator) -> Address:
@@ -120,8 +120,8 @@ async def _locate_async(locator: Locator) -> Address:
                 except (exceptions.RedisError, OSError) as error:
                     reply = error
     except StopIteration as end:
-        locator.found = end.value
-        return locator.found
+        locator.address = end.value
+        return locator.address
 
 
 class _Located:
@@ -137,7 +137,7 @@ class _Located:
 
     def connect_check_health(self, *args: Any, **options: Any) -> None:
         """Connect, unless it is connected. The pool calls this for each connection that it hands out."""
-        if self._sock and (self.host, self.port) != self._locator.found:
+        if self._sock and (self.host, self.port) != self._locator.address:
             self.disconnect()  # type: ignore[attr-defined]  # another thread has found that the server has moved
         if not self._sock:
             self.host, self.port = _locate(self._locator)

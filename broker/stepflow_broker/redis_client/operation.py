@@ -31,8 +31,8 @@ def run_operation(broker: Broker, operation: Operation[T]) -> T:
         while True:
             calls = operation.send(broker.execute_all(calls))
     except StopIteration as end:
-        found: T = end.value
-        return found
+        result: T = end.value
+        return result
 
 
 async def arun_operation(broker: AsyncBroker, operation: Operation[T]) -> T:
@@ -42,8 +42,8 @@ async def arun_operation(broker: AsyncBroker, operation: Operation[T]) -> T:
         while True:
             calls = operation.send(await broker.execute_all(calls))
     except StopIteration as end:
-        found: T = end.value
-        return found
+        result: T = end.value
+        return result
 
 
 def single(call: Command[T]) -> Operation[T]:

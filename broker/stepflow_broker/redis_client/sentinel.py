@@ -14,7 +14,7 @@ from stepflow_broker.redis_client.locator import Address, LocatedServer, Questio
 from stepflow_broker.redis_client.url import SENTINEL_SCHEMES, read_address
 
 __all__ = [
-    "PrimaryAwayError",
+    "PrimaryUnavailableError",
     "SentinelLocator",
     "SentinelUrl",
     "UnknownPrimaryError",
@@ -27,7 +27,7 @@ _TIMEOUT_S = 1.0
 """The time limit of one sentinel. After it, the next one is asked."""
 
 
-class PrimaryAwayError(exceptions.ConnectionError):
+class PrimaryUnavailableError(exceptions.ConnectionError):
     """No sentinel knows a primary that is up: none answers, or a fail-over is in progress."""
 
 
@@ -88,9 +88,10 @@ def primary_at(url: str, options: Mapping[str, Any]) -> LocatedServer:
         ValueError: the URL is invalid.
     """
     parsed = SentinelUrl.parse(url)
-    asking = {name: value for name, value in options.items() if name != "credential_provider"}  # that of the primary
-    asking |= {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S, **parsed.sentinel}
-    locator = SentinelLocator(parsed.sentinels, parsed.primary, asking)
+    # the credential provider has the password of the primary
+    search_options = {name: value for name, value in options.items() if name != "credential_provider"}
+    search_options |= {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S, **parsed.sentinel}
+    locator = SentinelLocator(parsed.sentinels, parsed.primary, search_options)
     return LocatedServer(locator, {**options, **parsed.server})
 
 
@@ -107,7 +108,7 @@ class SentinelLocator:
 
     def __init__(self, sentinels: tuple[Address, ...], primary: str, options: Mapping[str, Any]) -> None:
         self.options = options
-        self.found: Address | None = None
+        self.address: Address | None = None
         self._sentinels = sentinels
         self._primary = primary
 
@@ -115,7 +116,7 @@ class SentinelLocator:
         """Search for the primary.
 
         Raises:
-            PrimaryAwayError: no sentinel knows a primary of this name that is up.
+            PrimaryUnavailableError: no sentinel knows a primary of this name that is up.
             UnknownPrimaryError: all sentinels answer, and none knows the name.
             AuthenticationError: all sentinels refuse the user or the password.
         """
@@ -136,15 +137,15 @@ class SentinelLocator:
         """The reason why no sentinel has named an address."""
         primary, text = self._primary, "; ".join(str(error) for error in failures)
         if primary in names:
-            return PrimaryAwayError(f"the sentinels say that primary {primary!r} is down")
+            return PrimaryUnavailableError(f"the sentinels say that primary {primary!r} is down")
         if not failures:
             known = ", ".join(repr(name) for name in sorted(names)) or "none"
             return UnknownPrimaryError(f"the sentinels know of no primary {primary!r}; they know: {known}")
         if all(isinstance(error, exceptions.AuthenticationError) for error in failures):
             return exceptions.AuthenticationError(f"the sentinels: {text}")
         if names:
-            return PrimaryAwayError(f"no sentinel that answers knows of primary {primary!r}: {text}")
-        return PrimaryAwayError(f"no sentinel answers: {text}")
+            return PrimaryUnavailableError(f"no sentinel that answers knows of primary {primary!r}: {text}")
+        return PrimaryUnavailableError(f"no sentinel answers: {text}")
 
 
 def _address_if_up(state: Mapping[str, Any]) -> Address | None:

@@ -123,31 +123,31 @@ def read_url(url: str) -> ServerUrl:
         raise bad_url(url, "its port is no number; write % / ? # @ in a password as %25 %2F %3F %23 %40")
     if parts.scheme in ("redis", "rediss", *_SEVERAL_HOSTS) and "@" in parts.path + parts.query + parts.fragment:
         raise bad_url(url, "there is an @ after the address; write % / ? # @ in a password as %25 %2F %3F %23 %40")
-    words = parse_qsl(parts.query)
-    _check_files(words, url)
-    given = dict(words)
+    pairs = parse_qsl(parts.query)
+    _check_files(pairs, url)
+    query = dict(pairs)
     options: dict[str, Any] = {}
-    if path := given.get("password_file"):
+    if path := query.get("password_file"):
         _first_line(Path(path), "password_file")
         options["credential_provider"] = FilePassword(unquote(parts.username or ""), Path(path))
         parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
-    if path := given.get("ssl_password_file"):
+    if path := query.get("ssl_password_file"):
         options["ssl_password"] = _first_line(Path(path), "ssl_password_file")
-    elif "ssl_keyfile" in given and "ssl_password" not in given:
+    elif "ssl_keyfile" in query and "ssl_password" not in query:
         options["ssl_password"] = ""  # without it, OpenSSL asks for the password of a key on the terminal
-    kept = urlencode([(name, value) for name, value in words if name not in _OURS])
-    text = f"{parts.scheme}://{parts.netloc}{parts.path}{'?' * bool(kept)}{kept}"
-    return ServerUrl(text, options, _partitions(given.get("partitions"), parts.scheme, url))
+    rest = urlencode([(name, value) for name, value in pairs if name not in _OURS])
+    text = f"{parts.scheme}://{parts.netloc}{parts.path}{'?' if rest else ''}{rest}"
+    return ServerUrl(text, options, _partitions(query.get("partitions"), parts.scheme, url))
 
 
-def _partitions(given: str | None, scheme: str, url: str) -> int:
-    if given is None:
+def _partitions(text: str | None, scheme: str, url: str) -> int:
+    if text is None:
         return CLUSTER_PARTITIONS if scheme in CLUSTER_SCHEMES else 1
-    if not given.isdecimal() or not 1 <= int(given) <= MOST_PARTITIONS:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_PARTITIONS:
         raise ConfigurationError(
-            f"partitions={given} in redis_url {safe_url(url)!r} is no number from 1 to {MOST_PARTITIONS}"
+            f"partitions={text} in redis_url {safe_url(url)!r} is no number from 1 to {MOST_PARTITIONS}"
         )
-    return int(given)
+    return int(text)
 
 
 def _parts(url: str) -> SplitResult | None:
@@ -190,9 +190,9 @@ def read_address(text: str, *, default_port: int, what: str) -> tuple[str, int]:
         raise ValueError(f"the port of one of its {what} is no number") from None
 
 
-def _check_files(words: list[tuple[str, str]], url: str) -> None:
+def _check_files(pairs: list[tuple[str, str]], url: str) -> None:
     """Refuse unreadable files, which redis-py would report as a server that does not answer."""
-    for name, path in words:
+    for name, path in pairs:
         if name in _FILES and not os.access(path, os.R_OK):
             raise ConfigurationError(
                 f"{name} in redis_url {safe_url(url)!r} names {path!r}, which is not there or cannot be read"
