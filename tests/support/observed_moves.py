@@ -18,8 +18,8 @@ __all__ = ["MoveRecorder", "SendsCommands", "States", "moves_between", "read_sta
 T = TypeVar("T")
 _KEYS = Keys()
 _STATE_FIELD = re.compile(r"(\w+):state")
-States = dict[tuple[Machine, str], str]
-"""The machines, by the run or step that they belong to, and their states."""
+States = dict[tuple[Machine, str, str], str]
+"""The states by machine, run and step key (``""``: none)."""
 
 
 class SendsCommands(Protocol):
@@ -85,12 +85,13 @@ class MoveRecorder:
             self.made[names[0]] |= made & allowed
 
 
-def moves_between(before: Mapping[tuple[Machine, str], str], after: States) -> Iterator[Move]:
+def moves_between(before: States, after: States) -> Iterator[Move]:
     """The moves from some states to others. A run that has expired makes none."""
-    expired = {subject for machine, subject in before.keys() - after.keys() if machine is Machine.RUN}
-    for machine, subject in before.keys() | after.keys():
-        old, new = before.get((machine, subject), NONE), after.get((machine, subject), NONE)
-        if old != new and subject.partition("-")[0] not in expired:
+    expired = {run for machine, run, _ in before.keys() - after.keys() if machine is Machine.RUN}
+    for subject in before.keys() | after.keys():
+        machine, run, _ = subject
+        old, new = before.get(subject, NONE), after.get(subject, NONE)
+        if old != new and run not in expired:
             yield Move(machine, old, new)
 
 
@@ -122,15 +123,15 @@ def read_states(client: redis.Redis) -> States:
 
 def _states(
     run: str, fields: Sequence[str | None], steps: Mapping[str, str], memos: Sequence[str]
-) -> Iterator[tuple[tuple[Machine, str], str]]:
+) -> Iterator[tuple[tuple[Machine, str, str], str]]:
     status, continuation = fields
     if status not in set(RunStatus):  # a test has damaged it
         return
-    yield (Machine.RUN, run), status
+    yield (Machine.RUN, run, ""), status
     parked = NONE if RunStatus(status).ended else ContinuationState.PARKED
-    yield (Machine.CONTINUATION, run), continuation or parked
+    yield (Machine.CONTINUATION, run, ""), continuation or parked
     for field, state in steps.items():
         if found := _STATE_FIELD.fullmatch(field):
-            yield (Machine.STEP, f"{run}-{found[1]}"), state
+            yield (Machine.STEP, run, found[1]), state
     for key in memos:
-        yield (Machine.STEP, f"{run}-{key}"), StepState.MEMO
+        yield (Machine.STEP, run, key), StepState.MEMO
