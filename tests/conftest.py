@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--partitions", type=int, default=1, help="on one server, its keys divided into so many partitions"
     )
+    parser.addoption("--moves", type=Path, help="a file for the moves that the scripts of contract tests have made")
     parser.addoption("--quick", action="store_true", help="what a machine with Python alone can run: make test")
     parser.addoption("--rest", action="store_true", help="what --quick leaves out")
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from stepflow.client.client import Client
 from stepflow.event import FAILED
 from stepflow.functions.function import Function, FunctionDecorator, local_names, make_function
-from stepflow.options.cancellation import CancelOn, Timeouts, bounds_config
+from stepflow.options.cancellation import CancelOn, Timeouts, cancellation_config
 from stepflow.options.encryption import Encryption, cipher_of
 from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
 from stepflow.options.triggers import Trigger, trigger_configs
@@ -154,8 +154,8 @@ class Stepflow(Client):
                 priority=priority,
                 batch=batch,
             )
-            bounds = bounds_config(cancel_on=cancel_on, timeouts=timeouts)
-            if batch and (cancel_on or (bounds and bounds.start_ms)):
+            cancellation = cancellation_config(cancel_on=cancel_on, timeouts=timeouts)
+            if batch and (cancel_on or (cancellation and cancellation.start_ms)):
                 raise ConfigurationError(
                     "batch: cannot be combined with cancel_on or Timeouts(start=...): remove one of them"
                 )
@@ -173,7 +173,7 @@ class Stepflow(Client):
                 retries=self._retries if retries is None else retries,
                 queue=queue or self.id,
                 flow=flow,
-                bounds=bounds,
+                cancellation=cancellation,
                 retention_ms=self.backend.retention_ms,
                 limits=self.limits,
                 namespace=namespace,

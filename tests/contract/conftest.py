@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -13,10 +14,13 @@ from tests.support.driver import Driver
 @pytest.fixture(params=["fakeredis", "real"])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """An empty server."""
-    found = fake_store() if request.param == "fakeredis" else real_store(request.getfixturevalue("url"))
-    yield found
-    found.client.close()
-    found.broker.close()
+    store = fake_store() if request.param == "fakeredis" else real_store(request.getfixturevalue("url"))
+    yield store
+    if (file := request.config.getoption("--moves")) is not None:
+        with file.open("a") as lines:
+            lines.writelines(f"{json.dumps([request.node.nodeid, *line])}\n" for line in store.broker.lines())
+    store.client.close()
+    store.broker.close()
 
 
 @pytest.fixture

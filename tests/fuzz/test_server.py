@@ -1,4 +1,4 @@
-"""What is read from the server, where anybody who can write to it may have put anything."""
+"""Replies and messages of the server, to which any client may have written anything."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ def test_a_lease_is_always_read(words: list[Any], job: bytes) -> None:
 
 
 @fuzzed(0.02, text=BLOBS, event=EVENTS)
-def test_a_condition_holds_or_not_or_is_a_typed_error(text: bytes, event: bytes) -> None:
+def test_a_filter_matches_or_not_or_raises_a_typed_error(text: bytes, event: bytes) -> None:
     with suppress(StepflowError):
         EventFilter.from_json(text).holds(event)
 
 
-class Listener:
-    """Hears of everything, and takes it as a worker's dispatcher does."""
+class Handler:
+    """Handles all notifications as the dispatcher of a worker does."""
 
     def on_ready(self) -> None: ...
 
@@ -114,13 +114,13 @@ class Listener:
     def on_cancel(self, run_id: str) -> None: ...
 
 
-INBOX = NotificationListener(MagicMock(), KEYS, "w", ["shop"], Listener())
+NOTIFICATIONS = NotificationListener(MagicMock(), KEYS, "w", ["shop"], Handler())
 
 
 @fuzzed(0.04, data=BLOBS, kind=st.sampled_from([b"", b"memo ", b"cancel ", b"memo r 1 k ", b"memo r x k {}"]))
-def test_a_message_is_heard_or_let_go(data: bytes, kind: bytes) -> None:
+def test_a_notification_is_handled_or_ignored(data: bytes, kind: bytes) -> None:
     for channel in (KEYS("READY"), KEYS("NOTIFICATIONS", "w"), KEYS("PAUSES"), "other"):
-        INBOX._try_to_handle(channel, kind + data)
+        NOTIFICATIONS._try_to_handle(channel, kind + data)
 
 
 LOOP = asyncio.new_event_loop()
@@ -128,13 +128,13 @@ REGISTRY = MagicMock(functions={}, version=1)
 
 
 class DeadServer:
-    """A broker whose server is away, but for dropping events."""
+    """A broker whose server is unavailable, except to delete events."""
 
     def __init__(self) -> None:
         self.dropped = 0
 
     async def execute(self, call: Command[Any]) -> Any:
-        raise BackendUnavailableError("away")
+        raise BackendUnavailableError("unavailable")
 
     async def execute_all(self, calls: tuple[Command[Any], ...]) -> None:
         self.dropped += 1

@@ -241,7 +241,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_cancelled(app, order, options:
 
 
 def test_something_that_is_no_function_is_refused(app: Stepflow) -> None:
-    with pytest.raises(TypeError, match="a function or its id is needed, not int"):
+    with pytest.raises(TypeError, match="function must be a function or an id, got int"):
         app.cancel_many(17)  # type: ignore[arg-type]
 
 
@@ -250,9 +250,9 @@ async def test_a_call_without_a_filter_is_refused_and_says_what_to_write(
     app: Stepflow, order, options: dict[str, Any]
 ) -> None:
     run = app.start(order)
-    with pytest.raises(ConfigurationError, match=r"needs a filter: .* or all=True"):
+    with pytest.raises(ConfigurationError, match=r"a filter is missing: .* or all=True"):
         app.cancel_many(**options)
-    with pytest.raises(ConfigurationError, match=r"needs a filter: .* or all=True"):
+    with pytest.raises(ConfigurationError, match=r"a filter is missing: .* or all=True"):
         await app.acancel_many(**options)
     assert run.status() is RunStatus.QUEUED
 

@@ -150,7 +150,7 @@ def test_invoke_and_start_wait_for_the_result(url: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_wait_that_is_over_ends_with_6_and_the_run_goes_on(registered: str) -> None:
     done = call("start", "shop/order", "-d", '{"number": 1}', "--timeout", "100ms", "--redis-url", registered)
-    assert_refused(done, 6, "has not ended after 100ms", "goes on")
+    assert_refused(done, 6, "has not ended after 100ms", "continues")
     burst(registered)
     assert as_json("runs", "list", "--redis-url", registered)[0]["status"] == "completed"
 
@@ -311,7 +311,7 @@ def test_functions_show_rate_limits_and_the_queues_that_no_live_worker_serves(ur
     ("app", "part"),
     [
         ("shop.nowhere:app", "there is no module 'shop'"),
-        (f"{APPS}.shop", "write module:app"),
+        (f"{APPS}.shop", "app must be module:app"),
         (f"{APPS}.shop:nothing", "has no 'nothing'; its apps: app, other"),
         (f"{APPS}.shop:not_an_app", "is not an app but str"),
         (f"{APPS}.shop:other", "has no functions"),
@@ -569,7 +569,7 @@ def _answers(client: redis.Redis) -> bool:
 def test_dev_ends_with_3_when_it_is_given_no_app(dev: Dev) -> None:
     done = call("dev", "nowhere:app", cwd=dev.folder)
     assert done.returncode == 3
-    assert "error: there is no module 'nowhere'" in done.stderr
+    assert "there is no module 'nowhere'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

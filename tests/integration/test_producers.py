@@ -302,7 +302,7 @@ def test_an_app_says_what_is_wrong_with_its_settings() -> None:
         app.function("three", retries=21)(one.handler)
     with pytest.raises(ConfigurationError, match="write"):
         Stepflow("shop", retention="soon")
-    with pytest.raises(ConfigurationError, match="may not contain"):
+    with pytest.raises(ConfigurationError, match="must not contain"):
         Stepflow("a/b")
 
 

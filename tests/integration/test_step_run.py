@@ -570,7 +570,7 @@ def test_a_step_in_a_thread_that_the_run_does_not_know_is_refused(app: Stepflow,
         return seen[0]
 
     run_worker(app)
-    assert "use ctx.step.parallel" in app.invoke(thread, timeout=20)
+    assert "start threads with ctx.step.parallel" in app.invoke(thread, timeout=20)
 
 
 # -- the input ---------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import fakeredis
 import redis
@@ -12,22 +12,11 @@ from redis import exceptions
 
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.redis_client.broker import Broker
+from tests.support.observed_moves import MoveRecorder
 
 __all__ = ["FakeBroker", "Store", "fake_store", "real_store"]
 
 T = TypeVar("T")
-
-
-class RunsCalls(Protocol):
-    """What the tests need of a broker."""
-
-    client: redis.Redis
-
-    def execute(self, call: Command[T]) -> T: ...
-
-    def execute_all(self, calls: Sequence[Command[T]]) -> list[T]: ...
-
-    def close(self) -> None: ...
 
 
 class FakeBroker:
@@ -57,23 +46,23 @@ class Store:
 
     Attributes:
         name: ``fakeredis`` or ``real``.
-        broker: sends calls to it.
+        broker: sends commands to it, and checks the moves of each script.
         client: a plain client with texts as replies, to look at what is there.
     """
 
     name: str
-    broker: RunsCalls
+    broker: MoveRecorder
     client: redis.Redis
 
 
 def fake_store() -> Store:
     """A fakeredis of its own."""
     server = fakeredis.FakeServer()
-    return Store(
-        "fakeredis", FakeBroker(server), fakeredis.FakeStrictRedis(server=server, decode_responses=True, protocol=2)
-    )
+    client = fakeredis.FakeStrictRedis(server=server, decode_responses=True, protocol=2)
+    return Store("fakeredis", MoveRecorder(FakeBroker(server), client), client)
 
 
 def real_store(url: str) -> Store:
     """The real server at a URL."""
-    return Store("real", Broker(url), redis.Redis.from_url(url, decode_responses=True))
+    client = redis.Redis.from_url(url, decode_responses=True)
+    return Store("real", MoveRecorder(Broker(url), client), client)

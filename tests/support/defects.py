@@ -84,7 +84,7 @@ def planned(driver: Driver) -> Lease:
 def waiting(driver: Driver, name: str = "") -> None:
     """A parked run that sleeps, or waits for an event."""
     lease = driver.started()
-    index = wait_index(name, paths="", values=b"", looked_at=False) if name else ""
+    index = wait_index(name, paths="", values=b"", has_condition=False) if name else ""
     detail = dumps({"id": "w", "kind": "wait"})[1:]
     wait = WaitStart(W, "w", detail, HOUR_MS, event=name, index=index)
     driver.send(begin_wait(driver.keys, wait, run_id="run1", fence=lease.fence, now_ms=driver.now_ms))

@@ -187,7 +187,7 @@ def cancel(
     if run_ids:
         _cancel_by_id(list(dict.fromkeys(run_ids)), options)
     else:
-        _cancel_matching(filters, options, ask=not yes)
+        _cancel_matching(filters, options, confirm=not yes)
 
 
 def _check(run_ids: Sequence[str], filters: Filters, every: bool) -> None:
@@ -237,13 +237,13 @@ def _verb(options: CancelOptions) -> str:
 # -- by filter -----------------------------------------------------------------
 
 
-def _cancel_matching(filters: Filters, options: CancelOptions, *, ask: bool) -> None:
+def _cancel_matching(filters: Filters, options: CancelOptions, *, confirm: bool) -> None:
     backend = options.app.backend
     selection = replace(filters.selection(backend.broker.execute(server_ms())), cipher=backend.cipher)
     run_ids = run_operation(backend.broker, find_live(backend.keys, selection))
     if options.dry_run or not run_ids:
         _print_runs(run_ids, options)
-    elif ask and not click.confirm(f"Cancel {_count(run_ids)}?", err=True):
+    elif confirm and not click.confirm(f"Cancel {_count(run_ids)}?", err=True):
         _print_runs([], options)
     else:
         cancellation = cancelling(options.reason, retention_ms=backend.retention_ms, children=options.children)

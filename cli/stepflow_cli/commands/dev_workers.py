@@ -38,17 +38,17 @@ class DevWorkers:
         self._waiter = threading.Thread(target=self._pool.wait, name=f"{NAME}-dev-pool", daemon=True)
         self._waiter.start()
 
-    def stop(self, hurry: Callable[[], bool]) -> None:
+    def stop(self, stop_at_once: Callable[[], bool]) -> None:
         """Stop the workers when the running steps have ended, and wait for their end.
 
         Args:
-            hurry: returns whether to stop at once. The workers stop at once after 10 seconds in any case.
+            stop_at_once: returns whether to stop at once. The workers stop at once after 10 seconds in any case.
         """
         self._pool.stop()
         deadline = time.monotonic() + _STOP_TIMEOUT_S
         while self._waiter.is_alive():
             self._waiter.join(_POLL_S)
-            if hurry() or time.monotonic() > deadline:
+            if stop_at_once() or time.monotonic() > deadline:
                 self._pool.stop()
 
 

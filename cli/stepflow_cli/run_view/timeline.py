@@ -109,7 +109,7 @@ def _steps(run: RunRecord, steps: Sequence[StepView], width: int, now: int) -> T
         made.columns[5].max_width = _LONGEST_WORKER
     made.columns[-1].ratio = 1
     made.expand = True
-    begin, end = _bounds(run, steps, now)
+    begin, end = _time_axis(run, steps, now)
     for step in steps:
         cells: list[Cell] = [Text(printable(step.id)), state_text(step.state), str(step.attempts)]
         cells += [_start(step, begin, now), span(step.started_at, step.ended_at)]
@@ -119,7 +119,7 @@ def _steps(run: RunRecord, steps: Sequence[StepView], width: int, now: int) -> T
     return made
 
 
-def _bounds(run: RunRecord, steps: Sequence[StepView], now: int) -> tuple[int, int]:
+def _time_axis(run: RunRecord, steps: Sequence[StepView], now: int) -> tuple[int, int]:
     """Start and end of the time axis. It includes steps of workers whose clocks differ from the server's."""
     starts = [step.started_at for step in steps if step.started_at is not None]
     ends = [step.ended_at for step in steps if step.ended_at is not None]

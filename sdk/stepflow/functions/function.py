@@ -70,7 +70,7 @@ class Function(Invocable[I, O]):
         return self.config.name
 
     @property
-    def has_gates(self) -> bool:
+    def has_concurrency(self) -> bool:
         """Whether it has a concurrency limit."""
         return self.config.flow is not None and bool(self.config.flow.concurrency)
 
@@ -138,7 +138,7 @@ def make_function(
     retries: int,
     queue: str,
     flow: FlowConfig | None,
-    bounds: CancellationConfig | None,
+    cancellation: CancellationConfig | None,
     retention_ms: int,
     limits: Limits,
     namespace: Mapping[str, Any],
@@ -171,7 +171,7 @@ def make_function(
         app_id=app_id,
         id=id,
         handler=handler,
-        config=FunctionConfig(app_id, id, queue, events, retries, flow, retention_ms, crons, bounds),
+        config=FunctionConfig(app_id, id, queue, events, retries, flow, retention_ms, crons, cancellation),
         limits=limits,
         is_async=inspect.iscoroutinefunction(handler),
         input=_input_adapter(handler, hints),

@@ -12,7 +12,7 @@ from stepflow_engine.errors import ConfigurationError, StepUsageError
 from stepflow_engine.expression import expression
 from stepflow_engine.limits import check_id
 
-__all__ = ["CancelOn", "Timeouts", "bounds_config"]
+__all__ = ["CancelOn", "Timeouts", "cancellation_config"]
 
 _MAX_EVENTS = 5
 
@@ -57,7 +57,7 @@ class CancelOn:
                 f"cancel_on: event must not have a '*', got {self.event!r}: write a CancelOn for each event"
             )
         condition = "" if self.if_ is None else expression(self.if_).text
-        return CancelConfig(self.event, path, condition, _bound_ms(self.timeout, "cancel_on: timeout"))
+        return CancelConfig(self.event, path, condition, _milliseconds(self.timeout, "cancel_on: timeout"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Timeouts:
     finish: Duration | None = None
 
 
-def bounds_config(
+def cancellation_config(
     *, cancel_on: CancelOn | Sequence[CancelOn] | None, timeouts: Timeouts | None
 ) -> CancellationConfig | None:
     """The cancellation settings of a function; ``None``: it has none.
@@ -102,13 +102,13 @@ def bounds_config(
     times = timeouts or Timeouts()
     config = CancellationConfig(
         tuple(one.to_config() for one in events),
-        _bound_ms(times.start, "timeouts: start"),
-        _bound_ms(times.finish, "timeouts: finish"),
+        _milliseconds(times.start, "timeouts: start"),
+        _milliseconds(times.finish, "timeouts: finish"),
     )
     return None if config == CancellationConfig() else config
 
 
-def _bound_ms(value: Duration | None, name: str) -> int:
+def _milliseconds(value: Duration | None, name: str) -> int:
     if value is None:
         return 0
     try:

@@ -99,7 +99,7 @@ class RunDriver:
         """Let the code continue. While it waits for planned steps, the job does not occupy a slot."""
         if not self._run.planned:
             return await self._run.execution.advance()
-        with self._state.slots.given_back():
+        with self._state.slots.released():
             return await self._run.execution.advance()
 
     async def _read_planned(self) -> None:
@@ -154,7 +154,7 @@ class RunDriver:
         state, run, applied = self._state, self._run, self._run.execution.applied
         await self._forget_deaths()
         if self._may_hold() and not run.planned <= run.distant_waits:
-            with state.slots.given_back():
+            with state.slots.released():
                 if await self._memo_arrives():
                     return True
         if run.execution.applied > applied:
@@ -168,7 +168,7 @@ class RunDriver:
             bool(state.settings.sticky)
             and not state.stopping
             and len(state.cache) <= state.settings.cached_runs
-            and not self._run.function.has_gates
+            and not self._run.function.has_concurrency
         )
 
     async def _park(self, applied: int) -> bool:

@@ -45,8 +45,8 @@ class Slots:
         self.freed()
 
     @contextmanager
-    def given_back(self) -> Iterator[None]:
-        """Give the slot back while a job waits."""
+    def released(self) -> Iterator[None]:
+        """Release the slot while a job waits, and take one again after that."""
         self.free_one()
         try:
             yield
