@@ -68,7 +68,7 @@ def defect(*codes: str, leaves: str = "") -> Callable[[Plant], Plant]:
 def start(
     driver: Driver, run: str = "run1", *, flow: FlowConfig | None = None, bounds: CancellationConfig | None = None
 ) -> None:
-    config = FunctionConfig("shop", "buy", "shop", flow=flow, bounds=bounds, retention_ms=RETENTION_MS)
+    config = FunctionConfig("shop", "buy", "shop", flow=flow, cancellation=bounds, retention_ms=RETENTION_MS)
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"order": 1}})
     driver.send(start_run(driver.keys, config, run_id=run, event=event, dedupe=False, now_ms=driver.now_ms))
 
@@ -84,7 +84,7 @@ def planned(driver: Driver) -> Lease:
 def waiting(driver: Driver, name: str = "") -> None:
     """A parked run that sleeps, or waits for an event."""
     lease = driver.started()
-    index = wait_index(name, paths="", values=b"", looked_at=False) if name else ""
+    index = wait_index(name, paths="", values=b"", has_condition=False) if name else ""
     detail = dumps({"id": "w", "kind": "wait"})[1:]
     wait = WaitStart(W, "w", detail, HOUR_MS, event=name, index=index)
     driver.send(begin_wait(driver.keys, wait, run_id="run1", fence=lease.fence, now_ms=driver.now_ms))

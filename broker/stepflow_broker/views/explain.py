@@ -72,7 +72,7 @@ class _Explainer:
             return None
         steps = self.broker.execute(read_steps(self.keys, run_id))
         gates, delayed_by = self.broker.execute(
-            command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "gates", "delayed_by")
+            command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "concurrency", "delayed_by")
         )
         names = _gates(gates.encode())
         if record.status.ended:
@@ -194,7 +194,7 @@ class _Explainer:
 
 
 def _gates(text: bytes) -> list[tuple[int, str]]:
-    """The limits and names of the concurrency gates in a run's ``gates`` field (see ``lib/concurrency.lua``)."""
+    """The limits and names of the concurrency gates in a run's ``concurrency`` field (see ``lib/concurrency.lua``)."""
     found, at = [], 0
     while at < len(text):
         head = _GATE.match(text[at:].decode(errors="replace"))
