@@ -16,6 +16,7 @@ import stepflow_engine
 import stepflow_workers
 from stepflow_broker.protocol.keys import KEYS, Keys, lua_constants
 from stepflow_broker.protocol.keys_doc import keys_page
+from stepflow_broker.protocol.run_fields import RUN_FIELDS, STEP_FIELDS
 from stepflow_broker.protocol.scripts import script_names
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +102,7 @@ def test_the_page_of_keys_is_what_the_generator_makes() -> None:
     assert (ROOT / "docs" / "redis-keys.md").read_text() == keys_page()
 
 
-def test_the_page_has_a_row_of_five_cells_for_each_key() -> None:
+def test_the_page_has_a_row_of_five_cells_for_each_key_and_field() -> None:
     rows = [line for line in keys_page().splitlines() if line.startswith("| `")]
-    assert len(rows) == len(KEYS)
+    assert len(rows) == len(KEYS) + len(RUN_FIELDS) + len(STEP_FIELDS)
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 6 for row in rows)

@@ -12,7 +12,8 @@
 local MAX_HISTORY = 1000 -- events of a name that a look-back can find
 local HISTORY_MS = 3600000 -- after the last event of the name
 if tonumber(redis.call('GET', KEYS[2]) or 0) ~= tonumber(ARGV[2]) then return {-3, {}} end
-local now, started, more, event, name = clock(ARGV[1]), 0, {'dedupe_ms', ARGV[6]}, ARGV[5], ARGV[7]
+local now, started, event, name = clock(ARGV[1]), 0, ARGV[5], ARGV[7]
+local more = {'dedupe_ms', ARGV[6]}
 local digests, i = read_digests(9)
 -- before the runs start: an event must not cancel a run that it starts
 local matches, has_conditions, paths = matching_waits(name, digests)

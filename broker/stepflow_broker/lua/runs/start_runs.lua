@@ -5,7 +5,8 @@
 --          7.. run, event, rules (see read_rules), ...
 -- MOVES    start
 -- RETURNS  list of 1 STARTED, 0 ALREADY_STARTED, 3 SKIPPED
-local now, more, retention_ms, codes, i = clock(ARGV[1]), {'dedupe_ms', ARGV[5]}, tonumber(ARGV[6]), {}, 7
+local now, retention_ms, codes, i = clock(ARGV[1]), tonumber(ARGV[6]), {}, 7
+local more = {'dedupe_ms', ARGV[5]}
 while i <= #ARGV do
   local run, code, rules, following = ARGV[i], 0, read_rules(i + 2)
   if redis.call('EXISTS', RUN .. run) == 0 then

@@ -10,7 +10,8 @@
 -- RETURNS  the number of runs started, 0 ALREADY
 if tonumber(redis.call('HGET', KEYS[1], ARGV[2]) or 0) ~= tonumber(ARGV[3]) then return 0 end
 if redis.call('HEXISTS', KEYS[2], 'function ' .. string.match(ARGV[2], '^[^\n]*')) == 1 then return 0 end
-local now, started, more = clock(ARGV[1]), 0, {'dedupe_ms', 0}
+local now, started = clock(ARGV[1]), 0
+local more = {'dedupe_ms', 0}
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[4])
 local i = 5
 while i <= #ARGV do
