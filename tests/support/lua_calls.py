@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-__all__ = ["calls", "functions", "split_arguments", "table_after"]
+__all__ = ["calls", "functions", "split_arguments", "table_after", "without_comments"]
 
 _TOKEN = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|[(){}\[\],]")
 _OPEN, _CLOSE = "({[", ")}]"

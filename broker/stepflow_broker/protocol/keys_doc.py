@@ -6,6 +6,7 @@ It comes from `KEYS`, `RUN_FIELDS` and `STEP_FIELDS`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from stepflow_broker.protocol.keys import ANY_PARTITION, KEYS, Key, Keys
 from stepflow_broker.protocol.run_fields import RUN_FIELDS, STEP_FIELDS, HashField
@@ -31,16 +32,16 @@ it with the scripts.
   `{sf:17}:PREFIX:moving`, which is never written. While the slot of the partition moves to another node, the server
   refuses a script that names it, before the script writes anything.
 - Times are milliseconds since the epoch. Times in RQ's own sets are seconds.
+- A name in the columns "written by" and "deleted by" is a script, or a function of `lua/lib` or of Python.
+  `APPLY.<kind>` is a start rule in `lua/lib/start_rules.lua`. `PRODUCT doctor --repair` can also change and delete
+  keys.
 - `<run>` is a run id, `<step key>` is the hex SHA-1 of a step id, `<queue>` is the name of a queue.
 """
 _FIELDS = """\
 
 ## Fields of a run
 
-The fields of the hash `PREFIX:run:<run>`. A name in the columns "written by" and "deleted by" is a script, or a
-function of `lua/lib` or of `stepflow_broker.transitions`. `APPLY.<kind>` is a start rule in
-`lua/lib/start_rules.lua`. A field that nothing deletes stays for as long as the hash. `PRODUCT doctor --repair` can
-also change fields.
+The fields of the hash `PREFIX:run:<run>`. A field that nothing deletes stays for as long as the hash.
 
 RUN_FIELDS
 ## Fields of steps
@@ -49,7 +50,7 @@ The fields of the hash `PREFIX:steps:<run>`, for each step that has not ended. `
 
 STEP_FIELDS"""
 _PARTITION = Keys(ANY_PARTITION)
-_HEADINGS = ("key", "type", "what", "written by", "goes away")
+_HEADINGS = ("key", "type", "contents", "written by", "deleted by", "stays")
 _FIELD_HEADINGS = ("field", "type", "meaning", "written by", "deleted by")
 
 
@@ -70,13 +71,18 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 
 
 def _row(key: Key) -> tuple[str, ...]:
-    cells = (f"`{_shown(key)}`", key.type, key.what, key.writer, key.expiry)
+    writers, deleters = _listed(key.writers.split()), _listed(key.deleters.split())
+    cells = (f"`{_shown(key)}`", key.type, key.what, writers, deleters, key.lifetime)
     return tuple(_in_cell(cell) for cell in cells)
 
 
 def _field_row(field: HashField) -> tuple[str, ...]:
-    writers, deleters = (", ".join(f"`{name}`" for name in names) for names in (field.writers, field.deleters))
+    writers, deleters = _listed(field.writers), _listed(field.deleters)
     return tuple(_in_cell(cell) for cell in (f"`{field.name}`", field.type, field.meaning, writers, deleters))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join("RQ" if name == "RQ" else f"`{name}`" for name in names)
 
 
 def _shown(key: Key) -> str:
