@@ -52,7 +52,7 @@ class RemoteChildFinished:
 
 @dataclass(frozen=True, slots=True)
 class StartChild:
-    """A step waits for a child that is to be started in another partition.
+    """A step waits for a child that another partition must start.
 
     Attributes:
         id: of the entry.
@@ -69,7 +69,7 @@ class StartChild:
 
 @dataclass(frozen=True, slots=True)
 class ChildCancelled:
-    """A run was cancelled while it waited for a child in another partition, which is to be cancelled with it.
+    """A run was cancelled while it waited for a child in another partition. The child must be cancelled too.
 
     Attributes:
         id: of the entry.

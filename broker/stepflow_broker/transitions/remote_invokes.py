@@ -1,17 +1,17 @@
-"""Children that live in another partition than their parents: what is done there for what a message says.
+"""Children in another partition than their parents: the delivery of the messages that connect the two.
 
-Each delivery is a dialogue of calls to two partitions. Any call of it may be the last, for whoever delivers may die;
-then the message is still on its stream, and is delivered again from the first call on. Every call may be made again.
-So nothing is lost, and nothing is done twice:
+Each delivery is an operation: a sequence of commands to two partitions. A worker can die after any of them. The message
+is then still on its stream, and another worker delivers it again, from the first command on. Every command can be
+repeated. So no message is lost, and none has an effect twice:
 
 =========================  =====================================================================================
-cut off after              the next delivery finds
+interrupted after          the next delivery finds
 =========================  =====================================================================================
-the wait was recorded      the message; it makes the child
-the child was made         the message, and the child, which it leaves as it is
+the wait was recorded      the start message; it creates the child
+the child was created      the start message and the child; it does not change the child
 the child has ended        the child's own message; it resolves the step
-the step was resolved      the same; no step waits for the child, and the child is kept for its retention from now on
-the parent was cancelled   a message that cancels the child; it stays for as long as that which makes the child
+the step was resolved      the child's own message; no step waits for the child, so its retention starts
+the parent was cancelled   a message that cancels the child; it stays for as long as the start message
 =========================  =====================================================================================
 """
 

@@ -105,7 +105,7 @@ class _Explainer:
                 return Reason("batch", run_id, text, None, (batch_reason,) if batch_reason else ())
             case "gated":
                 because = tuple(self._positions(run_id, names))
-                return Reason("in line", run_id, f"{record.name} stands in line", None, because)
+                return Reason("in line", run_id, f"{record.name} waits in a wait list", None, because)
             case "delayed":
                 return self._delayed(record, delayed_by)
         because = tuple(self._steps(run_id, steps, names, record, depth=depth))
@@ -154,7 +154,7 @@ class _Explainer:
                     yield Reason("step", step.id, text, None, (queued,))
                 case "gated":
                     positions = tuple(self._positions(job, gates))
-                    yield Reason("in line", step.id, f"step {step.id!r} stands in line", None, positions)
+                    yield Reason("in line", step.id, f"step {step.id!r} waits in a wait list", None, positions)
                 case "leased":
                     yield Reason("step", step.id, f"step {step.id!r} is executed by worker {step.owner}")
                 case "delayed":
