@@ -2,7 +2,7 @@
 -- A worker that cannot execute a run sends the same script, with a reason and the attempts unchanged.
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 run
--- ARGV     1 now_ms  2 run  3 fence  4 attempts  5 error  6 delay_ms  7 blocked ('' or the reason)
+-- ARGV     1 now_ms  2 run  3 fence  4 attempts  5 error  6 delay_ms  7 reason ('': none)
 -- MOVES    run running -> waiting; continuation leased -> delayed; promote
 -- RETURNS  1 RECORDED, -1 NO_RUN, -2 STALE_FENCE
 local now, run, fence, was = clock(ARGV[1]), ARGV[2], ARGV[3], read_run(ARGV[2])
