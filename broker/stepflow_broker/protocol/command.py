@@ -87,9 +87,9 @@ def _tag_of(pattern: str) -> str:
     return place if place != pattern else ""
 
 
-def command(read: Callable[[Any], T], *words: Arg) -> Command[T]:
+def command(read: Callable[[Any], T], *args: Arg) -> Command[T]:
     """A plain Redis command."""
-    return Command(words, read)
+    return Command(args, read)
 
 
 def in_chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -201,8 +201,8 @@ def slot_of(place: str) -> int:
 
 def lua_constants(script: str) -> str:
     """Lua definitions of the key constants that ``script`` names."""
-    words = set(re.findall(r"\b[A-Z_]{3,}\b", script))
-    lines = [f"local {key.name} = P .. '{key.text}'\n" for key in KEYS if key.name in words]
-    if "GROUP" in words:
+    named = set(re.findall(r"\b[A-Z_]{3,}\b", script))
+    lines = [f"local {key.name} = P .. '{key.text}'\n" for key in KEYS if key.name in named]
+    if "GROUP" in named:
         lines.append(f"local GROUP = '{GROUP}'\n")
     return "local P = string.match(KEYS[1], '^{sf:%d+}:') or ''\n" + "".join(lines)

@@ -23,5 +23,5 @@ _TABLES = {
 
 def lua_states(script: str) -> str:
     """Lua definitions of the tables of states that ``script`` names."""
-    words = set(re.findall(r"\b[A-Z_]{3,}\b", script))
-    return "".join(f"local {name} = {value}\n" for name, value in _TABLES.items() if name in words)
+    named = set(re.findall(r"\b[A-Z_]{3,}\b", script))
+    return "".join(f"local {name} = {value}\n" for name, value in _TABLES.items() if name in named)
