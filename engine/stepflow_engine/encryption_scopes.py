@@ -26,6 +26,7 @@ from stepflow_engine.errors import CorruptDataError, DecryptionError
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.memo import Memo
+from stepflow_engine.steps import StepKind
 
 __all__ = [
     "ENCRYPTED",
@@ -151,9 +152,9 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
             return memo
         return replace(memo, failure=open_failure(cipher, memo.failure, *_scopes(run_id, key, memo, failed=True)))
     match memo.detail.get("kind"):
-        case "sleep" | "send":
+        case StepKind.SLEEP | StepKind.SEND:
             return memo
-        case "wait":
+        case StepKind.WAIT:
             return replace(memo, data=open_event(cipher, memo.data)) if isinstance(memo.data, dict) else memo
         case _ if is_sealed(memo.data):
             return replace(memo, data=cipher.open(memo.data, *_scopes(run_id, key, memo, failed=False)))
@@ -161,7 +162,7 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
 
 
 def _scopes(run_id: str, key: str, memo: Memo, *, failed: bool) -> tuple[Scope, ...]:
-    if memo.detail.get("kind") == "invoke":
+    if memo.detail.get("kind") == StepKind.INVOKE:
         function, child = str(memo.detail.get("function", "")), run_id_for(run_id, key)
         local = with_partition_prefix(run_id, child)
         remote = with_partition_prefix(str(memo.detail.get("run_id", "")), child)
@@ -193,6 +194,6 @@ def redacted_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
     try:
         return open_memo(cipher, run_id, key, memo)
     except DecryptionError:
-        if memo.detail.get("kind") == "wait" and isinstance(memo.data, dict):
+        if memo.detail.get("kind") == StepKind.WAIT and isinstance(memo.data, dict):
             return replace(memo, data={**memo.data, "data": ENCRYPTED})
         return memo if memo.failure is not None else replace(memo, data=ENCRYPTED)

@@ -242,13 +242,13 @@ EFFECTS: dict[str, Effect] = {}
 for _name, _function, _why, _text in (
     (
         "promote",
-        "open_gate",
+        "promote",
         "A slot of a concurrency limit is free. The first jobs of its wait list are queued.",
         "continuation gated -> queued; step gated -> queued",
     ),
     (
         "wake",
-        "memo_comes",
+        "wake_run",
         "A step has ended. The run that waits for it is queued.",
         "run waiting -> queued; continuation parked -> queued|gated; promote",
     ),

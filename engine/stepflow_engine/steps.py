@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, ClassVar
 
 from stepflow_engine.codec import dumps
 from stepflow_engine.memo import Memo
@@ -17,10 +18,24 @@ __all__ = [
     "SendRequest",
     "SleepRequest",
     "StepCall",
+    "StepKind",
     "StepRequest",
     "WaitRequest",
     "event_text",
 ]
+
+
+class StepKind(StrEnum):
+    """The kinds of steps. Each has one request.
+
+    The field ``kind`` of a memo and of the JSON output names the kind. A memo without the field is of a ``run`` step.
+    """
+
+    RUN = "run"
+    INVOKE = "invoke"
+    SLEEP = "sleep"
+    WAIT = "wait"
+    SEND = "send"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +48,7 @@ class RunRequest:
         timeout_ms: the longest duration of an attempt, in milliseconds; ``None``: no limit.
     """
 
+    kind: ClassVar[StepKind] = StepKind.RUN
     handler: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -50,6 +66,7 @@ class InvokeRequest:
         timeout_ms: the longest wait, in milliseconds.
     """
 
+    kind: ClassVar[StepKind] = StepKind.INVOKE
     app: str
     function: str
     data: bytes
@@ -65,6 +82,7 @@ class SleepRequest:
         until_ms: the end, in milliseconds since the epoch; 0: the duration counts.
     """
 
+    kind: ClassVar[StepKind] = StepKind.SLEEP
     duration_ms: int = 0
     until_ms: int = 0
 
@@ -83,6 +101,7 @@ class WaitRequest:
         lookback_ms: how far back past events are accepted, in milliseconds.
     """
 
+    kind: ClassVar[StepKind] = StepKind.WAIT
     event: str
     timeout_ms: int
     paths: str = ""
@@ -105,6 +124,7 @@ class OutgoingEvent:
 class SendRequest:
     """``step.send_event``: send events once."""
 
+    kind: ClassVar[StepKind] = StepKind.SEND
     events: tuple[OutgoingEvent, ...]
 
 

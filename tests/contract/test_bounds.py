@@ -26,7 +26,7 @@ def group(driver: Driver) -> None:
 
 
 def config(bounds: CancellationConfig) -> FunctionConfig:
-    return FunctionConfig("shop", "buy", "shop", bounds=bounds, retention_ms=RETENTION_MS)
+    return FunctionConfig("shop", "buy", "shop", cancellation=bounds, retention_ms=RETENTION_MS)
 
 
 def start(driver: Driver, bounds: CancellationConfig, run: str = "run1", *, data: object = None) -> ScriptStatus:

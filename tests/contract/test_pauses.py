@@ -218,5 +218,5 @@ def test_whatever_is_paused_when_everybody_gets_through(driver: Driver, seed: in
 
 def _is_held_up(driver: Driver, lease: Lease) -> bool:
     found = driver.store.broker.execute(read_pauses(driver.keys))
-    gates = driver.client.hget(driver.keys("RUN", lease.run_id), "gates") or ""
-    return any(one.kind != "key" or one.name in gates for one in found.values())
+    limits = driver.client.hget(driver.keys("RUN", lease.run_id), "concurrency") or ""
+    return any(one.kind != "key" or one.name in limits for one in found.values())

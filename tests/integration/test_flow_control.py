@@ -52,7 +52,7 @@ class Gauge:
 
 
 def no_slots(client) -> bool:
-    """Whether nobody has a slot and nobody stands in line."""
+    """Whether nobody has a slot and nobody waits for one."""
     return not [*client.scan_iter("stepflow:concurrency-slots:*"), *client.scan_iter("stepflow:wait-list:*")]
 
 

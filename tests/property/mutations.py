@@ -54,7 +54,7 @@ _GUARD = """\
   end
 """
 _LEASED = "return was.continuation == 'leased'"
-_WAKE = "memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[3])\n"
+_WAKE = "wake_run(run, was, key, position, memo, clock(ARGV[1]), ARGV[3])\n"
 _WAKE_EARLY = """
   if was.parent and is_live(was.parent) and not read_run(was.parent).continuation then
     queue_run(was.parent, read_run(was.parent), now)
@@ -108,11 +108,11 @@ MUTATIONS = (
     Mutation("a finish wakes nobody", (Edit("invokes/wake_parent.lua", _WAKE, ""),)),
     Mutation(
         "a timeout wakes nobody",
-        (Edit("jobs/fire_timers.lua", "      memo_comes(run, was, key, position, memo, now, '')\n", ""),),
+        (Edit("jobs/fire_timers.lua", "      wake_run(run, was, key, position, memo, now, '')\n", ""),),
     ),
     Mutation(
         "a cancelled child tells nobody",
-        (Edit("lib/cancellation.lua", "memo_comes(parent, was, key, position, memo, now, '')", ""),),
+        (Edit("lib/cancellation.lua", "wake_run(parent, was, key, position, memo, now, '')", ""),),
     ),
     Mutation(
         "a run is parked though a memo has come",
@@ -125,16 +125,16 @@ MUTATIONS = (
 )
 
 _KEPT = "    redis.call('HSET', RUN .. run, 'finished', entry, 'keep_ms', keep_ms)\n"
-_WAKE_AWAY = "memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[9])\n"
+_WAKE_AWAY = "wake_run(run, was, key, position, memo, clock(ARGV[1]), ARGV[9])\n"
 
 AWAY_MUTATIONS = (
     Mutation(
         "what asks for a child stays when its end is told",
-        (Edit("invokes/wake_remote_parent.lua", "drop_entry(ARGV[8])\n", ""),),
+        (Edit("invokes/wake_remote_parent.lua", "ack_entry(ARGV[8])\n", ""),),
     ),
     Mutation(
         "a cancelled parent leaves its child elsewhere",
-        (Edit("lib/cancellation.lua", "for _, child in ipairs(away) do", "for _, child in ipairs({}) do"),),
+        (Edit("lib/cancellation.lua", "for _, child in ipairs(remote) do", "for _, child in ipairs({}) do"),),
     ),
     Mutation(
         "an end does not look whether the step still waits",

@@ -68,7 +68,7 @@ def defect(*codes: str, leaves: str = "") -> Callable[[Plant], Plant]:
 def start(
     driver: Driver, run: str = "run1", *, flow: FlowConfig | None = None, bounds: CancellationConfig | None = None
 ) -> None:
-    config = FunctionConfig("shop", "buy", "shop", flow=flow, bounds=bounds, retention_ms=RETENTION_MS)
+    config = FunctionConfig("shop", "buy", "shop", flow=flow, cancellation=bounds, retention_ms=RETENTION_MS)
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"order": 1}})
     driver.send(start_run(driver.keys, config, run_id=run, event=event, dedupe=False, now_ms=driver.now_ms))
 

@@ -200,7 +200,7 @@ def _check_wait(client: redis.Redis | Part, run: str, key: str, fields: dict[str
         if index := fields.get(f"{key}:index"):
             expected.indexed[index].add(f"{run}:{key}")
         return
-    if f"{key}:away" in fields:  # it is in another partition
+    if f"{key}:message" in fields:  # it is in another partition
         return
     child = client.hgetall(_KEYS("RUN", fields[f"{key}:child"]))
     assert child, f"W1: step {key} of {run} waits for a run that does not exist"

@@ -16,7 +16,9 @@ import stepflow_engine
 import stepflow_workers
 from stepflow_broker.protocol.keys import KEYS, Keys, lua_constants
 from stepflow_broker.protocol.keys_doc import keys_page
-from stepflow_broker.protocol.scripts import script_names
+from stepflow_broker.protocol.run_fields import RUN_FIELDS, STEP_FIELDS
+from tests.support.lua_calls import calls, functions, without_comments
+from tests.unit.test_lua import LIBRARIES, PATHS, header
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (stepflow_engine, stepflow_broker, stepflow, stepflow_workers, stepflow_cli)
@@ -30,6 +32,10 @@ SOURCES = sorted(
 )
 _KEY_TEXT = re.compile(r"(?<![\w./])(stepflow|rq|\{sf):")
 _JOB_MEMBER = "job:"
+_WRITE = {"SET", "HSET", "HSETNX", "HINCRBY", "SADD", "ZADD", "RPUSH", "LPUSH", "XADD", "INCR", "PUBLISH"}
+_DELETE = {"DEL", "SREM", "ZREM", "ZREMRANGEBYSCORE", "ZPOPMIN", "LREM", "LTRIM", "LPOP", "XDEL"}
+IN_PYTHON = {"RQ", "add_event", "drop_event", "forget_ended", "run_replicated"}
+"""What writes or deletes keys and is not Lua."""
 
 
 def literals(path: Path) -> Iterator[str]:
@@ -65,15 +71,57 @@ def test_names_and_texts_are_given_once() -> None:
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
 def test_every_key_is_described(key) -> None:
     assert key.type in {"hash", "list", "set", "zset", "string", "stream", "channel"}
-    assert key.writer
-    assert key.expiry
+    assert key.writers
+    assert key.lifetime
     assert key.what
     assert key.text.endswith(":") == bool(key.ids)
 
 
-def test_the_writers_that_are_scripts_exist() -> None:
-    words = {word for key in KEYS for word in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", key.writer)}
-    assert words <= set(script_names())
+def _used_in_lua() -> dict[str, tuple[set[str], set[str]]]:
+    """Each kind of key → the scripts and functions of libraries that write it, and that delete from it."""
+    found: dict[str, tuple[set[str], set[str]]] = {key.name: (set(), set()) for key in KEYS}
+    for name in (name for name, path in PATHS.items() if path.parent.name != "doctor"):
+        script = header(name)
+        declared = {f"KEYS[{n}]": words.split()[0].upper() for n, words in script.numbered("KEYS").items()}
+        _read_uses(found, name, without_comments(script.body), declared)
+    for library in LIBRARIES:
+        for name, code in functions(LIBRARIES[library]).items():
+            _read_uses(found, name, code, {})
+    return found
+
+
+def _read_uses(found: dict[str, tuple[set[str], set[str]]], where: str, code: str, names: dict[str, str]) -> None:
+    names = {**names, **dict(re.findall(r"local (\w+)[^=\n]*= ([A-Z_]+) \.\.", code))}
+    for command, key in (args[:2] for args in calls(code, "redis.call") if len(args) > 1):
+        commands = set(re.findall(r"'([A-Z]+)'", command))
+        for kind in found.keys() & set(re.findall(r"\b[A-Z_]{3,}\b", names.get(key, key))):
+            writers, deleters = found[kind]
+            if commands & _WRITE:
+                writers.add(where)
+            if commands & _DELETE or ("PEXPIRE" in commands and where not in writers):
+                deleters.add(where)
+            if "HDEL" in commands and kind not in ("RUN", "STEPS"):  # see test_run_fields.py
+                deleters.add(where)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_the_scripts_write_and_delete_keys_where_the_table_says(key) -> None:
+    writers, deleters = _used_in_lua()[key.name]
+    assert set(key.writers.split()) - IN_PYTHON == writers
+    assert set(key.deleters.split()) - IN_PYTHON == deleters
+
+
+def test_the_functions_of_python_that_write_or_delete_keys_exist() -> None:
+    named = {name for key in KEYS for name in f"{key.writers} {key.deleters}".split()} & IN_PYTHON - {"RQ"}
+    assert named == IN_PYTHON - {"RQ"}
+    sources = [path.read_text() for path in SOURCES if path.suffix == ".py"]
+    assert all(any(f"def {name}(" in source for source in sources) for name in named)
+
+
+def test_the_keys_of_a_header_have_the_names_of_the_table() -> None:
+    for name in (name for name, path in PATHS.items() if path.parent.name != "doctor"):
+        named = {words.split()[0] for words in header(name).numbered("KEYS").values()}
+        assert named <= {key.name.lower() for key in KEYS}, name
 
 
 def test_a_key_is_its_text_and_its_subject() -> None:
@@ -101,7 +149,8 @@ def test_the_page_of_keys_is_what_the_generator_makes() -> None:
     assert (ROOT / "docs" / "redis-keys.md").read_text() == keys_page()
 
 
-def test_the_page_has_a_row_of_five_cells_for_each_key() -> None:
+def test_the_page_has_a_row_of_cells_for_each_key_and_field() -> None:
     rows = [line for line in keys_page().splitlines() if line.startswith("| `")]
-    assert len(rows) == len(KEYS)
-    assert all(len(re.findall(r"(?<!\\)\|", row)) == 6 for row in rows)
+    assert len(rows) == len(KEYS) + len(RUN_FIELDS) + len(STEP_FIELDS)
+    cells = [len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows]
+    assert cells == [6] * len(KEYS) + [5] * (len(RUN_FIELDS) + len(STEP_FIELDS))

@@ -31,7 +31,7 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import check_server, connect_all, infos, safe_url
 from stepflow_broker.redis_client.errors import server_error
 from stepflow_broker.redis_client.partitions import check_partitions, keys_for
-from stepflow_broker.registry.functions import check_homes, register_functions
+from stepflow_broker.registry.functions import check_scopes, register_functions
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import ConfigurationError, StepflowError
@@ -140,7 +140,7 @@ class StepWorker(BaseWorker):
         broker = Broker(self.settings.redis_url)
         try:
             check_partitions(broker, self.keys)
-            check_homes(self.keys, configs)
+            check_scopes(self.keys, configs)
             broker.execute_all([register_functions(keys, configs) for keys in self.keys.all])
         finally:
             broker.close()

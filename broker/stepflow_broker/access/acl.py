@@ -85,7 +85,7 @@ def read_passwords(folder: Path) -> dict[str, str]:
         passwords[name] = lines[0]
     if not passwords:
         names = ", ".join(role.name for role in ROLES)
-        raise ConfigurationError(f"there is no password in {folder}: its files are to be named {names} or {ADMIN}")
+        raise ConfigurationError(f"there is no password in {folder}: name its files {names} or {ADMIN}")
     return passwords
 
 

@@ -1,7 +1,7 @@
-"""Every Redis key and channel of stepflow, one line each. No key text stands anywhere else.
+"""Every Redis key and channel of stepflow, one line each. No other module spells a key.
 
-The Lua scripts get these names as constants (``RUN``, ``MEMOS`` …), put before each script by `scripts.py`;
-``docs/redis-keys.md`` is generated from `KEYS`.
+The Lua scripts use the names as constants (``RUN``, ``MEMOS`` …), which `scripts.py` puts before each script.
+``docs/redis-keys.md`` is generated from `KEYS`. A test compares the writers and deleters with the scripts.
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ class Key:
         text: the key, or the part before the id.
         ids: what follows ``text``, for the documentation.
         type: the Redis type, or ``channel``.
-        writer: what writes it.
-        expiry: when it goes away.
+        writers: the scripts, and the functions of ``lua/lib`` and of Python, that add to it; ``RQ``: RQ itself. Scripts
+            of the doctor are left out: they repair keys.
+        deleters: those that delete it or take members out; empty: only its expiry deletes it, or nothing.
+        lifetime: how long the key, or each of its members, stays.
         what: what it holds.
     """
 
@@ -56,62 +58,62 @@ class Key:
     text: str
     ids: str
     type: str
-    writer: str
-    expiry: str
+    writers: str
+    deleters: str
+    lifetime: str
     what: str
 
 
-_END = "with its run"
-_RETENTION = "retention after the run's end; a child's: after its parent knows"
+_RETENTION = "until the run ends, then its retention; of a child, from when its parent knows that it has ended"
 
 # fmt: off
 KEYS: tuple[Key, ...] = (
-    Key("RUN", f"{KEY_PREFIX}:run:", "<run>", "hash", "every transition", _RETENTION, "truth of a run: app, function, queue, status, event, attempt, output or error, times, continuation and its lease"),
-    Key("MEMOS", f"{KEY_PREFIX}:memos:", "<run>", "hash", "every transition that ends a step", _RETENTION, "step key → memo: how a step ended, for good"),
-    Key("MEMO_ORDER", f"{KEY_PREFIX}:memo-order:", "<run>", "list", "every transition that ends a step", _RETENTION, "step keys in the order in which their memos were recorded; races replay by it"),
-    Key("STEPS", f"{KEY_PREFIX}:steps:", "<run>", "hash", "plan_steps, fail_attempt", _END, "planned steps and failed attempts: id, state, lease, attempts, last error"),
-    Key("LIVE", f"{KEY_PREFIX}:live", "", "zset", "start_runs, end of a run", "never", "runs that have not ended, by start time in ms"),
-    Key("ENDED", f"{KEY_PREFIX}:ended", "", "zset", "end of a run, reaper", "never", "runs that have ended, by the time in ms at which they are forgotten"),
-    Key("LEASES", f"{KEY_PREFIX}:leases", "", "zset", "claim_jobs, extend_leases", "never", "leased job → when its lease ends, in ms"),
-    Key("LAST_CLAIM", f"{KEY_PREFIX}:last-claim:", "<worker>", "string", "claim_jobs", "a lease after the claim", "the worker's last claim: its number, then job, list and fence of each; for when the reply is lost"),
-    Key("LAST_LEASE_SCAN", f"{KEY_PREFIX}:last-lease-scan", "", "string", "reclaim_leases", "never", "when leases were last looked at; after a gap, when before it, and until when only leases count that were over by then; in ms"),
-    Key("TIMEOUT", f"{KEY_PREFIX}:timeout:", "<run>:<step key>", "string", "invoke_child, begin_wait", "when the wait ends", "timeout key of a waiting invoke, sleep or wait: the memo that it gets if the time is over first"),
-    Key("TIMEOUTS", f"{KEY_PREFIX}:timeouts", "", "zset", "fail_attempt, retry_run, invoke_child, begin_wait", "never", "what is due when, in ms: job:<job> (a delayed job), wait:<run>:<step key> (the end of a wait), start:<run> and finish:<run> (by when a run must have started, and ended), resume:<subject> (what a pause has put aside goes on)"),
-    Key("WAITS", f"{KEY_PREFIX}:waits:", "<paths>\\n<digest>\\n<event>", "set", "begin_wait", "when the last of its waits ends", "waits (<run>:<step key>; <run>:!<n> of a run that the event cancels) for an event whose values at these paths have this SHA-1; paths '': any such event, '?': one that a worker looks at"),
-    Key("WAIT_COUNTS", f"{KEY_PREFIX}:wait-counts:", "<event>", "hash", "begin_wait", "when the last of its waits ends", "paths → how many waits for this event ask for values there"),
-    Key("EVENT_HISTORY", f"{KEY_PREFIX}:event-history:", "<event>", "stream", "route_event", "an hour after the last", "the last 1,000 events of a name, for waits that look back"),
-    Key("FORWARDED", f"{KEY_PREFIX}:forwarded:", "<partition>:<entry>", "string", "deliver_remote_event", "an hour", "an event of another partition that has met the waits of this one"),
-    Key("FINISHED", f"{KEY_PREFIX}:finished", "", "stream", "end of a run that has a parent", "entries: once they are seen to", "finished events, by which a consumer group of all workers wakes the parents; messages to other partitions: start, cancel, away"),
-    Key("CONCURRENCY_SLOTS", f"{KEY_PREFIX}:concurrency-slots:", "<scope>:<key>=<value>", "zset", "admission, claim_jobs, extend_leases", "never", "jobs that have a slot at a gate → when it lapses, in ms"),
-    Key("WAIT_LIST", f"{KEY_PREFIX}:wait-list:", "<scope>:<key>=<value>", "zset", "admission", "never", "jobs that stand in line for a slot, by their turn; function <app/id>: those that its pause has put aside; queue <queue>: new runs that have a priority"),
-    Key("WAIT_LIST_SEQ", f"{KEY_PREFIX}:wait-list-seq", "", "string", "admission", "never", "counts those who came to stand in line"),
-    Key("IDEMPOTENCY", f"{KEY_PREFIX}:idempotency:", "<app>/<function>:<key>=<value>", "string", "every start of an idempotent function", "24 hours", "the run that was started for this value"),
-    Key("SINGLETON", f"{KEY_PREFIX}:singleton:", "<app>/<function>:<key>=<value>", "string", "every start of a singleton", "with its run", "the run that is live"),
-    Key("THROTTLE", f"{KEY_PREFIX}:throttle:", "<app>/<function>:<key>=<value>", "string", "every start under a throttle", "when it is idle", "when the next run would start, were they even: ms, and parts of 1 / limit ms"),
-    Key("DEBOUNCE", f"{KEY_PREFIX}:debounce:", "<app>/<function>:<key>=<value>", "hash", "every start under a debounce", "when its run starts", "the run that waits, since when, and its event's time"),
-    Key("BATCH", f"{KEY_PREFIX}:batch:", "<app/function>:<key>=<value>", "hash", "every start of a batched function", "when its batch starts", "the batch that collects runs, and the bytes of their events"),
-    Key("BATCHED", f"{KEY_PREFIX}:batched:", "<run>", "list", "every start of a batched function", "when its batch has ended", "the runs that a batch consists of, in their order"),
-    Key("RATE", f"{KEY_PREFIX}:rate:", "<app>/<function>:<key>", "zset", "every start under a rate limit", "its period", "starts within the period, by time in ms"),
-    Key("PAUSED", f"{KEY_PREFIX}:paused", "", "hash", "pause, resume", "never", "what is paused (function <app/id>, queue <queue>, key <scope>:<key>=<value>) → since when, in ms, and the reason"),
-    Key("EVENTS", f"{KEY_PREFIX}:events", "", "stream", "producers", "entries: once routed", "events that have come and are not routed yet; a consumer group of all workers routes them"),
-    Key("CRON", f"{KEY_PREFIX}:cron", "", "hash", "fire_cron", "never", "function and schedule → the time in ms up to which its runs were started"),
-    Key("REPLICATED", f"{KEY_PREFIX}:replicated", "", "string", "producers with durability=\"replicated\"", "a minute after the last", "nothing: it is written so that WAIT has something to wait for"),
-    Key("PARTITIONS", f"{KEY_PREFIX}:partitions", "", "string", "agree_partitions", "never", "into how many partitions the keys are divided; the same for every process, for ever"),
-    Key("FUNCTIONS", f"{KEY_PREFIX}:functions", "", "hash", "register_functions", "never", "app/function → its config: queue, triggers, retries"),
-    Key("VERSION", f"{KEY_PREFIX}:functions:version", "", "string", "register_functions", "never", "grows with each change of the registry; routers check it"),
-    Key("READY", f"{KEY_PREFIX}:ready", "", "channel", "every push onto an empty list", "—", "wakes idle workers: the name of the list; nothing: there are messages to other partitions"),
-    Key("PAUSES", f"{KEY_PREFIX}:pauses", "", "channel", "pause, resume", "—", "tells workers to look at what is paused"),
-    Key("NOTIFICATIONS", f"{KEY_PREFIX}:notifications:", "<worker>", "channel", "commit_planned_step, wake_parent, fire_timers, cancel_run", "—", "tells a worker of memos and cancels of the runs that it holds"),
-    Key("RUN_ENDED", f"{KEY_PREFIX}:run-ended:", "<run>", "channel", "end of a run", "—", "wakes those who wait for the result of a run"),
-    Key("RQ_QUEUE", f"{RQ}:queue:", "<queue> and <queue>:steps", "list", "every transition", "never", "RQ: ready jobs: first jobs of new runs; jobs of started runs, which go first"),
-    Key("RQ_QUEUES", f"{RQ}:queues", "", "set", "every push", "never", "RQ: all queues"),
-    Key("RQ_JOB", f"{RQ}:job:", "<run> or <run>-<step key>", "hash", "every transition", "with its job; failed runs: retention", "RQ: a job, as RQ's own tools read it; its data is JSON, never pickle"),
-    Key("RQ_WIP", f"{RQ}:wip:", "<queue>", "zset", "claim_jobs", "never", f"RQ: jobs that are executing, as RQ shows them; the leases that count are in {KEY_PREFIX}:leases"),
-    Key("RQ_SCHEDULED", f"{RQ}:scheduled:", "<queue>:steps", "zset", "fail_attempt, retry_run", "never", f"RQ: delayed jobs, as RQ shows them; the times that count are in {KEY_PREFIX}:timeouts"),
-    Key("RQ_FAILED", f"{RQ}:failed:", "<queue>", "zset", "finish_run", "members: retention", "RQ: failed runs"),
-    Key("RQ_SUSPENDED", f"{RQ}:suspended", "", "string", "rq suspend", "as RQ says", "RQ: while it exists, no job is claimed"),
-    Key("RQ_WORKERS", f"{RQ}:workers", "", "set", "RQ's worker", "never", "RQ: all workers"),
-    Key("RQ_WORKER", f"{RQ}:worker:", "<worker>", "hash", "RQ's worker", "when it sends no heartbeat", "RQ: a worker: host, process id, state, queues, counts, last heartbeat"),
+    Key("RUN", f"{KEY_PREFIX}:run:", "<run>", "hash", "claim_jobs create_run defer end_run join_batch park_run promote queue_run retry_run skip_run start_or_skip", "expire_run", _RETENTION, "the truth of a run: see \"Fields of a run\" below"),
+    Key("MEMOS", f"{KEY_PREFIX}:memos:", "<run>", "hash", "commit_step record_memo", "expire_run", _RETENTION, "step key → memo, the stored result or failure of the step"),
+    Key("MEMO_ORDER", f"{KEY_PREFIX}:memo-order:", "<run>", "list", "commit_step record_memo", "expire_run", _RETENTION, "step keys in the order in which their memos were stored; a replay applies them in this order"),
+    Key("STEPS", f"{KEY_PREFIX}:steps:", "<run>", "hash", "await_child begin_wait claim_jobs defer fail_attempt invoke_remote_child plan_steps promote requeue_step", "end_run", "until the run ends; the fields of a step until it ends", "steps that have not ended: see \"Fields of steps\" below"),
+    Key("LIVE", f"{KEY_PREFIX}:live", "", "zset", "create_run join_batch", "end_run", "members: until the run ends", "live runs, by creation time in ms"),
+    Key("ENDED", f"{KEY_PREFIX}:ended", "", "zset", "end_run", "forget_ended", "members: the retention of the run", "ended runs, by the time in ms at which they are forgotten"),
+    Key("LEASES", f"{KEY_PREFIX}:leases", "", "zset", "extend_leases grant_lease", "drop_lease reclaim_leases", "members: until the lease ends", "leased jobs, by the time in ms at which the lease expires"),
+    Key("LAST_CLAIM", f"{KEY_PREFIX}:last-claim:", "<worker>", "string", "claim_jobs", "", "one lease", "the last claim of the worker: its number, then job, list and fence of each job; a claim that is sent again gets the same jobs"),
+    Key("LAST_LEASE_SCAN", f"{KEY_PREFIX}:last-lease-scan", "", "string", "reclaim_leases", "", "for ever", "`<last scan> <scan before the last gap> <end of the grace window>`, in ms; see reclaim_leases"),
+    Key("TIMEOUT", f"{KEY_PREFIX}:timeout:", "<run>:<step key>", "string", "await_child begin_wait", "drop_wait", "until the wait ends", "the timeout key of a step that waits for a child, a time or an event: the memo that the step gets if the time is over first"),
+    Key("TIMEOUTS", f"{KEY_PREFIX}:timeouts", "", "zset", "APPLY.start_within await_child begin_wait claim_jobs delay_job resume resume_subject", "claim_jobs drop_cancellation drop_steps drop_wait end_run fire_timers start_batch", "members: until they fire", "timers, by the time in ms at which they are due: job:<job> queues a delayed job, wait:<run>:<step key> ends a wait, start:<run> and finish:<run> cancel a run that has not started or ended in time, resume:<subject> continues what a pause has deferred"),
+    Key("WAITS", f"{KEY_PREFIX}:waits:", "<paths>\\n<digest>\\n<event>", "set", "add_wait", "remove_wait", "members: until the wait ends", "waits for an event of this name whose values at these paths have this SHA-1: <run>:<step key> of a step, <run>:!<n> of a run that the event cancels. Paths '': any event of the name. Paths '?': a worker evaluates the condition of the wait"),
+    Key("WAIT_COUNTS", f"{KEY_PREFIX}:wait-counts:", "<event>", "hash", "add_wait remove_wait", "remove_wait", "fields: until the last of their waits ends", "paths → the number of waits for events of this name that compare values at these paths"),
+    Key("EVENT_HISTORY", f"{KEY_PREFIX}:event-history:", "<event>", "stream", "route_event", "", "an hour after the last event", "about the last 1,000 events of this name, for waits with a look-back"),
+    Key("FORWARDED", f"{KEY_PREFIX}:forwarded:", "<partition>:<entry>", "string", "deliver_remote_event", "", "an hour", "a mark that an event of another partition was delivered to the waits of this one"),
+    Key("FINISHED", f"{KEY_PREFIX}:finished", "", "stream", "cancel_tree end_run invoke_remote_child", "ack_entry", "entries: until they are handled", "finished events and messages to other partitions, read by a consumer group of all workers: run, remote_run, batch, start, cancel"),
+    Key("CONCURRENCY_SLOTS", f"{KEY_PREFIX}:concurrency-slots:", "<scope>:<key>=<value>", "zset", "acquire_slots extend_slots", "defer fill_slots release_slots", "members: until the job releases its slot, or the slot expires", "jobs with a slot of a concurrency limit, by the time in ms at which the slot expires"),
+    Key("WAIT_LIST", f"{KEY_PREFIX}:wait-list:", "<scope>:<key>=<value>", "zset", "defer enqueue_or_wait", "claim_jobs fill_slots leave_wait_lists resume_subject", "members: until the job is promoted, or its run ends", "jobs that wait for a slot of a concurrency limit, by their position. The wait list function <app/id> has the jobs that a pause of the function defers, queue <queue> the new runs that have a priority"),
+    Key("WAIT_LIST_SEQ", f"{KEY_PREFIX}:wait-list-seq", "", "string", "wait_position", "", "for ever", "a counter of entries in wait lists: it orders entries of the same millisecond"),
+    Key("IDEMPOTENCY", f"{KEY_PREFIX}:idempotency:", "<app>/<function>:<key>=<value>", "string", "APPLY.idempotency", "", "24 hours", "the run that was started for this value"),
+    Key("SINGLETON", f"{KEY_PREFIX}:singleton:", "<app>/<function>:<key>=<value>", "string", "APPLY.singleton", "end_run", "until the run ends", "the live run for this value"),
+    Key("THROTTLE", f"{KEY_PREFIX}:throttle:", "<app>/<function>:<key>=<value>", "string", "APPLY.throttle", "", "until the throttle is idle", "the theoretical time of the next start: ms, and a rest in parts of 1 / limit ms"),
+    Key("DEBOUNCE", f"{KEY_PREFIX}:debounce:", "<app>/<function>:<key>=<value>", "hash", "APPLY.debounce", "", "until its run starts", "the delayed run for this value, the time of the first event, and the time of the run's own event"),
+    Key("BATCH", f"{KEY_PREFIX}:batch:", "<app/function>:<key>=<value>", "hash", "join_batch", "start_batch", "until the batch starts", "the batch that collects runs, and the bytes of their events"),
+    Key("BATCHED", f"{KEY_PREFIX}:batched:", "<run>", "list", "join_batch", "end_batch leave_batch", "until the batch has ended", "the members of a batch, in the order in which they joined"),
+    Key("RATE", f"{KEY_PREFIX}:rate:", "<app>/<function>:<key>", "zset", "APPLY.rate", "APPLY.debounce APPLY.rate", "one period after the last start", "the starts within the period, by time in ms"),
+    Key("PAUSED", f"{KEY_PREFIX}:paused", "", "hash", "pause", "resume", "fields: until they are resumed", "what is paused (function <app/id>, queue <queue>, key <scope>:<key>=<value>) → the time of the pause in ms, and the reason"),
+    Key("EVENTS", f"{KEY_PREFIX}:events", "", "stream", "add_event finish_run send_events", "drop_event route_event", "entries: until they are routed", "events that are not routed yet, read by a consumer group of all workers"),
+    Key("CRON", f"{KEY_PREFIX}:cron", "", "hash", "fire_cron", "", "for ever", "function and schedule → the last time in ms for which runs were started"),
+    Key("REPLICATED", f"{KEY_PREFIX}:replicated", "", "string", "run_replicated", "", "a minute after the last start", "empty: a producer with durability=\"replicated\" writes it, so that WAIT has a write to wait for"),
+    Key("PARTITIONS", f"{KEY_PREFIX}:partitions", "", "string", "agree_partitions", "", "for ever", "the number of partitions, the same for all processes"),
+    Key("FUNCTIONS", f"{KEY_PREFIX}:functions", "", "hash", "register_functions", "", "for ever", "app/function → its config: queue, triggers, retries and so on"),
+    Key("VERSION", f"{KEY_PREFIX}:functions:version", "", "string", "register_functions", "", "for ever", "the version of the registry, which grows with each change; routers check it"),
+    Key("READY", f"{KEY_PREFIX}:ready", "", "channel", "claim_jobs enqueue_or_wait notify_outbox push_job resume_subject", "", "—", "wakes idle workers: the name of a list with jobs; empty: there are messages to other partitions"),
+    Key("PAUSES", f"{KEY_PREFIX}:pauses", "", "channel", "pause resume", "", "—", "tells workers to read the pauses again"),
+    Key("NOTIFICATIONS", f"{KEY_PREFIX}:notifications:", "<worker>", "channel", "cancel_tree wake_run", "", "—", "tells a worker about new memos and cancellations of the runs that it executes"),
+    Key("RUN_ENDED", f"{KEY_PREFIX}:run-ended:", "<run>", "channel", "end_run", "", "—", "tells callers that wait for the result of a run that it has ended"),
+    Key("RQ_QUEUE", f"{RQ}:queue:", "<queue> and <queue>:steps", "list", "push_job", "claim_jobs drop_steps end_run", "members: until the job is claimed", "RQ: ready jobs. The first list has the first jobs of new runs. The second has the jobs of started runs, which workers claim first"),
+    Key("RQ_QUEUES", f"{RQ}:queues", "", "set", "push_job", "", "for ever", "RQ: all queues"),
+    Key("RQ_JOB", f"{RQ}:job:", "<run> or <run>-<step key>", "hash", "defer describe_job end_run grant_lease park_run", "commit_planned_step drop_steps end_run", "until the job ends; of a failed run its retention", "RQ: a job, as RQ's own tools read it. Its data is JSON, never pickle"),
+    Key("RQ_WIP", f"{RQ}:wip:", "<queue>", "zset", "extend_leases grant_lease", "drop_lease", "members: until the lease ends", f"RQ: jobs that are executing, as RQ's tools show them. Workers use the leases in {KEY_PREFIX}:leases"),
+    Key("RQ_SCHEDULED", f"{RQ}:scheduled:", "<queue>:steps", "zset", "delay_job", "drop_steps end_run fire_timers requeue_step start_batch", "members: until the job is queued", f"RQ: delayed jobs, as RQ's tools show them. Workers use the timers in {KEY_PREFIX}:timeouts"),
+    Key("RQ_FAILED", f"{RQ}:failed:", "<queue>", "zset", "end_run", "RQ", "members: the retention of the run", "RQ: failed runs"),
+    Key("RQ_SUSPENDED", f"{RQ}:suspended", "", "string", "RQ", "RQ", "until rq resume", "RQ: while it exists, no job is claimed"),
+    Key("RQ_WORKERS", f"{RQ}:workers", "", "set", "RQ", "RQ", "members: until the worker ends", "RQ: all workers"),
+    Key("RQ_WORKER", f"{RQ}:worker:", "<worker>", "hash", "RQ", "RQ", "until the worker sends no heartbeat", "RQ: a worker: host, process id, state, queues, counts, last heartbeat"),
 )
 # fmt: on
 
@@ -199,8 +201,8 @@ def slot_of(place: str) -> int:
 
 def lua_constants(script: str) -> str:
     """Lua definitions of the key constants that ``script`` names."""
-    words = set(re.findall(r"\b[A-Z_]{3,}\b", script))
-    lines = [f"local {key.name} = P .. '{key.text}'\n" for key in KEYS if key.name in words]
-    if "GROUP" in words:
+    named = set(re.findall(r"\b[A-Z_]{3,}\b", script))
+    lines = [f"local {key.name} = P .. '{key.text}'\n" for key in KEYS if key.name in named]
+    if "GROUP" in named:
         lines.append(f"local GROUP = '{GROUP}'\n")
     return "local P = string.match(KEYS[1], '^{sf:%d+}:') or ''\n" + "".join(lines)

@@ -44,8 +44,8 @@ def explain_tls(error: ssl.SSLError) -> str:
     if any(word in text for word in _VERSION):
         return f"client and server have no version or cipher of TLS in common ({reason}): look at tls-protocols"
     return (
-        f"the certificate, key or CA that redis_url names cannot be used ({reason}): they are to be PEM files that "
-        "belong together, and a key that has a password needs ssl_password_file="
+        f"the certificate, key or CA that redis_url names cannot be used ({reason}): use PEM files that belong "
+        "together, and ssl_password_file= for a key with a password"
     )
 
 

@@ -34,7 +34,7 @@ class CancelConfig:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """``path``, if there is one."""
+        """``path`` as a tuple, empty if there is none."""
         return (self.path,) if self.path else ()
 
 
@@ -67,7 +67,7 @@ class CancellationConfig:
 
         If the event of the run has no value at the path, no event can match, and the rule is left out.
         """
-        yield "set", "bounds", len(self.cancel_on), 0, 0
+        yield Rule.of("field", "cancel_events", value=len(self.cancel_on))
         for number, one in enumerate(self.cancel_on):
             values = [value_at(event, f"event.{path}") for path in one.paths]
             if None in values:
@@ -76,8 +76,8 @@ class CancellationConfig:
             text = b""
             if one.condition:
                 text = EventFilter(one.path, values, one.condition, known_event(one.condition, stored)).to_json()
-            yield "cancel_on", index, text, one.timeout_ms, number
+            yield Rule.of("cancel_on", index, condition=text, timeout_ms=one.timeout_ms, number=number)
         if self.start_ms:
-            yield "start_within", show_duration(self.start_ms), self.start_ms, 0, 0
+            yield Rule.of("start_within", show_duration(self.start_ms), timeout_ms=self.start_ms)
         if self.finish_ms:
-            yield "finish_within", show_duration(self.finish_ms), self.finish_ms, 0, 0
+            yield Rule.of("finish_within", show_duration(self.finish_ms), timeout_ms=self.finish_ms)

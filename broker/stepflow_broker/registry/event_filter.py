@@ -88,5 +88,5 @@ class EventFilter:
                 case [str(paths), list(values), str(expression), dict() | None as run_event]:
                     return cls(paths, values, expression, run_event)
         except ValueError as error:
-            raise CorruptDataError("what an event must be", error) from None
-        raise CorruptDataError("what an event must be", "it has not the form")
+            raise CorruptDataError("the stored event filter", error) from None
+        raise CorruptDataError("the stored event filter", "it has another form")

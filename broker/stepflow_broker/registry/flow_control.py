@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from stepflow_broker.protocol.command import Arg
@@ -24,12 +24,34 @@ __all__ = [
 ]
 
 C = TypeVar("C")
-Rule = tuple[Arg, Arg, Arg, Arg, Arg]
-"""A rule for the start of a run: its kind, then its arguments (see ``lib/start_rules.lua``)."""
-
 _PARTS = ("rate_limit", "throttle", "debounce", "singleton", "batch")
 _LONGEST_VALUE = 200
-_ONCE_MS = 24 * 3600 * 1000
+_IDEMPOTENCY_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule for the start of a run; ``lua/lib/start_rules.lua`` says what each kind means.
+
+    Attributes:
+        kind: what the rule does.
+        name: what it counts or names.
+        fields: its settings by name. The script reads them as ``rule.<name>``.
+    """
+
+    kind: str
+    name: str
+    fields: Mapping[str, Arg] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kind: str, name: str, /, **fields: Arg) -> Rule:
+        """A rule with these fields."""
+        return cls(kind, name, fields)
+
+    @property
+    def args(self) -> tuple[Arg, ...]:
+        """The rule as a script reads it: kind, name, number of fields, then each field with its value."""
+        return (self.kind, self.name, len(self.fields), *(part for pair in self.fields.items() for part in pair))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,22 +149,25 @@ class FlowConfig:
             EventError: the event has no value for a key.
         """
         if self.idempotency:
-            yield "once", _named(name, self.idempotency, event), _ONCE_MS, 0, 0
-        if one := self.singleton:
-            yield "singleton", _named(name, one.key, event), one.mode, retention_ms, 0
+            yield Rule.of("idempotency", _named(name, self.idempotency, event), period_ms=_IDEMPOTENCY_MS)
+        if singleton := self.singleton:
+            counted = _named(name, singleton.key, event)
+            yield Rule.of("singleton", counted, mode=singleton.mode, retention_ms=retention_ms)
         if rate := self.rate_limit:
-            yield "rate", _named(name, rate.key, event), rate.limit, rate.period_ms, 0
+            yield Rule.of("rate", _named(name, rate.key, event), limit=rate.limit, period_ms=rate.period_ms)
         if debounce := self.debounce:
-            named = _named(name, debounce.key, event)
-            yield "debounce", named, debounce.period_ms, debounce.timeout_ms, int(event["ts"])
+            counted, event_ms = _named(name, debounce.key, event), int(event["ts"])
+            period_ms, timeout_ms = debounce.period_ms, debounce.timeout_ms
+            yield Rule.of("debounce", counted, period_ms=period_ms, timeout_ms=timeout_ms, event_ms=event_ms)
         if throttle := self.throttle:
-            yield "throttle", _named(name, throttle.key, event), throttle.limit, throttle.period_ms, throttle.burst
+            counted, limit = _named(name, throttle.key, event), throttle.limit
+            yield Rule.of("throttle", counted, limit=limit, period_ms=throttle.period_ms, burst=throttle.burst)
         if batch := self.batch:
-            yield "batch", _named(name, batch.key, event), batch.max_size, batch.timeout_ms, 0
+            yield Rule.of("batch", _named(name, batch.key, event), max_size=batch.max_size, timeout_ms=batch.timeout_ms)
         if self.concurrency:
-            yield "set", "gates", self._gates(name, app, event), 0, 0
+            yield Rule.of("field", "concurrency", value=self._concurrency_field(name, app, event))
         if self.priority:
-            yield "set", "priority_ms", _priority_ms(value_of(self.priority, event)), 0, 0
+            yield Rule.of("field", "priority_ms", value=_priority_ms(value_of(self.priority, event)))
 
     def pinned_partition(self, name: str, app: str) -> str:
         """What the limits count together: the function, its app (``app/``), everything (``/``); ``""``: no limits.
@@ -156,15 +181,15 @@ class FlowConfig:
             return f"{app}/"
         return name if scopes or self.idempotency or any(getattr(self, part) for part in _PARTS) else ""
 
-    def _gates(self, name: str, app: str, event: dict[str, Any]) -> bytes:
-        """Each concurrency limit as its number, the length of its name in bytes, and its name."""
-        named = [(one.limit, gate.encode()) for one, gate in self.gates(name, app, event)]
-        return b"".join(b"%d %d %b" % (limit, len(gate), gate) for limit, gate in named)
+    def _concurrency_field(self, name: str, app: str, event: dict[str, Any]) -> bytes:
+        """The run's field ``concurrency``: each limit, the length of its name in bytes, and its name."""
+        named = [(one.limit, limit.encode()) for one, limit in self.limits(name, app, event)]
+        return b"".join(b"%d %d %b" % (limit, len(text), text) for limit, text in named)
 
-    def gates(self, name: str, app: str, event: dict[str, Any]) -> Iterator[tuple[ConcurrencyConfig, str]]:
-        """The concurrency limits of a run started by an event, with their names, in the order of acquisition.
+    def limits(self, name: str, app: str, event: dict[str, Any]) -> Iterator[tuple[ConcurrencyConfig, str]]:
+        """The concurrency limits of a run, and their names, in the order in which its jobs acquire slots.
 
-        Narrow scopes come first. The order is the same for all functions, so no two jobs wait for each other's slots.
+        Narrower limits come first. With another order, two jobs could wait for each other's slots.
         """
         scopes = {"function": name, "app": f"{app}/", "global": "/"}
         for one in sorted(self.concurrency, key=lambda one: (list(scopes).index(one.scope), not one.key, one.key)):

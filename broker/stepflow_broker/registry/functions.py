@@ -72,15 +72,15 @@ class CronConfig:
 
 @dataclass(frozen=True, slots=True)
 class FunctionConfig:
-    """The configuration of a function. Programs that do not have its code read it from the registry.
+    """The registered part of a function: everything but its code.
 
     Attributes:
-        app, id: the app, and the name of the function in it.
+        app, id: its name.
         queue: the queue of its jobs.
-        events, crons: its triggers.
-        retries: the number of attempts after the first.
+        events, crons: what starts it.
+        retries: attempts after the first.
         flow: its flow control; ``None``: none.
-        bounds: its cancellation by events and timeouts; ``None``: none.
+        cancellation: events and times that cancel its runs; ``None``: none.
         retention_ms: how long an ended run is kept, in milliseconds.
     """
 
@@ -92,7 +92,7 @@ class FunctionConfig:
     flow: FlowConfig | None = None
     retention_ms: int = _RETENTION_MS
     crons: tuple[CronConfig, ...] = ()
-    bounds: CancellationConfig | None = None
+    cancellation: CancellationConfig | None = None
 
     @property
     def name(self) -> str:
@@ -101,8 +101,8 @@ class FunctionConfig:
 
     @property
     def pinned_partition(self) -> str:
-        """The partition of all its runs, as the first digits of their ids; ``""``: they may be in any partition."""
-        return _home(self.flow, self.name, self.app) if self.flow else ""
+        """The partition of all its runs, as the first digits of their ids; ``""``: any partition."""
+        return _pinned_prefix(self.flow, self.name, self.app) if self.flow else ""
 
     @property
     def rate_limit(self) -> RateConfig | None:
@@ -123,7 +123,7 @@ class FunctionConfig:
     def from_json(cls, text: bytes) -> FunctionConfig:
         """Read the stored form. Unknown fields, of a newer stepflow, are ignored."""
         value = loads(text)
-        flow, bounds = value.get("flow"), value.get("bounds")
+        flow, cancellation = value.get("flow"), value.get("cancellation")
         return cls(
             value["app"],
             value["id"],
@@ -133,56 +133,56 @@ class FunctionConfig:
             FlowConfig.from_json(flow) if flow else None,
             value.get("retention_ms", _RETENTION_MS),
             tuple(known(CronConfig, cron) for cron in value.get("crons", ())),
-            CancellationConfig.from_json(bounds) if bounds else None,
+            CancellationConfig.from_json(cancellation) if cancellation else None,
         )
 
     def rules(self, event: bytes, cipher: Cipher = NO_ENCRYPTION) -> tuple[Arg, ...]:
-        """The start rules that a script receives with an event of this function: their number, then five words each.
+        """The rules for the start of a run by an event, as a script reads them: their number, then `Rule.args` of each.
 
         Raises:
             EventError: the event has no value for a key.
-            DecryptionError: a rule needs the data of the event, and it cannot be decrypted.
+            DecryptionError: the event's data is needed, and cannot be decrypted.
         """
-        if self.flow is None and self.bounds is None:
+        if self.flow is None and self.cancellation is None:
             return (0,)
-        return self._words(self._rules(event, open_event(cipher, read_event(event))))
+        return self._rule_args(self._rules(event, open_event(cipher, read_event(event))))
 
     def rules_or_skip(self, event: bytes, cipher: Cipher = NO_ENCRYPTION) -> tuple[Arg, ...]:
         """As `rules`, for events without a caller to report errors to: a run whose rules fail is skipped."""
         try:
             return self.rules(event, cipher)
         except (EventError, ConfigurationError) as error:
-            return self._words([("skip", str(error), 0, 0, 0)])
+            return self._rule_args([Rule("skip", str(error))])
 
-    def gate_names(self, event: dict[str, Any]) -> list[str]:
-        """The names of the concurrency limits that apply to a run started by an event."""
-        return [gate for _, gate in self.flow.gates(self.name, self.app, event)] if self.flow else []
+    def limit_names(self, event: dict[str, Any]) -> list[str]:
+        """The names of the concurrency limits of a run by an event."""
+        return [name for _, name in self.flow.limits(self.name, self.app, event)] if self.flow else []
 
     def _rules(self, stored: bytes, event: dict[str, Any]) -> Iterator[Rule]:
         if self.flow:
             yield from self.flow.rules(self.name, self.app, event, retention_ms=self.retention_ms)
-        if self.bounds:
-            yield from self.bounds.rules(event, stored)
+        if self.cancellation:
+            yield from self.cancellation.rules(event, stored)
 
-    def _words(self, rules: Iterable[Rule]) -> tuple[Arg, ...]:
-        found = [*rules, ("set", "retention_ms", self.retention_ms, 0, 0)]
-        return (len(found), *[word for rule in found for word in rule])
+    def _rule_args(self, rules: Iterable[Rule]) -> tuple[Arg, ...]:
+        found = [*rules, Rule.of("field", "retention_ms", value=self.retention_ms)]
+        return (len(found), *[arg for rule in found for arg in rule.args])
 
 
 @lru_cache
-def _home(flow: FlowConfig, name: str, app: str) -> str:
+def _pinned_prefix(flow: FlowConfig, name: str, app: str) -> str:
     pinned = flow.pinned_partition(name, app)
     return partition_prefix_for(pinned) if pinned else ""
 
 
 def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Command[int]:
-    """Register functions. The answer is the version of the registry."""
-    words = [word for config in configs for word in (config.name, config.to_json())]
-    return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION")), *words)
+    """Store the configs of functions; the result is the registry's version."""
+    args = [arg for config in configs for arg in (config.name, config.to_json())]
+    return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION")), *args)
 
 
-def check_homes(keys: Keys, configs: Iterable[FunctionConfig]) -> None:
-    """Refuse functions with limits of scope app and of scope global, whose counts may be in different partitions.
+def check_scopes(keys: Keys, configs: Iterable[FunctionConfig]) -> None:
+    """Refuse functions with limits of scope ``app`` and of scope ``global``, which may need two different partitions.
 
     Raises:
         ConfigurationError: a function has both.

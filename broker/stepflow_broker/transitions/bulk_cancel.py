@@ -1,7 +1,7 @@
-"""Many runs at once: live ones that fit a selection, oldest first, and their cancelling.
+"""Find the live runs that match a filter, oldest first, and cancel them.
 
-Both are dialogues. Runs are read in pages, and events only of those that fit otherwise, a few at a time: what grows
-with the number of runs is the list of ids that were found, and nothing else.
+Both are operations. Runs are read in pages. Events are read a few at a time, and only those of runs that match the rest
+of the filter. So only the list of the found ids grows with the number of runs.
 """
 
 from __future__ import annotations

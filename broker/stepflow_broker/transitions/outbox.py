@@ -52,35 +52,35 @@ class RemoteChildFinished:
 
 @dataclass(frozen=True, slots=True)
 class StartChild:
-    """A step waits for a child that is to be started in another partition.
+    """A step waits for a child that another partition must start.
 
     Attributes:
         id: of the entry.
         child: its run id.
         event: its event, as JSON text.
-        words: the other words of the script ``start_remote_child``, from the fifth on.
+        args: ARGV of the script ``start_remote_child`` from 5 on.
     """
 
     id: str
     child: str
     event: bytes
-    words: tuple[str, ...]
+    args: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChildCancelled:
-    """A run was cancelled while it waited for a child in another partition, which is to be cancelled with it.
+    """A run was cancelled while it waited for a child in another partition. The child must be cancelled too.
 
     Attributes:
         id: of the entry.
         child: its run id.
-        asked: the entry that asks for the child.
+        start_message: the entry that starts the child.
         failure, retention_ms: see `stepflow_broker.transitions.runs.cancel_run`.
     """
 
     id: str
     child: str
-    asked: str
+    start_message: str
     failure: bytes
     retention_ms: int
 
@@ -101,20 +101,20 @@ def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 50
     return take_over(keys, "FINISHED", worker, idle_ms=idle_ms, limit=limit, read=finished_in)
 
 
-def _asked(entry: str, child: str, fields: _Fields) -> StartChild:
-    return StartChild(entry, child, fields[b"event"], tuple(loads(fields[b"words"])))
+def _start_child(entry: str, child: str, fields: _Fields) -> StartChild:
+    return StartChild(entry, child, fields[b"event"], tuple(loads(fields[b"args"])))
 
 
 def _cancelled(entry: str, child: str, fields: _Fields) -> ChildCancelled:
-    asked, retention_ms = fields[b"start"].decode(), int(fields[b"retention_ms"])
-    return ChildCancelled(entry, child, asked, fields[b"failure"], retention_ms)
+    start_message, retention_ms = fields[b"start_message"].decode(), int(fields[b"retention_ms"])
+    return ChildCancelled(entry, child, start_message, fields[b"failure"], retention_ms)
 
 
 _KINDS: dict[bytes, Callable[[str, str, _Fields], Finished]] = {
     b"run": lambda _entry, run_id, _fields: EndedRun(run_id),
     b"batch": lambda _entry, run_id, _fields: EndedBatch(run_id),
-    b"away": lambda _entry, run_id, _fields: RemoteChildFinished(run_id),
-    b"start": _asked,
+    b"remote_run": lambda _entry, run_id, _fields: RemoteChildFinished(run_id),
+    b"start": _start_child,
     b"cancel": _cancelled,
 }
 

@@ -40,8 +40,7 @@ class Pause:
             ``shop/sync:event.data.shop=17``.
         since: in milliseconds since the epoch.
         reason: why; ``""``: nobody has said.
-        complete: whether all partitions say the same. If not, a pause or a resume was cut short: it is to be said
-            again.
+        complete: whether all partitions agree. If not, a pause or a resume was interrupted: call it again.
     """
 
     kind: PauseKind

@@ -1,17 +1,17 @@
-"""Children that live in another partition than their parents: what is done there for what a message says.
+"""Children in another partition than their parents: the delivery of the messages that connect the two.
 
-Each delivery is a dialogue of calls to two partitions. Any call of it may be the last, for whoever delivers may die;
-then the message is still on its stream, and is delivered again from the first call on. Every call may be made again.
-So nothing is lost, and nothing is done twice:
+Each delivery is an operation: a sequence of commands to two partitions. A worker can die after any of them. The message
+is then still on its stream, and another worker delivers it again, from the first command on. Every command can be
+repeated. So no message is lost, and none has an effect twice:
 
 =========================  =====================================================================================
-cut off after              the next delivery finds
+interrupted after          the next delivery finds
 =========================  =====================================================================================
-the wait was recorded      the message; it makes the child
-the child was made         the message, and the child, which it leaves as it is
+the wait was recorded      the start message; it creates the child
+the child was created      the start message and the child; it does not change the child
 the child has ended        the child's own message; it resolves the step
-the step was resolved      the same; no step waits for the child, and the child is kept for its retention from now on
-the parent was cancelled   a message that cancels the child; it stays for as long as that which makes the child
+the step was resolved      the child's own message; no step waits for the child, so its retention starts
+the parent was cancelled   a message that cancels the child; it stays for as long as the start message
 =========================  =====================================================================================
 """
 
@@ -51,8 +51,8 @@ class RemoteChildResult:
         status: how it has ended.
         payload: its output, or its failure, as JSON text.
         reason: why it was skipped.
-        asked: the entry that asked for it, in the parent's partition.
-        told: the entry that tells of its end, in its own.
+        start_message: the entry that started it, in the parent's partition.
+        end_message: the entry for its end, in its own partition.
     """
 
     child: str
@@ -61,8 +61,8 @@ class RemoteChildResult:
     status: str
     payload: bytes
     reason: bytes
-    asked: str
-    told: str
+    start_message: str
+    end_message: str
 
 
 def invoke_remote_child(
@@ -81,11 +81,11 @@ def invoke_remote_child(
     """
     keys, config = keys.of(run_id), start.config
     parts: list[Arg] = [run_id, start.key, start.depth, config.app, config.id, config.queue, config.retention_ms]
-    words = tuple(_text(word) for word in [*parts, *config.rules_or_skip(start.event, cipher)])
+    args = tuple(_text(arg) for arg in [*parts, *config.rules_or_skip(start.event, cipher)])
 
     def read(reply: list[Any]) -> tuple[ScriptStatus, StartChild | None]:
         code, entry = ScriptStatus(reply[0]), reply[1].decode()
-        return code, StartChild(entry, start.child, start.event, words) if entry else None
+        return code, StartChild(entry, start.child, start.event, args) if entry else None
 
     return run_script(
         "invoke_remote_child",
@@ -102,12 +102,12 @@ def invoke_remote_child(
         start.timeout_memo,
         start.child,
         start.event,
-        dumps(words),
+        dumps(args),
     )
 
 
-def _text(word: Arg) -> str:
-    return word.decode() if isinstance(word, bytes) else str(word)
+def _text(arg: Arg) -> str:
+    return arg.decode() if isinstance(arg, bytes) else str(arg)
 
 
 def deliver(keys: Keys, message: Message, *, worker: str, now_ms: int = 0) -> Operation[Resolved | None]:
@@ -136,13 +136,13 @@ def _tell_end(keys: Keys, child: str, worker: str, now_ms: int) -> Operation[Res
     if end is None:
         return None
     resolved: Resolved | None = (yield [wake_remote_parent(keys, end, worker=worker, now_ms=now_ms)])[0]
-    yield [ack_message(keys.of(child), end.told, child)]
+    yield [ack_message(keys.of(child), end.end_message, child)]
     return resolved
 
 
 def _cancel(keys: Keys, message: ChildCancelled, worker: str, now_ms: int) -> Operation[Resolved | None]:
     """Cancel a child. One that is not there was forgotten, unless it had yet to be made before it was looked for."""
-    is_asked = (yield [_has_entry(keys, message.asked)])[0]
+    is_starting = (yield [_has_entry(keys, message.start_message)])[0]
     cancel = cancel_run(
         keys,
         run_id=message.child,
@@ -151,7 +151,7 @@ def _cancel(keys: Keys, message: ChildCancelled, worker: str, now_ms: int) -> Op
         now_ms=now_ms,
     )
     code = (yield [cancel])[0]
-    if code is ScriptStatus.NO_RUN and is_asked:
+    if code is ScriptStatus.NO_RUN and is_starting:
         return None
     yield [ack_message(keys, message.id)]
     return (yield from _tell_end(keys, message.child, worker, now_ms))
@@ -168,7 +168,7 @@ def start_remote_child(keys: Keys, message: StartChild, *, now_ms: int = 0) -> C
         child,
         message.id,
         message.event,
-        *message.words,
+        *message.args,
     )
 
 
@@ -177,16 +177,15 @@ def read_end(keys: Keys, child: str) -> Command[RemoteChildResult | None]:
     keys = keys.of(child)
 
     def read(reply: list[bytes | None]) -> RemoteChildResult | None:
-        parent, key, status, output, error, reason, asked, told = reply
-        if not (parent and key and status and asked and told):
+        parent, key, status, output, error, reason, start_message, end_message = reply
+        if not (parent and key and status and start_message and end_message):
             return None
         names = (parent.decode(), key.decode(), status.decode())
-        return RemoteChildResult(
-            child, *names, output or error or b"null", reason or b"", asked.decode(), told.decode()
-        )
+        payload = output or error or b"null"
+        return RemoteChildResult(child, *names, payload, reason or b"", start_message.decode(), end_message.decode())
 
-    words = ("away_parent", "parent_step", "status", "output", "error", "reason", "asked", "finished")
-    return command(read, "HMGET", keys("RUN", child), *words)
+    fields = ("remote_parent", "parent_step", "status", "output", "error", "reason", "start_message", "finished")
+    return command(read, "HMGET", keys("RUN", child), *fields)
 
 
 def wake_remote_parent(keys: Keys, end: RemoteChildResult, *, worker: str, now_ms: int = 0) -> Command[Resolved | None]:
@@ -208,7 +207,7 @@ def wake_remote_parent(keys: Keys, end: RemoteChildResult, *, worker: str, now_m
         end.status,
         end.payload,
         end.reason,
-        end.asked,
+        end.start_message,
         worker,
     )
 

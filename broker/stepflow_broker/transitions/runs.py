@@ -209,7 +209,7 @@ def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
         due_at=number("due") if text("continuation") == "delayed" else None,
         blocked=text("blocked"),
         reason=text("reason"),
-        parent=text("parent") or text("away_parent"),
+        parent=text("parent") or text("remote_parent"),
         parent_step=text("parent_step"),
     )
 

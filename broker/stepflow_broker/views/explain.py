@@ -72,7 +72,7 @@ class _Explainer:
             return None
         steps = self.broker.execute(read_steps(self.keys, run_id))
         gates, delayed_by = self.broker.execute(
-            command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "gates", "delayed_by")
+            command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "concurrency", "delayed_by")
         )
         names = _gates(gates.encode())
         if record.status.ended:
@@ -105,7 +105,7 @@ class _Explainer:
                 return Reason("batch", run_id, text, None, (batch_reason,) if batch_reason else ())
             case "gated":
                 because = tuple(self._positions(run_id, names))
-                return Reason("in line", run_id, f"{record.name} stands in line", None, because)
+                return Reason("in line", run_id, f"{record.name} waits in a wait list", None, because)
             case "delayed":
                 return self._delayed(record, delayed_by)
         because = tuple(self._steps(run_id, steps, names, record, depth=depth))
@@ -154,7 +154,7 @@ class _Explainer:
                     yield Reason("step", step.id, text, None, (queued,))
                 case "gated":
                     positions = tuple(self._positions(job, gates))
-                    yield Reason("in line", step.id, f"step {step.id!r} stands in line", None, positions)
+                    yield Reason("in line", step.id, f"step {step.id!r} waits in a wait list", None, positions)
                 case "leased":
                     yield Reason("step", step.id, f"step {step.id!r} is executed by worker {step.owner}")
                 case "delayed":
@@ -194,7 +194,7 @@ class _Explainer:
 
 
 def _gates(text: bytes) -> list[tuple[int, str]]:
-    """The limits and names of the concurrency gates in a run's ``gates`` field (see ``lib/concurrency.lua``)."""
+    """The limits and names of the concurrency gates in a run's ``concurrency`` field (see ``lib/concurrency.lua``)."""
     found, at = [], 0
     while at < len(text):
         head = _GATE.match(text[at:].decode(errors="replace"))

@@ -9,6 +9,7 @@ from typing import Any
 from stepflow_broker.transitions.runs import StepRecord
 from stepflow_broker.views.times import iso
 from stepflow_engine.memo import Memo
+from stepflow_engine.steps import StepKind
 
 __all__ = ["InvokeView", "ended_invoke", "find_invokes", "waiting_invoke"]
 
@@ -61,7 +62,7 @@ def find_invokes(memos: Iterable[tuple[str, Memo]], pending: Sequence[StepRecord
 def ended_invoke(key: str, memo: Memo) -> InvokeView | None:
     """The invoke step that a memo records; ``None`` if the memo is of another kind of step."""
     detail = memo.detail
-    if detail.get("kind") != "invoke":
+    if detail.get("kind") != StepKind.INVOKE:
         return None
     return InvokeView(
         key, memo.id or key, detail.get("function", ""), detail.get("run_id", ""), detail.get("outcome", "")

@@ -18,7 +18,9 @@ from stepflow_broker.views.invoke_view import InvokeView, ended_invoke, find_inv
 from stepflow_broker.views.listings import served_queues
 from stepflow_broker.views.run_view import RunView, forgotten_run, view_run
 from stepflow_broker.views.times import iso
+from stepflow_engine.codec import dumps
 from stepflow_engine.memo import read_memo
+from stepflow_engine.steps import StepKind
 
 __all__ = ["DEPTH", "MAX_CHILDREN", "RunTree", "read_run_tree"]
 
@@ -48,6 +50,7 @@ _JSON_FIELDS = (
     "children",
     "children_not_shown",
 )
+_INVOKE = b'"kind":' + dumps(StepKind.INVOKE)  # part of the memo of an invoke
 _CHUNK = 25  # runs per round trip: their results may be large, and memory holds one chunk at a time
 
 
@@ -171,7 +174,7 @@ class _TreeReader:
         for run_id in run_ids:
             record, pending, memos = next(replies), next(replies), next(replies)
             self.runs[run_id] = self._node(record, pending) if record else None
-            ended = ((key, read_memo(text)) for key, text in memos if b'"kind":"invoke"' in text)
+            ended = ((key, read_memo(text)) for key, text in memos if _INVOKE in text)
             self.invokes[run_id] = find_invokes(ended, pending)
 
     def _calls(self, run_id: str) -> Iterator[Command[Any]]:

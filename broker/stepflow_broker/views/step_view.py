@@ -13,6 +13,7 @@ from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import WaitView, ended_wait, pending_wait
 from stepflow_engine.failure import Failure
 from stepflow_engine.memo import Memo
+from stepflow_engine.steps import StepKind
 
 __all__ = ["StepView", "step_views"]
 
@@ -43,7 +44,7 @@ class StepView:
     worker: str = ""
     result: Any = None
     failure: Failure | None = None
-    kind: str = "run"
+    kind: str = StepKind.RUN
     invoke: InvokeView | None = None
     wait: WaitView | None = None
 
@@ -93,7 +94,7 @@ def _ended(key: str, memo: Memo, children: Mapping[str, RunView]) -> StepView:
         worker=memo.detail.get("worker", ""),
         result=memo.data,
         failure=memo.failure,
-        kind=memo.detail.get("kind", "run"),
+        kind=memo.detail.get("kind", StepKind.RUN),
         invoke=invoke,
         wait=ended_wait(key, memo),
     )
@@ -113,7 +114,7 @@ def _pending(step: StepRecord, children: Mapping[str, RunView]) -> StepView:
         due_at=None if waits else step.due_at,
         worker=step.owner,
         failure=step.failure,
-        kind=wait.kind if wait else "invoke" if invoke else "run",
+        kind=wait.kind if wait else StepKind.INVOKE if invoke else StepKind.RUN,
         invoke=invoke,
         wait=wait,
     )

@@ -12,11 +12,12 @@ from stepflow_broker.views.times import iso
 from stepflow_engine.codec import loads
 from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.memo import Memo
+from stepflow_engine.steps import StepKind
 
 __all__ = ["WAITING", "WaitView", "ended_wait", "find_waits", "pending_wait"]
 
 WAITING = "waiting"
-_KINDS = ("sleep", "wait")
+_KINDS = (StepKind.SLEEP, StepKind.WAIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,9 @@ class WaitView:
     until: int | None = None
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> StepKind:
         """``wait`` or ``sleep``, as in memos."""
-        return "wait" if self.event else "sleep"
+        return StepKind.WAIT if self.event else StepKind.SLEEP
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the JSON output. The step has the others."""

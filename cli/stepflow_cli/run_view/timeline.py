@@ -29,6 +29,7 @@ from stepflow_cli.formatting import (
 from stepflow_cli.run_view.run_tree_view import run_tree
 from stepflow_cli.run_view.wait_text import ended_text, wait_text
 from stepflow_engine.durations import show_duration
+from stepflow_engine.steps import StepKind
 
 __all__ = ["timeline"]
 
@@ -160,4 +161,4 @@ def _result_text(step: StepView) -> str:
     if step.wait is not None:
         return ended_text(step.wait, step.result)
     text = printable(brief(step.result))
-    return f"sent {text}" if step.kind == "send" else text
+    return f"sent {text}" if step.kind == StepKind.SEND else text

@@ -70,7 +70,7 @@ class Function(Invocable[I, O]):
         return self.config.name
 
     @property
-    def has_concurrency(self) -> bool:
+    def has_concurrency_limits(self) -> bool:
         """Whether it has a concurrency limit."""
         return self.config.flow is not None and bool(self.config.flow.concurrency)
 

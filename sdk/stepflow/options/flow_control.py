@@ -24,7 +24,7 @@ __all__ = ["Batch", "Concurrency", "Debounce", "RateLimit", "Singleton", "Thrott
 
 Scope = Literal["function", "app", "global"]
 Mode = Literal["skip", "cancel"]
-_MAX_CONCURRENCY = 2
+_MAX_LIMITS = 2
 _MAX_BATCHED = 1_000
 
 
@@ -266,7 +266,7 @@ def flow_config(
         throttle.to_config() if throttle else None,
         debounce.to_config() if debounce else None,
         singleton.to_config() if singleton else None,
-        tuple(one.to_config() for one in _concurrency_list(concurrency)),
+        tuple(one.to_config() for one in _limits(concurrency)),
         _key(idempotency, "idempotency"),
         _key(priority, "priority"),
         batch.to_config() if batch else None,
@@ -280,7 +280,7 @@ def _check_batched(**others: object) -> None:
         raise ConfigurationError(f"batch: cannot be combined with {wrong}, which applies to single runs")
 
 
-def _concurrency_list(concurrency: int | Concurrency | Sequence[Concurrency] | None) -> list[Concurrency]:
+def _limits(concurrency: int | Concurrency | Sequence[Concurrency] | None) -> list[Concurrency]:
     match concurrency:
         case None:
             return []
@@ -289,7 +289,7 @@ def _concurrency_list(concurrency: int | Concurrency | Sequence[Concurrency] | N
         case int():
             return [Concurrency(concurrency)]
     limits = list(concurrency)
-    if len(limits) > _MAX_CONCURRENCY or not all(isinstance(one, Concurrency) for one in limits):
+    if len(limits) > _MAX_LIMITS or not all(isinstance(one, Concurrency) for one in limits):
         raise ConfigurationError(
             f"concurrency: must be an integer, a Concurrency, or at most two of them, got {concurrency!r}"
         )

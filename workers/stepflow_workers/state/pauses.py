@@ -38,9 +38,9 @@ class Pauses:
 
 def _subjects(run: CachedRun, cipher: Cipher) -> list[str]:
     config = run.function.config
-    gates = config.gate_names(open_event(cipher, loads(run.event)))
+    limits = config.limit_names(open_event(cipher, loads(run.event)))
     return [
         pause_subject("function", config.name),
         pause_subject("queue", config.queue),
-        *(pause_subject("key", gate) for gate in gates),
+        *(pause_subject("key", limit) for limit in limits),
     ]

@@ -88,7 +88,7 @@ local HOLDS = {
   RQ_QUEUE = {function(job) return redis.call('LPOS', KEYS[1], job) end,
     function(job) redis.call('LREM', KEYS[1], 0, job) end},
   WAITS = {function(member) return redis.call('SISMEMBER', KEYS[1], member) == 1 end,
-    function(member) leave_index(subject, member) end},
+    function(member) remove_wait(subject, member) end},
   FINISHED = {function(member)
     local entry = string.match(member, '^%S+')
     return redis.call('XRANGE', KEYS[1], entry, entry)[1]
@@ -122,7 +122,7 @@ local function is_stalled()
 end
 
 local function move_line()
-  go_on(string.match(subject, '^function ') and subject or 'key ' .. subject, now)
+  resume_subject(string.match(subject, '^function ') and subject or 'key ' .. subject, now)
 end
 
 if kind == 'CONCURRENCY_SLOTS' and repairs and findings[1] then move_line() end

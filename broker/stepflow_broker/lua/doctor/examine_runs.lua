@@ -54,7 +54,7 @@ local EXPECT = {
     end
     if lines == 1 then return true end
     report('wait_list_entry_missing', job.id, lines, function()
-      leave_lines(job.id, job.was)
+      leave_wait_lists(job.id, job.was)
       requeue(job)
     end)
   end,
@@ -69,7 +69,7 @@ local EXPECT = {
         redis.call('RPUSH', BATCHED .. batch, job.id)
       elseif is[1] and not lives then
         end_run(job.id, job.was, is[1], is[4] and 'output' or 'error', is[4] or is[5], now, KEPT_MS)
-        tell_parents({job.id}, now)
+        wake_parents({job.id}, now)
       else
         return false
       end
@@ -114,25 +114,25 @@ local function expect_child(run, key, step)
     report('child_missing', run .. ':' .. key, step.child, function()
       local memo, was = redis.call('GET', TIMEOUT .. run .. ':' .. key) or timeout_memo(step), read_run(run)
       drop_wait(run, key)
-      memo_comes(run, was, key, select(2, record_memo(run, was, key, memo)), memo, now, '')
+      wake_run(run, was, key, select(2, record_memo(run, was, key, memo)), memo, now, '')
     end)
   elseif not LIVE_STATUS[child[1]] and not (child[2] and redis.call('XRANGE', FINISHED, child[2], child[2])[1]) then
     report('child_result_lost', run .. ':' .. key, step.child, function()
       local position, memo, parent, name, was = resolve_by_child(step.child)
       if position == 0 then return false end
-      memo_comes(parent, was, name, position, memo, now, '')
+      wake_run(parent, was, name, position, memo, now, '')
     end)
   end
 end
 
 local function expect_in_index(index, member)
   if redis.call('SISMEMBER', WAITS .. index, member) == 1 then return end
-  report('wait_index_missing', member, '', function() join_index(index, member) end)
+  report('wait_index_missing', member, '', function() add_wait(index, member) end)
 end
 
 -- what ends a run from outside: events, and the times by which it must have started and ended
 local function expect_bounds(run, was)
-  for n = 0, was.bounds - 1 do
+  for n = 0, was.cancel_events - 1 do
     local index = redis.call('HGET', RUN .. run, 'cancel:' .. n)
     if index then expect_in_index(index, run .. ':!' .. n) end
   end
@@ -151,8 +151,8 @@ local function expect_wait(run, key, step)
     report('timeout_key_missing', member, '', function() redis.call('SET', TIMEOUT .. member, timeout_memo(step)) end)
   end
   if step.index then expect_in_index(step.index, member) end
-  if step.away then
-    away[#away + 1] = {run, key, step.child, step.away}
+  if step.message then
+    away[#away + 1] = {run, key, step.child, step.message}
   elseif step.child then
     expect_child(run, key, step)
   end
@@ -168,8 +168,8 @@ local function forget_step(run, was, key, step)
   if step.lease then drop_lease(job, list, step.lease) end
   drop_wait(run, key, step.index)
   drop_planned_step(run, key, true)
-  leave_lines(job, was)
-  if was.gates then free_slots(job, was, now) end
+  leave_wait_lists(job, was)
+  if was.concurrency then release_slots(job, was, now) end
   if not redis.call('HGET', RUN .. run, 'continuation') then queue_run(run, was, now) end
 end
 
@@ -229,7 +229,7 @@ local function look_at_live(run, was)
       report('live_run_expires', run, kind, function() redis.call('PERSIST', key) end)
     end
   end
-  if not (was.app and was.fn and was.queue and was.created_at) then return report('run_incomplete', run) end
+  if not (was.app and was.function_id and was.queue and was.created_at) then return report('run_incomplete', run) end
   if not redis.call('ZSCORE', KEYS[1], run) then
     report('live_run_unlisted', run, '', function() redis.call('ZADD', KEYS[1], was.created_at, run) end)
   end
@@ -238,7 +238,7 @@ local function look_at_live(run, was)
       return redis.call('SET', SINGLETON .. was.singleton, run, 'NX') and true
     end)
   end
-  if was.bounds then expect_bounds(run, was) end
+  if was.cancel_events then expect_bounds(run, was) end
   local state, steps = was.continuation or 'parked', read_steps(run)
   -- a continuation without a status here was written by a newer stepflow and is left alone
   if STATUS_OF[state] and STATUS_OF[state] ~= was.status then

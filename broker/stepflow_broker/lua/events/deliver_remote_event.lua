@@ -1,19 +1,19 @@
--- deliver_remote_event: end the waits of this partition that an event of another one answers, once.
--- Refused when values are needed that the router has not sent. It may meet an event again only when there are waits whose
--- condition a worker has to look at.
+-- deliver_remote_event: deliver an event of another partition to the matching waits of this one, once.
+-- It is refused when waits compare values whose digests the router has not sent. An event is delivered again only when
+-- there are waits with a condition that a worker must evaluate.
 -- USES     clock jobs waits state concurrency runs invokes cancellation events
--- KEYS     1 relayed
--- ARGV     1 now_ms  2 event  3 name  4 values: how many  5.. paths, digest, ...
+-- KEYS     1 forwarded
+-- ARGV     1 now_ms  2 event  3 name  4 digests: how many  5.. paths, digest, ...
 -- MOVES    step waiting -> memo; cancel
--- RETURNS  {1 MET | 0 ALREADY | -4 MORE_VALUES, paths that are waited for}
-local RELAYED_MS = 3600000 -- an event that its router could not take off its stream comes again, but not after this
+-- RETURNS  {1 DELIVERED | 0 ALREADY | -4 MORE_VALUES, paths that waits compare}
+local FORWARDED_MS = 3600000 -- a router that could not delete the event from its stream sends it again within this time
 local now = clock(ARGV[1])
 if redis.call('EXISTS', KEYS[1]) == 1 then return {0, {}} end
-local met, looked_at, waited = waits_met(ARGV[3], (read_digests(4)))
-if not met then return {-4, waited} end
-for _, members in ipairs(met) do
+local matches, has_conditions, paths = matching_waits(ARGV[3], (read_digests(4)))
+if not matches then return {-4, paths} end
+for _, members in ipairs(matches) do
   for _, member in ipairs(members) do deliver_event(member, ARGV[2], now) end
 end
-if looked_at then return {1, {'?'}} end
-redis.call('SET', KEYS[1], '', 'PX', RELAYED_MS)
+if has_conditions then return {1, {'?'}} end
+redis.call('SET', KEYS[1], '', 'PX', FORWARDED_MS)
 return {1, {}}

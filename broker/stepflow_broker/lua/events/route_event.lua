@@ -1,20 +1,23 @@
--- route_event: start the runs of one event, each once, end the waits that its values answer, and take it off the stream.
--- Refused when the registry of functions has changed since the router read it, or when values are needed that it has not
--- sent. When there are waits whose condition a worker has to look at, or other partitions (`keep`), the event stays on the
--- stream for that.
+-- route_event: start the runs of one event, each once, deliver it to the matching waits, and delete it from the stream.
+-- It is refused when the registry of functions has changed since the router read it, or when waits compare values whose
+-- digests the router has not sent. The event stays on the stream when there are waits with a condition that a worker
+-- must evaluate, or other partitions (`keep`).
 -- USES     clock jobs waits state concurrency runs invokes cancellation start_rules events
 -- KEYS     1 events  2 version
--- ARGV     1 now_ms  2 version  3 group  4 entry  5 event  6 dedupe_ms  7 name  8 keep (1 or 0)  9 values: how many
---          10.. paths, digest, ... then run, app, function, queue, retention_ms, rules (as start_run), ...
+-- ARGV     1 now_ms  2 version  3 group  4 entry  5 event  6 dedupe_ms  7 name  8 keep (1 or 0)
+--          9 digests: how many  10.. paths, digest, ... then run, app, function, queue, retention_ms,
+--          rules (see read_rules), ...
 -- MOVES    step waiting -> memo; start
--- RETURNS  {number of runs started | -3 STALE_REGISTRY | -4 MORE_VALUES, paths that are waited for}
-local RECENT_EVENTS = 1000 -- what a look-back can find: so many of a name,
-local RECENT_MS = 3600000 -- for so long
+-- RETURNS  {number of runs started | -3 STALE_REGISTRY | -4 MORE_VALUES, paths that waits compare}
+local MAX_HISTORY = 1000 -- events of a name that a look-back can find
+local HISTORY_MS = 3600000 -- after the last event of the name
 if tonumber(redis.call('GET', KEYS[2]) or 0) ~= tonumber(ARGV[2]) then return {-3, {}} end
-local now, started, more, event, name = clock(ARGV[1]), 0, {'dedupe_ms', ARGV[6]}, ARGV[5], ARGV[7]
+local now, started, event, name = clock(ARGV[1]), 0, ARGV[5], ARGV[7]
+local more = {'dedupe_ms', ARGV[6]}
 local digests, i = read_digests(9)
-local met, looked_at, waited = waits_met(name, digests) -- a run that the event starts is not cancelled by it
-if not met then return {-4, waited} end
+-- before the runs start: an event must not cancel a run that it starts
+local matches, has_conditions, paths = matching_waits(name, digests)
+if not matches then return {-4, paths} end
 while i <= #ARGV do
   local run, rules, following = ARGV[i], read_rules(i + 5)
   if redis.call('EXISTS', RUN .. run) == 0 and start_or_skip(run, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], event, now,
@@ -23,13 +26,13 @@ while i <= #ARGV do
   end
   i = following
 end
-for _, members in ipairs(met) do
+for _, members in ipairs(matches) do
   for _, member in ipairs(members) do deliver_event(member, event, now) end
 end
-if not looked_at and ARGV[8] == '0' then
+if not has_conditions and ARGV[8] == '0' then
   redis.call('XACK', KEYS[1], ARGV[3], ARGV[4])
   if redis.call('XDEL', KEYS[1], ARGV[4]) == 0 then return {started, {}} end -- routed before
 end
-redis.call('XADD', EVENT_HISTORY .. name, 'MAXLEN', '~', RECENT_EVENTS, '*', 'event', event)
-redis.call('PEXPIRE', EVENT_HISTORY .. name, RECENT_MS)
-return {started, looked_at and {'?'} or {}}
+redis.call('XADD', EVENT_HISTORY .. name, 'MAXLEN', '~', MAX_HISTORY, '*', 'event', event)
+redis.call('PEXPIRE', EVENT_HISTORY .. name, HISTORY_MS)
+return {started, has_conditions and {'?'} or {}}

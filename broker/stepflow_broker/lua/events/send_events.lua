@@ -1,7 +1,7 @@
--- send_events: put the events of a step on the stream and store the step's memo, once.
+-- send_events: add the events of a step to the stream and store the memo of the step, once.
 -- USES     clock jobs waits state concurrency runs
--- KEYS     1 run  2 memos  3 order  4 events
--- ARGV     1 run  2 fence  3 step_key  4 memo  5.. event, id, dedupe (1 or 0), ...
+-- KEYS     1 run  2 memos  3 memo_order  4 events
+-- ARGV     1 run  2 fence  3 step_key  4 memo  5.. event, event_id, dedupe (1 or 0), ...
 -- MOVES    step none -> memo
 -- RETURNS  {1 STORED | 0 ALREADY_STORED | -1 NO_RUN | -2 STALE_FENCE, position}
 local run, key, memo = ARGV[1], ARGV[3], ARGV[4]

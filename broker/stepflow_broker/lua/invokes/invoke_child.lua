@@ -1,11 +1,11 @@
 -- invoke_child: start a child run for a step of its parent, once, with the timeout key that bounds the wait.
--- The parent's step is resolved at once when the function does not exist (`refusal`) or its flow control skips the run, or it is paused.
--- Refused when the registry of functions has changed since the parent's worker read it.
+-- The step is resolved at once when the function does not exist (`refusal`) or is paused, or when its flow control
+-- skips the run. The script is refused when the registry of functions has changed since the parent's worker read it.
 -- USES     clock jobs waits state concurrency runs invokes remote_children cancellation start_rules
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 version  5 step_key  6 step_id  7 detail (rest of the memo's JSON)
 --          8 timeout_ms  9 timeout_memo  10 refusal ('' or a memo)  11 child  12 app  13 function  14 queue  15 event
---          16 depth  17 retention_ms  18.. rules (as start_run)
+--          16 depth  17 retention_ms  18.. rules (see read_rules)
 -- MOVES    step none -> waiting|memo; step waiting -> memo; start
 -- RETURNS  {1 STARTED | 0 ALREADY | 3 RESOLVED | -1 NO_RUN | -2 STALE_FENCE | -3 STALE_REGISTRY, position, memo}
 local now, run, key, child = clock(ARGV[1]), ARGV[2], ARGV[5], ARGV[11]

@@ -1,4 +1,4 @@
--- wake_parent: resolve the step of a parent that waits for a child that has ended, and let the parent go on.
+-- wake_parent: resolve the step that waits for an ended child, and continue the parent.
 -- USES     clock jobs waits state concurrency runs invokes
 -- KEYS     1 run (the child's)
 -- ARGV     1 now_ms  2 child  3 worker
@@ -6,5 +6,5 @@
 -- RETURNS  {1 RESOLVED | 0 ALREADY, position, memo, parent, step_key}
 local position, memo, run, key, was = resolve_by_child(ARGV[2])
 if position == 0 then return {0, 0, '', '', ''} end
-memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[3])
+wake_run(run, was, key, position, memo, clock(ARGV[1]), ARGV[3])
 return {1, position, memo, run, key}

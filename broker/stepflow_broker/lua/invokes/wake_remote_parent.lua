@@ -1,13 +1,13 @@
--- wake_remote_parent: resolve the step of a parent that waits for a child that has ended in another partition, and let it go on.
--- The message that has the child started is dropped, if it is there still: the child is not to be made again.
+-- wake_remote_parent: resolve the step that waits for an ended child of another partition, and continue the parent.
+-- The message that starts the child is deleted, so that no delivery creates the child again.
 -- USES     clock jobs waits state concurrency runs invokes
 -- KEYS     1 run (the parent's)
--- ARGV     1 now_ms  2 run  3 step_key  4 child  5 status  6 payload  7 reason  8 message  9 worker
+-- ARGV     1 now_ms  2 run  3 step_key  4 child  5 status  6 payload  7 reason  8 start_message  9 worker
 -- MOVES    step waiting -> memo; wake
 -- RETURNS  {1 RESOLVED | 0 ALREADY, position, memo}
 local run, key = ARGV[2], ARGV[3]
-drop_entry(ARGV[8])
+ack_entry(ARGV[8])
 local position, memo, was = resolve_step(run, key, ARGV[4], ARGV[5], ARGV[6], ARGV[7])
 if position == 0 then return {0, 0, ''} end
-memo_comes(run, was, key, position, memo, clock(ARGV[1]), ARGV[9])
+wake_run(run, was, key, position, memo, clock(ARGV[1]), ARGV[9])
 return {1, position, memo}

@@ -1,5 +1,5 @@
--- extend_leases: keep the leases of jobs that a worker still works on, and their slots.
--- A lease whose slot was given to another is lost: it had lapsed.
+-- extend_leases: extend the leases of jobs that a worker executes, and their concurrency slots.
+-- A lease is lost when a slot of its job has expired and another job has taken it.
 -- USES     clock jobs state concurrency
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2 lease_ms  3.. job, fence, ...
@@ -12,7 +12,7 @@ for i = 3, #ARGV, 2 do
   local run, key = split_job(job)
   local was = read_run(run)
   local held = key == '' and holds_run(was, fence) or key ~= '' and holds_step(run, key, fence)
-  if held and (not was.gates or keep_slots(job, was, expiry)) then
+  if held and (not was.concurrency or extend_slots(job, was, expiry)) then
     redis.call('ZADD', KEYS[1], expiry, job)
     local list = key == '' and was.list or list_of(was.queue, true)
     redis.call('ZADD', RQ_WIP .. list, 'XX', shown_until, job .. ':' .. fence)

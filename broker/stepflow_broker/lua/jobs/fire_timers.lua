@@ -1,12 +1,13 @@
--- fire_timers: do what is due.
--- A member says what: job:<job> queues a delayed job; wait:<run>:<step key> ends the wait for a child, an event or a time;
--- resume:<subject> lets go on what a pause has held up; start:<run> and finish:<run> cancel a run that has not started, or ended, in time.
+-- fire_timers: fire the timers that are due.
+-- The member names the action: job:<job> queues a delayed job. wait:<run>:<step key> ends the wait for a child, an
+-- event or a time. resume:<subject> continues what a pause has stopped. start:<run> and finish:<run> cancel a run that
+-- has not started, or ended, in time.
 -- USES     clock jobs waits state concurrency pauses runs invokes cancellation
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
 -- MOVES    run waiting -> queued; continuation delayed -> queued|gated; step delayed -> queued|gated;
 --          step waiting -> memo; cancel
--- RETURNS  {how many were due, milliseconds until the next (-1: there is none)}
+-- RETURNS  {how many timers fired, milliseconds until the next (-1: there is none)}
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if not first[1] then return {0, -1} end
 local now = clock(ARGV[1])
@@ -31,17 +32,17 @@ for _, member in ipairs(due) do
     if step[1] == 'waiting' then
       local position, memo, was, _ = 0
       if step[2] then position, memo, _, _, was = resolve_by_child(step[2]) end
-      if position == 0 then -- no child, or it has not ended, or is away: the first outcome that is known here wins
+      if position == 0 then -- no child, a live child, or a remote child: the time is over
         memo, was = redis.call('GET', TIMEOUT .. run .. ':' .. key), read_run(run)
         drop_wait(run, key, step[3])
         position = select(2, record_memo(run, was, key, memo))
       end
-      memo_comes(run, was, key, position, memo, now, '')
+      wake_run(run, was, key, position, memo, now, '')
     end
   elseif kind == 'resume' then
-    go_on(subject, now)
+    resume_subject(subject, now)
   else
-    cancel_late(subject, kind, now)
+    cancel_overdue(subject, kind, now)
   end
 end
 local following = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')

@@ -1,10 +1,10 @@
--- park_run: give up the continuation of a run that waits for steps; the next of them to end queues it again.
+-- park_run: end the lease of a run that waits for steps. The next step that ends queues its continuation again.
 -- USES     clock jobs waits state concurrency runs
--- KEYS     1 run  2 order
--- ARGV     1 now_ms  2 run  3 fence  4 applied
+-- KEYS     1 run  2 memo_order
+-- ARGV     1 now_ms  2 run  3 fence  4 applied (how many memos the worker has replayed)
 -- MOVES    run running -> waiting; continuation leased -> parked; promote
--- RETURNS  1 PARKED, 2 MORE (a memo came meanwhile: the lease is kept), -1 NO_RUN, -2 STALE_FENCE,
---          0 NOTHING_TO_WAIT_FOR (memos or steps that the worker knows of were lost: the lease is kept)
+-- RETURNS  1 PARKED, 2 MORE (there is a newer memo: the lease is kept), -1 NO_RUN, -2 STALE_FENCE,
+--          0 NOTHING_TO_WAIT_FOR (the server has lost memos or steps: the lease is kept)
 local run, fence, was = ARGV[2], ARGV[3], read_run(ARGV[2])
 if not holds_run(was, fence) then return refusal(was) end
 if redis.call('LLEN', KEYS[2]) > tonumber(ARGV[4]) then return 2 end

@@ -1,9 +1,9 @@
--- release_jobs: hand leased jobs back to the fronts of their lists, to be taken by any worker at once.
+-- release_jobs: put leased jobs back at the front of their lists, so that any worker can claim them at once.
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2.. job, fence, ...
 -- MOVES    run running -> queued; continuation leased -> queued|gated; step leased -> queued|gated; promote
--- RETURNS  the number of jobs handed back
+-- RETURNS  the number of released jobs
 local now, count = clock(ARGV[1]), 0
 for i = 2, #ARGV, 2 do
   local job, fence = ARGV[i], ARGV[i + 1]

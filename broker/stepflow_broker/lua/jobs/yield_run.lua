@@ -1,4 +1,4 @@
--- yield_run: put the continuation of a run back on its list, so that other runs have their turn.
+-- yield_run: put the continuation of a run back at the end of its list, so that other runs are executed too.
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence

@@ -1,6 +1,6 @@
--- clock: Redis time is the only clock; a test passes its own.
+-- clock: the time of the Redis server is the only clock. Tests pass their own time.
 
--- now_ms argument (0: ask Redis) -> milliseconds since the epoch
+-- the argument now_ms (0: the time of the server) -> milliseconds since the epoch
 local function clock(now_ms)
   local given = tonumber(now_ms)
   if given > 0 then return given end
@@ -10,7 +10,8 @@ end
 
 local iso_ms, iso_text
 
--- milliseconds since the epoch -> the ISO 8601 text that RQ keeps in its hashes; a script asks for one time again and again
+-- milliseconds since the epoch -> the ISO 8601 text that RQ stores. The last result is cached: a script uses one time
+-- often.
 local function iso8601(ms)
   if ms == iso_ms then return iso_text end
   local seconds = math.floor(ms / 1000)

@@ -1,141 +1,148 @@
--- concurrency: how many jobs of a kind may be executed at once. A run's field `gates` names its gates, each with its limit.
--- A job that passes has a slot at each: a member of a zset, with the time at which it lapses, so that a crash leaks none.
--- A job that finds no slot stands in the gate's line, older runs first, and gets the next slot in the script that frees it.
--- Gates are passed one after the other, those of one function before those that functions share: whoever stands in line
--- at the second keeps its slot at the first. So a tenant has no more jobs in a shared line than slots of its own.
+-- concurrency: how many jobs may be executed at once, under each concurrency limit.
+-- The run's field `concurrency` lists the limits of its jobs. A limit has a name, `<scope>:<key>=<value>`. A job needs
+-- one slot of each limit. A slot is a member of a zset, scored with the time at which it expires. So a crash never
+-- leaks a slot. A job without a slot waits in the limit's wait list. The script that frees a slot gives it to the first
+-- job of the wait list: the one with the oldest run. A job acquires its slots one limit after the other: the function's
+-- own limits first, then those that functions share. It keeps the first slots while it waits for the next. So a tenant
+-- has at most as many jobs in the wait list of a shared limit as it has slots of its own.
 
--- A gate that is paused lets nobody pass. The jobs of a paused function stand in a line of its own. New runs that have a
--- priority, and no gates, stand in the line of their queue, from which claim_jobs takes them in their turn.
+-- A paused limit gives out no slots. Jobs of a paused function wait in the wait list `function <app/id>`. New runs with
+-- a priority and without limits wait in the wait list `queue <queue>`, from which claim_jobs takes them.
 
-local RESERVED_MS = 60000 -- how long a job on a queue keeps its slots
+local RESERVED_MS = 60000 -- how long a job keeps its slots while it is on a queue
 
--- `gates`, as `<limit> <length of the name> <name>` again and again -> list of {name, limit}
-local function read_gates(text)
-  local gates, at = {}, 1
+-- the field `concurrency`, `<max_jobs> <length of the name> <name>` repeated -> list of {name, max_jobs}
+local function read_limits(text)
+  local limits, at = {}, 1
   text = text or ''
   while at <= #text do
-    local limit, size, first = string.match(text, '^(%d+) (%d+) ()', at)
-    gates[#gates + 1] = {name = string.sub(text, first, first + size - 1), limit = tonumber(limit)}
+    local max_jobs, size, first = string.match(text, '^(%d+) (%d+) ()', at)
+    limits[#limits + 1] = {name = string.sub(text, first, first + size - 1), max_jobs = tonumber(max_jobs)}
     at = first + size
   end
-  return gates
+  return limits
 end
 
-local open_gate -- see below
+local fill_slots -- defined below
 
 local function is_paused(kind, name)
   return redis.call('HEXISTS', PAUSED, kind .. ' ' .. name) == 1
 end
 
--- whether a job may have a slot at a gate: it has one, or one is free; those who stand in line come first
-local function has_room(gate, job, now, in_turn)
-  if is_paused('key', gate.name) then return false end
-  local slots = CONCURRENCY_SLOTS .. gate.name
+-- whether a job has a slot of a limit, or may take a free one. Jobs in the wait list come first: only a job that was
+-- popped from it (`is_promoted`) takes a slot ahead of the others.
+local function has_slot(limit, job, now, is_promoted)
+  if is_paused('key', limit.name) then return false end
+  local slots = CONCURRENCY_SLOTS .. limit.name
   if redis.call('ZSCORE', slots, job) then return true end
-  if not in_turn then open_gate(gate, now) end -- slots may have lapsed
-  return redis.call('ZCARD', slots) < gate.limit
+  if not is_promoted then fill_slots(limit, now) end -- slots may have expired
+  return redis.call('ZCARD', slots) < limit.max_jobs
 end
 
--- a job's place in line: those of started runs first, then by the time of the start, earlier for priority; of those
--- that start in the same ms, the one that came first
+-- the score of a job in a wait list: jobs of started runs first, then by creation time less the priority. Within the
+-- same millisecond, the job that came first.
 local function wait_position(run, was)
   local priority_ms = redis.call('HGET', RUN .. run, 'priority_ms') or 0
-  return (was.started_at and -1e12 or 0) + was.created_at - priority_ms + redis.call('INCR', WAIT_LIST_SEQ) % 4000 / 4000
+  local fraction = redis.call('INCR', WAIT_LIST_SEQ) % 4000 / 4000
+  return (was.started_at and -1e12 or 0) + was.created_at - priority_ms + fraction
 end
 
--- keep a job's slots until a later time -> whether it has them all; one that had lapsed may have been given to another
-local function keep_slots(job, was, until_ms)
+-- extend a job's slots until a later time -> whether it has them all. Another job may have an expired slot.
+local function extend_slots(job, was, until_ms)
   local has_all = true
-  for _, gate in ipairs(read_gates(was.gates)) do
-    local has = redis.call('ZSCORE', CONCURRENCY_SLOTS .. gate.name, job)
-    if has then redis.call('ZADD', CONCURRENCY_SLOTS .. gate.name, until_ms, job) end
+  for _, limit in ipairs(read_limits(was.concurrency)) do
+    local has = redis.call('ZSCORE', CONCURRENCY_SLOTS .. limit.name, job)
+    if has then redis.call('ZADD', CONCURRENCY_SLOTS .. limit.name, until_ms, job) end
     has_all = has_all and has
   end
   return has_all
 end
 
--- take a slot at each gate in turn -> the first that has none; the slots before it are kept for as long as it takes
-local function take_slots(job, was, now, until_ms, in_turn)
-  local gates, last, full = read_gates(was.gates), 0, nil
-  for n, gate in ipairs(gates) do
-    if not has_room(gate, job, now, in_turn == gate.name) then
-      full = gate
+-- acquire a slot of each limit in turn -> the first limit without a free slot, or nil. The slots acquired before it do
+-- not expire while the job waits. `promoted_from` is the wait list that the job was popped from.
+local function acquire_slots(job, was, now, until_ms, promoted_from)
+  local limits, last, full = read_limits(was.concurrency), 0, nil
+  for n, limit in ipairs(limits) do
+    if not has_slot(limit, job, now, promoted_from == limit.name) then
+      full = limit
       break
     end
-    redis.call('ZADD', CONCURRENCY_SLOTS .. gate.name, until_ms, job)
+    redis.call('ZADD', CONCURRENCY_SLOTS .. limit.name, until_ms, job)
     last = n
   end
-  for n = 1, full and last or 0 do redis.call('ZADD', CONCURRENCY_SLOTS .. gates[n].name, '+inf', job) end
+  for n = 1, full and last or 0 do redis.call('ZADD', CONCURRENCY_SLOTS .. limits[n].name, '+inf', job) end
   return full
 end
 
--- the line that a job has to stand in now, if any
-local function line_for(job, run, was, list, now, in_turn)
-  if was.gates then
-    local gate = take_slots(job, was, now, now + RESERVED_MS, in_turn)
-    return gate and gate.name
+-- the wait list that a job must wait in now, or nil
+local function wait_list_for(job, run, was, list, now, promoted_from)
+  if was.concurrency then
+    local full = acquire_slots(job, was, now, now + RESERVED_MS, promoted_from)
+    return full and full.name
   end
   if not was.started_at and redis.call('HEXISTS', RUN .. run, 'priority_ms') == 1 then return 'queue ' .. list end
 end
 
--- put a job on its list, or in the line in which it has to stand -> its state: queued or gated
-local function admit(job, run, was, list, description, now, again, in_turn)
-  local line = line_for(job, run, was, list, now, in_turn)
-  if not line then
-    push_job(job, list, description, now, again)
+-- put a job on its list, or in the wait list that it must wait in -> its state: queued or gated
+local function enqueue_or_wait(job, run, was, list, description, now, at_front, promoted_from)
+  local wait_list = wait_list_for(job, run, was, list, now, promoted_from)
+  if not wait_list then
+    push_job(job, list, description, now, at_front)
     return 'queued'
   end
   describe_job(job, list, 'deferred', description, now)
-  redis.call('ZADD', WAIT_LIST .. line, wait_position(run, was), job)
-  if line == 'queue ' .. list and redis.call('ZCARD', WAIT_LIST .. line) == 1 then redis.call('PUBLISH', READY, list) end
+  redis.call('ZADD', WAIT_LIST .. wait_list, wait_position(run, was), job)
+  if wait_list == 'queue ' .. list and redis.call('ZCARD', WAIT_LIST .. wait_list) == 1 then
+    redis.call('PUBLISH', READY, list)
+  end
   return 'gated'
 end
 
--- put a job that stood in a line, and is now the first of it, on its list, or in the next line
-local function call_up(job, line, now)
+-- put a job that was popped from a wait list on its list, or in the next wait list
+local function promote(job, wait_list, now)
   local run, key = split_job(job)
   local was = read_run(run)
-  local name = was.live and was.app .. '/' .. was.fn
+  local name = was.live and was.app .. '/' .. was.function_id
   if key == '' and was.continuation == 'gated' then
-    local state = admit(job, run, was, list_of(was.queue, was.started_at), name, now, false, line)
+    local state = enqueue_or_wait(job, run, was, list_of(was.queue, was.started_at), name, now, false, wait_list)
     redis.call('HSET', RUN .. run, 'continuation', state)
   elseif was.live and redis.call('HGET', STEPS .. run, key .. ':state') == 'gated' then
     local id = redis.call('HGET', STEPS .. run, key)
     local description = name .. ': ' .. string.sub(id, 1, 100)
-    local state = admit(job, run, was, list_of(was.queue, true), description, now, false, line)
+    local state = enqueue_or_wait(job, run, was, list_of(was.queue, true), description, now, false, wait_list)
     redis.call('HSET', STEPS .. run, key .. ':state', state)
   end
 end
 
--- give the free slots of a gate to those who stand in line
-function open_gate(gate, now)
-  redis.call('ZREMRANGEBYSCORE', CONCURRENCY_SLOTS .. gate.name, '-inf', now)
-  if is_paused('key', gate.name) then return end
-  while redis.call('ZCARD', CONCURRENCY_SLOTS .. gate.name) < gate.limit do
-    local job = redis.call('ZPOPMIN', WAIT_LIST .. gate.name)[1]
+-- give the free slots of a limit to the first jobs of its wait list
+function fill_slots(limit, now)
+  redis.call('ZREMRANGEBYSCORE', CONCURRENCY_SLOTS .. limit.name, '-inf', now)
+  if is_paused('key', limit.name) then return end
+  while redis.call('ZCARD', CONCURRENCY_SLOTS .. limit.name) < limit.max_jobs do
+    local job = redis.call('ZPOPMIN', WAIT_LIST .. limit.name)[1]
     if not job then return end
-    call_up(job, gate.name, now)
+    promote(job, limit.name, now)
   end
 end
 
--- put a job that was taken off its list in a line
-local function put_aside(job, run, key, was, line)
-  redis.call('ZREM', CONCURRENCY_SLOTS .. line, job)
-  redis.call('ZADD', WAIT_LIST .. line, wait_position(run, was), job)
+-- move a job that was popped from its list to a wait list
+local function defer(job, run, key, was, wait_list)
+  redis.call('ZREM', CONCURRENCY_SLOTS .. wait_list, job)
+  redis.call('ZADD', WAIT_LIST .. wait_list, wait_position(run, was), job)
   redis.call('HSET', RQ_JOB .. job, 'status', 'deferred')
   redis.call('HSET', key == '' and RUN .. run or STEPS .. run, key == '' and 'continuation' or key .. ':state', 'gated')
 end
 
-local function leave_lines(job, was)
-  redis.call('ZREM', WAIT_LIST .. 'function ' .. was.app .. '/' .. was.fn, job)
+local function leave_wait_lists(job, was)
+  redis.call('ZREM', WAIT_LIST .. 'function ' .. was.app .. '/' .. was.function_id, job)
   redis.call('ZREM', WAIT_LIST .. 'queue ' .. was.queue, job)
-  for _, gate in ipairs(read_gates(was.gates)) do redis.call('ZREM', WAIT_LIST .. gate.name, job) end
+  for _, limit in ipairs(read_limits(was.concurrency)) do redis.call('ZREM', WAIT_LIST .. limit.name, job) end
 end
 
--- free a job's slots, and give them to those who stand in line
-local function free_slots(job, was, now)
-  for _, gate in ipairs(read_gates(was.gates)) do
-    redis.call('ZREM', CONCURRENCY_SLOTS .. gate.name, job)
-    open_gate(gate, now)
+-- free a job's slots, and give them to the jobs that wait for them
+local function release_slots(job, was, now)
+  for _, limit in ipairs(read_limits(was.concurrency)) do
+    redis.call('ZREM', CONCURRENCY_SLOTS .. limit.name, job)
+    fill_slots(limit, now)
   end
 end

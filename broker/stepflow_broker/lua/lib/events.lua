@@ -1,6 +1,6 @@
--- events: how an event that has come ends the waits for it.
+-- events: how an event ends the waits for it.
 
--- an event of this name has come that cancels a run -> whether it did
+-- cancel a run by its cancel_on event number n, unless that has expired -> whether the run was cancelled
 local function cancel_by_event(run, n, now)
   local found = redis.call('HMGET', RUN .. run, 'cancel:' .. n, 'until:' .. n)
   if not found[1] or not is_live(run) or found[2] and now > tonumber(found[2]) then return false end
@@ -9,30 +9,31 @@ local function cancel_by_event(run, n, now)
   return true
 end
 
--- the waits that an event of this name meets; nothing when waits ask for values of which there is no digest by their paths
--- -> lists of members, whether there are waits that a worker has to look at, paths that are asked for
-local function waits_met(name, digests)
-  local waited, met, looked_at = redis.call('HKEYS', WAIT_COUNTS .. name), {}, false
-  for _, paths in ipairs(waited) do
-    if paths == '?' then
-      looked_at = true
-    elseif digests[paths] then
-      met[#met + 1] = redis.call('SMEMBERS', WAITS .. paths .. '\n' .. digests[paths] .. '\n' .. name)
+-- the waits that an event matches, by its name and the digests of its values
+-- -> lists of members, whether a worker must also match waits with a condition, all paths that waits compare
+-- -> nil, false, all paths: when a wait compares values at paths of which there is no digest
+local function matching_waits(name, digests)
+  local paths, matches, has_conditions = redis.call('HKEYS', WAIT_COUNTS .. name), {}, false
+  for _, compared in ipairs(paths) do
+    if compared == '?' then
+      has_conditions = true
+    elseif digests[compared] then
+      matches[#matches + 1] = redis.call('SMEMBERS', WAITS .. compared .. '\n' .. digests[compared] .. '\n' .. name)
     else
-      return nil, false, waited
+      return nil, false, paths
     end
   end
-  return met, looked_at, waited
+  return matches, has_conditions, paths
 end
 
--- paths and digests that stand in ARGV from a place on, their number first -> digests by paths, the next place
+-- digests in ARGV from an index on, as `count, paths, digest, ...` -> digests by paths, the index after them
 local function read_digests(at)
   local digests, following = {}, at + 1 + 2 * ARGV[at]
   for i = at + 1, following - 1, 2 do digests[ARGV[i]] = ARGV[i + 1] end
   return digests, following
 end
 
--- give an event to what waits for it, a step or, with a key `!<n>`, a run that it cancels, once -> whether it was given
+-- deliver an event to one wait, once: it ends a step, or cancels a run (key `!<n>`) -> whether the wait was still open
 local function deliver_event(member, event, now)
   local run, key = string.match(member, '^(.*):(!?%x+)$')
   if string.sub(key, 1, 1) == '!' then return cancel_by_event(run, string.sub(key, 2), now) end
@@ -42,6 +43,6 @@ local function deliver_event(member, event, now)
   local was = read_run(run)
   local memo = '{"data":' .. event .. ',"outcome":"came","ended_at":' .. now .. ',' .. step[3]
   local _, position = record_memo(run, was, key, memo)
-  memo_comes(run, was, key, position, memo, now, '')
+  wake_run(run, was, key, position, memo, now, '')
   return true
 end

@@ -27,22 +27,22 @@ local function is_ours(job)
 end
 
 local function has_gate(was, name)
-  for _, gate in ipairs(read_gates(was.gates)) do
+  for _, gate in ipairs(read_limits(was.concurrency)) do
     if gate.name == name then return gate end
   end
 end
 
 -- the names of the lines in which a job may stand: those of its gates, and that of its function while it is paused
 local function lines_of(was)
-  local lines = {'function ' .. was.app .. '/' .. was.fn, 'queue ' .. was.queue}
-  for _, gate in ipairs(read_gates(was.gates)) do lines[#lines + 1] = gate.name end
+  local lines = {'function ' .. was.app .. '/' .. was.function_id, 'queue ' .. was.queue}
+  for _, gate in ipairs(read_limits(was.concurrency)) do lines[#lines + 1] = gate.name end
   return lines
 end
 
 -- the list that a job waits in, and how RQ's tools describe it
 local function place_and_name(job, was)
   local run, key = split_job(job)
-  local name = was.app .. '/' .. was.fn
+  local name = was.app .. '/' .. was.function_id
   if key == '' then return list_of(was.queue, was.started_at), name end
   return list_of(was.queue, true), name .. ': ' .. string.sub(redis.call('HGET', STEPS .. run, key) or key, 1, 100)
 end

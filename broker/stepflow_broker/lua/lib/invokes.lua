@@ -1,23 +1,24 @@
--- invokes: how a child's end becomes the memo of its parent's step. The first outcome wins, once.
--- See children.lua for children that live elsewhere.
+-- invokes: how the end of a child becomes the memo of its parent's step. The first outcome wins, once.
+-- See remote_children.lua for children in other partitions.
 
 -- a text as JSON
-local function quoted(text)
+local function json_string(text)
   return '"' .. string.gsub(text, '[%c"\\]', function(c) return string.format('\\u%04x', string.byte(c)) end) .. '"'
 end
 
--- an entry of the stream has been seen to -> whether it was there
-local function drop_entry(entry)
+-- delete an entry of the stream of finished events -> whether it was there
+local function ack_entry(entry)
   redis.call('XACK', FINISHED, GROUP, entry)
   return redis.call('XDEL', FINISHED, entry) == 1
 end
 
--- the finished event has been seen to: from now on the child is kept for its retention
-local function drop_finished(child, entry, keep_ms)
-  if drop_entry(entry) and keep_ms then expire_run(child, keep_ms) end
+-- delete the finished event of a child, and start the child's retention
+local function ack_finished(child, entry, keep_ms)
+  if ack_entry(entry) and keep_ms then expire_run(child, keep_ms) end
 end
 
--- resolve a step by the end of its child -> position, memo, what the run was before; or 0 when it waits for no such child
+-- resolve a step by the end of its child -> position, memo, the run before; 0 when the step does not wait for this
+-- child
 local function resolve_step(run, key, child, status, payload, reason)
   local step = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':child', key .. ':detail')
   if step[1] ~= 'waiting' or step[2] ~= child then return 0 end
@@ -25,7 +26,7 @@ local function resolve_step(run, key, child, status, payload, reason)
   if status == 'completed' then
     memo = '{"data":' .. payload .. ',"outcome":"completed",' .. step[3]
   else
-    memo = '{"error":' .. payload .. ',"outcome":"' .. status .. '","reason":' .. quoted(reason) .. ',' .. step[3]
+    memo = '{"error":' .. payload .. ',"outcome":"' .. status .. '","reason":' .. json_string(reason) .. ',' .. step[3]
   end
   drop_wait(run, key)
   local was = read_run(run)
@@ -33,14 +34,14 @@ local function resolve_step(run, key, child, status, payload, reason)
   return position, memo, was
 end
 
--- resolve the step that waits for an ended child -> position, memo, run, step key, what the run was before;
--- or 0 and '' when no step of this partition waits for it any more
+-- resolve the step that waits for an ended child -> position, memo, run, step key, the run before;
+-- 0 and '' when no step of this partition waits for the child
 local function resolve_by_child(child)
   local state = redis.call('HMGET', RUN .. child, 'parent', 'parent_step', 'status', 'output', 'error', 'reason',
     'finished', 'keep_ms')
   local run, key, status = state[1], state[2], state[3]
   if not run or LIVE_STATUS[status] then return 0, '' end
-  if state[7] then drop_finished(child, state[7], state[8]) end
+  if state[7] then ack_finished(child, state[7], state[8]) end
   local position, memo, was = resolve_step(run, key, child, status, state[4] or state[5], state[6] or '')
   if position == 0 then return 0, '' end
   return position, memo, run, key, was

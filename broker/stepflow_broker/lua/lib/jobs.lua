@@ -1,7 +1,7 @@
--- jobs: step jobs in RQ's format, on RQ's lists, with leases.
--- A job is a hint: the run's `continuation` field and the steps hash say which jobs there should be.
+-- jobs: jobs in RQ's format, on RQ's lists, with leases.
+-- Jobs can be rebuilt: the run's field `continuation` and the hash of its steps say which jobs there must be.
 
-local RQ_GRACE_S = 3600 -- RQ is shown leases as this much longer, so that its clean-up never fails a job of ours
+local RQ_GRACE_S = 3600 -- added to leases in RQ's own sets, so that RQ's clean-up never fails a job of stepflow
 
 local function job_of(run, key)
   return key == '' and run or run .. '-' .. key
@@ -13,7 +13,7 @@ local function split_job(job)
   return job, ''
 end
 
--- jobs of runs that have started wait in a list of their own, which workers empty first
+-- jobs of started runs have a list of their own, which workers empty first
 local function list_of(queue, started)
   return started and queue .. ':steps' or queue
 end
@@ -24,11 +24,11 @@ local function describe_job(job, list, status, description, now, more)
     'created_at', iso8601(now), 'worker_name', '', 'started_at', '', unpack(more or {}))
 end
 
--- put a job on its list: at the end, or, one that was taken before, at the front
--- tell RQ and idle workers when a list is no longer empty; a worker that is not idle looks by itself
-local function push_job(job, list, description, now, again)
+-- put a job on its list: a new job at the end, a job that was claimed before at the front.
+-- RQ and idle workers are notified when a list is no longer empty. Busy workers poll.
+local function push_job(job, list, description, now, at_front)
   describe_job(job, list, 'queued', description, now, {'enqueued_at', iso8601(now)})
-  if redis.call(again and 'LPUSH' or 'RPUSH', RQ_QUEUE .. list, job) == 1 then
+  if redis.call(at_front and 'LPUSH' or 'RPUSH', RQ_QUEUE .. list, job) == 1 then
     redis.call('SADD', RQ_QUEUES, RQ_QUEUE .. list)
     redis.call('PUBLISH', READY, list)
   end
@@ -50,4 +50,3 @@ local function drop_lease(job, list, fence)
   redis.call('ZREM', LEASES, job)
   redis.call('ZREM', RQ_WIP .. list, job .. ':' .. fence)
 end
-

@@ -1,13 +1,14 @@
--- remote_children: how a step comes to wait for a child.
--- A child that lives in another partition than its parent is `away`. No script touches both, so they are told of one
--- another by messages: entries of the stream of finished events, which stay there until they have been delivered.
---   start <child>   in the parent's: recorded with the wait. The child is made by it, as often as it is delivered, once.
---   cancel <child>  in the parent's: it was cancelled.
---   away <child>    in the child's: it has ended. The step is resolved by it, if it waits still.
--- A step that waits for such a child has its message in the field `<key>:away`, and the child in `asked`. The child is
--- kept until the parent knows of its end, and that is when the message is gone at the latest; so it cannot be made again.
+-- remote_children: how a step starts to wait for a child.
+-- A remote child lives in another partition than its parent. No script can touch both partitions, so messages connect
+-- them: entries of the stream of finished events, which stay there until a worker has delivered them.
+--   start <child>       in the parent's partition, recorded with the wait. Its delivery creates the child, once.
+--   cancel <child>      in the parent's partition: the child's parent was cancelled.
+--   remote_run <child>  in the child's partition: the child has ended. Its delivery resolves the step.
+-- The step's field `<key>:message` and the child's field `start_message` have the id of the start message. The child is
+-- kept until its parent knows that it has ended. The start message is deleted at that time at the latest, so no later
+-- delivery creates the child again.
 
--- why a step cannot be made to wait for a child, as a code; nothing if it can
+-- why a step cannot start to wait for a child: a status code; nil if it can
 local function invoke_refusal(run, was, fence, key, version)
   if not holds_run(was, fence) then return refusal(was) end
   if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then

@@ -1,46 +1,48 @@
 -- runs: the life of a run and of its continuation.
--- The continuation is the run's own job. Field `continuation`: queued | leased | delayed | none at all (the run waits
--- for steps). It is queued at most once, however many steps end together.
+-- The continuation is the run's own job, which replays its code. The field `continuation` has its state. A parked run,
+-- which waits for its steps, has no such field. The continuation is queued at most once, however many steps end at the
+-- same time.
 
--- A run with a parent leaves a finished event on the stream when it ends; wake_parent resolves the parent's step by it.
--- The parent of a run may live in another partition; then it is in the field `away_parent`, and the event is a message,
--- which a worker takes there.
+-- A run with a parent adds a finished event to the stream when it ends, and wake_parent resolves the parent's step by
+-- it. If the parent lives in another partition, it is in the field `remote_parent`, and the finished event is a message
+-- that a worker delivers to that partition.
 
--- make a run, and queue it: now, or, when `due` says so, later
-local function create_run(run, app, fn, queue, event, now, more, gated, due)
-  redis.call('HSET', RUN .. run, 'app', app, 'function', fn, 'queue', queue, 'event', event, 'attempt', 0,
+-- create a run and queue it, or delay it until `due`. `may_wait` says that its job may need to enter a wait list.
+local function create_run(run, app, function_id, queue, event, now, more, may_wait, due)
+  redis.call('HSET', RUN .. run, 'app', app, 'function', function_id, 'queue', queue, 'event', event, 'attempt', 0,
     'created_at', now, 'status', due and 'waiting' or 'queued', 'continuation', due and 'delayed' or 'queued',
     unpack(more or {}))
   redis.call('ZADD', LIVE, now, run)
-  local list, name = list_of(queue, false), app .. '/' .. fn
+  local list, name = list_of(queue, false), app .. '/' .. function_id
   if due then
     redis.call('HSET', RUN .. run, 'due', due)
     delay_job(run, list, name, now, due)
-  elseif gated then
-    redis.call('HSET', RUN .. run, 'continuation', admit(run, run, read_run(run), list, name, now))
+  elseif may_wait then
+    redis.call('HSET', RUN .. run, 'continuation', enqueue_or_wait(run, run, read_run(run), list, name, now))
   else
     push_job(run, list, name, now)
   end
 end
 
 -- queue the continuation of a run that has none
-local function queue_run(run, was, now, again)
-  local state = admit(run, run, was, list_of(was.queue, was.started_at), was.app .. '/' .. was.fn, now, again)
+local function queue_run(run, was, now, at_front)
+  local list, name = list_of(was.queue, was.started_at), was.app .. '/' .. was.function_id
+  local state = enqueue_or_wait(run, run, was, list, name, now, at_front)
   redis.call('HSET', RUN .. run, 'continuation', state, 'status', 'queued')
 end
 
--- the lease of a job is over: its slots are free
+-- end the lease of a job, and free its concurrency slots
 local function end_lease(job, was, list, fence, now)
   drop_lease(job, list, fence)
-  if was.gates then free_slots(job, was, now) end
+  if was.concurrency then release_slots(job, was, now) end
 end
 
-local function requeue_run(run, was, now, again)
+local function requeue_run(run, was, now, at_front)
   redis.call('HDEL', RUN .. run, 'lease', 'list', 'owner')
-  queue_run(run, was, now, again)
+  queue_run(run, was, now, at_front)
 end
 
--- record how a step ended, once -> stored (1 or 0), position
+-- record the memo of a step, once -> stored (1 or 0), position
 local function record_memo(run, was, key, memo)
   if was.deaths then redis.call('HDEL', RUN .. run, 'deaths') end
   if redis.call('HSETNX', MEMOS .. run, key, memo) == 1 then
@@ -49,9 +51,9 @@ local function record_memo(run, was, key, memo)
   return 0, redis.call('LPOS', MEMO_ORDER .. run, key) + 1
 end
 
--- let the run go on after a memo: queue the continuation of one that waits; one that is queued, leased or delayed will
--- see what is new anyway, and a worker that holds it, other than the caller, is told the memo
-local function memo_comes(run, was, key, position, memo, now, caller)
+-- continue a run after a new memo: queue the continuation of a parked run. A continuation in another state reads the
+-- memo when it runs next. A worker that has its lease, other than the caller, is notified of the memo.
+local function wake_run(run, was, key, position, memo, now, caller)
   if not was.continuation then
     queue_run(run, was, now)
   elseif was.continuation == 'leased' and was.owner ~= caller then
@@ -59,7 +61,7 @@ local function memo_comes(run, was, key, position, memo, now, caller)
   end
 end
 
--- forget a planned step that has ended; only one that has been tried before has the later fields
+-- delete the fields of a planned step. Only a step that was attempted before has the later fields.
 local function drop_planned_step(run, key, tried)
   redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':owner')
   if tried then
@@ -67,11 +69,11 @@ local function drop_planned_step(run, key, tried)
   end
 end
 
--- drop every job and wait that planned steps still have -> the runs that were waited for here, the jobs, and the runs
--- that were waited for in other partitions, each with the message that has it started
+-- delete every job and wait of the steps -> the children in this partition that steps waited for, the jobs, and the
+-- remote children as {run, start_message}
 local function drop_steps(run, was)
   local steps = redis.call('HGETALL', STEPS .. run)
-  local fields, children, jobs, away, list = {}, {}, {}, {}, list_of(was.queue, true)
+  local fields, children, jobs, remote, list = {}, {}, {}, {}, list_of(was.queue, true)
   for i = 1, #steps, 2 do fields[steps[i]] = steps[i + 1] end
   for field, state in pairs(fields) do
     local key = string.match(field, '^(%x+):state$')
@@ -81,8 +83,12 @@ local function drop_steps(run, was)
       jobs[#jobs + 1] = job
       if state == 'waiting' then
         drop_wait(run, key, fields[key .. ':index'])
-        local child, message = fields[key .. ':child'], fields[key .. ':away']
-        if message then away[#away + 1] = {child, message} else children[#children + 1] = child end
+        local child, message = fields[key .. ':child'], fields[key .. ':message']
+        if message then
+          remote[#remote + 1] = {run = child, start_message = message}
+        else
+          children[#children + 1] = child
+        end
       elseif state == 'leased' then
         drop_lease(job, list, fields[key .. ':lease'])
       elseif state == 'delayed' then
@@ -91,11 +97,11 @@ local function drop_steps(run, was)
       elseif state == 'queued' then
         redis.call('LREM', RQ_QUEUE .. list, 1, job)
       elseif state == 'gated' then
-        leave_lines(job, was)
+        leave_wait_lists(job, was)
       end
     end
   end
-  return children, jobs, away
+  return children, jobs, remote
 end
 
 local function expire_run(run, keep_ms)
@@ -103,8 +109,8 @@ local function expire_run(run, keep_ms)
   if redis.call('PEXPIRE', MEMO_ORDER .. run, keep_ms) == 1 then redis.call('PEXPIRE', MEMOS .. run, keep_ms) end
 end
 
--- end a run: no job, lease, timer or wait stays; the truth stays for the retention -> its holder, its children here and
--- in other partitions
+-- end a run: delete its jobs, leases, timers and waits, and keep its hash and memos for the retention -> the worker
+-- that had its lease, and the children that it waited for, in this partition and in others
 local function end_run(run, was, status, field, payload, now, retention_ms)
   local queue = was.queue
   if was.continuation == 'leased' then
@@ -117,15 +123,15 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
     redis.call('ZREM', TIMEOUTS, 'job:' .. run)
     redis.call('ZREM', RQ_SCHEDULED .. list_of(queue, was.started_at), run)
   elseif was.continuation == 'gated' then
-    leave_lines(run, was)
+    leave_wait_lists(run, was)
   end
   if was.singleton and redis.call('GET', SINGLETON .. was.singleton) == run then
     redis.call('DEL', SINGLETON .. was.singleton)
   end
-  if was.bounds then drop_bounds(run, was.bounds) end
-  local children, jobs, away = {}, {}, {}
+  if was.cancel_events then drop_cancellation(run, was.cancel_events) end
+  local children, jobs, remote = {}, {}, {}
   if redis.call('EXISTS', STEPS .. run) == 1 then
-    children, jobs, away = drop_steps(run, was)
+    children, jobs, remote = drop_steps(run, was)
     redis.call('DEL', STEPS .. run)
   end
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload)
@@ -141,25 +147,25 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
     redis.call('DEL', RQ_JOB .. run)
   end
   redis.call('PUBLISH', RUN_ENDED .. run, status)
-  local kind = was.parent and 'run' or was.away_parent and 'away' or was.batch == run and 'batch'
-  if kind then -- kept until its parent, or its batch, knows, however long no worker looks
+  local kind = was.parent and 'run' or was.remote_parent and 'remote_run' or was.batch == run and 'batch'
+  if kind then -- no expiry until its parent, or the members of its batch, know that it has ended
     local entry = redis.call('XADD', FINISHED, '*', kind, run)
     redis.call('HSET', RUN .. run, 'finished', entry, 'keep_ms', keep_ms)
   else
     expire_run(run, keep_ms)
   end
-  if was.gates then
+  if was.concurrency then
     jobs[#jobs + 1] = run
-    for _, job in ipairs(jobs) do free_slots(job, was, now) end
+    for _, job in ipairs(jobs) do release_slots(job, was, now) end
   end
-  return was.owner, children, away
+  return was.owner, children, remote
 end
 
-local function requeue_step(run, was, key, now, again)
+local function requeue_step(run, was, key, now, at_front)
   local list, job = list_of(was.queue, true), job_of(run, key)
   redis.call('ZREM', RQ_SCHEDULED .. list, job)
   redis.call('HDEL', STEPS .. run, key .. ':lease', key .. ':owner')
   local id = redis.call('HGET', STEPS .. run, key) or key
-  local description = was.app .. '/' .. was.fn .. ': ' .. string.sub(id, 1, 100)
-  redis.call('HSET', STEPS .. run, key .. ':state', admit(job, run, was, list, description, now, again))
+  local description = was.app .. '/' .. was.function_id .. ': ' .. string.sub(id, 1, 100)
+  redis.call('HSET', STEPS .. run, key .. ':state', enqueue_or_wait(job, run, was, list, description, now, at_front))
 end

@@ -1,5 +1,5 @@
--- pause: let nothing more be executed of a function, from a queue, or for a key, until it is resumed. Nothing is dropped.
--- Paused again, it has the new reason, and is paused since the first time.
+-- pause: stop the execution of a function, of a queue, or of a concurrency key, until it is resumed.
+-- Queued work is kept. A second pause replaces the reason and keeps the time of the first.
 -- USES     clock
 -- KEYS     1 paused
 -- ARGV     1 now_ms  2 subject  3 reason

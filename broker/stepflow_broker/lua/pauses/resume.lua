@@ -1,5 +1,5 @@
--- resume: let a function, a queue or a key go on.
--- What was put aside goes back to its queue by a timer, so that it does whoever dies.
+-- resume: end the pause of a function, a queue or a concurrency key.
+-- A timer queues the deferred jobs, so no crash loses them.
 -- USES     clock
 -- KEYS     1 paused
 -- ARGV     1 now_ms  2 subject

@@ -1,7 +1,7 @@
--- agree_partitions: into how many partitions the keys are divided; who asks first decides.
+-- agree_partitions: the number of partitions of the keys. The first caller sets it.
 -- KEYS     1 partitions
--- ARGV     1 how many
+-- ARGV     1 count
 -- MOVES    none
--- RETURNS  how many
+-- RETURNS  the count that all processes use
 redis.call('SET', KEYS[1], ARGV[1], 'NX')
 return tonumber(redis.call('GET', KEYS[1]))

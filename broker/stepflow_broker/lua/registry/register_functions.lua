@@ -1,4 +1,4 @@
--- register_functions: make an app's functions known, so that events and references find them.
+-- register_functions: store the configs of an app's functions, so that events and references find them.
 -- KEYS     1 functions  2 version
 -- ARGV     1.. name, config, ...
 -- MOVES    none

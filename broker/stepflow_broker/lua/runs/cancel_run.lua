@@ -1,5 +1,5 @@
--- cancel_run: end a run that is not wanted any more, and, unless told otherwise, the children that it waits for.
--- A handler that runs is not interrupted; its result is refused.
+-- cancel_run: cancel a live run and, with `with_children`, the children that it waits for.
+-- A handler that is executing is not interrupted. Its result is refused.
 -- USES     clock jobs waits state concurrency runs invokes cancellation
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 reason (JSON of a failure)  4 retention_ms  5 with_children (1 or 0)

@@ -1,9 +1,9 @@
--- end_batch: end the runs of a batch that has ended, as it has ended, and tell their parents.
+-- end_batch: end the members of an ended batch with the outcome of the batch, and resolve their parents' steps.
 -- USES     clock jobs waits state concurrency runs invokes cancellation
 -- KEYS     1 run (the batch)
 -- ARGV     1 now_ms  2 batch  3 limit
 -- MOVES    run waiting -> completed|failed|cancelled; continuation batched -> none; step waiting -> memo; wake
--- RETURNS  how many runs it has still to end
+-- RETURNS  how many members are still live
 local now, batch = clock(ARGV[1]), ARGV[2]
 local ended = redis.call('HMGET', KEYS[1], 'status', 'output', 'error', 'finished', 'keep_ms', 'retention_ms')
 if not ended[1] or LIVE_STATUS[ended[1]] then return 0 end
@@ -14,7 +14,7 @@ for _, run in ipairs(members) do
   if was.live then end_run(run, was, ended[1], field, payload, now, tonumber(ended[6])) end
 end
 redis.call('LTRIM', BATCHED .. batch, #members, -1)
-tell_parents(members, now)
+wake_parents(members, now)
 local left = redis.call('LLEN', BATCHED .. batch)
-if left == 0 then drop_finished(batch, ended[4], ended[5]) end
+if left == 0 then ack_finished(batch, ended[4], ended[5]) end
 return left

@@ -1,8 +1,9 @@
--- finish_run: end a run whose code came to its end; one that failed is an event, for functions that want to know.
+-- finish_run: end a run whose code has returned or failed.
+-- The failed event starts functions that subscribe to failures.
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 run  2 events
 -- ARGV     1 now_ms  2 run  3 fence  4 status  5 field (output or error)  6 payload  7 retention_ms
---          8 failed_event (or '')  9 its id
+--          8 failed_event ('': none)  9 event_id (of the failed event)
 -- MOVES    run running -> completed|failed; continuation leased -> none;
 --          step queued|gated|leased|delayed|waiting -> none; promote
 -- RETURNS  1 ENDED, 0 ALREADY_ENDED, -1 NO_RUN, -2 STALE_FENCE

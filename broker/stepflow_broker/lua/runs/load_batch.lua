@@ -1,6 +1,6 @@
--- load_batch: the events of a batch, in the order in which they came.
+-- load_batch: the events of a batch, in the order in which its members were started.
 -- KEYS     1 batched
--- ARGV     1 run (the key of a run without its id)
+-- ARGV     1 run_prefix (the key of a run without its id)
 -- MOVES    none
 -- RETURNS  list of events
 local events = {}

@@ -1,6 +1,6 @@
--- load_run: the truth of a run, and its memos in the order in which they were recorded, from a position on.
--- KEYS     1 run  2 memos  3 order
--- ARGV     1 applied  2 with_run (1 or 0)
+-- load_run: the fields of a run, and its memos in the order in which they were recorded, from a position on.
+-- KEYS     1 run  2 memos  3 memo_order
+-- ARGV     1 applied (how many memos to leave out)  2 with_run (1 or 0)
 -- MOVES    none
 -- RETURNS  {run fields, {key, memo, key, memo, ...}}
 local fields = ARGV[2] == '1' and redis.call('HGETALL', KEYS[1]) or {}

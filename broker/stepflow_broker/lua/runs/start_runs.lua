@@ -1,11 +1,12 @@
--- start_runs: create runs of a function, each once, and queue their first jobs; its flow control may put off or skip them.
+-- start_runs: create runs of a function, each once, and queue their first jobs. Flow control may delay or skip a run.
 -- USES     clock jobs waits state concurrency runs invokes cancellation start_rules
 -- KEYS     1 run (the first)
 -- ARGV     1 now_ms  2 app  3 function  4 queue  5 dedupe_ms  6 retention_ms
---          7.. run, event, rules (their number, then kind, name, a, b, c, ...), ...
+--          7.. run, event, rules (see read_rules), ...
 -- MOVES    start
 -- RETURNS  list of 1 STARTED, 0 ALREADY_STARTED, 3 SKIPPED
-local now, more, retention_ms, codes, i = clock(ARGV[1]), {'dedupe_ms', ARGV[5]}, tonumber(ARGV[6]), {}, 7
+local now, retention_ms, codes, i = clock(ARGV[1]), tonumber(ARGV[6]), {}, 7
+local more = {'dedupe_ms', ARGV[5]}
 while i <= #ARGV do
   local run, code, rules, following = ARGV[i], 0, read_rules(i + 2)
   if redis.call('EXISTS', RUN .. run) == 0 then

@@ -1,16 +1,17 @@
--- fire_cron: start the runs of a schedule's times that are due, each once, whichever worker comes first.
--- While the function is paused its times pass as if no worker were there: its policy for those says what becomes of them.
+-- fire_cron: start the runs of the due times of a schedule, each once. The first worker that sends it starts them.
+-- While the function is paused, nothing is started. Its `catch_up` policy decides about the missed times.
 -- USES     clock jobs waits state concurrency runs invokes cancellation start_rules
 -- KEYS     1 cron  2 paused
 -- ARGV     1 now_ms  2 schedule (function, zone, fields; a line each)
---          3 last_ms (up to when the caller knows that they were started; 0: never)
---          4 last_ms from now on
---          5.. run, app, function, queue, event, retention_ms, rules (as start_run), ...
+--          3 last_ms (the last started time, as the caller read it; 0: none)
+--          4 until_ms (the last started time from now on)
+--          5.. run, app, function, queue, event, retention_ms, rules (see read_rules), ...
 -- MOVES    start
 -- RETURNS  the number of runs started, 0 ALREADY
 if tonumber(redis.call('HGET', KEYS[1], ARGV[2]) or 0) ~= tonumber(ARGV[3]) then return 0 end
 if redis.call('HEXISTS', KEYS[2], 'function ' .. string.match(ARGV[2], '^[^\n]*')) == 1 then return 0 end
-local now, started, more = clock(ARGV[1]), 0, {'dedupe_ms', 0}
+local now, started = clock(ARGV[1]), 0
+local more = {'dedupe_ms', 0}
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[4])
 local i = 5
 while i <= #ARGV do

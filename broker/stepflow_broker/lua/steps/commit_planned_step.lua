@@ -1,7 +1,8 @@
--- commit_planned_step: store the memo of a step that had a job of its own, once, drop the job, and let the run go on.
--- A resend alone is told that the memo is stored already: a worker whose result is another must not go on with it.
+-- commit_planned_step: store the memo of a planned step, once, delete its job, and continue the run.
+-- Only a repeated call, with an equal memo, gets ALREADY_STORED. A worker with another result must not continue with
+-- it.
 -- USES     clock jobs waits state concurrency runs
--- KEYS     1 run  2 memos  3 order
+-- KEYS     1 run  2 memos  3 memo_order
 -- ARGV     1 now_ms  2 run  3 step_key  4 fence  5 memo  6 worker
 -- MOVES    step leased -> memo; wake
 -- RETURNS  {1 STORED | 0 ALREADY_STORED | -1 NO_RUN | -2 STALE_FENCE, position}
@@ -16,5 +17,5 @@ end_lease(job, was, list_of(was.queue, true), fence, now)
 redis.call('DEL', RQ_JOB .. job)
 drop_planned_step(run, key, tried)
 local stored, position = record_memo(run, was, key, memo)
-memo_comes(run, was, key, position, memo, now, ARGV[6])
+wake_run(run, was, key, position, memo, now, ARGV[6])
 return {stored, position}

@@ -1,7 +1,8 @@
--- commit_step: store the memo of a step that the run's continuation has executed, once; the continuation goes on.
--- The script that is sent most often: it uses no library and looks at as little as it can. A resend alone is told
--- that the memo is stored already: a worker whose result is another must not go on with it.
--- KEYS     1 run  2 memos  3 order
+-- commit_step: store the memo of a step that the run's continuation has executed, once.
+-- The continuation keeps its lease. This is the most frequent script, so it uses no library and reads as little as
+-- possible. Only a repeated call, with an equal memo, gets ALREADY_STORED. A worker with another result must not
+-- continue with it.
+-- KEYS     1 run  2 memos  3 memo_order
 -- ARGV     1 fence  2 step_key  3 memo
 -- MOVES    step none -> memo
 -- RETURNS  {1 STORED | 0 ALREADY_STORED | -1 NO_RUN | -2 STALE_FENCE, position}

@@ -1,5 +1,5 @@
--- fail_attempt: record a step's failed attempt and queue the next one, after a delay, as a job of its own.
--- Also puts a step off that this worker cannot execute (attempts unchanged).
+-- fail_attempt: record a failed attempt of a step. The next attempt is a delayed job of its own.
+-- A worker that cannot execute a step sends the same script with the attempts unchanged.
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 run  2 steps
 -- ARGV     1 now_ms  2 run  3 job_key ('' for the continuation)  4 fence  5 step_key  6 step_id  7 attempts  8 error
@@ -14,7 +14,7 @@ if not held then
   if tonumber(planned[1] or 0) >= tonumber(ARGV[7]) then return 0 end
   return refusal(was)
 end
-local list, name = list_of(was.queue, true), was.app .. '/' .. was.fn .. ': ' .. string.sub(ARGV[6], 1, 100)
+local list, name = list_of(was.queue, true), was.app .. '/' .. was.function_id .. ': ' .. string.sub(ARGV[6], 1, 100)
 local job, due = job_of(run, key), now + tonumber(ARGV[9])
 if job_key ~= '' then end_lease(job, was, list, ARGV[4], now) end
 redis.call('HDEL', KEYS[2], key .. ':lease', key .. ':owner')

@@ -1,5 +1,5 @@
--- plan_steps: give each of several steps a job of its own, so that any worker can take it.
--- A step that has a memo, or a job, already, is left as it is.
+-- plan_steps: queue a job for each of several steps, so that any worker can execute it.
+-- A step that already has a memo or a job is not changed.
 -- USES     clock jobs state concurrency
 -- KEYS     1 run  2 memos  3 steps
 -- ARGV     1 now_ms  2 run  3 fence  4.. step_key, step_id, ...
@@ -7,11 +7,11 @@
 -- RETURNS  1 PLANNED, -1 NO_RUN, -2 STALE_FENCE
 local now, run, was = clock(ARGV[1]), ARGV[2], read_run(ARGV[2])
 if not holds_run(was, ARGV[3]) then return refusal(was) end
-local list, name = list_of(was.queue, true), was.app .. '/' .. was.fn .. ': '
+local list, name = list_of(was.queue, true), was.app .. '/' .. was.function_id .. ': '
 for i = 4, #ARGV, 2 do
   local key, id = ARGV[i], ARGV[i + 1]
   if redis.call('HEXISTS', KEYS[2], key) == 0 and redis.call('HEXISTS', KEYS[3], key .. ':state') == 0 then
-    local state = admit(job_of(run, key), run, was, list, name .. string.sub(id, 1, 100), now)
+    local state = enqueue_or_wait(job_of(run, key), run, was, list, name .. string.sub(id, 1, 100), now)
     redis.call('HSET', KEYS[3], key, id, key .. ':state', state)
   end
 end

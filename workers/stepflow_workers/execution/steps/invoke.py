@@ -73,7 +73,7 @@ def _start_of(registry: Registry, attempt: StepAttempt[InvokeRequest]) -> ChildS
     now = now_ms()
     data = attempt.run.function.cipher.seal(request.data, event_scope(child))
     event = event_text(INVOKED, id=child, ts=now, data=data)
-    detail = {"id": attempt.id, "kind": "invoke", "function": name, "started_at": now}
+    detail = {"id": attempt.id, "kind": request.kind, "function": name, "started_at": now}
     rest = dumps({**detail, "run_id": child})[1:]
     return ChildStart(
         key=attempt.key,

@@ -25,7 +25,13 @@ async def send_step_events(state: WorkerState, attempt: StepAttempt[SendRequest]
         for n, event in enumerate(attempt.request.events)
     ]
     events = [_sealed(run.function.cipher, event_id, event, now) for event_id, event in named]
-    detail = {"id": attempt.id, "kind": "send", "started_at": now, "ended_at": now, "worker": state.worker}
+    detail = {
+        "id": attempt.id,
+        "kind": attempt.request.kind,
+        "started_at": now,
+        "ended_at": now,
+        "worker": state.worker,
+    }
     memo = memo_of_data(dumps([event_id for _, event_id, _ in events]), detail)
     code, position = await state.broker.execute(
         send_events(state.keys, run_id=lease.run_id, fence=lease.fence, key=attempt.key, memo=memo, events=events)

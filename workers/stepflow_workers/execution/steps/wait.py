@@ -50,15 +50,15 @@ async def _recent_elsewhere(state: WorkerState, lease: Lease, start: WaitStart, 
 
 def _start_of(attempt: StepAttempt[SleepRequest | WaitRequest], condition: EventFilter) -> WaitStart:
     key, step_id, request = attempt.key, attempt.id, attempt.request
-    detail: dict[str, object] = {"id": step_id, "started_at": now_ms()}
+    detail: dict[str, object] = {"id": step_id, "started_at": now_ms(), "kind": request.kind}
     if isinstance(request, SleepRequest):
-        text = dumps({**detail, "kind": "sleep"})[1:]
+        text = dumps(detail)[1:]
         return WaitStart(key, step_id, text, request.duration_ms, request.until_ms)
     has_condition = bool(request.condition)
     return WaitStart(
         key,
         step_id,
-        dumps({**detail, "kind": "wait", "event": request.event})[1:],
+        dumps({**detail, "event": request.event})[1:],
         request.timeout_ms,
         event=request.event,
         index=wait_index(request.event, paths=request.paths, values=request.values, has_condition=has_condition),

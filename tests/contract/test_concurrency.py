@@ -1,4 +1,4 @@
-"""Gates: a random crowd of runs, steps, crashes and clock moves never passes a limit, and everybody gets through."""
+"""Concurrency limits: random runs, steps, crashes and clock moves never exceed a limit, and every job is executed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,120 @@
+"""The fields of the hashes ``RUN`` and ``STEPS``: one line each.
+
+``docs/redis-keys.md`` is generated from these tables. A test compares them with every field that a Lua script or a
+Python module reads, writes or deletes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["RUN_FIELDS", "STEP_FIELDS", "HashField"]
+
+
+@dataclass(frozen=True, slots=True)
+class HashField:
+    """One field.
+
+    Attributes:
+        name: the name. ``<n>`` stands for a number, ``<key>`` for the key of a step.
+        type: the type and the unit of the value.
+        writers: the scripts, or the functions of ``lua/lib``, that write the field. Scripts of the doctor are left out:
+            they repair fields.
+        deleters: the scripts, functions of ``lua/lib`` and Python functions that delete the field; empty: it stays for
+            as long as the hash.
+        meaning: what the value means.
+    """
+
+    name: str
+    type: str
+    writers: tuple[str, ...]
+    deleters: tuple[str, ...]
+    meaning: str
+
+
+def _field(name: str, type: str, writers: str, deleters: str, meaning: str) -> HashField:
+    return HashField(name, type, tuple(sorted(writers.split())), tuple(sorted(deleters.split())), meaning)
+
+
+_TIME = "time in ms"
+_DURATION = "duration in ms"
+_CREATE = "create_run join_batch start_or_skip"
+_MOVE = "claim_jobs create_run join_batch queue_run retry_run"
+_LEASE_ENDS = "end_run park_run requeue_run retry_run"
+
+# fmt: off
+RUN_FIELDS: tuple[HashField, ...] = (
+    # what the run is
+    _field("app", "text", _CREATE, "", "The app of the function."),
+    _field("function", "text", _CREATE, "", "The id of the function within its app."),
+    _field("queue", "text", _CREATE, "", "The queue of the jobs of the run."),
+    _field("event", "JSON", _CREATE, "", "The event that started the run. Its data may be encrypted."),
+    _field("created_at", _TIME, _CREATE, "", "The creation of the run."),
+    _field("retention_ms", _DURATION, "APPLY.field", "", "How long the ended run is kept. Only runs with flow control or cancellation rules store it; for others the caller of a script passes it."),
+    _field("dedupe_ms", _DURATION, "fire_cron route_event start_runs", "", "How long after its creation the run is kept at least, so that its id prevents a second start. 0: no minimum."),
+    # its state
+    _field("status", "text", f"{_MOVE} end_run park_run start_or_skip", "", "The status that users see. While the run is live, it follows from `continuation`."),
+    _field("continuation", "text", f"{_MOVE} defer promote", "end_run park_run", "The state of the run's own job. A parked or ended run has no such field."),
+    _field("started_at", _TIME, "claim_jobs", "", "The first claim of the run."),
+    _field("ended_at", _TIME, "end_run", "", "The end of the run."),
+    _field("output", "JSON", "end_run", "", "The result of a completed run. It may be encrypted."),
+    _field("error", "JSON", "end_run", "", "The failure of a run that has failed, was cancelled or was skipped. It may be encrypted."),
+    _field("reason", "text", "skip_run start_or_skip", "", "Why the run was skipped."),
+    # its job
+    _field("lease", "integer", "claim_jobs", _LEASE_ENDS, "The fence of the current lease of the continuation."),
+    _field("fence", "integer", "claim_jobs", "", "The last fence of any job of the run. It only grows."),
+    _field("list", "text", "claim_jobs", _LEASE_ENDS, "The list from which the leased continuation was claimed."),
+    _field("owner", "text", "claim_jobs", _LEASE_ENDS, "The worker that has the lease of the continuation."),
+    _field("deaths", "lines of text", "reclaim_leases", "commit_step end_run forget_deaths record_memo", "The workers that died with the continuation since its last progress, each with the time. With too many the run is poison."),
+    _field("attempt", "integer", f"{_CREATE} retry_run", "", "How many attempts of the function's own code have failed."),
+    _field("last_error", "JSON", "retry_run", "", "The failure of the last attempt of the function's own code. It may be encrypted."),
+    _field("due", _TIME, "create_run retry_run", "", "When the delayed continuation is queued. It is out of date in other states."),
+    _field("delayed_by", "text", "join_batch start_or_skip", "", "The flow control rule that delays or delayed the start."),
+    _field("blocked", "text", "retry_run", "end_run retry_run", "Why the last worker that claimed the run could not execute it."),
+    # flow control
+    _field("concurrency", "text", "APPLY.field", "", "The concurrency limits of the run's jobs. `<limit> <length of the name> <name>` repeated."),
+    _field("priority_ms", "duration in ms, may be negative", "APPLY.field", "", "The time by which the run comes earlier in a wait list."),
+    _field("singleton", "text", "APPLY.singleton", "", "The name of the singleton key that the run holds."),
+    _field("rate", "text", "APPLY.rate", "", "The name of the rate limit key that counts the run."),
+    _field("batch", "text", "join_batch", "", "The run id of the batch. A batch is a run itself: both its members and the batch have the field."),
+    # cancellation
+    _field("cancel_events", "integer", "APPLY.field", "", "How many events can cancel the run. Runs without cancellation rules have no such field."),
+    _field("cancel:<n>", "text", "APPLY.cancel_on", "", "The index of the wait for cancelling event n."),
+    _field("condition:<n>", "JSON", "APPLY.cancel_on", "", "The condition of cancelling event n, which a worker evaluates. Empty: none."),
+    _field("until:<n>", _TIME, "APPLY.cancel_on", "", "Until when cancelling event n counts. Without the field it counts for the whole life of the run."),
+    _field("start_within", "text", "APPLY.start_within", "", "The time within which the run must start, as readable text. The timer has the time itself."),
+    _field("finish_within", "text", "APPLY.finish_within", "", "The time within which the run must end, as readable text."),
+    _field("finish_ms", _DURATION, "APPLY.finish_within", "", "The time within which the run must end, counted from its start."),
+    # its parent
+    _field("parent", "text", "invoke_child", "", "The run that waits for this one, in the same partition."),
+    _field("remote_parent", "text", "start_remote_child", "", "The run that waits for this one, in another partition."),
+    _field("parent_step", "text", "invoke_child start_remote_child", "", "The key of the step that waits for this run."),
+    _field("depth", "integer", "invoke_child start_remote_child", "", "How many ancestors the run has."),
+    _field("start_message", "text", "start_remote_child", "", "The message on the stream of finished events that started this run, in the partition of its parent."),
+    _field("finished", "text", "end_run", "", "The entry for the end of this run on the stream of finished events. It is deleted when the parent, or all members of the batch, know of it."),
+    _field("keep_ms", _DURATION, "end_run", "", "The retention that begins when `finished` is deleted from the stream."),
+)
+"""The fields of the hash ``RUN``."""
+
+_STEP_ENDS = "drop_planned_step"
+_WAIT_ENDS = "drop_wait"
+_BEGIN_WAIT = "await_child begin_wait"
+_STEP_LEASE_ENDS = "drop_planned_step fail_attempt requeue_step"
+
+STEP_FIELDS: tuple[HashField, ...] = (
+    _field("<key>", "text", f"{_BEGIN_WAIT} fail_attempt plan_steps", f"{_STEP_ENDS} {_WAIT_ENDS}", "The id of the step, as the code gave it."),
+    _field("<key>:state", "text", f"{_BEGIN_WAIT} claim_jobs defer fail_attempt plan_steps promote requeue_step", f"{_STEP_ENDS} {_WAIT_ENDS}", "The state of the step."),
+    _field("<key>:lease", "integer", "claim_jobs", _STEP_LEASE_ENDS, "The fence of the current lease of the step's job."),
+    _field("<key>:owner", "text", "claim_jobs", _STEP_LEASE_ENDS, "The worker that has the lease."),
+    _field("<key>:attempt", "integer", "fail_attempt", _STEP_ENDS, "How many attempts have failed."),
+    _field("<key>:error", "JSON", "fail_attempt", _STEP_ENDS, "The failure of the last attempt. It may be encrypted."),
+    _field("<key>:deaths", "lines of text", "reclaim_leases", _STEP_ENDS, "The workers that died with the step's job, each with the time."),
+    _field("<key>:due", _TIME, f"{_BEGIN_WAIT} fail_attempt", f"{_STEP_ENDS} {_WAIT_ENDS}", "When the next attempt is queued, or the wait ends."),
+    _field("<key>:detail", "JSON without its first brace", _BEGIN_WAIT, _WAIT_ENDS, "The end of the memo of a waiting step, which does not depend on the outcome."),
+    _field("<key>:child", "text", "await_child", _WAIT_ENDS, "The run that the step waits for."),
+    _field("<key>:message", "text", "invoke_remote_child", _WAIT_ENDS, "The message on the stream of finished events that starts the child, if the child lives in another partition."),
+    _field("<key>:index", "text", "begin_wait", _WAIT_ENDS, "The index of a wait for an event."),
+    _field("<key>:condition", "JSON", "begin_wait", _WAIT_ENDS, "The condition of a wait for an event, which a worker evaluates. Empty: none."),
+)
+"""The fields of the hash ``STEPS``."""
+# fmt: on
