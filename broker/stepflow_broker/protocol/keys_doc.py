@@ -1,4 +1,7 @@
-"""The page of keys, made from `KEYS`: ``python -m stepflow_broker.protocol.keys_doc > docs/redis-keys.md``."""
+"""The page of keys, generated from `KEYS`.
+
+``python -m stepflow_broker.protocol.keys_doc > docs/reference/redis-keys.md``
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,17 @@ __all__ = ["keys_page"]
 _PREAMBLE = """\
 # Redis keys
 
-All keys and channels of stepflow. Do not edit this page: `python -m stepflow_broker.protocol.keys_doc >
-docs/redis-keys.md` generates it from `broker/stepflow_broker/protocol/keys.py`, and a test compares the two.
+All keys and channels of stepflow. Look up what a key means when you inspect a server:
+
+```sh
+redis-cli HGETALL stepflow:run:4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f   # one run
+redis-cli ZCARD stepflow:live                                     # how many runs are live
+redis-cli XLEN stepflow:events                                    # events that no worker has routed yet
+```
+
+Read keys freely. Never write them: use the commands of `stepflow`. This page is generated from
+`broker/stepflow_broker/protocol/keys.py`, and a test compares the two. To change it, edit that file and run
+`python -m stepflow_broker.protocol.keys_doc > docs/reference/redis-keys.md`.
 
 - The truth of a run is in `stepflow:run:*`, `stepflow:memos:*`, `stepflow:memo-order:*` and `stepflow:steps:*`.
   Jobs, leases and timers follow from it.
@@ -28,7 +40,7 @@ docs/redis-keys.md` generates it from `broker/stepflow_broker/protocol/keys.py`,
 - `<run>` is a run id, `<step key>` is the hex SHA-1 of a step id, `<queue>` is the name of a queue.
 """
 _PARTITION = Keys(ANY_PARTITION)
-_HEADINGS = ("key", "type", "what", "written by", "goes away")
+_HEADINGS = ("key", "type", "what", "written by", "expires")
 
 
 def keys_page() -> str:
