@@ -134,9 +134,7 @@ def _variables() -> set[str]:
     left: list[tuple[str, click.Command]] = [("STEPFLOW", cli)]
     while left:
         prefix, command = left.pop()
-        found |= {
-            f"{prefix}_{option.lstrip('-').replace('-', '_').upper()}" for one in command.params for option in one.opts
-        }
+        found |= {f"{prefix}_{str(one.name).upper()}" for one in command.params}  # as click names them
         if isinstance(command, click.Group):
             left += [(f"{prefix}_{name.upper()}", one) for name, one in command.commands.items()]
     return found
