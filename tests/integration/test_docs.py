@@ -21,6 +21,7 @@ import pytest
 from stepflow import Stepflow
 from tests.support.pages import ROOT, Block, blocks, pages
 from tests.support.processes import WorkerThread, until
+from tests.support.traced_files import PERIODIC
 
 TUTORIALS = [page for page in pages() if any(block.mark in ("run", "output") for block in blocks(page))]
 SERVED = [page for page in pages() if any(block.mark == "server" for block in blocks(page))]
@@ -165,3 +166,19 @@ async def _wait_for(made: Any) -> None:
 
 def _expected(block: Block) -> list[str]:
     return [shown[1] for line in block.text.splitlines() if (shown := _SHOWN.search(line))]
+
+
+# -- the files of a step -----------------------------------------------------------
+
+
+@pytest.mark.single_server("it starts a server of its own")
+def test_the_files_of_one_step_are_those_that_a_run_passes_through(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "concepts" / "architecture.md").read_text()
+    listed = re.findall(r"^\d+\. `([\w/]+\.py)`", page, re.MULTILINE)
+    command = [sys.executable, "-m", "tests.support.traced_files", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    entered = set(done.stdout.split())
+    assert set(listed) - entered == set()
+    assert entered - set(listed) <= PERIODIC
+    assert f"It enters {len(listed)} Python files" in page

@@ -58,6 +58,20 @@ def test_every_path_that_a_page_names_exists() -> None:
     assert sorted(str(path) for page, path in named if not (ROOT / path).exists()) == []
 
 
+# -- decisions ---------------------------------------------------------------------
+
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_has_a_context_a_decision_and_consequences(page: Path) -> None:
+    headings = [line for line in page.read_text().splitlines() if line.startswith("#")]
+    number, title = re.fullmatch(r"# (\d+)\. (.+)", headings[0]).groups()  # type: ignore[union-attr]
+    assert headings[1:4] == ["## Context", "## Decision", "## Consequences"]
+    assert page.name.startswith(f"{int(number):04d}-")
+    assert f"[{int(number):04d}: {title}]({page.name})" in (page.parent / "index.md").read_text()
+
+
 # -- examples ----------------------------------------------------------------------
 
 
@@ -120,9 +134,7 @@ def _variables() -> set[str]:
     left: list[tuple[str, click.Command]] = [("STEPFLOW", cli)]
     while left:
         prefix, command = left.pop()
-        found |= {
-            f"{prefix}_{option.lstrip('-').replace('-', '_').upper()}" for one in command.params for option in one.opts
-        }
+        found |= {f"{prefix}_{str(one.name).upper()}" for one in command.params}  # as click names them
         if isinstance(command, click.Group):
             left += [(f"{prefix}_{name.upper()}", one) for name, one in command.commands.items()]
     return found

@@ -145,8 +145,8 @@ def test_a_script_is_given_the_constants_that_it_names_and_no_more() -> None:
 
 
 def test_the_page_of_keys_is_what_the_generator_makes() -> None:
-    """Made by ``python -m stepflow_broker.protocol.keys_doc > docs/redis-keys.md``."""
-    assert (ROOT / "docs" / "redis-keys.md").read_text() == keys_page()
+    """Made by ``python -m stepflow_broker.protocol.keys_doc > docs/reference/redis-keys.md``."""
+    assert (ROOT / "docs" / "reference" / "redis-keys.md").read_text() == keys_page()
 
 
 def test_the_page_has_a_row_of_cells_for_each_key_and_field() -> None:

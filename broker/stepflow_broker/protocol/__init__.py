@@ -2,7 +2,7 @@
 
 =================  ====================================================================================
 `keys`             `KEYS`: every key and channel, with its type, writer and expiry; `Keys` builds them
-`keys_doc`         the page docs/redis-keys.md, generated from `KEYS`
+`keys_doc`         the page docs/reference/redis-keys.md, generated from `KEYS`
 `scripts`          the Lua scripts, joined with their libraries and identified by their SHA-1
 `lua_states`       the tables of states in the scripts, generated from the state machine
 `status`           `ScriptStatus`: the status codes that scripts return

@@ -1,7 +1,7 @@
 """Every Redis key and channel of stepflow, one line each. No other module spells a key.
 
 The Lua scripts use the names as constants (``RUN``, ``MEMOS`` …), which `scripts.py` puts before each script.
-``docs/redis-keys.md`` is generated from `KEYS`. A test compares the writers and deleters with the scripts.
+``docs/reference/redis-keys.md`` is generated from `KEYS`. A test compares the writers and deleters with the scripts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page of keys and fields: ``python -m stepflow_broker.protocol.keys_doc > docs/redis-keys.md`` generates it.
+"""The page of keys and fields: ``python -m stepflow_broker.protocol.keys_doc > docs/reference/redis-keys.md``.
 
 It comes from `KEYS`, `RUN_FIELDS` and `STEP_FIELDS`.
 """
@@ -17,9 +17,17 @@ __all__ = ["keys_page"]
 _PREAMBLE = """\
 # Redis keys
 
-All keys and channels of PRODUCT. Do not edit this page: `python -m stepflow_broker.protocol.keys_doc >
-docs/redis-keys.md` generates it from `keys.py` and `run_fields.py` in `broker/stepflow_broker/protocol`. Tests compare
-it with the scripts.
+All keys and channels of PRODUCT. Look up what a key means when you inspect a server:
+
+```sh
+redis-cli HGETALL PREFIX:run:4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f   # one run
+redis-cli ZCARD PREFIX:live                                     # how many runs are live
+redis-cli XLEN PREFIX:events                                    # events that no worker has routed yet
+```
+
+Read keys freely. Never write them: use the commands of `PRODUCT`. Do not edit this page:
+`python -m stepflow_broker.protocol.keys_doc > docs/reference/redis-keys.md` generates it from `keys.py` and
+`run_fields.py` in `broker/stepflow_broker/protocol`. Tests compare it with the scripts.
 
 - The truth of a run is in `PREFIX:run:*`, `PREFIX:memos:*`, `PREFIX:memo-order:*` and `PREFIX:steps:*`.
   Jobs, leases and timers follow from it.

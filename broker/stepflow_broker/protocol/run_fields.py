@@ -1,6 +1,6 @@
 """The fields of the hashes ``RUN`` and ``STEPS``: one line each.
 
-``docs/redis-keys.md`` is generated from these tables. A test compares them with every field that a Lua script or a
+``docs/reference/redis-keys.md`` is generated from these tables. A test compares them with every field that a Lua script or a
 Python module reads, writes or deletes.
 """
 

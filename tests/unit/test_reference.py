@@ -1,0 +1,34 @@
+"""The reference: its generated parts are what the code has, and each command has an example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.pages import ROOT
+from tests.support.reference import EXAMPLES, PAGES, PARTS, commands, generated_page, limits
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_generated_parts_of_the_page_are_up_to_date(page: Path) -> None:
+    """Run ``python -m tests.support.reference`` after a change of the code."""
+    assert page.read_text() == generated_page(page)
+
+
+def test_every_generated_part_is_on_a_page() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    assert [name for name in PARTS if f"<!-- generated: {name} -->" not in text] == []
+
+
+def test_every_command_has_an_example() -> None:
+    assert {name for name, _, _ in commands()} == set(EXAMPLES)
+
+
+def test_every_limit_is_a_number_that_the_code_has() -> None:
+    assert all(value > 0 for value in limits().values())
+
+
+def test_every_page_of_the_reference_has_an_example() -> None:
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        assert "```" in page.read_text(), page.name
