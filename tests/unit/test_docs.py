@@ -20,6 +20,7 @@ from tests.support.pages import ROOT, Block, anchors, blocks, first_column, link
 PAGES = pages()
 REFERENCE = ROOT / "docs" / "reference"
 _TREE = re.compile(r"`((?:engine|broker|sdk|workers|cli|tests|benchmarks|examples|deploy)/[\w./-]+)`")
+_LANGUAGES = ("python", "sh", "ini", "yaml", "text", "toml")
 _PRODUCT = ("engine", "broker", "sdk", "workers", "cli")
 
 
@@ -81,9 +82,25 @@ def load_page(page: Path) -> dict[str, object]:
     """The names that the page's blocks of Python declare."""
     names: dict[str, object] = {"__name__": "page"}
     for block in blocks(page):
-        if block.language == "python" and not block.mark:
+        if block.language == "python" and (not block.mark or _has_library(block)):
             exec(compile("\n" * (block.line - 1) + block.text, str(block), "exec"), names)
     return names
+
+
+def _has_library(block: Block) -> bool:
+    action, _, name = block.mark.partition(" ")
+    return action == "needs" and importlib.util.find_spec(name) is not None
+
+
+@pytest.mark.parametrize("block", [block for block in _of(*_LANGUAGES) if block.mark.startswith("same ")], ids=str)
+def test_the_block_is_the_file_of_the_tree(block: Block) -> None:
+    assert (ROOT / block.mark.removeprefix("same ")).read_text() == block.text
+
+
+def test_every_mark_of_a_block_is_known() -> None:
+    known = {"server", "compile", "fragment", "needs", "same", "file", "run", "background", "output"}
+    marks = {(str(block), block.mark.partition(" ")[0]) for page in PAGES for block in blocks(page) if block.mark}
+    assert [(where, mark) for where, mark in sorted(marks) if mark not in known] == []
 
 
 # -- the command line --------------------------------------------------------------
