@@ -6,7 +6,9 @@ A comment before a block of code says how it is tested::
 
 Without one, a block of Python is executed when its page is loaded, in the namespace of its page and without a server.
 ``server``: it is executed beside a worker, and each ``print(…)  # text`` must print that text. ``compile``: it is only
-compiled. ``file NAME``, ``run``, ``background`` and ``output``: the parts of a tutorial, executed in a fresh folder.
+compiled. ``needs NAME``: it is executed where that library is installed, else it is only compiled. ``same PATH``: it is
+the text of that file of the tree. ``file NAME``, ``run``, ``background`` and ``output``: the parts of a tutorial,
+executed in a fresh folder.
 """
 
 from __future__ import annotations

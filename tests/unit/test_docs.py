@@ -13,13 +13,17 @@ import pytest
 
 import stepflow
 from stepflow_broker.doctor.findings import RULES
+from stepflow_broker.protocol.keys import KEYS
 from stepflow_cli.commands.worker import worker
 from stepflow_cli.main import stepflow as cli
+from stepflow_workers.log_events import LOG_EVENTS
 from tests.support.pages import ROOT, Block, anchors, blocks, first_column, links, pages
 
 PAGES = pages()
 REFERENCE = ROOT / "docs" / "reference"
 _TREE = re.compile(r"`((?:engine|broker|sdk|workers|cli|tests|benchmarks|examples|deploy)/[\w./-]+)`")
+_LANGUAGES = ("python", "sh", "ini", "yaml", "text", "toml")
+_FOREIGN = ("journalctl", "kubectl", "sudo", "systemctl")
 _PRODUCT = ("engine", "broker", "sdk", "workers", "cli")
 
 
@@ -95,9 +99,25 @@ def load_page(page: Path) -> dict[str, object]:
     """The names that the page's blocks of Python declare."""
     names: dict[str, object] = {"__name__": "page"}
     for block in blocks(page):
-        if block.language == "python" and not block.mark:
+        if block.language == "python" and (not block.mark or _has_library(block)):
             exec(compile("\n" * (block.line - 1) + block.text, str(block), "exec"), names)
     return names
+
+
+def _has_library(block: Block) -> bool:
+    action, _, name = block.mark.partition(" ")
+    return action == "needs" and importlib.util.find_spec(name) is not None
+
+
+@pytest.mark.parametrize("block", [block for block in _of(*_LANGUAGES) if block.mark.startswith("same ")], ids=str)
+def test_the_block_is_the_file_of_the_tree(block: Block) -> None:
+    assert (ROOT / block.mark.removeprefix("same ")).read_text() == block.text
+
+
+def test_every_mark_of_a_block_is_known() -> None:
+    known = {"server", "compile", "fragment", "needs", "same", "file", "run", "background", "output"}
+    marks = {(str(block), block.mark.partition(" ")[0]) for page in PAGES for block in blocks(page) if block.mark}
+    assert [(where, mark) for where, mark in sorted(marks) if mark not in known] == []
 
 
 # -- the command line --------------------------------------------------------------
@@ -109,6 +129,8 @@ def _commands(block: Block) -> list[list[str]]:
     lines = [shlex.split(line, comments=True) for line in text.splitlines()]
     found = []
     for words in lines:
+        if words[:1] and words[0] in _FOREIGN:  # what follows is the name of a service, up to a `--`
+            words = words[words.index("--") + 1 :] if "--" in words else []
         starts = [at for at, word in enumerate(words) if word in ("stepflow", "stepflow-worker")]
         end = next((at for at, word in enumerate(words) if word in ("|", "&&", ">", "||")), len(words))
         found += [words[starts[0] : end]] if starts and starts[0] < end else []
@@ -152,6 +174,26 @@ def test_every_module_that_a_command_runs_exists() -> None:
         for name in re.findall(r"python3? -m ((?:stepflow|examples|benchmarks)[\w.]*)", block.text)
     }
     assert [name for name in sorted(named) if importlib.util.find_spec(name) is None] == []
+
+
+# -- names -----------------------------------------------------------------------
+
+
+def test_the_new_names_of_the_next_release_exist() -> None:
+    """The second columns of the changelog's tables, under "Unreleased"."""
+    text = (ROOT / "CHANGELOG.md").read_text().partition("## Unreleased")[2].partition("\n## ")[0]
+    rows = re.findall(r"^ *\| `[\w:<>]+` \| `([\w:<>-]+)` \|$", text, re.MULTILINE)
+    known = {*stepflow.__all__, *RULES, *LOG_EVENTS, *(key.text for key in KEYS)}
+    kinds = {name.partition("<")[0] for name in known}
+    assert rows
+    assert [name for name in rows if name.partition("<")[0] not in kinds] == []
+
+
+def test_the_page_on_reasons_has_all_kinds() -> None:
+    tree = ast.parse((ROOT / "broker/stepflow_broker/views/explain.py").read_text())
+    made = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Reason"]
+    kinds = {str(node.args[0].value) for node in made if isinstance(node.args[0], ast.Constant)}
+    assert kinds - set(first_column(ROOT / "docs/how-to/inspect-runs.md")) == set()
 
 
 # -- tables ------------------------------------------------------------------------

@@ -19,12 +19,17 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 JUSTIFIED: dict[str, set[str]] = {
     "CONTRIBUTING.md": {"stands in line"},  # an example of what not to write
     "broker/stepflow_broker/views/explain.py": {"gate", "gates"},  # a kind of reason, which users read
+    "docs/how-to/inspect-runs.md": {"gate"},  # the same kind
 }
 """A file → the old words that it may use."""
 NAMES = {"tests/support/coverage_gate.py"}
 """Files with such a name: a coverage gate is a term of its own."""
 PENDING = (
-    "docs/",
+    "docs/concepts/",
+    "docs/decisions/",
+    "docs/reference/",
+    "docs/glossary.md",
+    "docs/redis-keys.md",
     "broker/stepflow_broker/doctor/",
     "broker/stepflow_broker/lua/doctor/",
     "broker/stepflow_broker/lua/lib/findings.lua",
