@@ -51,10 +51,12 @@ def show(title: str, result: Any) -> None:
 
 def move_schedules_back(client: Stepflow, hours: int) -> None:
     """Set the last processed time of all schedules back, as if no worker had run since then."""
-    broker, keys = client.backend.broker, client.backend.keys
+    broker, partition = client.backend.broker, client.backend.partition
     deadline = time.monotonic() + 30
-    while not any(found := broker.execute_all([read_crons(one) for one in keys.all])) and time.monotonic() < deadline:
+    while (
+        not any(found := broker.execute_all([read_crons(one) for one in partition.all])) and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
-    for one, schedules in zip(keys.all, found, strict=True):
+    for one, schedules in zip(partition.all, found, strict=True):
         for name, last_ms in schedules.items():
             broker.execute(fire_cron(one, name, last_ms=last_ms, until_ms=last_ms - hours * 3_600_000, starts=()))

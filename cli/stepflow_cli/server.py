@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stepflow import Stepflow
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import DEFAULT_URL
-from stepflow_broker.redis_client.partitions import check_partitions, keys_for
+from stepflow_broker.redis_client.partitions import check_partitions, partition_for
 from stepflow_broker.views.listings import server_process
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
 from stepflow_engine.product import NAME
 
@@ -41,16 +42,20 @@ def find_url(redis_url: str | None) -> str:
     return redis_url or _announced()[0] or DEFAULT_URL
 
 
-def find_server(redis_url: str | None) -> tuple[Broker, Keys]:
-    """The broker and the keys for a command; see `find_url`.
+def find_server(redis_url: str | None, cipher: Cipher) -> tuple[Broker, Partition]:
+    """The broker and the first partition for a command; see `find_url`.
+
+    Args:
+        redis_url: as for `find_url`.
+        cipher: opens what the command shows; `NO_ENCRYPTION`: it shows no payloads.
 
     Raises:
         ConfigurationError: the server has another number of partitions than the URL says.
     """
     broker = Broker(find_url(redis_url))
-    keys = keys_for(broker.url)
-    check_partitions(broker, keys, decide=False)
-    return broker, keys
+    partition = partition_for(broker.url, cipher)
+    check_partitions(broker, partition.keys, decide=False)
+    return broker, partition
 
 
 def find_app(redis_url: str | None) -> Stepflow:
@@ -60,7 +65,7 @@ def find_app(redis_url: str | None) -> Stepflow:
         ConfigurationError: as `find_server`.
     """
     app = Stepflow(NAME, redis_url=find_url(redis_url))
-    check_partitions(app.backend.broker, app.backend.keys, decide=False)
+    check_partitions(app.backend.broker, app.backend.partition.keys, decide=False)
     return app
 
 

@@ -11,8 +11,9 @@ from examples.census.flow import LIST_MODULES, LIST_PACKAGES
 from examples.census.listing import Package, cut_package
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.redis_client.partitions import keys_for
+from stepflow_broker.redis_client.partitions import partition_for
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_status, read_steps
+from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.memo import Memo, read_memo
 
 __all__ = ["Crash", "Progress", "format_progress"]
@@ -68,14 +69,14 @@ class Progress:
         self.steps: list[Done] = []
         self.runs: dict[str, str] = {run_id: _CENSUS}
         self._broker = broker
-        self._keys = keys_for(self._broker.url)
+        self._partition = partition_for(self._broker.url, NO_ENCRYPTION)
         self._run_id = run_id
         self._read = Counter[str]()
         self._ended: set[str] = set()
 
     def refresh(self) -> None:
         """Read new memos: of the census, then of its child runs."""
-        waiting = self._broker.execute(read_steps(self._keys, self._run_id))
+        waiting = self._broker.execute(read_steps(self._partition, self._run_id))
         self.runs |= {step.child: step.id for step in waiting if step.child}
         invokes = self._read_new([self._run_id])
         ended = {memo.detail["run_id"]: memo.id for memo in invokes if "run_id" in memo.detail}
@@ -85,7 +86,9 @@ class Progress:
 
     def _read_new(self, run_ids: list[str]) -> list[Memo]:
         """Read the new memos of runs; return the memos of invokes, which no worker executes."""
-        answers = self._broker.execute_all([read_memos(self._keys, run_id, self._read[run_id]) for run_id in run_ids])
+        answers = self._broker.execute_all(
+            [read_memos(self._partition, run_id, self._read[run_id]) for run_id in run_ids]
+        )
         invokes = []
         for run_id, answer in zip(run_ids, answers, strict=True):
             self._read[run_id] += len(answer)
@@ -99,7 +102,7 @@ class Progress:
     @property
     def ended(self) -> bool:
         """Whether the census has ended."""
-        status = self._broker.execute(read_status(self._keys, self._run_id))
+        status = self._broker.execute(read_status(self._partition, self._run_id))
         return status is not None and status.ended
 
     @property
@@ -124,7 +127,7 @@ class Progress:
     def in_hand(self, worker: str) -> tuple[str, ...]:
         """What a worker has leased. The leases of a crashed worker remain until they expire."""
         run_ids = [run_id for run_id in self.runs if run_id not in self._ended]
-        reads = ((read_run(self._keys, run_id), read_steps(self._keys, run_id)) for run_id in run_ids)
+        reads = ((read_run(self._partition, run_id), read_steps(self._partition, run_id)) for run_id in run_ids)
         calls: list[Command[Any]] = [call for pair in reads for call in pair]
         answers = iter(self._broker.execute_all(calls))
         return tuple(name for run_id in run_ids for name in self._held(run_id, next(answers), next(answers), worker))

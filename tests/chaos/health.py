@@ -6,8 +6,8 @@ import redis
 
 from stepflow_broker.doctor.examine import examine
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.redis_client.partitions import keys_for
 from tests.support.invariants import check_invariants
+from tests.support.plain import plain_partition
 
 __all__ = ["check_health"]
 
@@ -17,7 +17,7 @@ def check_health(url: str, client: redis.Redis) -> None:
     check_invariants(client)
     broker = Broker(url)
     try:
-        errors = [finding for finding in examine(broker, keys_for(url)) if finding.is_open]
+        errors = [finding for finding in examine(broker, plain_partition(url)) if finding.is_open]
     finally:
         broker.close()
     assert not errors, f"the doctor finds {len(errors)} errors, first {errors[0].code}: {errors[0].text}"

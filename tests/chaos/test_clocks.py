@@ -34,7 +34,7 @@ def at_s(effects: EffectLedger, run_id: str, step: str) -> float:
 def told_clocks(app: Stepflow) -> dict[int, int]:
     """By how much each worker's clock is off, as its heartbeat tells: process id → seconds, by ten minutes."""
     producer, now = app.backend, time.time()
-    seen = {worker.pid: worker.last_heartbeat for worker in read_workers(producer.broker, producer.keys)}
+    seen = {worker.pid: worker.last_heartbeat for worker in read_workers(producer.broker, producer.partition)}
     return {pid: round(((ms or 0) / 1000 - now) / OFF_S) * OFF_S for pid, ms in seen.items()}
 
 

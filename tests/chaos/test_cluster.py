@@ -23,6 +23,7 @@ from tests.support.cluster import LocalCluster, slot_of
 from tests.support.command_line import call
 from tests.support.load import Load
 from tests.support.partition_merging_client import whole_client
+from tests.support.plain import plain_partition
 from tests.support.processes import WorkerProcess, until
 from tests.support.site import APP, CONSUMING_S
 
@@ -150,6 +151,6 @@ def repair(url: str) -> int:
     """Have the doctor mend what a fail-over has left; how many findings it had."""
     broker = Broker(url)
     try:
-        return len([finding for finding in examine(broker, keys_for(url), repair=True) if finding.repaired])
+        return len([finding for finding in examine(broker, plain_partition(url), repair=True) if finding.repaired])
     finally:
         broker.close()

@@ -14,6 +14,7 @@ from stepflow_broker.transitions.runs import read_status
 from tests.chaos.health import check_health
 from tests.chaos.worker_fleet import Crew
 from tests.support.ledgers import BEGIN, END, Effect, EffectLedger, StartLedger
+from tests.support.plain import PLAIN
 from tests.support.processes import until
 
 APP = "tests.chaos.apps:app"
@@ -66,7 +67,7 @@ def test_two_of_a_key_never_overlap_and_all_are_done_while_workers_are_killed(
     assert cut_off or not long, "no kill interrupted an execution"
     ended = {effect.run_id for effect in effects.effects(END)}
     assert ended == set(starts.runs())
-    statuses = producer.backend.broker.execute_all([read_status(KEYS, run) for run in starts.runs()])
+    statuses = producer.backend.broker.execute_all([read_status(PLAIN, run) for run in starts.runs()])
     assert set(statuses) == {RunStatus.COMPLETED}
     assert {effect.note for effect in effects.effects(BEGIN)} == {f"tenant-{n}" for n in range(TENANTS)}
     assert not [

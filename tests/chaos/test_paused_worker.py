@@ -80,7 +80,9 @@ def test_what_a_worker_that_was_paused_for_three_leases_commits_is_refused_and_i
     until(lambda: " lease_lost " in first.log.read_text(), what="the refusal")
     gates["two"].touch()
     assert run.result(30) == [second.pid, second.pid]
-    memos = [read_memo(text) for _, text in producer.backend.broker.execute(read_memos(producer.backend.keys, run.id))]
+    memos = [
+        read_memo(text) for _, text in producer.backend.broker.execute(read_memos(producer.backend.partition, run.id))
+    ]
     assert [(memo.id, memo.data) for memo in memos] == [("one", second.pid), ("two", second.pid)]
     second.kill()
     other = started(producer, client, "gated", ledger=effects.path, **gates)

@@ -22,6 +22,7 @@ from tests.chaos.health import check_health
 from tests.chaos.test_worker_kills import DETOURS, check_journeys
 from tests.chaos.worker_fleet import Crew
 from tests.support.ledgers import EffectLedger, StartLedger
+from tests.support.plain import PLAIN
 from tests.support.processes import WorkerProcess, until
 
 APP = "tests.chaos.apps:app"
@@ -134,7 +135,7 @@ def test_a_planned_step_that_new_code_does_not_have_fails_by_its_name_and_nothin
     replace([old], gates["kept"], lambda: start_worker("tests.chaos.code_versions:second"))
 
     def memos() -> dict[str, object]:
-        stored = producer.backend.broker.execute(read_memos(KEYS, run.id))
+        stored = producer.backend.broker.execute(read_memos(PLAIN, run.id))
         return {memo.id: memo.failure for memo in (read_memo(text) for _, text in stored)}
 
     until(lambda: "removed" in memos(), what="the memo of the step that was removed")

@@ -24,6 +24,7 @@ from tests.chaos.health import check_health
 from tests.support.command_line import call
 from tests.support.ledgers import EffectLedger
 from tests.support.load import Load
+from tests.support.plain import PLAIN
 from tests.support.processes import WorkerProcess, until
 from tests.support.sentinels import PASSWORD, SENTINEL_PASSWORD, SentinelSet
 from tests.support.site import APP, CONSUMING_S, pids_since
@@ -125,7 +126,7 @@ def repair(url: str) -> int:
     """Have the doctor mend what a fail-over has left; how many findings it had."""
     broker = Broker(url)
     try:
-        return len([finding for finding in examine(broker, Keys(), repair=True) if finding.repaired])
+        return len([finding for finding in examine(broker, PLAIN, repair=True) if finding.repaired])
     finally:
         broker.close()
 

@@ -10,9 +10,9 @@ import pytest
 import redis
 
 from stepflow import Context, Stepflow
-from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.transitions.runs import forget_ended
 from tests.chaos.health import check_health
+from tests.support.plain import PLAIN
 from tests.support.processes import WorkerProcess, until
 
 STEPS = 10
@@ -94,7 +94,7 @@ def _at_rest(producer: Stepflow, client: redis.Redis, worker: WorkerProcess) -> 
     """What is used when everything that has ended is forgotten."""
     until(lambda: not _left(client), what="the end of the retention")
     seconds, _ = client.time()
-    producer.backend.broker.execute(forget_ended(Keys(), seconds * 1000 + 60_000))
+    producer.backend.broker.execute(forget_ended(PLAIN, seconds * 1000 + 60_000))
     return Use.of(worker, client)
 
 

@@ -29,6 +29,7 @@ from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_failure
 from stepflow_engine.state_machine import RunStatus
 from tests.support.invariants import check_invariants
+from tests.support.plain import PLAIN
 
 KEYS = Keys()
 KEY = step_key("call")
@@ -79,13 +80,13 @@ class Race:
     def _prepare(self) -> list[Trial]:
         names = [f"parent{n}" for n in range(BATCH)]
         self._broker.execute_all(
-            [runs.start_run(KEYS, PARENT, run_id=name, event=_event(name), dedupe=False) for name in names]
+            [runs.start_run(PLAIN, PARENT, run_id=name, event=_event(name), dedupe=False) for name in names]
         )
         parents = self._claim("parent")
         self._broker.execute_all([self._invoke(parent, LEAD_MS + n * SPACING_MS) for n, parent in enumerate(parents)])
         children = {child.parent: child for child in self._claim("child")}
         self._broker.execute_all([_park(parent) for parent in parents[::2]])
-        steps = self._broker.execute_all([runs.read_steps(KEYS, parent.run_id) for parent in parents])
+        steps = self._broker.execute_all([runs.read_steps(PLAIN, parent.run_id) for parent in parents])
         return [
             Trial(parent, children[parent.run_id], step.due_at or 0)
             for parent, (step,) in zip(parents, steps, strict=True)
@@ -94,7 +95,7 @@ class Race:
     def _claim(self, queue: str) -> list[Lease]:
         lists = jobs.queue_lists([queue])
         claimed = self._broker.execute(
-            jobs.claim_jobs(KEYS, lists=lists, worker="w", limit=BATCH * 2, lease_ms=600_000)
+            jobs.claim_jobs(PLAIN, lists=lists, worker="w", limit=BATCH * 2, lease_ms=600_000)
         )
         return list(claimed or ())
 
@@ -113,7 +114,7 @@ class Race:
             config=CHILD,
             depth=1,
         )
-        return invokes.invoke_child(KEYS, start, run_id=parent.run_id, fence=parent.fence, version=0)
+        return invokes.invoke_child(PLAIN, start, run_id=parent.run_id, fence=parent.fence, version=0)
 
     # -- the two sides -------------------------------------------------------------
 
@@ -126,7 +127,7 @@ class Race:
             time.sleep(max(0.0, times[trial.child.run_id] - time.time()))
             calls: list[Command[Any]] = [
                 _finish(trial.child),
-                invokes.wake_parent(KEYS, trial.child.run_id, worker="w"),
+                invokes.wake_parent(PLAIN, trial.child.run_id, worker="w"),
             ]
             code, _ = self._broker.execute_all(calls)
             assert code is ScriptStatus.DONE
@@ -136,13 +137,13 @@ class Race:
         next_ms = 0
         while next_ms >= 0:
             time.sleep(next_ms / 1000)
-            _, next_ms = self._other.execute(jobs.fire_timers(KEYS))
+            _, next_ms = self._other.execute(jobs.fire_timers(PLAIN))
 
     # -- what came of it -----------------------------------------------------------
 
     def _outcomes(self, trials: Sequence[Trial]) -> Counter[str]:
         """Each step has one outcome, and each parent goes on once, and ends."""
-        memos = self._broker.execute_all([runs.read_memos(KEYS, trial.parent.run_id) for trial in trials])
+        memos = self._broker.execute_all([runs.read_memos(PLAIN, trial.parent.run_id) for trial in trials])
         held = [trial.parent for trial in trials[1::2]]
         assert self._broker.execute_all([_park(parent) for parent in held]) == [ScriptStatus.MORE] * len(held)
         woken = self._claim("parent")
@@ -168,12 +169,12 @@ def _event(run: str) -> bytes:
 
 
 def _park(parent: Lease) -> Command[ScriptStatus]:
-    return jobs.park_run(KEYS, run_id=parent.run_id, fence=parent.fence, applied=0)
+    return jobs.park_run(PLAIN, run_id=parent.run_id, fence=parent.fence, applied=0)
 
 
 def _finish(lease: Lease) -> Command[ScriptStatus]:
     return jobs.finish_run(
-        KEYS,
+        PLAIN,
         run_id=lease.run_id,
         fence=lease.fence,
         status=RunStatus.COMPLETED,

@@ -19,6 +19,7 @@ from tests.chaos.apps import STEPS
 from tests.chaos.health import check_health
 from tests.chaos.worker_fleet import Crew
 from tests.support.ledgers import BEGIN, END, EffectLedger, StartLedger
+from tests.support.plain import PLAIN
 from tests.support.processes import until
 
 APP = "tests.chaos.apps:app"
@@ -47,8 +48,8 @@ def check_journeys(producer: Stepflow, runs: list[str], effects: EffectLedger) -
     broker = producer.backend.broker
     for first in range(0, len(runs), BATCH):
         part = runs[first : first + BATCH]
-        records = broker.execute_all([read_run(KEYS, run) for run in part])
-        memos = broker.execute_all([read_memos(KEYS, run) for run in part])
+        records = broker.execute_all([read_run(PLAIN, run) for run in part])
+        memos = broker.execute_all([read_memos(PLAIN, run) for run in part])
         for run, record, stored in zip(part, records, memos, strict=True):
             check_journey(run, record, stored, tokens)
 

@@ -61,9 +61,7 @@ class Pair:
             depth=1,
         )
         driver = self.here
-        call = invoke_remote_child(
-            driver.keys, start, run_id=lease.run_id, fence=lease.fence, version=version, now_ms=driver.now_ms
-        )
+        call = invoke_remote_child(driver.partition, start, run_id=lease.run_id, fence=lease.fence, version=version)
         return driver.send(call)
 
     def asked(self, **options: Any) -> tuple[Lease, StartChild]:
@@ -82,8 +80,8 @@ class Pair:
 
     def deliver(self, message: Message, *, worker: str = "w1", calls: int = 99) -> Resolved | None:
         """Deliver a message, or make only the first calls for it, as one does who dies then."""
-        keys = self.there.keys if isinstance(message, RemoteChildFinished) else self.here.keys
-        return self.follow(deliver(keys, message, worker=worker, now_ms=self.here.now_ms), calls)
+        partition = self.there.partition if isinstance(message, RemoteChildFinished) else self.here.partition
+        return self.follow(deliver(partition, message, worker=worker), calls)
 
     def follow(self, dialogue: Operation[Resolved | None], calls: int) -> Resolved | None:
         try:
@@ -99,7 +97,7 @@ class Pair:
         self._groups()
         found: list[Finished] = []
         for driver in (self.here, self.there):
-            found += driver.send(read_finished(driver.keys, "reader"))
+            found += driver.send(read_finished(driver.partition, "reader"))
         return found
 
     def _groups(self) -> None:
@@ -193,7 +191,7 @@ def test_a_message_that_is_delivered_again_starts_no_second_child(pair: Pair) ->
     _, message = pair.asked()
     pair.deliver(message)
     pair.unchanged(lambda: pair.deliver(message))
-    assert pair.there.send(start_remote_child(pair.here.keys, message)) is ScriptStatus.ALREADY
+    assert pair.there.send(start_remote_child(pair.here.partition, message)) is ScriptStatus.ALREADY
 
 
 @pytest.mark.parametrize("calls", range(4))
@@ -220,7 +218,7 @@ def test_a_child_that_its_rate_limit_skips_resolves_the_step(pair: Pair) -> None
 
 def test_a_paused_function_skips_the_child(pair: Pair) -> None:
     _, message = pair.asked()
-    pair.there.send(pause(pair.there.keys, "function", "shop/sell", reason=""))
+    pair.there.send(pause(pair.there.partition, "function", "shop/sell", reason=""))
     assert pair.deliver(message) is not None
     assert json.loads(pair.here.memos(PARENT)[0][1])["reason"] == "paused"
 
@@ -387,7 +385,7 @@ def test_a_child_that_is_started_while_it_is_cancelled_does_not_stay(pair: Pair,
     """Between any two calls of who cancels it, another makes it, and takes the message off."""
     _, asked = pair.asked()
     message = cancelled(pair)
-    dialogue = deliver(pair.here.keys, message, worker="w1", now_ms=pair.here.now_ms)
+    dialogue = deliver(pair.here.partition, message, worker="w1")
     calls = next(dialogue)
     for n in range(2):
         if n == before:

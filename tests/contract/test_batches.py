@@ -17,6 +17,7 @@ from stepflow_broker.transitions.runs import start_run
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, Driver
+from tests.support.plain import plain_at
 
 SIZE, TIMEOUT_MS = 3, 5_000
 
@@ -31,17 +32,17 @@ def start(driver: Driver, run: str, *, tenant: int = 1, limit: int = 0, padding:
     flow = FlowConfig(concurrency=gates, batch=BatchConfig(SIZE, TIMEOUT_MS, "event.data.tenant"))
     config = FunctionConfig("shop", "buy", "shop", flow=flow, retention_ms=RETENTION_MS)
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"tenant": tenant, "padding": "x" * padding}})
-    return driver.send(start_run(driver.keys, config, run_id=run, event=event, dedupe=False, now_ms=driver.now_ms))
+    return driver.send(start_run(driver.partition, config, run_id=run, event=event, dedupe=False))
 
 
 def events(driver: Driver, batch: str) -> list[str]:
     """The ids of a batch's events."""
-    return [loads(text)["id"] for text in driver.store.broker.execute(load_batch(driver.keys, batch))]
+    return [loads(text)["id"] for text in driver.store.broker.execute(load_batch(driver.partition, batch))]
 
 
 def ended(driver: Driver, lease: Lease, status: RunStatus = RunStatus.COMPLETED, *, limit: int = 100) -> int:
     assert driver.finish(lease, status) is ScriptStatus.DONE
-    return driver.send(end_batch(driver.keys, lease.run_id, limit=limit, now_ms=driver.now_ms))
+    return driver.send(end_batch(driver.partition, lease.run_id, limit=limit))
 
 
 def test_a_full_batch_starts_at_once_and_has_all_events_in_their_order(driver: Driver) -> None:
@@ -93,10 +94,10 @@ def test_the_end_of_a_batch_is_that_of_its_runs_whoever_sees_to_it(driver: Drive
         start(driver, f"run{n}")
     (lease,) = driver.claim() or ()
     driver.finish(lease, status)  # and its worker dies
-    (found,) = driver.store.broker.execute(read_finished(driver.keys, "w2"))
+    (found,) = driver.store.broker.execute(read_finished(driver.partition, "w2"))
     assert found == EndedBatch(lease.run_id)
-    assert driver.send(end_batch(driver.keys, lease.run_id, limit=2, now_ms=driver.now_ms)) in (0, 1)
-    while driver.send(end_batch(driver.keys, lease.run_id, limit=2, now_ms=driver.now_ms)):
+    assert driver.send(end_batch(driver.partition, lease.run_id, limit=2)) in (0, 1)
+    while driver.send(end_batch(driver.partition, lease.run_id, limit=2)):
         pass
     assert {driver.run(f"run{n}").status for n in range(SIZE)} == {status}
     assert not driver.client.exists(driver.keys("BATCHED", lease.run_id))
@@ -107,7 +108,7 @@ def test_a_batch_that_lives_ends_nobody(driver: Driver) -> None:
     for n in range(SIZE):
         start(driver, f"run{n}")
     (lease,) = driver.claim() or ()
-    assert driver.send(end_batch(driver.keys, lease.run_id, now_ms=driver.now_ms)) == 0
+    assert driver.send(end_batch(driver.partition, lease.run_id)) == 0
     assert driver.run("run0").status is RunStatus.WAITING
 
 
@@ -129,7 +130,7 @@ def test_a_batch_in_which_nobody_is_left_is_cancelled(driver: Driver) -> None:
     start(driver, "run1")
     driver.cancel("run1")
     assert driver.run("run1b").status is RunStatus.CANCELLED
-    assert driver.send(end_batch(driver.keys, "run1b", now_ms=driver.now_ms)) == 0
+    assert driver.send(end_batch(driver.partition, "run1b")) == 0
     start(driver, "run2")
     assert driver.run("run2").continuation == "batched"
 
@@ -137,7 +138,7 @@ def test_a_batch_in_which_nobody_is_left_is_cancelled(driver: Driver) -> None:
 def test_who_cancels_a_batch_cancels_its_runs(driver: Driver) -> None:
     start(driver, "run1")
     driver.cancel("run1b")
-    driver.send(end_batch(driver.keys, "run1b", now_ms=driver.now_ms))
+    driver.send(end_batch(driver.partition, "run1b"))
     assert driver.run("run1").status is RunStatus.CANCELLED
 
 
@@ -190,7 +191,9 @@ def test_every_run_is_in_one_batch_that_is_not_too_large_and_ends_with_it(driver
         for lease in driver.claim() or ():
             finish(lease)
         for batch in list(driver.client.zrange(driver.keys("LIVE"), 0, -1)):
-            driver.send(end_batch(driver.keys, driver.client.hget(driver.keys("RUN", batch), "batch") or "", now_ms=1))
+            driver.send(
+                end_batch(plain_at(driver.keys, 1), driver.client.hget(driver.keys("RUN", batch), "batch") or "")
+            )
     assert len(in_batches) == len(set(in_batches)), f"seed {seed}: a run was in two batches"
     done = {run for run in runs if driver.run(run).status is not RunStatus.CANCELLED}
     assert done <= set(in_batches), f"seed {seed}: a run ended that was in no batch"

@@ -31,18 +31,16 @@ def config(bounds: CancellationConfig) -> FunctionConfig:
 
 def start(driver: Driver, bounds: CancellationConfig, run: str = "run1", *, data: object = None) -> ScriptStatus:
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"order": 1} if data is None else data})
-    return driver.send(
-        start_run(driver.keys, config(bounds), run_id=run, event=event, dedupe=False, now_ms=driver.now_ms)
-    )
+    return driver.send(start_run(driver.partition, config(bounds), run_id=run, event=event, dedupe=False))
 
 
 def came(driver: Driver, data: object, *, bounds: CancellationConfig | None = None, name: str = "gone") -> Routed:
     """An event has come, and starts a run ``new`` of a function with these bounds."""
     text = dumps({"name": name, "id": "e1", "ts": 1, "data": data})
-    driver.store.broker.execute(add_event(driver.keys, text, event_id="e1", dedupe=True))
-    (event,) = driver.store.broker.execute(read_events(driver.keys, "w1"))
+    driver.store.broker.execute(add_event(driver.partition, text, event_id="e1", dedupe=True))
+    (event,) = driver.store.broker.execute(read_events(driver.partition, "w1"))
     starts = [("new", config(bounds))] if bounds else []
-    call = route_event(driver.keys, event, starts, version=0, paths=(PATH,), now_ms=driver.now_ms)
+    call = route_event(driver.partition, event, starts, version=0, paths=(PATH,))
     answer = driver.store.broker.execute(call)
     check_invariants(driver.client)
     return answer
@@ -94,12 +92,12 @@ def test_an_event_that_comes_after_its_time_cancels_nothing(driver: Driver) -> N
 def test_a_condition_is_looked_at_by_a_worker(driver: Driver) -> None:
     start(driver, CancellationConfig((CancelConfig("gone", PATH, "event.data.sure && run.event.id == 'run1'"),)))
     assert came(driver, {"order": 1, "sure": True}).paths == ("?",)
-    ((run, key),) = driver.store.broker.execute(read_waits(driver.keys, "gone"))
+    ((run, key),) = driver.store.broker.execute(read_waits(driver.partition, "gone"))
     assert (run, key) == ("run1", "!0")
-    assert b"event.data.sure" in driver.store.broker.execute(read_condition(driver.keys, run, key))
-    assert driver.send(deliver_event(driver.keys, run, key, b"{}", now_ms=driver.now_ms))
+    assert b"event.data.sure" in driver.store.broker.execute(read_condition(driver.partition, run, key))
+    assert driver.send(deliver_event(driver.partition, run, key, b"{}"))
     assert driver.run().status is RunStatus.CANCELLED
-    assert not driver.send(deliver_event(driver.keys, run, key, b"{}", now_ms=driver.now_ms))
+    assert not driver.send(deliver_event(driver.partition, run, key, b"{}"))
     assert nothing_left(driver)
 
 

@@ -17,6 +17,7 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.state_machine import RunStatus
 from tests.contract.test_invokes import waiting
 from tests.support.driver import RETENTION_MS, START_MS, Driver
+from tests.support.plain import plain_at
 
 HOW = CancelRequest(dumps(Failure("RunCancelledError", "sold out").to_json()), RETENTION_MS)
 
@@ -32,15 +33,15 @@ def start(driver: Driver, run: str, name: str = "shop/buy", *, after_ms: int = 0
     event = dumps({"name": "e", "id": run, "ts": 1, "data": data})
     config = FunctionConfig(app, function, "shop")
     made_at = driver.now_ms + after_ms
-    driver.send(start_run(driver.keys, config, run_id=run, event=event, dedupe=False, now_ms=made_at))
+    driver.send(start_run(plain_at(driver.keys, made_at), config, run_id=run, event=event, dedupe=False))
 
 
 def found(driver: Driver, **selection: Any) -> list[str]:
-    return run_operation(driver.store.broker, find_live(driver.keys, RunFilter(**selection)))
+    return run_operation(driver.store.broker, find_live(driver.partition, RunFilter(**selection)))
 
 
 def cancelled(driver: Driver, run_ids: Sequence[str]) -> list[str]:
-    return run_operation(driver.store.broker, cancel_runs(driver.keys, run_ids, HOW))
+    return run_operation(driver.store.broker, cancel_runs(driver.partition, run_ids, HOW))
 
 
 # -- finding -----------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Crowd:
         self.runs += 1
         self.tenant_of[run] = tenant
         event = dumps({"name": "e", "id": run, "ts": 1, "data": {"tenant": tenant}})
-        call = start_run(self.driver.keys, CONFIG, run_id=run, event=event, dedupe=False, now_ms=self.driver.now_ms)
+        call = start_run(self.driver.partition, CONFIG, run_id=run, event=event, dedupe=False)
         assert self.driver.send(call) is ScriptStatus.DONE
 
     def claim(self) -> None:
@@ -142,11 +142,11 @@ def test_a_lease_that_comes_late_is_not_kept_when_its_slot_is_another_s(driver: 
     config = FunctionConfig("shop", "one", "shop", flow=FlowConfig(concurrency=(ConcurrencyConfig(1),)))
     for run in ("run1", "run2"):
         event = dumps({"name": "e", "id": run, "ts": 1, "data": {}})
-        driver.send(start_run(driver.keys, config, run_id=run, event=event, dedupe=False, now_ms=driver.now_ms))
+        driver.send(start_run(driver.partition, config, run_id=run, event=event, dedupe=False))
     first = driver.claim_one()
     driver.now_ms += LEASE_MS + 1
     event = dumps({"name": "e", "id": "run3", "ts": 1, "data": {}})
-    driver.send(start_run(driver.keys, config, run_id="run3", event=event, dedupe=False, now_ms=driver.now_ms))
+    driver.send(start_run(driver.partition, config, run_id="run3", event=event, dedupe=False))
     second = driver.claim_one()  # a start has found that the slot had lapsed
     assert second.run_id == "run2"
     assert driver.extend(first, second) == [first.job]

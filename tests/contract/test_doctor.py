@@ -37,7 +37,7 @@ def at_work(driver: Driver) -> None:
 
 
 def look(driver: Driver, *, repair: bool = False) -> list[Finding]:
-    return examine(driver.store.broker, driver.keys, repair=repair, now_ms=driver.now_ms)
+    return examine(driver.store.broker, driver.partition, repair=repair)
 
 
 def codes(findings: list[Finding]) -> set[str]:
@@ -47,7 +47,7 @@ def codes(findings: list[Finding]) -> set[str]:
 def complete(driver: Driver) -> None:
     """Work until no run lives; every wait ends by its time."""
     for _ in range(100):
-        driver.send(fire_timers(driver.keys, now_ms=driver.now_ms))
+        driver.send(fire_timers(driver.partition))
         driver.reclaim()
         for lease in driver.claim() or ():
             if lease.key:
@@ -57,7 +57,7 @@ def complete(driver: Driver) -> None:
             else:
                 driver.finish(lease)
                 if driver.client.exists(driver.keys("BATCHED", lease.run_id)):
-                    driver.send(end_batch(driver.keys, lease.run_id, now_ms=driver.now_ms))
+                    driver.send(end_batch(driver.partition, lease.run_id))
         if not driver.client.zcard(driver.keys("LIVE")):
             return
         driver.advance(_LATE_MS)

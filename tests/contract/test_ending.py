@@ -93,10 +93,10 @@ def test_who_waits_for_the_end_of_a_run_is_told_of_it(driver: Driver) -> None:
 
 def test_ended_runs_are_listed_until_their_retention_is_over(driver: Driver) -> None:
     driver.finish(driver.started())
-    ended = list_runs(driver.keys, live=False, limit=10)
+    ended = list_runs(driver.partition, live=False, limit=10)
     assert driver.store.broker.execute(ended) == ["run1"]
-    assert driver.store.broker.execute(forget_ended(driver.keys, driver.now_ms + RETENTION_MS - 1)) == 0
-    assert driver.store.broker.execute(forget_ended(driver.keys, driver.now_ms + RETENTION_MS)) == 1
+    assert driver.store.broker.execute(forget_ended(driver.partition, driver.now_ms + RETENTION_MS - 1)) == 0
+    assert driver.store.broker.execute(forget_ended(driver.partition, driver.now_ms + RETENTION_MS)) == 1
     assert driver.store.broker.execute(ended) == []
 
 

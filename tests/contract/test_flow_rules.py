@@ -87,7 +87,7 @@ class Crowd:
     def send(self, *events: Sent) -> list[str]:
         """Start runs in one script -> why each was refused, if it was; the model says the same."""
         words = [(sent.run, _event_text(sent)) for sent in events]
-        codes = self.driver.send(start_runs(self.driver.keys, self.config, words, now_ms=self.driver.now_ms))
+        codes = self.driver.send(start_runs(self.driver.partition, self.config, words))
         self.hold_expiries()
         return [self.compare(sent, code) for sent, code in zip(events, codes, strict=True)]
 

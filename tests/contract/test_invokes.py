@@ -360,8 +360,8 @@ def left_on_the_stream(driver: Driver) -> None:
 
 def test_a_finished_event_is_read_once_and_wakes_the_parent(driver: Driver) -> None:
     left_on_the_stream(driver)
-    assert driver.send(read_finished(driver.keys, "w3")) == [EndedRun("child1")]
-    assert driver.send(read_finished(driver.keys, "w4")) == []
+    assert driver.send(read_finished(driver.partition, "w3")) == [EndedRun("child1")]
+    assert driver.send(read_finished(driver.partition, "w4")) == []
     assert driver.wake("child1", worker="w3") is not None
     assert driver.client.xlen(driver.keys("FINISHED")) == 0
     assert driver.client.xpending(driver.keys("FINISHED"), "stepflow")["pending"] == 0
@@ -369,16 +369,16 @@ def test_a_finished_event_is_read_once_and_wakes_the_parent(driver: Driver) -> N
 
 def test_a_finished_event_that_a_dead_worker_took_is_taken_over(driver: Driver) -> None:
     left_on_the_stream(driver)
-    driver.send(read_finished(driver.keys, "dead"))
-    assert driver.send(take_over_finished(driver.keys, "w3", idle_ms=0)) == [EndedRun("child1")]
+    driver.send(read_finished(driver.partition, "dead"))
+    assert driver.send(take_over_finished(driver.partition, "w3", idle_ms=0)) == [EndedRun("child1")]
     assert driver.wake("child1", worker="w3") is not None
-    assert driver.send(take_over_finished(driver.keys, "w3", idle_ms=0)) == []
+    assert driver.send(take_over_finished(driver.partition, "w3", idle_ms=0)) == []
 
 
 def test_a_finished_event_stays_until_the_parents_step_is_resolved(driver: Driver) -> None:
     left_on_the_stream(driver)
     for _ in range(3):
-        driver.send(read_finished(driver.keys, "w3"))
+        driver.send(read_finished(driver.partition, "w3"))
         assert driver.client.xlen(driver.keys("FINISHED")) == 1
     driver.wake()
     assert driver.client.xlen(driver.keys("FINISHED")) == 0

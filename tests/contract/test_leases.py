@@ -186,33 +186,33 @@ def test_a_first_look_after_a_while_leaves_workers_the_time_to_extend(driver: Dr
     lease, step = run_and_step(driver)
     driver.reclaim()
     driver.advance(60_000)
-    assert driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms)) == []
+    assert driver.send(reclaim_leases(driver.partition)) == []
     driver.extend(lease)
     driver.advance(4_000)
-    assert driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms)) == [], "another worker looks soon after it"
+    assert driver.send(reclaim_leases(driver.partition)) == [], "another worker looks soon after it"
     driver.advance(2_000)
-    assert driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms)) == [step.job]
+    assert driver.send(reclaim_leases(driver.partition)) == [step.job]
 
 
 def test_a_clock_that_is_set_back_puts_no_job_off_for_longer_than_half_a_lease(driver: Driver) -> None:
     lease, _ = run_and_step(driver)
     driver.reclaim()
     driver.advance(60_000)
-    assert driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms)) == []
+    assert driver.send(reclaim_leases(driver.partition)) == []
     driver.advance(-40_000)
-    assert driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms)) == []
+    assert driver.send(reclaim_leases(driver.partition)) == []
     driver.advance(6_000)
-    assert lease.job in driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms))
+    assert lease.job in driver.send(reclaim_leases(driver.partition))
 
 
 def test_a_clock_that_is_set_ahead_and_far_back_takes_no_lease_that_is_not_over(driver: Driver) -> None:
     lease, _ = run_and_step(driver)
     driver.reclaim()
     driver.advance(60_000)
-    driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms))
+    driver.send(reclaim_leases(driver.partition))
     driver.advance(-120_000)
     driver.extend(lease)
-    assert lease.job not in driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms))
+    assert lease.job not in driver.send(reclaim_leases(driver.partition))
 
 
 def test_a_lease_that_was_over_at_the_last_look_is_reclaimed_however_long_ago_that_was(driver: Driver) -> None:
@@ -221,4 +221,4 @@ def test_a_lease_that_was_over_at_the_last_look_is_reclaimed_however_long_ago_th
     driver.reclaim()
     for expected in ([], [lease.job]):
         driver.advance(60_000)
-        assert driver.send(reclaim_leases(driver.keys, now_ms=driver.now_ms)) == expected
+        assert driver.send(reclaim_leases(driver.partition)) == expected

@@ -21,12 +21,12 @@ GATE = "shop/buy:event.data.tenant=1"
 
 
 def paused(driver: Driver, kind: PauseKind, name: str, reason: str = "") -> bool:
-    return driver.send(pause(driver.keys, kind, name, reason=reason, now_ms=driver.now_ms))
+    return driver.send(pause(driver.partition, kind, name, reason=reason))
 
 
 def resumed(driver: Driver, kind: PauseKind, name: str) -> bool:
     """Resume, and let timers fire until nothing is due."""
-    answer = driver.send(resume(driver.keys, kind, name, now_ms=driver.now_ms))
+    answer = driver.send(resume(driver.partition, kind, name))
     while driver.fire()[0]:
         pass
     return answer
@@ -36,7 +36,7 @@ def start(driver: Driver, run: str, *, tenant: int = 1, limit: int = 0) -> Scrip
     flow = FlowConfig(concurrency=(ConcurrencyConfig(limit, "event.data.tenant"),)) if limit else None
     config = FunctionConfig("shop", "buy", "shop", flow=flow, retention_ms=RETENTION_MS)
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"tenant": tenant}})
-    return driver.send(start_run(driver.keys, config, run_id=run, event=event, dedupe=False, now_ms=driver.now_ms))
+    return driver.send(start_run(driver.partition, config, run_id=run, event=event, dedupe=False))
 
 
 def claimed(driver: Driver, limit: int = 100) -> list[str]:
@@ -47,11 +47,11 @@ def test_what_is_paused_is_known_with_its_reason_and_its_time(driver: Driver) ->
     assert paused(driver, "queue", "shop", "the stock is counted")
     driver.advance(1_000)
     assert not paused(driver, "queue", "shop", "still: the stock")
-    (one,) = driver.store.broker.execute(read_pauses(driver.keys)).values()
+    (one,) = driver.store.broker.execute(read_pauses(driver.partition)).values()
     assert (one.kind, one.name, one.since, one.reason) == ("queue", "shop", START_MS, "still: the stock")
     assert resumed(driver, "queue", "shop")
     assert not resumed(driver, "queue", "shop")
-    assert not driver.store.broker.execute(read_pauses(driver.keys))
+    assert not driver.store.broker.execute(read_pauses(driver.partition))
 
 
 def test_nothing_is_given_out_from_a_paused_queue(driver: Driver) -> None:
@@ -95,7 +95,7 @@ def test_many_jobs_go_on_bit_by_bit(driver: Driver) -> None:
     driver.plan(lease, *[f"s{n}" for n in range(250)])
     paused(driver, "function", "shop/buy")
     assert claimed(driver, 1_000) == []
-    driver.send(resume(driver.keys, "function", "shop/buy", now_ms=driver.now_ms))
+    driver.send(resume(driver.partition, "function", "shop/buy"))
     assert driver.fire(limit=1)[0] == 1
     assert len(claimed(driver, 1_000)) == 100
     while driver.fire()[0]:
@@ -107,7 +107,7 @@ def test_a_function_that_is_paused_again_before_it_went_on_stays_paused(driver: 
     start(driver, "run1")
     paused(driver, "function", "shop/buy")
     driver.claim()
-    driver.send(resume(driver.keys, "function", "shop/buy", now_ms=driver.now_ms))
+    driver.send(resume(driver.partition, "function", "shop/buy"))
     paused(driver, "function", "shop/buy")
     driver.fire()
     assert driver.run().continuation == "gated"
@@ -167,7 +167,7 @@ def test_the_times_of_a_paused_function_wait_for_its_policy(driver: Driver) -> N
     paused(driver, "function", "shop/buy")
     for expected in (0, 1):
         starts = [("run1", config, event)]
-        call = fire_cron(driver.keys, name, last_ms=0, until_ms=5, starts=starts, now_ms=driver.now_ms)
+        call = fire_cron(driver.partition, name, last_ms=0, until_ms=5, starts=starts)
         assert driver.send(call) == expected
         resumed(driver, "function", "shop/buy")
 
@@ -192,7 +192,7 @@ def test_whatever_is_paused_when_everybody_gets_through(driver: Driver, seed: in
             case "pause":
                 paused(driver, *chance.choice(subjects))
             case "resume":
-                driver.send(resume(driver.keys, *chance.choice(subjects), now_ms=driver.now_ms))
+                driver.send(resume(driver.partition, *chance.choice(subjects)))
             case "die" if held:
                 held.pop(chance.choice(sorted(held)))
             case "time":
@@ -217,6 +217,6 @@ def test_whatever_is_paused_when_everybody_gets_through(driver: Driver, seed: in
 
 
 def _is_held_up(driver: Driver, lease: Lease) -> bool:
-    found = driver.store.broker.execute(read_pauses(driver.keys))
+    found = driver.store.broker.execute(read_pauses(driver.partition))
     limits = driver.client.hget(driver.keys("RUN", lease.run_id), "concurrency") or ""
     return any(one.kind != "key" or one.name in limits for one in found.values())

@@ -21,7 +21,7 @@ RANKED = FunctionConfig(
 
 def start(driver: Driver, run: str, seconds: float) -> None:
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"seconds": seconds}})
-    call = start_run(driver.keys, RANKED, run_id=run, event=event, dedupe=False, now_ms=driver.now_ms)
+    call = start_run(driver.partition, RANKED, run_id=run, event=event, dedupe=False)
     assert driver.send(call) is ScriptStatus.DONE
     driver.advance(1)
 
@@ -67,9 +67,9 @@ def test_a_run_in_line_can_be_cancelled_and_held_up(driver: Driver) -> None:
     start(driver, "run1", 1)
     start(driver, "run2", 2)
     driver.cancel("run1")
-    driver.send(pause(driver.keys, "function", "shop/ranked", reason="", now_ms=driver.now_ms))
+    driver.send(pause(driver.partition, "function", "shop/ranked", reason=""))
     assert claimed(driver) == []
-    driver.send(resume(driver.keys, "function", "shop/ranked", now_ms=driver.now_ms))
+    driver.send(resume(driver.partition, "function", "shop/ranked"))
     driver.fire()
     assert claimed(driver) == ["run2"]
 

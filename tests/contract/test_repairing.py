@@ -14,7 +14,7 @@ STEP = job_id("run1", step_key("a"))
 
 
 def repair(driver: Driver, cursor: int = 0, count: int = 500) -> tuple[int, list[str]]:
-    return driver.send(repair_jobs(driver.keys, cursor=cursor, count=count, now_ms=driver.now_ms))
+    return driver.send(repair_jobs(driver.partition, cursor=cursor, count=count))
 
 
 def take_away(driver: Driver, name: str, job: str) -> None:
@@ -84,9 +84,7 @@ def test_many_runs_are_looked_at_in_parts(driver: Driver) -> None:
     repaired: list[str] = []
     cursor = -1
     while cursor != 0:
-        cursor, part = driver.store.broker.execute(
-            repair_jobs(driver.keys, cursor=max(cursor, 0), count=50, now_ms=driver.now_ms)
-        )
+        cursor, part = driver.store.broker.execute(repair_jobs(driver.partition, cursor=max(cursor, 0), count=50))
         repaired += part
     assert sorted(repaired) == sorted(runs)
     assert sorted(driver.queued("shop")) == sorted(runs)

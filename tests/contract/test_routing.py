@@ -35,14 +35,14 @@ def version(driver: Driver) -> int:
 
 def sent(driver: Driver, *, dedupe: bool = True) -> StreamedEvent:
     """An event that was sent, and taken off the group by a worker."""
-    driver.store.broker.execute(add_event(driver.keys, EVENT, event_id="e1", dedupe=dedupe))
-    (event,) = driver.store.broker.execute(read_events(driver.keys, "w1"))
+    driver.store.broker.execute(add_event(driver.partition, EVENT, event_id="e1", dedupe=dedupe))
+    (event,) = driver.store.broker.execute(read_events(driver.partition, "w1"))
     return event
 
 
 def route(driver: Driver, event: StreamedEvent, version: int) -> int | None:
     starts = [("run1", BUY), ("run2", MAIL)]
-    routed = driver.store.broker.execute(route_event(driver.keys, event, starts, version=version, now_ms=driver.now_ms))
+    routed = driver.store.broker.execute(route_event(driver.partition, event, starts, version=version))
     check_invariants(driver.client)
     return None if routed.code is ScriptStatus.STALE_REGISTRY else routed.started
 
@@ -106,16 +106,16 @@ def test_an_event_is_not_routed_by_a_registry_that_has_changed(driver: Driver, v
 
 
 def test_an_event_that_no_function_wants_leaves_the_stream(driver: Driver, version: int) -> None:
-    call = route_event(driver.keys, sent(driver), [], version=version, now_ms=driver.now_ms)
+    call = route_event(driver.partition, sent(driver), [], version=version)
     assert driver.store.broker.execute(call).started == 0
     assert driver.client.xlen(driver.keys("EVENTS")) == 0
 
 
 def test_an_event_that_a_dead_worker_took_is_taken_over(driver: Driver, version: int) -> None:
     event = sent(driver)
-    assert driver.store.broker.execute(take_over_events(driver.keys, "w2", idle_ms=0)) == [event]
+    assert driver.store.broker.execute(take_over_events(driver.partition, "w2", idle_ms=0)) == [event]
     assert route(driver, event, version) == 2
-    assert driver.store.broker.execute(take_over_events(driver.keys, "w2", idle_ms=0)) == []
+    assert driver.store.broker.execute(take_over_events(driver.partition, "w2", idle_ms=0)) == []
 
 
 def test_an_event_that_was_routed_cannot_disturb_its_run(driver: Driver, version: int) -> None:

@@ -43,29 +43,27 @@ def sleep(*, delay_ms: int = 0, until_ms: int = 0) -> WaitStart:
 
 
 def begin(driver: Driver, lease: Lease, start: WaitStart) -> ScriptStatus:
-    begun = begin_wait(driver.keys, start, run_id=lease.run_id, fence=lease.fence, now_ms=driver.now_ms)
+    begun = begin_wait(driver.partition, start, run_id=lease.run_id, fence=lease.fence)
     return driver.send(begun).code
 
 
 def came(driver: Driver, name: str, data: object, *, paths: tuple[str, ...] = (), event_id: str = "e1") -> Routed:
     """An event that has come, and what became of it."""
     text = dumps({"name": name, "id": event_id, "ts": 1, "data": data})
-    driver.store.broker.execute(add_event(driver.keys, text, event_id=event_id, dedupe=True))
-    (event,) = driver.store.broker.execute(read_events(driver.keys, "w1"))
+    driver.store.broker.execute(add_event(driver.partition, text, event_id=event_id, dedupe=True))
+    (event,) = driver.store.broker.execute(read_events(driver.partition, "w1"))
     return routed(driver, event, paths)
 
 
 def routed(driver: Driver, event: StreamedEvent, paths: tuple[str, ...] = ()) -> Routed:
-    answer = driver.store.broker.execute(
-        route_event(driver.keys, event, [], version=0, paths=paths, now_ms=driver.now_ms)
-    )
+    answer = driver.store.broker.execute(route_event(driver.partition, event, [], version=0, paths=paths))
     check_invariants(driver.client)
     return answer
 
 
 def memo_of(driver: Driver, run: str = "run1") -> object:
     """The only memo of a run."""
-    ((_, text),) = driver.store.broker.execute(read_memos(driver.keys, run))
+    ((_, text),) = driver.store.broker.execute(read_memos(driver.partition, run))
     return read_memo(text)
 
 
@@ -175,13 +173,13 @@ def test_a_wait_with_a_condition_is_left_to_a_worker(driver: Driver) -> None:
     answer = came(driver, "paid", {"n": 1})
     assert (answer.code, answer.paths) == (ScriptStatus.DONE, ("?",))
     (event,) = _pending(driver)
-    (wait,) = driver.store.broker.execute(read_waits(driver.keys, "paid"))
+    (wait,) = driver.store.broker.execute(read_waits(driver.partition, "paid"))
     assert wait == ("run1", step_key("w"))
-    assert loads(driver.store.broker.execute(read_condition(driver.keys, *wait))) == "looked at"
-    assert driver.send(deliver_event(driver.keys, *wait, event.event, now_ms=driver.now_ms)) is True
-    assert driver.send(deliver_event(driver.keys, *wait, event.event, now_ms=driver.now_ms)) is False
-    assert driver.store.broker.execute(read_waits(driver.keys, "paid")) == []
-    for call in drop_event(driver.keys, event):
+    assert loads(driver.store.broker.execute(read_condition(driver.partition, *wait))) == "looked at"
+    assert driver.send(deliver_event(driver.partition, *wait, event.event)) is True
+    assert driver.send(deliver_event(driver.partition, *wait, event.event)) is False
+    assert driver.store.broker.execute(read_waits(driver.partition, "paid")) == []
+    for call in drop_event(driver.partition, event):
         driver.store.broker.execute(call)
     assert driver.client.xlen(driver.keys("EVENTS")) == 0
 
@@ -193,10 +191,10 @@ def test_a_look_back_answers_the_events_of_late(driver: Driver) -> None:
         came(driver, "paid", {"n": n}, event_id=f"e{n}")
     start = wait_for("paid", paths="data.n", values=[1])
     looking = WaitStart(start.key, "w", start.detail, HOUR_MS, event="paid", index=start.index, lookback_ms=60_000)
-    begun = driver.store.broker.execute(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
+    begun = driver.store.broker.execute(begin_wait(driver.partition, looking, run_id="run1", fence=lease.fence))
     assert begun.code is ScriptStatus.DONE
     assert [loads(event)["data"]["n"] for event in begun.recent] == [0, 1, 2]
-    again = driver.store.broker.execute(begin_wait(driver.keys, looking, run_id="run1", fence=lease.fence))
+    again = driver.store.broker.execute(begin_wait(driver.partition, looking, run_id="run1", fence=lease.fence))
     assert again == replace(begun, code=ScriptStatus.ALREADY), "whoever looked first may have died"
 
 
@@ -216,20 +214,20 @@ def test_events_of_a_step_are_sent_with_its_memo_and_once(driver: Driver) -> Non
 
     def send(fence: int) -> tuple[ScriptStatus, int]:
         return driver.send(
-            send_events(driver.keys, run_id="run1", fence=fence, key=step_key("send"), memo=text, events=events)
+            send_events(driver.partition, run_id="run1", fence=fence, key=step_key("send"), memo=text, events=events)
         )
 
     assert send(lease.fence) == (ScriptStatus.DONE, 1)
     assert send(lease.fence) == (ScriptStatus.ALREADY, 1)
     assert send(lease.fence + 1)[0] is ScriptStatus.ALREADY
-    sent = driver.store.broker.execute(read_events(driver.keys, "w1"))
+    sent = driver.store.broker.execute(read_events(driver.partition, "w1"))
     assert [(event.event_id, event.dedupe) for event in sent] == [("e0", False), ("e1", True)]
 
 
 def test_a_stale_worker_sends_nothing(driver: Driver) -> None:
     lease = driver.started()
     call = send_events(
-        driver.keys,
+        driver.partition,
         run_id="run1",
         fence=lease.fence + 1,
         key=step_key("send"),

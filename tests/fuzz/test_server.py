@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stepflow import StepflowError
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.registry.event_filter import EventFilter
 from stepflow_broker.registry.functions import read_function, read_functions
 from stepflow_broker.transitions.events import StreamedEvent, read_events
@@ -27,6 +28,7 @@ from stepflow_engine.memo import read_memo
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.partition.notifications import NotificationListener
 from tests.fuzz.cases import JSON, TEXTS, fuzzed
+from tests.support.plain import PLAIN
 
 KEYS = Keys()
 
@@ -64,11 +66,11 @@ def flat(fields: dict[bytes, bytes]) -> list[bytes]:
 def test_a_record_is_read_or_is_a_typed_error(fields: dict[bytes, bytes], status: bytes) -> None:
     known = flat({b"event": b'{"data":1}', **fields, b"status": status})
     calls: list[tuple[Command[Any], Any]] = [
-        (read_run(KEYS, "r"), known),
-        (read_steps(KEYS, "r"), flat(fields)),
-        (read_pauses(KEYS), flat(fields)),
+        (read_run(PLAIN, "r"), known),
+        (read_steps(PLAIN, "r"), flat(fields)),
+        (read_pauses(PLAIN), flat(fields)),
         (read_function(KEYS, "a", "f"), next(iter(fields.values()), b"")),
-        (load_run(KEYS, "r", 0), [known, []]),
+        (load_run(PLAIN, "r", 0), [known, []]),
     ]
     for call, reply in calls:
         with suppress(StepflowError):
@@ -82,8 +84,8 @@ def test_a_record_is_read_or_is_a_typed_error(fields: dict[bytes, bytes], status
 )
 def test_entries_of_a_stream_are_read_whatever_they_are(entries: list[list[bytes]]) -> None:
     reply = [[b"stream", [[b"1-%d" % n, fields[: len(fields) // 2 * 2]] for n, fields in enumerate(entries)]]]
-    assert len(read_events(KEYS, "w", limit=9).answer(reply)) <= len(entries)
-    assert len(read_finished(KEYS, "w", limit=9).answer(reply)) <= len(entries)
+    assert len(read_events(PLAIN, "w", limit=9).answer(reply)) <= len(entries)
+    assert len(read_finished(PLAIN, "w", limit=9).answer(reply)) <= len(entries)
 
 
 @fuzzed(0.02, words=st.lists(st.none() | BLOBS | st.integers(), min_size=0, max_size=12), job=BLOBS)
@@ -97,7 +99,7 @@ def test_a_lease_is_always_read(words: list[Any], job: bytes) -> None:
 @fuzzed(0.02, text=BLOBS, event=EVENTS)
 def test_a_filter_matches_or_not_or_raises_a_typed_error(text: bytes, event: bytes) -> None:
     with suppress(StepflowError):
-        EventFilter.from_json(text).holds(event)
+        EventFilter.from_json(text).holds(event, NO_ENCRYPTION)
 
 
 class Handler:
@@ -143,7 +145,7 @@ class DeadServer:
 @fuzzed(0.04, event=EVENTS | BLOBS, keyed=st.booleans())
 def test_an_event_is_routed_dropped_or_left(event: bytes, keyed: bool) -> None:
     broker = DeadServer()
-    router = Router(broker, KEYS, "w", REGISTRY, Cipher([bytes(32)] if keyed else []))  # type: ignore[arg-type]
+    router = Router(broker, Partition.first_of(KEYS, Cipher([bytes(32)] if keyed else [])), "w", REGISTRY)  # type: ignore[arg-type]
     with suppress(BackendUnavailableError):
         LOOP.run_until_complete(router.route([StreamedEvent("1-1", event, "e", dedupe=False)]))
         assert broker.dropped <= 1

@@ -20,10 +20,10 @@ from examples.census.listing import MODULES, Part, cut_package, list_packages
 from examples.census.report import Report, build_report, format_table
 from stepflow import Run, RunFailedError, Stepflow
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.redis_client.partitions import keys_for
 from stepflow_broker.transitions.runs import count_steps, read_memos, read_run
 from stepflow_engine.ids import run_id_by_event
 from stepflow_engine.memo import read_memo
+from tests.support.plain import plain_partition
 from tests.support.processes import ROOT, until
 from tests.support.roles import as_role
 
@@ -116,15 +116,15 @@ def test_each_package_is_counted_by_a_run_of_its_own(url: str, client, start_wor
     start_worker("examples.census.flow:app")
     run = _send(url, client, ["json", "encodings"])
     run.result(timeout=60)
-    broker, keys = Broker(as_role(url, "read-only")), keys_for(url)
-    memos = [read_memo(text) for _, text in broker.execute(read_memos(keys, run.id))]
+    broker, partition = Broker(as_role(url, "read-only")), plain_partition(url)
+    memos = [read_memo(text) for _, text in broker.execute(read_memos(partition, run.id))]
     children = {memo.id: memo.detail["run_id"] for memo in memos if memo.detail.get("kind") == "invoke"}
     assert set(children) == {"count json", "count encodings"}
     for step_id, child in children.items():
-        record = broker.execute(read_run(keys, child))
+        record = broker.execute(read_run(partition, child))
         assert record is not None
         assert (record.function, record.parent) == ("count-package", run.id)
-        assert broker.execute(count_steps(keys, child)) == len(parts_of([step_id.removeprefix("count ")]))
+        assert broker.execute(count_steps(partition, child)) == len(parts_of([step_id.removeprefix("count ")]))
 
 
 def test_a_package_that_does_not_exist_fails_the_run_and_is_named(url: str, client, start_worker) -> None:

@@ -244,12 +244,12 @@ def test_the_newest_runs_that_fit_are_found_page_by_page(app: Stepflow, monkeypa
     monkeypatch.setattr(listings, "_PAGE", 4)
     runs = [app.start(rare if number % 10 == 0 else common) for number in range(21)]
     runs[1].cancel()
-    broker, keys = Broker(as_role(app.backend.url, "read-only")), app.backend.keys
-    found = listings.find_runs(broker, keys, function="rare", limit=2)
+    broker, partition = Broker(as_role(app.backend.url, "read-only")), app.backend.partition
+    found = listings.find_runs(broker, partition, function="rare", limit=2)
     assert {run.id for run in found} <= {runs[0].id, runs[10].id, runs[20].id}
     assert len(found) == 2
-    assert len(listings.find_runs(broker, keys, limit=100)) == 21
-    cancelled = listings.find_runs(broker, keys, statuses=frozenset({RunStatus.CANCELLED}), limit=100)
+    assert len(listings.find_runs(broker, partition, limit=100)) == 21
+    cancelled = listings.find_runs(broker, partition, statuses=frozenset({RunStatus.CANCELLED}), limit=100)
     assert [run.id for run in cancelled] == [runs[1].id]
 
 

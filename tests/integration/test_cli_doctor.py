@@ -21,6 +21,7 @@ from stepflow_broker.redis_client.partitions import keys_for
 from tests.integration.apps.busy import app as busy
 from tests.integration.apps.busy import parent
 from tests.support.command_line import as_json, call
+from tests.support.plain import plain_partition
 from tests.support.processes import WorkerProcess, WorkerThread, until
 from tests.support.roles import as_role
 
@@ -208,7 +209,7 @@ def test_a_busy_server_whose_workers_are_killed_gives_no_false_alarm(
 
     def look() -> bool:
         nonlocal killed, looks
-        found = errors(examine(broker, keys_for(url)))
+        found = errors(examine(broker, plain_partition(url)))
         assert not found, found
         looks += 1
         if looks % 4 == 0 and killed < 5:
@@ -221,7 +222,7 @@ def test_a_busy_server_whose_workers_are_killed_gives_no_false_alarm(
     until(look, seconds=90, what="the end of all runs")
     assert killed == 5, f"only {killed} workers were killed in {looks} looks"
     assert {run.status().value for run in runs} == {"completed"}
-    assert errors(examine(broker, keys_for(url))) == []
+    assert errors(examine(broker, plain_partition(url))) == []
     producer.backend.close()
 
 
@@ -235,7 +236,7 @@ def test_repairing_a_busy_server_disturbs_nobody(
     runs = [producer.start(f"busy/{parent.id}", {"number": number}) for number in range(100)]
 
     def look() -> bool:
-        found = errors(examine(broker, keys_for(url), repair=True))
+        found = errors(examine(broker, plain_partition(url), repair=True))
         assert not found, found
         return not client.zcard("stepflow:live")
 

@@ -64,14 +64,14 @@ def family(app: Stepflow, url: str, run_worker: Callable[..., WorkerThread]) -> 
     register(url, other)
     run_worker(app)
     run = app.start(main)
-    broker, keys = Broker(as_role(app.backend.url, "read-only")), app.backend.keys
+    broker, partition = Broker(as_role(app.backend.url, "read-only")), app.backend.partition
 
     def children() -> dict[str, str]:
-        return {step.id: step.child for step in broker.execute(read_steps(keys, run.id))}
+        return {step.id: step.child for step in broker.execute(read_steps(partition, run.id))}
 
     until(lambda: set(children()) == {"call slow", "call absent"}, what="the start of the children")
     found = Family(run.id, children()["call slow"], children()["call absent"], gate)
-    until(lambda: broker.execute(count_steps(keys, found.slow)) == 3, what="the end of the leaves")
+    until(lambda: broker.execute(count_steps(partition, found.slow)) == 3, what="the end of the leaves")
     yield found
     gate.set()
 
@@ -133,13 +133,13 @@ def test_no_more_runs_of_a_family_are_read_than_asked_in_few_round_trips(
     run_worker(app)
     run = app.start(main)
     run.result(30)
-    broker, keys = Broker(as_role(app.backend.url, "read-only")), app.backend.keys
-    record = broker.execute(read_run(keys, run.id))
+    broker, partition = Broker(as_role(app.backend.url, "read-only")), app.backend.partition
+    record = broker.execute(read_run(partition, run.id))
     assert record is not None
-    invokes = find_invokes([(key, read_memo(text)) for key, text in broker.execute(read_memos(keys, run.id))], [])
+    invokes = find_invokes([(key, read_memo(text)) for key, text in broker.execute(read_memos(partition, run.id))], [])
     trips, send = [], broker.execute_all
     monkeypatch.setattr(broker, "execute_all", lambda calls: trips.append(len(calls)) or send(calls))
-    found = read_run_tree(broker, keys, record, invokes, limit=20)
+    found = read_run_tree(broker, partition, record, invokes, limit=20)
     assert (len(found.children), found.hidden) == (20, 10)
     assert len(trips) == 3  # two for the workers, one for the level
 

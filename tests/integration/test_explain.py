@@ -40,7 +40,7 @@ def test_a_run_without_a_worker(app: Stepflow) -> None:
     @app.function("lonely")
     async def lonely(ctx: Context) -> None: ...
 
-    runs, keys = [app.start(lonely), app.start(lonely)], app.backend.keys
+    runs, keys = [app.start(lonely), app.start(lonely)], app.backend.partition.keys
     reason = runs[1].explain()
     assert kinds(reason) == ["queued", ["queue"]]
     place = "queue shop" if len(keys.all) == 1 else "queue shop of its partition"

@@ -135,20 +135,21 @@ def test_a_parked_parent_is_woken_by_a_child_that_ends_on_another_worker(
 def test_a_worker_that_died_after_it_ended_a_child_still_wakes_the_parent(
     scene: Scene, start_worker: StartWorker, taken: bool
 ) -> None:
-    broker, keys = Broker(as_role(scene.app.backend.url, "worker")), scene.app.backend.keys
-    broker.execute_all([register_functions(one, [south.functions["gated"].config]) for one in keys.all])
+    broker, partition = Broker(as_role(scene.app.backend.url, "worker")), scene.app.backend.partition
+    broker.execute_all([register_functions(one.keys, [south.functions["gated"].config]) for one in partition.all])
     north = start_worker(NORTH, sticky=0)
     run = scene.start("parent")
     scene.parked(run)
     if taken:
         north.terminate()
-    keys = keys.of(run.id)
+    partition = partition.of(run.id)
     (lease,) = (
-        broker.execute(claim_jobs(keys, lists=queue_lists(["south"]), worker="dead", limit=9, lease_ms=9_000)) or ()
+        broker.execute(claim_jobs(partition, lists=queue_lists(["south"]), worker="dead", limit=9, lease_ms=9_000))
+        or ()
     )
     broker.execute(
         finish_run(
-            keys,
+            partition,
             run_id=lease.run_id,
             fence=lease.fence,
             status=RunStatus.COMPLETED,
@@ -157,9 +158,9 @@ def test_a_worker_that_died_after_it_ended_a_child_still_wakes_the_parent(
         )
     )
     if taken:
-        assert [one.run_id for one in broker.execute(read_finished(keys, "dead"))] == [lease.run_id]
+        assert [one.run_id for one in broker.execute(read_finished(partition, "dead"))] == [lease.run_id]
         assert scene.client.xlen(KEYS("FINISHED")) == 1
-        age(scene.client, keys("FINISHED"))
+        age(scene.client, partition.keys("FINISHED"))
         start_worker(NORTH, sticky=0)
     assert run.result(30) == "all the same"
     until(lambda: scene.client.xlen(KEYS("FINISHED")) == 0, what="the end of the finished event")

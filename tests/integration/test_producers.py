@@ -219,7 +219,7 @@ async def test_a_thousand_waits_share_one_connection(app: Stepflow, run_worker, 
     runs = await asyncio.gather(*[app.astart(gated, n) for n in range(1000)])
     results = asyncio.gather(*[run.aresult(60) for run in runs])
     await asyncio.sleep(0.2)
-    assert len(client.client_list()) - before <= 5 * len(app.backend.keys.all)
+    assert len(client.client_list()) - before <= 5 * len(app.backend.partition.all)
     gate.set()
     assert await results == list(range(1000))
     await app.backend.aclose()

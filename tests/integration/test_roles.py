@@ -124,7 +124,7 @@ def test_what_a_role_may_not_do_is_refused_and_the_error_names_who_may(
 ) -> None:
     producer = shop(site).backend
     register(site, shop(site))
-    check_partitions(producer.broker, producer.keys)  # now it is decided how many there are
+    check_partitions(producer.broker, producer.partition.keys)  # now it is decided how many there are
     before = {key: admin.dump(key) for key in admin.keys("*")}
     app = with_rights_of(site, role)
     with pytest.raises(PermissionDeniedError) as caught:

@@ -206,7 +206,7 @@ def test_a_blocked_event_loop_is_reported_with_its_line_and_keeps_its_lease(
     until(lambda: run.status() is RunStatus.RUNNING)
     until(lambda: "loop_blocked" in worker.log.read_text())
     broker = Broker(as_role(producer.backend.url, "worker"))
-    assert broker.execute(reclaim_leases(producer.backend.keys)) == []
+    assert broker.execute(reclaim_leases(producer.backend.partition)) == []
     broker.close()
     assert run.result(20) == "done"
     assert 'time.sleep(ctx.event.data["seconds"])' in worker.log.read_text()
@@ -321,7 +321,7 @@ def test_memos_say_who_did_what(producer: Stepflow, client, start_worker, ledger
     run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0)
     run.result(30)
     broker = Broker(as_role(producer.backend.url, "read-only"))
-    memos = broker.execute(read_memos(producer.backend.keys, run.id))
+    memos = broker.execute(read_memos(producer.backend.partition, run.id))
     broker.close()
     details = [read_memo(text) for _, text in memos]
     assert [memo.id for memo in details] == [f"s{n}" for n in range(1, 6)]

@@ -22,6 +22,7 @@ from typing import Any
 
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.functions import FunctionConfig
@@ -35,13 +36,14 @@ from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_failure
 from stepflow_engine.state_machine import RunStatus
 from tests.support.invariants import Part, check_invariants
+from tests.support.plain import plain_at
 from tests.support.snapshots import Snapshot
 
 __all__ = ["AwayModel", "Minds", "Move", "State"]
 
-HERE, THERE = Keys.over(2).all
 PARENT, CHILD, KEY = "0000parent", "0001child", step_key("call")
 _NOW_MS = 1_763_200_000_000
+HERE, THERE = plain_at(Keys.over(2), _NOW_MS).all
 _LEASE_MS, _TIMEOUT_MS, _RETENTION_MS = 10_000, 60_000, 3_600_000
 _CANCELLED = dumps(Failure("RunCancelled", "the run was cancelled").to_json())
 _ENTRY = re.compile(r"\d{13}-\d+")
@@ -57,8 +59,8 @@ class Delivery:
 
     def call(self) -> Command[Any] | None:
         """The next call; ``None``: it is done."""
-        keys = THERE if isinstance(self.message, RemoteChildFinished) else HERE
-        dialogue = deliver(keys, self.message, worker="w", now_ms=_NOW_MS)
+        partition = THERE if isinstance(self.message, RemoteChildFinished) else HERE
+        dialogue = deliver(partition, self.message, worker="w")
         try:
             asked = next(dialogue)
             for answer in self.answers:
@@ -98,23 +100,23 @@ class State:
     minds: Minds
 
     def run(self, run: str) -> dict[str, str]:
-        content: dict[str, str] = self.held.content(HERE.of(run)("RUN", run), {})
+        content: dict[str, str] = self.held.content(HERE.run_key("RUN", run), {})
         return content
 
     def is_live(self, run: str) -> bool:
         return self.run(run).get("status") in ("queued", "running", "waiting")
 
     def memos(self) -> dict[str, str]:
-        return self.held.hgetall(HERE("MEMOS", PARENT))
+        return self.held.hgetall(HERE.keys("MEMOS", PARENT))
 
     def waits(self) -> bool:
-        return f"{KEY}:child" in self.held.hgetall(HERE("STEPS", PARENT))
+        return f"{KEY}:child" in self.held.hgetall(HERE.keys("STEPS", PARENT))
 
     def messages(self) -> list[Message]:
         """All that is on the streams."""
         found = []
-        for keys in (HERE, THERE):
-            for entry, fields in self.held.content(keys("FINISHED"), ([], []))[0]:
+        for partition in (HERE, THERE):
+            for entry, fields in self.held.content(partition.keys("FINISHED"), ([], []))[0]:
                 flat = [word.encode() for pair in fields.items() for word in pair]
                 found.append(_try_to_read(entry.encode(), flat))
         return found  # type: ignore[return-value]
@@ -166,8 +168,8 @@ class AwayModel:
     def beginning(self) -> list[Command[Any]]:
         """What makes the first state: the parent is on its queue."""
         event = _event(PARENT)
-        start = runs.start_run(HERE, _config(PARENT), run_id=PARENT, event=event, dedupe=False, now_ms=_NOW_MS)
-        return [create_group(HERE, "FINISHED"), create_group(THERE, "FINISHED"), start]
+        start = runs.start_run(HERE, _config(PARENT), run_id=PARENT, event=event, dedupe=False)
+        return [create_group(HERE.keys, "FINISHED"), create_group(THERE.keys, "FINISHED"), start]
 
     # -- moves -------------------------------------------------------------------
 
@@ -193,7 +195,7 @@ class AwayModel:
             yield Move("cancel parent", (_cancel(PARENT),), unwanted, "event")
             yield Move("cancel parent alone", (_cancel(PARENT, children=False),), dead, "event")
         if state.waits():
-            fire = jobs.fire_timers(HERE, now_ms=_NOW_MS)
+            fire = jobs.fire_timers(HERE)
             yield Move("timeout", (*_expire(HERE, "TIMEOUTS", f"wait:{PARENT}:{KEY}"), fire), minds, "event")
 
     @staticmethod
@@ -202,7 +204,7 @@ class AwayModel:
             case "fresh":
                 return "ask", (_ask(fence),), replace(minds, holder="asked")
             case "asked":
-                park = jobs.park_run(HERE, run_id=PARENT, fence=fence, applied=0, now_ms=_NOW_MS)
+                park = jobs.park_run(HERE, run_id=PARENT, fence=fence, applied=0)
                 return "park", (park,), replace(minds, holder="")
         return "finish parent", (_finish(PARENT, fence),), replace(minds, holder="")
 
@@ -223,9 +225,9 @@ class AwayModel:
         if state.is_live(CHILD):
             yield Move("cancel child", (_cancel(CHILD),), gone, "event")
         delayed = any(isinstance(one.message, StartChild) and not one.answers for one in minds.under_way)
-        if THERE("RUN", CHILD) in state.held and state.held[THERE("RUN", CHILD)].expires and not delayed:
-            forget = command(int, "DEL", THERE("RUN", CHILD), THERE("RQ_JOB", CHILD))
-            listed = command(int, "ZREM", THERE("ENDED"), CHILD)
+        if THERE.keys("RUN", CHILD) in state.held and state.held[THERE.keys("RUN", CHILD)].expires and not delayed:
+            forget = command(int, "DEL", THERE.keys("RUN", CHILD), THERE.keys("RQ_JOB", CHILD))
+            listed = command(int, "ZREM", THERE.keys("ENDED"), CHILD)
             yield Move("forget child", (forget, listed), minds, "event")
 
     def _of_messages(self, state: State) -> Iterator[Move]:
@@ -271,8 +273,8 @@ class AwayModel:
         assert before.memos().items() <= after.memos().items(), f"A1: {move.name} changed a memo"
         is_new = bool(after.run(CHILD)) and not before.run(CHILD)
         assert not (is_new and before.minds.started), f"A2: {move.name} started the child again"
-        for keys in (HERE, THERE):
-            check_invariants(Part(after.held, keys.partition))  # type: ignore[arg-type]
+        for partition in (HERE, THERE):
+            check_invariants(Part(after.held, partition.tag))  # type: ignore[arg-type]
         return replace(after.minds, started=before.minds.started or is_new)
 
     def check_rest(self, state: State) -> None:
@@ -280,9 +282,9 @@ class AwayModel:
         for run in (PARENT, CHILD):
             assert not state.is_live(run), f"A3: {run} stays {state.run(run)}"
         assert not state.messages(), f"A3: messages are left: {state.messages()}"
-        for keys in (HERE, THERE):
+        for partition in (HERE, THERE):
             for kind in ("TIMEOUTS", "LEASES", "LIVE"):
-                assert keys(kind) not in state.held, f"A3: {kind} is left"
+                assert partition.keys(kind) not in state.held, f"A3: {kind} is left"
 
 
 # -- calls -----------------------------------------------------------------------
@@ -300,18 +302,18 @@ def _name(message: Message) -> str:
     return type(message).__name__
 
 
-def _expire(keys: Keys, kind: str, member: str) -> tuple[Command[Any], ...]:
-    return (command(int, "ZADD", keys(kind), "XX", _NOW_MS - 1, member),)
+def _expire(partition: Partition, kind: str, member: str) -> tuple[Command[Any], ...]:
+    return (command(int, "ZADD", partition.keys(kind), "XX", _NOW_MS - 1, member),)
 
 
-def _claim(keys: Keys, run: str) -> Command[Any]:
+def _claim(partition: Partition, run: str) -> Command[Any]:
     lists = jobs.queue_lists([run])
-    return jobs.claim_jobs(keys, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS, now_ms=_NOW_MS)
+    return jobs.claim_jobs(partition, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS)
 
 
-def _reclaim(keys: Keys, run: str) -> tuple[Command[Any], ...]:
-    looked = command(bytes, "SET", keys("LAST_LEASE_SCAN"), f"{_NOW_MS} 0")
-    return (looked, *_expire(keys, "LEASES", run), jobs.reclaim_leases(keys, now_ms=_NOW_MS))
+def _reclaim(partition: Partition, run: str) -> tuple[Command[Any], ...]:
+    looked = command(bytes, "SET", partition.keys("LAST_LEASE_SCAN"), f"{_NOW_MS} 0")
+    return (looked, *_expire(partition, "LEASES", run), jobs.reclaim_leases(partition))
 
 
 def _ask(fence: int) -> Command[Any]:
@@ -327,7 +329,7 @@ def _ask(fence: int) -> Command[Any]:
         config=_config(CHILD),
         depth=1,
     )
-    return invoke_remote_child(HERE, start, run_id=PARENT, fence=fence, version=0, now_ms=_NOW_MS)
+    return invoke_remote_child(HERE, start, run_id=PARENT, fence=fence, version=0)
 
 
 def _finish(run: str, fence: int) -> Command[Any]:
@@ -338,11 +340,8 @@ def _finish(run: str, fence: int) -> Command[Any]:
         status=RunStatus.COMPLETED,
         payload=b'"done"',
         retention_ms=_RETENTION_MS,
-        now_ms=_NOW_MS,
     )
 
 
 def _cancel(run: str, *, children: bool = True) -> Command[Any]:
-    return runs.cancel_run(
-        HERE, run_id=run, failure=_CANCELLED, retention_ms=_RETENTION_MS, children=children, now_ms=_NOW_MS
-    )
+    return runs.cancel_run(HERE, run_id=run, failure=_CANCELLED, retention_ms=_RETENTION_MS, children=children)

@@ -70,7 +70,7 @@ def start(
 ) -> None:
     config = FunctionConfig("shop", "buy", "shop", flow=flow, cancellation=bounds, retention_ms=RETENTION_MS)
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"order": 1}})
-    driver.send(start_run(driver.keys, config, run_id=run, event=event, dedupe=False, now_ms=driver.now_ms))
+    driver.send(start_run(driver.partition, config, run_id=run, event=event, dedupe=False))
 
 
 def planned(driver: Driver) -> Lease:
@@ -87,7 +87,7 @@ def waiting(driver: Driver, name: str = "") -> None:
     index = wait_index(name, paths="", values=b"", has_condition=False) if name else ""
     detail = dumps({"id": "w", "kind": "wait"})[1:]
     wait = WaitStart(W, "w", detail, HOUR_MS, event=name, index=index)
-    driver.send(begin_wait(driver.keys, wait, run_id="run1", fence=lease.fence, now_ms=driver.now_ms))
+    driver.send(begin_wait(driver.partition, wait, run_id="run1", fence=lease.fence))
     driver.park(lease)
 
 
@@ -111,7 +111,7 @@ def parent_of_child_away(driver: Driver) -> StartChild:
     lease, config = driver.started(), FunctionConfig("shop", "sell", "shop", retention_ms=RETENTION_MS)
     event = dumps({"name": "e", "id": "child1", "ts": 1, "data": {}})
     start = ChildStart(CALL, "call", "child1", event, dumps({"id": "call"})[1:], HOUR_MS, TIMEOUT_MEMO, b"", config, 1)
-    call = invoke_remote_child(driver.keys, start, run_id="run1", fence=lease.fence, version=0, now_ms=driver.now_ms)
+    call = invoke_remote_child(driver.partition, start, run_id="run1", fence=lease.fence, version=0)
     message = driver.send(call)[1]
     assert message is not None
     driver.park(lease)
@@ -382,7 +382,7 @@ def a_child_elsewhere_that_does_not_exist(driver: Driver) -> None:
 @defect("remote_child_result_lost", "ended_run_never_expires")
 def a_child_elsewhere_whose_end_was_not_heard(driver: Driver) -> None:
     message = parent_of_child_away(driver)
-    driver.send(start_remote_child(driver.keys, message, now_ms=driver.now_ms))
+    driver.send(start_remote_child(driver.partition, message))
     child = next(lease for lease in driver.claim() or () if lease.job == message.child)
     driver.finish(child)
     driver.client.xtrim(driver.keys("FINISHED"), 0)
@@ -582,7 +582,7 @@ def a_timer_that_nobody_fires(driver: Driver) -> None:
 @defect("pending_overdue")
 def a_finished_event_that_somebody_took_and_left(driver: Driver) -> None:
     ended_child(driver)
-    driver.store.broker.execute(read_finished(driver.keys, "w1"))
+    driver.store.broker.execute(read_finished(driver.partition, "w1"))
     (entry,) = driver.client.xrange(driver.keys("FINISHED"))
     driver.client.xclaim(driver.keys("FINISHED"), GROUP, "w1", 0, [entry[0]], idle=HOUR_MS, justid=True)
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig
 from stepflow_broker.registry.functions import FunctionConfig
@@ -15,6 +16,7 @@ from stepflow_broker.transitions import invokes, jobs, runs
 from stepflow_broker.transitions.invokes import ChildStart, Resolved
 from stepflow_broker.transitions.jobs import Lease, queue_lists
 from stepflow_broker.transitions.runs import RunRecord, StepRecord
+from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
@@ -60,6 +62,7 @@ class Driver:
         self.store = store
         self.client = store.client
         self.keys = keys or Keys()
+        self.partition = Partition.first_of(self.keys, NO_ENCRYPTION, lambda: self.now_ms)
         self.now_ms = now_ms
         self.twice = twice
 
@@ -89,7 +92,7 @@ class Driver:
         """The call that starts a run."""
         event = dumps({"name": "e", "id": run, "ts": 1, "data": {}})
         config = FunctionConfig("shop", "buy", queue, flow=FlowConfig(rate), retention_ms=RETENTION_MS)
-        return runs.start_run(self.keys, config, run_id=run, event=event, dedupe=dedupe, now_ms=self.now_ms)
+        return runs.start_run(self.partition, config, run_id=run, event=event, dedupe=dedupe)
 
     def claim(
         self, limit: int = 100, *, worker: str = "w1", queues: Sequence[str] = ("shop",), claim: int = 0
@@ -97,13 +100,12 @@ class Driver:
         """Claim jobs; never sent twice: without a number, the answer to the second names other jobs."""
         answer = self.store.broker.execute(
             jobs.claim_jobs(
-                self.keys,
+                self.partition,
                 lists=queue_lists(queues),
                 worker=worker,
                 limit=limit,
                 lease_ms=LEASE_MS,
                 claim=claim,
-                now_ms=self.now_ms,
             )
         )
         self.check()
@@ -127,7 +129,7 @@ class Driver:
         if lease.key:
             return self.commit_planned(lease, text, worker=worker)
         key = step_key(step_id)
-        answer = self.send(jobs.commit_step(self.keys, run_id=lease.run_id, fence=lease.fence, key=key, memo=text))
+        answer = self.send(jobs.commit_step(self.partition, run_id=lease.run_id, fence=lease.fence, key=key, memo=text))
         if answer[0] is ScriptStatus.DONE and not keep:
             assert self.yield_run(lease) is ScriptStatus.DONE
         return answer
@@ -135,29 +137,26 @@ class Driver:
     def commit_planned(self, lease: Lease, text: bytes, *, worker: str) -> tuple[ScriptStatus, int]:
         return self.send(
             jobs.commit_planned_step(
-                self.keys,
+                self.partition,
                 run_id=lease.run_id,
                 key=lease.key,
                 fence=lease.fence,
                 memo=text,
                 worker=worker,
-                now_ms=self.now_ms,
             )
         )
 
     def yield_run(self, lease: Lease) -> ScriptStatus:
-        return self.send(jobs.yield_run(self.keys, run_id=lease.run_id, fence=lease.fence, now_ms=self.now_ms))
+        return self.send(jobs.yield_run(self.partition, run_id=lease.run_id, fence=lease.fence))
 
     def plan(self, lease: Lease, *step_ids: str) -> ScriptStatus:
         steps = [(step_key(step_id), step_id) for step_id in step_ids]
-        return self.send(
-            jobs.plan_steps(self.keys, run_id=lease.run_id, fence=lease.fence, steps=steps, now_ms=self.now_ms)
-        )
+        return self.send(jobs.plan_steps(self.partition, run_id=lease.run_id, fence=lease.fence, steps=steps))
 
     def fail(self, lease: Lease, step_id: str = "", *, attempts: int = 1, delay_ms: int = 1_000) -> ScriptStatus:
         return self.send(
             jobs.fail_attempt(
-                self.keys,
+                self.partition,
                 run_id=lease.run_id,
                 job_key=lease.key,
                 fence=lease.fence,
@@ -166,28 +165,24 @@ class Driver:
                 attempts=attempts,
                 error=ERROR,
                 delay_ms=delay_ms,
-                now_ms=self.now_ms,
             )
         )
 
     def retry(self, lease: Lease, *, attempts: int = 1, delay_ms: int = 1_000, reason: str = "") -> ScriptStatus:
         return self.send(
             jobs.retry_run(
-                self.keys,
+                self.partition,
                 run_id=lease.run_id,
                 fence=lease.fence,
                 attempts=attempts,
                 error=b"" if reason else ERROR,
                 delay_ms=delay_ms,
                 reason=reason,
-                now_ms=self.now_ms,
             )
         )
 
     def park(self, lease: Lease, applied: int = 0) -> ScriptStatus:
-        return self.send(
-            jobs.park_run(self.keys, run_id=lease.run_id, fence=lease.fence, applied=applied, now_ms=self.now_ms)
-        )
+        return self.send(jobs.park_run(self.partition, run_id=lease.run_id, fence=lease.fence, applied=applied))
 
     def finish(
         self, lease: Lease, status: RunStatus = RunStatus.COMPLETED, *, retention_ms: int = RETENTION_MS
@@ -195,44 +190,40 @@ class Driver:
         payload = b'"done"' if status is RunStatus.COMPLETED else ERROR
         return self.send(
             jobs.finish_run(
-                self.keys,
+                self.partition,
                 run_id=lease.run_id,
                 fence=lease.fence,
                 status=status,
                 payload=payload,
                 retention_ms=retention_ms,
-                now_ms=self.now_ms,
             )
         )
 
     def cancel(self, run: str = "run1", *, children: bool = True) -> ScriptStatus:
         return self.send(
             runs.cancel_run(
-                self.keys,
+                self.partition,
                 run_id=run,
                 failure=ERROR,
                 retention_ms=RETENTION_MS,
                 children=children,
-                now_ms=self.now_ms,
             )
         )
 
     def release(self, *leases: Lease) -> int:
-        return self.send(
-            jobs.release_jobs(self.keys, [(lease.job, lease.fence) for lease in leases], now_ms=self.now_ms)
-        )
+        return self.send(jobs.release_jobs(self.partition, [(lease.job, lease.fence) for lease in leases]))
 
     def extend(self, *leases: Lease) -> list[str]:
         held = [(lease.job, lease.fence) for lease in leases]
-        return self.send(jobs.extend_leases(self.keys, held, lease_ms=LEASE_MS, now_ms=self.now_ms))
+        return self.send(jobs.extend_leases(self.partition, held, lease_ms=LEASE_MS))
 
     def reclaim(self, *, limit: int = 100) -> list[str]:
         """Reclaim leases, as a worker that has looked a moment before."""
         self.store.broker.execute(command(bytes, "SET", self.keys("LAST_LEASE_SCAN"), f"{self.now_ms} 0"))
-        return self.send(jobs.reclaim_leases(self.keys, limit=limit, now_ms=self.now_ms))
+        return self.send(jobs.reclaim_leases(self.partition, limit=limit))
 
     def fire(self, *, limit: int = 500) -> tuple[int, int]:
-        return self.send(jobs.fire_timers(self.keys, limit=limit, now_ms=self.now_ms))
+        return self.send(jobs.fire_timers(self.partition, limit=limit))
 
     def invoke(
         self,
@@ -259,13 +250,11 @@ class Driver:
             depth=1,
         )
         return self.send(
-            invokes.invoke_child(
-                self.keys, start, run_id=lease.run_id, fence=lease.fence, version=version, now_ms=self.now_ms
-            )
+            invokes.invoke_child(self.partition, start, run_id=lease.run_id, fence=lease.fence, version=version)
         )
 
     def wake(self, child: str = "child1", *, worker: str = "w1") -> Resolved | None:
-        return self.send(invokes.wake_parent(self.keys, child, worker=worker, now_ms=self.now_ms))
+        return self.send(invokes.wake_parent(self.partition, child, worker=worker))
 
     def advance(self, milliseconds: int) -> None:
         """Let time pass."""
@@ -274,18 +263,18 @@ class Driver:
     # -- readings ----------------------------------------------------------------
 
     def run(self, run: str = "run1") -> RunRecord:
-        record = self.store.broker.execute(runs.read_run(self.keys, run))
+        record = self.store.broker.execute(runs.read_run(self.partition, run))
         assert record is not None, f"there is no run {run}"
         return record
 
     def load(self, run: str = "run1", applied: int = 0) -> tuple[RunRecord | None, list[tuple[str, bytes]]]:
-        return self.store.broker.execute(jobs.load_run(self.keys, run, applied))
+        return self.store.broker.execute(jobs.load_run(self.partition, run, applied))
 
     def memos(self, run: str = "run1") -> list[tuple[str, bytes]]:
-        return self.store.broker.execute(runs.read_memos(self.keys, run))
+        return self.store.broker.execute(runs.read_memos(self.partition, run))
 
     def steps(self, run: str = "run1") -> dict[str, StepRecord]:
-        return {step.id: step for step in self.store.broker.execute(runs.read_steps(self.keys, run))}
+        return {step.id: step for step in self.store.broker.execute(runs.read_steps(self.partition, run))}
 
     def queued(self, name: str) -> list[str]:
         """The jobs on a list, in order."""

@@ -41,6 +41,7 @@ from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_failure
 from stepflow_engine.state_machine import RunStatus
 from tests.support.invariants import check_invariants
+from tests.support.plain import plain_at
 from tests.support.snapshots import Snapshot
 
 __all__ = ["PARENT", "InvokeModel", "Minds", "Move", "State"]
@@ -48,6 +49,7 @@ __all__ = ["PARENT", "InvokeModel", "Minds", "Move", "State"]
 PARENT = "parent"
 _KEYS = Keys()
 _NOW_MS = 1_763_200_000_000
+_PARTITION = plain_at(_KEYS, _NOW_MS)
 _LEASE_MS = 10_000
 _TIMEOUT_MS = 60_000
 _RETENTION_MS = 3_600_000
@@ -154,10 +156,10 @@ class InvokeModel:
         config = self._config(PARENT)
         return [
             create_group(_KEYS, "FINISHED"),
-            runs.start_run(_KEYS, config, run_id=PARENT, event=_event(PARENT), dedupe=False, now_ms=_NOW_MS),
+            runs.start_run(_PARTITION, config, run_id=PARENT, event=_event(PARENT), dedupe=False),
             self._claim(PARENT),
             *self._expire("LEASES", PARENT),
-            jobs.reclaim_leases(_KEYS, now_ms=_NOW_MS),
+            jobs.reclaim_leases(_PARTITION),
         ]
 
     def twins(self) -> list[dict[str, str]]:
@@ -229,7 +231,7 @@ class InvokeModel:
             yield Move(f"cancel {child}", (self._cancel(child),), without, "event")
         if state.waits_for(child):
             timer = self._expire("TIMEOUTS", f"wait:{PARENT}:{step_key(child)}")
-            fire = jobs.fire_timers(_KEYS, now_ms=_NOW_MS)
+            fire = jobs.fire_timers(_PARTITION)
             yield Move(f"timeout {child}", (*timer, fire), minds, "event")
 
     def _of_stream(self, state: State) -> Iterator[Move]:
@@ -238,14 +240,14 @@ class InvokeModel:
         new = [fields["run"] for entry, fields in entries if entry not in pending]
         left = [fields["run"] for entry, fields in entries if entry in pending and fields["run"] not in minds.waking]
         if new:
-            call = messages.read_finished(_KEYS, "reader", limit=1)
+            call = messages.read_finished(_PARTITION, "reader", limit=1)
             yield Move(f"read {new[0]}", (call,), replace(minds, waking=minds.waking | {new[0]}))
         if left:
-            call = messages.take_over_finished(_KEYS, "reader", idle_ms=0)
+            call = messages.take_over_finished(_PARTITION, "reader", idle_ms=0)
             yield Move("take-over all", (call,), replace(minds, waking=minds.waking | set(left)))
 
     def _reclaim(self, run: str, minds: Minds) -> Move:
-        return Move(f"reclaim {run}", (*self._expire("LEASES", run), jobs.reclaim_leases(_KEYS, now_ms=_NOW_MS)), minds)
+        return Move(f"reclaim {run}", (*self._expire("LEASES", run), jobs.reclaim_leases(_PARTITION)), minds)
 
     # -- what comes of a move ----------------------------------------------------
 
@@ -335,7 +337,7 @@ class InvokeModel:
                 yield f"cancel {run}, again", self._cancel(run), (ScriptStatus.ALREADY, ScriptStatus.NO_RUN)
             if state.run(run).get("continuation") != "queued":
                 yield f"claim {run}, again", self._claim(run), ([],)
-        yield "reclaim, again", jobs.reclaim_leases(_KEYS, now_ms=_NOW_MS), ([],)
+        yield "reclaim, again", jobs.reclaim_leases(_PARTITION), ([],)
 
     def _unseen(self, state: State) -> set[str]:
         """The children that have left a finished event."""
@@ -368,7 +370,7 @@ class InvokeModel:
     @staticmethod
     def _claim(run: str) -> Command[Any]:
         lists = jobs.queue_lists([run])
-        return jobs.claim_jobs(_KEYS, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS, now_ms=_NOW_MS)
+        return jobs.claim_jobs(_PARTITION, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS)
 
     def _invoke(self, child: str, fence: int) -> Command[Any]:
         start = ChildStart(
@@ -383,32 +385,31 @@ class InvokeModel:
             config=self._config(child),
             depth=1,
         )
-        return invokes.invoke_child(_KEYS, start, run_id=PARENT, fence=fence, version=0, now_ms=_NOW_MS)
+        return invokes.invoke_child(_PARTITION, start, run_id=PARENT, fence=fence, version=0)
 
     @staticmethod
     def _park(fence: int, applied: int) -> Command[Any]:
-        return jobs.park_run(_KEYS, run_id=PARENT, fence=fence, applied=applied, now_ms=_NOW_MS)
+        return jobs.park_run(_PARTITION, run_id=PARENT, fence=fence, applied=applied)
 
     @staticmethod
     def _finish(run: str, fence: int, output: bytes) -> Command[Any]:
         return jobs.finish_run(
-            _KEYS,
+            _PARTITION,
             run_id=run,
             fence=fence,
             status=RunStatus.COMPLETED,
             payload=output,
             retention_ms=_RETENTION_MS,
-            now_ms=_NOW_MS,
         )
 
     @staticmethod
     def _wake(child: str) -> Command[Any]:
-        return invokes.wake_parent(_KEYS, child, worker="w", now_ms=_NOW_MS)
+        return invokes.wake_parent(_PARTITION, child, worker="w")
 
     @staticmethod
     def _cancel(run: str, *, children: bool = True) -> Command[Any]:
         return runs.cancel_run(
-            _KEYS, run_id=run, failure=_CANCELLED, retention_ms=_RETENTION_MS, children=children, now_ms=_NOW_MS
+            _PARTITION, run_id=run, failure=_CANCELLED, retention_ms=_RETENTION_MS, children=children
         )
 
 

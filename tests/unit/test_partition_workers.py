@@ -10,6 +10,7 @@ import pytest
 from stepflow_broker.protocol.keys import Keys
 from stepflow_workers.partition.partition_worker import PartitionWorker, PartitionWorkers
 from stepflow_workers.state.wakeups import Wakeups
+from tests.support.plain import PLAIN
 
 PASSES = 3
 
@@ -36,7 +37,7 @@ async def test_they_work_again_while_there_was_work_but_not_once_they_stop(*, is
     """Another pass would wait for a server that may be unreachable."""
     state: Any = SimpleNamespace(stopping=False)
     work: Any = Work(state, is_stopped=is_stopped)
-    partition_workers = PartitionWorkers(state, work, {Keys(): PartitionWorker(work, work, work)})
+    partition_workers = PartitionWorkers(state, work, {PLAIN: PartitionWorker(work, work, work)})
     await partition_workers.run()
     assert work.passes == passes
 

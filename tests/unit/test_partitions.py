@@ -9,14 +9,17 @@ from redis.crc import key_slot
 
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import MOVING, Keys, partition_tags, routing_key_of, slot_of, without_tag
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import keys_for
 from stepflow_broker.transitions.events import add_event, read_events
 from stepflow_broker.transitions.pauses import pause
 from stepflow_broker.transitions.runs import read_run, read_status
+from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.ids import partition_prefix_for, run_id_for, with_partition_prefix
+from tests.support.plain import PLAIN
 
 RUN = run_id_for("order-17", "shop/buy")
 
@@ -128,19 +131,19 @@ def test_the_place_of_a_key_is_its_partition() -> None:
 
 
 def test_a_call_goes_to_the_partition_of_its_keys() -> None:
-    keys = Keys.over(4)
-    of_run, third = keys.of(RUN).partition, keys.all[2]
+    first = Partition.first_of(Keys.over(4), NO_ENCRYPTION)
+    of_run, third = first.of(RUN).tag, first.all[2]
     calls: dict[str, list[Command]] = {
-        of_run: [read_run(keys, RUN), read_status(keys, RUN)],
-        third.partition: [
+        of_run: [read_run(first, RUN), read_status(first, RUN)],
+        third.tag: [
             pause(third, "queue", "shop", reason=""),
             add_event(third, b"{}", event_id="e", dedupe=False),
             read_events(third, "w1"),
-            create_group(third, "EVENTS"),
-            command(list, "XINFO", "GROUPS", third("EVENTS")),
-            command(list, "SCAN", 0, "MATCH", f"{third.partition}*", "COUNT", 5),
+            create_group(third.keys, "EVENTS"),
+            command(list, "XINFO", "GROUPS", third.keys("EVENTS")),
+            command(list, "SCAN", 0, "MATCH", f"{third.tag}*", "COUNT", 5),
         ],
-        "rq:workers": [command(set, "SMEMBERS", keys("RQ_WORKERS"))],
+        "rq:workers": [command(set, "SMEMBERS", first.keys("RQ_WORKERS"))],
         "": [
             command(bytes, "PING"),
             command(list, "TIME"),
@@ -162,7 +165,7 @@ def test_a_call_goes_to_the_partition_of_its_keys() -> None:
 
 
 def test_a_script_in_a_partition_declares_the_key_that_is_never_written() -> None:
-    third = Keys.over(4).all[2]
-    declared = third.partition + MOVING
+    third = Partition.first_of(Keys.over(4), NO_ENCRYPTION).all[2]
+    declared = third.tag + MOVING
     assert declared in pause(third, "queue", "shop", reason="").args
-    assert not any(MOVING in str(word) for word in pause(Keys(), "queue", "shop", reason="").args)
+    assert not any(MOVING in str(word) for word in pause(PLAIN, "queue", "shop", reason="").args)

@@ -25,12 +25,12 @@ from rq.worker_registration import register
 
 from stepflow import Stepflow
 from stepflow_broker.protocol.command import command
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import check_server, connect_all, infos, safe_url
 from stepflow_broker.redis_client.errors import server_error
-from stepflow_broker.redis_client.partitions import check_partitions, keys_for
+from stepflow_broker.redis_client.partitions import check_partitions, partition_for
 from stepflow_broker.registry.functions import check_scopes, register_functions
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_engine.cipher import NO_ENCRYPTION
@@ -88,8 +88,8 @@ class StepWorker(BaseWorker):
                 f"app {names} has no functions: declare them with @app.function before the worker starts"
             )
         self.settings = settings
-        self.cipher = NO_ENCRYPTION.merged_with(*(app.backend.cipher for app in apps))
-        self.keys = keys_for(settings.redis_url)
+        cipher = NO_ENCRYPTION.merged_with(*(app.backend.cipher for app in apps))
+        self.partition = partition_for(settings.redis_url, cipher)
         queues = settings.queues or tuple(dict.fromkeys(f.config.queue for f in self.functions.values()))
         self.lists = queue_lists(queues)
         client = connect_all(settings.redis_url)
@@ -139,9 +139,9 @@ class StepWorker(BaseWorker):
         configs = [function.config for function in self.functions.values()]
         broker = Broker(self.settings.redis_url)
         try:
-            check_partitions(broker, self.keys)
-            check_scopes(self.keys, configs)
-            broker.execute_all([register_functions(keys, configs) for keys in self.keys.all])
+            check_partitions(broker, self.partition.keys)
+            check_scopes(self.partition.keys, configs)
+            broker.execute_all([register_functions(one.keys, configs) for one in self.partition.all])
         finally:
             broker.close()
 
@@ -150,10 +150,10 @@ class StepWorker(BaseWorker):
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         broker = AsyncBroker(self.settings.redis_url, retry_for_s=_RETRY_FOR_S)
-        wakeups = Wakeups(self.keys)
-        state = WorkerState(broker, self.keys, self.name, self.settings, wakeups, self.cipher)
-        registries = Registries(broker, self.keys)
-        completions = CompletionConsumer(broker, self.keys, self.name, state.cache, self.cipher)
+        wakeups = Wakeups(self.partition.keys)
+        state = WorkerState(broker, self.partition, self.name, self.settings, wakeups)
+        registries = Registries(broker, self.partition.keys)
+        completions = CompletionConsumer(broker, self.partition, self.name, state.cache)
         lease_ms = self.settings.lease_ms
         lease_sidecar = LeaseSidecar(
             self.settings.redis_url, worker=self.name, rq_worker_key=self.key, lease_ms=lease_ms
@@ -161,7 +161,7 @@ class StepWorker(BaseWorker):
         leases = HeldLeases(lease_sidecar.table)
         lease_renewer = LeaseRenewer(
             self.settings.redis_url,
-            self.keys,
+            self.partition,
             leases,
             lease_sidecar=lease_sidecar,
             lease_ms=lease_ms,
@@ -171,24 +171,24 @@ class StepWorker(BaseWorker):
         )
         runner = IsolatingRunner(state, partial(run_job, JobContext(state, completions, self.functions, registries)))
 
-        def build(keys: Keys) -> PartitionWorker:
-            router = Router(broker, keys, self.name, registries.of(keys), self.cipher)
-            cron_ticker = CronTicker(broker, keys, self.functions.values())
+        def build(partition: Partition) -> PartitionWorker:
+            router = Router(broker, partition, self.name, registries.of(partition.keys))
+            cron_ticker = CronTicker(broker, partition, self.functions.values())
             dispatcher = Dispatcher(
                 state,
-                keys,
+                partition,
                 lists=self.lists,
                 runner=runner,
                 leases=leases,
                 router=router,
-                maintenance=MaintenanceLoop(state, keys, completions, cron_ticker),
+                maintenance=MaintenanceLoop(state, partition, completions, cron_ticker),
                 set_state=partial(self._show_state, broker),
             )
-            wakeups.add(keys, dispatcher)
-            listener = NotificationListener(broker, keys, self.name, self.lists, dispatcher)
+            wakeups.add(partition.keys, dispatcher)
+            listener = NotificationListener(broker, partition.keys, self.name, self.lists, dispatcher)
             return PartitionWorker(dispatcher, router, listener)
 
-        partition_workers = PartitionWorkers(state, completions, {keys: build(keys) for keys in self.keys.all})
+        partition_workers = PartitionWorkers(state, completions, {one: build(one) for one in self.partition.all})
         self._worker_state, self._partition_workers = state, partition_workers
         self._loop = loop
         if self._signalled_at:

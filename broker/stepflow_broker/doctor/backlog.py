@@ -9,6 +9,7 @@ from typing import Any
 from stepflow_broker.doctor.findings import Findings
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import GROUP, Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
@@ -45,9 +46,11 @@ def examine_queues(broker: Broker, keys: Keys, findings: Findings, workers: Sequ
         findings.add("queue_unserved", queue, ", ".join(names[:3]) + more)
 
 
-def examine_traffic(broker: Broker, keys: Keys, findings: Findings, *, repair: bool = False, now_ms: int = 0) -> None:
+def examine_traffic(broker: Broker, partition: Partition, findings: Findings, *, repair: bool) -> None:
     """Look at what workers should have seen to by now in a partition."""
-    traffic = _Traffic(broker, keys, findings, repair, now_ms or broker.execute(server_time_ms()), now_ms)
+    traffic = _Traffic(
+        broker, partition, partition.keys, findings, repair, partition.now_ms() or broker.execute(server_time_ms())
+    )
     traffic.overdue("lease_overdue", "LEASES")
     traffic.overdue("timer_overdue", "TIMEOUTS")
     for stream in ("EVENTS", "FINISHED"):
@@ -60,15 +63,14 @@ class _Traffic:
 
     Attributes:
         now: the time, in ms.
-        given_ms: the time that the scripts are given; 0: they ask the server.
     """
 
     broker: Broker
+    partition: Partition
     keys: Keys
     findings: Findings
     repair: bool
     now: int
-    given_ms: int
 
     def overdue(self, code: str, index: str) -> None:
         """What should have been taken off an index over a minute ago."""
@@ -83,10 +85,10 @@ class _Traffic:
 
     def _see_to(self, index: str) -> None:
         if index == "LEASES":
-            while self.broker.execute(reclaim_leases(self.keys, limit=_PAGE, now_ms=self.given_ms)):
+            while self.broker.execute(reclaim_leases(self.partition, limit=_PAGE)):
                 pass
             return
-        while self.broker.execute(fire_timers(self.keys, limit=_PAGE, now_ms=self.given_ms))[0]:
+        while self.broker.execute(fire_timers(self.partition, limit=_PAGE))[0]:
             pass
 
     # -- streams -----------------------------------------------------------------
@@ -138,14 +140,14 @@ class _Traffic:
     def _see_to_end(self, finished: Finished) -> None:
         match finished:
             case EndedRun(run):
-                self.broker.execute(wake_parent(self.keys, run, worker=_DOCTOR, now_ms=self.given_ms))
+                self.broker.execute(wake_parent(self.partition, run, worker=_DOCTOR))
             case EndedBatch(batch):
                 self._end_batch(batch)
             case message:
-                run_operation(self.broker, deliver(self.keys, message, worker=_DOCTOR, now_ms=self.given_ms))
+                run_operation(self.broker, deliver(self.partition, message, worker=_DOCTOR))
 
     def _end_batch(self, batch: str) -> None:
-        while self.broker.execute(end_batch(self.keys, batch, now_ms=self.given_ms)):
+        while self.broker.execute(end_batch(self.partition, batch)):
             pass
 
     def _orphaned(self, key: str) -> None:
@@ -155,7 +157,9 @@ class _Traffic:
             self.findings.add_all(self.broker.execute(self._look(key, members)))
 
     def _look(self, key: str, members: Sequence[str]) -> Command[Any]:
-        return run_script("examine_members", _raw, (key,), self.given_ms, int(self.repair), "FINISHED", "", 1, *members)
+        return run_script(
+            "examine_members", _raw, (key,), self.partition.now_ms(), int(self.repair), "FINISHED", "", 1, *members
+        )
 
     def _entries(self, key: str) -> Iterator[list[Any]]:
         """The entries of the stream of finished events, page by page."""

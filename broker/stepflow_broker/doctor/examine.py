@@ -21,6 +21,7 @@ from stepflow_broker.doctor.remote_waits import AwayWait, examine_away
 from stepflow_broker.doctor.wait_counts import examine_counts
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import KEYS, Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import read_functions
 from stepflow_broker.transitions.jobs import queue_lists
@@ -42,27 +43,26 @@ _LOOKED_AT = (
 )
 
 
-def examine(broker: Broker, keys: Keys, *, repair: bool = False, now_ms: int = 0) -> list[Finding]:
+def examine(broker: Broker, partition: Partition, *, repair: bool = False) -> list[Finding]:
     """What is wrong with the data on a server: nothing, if the list is empty. Workers may work meanwhile.
 
     Args:
         repair: mend what can be mended. It is safe to repeat; what a repair uncovers is found the next time.
-        now_ms: the time; 0: the server's.
 
     Raises:
         BackendUnavailableError: the server does not answer, or cannot do it now.
         ConfigurationError: the server refuses the user.
     """
-    workers = read_workers(broker, keys)
+    workers = read_workers(broker, partition)
     findings = Findings(has_workers=bool(workers))
-    examine_queues(broker, keys, findings, workers)
-    for one in keys.all:
-        examine_traffic(broker, one, findings, repair=repair, now_ms=now_ms)
-        examination = _Examination(broker, one, findings, repair, now_ms)
+    examine_queues(broker, partition.keys, findings, workers)
+    for one in partition.all:
+        examine_traffic(broker, one, findings, repair=repair)
+        examination = _Examination(broker, one, one.keys, findings, repair)
         examination.all()
         if examination.waits:
-            examine_counts(broker, one, findings, repair=repair)
-        examine_away(broker, one, findings, examination.away, repair=repair, now_ms=now_ms)
+            examine_counts(broker, one.keys, findings, repair=repair)
+        examine_away(broker, one, findings, examination.away, repair=repair)
     return findings.to_list()
 
 
@@ -80,10 +80,10 @@ class _Examination:
     """
 
     broker: Broker
+    partition: Partition
     keys: Keys
     findings: Findings
     repair: bool
-    now_ms: int
     began: str = ""
     listed: set[int] = field(default_factory=set)
     suspects: set[bytes] = field(default_factory=set)
@@ -102,7 +102,7 @@ class _Examination:
 
     def lists(self) -> None:
         """Look at the jobs on all lists."""
-        now = self.now_ms or self.broker.execute(server_time_ms())
+        now = self.partition.now_ms() or self.broker.execute(server_time_ms())
         self.began = datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         prefix = self.keys("RQ_QUEUE")
         known = self.broker.execute(command(_texts, "SMEMBERS", self.keys("RQ_QUEUES")))
@@ -215,7 +215,7 @@ class _Examination:
             self.findings.add_all(found)
 
     def _script(self, name: str, key: str, *words: str | bytes | int) -> Command[Any]:
-        return run_script(name, _raw, (key,), self.now_ms, 1 if self.repair else 0, *words)
+        return run_script(name, _raw, (key,), self.partition.now_ms(), 1 if self.repair else 0, *words)
 
 
 def _parts(items: Sequence[bytes], size: int) -> Iterable[Sequence[bytes]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from stepflow_broker.doctor.findings import Findings
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.remote_invokes import RemoteChildResult, read_end, wake_remote_parent
 from stepflow_engine.codec import dumps
@@ -43,36 +44,38 @@ class AwayWait:
 
 
 def examine_away(
-    broker: Broker, keys: Keys, findings: Findings, waits: Sequence[AwayWait], *, repair: bool, now_ms: int
+    broker: Broker, partition: Partition, findings: Findings, waits: Sequence[AwayWait], *, repair: bool
 ) -> None:
     """Look at the children that are waited for, and once more at the waits of those of which nothing will be heard."""
     for first in range(0, len(waits), _PAGE):
-        suspects = _suspects(broker, keys, waits[first : first + _PAGE])
-        stands = broker.execute_all([_stands(keys, wait) for _, wait in suspects]) if suspects else []
+        suspects = _suspects(broker, partition, waits[first : first + _PAGE])
+        stands = broker.execute_all([_stands(partition, wait) for _, wait in suspects]) if suspects else []
         for (code, wait), still in zip(suspects, stands, strict=True):
             if still:
-                repaired = repair and _resolve(broker, keys, code, wait, now_ms)
+                repaired = repair and _resolve(broker, partition, code, wait)
                 findings.add(code, f"{wait.run}:{wait.key}", wait.child, repaired=repaired)
 
 
-def _resolve(broker: Broker, keys: Keys, code: str, wait: AwayWait, now_ms: int) -> bool:
+def _resolve(broker: Broker, partition: Partition, code: str, wait: AwayWait) -> bool:
     """Give a step the end of its child, or, of one that is lost, that the time is over."""
     end: RemoteChildResult | None = RemoteChildResult(
         wait.child, wait.run, wait.key, "timeout", _LOST, b"", wait.asked, ""
     )
     if code == "remote_child_result_lost":
-        end = broker.execute(read_end(keys, wait.child))
-    return end is not None and broker.execute(wake_remote_parent(keys, end, worker="doctor", now_ms=now_ms)) is not None
+        end = broker.execute(read_end(partition, wait.child))
+    return end is not None and broker.execute(wake_remote_parent(partition, end, worker="doctor")) is not None
 
 
-def _suspects(broker: Broker, keys: Keys, waits: Sequence[AwayWait]) -> list[tuple[str, AwayWait]]:
-    asked = broker.execute_all([_has_message(keys.of(wait.run), wait.asked) for wait in waits])
+def _suspects(broker: Broker, partition: Partition, waits: Sequence[AwayWait]) -> list[tuple[str, AwayWait]]:
+    asked = broker.execute_all([_has_message(partition.of(wait.run).keys, wait.asked) for wait in waits])
     made = [wait for wait, is_asked in zip(waits, asked, strict=True) if not is_asked]
-    children = broker.execute_all([_read_child(keys, wait.child) for wait in made]) if made else []
+    children = broker.execute_all([_read_child(partition, wait.child) for wait in made]) if made else []
     found = [("remote_child_missing", wait) for wait, (status, _) in zip(made, children, strict=True) if not status]
     ended = [(wait, told) for wait, (status, told) in zip(made, children, strict=True) if status in _ENDED]
     heard = (
-        broker.execute_all([_has_message(keys.of(wait.child), told or "0-1") for wait, told in ended]) if ended else []
+        broker.execute_all([_has_message(partition.of(wait.child).keys, told or "0-1") for wait, told in ended])
+        if ended
+        else []
     )
     return found + [
         ("remote_child_result_lost", wait) for (wait, _), is_told in zip(ended, heard, strict=True) if not is_told
@@ -83,16 +86,16 @@ def _has_message(keys: Keys, entry: str) -> Command[bool]:
     return command(bool, "XRANGE", keys("FINISHED"), entry, entry)
 
 
-def _read_child(keys: Keys, child: str) -> Command[tuple[str, str]]:
+def _read_child(partition: Partition, child: str) -> Command[tuple[str, str]]:
     """Its status, and the message that tells of its end; ``""`` for what is not there."""
-    return command(_pair, "HMGET", keys.of(child)("RUN", child), "status", "finished")
+    return command(_pair, "HMGET", partition.run_key("RUN", child), "status", "finished")
 
 
-def _stands(keys: Keys, wait: AwayWait) -> Command[bool]:
+def _stands(partition: Partition, wait: AwayWait) -> Command[bool]:
     """Whether a step still waits for its child."""
     step = (f"{wait.key}:state", f"{wait.key}:child")
     return command(
-        lambda reply: _pair(reply) == ("waiting", wait.child), "HMGET", keys.of(wait.run)("STEPS", wait.run), *step
+        lambda reply: _pair(reply) == ("waiting", wait.child), "HMGET", partition.run_key("STEPS", wait.run), *step
     )
 
 

@@ -11,11 +11,13 @@ import contextlib
 from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.url import read_url, safe_url
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.errors import ConfigurationError, PermissionDeniedError
 
-__all__ = ["agree_partitions", "check_partitions", "keys_for", "read_partitions", "refuse_other"]
+__all__ = ["agree_partitions", "check_partitions", "keys_for", "partition_for", "read_partitions", "refuse_other"]
 
 
 def keys_for(url: str) -> Keys:
@@ -25,6 +27,15 @@ def keys_for(url: str) -> Keys:
         ConfigurationError: the URL is invalid.
     """
     return Keys.over(read_url(url).partitions)
+
+
+def partition_for(url: str, cipher: Cipher) -> Partition:
+    """The first partition of a server; `Partition.of` and `Partition.at` find the others.
+
+    Raises:
+        ConfigurationError: the URL cannot be one of a server.
+    """
+    return Partition.first_of(keys_for(url), cipher)
 
 
 def agree_partitions(keys: Keys) -> Command[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.registry.event_values import digest, values_at
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import CorruptDataError
@@ -58,7 +58,7 @@ class EventFilter:
             return cls("", [], "false", None)
         return cls(request.paths, loads(request.values), request.condition, known_event(request.condition, run_event))
 
-    def holds(self, event: bytes, cipher: Cipher = NO_ENCRYPTION) -> bool:
+    def holds(self, event: bytes, cipher: Cipher) -> bool:
         """Whether an event, given as JSON text, meets all conditions.
 
         Raises:

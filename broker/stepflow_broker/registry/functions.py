@@ -13,7 +13,7 @@ from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig, Rule, known
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import ConfigurationError, EventError
@@ -136,7 +136,7 @@ class FunctionConfig:
             CancellationConfig.from_json(cancellation) if cancellation else None,
         )
 
-    def rules(self, event: bytes, cipher: Cipher = NO_ENCRYPTION) -> tuple[Arg, ...]:
+    def rules(self, event: bytes, cipher: Cipher) -> tuple[Arg, ...]:
         """The rules for the start of a run by an event, as a script reads them: their number, then `Rule.args` of each.
 
         Raises:
@@ -147,7 +147,7 @@ class FunctionConfig:
             return (0,)
         return self._rule_args(self._rules(event, open_event(cipher, read_event(event))))
 
-    def rules_or_skip(self, event: bytes, cipher: Cipher = NO_ENCRYPTION) -> tuple[Arg, ...]:
+    def rules_or_skip(self, event: bytes, cipher: Cipher) -> tuple[Arg, ...]:
         """As `rules`, for events without a caller to report errors to: a run whose rules fail is skipped."""
         try:
             return self.rules(event, cipher)

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stepflow_broker.protocol.command import Command, command
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, single
 from stepflow_broker.transitions.runs import cancel_run
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.expression import expression
 from stepflow_engine.state_machine import RunStatus
@@ -41,7 +41,6 @@ class RunFilter:
         before_ms: only runs that were made before this time; ``None``: before now, by the server's clock.
         condition: an expression on ``event``, the run's, that must hold; ``""``: none.
         limit: at most so many; ``None``: all.
-        cipher: opens the data of events.
     """
 
     app: str = ""
@@ -51,7 +50,6 @@ class RunFilter:
     before_ms: int | None = None
     condition: str = ""
     limit: int | None = None
-    cipher: Cipher = NO_ENCRYPTION
 
     def names(self, status: RunStatus, app: str, function: str) -> bool:
         """Whether a run is of these functions, live, and in one of these statuses."""
@@ -59,7 +57,7 @@ class RunFilter:
             return False
         return self.app in ("", app) and self.function in ("", function)
 
-    def holds(self, event: bytes | None) -> bool:
+    def holds(self, event: bytes | None, cipher: Cipher) -> bool:
         """Whether the condition holds for a run's event; it does not for a run that was forgotten meanwhile.
 
         Raises:
@@ -67,7 +65,7 @@ class RunFilter:
         """
         if event is None:
             return False
-        return expression(self.condition).holds(event=open_event(self.cipher, read_event(event)))
+        return expression(self.condition).holds(event=open_event(cipher, read_event(event)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +82,23 @@ def server_ms() -> Command[int]:
     return command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")
 
 
-def find_live(keys: Keys, selection: RunFilter) -> Operation[list[str]]:
+def find_live(partition: Partition, run_filter: RunFilter) -> Operation[list[str]]:
     """Ids of the live runs that fit, oldest first. A run that is made meanwhile is not among them."""
     now_ms = yield from single(server_ms())
-    last_ms = now_ms if selection.before_ms is None else min(now_ms, selection.before_ms - 1)
-    first, found = dict.fromkeys(keys.all, str(selection.after_ms)), list[str]()
-    read: dict[Keys, list[_Made]] = {one: [] for one in keys.all}
+    last_ms = now_ms if run_filter.before_ms is None else min(now_ms, run_filter.before_ms - 1)
+    first, found = dict.fromkeys(partition.all, str(run_filter.after_ms)), list[str]()
+    read: dict[Partition, list[_Made]] = {one: [] for one in partition.all}
     while read:
         yield from _read_on(read, first, last_ms)
         for page in _pages(_oldest(read)):
-            for chunk in _chunks((yield from _named(keys, selection, page))):
-                found += (yield from _holding(keys, selection, chunk)) if selection.condition else chunk
-                if selection.limit is not None and len(found) >= selection.limit:
-                    return found[: selection.limit]
+            for chunk in _chunks((yield from _named(partition, run_filter, page))):
+                found += (yield from _holding(partition, run_filter, chunk)) if run_filter.condition else chunk
+                if run_filter.limit is not None and len(found) >= run_filter.limit:
+                    return found[: run_filter.limit]
     return found
 
 
-def _read_on(read: dict[Keys, list[_Made]], first: dict[Keys, str], last_ms: int) -> Operation[None]:
+def _read_on(read: dict[Partition, list[_Made]], first: dict[Partition, str], last_ms: int) -> Operation[None]:
     """Read the next page of each partition of which all is passed on; take out those that have no more.
 
     Args:
@@ -116,23 +114,25 @@ def _read_on(read: dict[Keys, list[_Made]], first: dict[Keys, str], last_ms: int
             del read[one]
 
 
-def _read_pages(first: Mapping[Keys, str], last_ms: int) -> Operation[dict[Keys, list[_Made]]]:
+def _read_pages(first: Mapping[Partition, str], last_ms: int) -> Operation[dict[Partition, list[_Made]]]:
     """The next live runs of partitions.
 
     A page is never cut between runs of one millisecond: the next begins after it, whatever has ended meanwhile.
     """
     words = ("WITHSCORES", "LIMIT", 0, _PAGE)
-    replies = yield [command(_scored, "ZRANGEBYSCORE", one("LIVE"), at, last_ms, *words) for one, at in first.items()]
-    pages: dict[Keys, list[_Made]] = dict(zip(first, replies, strict=True))
+    replies = yield [
+        command(_scored, "ZRANGEBYSCORE", one.keys("LIVE"), at, last_ms, *words) for one, at in first.items()
+    ]
+    pages: dict[Partition, list[_Made]] = dict(zip(first, replies, strict=True))
     cut = {one: page[-1][0] for one, page in pages.items() if len(page) == _PAGE}
     if cut:
-        calls = [command(_scored, "ZRANGEBYSCORE", one("LIVE"), ms, ms, "WITHSCORES") for one, ms in cut.items()]
+        calls = [command(_scored, "ZRANGEBYSCORE", one.keys("LIVE"), ms, ms, "WITHSCORES") for one, ms in cut.items()]
         for (one, ms), together in zip(cut.items(), (yield calls), strict=True):
             pages[one] = [made for made in pages[one] if made[0] < ms] + (together or pages[one][-1:])
     return pages
 
 
-def _oldest(read: dict[Keys, list[_Made]]) -> list[str]:
+def _oldest(read: dict[Partition, list[_Made]]) -> list[str]:
     """Take those that are older than all that is not read yet, in the order of their times."""
     until_ms = min((runs[-1][0] for runs in read.values()), default=0)
     taken = sorted(made for runs in read.values() for made in runs if made[0] <= until_ms)
@@ -141,46 +141,48 @@ def _oldest(read: dict[Keys, list[_Made]]) -> list[str]:
     return [run_id for _, run_id in taken]
 
 
-def _named(keys: Keys, selection: RunFilter, page: Sequence[str]) -> Operation[list[str]]:
+def _named(partition: Partition, run_filter: RunFilter, page: Sequence[str]) -> Operation[list[str]]:
     """Those of a page whose names and status fit."""
     words = ("status", "app", "function")
-    names = yield [command(_names, "HMGET", keys.of(run_id)("RUN", run_id), *words) for run_id in page]
-    return [run_id for run_id, known in zip(page, names, strict=True) if known and selection.names(*known)]
+    names = yield [command(_names, "HMGET", partition.run_key("RUN", run_id), *words) for run_id in page]
+    return [run_id for run_id, known in zip(page, names, strict=True) if known and run_filter.names(*known)]
 
 
-def _holding(keys: Keys, selection: RunFilter, run_ids: Sequence[str]) -> Operation[list[str]]:
+def _holding(partition: Partition, run_filter: RunFilter, run_ids: Sequence[str]) -> Operation[list[str]]:
     """Those for whose events the condition holds."""
-    events = yield [command(lambda reply: reply, "HGET", keys.of(run_id)("RUN", run_id), "event") for run_id in run_ids]
-    return [run_id for run_id, event in zip(run_ids, events, strict=True) if selection.holds(event)]
+    events = yield [
+        command(lambda reply: reply, "HGET", partition.run_key("RUN", run_id), "event") for run_id in run_ids
+    ]
+    return [run_id for run_id, event in zip(run_ids, events, strict=True) if run_filter.holds(event, partition.cipher)]
 
 
-def cancel_runs(keys: Keys, run_ids: Sequence[str], cancelling: CancelRequest) -> Operation[list[str]]:
+def cancel_runs(partition: Partition, run_ids: Sequence[str], request: CancelRequest) -> Operation[list[str]]:
     """Cancel runs in this order; the ids of those that it has ended, also as a child of one that came before."""
     cancelled: list[str] = []
     for chunk in _chunks(run_ids):
-        codes = yield [_cancel(keys, run_id, cancelling) for run_id in chunk]
+        codes = yield [_cancel(partition, run_id, request) for run_id in chunk]
         ended = [run_id for run_id, code in zip(chunk, codes, strict=True) if code is ScriptStatus.ALREADY]
-        ours = (yield from _ended_by(keys, ended, cancelling)) if ended else []
+        ours = (yield from _ended_by(partition, ended, request)) if ended else []
         cancelled += [
             run_id for run_id, code in zip(chunk, codes, strict=True) if code is ScriptStatus.DONE or run_id in ours
         ]
     return cancelled
 
 
-def _cancel(keys: Keys, run_id: str, cancelling: CancelRequest) -> Command[ScriptStatus]:
+def _cancel(partition: Partition, run_id: str, request: CancelRequest) -> Command[ScriptStatus]:
     return cancel_run(
-        keys,
+        partition,
         run_id=run_id,
-        failure=cancelling.failure,
-        retention_ms=cancelling.retention_ms,
-        children=cancelling.children,
+        failure=request.failure,
+        retention_ms=request.retention_ms,
+        children=request.children,
     )
 
 
-def _ended_by(keys: Keys, run_ids: Sequence[str], cancelling: CancelRequest) -> Operation[list[str]]:
+def _ended_by(partition: Partition, run_ids: Sequence[str], request: CancelRequest) -> Operation[list[str]]:
     """Those that were ended so. The answers alone do not say it: a call that is sent twice finds its run ended."""
-    ends = yield [command(tuple, "HMGET", keys.of(run_id)("RUN", run_id), "status", "error") for run_id in run_ids]
-    this = (RunStatus.CANCELLED.encode(), cancelling.failure)
+    ends = yield [command(tuple, "HMGET", partition.run_key("RUN", run_id), "status", "error") for run_id in run_ids]
+    this = (RunStatus.CANCELLED.encode(), request.failure)
     return [run_id for run_id, end in zip(run_ids, ends, strict=True) if end == this]
 
 

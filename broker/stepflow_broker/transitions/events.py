@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
-from stepflow_broker.protocol.keys import GROUP, Keys
+from stepflow_broker.protocol.keys import GROUP
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import read_group, take_over
 from stepflow_broker.registry.event_values import digest_at
 from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
 
 __all__ = [
@@ -32,10 +32,19 @@ __all__ = [
 _AGAIN_MS = 3600 * 1000
 
 
-def add_event(keys: Keys, event: bytes, *, event_id: str, dedupe: bool) -> Command[str]:
+def add_event(partition: Partition, event: bytes, *, event_id: str, dedupe: bool) -> Command[str]:
     """Put an event on the stream. ``dedupe`` says that the sender chose the id."""
     return command(
-        bytes.decode, "XADD", keys("EVENTS"), "*", "event", event, "id", event_id, "dedupe", 1 if dedupe else 0
+        bytes.decode,
+        "XADD",
+        partition.keys("EVENTS"),
+        "*",
+        "event",
+        event,
+        "id",
+        event_id,
+        "dedupe",
+        1 if dedupe else 0,
     )
 
 
@@ -61,14 +70,16 @@ def _entries(entries: list[Any]) -> list[StreamedEvent]:
     return found
 
 
-def read_events(keys: Keys, worker: str, *, limit: int = 200) -> Command[list[StreamedEvent]]:
+def read_events(partition: Partition, worker: str, *, limit: int = 200) -> Command[list[StreamedEvent]]:
     """Take new events off the group, for this worker to route."""
-    return read_group(keys, "EVENTS", worker, limit=limit, read=_entries)
+    return read_group(partition.keys, "EVENTS", worker, limit=limit, read=_entries)
 
 
-def take_over_events(keys: Keys, worker: str, *, idle_ms: int, limit: int = 200) -> Command[list[StreamedEvent]]:
+def take_over_events(
+    partition: Partition, worker: str, *, idle_ms: int, limit: int = 200
+) -> Command[list[StreamedEvent]]:
     """Take over events that another worker took and has not routed for ``idle_ms``."""
-    return take_over(keys, "EVENTS", worker, idle_ms=idle_ms, limit=limit, read=_entries)
+    return take_over(partition.keys, "EVENTS", worker, idle_ms=idle_ms, limit=limit, read=_entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +106,13 @@ class Routed:
 
 
 def route_event(
-    keys: Keys,
+    partition: Partition,
     event: StreamedEvent,
     starts: Sequence[tuple[str, FunctionConfig]],
     *,
     version: int,
     paths: Sequence[str] = (),
     keep: bool = False,
-    cipher: Cipher = NO_ENCRYPTION,
-    now_ms: int = 0,
 ) -> Command[Routed]:
     """Start the runs (run id, function) of an event, and end the waits for it.
 
@@ -111,21 +120,20 @@ def route_event(
         version: of the registry by which the functions were chosen.
         paths: at which waits are known to ask for values.
         keep: leave the event on the stream; there are other partitions where it has to go.
-        cipher: opens the event's data.
 
     Raises:
         DecryptionError: it cannot be opened.
     """
-    value = open_event(cipher, read_event(event.event))
+    value = open_event(partition.cipher, read_event(event.event))
     words = _digests(value, paths)
     for run_id, config in starts:
-        rules = config.rules_or_skip(event.event, cipher)
+        rules = config.rules_or_skip(event.event, partition.cipher)
         words += (run_id, config.app, config.id, config.queue, config.retention_ms, *rules)
     return run_script(
         "route_event",
         Routed.parse,
-        (keys("EVENTS"), keys("VERSION")),
-        now_ms,
+        (partition.keys("EVENTS"), partition.keys("VERSION")),
+        partition.now_ms(),
         version,
         GROUP,
         event.entry,
@@ -150,13 +158,10 @@ def _digests(value: dict[str, Any], paths: Sequence[str]) -> list[Arg]:
 
 
 def start_by_event(
-    keys: Keys,
+    partition: Partition,
     run_id: str,
     config: FunctionConfig,
     event: StreamedEvent,
-    *,
-    cipher: Cipher = NO_ENCRYPTION,
-    now_ms: int = 0,
 ) -> Command[ScriptStatus]:
     """Start the run of an event that has come in another partition. DONE, ALREADY or RESOLVED (it was skipped).
 
@@ -165,8 +170,8 @@ def start_by_event(
     return run_script(
         "start_runs",
         lambda reply: ScriptStatus(reply[0]),
-        (keys.of(run_id)("RUN", run_id),),
-        now_ms,
+        partition.run_keys(run_id, "RUN"),
+        partition.now_ms(),
         config.app,
         config.id,
         config.queue,
@@ -174,23 +179,21 @@ def start_by_event(
         config.retention_ms,
         run_id,
         event.event,
-        *config.rules_or_skip(event.event, cipher),
+        *config.rules_or_skip(event.event, partition.cipher),
     )
 
 
-def has_waits(keys: Keys, name: str) -> Command[bool]:
+def has_waits(partition: Partition, name: str) -> Command[bool]:
     """Whether anything waits for events of this name in a partition."""
-    return command(bool, "EXISTS", keys("WAIT_COUNTS", name))
+    return command(bool, "EXISTS", partition.keys("WAIT_COUNTS", name))
 
 
 def deliver_remote_event(
-    keys: Keys,
+    partition: Partition,
     event: StreamedEvent,
     *,
-    origin: Keys,
+    origin: Partition,
     paths: Sequence[str] = (),
-    cipher: Cipher = NO_ENCRYPTION,
-    now_ms: int = 0,
 ) -> Command[Routed]:
     """End the waits of a partition for an event of another. DONE or MORE_VALUES.
 
@@ -201,28 +204,28 @@ def deliver_remote_event(
     Raises:
         DecryptionError: it cannot be opened.
     """
-    value = open_event(cipher, read_event(event.event))
+    value = open_event(partition.cipher, read_event(event.event))
     return run_script(
         "deliver_remote_event",
         Routed.parse,
-        (keys("FORWARDED", f"{keys.all.index(origin)}:{event.entry}"),),
-        now_ms,
+        (partition.keys("FORWARDED", f"{partition.all.index(origin)}:{event.entry}"),),
+        partition.now_ms(),
         event.event,
         value["name"],
         *_digests(value, paths),
     )
 
 
-def recent_events(keys: Keys, name: str, *, since_ms: int) -> Command[list[bytes]]:
+def recent_events(partition: Partition, name: str, *, since_ms: int) -> Command[list[bytes]]:
     """The events of a name that have come in a partition since a time, oldest first."""
     return command(
-        lambda reply: [fields[1] for _, fields in reply], "XRANGE", keys("EVENT_HISTORY", name), since_ms, "+"
+        lambda reply: [fields[1] for _, fields in reply], "XRANGE", partition.keys("EVENT_HISTORY", name), since_ms, "+"
     )
 
 
-def drop_event(keys: Keys, event: StreamedEvent) -> tuple[Command[int], Command[int]]:
+def drop_event(partition: Partition, event: StreamedEvent) -> tuple[Command[int], Command[int]]:
     """Take an event off the stream."""
     return (
-        command(int, "XACK", keys("EVENTS"), GROUP, event.entry),
-        command(int, "XDEL", keys("EVENTS"), event.entry),
+        command(int, "XACK", partition.keys("EVENTS"), GROUP, event.entry),
+        command(int, "XDEL", partition.keys("EVENTS"), event.entry),
     )

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.protocol.command import Command, run_script
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 
 __all__ = ["ChildStart", "Resolved", "invoke_child", "wake_parent"]
 
@@ -53,17 +52,14 @@ class Resolved:
 
 
 def invoke_child(
-    keys: Keys,
+    partition: Partition,
     start: ChildStart,
     *,
     run_id: str,
     fence: int,
     version: int,
-    cipher: Cipher = NO_ENCRYPTION,
-    now_ms: int = 0,
 ) -> Command[tuple[ScriptStatus, Resolved | None]]:
     """Start a child, with the timeout key of the wait. DONE, ALREADY, RESOLVED, NO_RUN, STALE_FENCE, STALE_REGISTRY."""
-    keys = keys.of(run_id)
 
     def read(reply: list[Any]) -> tuple[ScriptStatus, Resolved | None]:
         code = ScriptStatus(reply[0])
@@ -74,8 +70,8 @@ def invoke_child(
     return run_script(
         "invoke_child",
         read,
-        (keys("RUN", run_id),),
-        now_ms,
+        partition.run_keys(run_id, "RUN"),
+        partition.now_ms(),
         run_id,
         fence,
         version,
@@ -92,16 +88,15 @@ def invoke_child(
         start.event,
         start.depth,
         start.config.retention_ms,
-        *start.config.rules_or_skip(start.event, cipher),
+        *start.config.rules_or_skip(start.event, partition.cipher),
     )
 
 
-def wake_parent(keys: Keys, child: str, *, worker: str, now_ms: int = 0) -> Command[Resolved | None]:
+def wake_parent(partition: Partition, child: str, *, worker: str) -> Command[Resolved | None]:
     """Resolve the step that waits for a child that has ended; ``None`` if none waits for it any more."""
-    keys = keys.of(child)
 
     def read(reply: list[Any]) -> Resolved | None:
         code, position, memo, run_id, key = reply
         return Resolved(run_id.decode(), key.decode(), position, memo) if code == 1 else None
 
-    return run_script("wake_parent", read, (keys("RUN", child),), now_ms, child, worker)
+    return run_script("wake_parent", read, partition.run_keys(child, "RUN"), partition.now_ms(), child, worker)

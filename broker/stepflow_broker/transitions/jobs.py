@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.protocol.command import Command, run_script
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.runs import RunRecord, pair_memos, parse_run
 from stepflow_engine.ids import split_job_id
@@ -121,16 +121,18 @@ def _text(value: bytes | None) -> str:
     return value.decode(errors="replace") if value else ""
 
 
-def by_partition(keys: Keys, leases: Iterable[tuple[str, int]]) -> list[tuple[Keys, list[tuple[str, int]]]]:
+def by_partition(
+    partition: Partition, leases: Iterable[tuple[str, int]]
+) -> list[tuple[Partition, list[tuple[str, int]]]]:
     """Leases (job, fence), those of each partition by themselves."""
-    found: dict[Keys, list[tuple[str, int]]] = {}
+    found: dict[Partition, list[tuple[str, int]]] = {}
     for lease in leases:
-        found.setdefault(keys.of(lease[0]), []).append(lease)
+        found.setdefault(partition.of(lease[0]), []).append(lease)
     return list(found.items())
 
 
 def claim_jobs(
-    keys: Keys, *, lists: Sequence[str], worker: str, limit: int, lease_ms: int, claim: int = 0, now_ms: int = 0
+    partition: Partition, *, lists: Sequence[str], worker: str, limit: int, lease_ms: int, claim: int = 0
 ) -> Command[list[Lease] | None]:
     """Lease at most ``limit`` ready jobs to a worker; ``None`` while RQ is suspended.
 
@@ -140,8 +142,8 @@ def claim_jobs(
     return run_script(
         "claim_jobs",
         lambda reply: None if reply == 0 else [Lease.parse(entry) for entry in reply],
-        (keys("RQ_SUSPENDED"), keys("PAUSED"), keys("LAST_CLAIM", worker)),
-        now_ms,
+        (partition.keys("RQ_SUSPENDED"), partition.keys("PAUSED"), partition.keys("LAST_CLAIM", worker)),
+        partition.now_ms(),
         worker,
         limit,
         lease_ms,
@@ -150,30 +152,30 @@ def claim_jobs(
     )
 
 
-def load_run(keys: Keys, run_id: str, applied: int) -> Command[tuple[RunRecord | None, list[tuple[str, bytes]]]]:
+def load_run(
+    partition: Partition, run_id: str, applied: int
+) -> Command[tuple[RunRecord | None, list[tuple[str, bytes]]]]:
     """The run, and its memos after the first ``applied``."""
-    keys = keys.of(run_id)
 
     def read(reply: Any) -> tuple[RunRecord | None, list[tuple[str, bytes]]]:
         flat, memos = reply
         fields = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
         return parse_run(run_id, fields), pair_memos(memos)
 
-    return run_script(
-        "load_run", read, (keys("RUN", run_id), keys("MEMOS", run_id), keys("MEMO_ORDER", run_id)), applied, 1
-    )
+    return run_script("load_run", read, partition.run_keys(run_id, "RUN", "MEMOS", "MEMO_ORDER"), applied, 1)
 
 
-def commit_step(keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes) -> Command[tuple[ScriptStatus, int]]:
+def commit_step(
+    partition: Partition, *, run_id: str, fence: int, key: str, memo: bytes
+) -> Command[tuple[ScriptStatus, int]]:
     """Store the memo of a step that the continuation executed; the answer has its position.
 
     DONE, ALREADY, NO_RUN or STALE_FENCE. The continuation stays with its worker.
     """
-    keys = keys.of(run_id)
     return run_script(
         "commit_step",
         _code_and_position,
-        (keys("RUN", run_id), keys("MEMOS", run_id), keys("MEMO_ORDER", run_id)),
+        partition.run_keys(run_id, "RUN", "MEMOS", "MEMO_ORDER"),
         fence,
         key,
         memo,
@@ -181,15 +183,14 @@ def commit_step(keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes) -
 
 
 def commit_planned_step(
-    keys: Keys, *, run_id: str, key: str, fence: int, memo: bytes, worker: str, now_ms: int = 0
+    partition: Partition, *, run_id: str, key: str, fence: int, memo: bytes, worker: str
 ) -> Command[tuple[ScriptStatus, int]]:
     """Store the memo of a step that had a job of its own. DONE, ALREADY, NO_RUN or STALE_FENCE, and its position."""
-    keys = keys.of(run_id)
     return run_script(
         "commit_planned_step",
         _code_and_position,
-        (keys("RUN", run_id), keys("MEMOS", run_id), keys("MEMO_ORDER", run_id)),
-        now_ms,
+        partition.run_keys(run_id, "RUN", "MEMOS", "MEMO_ORDER"),
+        partition.now_ms(),
         run_id,
         key,
         fence,
@@ -198,10 +199,9 @@ def commit_planned_step(
     )
 
 
-def yield_run(keys: Keys, *, run_id: str, fence: int, now_ms: int = 0) -> Command[ScriptStatus]:
+def yield_run(partition: Partition, *, run_id: str, fence: int) -> Command[ScriptStatus]:
     """Put the continuation back on its list. DONE, NO_RUN or STALE_FENCE."""
-    keys = keys.of(run_id)
-    return run_script("yield_run", ScriptStatus, (keys("RUN", run_id),), now_ms, run_id, fence)
+    return run_script("yield_run", ScriptStatus, partition.run_keys(run_id, "RUN"), partition.now_ms(), run_id, fence)
 
 
 def _code_and_position(reply: list[int]) -> tuple[ScriptStatus, int]:
@@ -209,16 +209,15 @@ def _code_and_position(reply: list[int]) -> tuple[ScriptStatus, int]:
 
 
 def plan_steps(
-    keys: Keys, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]], now_ms: int = 0
+    partition: Partition, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]]
 ) -> Command[ScriptStatus]:
     """Give each of the steps (key, id) a job of its own. DONE, NO_RUN or STALE_FENCE."""
-    keys = keys.of(run_id)
     words = [word for step in steps for word in step]
     return run_script(
         "plan_steps",
         ScriptStatus,
-        (keys("RUN", run_id), keys("MEMOS", run_id), keys("STEPS", run_id)),
-        now_ms,
+        partition.run_keys(run_id, "RUN", "MEMOS", "STEPS"),
+        partition.now_ms(),
         run_id,
         fence,
         *words,
@@ -226,7 +225,7 @@ def plan_steps(
 
 
 def fail_attempt(
-    keys: Keys,
+    partition: Partition,
     *,
     run_id: str,
     job_key: str,
@@ -236,15 +235,13 @@ def fail_attempt(
     attempts: int,
     error: bytes,
     delay_ms: int,
-    now_ms: int = 0,
 ) -> Command[ScriptStatus]:
     """Record that ``attempts`` attempts of a step failed, and queue the next. DONE, ALREADY, NO_RUN, STALE_FENCE."""
-    keys = keys.of(run_id)
     return run_script(
         "fail_attempt",
         ScriptStatus,
-        (keys("RUN", run_id), keys("STEPS", run_id)),
-        now_ms,
+        partition.run_keys(run_id, "RUN", "STEPS"),
+        partition.now_ms(),
         run_id,
         job_key,
         fence,
@@ -257,7 +254,7 @@ def fail_attempt(
 
 
 def retry_run(
-    keys: Keys,
+    partition: Partition,
     *,
     run_id: str,
     fence: int,
@@ -265,25 +262,37 @@ def retry_run(
     error: bytes,
     delay_ms: int,
     reason: str = "",
-    now_ms: int = 0,
 ) -> Command[ScriptStatus]:
     """Run the function again after a delay. DONE, NO_RUN or STALE_FENCE."""
-    keys = keys.of(run_id)
     return run_script(
-        "retry_run", ScriptStatus, (keys("RUN", run_id),), now_ms, run_id, fence, attempts, error, delay_ms, reason
+        "retry_run",
+        ScriptStatus,
+        partition.run_keys(run_id, "RUN"),
+        partition.now_ms(),
+        run_id,
+        fence,
+        attempts,
+        error,
+        delay_ms,
+        reason,
     )
 
 
-def park_run(keys: Keys, *, run_id: str, fence: int, applied: int, now_ms: int = 0) -> Command[ScriptStatus]:
+def park_run(partition: Partition, *, run_id: str, fence: int, applied: int) -> Command[ScriptStatus]:
     """Give a waiting run up. DONE, MORE (a memo came: the lease is kept), NO_RUN or STALE_FENCE."""
-    keys = keys.of(run_id)
     return run_script(
-        "park_run", ScriptStatus, (keys("RUN", run_id), keys("MEMO_ORDER", run_id)), now_ms, run_id, fence, applied
+        "park_run",
+        ScriptStatus,
+        partition.run_keys(run_id, "RUN", "MEMO_ORDER"),
+        partition.now_ms(),
+        run_id,
+        fence,
+        applied,
     )
 
 
 def finish_run(
-    keys: Keys,
+    partition: Partition,
     *,
     run_id: str,
     fence: int,
@@ -291,20 +300,18 @@ def finish_run(
     payload: bytes,
     retention_ms: int,
     failed_event: tuple[bytes, str] = (b"", ""),
-    now_ms: int = 0,
 ) -> Command[ScriptStatus]:
     """End a run with its output or its error. DONE, ALREADY, NO_RUN or STALE_FENCE.
 
     Args:
         failed_event: text and id of the event that tells of a failure.
     """
-    keys = keys.of(run_id)
     field = "output" if status is RunStatus.COMPLETED else "error"
     return run_script(
         "finish_run",
         ScriptStatus,
-        (keys("RUN", run_id), keys("EVENTS")),
-        now_ms,
+        (partition.run_key("RUN", run_id), partition.of(run_id).keys("EVENTS")),
+        partition.now_ms(),
         run_id,
         fence,
         status.value,
@@ -315,48 +322,60 @@ def finish_run(
     )
 
 
-def release_jobs(keys: Keys, leases: Sequence[tuple[str, int]], *, now_ms: int = 0) -> Command[int]:
+def release_jobs(partition: Partition, leases: Sequence[tuple[str, int]]) -> Command[int]:
     """Hand jobs (id, fence) of a partition back to their lists."""
-    return run_script("release_jobs", int, (keys("LEASES"),), now_ms, *[word for lease in leases for word in lease])
+    return run_script(
+        "release_jobs",
+        int,
+        (partition.keys("LEASES"),),
+        partition.now_ms(),
+        *[word for lease in leases for word in lease],
+    )
 
 
-def extend_leases(
-    keys: Keys, leases: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0
-) -> Command[list[str]]:
+def extend_leases(partition: Partition, leases: Sequence[tuple[str, int]], *, lease_ms: int) -> Command[list[str]]:
     """Keep leases (job, fence) of a partition for another ``lease_ms``; the answer names those that are lost."""
     words = [word for lease in leases for word in lease]
     return run_script(
         "extend_leases",
         lambda reply: [job.decode() for job in reply],
-        (keys("LEASES"),),
-        now_ms,
+        (partition.keys("LEASES"),),
+        partition.now_ms(),
         lease_ms,
         *words,
     )
 
 
-def reclaim_leases(keys: Keys, *, limit: int = 100, lease_ms: int = 10_000, now_ms: int = 0) -> Command[list[str]]:
+def reclaim_leases(partition: Partition, *, limit: int = 100, lease_ms: int = 10_000) -> Command[list[str]]:
     """Queue the jobs whose leases are over; the answer names them.
 
     Args:
         lease_ms: the length of the workers' leases: by half of it, those that live have extended theirs.
     """
-    keyed = (keys("LEASES"), keys("LAST_LEASE_SCAN"))
-    return run_script("reclaim_leases", lambda reply: [job.decode() for job in reply], keyed, now_ms, limit, lease_ms)
+    keyed = (partition.keys("LEASES"), partition.keys("LAST_LEASE_SCAN"))
+    return run_script(
+        "reclaim_leases", lambda reply: [job.decode() for job in reply], keyed, partition.now_ms(), limit, lease_ms
+    )
 
 
-def fire_timers(keys: Keys, *, limit: int = 500, now_ms: int = 0) -> Command[tuple[int, int]]:
+def fire_timers(partition: Partition, *, limit: int = 500) -> Command[tuple[int, int]]:
     """Do what is due. The answer: how many things were, and milliseconds until the next (-1: none)."""
-    return run_script("fire_timers", lambda reply: (int(reply[0]), int(reply[1])), (keys("TIMEOUTS"),), now_ms, limit)
+    return run_script(
+        "fire_timers",
+        lambda reply: (int(reply[0]), int(reply[1])),
+        (partition.keys("TIMEOUTS"),),
+        partition.now_ms(),
+        limit,
+    )
 
 
-def repair_jobs(keys: Keys, *, cursor: int, count: int = 500, now_ms: int = 0) -> Command[tuple[int, list[str]]]:
+def repair_jobs(partition: Partition, *, cursor: int, count: int = 500) -> Command[tuple[int, list[str]]]:
     """Look at some live runs and give them the ready jobs that they should have. The answer: where to go on, which."""
     return run_script(
         "repair_jobs",
         lambda reply: (int(reply[0]), [job.decode() for job in reply[1]]),
-        (keys("LIVE"),),
-        now_ms,
+        (partition.keys("LIVE"),),
+        partition.now_ms(),
         cursor,
         count,
     )

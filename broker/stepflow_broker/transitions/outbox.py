@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.protocol.command import Command
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.streams import read_group, take_over
 from stepflow_engine.codec import loads
 
@@ -91,14 +91,14 @@ Finished = EndedRun | EndedBatch | Message
 _Fields = Mapping[bytes, bytes]
 
 
-def read_finished(keys: Keys, worker: str, *, limit: int = 500) -> Command[list[Finished]]:
+def read_finished(partition: Partition, worker: str, *, limit: int = 500) -> Command[list[Finished]]:
     """Take finished events off the group, for this worker to see to."""
-    return read_group(keys, "FINISHED", worker, limit=limit, read=finished_in)
+    return read_group(partition.keys, "FINISHED", worker, limit=limit, read=finished_in)
 
 
-def take_over_finished(keys: Keys, worker: str, *, idle_ms: int, limit: int = 500) -> Command[list[Finished]]:
+def take_over_finished(partition: Partition, worker: str, *, idle_ms: int, limit: int = 500) -> Command[list[Finished]]:
     """Take over finished events that another worker took and has not seen to for ``idle_ms``."""
-    return take_over(keys, "FINISHED", worker, idle_ms=idle_ms, limit=limit, read=finished_in)
+    return take_over(partition.keys, "FINISHED", worker, idle_ms=idle_ms, limit=limit, read=finished_in)
 
 
 def _start_child(entry: str, child: str, fields: _Fields) -> StartChild:

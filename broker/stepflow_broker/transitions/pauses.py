@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stepflow_broker.protocol.command import Command, command, run_script
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
 
 __all__ = [
@@ -60,17 +60,17 @@ def pause_subject(kind: PauseKind, name: str) -> str:
     return f"{kind} {name}"
 
 
-def pause(keys: Keys, kind: PauseKind, name: str, *, reason: str, now_ms: int = 0) -> Command[bool]:
+def pause(partition: Partition, kind: PauseKind, name: str, *, reason: str) -> Command[bool]:
     """Pause something in one partition; false if it was paused, and has only the new reason."""
-    return run_script("pause", bool, (keys("PAUSED"),), now_ms, pause_subject(kind, name), reason)
+    return run_script("pause", bool, (partition.keys("PAUSED"),), partition.now_ms(), pause_subject(kind, name), reason)
 
 
-def resume(keys: Keys, kind: PauseKind, name: str, *, now_ms: int = 0) -> Command[bool]:
+def resume(partition: Partition, kind: PauseKind, name: str) -> Command[bool]:
     """Let it go on in one partition; false if it was not paused."""
-    return run_script("resume", bool, (keys("PAUSED"),), now_ms, pause_subject(kind, name))
+    return run_script("resume", bool, (partition.keys("PAUSED"),), partition.now_ms(), pause_subject(kind, name))
 
 
-def read_pauses(keys: Keys) -> Command[dict[str, Pause]]:
+def read_pauses(partition: Partition) -> Command[dict[str, Pause]]:
     """All that is paused in one partition, by subject, the oldest first."""
 
     def read(reply: Any) -> dict[str, Pause]:
@@ -78,27 +78,27 @@ def read_pauses(keys: Keys) -> Command[dict[str, Pause]]:
         found = [one for subject, value in pairs if (one := _pause(subject, value)) is not None]
         return {one.subject: one for one in sorted(found, key=lambda one: one.since)}
 
-    return command(read, "HGETALL", keys("PAUSED"))
+    return command(read, "HGETALL", partition.keys("PAUSED"))
 
 
 # -- in all partitions ---------------------------------------------------------
 
 
-def pause_everywhere(keys: Keys, kind: PauseKind, name: str, *, reason: str) -> Operation[bool]:
+def pause_everywhere(partition: Partition, kind: PauseKind, name: str, *, reason: str) -> Operation[bool]:
     """Pause something in all partitions; false if it was paused in each, and has only the new reason."""
-    new = yield [pause(one, kind, name, reason=reason) for one in keys.all]
+    new = yield [pause(one, kind, name, reason=reason) for one in partition.all]
     return any(new)
 
 
-def resume_everywhere(keys: Keys, kind: PauseKind, name: str) -> Operation[bool]:
+def resume_everywhere(partition: Partition, kind: PauseKind, name: str) -> Operation[bool]:
     """Let it go on in all partitions; false if it was paused in none."""
-    was_paused = yield [resume(one, kind, name) for one in keys.all]
+    was_paused = yield [resume(one, kind, name) for one in partition.all]
     return any(was_paused)
 
 
-def read_all_pauses(keys: Keys) -> Operation[list[Pause]]:
+def read_all_pauses(partition: Partition) -> Operation[list[Pause]]:
     """All that is paused in any partition, the oldest first."""
-    found: list[dict[str, Pause]] = yield [read_pauses(one) for one in keys.all]
+    found: list[dict[str, Pause]] = yield [read_pauses(one) for one in partition.all]
     subjects = {subject for pauses in found for subject in pauses}
     merged = [_merged([pauses.get(subject) for pauses in found]) for subject in subjects]
     return sorted(merged, key=lambda one: (one.since, one.subject))

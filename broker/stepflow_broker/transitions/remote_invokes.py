@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.invokes import ChildStart, Resolved
 from stepflow_broker.transitions.outbox import ChildCancelled, Message, RemoteChildFinished, StartChild
 from stepflow_broker.transitions.runs import cancel_run
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.codec import dumps
 
 __all__ = [
@@ -66,22 +65,20 @@ class RemoteChildResult:
 
 
 def invoke_remote_child(
-    keys: Keys,
+    partition: Partition,
     start: ChildStart,
     *,
     run_id: str,
     fence: int,
     version: int,
-    cipher: Cipher = NO_ENCRYPTION,
-    now_ms: int = 0,
 ) -> Command[tuple[ScriptStatus, StartChild | None]]:
     """Make a step wait for a child in another partition. DONE, ALREADY, NO_RUN, STALE_FENCE, STALE_REGISTRY.
 
     The answer has the message that has the child started, for the caller to deliver; it is on the stream as well.
     """
-    keys, config = keys.of(run_id), start.config
+    config = start.config
     parts: list[Arg] = [run_id, start.key, start.depth, config.app, config.id, config.queue, config.retention_ms]
-    args = tuple(_text(arg) for arg in [*parts, *config.rules_or_skip(start.event, cipher)])
+    args = tuple(_text(arg) for arg in [*parts, *config.rules_or_skip(start.event, partition.cipher)])
 
     def read(reply: list[Any]) -> tuple[ScriptStatus, StartChild | None]:
         code, entry = ScriptStatus(reply[0]), reply[1].decode()
@@ -90,8 +87,8 @@ def invoke_remote_child(
     return run_script(
         "invoke_remote_child",
         read,
-        (keys("RUN", run_id),),
-        now_ms,
+        partition.run_keys(run_id, "RUN"),
+        partition.now_ms(),
         run_id,
         fence,
         version,
@@ -110,7 +107,7 @@ def _text(arg: Arg) -> str:
     return arg.decode() if isinstance(arg, bytes) else str(arg)
 
 
-def deliver(keys: Keys, message: Message, *, worker: str, now_ms: int = 0) -> Operation[Resolved | None]:
+def deliver(partition: Partition, message: Message, *, worker: str) -> Operation[Resolved | None]:
     """Do what a message says, and take it off its stream; the answer is a step that was resolved by it.
 
     Args:
@@ -119,52 +116,51 @@ def deliver(keys: Keys, message: Message, *, worker: str, now_ms: int = 0) -> Op
     """
     match message:
         case RemoteChildFinished(child):
-            return (yield from _tell_end(keys, child, worker, now_ms))
+            return (yield from _tell_end(partition, child, worker))
         case StartChild(entry, child):
-            code = (yield [start_remote_child(keys, message, now_ms=now_ms)])[0]
-            yield [ack_message(keys, entry)]
-            return (yield from _tell_end(keys, child, worker, now_ms)) if code is ScriptStatus.RESOLVED else None
+            code = (yield [start_remote_child(partition, message)])[0]
+            yield [ack_message(partition, entry)]
+            return (yield from _tell_end(partition, child, worker)) if code is ScriptStatus.RESOLVED else None
         case ChildCancelled():
-            return (yield from _cancel(keys, message, worker, now_ms))
+            return (yield from _cancel(partition, message, worker))
         case other:
             assert_never(other)
 
 
-def _tell_end(keys: Keys, child: str, worker: str, now_ms: int) -> Operation[Resolved | None]:
+def _tell_end(partition: Partition, child: str, worker: str) -> Operation[Resolved | None]:
     """Resolve the step that waits for a child, if the child has ended."""
-    end = (yield [read_end(keys, child)])[0]
+    end = (yield [read_end(partition, child)])[0]
     if end is None:
         return None
-    resolved: Resolved | None = (yield [wake_remote_parent(keys, end, worker=worker, now_ms=now_ms)])[0]
-    yield [ack_message(keys.of(child), end.end_message, child)]
+    resolved: Resolved | None = (yield [wake_remote_parent(partition, end, worker=worker)])[0]
+    yield [ack_message(partition.of(child), end.end_message, child)]
     return resolved
 
 
-def _cancel(keys: Keys, message: ChildCancelled, worker: str, now_ms: int) -> Operation[Resolved | None]:
+def _cancel(partition: Partition, message: ChildCancelled, worker: str) -> Operation[Resolved | None]:
     """Cancel a child. One that is not there was forgotten, unless it had yet to be made before it was looked for."""
-    is_starting = (yield [_has_entry(keys, message.start_message)])[0]
+    is_starting = (yield [_has_entry(partition, message.start_message)])[0]
     cancel = cancel_run(
-        keys,
+        partition,
         run_id=message.child,
         failure=message.failure,
         retention_ms=message.retention_ms,
-        now_ms=now_ms,
     )
     code = (yield [cancel])[0]
     if code is ScriptStatus.NO_RUN and is_starting:
         return None
-    yield [ack_message(keys, message.id)]
-    return (yield from _tell_end(keys, message.child, worker, now_ms))
+    yield [ack_message(partition, message.id)]
+    return (yield from _tell_end(partition, message.child, worker))
 
 
-def start_remote_child(keys: Keys, message: StartChild, *, now_ms: int = 0) -> Command[ScriptStatus]:
+def start_remote_child(partition: Partition, message: StartChild) -> Command[ScriptStatus]:
     """Make the child that a message asks for. DONE, ALREADY (it lives), or RESOLVED (it was skipped, or has ended)."""
-    keys, child = keys.of(message.child), message.child
+    child = message.child
     return run_script(
         "start_remote_child",
         ScriptStatus,
-        (keys("RUN", child),),
-        now_ms,
+        partition.run_keys(child, "RUN"),
+        partition.now_ms(),
         child,
         message.id,
         message.event,
@@ -172,9 +168,8 @@ def start_remote_child(keys: Keys, message: StartChild, *, now_ms: int = 0) -> C
     )
 
 
-def read_end(keys: Keys, child: str) -> Command[RemoteChildResult | None]:
+def read_end(partition: Partition, child: str) -> Command[RemoteChildResult | None]:
     """How a child has ended; ``None`` if it lives, is gone, or has no parent in another partition."""
-    keys = keys.of(child)
 
     def read(reply: list[bytes | None]) -> RemoteChildResult | None:
         parent, key, status, output, error, reason, start_message, end_message = reply
@@ -185,12 +180,11 @@ def read_end(keys: Keys, child: str) -> Command[RemoteChildResult | None]:
         return RemoteChildResult(child, *names, payload, reason or b"", start_message.decode(), end_message.decode())
 
     fields = ("remote_parent", "parent_step", "status", "output", "error", "reason", "start_message", "finished")
-    return command(read, "HMGET", keys("RUN", child), *fields)
+    return command(read, "HMGET", partition.run_key("RUN", child), *fields)
 
 
-def wake_remote_parent(keys: Keys, end: RemoteChildResult, *, worker: str, now_ms: int = 0) -> Command[Resolved | None]:
+def wake_remote_parent(partition: Partition, end: RemoteChildResult, *, worker: str) -> Command[Resolved | None]:
     """Resolve the step that waits for a child that has ended; ``None`` if it waits no more, or the parent is gone."""
-    keys = keys.of(end.parent)
 
     def read(reply: list[Any]) -> Resolved | None:
         code, position, memo = reply
@@ -199,8 +193,8 @@ def wake_remote_parent(keys: Keys, end: RemoteChildResult, *, worker: str, now_m
     return run_script(
         "wake_remote_parent",
         read,
-        (keys("RUN", end.parent),),
-        now_ms,
+        partition.run_keys(end.parent, "RUN"),
+        partition.now_ms(),
         end.parent,
         end.key,
         end.child,
@@ -212,14 +206,14 @@ def wake_remote_parent(keys: Keys, end: RemoteChildResult, *, worker: str, now_m
     )
 
 
-def ack_message(keys: Keys, entry: str, child: str = "") -> Command[int]:
+def ack_message(partition: Partition, entry: str, child: str = "") -> Command[int]:
     """Take an entry off the stream of a partition.
 
     Args:
         child: the run of whose end it tells, which is kept for its retention from now on.
     """
-    return run_script("ack_message", int, (keys("FINISHED"),), entry, child)
+    return run_script("ack_message", int, (partition.keys("FINISHED"),), entry, child)
 
 
-def _has_entry(keys: Keys, entry: str) -> Command[bool]:
-    return command(bool, "XRANGE", keys("FINISHED"), entry, entry)
+def _has_entry(partition: Partition, entry: str) -> Command[bool]:
+    return command(bool, "XRANGE", partition.keys("FINISHED"), entry, entry)

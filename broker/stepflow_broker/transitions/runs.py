@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.codec import loads
 from stepflow_engine.failure import Failure
 from stepflow_engine.state_machine import RunStatus
@@ -72,81 +71,85 @@ class StepRecord:
 
 
 def start_run(
-    keys: Keys,
+    partition: Partition,
     config: FunctionConfig,
     *,
     run_id: str,
     event: bytes,
     dedupe: bool,
-    cipher: Cipher = NO_ENCRYPTION,
-    now_ms: int = 0,
 ) -> Command[ScriptStatus]:
     """Create a run of a function and queue its first job. DONE, ALREADY (it exists) or RESOLVED (it was skipped)."""
-    keys = keys.of(run_id)
-    words = _start_words(config, [(run_id, event)], dedupe=dedupe, cipher=cipher, now_ms=now_ms)
-    return run_script("start_runs", lambda reply: ScriptStatus(reply[0]), (keys("RUN", run_id),), *words)
+    args = _start_args(partition, config, [(run_id, event)], dedupe=dedupe)
+    return run_script("start_runs", lambda reply: ScriptStatus(reply[0]), partition.run_keys(run_id, "RUN"), *args)
 
 
 def start_runs(
-    keys: Keys,
+    partition: Partition,
     config: FunctionConfig,
     runs: Sequence[tuple[str, bytes]],
-    *,
-    cipher: Cipher = NO_ENCRYPTION,
-    now_ms: int = 0,
 ) -> Command[list[ScriptStatus]]:
     """Create runs (id, event) of a function in one script, which costs each less; answers as of `start_run`."""
-    keys = keys.of(runs[0][0])
-    words = _start_words(config, runs, dedupe=False, cipher=cipher, now_ms=now_ms)
+    args = _start_args(partition, config, runs, dedupe=False)
     return run_script(
-        "start_runs", lambda reply: [ScriptStatus(code) for code in reply], (keys("RUN", runs[0][0]),), *words
+        "start_runs", lambda reply: [ScriptStatus(code) for code in reply], partition.run_keys(runs[0][0], "RUN"), *args
     )
 
 
-def _start_words(
-    config: FunctionConfig, runs: Sequence[tuple[str, bytes]], *, dedupe: bool, cipher: Cipher, now_ms: int
+def _start_args(
+    partition: Partition, config: FunctionConfig, runs: Sequence[tuple[str, bytes]], *, dedupe: bool
 ) -> list[Arg]:
-    words: list[Arg] = [now_ms, config.app, config.id, config.queue, DEDUPE_MS if dedupe else 0, config.retention_ms]
+    args: list[Arg] = [
+        partition.now_ms(),
+        config.app,
+        config.id,
+        config.queue,
+        DEDUPE_MS if dedupe else 0,
+        config.retention_ms,
+    ]
     for run_id, event in runs:
-        words += (run_id, event, *config.rules(event, cipher))
-    return words
+        args += (run_id, event, *config.rules(event, partition.cipher))
+    return args
 
 
 def cancel_run(
-    keys: Keys, *, run_id: str, failure: bytes, retention_ms: int, children: bool = True, now_ms: int = 0
+    partition: Partition, *, run_id: str, failure: bytes, retention_ms: int, children: bool = True
 ) -> Command[ScriptStatus]:
     """End a live run as cancelled, with the children that it waits for. DONE, ALREADY (it had ended) or NO_RUN."""
-    keys = keys.of(run_id)
     return run_script(
-        "cancel_run", ScriptStatus, (keys("RUN", run_id),), now_ms, run_id, failure, retention_ms, 1 if children else 0
+        "cancel_run",
+        ScriptStatus,
+        partition.run_keys(run_id, "RUN"),
+        partition.now_ms(),
+        run_id,
+        failure,
+        retention_ms,
+        1 if children else 0,
     )
 
 
-def read_run(keys: Keys, run_id: str) -> Command[RunRecord | None]:
+def read_run(partition: Partition, run_id: str) -> Command[RunRecord | None]:
     """The run, or ``None`` if there is none."""
-    keys = keys.of(run_id)
-    return command(lambda reply: parse_run(run_id, _pairs(reply)), "HGETALL", keys("RUN", run_id))
+    return command(lambda reply: parse_run(run_id, _pairs(reply)), "HGETALL", partition.run_key("RUN", run_id))
 
 
-def read_status(keys: Keys, run_id: str) -> Command[RunStatus | None]:
+def read_status(partition: Partition, run_id: str) -> Command[RunStatus | None]:
     """Only the status of a run."""
-    keys = keys.of(run_id)
-    return command(lambda reply: RunStatus(reply.decode()) if reply else None, "HGET", keys("RUN", run_id), "status")
+    return command(
+        lambda reply: RunStatus(reply.decode()) if reply else None, "HGET", partition.run_key("RUN", run_id), "status"
+    )
 
 
-def count_steps(keys: Keys, run_id: str) -> Command[int]:
+def count_steps(partition: Partition, run_id: str) -> Command[int]:
     """How many memos a run has."""
-    keys = keys.of(run_id)
-    return command(int, "LLEN", keys("MEMO_ORDER", run_id))
+    return command(int, "LLEN", partition.run_key("MEMO_ORDER", run_id))
 
 
-def read_memos(keys: Keys, run_id: str, applied: int = 0) -> Command[list[tuple[str, bytes]]]:
+def read_memos(partition: Partition, run_id: str, applied: int = 0) -> Command[list[tuple[str, bytes]]]:
     """The memos of a run in the order in which they were recorded, those after the first ``applied``."""
-    keys = keys.of(run_id)
     return run_script(
         "load_run",
         lambda reply: pair_memos(reply[1]),
-        (keys("RUN", run_id), keys("MEMOS", run_id), keys("MEMO_ORDER", run_id)),
+        partition.run_keys(run_id, "RUN", "MEMOS", "MEMO_ORDER"),
         applied,
         0,
     )
@@ -157,26 +160,24 @@ def pair_memos(flat: list[bytes]) -> list[tuple[str, bytes]]:
     return [(key.decode(), memo) for key, memo in zip(flat[::2], flat[1::2], strict=True)]
 
 
-def read_steps(keys: Keys, run_id: str) -> Command[list[StepRecord]]:
+def read_steps(partition: Partition, run_id: str) -> Command[list[StepRecord]]:
     """The steps of a run that have not ended."""
-    keys = keys.of(run_id)
-    return command(lambda reply: list(_steps(_pairs(reply))), "HGETALL", keys("STEPS", run_id))
+    return command(lambda reply: list(_steps(_pairs(reply))), "HGETALL", partition.run_key("STEPS", run_id))
 
 
-def forget_deaths(keys: Keys, run_id: str) -> Command[int]:
+def forget_deaths(partition: Partition, run_id: str) -> Command[int]:
     """The run's code has come to rest: workers that died before did not die of it."""
-    keys = keys.of(run_id)
-    return command(int, "HDEL", keys("RUN", run_id), "deaths")
+    return command(int, "HDEL", partition.run_key("RUN", run_id), "deaths")
 
 
-def list_runs(keys: Keys, *, live: bool, limit: int) -> Command[list[str]]:
+def list_runs(partition: Partition, *, live: bool, limit: int) -> Command[list[str]]:
     """Ids of runs, newest first: those that live, or those that have ended."""
-    return command(_texts, "ZREVRANGE", keys("LIVE" if live else "ENDED"), 0, limit - 1)
+    return command(_texts, "ZREVRANGE", partition.keys("LIVE" if live else "ENDED"), 0, limit - 1)
 
 
-def forget_ended(keys: Keys, now_ms: int) -> Command[int]:
+def forget_ended(partition: Partition, now_ms: int) -> Command[int]:
     """Take runs whose retention is over off the list of ended runs."""
-    return command(int, "ZREMRANGEBYSCORE", keys("ENDED"), "-inf", now_ms)
+    return command(int, "ZREMRANGEBYSCORE", partition.keys("ENDED"), "-inf", now_ms)
 
 
 def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:

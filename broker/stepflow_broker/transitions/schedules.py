@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.registry.functions import FunctionConfig
 
 __all__ = ["fire_cron", "read_crons", "server_time_ms"]
 
 
-def read_crons(keys: Keys) -> Command[dict[str, int]]:
+def read_crons(partition: Partition) -> Command[dict[str, int]]:
     """Up to which time the runs of each schedule were started, in ms; what is no time is left out."""
 
     def read(reply: list[bytes]) -> dict[str, int]:
         pairs = zip(reply[::2], reply[1::2], strict=True)
         return {name.decode(errors="replace"): int(last) for name, last in pairs if last.isdigit()}
 
-    return command(read, "HGETALL", keys("CRON"))
+    return command(read, "HGETALL", partition.keys("CRON"))
 
 
 def server_time_ms() -> Command[int]:
@@ -27,13 +27,12 @@ def server_time_ms() -> Command[int]:
 
 
 def fire_cron(
-    keys: Keys,
+    partition: Partition,
     schedule: str,
     *,
     last_ms: int,
     until_ms: int,
     starts: Sequence[tuple[str, FunctionConfig, bytes]],
-    now_ms: int = 0,
 ) -> Command[int]:
     """Start the runs (run id, function, event) of the times of a schedule from ``last_ms`` to ``until_ms``, once.
 
@@ -41,12 +40,20 @@ def fire_cron(
     """
     words: list[Arg] = []
     for run_id, config, event in starts:
-        words += (run_id, config.app, config.id, config.queue, event, config.retention_ms, *config.rules_or_skip(event))
+        words += (
+            run_id,
+            config.app,
+            config.id,
+            config.queue,
+            event,
+            config.retention_ms,
+            *config.rules_or_skip(event, partition.cipher),
+        )
     return run_script(
         "fire_cron",
         int,
-        (keys("CRON"), keys("PAUSED")),
-        now_ms,
+        (partition.keys("CRON"), partition.keys("PAUSED")),
+        partition.now_ms(),
         schedule,
         last_ms,
         until_ms,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.protocol.command import Command, command, run_script
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.transitions.invokes import Resolved
@@ -57,9 +57,8 @@ class BegunWait:
     since_ms: int
 
 
-def begin_wait(keys: Keys, start: WaitStart, *, run_id: str, fence: int, now_ms: int = 0) -> Command[BegunWait]:
+def begin_wait(partition: Partition, start: WaitStart, *, run_id: str, fence: int) -> Command[BegunWait]:
     """Make a step wait. DONE, ALREADY, RESOLVED (a time that is past), NO_RUN, STALE_FENCE."""
-    keys = keys.of(run_id)
 
     def read(reply: list[Any]) -> BegunWait:
         code = ScriptStatus(reply[0])
@@ -69,8 +68,8 @@ def begin_wait(keys: Keys, start: WaitStart, *, run_id: str, fence: int, now_ms:
     return run_script(
         "begin_wait",
         read,
-        (keys("RUN", run_id),),
-        now_ms,
+        partition.run_keys(run_id, "RUN"),
+        partition.now_ms(),
         run_id,
         fence,
         start.key,
@@ -85,22 +84,20 @@ def begin_wait(keys: Keys, start: WaitStart, *, run_id: str, fence: int, now_ms:
     )
 
 
-def deliver_event(keys: Keys, run_id: str, key: str, event: bytes, *, now_ms: int = 0) -> Command[bool]:
+def deliver_event(partition: Partition, run_id: str, key: str, event: bytes) -> Command[bool]:
     """End a step's wait with an event; false if it waits no more."""
-    keys = keys.of(run_id)
-    return run_script("deliver_event", bool, (keys("RUN", run_id),), now_ms, run_id, key, event)
+    return run_script("deliver_event", bool, partition.run_keys(run_id, "RUN"), partition.now_ms(), run_id, key, event)
 
 
 def send_events(
-    keys: Keys, *, run_id: str, fence: int, key: str, memo: bytes, events: Sequence[tuple[bytes, str, bool]]
+    partition: Partition, *, run_id: str, fence: int, key: str, memo: bytes, events: Sequence[tuple[bytes, str, bool]]
 ) -> Command[tuple[ScriptStatus, int]]:
     """Put events (text, id, whether the sender chose the id) on the stream as a step. As `commit_step`."""
-    keys = keys.of(run_id)
     words = [word for text, event_id, dedupe in events for word in (text, event_id, 1 if dedupe else 0)]
     return run_script(
         "send_events",
         lambda reply: (ScriptStatus(reply[0]), reply[1]),
-        (keys("RUN", run_id), keys("MEMOS", run_id), keys("MEMO_ORDER", run_id), keys("EVENTS")),
+        (*partition.run_keys(run_id, "RUN", "MEMOS", "MEMO_ORDER"), partition.of(run_id).keys("EVENTS")),
         run_id,
         fence,
         key,
@@ -109,18 +106,17 @@ def send_events(
     )
 
 
-def read_waits(keys: Keys, event: str) -> Command[list[tuple[str, str]]]:
+def read_waits(partition: Partition, event: str) -> Command[list[tuple[str, str]]]:
     """The waits (run id, step key; or a run and ``!<n>``) for an event that a worker has to look at."""
     index = wait_index(event, paths="", values=b"", has_condition=True)
-    return command(_members, "SMEMBERS", keys("WAITS", index))
+    return command(_members, "SMEMBERS", partition.keys("WAITS", index))
 
 
-def read_condition(keys: Keys, run_id: str, key: str) -> Command[bytes]:
+def read_condition(partition: Partition, run_id: str, key: str) -> Command[bytes]:
     """What has to be looked at; empty if the step waits no more, or, of a key ``!<n>``, the run has ended."""
-    keys = keys.of(run_id)
     if key.startswith("!"):
-        return command(lambda reply: reply or b"", "HGET", keys("RUN", run_id), f"condition:{key[1:]}")
-    return command(lambda reply: reply or b"", "HGET", keys("STEPS", run_id), f"{key}:condition")
+        return command(lambda reply: reply or b"", "HGET", partition.run_key("RUN", run_id), f"condition:{key[1:]}")
+    return command(lambda reply: reply or b"", "HGET", partition.run_key("STEPS", run_id), f"{key}:condition")
 
 
 def _members(reply: Any) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stepflow_broker.protocol.command import command
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.event_filter import EventFilter
 from stepflow_broker.transitions.pauses import Pause, read_pauses
@@ -51,9 +51,9 @@ class Reason:
         return asdict(self)
 
 
-def explain_run(broker: Broker, keys: Keys, run_id: str) -> Reason | None:
+def explain_run(broker: Broker, partition: Partition, run_id: str) -> Reason | None:
     """Why a run does not progress; ``None`` if there is no such run."""
-    return _Explainer(broker, keys).run(run_id, depth=0)
+    return _Explainer(broker, partition).run(run_id, depth=0)
 
 
 @dataclass(slots=True)
@@ -61,18 +61,18 @@ class _Explainer:
     """Reads the state that a reason needs. Workers and pauses are read once per explanation."""
 
     broker: Broker
-    keys: Keys
+    partition: Partition
     _workers: list[WorkerRecord] | None = field(default=None)
-    _pauses: dict[Keys, dict[str, Pause]] = field(default_factory=dict)
+    _pauses: dict[Partition, dict[str, Pause]] = field(default_factory=dict)
 
     def run(self, run_id: str, *, depth: int) -> Reason | None:
         """The reason for one run."""
-        record = self.broker.execute(read_run(self.keys, run_id))
+        record = self.broker.execute(read_run(self.partition, run_id))
         if record is None:
             return None
-        steps = self.broker.execute(read_steps(self.keys, run_id))
+        steps = self.broker.execute(read_steps(self.partition, run_id))
         gates, delayed_by = self.broker.execute(
-            command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "concurrency", "delayed_by")
+            command(_texts, "HMGET", self.partition.run_key("RUN", run_id), "concurrency", "delayed_by")
         )
         names = _gates(gates.encode())
         if record.status.ended:
@@ -99,7 +99,7 @@ class _Explainer:
                 because = (self._queued(record.queue, run_id, started=record.started_at is not None),)
                 return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
             case "batched":
-                batch = self.broker.execute(command(_texts, "HMGET", self.keys.of(run_id)("RUN", run_id), "batch"))[0]
+                batch = self.broker.execute(command(_texts, "HMGET", self.partition.run_key("RUN", run_id), "batch"))[0]
                 batch_reason = self.run(batch, depth=depth + 1)
                 text = f"{record.name} is part of batch {batch}"
                 return Reason("batch", run_id, text, None, (batch_reason,) if batch_reason else ())
@@ -113,12 +113,12 @@ class _Explainer:
 
     def _paused(self, record: RunRecord, gates: list[tuple[int, str]]) -> Iterator[Reason]:
         """The pauses that stop a run, as its partition has them."""
-        keys = self.keys.of(record.id)
-        if keys not in self._pauses:
-            self._pauses[keys] = self.broker.execute(read_pauses(keys))
+        partition = self.partition.of(record.id)
+        if partition not in self._pauses:
+            self._pauses[partition] = self.broker.execute(read_pauses(partition))
         subjects = [("function", record.name), ("queue", record.queue), *(("key", name) for _, name in gates)]
         for kind, name in subjects:
-            if pause := self._pauses[keys].get(f"{kind} {name}"):
+            if pause := self._pauses[partition].get(f"{kind} {name}"):
                 why = f": {pause.reason}" if pause.reason else ""
                 since = datetime.fromtimestamp(pause.since / 1000, UTC).isoformat(" ", "seconds")
                 text = f"{pause.subject} is paused since {since}{why}; {NAME} resume {pause.subject}"
@@ -164,14 +164,14 @@ class _Explainer:
 
     def _queued(self, queue: str, job: str, *, started: bool) -> Reason:
         """The position of a job on the queue of its partition, and the workers that serve the queue."""
-        name, keys = f"{queue}:steps" if started else queue, self.keys.of(job)
-        place = self.broker.execute(command(_number, "LPOS", keys("RQ_QUEUE", name), job))
-        suspended = self.broker.execute(command(int, "EXISTS", keys("RQ_SUSPENDED")))
+        name, partition = f"{queue}:steps" if started else queue, self.partition.of(job)
+        place = self.broker.execute(command(_number, "LPOS", partition.keys("RQ_QUEUE", name), job))
+        suspended = self.broker.execute(command(int, "EXISTS", partition.keys("RQ_SUSPENDED")))
         if self._workers is None:
-            self._workers = read_workers(self.broker, self.keys)
+            self._workers = read_workers(self.broker, self.partition)
         serving = [worker for worker in self._workers if queue in worker.queues]
         where = f"number {place + 1} on queue {name}" if place is not None else f"on its way to queue {name}"
-        where += " of its partition" if keys.partition else ""
+        where += " of its partition" if partition.tag else ""
         if suspended:
             return Reason("queue", name, f"{where}; RQ is suspended: rq resume")
         if not serving:
@@ -180,15 +180,17 @@ class _Explainer:
 
     def _positions(self, job: str, gates: list[tuple[int, str]]) -> Iterator[Reason]:
         """The positions of a job in the wait lists of its queue and its gates, and the runs that hold the slots."""
-        keys = self.keys.of(job)
-        queued = self.broker.execute(command(_texts, "HMGET", keys("RUN", job), "queue"))[0]
-        place = self.broker.execute(command(_number, "ZRANK", keys("WAIT_LIST", f"queue {queued}"), job))
+        partition = self.partition.of(job)
+        queued = self.broker.execute(command(_texts, "HMGET", partition.keys("RUN", job), "queue"))[0]
+        place = self.broker.execute(command(_number, "ZRANK", partition.keys("WAIT_LIST", f"queue {queued}"), job))
         if place is not None:
             yield Reason("queue", queued, f"number {place + 1} by priority on queue {queued}")
         for limit, name in gates:
-            place = self.broker.execute(command(_number, "ZRANK", keys("WAIT_LIST", name), job))
+            place = self.broker.execute(command(_number, "ZRANK", partition.keys("WAIT_LIST", name), job))
             if place is not None:
-                holders = self.broker.execute(command(_texts, "ZRANGE", keys("CONCURRENCY_SLOTS", name), 0, 9))
+                holders = self.broker.execute(
+                    command(_texts, "ZRANGE", partition.keys("CONCURRENCY_SLOTS", name), 0, 9)
+                )
                 held = ", ".join(holder.partition("-")[0] for holder in holders)
                 yield Reason("gate", name, f"number {place + 1} for {name}, limit {limit}, held by {held or 'nobody'}")
 

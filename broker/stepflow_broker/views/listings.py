@@ -11,13 +11,13 @@ from datetime import datetime
 from typing import Any
 
 from stepflow_broker.protocol.command import Command, command
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import read_functions
 from stepflow_broker.transitions.runs import parse_run, read_steps
 from stepflow_broker.views.run_view import RunView, view_run
 from stepflow_broker.views.wait_view import WaitView, find_waits
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.encryption_scopes import end_scopes, redacted_failure
 from stepflow_engine.state_machine import RunStatus
 
@@ -111,17 +111,17 @@ def server_process() -> Command[int]:
 # -- workers -------------------------------------------------------------------
 
 
-def read_workers(broker: Broker, keys: Keys) -> list[WorkerRecord]:
+def read_workers(broker: Broker, partition: Partition) -> list[WorkerRecord]:
     """All live workers, by name. Each serves all partitions. Two round trips."""
-    prefix = keys("RQ_WORKER")
+    prefix = partition.keys("RQ_WORKER")
     names = sorted(
-        name.removeprefix(prefix) for name in broker.execute(command(_texts, "SMEMBERS", keys("RQ_WORKERS")))
+        name.removeprefix(prefix) for name in broker.execute(command(_texts, "SMEMBERS", partition.keys("RQ_WORKERS")))
     )
-    found = broker.execute_all([_read_worker(keys, name) for name in names])
+    found = broker.execute_all([_read_worker(partition, name) for name in names])
     return [record for record in found if record is not None]
 
 
-def _read_worker(keys: Keys, name: str) -> Command[WorkerRecord | None]:
+def _read_worker(partition: Partition, name: str) -> Command[WorkerRecord | None]:
     """One worker; ``None`` if it died and its name is still in the set of workers."""
 
     def read(reply: list[bytes | None]) -> WorkerRecord | None:
@@ -132,7 +132,7 @@ def _read_worker(keys: Keys, name: str) -> Command[WorkerRecord | None]:
         seen_at = round(datetime.fromisoformat(heartbeat).timestamp() * 1000)
         return WorkerRecord(name, host, int(pid or 0), state, served, int(finished or 0), int(failed or 0), seen_at)
 
-    return command(read, "HMGET", keys("RQ_WORKER", name), *_WORKER_FIELDS)
+    return command(read, "HMGET", partition.keys("RQ_WORKER", name), *_WORKER_FIELDS)
 
 
 def _without_step_lists(lists: list[str]) -> tuple[str, ...]:
@@ -140,38 +140,40 @@ def _without_step_lists(lists: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.removesuffix(_STEPS) for name in lists if name))
 
 
-def served_queues(broker: Broker, keys: Keys) -> frozenset[str]:
+def served_queues(broker: Broker, partition: Partition) -> frozenset[str]:
     """The queues that live workers serve. Two round trips."""
-    return frozenset(queue for worker in read_workers(broker, keys) for queue in worker.queues)
+    return frozenset(queue for worker in read_workers(broker, partition) for queue in worker.queues)
 
 
 # -- queues --------------------------------------------------------------------
 
 
-def read_queues(broker: Broker, keys: Keys) -> list[QueueRecord]:
+def read_queues(broker: Broker, partition: Partition) -> list[QueueRecord]:
     """All queues that a function names or that ever had a job, by name, over all partitions. Two round trips."""
-    calls: list[Command[Any]] = [command(lambda reply: int(reply[0]), "TIME"), read_functions(keys)]
-    calls += [command(_texts, "SMEMBERS", one("RQ_QUEUES")) for one in keys.all]
+    calls: list[Command[Any]] = [command(lambda reply: int(reply[0]), "TIME"), read_functions(partition.keys)]
+    calls += [command(_texts, "SMEMBERS", one.keys("RQ_QUEUES")) for one in partition.all]
     now_s, functions, *known = broker.execute_all(calls)
-    lists = [key.removeprefix(one("RQ_QUEUE")) for one, found in zip(keys.all, known, strict=True) for key in found]
+    lists = [
+        key.removeprefix(one.keys("RQ_QUEUE")) for one, found in zip(partition.all, known, strict=True) for key in found
+    ]
     names = sorted({*_without_step_lists(lists), *[config.queue for config in functions]})
     counts = iter(
-        broker.execute_all([call for name in names for one in keys.all for call in _count_queue(one, name, now_s)])
+        broker.execute_all([call for name in names for one in partition.all for call in _count_queue(one, name, now_s)])
     )
-    return [_sum(name, [_queue(name, counts) for _ in keys.all]) for name in names]
+    return [_sum(name, [_queue(name, counts) for _ in partition.all]) for name in names]
 
 
-def _count_queue(keys: Keys, name: str, now_s: int) -> list[Command[int]]:
+def _count_queue(partition: Partition, name: str, now_s: int) -> list[Command[int]]:
     steps = name + _STEPS
     return [
-        command(int, "LLEN", keys("RQ_QUEUE", name)),
-        command(int, "LLEN", keys("RQ_QUEUE", steps)),
-        command(int, "ZCARD", keys("RQ_WIP", name)),
-        command(int, "ZCARD", keys("RQ_WIP", steps)),
-        command(int, "ZCARD", keys("RQ_SCHEDULED", name)),
-        command(int, "ZCARD", keys("RQ_SCHEDULED", steps)),
-        command(int, "ZCOUNT", keys("RQ_FAILED", name), now_s, "+inf"),
-        command(int, "ZCARD", keys("WAIT_LIST", f"queue {name}")),
+        command(int, "LLEN", partition.keys("RQ_QUEUE", name)),
+        command(int, "LLEN", partition.keys("RQ_QUEUE", steps)),
+        command(int, "ZCARD", partition.keys("RQ_WIP", name)),
+        command(int, "ZCARD", partition.keys("RQ_WIP", steps)),
+        command(int, "ZCARD", partition.keys("RQ_SCHEDULED", name)),
+        command(int, "ZCARD", partition.keys("RQ_SCHEDULED", steps)),
+        command(int, "ZCOUNT", partition.keys("RQ_FAILED", name), now_s, "+inf"),
+        command(int, "ZCARD", partition.keys("WAIT_LIST", f"queue {name}")),
     ]
 
 
@@ -194,27 +196,25 @@ def _sum(name: str, parts: Sequence[QueueRecord]) -> QueueRecord:
 
 def read_runs(
     broker: Broker,
-    keys: Keys,
+    partition: Partition,
     *,
     statuses: frozenset[RunStatus] = frozenset(),
     function: str = "",
     limit: int = 20,
-    cipher: Cipher = NO_ENCRYPTION,
 ) -> list[RunView]:
     """The runs of `find_runs`, with what they wait for. One more round trip for each 25 waiting runs.
 
     Args:
         statuses, function, limit: as of `find_runs`.
-        cipher: opens failures; those that it cannot open are shown as ``encrypted``.
     """
-    runs = find_runs(broker, keys, statuses=statuses, function=function, limit=limit)
+    runs = find_runs(broker, partition, statuses=statuses, function=function, limit=limit)
     waiting = [run.id for run in runs if run.status is RunStatus.WAITING]
     waits: dict[str, tuple[WaitView, ...]] = {}
     for first in range(0, len(waiting), _CHUNK):
         part = waiting[first : first + _CHUNK]
-        steps = broker.execute_all([read_steps(keys, run_id) for run_id in part])
+        steps = broker.execute_all([read_steps(partition, run_id) for run_id in part])
         waits |= {run_id: find_waits(pending) for run_id, pending in zip(part, steps, strict=True)}
-    return [_opened(replace(run, waits=waits.get(run.id, ())), cipher) for run in runs]
+    return [_opened(replace(run, waits=waits.get(run.id, ())), partition.cipher) for run in runs]
 
 
 def _opened(run: RunView, cipher: Cipher) -> RunView:
@@ -222,7 +222,12 @@ def _opened(run: RunView, cipher: Cipher) -> RunView:
 
 
 def find_runs(
-    broker: Broker, keys: Keys, *, statuses: frozenset[RunStatus] = frozenset(), function: str = "", limit: int = 20
+    broker: Broker,
+    partition: Partition,
+    *,
+    statuses: frozenset[RunStatus] = frozenset(),
+    function: str = "",
+    limit: int = 20,
 ) -> list[RunView]:
     """Runs of all partitions, newest first: live runs are searched by creation time, ended runs by end time.
 
@@ -240,19 +245,19 @@ def find_runs(
 
     found: dict[str, RunView] = {}
     if any(not status.ended for status in wanted):
-        found |= _search_index(broker, keys, "LIVE", matches, limit)
+        found |= _search_index(broker, partition, "LIVE", matches, limit)
     if any(status.ended for status in wanted):
-        found |= _search_index(broker, keys, "ENDED", matches, limit)
+        found |= _search_index(broker, partition, "ENDED", matches, limit)
     return sorted(found.values(), key=lambda run: run.created_at or 0, reverse=True)[:limit]
 
 
 def _search_index(
-    broker: Broker, keys: Keys, index: str, matches: Callable[[RunView], bool], limit: int
+    broker: Broker, partition: Partition, index: str, matches: Callable[[RunView], bool], limit: int
 ) -> dict[str, RunView]:
     """The first matching runs of an index, read page by page."""
     found: dict[str, RunView] = {}
-    for ids in _newest(broker, keys, index, min(limit, _PAGE)):
-        runs = broker.execute_all([_read_view(keys, run_id) for run_id in ids]) if ids else []
+    for ids in _newest(broker, partition, index, min(limit, _PAGE)):
+        runs = broker.execute_all([_read_view(partition, run_id) for run_id in ids]) if ids else []
         for run in runs:
             if run is not None and matches(run):
                 found[run.id] = run
@@ -261,13 +266,17 @@ def _search_index(
     return found
 
 
-def _newest(broker: Broker, keys: Keys, index: str, page: int) -> Iterator[list[str]]:
+def _newest(broker: Broker, partition: Partition, index: str, page: int) -> Iterator[list[str]]:
     """Pages of the run ids in an index of all partitions, highest score first; ``page`` is the size of the first."""
-    buffered: dict[Keys, list[tuple[float, str]]] = {part: [] for part in keys.all}  # not yielded yet, newest last
-    offsets, unread = dict.fromkeys(keys.all, 0), set(keys.all)
+    buffered: dict[Partition, list[tuple[float, str]]] = {
+        part: [] for part in partition.all
+    }  # not yielded yet, newest last
+    offsets, unread = dict.fromkeys(partition.all, 0), set(partition.all)
     while unread or any(buffered.values()):
-        empty = [part for part in keys.all if part in unread and not buffered[part]]
-        ranges = [("ZREVRANGE", part(index), offsets[part], offsets[part] + page - 1, "WITHSCORES") for part in empty]
+        empty = [part for part in partition.all if part in unread and not buffered[part]]
+        ranges = [
+            ("ZREVRANGE", part.keys(index), offsets[part], offsets[part] + page - 1, "WITHSCORES") for part in empty
+        ]
         replies = broker.execute_all([command(_scored, *args) for args in ranges]) if ranges else []
         for part, runs in zip(empty, replies, strict=True):
             buffered[part], offsets[part] = runs[::-1], offsets[part] + len(runs)
@@ -279,7 +288,7 @@ def _newest(broker: Broker, keys: Keys, index: str, page: int) -> Iterator[list[
         page = _PAGE
 
 
-def _read_view(keys: Keys, run_id: str) -> Command[RunView | None]:
+def _read_view(partition: Partition, run_id: str) -> Command[RunView | None]:
     """One run, without its event and its output; ``None`` if its retention ended in between."""
 
     def read(reply: list[bytes | None]) -> RunView | None:
@@ -287,7 +296,7 @@ def _read_view(keys: Keys, run_id: str) -> Command[RunView | None]:
         run = parse_run(run_id, {"event": b"null", **fields})
         return view_run(run, delayed_by=fields.get("delayed_by", b"").decode()) if run else None
 
-    return command(read, "HMGET", keys.of(run_id)("RUN", run_id), *_RUN_FIELDS)
+    return command(read, "HMGET", partition.run_key("RUN", run_id), *_RUN_FIELDS)
 
 
 def _scored(reply: list[bytes]) -> list[tuple[float, str]]:

@@ -13,7 +13,7 @@ import time
 
 from redis import exceptions
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.errors import server_error
@@ -30,32 +30,32 @@ _AWAY_S = 15.0
 """How long the server may be unavailable before a waiter gives up: longer than a failover takes."""
 
 
-def wait_for_end(broker: Broker, keys: Keys, run_id: str, timeout_s: float | None) -> RunStatus | None:
+def wait_for_end(broker: Broker, partition: Partition, run_id: str, timeout_s: float | None) -> RunStatus | None:
     """Block until a run has ended or the timeout is over, and return its status; ``None`` if there is no such run.
 
     Args:
         timeout_s: the timeout in seconds; ``None``: no timeout.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    status = broker.execute(read_status(keys, run_id))
+    status = broker.execute(read_status(partition, run_id))
     while status is not None and not status.ended:
         if deadline is not None and time.monotonic() >= deadline:
             return status
         try:
-            _listen(broker, keys, run_id, deadline)
+            _listen(broker, partition, run_id, deadline)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
             pass  # the status is read next; that read raises if the server stays unavailable
         except exceptions.RedisError as error:
             raise server_error(error, broker.url, "subscribe") from None
-        status = _read_patiently(broker, keys, run_id, deadline)
+        status = _read_patiently(broker, partition, run_id, deadline)
     return status
 
 
-def _read_patiently(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> RunStatus | None:
+def _read_patiently(broker: Broker, partition: Partition, run_id: str, deadline: float | None) -> RunStatus | None:
     give_up_at = _give_up_at(time.monotonic(), deadline)
     while True:
         try:
-            return broker.execute(read_status(keys, run_id))
+            return broker.execute(read_status(partition, run_id))
         except BackendUnavailableError:
             if time.monotonic() >= give_up_at:
                 raise
@@ -65,20 +65,19 @@ def _give_up_at(now: float, deadline: float | None) -> float:
     return now + _AWAY_S if deadline is None else min(now + _AWAY_S, deadline)
 
 
-def _listen(broker: Broker, keys: Keys, run_id: str, deadline: float | None) -> None:
+def _listen(broker: Broker, partition: Partition, run_id: str, deadline: float | None) -> None:
     """Return when the run has ended, the deadline is over, or it is time to read the status again."""
     recheck = time.monotonic() + _RECHECK_S
     until = recheck if deadline is None else min(recheck, deadline)
-    keys = keys.of(run_id)
-    with broker.client(keys).pubsub(ignore_subscribe_messages=False) as pubsub:
-        pubsub.subscribe(keys("RUN_ENDED", run_id))
+    with broker.client(partition.of(run_id).keys).pubsub(ignore_subscribe_messages=False) as pubsub:
+        pubsub.subscribe(partition.run_key("RUN_ENDED", run_id))
         while (left := until - time.monotonic()) > 0:
             message = pubsub.get_message(timeout=left)
             if message is None:
                 continue
             if message["type"] == "message":
                 return
-            status = broker.execute(read_status(keys, run_id))
+            status = broker.execute(read_status(partition, run_id))
             if status is None or status.ended:
                 return
 
@@ -88,13 +87,13 @@ class RunEndSubscriber:
 
     Args:
         broker: the broker of the event loop.
-        keys: the keys of the partition.
+        partition: the partition of the runs.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys) -> None:
+    def __init__(self, broker: AsyncBroker, partition: Partition) -> None:
         self._broker = broker
-        self._keys = keys
-        self._pubsub = broker.client(keys).pubsub()
+        self._partition = partition
+        self._pubsub = broker.client(partition.keys).pubsub()
         self._lock = asyncio.Lock()  # without it, redis-py opens a connection for each concurrent call
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._listener: asyncio.Task[None] | None = None
@@ -123,7 +122,7 @@ class RunEndSubscriber:
     async def _read_patiently(self, run_id: str, give_up_at: float) -> RunStatus | None:
         while True:
             try:
-                return await self._broker.execute(read_status(self._keys, run_id))
+                return await self._broker.execute(read_status(self._partition, run_id))
             except BackendUnavailableError:
                 if asyncio.get_running_loop().time() >= give_up_at:
                     raise
@@ -134,7 +133,7 @@ class RunEndSubscriber:
         waiters.add(ended)
         with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
             async with self._lock:
-                await self._pubsub.subscribe(self._keys("RUN_ENDED", run_id))
+                await self._pubsub.subscribe(self._partition.keys("RUN_ENDED", run_id))
         if self._listener is None or self._listener.done():
             self._listener = asyncio.get_running_loop().create_task(self._listen())
         return ended
@@ -147,7 +146,7 @@ class RunEndSubscriber:
             self._waiters.pop(run_id, None)
             with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
                 async with self._lock:
-                    await self._pubsub.unsubscribe(self._keys("RUN_ENDED", run_id))
+                    await self._pubsub.unsubscribe(self._partition.keys("RUN_ENDED", run_id))
 
     async def _listen(self) -> None:
         while self._waiters:
@@ -163,7 +162,7 @@ class RunEndSubscriber:
             if message is None:
                 continue
             if message["type"] in ("message", "subscribe"):
-                self._wake(message["channel"].decode().removeprefix(self._keys("RUN_ENDED")))
+                self._wake(message["channel"].decode().removeprefix(self._partition.keys("RUN_ENDED")))
 
     def _wake(self, run_id: str) -> None:
         for ended in self._waiters.get(run_id, ()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_broker.views.invoke_view import find_invokes
@@ -13,7 +13,7 @@ from stepflow_broker.views.run_tree import RunTree, read_run_tree
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_broker.views.step_view import StepView, step_views
 from stepflow_broker.views.times import iso
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.encryption_scopes import (
     end_scopes,
     event_scope,
@@ -63,28 +63,26 @@ class RunDetails:
         }
 
 
-def read_run_details(
-    broker: Broker, keys: Keys, run_id: str, *, depth: int, cipher: Cipher = NO_ENCRYPTION
-) -> RunDetails:
+def read_run_details(broker: Broker, partition: Partition, run_id: str, *, depth: int) -> RunDetails:
     """A run, its steps and its tree.
 
     Memos are read after the pending steps, so that a step that ends in between is not missed.
 
     Args:
         depth: how many levels of children to read.
-        cipher: opens payloads; those that it cannot open are shown as ``encrypted``.
 
     Raises:
         RunNotFoundError: there is no such run.
     """
-    run = broker.execute(read_run(keys, run_id))
+    run = broker.execute(read_run(partition, run_id))
     if run is None:
         raise run_not_found(run_id)
-    pending = broker.execute(read_steps(keys, run_id))
+    pending = broker.execute(read_steps(partition, run_id))
+    cipher = partition.cipher
     run, pending = _opened_run(cipher, run), [_opened_step(cipher, run_id, step) for step in pending]
-    stored = broker.execute(read_memos(keys, run_id))
+    stored = broker.execute(read_memos(partition, run_id))
     memos = [(key, redacted_memo(cipher, run_id, key, read_memo(text))) for key, text in stored]
-    tree = read_run_tree(broker, keys, run, find_invokes(memos, pending), depth=depth)
+    tree = read_run_tree(broker, partition, run, find_invokes(memos, pending), depth=depth)
     children = {child.run.id: child.run for child in tree.children}
     return RunDetails(run, step_views(memos, pending, children), tree)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepflow_broker.protocol.command import Command, command
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_broker.views.invoke_view import InvokeView, ended_invoke, find_invokes, waiting_invoke
@@ -100,7 +100,7 @@ class RunTree:
 
 def read_run_tree(
     broker: Broker,
-    keys: Keys,
+    partition: Partition,
     run: RunRecord,
     invokes: Sequence[InvokeView],
     *,
@@ -115,7 +115,7 @@ def read_run_tree(
         depth: how many levels of children to read.
         limit: how many children to read at most, on all levels together, those of the upper levels first.
     """
-    reader = _TreeReader(broker, keys)
+    reader = _TreeReader(broker, partition)
     parent, invoke = reader.read_parent(run)
     reader.read_children(run.id, invokes, depth, limit)
     reader.add(run)
@@ -130,10 +130,10 @@ class _TreeReader:
         invokes: the invoke steps of each run.
     """
 
-    def __init__(self, broker: Broker, keys: Keys) -> None:
+    def __init__(self, broker: Broker, partition: Partition) -> None:
         self._broker = broker
-        self._keys = keys
-        self._queues = served_queues(broker, keys)
+        self._partition = partition
+        self._queues = served_queues(broker, partition)
         self.runs: dict[str, RunTree | None] = {}
         self.invokes: dict[str, Sequence[InvokeView]] = {}
 
@@ -149,9 +149,9 @@ class _TreeReader:
         if not run.parent:
             return None, None
         calls: list[Command[Any]] = [
-            read_run(self._keys, run.parent),
-            read_steps(self._keys, run.parent),
-            command(lambda reply: reply, "HGET", self._keys.of(run.parent)("MEMOS", run.parent), run.parent_step),
+            read_run(self._partition, run.parent),
+            read_steps(self._partition, run.parent),
+            command(lambda reply: reply, "HGET", self._partition.run_key("MEMOS", run.parent), run.parent_step),
         ]
         record, pending, memo = self._broker.execute_all(calls)
         parent = self._node(record, pending) if record else RunTree(forgotten_run(run.parent, ""))
@@ -179,9 +179,9 @@ class _TreeReader:
 
     def _calls(self, run_id: str) -> Iterator[Command[Any]]:
         """The reads of one run. Memos are read last, so that a step that ends in between is not missed."""
-        yield read_run(self._keys, run_id)
-        yield read_steps(self._keys, run_id)
-        yield read_memos(self._keys, run_id)
+        yield read_run(self._partition, run_id)
+        yield read_steps(self._partition, run_id)
+        yield read_memos(self._partition, run_id)
 
     def tree(self, run_id: str, name: str, invoke: InvokeView | None) -> RunTree:
         """A run with the runs below it that were read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -239,15 +239,15 @@ def _verb(options: CancelOptions) -> str:
 
 def _cancel_matching(filters: Filters, options: CancelOptions, *, confirm: bool) -> None:
     backend = options.app.backend
-    selection = replace(filters.selection(backend.broker.execute(server_ms())), cipher=backend.cipher)
-    run_ids = run_operation(backend.broker, find_live(backend.keys, selection))
+    selection = filters.selection(backend.broker.execute(server_ms()))
+    run_ids = run_operation(backend.broker, find_live(backend.partition, selection))
     if options.dry_run or not run_ids:
         _print_runs(run_ids, options)
     elif confirm and not click.confirm(f"Cancel {_count(run_ids)}?", err=True):
         _print_runs([], options)
     else:
         cancellation = cancelling(options.reason, retention_ms=backend.retention_ms, children=options.children)
-        _print_runs(run_operation(backend.broker, cancel_runs(backend.keys, run_ids, cancellation)), options)
+        _print_runs(run_operation(backend.broker, cancel_runs(backend.partition, run_ids, cancellation)), options)
 
 
 def _print_runs(run_ids: Sequence[str], options: CancelOptions) -> None:

@@ -11,11 +11,12 @@ from stepflow_broker.doctor.examine import examine
 from stepflow_broker.doctor.findings import Finding, Severity
 from stepflow_broker.doctor.server import examine_server
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.redis_client.partitions import check_partitions, keys_for
+from stepflow_broker.redis_client.partitions import check_partitions, partition_for
 from stepflow_cli.exit_codes import EPILOG, ExitCode
 from stepflow_cli.formatting import console, print_json, printable
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_url
+from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import BackendUnavailableError
 
 __all__ = ["doctor"]
@@ -34,11 +35,11 @@ _COLORS = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.ERROR: "re
 def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
     """Check the server and all runs on it. Workers may run meanwhile. The exit code is 1 if errors remain."""
     broker = Broker(find_url(redis_url))
-    keys = keys_for(broker.url)
-    findings = examine_server(broker, keys)
+    partition = partition_for(broker.url, NO_ENCRYPTION)  # the doctor moves payloads, and opens none
+    findings = examine_server(broker, partition.keys)
     try:
-        check_partitions(broker, keys, decide=False)
-        findings += examine(broker, keys, repair=repair)
+        check_partitions(broker, partition.keys, decide=False)
+        findings += examine(broker, partition, repair=repair)
     except BackendUnavailableError:
         if output != "json":
             _print(findings, repair=repair)  # a finding says which cluster node is unavailable

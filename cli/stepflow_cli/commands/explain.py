@@ -14,6 +14,7 @@ from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import print_json, span
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_server
+from stepflow_engine.cipher import NO_ENCRYPTION
 
 __all__ = ["explain"]
 
@@ -24,8 +25,8 @@ __all__ = ["explain"]
 @server_options
 def explain(run_id: str, *, output: str, redis_url: str | None) -> None:
     """Explain why a run does not progress: what it waits for, and what that waits for in turn."""
-    broker, keys = find_server(redis_url)
-    reason = explain_run(broker, keys, run_id)
+    broker, partition = find_server(redis_url, NO_ENCRYPTION)
+    reason = explain_run(broker, partition, run_id)
     if reason is None:
         raise run_not_found(run_id)
     if output == "json":

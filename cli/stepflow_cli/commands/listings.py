@@ -30,6 +30,7 @@ from stepflow_cli.formatting import (
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.run_view.next_time import next_time
 from stepflow_cli.server import find_server
+from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.durations import show_duration
 from stepflow_engine.product import WORKER_PROGRAM
 
@@ -41,8 +42,8 @@ __all__ = ["functions", "queues", "workers"]
 @server_options
 def functions(*, output: str, redis_url: str | None) -> None:
     """List the registered functions, their triggers, and whether a live worker serves them."""
-    broker, keys = find_server(redis_url)
-    configs, served = broker.execute(read_functions(keys)), served_queues(broker, keys)
+    broker, partition = find_server(redis_url, NO_ENCRYPTION)
+    configs, served = broker.execute(read_functions(partition.keys)), served_queues(broker, partition)
     now = broker.execute(server_time_ms())
     if output == "json":
         print_json([_function_json(config, served, now) for config in configs])
@@ -117,7 +118,7 @@ def _rate(rate: RateConfig | None) -> str:
 @server_options
 def workers(*, output: str, redis_url: str | None) -> None:
     """List the live workers."""
-    records = read_workers(*find_server(redis_url))
+    records = read_workers(*find_server(redis_url, NO_ENCRYPTION))
     if output == "json":
         print_json([{**asdict(record), "last_heartbeat": iso(record.last_heartbeat)} for record in records])
         return
@@ -143,7 +144,7 @@ def workers(*, output: str, redis_url: str | None) -> None:
 @server_options
 def queues(*, output: str, redis_url: str | None) -> None:
     """List the queues and the number of jobs on each."""
-    records = read_queues(*find_server(redis_url))
+    records = read_queues(*find_server(redis_url, NO_ENCRYPTION))
     if output == "json":
         print_json([asdict(record) for record in records])
         return

@@ -58,8 +58,8 @@ def runs() -> None:
 def list_runs(*, statuses: tuple[str, ...], function: str, limit: int, output: str, redis_url: str | None) -> None:
     """List the newest runs."""
     wanted = frozenset(RunStatus(status) for status in statuses)
-    broker, keys = find_server(redis_url)
-    listed = read_runs(broker, keys, statuses=wanted, function=function, limit=limit, cipher=cipher_of(None))
+    broker, partition = find_server(redis_url, cipher_of(None))
+    listed = read_runs(broker, partition, statuses=wanted, function=function, limit=limit)
     if output == "json":
         print_json([run.to_json() for run in listed])
     elif listed:
@@ -109,8 +109,8 @@ def _why(run: RunView, now: int) -> str:
 @server_options
 def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None:
     """Show a RUN: its properties, its steps with attempts, times and results, its parent, and its children."""
-    broker, keys = find_server(redis_url)
-    details = read_run_details(broker, keys, run_id, depth=depth, cipher=cipher_of(None))
+    broker, partition = find_server(redis_url, cipher_of(None))
+    details = read_run_details(broker, partition, run_id, depth=depth)
     if output == "json":
         print_json(details.to_json())
         return

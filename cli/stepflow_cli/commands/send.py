@@ -35,7 +35,7 @@ def send(event: str, *, data: Any, id: str, output: str, redis_url: str | None) 
     """
     producer = find_app(redis_url)
     event_id = producer.send(event, data, id=id)
-    functions = producer.backend.broker.execute(read_functions(producer.backend.keys))
+    functions = producer.backend.broker.execute(read_functions(producer.backend.partition.keys))
     sent = {"name": event, "data": {} if data is None else data, "id": event_id, "ts": now_ms()}
     names = [config.name for config in functions if starts(config, sent)]
     if output == "json":

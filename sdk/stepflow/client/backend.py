@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from stepflow_broker.protocol.command import Command
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import DEFAULT_URL
-from stepflow_broker.redis_client.partitions import check_partitions, keys_for, read_partitions, refuse_other
+from stepflow_broker.redis_client.partitions import check_partitions, partition_for, read_partitions, refuse_other
 from stepflow_broker.redis_client.replication import AsyncReplicator, run_replicated
 from stepflow_broker.views.results import RunEndSubscriber, wait_for_end
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.product import REDIS_URL
 
 __all__ = ["Backend"]
 
 T = TypeVar("T")
-_OfLoop = tuple[AsyncBroker, dict[Keys, RunEndSubscriber]]
+_OfLoop = tuple[AsyncBroker, dict[Partition, RunEndSubscriber]]
 """The broker of an event loop, and its subscribers by partition."""
 
 
@@ -37,14 +37,12 @@ class Backend:
         replica_timeout_ms: how long to wait for a replica to confirm a write, in milliseconds; 0: do not wait.
     """
 
-    def __init__(
-        self, url: str | None, *, retention_ms: int, cipher: Cipher = NO_ENCRYPTION, replica_timeout_ms: int = 0
-    ) -> None:
+    def __init__(self, url: str | None, *, retention_ms: int, cipher: Cipher, replica_timeout_ms: int = 0) -> None:
         self.cipher = cipher
         self.retention_ms = retention_ms
         self._replica_timeout_ms = replica_timeout_ms
         self._url = url
-        self._keys: tuple[str, Keys] | None = None
+        self._partition: tuple[str, Partition] | None = None
         self._agreed_at = ""
         self._lock = threading.Lock()
         self._broker: tuple[int, Broker] | None = None
@@ -67,12 +65,12 @@ class Backend:
             return self._broker[1]
 
     @property
-    def keys(self) -> Keys:
-        """The keys of the server's first partition."""
+    def partition(self) -> Partition:
+        """The first partition of the server."""
         url = self.url
-        if self._keys is None or self._keys[0] != url:
-            self._keys = (url, keys_for(url))
-        return self._keys[1]
+        if self._partition is None or self._partition[0] != url:
+            self._partition = (url, partition_for(url, self.cipher))
+        return self._partition[1]
 
     @property
     def abroker(self) -> AsyncBroker:
@@ -88,37 +86,38 @@ class Backend:
             ConfigurationError: the number of partitions in the URL differs from that of the server.
         """
         if self._agreed_at != self.url:
-            check_partitions(self.broker, self.keys, decide=len(self.keys.all) > 1)
+            check_partitions(self.broker, self.partition.keys, decide=len(self.partition.all) > 1)
             self._agreed_at = self.url
         if not self._replica_timeout_ms:
             return self.broker.execute_all(calls)
-        return run_replicated(self.broker, self.keys, calls, timeout_ms=self._replica_timeout_ms)
+        return run_replicated(self.broker, self.partition.keys, calls, timeout_ms=self._replica_timeout_ms)
 
     async def adeliver(self, calls: Sequence[Command[T]]) -> list[T]:
         """The asyncio twin of `deliver`."""
         if self._agreed_at != self.url:
-            refuse_other(await self.abroker.execute(read_partitions(self.keys)), self.keys, self.url)
+            keys = self.partition.keys
+            refuse_other(await self.abroker.execute(read_partitions(keys)), keys, self.url)
             self._agreed_at = self.url
         if not self._replica_timeout_ms:
             return await self.abroker.execute_all(calls)
         loop = asyncio.get_running_loop()
         replicator = self._replicators.get(loop)
         if replicator is None:
-            replicator = AsyncReplicator(self.broker, self.keys, timeout_ms=self._replica_timeout_ms)
+            replicator = AsyncReplicator(self.broker, self.partition.keys, timeout_ms=self._replica_timeout_ms)
             self._replicators[loop] = replicator
         return await replicator.execute_all(calls)
 
     def wait(self, run_id: str, timeout_ms: int | None) -> None:
         """Block until the run has ended, or for ``timeout_ms`` milliseconds; ``None``: no limit."""
-        wait_for_end(self.broker, self.keys, run_id, None if timeout_ms is None else timeout_ms / 1000)
+        wait_for_end(self.broker, self.partition, run_id, None if timeout_ms is None else timeout_ms / 1000)
 
     async def await_end(self, run_id: str, timeout_ms: int | None) -> None:
         """The asyncio twin of `wait`."""
         broker, subscribers = self._of_loop()
-        keys = self.keys.of(run_id)
-        if keys not in subscribers:
-            subscribers[keys] = RunEndSubscriber(broker, keys)
-        await subscribers[keys].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
+        partition = self.partition.of(run_id)
+        if partition not in subscribers:
+            subscribers[partition] = RunEndSubscriber(broker, partition)
+        await subscribers[partition].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
 
     def _of_loop(self) -> _OfLoop:
         loop = asyncio.get_running_loop()

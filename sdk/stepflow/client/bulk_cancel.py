@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -59,7 +58,7 @@ def cancel_operation(
     )
     filters = (function, statuses or None, created_before, created_after, if_)
     _check_filtered(any(value is not None for value in filters), all)
-    return _find_and_cancel(backend, replace(selection, cipher=backend.cipher), request)
+    return _find_and_cancel(backend, selection, request)
 
 
 def _check_filtered(filtered: bool, all: bool) -> None:
@@ -74,8 +73,8 @@ def _check_filtered(filtered: bool, all: bool) -> None:
 
 
 def _find_and_cancel(backend: Backend, selection: RunFilter, request: CancelRequest | None) -> Operation[list[str]]:
-    run_ids = yield from find_live(backend.keys, selection)
-    return run_ids if request is None else (yield from cancel_runs(backend.keys, run_ids, request))
+    run_ids = yield from find_live(backend.partition, selection)
+    return run_ids if request is None else (yield from cancel_runs(backend.partition, run_ids, request))
 
 
 def cancelling(reason: str, *, retention_ms: int, children: bool) -> CancelRequest:

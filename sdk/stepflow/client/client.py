@@ -20,7 +20,7 @@ from stepflow_broker.protocol.command import Command
 from stepflow_broker.redis_client.operation import arun_operation, run_operation
 from stepflow_broker.registry.functions import FunctionConfig, read_function
 from stepflow_broker.transitions.pauses import Pause, PauseKind, pause_everywhere, read_all_pauses, resume_everywhere
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.durations import Duration
 from stepflow_engine.limits import Limits
 
@@ -50,7 +50,7 @@ class Client:
         *,
         retention_ms: int,
         limits: Limits,
-        cipher: Cipher = NO_ENCRYPTION,
+        cipher: Cipher,
         replica_timeout_ms: int = 0,
     ) -> None:
         self.id = app_id
@@ -353,7 +353,7 @@ class Client:
         """
         check_one_subject("pause", function, queue, key)
         kind, name = self._pause_target(function, queue, key)
-        return run_operation(self.backend.broker, pause_everywhere(self.backend.keys, kind, name, reason=reason))
+        return run_operation(self.backend.broker, pause_everywhere(self.backend.partition, kind, name, reason=reason))
 
     async def apause(
         self,
@@ -366,7 +366,7 @@ class Client:
         """The asyncio twin of `pause`."""
         check_one_subject("apause", function, queue, key)
         kind, name = await self._apause_target(function, queue, key)
-        operation = pause_everywhere(self.backend.keys, kind, name, reason=reason)
+        operation = pause_everywhere(self.backend.partition, kind, name, reason=reason)
         return await arun_operation(self.backend.abroker, operation)
 
     def resume(
@@ -382,7 +382,7 @@ class Client:
         """
         check_one_subject("resume", function, queue, key)
         kind, name = self._pause_target(function, queue, key)
-        return run_operation(self.backend.broker, resume_everywhere(self.backend.keys, kind, name))
+        return run_operation(self.backend.broker, resume_everywhere(self.backend.partition, kind, name))
 
     async def aresume(
         self, function: Function[Any, Any] | str | None = None, *, queue: str | None = None, key: str | None = None
@@ -390,7 +390,7 @@ class Client:
         """The asyncio twin of `resume`."""
         check_one_subject("aresume", function, queue, key)
         kind, name = await self._apause_target(function, queue, key)
-        return await arun_operation(self.backend.abroker, resume_everywhere(self.backend.keys, kind, name))
+        return await arun_operation(self.backend.abroker, resume_everywhere(self.backend.partition, kind, name))
 
     def pauses(self) -> list[Pause]:
         """All pauses on the server, of all apps, oldest first.
@@ -403,11 +403,11 @@ class Client:
             for pause in app.pauses():
                 print(pause.kind, pause.name, pause.reason)
         """
-        return run_operation(self.backend.broker, read_all_pauses(self.backend.keys))
+        return run_operation(self.backend.broker, read_all_pauses(self.backend.partition))
 
     async def apauses(self) -> list[Pause]:
         """The asyncio twin of `pauses`."""
-        return await arun_operation(self.backend.abroker, read_all_pauses(self.backend.keys))
+        return await arun_operation(self.backend.abroker, read_all_pauses(self.backend.partition))
 
     def _pause_target(
         self, function: Function[Any, Any] | str | None, queue: str | None, key: str | None
@@ -431,4 +431,4 @@ class Client:
         return known or require_config(function, await self.backend.abroker.execute(self._read_config(function)))
 
     def _read_config(self, function: str) -> Command[FunctionConfig | None]:
-        return read_function(self.backend.keys, *split_name(function, self.id))
+        return read_function(self.backend.partition.keys, *split_name(function, self.id))

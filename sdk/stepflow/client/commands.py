@@ -60,7 +60,7 @@ def event_commands(
         event_id = event.id or uuid.uuid4().hex
         text = _encode(backend, event, event_id, created_ms, limits)
         ids.append(event_id)
-        commands.append(add_event(backend.keys.at(event_id), text, event_id=event_id, dedupe=bool(event.id)))
+        commands.append(add_event(backend.partition.at(event_id), text, event_id=event_id, dedupe=bool(event.id)))
     return ids, commands
 
 
@@ -75,12 +75,11 @@ def start_command(
     unique = uuid.uuid4().hex if id is None else run_id_for(id, config.name)
     run_id = with_partition_prefix(config.pinned_partition, unique)
     command = start_run(
-        backend.keys,
+        backend.partition,
         config,
         run_id=run_id,
         event=_invoked(backend, data, run_id if id is None else id, limits),
         dedupe=id is not None,
-        cipher=backend.cipher,
     )
     return run_id, command
 
@@ -102,7 +101,7 @@ def start_many_commands(
             (with_partition_prefix(prefix, uuid.uuid4().hex), item) for item in items[first : first + _START_CHUNK]
         ]
         started = [(run_id, _invoked(backend, item, run_id, limits)) for run_id, item in chunk]
-        commands.append(start_runs(backend.keys, config, started, cipher=backend.cipher))
+        commands.append(start_runs(backend.partition, config, started))
         run_ids += [run_id for run_id, _ in chunk]
     return run_ids, commands
 

@@ -139,7 +139,7 @@ class Run(Generic[O]):
 
             print(run.explain().text)  # shop/sync is paused since 2026-01-31 09:30:00+00:00
         """
-        reason = explain_run(self._backend.broker, self._backend.keys, self.id)
+        reason = explain_run(self._backend.broker, self._backend.partition, self.id)
         if reason is None:
             raise self._not_found()
         return reason
@@ -149,12 +149,12 @@ class Run(Generic[O]):
         return await asyncio.to_thread(self.explain)
 
     def _read(self) -> Command[RunRecord | None]:
-        return read_run(self._backend.keys, self.id)
+        return read_run(self._backend.partition, self.id)
 
     def _cancel(self, reason: str, children: bool) -> Command[ScriptStatus]:
         request = cancelling(reason, retention_ms=self._backend.retention_ms, children=children)
         return cancel_run(
-            self._backend.keys,
+            self._backend.partition,
             run_id=self.id,
             failure=request.failure,
             retention_ms=request.retention_ms,

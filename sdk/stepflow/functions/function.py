@@ -21,7 +21,7 @@ from stepflow.functions.sync_step_tools import SyncStepTools
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import FlowConfig
 from stepflow_broker.registry.functions import CronConfig, EventConfig, FunctionConfig
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import Restore, adapter_for, dumps, loads, result_adapter, validation_message
 from stepflow_engine.errors import ConfigurationError, NonRetriableError
 from stepflow_engine.execution import Execution
@@ -62,7 +62,7 @@ class Function(Invocable[I, O]):
     is_async: bool
     input: Restore | None
     output: Restore | None
-    cipher: Cipher = NO_ENCRYPTION
+    cipher: Cipher
 
     @property
     def name(self) -> str:
@@ -142,7 +142,7 @@ def make_function(
     retention_ms: int,
     limits: Limits,
     namespace: Mapping[str, Any],
-    cipher: Cipher = NO_ENCRYPTION,
+    cipher: Cipher,
 ) -> Function[Any, Any]:
     """Check the settings of a function and make it.
 

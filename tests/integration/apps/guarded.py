@@ -26,8 +26,9 @@ async def grab(ctx: Context) -> int:
 @app.function("tells", retries=0)
 async def tells(ctx: Context) -> None:
     """Fail with all that a handler can find out about its app."""
+    backend = app.backend
     raise ValueError(
-        f"{app!r} {app.backend!r} {app.backend.broker!r} {app.backend.broker.client(app.backend.keys)!r} {ctx!r}"
+        f"{app!r} {backend!r} {backend.broker!r} {backend.broker.client(backend.partition.keys)!r} {ctx!r}"
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.registry.event_filter import EventFilter
 from stepflow_broker.transitions.events import StreamedEvent
 from stepflow_broker.transitions.waits import deliver_event, read_condition, read_waits
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.errors import ConfigurationError, CorruptDataError
 from stepflow_engine.product import WORKER_LOGGER
 
@@ -19,27 +19,22 @@ _log = logging.getLogger(WORKER_LOGGER)
 
 
 class ConditionalWaitMatcher:
-    """Matches the waits that the index has under ``?``.
+    """Matches the waits that the index has under ``?``."""
 
-    Args:
-        cipher: decrypts the data of events.
-    """
-
-    def __init__(self, broker: AsyncBroker, cipher: Cipher = NO_ENCRYPTION) -> None:
+    def __init__(self, broker: AsyncBroker) -> None:
         self._broker = broker
-        self._cipher = cipher
 
-    async def deliver(self, keys: Keys, name: str, event: StreamedEvent) -> None:
+    async def deliver(self, partition: Partition, name: str, event: StreamedEvent) -> None:
         """Deliver an event to the waits of a partition whose condition holds for it."""
-        for run_id, key in await self._broker.execute(read_waits(keys, name)):
-            condition = await self._broker.execute(read_condition(keys, run_id, key))
-            if condition and self._matches(condition, event, run_id):
-                await self._broker.execute(deliver_event(keys, run_id, key, event.event))
+        for run_id, key in await self._broker.execute(read_waits(partition, name)):
+            condition = await self._broker.execute(read_condition(partition, run_id, key))
+            if condition and self._matches(partition.cipher, condition, event, run_id):
+                await self._broker.execute(deliver_event(partition, run_id, key, event.event))
 
-    def _matches(self, condition: bytes, event: StreamedEvent, run_id: str) -> bool:
+    def _matches(self, cipher: Cipher, condition: bytes, event: StreamedEvent, run_id: str) -> bool:
         """Whether an event fulfils the condition of a wait. A condition that cannot be read matches nothing."""
         try:
-            return EventFilter.from_json(condition).holds(event.event, self._cipher)
+            return EventFilter.from_json(condition).holds(event.event, cipher)
         except (CorruptDataError, ConfigurationError) as error:
             _log.error("condition_not_readable", extra={"run_id": run_id, "error": str(error)})
             return False

@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.registry.functions import FunctionConfig
@@ -23,7 +23,6 @@ from stepflow_broker.transitions.events import (
     has_waits,
     start_by_event,
 )
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.errors import StepflowError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
@@ -56,17 +55,14 @@ class EventForwarder:
     """Forwards events from one partition to the others, for one worker.
 
     Args:
-        keys: the keys of the partition of the events.
+        partition: the partition of the events.
     """
 
-    def __init__(
-        self, broker: AsyncBroker, keys: Keys, waits: ConditionalWaitMatcher, cipher: Cipher = NO_ENCRYPTION
-    ) -> None:
+    def __init__(self, broker: AsyncBroker, partition: Partition, waits: ConditionalWaitMatcher) -> None:
         self._broker = broker
-        self._keys = keys
-        self._others = [one for one in keys.all if one is not keys]
+        self._partition = partition
+        self._others = [one for one in partition.all if one is not partition]
         self._waits = waits
-        self._cipher = cipher
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -93,11 +89,11 @@ class EventForwarder:
 
     async def _forward(self, events: Sequence[RoutedEvent]) -> None:
         stuck = set[str]()
-        delivered = [self._deliver(keys, events, stuck) for keys in self._others]
+        delivered = [self._deliver(partition, events, stuck) for partition in self._others]
         await asyncio.gather(*[self._start(routed, stuck) for routed in events], *delivered)
         for routed in events:
             if routed.event.entry not in stuck:
-                await self._try(self._broker.execute_all(drop_event(self._keys, routed.event)))
+                await self._try(self._broker.execute_all(drop_event(self._partition, routed.event)))
 
     async def _start(self, routed: RoutedEvent, stuck: set[str]) -> None:
         """Start the runs that live in other partitions."""
@@ -105,35 +101,32 @@ class EventForwarder:
             stuck.add(routed.event.entry)
 
     async def _start_all(self, routed: RoutedEvent) -> None:
-        starts = [
-            start_by_event(self._keys, run_id, config, routed.event, cipher=self._cipher)
-            for run_id, config in routed.starts
-        ]
+        starts = [start_by_event(self._partition, run_id, config, routed.event) for run_id, config in routed.starts]
         await self._broker.execute_all(starts)
 
-    async def _deliver(self, keys: Keys, events: Sequence[RoutedEvent], stuck: set[str]) -> None:
+    async def _deliver(self, partition: Partition, events: Sequence[RoutedEvent], stuck: set[str]) -> None:
         """Deliver events to the waits of a partition, which has none for most of them."""
-        if not await self._try(self._deliver_all(keys, events)):
+        if not await self._try(self._deliver_all(partition, events)):
             stuck.update(routed.event.entry for routed in events)
 
-    async def _deliver_all(self, keys: Keys, events: Sequence[RoutedEvent]) -> None:
+    async def _deliver_all(self, partition: Partition, events: Sequence[RoutedEvent]) -> None:
         names = list(dict.fromkeys(routed.name for routed in events))
-        have_waits = await self._broker.execute_all([has_waits(keys, name) for name in names])
+        have_waits = await self._broker.execute_all([has_waits(partition, name) for name in names])
         awaited = {name for name, is_waited in zip(names, have_waits, strict=True) if is_waited}
         for routed in events:
             if routed.name in awaited:
-                await self._deliver_one(keys, routed)
+                await self._deliver_one(partition, routed)
 
-    async def _deliver_one(self, keys: Keys, routed: RoutedEvent) -> None:
+    async def _deliver_one(self, partition: Partition, routed: RoutedEvent) -> None:
         paths: Sequence[str] = ()
         while True:
-            call = deliver_remote_event(keys, routed.event, origin=self._keys, paths=paths, cipher=self._cipher)
+            call = deliver_remote_event(partition, routed.event, origin=self._partition, paths=paths)
             delivered = await self._broker.execute(call)
             if delivered.code is not ScriptStatus.MORE_VALUES:
                 break
             paths = delivered.paths
         if delivered.paths:
-            await self._waits.deliver(keys, routed.name, routed.event)
+            await self._waits.deliver(partition, routed.name, routed.event)
 
     async def _try(self, work: Coroutine[Any, Any, object]) -> bool:
         try:

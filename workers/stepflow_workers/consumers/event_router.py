@@ -14,14 +14,13 @@ from typing import Any
 from redis import exceptions
 
 from stepflow_broker.protocol.command import Command
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.connection import SOCKET_TIMEOUT_S
 from stepflow_broker.registry.functions import starts
 from stepflow_broker.transitions.events import StreamedEvent, drop_event, read_events, route_event, take_over_events
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
 from stepflow_engine.ids import run_id_by_event
@@ -46,21 +45,17 @@ class Router:
         broker: the worker's broker.
         worker: the worker's name, as a consumer of the group.
         registry: the functions, with their triggers.
-        cipher: decrypts the data of events.
     """
 
-    def __init__(
-        self, broker: AsyncBroker, keys: Keys, worker: str, registry: Registry, cipher: Cipher = NO_ENCRYPTION
-    ) -> None:
-        self._cipher = cipher
+    def __init__(self, broker: AsyncBroker, partition: Partition, worker: str, registry: Registry) -> None:
         self._broker = broker
-        self._keys = keys
+        self._partition = partition
         self._worker = worker
         self._registry = registry
         self._take_over_at = 0.0
         self._paths: dict[str, tuple[str, ...]] = {}
-        self._waits = ConditionalWaitMatcher(broker, cipher)
-        self._forwarder = EventForwarder(broker, keys, self._waits, cipher)
+        self._waits = ConditionalWaitMatcher(broker)
+        self._forwarder = EventForwarder(broker, partition, self._waits)
 
     async def run(self) -> None:
         """Route until cancelled."""
@@ -91,11 +86,11 @@ class Router:
     async def prepare(self) -> None:
         """Create the stream and its group, if they do not exist."""
         with contextlib.suppress(BackendUnavailableError):  # they exist already
-            await self._broker.execute(create_group(self._keys, "EVENTS"))
+            await self._broker.execute(create_group(self._partition.keys, "EVENTS"))
 
     async def drain(self) -> int:
         """Route the events that are on the stream; returns how many."""
-        events = await self._broker.execute(read_events(self._keys, self._worker, limit=_LIMIT))
+        events = await self._broker.execute(read_events(self._partition, self._worker, limit=_LIMIT))
         await self.route(events)
         await self._forwarder.drain()
         return len(events)
@@ -117,10 +112,10 @@ class Router:
             value = read_event(event.event)
         except CorruptDataError as error:
             _log.error("event_dropped", extra={"entry": event.entry, "error": str(error)})
-            await self._broker.execute_all(drop_event(self._keys, event))
+            await self._broker.execute_all(drop_event(self._partition, event))
             return None
         try:
-            return await self._route(event, open_event(self._cipher, value))
+            return await self._route(event, open_event(self._partition.cipher, value))
         except DecryptionError as error:
             _log.warning("payload_decryption_failed", extra={"event_id": event.event_id[:200], "error": str(error)})
             return None
@@ -133,17 +128,16 @@ class Router:
                 for config in self._registry.functions.values()
                 if starts(config, value)
             ]
-            here = [(run_id, config) for run_id, config in started if self._keys.of(run_id) is self._keys]
+            here = [(run_id, config) for run_id, config in started if self._partition.of(run_id) is self._partition]
             paths = self._paths.get(name, ())
             routed = await self._broker.execute(
                 route_event(
-                    self._keys,
+                    self._partition,
                     event,
                     here,
                     version=self._registry.version,
                     paths=paths,
                     keep=forward,
-                    cipher=self._cipher,
                 )
             )
             if routed.code is ScriptStatus.STALE_REGISTRY:
@@ -153,11 +147,11 @@ class Router:
             else:
                 break
         if routed.paths:
-            await self._waits.deliver(self._keys, name, event)
+            await self._waits.deliver(self._partition, name, event)
         if forward:
             return RoutedEvent(event, name, [one for one in started if one not in here])
         if routed.paths:
-            await self._broker.execute_all(drop_event(self._keys, event))
+            await self._broker.execute_all(drop_event(self._partition, event))
         return None
 
     def _remember(self, name: str, paths: tuple[str, ...]) -> None:
@@ -168,9 +162,9 @@ class Router:
 
     async def _read(self) -> list[StreamedEvent]:
         """Read events, and block on the server until there are some, on a separate connection."""
-        call = read_events(self._keys, self._worker, limit=_LIMIT)
+        call = read_events(self._partition, self._worker, limit=_LIMIT)
         args = (*call.args[:-3], "BLOCK", _BLOCK_MS, *call.args[-3:])
-        pool = self._broker.client(self._keys).connection_pool
+        pool = self._broker.client(self._partition.keys).connection_pool
         try:
             connection = await pool.get_connection()
         except (exceptions.RedisError, OSError) as error:
@@ -190,4 +184,4 @@ class Router:
             await pool.release(connection)
 
     def _take_over(self) -> Command[list[StreamedEvent]]:
-        return take_over_events(self._keys, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT)
+        return take_over_events(self._partition, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT)

@@ -102,7 +102,7 @@ class IsolatingRunner:
             )
             return
         call = retry_run(
-            state.keys,
+            state.partition,
             run_id=lease.run_id,
             fence=lease.fence,
             attempts=lease.attempt,

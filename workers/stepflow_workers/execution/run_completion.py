@@ -71,7 +71,7 @@ async def _fail(context: JobContext, run: CachedRun, lease: Lease, error: BaseEx
     state.cache.drop(run)
     await state.broker.execute(
         retry_run(
-            state.keys,
+            state.partition,
             run_id=run.run_id,
             fence=lease.fence,
             attempts=lease.attempt + 1,
@@ -87,10 +87,10 @@ async def _finish(context: JobContext, run: CachedRun, lease: Lease, end: bytes 
     state, failed_event = context.state, (b"", "")
     status = RunStatus.COMPLETED if isinstance(end, bytes) else RunStatus.FAILED
     if isinstance(end, Failure):
-        failed_event = _failed_event(run, end, state.cipher)
+        failed_event = _failed_event(run, end, state.partition.cipher)
     ended = state.broker.submit(
         finish_run(
-            state.keys,
+            state.partition,
             run_id=run.run_id,
             fence=lease.fence,
             status=status,
@@ -116,11 +116,11 @@ async def _finish(context: JobContext, run: CachedRun, lease: Lease, end: bytes 
 
 
 async def _wake_parent(context: JobContext, lease: Lease) -> None:
-    keys, child = context.state.keys.of(lease.run_id), lease.run_id
-    if context.state.keys.of(lease.parent) is keys:
+    partition, child = context.state.partition.of(lease.run_id), lease.run_id
+    if context.state.partition.of(lease.parent) is partition:
         await context.completions.wake(child)
     else:
-        await context.completions.deliver(keys, [RemoteChildFinished(child)])
+        await context.completions.deliver(partition, [RemoteChildFinished(child)])
 
 
 def _sealed(run: CachedRun, end: bytes | Failure) -> bytes:

@@ -105,7 +105,7 @@ class RunDriver:
     async def _read_planned(self) -> None:
         """Read which steps an earlier holder of the run has planned, and then the memos of those that have finished."""
         run, state = self._run, self._state
-        steps = await state.broker.execute(read_steps(state.keys, run.run_id))
+        steps = await state.broker.execute(read_steps(state.partition, run.run_id))
         run.planned.update(step.key for step in steps if step.state and not _has_lookback(run, step.key))
         await catch_up(state, run)
         run.execution.request_again()
@@ -117,7 +117,7 @@ class RunDriver:
         state, run, lease = self._state, self._run, self._lease
         continues = self._budget > 0 and not state.stopping and not state.suspended
         code, position = await state.broker.execute(
-            commit_step(state.keys, run_id=run.run_id, fence=lease.fence, key=attempt.key, memo=result.text)
+            commit_step(state.partition, run_id=run.run_id, fence=lease.fence, key=attempt.key, memo=result.text)
         )
         if not state.accepted(run, code):
             return False
@@ -141,7 +141,7 @@ class RunDriver:
     async def _yield(self) -> None:
         """Return the run to its queue."""
         state = self._state
-        await state.broker.execute(yield_run(state.keys, run_id=self._run.run_id, fence=self._lease.fence))
+        await state.broker.execute(yield_run(state.partition, run_id=self._run.run_id, fence=self._lease.fence))
 
     # -- waiting -----------------------------------------------------------------
 
@@ -174,7 +174,7 @@ class RunDriver:
     async def _park(self, applied: int) -> bool:
         state, run = self._state, self._run
         code = await state.broker.execute(
-            park_run(state.keys, run_id=run.run_id, fence=self._lease.fence, applied=applied)
+            park_run(state.partition, run_id=run.run_id, fence=self._lease.fence, applied=applied)
         )
         if code is ScriptStatus.MORE:
             await catch_up(state, run)
@@ -192,7 +192,7 @@ class RunDriver:
         """Clear the deaths: the code is suspended, so it is not what killed its workers."""
         if self._run.deaths:
             self._run.deaths = ()
-            await self._state.broker.execute(forget_deaths(self._state.keys, self._run.run_id))
+            await self._state.broker.execute(forget_deaths(self._state.partition, self._run.run_id))
 
     async def _memo_arrives(self) -> bool:
         """Wait for a memo; false after `IDLE_HOLD_S` without one, or when the worker stops."""

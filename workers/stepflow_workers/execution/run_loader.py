@@ -45,7 +45,7 @@ async def load_cached_run(context: JobContext, lease: Lease) -> CachedRun | None
 async def catch_up(state: WorkerState, run: CachedRun) -> None:
     """Read the memos that the execution does not have yet."""
     applied = run.execution.applied
-    _, memos = await state.broker.execute(load_run(state.keys, run.run_id, applied))
+    _, memos = await state.broker.execute(load_run(state.partition, run.run_id, applied))
     for position, (key, text) in enumerate(memos, applied + 1):
         run.apply_memo(position, key, state.read_memo(run.run_id, key, text), len(text))
 
@@ -65,7 +65,7 @@ async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str) ->
         return
     await state.broker.execute(
         retry_run(
-            state.keys,
+            state.partition,
             run_id=lease.run_id,
             fence=lease.fence,
             attempts=lease.attempt,
@@ -87,17 +87,17 @@ def _from_cache(state: WorkerState, lease: Lease) -> CachedRun | None:
 async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedRun | None:
     event, memos = lease.event, list[tuple[str, bytes]]()
     if event is None or lease.applied:
-        record, memos = await state.broker.execute(load_run(state.keys, lease.run_id, 0))
+        record, memos = await state.broker.execute(load_run(state.partition, lease.run_id, 0))
         if record is None:
             return None
         event = dumps(record.event)
     events = [event]
     if function.is_batched:
-        events = await state.broker.execute(load_batch(state.keys, lease.run_id))
+        events = await state.broker.execute(load_batch(state.partition, lease.run_id))
     if (raced := _from_cache(state, lease)) is not None:
         return raced
     known = [(key, state.read_memo(lease.run_id, key, text)) for key, text in memos]
-    opened = [open_event_text(state.cipher, text) for text in events]
+    opened = [open_event_text(state.partition.cipher, text) for text in events]
     execution = function.execution(opened, run_id=lease.run_id, attempt=lease.attempt)
     execution.add(known)
     size = sum(len(text) for _, text in memos)

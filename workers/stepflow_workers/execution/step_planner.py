@@ -63,7 +63,7 @@ async def _accepted(state: WorkerState, run: CachedRun, code: ScriptStatus) -> b
 async def _plan_jobs(state: WorkerState, run: CachedRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
     for part in _parts(steps):
         state.wakeups.job_queued(run.run_id)  # the claim follows on the same connection, before the reply
-        code = await state.broker.execute(plan_steps(state.keys, run_id=run.run_id, fence=lease.fence, steps=part))
+        code = await state.broker.execute(plan_steps(state.partition, run_id=run.run_id, fence=lease.fence, steps=part))
         if not state.accepted(run, code):
             return False
     return True
@@ -78,7 +78,7 @@ async def _start_children(
         code, resolved, remote = await invoke_children(context, lease, part)
         for one in resolved:
             completions.apply_resolved(one)
-        await completions.deliver(state.keys.of(run.run_id), remote)
+        await completions.deliver(state.partition.of(run.run_id), remote)
         if not await _accepted(state, run, code):
             return False
     return True

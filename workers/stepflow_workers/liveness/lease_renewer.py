@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.jobs import by_partition, extend_leases
 from stepflow_engine.errors import StepflowError
@@ -47,7 +47,7 @@ class LeaseRenewer:
     def __init__(
         self,
         url: str,
-        keys: Keys,
+        partition: Partition,
         leases: HeldLeases,
         *,
         lease_sidecar: LeaseSidecar,
@@ -59,7 +59,7 @@ class LeaseRenewer:
         self._leases = leases
         self._lease_sidecar = lease_sidecar
         self._broker = Broker(url, retry_for_s=0.0)
-        self._keys = keys
+        self._partition = partition
         self._lease_ms = lease_ms
         self._heartbeat = heartbeat
         self._lost = lost
@@ -113,16 +113,18 @@ class LeaseRenewer:
 
     def _extend(self) -> None:
         """Extend all leases."""
-        parts = by_partition(self._keys, [(lease.job, lease.fence) for lease in list(self._leases.values())])
+        parts = by_partition(self._partition, [(lease.job, lease.fence) for lease in list(self._leases.values())])
         try:
-            for keys, leases in parts:
-                self._in_background(keys.partition, partial(self._extend_part, keys, leases))
+            for partition, leases in parts:
+                self._in_background(partition.tag, partial(self._extend_part, partition, leases))
         finally:  # also when the server refuses: the lease sidecar could not do better
             self._lease_sidecar.table.renewed(time.monotonic())
 
-    def _extend_part(self, keys: Keys, leases: list[tuple[str, int]]) -> None:
+    def _extend_part(self, partition: Partition, leases: list[tuple[str, int]]) -> None:
         for first in range(0, len(leases), _CHUNK):
-            lost = self._broker.execute(extend_leases(keys, leases[first : first + _CHUNK], lease_ms=self._lease_ms))
+            lost = self._broker.execute(
+                extend_leases(partition, leases[first : first + _CHUNK], lease_ms=self._lease_ms)
+            )
             if lost:
                 self._call_in_loop(partial(self._lost, lost))
 
@@ -131,7 +133,7 @@ class LeaseRenewer:
 
         Something that still runs is not started again.
         """
-        if len(self._keys.all) == 1:
+        if len(self._partition.all) == 1:
             work()
             return
         last = self._running.get(name)

@@ -114,17 +114,19 @@ class _Takeover:
     def extend(self, leases: list[tuple[str, int]]) -> None:
         """Extend the leases when that is due, and the registration of the worker in RQ."""
         from stepflow_broker.protocol.command import command
-        from stepflow_broker.redis_client.partitions import keys_for
+        from stepflow_broker.redis_client.partitions import partition_for
         from stepflow_broker.transitions.jobs import by_partition, extend_leases
+        from stepflow_engine.cipher import NO_ENCRYPTION
         from stepflow_engine.errors import StepflowError
 
         now = time.monotonic()
         if now < self._extend_at:
             return
         lease_ms = round(self._config.lease_s * 1000)
+        first_partition = partition_for(self._config.url, NO_ENCRYPTION)  # leases have no payload
         calls: list[Command[Any]] = [
-            extend_leases(keys, part[first : first + _CHUNK], lease_ms=lease_ms)
-            for keys, part in by_partition(keys_for(self._config.url), leases)
+            extend_leases(partition, part[first : first + _CHUNK], lease_ms=lease_ms)
+            for partition, part in by_partition(first_partition, leases)
             for first in range(0, len(part), _CHUNK)
         ]
         self._extend_at = now + self._config.lease_s / 3

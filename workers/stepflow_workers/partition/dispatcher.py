@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Callable
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.transitions.jobs import Lease, claim_jobs
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
 from stepflow_engine.product import WORKER_LOGGER
@@ -39,7 +39,7 @@ class Dispatcher:
     """Claims jobs of a partition and runs them. It also handles the notifications of the partition.
 
     Args:
-        keys: the keys of the partition.
+        partition: the partition.
         lists: the lists to claim jobs from, in order.
         runner: runs the claimed jobs.
         leases: the leases of the worker, which the lease renewer extends.
@@ -52,7 +52,7 @@ class Dispatcher:
     def __init__(
         self,
         state: WorkerState,
-        keys: Keys,
+        partition: Partition,
         *,
         lists: list[str],
         runner: IsolatingRunner,
@@ -62,8 +62,8 @@ class Dispatcher:
         set_state: Callable[[str], None],
     ) -> None:
         self._state = state
-        self._keys = keys
-        self._is_alone = len(keys.all) == 1
+        self._partition = partition
+        self._is_alone = len(partition.all) == 1
         self._lists = lists
         self._runner = runner
         self._leases = leases
@@ -138,7 +138,7 @@ class Dispatcher:
 
     def drop_jobs(self) -> list[Lease]:
         """Cancel the jobs that are left; returns their leases."""
-        left = [lease for lease in list(self._leases.values()) if self._keys.of(lease.run_id) is self._keys]
+        left = [lease for lease in list(self._leases.values()) if self._partition.of(lease.run_id) is self._partition]
         for job in self._jobs:
             job.cancel()
         return left
@@ -175,7 +175,7 @@ class Dispatcher:
         state = self._state
         claim = state.broker.submit(
             claim_jobs(
-                self._keys,
+                self._partition,
                 lists=self._lists,
                 worker=state.worker,
                 limit=limit,
@@ -189,10 +189,10 @@ class Dispatcher:
         return await claim
 
     def _suspend(self, *, is_suspended: bool) -> None:
-        suspended, partition = self._state.suspended, self._keys.partition
-        if is_suspended == (partition in suspended):
+        suspended, tag = self._state.suspended, self._partition.tag
+        if is_suspended == (tag in suspended):
             return
-        (suspended.add if is_suspended else suspended.discard)(partition)
+        (suspended.add if is_suspended else suspended.discard)(tag)
         self._set_state("suspended" if is_suspended else "idle")
         _log.info("suspended" if is_suspended else "resumed")
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
@@ -41,7 +41,7 @@ class PartitionWorkers:
     """
 
     def __init__(
-        self, state: WorkerState, completions: CompletionConsumer, members: Mapping[Keys, PartitionWorker]
+        self, state: WorkerState, completions: CompletionConsumer, members: Mapping[Partition, PartitionWorker]
     ) -> None:
         self._state = state
         self._completions = completions
@@ -52,15 +52,15 @@ class PartitionWorkers:
         """Work until `stop`, or, in burst mode, until nothing is left. One partition may make work for another."""
         last = -1
         while not self._state.stopping and last != (last := self._claimed):
-            await asyncio.gather(*[self._work(keys, member) for keys, member in self._members.items()])
+            await asyncio.gather(*[self._work(partition, member) for partition, member in self._members.items()])
 
     @property
     def _claimed(self) -> int:
         return sum(dispatcher.claimed for dispatcher in self._dispatchers)
 
-    async def _work(self, keys: Keys, member: PartitionWorker) -> None:
+    async def _work(self, partition: Partition, member: PartitionWorker) -> None:
         await member.router.prepare()
-        await self._completions.prepare(keys)
+        await self._completions.prepare(partition)
         await member.dispatcher.run()
 
     async def finish(self, grace_s: float) -> None:

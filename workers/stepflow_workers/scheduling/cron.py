@@ -15,7 +15,7 @@ from cronsim import CronSim
 
 from stepflow import Function
 from stepflow.options.cron_times import due_times
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.registry.functions import CronConfig, FunctionConfig
 from stepflow_broker.transitions.schedules import fire_cron, read_crons, server_time_ms
@@ -38,13 +38,13 @@ class CronTicker:
         functions: the functions whose code this worker has. The schedules of other functions start nothing.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys, functions: Iterable[Function]) -> None:
+    def __init__(self, broker: AsyncBroker, partition: Partition, functions: Iterable[Function]) -> None:
         self._broker = broker
-        self._keys = keys
+        self._partition = partition
         self._schedules = {
             f"{function.name}\n{cron.zone}\n{cron.schedule}": (function.config, cron)
             for function in functions
-            if keys.of(_partition_of(function.config)) is keys
+            if partition.of(_prefix_of(function.config)) is partition
             for cron in function.config.crons
         }
         self._next_ms = dict.fromkeys(self._schedules, 0)
@@ -56,20 +56,20 @@ class CronTicker:
         now_ms = await self._broker.execute(server_time_ms())
         due = [name for name, next_ms in self._next_ms.items() if next_ms <= now_ms]
         if due:
-            last = await self._broker.execute(read_crons(self._keys))
+            last = await self._broker.execute(read_crons(self._partition))
             for name in due:
                 await self._fire(name, last_ms=last.get(name, 0), now_ms=now_ms)
 
     async def _fire(self, name: str, *, last_ms: int, now_ms: int) -> None:
         config, cron = self._schedules[name]
         times = due_times(cron, after_ms=last_ms, now_ms=now_ms) if last_ms else []
-        partition = _partition_of(config)
+        prefix = _prefix_of(config)
         starts = [
-            (with_partition_prefix(partition, _id(name, time_ms)), config, _event(name, cron, time_ms))
+            (with_partition_prefix(prefix, _id(name, time_ms)), config, _event(name, cron, time_ms))
             for time_ms in times
         ]
         started = await self._broker.execute(
-            fire_cron(self._keys, name, last_ms=last_ms, until_ms=now_ms, starts=starts)
+            fire_cron(self._partition, name, last_ms=last_ms, until_ms=now_ms, starts=starts)
         )
         if started:
             _log.info("cron_fired", extra={"function": config.name, "runs": started})
@@ -77,8 +77,8 @@ class CronTicker:
         self._next_ms[name] = int(next(CronSim(cron.schedule, now)).timestamp() * 1000)
 
 
-def _partition_of(config: FunctionConfig) -> str:
-    """The partition of the scheduled runs of a function, and of the state of its schedules."""
+def _prefix_of(config: FunctionConfig) -> str:
+    """The partition prefix of the scheduled runs of a function, and of the state of its schedules."""
     return config.pinned_partition or partition_prefix_for(config.name)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases, repair_jobs
 from stepflow_broker.transitions.runs import forget_ended
 from stepflow_broker.transitions.schedules import server_time_ms
@@ -48,20 +48,20 @@ class MaintenanceLoop:
     """Runs the periodic tasks of one partition, for one worker."""
 
     def __init__(
-        self, state: WorkerState, keys: Keys, completions: CompletionConsumer, cron_ticker: CronTicker
+        self, state: WorkerState, partition: Partition, completions: CompletionConsumer, cron_ticker: CronTicker
     ) -> None:
         self._state = state
-        self._keys = keys
+        self._partition = partition
         self._timers_at = 0.0
         self._tick_at = 0.0
         self._repair_cursor = 0
-        self._completions_task = _PeriodicTask(partial(completions.process_new, keys), 4.0)
-        self._pauses_task = _PeriodicTask(partial(state.pauses.refresh, keys), 10.0)
+        self._completions_task = _PeriodicTask(partial(completions.process_new, partition), 4.0)
+        self._pauses_task = _PeriodicTask(partial(state.pauses.refresh, partition), 10.0)
         self._tasks = (
             self._pauses_task,
             _PeriodicTask(cron_ticker.tick, 1.0),
             self._completions_task,
-            _PeriodicTask(partial(completions.take_over, keys), 8.0),
+            _PeriodicTask(partial(completions.take_over, partition), 8.0),
             _PeriodicTask(self._reclaim, 4.0),
             _PeriodicTask(self._repair, 10.0),
             _PeriodicTask(self._forget_ended, 300.0),
@@ -97,13 +97,15 @@ class MaintenanceLoop:
         """Fire a limited number of due timers. The rest follow at the next poll, after a claim."""
         state = self._state
         self._tick_at = self._timers_at = now + _TICK_S  # also if this fails
-        _, next_ms = await state.broker.execute(fire_timers(self._keys, limit=_TIMERS))
+        _, next_ms = await state.broker.execute(fire_timers(self._partition, limit=_TIMERS))
         self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
 
     async def _reclaim(self) -> None:
         lease_ms, reclaimed = self._state.settings.lease_ms, list[str]()
         while len(reclaimed) % _RECLAIMED == 0:
-            batch = await self._state.broker.execute(reclaim_leases(self._keys, limit=_RECLAIMED, lease_ms=lease_ms))
+            batch = await self._state.broker.execute(
+                reclaim_leases(self._partition, limit=_RECLAIMED, lease_ms=lease_ms)
+            )
             if not batch:
                 break
             reclaimed += batch
@@ -111,11 +113,11 @@ class MaintenanceLoop:
             _log.warning("jobs_reclaimed", extra={"count": len(reclaimed), "jobs": reclaimed[:10]})
 
     async def _repair(self) -> None:
-        call = repair_jobs(self._keys, cursor=self._repair_cursor)
+        call = repair_jobs(self._partition, cursor=self._repair_cursor)
         self._repair_cursor, repaired = await self._state.broker.execute(call)
         if repaired:
             _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
 
     async def _forget_ended(self) -> None:
         now_ms = await self._state.broker.execute(server_time_ms())
-        await self._state.broker.execute(forget_ended(self._keys, now_ms))
+        await self._state.broker.execute(forget_ended(self._partition, now_ms))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.transitions.pauses import Pause, pause_subject, read_pauses
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import loads
 from stepflow_engine.encryption_scopes import open_event
 from stepflow_workers.state.run_cache import CachedRun
@@ -14,26 +14,21 @@ __all__ = ["Pauses"]
 
 
 class Pauses:
-    """The pauses, read when a notification says that they have changed, and periodically.
+    """The pauses, read when a notification says that they have changed, and periodically."""
 
-    Args:
-        cipher: decrypts the data of events.
-    """
-
-    def __init__(self, broker: AsyncBroker, keys: Keys, cipher: Cipher = NO_ENCRYPTION) -> None:
-        self._cipher = cipher
+    def __init__(self, broker: AsyncBroker, partition: Partition) -> None:
         self._broker = broker
-        self._keys = keys
-        self._pauses: dict[Keys, dict[str, Pause]] = {}
+        self._partition = partition
+        self._pauses: dict[Partition, dict[str, Pause]] = {}
 
-    async def refresh(self, keys: Keys) -> None:
+    async def refresh(self, partition: Partition) -> None:
         """Read the pauses of a partition. Every partition has all pauses."""
-        self._pauses[keys] = await self._broker.execute(read_pauses(keys))
+        self._pauses[partition] = await self._broker.execute(read_pauses(partition))
 
     def is_paused(self, run: CachedRun) -> bool:
         """Whether the function of a run, its queue or one of its keys is paused."""
-        known = self._pauses.get(self._keys.of(run.run_id), {})
-        return bool(known) and any(subject in known for subject in _subjects(run, self._cipher))
+        known = self._pauses.get(self._partition.of(run.run_id), {})
+        return bool(known) and any(subject in known for subject in _subjects(run, self._partition.cipher))
 
 
 def _subjects(run: CachedRun, cipher: Cipher) -> list[str]:

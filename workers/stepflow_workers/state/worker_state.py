@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.transitions.jobs import Lease, by_partition, fail_attempt, release_jobs
-from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.memo import Memo, read_memo
 from stepflow_engine.product import WORKER_LOGGER
@@ -29,11 +28,11 @@ class WorkerState:
     """What the jobs of one worker share.
 
     Attributes:
-        broker, keys: the connection to the server.
+        broker: the connection to the server.
+        partition: the first partition; its cipher has the keys of all apps of this worker.
         worker: the worker's name.
         settings: the settings of the worker.
         wakeups: wakes the worker's dispatchers.
-        cipher: opens payloads, with the keys of all apps of this worker.
         slots: limit how many jobs it executes at once.
         cache: the runs in its memory.
         pauses: what is paused.
@@ -43,11 +42,10 @@ class WorkerState:
     """
 
     broker: AsyncBroker
-    keys: Keys
+    partition: Partition
     worker: str
     settings: WorkerSettings
     wakeups: Wakeups
-    cipher: Cipher = NO_ENCRYPTION
     slots: Slots = field(init=False)
     cache: RunCache = field(init=False)
     pauses: Pauses = field(init=False)
@@ -59,7 +57,7 @@ class WorkerState:
     def __post_init__(self) -> None:
         self.slots = Slots(self.settings.concurrency, self.wakeups.slot_freed)
         self.cache = RunCache(self.settings.cached_runs)
-        self.pauses = Pauses(self.broker, self.keys, self.cipher)
+        self.pauses = Pauses(self.broker, self.partition)
 
     def accepted(self, run: CachedRun, code: ScriptStatus) -> bool:
         """Whether a transition was accepted. If not, another worker has the run, or it has ended: drop it."""
@@ -79,7 +77,7 @@ class WorkerState:
             lease: of the step's own job, or of the continuation that executed the step.
         """
         call = fail_attempt(
-            self.keys,
+            self.partition,
             run_id=lease.run_id,
             job_key=lease.key,
             fence=lease.fence,
@@ -100,12 +98,12 @@ class WorkerState:
             CorruptDataError: it is not a memo.
             DecryptionError: it cannot be decrypted.
         """
-        return open_memo(self.cipher, run_id, key, read_memo(text))
+        return open_memo(self.partition.cipher, run_id, key, read_memo(text))
 
     async def release(self, leases: list[Lease]) -> None:
         """Return jobs to their queues, for any worker to claim at once. Jobs with lost leases are left alone."""
-        for keys, part in by_partition(self.keys, [(lease.job, lease.fence) for lease in leases]):
-            await self.broker.execute(release_jobs(keys, part))
+        for partition, part in by_partition(self.partition, [(lease.job, lease.fence) for lease in leases]):
+            await self.broker.execute(release_jobs(partition, part))
 
     def evict(self, run_id: str) -> None:
         """Drop a run that has ended elsewhere, or whose lease is lost."""

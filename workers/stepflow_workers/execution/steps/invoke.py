@@ -41,7 +41,7 @@ async def invoke_children(
     The status is DONE; ALREADY if an earlier attempt started a child, which may have a memo; or NO_RUN or STALE_FENCE
     if this worker no longer has the parent. The messages start the children in other partitions.
     """
-    state, registry = context.state, context.registries.of(context.state.keys.of(lease.run_id))
+    state, registry = context.state, context.registries.of(context.state.partition.of(lease.run_id).keys)
     codes, resolved, remote = set[ScriptStatus](), list[Resolved](), list[StartChild]()
     while invokes:
         replies = await state.broker.execute_all([_command(state, registry, one) for one in invokes])
@@ -58,10 +58,10 @@ async def invoke_children(
 def _command(
     state: WorkerState, registry: Registry, attempt: StepAttempt[InvokeRequest]
 ) -> Command[tuple[ScriptStatus, Resolved | StartChild | None]]:
-    keys, lease, start = state.keys, attempt.lease, _start_of(registry, attempt)
-    is_local = start.refusal or keys.of(start.child) is keys.of(lease.run_id)
+    partition, lease, start = state.partition, attempt.lease, _start_of(registry, attempt)
+    is_local = start.refusal or partition.of(start.child) is partition.of(lease.run_id)
     invoke: _Invoke = invoke_child if is_local else invoke_remote_child
-    return invoke(keys, start, run_id=lease.run_id, fence=lease.fence, version=registry.version, cipher=state.cipher)
+    return invoke(partition, start, run_id=lease.run_id, fence=lease.fence, version=registry.version)
 
 
 def _start_of(registry: Registry, attempt: StepAttempt[InvokeRequest]) -> ChildStart:

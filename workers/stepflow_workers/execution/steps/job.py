@@ -109,7 +109,7 @@ class PlannedStep:
         state, run, lease = self._state, self._run, self._lease
         code, position = await state.broker.execute(
             commit_planned_step(
-                state.keys,
+                state.partition,
                 run_id=lease.run_id,
                 key=lease.key,
                 fence=lease.fence,

@@ -34,7 +34,7 @@ async def send_step_events(state: WorkerState, attempt: StepAttempt[SendRequest]
     }
     memo = memo_of_data(dumps([event_id for _, event_id, _ in events]), detail)
     code, position = await state.broker.execute(
-        send_events(state.keys, run_id=lease.run_id, fence=lease.fence, key=attempt.key, memo=memo, events=events)
+        send_events(state.partition, run_id=lease.run_id, fence=lease.fence, key=attempt.key, memo=memo, events=events)
     )
     if code is ScriptStatus.DONE:
         state.finished_jobs += 1

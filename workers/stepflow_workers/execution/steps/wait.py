@@ -24,7 +24,7 @@ async def start_wait(context: JobContext, attempt: StepAttempt[SleepRequest | Wa
     state, run, lease = context.state, attempt.run, attempt.lease
     condition = EventFilter.of(attempt.request, run.event)
     start = _start_of(attempt, condition)
-    begun = await state.broker.execute(begin_wait(state.keys, start, run_id=lease.run_id, fence=lease.fence))
+    begun = await state.broker.execute(begin_wait(state.partition, start, run_id=lease.run_id, fence=lease.fence))
     if begun.resolved is not None:
         context.completions.apply_resolved(begun.resolved)
         return ScriptStatus.DONE
@@ -33,17 +33,17 @@ async def start_wait(context: JobContext, attempt: StepAttempt[SleepRequest | Wa
     if left_ms > IDLE_HOLD_S * 1000:
         run.distant_waits.add(attempt.key)
     recent = [*begun.recent, *await _recent_elsewhere(state, lease, start, begun.since_ms)]
-    match = next((event for event in recent if condition.holds(event, state.cipher)), None)
+    match = next((event for event in recent if condition.holds(event, state.partition.cipher)), None)
     if match is not None:
-        await state.broker.execute(deliver_event(state.keys, run.run_id, attempt.key, match))
+        await state.broker.execute(deliver_event(state.partition, run.run_id, attempt.key, match))
     return begun.code
 
 
 async def _recent_elsewhere(state: WorkerState, lease: Lease, start: WaitStart, since_ms: int) -> list[bytes]:
     """The recent events of other partitions, for a stored wait with a lookback. Later events find the wait."""
-    here = state.keys.of(lease.run_id)
-    others = [keys for keys in here.all if keys is not here] if since_ms else []
-    calls = [recent_events(keys, start.event, since_ms=since_ms) for keys in others]
+    here = state.partition.of(lease.run_id)
+    others = [one for one in here.all if one is not here] if since_ms else []
+    calls = [recent_events(one, start.event, since_ms=since_ms) for one in others]
     recent = [event for events in await state.broker.execute_all(calls) for event in events]
     return sorted(recent, key=lambda event: read_event(event)["ts"])
 

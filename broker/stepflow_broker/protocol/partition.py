@@ -1,0 +1,77 @@
+"""Partition: where a call acts. It has the keys of one partition, the cipher of the payloads and the clock.
+
+The keys of a server are divided into one or more partitions, and the id of a run says in which one the run lives. A
+process makes this value once, for the first partition of its server, and finds the others from it. A call that concerns
+a run takes any of them and uses the one of the run (`Partition.run_keys`). A call that concerns a queue, a stream or a
+timer acts in the partition that it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stepflow_broker.protocol.keys import Keys
+from stepflow_engine.cipher import Cipher
+
+__all__ = ["Clock", "Partition", "server_clock"]
+
+Clock = Callable[[], int]
+"""The time that a script is given, in ms since the epoch; 0: the script asks the server."""
+
+
+def server_clock() -> int:
+    """Leave the time to the server. Only tests use another clock."""
+    return 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Partition:
+    """One partition of a server. Two partitions are equal only if they are the same object. Make them with `first_of`.
+
+    Attributes:
+        keys: builds the keys of this partition.
+        cipher: opens the payloads that this process has to read. It has no default: a missing cipher would leave
+            encrypted payloads unread. A process that opens none says `NO_ENCRYPTION`.
+        now_ms: the clock of the scripts.
+    """
+
+    keys: Keys
+    cipher: Cipher
+    now_ms: Clock
+    _by_keys: dict[Keys, Partition] = field(repr=False)
+
+    @classmethod
+    def first_of(cls, keys: Keys, cipher: Cipher, now_ms: Clock = server_clock) -> Partition:
+        """The partition that has these keys. It knows the other partitions of the server."""
+        found: dict[Keys, Partition] = {}
+        for one in keys.all:
+            found[one] = cls(one, cipher, now_ms, found)
+        return found[keys]
+
+    @property
+    def tag(self) -> str:
+        """What every key of this partition starts with; ``""`` if the server has one partition."""
+        return self.keys.partition
+
+    @property
+    def all(self) -> tuple[Partition, ...]:
+        """All partitions of the server, in order; this one is among them."""
+        return tuple(self._by_keys.values())
+
+    def of(self, run_id: str) -> Partition:
+        """The partition of a run, or of one of its jobs."""
+        return self._by_keys[self.keys.of(run_id)]
+
+    def at(self, name: str) -> Partition:
+        """The partition to which a name belongs: an event's id, or a function."""
+        return self._by_keys[self.keys.at(name)]
+
+    def run_key(self, kind: str, run_id: str) -> str:
+        """A key of a run, in the partition of the run."""
+        return self.keys.of(run_id)(kind, run_id)
+
+    def run_keys(self, run_id: str, *kinds: str) -> tuple[str, ...]:
+        """Several keys of a run, in the partition of the run."""
+        keys = self.keys.of(run_id)
+        return tuple([keys(kind, run_id) for kind in kinds])
