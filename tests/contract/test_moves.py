@@ -105,7 +105,7 @@ def test_a_step_whose_job_was_taken_away_is_gated_when_it_is_repaired_while_its_
     close(driver)
     driver.client.lrem(driver.keys("RQ_QUEUE", "shop:steps"), 0, job)
     driver.client.delete(driver.keys("RQ_JOB", job))
-    driver.send(repair_jobs(driver.keys, cursor=0, now_ms=driver.now_ms))
+    driver.send(repair_jobs(driver.partition, cursor=0))
     assert states(driver) == ("leased", ["gated"])
 
 
