@@ -130,24 +130,24 @@ def test_the_end_of_a_batch_ends_the_step_of_a_parent_of_one_of_its_runs(driver:
         config=config,
         depth=1,
     )
-    driver.send(invoke_child(driver.keys, child, run_id="run1", fence=parent.fence, version=0, now_ms=driver.now_ms))
+    driver.send(invoke_child(driver.partition, child, run_id="run1", fence=parent.fence, version=0))
     driver.park(parent)
     batch = driver.claim_one(worker="w2")
     driver.finish(batch)
-    driver.send(end_batch(driver.keys, batch.run_id, now_ms=driver.now_ms))
+    driver.send(end_batch(driver.partition, batch.run_id))
     assert states(driver) == ("queued", [])
     assert [loads(text)["data"] for _, text in driver.memos()] == ["done"]
 
 
 def test_an_event_of_another_partition_ends_a_wait_once(store: Store) -> None:
-    here, there = Keys.over(2).all
-    driver = Driver(store, keys=there)
+    driver = Driver(store, keys=Keys.over(2).all[1])
+    here, there = driver.partition.all
     run = "0001run"
     lease = driver.started(run)
     begin(driver, lease, wait_for("paid"))
     driver.park(lease)
     event = StreamedEvent("1-1", dumps({"name": "paid", "id": "e1", "ts": 1, "data": 17}), "e1", dedupe=True)
-    deliver = deliver_remote_event(there, event, origin=here, paths=("",), now_ms=driver.now_ms)
+    deliver = deliver_remote_event(there, event, origin=here, paths=("",))
     assert driver.send(deliver).code is ScriptStatus.DONE
     assert [loads(text)["data"]["data"] for _, text in driver.memos(run)] == [17]
     before = driver.snapshot()

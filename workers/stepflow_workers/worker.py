@@ -141,7 +141,7 @@ class StepWorker(BaseWorker):
         try:
             check_partitions(broker, self.partition.keys)
             check_scopes(self.partition.keys, configs)
-            broker.execute_all([register_functions(partition.keys, configs) for partition in self.partition.all])
+            broker.execute_all([register_functions(one.keys, configs) for one in self.partition.all])
         finally:
             broker.close()
 
