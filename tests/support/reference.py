@@ -13,6 +13,7 @@ import enum
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,10 @@ def _members_of(cls: type) -> str:
     for name, member in inspect.getmembers(cls):
         if name.startswith("_") or name in attributes or not inspect.getdoc(member):
             continue
-        if callable(member) or isinstance(member, property):
-            rows.append(
-                (_code(name if isinstance(member, property) else f"{name}({_parameters(member)})"), _summary(member))
-            )
+        if isinstance(member, property | cached_property):
+            rows.append((_code(name), _summary(member)))
+        elif callable(member):
+            rows.append((_code(f"{name}({_parameters(member)})"), _summary(member)))
     return f"### {cls.__name__}\n\n{_table(('member', 'meaning'), sorted(rows, key=lambda row: row[0].lower()))}"
 
 
