@@ -13,6 +13,7 @@ import enum
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,10 @@ def _members_of(cls: type) -> str:
     for name, member in inspect.getmembers(cls):
         if name.startswith("_") or name in attributes or not inspect.getdoc(member):
             continue
-        if callable(member) or isinstance(member, property):
-            rows.append(
-                (_code(name if isinstance(member, property) else f"{name}({_parameters(member)})"), _summary(member))
-            )
+        if isinstance(member, property | cached_property):
+            rows.append((_code(name), _summary(member)))
+        elif callable(member):
+            rows.append((_code(f"{name}({_parameters(member)})"), _summary(member)))
     return f"### {cls.__name__}\n\n{_table(('member', 'meaning'), sorted(rows, key=lambda row: row[0].lower()))}"
 
 
@@ -349,6 +350,30 @@ def _constant(path: Path, name: str) -> int:
     return value
 
 
+# fmt: off
+_TIMES: tuple[tuple[str, str, str, float], ...] = (
+    ("connecting to the server", "broker/stepflow_broker/redis_client/connection.py", "CONNECT_TIMEOUT_S", 1),
+    ("reply of the server", "broker/stepflow_broker/redis_client/connection.py", "SOCKET_TIMEOUT_S", 1),
+    ("retries of a producer and of commands, while the server is unavailable", "broker/stepflow_broker/redis_client/broker.py", "retry_for_s", 1),
+    ("retries of a worker, per command, while the server is unavailable", "workers/stepflow_workers/worker.py", "_RETRY_FOR_S", 1),
+    ("holding a run without a memo", "workers/stepflow_workers/state/run_cache.py", "IDLE_HOLD_S", 1),
+    ("delay after the first failed attempt", "engine/stepflow_engine/retry.py", "first_ms", 1000),
+    ("longest delay after a failed attempt", "engine/stepflow_engine/retry.py", "max_ms", 1000),
+    ("reservation of a concurrency slot on a queue", "broker/stepflow_broker/lua/lib/concurrency.lua", "RESERVED_MS", 1000),
+)
+# fmt: on
+
+
+def _times() -> str:
+    rows = []
+    for what, path, name, divisor in _TIMES:
+        found = re.search(rf"\b{name}(?:: \w+)? = ([\d_.]+)", (ROOT / path).read_text())
+        assert found, f"{path} has no time {name}"
+        value = show_duration(round(float(found[1]) / divisor * 1000))
+        rows.append((what, value, f"{_code(name)} in {_code(path)}"))
+    return _table(("time", "value", "constant"), rows)
+
+
 def _limit_rows(*, settable: bool) -> str:
     values = limits()
     rows = []
@@ -402,6 +427,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "function": lambda: _arguments(stepflow.Stepflow.function, stepflow.Stepflow.function),
     "worker settings": _worker_settings,
     "settable limits": lambda: _limit_rows(settable=True),
+    "times": _times,
     "fixed limits": lambda: _limit_rows(settable=False),
     "findings": _findings,
     "log events": _log_events,

@@ -32,3 +32,10 @@ def test_every_limit_is_a_number_that_the_code_has() -> None:
 def test_every_page_of_the_reference_has_an_example() -> None:
     for page in (ROOT / "docs" / "reference").glob("*.md"):
         assert "```" in page.read_text(), page.name
+
+
+def test_the_glossary_is_in_alphabetical_order_and_has_five_cells_a_term() -> None:
+    rows = [line.split("|")[1:-1] for line in (ROOT / "docs" / "glossary.md").read_text().splitlines() if "|" in line]
+    terms = [cells[0].strip() for cells in rows[2:]]
+    assert terms == sorted(terms, key=str.lower)
+    assert {len(cells) for cells in rows} == {5}
