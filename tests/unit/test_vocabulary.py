@@ -25,11 +25,8 @@ JUSTIFIED: dict[str, set[str]] = {
 NAMES = {"tests/support/coverage_gate.py"}
 """Files with such a name: a coverage gate is a term of its own."""
 PENDING = (
-    "docs/concepts/",
-    "docs/decisions/",
-    "docs/reference/",
-    "docs/glossary.md",
-    "docs/redis-keys.md",
+    "docs/reference/doctor-findings.md",
+    "docs/reference/flow-control.md",
     "broker/stepflow_broker/doctor/",
     "broker/stepflow_broker/lua/doctor/",
     "broker/stepflow_broker/lua/lib/findings.lua",

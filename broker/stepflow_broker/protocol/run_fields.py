@@ -1,7 +1,7 @@
 """The fields of the hashes ``RUN`` and ``STEPS``: one line each.
 
-``docs/reference/redis-keys.md`` is generated from these tables. A test compares them with every field that a Lua script or a
-Python module reads, writes or deletes.
+``docs/reference/redis-keys.md`` is generated from these tables. A test compares them with every field that a Lua
+script or a Python module reads, writes or deletes.
 """
 
 from __future__ import annotations
