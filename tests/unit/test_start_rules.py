@@ -16,6 +16,7 @@ from stepflow_broker.registry.flow_control import (
     ThrottleConfig,
 )
 from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.steps import event_text
 from tests.unit.test_lua import LIBRARIES
 
@@ -67,7 +68,7 @@ def test_rules_are_sent_with_the_names_and_the_number_of_their_fields() -> None:
         ("rate", "shop/buy", 2, "limit", 3, "period_ms", 1_000)
     )
     config = FunctionConfig("shop", "buy", "shop", flow=FlowConfig(rate_limit=RateConfig(3, 1_000)), retention_ms=7)
-    assert config.rules(EVENT) == (
+    assert config.rules(EVENT, NO_ENCRYPTION) == (
         2,
         *("rate", "shop/buy", 2, "limit", 3, "period_ms", 1_000),
         *("field", "retention_ms", 1, "value", 7),
