@@ -33,7 +33,7 @@ PAUSE_KINDS: tuple[PauseKind, ...] = ("function", "queue", "key")
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """One pause.
+    """A paused function, queue or key.
 
     Attributes:
         kind, name: what: a function by ``app/id``, a queue, or a key of a concurrency, as in
