@@ -16,7 +16,7 @@ from stepflow_broker.redis_client.partitions import keys_for
 from stepflow_broker.transitions.events import add_event, read_events
 from stepflow_broker.transitions.pauses import pause
 from stepflow_broker.transitions.runs import read_run, read_status
-from stepflow_engine.cipher import NO_ENCRYPTION
+from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.ids import partition_prefix_for, run_id_for, with_partition_prefix
 from tests.support.plain import PLAIN
@@ -128,6 +128,27 @@ def test_the_place_of_a_key_is_its_partition() -> None:
         assert routing_key_of(keys("RUN", "{sf:9}:x")) == keys.partition
         assert slot_of(routing_key_of(keys("LIVE"))) == slot_of(keys("LIVE"))
     assert routing_key_of("rq:workers") == "rq:workers"
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_partition_finds_the_others_and_shares_its_cipher_and_clock(count: int) -> None:
+    cipher = Cipher([bytes(32)])
+    first = Partition.first_of(Keys.over(count), cipher, lambda: 17)
+    assert len(first.all) == count
+    assert first.all[0] is first
+    for number, one in enumerate(first.all):
+        assert one.keys is first.keys.all[number]
+        assert (one.cipher, one.now_ms()) == (cipher, 17)
+        assert one.of(RUN) is first.of(RUN)
+        assert one.at("shop/buy") is first.at("shop/buy")
+        assert one.run_key("RUN", RUN) == first.of(RUN).keys("RUN", RUN)
+        assert one.run_keys(RUN, "RUN", "MEMOS") == (one.run_key("RUN", RUN), one.run_key("MEMOS", RUN))
+
+
+def test_a_partition_leaves_the_time_to_the_server_and_must_be_given_a_cipher() -> None:
+    assert Partition.first_of(Keys(), NO_ENCRYPTION).now_ms() == 0
+    with pytest.raises(TypeError):
+        Partition.first_of(Keys())  # type: ignore[call-arg]
 
 
 def test_a_call_goes_to_the_partition_of_its_keys() -> None:

@@ -1,16 +1,29 @@
-"""The transitions: one function for each script, and the reads of what the scripts store.
+"""Transitions: every change of stored state. One Lua script is one transition and one function of the same name.
 
-- ``runs``: start, load, finish, retry and cancel a run. ``batches`` and ``bulk_cancel`` are for several runs.
-- ``jobs``: claim, extend, release and reclaim jobs; commit and plan steps; fire timers.
-- ``invokes``, ``remote_invokes``, ``outbox``: child runs in the same and in other partitions, and the messages between
-  partitions.
-- ``events``, ``waits``: the stream of events, its routing, and the waits that events end.
-- ``schedules``, ``pauses``: cron schedules, and what is paused.
+================  ================================================================================
+`runs`            start, cancel and read whole runs
+`jobs`            claim, commit, plan, retry, park and finish; leases, timers and repair
+`invokes`         start a child and wake its parent, in one partition
+`remote_invokes`  the same between two partitions, through the outbox
+`outbox`          the stream of finished events and messages
+`waits`           sleep, wait for an event, send events
+`events`          the stream of events, routing, forwarding to other partitions
+`batches`         runs that are executed as one
+`schedules`       cron schedules
+`pauses`          pause and resume functions, queues and keys
+`bulk_cancel`     find live runs and cancel them
+================  ================================================================================
 
-The states and the moves of each transition are in `stepflow_engine.state_machine`. A function here sends nothing: it
-returns a `Command`, which a broker executes. A transition with the fence of a lease changes nothing when another worker
-has the lease.
+A function returns a `Command`; it does no I/O. A sequence of commands is an `Operation`. Each function takes a
+`Partition` first. A function that names a run, a job or a batch takes any partition of the server and acts in that of
+the run. The others act in the partition that they are given.
 
-A crash between two transitions leaves a state that something ends: a lease expires, a timer fires, a queued job is
-claimed, a message stays in the outbox until it is delivered.
+The states of runs, continuations and steps are in `stepflow_engine.state_machine`. Each script checks everything first
+and writes after that. Redis executes it alone and completely, so a crash of a worker leaves a run before a transition
+or after it, never in between. It can leave a lease, which expires and is reclaimed, an entry on a stream, which another
+worker takes over, and the members of a batch that are not ended yet, which another worker ends.
+
+A command may be sent twice, because a reply can get lost. The second time it changes nothing.
+
+This package imports `redis_client`, `registry` and `protocol`. The views and the doctor import it.
 """

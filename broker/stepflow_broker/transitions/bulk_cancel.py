@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
@@ -19,28 +20,28 @@ from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.expression import expression
 from stepflow_engine.state_machine import RunStatus
 
-__all__ = ["CancelRequest", "RunFilter", "cancel_runs", "find_live", "server_ms"]
+__all__ = ["CancelRequest", "RunFilter", "cancel_runs", "find_live"]
 
 _Made = tuple[int, str]
-"""A run, behind the time at which it was made, in ms."""
+"""The creation time of a run in ms, and its id."""
 
 _PAGE = 500
-"""How many runs are looked at in one round trip."""
+"""How many runs are read in one round trip."""
 _CHUNK = 50
 """How many events are in memory at once, and how many runs are cancelled in one round trip."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which live runs.
+    """A filter of live runs.
 
     Attributes:
         app, function: only runs of these; ``""``: any.
         statuses: only runs with one of these; empty: any.
-        after_ms: only runs that were made at this time or later, in ms since the epoch.
-        before_ms: only runs that were made before this time; ``None``: before now, by the server's clock.
-        condition: an expression on ``event``, the run's, that must hold; ``""``: none.
-        limit: at most so many; ``None``: all.
+        after_ms: only runs created at this time or later, in ms since the epoch.
+        before_ms: only runs created before this time; ``None``: before now, by the clock of the server.
+        condition: a CEL expression on ``event``, the event of the run; ``""``: none.
+        limit: the largest number of runs; ``None``: all.
     """
 
     app: str = ""
@@ -52,16 +53,16 @@ class RunFilter:
     limit: int | None = None
 
     def names(self, status: RunStatus, app: str, function: str) -> bool:
-        """Whether a run is of these functions, live, and in one of these statuses."""
+        """Whether a run with this status and function is live and matches, apart from the condition."""
         if status.ended or (self.statuses and status not in self.statuses):
             return False
         return self.app in ("", app) and self.function in ("", function)
 
     def holds(self, event: bytes | None, cipher: Cipher) -> bool:
-        """Whether the condition holds for a run's event; it does not for a run that was forgotten meanwhile.
+        """Whether the condition holds for the event of a run. ``None``, of a run that was forgotten meanwhile: no.
 
         Raises:
-            DecryptionError: the event's data cannot be opened.
+            DecryptionError: the event cannot be decrypted.
         """
         if event is None:
             return False
@@ -70,21 +71,16 @@ class RunFilter:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequest:
-    """How runs are cancelled; see `cancel_run`."""
+    """How to cancel runs; see `cancel_run`."""
 
     failure: bytes
     retention_ms: int
     children: bool = True
 
 
-def server_ms() -> Command[int]:
-    """The server's time, in ms since the epoch."""
-    return command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")
-
-
 def find_live(partition: Partition, run_filter: RunFilter) -> Operation[list[str]]:
-    """Ids of the live runs that fit, oldest first. A run that is made meanwhile is not among them."""
-    now_ms = yield from single(server_ms())
+    """Ids of the live runs of all partitions that match, oldest first. Runs created during the search are left out."""
+    now_ms = yield from single(server_time_ms())
     last_ms = now_ms if run_filter.before_ms is None else min(now_ms, run_filter.before_ms - 1)
     first, found = dict.fromkeys(partition.all, str(run_filter.after_ms)), list[str]()
     read: dict[Partition, list[_Made]] = {one: [] for one in partition.all}
@@ -99,11 +95,12 @@ def find_live(partition: Partition, run_filter: RunFilter) -> Operation[list[str
 
 
 def _read_on(read: dict[Partition, list[_Made]], first: dict[Partition, str], last_ms: int) -> Operation[None]:
-    """Read the next page of each partition of which all is passed on; take out those that have no more.
+    """Read the next page of each partition whose runs are used up. Partitions without further runs are removed.
 
     Args:
-        read: what is read of each partition and not passed on, oldest first.
-        first: where its next page begins.
+        read: the runs of each partition that are read and not used yet, oldest first.
+        first: the start of the next page of each partition.
+        last_ms: the end of the search.
     """
     empty = [one for one, runs in read.items() if not runs]
     pages = yield from _read_pages({one: first[one] for one in empty}, last_ms)
@@ -115,13 +112,13 @@ def _read_on(read: dict[Partition, list[_Made]], first: dict[Partition, str], la
 
 
 def _read_pages(first: Mapping[Partition, str], last_ms: int) -> Operation[dict[Partition, list[_Made]]]:
-    """The next live runs of partitions.
+    """The next page of live runs of each partition.
 
-    A page is never cut between runs of one millisecond: the next begins after it, whatever has ended meanwhile.
+    A page contains all runs of its last millisecond. The next page starts after it, whatever has ended meanwhile.
     """
-    words = ("WITHSCORES", "LIMIT", 0, _PAGE)
+    args = ("WITHSCORES", "LIMIT", 0, _PAGE)
     replies = yield [
-        command(_scored, "ZRANGEBYSCORE", one.keys("LIVE"), at, last_ms, *words) for one, at in first.items()
+        command(_scored, "ZRANGEBYSCORE", one.keys("LIVE"), at, last_ms, *args) for one, at in first.items()
     ]
     pages: dict[Partition, list[_Made]] = dict(zip(first, replies, strict=True))
     cut = {one: page[-1][0] for one, page in pages.items() if len(page) == _PAGE}
@@ -133,7 +130,7 @@ def _read_pages(first: Mapping[Partition, str], last_ms: int) -> Operation[dict[
 
 
 def _oldest(read: dict[Partition, list[_Made]]) -> list[str]:
-    """Take those that are older than all that is not read yet, in the order of their times."""
+    """Remove and return the runs that are older than all runs not read yet, oldest first."""
     until_ms = min((runs[-1][0] for runs in read.values()), default=0)
     taken = sorted(made for runs in read.values() for made in runs if made[0] <= until_ms)
     for one, runs in read.items():
@@ -142,14 +139,14 @@ def _oldest(read: dict[Partition, list[_Made]]) -> list[str]:
 
 
 def _named(partition: Partition, run_filter: RunFilter, page: Sequence[str]) -> Operation[list[str]]:
-    """Those of a page whose names and status fit."""
-    words = ("status", "app", "function")
-    names = yield [command(_names, "HMGET", partition.run_key("RUN", run_id), *words) for run_id in page]
+    """The runs of a page whose function and status match."""
+    args = ("status", "app", "function")
+    names = yield [command(_names, "HMGET", partition.run_key("RUN", run_id), *args) for run_id in page]
     return [run_id for run_id, known in zip(page, names, strict=True) if known and run_filter.names(*known)]
 
 
 def _holding(partition: Partition, run_filter: RunFilter, run_ids: Sequence[str]) -> Operation[list[str]]:
-    """Those for whose events the condition holds."""
+    """The runs for whose events the condition holds."""
     events = yield [
         command(lambda reply: reply, "HGET", partition.run_key("RUN", run_id), "event") for run_id in run_ids
     ]
@@ -157,7 +154,7 @@ def _holding(partition: Partition, run_filter: RunFilter, run_ids: Sequence[str]
 
 
 def cancel_runs(partition: Partition, run_ids: Sequence[str], request: CancelRequest) -> Operation[list[str]]:
-    """Cancel runs in this order; the ids of those that it has ended, also as a child of one that came before."""
+    """Cancel runs in this order. Returns those that this request has ended, also as children of earlier ones."""
     cancelled: list[str] = []
     for chunk in _chunks(run_ids):
         codes = yield [_cancel(partition, run_id, request) for run_id in chunk]
@@ -180,7 +177,10 @@ def _cancel(partition: Partition, run_id: str, request: CancelRequest) -> Comman
 
 
 def _ended_by(partition: Partition, run_ids: Sequence[str], request: CancelRequest) -> Operation[list[str]]:
-    """Those that were ended so. The answers alone do not say it: a call that is sent twice finds its run ended."""
+    """The runs that this request has ended.
+
+    The statuses do not say it: a command that is sent twice finds that its run has ended.
+    """
     ends = yield [command(tuple, "HMGET", partition.run_key("RUN", run_id), "status", "error") for run_id in run_ids]
     this = (RunStatus.CANCELLED.encode(), request.failure)
     return [run_id for run_id, end in zip(run_ids, ends, strict=True) if end == this]

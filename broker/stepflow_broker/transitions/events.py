@@ -1,4 +1,8 @@
-"""The stream of events from producers and steps, and how they are routed to functions and waits, as calls."""
+"""The stream of events, and their routing to functions and waits.
+
+An event stays on the stream until a worker has routed it. Routing is one script: it starts the runs, ends the waits and
+deletes the event. If the worker dies before, another takes the event over.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +33,18 @@ __all__ = [
     "take_over_events",
 ]
 
-_AGAIN_MS = 3600 * 1000
+_REROUTE_MS = 3600 * 1000
 
 
 def add_event(partition: Partition, event: bytes, *, event_id: str, dedupe: bool) -> Command[str]:
-    """Put an event on the stream. ``dedupe`` says that the sender chose the id."""
+    """Add an event to the stream of a partition.
+
+    Args:
+        partition: the partition of the event's id (`Partition.at`).
+        event: the event as JSON text.
+        event_id: its id.
+        dedupe: whether the sender chose the id. Then each function starts once for it in 24 hours.
+    """
     return command(
         bytes.decode,
         "XADD",
@@ -50,7 +61,7 @@ def add_event(partition: Partition, event: bytes, *, event_id: str, dedupe: bool
 
 @dataclass(frozen=True, slots=True)
 class StreamedEvent:
-    """An event as it stands on the stream; one that stepflow has not put there may be anything, or empty."""
+    """An entry of the stream of events. If another program has written it, ``event`` can be any bytes."""
 
     entry: str
     event: bytes
@@ -71,26 +82,26 @@ def _entries(entries: list[Any]) -> list[StreamedEvent]:
 
 
 def read_events(partition: Partition, worker: str, *, limit: int = 200) -> Command[list[StreamedEvent]]:
-    """Take new events off the group, for this worker to route."""
+    """Read new events; this worker routes them."""
     return read_group(partition.keys, "EVENTS", worker, limit=limit, read=_entries)
 
 
 def take_over_events(
     partition: Partition, worker: str, *, idle_ms: int, limit: int = 200
 ) -> Command[list[StreamedEvent]]:
-    """Take over events that another worker took and has not routed for ``idle_ms``."""
+    """Take over the events that another worker has read and not routed for ``idle_ms``."""
     return take_over(partition.keys, "EVENTS", worker, idle_ms=idle_ms, limit=limit, read=_entries)
 
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """What became of an event.
+    """The result of routing an event.
 
     Attributes:
         code: DONE, STALE_REGISTRY or MORE_VALUES.
-        started: how many runs.
-        paths: at which its values are asked for, when it was refused for them; ``?`` when it was routed and there are
-            waits that a worker has to look at, and to take the event off the stream after that.
+        started: how many runs it has started.
+        paths: MORE_VALUES: the paths whose values the waits compare; call again with them. DONE: ``?`` if there are
+            waits whose conditions a worker must evaluate; the worker then deletes the event.
     """
 
     code: ScriptStatus
@@ -99,7 +110,7 @@ class Routed:
 
     @classmethod
     def parse(cls, reply: list[Any]) -> Routed:
-        """Read the answer of ``route_event``."""
+        """Read the reply of ``route_event``."""
         started, paths = reply
         code = ScriptStatus(started) if started < 0 else ScriptStatus.DONE
         return cls(code, max(0, started), tuple(path.decode() for path in paths))
@@ -117,18 +128,21 @@ def route_event(
     """Start the runs (run id, function) of an event, and end the waits for it.
 
     Args:
-        version: of the registry by which the functions were chosen.
-        paths: at which waits are known to ask for values.
-        keep: leave the event on the stream; there are other partitions where it has to go.
+        partition: the partition of the event.
+        event: the event.
+        starts: the runs to start, all in this partition.
+        version: the version of the registry that ``starts`` was chosen from.
+        paths: the paths whose values the waits are known to compare.
+        keep: leave the event on the stream, because other partitions must get it too.
 
     Raises:
-        DecryptionError: it cannot be opened.
+        DecryptionError: the event cannot be decrypted.
     """
     value = open_event(partition.cipher, read_event(event.event))
-    words = _digests(value, paths)
+    args = _digests(value, paths)
     for run_id, config in starts:
         rules = config.rules_or_skip(event.event, partition.cipher)
-        words += (run_id, config.app, config.id, config.queue, config.retention_ms, *rules)
+        args += (run_id, config.app, config.id, config.queue, config.retention_ms, *rules)
     return run_script(
         "route_event",
         Routed.parse,
@@ -141,17 +155,17 @@ def route_event(
         DEDUPE_MS if event.dedupe else 0,
         value["name"],
         1 if keep else 0,
-        *words,
+        *args,
     )
 
 
 def _digests(value: dict[str, Any], paths: Sequence[str]) -> list[Arg]:
-    """The digests of an event's values, by their paths; how many first."""
+    """The number of digests, then each path and the digest of the value there."""
     asked = ["", *[path for path in paths if path not in ("", "?")]]
-    words: list[Arg] = [len(asked)]
+    args: list[Arg] = [len(asked)]
     for path in asked:
-        words += (path, digest_at(value, path))
-    return words
+        args += (path, digest_at(value, path))
+    return args
 
 
 # -- between partitions --------------------------------------------------------
@@ -163,9 +177,9 @@ def start_by_event(
     config: FunctionConfig,
     event: StreamedEvent,
 ) -> Command[ScriptStatus]:
-    """Start the run of an event that has come in another partition. DONE, ALREADY or RESOLVED (it was skipped).
+    """Start the run of an event of another partition. DONE, ALREADY or RESOLVED (it was skipped).
 
-    The run is known for an hour at least, so that an event that comes to its router again starts nothing.
+    The run is kept for an hour at least, so that an event that is routed again starts nothing.
     """
     return run_script(
         "start_runs",
@@ -175,7 +189,7 @@ def start_by_event(
         config.app,
         config.id,
         config.queue,
-        DEDUPE_MS if event.dedupe else _AGAIN_MS,
+        DEDUPE_MS if event.dedupe else _REROUTE_MS,
         config.retention_ms,
         run_id,
         event.event,
@@ -184,7 +198,7 @@ def start_by_event(
 
 
 def has_waits(partition: Partition, name: str) -> Command[bool]:
-    """Whether anything waits for events of this name in a partition."""
+    """Whether a step in this partition waits for events of this name."""
     return command(bool, "EXISTS", partition.keys("WAIT_COUNTS", name))
 
 
@@ -198,11 +212,13 @@ def deliver_remote_event(
     """End the waits of a partition for an event of another. DONE or MORE_VALUES.
 
     Args:
-        origin: of the partition where it has come.
-        paths: as of `route_event`.
+        partition: the partition of the waits.
+        event: the event.
+        origin: the partition of the event.
+        paths: as for `route_event`.
 
     Raises:
-        DecryptionError: it cannot be opened.
+        DecryptionError: the event cannot be decrypted.
     """
     value = open_event(partition.cipher, read_event(event.event))
     return run_script(
@@ -217,14 +233,14 @@ def deliver_remote_event(
 
 
 def recent_events(partition: Partition, name: str, *, since_ms: int) -> Command[list[bytes]]:
-    """The events of a name that have come in a partition since a time, oldest first."""
+    """The events of a name that a partition has received since a time, oldest first."""
     return command(
         lambda reply: [fields[1] for _, fields in reply], "XRANGE", partition.keys("EVENT_HISTORY", name), since_ms, "+"
     )
 
 
 def drop_event(partition: Partition, event: StreamedEvent) -> tuple[Command[int], Command[int]]:
-    """Take an event off the stream."""
+    """Delete an event from the stream, unrouted or after its routing."""
     return (
         command(int, "XACK", partition.keys("EVENTS"), GROUP, event.entry),
         command(int, "XDEL", partition.keys("EVENTS"), event.entry),

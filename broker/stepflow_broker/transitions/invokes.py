@@ -1,4 +1,8 @@
-"""Transitions of invokes, as calls: start a child, and wake its parent. Both live in one partition; see `away`."""
+"""Invokes within one partition: start a child, and wake its parent. `remote_invokes` has those between partitions.
+
+The wait and the child are stored in one script. When the child ends, its message stays in the outbox until the step of
+the parent has its memo.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +19,18 @@ __all__ = ["ChildStart", "Resolved", "invoke_child", "wake_parent"]
 
 @dataclass(frozen=True, slots=True)
 class ChildStart:
-    """What a step of a parent wants to be run.
+    """A child that a step of a parent starts.
 
     Attributes:
-        key, step_id: the parent's step.
+        key, step_id: the step of the parent.
         child: the run id of the child.
-        event: its event, as JSON text.
-        detail: the end of the memo's JSON text that does not depend on the outcome: ``"id":…}``.
+        event: the event of the child, as JSON text.
+        detail: the end of the JSON text of the memo, which does not depend on the outcome: ``"id":…}``.
         timeout_ms: the longest wait, in milliseconds.
-        timeout_memo: the memo for when the time is over.
-        refusal: the memo for when the function cannot be invoked; empty: it can.
-        config: the function, if it can.
-        depth: of the child.
+        timeout_memo: the memo that the step gets when the timeout is over.
+        refusal: the memo that the step gets at once if the function cannot be invoked; empty: it can.
+        config: the function.
+        depth: how many parents the child has above it.
     """
 
     key: str
@@ -43,7 +47,7 @@ class ChildStart:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A step of a parent that was resolved, and the memo that it got."""
+    """A step that has got its memo, and the position of the memo in the run."""
 
     run_id: str
     key: str
@@ -59,7 +63,7 @@ def invoke_child(
     fence: int,
     version: int,
 ) -> Command[tuple[ScriptStatus, Resolved | None]]:
-    """Start a child, with the timeout key of the wait. DONE, ALREADY, RESOLVED, NO_RUN, STALE_FENCE, STALE_REGISTRY."""
+    """Start a child and store the wait for it. DONE, ALREADY, RESOLVED, NO_RUN, STALE_FENCE, STALE_REGISTRY."""
 
     def read(reply: list[Any]) -> tuple[ScriptStatus, Resolved | None]:
         code = ScriptStatus(reply[0])
@@ -93,7 +97,7 @@ def invoke_child(
 
 
 def wake_parent(partition: Partition, child: str, *, worker: str) -> Command[Resolved | None]:
-    """Resolve the step that waits for a child that has ended; ``None`` if none waits for it any more."""
+    """Resolve the step that waits for a child that has ended. ``None`` if no step waits for it."""
 
     def read(reply: list[Any]) -> Resolved | None:
         code, position, memo, run_id, key = reply

@@ -1,4 +1,9 @@
-"""Transitions of step jobs, as calls: claim, commit, plan, fail, park, finish; and the leases that guard them."""
+"""Jobs: claim, execute and commit them, and the leases that guard them.
+
+A worker claims a job and gets a lease with a fence. Each commit names the fence, and a script refuses it (STALE_FENCE)
+when another worker has claimed the job since. A worker that crashes leaves its leases. `reclaim_leases` queues their
+jobs again when the leases are over. `repair_jobs` queues jobs that another tool has removed from their queues.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from stepflow_broker.transitions.runs import RunRecord, pair_memos, parse_run
 from stepflow_engine.ids import split_job_id
 from stepflow_engine.state_machine import RunStatus
 
-_LEASE_WORDS = 14
+_LEASE_FIELDS = 14
 __all__ = [
     "Lease",
     "by_partition",
@@ -37,28 +42,28 @@ __all__ = [
 
 
 def queue_lists(queues: Sequence[str]) -> list[str]:
-    """The lists of some queues in the order in which a worker empties them: started runs first."""
+    """The lists of queues in the order in which a worker claims from them: jobs of started runs first."""
     return [f"{queue}:steps" for queue in queues] + list(queues)
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A job that a worker has claimed, and what the claim told of it.
+    """A job that a worker has claimed, with what the claim has returned.
 
     Attributes:
         job: the job's id.
         run_id: the run that it belongs to.
         key: the step that it is for; ``""`` for the run's continuation.
-        fence: the number without which nothing is accepted; it only grows.
+        fence: the number that each commit must name; it only grows.
         app, function: whose code it runs.
-        attempt: of the function (continuation).
+        attempt: the attempt of the function (continuation).
         applied: how many memos the run had.
         deaths: the workers that died with this job since it last made progress, each with the time.
         event: the run's event as JSON text, for a run that starts; else ``None``.
-        step_id, step_attempt: of a planned step.
+        step_id, step_attempt: the id and the attempt of a planned step.
         planned: whether the run has planned steps (continuation).
         parent: the run that waits for this one, if one does (continuation).
-        depth: how many parents stand above the run (continuation).
+        depth: how many parents the run has above it (continuation).
     """
 
     job: str
@@ -79,7 +84,7 @@ class Lease:
 
     @classmethod
     def parse(cls, reply: list[Any]) -> Lease:
-        """Read one entry of ``claim_jobs``; what is no name or number counts as none."""
+        """Read one entry of the reply of ``claim_jobs``."""
         (
             job,
             _list,
@@ -95,7 +100,7 @@ class Lease:
             planned,
             parent,
             depth,
-        ) = reply + [None] * (_LEASE_WORDS - len(reply))
+        ) = reply + [None] * (_LEASE_FIELDS - len(reply))
         name = job.decode()
         run_id, key = split_job_id(name)
         return cls(
@@ -124,7 +129,7 @@ def _text(value: bytes | None) -> str:
 def by_partition(
     partition: Partition, leases: Iterable[tuple[str, int]]
 ) -> list[tuple[Partition, list[tuple[str, int]]]]:
-    """Leases (job, fence), those of each partition by themselves."""
+    """Leases (job, fence), grouped by partition."""
     found: dict[Partition, list[tuple[str, int]]] = {}
     for lease in leases:
         found.setdefault(partition.of(lease[0]), []).append(lease)
@@ -137,7 +142,13 @@ def claim_jobs(
     """Lease at most ``limit`` ready jobs to a worker; ``None`` while RQ is suspended.
 
     Args:
-        claim: a number that the worker gives to no other claim; sent again, it is given the same jobs. 0: other jobs.
+        partition: the partition of the jobs.
+        lists: the lists to claim from, in this order; see `queue_lists`.
+        worker: the worker that claims.
+        limit: the largest number of jobs.
+        lease_ms: the length of the leases, in milliseconds.
+        claim: a number that this worker uses once. A claim that is sent again with it returns the same jobs, so no job
+            is lost with a reply. 0: no number.
     """
     return run_script(
         "claim_jobs",
@@ -155,7 +166,7 @@ def claim_jobs(
 def load_run(
     partition: Partition, run_id: str, applied: int
 ) -> Command[tuple[RunRecord | None, list[tuple[str, bytes]]]]:
-    """The run, and its memos after the first ``applied``."""
+    """A run, and its memos without the first ``applied``."""
 
     def read(reply: Any) -> tuple[RunRecord | None, list[tuple[str, bytes]]]:
         flat, memos = reply
@@ -168,9 +179,9 @@ def load_run(
 def commit_step(
     partition: Partition, *, run_id: str, fence: int, key: str, memo: bytes
 ) -> Command[tuple[ScriptStatus, int]]:
-    """Store the memo of a step that the continuation executed; the answer has its position.
+    """Store the memo of a step that the continuation has executed. Returns a status and the position of the memo.
 
-    DONE, ALREADY, NO_RUN or STALE_FENCE. The continuation stays with its worker.
+    DONE, ALREADY, NO_RUN or STALE_FENCE. The worker keeps the lease of the continuation.
     """
     return run_script(
         "commit_step",
@@ -185,7 +196,7 @@ def commit_step(
 def commit_planned_step(
     partition: Partition, *, run_id: str, key: str, fence: int, memo: bytes, worker: str
 ) -> Command[tuple[ScriptStatus, int]]:
-    """Store the memo of a step that had a job of its own. DONE, ALREADY, NO_RUN or STALE_FENCE, and its position."""
+    """Store the memo of a planned step, and end its job. DONE, ALREADY, NO_RUN or STALE_FENCE, and the position."""
     return run_script(
         "commit_planned_step",
         _code_and_position,
@@ -200,7 +211,7 @@ def commit_planned_step(
 
 
 def yield_run(partition: Partition, *, run_id: str, fence: int) -> Command[ScriptStatus]:
-    """Put the continuation back on its list. DONE, NO_RUN or STALE_FENCE."""
+    """Queue the continuation again and end its lease. DONE, NO_RUN or STALE_FENCE."""
     return run_script("yield_run", ScriptStatus, partition.run_keys(run_id, "RUN"), partition.now_ms(), run_id, fence)
 
 
@@ -211,8 +222,8 @@ def _code_and_position(reply: list[int]) -> tuple[ScriptStatus, int]:
 def plan_steps(
     partition: Partition, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]]
 ) -> Command[ScriptStatus]:
-    """Give each of the steps (key, id) a job of its own. DONE, NO_RUN or STALE_FENCE."""
-    words = [word for step in steps for word in step]
+    """Queue a job for each of the steps (key, id). DONE, NO_RUN or STALE_FENCE."""
+    args = [part for step in steps for part in step]
     return run_script(
         "plan_steps",
         ScriptStatus,
@@ -220,7 +231,7 @@ def plan_steps(
         partition.now_ms(),
         run_id,
         fence,
-        *words,
+        *args,
     )
 
 
@@ -236,7 +247,10 @@ def fail_attempt(
     error: bytes,
     delay_ms: int,
 ) -> Command[ScriptStatus]:
-    """Record that ``attempts`` attempts of a step failed, and queue the next. DONE, ALREADY, NO_RUN, STALE_FENCE."""
+    """Record that a step has failed ``attempts`` times, and delay its next attempt.
+
+    DONE, ALREADY, NO_RUN or STALE_FENCE.
+    """
     return run_script(
         "fail_attempt",
         ScriptStatus,
@@ -263,7 +277,7 @@ def retry_run(
     delay_ms: int,
     reason: str = "",
 ) -> Command[ScriptStatus]:
-    """Run the function again after a delay. DONE, NO_RUN or STALE_FENCE."""
+    """Delay the continuation, which then runs the function again. DONE, NO_RUN or STALE_FENCE."""
     return run_script(
         "retry_run",
         ScriptStatus,
@@ -279,7 +293,7 @@ def retry_run(
 
 
 def park_run(partition: Partition, *, run_id: str, fence: int, applied: int) -> Command[ScriptStatus]:
-    """Give a waiting run up. DONE, MORE (a memo came: the lease is kept), NO_RUN or STALE_FENCE."""
+    """Store that a run waits, and end its lease. DONE, MORE (a memo has arrived: lease kept), NO_RUN or STALE_FENCE."""
     return run_script(
         "park_run",
         ScriptStatus,
@@ -304,7 +318,13 @@ def finish_run(
     """End a run with its output or its error. DONE, ALREADY, NO_RUN or STALE_FENCE.
 
     Args:
-        failed_event: text and id of the event that tells of a failure.
+        partition: any partition of the server.
+        run_id: the run.
+        fence: the fence of its continuation.
+        status: completed or failed.
+        payload: the output or the failure, as JSON text.
+        retention_ms: how long the ended run is kept, in milliseconds.
+        failed_event: text and id of the event ``stepflow/function.failed``; empty: the run has not failed.
     """
     field = "output" if status is RunStatus.COMPLETED else "error"
     return run_script(
@@ -323,34 +343,36 @@ def finish_run(
 
 
 def release_jobs(partition: Partition, leases: Sequence[tuple[str, int]]) -> Command[int]:
-    """Hand jobs (id, fence) of a partition back to their lists."""
+    """Return jobs (id, fence) of a partition to their lists. Returns the number of released jobs."""
     return run_script(
         "release_jobs",
         int,
         (partition.keys("LEASES"),),
         partition.now_ms(),
-        *[word for lease in leases for word in lease],
+        *[part for lease in leases for part in lease],
     )
 
 
 def extend_leases(partition: Partition, leases: Sequence[tuple[str, int]], *, lease_ms: int) -> Command[list[str]]:
-    """Keep leases (job, fence) of a partition for another ``lease_ms``; the answer names those that are lost."""
-    words = [word for lease in leases for word in lease]
+    """Extend leases (job, fence) of a partition by ``lease_ms``. Returns the jobs whose leases are lost."""
+    args = [part for lease in leases for part in lease]
     return run_script(
         "extend_leases",
         lambda reply: [job.decode() for job in reply],
         (partition.keys("LEASES"),),
         partition.now_ms(),
         lease_ms,
-        *words,
+        *args,
     )
 
 
 def reclaim_leases(partition: Partition, *, limit: int = 100, lease_ms: int = 10_000) -> Command[list[str]]:
-    """Queue the jobs whose leases are over; the answer names them.
+    """Queue the jobs of a partition whose leases are over, and return them.
 
     Args:
-        lease_ms: the length of the workers' leases: by half of it, those that live have extended theirs.
+        partition: the partition of the jobs.
+        limit: the largest number of jobs.
+        lease_ms: the length of the workers' leases. After an outage, live workers get half of it to extend theirs.
     """
     keyed = (partition.keys("LEASES"), partition.keys("LAST_LEASE_SCAN"))
     return run_script(
@@ -359,7 +381,7 @@ def reclaim_leases(partition: Partition, *, limit: int = 100, lease_ms: int = 10
 
 
 def fire_timers(partition: Partition, *, limit: int = 500) -> Command[tuple[int, int]]:
-    """Do what is due. The answer: how many things were, and milliseconds until the next (-1: none)."""
+    """Fire the due timers of a partition. Returns their number, and the milliseconds until the next (-1: none)."""
     return run_script(
         "fire_timers",
         lambda reply: (int(reply[0]), int(reply[1])),
@@ -370,7 +392,7 @@ def fire_timers(partition: Partition, *, limit: int = 500) -> Command[tuple[int,
 
 
 def repair_jobs(partition: Partition, *, cursor: int, count: int = 500) -> Command[tuple[int, list[str]]]:
-    """Look at some live runs and give them the ready jobs that they should have. The answer: where to go on, which."""
+    """Check some live runs of a partition, and queue their missing jobs. Returns the next cursor and the jobs."""
     return run_script(
         "repair_jobs",
         lambda reply: (int(reply[0]), [job.decode() for job in reply[1]]),

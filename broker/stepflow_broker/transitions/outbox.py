@@ -1,7 +1,8 @@
-"""The stream of finished events, and what its entries may say.
+"""The outbox of a partition: the stream of finished events, and the messages that its entries contain.
 
-Most tell who has to be told of a run's end in the same partition. Some are messages to another partition, where no
-script of this one can do anything; see ``lua/lib/remote_children.lua``.
+Most entries report the end of a run whose parent lives in the same partition. The others are messages to another
+partition, which no script of this one can write to; see ``lua/lib/remote_children.lua``. An entry stays on the stream
+until a worker has processed it. If that worker dies, another takes the entry over.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class EndedRun:
 
 @dataclass(frozen=True, slots=True)
 class EndedBatch:
-    """A batch has ended; the runs in it have not yet."""
+    """A batch has ended. Its members have not."""
 
     run_id: str
 
@@ -55,7 +56,7 @@ class StartChild:
     """A step waits for a child that another partition must start.
 
     Attributes:
-        id: of the entry.
+        id: the id of the entry.
         child: its run id.
         event: its event, as JSON text.
         args: ARGV of the script ``start_remote_child`` from 5 on.
@@ -72,7 +73,7 @@ class ChildCancelled:
     """A run was cancelled while it waited for a child in another partition. The child must be cancelled too.
 
     Attributes:
-        id: of the entry.
+        id: the id of the entry.
         child: its run id.
         start_message: the entry that starts the child.
         failure, retention_ms: see `stepflow_broker.transitions.runs.cancel_run`.
@@ -86,18 +87,18 @@ class ChildCancelled:
 
 
 Message = RemoteChildFinished | StartChild | ChildCancelled
-"""What has to be done in another partition."""
+"""A message to another partition."""
 Finished = EndedRun | EndedBatch | Message
 _Fields = Mapping[bytes, bytes]
 
 
 def read_finished(partition: Partition, worker: str, *, limit: int = 500) -> Command[list[Finished]]:
-    """Take finished events off the group, for this worker to see to."""
+    """Read new finished events; this worker processes them."""
     return read_group(partition.keys, "FINISHED", worker, limit=limit, read=finished_in)
 
 
 def take_over_finished(partition: Partition, worker: str, *, idle_ms: int, limit: int = 500) -> Command[list[Finished]]:
-    """Take over finished events that another worker took and has not seen to for ``idle_ms``."""
+    """Take over the finished events that another worker has read and not processed for ``idle_ms``."""
     return take_over(partition.keys, "FINISHED", worker, idle_ms=idle_ms, limit=limit, read=finished_in)
 
 
@@ -120,12 +121,12 @@ _KINDS: dict[bytes, Callable[[str, str, _Fields], Finished]] = {
 
 
 def finished_in(entries: list[Any]) -> list[Finished]:
-    """What entries of the stream say, without those that are not understood."""
+    """The messages of entries. Entries that cannot be read are left out."""
     return [one for entry, fields in entries if (one := _try_to_read(entry, fields or ())) is not None]
 
 
 def _try_to_read(entry: bytes, fields: Any) -> Finished | None:
-    """What an entry says; ``None`` for one of a newer stepflow, or of nobody's, which is left where it is."""
+    """The message of an entry. ``None`` for an entry of a newer stepflow or of another program, which stays."""
     kind = _KINDS.get(fields[0]) if len(fields) > 1 else None
     if kind is None:
         return None

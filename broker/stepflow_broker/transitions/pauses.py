@@ -1,7 +1,7 @@
-"""Pauses: functions, queues and keys of which nothing is executed until they are resumed.
+"""Pauses: functions, queues and keys for which no job executes until they are resumed.
 
-Each partition has its own record of what is paused, which its scripts ask. Who pauses something tells all of them;
-when one of them does not answer, saying it again completes it.
+Each partition has its own record of all pauses, and its scripts read only that one. A pause is written to every
+partition. If one cannot be reached, the pause is incomplete there. Repeat the call to complete it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ PAUSE_KINDS: tuple[PauseKind, ...] = ("function", "queue", "key")
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Something that is paused.
+    """A paused function, queue or key.
 
     Attributes:
         kind, name: what: a function by ``app/id``, a queue, or a key of a concurrency, as in
             ``shop/sync:event.data.shop=17``.
         since: in milliseconds since the epoch.
-        reason: why; ``""``: nobody has said.
+        reason: why; ``""``: none was given.
         complete: whether all partitions agree. If not, a pause or a resume was interrupted: call it again.
     """
 
@@ -51,27 +51,27 @@ class Pause:
 
     @property
     def subject(self) -> str:
-        """What it is known by."""
+        """The name of the pause in Redis."""
         return pause_subject(self.kind, self.name)
 
 
 def pause_subject(kind: PauseKind, name: str) -> str:
-    """What a pause is known by."""
+    """The name of a pause in Redis: ``function shop/buy``."""
     return f"{kind} {name}"
 
 
 def pause(partition: Partition, kind: PauseKind, name: str, *, reason: str) -> Command[bool]:
-    """Pause something in one partition; false if it was paused, and has only the new reason."""
+    """Pause something in one partition. False if it was already paused; the reason is updated."""
     return run_script("pause", bool, (partition.keys("PAUSED"),), partition.now_ms(), pause_subject(kind, name), reason)
 
 
 def resume(partition: Partition, kind: PauseKind, name: str) -> Command[bool]:
-    """Let it go on in one partition; false if it was not paused."""
+    """Resume something in one partition, which queues its jobs again. False if it was not paused."""
     return run_script("resume", bool, (partition.keys("PAUSED"),), partition.now_ms(), pause_subject(kind, name))
 
 
 def read_pauses(partition: Partition) -> Command[dict[str, Pause]]:
-    """All that is paused in one partition, by subject, the oldest first."""
+    """All pauses of one partition by subject, oldest first."""
 
     def read(reply: Any) -> dict[str, Pause]:
         pairs = reply.items() if isinstance(reply, Mapping) else zip(reply[::2], reply[1::2], strict=True)
@@ -85,34 +85,34 @@ def read_pauses(partition: Partition) -> Command[dict[str, Pause]]:
 
 
 def pause_everywhere(partition: Partition, kind: PauseKind, name: str, *, reason: str) -> Operation[bool]:
-    """Pause something in all partitions; false if it was paused in each, and has only the new reason."""
+    """Pause something in all partitions. False if each had the pause; the reason is updated."""
     new = yield [pause(one, kind, name, reason=reason) for one in partition.all]
     return any(new)
 
 
 def resume_everywhere(partition: Partition, kind: PauseKind, name: str) -> Operation[bool]:
-    """Let it go on in all partitions; false if it was paused in none."""
+    """Resume something in all partitions. False if no partition had the pause."""
     was_paused = yield [resume(one, kind, name) for one in partition.all]
     return any(was_paused)
 
 
 def read_all_pauses(partition: Partition) -> Operation[list[Pause]]:
-    """All that is paused in any partition, the oldest first."""
+    """The pauses of all partitions, oldest first."""
     found: list[dict[str, Pause]] = yield [read_pauses(one) for one in partition.all]
     subjects = {subject for pauses in found for subject in pauses}
     merged = [_merged([pauses.get(subject) for pauses in found]) for subject in subjects]
     return sorted(merged, key=lambda one: (one.since, one.subject))
 
 
-def _merged(told: Sequence[Pause | None]) -> Pause:
-    """What the partitions say of one thing that is paused, as one: since the first time, with the last reason."""
-    pauses = sorted(filter(None, told), key=lambda one: one.since)
+def _merged(found: Sequence[Pause | None]) -> Pause:
+    """The pause of one subject, from what each partition has: the first time, and the last reason."""
+    pauses = sorted(filter(None, found), key=lambda one: one.since)
     same = len({one.reason for one in pauses}) == 1
-    return replace(pauses[0], reason=pauses[-1].reason, complete=same and len(pauses) == len(told))
+    return replace(pauses[0], reason=pauses[-1].reason, complete=same and len(pauses) == len(found))
 
 
 def _pause(subject: bytes, value: bytes) -> Pause | None:
-    """A pause, or ``None`` for what stepflow has not written."""
+    """A pause; ``None`` for a field that stepflow has not written."""
     try:
         kind, _, name = subject.decode().partition(" ")
         since, _, reason = value.decode().partition(" ")

@@ -49,7 +49,7 @@ class RemoteChildResult:
         parent, key: the step that waits for it.
         status: how it has ended.
         payload: its output, or its failure, as JSON text.
-        reason: why it was skipped.
+        reason: why it was skipped; ``b""``: it was not.
         start_message: the entry that started it, in the parent's partition.
         end_message: the entry for its end, in its own partition.
     """
@@ -72,9 +72,9 @@ def invoke_remote_child(
     fence: int,
     version: int,
 ) -> Command[tuple[ScriptStatus, StartChild | None]]:
-    """Make a step wait for a child in another partition. DONE, ALREADY, NO_RUN, STALE_FENCE, STALE_REGISTRY.
+    """Record that a step waits for a child in another partition. DONE, ALREADY, NO_RUN, STALE_FENCE, STALE_REGISTRY.
 
-    The answer has the message that has the child started, for the caller to deliver; it is on the stream as well.
+    Returns the message that starts the child too, so that the caller can deliver it at once. It is also on the stream.
     """
     config = start.config
     parts: list[Arg] = [run_id, start.key, start.depth, config.app, config.id, config.queue, config.retention_ms]
@@ -108,26 +108,27 @@ def _text(arg: Arg) -> str:
 
 
 def deliver(partition: Partition, message: Message, *, worker: str) -> Operation[Resolved | None]:
-    """Do what a message says, and take it off its stream; the answer is a step that was resolved by it.
+    """Deliver a message and delete it from its stream. Returns the step that the message has resolved, if any.
 
     Args:
-        keys: of the partition that the message comes from.
-        worker: who delivers it.
+        partition: the partition that the message comes from.
+        message: the message.
+        worker: the worker that delivers it.
     """
     match message:
         case RemoteChildFinished(child):
-            return (yield from _tell_end(partition, child, worker))
+            return (yield from _report_end(partition, child, worker))
         case StartChild(entry, child):
             code = (yield [start_remote_child(partition, message)])[0]
             yield [ack_message(partition, entry)]
-            return (yield from _tell_end(partition, child, worker)) if code is ScriptStatus.RESOLVED else None
+            return (yield from _report_end(partition, child, worker)) if code is ScriptStatus.RESOLVED else None
         case ChildCancelled():
             return (yield from _cancel(partition, message, worker))
         case other:
             assert_never(other)
 
 
-def _tell_end(partition: Partition, child: str, worker: str) -> Operation[Resolved | None]:
+def _report_end(partition: Partition, child: str, worker: str) -> Operation[Resolved | None]:
     """Resolve the step that waits for a child, if the child has ended."""
     end = (yield [read_end(partition, child)])[0]
     if end is None:
@@ -138,7 +139,10 @@ def _tell_end(partition: Partition, child: str, worker: str) -> Operation[Resolv
 
 
 def _cancel(partition: Partition, message: ChildCancelled, worker: str) -> Operation[Resolved | None]:
-    """Cancel a child. One that is not there was forgotten, unless it had yet to be made before it was looked for."""
+    """Cancel a child. If it does not exist, it was forgotten, or its start message has not been delivered yet.
+
+    The start message is read first. If it was still there, the child may be created later, so the message stays.
+    """
     is_starting = (yield [_has_entry(partition, message.start_message)])[0]
     cancel = cancel_run(
         partition,
@@ -150,11 +154,11 @@ def _cancel(partition: Partition, message: ChildCancelled, worker: str) -> Opera
     if code is ScriptStatus.NO_RUN and is_starting:
         return None
     yield [ack_message(partition, message.id)]
-    return (yield from _tell_end(partition, message.child, worker))
+    return (yield from _report_end(partition, message.child, worker))
 
 
 def start_remote_child(partition: Partition, message: StartChild) -> Command[ScriptStatus]:
-    """Make the child that a message asks for. DONE, ALREADY (it lives), or RESOLVED (it was skipped, or has ended)."""
+    """Create the child of a message. DONE, ALREADY (it is live), or RESOLVED (it was skipped, or has ended)."""
     child = message.child
     return run_script(
         "start_remote_child",
@@ -169,7 +173,7 @@ def start_remote_child(partition: Partition, message: StartChild) -> Command[Scr
 
 
 def read_end(partition: Partition, child: str) -> Command[RemoteChildResult | None]:
-    """How a child has ended; ``None`` if it lives, is gone, or has no parent in another partition."""
+    """How a child has ended. ``None`` if it is live or forgotten, or has no parent in another partition."""
 
     def read(reply: list[bytes | None]) -> RemoteChildResult | None:
         parent, key, status, output, error, reason, start_message, end_message = reply
@@ -184,7 +188,7 @@ def read_end(partition: Partition, child: str) -> Command[RemoteChildResult | No
 
 
 def wake_remote_parent(partition: Partition, end: RemoteChildResult, *, worker: str) -> Command[Resolved | None]:
-    """Resolve the step that waits for a child that has ended; ``None`` if it waits no more, or the parent is gone."""
+    """Resolve the step that waits for a child that has ended. ``None`` if it no longer waits, or the parent is gone."""
 
     def read(reply: list[Any]) -> Resolved | None:
         code, position, memo = reply
@@ -207,10 +211,12 @@ def wake_remote_parent(partition: Partition, end: RemoteChildResult, *, worker: 
 
 
 def ack_message(partition: Partition, entry: str, child: str = "") -> Command[int]:
-    """Take an entry off the stream of a partition.
+    """Delete an entry from the stream of a partition.
 
     Args:
-        child: the run of whose end it tells, which is kept for its retention from now on.
+        partition: the partition of the stream.
+        entry: the id of the entry.
+        child: the run whose end the entry reports; its retention starts now. ``""``: the entry reports no end.
     """
     return run_script("ack_message", int, (partition.keys("FINISHED"),), entry, child)
 

@@ -1,4 +1,7 @@
-"""Transitions and readings of whole runs, as calls."""
+"""Whole runs: start and cancel them, and read what is stored of them.
+
+A start and a cancel are one script each. After a crash of the caller, the run exists completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ __all__ = ["RunRecord", "StepRecord", "cancel_run", "list_runs", "read_run", "re
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run as it stands in Redis. Times are milliseconds since the epoch."""
+    """A run as Redis stores it. Times are milliseconds since the epoch."""
 
     id: str
     app: str
@@ -49,12 +52,13 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A step that is planned, executing, waiting for its next attempt, or waiting for a child, a time or an event.
+    """A step that has no memo yet: it is planned, executes, is retried, or waits for a child, a time or an event.
 
     Attributes:
-        child: the run that it waits for.
-        detail: of a step that waits, what its memo will say whatever the outcome: JSON text without its first brace.
-        index, condition: of one that waits for an event; see `stepflow_broker.transitions.waits.WaitStart`.
+        child: the run that it waits for; ``""``: none.
+        detail: of a step that waits: the part of its memo that does not depend on the outcome, as JSON text without
+            its first brace.
+        index, condition: of a step that waits for an event; see `stepflow_broker.transitions.waits.WaitStart`.
     """
 
     key: str
@@ -88,7 +92,7 @@ def start_runs(
     config: FunctionConfig,
     runs: Sequence[tuple[str, bytes]],
 ) -> Command[list[ScriptStatus]]:
-    """Create runs (id, event) of a function in one script, which costs each less; answers as of `start_run`."""
+    """Create runs (id, event) of a function with one script. All ids must be of one partition. See `start_run`."""
     args = _start_args(partition, config, runs, dedupe=False)
     return run_script(
         "start_runs", lambda reply: [ScriptStatus(code) for code in reply], partition.run_keys(runs[0][0], "RUN"), *args
@@ -114,7 +118,15 @@ def _start_args(
 def cancel_run(
     partition: Partition, *, run_id: str, failure: bytes, retention_ms: int, children: bool = True
 ) -> Command[ScriptStatus]:
-    """End a live run as cancelled, with the children that it waits for. DONE, ALREADY (it had ended) or NO_RUN."""
+    """End a live run as cancelled. DONE, ALREADY (it had ended) or NO_RUN.
+
+    Args:
+        partition: any partition of the server.
+        run_id: the run.
+        failure: the failure of the run, as JSON text.
+        retention_ms: how long the cancelled run is kept, in milliseconds.
+        children: whether to cancel the children that it waits for too.
+    """
     return run_script(
         "cancel_run",
         ScriptStatus,
@@ -133,19 +145,19 @@ def read_run(partition: Partition, run_id: str) -> Command[RunRecord | None]:
 
 
 def read_status(partition: Partition, run_id: str) -> Command[RunStatus | None]:
-    """Only the status of a run."""
+    """The status of a run; ``None`` if there is no such run."""
     return command(
         lambda reply: RunStatus(reply.decode()) if reply else None, "HGET", partition.run_key("RUN", run_id), "status"
     )
 
 
 def count_steps(partition: Partition, run_id: str) -> Command[int]:
-    """How many memos a run has."""
+    """The number of memos of a run."""
     return command(int, "LLEN", partition.run_key("MEMO_ORDER", run_id))
 
 
 def read_memos(partition: Partition, run_id: str, applied: int = 0) -> Command[list[tuple[str, bytes]]]:
-    """The memos of a run in the order in which they were recorded, those after the first ``applied``."""
+    """The memos of a run in their order, without the first ``applied``."""
     return run_script(
         "load_run",
         lambda reply: pair_memos(reply[1]),
@@ -166,22 +178,22 @@ def read_steps(partition: Partition, run_id: str) -> Command[list[StepRecord]]:
 
 
 def forget_deaths(partition: Partition, run_id: str) -> Command[int]:
-    """The run's code has come to rest: workers that died before did not die of it."""
+    """Forget which workers died with this run: its code was suspended since, so it did not kill them."""
     return command(int, "HDEL", partition.run_key("RUN", run_id), "deaths")
 
 
 def list_runs(partition: Partition, *, live: bool, limit: int) -> Command[list[str]]:
-    """Ids of runs, newest first: those that live, or those that have ended."""
+    """Ids of live runs, or of ended runs, of one partition, newest first."""
     return command(_texts, "ZREVRANGE", partition.keys("LIVE" if live else "ENDED"), 0, limit - 1)
 
 
 def forget_ended(partition: Partition, now_ms: int) -> Command[int]:
-    """Take runs whose retention is over off the list of ended runs."""
+    """Remove the runs whose retention is over from the index of ended runs. Returns how many there were."""
     return command(int, "ZREMRANGEBYSCORE", partition.keys("ENDED"), "-inf", now_ms)
 
 
 def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
-    """A run's record from the fields of its hash."""
+    """The record of a run from the fields of its hash; ``None`` if there is no such run."""
     if "status" not in fields:
         return None
 

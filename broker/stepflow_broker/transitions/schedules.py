@@ -1,4 +1,8 @@
-"""Times that start functions, as calls."""
+"""Cron schedules: start the runs that are due.
+
+Redis stores for each schedule the time up to which its runs have started. The script that starts runs moves it on, so
+any number of workers may call it, and a crash before the call leaves the runs due.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,17 @@ from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.registry.functions import FunctionConfig
 
-__all__ = ["fire_cron", "read_crons", "server_time_ms"]
+__all__ = ["fire_cron", "read_crons"]
 
 
 def read_crons(partition: Partition) -> Command[dict[str, int]]:
-    """Up to which time the runs of each schedule were started, in ms; what is no time is left out."""
+    """For each schedule, the time up to which its runs have started, in ms. Values that are not a time are left out."""
 
     def read(reply: list[bytes]) -> dict[str, int]:
         pairs = zip(reply[::2], reply[1::2], strict=True)
         return {name.decode(errors="replace"): int(last) for name, last in pairs if last.isdigit()}
 
     return command(read, "HGETALL", partition.keys("CRON"))
-
-
-def server_time_ms() -> Command[int]:
-    """The server's clock, the only one that counts, in ms since the epoch."""
-    return command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")
 
 
 def fire_cron(
@@ -34,13 +33,13 @@ def fire_cron(
     until_ms: int,
     starts: Sequence[tuple[str, FunctionConfig, bytes]],
 ) -> Command[int]:
-    """Start the runs (run id, function, event) of the times of a schedule from ``last_ms`` to ``until_ms``, once.
+    """Start the runs (run id, function, event) of a schedule that are due after ``last_ms`` and up to ``until_ms``.
 
-    The answer: how many were started; none if another worker has seen to them.
+    Returns how many were started; 0 if another worker has started them.
     """
-    words: list[Arg] = []
+    args: list[Arg] = []
     for run_id, config, event in starts:
-        words += (
+        args += (
             run_id,
             config.app,
             config.id,
@@ -57,5 +56,5 @@ def fire_cron(
         schedule,
         last_ms,
         until_ms,
-        *words,
+        *args,
     )

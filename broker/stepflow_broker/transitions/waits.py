@@ -1,4 +1,8 @@
-"""Transitions of waits, as calls: sleep, wait for an event, and send events as a step."""
+"""Waits: sleep, wait for an event, and send events as a step.
+
+A wait is stored with its end in the same script. If the worker crashes, any worker ends the wait by its timer or by an
+event.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,17 @@ __all__ = ["BegunWait", "WaitStart", "begin_wait", "deliver_event", "read_condit
 
 @dataclass(frozen=True, slots=True)
 class WaitStart:
-    """What a step waits for.
+    """A wait to store: for a time, or for an event until a time.
 
     Attributes:
         key, step_id: the step.
-        detail: the end of its memo's JSON text, which does not depend on the outcome: ``"id":…}``.
-        delay_ms: for how long, in milliseconds.
-        until_ms: until when, in milliseconds since the epoch; 0: the delay counts.
+        detail: the end of the JSON text of its memo, which does not depend on the outcome: ``"id":…}``.
+        delay_ms: the longest wait, in milliseconds.
+        until_ms: the end of the wait, in milliseconds since the epoch; 0: it ends after ``delay_ms``.
         event: the name of an event; ``""``: the step sleeps.
         index: see `stepflow_broker.registry.event_filter.wait_index`.
-        condition: what a worker has to look at before it gives the step an event.
-        lookback_ms: how long ago the event may have come, in milliseconds.
+        condition: the `EventFilter` that a worker evaluates before the step gets an event; ``b""``: none.
+        lookback_ms: how old an earlier event may be that ends the wait, in milliseconds.
     """
 
     key: str
@@ -43,12 +47,12 @@ class WaitStart:
 
 @dataclass(frozen=True, slots=True)
 class BegunWait:
-    """A step that was made to wait.
+    """What ``begin_wait`` returns.
 
     Attributes:
-        resolved: its memo, if the time for which it would wait is past.
-        recent: the events of the run's partition on which it looks back, oldest first.
-        since_ms: since when it looks back, in milliseconds since the epoch; 0: it does not.
+        resolved: the memo of the step, if the end of the wait is in the past.
+        recent: the earlier events of the run's partition that may end the wait, oldest first.
+        since_ms: the start of the lookback, in milliseconds since the epoch; 0: no lookback.
     """
 
     code: ScriptStatus
@@ -58,7 +62,7 @@ class BegunWait:
 
 
 def begin_wait(partition: Partition, start: WaitStart, *, run_id: str, fence: int) -> Command[BegunWait]:
-    """Make a step wait. DONE, ALREADY, RESOLVED (a time that is past), NO_RUN, STALE_FENCE."""
+    """Store a wait. DONE, ALREADY, RESOLVED (its end is in the past), NO_RUN, STALE_FENCE."""
 
     def read(reply: list[Any]) -> BegunWait:
         code = ScriptStatus(reply[0])
@@ -85,15 +89,18 @@ def begin_wait(partition: Partition, start: WaitStart, *, run_id: str, fence: in
 
 
 def deliver_event(partition: Partition, run_id: str, key: str, event: bytes) -> Command[bool]:
-    """End a step's wait with an event; false if it waits no more."""
+    """End the wait of a step with an event. False if the step no longer waits."""
     return run_script("deliver_event", bool, partition.run_keys(run_id, "RUN"), partition.now_ms(), run_id, key, event)
 
 
 def send_events(
     partition: Partition, *, run_id: str, fence: int, key: str, memo: bytes, events: Sequence[tuple[bytes, str, bool]]
 ) -> Command[tuple[ScriptStatus, int]]:
-    """Put events (text, id, whether the sender chose the id) on the stream as a step. As `commit_step`."""
-    words = [word for text, event_id, dedupe in events for word in (text, event_id, 1 if dedupe else 0)]
+    """Add events (text, id, whether the sender chose the id) to the stream, and store the memo of their step.
+
+    Both happen in one script, so a crash sends all events or none. Returns what `commit_step` returns.
+    """
+    args = [part for text, event_id, dedupe in events for part in (text, event_id, 1 if dedupe else 0)]
     return run_script(
         "send_events",
         lambda reply: (ScriptStatus(reply[0]), reply[1]),
@@ -102,18 +109,18 @@ def send_events(
         fence,
         key,
         memo,
-        *words,
+        *args,
     )
 
 
 def read_waits(partition: Partition, event: str) -> Command[list[tuple[str, str]]]:
-    """The waits (run id, step key; or a run and ``!<n>``) for an event that a worker has to look at."""
+    """The waits for an event whose conditions a worker evaluates: run id, and step key or ``!<n>`` (cancel event)."""
     index = wait_index(event, paths="", values=b"", has_condition=True)
     return command(_members, "SMEMBERS", partition.keys("WAITS", index))
 
 
 def read_condition(partition: Partition, run_id: str, key: str) -> Command[bytes]:
-    """What has to be looked at; empty if the step waits no more, or, of a key ``!<n>``, the run has ended."""
+    """The condition of a wait. Empty if the step no longer waits or, for a key ``!<n>``, the run has ended."""
     if key.startswith("!"):
         return command(lambda reply: reply or b"", "HGET", partition.run_key("RUN", run_id), f"condition:{key[1:]}")
     return command(lambda reply: reply or b"", "HGET", partition.run_key("STEPS", run_id), f"{key}:condition")

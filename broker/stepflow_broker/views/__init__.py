@@ -11,11 +11,12 @@
 `times`                 times in the JSON output
 ======================= ==============================================================================
 
-Reads never write: a role with read-only permissions can read every view. Each view has one ``to_json``, which is the
-JSON output of the commands. A payload that the reader has no key for is shown as ``encrypted``.
+The package has no states and stores nothing, so a crash leaves nothing behind. The role read-only can read every view.
+Each function takes any `Partition` of the server and reads all partitions, or that of the run. Its cipher opens the
+payloads; a payload that it has no key for is shown as ``encrypted``. Each view has one ``to_json``, which is the JSON
+output of the commands.
 
 A view is not a snapshot. It is read with several commands, and workers continue in between. Each command sees a
-transition completely or not at all. A step that ends during the read is shown once, as ended,
-because memos are read after pending steps. A run whose retention ends during the read is left out of a list, and is
-``forgotten`` in a tree.
+transition completely or not at all. A step that ends during the read is shown once, as ended, because memos are read
+after pending steps. A run whose retention ends during the read is left out of a list, and is ``forgotten`` in a tree.
 """

@@ -66,7 +66,7 @@ def _give_up_at(now: float, deadline: float | None) -> float:
 
 
 def _listen(broker: Broker, partition: Partition, run_id: str, deadline: float | None) -> None:
-    """Return when the run has ended, the deadline is over, or it is time to read the status again."""
+    """Return when the run has ended, the deadline is over, or the status must be read again."""
     recheck = time.monotonic() + _RECHECK_S
     until = recheck if deadline is None else min(recheck, deadline)
     with broker.client(partition.of(run_id).keys).pubsub(ignore_subscribe_messages=False) as pubsub:
