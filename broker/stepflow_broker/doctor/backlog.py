@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.doctor.findings import Findings
+from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import GROUP, Keys
 from stepflow_broker.protocol.partition import Partition
@@ -19,7 +20,6 @@ from stepflow_broker.transitions.invokes import wake_parent
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases
 from stepflow_broker.transitions.outbox import EndedBatch, EndedRun, Finished, finished_in
 from stepflow_broker.transitions.remote_invokes import deliver
-from stepflow_broker.transitions.schedules import server_time_ms
 from stepflow_broker.views.listings import WorkerRecord
 
 __all__ = ["examine_queues", "examine_traffic"]

@@ -19,13 +19,13 @@ from stepflow_broker.doctor.backlog import examine_queues, examine_traffic
 from stepflow_broker.doctor.findings import Finding, Findings
 from stepflow_broker.doctor.remote_waits import AwayWait, examine_away
 from stepflow_broker.doctor.wait_counts import examine_counts
+from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import KEYS, Keys
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import read_functions
 from stepflow_broker.transitions.jobs import queue_lists
-from stepflow_broker.transitions.schedules import server_time_ms
 from stepflow_broker.views.listings import read_workers
 
 __all__ = ["examine"]

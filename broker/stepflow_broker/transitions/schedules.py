@@ -8,7 +8,7 @@ from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.registry.functions import FunctionConfig
 
-__all__ = ["fire_cron", "read_crons", "server_time_ms"]
+__all__ = ["fire_cron", "read_crons"]
 
 
 def read_crons(partition: Partition) -> Command[dict[str, int]]:
@@ -19,11 +19,6 @@ def read_crons(partition: Partition) -> Command[dict[str, int]]:
         return {name.decode(errors="replace"): int(last) for name, last in pairs if last.isdigit()}
 
     return command(read, "HGETALL", partition.keys("CRON"))
-
-
-def server_time_ms() -> Command[int]:
-    """The server's clock, the only one that counts, in ms since the epoch."""
-    return command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")
 
 
 def fire_cron(

@@ -11,8 +11,9 @@ import click
 
 from stepflow import Run, Stepflow
 from stepflow.client.bulk_cancel import cancelling, select_runs
+from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.transitions.bulk_cancel import RunFilter, cancel_runs, find_live, server_ms
+from stepflow_broker.transitions.bulk_cancel import RunFilter, cancel_runs, find_live
 from stepflow_cli.exit_codes import EPILOG, ExitCode, print_error
 from stepflow_cli.formatting import print_json
 from stepflow_cli.options import duration, output_option, server_options
@@ -239,7 +240,7 @@ def _verb(options: CancelOptions) -> str:
 
 def _cancel_matching(filters: Filters, options: CancelOptions, *, confirm: bool) -> None:
     backend = options.app.backend
-    selection = filters.selection(backend.broker.execute(server_ms()))
+    selection = filters.selection(backend.broker.execute(server_time_ms()))
     run_ids = run_operation(backend.broker, find_live(backend.partition, selection))
     if options.dry_run or not run_ids:
         _print_runs(run_ids, options)

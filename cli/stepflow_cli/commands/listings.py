@@ -9,10 +9,9 @@ from typing import Any
 import click
 from rich.text import Text
 
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import now_ms, server_time_ms
 from stepflow_broker.registry.flow_control import RateConfig
 from stepflow_broker.registry.functions import CronConfig, FunctionConfig, read_functions
-from stepflow_broker.transitions.schedules import server_time_ms
 from stepflow_broker.views.listings import read_queues, read_workers, served_queues
 from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG

@@ -15,10 +15,11 @@ from cronsim import CronSim
 
 from stepflow import Function
 from stepflow.options.cron_times import due_times
+from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.registry.functions import CronConfig, FunctionConfig
-from stepflow_broker.transitions.schedules import fire_cron, read_crons, server_time_ms
+from stepflow_broker.transitions.schedules import fire_cron, read_crons
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import partition_prefix_for, run_id_for, with_partition_prefix
 from stepflow_engine.product import NAME, WORKER_LOGGER

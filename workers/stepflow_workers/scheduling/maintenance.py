@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
+from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases, repair_jobs
 from stepflow_broker.transitions.runs import forget_ended
-from stepflow_broker.transitions.schedules import server_time_ms
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.scheduling.cron import CronTicker
