@@ -24,6 +24,7 @@ from stepflow_engine.errors import CorruptDataError
         (replies.shown_text, b"a\xff", "a\ufffd"),
         (replies.shown_text, None, ""),
         (replies.texts, [b"a", None, b""], ["a", "", ""]),
+        (replies.text_pair, [b"a", None], ("a", "")),
         (replies.bytes_or_empty, b"\xff", b"\xff"),
         (replies.bytes_or_empty, None, b""),
         (replies.integer, b"12", 12),

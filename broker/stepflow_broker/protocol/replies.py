@@ -26,6 +26,7 @@ __all__ = [
     "shown_text",
     "status_and_number",
     "text",
+    "text_pair",
     "texts",
     "time_ms",
 ]
@@ -51,6 +52,12 @@ def shown_text(value: bytes | None) -> str:
 def texts(reply: Sequence[bytes | None]) -> list[str]:
     """A list of values as texts (``SMEMBERS``, ``HMGET``). ``nil`` is ``""``."""
     return [(value or b"").decode() for value in reply]
+
+
+def text_pair(reply: Sequence[bytes | None]) -> tuple[str, str]:
+    """Two values as texts (``HMGET`` of two fields). ``nil`` is ``""``."""
+    first, second = texts(reply)
+    return first, second
 
 
 def bytes_or_empty(reply: bytes | None) -> bytes:

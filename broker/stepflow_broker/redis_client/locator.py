@@ -104,8 +104,9 @@ def _locate(locator: Locator) -> Address:
                 except (exceptions.RedisError, OSError) as error:
                     reply = error
     except StopIteration as end:
-        locator.address = end.value
-        return locator.address
+        address: Address = end.value
+        locator.address = address
+        return address
 
 
 async def _locate_async(locator: Locator) -> Address:
@@ -120,59 +121,45 @@ async def _locate_async(locator: Locator) -> Address:
                 except (exceptions.RedisError, OSError) as error:
                     reply = error
     except StopIteration as end:
-        locator.address = end.value
-        return locator.address
+        address: Address = end.value
+        locator.address = address
+        return address
 
 
-class _Located:
+class _Connection(redis.Connection):
     """A connection to the server that the locator finds when the connection is made."""
 
-    host: Any
-    port: Any
-    _sock: Any
-
     def __init__(self, *, locator: Locator, **options: Any) -> None:
         self._locator = locator
-        super().__init__(**options)
+        super().__init__(**options)  # type: ignore[no-untyped-call]
 
-    def connect_check_health(self, *args: Any, **options: Any) -> None:
+    def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
         """Connect, unless it is connected. The pool calls this for each connection that it hands out."""
-        if self._sock and (self.host, self.port) != self._locator.address:
-            self.disconnect()  # type: ignore[attr-defined]  # another thread has found that the server has moved
-        if not self._sock:
+        if self.is_connected and (self.host, self.port) != self._locator.address:
+            # the search for another connection has returned a new address
+            self.disconnect()  # type: ignore[no-untyped-call]
+        if not self.is_connected:
             self.host, self.port = _locate(self._locator)
-        super().connect_check_health(*args, **options)  # type: ignore[misc]
+        super().connect_check_health(check_health, retry_socket_connect)
 
 
-class _AsyncLocated:
-    """As `_Located`, for asyncio. Its pools hold no idle connections that are open, so none leads to an old address."""
+class _SSLConnection(_Connection, redis.SSLConnection):
+    pass
 
-    host: Any
-    port: Any
-    is_connected: bool
+
+class _AsyncConnection(redis.asyncio.Connection):
+    """As `_Connection`. Pools of asyncio hold no idle connections that are open, so none leads to an old address."""
 
     def __init__(self, *, locator: Locator, **options: Any) -> None:
         self._locator = locator
         super().__init__(**options)
 
-    async def connect_check_health(self, *args: Any, **options: Any) -> None:
+    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
         """Connect, unless it is connected."""
         if not self.is_connected:
             self.host, self.port = await _locate_async(self._locator)
-        await super().connect_check_health(*args, **options)  # type: ignore[misc]
+        await super().connect_check_health(check_health, retry_socket_connect)
 
 
-class _Connection(_Located, redis.Connection):
-    pass
-
-
-class _SSLConnection(_Located, redis.SSLConnection):
-    pass
-
-
-class _AsyncConnection(_AsyncLocated, redis.asyncio.Connection):
-    pass
-
-
-class _AsyncSSLConnection(_AsyncLocated, redis.asyncio.SSLConnection):
+class _AsyncSSLConnection(_AsyncConnection, redis.asyncio.SSLConnection):
     pass

@@ -6,11 +6,12 @@ of the filter. So only the list of the found ids grows with the number of runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.clock import server_time_ms
-from stepflow_broker.protocol.command import Command, command
+from stepflow_broker.protocol.command import Command, command, in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, single
@@ -86,8 +87,8 @@ def find_live(partition: Partition, run_filter: RunFilter) -> Operation[list[str
     read: dict[Partition, list[_Made]] = {one: [] for one in partition.all}
     while read:
         yield from _read_on(read, first, last_ms)
-        for page in _pages(_oldest(read)):
-            for chunk in _chunks((yield from _named(partition, run_filter, page))):
+        for page in in_chunks(_oldest(read), _PAGE):
+            for chunk in in_chunks((yield from _named(partition, run_filter, page)), _CHUNK):
                 found += (yield from _holding(partition, run_filter, chunk)) if run_filter.condition else chunk
                 if run_filter.limit is not None and len(found) >= run_filter.limit:
                     return found[: run_filter.limit]
@@ -117,10 +118,10 @@ def _read_pages(first: Mapping[Partition, str], last_ms: int) -> Operation[dict[
     A page contains all runs of its last millisecond. The next page starts after it, whatever has ended meanwhile.
     """
     args = ("WITHSCORES", "LIMIT", 0, _PAGE)
-    replies = yield [
+    answers = yield [
         command(_scored, "ZRANGEBYSCORE", one.keys("LIVE"), at, last_ms, *args) for one, at in first.items()
     ]
-    pages: dict[Partition, list[_Made]] = dict(zip(first, replies, strict=True))
+    pages: dict[Partition, list[_Made]] = dict(zip(first, answers, strict=True))
     cut = {one: page[-1][0] for one, page in pages.items() if len(page) == _PAGE}
     if cut:
         calls = [command(_scored, "ZRANGEBYSCORE", one.keys("LIVE"), ms, ms, "WITHSCORES") for one, ms in cut.items()]
@@ -147,16 +148,14 @@ def _named(partition: Partition, run_filter: RunFilter, page: Sequence[str]) -> 
 
 def _holding(partition: Partition, run_filter: RunFilter, run_ids: Sequence[str]) -> Operation[list[str]]:
     """The runs for whose events the condition holds."""
-    events = yield [
-        command(lambda reply: reply, "HGET", partition.run_key("RUN", run_id), "event") for run_id in run_ids
-    ]
+    events = yield [command(replies.raw, "HGET", partition.run_key("RUN", run_id), "event") for run_id in run_ids]
     return [run_id for run_id, event in zip(run_ids, events, strict=True) if run_filter.holds(event, partition.cipher)]
 
 
 def cancel_runs(partition: Partition, run_ids: Sequence[str], request: CancelRequest) -> Operation[list[str]]:
     """Cancel runs in this order. Returns those that this request has ended, also as children of earlier ones."""
     cancelled: list[str] = []
-    for chunk in _chunks(run_ids):
+    for chunk in in_chunks(run_ids, _CHUNK):
         codes = yield [_cancel(partition, run_id, request) for run_id in chunk]
         ended = [run_id for run_id, code in zip(chunk, codes, strict=True) if code is ScriptStatus.ALREADY]
         ours = (yield from _ended_by(partition, ended, request)) if ended else []
@@ -188,17 +187,9 @@ def _ended_by(partition: Partition, run_ids: Sequence[str], request: CancelReque
 
 def _names(reply: list[bytes | None]) -> tuple[RunStatus, str, str] | None:
     """Status, app and function; ``None`` for a run that was forgotten meanwhile."""
-    status, app, function = [(value or b"").decode() for value in reply]
+    status, app, function = replies.texts(reply)
     return (RunStatus(status), app, function) if status else None
 
 
 def _scored(reply: list[bytes]) -> list[_Made]:
-    return [(int(float(score)), member.decode()) for member, score in zip(reply[::2], reply[1::2], strict=True)]
-
-
-def _pages(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (run_ids[first : first + _PAGE] for first in range(0, len(run_ids), _PAGE))
-
-
-def _chunks(run_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (run_ids[first : first + _CHUNK] for first in range(0, len(run_ids), _CHUNK))
+    return [(int(score), member) for score, member in replies.scored_members(reply)]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.keys import GROUP
 from stepflow_broker.protocol.partition import Partition
@@ -183,7 +184,7 @@ def start_by_event(
     """
     return run_script(
         "start_runs",
-        lambda reply: ScriptStatus(reply[0]),
+        replies.first_status,
         partition.run_keys(run_id, "RUN"),
         partition.now_ms(),
         config.app,

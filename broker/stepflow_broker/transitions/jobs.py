@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
@@ -108,22 +109,18 @@ class Lease:
             run_id,
             key,
             fence,
-            _text(app),
-            _text(function),
+            replies.shown_text(app),
+            replies.shown_text(function),
             attempt or 0,
             applied or 0,
-            tuple(_text(deaths).splitlines()),
+            tuple(replies.shown_text(deaths).splitlines()),
             event or None,
-            _text(step_id),
+            replies.shown_text(step_id),
             step_attempt or 0,
             (planned or 0) > 0,
-            _text(parent),
+            replies.shown_text(parent),
             depth or 0,
         )
-
-
-def _text(value: bytes | None) -> str:
-    return value.decode(errors="replace") if value else ""
 
 
 def by_partition(
@@ -170,8 +167,7 @@ def load_run(
 
     def read(reply: Any) -> tuple[RunRecord | None, list[tuple[str, bytes]]]:
         flat, memos = reply
-        fields = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
-        return parse_run(run_id, fields), pair_memos(memos)
+        return parse_run(run_id, replies.fields(flat)), pair_memos(memos)
 
     return run_script("load_run", read, partition.run_keys(run_id, "RUN", "MEMOS", "MEMO_ORDER"), applied, 1)
 
@@ -185,7 +181,7 @@ def commit_step(
     """
     return run_script(
         "commit_step",
-        _code_and_position,
+        replies.status_and_number,
         partition.run_keys(run_id, "RUN", "MEMOS", "MEMO_ORDER"),
         fence,
         key,
@@ -199,7 +195,7 @@ def commit_planned_step(
     """Store the memo of a planned step, and end its job. DONE, ALREADY, NO_RUN or STALE_FENCE, and the position."""
     return run_script(
         "commit_planned_step",
-        _code_and_position,
+        replies.status_and_number,
         partition.run_keys(run_id, "RUN", "MEMOS", "MEMO_ORDER"),
         partition.now_ms(),
         run_id,
@@ -213,10 +209,6 @@ def commit_planned_step(
 def yield_run(partition: Partition, *, run_id: str, fence: int) -> Command[ScriptStatus]:
     """Queue the continuation again and end its lease. DONE, NO_RUN or STALE_FENCE."""
     return run_script("yield_run", ScriptStatus, partition.run_keys(run_id, "RUN"), partition.now_ms(), run_id, fence)
-
-
-def _code_and_position(reply: list[int]) -> tuple[ScriptStatus, int]:
-    return ScriptStatus(reply[0]), reply[1]
 
 
 def plan_steps(
@@ -358,7 +350,7 @@ def extend_leases(partition: Partition, leases: Sequence[tuple[str, int]], *, le
     args = [part for lease in leases for part in lease]
     return run_script(
         "extend_leases",
-        lambda reply: [job.decode() for job in reply],
+        replies.texts,
         (partition.keys("LEASES"),),
         partition.now_ms(),
         lease_ms,
@@ -375,16 +367,14 @@ def reclaim_leases(partition: Partition, *, limit: int = 100, lease_ms: int = 10
         lease_ms: the length of the workers' leases. After an outage, live workers get half of it to extend theirs.
     """
     keyed = (partition.keys("LEASES"), partition.keys("LAST_LEASE_SCAN"))
-    return run_script(
-        "reclaim_leases", lambda reply: [job.decode() for job in reply], keyed, partition.now_ms(), limit, lease_ms
-    )
+    return run_script("reclaim_leases", replies.texts, keyed, partition.now_ms(), limit, lease_ms)
 
 
 def fire_timers(partition: Partition, *, limit: int = 500) -> Command[tuple[int, int]]:
     """Fire the due timers of a partition. Returns their number, and the milliseconds until the next (-1: none)."""
     return run_script(
         "fire_timers",
-        lambda reply: (int(reply[0]), int(reply[1])),
+        replies.integer_pair,
         (partition.keys("TIMEOUTS"),),
         partition.now_ms(),
         limit,
@@ -395,7 +385,7 @@ def repair_jobs(partition: Partition, *, cursor: int, count: int = 500) -> Comma
     """Check some live runs of a partition, and queue their missing jobs. Returns the next cursor and the jobs."""
     return run_script(
         "repair_jobs",
-        lambda reply: (int(reply[0]), [job.decode() for job in reply[1]]),
+        replies.cursor_and_texts,
         (partition.keys("LIVE"),),
         partition.now_ms(),
         cursor,

@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
@@ -78,7 +79,7 @@ def invoke_remote_child(
     """
     config = start.config
     parts: list[Arg] = [run_id, start.key, start.depth, config.app, config.id, config.queue, config.retention_ms]
-    args = tuple(_text(arg) for arg in [*parts, *config.rules_or_skip(start.event, partition.cipher)])
+    args = tuple(replies.text(arg) for arg in [*parts, *config.rules_or_skip(start.event, partition.cipher)])
 
     def read(reply: list[Any]) -> tuple[ScriptStatus, StartChild | None]:
         code, entry = ScriptStatus(reply[0]), reply[1].decode()
@@ -101,10 +102,6 @@ def invoke_remote_child(
         start.event,
         dumps(args),
     )
-
-
-def _text(arg: Arg) -> str:
-    return arg.decode() if isinstance(arg, bytes) else str(arg)
 
 
 def deliver(partition: Partition, message: Message, *, worker: str) -> Operation[Resolved | None]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
@@ -84,7 +85,7 @@ def start_run(
 ) -> Command[ScriptStatus]:
     """Create a run of a function and queue its first job. DONE, ALREADY (it exists) or RESOLVED (it was skipped)."""
     args = _start_args(partition, config, [(run_id, event)], dedupe=dedupe)
-    return run_script("start_runs", lambda reply: ScriptStatus(reply[0]), partition.run_keys(run_id, "RUN"), *args)
+    return run_script("start_runs", replies.first_status, partition.run_keys(run_id, "RUN"), *args)
 
 
 def start_runs(
@@ -141,7 +142,7 @@ def cancel_run(
 
 def read_run(partition: Partition, run_id: str) -> Command[RunRecord | None]:
     """The run, or ``None`` if there is none."""
-    return command(lambda reply: parse_run(run_id, _pairs(reply)), "HGETALL", partition.run_key("RUN", run_id))
+    return command(lambda reply: parse_run(run_id, replies.fields(reply)), "HGETALL", partition.run_key("RUN", run_id))
 
 
 def read_status(partition: Partition, run_id: str) -> Command[RunStatus | None]:
@@ -174,7 +175,7 @@ def pair_memos(flat: list[bytes]) -> list[tuple[str, bytes]]:
 
 def read_steps(partition: Partition, run_id: str) -> Command[list[StepRecord]]:
     """The steps of a run that have not ended."""
-    return command(lambda reply: list(_steps(_pairs(reply))), "HGETALL", partition.run_key("STEPS", run_id))
+    return command(lambda reply: list(_steps(replies.fields(reply))), "HGETALL", partition.run_key("STEPS", run_id))
 
 
 def forget_deaths(partition: Partition, run_id: str) -> Command[int]:
@@ -184,7 +185,7 @@ def forget_deaths(partition: Partition, run_id: str) -> Command[int]:
 
 def list_runs(partition: Partition, *, live: bool, limit: int) -> Command[list[str]]:
     """Ids of live runs, or of ended runs, of one partition, newest first."""
-    return command(_texts, "ZREVRANGE", partition.keys("LIVE" if live else "ENDED"), 0, limit - 1)
+    return command(replies.texts, "ZREVRANGE", partition.keys("LIVE" if live else "ENDED"), 0, limit - 1)
 
 
 def forget_ended(partition: Partition, now_ms: int) -> Command[int]:
@@ -246,13 +247,3 @@ def _steps(fields: dict[str, bytes]) -> Iterator[StepRecord]:
             index=fields.get(f"{name}:index", b"").decode(),
             condition=fields.get(f"{name}:condition", b""),
         )
-
-
-def _pairs(reply: Any) -> dict[str, bytes]:
-    if isinstance(reply, dict):
-        return {key.decode(): value for key, value in reply.items()}
-    return {key.decode(): value for key, value in zip(reply[::2], reply[1::2], strict=True)}
-
-
-def _texts(reply: list[bytes]) -> list[str]:
-    return [item.decode() for item in reply]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
@@ -103,7 +104,7 @@ def send_events(
     args = [part for text, event_id, dedupe in events for part in (text, event_id, 1 if dedupe else 0)]
     return run_script(
         "send_events",
-        lambda reply: (ScriptStatus(reply[0]), reply[1]),
+        replies.status_and_number,
         (*partition.run_keys(run_id, "RUN", "MEMOS", "MEMO_ORDER"), partition.of(run_id).keys("EVENTS")),
         run_id,
         fence,
@@ -122,8 +123,8 @@ def read_waits(partition: Partition, event: str) -> Command[list[tuple[str, str]
 def read_condition(partition: Partition, run_id: str, key: str) -> Command[bytes]:
     """The condition of a wait. Empty if the step no longer waits or, for a key ``!<n>``, the run has ended."""
     if key.startswith("!"):
-        return command(lambda reply: reply or b"", "HGET", partition.run_key("RUN", run_id), f"condition:{key[1:]}")
-    return command(lambda reply: reply or b"", "HGET", partition.run_key("STEPS", run_id), f"{key}:condition")
+        return command(replies.bytes_or_empty, "HGET", partition.run_key("RUN", run_id), f"condition:{key[1:]}")
+    return command(replies.bytes_or_empty, "HGET", partition.run_key("STEPS", run_id), f"{key}:condition")
 
 
 def _members(reply: Any) -> list[tuple[str, str]]:

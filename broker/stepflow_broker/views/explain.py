@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
@@ -72,7 +73,7 @@ class _Explainer:
             return None
         steps = self.broker.execute(read_steps(self.partition, run_id))
         gates, delayed_by = self.broker.execute(
-            command(_texts, "HMGET", self.partition.run_key("RUN", run_id), "concurrency", "delayed_by")
+            command(replies.texts, "HMGET", self.partition.run_key("RUN", run_id), "concurrency", "delayed_by")
         )
         names = _gates(gates.encode())
         if record.status.ended:
@@ -99,7 +100,9 @@ class _Explainer:
                 because = (self._queued(record.queue, run_id, started=record.started_at is not None),)
                 return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
             case "batched":
-                batch = self.broker.execute(command(_texts, "HMGET", self.partition.run_key("RUN", run_id), "batch"))[0]
+                batch = self.broker.execute(
+                    command(replies.texts, "HMGET", self.partition.run_key("RUN", run_id), "batch")
+                )[0]
                 batch_reason = self.run(batch, depth=depth + 1)
                 text = f"{record.name} is part of batch {batch}"
                 return Reason("batch", run_id, text, None, (batch_reason,) if batch_reason else ())
@@ -165,7 +168,7 @@ class _Explainer:
     def _queued(self, queue: str, job: str, *, started: bool) -> Reason:
         """The position of a job on the queue of its partition, and the workers that serve the queue."""
         name, partition = f"{queue}:steps" if started else queue, self.partition.of(job)
-        place = self.broker.execute(command(_number, "LPOS", partition.keys("RQ_QUEUE", name), job))
+        place = self.broker.execute(command(replies.integer_or_none, "LPOS", partition.keys("RQ_QUEUE", name), job))
         suspended = self.broker.execute(command(int, "EXISTS", partition.keys("RQ_SUSPENDED")))
         if self._workers is None:
             self._workers = read_workers(self.broker, self.partition)
@@ -181,15 +184,19 @@ class _Explainer:
     def _positions(self, job: str, gates: list[tuple[int, str]]) -> Iterator[Reason]:
         """The positions of a job in the wait lists of its queue and its gates, and the runs that hold the slots."""
         partition = self.partition.of(job)
-        queued = self.broker.execute(command(_texts, "HMGET", partition.keys("RUN", job), "queue"))[0]
-        place = self.broker.execute(command(_number, "ZRANK", partition.keys("WAIT_LIST", f"queue {queued}"), job))
+        queued = self.broker.execute(command(replies.texts, "HMGET", partition.keys("RUN", job), "queue"))[0]
+        place = self.broker.execute(
+            command(replies.integer_or_none, "ZRANK", partition.keys("WAIT_LIST", f"queue {queued}"), job)
+        )
         if place is not None:
             yield Reason("queue", queued, f"number {place + 1} by priority on queue {queued}")
         for limit, name in gates:
-            place = self.broker.execute(command(_number, "ZRANK", partition.keys("WAIT_LIST", name), job))
+            place = self.broker.execute(
+                command(replies.integer_or_none, "ZRANK", partition.keys("WAIT_LIST", name), job)
+            )
             if place is not None:
                 holders = self.broker.execute(
-                    command(_texts, "ZRANGE", partition.keys("CONCURRENCY_SLOTS", name), 0, 9)
+                    command(replies.texts, "ZRANGE", partition.keys("CONCURRENCY_SLOTS", name), 0, 9)
                 )
                 held = ", ".join(holder.partition("-")[0] for holder in holders)
                 yield Reason("gate", name, f"number {place + 1} for {name}, limit {limit}, held by {held or 'nobody'}")
@@ -214,11 +221,3 @@ def _event(step: StepRecord) -> str:
     if step.condition:
         return f"event {event} if {EventFilter.from_json(step.condition).expression}"
     return f"event {event} with the same {paths}" if paths else f"event {event}"
-
-
-def _texts(reply: list[bytes | None]) -> list[str]:
-    return [(item or b"").decode() for item in reply]
-
-
-def _number(reply: int | None) -> int | None:
-    return reply

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from stepflow_broker.protocol import replies
+from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
@@ -115,7 +117,8 @@ def read_workers(broker: Broker, partition: Partition) -> list[WorkerRecord]:
     """All live workers, by name. Each serves all partitions. Two round trips."""
     prefix = partition.keys("RQ_WORKER")
     names = sorted(
-        name.removeprefix(prefix) for name in broker.execute(command(_texts, "SMEMBERS", partition.keys("RQ_WORKERS")))
+        name.removeprefix(prefix)
+        for name in broker.execute(command(replies.texts, "SMEMBERS", partition.keys("RQ_WORKERS")))
     )
     found = broker.execute_all([_read_worker(partition, name) for name in names])
     return [record for record in found if record is not None]
@@ -150,15 +153,17 @@ def served_queues(broker: Broker, partition: Partition) -> frozenset[str]:
 
 def read_queues(broker: Broker, partition: Partition) -> list[QueueRecord]:
     """All queues that a function names or that ever had a job, by name, over all partitions. Two round trips."""
-    calls: list[Command[Any]] = [command(lambda reply: int(reply[0]), "TIME"), read_functions(partition.keys)]
-    calls += [command(_texts, "SMEMBERS", one.keys("RQ_QUEUES")) for one in partition.all]
-    now_s, functions, *known = broker.execute_all(calls)
+    calls: list[Command[Any]] = [server_time_ms(), read_functions(partition.keys)]
+    calls += [command(replies.texts, "SMEMBERS", one.keys("RQ_QUEUES")) for one in partition.all]
+    now_ms, functions, *known = broker.execute_all(calls)
     lists = [
         key.removeprefix(one.keys("RQ_QUEUE")) for one, found in zip(partition.all, known, strict=True) for key in found
     ]
     names = sorted({*_without_step_lists(lists), *[config.queue for config in functions]})
     counts = iter(
-        broker.execute_all([call for name in names for one in partition.all for call in _count_queue(one, name, now_s)])
+        broker.execute_all(
+            [call for name in names for one in partition.all for call in _count_queue(one, name, now_ms // 1000)]
+        )
     )
     return [_sum(name, [_queue(name, counts) for _ in partition.all]) for name in names]
 
@@ -277,8 +282,8 @@ def _newest(broker: Broker, partition: Partition, index: str, page: int) -> Iter
         ranges = [
             ("ZREVRANGE", part.keys(index), offsets[part], offsets[part] + page - 1, "WITHSCORES") for part in empty
         ]
-        replies = broker.execute_all([command(_scored, *args) for args in ranges]) if ranges else []
-        for part, runs in zip(empty, replies, strict=True):
+        answers = broker.execute_all([command(replies.scored_members, *args) for args in ranges]) if ranges else []
+        for part, runs in zip(empty, answers, strict=True):
             buffered[part], offsets[part] = runs[::-1], offsets[part] + len(runs)
             unread -= {part} if len(runs) < page else set()
         ids: list[str] = []
@@ -297,11 +302,3 @@ def _read_view(partition: Partition, run_id: str) -> Command[RunView | None]:
         return view_run(run, delayed_by=fields.get("delayed_by", b"").decode()) if run else None
 
     return command(read, "HMGET", partition.run_key("RUN", run_id), *_RUN_FIELDS)
-
-
-def _scored(reply: list[bytes]) -> list[tuple[float, str]]:
-    return [(float(score), member.decode()) for member, score in zip(reply[::2], reply[1::2], strict=True)]
-
-
-def _texts(reply: list[bytes]) -> list[str]:
-    return [item.decode() for item in reply]

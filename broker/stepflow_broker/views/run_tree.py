@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
@@ -151,7 +152,7 @@ class _TreeReader:
         calls: list[Command[Any]] = [
             read_run(self._partition, run.parent),
             read_steps(self._partition, run.parent),
-            command(lambda reply: reply, "HGET", self._partition.run_key("MEMOS", run.parent), run.parent_step),
+            command(replies.raw, "HGET", self._partition.run_key("MEMOS", run.parent), run.parent_step),
         ]
         record, pending, memo = self._broker.execute_all(calls)
         parent = self._node(record, pending) if record else RunTree(forgotten_run(run.parent, ""))

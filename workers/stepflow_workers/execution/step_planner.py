@@ -5,8 +5,9 @@ Waits start first, so that no wait misses an event that another step of the same
 
 from __future__ import annotations
 
-from typing import TypeVar, assert_never
+from typing import assert_never
 
+from stepflow_broker.protocol.command import in_chunks
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, plan_steps
 from stepflow_engine.steps import InvokeRequest, RunRequest, SendRequest, SleepRequest, StepCall, WaitRequest
@@ -21,7 +22,6 @@ from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["start_steps"]
 
-T = TypeVar("T")
 _CHUNK = 100
 """How many steps one script call plans. Workers execute the first chunk while the server plans the next."""
 
@@ -61,7 +61,7 @@ async def _accepted(state: WorkerState, run: CachedRun, code: ScriptStatus) -> b
 
 
 async def _plan_jobs(state: WorkerState, run: CachedRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
-    for part in _parts(steps):
+    for part in in_chunks(steps, _CHUNK):
         state.wakeups.job_queued(run.run_id)  # the claim follows on the same connection, before the reply
         code = await state.broker.execute(plan_steps(state.partition, run_id=run.run_id, fence=lease.fence, steps=part))
         if not state.accepted(run, code):
@@ -73,7 +73,7 @@ async def _start_children(
     context: JobContext, run: CachedRun, lease: Lease, invokes: list[StepAttempt[InvokeRequest]]
 ) -> bool:
     state, completions = context.state, context.completions
-    for part in _parts(invokes):
+    for part in in_chunks(invokes, _CHUNK):
         state.wakeups.job_queued(run.run_id)
         code, resolved, remote = await invoke_children(context, lease, part)
         for one in resolved:
@@ -82,7 +82,3 @@ async def _start_children(
         if not await _accepted(state, run, code):
             return False
     return True
-
-
-def _parts(items: list[T]) -> list[list[T]]:
-    return [items[first : first + _CHUNK] for first in range(0, len(items), _CHUNK)]

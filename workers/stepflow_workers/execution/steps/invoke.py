@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -34,7 +34,7 @@ _Invoke = Callable[..., Command[Any]]
 
 
 async def invoke_children(
-    context: JobContext, lease: Lease, invokes: list[StepAttempt[InvokeRequest]]
+    context: JobContext, lease: Lease, invokes: Sequence[StepAttempt[InvokeRequest]]
 ) -> tuple[ScriptStatus, list[Resolved], list[StartChild]]:
     """Start a child run for each step, once; also returns the steps that were resolved at once.
 
