@@ -324,9 +324,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         # doctor: only with `repair`
         "check_permissions": "none",
         "examine_counts": "none",
-        "examine_keys": "none",
-        "examine_members": "promote",
-        "examine_queued": "none",
+        "examine_entries": f"{_ANY_STEP}; promote",
         "examine_runs": "run queued|running|waiting -> queued|running|waiting; "
         "run waiting -> completed|failed|cancelled; "
         "continuation leased|gated|parked -> queued|gated; "

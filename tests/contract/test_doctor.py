@@ -41,7 +41,7 @@ def look(driver: Driver, *, repair: bool = False) -> list[Finding]:
 
 
 def codes(findings: list[Finding]) -> set[str]:
-    return {finding.code for finding in findings}
+    return {f"{finding.code} {finding.where}".strip() for finding in findings}
 
 
 def complete(driver: Driver) -> None:
@@ -95,8 +95,9 @@ def test_after_a_repair_every_run_comes_to_its_end(driver: Driver, name: str) ->
     assert codes(look(driver)) <= found.leaves
 
 
-def test_every_code_has_a_defect_that_shows_it() -> None:
-    assert set.union(*(set(defect.codes) for defect in DEFECTS.values())) == set(RULES)
+def test_every_code_has_a_defect_at_each_of_its_places() -> None:
+    wanted = {f"{code} {where}".strip() for code, rule in RULES.items() for where in rule.places}
+    assert set.union(*(set(defect.codes) for defect in DEFECTS.values())) == wanted
 
 
 def test_what_a_repair_cannot_mend_says_no_repair_or_keeps_standing(driver: Driver) -> None:
@@ -153,7 +154,7 @@ def test_many_runs_and_jobs_are_looked_at_in_pages(driver: Driver) -> None:
     driver.now_ms = 0
     assert look(driver) == []
     driver.client.lrem(driver.keys("RQ_QUEUE", "shop"), 0, "run777")
-    assert codes(look(driver)) == {"job_missing"}
+    assert codes(look(driver)) == {"missing rq_queue"}
 
 
 @pytest.mark.slow

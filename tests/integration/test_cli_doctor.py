@@ -79,13 +79,14 @@ def test_a_job_that_was_lost_is_an_error_until_it_is_repaired_and_then_its_run_c
     client.delete("rq:queue:shop")
     found = call("doctor", "--redis-url", url)
     assert found.returncode == 1
-    assert f"job {run.id} is ready and stands on no list of queue shop" in found.stdout
-    assert "--repair puts it on its list" in found.stdout
+    assert f"the entry of job {run.id} in queue shop or shop:steps is missing" in found.stdout
+    assert "--repair adds it" in found.stdout
     assert found.stdout.endswith(f"1 errors, {usual} warnings\n")
     repaired = call("doctor", "--repair", "--redis-url", url, "-o", "json")
     assert repaired.returncode == 0
     (finding,) = [finding for finding in json.loads(repaired.stdout) if finding["severity"] == "error"]
-    assert (finding["code"], finding["subject"], finding["repaired"]) == ("job_missing", run.id, True)
+    assert (finding["code"], finding["where"], finding["subject"]) == ("missing", "rq_queue", run.id)
+    assert finding["repaired"]
     again = call("doctor", "--repair", "--redis-url", url)
     assert (again.returncode, again.stdout.splitlines()[-1]) == (0, f"0 errors, {usual} warnings")
     run_worker(app)
@@ -171,7 +172,7 @@ def test_a_user_without_the_rights_of_a_worker_is_told_which(other_server: Embed
         ({"role": "slave"}, "replicas", Severity.ERROR, "is a replica"),
         ({"role": "master", "connected_slaves": "2"}, "replicas", Severity.WARNING, "min-replicas-to-write"),
         ({"used_memory": "85", "maxmemory": "100"}, "memory", Severity.WARNING, "85% of maxmemory"),
-        ({"used_memory": "97", "maxmemory": "100"}, "memory", Severity.ERROR, "soon writes fail"),
+        ({"used_memory": "97", "maxmemory": "100"}, "memory", Severity.ERROR, "writes will fail soon"),
         ({"used_memory": "1", "maxmemory": "0", "total_system_memory": "100"}, "memory", Severity.OK, "machine"),
     ],
 )
@@ -181,7 +182,9 @@ def test_what_a_server_says_of_itself_is_judged(info: dict[str, str], code: str,
     assert part in found.text
 
 
-@pytest.mark.parametrize(("policy", "part"), [("always", "nothing"), ("everysec", "about 2 s"), ("no", "30 s")])
+@pytest.mark.parametrize(
+    ("policy", "part"), [("always", "no acknowledged write is lost"), ("everysec", "about 2 s"), ("no", "30 s")]
+)
 def test_each_fsync_policy_says_what_it_loses(policy: str, part: str) -> None:
     found = of(examine_info({"aof_enabled": "1"}, {"appendfsync": policy}), "persistence")
     assert part in found.text

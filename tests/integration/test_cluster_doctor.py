@@ -96,7 +96,7 @@ def test_a_primary_that_is_lost_is_named(tmp_path: Path) -> None:
         lost.kill()
         until(lambda: of(looked_at(url), "cluster")[0].severity is Severity.ERROR, what="that it is missed")
         found = of(looked_at(url), "cluster")
-        assert "out of reach: a primary is lost" in found[0].text
+        assert "unavailable: a primary is lost" in found[0].text
         assert [one.subject for one in found[1:]] == [f"127.0.0.1:{lost.port}"]
         done = call("doctor", "--redis-url", url)
         assert done.returncode == 5

@@ -186,7 +186,7 @@ def test_every_partition_is_examined_and_mended(
         plain.lrem(partition.of(run).keys("RQ_QUEUE", "shop"), 0, run)
     found = examine(broker, partition, repair=True)
     assert sorted(finding.subject for finding in found) == sorted(lost)
-    assert {(finding.code, finding.repaired) for finding in found} == {("job_missing", True)}
+    assert {(finding.code, finding.repaired) for finding in found} == {("missing", True)}
     assert examine(broker, partition) == []
 
 
@@ -227,7 +227,7 @@ def test_a_wait_for_a_child_elsewhere_that_is_lost_is_found_and_ended(
     until(lambda: not examine(broker, partition), what="rest")
     plain.delete(*plain.scan_iter(f"{home.tag}stepflow:*"))
     found = {finding.code for finding in examine(broker, partition, repair=True)}
-    assert "remote_child_missing" in found
+    assert "child_missing" in found
     assert run.result(20) == "InvokeTimeoutError"
 
 

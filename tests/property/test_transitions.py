@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from stepflow_broker.doctor.examine import examine
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.ids import step_key
@@ -21,6 +22,8 @@ RUNS = ("run1", "run2")
 STEPS = ("a", "b", "c")
 WORKERS = ("w1", "w2")
 ENDS = (RunStatus.COMPLETED, RunStatus.FAILED)
+LATE = {"lease_overdue", "timer_overdue"}
+"""Findings that need a moving clock only."""
 
 
 class Transitions(RuleBasedStateMachine):
@@ -217,8 +220,13 @@ class Transitions(RuleBasedStateMachine):
         assert dict(client.zrange(keys("TIMEOUTS"), 0, -1, withscores=True)) == timers
 
     def teardown(self) -> None:
-        """Every run that is left alone can be completed: workers that die lose time and nothing else."""
+        """The doctor finds nothing, and every run that is left alone can be completed.
+
+        Workers that die lose time and nothing else.
+        """
         self.driver.twice = False
+        found = examine(self.store.broker, self.driver.partition)
+        assert [finding for finding in found if finding.code not in LATE] == []
         live = {name for name, run in self.model.runs.items() if not run.status.ended}
         for _ in range(100):
             if not any(not self.driver.run(name).status.ended for name in live):

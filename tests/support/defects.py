@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stepflow_broker.doctor.findings import RULES
 from stepflow_broker.protocol.keys import GROUP
 from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
 from stepflow_broker.registry.event_filter import wait_index
@@ -39,7 +40,7 @@ class Defect:
 
     Attributes:
         plant: arranges runs by the scripts, then does the damage behind their backs.
-        codes: all that must be found, and nothing else.
+        codes: all that must be found, and nothing else; a code, and the place if it has several.
         leaves: what is still found after a repair.
     """
 
@@ -56,7 +57,7 @@ def defect(*codes: str, leaves: str = "") -> Callable[[Plant], Plant]:
     """Name a function as one that plants what is found under these codes, the first being what it is about."""
 
     def name(plant: Plant) -> Plant:
-        DEFECTS[plant.__name__] = Defect(plant, frozenset(codes), frozenset(leaves.split()))
+        DEFECTS[plant.__name__] = Defect(plant, frozenset(codes), frozenset(filter(None, leaves.split(", "))))
         return plant
 
     return name
@@ -140,44 +141,44 @@ def in_line(driver: Driver) -> None:
 # -- live runs -----------------------------------------------------------------
 
 
-@defect("job_missing")
+@defect("missing rq_queue")
 def a_job_off_its_list(driver: Driver) -> None:
     driver.start()
     driver.client.lrem(driver.keys("RQ_QUEUE", "shop"), 0, "run1")
 
 
-@defect("job_missing")
+@defect("missing rq_queue")
 def a_step_off_its_list(driver: Driver) -> None:
     planned(driver)
     driver.client.delete(driver.keys("RQ_QUEUE", "shop:steps"))
 
 
-@defect("job_missing", "rq_view_wrong")
+@defect("missing rq_queue", "missing rq_job")
 def a_job_that_rq_emptied(driver: Driver) -> None:
     driver.start()
     driver.client.delete(driver.keys("RQ_QUEUE", "shop"), driver.keys("RQ_JOB", "run1"))
 
 
-@defect("job_duplicated")
+@defect("duplicated rq_queue")
 def a_job_twice_on_its_list(driver: Driver) -> None:
     driver.start()
     driver.start("run2")
     driver.client.rpush(driver.keys("RQ_QUEUE", "shop"), "run1")
 
 
-@defect("job_duplicated")
+@defect("duplicated rq_queue")
 def a_job_on_both_lists(driver: Driver) -> None:
     driver.start()
     driver.client.rpush(driver.keys("RQ_QUEUE", "shop:steps"), "run1")
 
 
-@defect("lease_missing")
+@defect("missing leases")
 def a_lease_on_no_list(driver: Driver) -> None:
     driver.started()
     driver.client.zrem(driver.keys("LEASES"), "run1")
 
 
-@defect("lease_missing")
+@defect("missing leases")
 def a_lease_of_a_step_on_no_list(driver: Driver) -> None:
     planned(driver)
     driver.client.zrem(driver.keys("LEASES"), driver.claim_one().job)
@@ -189,13 +190,13 @@ def a_lease_of_nobody(driver: Driver) -> None:
     driver.client.hdel(driver.keys("RUN", "run1"), "owner")
 
 
-@defect("timer_missing")
+@defect("missing timeouts")
 def a_retry_without_a_timer(driver: Driver) -> None:
     driver.retry(driver.started())
     driver.client.zrem(driver.keys("TIMEOUTS"), "job:run1")
 
 
-@defect("timer_missing")
+@defect("missing timeouts")
 def a_delayed_step_with_a_wrong_timer(driver: Driver) -> None:
     lease = driver.started()
     driver.fail(lease, "a")
@@ -203,29 +204,35 @@ def a_delayed_step_with_a_wrong_timer(driver: Driver) -> None:
     driver.client.zadd(driver.keys("TIMEOUTS"), {f"job:{job_id('run1', A)}": driver.now_ms + 10**9})
 
 
-@defect("timer_missing")
+@defect("missing timeouts")
 def a_sleep_without_a_timer(driver: Driver) -> None:
     waiting(driver)
     driver.client.delete(driver.keys("TIMEOUTS"))
 
 
-@defect("timer_missing")
+@defect("missing timeouts")
 def a_run_that_need_not_finish(driver: Driver) -> None:
     start(driver, bounds=CancellationConfig(finish_ms=HOUR_MS))
     driver.claim_one()
     driver.client.delete(driver.keys("TIMEOUTS"))
 
 
-@defect("timer_missing", leaves="timer_missing")
+@defect("missing timeouts", leaves="missing timeouts")
 def a_run_that_need_not_start(driver: Driver) -> None:
     start(driver, bounds=CancellationConfig(start_ms=HOUR_MS))
     driver.client.delete(driver.keys("TIMEOUTS"))
 
 
-@defect("wait_list_entry_missing")
+@defect("missing wait_list")
 def a_job_out_of_its_line(driver: Driver) -> None:
     in_line(driver)
     driver.client.delete(driver.keys("WAIT_LIST", GATE))
+
+
+@defect("duplicated wait_list")
+def a_job_in_two_wait_lists(driver: Driver) -> None:
+    in_line(driver)
+    driver.client.zadd(driver.keys("WAIT_LIST", "queue shop"), {"run2": 1})
 
 
 @defect("wait_list_stalled")
@@ -251,7 +258,7 @@ def a_run_out_of_its_batch(driver: Driver) -> None:
     driver.client.lrem(driver.keys("BATCHED", batched(driver)), 0, "run1")
 
 
-@defect("batch_lost", "ended_run_never_expires", "orphaned_batched")
+@defect("batch_lost", "never_expires run", "orphaned batched")
 def a_batch_whose_end_was_not_heard(driver: Driver) -> None:
     batched(driver)
     driver.advance(HOUR_MS)
@@ -275,16 +282,18 @@ def a_status_that_is_not(driver: Driver) -> None:
     driver.client.hset(driver.keys("RUN", "run1"), "status", "running")
 
 
-@defect("live_run_unlisted")
+@defect("missing live")
 def a_live_run_that_is_not_listed(driver: Driver) -> None:
     driver.start()
     driver.client.zrem(driver.keys("LIVE"), "run1")
 
 
-@defect("live_run_expires")
+@defect("expires_early run", "expires_early memos", "expires_early memo_order", "expires_early steps")
 def a_live_run_that_expires(driver: Driver) -> None:
-    driver.commit(driver.started(), "first")
-    for kind in ("RUN", "MEMOS", "MEMO_ORDER"):
+    lease = driver.started()
+    driver.commit(lease, "first")
+    driver.plan(lease, "a")
+    for kind in ("RUN", "MEMOS", "MEMO_ORDER", "STEPS"):
         driver.client.pexpire(driver.keys(kind, "run1"), HOUR_MS)
 
 
@@ -299,7 +308,7 @@ def a_run_without_a_status(driver: Driver) -> None:
     driver.client.hset(driver.keys("RUN", NOBODY), "reason", "none")
 
 
-@defect("singleton_lost")
+@defect("missing singleton")
 def a_singleton_that_is_not_named(driver: Driver) -> None:
     start(driver, flow=FlowConfig(singleton=SingletonConfig("skip")))
     driver.client.delete(driver.keys("SINGLETON", GATE))
@@ -308,38 +317,38 @@ def a_singleton_that_is_not_named(driver: Driver) -> None:
 # -- steps and waits -----------------------------------------------------------
 
 
-@defect("step_incomplete", "orphaned_rq_queue", "orphaned_rq_job")
+@defect("step_incomplete", "orphaned rq_queue", "orphaned rq_job")
 def a_step_without_a_state(driver: Driver) -> None:
     planned(driver)
     driver.client.hdel(driver.keys("STEPS", "run1"), f"{A}:state")
 
 
-@defect("step_ended")
+@defect("step_has_memo")
 def a_step_with_a_memo_that_is_planned(driver: Driver) -> None:
     planned(driver)
     driver.client.hset(driver.keys("MEMOS", "run1"), A, '{"data":1,"id":"a"}')
     driver.client.rpush(driver.keys("MEMO_ORDER", "run1"), A)
 
 
-@defect("timeout_key_missing")
+@defect("missing timeout")
 def a_sleep_without_a_timeout_key(driver: Driver) -> None:
     waiting(driver)
     driver.client.delete(driver.keys("TIMEOUT", f"run1:{W}"))
 
 
-@defect("timeout_key_missing")
+@defect("missing timeout")
 def an_invoke_without_a_timeout_key(driver: Driver) -> None:
     parent_and_child(driver)
     driver.client.delete(driver.keys("TIMEOUT", f"run1:{CALL}"))
 
 
-@defect("wait_index_missing")
+@defect("missing waits")
 def a_wait_out_of_the_index(driver: Driver) -> None:
     waiting(driver, "paid")
     driver.client.delete(driver.keys("WAITS", "\n\npaid"), driver.keys("WAIT_COUNTS", "paid"))
 
 
-@defect("wait_index_missing")
+@defect("missing waits")
 def an_event_that_would_not_cancel(driver: Driver) -> None:
     start(driver, bounds=CancellationConfig((CancelConfig("gone"),)))
     for name in driver.client.scan_iter(f"{driver.keys('WAITS')}*"):
@@ -367,19 +376,19 @@ def a_child_that_does_not_exist(driver: Driver) -> None:
     client.zrem(keys("LIVE"), "child1")
 
 
-@defect("child_result_lost", "ended_run_never_expires")
+@defect("child_result_lost", "never_expires run")
 def a_child_whose_end_was_not_heard(driver: Driver) -> None:
     ended_child(driver)
     driver.client.xtrim(driver.keys("FINISHED"), 0)
 
 
-@defect("remote_child_missing")
+@defect("child_missing")
 def a_child_elsewhere_that_does_not_exist(driver: Driver) -> None:
     parent_of_child_away(driver)
     driver.client.xtrim(driver.keys("FINISHED"), 0)
 
 
-@defect("remote_child_result_lost", "ended_run_never_expires")
+@defect("child_result_lost", "never_expires run")
 def a_child_elsewhere_whose_end_was_not_heard(driver: Driver) -> None:
     message = parent_of_child_away(driver)
     driver.send(start_remote_child(driver.partition, message))
@@ -413,32 +422,32 @@ def an_answer_that_the_child_did_not_give(driver: Driver) -> None:
 # -- ended runs ----------------------------------------------------------------
 
 
-@defect("ended_run_holds_job")
+@defect("orphaned continuation")
 def an_ended_run_with_a_lease(driver: Driver) -> None:
     ended(driver)
     driver.client.hset(driver.keys("RUN", "run1"), mapping={"continuation": "leased", "lease": 1, "owner": "w1"})
 
 
-@defect("ended_run_has_steps")
+@defect("orphaned steps")
 def an_ended_run_with_steps(driver: Driver) -> None:
     ended(driver)
     driver.client.hset(driver.keys("STEPS", "run1"), mapping={A: "a", f"{A}:state": "queued"})
 
 
-@defect("ended_run_never_expires")
+@defect("never_expires run", "never_expires memos", "never_expires memo_order")
 def an_ended_run_that_stays(driver: Driver) -> None:
     ended(driver)
     for kind in ("RUN", "MEMOS", "MEMO_ORDER"):
         driver.client.persist(driver.keys(kind, "run1"))
 
 
-@defect("ended_run_expires_early")
+@defect("expires_early run")
 def an_ended_child_that_goes_too_early(driver: Driver) -> None:
     ended_child(driver)
     driver.client.pexpire(driver.keys("RUN", "child1"), HOUR_MS)
 
 
-@defect("ended_run_unlisted")
+@defect("missing ended")
 def an_ended_run_that_is_not_listed(driver: Driver) -> None:
     ended(driver)
     driver.client.zrem(driver.keys("ENDED"), "run1")
@@ -447,108 +456,108 @@ def an_ended_run_that_is_not_listed(driver: Driver) -> None:
 # -- what dangles --------------------------------------------------------------
 
 
-@defect("orphaned_rq_queue")
+@defect("orphaned rq_queue")
 def a_job_of_nobody_on_a_list(driver: Driver) -> None:
     driver.client.rpush(driver.keys("RQ_QUEUE", "shop"), NOBODY)
     driver.client.sadd(driver.keys("RQ_QUEUES"), driver.keys("RQ_QUEUE", "shop"))
 
 
-@defect("orphaned_leases")
+@defect("orphaned leases")
 def a_lease_of_an_ended_run(driver: Driver) -> None:
     ended(driver)
     driver.client.zadd(driver.keys("LEASES"), {"run1": driver.now_ms, STEP: driver.now_ms})
 
 
-@defect("orphaned_timeouts")
+@defect("orphaned timeouts")
 def timers_of_nobody(driver: Driver) -> None:
     driver.start()
     members = [f"job:{NOBODY}", "job:run1", f"wait:{STEP}", f"start:{NOBODY}", "finish:run1"]
     driver.client.zadd(driver.keys("TIMEOUTS"), dict.fromkeys(members, driver.now_ms))
 
 
-@defect("orphaned_concurrency_slots")
+@defect("orphaned concurrency_slots")
 def a_slot_that_is_never_freed(driver: Driver) -> None:
     start(driver, flow=GATED)
     driver.client.zadd(driver.keys("CONCURRENCY_SLOTS", GATE), {NOBODY: "inf"})
 
 
-@defect("orphaned_wait_list")
+@defect("orphaned wait_list")
 def one_in_line_who_has_a_slot(driver: Driver) -> None:
     start(driver, flow=GATED)
     driver.client.zadd(driver.keys("WAIT_LIST", GATE), {"run1": 1})
 
 
-@defect("orphaned_timeout")
+@defect("orphaned timeout")
 def a_timeout_key_of_nobody(driver: Driver) -> None:
     driver.client.set(driver.keys("TIMEOUT", STEP), "{}")
 
 
-@defect("orphaned_waits")
+@defect("orphaned waits")
 def waits_of_nobody(driver: Driver) -> None:
     driver.client.sadd(driver.keys("WAITS", "\n\npaid"), STEP, f"{NOBODY}:!0")
     driver.client.hset(driver.keys("WAIT_COUNTS", "paid"), "", 2)
 
 
-@defect("orphaned_live")
+@defect("orphaned live")
 def ended_runs_that_are_listed_as_live(driver: Driver) -> None:
     ended(driver)
     driver.client.zadd(driver.keys("LIVE"), {"run1": 1, NOBODY: 1})
 
 
-@defect("orphaned_ended")
+@defect("orphaned ended")
 def live_runs_that_are_listed_as_ended(driver: Driver) -> None:
     driver.start()
     driver.client.zadd(driver.keys("ENDED"), {"run1": driver.now_ms + HOUR_MS, NOBODY: driver.now_ms + HOUR_MS})
 
 
-@defect("orphaned_finished")
+@defect("orphaned finished")
 def a_finished_event_of_nobody(driver: Driver) -> None:
     driver.client.xadd(driver.keys("FINISHED"), {"run": NOBODY}, id=f"{driver.now_ms}-0")
 
 
-@defect("orphaned_steps")
+@defect("orphaned steps")
 def steps_of_nobody(driver: Driver) -> None:
     driver.client.hset(driver.keys("STEPS", NOBODY), A, "a")
 
 
-@defect("orphaned_memos", "orphaned_memo_order")
+@defect("orphaned memos", "orphaned memo_order")
 def memos_of_nobody(driver: Driver) -> None:
     driver.client.hset(driver.keys("MEMOS", NOBODY), A, "{}")
     driver.client.rpush(driver.keys("MEMO_ORDER", NOBODY), A)
 
 
-@defect("orphaned_batched")
+@defect("orphaned batched")
 def a_batch_of_nobody(driver: Driver) -> None:
     driver.client.rpush(driver.keys("BATCHED", NOBODY), "run1")
 
 
-@defect("orphaned_rq_job")
+@defect("orphaned rq_job")
 def a_job_of_nobody(driver: Driver) -> None:
     driver.client.hset(driver.keys("RQ_JOB", NOBODY), mapping={"data": MARK, "status": "queued"})
 
 
-@defect("orphaned_rq_job")
+@defect("never_expires rq_job")
 def a_failed_job_that_stays(driver: Driver) -> None:
     ended(driver, RunStatus.FAILED)
     driver.client.persist(driver.keys("RQ_JOB", "run1"))
 
 
-@defect("orphaned_singleton")
+@defect("orphaned singleton")
 def a_singleton_that_names_an_ended_run(driver: Driver) -> None:
     ended(driver)
     driver.client.set(driver.keys("SINGLETON", GATE), "run1")
 
 
-@defect("no_expiry")
+@defect(*(f"never_expires {place}" for place in RULES["never_expires"].warnings))
 def flow_control_that_stays(driver: Driver) -> None:
-    for kind in ("IDEMPOTENCY", "THROTTLE"):
+    for kind in map(str.upper, RULES["never_expires"].warnings):
         driver.client.set(driver.keys(kind, GATE), "1")
 
 
 # -- what RQ's tools are shown -------------------------------------------------
 
 
-@defect("rq_view_wrong")
+@defect("missing rq_job", "missing rq_wip")
 def jobs_that_rq_shows_otherwise(driver: Driver) -> None:
     driver.plan(driver.started(), "a")
     driver.start("run2")
@@ -556,7 +565,13 @@ def jobs_that_rq_shows_otherwise(driver: Driver) -> None:
     driver.client.delete(driver.keys("RQ_WIP", "shop"))
 
 
-@defect("orphaned_rq_wip", "orphaned_rq_scheduled", "orphaned_rq_failed")
+@defect("missing rq_scheduled")
+def a_delayed_job_that_rq_does_not_show(driver: Driver) -> None:
+    driver.retry(driver.started())
+    driver.client.delete(driver.keys("RQ_SCHEDULED", "shop:steps"))
+
+
+@defect("orphaned rq_wip", "orphaned rq_scheduled", "orphaned rq_failed")
 def jobs_of_nobody_in_registries(driver: Driver) -> None:
     later_s = driver.now_ms / 1000 + 3_600
     driver.client.zadd(driver.keys("RQ_WIP", "shop"), {f"{NOBODY}:1": later_s})

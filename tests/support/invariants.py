@@ -1,6 +1,7 @@
 """What is true of the server after every script, whatever was called in whatever order.
 
 The truth of a run says which jobs, leases and timers there must be; these must be there, once, and nothing else may.
+This model is independent of ``lua/lib/expected.lua``; ``tests/contract/test_expected.py`` compares the two.
 
 =====  =============================================================================================
 ``R1``   a run is either live, and listed so, or ended, and listed so
@@ -26,7 +27,7 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_engine.ids import job_id
 from stepflow_engine.state_machine import RunStatus
 
-__all__ = ["Part", "check_invariants"]
+__all__ = ["Expected", "Part", "check_invariants", "read_expected"]
 
 _KEYS = Keys()
 _OF_CONTINUATION = {
@@ -40,7 +41,7 @@ _OF_CONTINUATION = {
 
 
 @dataclass(slots=True)
-class _Expected:
+class Expected:
     """The jobs, leases and timers that the truth asks for."""
 
     live: set[str] = field(default_factory=set)
@@ -106,16 +107,22 @@ class Part:
 
 def check_invariants(client: redis.Redis | Part) -> None:
     """Fail if the server, or a part, is in a state that it must never be in. ``client`` decodes replies."""
-    expected = _Expected()
-    for run in _subjects(client, "RUN"):
-        _check_run(client, run, expected)
+    expected = read_expected(client)
     for kind in ("MEMOS", "MEMO_ORDER", "STEPS"):
         for run in _subjects(client, kind):
             assert client.exists(_KEYS("RUN", run)), f"R2: {kind} of {run} outlives its run"
     _compare(client, expected)
 
 
-def _check_run(client: redis.Redis | Part, run: str, expected: _Expected) -> None:
+def read_expected(client: redis.Redis | Part) -> Expected:
+    """What the truth of all runs asks for. Fails if a run contradicts itself."""
+    expected = Expected()
+    for run in _subjects(client, "RUN"):
+        _check_run(client, run, expected)
+    return expected
+
+
+def _check_run(client: redis.Redis | Part, run: str, expected: Expected) -> None:
     truth = client.hgetall(_KEYS("RUN", run))
     status = RunStatus(truth["status"])
     memos, order = set(client.hkeys(_KEYS("MEMOS", run))), client.lrange(_KEYS("MEMO_ORDER", run), 0, -1)
@@ -147,7 +154,7 @@ def _check_batched(client: redis.Redis | Part, run: str, batch: str) -> None:
     assert unseen or not RunStatus(truth["status"]).ended, f"B1: {run} waits for the batch {batch}, which has ended"
 
 
-def _check_bounds(client: redis.Redis | Part, run: str, truth: dict[str, str], expected: _Expected) -> None:
+def _check_bounds(client: redis.Redis | Part, run: str, truth: dict[str, str], expected: Expected) -> None:
     """What ends a run from outside: its places in the index, and its timers, whose times only scripts know."""
     for name, index in truth.items():
         if name.startswith("cancel:"):
@@ -160,7 +167,7 @@ def _check_bounds(client: redis.Redis | Part, run: str, truth: dict[str, str], e
             expected.timers[f"{bound}:{run}"] = due
 
 
-def _check_ended(client: redis.Redis | Part, run: str, truth: dict[str, str], expected: _Expected) -> None:
+def _check_ended(client: redis.Redis | Part, run: str, truth: dict[str, str], expected: Expected) -> None:
     expected.ended.add(run)
     assert not {"continuation", "lease", "owner"} & set(truth), f"R2: {run} has ended and has {set(truth)}"
     assert not client.exists(_KEYS("STEPS", run)), f"R2: {run} has ended and has steps"
@@ -176,7 +183,7 @@ def _check_ended(client: redis.Redis | Part, run: str, truth: dict[str, str], ex
         assert client.pttl(_KEYS("RQ_JOB", run)) > 0, f"Q1: the job of the failed run {run} has no expiry"
 
 
-def _check_steps(client: redis.Redis | Part, run: str, memos: set[str], expected: _Expected) -> set[str]:
+def _check_steps(client: redis.Redis | Part, run: str, memos: set[str], expected: Expected) -> set[str]:
     fields = client.hgetall(_KEYS("STEPS", run))
     planned = {name for name in fields if ":" not in name}
     leftover = {name.partition(":")[0] for name in fields} - planned
@@ -193,7 +200,7 @@ def _check_steps(client: redis.Redis | Part, run: str, memos: set[str], expected
     return planned
 
 
-def _check_wait(client: redis.Redis | Part, run: str, key: str, fields: dict[str, str], expected: _Expected) -> None:
+def _check_wait(client: redis.Redis | Part, run: str, key: str, fields: dict[str, str], expected: Expected) -> None:
     expected.waits.add(f"{run}:{key}")
     expected.timers[f"wait:{run}:{key}"] = float(fields[f"{key}:due"])
     if f"{key}:child" not in fields:
@@ -210,7 +217,7 @@ def _check_wait(client: redis.Redis | Part, run: str, key: str, fields: dict[str
         assert entries, f"W1: step {key} of {run} waits for a run that has ended without an event"
 
 
-def _compare(client: redis.Redis | Part, expected: _Expected) -> None:
+def _compare(client: redis.Redis | Part, expected: Expected) -> None:
     assert set(client.zrange(_KEYS("LIVE"), 0, -1)) == expected.live, "R1: the list of live runs is wrong"
     assert set(client.zrange(_KEYS("ENDED"), 0, -1)) >= expected.ended, "R1: the list of ended runs is wrong"
     lists = {name: client.lrange(_KEYS("RQ_QUEUE", name), 0, -1) for name in _subjects(client, "RQ_QUEUE")}
@@ -234,7 +241,7 @@ def _compare(client: redis.Redis | Part, expected: _Expected) -> None:
     _compare_rq(client, expected, {job: name for name, jobs in lists.items() for job in jobs})
 
 
-def _compare_index(client: redis.Redis | Part, expected: _Expected) -> None:
+def _compare_index(client: redis.Redis | Part, expected: Expected) -> None:
     indexed = {index: client.smembers(_KEYS("WAITS", index)) for index in _subjects(client, "WAITS")}
     assert indexed == expected.indexed, "W2: the index of waits is another"
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -246,7 +253,7 @@ def _compare_index(client: redis.Redis | Part, expected: _Expected) -> None:
     assert waited == counts, "W2: the counts of waits are others"
 
 
-def _compare_rq(client: redis.Redis | Part, expected: _Expected, list_of: dict[str, str]) -> None:
+def _compare_rq(client: redis.Redis | Part, expected: Expected, list_of: dict[str, str]) -> None:
     jobs = {job: client.hgetall(_KEYS("RQ_JOB", job)) for job in _subjects(client, "RQ_JOB")}
     statuses = {job: fields.get("status") for job, fields in jobs.items()}
     assert statuses == expected.rq_status, "Q1: RQ's jobs have other statuses"

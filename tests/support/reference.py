@@ -20,7 +20,8 @@ from typing import Any
 import click
 
 import stepflow
-from stepflow_broker.doctor.findings import RULES
+from stepflow_broker.doctor.findings import CHECKS, PLACES, RULES, Severity
+from stepflow_broker.protocol.keys import KEYS
 from stepflow_broker.protocol.keys_doc import keys_page
 from stepflow_cli.commands.worker import worker
 from stepflow_cli.exit_codes import EPILOG
@@ -387,12 +388,39 @@ def _limit_rows(*, settable: bool) -> str:
 # -- findings and log events -------------------------------------------------------
 
 
+def _checks() -> str:
+    rows = [
+        (_code(code) + " (cluster)" * check.in_cluster, check.error or "—", check.warning or "—")
+        for code, check in CHECKS.items()
+    ]
+    return _table(("code", "error if", "warning if"), rows)
+
+
 def _findings() -> str:
     rows = []
     for code, rule in RULES.items():
-        text = re.sub(r"\{[^}]*\}", "…", rule.text)
-        rows.append((_code(code), rule.severity.value, _cell(text), _cell(rule.repair) or "—"))
+        severity = f"{rule.severity} or warning" if rule.warnings else str(rule.severity)
+        rows.append((_code(code), severity, _sentence(rule.text), _cell(rule.repair) or "—"))
     return _table(("code", "severity", "finding", "`--repair`"), rows)
+
+
+def _places() -> str:
+    """The places of findings, each with the codes that occur there."""
+    keys = {key.name.lower(): _code(key.text + key.ids) for key in KEYS}
+    rows = []
+    for where, place in PLACES.items():
+        codes = [
+            _code(code) + " (warning)" * (rule.severity_at(where) is Severity.WARNING)
+            for code, rule in RULES.items()
+            if where in rule.places
+        ]
+        key = keys.get(where) or f"field of {keys['run']}"
+        rows.append((_code(where), key, _sentence(place.entry), place.loss or "—", ", ".join(codes)))
+    return _table(("where", "Redis key", "entry", "while it is missing", "codes"), rows)
+
+
+def _sentence(text: str) -> str:
+    return _cell(re.sub(r"\{[^}]*\}", "…", text))
 
 
 def _log_events() -> str:
@@ -429,7 +457,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "settable limits": lambda: _limit_rows(settable=True),
     "times": _times,
     "fixed limits": lambda: _limit_rows(settable=False),
+    "checks of the server": _checks,
     "findings": _findings,
+    "places of findings": _places,
     "log events": _log_events,
     "state machine": state_machine_section,
 }

@@ -209,18 +209,3 @@ def test_the_overview_of_the_api_has_all_public_names() -> None:
         set(stepflow.__all__) - set(first_column(REFERENCE / "api.md")) - set(first_column(REFERENCE / "errors.md"))
         == set()
     )
-
-
-def test_the_table_of_findings_has_all_codes() -> None:
-    assert set(first_column(REFERENCE / "doctor-findings.md")) == set(RULES) | _server_codes()
-
-
-def _server_codes() -> set[str]:
-    """The codes of findings on the server, which its examinations name in place."""
-    found: set[str] = set()
-    for path in (ROOT / "broker/stepflow_broker/doctor").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            named = isinstance(node, ast.Call) and ast.unparse(node.func) in ("Finding", "_error", "_warning", "_ok")
-            if named and node.args and isinstance(node.args[0], ast.Constant) and " " not in str(node.args[0].value):  # type: ignore[attr-defined]
-                found.add(str(node.args[0].value))  # type: ignore[attr-defined]
-    return found

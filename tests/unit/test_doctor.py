@@ -1,18 +1,19 @@
-"""What the doctor knows is complete: its codes, its documents, and the commands whose rights it tries."""
+"""The table of findings is complete: codes, places, and the commands whose rights are tried."""
 
 from __future__ import annotations
 
+import ast
 import re
 from importlib.resources import files
 from pathlib import Path
 
-import pytest
-
-from stepflow_broker.doctor.findings import RULES
+from stepflow_broker.doctor.findings import CHECKS, PLACES, RULES
+from stepflow_broker.protocol.keys import KEYS
 from stepflow_broker.protocol.scripts import script, script_names
 
-LUA = Path(str(files("stepflow_broker"))) / "lua"
-PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "doctor-findings.md").read_text()
+BROKER = Path(str(files("stepflow_broker")))
+LUA = BROKER / "lua"
+_REPORT = re.compile(r"\breport\((?:count == 0 and )?'(\w+)'(?: or '(\w+)')?, (?:'(\w*)')?")
 
 
 def test_the_rights_that_are_tried_are_those_of_all_commands_in_the_scripts() -> None:
@@ -21,13 +22,34 @@ def test_the_rights_that_are_tried_are_those_of_all_commands_in_the_scripts() ->
     assert used <= tried, used - tried
 
 
-def test_the_scripts_report_codes_that_are_known() -> None:
-    texts = [path.read_text() for path in LUA.glob("doctor/examine_*.lua")]
-    codes = {code for text in texts for code in re.findall(r"report\('(\w+)',", text)}
-    assert codes
-    assert codes <= set(RULES)
+def test_the_scripts_report_known_codes_and_places() -> None:
+    sources = [LUA / "lib" / "findings.lua", *LUA.glob("doctor/examine_*.lua")]
+    calls = [call for path in sources for call in _REPORT.findall(path.read_text())]
+    assert (
+        len(calls)
+        == sum(path.read_text().count("report('") + path.read_text().count("report(c") for path in sources) - 1
+    )
+    for first, second, place in calls:
+        for code in filter(None, (first, second)):
+            assert code in RULES
+            assert place.lower() in ("", *RULES[code].places), f"{code} at {place}"
 
 
-@pytest.mark.parametrize("code", RULES)
-def test_every_code_stands_in_the_documents(code: str) -> None:
-    assert f"`{code}`" in PAGE
+def test_the_places_are_kinds_of_keys_and_each_is_used() -> None:
+    kinds = {key.name.lower() for key in KEYS} | {"continuation"}
+    assert set(PLACES) <= kinds
+    assert {where for rule in RULES.values() for where in rule.where + rule.warnings} == set(PLACES)
+
+
+def test_a_place_that_may_be_missing_says_what_that_means() -> None:
+    assert {where for where, place in PLACES.items() if place.loss} == set(RULES["missing"].places)
+
+
+def test_the_checks_of_the_server_are_those_of_the_table() -> None:
+    found: set[str] = set()
+    for name in ("server.py", "node.py"):
+        for node in ast.walk(ast.parse((BROKER / "doctor" / name).read_text())):
+            match node:
+                case ast.Call(ast.Name("Finding" | "_ok" | "_warning" | "_error"), [ast.Constant(str(code)), *_]):
+                    found.add(code)
+    assert found == set(CHECKS)

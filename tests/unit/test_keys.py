@@ -18,7 +18,7 @@ from stepflow_broker.protocol.keys import KEYS, Keys, lua_constants
 from stepflow_broker.protocol.keys_doc import keys_page
 from stepflow_broker.protocol.run_fields import RUN_FIELDS, STEP_FIELDS
 from tests.support.lua_calls import calls, functions, without_comments
-from tests.unit.test_lua import LIBRARIES, PATHS, header
+from tests.unit.test_lua import PATHS, header, libraries_of_transitions
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (stepflow_engine, stepflow_broker, stepflow, stepflow_workers, stepflow_cli)
@@ -84,8 +84,8 @@ def _used_in_lua() -> dict[str, tuple[set[str], set[str]]]:
         script = header(name)
         declared = {f"KEYS[{n}]": words.split()[0].upper() for n, words in script.numbered("KEYS").items()}
         _read_uses(found, name, without_comments(script.body), declared)
-    for library in LIBRARIES:
-        for name, code in functions(LIBRARIES[library]).items():
+    for source in libraries_of_transitions().values():
+        for name, code in functions(source).items():
             _read_uses(found, name, code, {})
     return found
 

@@ -75,6 +75,17 @@ def test_the_fields_are_known_and_in_order(name: str) -> None:
     assert {"KEYS", "ARGV", "MOVES", "RETURNS"} <= set(found.fields)
 
 
+def libraries_of_transitions() -> dict[str, str]:
+    """The libraries that scripts other than those of the doctor use."""
+    used = {
+        library
+        for name, path in PATHS.items()
+        if path.parent.name != "doctor"
+        for library in header(name).fields.get("USES", "").split()
+    }
+    return {name: source for name, source in LIBRARIES.items() if name in used}
+
+
 def offers(library: str) -> list[str]:
     """The names that a library defines."""
     return re.findall(r"^local (?:function )?(\w+)", LIBRARIES[library], re.MULTILINE)

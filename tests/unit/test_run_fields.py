@@ -18,7 +18,7 @@ import stepflow_cli
 import stepflow_workers
 from stepflow_broker.protocol.run_fields import RUN_FIELDS, STEP_FIELDS, HashField
 from tests.support.lua_calls import calls, functions, table_after, without_comments
-from tests.unit.test_lua import FOLDER, LIBRARIES, PATHS, header
+from tests.unit.test_lua import FOLDER, PATHS, header, libraries_of_transitions
 
 TABLES: Mapping[str, tuple[HashField, ...]] = {"RUN": RUN_FIELDS, "STEPS": STEP_FIELDS}
 READS, WRITES, DELETES = {"HGET", "HMGET", "HEXISTS"}, {"HSET", "HSETNX"}, {"HDEL"}
@@ -26,7 +26,6 @@ READS, WRITES, DELETES = {"HGET", "HMGET", "HEXISTS"}, {"HSET", "HSETNX"}, {"HDE
 COMPUTED: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("end_run", "field"): ("output", "error"),
     ("cancel_overdue", "what .. '_within'"): ("start_within", "finish_within"),
-    ("examine_members", "what .. '_within'"): ("start_within", "finish_within"),
     ("examine_runs", "field"): ("output", "error"),
     ("defer", "key == '' and 'continuation' or key .. ':state'"): ("continuation", "<key>:state"),
 }
@@ -108,8 +107,8 @@ def _used_in_scripts(paths: Mapping[str, Path]) -> dict[str, Uses]:
 def in_transitions() -> dict[str, Uses]:
     """What the libraries and the scripts use, without those of the doctor."""
     uses = _used_in_scripts({name: path for name, path in PATHS.items() if path.parent.name != "doctor"})
-    for library in LIBRARIES:
-        for name, code in functions(LIBRARIES[library]).items():
+    for source in libraries_of_transitions().values():
+        for name, code in functions(source).items():
             _read_lua(uses, name, code, {})
     for path in sorted((Path(stepflow_broker.__path__[0]) / "registry").glob("*.py")):
         for name in re.findall(r"""Rule\.of\("field", "(\w+)\"""", path.read_text()):

@@ -24,21 +24,13 @@ JUSTIFIED: dict[str, set[str]] = {
 """A file → the old words that it may use."""
 NAMES = {"tests/support/coverage_gate.py"}
 """Files with such a name: a coverage gate is a term of its own."""
-PENDING = (
-    "docs/reference/doctor-findings.md",
-    "docs/reference/flow-control.md",
-    "broker/stepflow_broker/doctor/",
-    "broker/stepflow_broker/lua/doctor/",
-    "broker/stepflow_broker/lua/lib/findings.lua",
-)
-"""What is not checked yet."""
 
 
 def _name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", [path for path in [*FILES, *PAGES] if not _name(path).startswith(PENDING)], ids=_name)
+@pytest.mark.parametrize("path", [*FILES, *PAGES], ids=_name)
 def test_a_file_uses_no_word_that_the_glossary_has_replaced(path: Path) -> None:
     allowed = JUSTIFIED.get(_name(path), set())
     found = [
@@ -53,7 +45,7 @@ def test_the_name_of_no_file_has_such_a_word() -> None:
     found = [
         f"{path}: {word}: write {new}"
         for path in map(_name, [*FILES, *PAGES, *TESTS])
-        if path not in NAMES and not path.startswith(PENDING)
+        if path not in NAMES
         for _, word, new in old_words_in(path.replace("-", " "))
     ]
     assert not found, "\n".join(found)

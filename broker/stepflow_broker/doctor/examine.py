@@ -1,23 +1,21 @@
-"""The doctor: looks at all that is on a server, and finds what cannot be; the truth of the runs decides.
+"""Examine all data on a server: one pass over each partition, from both sides.
 
-Each thing is looked at by one script together with all that it must agree with, so workers may work meanwhile. What
-takes longer than a script, as whether a job is on its list, is suspected first and then confirmed by one.
-
-One pass over the keys for each partition, in pages: no call keeps the server for more than some milliseconds, and
-memory grows with the number of ready jobs alone, by some 100 bytes for each.
+From the runs: `examine_runs` compares each run with what it demands elsewhere. From the entries: `examine_entries`
+finds what no run demands. Whether a ready job is in its queue takes a scan of a list, so it is suspected here, from all
+lists, and confirmed by a script.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from stepflow_broker.doctor.backlog import examine_queues, examine_traffic
+from stepflow_broker.doctor.backlog import examine_backlog, examine_queues
 from stepflow_broker.doctor.findings import Finding, Findings
-from stepflow_broker.doctor.remote_waits import AwayWait, examine_away
+from stepflow_broker.doctor.remote_waits import RemoteWait, examine_remote_waits
 from stepflow_broker.doctor.wait_counts import examine_counts
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import Command, command, run_script
@@ -30,53 +28,53 @@ from stepflow_broker.views.listings import read_workers
 
 __all__ = ["examine"]
 
-_PAGE = 200
-_SCAN = 500
+_RUNS_IN_CALL = 200
+_ENTRIES_IN_CALL = 500
 _LIST_PAGE = 5_000
-_CONFIRMED = 10
+_CONFIRMED_IN_CALL = 10
 
 _INDEXES = ("LIVE", "ENDED", "LEASES", "TIMEOUTS")
-_INDEX_OF_SUBJECT = ("CONCURRENCY_SLOTS", "WAIT_LIST", "RQ_WIP", "RQ_SCHEDULED", "RQ_FAILED", "WAITS")
-_LOOKED_AT = (
+_INDEXES_WITH_ID = ("CONCURRENCY_SLOTS", "WAIT_LIST", "RQ_WIP", "RQ_SCHEDULED", "RQ_FAILED", "WAITS")
+_WHOLE_KEYS = (
     *("MEMOS", "MEMO_ORDER", "STEPS", "TIMEOUT", "RQ_JOB", "SINGLETON", "BATCHED"),
     *("IDEMPOTENCY", "THROTTLE", "DEBOUNCE", "BATCH", "RATE", "EVENT_HISTORY"),
 )
 
 
 def examine(broker: Broker, partition: Partition, *, repair: bool = False) -> list[Finding]:
-    """What is wrong with the data on a server: nothing, if the list is empty. Workers may work meanwhile.
+    """Find the problems of all data on a server. Workers may run meanwhile.
 
     Args:
-        repair: mend what can be mended. It is safe to repeat; what a repair uncovers is found the next time.
+        repair: repair what can be repaired. It is safe to repeat. The next examination finds what a repair uncovers.
 
     Raises:
-        BackendUnavailableError: the server does not answer, or cannot do it now.
+        BackendUnavailableError: the server does not answer, or is not ready.
         ConfigurationError: the server refuses the user.
     """
     workers = read_workers(broker, partition)
     findings = Findings(has_workers=bool(workers))
     examine_queues(broker, partition.keys, findings, workers)
     for one in partition.all:
-        examine_traffic(broker, one, findings, repair=repair)
+        examine_backlog(broker, one, findings, repair=repair)
         examination = _Examination(broker, one, one.keys, findings, repair)
-        examination.all()
-        if examination.waits:
+        examination.examine_all()
+        if examination.has_waits:
             examine_counts(broker, one.keys, findings, repair=repair)
-        examine_away(broker, one, findings, examination.away, repair=repair)
+        examine_remote_waits(broker, one, findings, examination.remote_waits, repair=repair)
     return findings.to_list()
 
 
 @dataclass(slots=True)
 class _Examination:
-    """One pass over a partition.
+    """One pass over a partition. It keeps about 100 bytes for each ready job.
 
     Attributes:
         began: when it began, as RQ writes times.
-        listed: hashes of the jobs seen on lists.
-        suspects: ready jobs that were seen on no list, or twice.
-        own: lists that only stepflow writes to.
-        waits: whether there are waits for events.
-        away: waits for runs of other partitions, which no script of this one can see.
+        listed: hashes of the jobs seen in lists.
+        suspects: ready jobs that were seen in no list, or twice.
+        own_lists: lists that only stepflow writes to.
+        has_waits: whether there are waits for events.
+        remote_waits: waits for runs of other partitions, which no script of this one can see.
     """
 
     broker: Broker
@@ -87,138 +85,134 @@ class _Examination:
     began: str = ""
     listed: set[int] = field(default_factory=set)
     suspects: set[bytes] = field(default_factory=set)
-    own: frozenset[str] = frozenset()
-    waits: bool = False
-    away: list[AwayWait] = field(default_factory=list)
+    own_lists: frozenset[str] = frozenset()
+    has_waits: bool = False
+    remote_waits: list[RemoteWait] = field(default_factory=list)
 
-    def all(self) -> None:
-        """Look at everything."""
-        self.lists()
-        self.keyspace()
-        self.indexes()
-        self.ready_jobs()
+    def examine_all(self) -> None:
+        """Examine lists, keys and indexes, and confirm the suspects."""
+        self._examine_lists()
+        self._examine_keys()
+        for kind in _INDEXES:
+            self._examine_index(kind, "")
+        self._examine_finished()
+        for jobs in _parts(sorted(self.suspects), _CONFIRMED_IN_CALL):
+            self._examine_entries("RQ_QUEUE", "", jobs)
 
     # -- lists -------------------------------------------------------------------
 
-    def lists(self) -> None:
-        """Look at the jobs on all lists."""
+    def _examine_lists(self) -> None:
         now = self.partition.now_ms() or self.broker.execute(server_time_ms())
         self.began = datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         prefix = self.keys("RQ_QUEUE")
         known = self.broker.execute(command(_texts, "SMEMBERS", self.keys("RQ_QUEUES")))
         functions = self.broker.execute(read_functions(self.keys))
-        self.own = frozenset(queue_lists([config.queue for config in functions]))
-        for name in sorted({name.removeprefix(prefix) for name in known} | self.own):
-            self._list(name)
+        self.own_lists = frozenset(queue_lists([config.queue for config in functions]))
+        for name in sorted({name.removeprefix(prefix) for name in known} | self.own_lists):
+            self._examine_list(name)
 
-    def _list(self, name: str) -> None:
-        """Look at one list, from its end: what is taken from its front meanwhile does not shift the rest."""
-        seen = self._pages(name, _LIST_PAGE)
+    def _examine_list(self, name: str) -> None:
+        seen = self._list_jobs(name, _LIST_PAGE)
         twice = {job for job in seen if self._is_listed(job)}
         if twice and self.broker.execute(command(int, "LLEN", self.keys("RQ_QUEUE", name))) > _LIST_PAGE:
-            twice &= self._twice(name)
+            twice &= self._twice_in(name)
         self.suspects |= twice
 
     def _is_listed(self, job: bytes) -> bool:
-        """Whether a job was seen before; from now on it was."""
+        """Whether a job was seen before. From now on it was."""
         before = len(self.listed)
         self.listed.add(hash(job))
         return len(self.listed) == before
 
-    def _twice(self, name: str) -> set[bytes]:
-        """A second look at a long list, in other pages: what was pushed meanwhile shifted other jobs then."""
+    def _twice_in(self, name: str) -> set[bytes]:
+        """The jobs seen twice in other pages of a long list: a push shifts jobs from one page into the next."""
         seen, twice = set[int](), set[bytes]()
-        for job in self._pages(name, _LIST_PAGE + 7, look=False):
+        for job in self._list_jobs(name, _LIST_PAGE + 7, examine=False):
             if hash(job) in seen:
                 twice.add(job)
             seen.add(hash(job))
         return twice
 
-    def _pages(self, name: str, size: int, *, look: bool = True) -> Iterator[bytes]:
+    def _list_jobs(self, name: str, size: int, *, examine: bool = True) -> Iterator[bytes]:
+        """The jobs of a list, from its end, so that claims at its front do not shift the rest."""
         key, last = self.keys("RQ_QUEUE", name), -1
         while jobs := self.broker.execute(command(_raw, "LRANGE", key, last - size + 1, last)):
-            if look:
-                self._members("RQ_QUEUE", name, jobs)
+            if examine:
+                self._examine_entries("RQ_QUEUE", name, jobs)
             yield from jobs
             last -= size
 
     # -- keys --------------------------------------------------------------------
 
-    def keyspace(self) -> None:
-        """Look at every key that belongs to a run or a name."""
+    def _examine_keys(self) -> None:
+        """Examine every key that belongs to a run or a name."""
         kinds = {self.keys(key.name).encode(): key.name for key in KEYS if key.ids and key.type != "channel"}
         pattern = re.compile(b"(%b)(.*)" % b"|".join(map(re.escape, kinds)), re.DOTALL)
         cursor = b"0"
         of_partition = ("MATCH", f"{self.keys.partition}*") if self.keys.partition else ()
         while True:
-            cursor, names = self.broker.execute(command(_raw, "SCAN", cursor, *of_partition, "COUNT", _SCAN))
-            subjects: dict[str, list[bytes]] = {}
+            cursor, names = self.broker.execute(command(_raw, "SCAN", cursor, *of_partition, "COUNT", _ENTRIES_IN_CALL))
+            ids: dict[str, list[bytes]] = {}
             for found in filter(None, map(pattern.match, names)):
-                subjects.setdefault(kinds[found[1]], []).append(found[2])
-            self.waits |= "WAITS" in subjects or "WAIT_COUNTS" in subjects
-            self._look(subjects)
+                ids.setdefault(kinds[found[1]], []).append(found[2])
+            self.has_waits |= "WAITS" in ids or "WAIT_COUNTS" in ids
+            self._examine_runs(ids.get("RUN", []))
+            self._send([call for kind in _WHOLE_KEYS for call in self._calls(kind, "", ids.get(kind, []))])
+            for kind in _INDEXES_WITH_ID:
+                for one in ids.get(kind, ()):
+                    self._examine_index(kind, one.decode())
             if cursor == b"0":
                 return
 
-    def _look(self, subjects: dict[str, list[bytes]]) -> None:
-        self.runs(subjects.get("RUN", []))
-        calls = [
-            self._script("examine_keys", self.keys("LIVE"), kind, *part)
-            for kind in _LOOKED_AT
-            for part in _parts(subjects.get(kind, []), _PAGE)
-        ]
-        for found in self.broker.execute_all(calls) if calls else ():
-            self.findings.add_all(found)
-        for kind in _INDEX_OF_SUBJECT:
-            for subject in subjects.get(kind, ()):
-                self._index(kind, subject.decode())
-
-    def runs(self, runs: Sequence[bytes]) -> None:
-        """Look at runs, live and ended."""
+    def _examine_runs(self, runs: Sequence[bytes]) -> None:
+        began = self.began.encode()
         while runs:
-            call = self._script("examine_runs", self.keys("LIVE"), *runs[:_PAGE])
-            looked, found, ready, away = self.broker.execute(call)
+            call = self._script("examine_runs", *runs[:_RUNS_IN_CALL])
+            examined, found, ready, waits = self.broker.execute(call)
             self.findings.add_all(found)
-            began = self.began.encode()
             self.suspects |= {job for job, queued_at in ready if hash(job) not in self.listed and queued_at <= began}
-            self.away += [AwayWait(*_texts(wait)) for wait in away]
-            runs = runs[looked:]
-
-    def ready_jobs(self) -> None:
-        """Confirm what was suspected of ready jobs."""
-        for part in _parts(sorted(self.suspects), _CONFIRMED):
-            self.findings.add_all(self.broker.execute(self._script("examine_queued", self.keys("LIVE"), *part)))
+            self.remote_waits += [RemoteWait(*_texts(wait)) for wait in waits]
+            runs = runs[examined:]
 
     # -- indexes -----------------------------------------------------------------
 
-    def indexes(self) -> None:
-        """Look at the members of the indexes that there are once."""
-        for kind in _INDEXES:
-            self._index(kind, "")
-
-    def _index(self, kind: str, subject: str) -> None:
+    def _examine_index(self, kind: str, subject: str) -> None:
         scan, width = ("SSCAN", 1) if kind == "WAITS" else ("ZSCAN", 2)
-        cursor = b"0"
+        key, cursor = self.keys(kind, subject), b"0"
         while True:
-            cursor, flat = self.broker.execute(command(_raw, scan, self.keys(kind, subject), cursor, "COUNT", _SCAN))
-            self._members(kind, subject, flat[::width])
+            cursor, flat = self.broker.execute(command(_raw, scan, key, cursor, "COUNT", _ENTRIES_IN_CALL))
+            self._examine_entries(kind, subject, flat[::width])
             if cursor == b"0":
                 return
 
-    def _members(self, kind: str, subject: str, members: Sequence[bytes]) -> None:
-        own = 1 if not kind.startswith("RQ_") or subject in self.own else 0
-        calls = [
-            self._script("examine_members", self.keys(kind, subject), kind, subject, own, *part)
-            for part in _parts(members, _SCAN)
+    def _examine_finished(self) -> None:
+        """Examine the finished events of the partition."""
+        key, after = self.keys("FINISHED"), "-"
+        while page := self.broker.execute(command(_raw, "XRANGE", key, after, "+", "COUNT", _ENTRIES_IN_CALL)):
+            members = [entry + b" " + fields[1] for entry, fields in page]
+            self._examine_entries("FINISHED", "", members)
+            after = f"({page[-1][0].decode()}"
+
+    def _examine_entries(self, kind: str, subject: str, members: Sequence[bytes]) -> None:
+        self._send(self._calls(kind, subject, members))
+
+    def _calls(self, kind: str, subject: str, members: Sequence[bytes]) -> list[Command[Any]]:
+        """Compare entries. ``subject``: the id of their index; ``""``: there is one index, or they are keys."""
+        own = not kind.startswith("RQ_") or subject in self.own_lists
+        return [
+            self._script("examine_entries", kind, subject, int(own), *part)
+            for part in _parts(members, _ENTRIES_IN_CALL)
         ]
+
+    def _script(self, name: str, *words: str | bytes | int) -> Command[Any]:
+        return run_script(name, _raw, (self.keys("LIVE"),), self.partition.now_ms(), int(self.repair), *words)
+
+    def _send(self, calls: Sequence[Command[Any]]) -> None:
         for found in self.broker.execute_all(calls) if calls else ():
             self.findings.add_all(found)
 
-    def _script(self, name: str, key: str, *words: str | bytes | int) -> Command[Any]:
-        return run_script(name, _raw, (key,), self.partition.now_ms(), 1 if self.repair else 0, *words)
 
-
-def _parts(items: Sequence[bytes], size: int) -> Iterable[Sequence[bytes]]:
+def _parts(items: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
     return (items[first : first + size] for first in range(0, len(items), size))
 
 

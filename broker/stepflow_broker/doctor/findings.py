@@ -1,20 +1,24 @@
-"""A finding of the doctor's: what is wrong, how bad it is, and what is done about it."""
+"""The findings of the doctor: the table of all codes, and one finding.
+
+Docs and tests follow from `CHECKS`, `RULES` and `PLACES`: they generate the tables of the reference, and a test plants a
+defect for each code and place.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["RULES", "Finding", "Findings", "Rule", "Severity"]
+__all__ = ["CHECKS", "PLACES", "RULES", "Check", "Finding", "Findings", "Place", "Rule", "Severity"]
 
-_MOST_OF_A_CODE = 100
+_MAX_OF_A_KIND = 100
 
 
 class Severity(StrEnum):
-    """How bad it is."""
+    """How bad a finding is. ``OK``: the check passed."""
 
     OK = "ok"
     WARNING = "warning"
@@ -23,50 +27,93 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at, and how it is.
+    """The result of one check of the server, or one problem of the data.
 
     Attributes:
-        code: what kind of finding it is; see `RULES` for those on data.
-        subject: what it is about: a run, a job, a key, a setting.
+        code: what kind of finding it is: of `CHECKS` or `RULES`.
+        severity: how bad it is.
+        subject: what it is about: a run, a job, a key, a server.
         text: a sentence without its full stop.
-        repair: what ``--repair`` does about it; ``""``: nothing.
-        repaired: whether it has been done.
+        where: the kind of key that is wrong, of `PLACES`; ``""``: the code says it.
+        repair: what ``--repair`` does; ``""``: nothing.
+        repaired: whether it was repaired.
     """
 
     code: str
     severity: Severity
     subject: str
     text: str
+    where: str = ""
     repair: str = ""
     repaired: bool = False
 
     @property
     def is_open(self) -> bool:
-        """Whether it is an error that has not been mended."""
+        """Whether it is an error that was not repaired."""
         return self.severity is Severity.ERROR and not self.repaired
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that scripts get."""
+        """The fields of the JSON output."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """What a code stands for.
+class Check:
+    """A check of the server.
 
     Attributes:
-        severity: an error: a run may not go on, or something is kept for ever; a warning: neither.
-        text: the sentence, with ``{subject}`` and ``{detail}``.
+        error, warning: when it is one.
+        in_cluster: whether it is made on a cluster only.
+    """
+
+    error: str = ""
+    warning: str = ""
+    in_cluster: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A problem of the data.
+
+    Attributes:
+        severity: an error means that a run may not continue, or that data stays forever. A warning means neither.
+        text: the sentence, with ``{subject}`` and ``{detail}``; ``{entry}`` and ``{loss}`` come from the place.
         repair: what ``--repair`` does; ``""``: nothing.
+        where: the places at which it occurs; empty: it has none.
+        warnings: the places at which it is a warning.
     """
 
     severity: Severity
     text: str
     repair: str = ""
+    where: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """All places at which it occurs; ``""`` if it has none."""
+        return self.where + self.warnings or ("",)
+
+    def severity_at(self, where: str) -> Severity:
+        """How bad it is at a place."""
+        return Severity.WARNING if where in self.warnings else self.severity
 
 
-def _error(text: str, repair: str = "") -> Rule:
-    return Rule(Severity.ERROR, text, repair)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A kind of entry that the doctor compares: a member of an index, or a key.
+
+    Attributes:
+        entry: the entry, with ``{subject}`` and ``{detail}``.
+        loss: what happens while it is missing.
+    """
+
+    entry: str
+    loss: str = ""
+
+
+def _error(text: str, repair: str = "", *, where: str = "", warnings: str = "") -> Rule:
+    return Rule(Severity.ERROR, text, repair, tuple(where.split()), tuple(warnings.split()))
 
 
 def _warning(text: str, repair: str = "") -> Rule:
@@ -75,117 +122,145 @@ def _warning(text: str, repair: str = "") -> Rule:
 
 # ruff: noqa: E501
 # fmt: off
+CHECKS: dict[str, Check] = {
+    "cluster": Check("slots belong to no primary, or to a lost one; a primary does not answer", in_cluster=True),
+    "partitions": Check(warning="the partitions are spread unevenly over the primaries", in_cluster=True),
+    "version": Check("the server is older than Redis 6.2, or is a node of a cluster while the URL does not start with `redis+cluster://`"),
+    "eviction": Check("the server evicts keys when its memory is full"),
+    "persistence": Check("the last write to disk failed, or the server is still loading", "the append-only file is off, or `appendfsync` is `no`"),
+    "replicas": Check("the URL names a replica", "writes continue without replicas (`min-replicas-to-write 0`), a replica is offline or over 30 s behind, or a primary of a cluster has none"),
+    "coverage": Check(warning="all primaries stop when one is lost (`cluster-require-full-coverage yes`)", in_cluster=True),
+    "memory": Check("95 % of `maxmemory` is used, or of the memory of the machine if `maxmemory` is not set", "80 % is used"),
+    "clock": Check("the clock of the server is behind times that it has stored", "it differs by over 5 s from the clock of this machine"),
+    "scripts": Check("the server refuses a script"),
+    "rights": Check("the user may not use a command, a kind of key or a channel that workers use. Each is tried on keys that the same script deletes again"),
+}
+"""The checks of the server, by code."""
+
+PLACES: dict[str, Place] = {
+    # jobs
+    "rq_queue": Place("the entry of job {subject} in queue {detail}", "no worker can claim it"),
+    "leases": Place("the lease of job {subject}", "no worker would reclaim the job"),
+    "timeouts": Place("the timer {subject}", "it is not set, or to another time than the run says"),
+    "wait_list": Place("the entry of job {subject} in wait list {detail}", "it would never get a concurrency slot"),
+    "concurrency_slots": Place("the concurrency slot of job {subject} of {detail}"),
+    # waits
+    "timeout": Place("the timeout key of wait {subject}", "the wait could not end by its time"),
+    "waits": Place("the entry of {subject} in the index of waits", "the event would not reach it"),
+    "finished": Place("the finished event {subject}"),
+    # runs
+    "live": Place("the entry of run {subject} in the index of live runs", "lists and bulk commands would leave it out"),
+    "ended": Place("the entry of run {subject} in the index of ended runs", "lists would leave it out"),
+    "singleton": Place("the entry of singleton {subject}", "a second run could start beside the live one"),
+    "continuation": Place("the continuation of run {subject}"),
+    "run": Place("run {subject}"),
+    "steps": Place("the steps of run {subject}"),
+    "memos": Place("the memos of run {subject}"),
+    "memo_order": Place("the order of the memos of run {subject}"),
+    "batched": Place("the list of batch {subject}"),
+    # flow control and events
+    "idempotency": Place("the idempotency key {subject}"),
+    "throttle": Place("the throttle {subject}"),
+    "debounce": Place("the debounce {subject}"),
+    "batch": Place("the open batch of {subject}"),
+    "rate": Place("the rate limit {subject}"),
+    "event_history": Place("the history of event {subject}"),
+    # what RQ's tools show
+    "rq_job": Place("RQ's record of job {subject}", "it is not there, or has another status than the job"),
+    "rq_wip": Place("the entry of {subject} in RQ's executing jobs of {detail}", "RQ's tools do not show it"),
+    "rq_scheduled": Place("the entry of job {subject} in RQ's scheduled jobs of {detail}", "RQ's tools do not show it"),
+    "rq_failed": Place("the entry of run {subject} in RQ's failed jobs of {detail}"),
+}
+"""The places, by the names of the kinds of keys (`stepflow_broker.protocol.keys.KEYS`) in lower case."""
+
+_INDEXES = "rq_queue leases timeouts wait_list"
+_FLOW = "idempotency throttle debounce batch rate event_history"
+
 RULES: dict[str, Rule] = {
-    # live runs: an owner and a deadline
-    "job_missing": _error("job {subject} is ready and stands on no list of queue {detail}: no worker can take it", "puts it on its list"),
-    "job_duplicated": _error("job {subject} stands on the lists of queue {detail} more than once", "leaves it there once"),
-    "lease_missing": _error("job {subject} is leased to worker {detail}, and its lease is on no list: nobody would reclaim it", "gives it a lease of 10 s"),
-    "lease_invalid": _error("job {subject} is leased, to nobody or without a fence", "puts it back on its list"),
-    "timer_missing": _error("the timer {subject} is missing, or set for another time than the truth says", "sets it; the time by which a run must start is not known any more"),
-    "wait_list_entry_missing": _error("job {subject} waits for a slot and stands in {detail} lines, not in one", "has it pass its gates anew"),
-    "wait_list_stalled": _error("jobs stand in line for {subject}, and nobody has a slot whose end would let them in", "lets the first of them in"),
-    "batch_lost": _error("run {subject} waits for batch {detail}, which does not list it, or has ended without an event", "lists it, or ends it as its batch has ended; one whose batch is lost is to be cancelled"),
-    "run_stuck": _error("run {subject} has no job and no step to wait for: it would never go on", "queues it"),
-    "run_status_wrong": _error("run {subject} says {detail}, and its job says otherwise", "has the job decide"),
-    "live_run_unlisted": _error("run {subject} lives and is not on the list of live runs", "puts it there"),
-    "live_run_expires": _error("run {subject} lives, and its {detail} expires", "takes the expiry away"),
-    "run_incomplete": _error("run {subject} lives without its app, function, queue or time: cancel it"),
-    "run_status_missing": _error("run {subject} has no status: its truth is lost, and what is left of it never expires", "lets it expire in a day"),
-    "singleton_lost": _error("run {subject} is a singleton, and another could start beside it: {detail} names no run or another", "names it there, if nobody else is named"),
-    # steps and their waits
-    "step_incomplete": _error("step {subject} has no id or no state, so nothing would execute it", "forgets it, and has the run ask for it again"),
-    "step_ended": _error("step {subject} has a memo and is {detail} all the same", "drops its job or its wait; the memo counts"),
-    "timeout_key_missing": _error("the wait {subject} has no timeout key: its end could not be told", "writes one"),
-    "wait_index_missing": _error("{subject} waits for an event and is not in the index of waits: the event would pass it by", "puts it there"),
-    "child_missing": _error("the step {subject} waits for run {detail}, which does not exist", "ends the wait now, as one whose time is over"),
-    "child_result_lost": _error("the step {subject} waits for run {detail}, which has ended without an event", "gives the step the run's end"),
-    "remote_child_missing": _error("the step {subject} waits for run {detail} of another partition, which does not exist", "ends the wait now, as one whose time is over"),
-    "remote_child_result_lost": _error("the step {subject} waits for run {detail} of another partition, which has ended without an event", "gives the step the run's end"),
-    "memo_order_wrong": _error("the memos of run {subject} and their order differ", "lists each once, those without a place last; not while a worker has the run"),
-    "child_outcome_differs": _error("run {subject} ended otherwise than the memo of its parent's step {detail} says"),
-    "wait_count_low": _error("the count of waits for event {subject} at {detail} is too low: events would pass waits by", "counts them anew"),
-    "wait_count_high": _warning("the count of waits for event {subject} at {detail} is too high: its events are looked at for nothing"),
-    # ended runs
-    "ended_run_holds_job": _error("run {subject} has ended and holds a job or a lease", "takes it away"),
-    "ended_run_has_steps": _error("run {subject} has ended and has planned steps", "drops them with their jobs and waits"),
-    "ended_run_never_expires": _error("run {subject} has ended, and its {detail} never expires", "lets it expire after the retention"),
-    "ended_run_expires_early": _error("run {subject} has ended, and its {detail} expires before its parent knows", "takes the expiry away"),
-    "ended_run_unlisted": _error("run {subject} has ended and is not on the list of ended runs", "puts it there"),
-    # what dangles: nothing asks for it
-    "orphaned_rq_queue": _error("job {subject} stands on list {detail}, and nothing asks for it", "takes it off"),
-    "orphaned_leases": _error("job {subject} has a lease, and nothing asks for it", "drops it"),
-    "orphaned_timeouts": _error("the timer {subject} is set, and nothing asks for it", "drops it"),
-    "orphaned_concurrency_slots": _error("job {subject} has a slot of {detail}, and nothing asks for it", "frees it, for those who stand in line"),
-    "orphaned_wait_list": _error("job {subject} stands in line for {detail}, and nothing asks for it", "takes it out"),
-    "orphaned_timeout": _error("the timeout key {subject} belongs to no wait", "drops it"),
-    "orphaned_waits": _error("the wait {subject} is in the index and waits no more", "takes it out"),
-    "orphaned_finished": _error("the finished event {subject} is of a run that does not exist, or has left another", "drops it"),
-    "orphaned_live": _error("run {subject} is on the list of live runs and does not live", "takes it off"),
-    "orphaned_ended": _error("run {subject} is on the list of ended runs and has not ended, or does not exist", "takes it off"),
-    "orphaned_steps": _error("the steps of run {subject} are kept, and there is no such run", "drops them"),
-    "orphaned_memos": _error("the memos of run {subject} are kept, and there is no such run", "drops them"),
-    "orphaned_memo_order": _error("the order of memos of run {subject} is kept, and there is no such run", "drops it"),
-    "orphaned_batched": _error("the list of batch {subject} is kept, and the batch is over", "drops it"),
-    "orphaned_rq_job": _error("RQ's job {subject} is kept for ever, and nothing asks for it", "drops it; a failed run's expires in a day"),
-    "orphaned_singleton": _warning("singleton {subject} names run {detail}, which has ended or is none", "drops the name"),
-    "no_expiry": _warning("{detail} {subject} never expires", "lets it expire in a day"),
-    # what RQ's tools are shown
-    "rq_view_wrong": _warning("RQ's tools show job {subject} as {detail!r}, which it is not, or in no registry", "shows it as it is"),
-    "orphaned_rq_wip": _warning("RQ's tools show {subject} of {detail} as executing, which it is not", "takes it off"),
-    "orphaned_rq_scheduled": _warning("RQ's tools show job {subject} of {detail} as scheduled, which it is not", "takes it off"),
-    "orphaned_rq_failed": _warning("RQ's tools show run {subject} of {detail} as failed, which it is not", "takes it off"),
-    # what should have been seen to by now
-    "lease_overdue": _error("{detail} leases ended over a minute ago, that of {subject} first, and no worker has reclaimed them", "reclaims them"),
-    "timer_overdue": _error("{detail} timers were due over a minute ago, {subject} first, and no worker has fired them", "fires them"),
-    "pending_overdue": _error("{detail} entries of {subject} were taken over a minute ago and not seen to", "wakes the parents of finished runs; events need a worker"),
-    "stream_behind": _error("entries of {subject} that came over {detail} s ago have been taken by nobody", "wakes the parents of finished runs; events need a worker"),
-    "group_missing": _error("{subject} has entries and no consumer group", "makes the group"),
+    # an entry against what its run demands
+    "missing": _error("{entry} is missing: {loss}", "adds it, except a start deadline", where=f"{_INDEXES} timeout waits live ended singleton", warnings="rq_job rq_wip rq_scheduled"),
+    "duplicated": _error("{entry} is there more than once", "keeps one", where="rq_queue wait_list"),
+    "orphaned": _error("{entry} is left over: no run needs it", "removes it", where=f"{_INDEXES} concurrency_slots timeout waits finished live ended continuation steps memos memo_order batched rq_job", warnings="singleton rq_wip rq_scheduled rq_failed"),
+    "expires_early": _error("{entry} expires, but the run is live or its parent does not know its end yet", "removes the expiry", where="run memos memo_order steps"),
+    "never_expires": _error("{entry} never expires", "sets the expiry: the retention, or a day", where="run memos memo_order rq_job", warnings=_FLOW),
+    # runs
+    "run_stuck": _error("run {subject} has no job and waits for no step: it would never continue", "queues it"),
+    "run_status_wrong": _error("run {subject} has status {detail}, which its continuation contradicts", "sets the status that follows from the continuation"),
+    "run_incomplete": _error("run {subject} is live but has lost its app, function, queue or creation time: cancel it"),
+    "run_status_missing": _error("run {subject} has lost its status, and the rest of it never expires", "lets it expire in a day"),
+    "lease_invalid": _error("job {subject} is leased without a worker or a fence", "queues it again"),
+    "memo_order_wrong": _error("the order of the memos of run {subject} does not list each memo once", "lists each once, those without a place last; not while a worker holds the run"),
+    "wait_list_stalled": _error("jobs wait in wait list {subject}, but no job holds a slot whose end would promote them", "promotes the first of them"),
+    "batch_lost": _error("run {subject} waits for batch {detail}, which does not list it, or has ended without an event", "adds it to the list, or ends it as the batch ended; cancel the run if the batch does not exist"),
+    # steps
+    "step_incomplete": _error("step {subject} has lost its id or its state: no worker would execute it", "drops it; the run plans it again"),
+    "step_has_memo": _error("step {subject} has a memo but is still {detail}", "drops its job or its wait; the memo counts"),
+    "child_missing": _error("step {subject} waits for run {detail}, which does not exist", "ends the wait as timed out"),
+    "child_result_lost": _error("step {subject} waits for run {detail}, which has ended without an event", "gives the step the result of the run"),
+    "child_outcome_differs": _error("run {subject} ended otherwise than the memo of step {detail} of its parent says"),
+    "wait_count_low": _error("the number of waits for event {subject} at {detail} is too low: events would not reach them", "counts them again"),
+    "wait_count_high": _warning("the number of waits for event {subject} at {detail} is too high: its events cost more than they must"),
+    # work that is late, and who should do it
+    "lease_overdue": _error("{detail} leases expired over a minute ago and are not reclaimed, first that of job {subject}", "reclaims them"),
+    "timer_overdue": _error("{detail} timers were due over a minute ago and have not fired, first {subject}", "fires them"),
+    "pending_overdue": _error("{detail} entries of {subject} were read over a minute ago and are not handled", "handles finished events; events need a worker"),
+    "stream_behind": _error("entries of {subject} are unread, the first for {detail} s", "handles finished events; events need a worker"),
+    "group_missing": _error("{subject} has entries and no consumer group", "creates the group"),
     "no_consumers": _warning("{subject} has entries and no consumers: start a worker"),
-    "queue_unserved": _warning("no live worker serves queue {subject}, of {detail}: start one"),
-    "suspended": _warning("RQ is suspended{detail}: no job is claimed until rq resume"),
+    "queue_unserved": _warning("no live worker serves queue {subject} of {detail}: start one"),
+    "suspended": _warning("RQ is suspended{detail}: no worker claims a job until `rq resume`"),
 }
 # fmt: on
+"""The problems of the data, by code."""
 
-_WITHOUT_WORKERS = frozenset({"lease_overdue", "timer_overdue", "pending_overdue", "stream_behind"})
+_NEEDS_WORKERS = frozenset({"lease_overdue", "timer_overdue", "pending_overdue", "stream_behind"})
 
 
 class Findings:
-    """Collects findings: a hundred of each code, and how many more there are.
+    """Collects findings: at most a hundred of a code and place, and the number of the rest.
 
     Args:
-        has_workers: whether a worker lives; what nobody sees to while there is none is not an error.
+        has_workers: whether a worker is live. Overdue work is a warning if none is.
     """
 
     def __init__(self, *, has_workers: bool = True) -> None:
         self._has_workers = has_workers
         self._found: list[Finding] = []
-        self._count: Counter[tuple[str, bool]] = Counter()
+        self._count: Counter[tuple[str, str, bool]] = Counter()
 
-    def add(self, code: str, subject: str, detail: object = "", *, repaired: bool = False) -> None:
-        """Note a finding on data."""
-        self._count[code, repaired] += 1
-        if self._count[code, repaired] <= _MOST_OF_A_CODE:
-            text = RULES[code].text.format(subject=subject, detail=detail)
-            self._found.append(self._finding(code, subject, text, repaired=repaired))
+    def add(self, code: str, subject: str, detail: object = "", *, where: str = "", repaired: bool = False) -> None:
+        """Add a problem of the data."""
+        self._count[code, where, repaired] += 1
+        if self._count[code, where, repaired] > _MAX_OF_A_KIND:
+            return
+        place = PLACES[where] if where else Place("")
+        entry = place.entry.format(subject=subject, detail=detail)
+        text = RULES[code].text.format(subject=subject, detail=detail, entry=entry, loss=place.loss)
+        self._found.append(self._finding(code, where, subject, text, repaired=repaired))
 
     def add_all(self, reply: Iterable[list[bytes]]) -> None:
-        """Note what a script has found."""
-        for code, subject, detail, repaired in reply:
-            self.add(code.decode(), _text(subject), _text(detail), repaired=bool(repaired))
+        """Add what a script has found."""
+        for code, where, subject, detail, repaired in reply:
+            self.add(code.decode(), _text(subject), _text(detail), where=where.decode(), repaired=bool(repaired))
 
     def to_list(self) -> list[Finding]:
         """All of them, errors first."""
-        more = [
-            self._finding(code, "", f"and {count - _MOST_OF_A_CODE:,} more such findings", repaired=repaired)
-            for (code, repaired), count in self._count.items()
-            if count > _MOST_OF_A_CODE
-        ]
-        return sorted([*self._found, *more], key=lambda finding: (finding.severity is not Severity.ERROR, finding.code))
+        return sorted(
+            [*self._found, *self._rest()],
+            key=lambda finding: (finding.severity is not Severity.ERROR, finding.code, finding.where),
+        )
 
-    def _finding(self, code: str, subject: str, text: str, *, repaired: bool) -> Finding:
+    def _rest(self) -> Iterator[Finding]:
+        for (code, where, repaired), count in self._count.items():
+            if count > _MAX_OF_A_KIND:
+                text = f"and {count - _MAX_OF_A_KIND:,} more such findings"
+                yield self._finding(code, where, "", text, repaired=repaired)
+
+    def _finding(self, code: str, where: str, subject: str, text: str, *, repaired: bool) -> Finding:
         rule = RULES[code]
-        unmanned = not self._has_workers and code in _WITHOUT_WORKERS
-        return Finding(code, Severity.WARNING if unmanned else rule.severity, subject, text, rule.repair, repaired)
+        is_excused = not self._has_workers and code in _NEEDS_WORKERS
+        severity = Severity.WARNING if is_excused else rule.severity_at(where)
+        return Finding(code, severity, subject, text, where, rule.repair, repaired)
 
 
 def _text(raw: bytes) -> str:

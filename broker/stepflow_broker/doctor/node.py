@@ -1,4 +1,4 @@
-"""Whether one server is one that stepflow can rely on: its version, settings, replicas, clock, memory and rights."""
+"""Check one server: its version, settings, replicas, memory and clock, and the rights of the user."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _TRIED = frozenset(word.lower() for word in re.findall(r"\{'([A-Z]+)'", script("
 """The commands that are tried."""
 
 _FSYNC = {
-    "always": (Severity.OK, "nothing acknowledged is lost, if the disk keeps its word"),
-    "everysec": (Severity.OK, "a loss of power loses up to about 2 s of acknowledged writes"),
-    "no": (Severity.WARNING, "a loss of power loses what the system has not written yet, often 30 s; set everysec"),
-    "": (Severity.OK, "its fsync policy is not to be seen: this user may not ask, or the server does not say"),
+    "always": (Severity.OK, "no acknowledged write is lost, unless the disk loses it"),
+    "everysec": (Severity.OK, "a power failure loses up to about 2 s of acknowledged writes"),
+    "no": (Severity.WARNING, "a power failure loses what the system has not written yet, often 30 s: set everysec"),
+    "": (Severity.OK, "the fsync policy is unknown, because this user may not read it or the server hides it"),
 }  # fmt: skip
 
 
 class Node(Protocol):
-    """What sends calls to a server."""
+    """A client of one server."""
 
     def execute_all(self, calls: Sequence[Command[T]]) -> list[T]:
         """Send calls in one round trip, and return their answers."""
@@ -48,11 +48,11 @@ class Node(Protocol):
 def examine_node(
     node: Node, partitions: Sequence[Keys], *, refused: Sequence[str] = (), in_cluster: bool = False
 ) -> list[Finding]:
-    """Look at a server: a finding for each thing that is looked at, be it well or not.
+    """Check a server. Each check gives a finding, also if it passes.
 
     Args:
-        partitions: those that it has.
-        refused: what the user may not do elsewhere, as ``check_permissions`` says it.
+        partitions: the partitions on it.
+        refused: what the user may not do elsewhere, in the words of ``check_permissions``.
         in_cluster: whether it is known to be one of a cluster.
 
     Raises:
@@ -63,13 +63,13 @@ def examine_node(
     settings = {name: value for name in _SETTINGS if (value := _setting(node, name)) is not None}
     found = examine_info(info, settings, in_cluster=in_cluster)
     if info.get("cluster_enabled") == "1" and not in_cluster:
-        return found  # it has the keys of some partitions only
+        return found  # it has only some of the partitions
     found += [_clock(node, partitions), _scripts(node)]
     return found + [_rights(node, keys, refused) for keys in partitions[:1]]
 
 
 def examine_info(info: dict[str, str], settings: dict[str, str], *, in_cluster: bool = False) -> list[Finding]:
-    """What a server's ``INFO`` and settings say of it.
+    """Check the ``INFO`` and the settings of a server.
 
     Args:
         info: its fields.
@@ -83,7 +83,7 @@ def examine_info(info: dict[str, str], settings: dict[str, str], *, in_cluster: 
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """What a server says of itself."""
+    """The ``INFO`` and the settings of a server."""
 
     info: dict[str, str]
     settings: dict[str, str]
@@ -105,17 +105,17 @@ def _version(server: _Server) -> Iterator[Finding]:
         yield _ok("version", f"the server is {name}")
     if info.get("cluster_enabled") == "1" and not server.in_cluster:
         yield _error(
-            "version", "the server is one of a cluster: write redis+cluster://host:port,host:port in redis_url"
+            "version", "the server is a node of a cluster: write redis+cluster://host:port,host:port in redis_url"
         )
 
 
 def _eviction(server: _Server) -> Iterator[Finding]:
     policy = server.info.get("maxmemory_policy", "noeviction")
     if policy == "noeviction":
-        yield _ok("eviction", "the server evicts no key: when its memory is full, writes fail")
+        yield _ok("eviction", "the server evicts no keys: writes fail when its memory is full")
         return
     yield _error(
-        "eviction", f"the server evicts keys ({policy}), which loses runs: CONFIG SET maxmemory-policy noeviction"
+        "eviction", f"the server evicts keys ({policy}), so runs are lost: CONFIG SET maxmemory-policy noeviction"
     )
 
 
@@ -130,69 +130,73 @@ def _persistence(server: _Server) -> Iterator[Finding]:
     else:
         yield _warning(
             "persistence",
-            "the append-only file is off: a restart loses all since the last snapshot, and all if there is none; "
+            "the append-only file is off, so a restart loses everything since the last snapshot: "
             "CONFIG SET appendonly yes",
         )
     for field, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")):
         if info.get(field, "ok") != "ok":
-            yield _error("persistence", f"the last write of the {what} failed: look at the server's disk and log")
+            yield _error(
+                "persistence", f"the last write of the {what} failed: check the disk and the log of the server"
+            )
     if info.get("loading") == "1":
-        yield _error("persistence", "the server is loading its data: wait for it")
+        yield _error("persistence", "the server is still loading its data: wait")
 
 
 def _replicas(server: _Server) -> Iterator[Finding]:
     if server.info.get("role") == "slave":
-        yield _error("replicas", "the server is a replica, which takes no writes: name the primary in the URL")
+        yield _error("replicas", "the server is a replica, which refuses writes: name the primary in the URL")
         return
     count, least = server.number("connected_slaves"), server.settings.get("min-replicas-to-write", "")
     if not count and server.in_cluster:
-        yield _warning("replicas", "the server has no replica: when it is lost, its partitions stand still")
+        yield _warning("replicas", "the server has no replica: if it is lost, its partitions stop")
         return
     if not count:
-        yield _ok("replicas", "the server has no replica: a loss of its disk loses everything")
+        yield _ok("replicas", "the server has no replica: if its disk is lost, everything is lost")
         return
     if least in ("", "0"):
         yield _warning(
             "replicas",
-            f"the server has {count} replica(s), and writes without them: a fail-over loses what it had not passed on; "
-            "min-replicas-to-write 1 bounds it",
+            f"the server has {count} replica(s) and also accepts writes without them, which a failover loses: "
+            "CONFIG SET min-replicas-to-write 1",
         )
     else:
-        yield _ok("replicas", f"the server has {count} replica(s), and writes only with {least} of them")
+        yield _ok("replicas", f"the server has {count} replica(s) and accepts writes only with {least} of them")
     for name, text in server.info.items():
         if re.fullmatch(r"slave\d+", name):
             fields = {part.partition("=")[0]: part.partition("=")[2] for part in text.split(",")}
             if fields.get("state") != "online" or int(fields.get("lag", "0")) > _LAG_S:
-                yield _warning("replicas", f"a replica is {fields.get('state')}, and {fields.get('lag')} s behind")
+                yield _warning("replicas", f"a replica is {fields.get('state')} and {fields.get('lag')} s behind")
 
 
 def _memory(server: _Server) -> Iterator[Finding]:
     used, most, of = server.number("used_memory"), server.number("maxmemory"), "maxmemory"
     if not most:
-        most, of = server.number("total_system_memory"), "the machine's memory (maxmemory is not set)"
+        most, of = server.number("total_system_memory"), "the memory of the machine (maxmemory is not set)"
     if not most:
-        yield _ok("memory", f"the server uses {used >> 20} MiB; how much it may use is not to be seen")
+        yield _ok("memory", f"the server uses {used >> 20} MiB; its limit is unknown")
         return
     share = used / most
     severity = Severity.ERROR if share >= _FULL else Severity.WARNING if share >= _FILLING else Severity.OK
-    advice = "" if severity is Severity.OK else ": soon writes fail; raise it, or keep ended runs for a shorter time"
+    advice = (
+        "" if severity is Severity.OK else ": writes will fail soon; raise the limit, or shorten the retention of runs"
+    )
     yield Finding("memory", severity, "server", f"the server uses {used >> 20} MiB, {share:.0%} of {of}{advice}")
 
 
 def _coverage(server: _Server) -> Iterator[Finding]:
     match server.settings.get("cluster-require-full-coverage"):
         case "yes":
-            text = "the server stops when another primary is lost: CONFIG SET cluster-require-full-coverage no"
+            text = "the server stops if another primary is lost: CONFIG SET cluster-require-full-coverage no"
             yield _warning("coverage", text)
         case "no":
-            yield _ok("coverage", "the server goes on when another primary is lost")
+            yield _ok("coverage", "the server continues if another primary is lost")
 
 
 # -- asking the server ---------------------------------------------------------
 
 
 def _clock(node: Node, partitions: Sequence[Keys]) -> Finding:
-    """The server's clock, against this machine's and against the times that are stored."""
+    """Compare the clock of the server with that of this machine and with stored times."""
     calls: list[Command[Any]] = [command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")]
     for keys in partitions:
         calls += (
@@ -204,32 +208,30 @@ def _clock(node: Node, partitions: Sequence[Keys]) -> Finding:
     now, *stored = node.execute_all(calls)
     after = time.time_ns() // 1_000_000
     if (back_ms := max(stored, default=0) - now) > _BACK_MS:
-        text = (
-            f"the server's clock is {back_ms / 1000:.0f} s behind times that it has stored: leases and timers come late"
-        )
-        return _error("clock", f"{text} until it has caught up; correct it")
+        text = f"the clock of the server is {back_ms / 1000:.0f} s behind stored times, so leases and timers are late"
+        return _error("clock", f"{text}: correct the clock")
     apart_ms = max(before - now, now - after, 0)
     if apart_ms > _CLOCK_MS:
         return _warning(
             "clock",
-            f"the server's clock and this machine's are {apart_ms / 1000:.0f} s apart; the server's alone counts",
+            f"the clocks of the server and of this machine differ by {apart_ms / 1000:.0f} s; the server's counts",
         )
-    return _ok("clock", "the server's clock agrees with this machine's, and has not gone back")
+    return _ok("clock", "the clock of the server agrees with that of this machine and has not gone back")
 
 
 def _scripts(node: Node) -> Finding:
-    """Whether the server takes every script."""
+    """Load every script."""
     for name in script_names():
         found = script(name)
         try:
             _ask(node, command(bytes, "SCRIPT", "LOAD", found.text))
         except StepflowError as error:
-            return _error("scripts", f"the server does not take script {name}: {error}")
-    return _ok("scripts", f"the server takes all {len(script_names())} scripts")
+            return _error("scripts", f"the server refuses script {name}: {error}")
+    return _ok("scripts", f"the server accepts all {len(script_names())} scripts")
 
 
 def _rights(node: Node, keys: Keys, refused: Sequence[str]) -> Finding:
-    """Whether the user may use the commands and keys that workers use in a partition, by trying."""
+    """Try the commands and keys that workers use in a partition."""
     nobody = keys("RUN", _NOBODY)
     names = [key_of_nobody(keys, key) for key in KEYS if key.type != "channel" and is_in_partition(keys, key)]
     tried = [name for name in names if name not in (nobody, keys("RQ_SUSPENDED"))]
@@ -241,15 +243,15 @@ def _rights(node: Node, keys: Keys, refused: Sequence[str]) -> Finding:
     except ConfigurationError as error:
         return _error("rights", str(error))
     if not refused:
-        return _ok("rights", "this user may use the commands and keys that workers use")
+        return _ok("rights", "this user may use all commands and keys that workers use")
     if role := _role_of(keys, set(refused)):
         return _ok("rights", f"this user has the rights of role {role.name}: it {role.what}")
     more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
-    return _error("rights", f"this user may not do what workers do: {', '.join(refused[:5])}{more}; extend its ACL")
+    return _error("rights", f"this user lacks rights of workers: {', '.join(refused[:5])}{more}; extend its ACL")
 
 
 def _role_of(keys: Keys, refused: set[str]) -> Role | None:
-    """The role whose rights a user has, who was refused these tries."""
+    """The role with the rights of a user who was refused these tries."""
     nobody = (keys("RUN", _NOBODY), keys("RUN_ENDED", _NOBODY))
     commands = {words.partition(" ")[0].lower() for words in refused if words.endswith(nobody)}
     for role in ROLES:
@@ -259,7 +261,7 @@ def _role_of(keys: Keys, refused: set[str]) -> Role | None:
 
 
 def _needed(role: Role, keys: Keys) -> Iterator[str]:
-    """The tries of keys that must not be refused to a role."""
+    """The tries of keys that a role needs."""
     for key in KEYS:
         access = role.access(key) if key.type != "channel" else ""
         name = key_of_nobody(keys, key)
@@ -270,12 +272,12 @@ def _needed(role: Role, keys: Keys) -> Iterator[str]:
 
 
 def key_of_nobody(keys: Keys, key: Key) -> str:
-    """A key of this kind that nobody has, or the only one."""
+    """An unused key of this kind, or the only one."""
     return keys(key.name, _NOBODY if key.ids else "")
 
 
 def is_in_partition(keys: Keys, key: Key) -> bool:
-    """Whether each partition has such keys of its own; the other kinds are shared by all."""
+    """Whether each partition has its own keys of this kind. All partitions share the other kinds."""
     return keys(key.name).startswith(keys.partition)
 
 
@@ -284,7 +286,7 @@ def _ask(node: Node, call: Command[T]) -> T:
 
 
 def _setting(node: Node, name: str) -> str | None:
-    """A setting; ``None`` where the user may not ask, or the server does not say."""
+    """A setting; ``None``: the user may not read it, or the server hides it."""
     try:
         reply = _ask(node, command(_texts, "CONFIG", "GET", name))
     except StepflowError:

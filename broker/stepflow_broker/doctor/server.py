@@ -1,4 +1,4 @@
-"""Whether what a URL names can be relied on: a server, or a cluster and each of its primaries."""
+"""Check what a URL names: a server, or a cluster and each of its primaries."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from stepflow_engine.errors import BackendUnavailableError, PermissionDeniedErro
 __all__ = ["examine_server"]
 
 _SLOTS = 16384
-_PATIENCE_S = 3.0
+_RETRY_FOR_S = 3.0
 
 
 def examine_server(broker: Broker, keys: Keys) -> list[Finding]:
-    """Look at a server, or at a cluster: a finding for each thing that is looked at, be it well or not.
+    """Check a server or a cluster. Each check gives a finding, also if it passes.
 
     Raises:
         BackendUnavailableError: the server does not answer, or no node of the cluster does.
@@ -39,7 +39,7 @@ def examine_server(broker: Broker, keys: Keys) -> list[Finding]:
 
 
 def _refused_of_shared(broker: Broker, keys: Keys) -> Iterator[str]:
-    """What the user may not do with keys that are in no partition, as ``check_permissions`` says it of the others."""
+    """What the user may not do with keys outside partitions, in the words of ``check_permissions``."""
     for key in KEYS:
         if key.type != "channel" and not is_in_partition(keys, key):
             words = ("EXISTS", key_of_nobody(keys, key))
@@ -48,7 +48,7 @@ def _refused_of_shared(broker: Broker, keys: Keys) -> Iterator[str]:
             except PermissionDeniedError:
                 yield " ".join(words)
             except BackendUnavailableError:
-                return  # what is away is found out by all else
+                return  # the other checks report it
 
 
 # -- a cluster -----------------------------------------------------------------
@@ -56,24 +56,24 @@ def _refused_of_shared(broker: Broker, keys: Keys) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Primary:
-    """A node that has slots.
+    """A primary of a cluster.
 
     Attributes:
         name: its address.
-        slots: first and last of each range that it has.
+        slots: first and last of each of its ranges.
     """
 
     name: str
     slots: tuple[tuple[int, int], ...]
 
     def has(self, keys: Keys) -> bool:
-        """Whether it has a partition."""
+        """Whether a partition is in its slots."""
         slot = slot_of(keys.partition)
         return any(first <= slot <= last for first, last in self.slots)
 
 
 def _ask_any(broker: Broker, keys: Keys, calls: Sequence[Command[Any]]) -> list[Any]:
-    """The answers of the first node that has a partition and answers."""
+    """The answers of the first node with a partition that answers."""
     failures: list[BackendUnavailableError] = []
     for one in keys.all:
         link = BlockingClient(broker.url, retry_for_s=0, slot=slot_of(one.partition))
@@ -87,7 +87,7 @@ def _ask_any(broker: Broker, keys: Keys, calls: Sequence[Command[Any]]) -> list[
 
 
 def _primaries(slots: Sequence[Any]) -> list[_Primary]:
-    """All primaries, as ``CLUSTER SLOTS`` tells of them."""
+    """All primaries, from ``CLUSTER SLOTS``."""
     found: dict[str, list[tuple[int, int]]] = {}
     for first, last, (host, port, *_), *_replicas in slots:
         found.setdefault(f"{(host or b'').decode()}:{port}", []).append((first, last))
@@ -95,33 +95,33 @@ def _primaries(slots: Sequence[Any]) -> list[_Primary]:
 
 
 def _state(info: dict[str, str], primaries: Sequence[_Primary]) -> Finding:
-    """What a node says of the cluster."""
+    """The state of the cluster, as one node reports it."""
     missing = _SLOTS - sum(last - first + 1 for one in primaries for first, last in one.slots)
     if missing:
-        text = f"{missing:,} slots of the cluster belong to no node: what is there cannot be reached; assign them"
+        text = f"{missing:,} slots of the cluster belong to no primary, so their keys are unavailable: assign the slots"
         return Finding("cluster", Severity.ERROR, "cluster", text)
     if info.get("cluster_state") != "ok" or info.get("cluster_slots_fail", "0") != "0":
         count = info.get("cluster_slots_fail", "some")
-        text = f"{count} slots of the cluster are out of reach: a primary is lost, and no replica has taken over yet"
+        text = f"{count} slots of the cluster are unavailable: a primary is lost, and no replica has taken over yet"
         return Finding("cluster", Severity.ERROR, "cluster", text)
-    text = f"the cluster is whole: its {len(primaries)} primaries have all slots"
+    text = f"the {len(primaries)} primaries of the cluster have all slots"
     return Finding("cluster", Severity.OK, "cluster", text)
 
 
 def _spread(primaries: Sequence[_Primary], keys: Keys) -> Finding:
-    """How the partitions lie over the primaries."""
+    """How the partitions are spread over the primaries."""
     counts = Counter({one.name: sum(one.has(part) for part in keys.all) for one in primaries})
-    told = ", ".join(f"{count} at {name}" for name, count in counts.items())
-    text = f"the keys are divided into {len(keys.all)} partitions: {told}"
+    spread = ", ".join(f"{count} at {name}" for name, count in counts.items())
+    text = f"the keys are divided into {len(keys.all)} partitions: {spread}"
     if max(counts.values()) - min(counts.values()) <= 1 and min(counts.values()):
         return Finding("partitions", Severity.OK, "cluster", text)
-    advice = "a primary without partitions does nothing, and one with many does more: move their slots"
+    advice = "a primary without partitions does no work, and one with many does more: move their slots"
     return Finding("partitions", Severity.WARNING, "cluster", f"{text}; {advice}")
 
 
 def _examine_primary(broker: Broker, keys: Keys, primary: _Primary, refused: Sequence[str]) -> list[Finding]:
-    """Look at one primary. Each has its own users, so the rights are tried at each that has a partition."""
-    link = BlockingClient(broker.url, retry_for_s=_PATIENCE_S, slot=primary.slots[0][0])
+    """Check one primary. Each has its own users, so the rights are tried on each that has a partition."""
+    link = BlockingClient(broker.url, retry_for_s=_RETRY_FOR_S, slot=primary.slots[0][0])
     try:
         partitions = [one for one in keys.all if primary.has(one)]
         found = examine_node(link, partitions, refused=refused, in_cluster=True)

@@ -1,8 +1,9 @@
-"""The counts of waits for an event, compared with the waits themselves.
+"""Compare the number of waits for an event with the waits in its indexes.
 
-A count that is too low would have events pass waits by; one that is too high costs each event of the name a little.
-The waits of an event lie under many keys, which no script can find at once. What was seen of them can only be too
-little, so a count below it is wrong for certain; one above it is, if it stays so whenever it is looked at.
+If the number is too low, events do not reach the waits. If it is too high, each event of the name costs more. The
+indexes of an event are under many keys, which no script can find at once. A pass over the keys can miss an index, but
+never invents one: a number below the waits that it saw is wrong for certain. A number above them is reported if it
+stays above in each of five passes.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from stepflow_broker.redis_client.broker import Broker
 __all__ = ["examine_counts"]
 
 _SCAN = 1_000
-_LOOKS = 5
+_PASSES = 5
 _Pairs = dict[tuple[str, str], list[str]]
 """Indexes of waits, by event and paths."""
 
 
 def examine_counts(broker: Broker, keys: Keys, findings: Findings, *, repair: bool) -> None:
-    """Compare the counts of waits with the waits. A pass over the keys for each look; up to five."""
+    """Compare the numbers of waits with the waits, in one to five passes over the keys."""
     high: set[tuple[str, str]] | None = None
-    for _ in range(_LOOKS):
+    for _ in range(_PASSES):
         pairs = _pairs(broker, keys, high)
         calls = [_compare(keys, event, paths, indexes, repair=repair) for (event, paths), indexes in pairs.items()]
         answers = dict(zip(pairs, broker.execute_all(calls) if calls else (), strict=True))
@@ -48,7 +49,7 @@ def _compare(keys: Keys, event: str, paths: str, indexes: Sequence[str], *, repa
 
 
 def _pairs(broker: Broker, keys: Keys, wanted: set[tuple[str, str]] | None) -> _Pairs:
-    """What is counted, and what is to be; ``wanted``: only these."""
+    """The events and paths that have waits or a number of them; ``wanted``: only these."""
     found: _Pairs = defaultdict(list)
     for index in _subjects(broker, keys, "WAITS"):
         paths, _, event = index.split("\n", 2)
@@ -60,7 +61,7 @@ def _pairs(broker: Broker, keys: Keys, wanted: set[tuple[str, str]] | None) -> _
 
 
 def _subjects(broker: Broker, keys: Keys, kind: str) -> set[str]:
-    """The subjects of the keys of a kind."""
+    """The ids of the keys of a kind."""
     prefix, cursor, found = keys(kind), b"0", set[str]()
     pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
     while True:

@@ -1,0 +1,142 @@
+-- expected: what the truth of a run demands of all other keys. The truth is the run's hash, its memos and its steps.
+-- An entry is {kind, ids, member}: exactly one of the keys `kind` .. id, for an id of `ids`, has the member. `kind` is the
+-- constant of the key. A key without members, such as the steps of a run, is an entry too: {kind, {''}, id of the key}.
+-- Fields of an entry: `score` in a zset; `exact`: the score that is stored must be this one; `value` of a string, or status
+-- of a job of RQ; `optional`: it may be missing.
+
+local ONE = {''}
+local LEASE_MS = 10000 -- of a lease that is restored
+local KEPT_MS = 86400000 -- how long data without a known retention is kept
+local SOON_MS = 60000 -- entries that expire within this time may be missing, and may still be there
+
+-- the names of the wait lists in which a job may be
+local function wait_lists_of(was)
+  local names = {}
+  for _, limit in ipairs(read_limits(was.concurrency)) do names[#names + 1] = limit.name end
+  names[#names + 1] = 'function ' .. was.app .. '/' .. was.function_id
+  names[#names + 1] = 'queue ' .. was.queue
+  return names
+end
+
+-- whether a finished event has not been handled yet
+local function is_pending(entry)
+  return entry and redis.call('XRANGE', FINISHED, entry, entry)[1] and true
+end
+
+-- how long an ended run is kept: {its finished event, whether that is pending, keep_ms, the time at which it is forgotten}
+local function read_retention(run, was, now)
+  local f = redis.call('HMGET', RUN .. run, 'finished', 'keep_ms', 'retention_ms', 'ended_at')
+  local ttl = redis.call('PTTL', RUN .. run)
+  return {event = f[1], is_pending = is_pending(f[1]), keep_ms = ttl > 0 and ttl or tonumber(f[2] or f[3] or KEPT_MS),
+    until_ms = f[2] and f[4] and f[4] + f[2] or not was.parent and now + ttl or 0}
+end
+
+-- state -> the entries that it demands
+local DEMANDS = {
+  queued = function(job)
+    return {{'RQ_QUEUE', {job.was.queue, list_of(job.was.queue, true)}, job.id}}
+  end,
+  leased = function(job, now)
+    local rq_score = math.floor((now + LEASE_MS) / 1000) + RQ_GRACE_S
+    return {{'LEASES', ONE, job.id, score = now + LEASE_MS},
+      {'RQ_WIP', {job.list}, job.id .. ':' .. (job.lease or ''), score = rq_score}}
+  end,
+  gated = function(job)
+    return {{'WAIT_LIST', wait_lists_of(job.was), job.id}}
+  end,
+  delayed = function(job, now)
+    local due = job.due or now
+    return {{'TIMEOUTS', ONE, 'job:' .. job.id, score = due, exact = job.due},
+      {'RQ_SCHEDULED', {job.list}, job.id, score = math.ceil(due / 1000)}}
+  end,
+  waiting = function(job, now)
+    local member = job.run .. ':' .. job.key
+    return {{'TIMEOUTS', ONE, 'wait:' .. member, score = job.due or now, exact = job.due}, {'TIMEOUT', ONE, member},
+      job.index and {'WAITS', {job.index}, member} or nil}
+  end,
+  parked = function() return {} end,
+  batched = function() return {} end, -- the batch lists it; see examine_runs
+}
+
+-- what cancels a live run from outside: events, and the times by which it must start and end
+local function cancellations(entries, run, was)
+  for n = 0, was.cancel_events - 1 do
+    local index = redis.call('HGET', RUN .. run, 'cancel:' .. n)
+    if index then entries[#entries + 1] = {'WAITS', {index}, run .. ':!' .. n} end
+  end
+  local f = redis.call('HMGET', RUN .. run, 'start_within', 'finish_within', 'finish_ms')
+  if f[1] and not was.started_at then entries[#entries + 1] = {'TIMEOUTS', ONE, 'start:' .. run} end
+  if f[2] and was.started_at then
+    entries[#entries + 1] = {'TIMEOUTS', ONE, 'finish:' .. run, score = was.started_at + (f[3] or 0)}
+  end
+end
+
+local function demands_of_run(run, was, now)
+  if was.live then
+    local entries = {{'LIVE', ONE, run, score = was.created_at}, {'STEPS', ONE, run, optional = true},
+      {'BATCHED', ONE, run, optional = true}}
+    if was.singleton then entries[4] = {'SINGLETON', ONE, was.singleton, value = run} end
+    if was.cancel_events then cancellations(entries, run, was) end
+    return entries
+  end
+  local retention = read_retention(run, was, now)
+  local entries = {{'ENDED', ONE, run, score = now + retention.keep_ms, optional = retention.until_ms <= now + SOON_MS}}
+  if retention.is_pending then
+    entries[2] = {'FINISHED', ONE, retention.event .. ' ' .. run, optional = true}
+    entries[3] = {'BATCHED', ONE, run, optional = true}
+  end
+  if was.status == 'failed' then
+    entries[#entries + 1] = {'RQ_FAILED', {was.queue}, run, optional = true}
+    entries[#entries + 1] = {'RQ_JOB', ONE, run, optional = true}
+  end
+  return entries, retention
+end
+
+-- kinds of keys that only runs demand, or only jobs
+local OF_RUNS = {LIVE = true, ENDED = true, STEPS = true, BATCHED = true, SINGLETON = true, FINISHED = true, RQ_FAILED = true}
+local OF_JOBS = {RQ_QUEUE = true, LEASES = true, WAIT_LIST = true, CONCURRENCY_SLOTS = true, TIMEOUT = true, RQ_WIP = true,
+  RQ_SCHEDULED = true}
+
+-- the entries that a job demands, a continuation with those of its run -> the entries, and the retention of an ended run.
+-- `kind` may leave out what has none of this kind. nil: unknown, because the run has lost fields, or a newer stepflow
+-- wrote the state
+local function expected(job, now, kind)
+  local was, entries, retention, demands = job.was, {}, nil, DEMANDS[job.state]
+  if not was.status then
+    if redis.call('EXISTS', RUN .. job.run) == 1 then return nil end
+    return entries
+  end
+  local is_whole = was.app and was.function_id and was.queue and was.created_at
+  if was.live and not (is_whole and (demands or not job.state)) then return nil end
+  if job.key == '' and not OF_JOBS[kind] then entries, retention = demands_of_run(job.run, was, now) end
+  if was.live and demands and not OF_RUNS[kind] then
+    for _, entry in ipairs(demands(job, now)) do entries[#entries + 1] = entry end
+    if RQ_STATUS[job.state] then entries[#entries + 1] = {'RQ_JOB', ONE, job.id, value = RQ_STATUS[job.state]} end
+    if was.concurrency and (job.state == 'queued' or job.state == 'leased' or job.state == 'gated') then
+      entries[#entries + 1] = {'CONCURRENCY_SLOTS', wait_lists_of(was), job.id, optional = true}
+    end
+  end
+  return entries, retention
+end
+
+-- whose an entry is -> run, step key ('': the run's own); nil: unknown
+local function owner_of(kind, member)
+  local job = member
+  if kind == 'RQ_WIP' then
+    job = string.match(member, '^(.*):.-$') or member
+  elseif kind == 'SINGLETON' then
+    return redis.call('GET', SINGLETON .. member) or nil, ''
+  elseif kind == 'FINISHED' then
+    return string.match(member, '^%S+ (.*)$'), ''
+  elseif kind == 'TIMEOUTS' then
+    local what, subject = string.match(member, '^(%a+):(.*)$')
+    if what == 'start' or what == 'finish' then return subject, '' end
+    if what == 'wait' then return string.match(subject, '^(.*):(%x+)$') end
+    if what ~= 'job' then return nil end -- resume, or a kind of a newer stepflow
+    job = subject
+  elseif kind == 'TIMEOUT' or kind == 'WAITS' then
+    local run, key = string.match(member, '^(.*):(!?%x+)$')
+    return run, run and (string.sub(key, 1, 1) == '!' and '' or key)
+  end
+  return split_job(job)
+end
