@@ -15,7 +15,7 @@ A **transition** is one Lua script, which Redis executes atomically. A process c
 never within it. So a crash can leave every state here behind, and each state has something that ends it:
 
 - ``queued``: a worker that claims the job.
-- ``gated``: a slot that becomes free, or the end of a pause.
+- ``waitlisted``: a slot that becomes free, or the end of a pause.
 - ``leased``: the worker's next transition, or the end of the lease.
 - ``delayed`` and ``waiting``: a timer.
 - ``parked``: the end of a step.
@@ -104,7 +104,7 @@ class ContinuationState(StrEnum):
 
     Attributes:
         QUEUED: its job is on a list and ready.
-        GATED: it is in the wait list of a concurrency limit, a pause or a priority.
+        WAITLISTED: it is in the wait list of a concurrency limit, a pause or a priority.
         LEASED: a worker executes it.
         DELAYED: a timer queues it: a retry, a throttle, a debounce, or the start of a batch.
         BATCHED: the run is a member of a batch and ends with it.
@@ -112,7 +112,7 @@ class ContinuationState(StrEnum):
     """
 
     QUEUED = "queued"
-    GATED = "gated"
+    WAITLISTED = "waitlisted"
     LEASED = "leased"
     DELAYED = "delayed"
     BATCHED = "batched"
@@ -124,7 +124,7 @@ class StepState(StrEnum):
 
     Attributes:
         QUEUED: its job is on a list and ready.
-        GATED: it is in the wait list of a concurrency limit or a pause.
+        WAITLISTED: it is in the wait list of a concurrency limit or a pause.
         LEASED: a worker executes it.
         DELAYED: a timer queues its next attempt.
         WAITING: it waits for a child, an event or a time. It has no job.
@@ -132,7 +132,7 @@ class StepState(StrEnum):
     """
 
     QUEUED = "queued"
-    GATED = "gated"
+    WAITLISTED = "waitlisted"
     LEASED = "leased"
     DELAYED = "delayed"
     WAITING = "waiting"
@@ -144,7 +144,7 @@ LIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING})
 
 STATUS_OF: Mapping[ContinuationState, RunStatus] = {
     ContinuationState.QUEUED: RunStatus.QUEUED,
-    ContinuationState.GATED: RunStatus.QUEUED,
+    ContinuationState.WAITLISTED: RunStatus.QUEUED,
     ContinuationState.LEASED: RunStatus.RUNNING,
     ContinuationState.DELAYED: RunStatus.WAITING,
     ContinuationState.BATCHED: RunStatus.WAITING,
@@ -244,35 +244,35 @@ for _name, _function, _why, _text in (
         "promote",
         "promote",
         "A slot of a concurrency limit is free. The first jobs of its wait list are queued.",
-        "continuation gated -> queued; step gated -> queued",
+        "continuation waitlisted -> queued; step waitlisted -> queued",
     ),
     (
         "wake",
         "wake_run",
         "A step has ended. The run that waits for it is queued.",
-        "run waiting -> queued; continuation parked -> queued|gated; promote",
+        "run waiting -> queued; continuation parked -> queued|waitlisted; promote",
     ),
     (
         "cancel",
         "cancel_tree",
         "A run is cancelled, and the children that it waits for. The parent's step gets the outcome.",
         "run queued|running|waiting -> cancelled; "
-        "continuation queued|gated|leased|delayed|batched|parked -> none; "
-        "step queued|gated|leased|delayed|waiting -> none; step waiting -> memo; wake",
+        "continuation queued|waitlisted|leased|delayed|batched|parked -> none; "
+        "step queued|waitlisted|leased|delayed|waiting -> none; step waiting -> memo; wake",
     ),
     (
         "start",
         "start_or_skip",
         "A run is created. Its function's flow control may delay or skip it, cancel or skip the run that it replaces, "
         "or start a batch.",
-        "run none -> queued|waiting|skipped; continuation none -> queued|gated|delayed|batched; "
-        "run waiting -> queued|skipped; continuation delayed -> queued|gated|none; cancel",
+        "run none -> queued|waiting|skipped; continuation none -> queued|waitlisted|delayed|batched; "
+        "run waiting -> queued|skipped; continuation delayed -> queued|waitlisted|none; cancel",
     ),
 ):
     EFFECTS[_name] = Effect(_function, _why, read_moves(_text))
 
-_ANY_STEP = "step queued|gated|leased|delayed|waiting -> none"
-_REQUEUE = "run running -> queued; continuation leased -> queued|gated"
+_ANY_STEP = "step queued|waitlisted|leased|delayed|waiting -> none"
+_REQUEUE = "run running -> queued; continuation leased -> queued|waitlisted"
 
 TRANSITIONS: Mapping[str, Transition] = {
     name: read_moves(text)
@@ -287,19 +287,19 @@ TRANSITIONS: Mapping[str, Transition] = {
         "end_batch": "run waiting -> completed|failed|cancelled; continuation batched -> none; "
         "step waiting -> memo; wake",
         # jobs
-        "claim_jobs": "run queued -> running; continuation queued -> leased|gated; "
-        "step queued -> leased|gated; promote",
+        "claim_jobs": "run queued -> running; continuation queued -> leased|waitlisted; "
+        "step queued -> leased|waitlisted; promote",
         "extend_leases": "none",
         "yield_run": f"{_REQUEUE}; promote",
         "park_run": "run running -> waiting; continuation leased -> parked; promote",
-        "release_jobs": f"{_REQUEUE}; step leased -> queued|gated; promote",
-        "reclaim_leases": f"{_REQUEUE}; step leased -> queued|gated; promote",
-        "repair_jobs": "step queued -> gated; promote",
-        "fire_timers": "run waiting -> queued; continuation delayed -> queued|gated; step delayed -> queued|gated; "
-        "step waiting -> memo; cancel",
+        "release_jobs": f"{_REQUEUE}; step leased -> queued|waitlisted; promote",
+        "reclaim_leases": f"{_REQUEUE}; step leased -> queued|waitlisted; promote",
+        "repair_jobs": "step queued -> waitlisted; promote",
+        "fire_timers": "run waiting -> queued; continuation delayed -> queued|waitlisted; "
+        "step delayed -> queued|waitlisted; step waiting -> memo; cancel",
         # steps
         "commit_step": "step none -> memo",
-        "plan_steps": "step none -> queued|gated; promote",
+        "plan_steps": "step none -> queued|waitlisted; promote",
         "commit_planned_step": "step leased -> memo; wake",
         "fail_attempt": "step none|leased -> delayed; promote",
         # invokes
@@ -327,9 +327,9 @@ TRANSITIONS: Mapping[str, Transition] = {
         "examine_entries": f"{_ANY_STEP}; promote",
         "examine_runs": "run queued|running|waiting -> queued|running|waiting; "
         "run waiting -> completed|failed|cancelled; "
-        "continuation leased|gated|parked -> queued|gated; "
-        "continuation queued|gated|leased|delayed|batched|parked -> none; "
-        f"step leased|gated -> queued|gated; {_ANY_STEP}; step waiting -> memo; wake",
+        "continuation leased|waitlisted|parked -> queued|waitlisted; "
+        "continuation queued|waitlisted|leased|delayed|batched|parked -> none; "
+        f"step leased|waitlisted -> queued|waitlisted; {_ANY_STEP}; step waiting -> memo; wake",
     }.items()
 }
 """The moves of each transition, by the name of its script."""

@@ -49,7 +49,7 @@ def test_a_run_that_is_yielded_while_its_key_is_paused_is_gated(driver: Driver) 
     lease = started(driver)
     close(driver)
     assert driver.yield_run(lease) is ScriptStatus.DONE
-    assert states(driver) == ("gated", [])
+    assert states(driver) == ("waitlisted", [])
 
 
 def test_jobs_that_are_released_while_their_key_is_paused_are_gated(driver: Driver) -> None:
@@ -58,7 +58,7 @@ def test_jobs_that_are_released_while_their_key_is_paused_are_gated(driver: Driv
     step = driver.claim_one(worker="w2")
     close(driver)
     assert driver.release(lease, step) == 2
-    assert states(driver) == ("gated", ["gated"])
+    assert states(driver) == ("waitlisted", ["waitlisted"])
 
 
 def test_jobs_that_are_reclaimed_while_their_key_is_paused_are_gated(driver: Driver) -> None:
@@ -67,7 +67,7 @@ def test_jobs_that_are_reclaimed_while_their_key_is_paused_are_gated(driver: Dri
     close(driver)
     driver.advance(LEASE_MS + 1)
     assert len(driver.reclaim()) == 2
-    assert states(driver) == ("gated", ["gated"])
+    assert states(driver) == ("waitlisted", ["waitlisted"])
 
 
 def test_jobs_whose_delay_is_over_while_their_key_is_paused_are_gated(driver: Driver) -> None:
@@ -76,15 +76,15 @@ def test_jobs_whose_delay_is_over_while_their_key_is_paused_are_gated(driver: Dr
     close(driver)
     driver.advance(1_000)
     driver.fire()
-    assert states(driver, "run1") == ("gated", [])
-    assert states(driver, "run2") == ("leased", ["gated"])
+    assert states(driver, "run1") == ("waitlisted", [])
+    assert states(driver, "run2") == ("leased", ["waitlisted"])
 
 
 def test_a_step_that_is_planned_while_its_key_is_paused_is_gated_and_ends_with_its_run(driver: Driver) -> None:
     lease = started(driver)
     close(driver)
     driver.plan(lease, "a")
-    assert states(driver) == ("leased", ["gated"])
+    assert states(driver) == ("leased", ["waitlisted"])
     driver.finish(lease)
     assert states(driver) == (None, [])
 
@@ -96,7 +96,7 @@ def test_a_run_that_a_memo_wakes_while_its_key_is_paused_is_gated(driver: Driver
     driver.park(lease)
     close(driver)
     driver.commit(step)
-    assert states(driver) == ("gated", [])
+    assert states(driver) == ("waitlisted", [])
 
 
 def test_a_step_whose_job_was_taken_away_is_gated_when_it_is_repaired_while_its_key_is_paused(driver: Driver) -> None:
@@ -106,7 +106,7 @@ def test_a_step_whose_job_was_taken_away_is_gated_when_it_is_repaired_while_its_
     driver.client.lrem(driver.keys("RQ_QUEUE", "shop:steps"), 0, job)
     driver.client.delete(driver.keys("RQ_JOB", job))
     driver.send(repair_jobs(driver.partition, cursor=0))
-    assert states(driver) == ("leased", ["gated"])
+    assert states(driver) == ("leased", ["waitlisted"])
 
 
 # -- moves between runs and partitions ---------------------------------------------
@@ -159,12 +159,12 @@ def test_an_event_of_another_partition_ends_a_wait_once(store: Store) -> None:
 
 FOLDER = Path(__file__).parent
 MAKE_ALL_MOVES = (
-    "test_away.py::test_the_memo_is_the_one_that_a_child_nearby_leaves[real-failed]",
+    "test_remote_invokes.py::test_the_memo_is_the_one_that_a_child_nearby_leaves[real-failed]",
     "test_batches.py::test_a_batch_in_which_nobody_is_left_is_cancelled[real]",
     "test_batches.py::test_batches_stand_in_line_as_one[real]",
     "test_batches.py::test_the_end_of_a_batch_is_that_of_its_runs_whoever_sees_to_it[real-failed]",
     "test_batches.py::test_who_cancels_a_batch_cancels_its_runs[real]",
-    "test_bounds.py::test_a_run_that_does_not_end_in_time_is_cancelled_with_its_children[real]",
+    "test_cancellation.py::test_a_run_that_does_not_end_in_time_is_cancelled_with_its_children[real]",
     "test_ending.py::test_a_run_can_be_cancelled_in_every_state[real-with_steps_in_every_state]",
     "test_ending.py::test_a_run_that_is_retried_waits_for_its_time_and_counts_the_attempt[real]",
     "test_ending.py::test_steps_that_have_not_ended_go_with_their_run[real]",

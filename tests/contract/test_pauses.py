@@ -72,7 +72,7 @@ def test_the_jobs_of_a_paused_function_are_put_aside_and_go_on_in_their_order(dr
     driver.start("other")
     paused(driver, "function", "shop/buy")
     driver.claim()
-    assert [driver.run(f"run{n}").continuation for n in range(3)] == ["gated"] * 3
+    assert [driver.run(f"run{n}").continuation for n in range(3)] == ["waitlisted"] * 3
     start(driver, "run3")
     assert claimed(driver) == []
     resumed(driver, "function", "shop/buy")
@@ -85,7 +85,7 @@ def test_a_planned_step_of_a_paused_function_is_put_aside(driver: Driver) -> Non
     paused(driver, "function", "shop/buy")
     driver.park(lease)
     assert claimed(driver) == []
-    assert {step.state for step in driver.steps().values()} == {"gated"}
+    assert {step.state for step in driver.steps().values()} == {"waitlisted"}
     resumed(driver, "function", "shop/buy")
     assert len(claimed(driver)) == 2
 
@@ -110,7 +110,7 @@ def test_a_function_that_is_paused_again_before_it_went_on_stays_paused(driver: 
     driver.send(resume(driver.partition, "function", "shop/buy"))
     paused(driver, "function", "shop/buy")
     driver.fire()
-    assert driver.run().continuation == "gated"
+    assert driver.run().continuation == "waitlisted"
     resumed(driver, "function", "shop/buy")
     assert claimed(driver) == ["run1"]
 

@@ -98,7 +98,7 @@ def test_a_run_explains_that_it_waits_for_others(app: Stepflow) -> None:
     run = app.start(store)
     assert run.status() is RunStatus.WAITING
     reason = run.explain()
-    assert (reason.kind, reason.because[0].kind) == ("batch", "put off")
+    assert (reason.kind, reason.because[0].kind) == ("batch", "delayed")
     assert "collected in a batch" in reason.because[0].text
     assert run.cancel()
     assert app.run(reason.because[0].subject).status() is RunStatus.CANCELLED

@@ -157,7 +157,7 @@ def test_a_run_waits_for_a_worker_that_has_the_key(url: str, client, run_worker)
     blocked = client.hget(f"stepflow:run:{run.id}", "blocked")
     assert "STEPFLOW_ENCRYPTION_KEYS" in blocked
     assert SECRET not in blocked
-    assert run.explain().kind == "not readable"
+    assert run.explain().kind == "not_readable"
     assert (run.status(), client.xlen("stepflow:events")) == ("waiting", 1)
     worker.stop()
     client.zadd("stepflow:timeouts", {f"job:{run.id}": 1}, xx=True)

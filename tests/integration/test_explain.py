@@ -85,7 +85,7 @@ def test_a_run_in_line_names_who_has_the_slots(app: Stepflow, run_worker) -> Non
 
     run_worker(app)
     first, second = app.start_many(one, range(2))
-    reason = settled(second, "in line")
+    reason = settled(second, "waitlisted")
     assert reason.because[0].text == f"number 1 for shop/one, limit 1, held by {first.id}"
     gate.set()
     second.result(20)
@@ -105,7 +105,7 @@ def test_a_run_that_is_put_off_and_one_that_is_tried_again(app: Stepflow, run_wo
 
     run_worker(app, backoff=_slow())
     app.start(slow)
-    reason = settled(app.start(slow), "put off")
+    reason = settled(app.start(slow), "delayed")
     assert (reason.text, reason.until is not None) == ("shop/slow is throttled", True)
     run = app.start(broken)
     until(lambda: "retrying" in json.dumps(kinds(run.explain())))
@@ -124,7 +124,7 @@ def test_a_run_whose_code_is_gone(app: Stepflow, url: str, run_worker) -> None:
     async def unrelated(ctx: Context) -> None: ...
 
     run_worker(other)
-    assert "is not in worker" in settled(run, "code missing").text
+    assert "is not in worker" in settled(run, "code_missing").text
 
 
 @pytest.mark.slow

@@ -173,14 +173,14 @@ def test_a_run_that_is_cancelled_in_line_or_at_work_leaves_its_place(app: Stepfl
 def test_a_worker_that_dies_leaks_no_slot(app: Stepflow, start_worker, client, url: str, tmp_path) -> None:
     producer = Stepflow("gated", redis_url=url)
     ledger, gate = tmp_path / "ledger", tmp_path / "gate"
-    worker = start_worker("tests.integration.apps.gated:app")
+    worker = start_worker("tests.integration.apps.limited:app")
     until(lambda: client.hexists("stepflow:functions", "gated/one"))
     data = {"ledger": str(ledger), "gate": str(gate)}
     runs = [producer.start("gated/one", data) for _ in range(3)]
     until(lambda: ledger.exists())
     worker.kill()
     gate.touch()
-    start_worker("tests.integration.apps.gated:app")
+    start_worker("tests.integration.apps.limited:app")
     for run in runs:
         run.result(40)
     lines = ledger.read_text().split()

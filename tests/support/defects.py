@@ -29,7 +29,7 @@ NOBODY = "nobody"
 STEP = f"{NOBODY}:{A}"
 HOUR_MS = 3_600_000
 MARK = '["stepflow_workers.rq_job.perform", null, ["nobody"], {}]'
-GATED = FlowConfig(concurrency=(ConcurrencyConfig(1),))
+WAITLISTED = FlowConfig(concurrency=(ConcurrencyConfig(1),))
 BATCHED = FlowConfig(batch=BatchConfig(10, HOUR_MS))
 GATE = "shop/buy"
 
@@ -134,8 +134,8 @@ def batched(driver: Driver) -> str:
 
 def in_line(driver: Driver) -> None:
     """Two runs; one has the slot, and the other stands in line."""
-    start(driver, "run1", flow=GATED)
-    start(driver, "run2", flow=GATED)
+    start(driver, "run1", flow=WAITLISTED)
+    start(driver, "run2", flow=WAITLISTED)
 
 
 # -- live runs -----------------------------------------------------------------
@@ -237,10 +237,10 @@ def a_job_in_two_wait_lists(driver: Driver) -> None:
 
 @defect("wait_list_stalled")
 def a_line_that_nobody_moves(driver: Driver) -> None:
-    start(driver, flow=GATED)
+    start(driver, flow=WAITLISTED)
     driver.client.delete(driver.keys("CONCURRENCY_SLOTS", GATE), driver.keys("RQ_QUEUE", "shop"))
     driver.client.zadd(driver.keys("WAIT_LIST", GATE), {"run1": 1})
-    driver.client.hset(driver.keys("RUN", "run1"), "continuation", "gated")
+    driver.client.hset(driver.keys("RUN", "run1"), "continuation", "waitlisted")
     driver.client.hset(driver.keys("RQ_JOB", "run1"), "status", "deferred")
 
 
@@ -249,7 +249,7 @@ def a_function_that_is_paused_no_more(driver: Driver) -> None:
     driver.start()
     driver.client.delete(driver.keys("RQ_QUEUE", "shop"))
     driver.client.zadd(driver.keys("WAIT_LIST", f"function {GATE}"), {"run1": 1})
-    driver.client.hset(driver.keys("RUN", "run1"), "continuation", "gated")
+    driver.client.hset(driver.keys("RUN", "run1"), "continuation", "waitlisted")
     driver.client.hset(driver.keys("RQ_JOB", "run1"), "status", "deferred")
 
 
@@ -477,13 +477,13 @@ def timers_of_nobody(driver: Driver) -> None:
 
 @defect("orphaned concurrency_slots")
 def a_slot_that_is_never_freed(driver: Driver) -> None:
-    start(driver, flow=GATED)
+    start(driver, flow=WAITLISTED)
     driver.client.zadd(driver.keys("CONCURRENCY_SLOTS", GATE), {NOBODY: "inf"})
 
 
 @defect("orphaned wait_list")
 def one_in_line_who_has_a_slot(driver: Driver) -> None:
-    start(driver, flow=GATED)
+    start(driver, flow=WAITLISTED)
     driver.client.zadd(driver.keys("WAIT_LIST", GATE), {"run1": 1})
 
 

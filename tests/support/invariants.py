@@ -32,7 +32,7 @@ __all__ = ["Expected", "Part", "check_invariants", "read_expected"]
 _KEYS = Keys()
 _OF_CONTINUATION = {
     "queued": RunStatus.QUEUED,
-    "gated": RunStatus.QUEUED,
+    "waitlisted": RunStatus.QUEUED,
     "leased": RunStatus.RUNNING,
     "delayed": RunStatus.WAITING,
     "batched": RunStatus.WAITING,
@@ -68,7 +68,7 @@ class Expected:
                 self.leases.add(job)
                 self.rq_wip.add(f"{job}:{fence}")
                 self.rq_status[job] = "started"
-            case "gated":
+            case "waitlisted":
                 self.in_line.add(job)
                 self.rq_status[job] = "deferred"
             case "delayed":

@@ -14,6 +14,7 @@ OLD_WORDS = {
     "deputy": "lease sidecar",
     "dialogue": "operation",
     "gate": "concurrency limit",
+    "gated": "waitlisted",
     "inbox": "notification listener",
     "keeper": "lease renewer",
     "lapse": "expire",

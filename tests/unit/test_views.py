@@ -74,5 +74,5 @@ def test_details_have_the_fields_of_runs_show() -> None:
 def test_flow_control_that_delays_or_skips_a_run_is_named() -> None:
     assert run_view(continuation=b"delayed").blocked_by == "throttled"
     assert run_view(continuation=b"delayed", started_at=b"1735689600200").blocked_by == ""
-    assert run_view(continuation=b"gated").blocked_by == "waits in a wait list"
+    assert run_view(continuation=b"waitlisted").blocked_by == "waits in a wait list"
     assert run_view(status=b"skipped", reason=b"rate limited").blocked_by == "rate limited"

@@ -25,7 +25,7 @@ from stepflow_engine.product import NAME
 __all__ = ["Reason", "explain_run"]
 
 _DEPTH = 20
-_GATE = re.compile(r"(\d+) (\d+) ")
+_LIMIT = re.compile(r"(\d+) (\d+) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class Reason:
     """One reason, and the reasons behind it.
 
     Attributes:
-        kind: ended, paused, executing, queued, in line, put off, retrying, code missing, not readable, child, event,
-            sleep, step, batch, waiting.
-        subject: a run, a step, a queue, or a concurrency gate.
+        kind: of a run: ended, paused, executing, queued, waitlisted, delayed, retrying, waiting, batch, code_missing,
+            not_readable. Behind it: child, event, sleep, step, retrying, waitlisted, pause, queue, concurrency.
+        subject: a run, a step, a queue, or a concurrency limit.
         text: a sentence without a full stop.
         until: when it ends by itself, in milliseconds since the epoch; ``None``: it does not end by time.
         because: the reasons for this reason.
@@ -72,16 +72,16 @@ class _Explainer:
         if record is None:
             return None
         steps = self.broker.execute(read_steps(self.partition, run_id))
-        gates, delayed_by = self.broker.execute(
+        limits, delayed_by = self.broker.execute(
             command(replies.texts, "HMGET", self.partition.run_key("RUN", run_id), "concurrency", "delayed_by")
         )
-        names = _gates(gates.encode())
+        names = _limits(limits.encode())
         if record.status.ended:
             why = f" ({record.reason})" if record.reason else ""
             return Reason("ended", run_id, f"{record.name} {record.status.value}{why}")
         reason = self._live_run(record, steps, names, delayed_by, depth=depth)
         if paused := tuple(self._paused(record, names)):
-            return Reason("paused", run_id, f"{record.name} is held up", None, (*paused, reason))
+            return Reason("paused", run_id, f"{record.name} is paused", None, (*paused, reason))
         return reason
 
     def _live_run(
@@ -106,20 +106,20 @@ class _Explainer:
                 batch_reason = self.run(batch, depth=depth + 1)
                 text = f"{record.name} is part of batch {batch}"
                 return Reason("batch", run_id, text, None, (batch_reason,) if batch_reason else ())
-            case "gated":
+            case "waitlisted":
                 because = tuple(self._positions(run_id, names))
-                return Reason("in line", run_id, f"{record.name} waits in a wait list", None, because)
+                return Reason("waitlisted", run_id, f"{record.name} waits in a wait list", None, because)
             case "delayed":
                 return self._delayed(record, delayed_by)
         because = tuple(self._steps(run_id, steps, names, record, depth=depth))
         return Reason("waiting", run_id, f"{record.name} waits for its steps", None, because)
 
-    def _paused(self, record: RunRecord, gates: list[tuple[int, str]]) -> Iterator[Reason]:
+    def _paused(self, record: RunRecord, limits: list[tuple[int, str]]) -> Iterator[Reason]:
         """The pauses that stop a run, as its partition has them."""
         partition = self.partition.of(record.id)
         if partition not in self._pauses:
             self._pauses[partition] = self.broker.execute(read_pauses(partition))
-        subjects = [("function", record.name), ("queue", record.queue), *(("key", name) for _, name in gates)]
+        subjects = [("function", record.name), ("queue", record.queue), *(("key", name) for _, name in limits)]
         for kind, name in subjects:
             if pause := self._pauses[partition].get(f"{kind} {name}"):
                 why = f": {pause.reason}" if pause.reason else ""
@@ -129,16 +129,16 @@ class _Explainer:
 
     def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:
         if record.blocked:
-            kind = "code missing" if record.blocked.startswith("the code of") else "not readable"
+            kind = "code_missing" if record.blocked.startswith("the code of") else "not_readable"
             return Reason(kind, record.id, record.blocked, record.due_at)
         if record.attempt:
             failure = f": {record.failure.name}: {record.failure.message}" if record.failure else ""
             text = f"the code of {record.name} failed, and is tried again (retry {record.attempt}){failure}"
             return Reason("retrying", record.id, text, record.due_at)
-        return Reason("put off", record.id, f"{record.name} is {delayed_by or 'put off'}", record.due_at)
+        return Reason("delayed", record.id, f"{record.name} is {delayed_by or 'delayed'}", record.due_at)
 
     def _steps(
-        self, run_id: str, steps: list[StepRecord], gates: list[tuple[int, str]], record: RunRecord, *, depth: int
+        self, run_id: str, steps: list[StepRecord], limits: list[tuple[int, str]], record: RunRecord, *, depth: int
     ) -> Iterator[Reason]:
         for step in sorted(steps, key=lambda step: step.id):
             job = f"{run_id}-{step.key}"
@@ -155,9 +155,9 @@ class _Explainer:
                     queued = self._queued(record.queue, job, started=True)
                     text = f"step {step.id!r} is ready, and no worker has taken it"
                     yield Reason("step", step.id, text, None, (queued,))
-                case "gated":
-                    positions = tuple(self._positions(job, gates))
-                    yield Reason("in line", step.id, f"step {step.id!r} waits in a wait list", None, positions)
+                case "waitlisted":
+                    positions = tuple(self._positions(job, limits))
+                    yield Reason("waitlisted", step.id, f"step {step.id!r} waits in a wait list", None, positions)
                 case "leased":
                     yield Reason("step", step.id, f"step {step.id!r} is executed by worker {step.owner}")
                 case "delayed":
@@ -181,8 +181,8 @@ class _Explainer:
             return Reason("queue", name, f"{where}; no live worker serves queue {queue}: start one")
         return Reason("queue", name, f"{where}; {len(serving)} live worker(s) serve queue {queue}")
 
-    def _positions(self, job: str, gates: list[tuple[int, str]]) -> Iterator[Reason]:
-        """The positions of a job in the wait lists of its queue and its gates, and the runs that hold the slots."""
+    def _positions(self, job: str, limits: list[tuple[int, str]]) -> Iterator[Reason]:
+        """The positions of a job in the wait lists of its queue and its limits, and the runs that hold the slots."""
         partition = self.partition.of(job)
         queued = self.broker.execute(command(replies.texts, "HMGET", partition.keys("RUN", job), "queue"))[0]
         place = self.broker.execute(
@@ -190,7 +190,7 @@ class _Explainer:
         )
         if place is not None:
             yield Reason("queue", queued, f"number {place + 1} by priority on queue {queued}")
-        for limit, name in gates:
+        for limit, name in limits:
             place = self.broker.execute(
                 command(replies.integer_or_none, "ZRANK", partition.keys("WAIT_LIST", name), job)
             )
@@ -199,14 +199,16 @@ class _Explainer:
                     command(replies.texts, "ZRANGE", partition.keys("CONCURRENCY_SLOTS", name), 0, 9)
                 )
                 held = ", ".join(holder.partition("-")[0] for holder in holders)
-                yield Reason("gate", name, f"number {place + 1} for {name}, limit {limit}, held by {held or 'nobody'}")
+                yield Reason(
+                    "concurrency", name, f"number {place + 1} for {name}, limit {limit}, held by {held or 'nobody'}"
+                )
 
 
-def _gates(text: bytes) -> list[tuple[int, str]]:
-    """The limits and names of the concurrency gates in a run's ``concurrency`` field (see ``lib/concurrency.lua``)."""
+def _limits(text: bytes) -> list[tuple[int, str]]:
+    """The limits and names of the concurrency limits in a run's ``concurrency`` field (see ``lib/concurrency.lua``)."""
     found, at = [], 0
     while at < len(text):
-        head = _GATE.match(text[at:].decode(errors="replace"))
+        head = _LIMIT.match(text[at:].decode(errors="replace"))
         if head is None:
             break
         first = at + head.end()

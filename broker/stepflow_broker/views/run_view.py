@@ -17,7 +17,7 @@ __all__ = ["FORGOTTEN", "RunView", "forgotten_run", "run_not_found", "view_run"]
 FORGOTTEN = "forgotten"
 """The status of a run that ended longer ago than its retention: only a memo of its parent names it."""
 
-_CONTINUATIONS = {"gated": "waits in a wait list", "batched": "collected in a batch"}
+_CONTINUATIONS = {"waitlisted": "waits in a wait list", "batched": "collected in a batch"}
 
 
 @dataclass(frozen=True, slots=True)

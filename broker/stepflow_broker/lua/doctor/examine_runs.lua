@@ -4,9 +4,9 @@
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 repair (1 or 0)  3.. runs
 -- MOVES    run queued|running|waiting -> queued|running|waiting; run waiting -> completed|failed|cancelled;
---          continuation leased|gated|parked -> queued|gated;
---          continuation queued|gated|leased|delayed|batched|parked -> none; step leased|gated -> queued|gated;
---          step queued|gated|leased|delayed|waiting -> none; step waiting -> memo; wake
+--          continuation leased|waitlisted|parked -> queued|waitlisted;
+--          continuation queued|waitlisted|leased|delayed|batched|parked -> none; step leased|waitlisted -> queued|waitlisted;
+--          step queued|waitlisted|leased|delayed|waiting -> none; step waiting -> memo; wake
 -- RETURNS  {how many were examined, list of {code, where, subject, detail, 1 REPAIRED | 0 FOUND},
 --          list of {ready job, when it was queued},
 --          list of {run, step key, child, message} of waits for children in other partitions, which are not examined}

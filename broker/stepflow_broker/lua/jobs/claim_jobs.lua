@@ -6,7 +6,7 @@
 -- KEYS     1 rq_suspended  2 paused  3 last_claim
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5 claim (a number that the worker uses once; 0: never repeated)
 --          6.. lists, in order
--- MOVES    run queued -> running; continuation queued -> leased|gated; step queued -> leased|gated; promote
+-- MOVES    run queued -> running; continuation queued -> leased|waitlisted; step queued -> leased|waitlisted; promote
 -- RETURNS  list of jobs, 0 SUSPENDED
 local now, worker, limit, lease_ms = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
@@ -119,7 +119,7 @@ end
 local function next_job(list, has_wait_list)
   if not (has_wait_list and wait_list_is_first(list)) then return redis.call('LPOP', RQ_QUEUE .. list) end
   local job = redis.call('ZPOPMIN', WAIT_LIST .. 'queue ' .. list)[1]
-  if redis.call('HGET', RUN .. job, 'continuation') == 'gated' then
+  if redis.call('HGET', RUN .. job, 'continuation') == 'waitlisted' then
     redis.call('HSET', RUN .. job, 'continuation', 'queued')
   end
   return job

@@ -5,7 +5,7 @@
 -- USES     clock jobs waits state concurrency pauses runs invokes cancellation
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
--- MOVES    run waiting -> queued; continuation delayed -> queued|gated; step delayed -> queued|gated;
+-- MOVES    run waiting -> queued; continuation delayed -> queued|waitlisted; step delayed -> queued|waitlisted;
 --          step waiting -> memo; cancel
 -- RETURNS  {how many timers fired, milliseconds until the next (-1: there is none)}
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')

@@ -5,7 +5,7 @@
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 leases  2 last_lease_scan
 -- ARGV     1 now_ms  2 limit  3 lease_ms
--- MOVES    run running -> queued; continuation leased -> queued|gated; step leased -> queued|gated; promote
+-- MOVES    run running -> queued; continuation leased -> queued|waitlisted; step leased -> queued|waitlisted; promote
 -- RETURNS  list of the jobs reclaimed
 local GAP_MS = 6000 -- each worker scans every four seconds
 local now, grace_ms = clock(ARGV[1]), math.floor(ARGV[3] / 2) + 1000

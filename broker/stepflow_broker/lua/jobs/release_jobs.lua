@@ -2,7 +2,7 @@
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2.. job, fence, ...
--- MOVES    run running -> queued; continuation leased -> queued|gated; step leased -> queued|gated; promote
+-- MOVES    run running -> queued; continuation leased -> queued|waitlisted; step leased -> queued|waitlisted; promote
 -- RETURNS  the number of released jobs
 local now, count = clock(ARGV[1]), 0
 for i = 2, #ARGV, 2 do

@@ -4,7 +4,7 @@
 -- USES     clock jobs waits state concurrency runs truth
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 cursor  3 count
--- MOVES    step queued -> gated; promote
+-- MOVES    step queued -> waitlisted; promote
 -- RETURNS  {next cursor, list of the repaired jobs}
 local now = clock(ARGV[1])
 local page = redis.call('ZSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])

@@ -2,7 +2,7 @@
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence
--- MOVES    run running -> queued; continuation leased -> queued|gated; promote
+-- MOVES    run running -> queued; continuation leased -> queued|waitlisted; promote
 -- RETURNS  1 QUEUED, -1 NO_RUN, -2 STALE_FENCE
 local run, fence, was = ARGV[2], ARGV[3], read_run(ARGV[2])
 if not holds_run(was, fence) then return refusal(was) end

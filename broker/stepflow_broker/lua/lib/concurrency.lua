@@ -83,7 +83,7 @@ local function wait_list_for(job, run, was, list, now, promoted_from)
   if not was.started_at and redis.call('HEXISTS', RUN .. run, 'priority_ms') == 1 then return 'queue ' .. list end
 end
 
--- put a job on its list, or in the wait list that it must wait in -> its state: queued or gated
+-- put a job on its list, or in the wait list that it must wait in -> its state: queued or waitlisted
 local function enqueue_or_wait(job, run, was, list, description, now, at_front, promoted_from)
   local wait_list = wait_list_for(job, run, was, list, now, promoted_from)
   if not wait_list then
@@ -95,7 +95,7 @@ local function enqueue_or_wait(job, run, was, list, description, now, at_front, 
   if wait_list == 'queue ' .. list and redis.call('ZCARD', WAIT_LIST .. wait_list) == 1 then
     redis.call('PUBLISH', READY, list)
   end
-  return 'gated'
+  return 'waitlisted'
 end
 
 -- put a job that was popped from a wait list on its list, or in the next wait list
@@ -103,10 +103,10 @@ local function promote(job, wait_list, now)
   local run, key = split_job(job)
   local was = read_run(run)
   local name = was.live and was.app .. '/' .. was.function_id
-  if key == '' and was.continuation == 'gated' then
+  if key == '' and was.continuation == 'waitlisted' then
     local state = enqueue_or_wait(job, run, was, list_of(was.queue, was.started_at), name, now, false, wait_list)
     redis.call('HSET', RUN .. run, 'continuation', state)
-  elseif was.live and redis.call('HGET', STEPS .. run, key .. ':state') == 'gated' then
+  elseif was.live and redis.call('HGET', STEPS .. run, key .. ':state') == 'waitlisted' then
     local id = redis.call('HGET', STEPS .. run, key)
     local description = name .. ': ' .. string.sub(id, 1, 100)
     local state = enqueue_or_wait(job, run, was, list_of(was.queue, true), description, now, false, wait_list)
@@ -130,7 +130,7 @@ local function defer(job, run, key, was, wait_list)
   redis.call('ZREM', CONCURRENCY_SLOTS .. wait_list, job)
   redis.call('ZADD', WAIT_LIST .. wait_list, wait_position(run, was), job)
   redis.call('HSET', RQ_JOB .. job, 'status', 'deferred')
-  redis.call('HSET', key == '' and RUN .. run or STEPS .. run, key == '' and 'continuation' or key .. ':state', 'gated')
+  redis.call('HSET', key == '' and RUN .. run or STEPS .. run, key == '' and 'continuation' or key .. ':state', 'waitlisted')
 end
 
 local function leave_wait_lists(job, was)

@@ -41,7 +41,7 @@ local DEMANDS = {
     return {{'LEASES', ONE, job.id, score = now + LEASE_MS},
       {'RQ_WIP', {job.list}, job.id .. ':' .. (job.lease or ''), score = rq_score}}
   end,
-  gated = function(job)
+  waitlisted = function(job)
     return {{'WAIT_LIST', wait_lists_of(job.was), job.id}}
   end,
   delayed = function(job, now)
@@ -112,7 +112,7 @@ local function expected(job, now, kind)
   if was.live and demands and not OF_RUNS[kind] then
     for _, entry in ipairs(demands(job, now)) do entries[#entries + 1] = entry end
     if RQ_STATUS[job.state] then entries[#entries + 1] = {'RQ_JOB', ONE, job.id, value = RQ_STATUS[job.state]} end
-    if was.concurrency and (job.state == 'queued' or job.state == 'leased' or job.state == 'gated') then
+    if was.concurrency and (job.state == 'queued' or job.state == 'leased' or job.state == 'waitlisted') then
       entries[#entries + 1] = {'CONCURRENCY_SLOTS', wait_lists_of(was), job.id, optional = true}
     end
   end

@@ -96,7 +96,7 @@ local function drop_steps(run, was)
         redis.call('ZREM', RQ_SCHEDULED .. list, job)
       elseif state == 'queued' then
         redis.call('LREM', RQ_QUEUE .. list, 1, job)
-      elseif state == 'gated' then
+      elseif state == 'waitlisted' then
         leave_wait_lists(job, was)
       end
     end
@@ -122,7 +122,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   elseif was.continuation == 'delayed' then
     redis.call('ZREM', TIMEOUTS, 'job:' .. run)
     redis.call('ZREM', RQ_SCHEDULED .. list_of(queue, was.started_at), run)
-  elseif was.continuation == 'gated' then
+  elseif was.continuation == 'waitlisted' then
     leave_wait_lists(run, was)
   end
   if was.singleton and redis.call('GET', SINGLETON .. was.singleton) == run then

@@ -1,7 +1,7 @@
 -- truth: the jobs and waits of a run, as its hash and its steps have them.
 
 -- state of a job -> its status in RQ
-local RQ_STATUS = {queued = 'queued', gated = 'deferred', leased = 'started', delayed = 'scheduled', parked = 'deferred'}
+local RQ_STATUS = {queued = 'queued', waitlisted = 'deferred', leased = 'started', delayed = 'scheduled', parked = 'deferred'}
 
 -- a continuation (its key is '') or a planned step: its job's id and list, and the fields that the truth has
 local function continuation_of(run, was)

@@ -5,7 +5,7 @@
 -- ARGV     1 now_ms  2 run  3 fence  4 status  5 field (output or error)  6 payload  7 retention_ms
 --          8 failed_event ('': none)  9 event_id (of the failed event)
 -- MOVES    run running -> completed|failed; continuation leased -> none;
---          step queued|gated|leased|delayed|waiting -> none; promote
+--          step queued|waitlisted|leased|delayed|waiting -> none; promote
 -- RETURNS  1 ENDED, 0 ALREADY_ENDED, -1 NO_RUN, -2 STALE_FENCE
 local run, was = ARGV[2], read_run(ARGV[2])
 if not holds_run(was, ARGV[3]) then return was.status == ARGV[4] and 0 or refusal(was) end

@@ -3,7 +3,7 @@
 -- USES     clock jobs state concurrency
 -- KEYS     1 run  2 memos  3 steps
 -- ARGV     1 now_ms  2 run  3 fence  4.. step_key, step_id, ...
--- MOVES    step none -> queued|gated; promote
+-- MOVES    step none -> queued|waitlisted; promote
 -- RETURNS  1 PLANNED, -1 NO_RUN, -2 STALE_FENCE
 local now, run, was = clock(ARGV[1]), ARGV[2], read_run(ARGV[2])
 if not holds_run(was, ARGV[3]) then return refusal(was) end

@@ -14,7 +14,7 @@ from tests.chaos.worker_fleet import Crew
 from tests.integration.apps.ledger import count
 from tests.support.processes import until
 
-APP = "tests.chaos.away_app:app"
+APP = "tests.chaos.remote_app:app"
 PARTITIONS = 4
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from stepflow_broker.embedded_server import EmbeddedServer
 from tests.property.mutations import AWAY_MUTATIONS, Mutation, mutated
-from tests.support.away_model import AwayModel, Minds, Move, State
+from tests.support.remote_model import AwayModel, Minds, Move, State
 from tests.support.snapshots import Snapshot, SnapshotServer
 
 pytestmark = pytest.mark.slow
