@@ -323,6 +323,12 @@ def a_step_without_a_state(driver: Driver) -> None:
     driver.client.hdel(driver.keys("STEPS", "run1"), f"{A}:state")
 
 
+@defect("step_incomplete")
+def a_wait_without_its_detail(driver: Driver) -> None:
+    waiting(driver, "paid")
+    driver.client.hdel(driver.keys("STEPS", "run1"), f"{W}:detail")
+
+
 @defect("step_has_memo")
 def a_step_with_a_memo_that_is_planned(driver: Driver) -> None:
     planned(driver)

@@ -193,7 +193,7 @@ RULES: dict[str, Rule] = {
     "wait_list_stalled": _error("jobs wait in wait list {subject}, but no job holds a slot whose end would promote them", "promotes the first of them"),
     "batch_lost": _error("run {subject} waits for batch {detail}, which does not list it, or has ended without an event", "adds it to the list, or ends it as the batch ended; cancel the run if the batch does not exist"),
     # steps
-    "step_incomplete": _error("step {subject} has lost its id or its state: no worker would execute it", "drops it; the run plans it again"),
+    "step_incomplete": _error("step {subject} has lost its id, its state or the detail of its wait: it would never end", "drops it; the run plans it again"),
     "step_has_memo": _error("step {subject} has a memo but is still {detail}", "drops its job or its wait; the memo counts"),
     "child_missing": _error("step {subject} waits for run {detail}, which does not exist", "ends the wait as timed out"),
     "child_result_lost": _error("step {subject} waits for run {detail}, which has ended without an event", "gives the step the result of the run"),

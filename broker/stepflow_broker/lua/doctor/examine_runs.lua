@@ -129,7 +129,7 @@ end
 
 local function examine_step(step)
   local member = step.run .. ':' .. step.key
-  if not (step.name and step.state) then
+  if not (step.name and step.state and (step.detail or step.state ~= 'waiting')) then
     report('step_incomplete', '', member, '', function() forget_step(step) end)
   elseif redis.call('HEXISTS', MEMOS .. step.run, step.key) == 1 then
     report('step_has_memo', '', member, step.state, function() forget_step(step) end)
