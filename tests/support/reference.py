@@ -32,7 +32,7 @@ from stepflow_workers.log_events import LOG_EVENTS
 from stepflow_workers.state.settings import WorkerSettings
 from tests.support.pages import ROOT
 
-__all__ = ["EXAMPLES", "PAGES", "commands", "generated_page", "limits"]
+__all__ = ["EXAMPLES", "PAGES", "SHARED", "commands", "generated_page", "limits"]
 
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
@@ -192,7 +192,7 @@ EXAMPLES = {
     "stepflow queues": "stepflow queues --output json",
 }
 """An example of each command."""
-_SHARED = ("output", "redis_url", "debug")
+SHARED = ("output", "redis_url", "debug")
 """Options that are described once."""
 
 
@@ -222,8 +222,8 @@ def _command(name: str, prefix: str, command: click.Command) -> str:
     if name == "stepflow worker":
         return f"### {name}\n\nThe same as [stepflow-worker](#stepflow-worker).\n\n```sh\n{EXAMPLES[name]}\n```\n"
     options = [one for one in command.params if isinstance(one, click.Option)]
-    rows = [_option(one, prefix) for one in options if one.name not in _SHARED and one.name != "help"]
-    shared = [f"`{max(one.opts, key=len)}`" for one in options if one.name in _SHARED]
+    rows = [_option(one, prefix) for one in options if one.name not in SHARED and one.name != "help"]
+    shared = [f"`{max(one.opts, key=len)}`" for one in options if one.name in SHARED]
     parts = [f"### {name}", f"```text\n{usage}\n```", text, f"```sh\n{EXAMPLES[name]}\n```"]
     if rows:
         parts.append(_table(("option", "default", "meaning"), rows).rstrip())
@@ -255,7 +255,7 @@ def _shared_options() -> str:
     show = {name: command for name, _, command in commands()}["stepflow runs show"]
     rows = []
     for option in show.params:
-        if isinstance(option, click.Option) and option.name in _SHARED:
+        if isinstance(option, click.Option) and option.name in SHARED:
             named, default, text = _option(option, "")
             rows.append((named, _code(option.envvar), default, text))
     return _table(("option", "variable", "default", "meaning"), rows)
@@ -267,9 +267,9 @@ def _variables() -> str:
         if name == "stepflow-worker":
             continue  # its variables are those of `stepflow worker`
         for option in command.params:
-            if isinstance(option, click.Option) and option.name not in _SHARED and option.name != "help":
+            if isinstance(option, click.Option) and option.name not in SHARED and option.name != "help":
                 longest = max(option.opts, key=len)
-                variable = f"{prefix}_{str(option.name).upper()}"
+                variable = option.envvar or f"{prefix}_{str(option.name).upper()}"
                 default = "off" if option.is_flag else _default(option.default)
                 rows.append((_code(variable), f"`{name} {longest}`", default))
     return _table(("variable", "option", "default"), rows)

@@ -156,7 +156,7 @@ def _variables() -> set[str]:
     left: list[tuple[str, click.Command]] = [("STEPFLOW", cli)]
     while left:
         prefix, command = left.pop()
-        found |= {f"{prefix}_{str(one.name).upper()}" for one in command.params}  # as click names them
+        found |= {str(one.envvar or f"{prefix}_{str(one.name).upper()}") for one in command.params}
         if isinstance(command, click.Group):
             left += [(f"{prefix}_{name.upper()}", one) for name, one in command.commands.items()]
     return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.support.pages import ROOT
-from tests.support.reference import EXAMPLES, PAGES, PARTS, commands, generated_page, limits
+from tests.support.reference import EXAMPLES, PAGES, PARTS, SHARED, commands, generated_page, limits
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -39,3 +40,11 @@ def test_the_glossary_is_in_alphabetical_order_and_has_five_cells_a_term() -> No
     terms = [cells[0].strip() for cells in rows[2:]]
     assert terms == sorted(terms, key=str.lower)
     assert {len(cells) for cells in rows} == {5}
+
+
+def test_the_variable_of_an_option_has_the_name_of_the_option() -> None:
+    for name, prefix, command in commands():
+        for option in command.params:
+            if isinstance(option, click.Option) and option.name not in SHARED:
+                longest = max(option.opts, key=len).removeprefix("--").replace("-", "_").upper()
+                assert (option.envvar or f"{prefix}_{str(option.name).upper()}") == f"{prefix}_{longest}", name

@@ -21,6 +21,7 @@ from stepflow_cli.server import find_app
 from stepflow_engine.errors import ConfigurationError, RunNotFoundError
 from stepflow_engine.expression import expression
 from stepflow_engine.limits import check_id
+from stepflow_engine.product import variable
 from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["cancel"]
@@ -123,6 +124,7 @@ class CancelOptions:
 @click.option(
     "--status",
     "statuses",
+    envvar=variable("RUNS_CANCEL_STATUS"),
     type=click.Choice([status.value for status in RunStatus if not status.ended]),
     multiple=True,
     help="Only runs with this status; may be repeated.",
@@ -142,11 +144,12 @@ class CancelOptions:
 @click.option(
     "--if",
     "condition",
+    envvar=variable("RUNS_CANCEL_IF"),
     type=_parse_condition,
     metavar="CEL",
     help="Only runs whose event matches this expression: 'event.data.n > 1'.",
 )
-@click.option("--all", "every", is_flag=True, help="All live runs, of all apps.")
+@click.option("--all", "every", envvar=variable("RUNS_CANCEL_ALL"), is_flag=True, help="All live runs, of all apps.")
 @click.option("--limit", type=click.IntRange(min=1), help="The maximum number of runs, oldest first.")
 @click.option(
     "--reason", type=_parse_reason, metavar="TEXT", default="", help="The reason, which is stored with the runs."

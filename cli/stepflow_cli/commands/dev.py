@@ -20,7 +20,7 @@ from stepflow_cli.exit_codes import EPILOG, ExitCode, Session
 from stepflow_cli.formatting import print_status
 from stepflow_cli.options import debug_option
 from stepflow_cli.server import DEV_FOLDER, announce_url, check_folder, withdraw_url
-from stepflow_engine.product import REDIS_URL
+from stepflow_engine.product import REDIS_URL, variable
 from stepflow_workers.pool import WorkerSpec
 from stepflow_workers.state.settings import WorkerSettings
 
@@ -37,6 +37,7 @@ _GRACE_S = 5.0
 @click.option(
     "--watch",
     "folders",
+    envvar=variable("DEV_WATCH"),
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     multiple=True,
     help="Reload when a *.py file in this folder changes; may be repeated. Default: the current folder.",

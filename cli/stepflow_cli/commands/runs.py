@@ -30,6 +30,7 @@ from stepflow_cli.run_view.timeline import timeline
 from stepflow_cli.run_view.wait_text import wait_texts
 from stepflow_cli.server import find_server
 from stepflow_engine.limits import MAX_DEPTH
+from stepflow_engine.product import variable
 from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["runs"]
@@ -47,6 +48,7 @@ def runs() -> None:
 @click.option(
     "--status",
     "statuses",
+    envvar=variable("RUNS_LIST_STATUS"),
     type=click.Choice([status.value for status in RunStatus]),
     multiple=True,
     help="Only runs with this status; may be repeated.",

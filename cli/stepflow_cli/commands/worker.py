@@ -60,6 +60,7 @@ def process_options(command: C) -> C:
 @click.option(
     "--queue",
     "queues",
+    envvar=variable("WORKER_QUEUE"),
     metavar="NAME",
     type=queue_name,
     multiple=True,
