@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
+from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_workers.partition.partition_worker import PartitionWorker, PartitionWorkers
 from stepflow_workers.state.wakeups import Wakeups
 from tests.support.plain import PLAIN
@@ -57,9 +59,10 @@ class Sleeper:
 
 def test_a_free_slot_wakes_the_next_dispatcher_that_wants_one() -> None:
     sleepers = [Sleeper(wants_slots=wants_slots) for wants_slots in (True, False, True)]
-    wakeups = Wakeups(Keys())
-    for n, sleeper in enumerate(sleepers):
-        wakeups.add(Keys(str(n)), sleeper)
+    first = Partition.first_of(Keys.over(len(sleepers)), NO_ENCRYPTION)
+    wakeups = Wakeups(first)
+    for partition, sleeper in zip(first.all, sleepers, strict=True):
+        wakeups.add(partition, sleeper)
     for _ in range(4):
         wakeups.slot_freed()
     assert [sleeper.woken for sleeper in sleepers] == [2, 0, 2]

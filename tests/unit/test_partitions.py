@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 
 import pytest
@@ -19,6 +20,7 @@ from stepflow_broker.transitions.runs import read_run, read_status
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.ids import partition_prefix_for, run_id_for, with_partition_prefix
+from tests.support.pages import ROOT
 from tests.support.plain import PLAIN
 
 RUN = run_id_for("order-17", "shop/buy")
@@ -149,6 +151,27 @@ def test_a_partition_leaves_the_time_to_the_server_and_must_be_given_a_cipher() 
     assert Partition.first_of(Keys(), NO_ENCRYPTION).now_ms() == 0
     with pytest.raises(TypeError):
         Partition.first_of(Keys())  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("package", ["engine", "broker", "sdk", "workers", "cli"])
+def test_no_parameter_defaults_to_no_encryption_or_to_a_time_of_zero(package: str) -> None:
+    found = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.arguments():
+                    last = [*node.posonlyargs, *node.args][-len(node.defaults) :] if node.defaults else []
+                    pairs = [
+                        *zip(last, node.defaults, strict=True),
+                        *zip(node.kwonlyargs, node.kw_defaults, strict=True),
+                    ]
+                    given = [(one.arg, ast.unparse(value)) for one, value in pairs if value is not None]
+                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                    given = [(name, ast.unparse(value))]
+                case _:
+                    continue
+            found += [f"{path.name}: {one}" for one in given if "NO_ENCRYPTION" in one[1] or one == ("now_ms", "0")]
+    assert found == []
 
 
 def test_a_call_goes_to_the_partition_of_its_keys() -> None:

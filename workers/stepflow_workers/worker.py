@@ -150,9 +150,9 @@ class StepWorker(BaseWorker):
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         broker = AsyncBroker(self.settings.redis_url, retry_for_s=_RETRY_FOR_S)
-        wakeups = Wakeups(self.partition.keys)
+        wakeups = Wakeups(self.partition)
         state = WorkerState(broker, self.partition, self.name, self.settings, wakeups)
-        registries = Registries(broker, self.partition.keys)
+        registries = Registries(broker, self.partition)
         completions = CompletionConsumer(broker, self.partition, self.name, state.cache)
         lease_ms = self.settings.lease_ms
         lease_sidecar = LeaseSidecar(
@@ -172,7 +172,7 @@ class StepWorker(BaseWorker):
         runner = IsolatingRunner(state, partial(run_job, JobContext(state, completions, self.functions, registries)))
 
         def build(partition: Partition) -> PartitionWorker:
-            router = Router(broker, partition, self.name, registries.of(partition.keys))
+            router = Router(broker, partition, self.name, registries.of(partition))
             cron_ticker = CronTicker(broker, partition, self.functions.values())
             dispatcher = Dispatcher(
                 state,
@@ -184,7 +184,7 @@ class StepWorker(BaseWorker):
                 maintenance=MaintenanceLoop(state, partition, completions, cron_ticker),
                 set_state=partial(self._show_state, broker),
             )
-            wakeups.add(partition.keys, dispatcher)
+            wakeups.add(partition, dispatcher)
             listener = NotificationListener(broker, partition.keys, self.name, self.lists, dispatcher)
             return PartitionWorker(dispatcher, router, listener)
 

@@ -3,6 +3,7 @@
 =================  ====================================================================================
 `keys`             `KEYS`: every key and channel, with its type, writer and expiry; `Keys` builds them
 `keys_doc`         the page docs/reference/redis-keys.md, generated from `KEYS`
+`partition`        `Partition`: the keys, the cipher and the clock with which a command is made
 `scripts`          the Lua scripts, joined with their libraries and identified by their SHA-1
 `lua_states`       the tables of states in the scripts, generated from the state machine
 `status`           `ScriptStatus`: the status codes that scripts return

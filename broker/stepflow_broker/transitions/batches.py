@@ -16,7 +16,7 @@ _LIMIT = 100
 
 def load_batch(partition: Partition, batch: str) -> Command[list[bytes]]:
     """The events of a batch, in the order of their arrival."""
-    return run_script("load_batch", list, partition.run_keys(batch, "BATCHED"), partition.keys("RUN"))
+    return run_script("load_batch", list, partition.run_keys(batch, "BATCHED"), partition.of(batch).keys("RUN"))
 
 
 def end_batch(partition: Partition, batch: str, *, limit: int = _LIMIT) -> Command[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.registry.functions import FunctionConfig, read_functions, registry_version
 
@@ -17,9 +17,9 @@ class Registry:
         functions: by ``app/id``.
     """
 
-    def __init__(self, broker: AsyncBroker, keys: Keys) -> None:
+    def __init__(self, broker: AsyncBroker, partition: Partition) -> None:
         self._broker = broker
-        self._keys = keys
+        self._keys = partition.keys
         self.version = -1
         self.functions: dict[str, FunctionConfig] = {}
 
@@ -33,9 +33,9 @@ class Registry:
 class Registries:
     """The registries of all partitions. While a worker registers a function, they may differ."""
 
-    def __init__(self, broker: AsyncBroker, keys: Keys) -> None:
-        self._registries = {one: Registry(broker, one) for one in keys.all}
+    def __init__(self, broker: AsyncBroker, partition: Partition) -> None:
+        self._registries = {one: Registry(broker, one) for one in partition.all}
 
-    def of(self, keys: Keys) -> Registry:
+    def of(self, partition: Partition) -> Registry:
         """The registry of a partition."""
-        return self._registries[keys]
+        return self._registries[partition]

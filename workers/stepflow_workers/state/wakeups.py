@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 
 __all__ = ["Sleeper", "Wakeups"]
 
@@ -30,15 +30,15 @@ class Wakeups:
     Built first and empty; each dispatcher is added when it is built.
     """
 
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
-        self._sleepers: dict[Keys, Sleeper] = {}
+    def __init__(self, partition: Partition) -> None:
+        self._partition = partition
+        self._sleepers: dict[Partition, Sleeper] = {}
         self._order: list[Sleeper] = []
         self._next = 0
 
-    def add(self, keys: Keys, sleeper: Sleeper) -> None:
+    def add(self, partition: Partition, sleeper: Sleeper) -> None:
         """Add the dispatcher of a partition."""
-        self._sleepers[keys] = sleeper
+        self._sleepers[partition] = sleeper
         self._order.append(sleeper)
 
     def slot_freed(self) -> None:
@@ -52,8 +52,8 @@ class Wakeups:
 
     def job_queued(self, run_id: str) -> None:
         """Wake the dispatcher of a run for which the worker has queued a job: the worker may claim it itself."""
-        self._sleepers[self._keys.of(run_id)].wake(has_jobs=True)
+        self._sleepers[self._partition.of(run_id)].wake(has_jobs=True)
 
     def timer_set(self, run_id: str, delay_ms: int) -> None:
         """Wake the dispatcher of a run for which the worker has set a timer, due in ``delay_ms`` milliseconds."""
-        self._sleepers[self._keys.of(run_id)].timer_set(delay_ms)
+        self._sleepers[self._partition.of(run_id)].timer_set(delay_ms)

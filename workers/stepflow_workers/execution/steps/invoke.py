@@ -41,7 +41,7 @@ async def invoke_children(
     The status is DONE; ALREADY if an earlier attempt started a child, which may have a memo; or NO_RUN or STALE_FENCE
     if this worker no longer has the parent. The messages start the children in other partitions.
     """
-    state, registry = context.state, context.registries.of(context.state.partition.of(lease.run_id).keys)
+    state, registry = context.state, context.registries.of(context.state.partition.of(lease.run_id))
     codes, resolved, remote = set[ScriptStatus](), list[Resolved](), list[StartChild]()
     while invokes:
         replies = await state.broker.execute_all([_command(state, registry, one) for one in invokes])
