@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004  redis-
 
 from stepflow_broker.redis_client.connection import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S
 
-__all__ = ["PipelinedConnection", "fresh_context"]
+__all__ = ["PipelinedConnection", "fresh_context", "take_over"]
 
 R = TypeVar("R")
 _INCOMPLETE = object()
@@ -28,6 +28,30 @@ _INCOMPLETE = object()
 def fresh_context() -> contextvars.Context:
     """An empty context, for callbacks of the connection: they must not inherit the context of the first caller."""
     return contextvars.Context()
+
+
+async def take_over(client: redis.asyncio.Redis, protocol: asyncio.Protocol) -> Any:
+    """Connect with the options of a client, give the transport to a protocol, and return its stream writer.
+
+    Keep the writer: a deleted one closes the transport.
+
+    Raises:
+        RedisError, OSError: the server is unreachable, refuses the user, or does not answer in time.
+    """
+    connection: Any = client.connection_pool.make_connection()
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):  # also if the server accepts and then sends nothing
+            await connection.connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    reader, writer = connection._reader, connection._writer
+    connection._reader = connection._writer = None
+    if reader.at_eof() or writer.transport.is_closing():  # before the protocol could be notified
+        writer.transport.abort()
+        raise ConnectionError("the server has closed the connection")
+    writer.transport.set_protocol(protocol)
+    return writer
 
 
 class PipelinedConnection(asyncio.Protocol, Generic[R]):
@@ -58,19 +82,7 @@ class PipelinedConnection(asyncio.Protocol, Generic[R]):
         Raises:
             RedisError, OSError: the server is unreachable, refuses the user, or does not answer in time.
         """
-        connection: Any = client.connection_pool.make_connection()
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):  # also if the server accepts and then sends nothing
-                await connection.connect()
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        reader, self._writer = connection._reader, connection._writer  # kept: a deleted writer closes the transport
-        connection._reader = connection._writer = None
-        if reader.at_eof() or self._writer.transport.is_closing():  # before this protocol could be notified
-            self._writer.transport.abort()
-            raise ConnectionError("the server has closed the connection")
-        self._writer.transport.set_protocol(self)
+        self._writer = await take_over(client, self)
 
     @property
     def is_idle(self) -> bool:

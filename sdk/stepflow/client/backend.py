@@ -16,14 +16,14 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import DEFAULT_URL
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for, read_partitions, refuse_other
 from stepflow_broker.redis_client.replication import AsyncReplicator, run_replicated
-from stepflow_broker.views.results import RunEndSubscriber, wait_for_end
+from stepflow_broker.views.results import AsyncRunEndSubscriber, RunEndSubscriber
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.product import REDIS_URL
 
 __all__ = ["Backend"]
 
 T = TypeVar("T")
-_OfLoop = tuple[AsyncBroker, dict[Partition, RunEndSubscriber]]
+_OfLoop = tuple[AsyncBroker, dict[Partition, AsyncRunEndSubscriber]]
 """The broker of an event loop, and its subscribers by partition."""
 
 
@@ -46,6 +46,7 @@ class Backend:
         self._agreed_at = ""
         self._lock = threading.Lock()
         self._broker: tuple[int, Broker] | None = None
+        self._subscribers: dict[Partition, tuple[Broker, RunEndSubscriber]] = {}
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
         self._replicators: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncReplicator] = (
             weakref.WeakKeyDictionary()
@@ -109,14 +110,19 @@ class Backend:
 
     def wait(self, run_id: str, timeout_ms: int | None) -> None:
         """Block until the run has ended, or for ``timeout_ms`` milliseconds; ``None``: no limit."""
-        wait_for_end(self.broker, self.partition, run_id, None if timeout_ms is None else timeout_ms / 1000)
+        broker, partition = self.broker, self.partition.of(run_id)
+        with self._lock:
+            known = self._subscribers.get(partition)
+            if known is None or known[0] is not broker:
+                known = self._subscribers[partition] = (broker, RunEndSubscriber(broker, partition))
+        known[1].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
 
     async def await_end(self, run_id: str, timeout_ms: int | None) -> None:
         """The asyncio twin of `wait`."""
         broker, subscribers = self._of_loop()
         partition = self.partition.of(run_id)
         if partition not in subscribers:
-            subscribers[partition] = RunEndSubscriber(broker, partition)
+            subscribers[partition] = AsyncRunEndSubscriber(broker, partition)
         await subscribers[partition].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
 
     def _of_loop(self) -> _OfLoop:
@@ -129,6 +135,9 @@ class Backend:
     def close(self) -> None:
         """Close the blocking connections of this process."""
         with self._lock:
+            for _, subscriber in self._subscribers.values():
+                subscriber.close()
+            self._subscribers.clear()
             if self._broker is not None:
                 self._broker[1].close()
                 self._broker = None
