@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from stepflow_broker.doctor.findings import Findings
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.keys import GROUP, Keys
@@ -74,7 +74,7 @@ class _Backlog:
     def examine_index(self, code: str, index: str) -> None:
         """Find what workers should have taken from an index over a minute ago."""
         key, until = self.keys(index), self.now - _OVERDUE_MS
-        first = self.broker.execute(command(_raw, "ZRANGEBYSCORE", key, "-inf", until, "LIMIT", 0, 1))
+        first = self.broker.execute(command(replies.raw, "ZRANGEBYSCORE", key, "-inf", until, "LIMIT", 0, 1))
         if not first:
             return
         count = self.broker.execute(command(int, "ZCOUNT", key, "-inf", until))
@@ -97,7 +97,7 @@ class _Backlog:
         key = self.keys(stream)
         if not self.broker.execute(command(int, "XLEN", key)):
             return
-        groups = [_pairs(flat) for flat in self.broker.execute(command(_raw, "XINFO", "GROUPS", key))]
+        groups = [replies.fields(flat) for flat in self.broker.execute(command(replies.raw, "XINFO", "GROUPS", key))]
         group = next((group for group in groups if group["name"] == GROUP.encode()), None)
         if group is None:
             if self.repair:
@@ -111,13 +111,13 @@ class _Backlog:
 
     def _examine_pending(self, stream: str) -> None:
         words = ("XPENDING", self.keys(stream), GROUP, "IDLE", _OVERDUE_MS, "-", "+", 1_000)
-        if pending := self.broker.execute(command(_raw, *words)):
+        if pending := self.broker.execute(command(replies.raw, *words)):
             repaired = self.repair and self._handle(stream)
             self.findings.add("pending_overdue", self.keys(stream), f"{len(pending):,}", repaired=repaired)
 
     def _examine_unread(self, stream: str, delivered: str) -> None:
-        first = self.broker.execute(command(_raw, "XRANGE", self.keys(stream), f"({delivered}", "+", "COUNT", 1))
-        if first and (age_ms := self.now - int(first[0][0].partition(b"-")[0])) > _OVERDUE_MS:
+        first = self.broker.execute(command(replies.raw, "XRANGE", self.keys(stream), f"({delivered}", "+", "COUNT", 1))
+        if first and (age_ms := self.now - replies.entry_ms(first)) > _OVERDUE_MS:
             repaired = self.repair and self._handle(stream)
             self.findings.add("stream_behind", self.keys(stream), age_ms // 1000, repaired=repaired)
 
@@ -126,7 +126,7 @@ class _Backlog:
         if stream != "FINISHED":
             return False
         key, after = self.keys(stream), "-"
-        while page := self.broker.execute(command(_raw, "XRANGE", key, after, "+", "COUNT", _PAGE)):
+        while page := self.broker.execute(command(replies.raw, "XRANGE", key, after, "+", "COUNT", _PAGE)):
             for finished in finished_in(page):
                 self._handle_finished(finished)
             after = f"({page[-1][0].decode()}"
@@ -141,11 +141,3 @@ class _Backlog:
                     pass
             case message:
                 run_operation(self.broker, deliver(self.partition, message, worker=_DOCTOR))
-
-
-def _pairs(flat: list[Any]) -> dict[str, Any]:
-    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
-
-
-def _raw(reply: Any) -> Any:
-    return reply

@@ -17,8 +17,9 @@ from stepflow_broker.doctor.backlog import examine_backlog, examine_queues
 from stepflow_broker.doctor.findings import Finding, Findings
 from stepflow_broker.doctor.remote_waits import RemoteWait, examine_remote_waits
 from stepflow_broker.doctor.wait_counts import examine_counts
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.clock import server_time_ms
-from stepflow_broker.protocol.command import Command, command, run_script
+from stepflow_broker.protocol.command import Command, command, in_chunks, run_script
 from stepflow_broker.protocol.keys import KEYS, Keys
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
@@ -96,7 +97,7 @@ class _Examination:
         for kind in _INDEXES:
             self._examine_index(kind, "")
         self._examine_finished()
-        for jobs in _parts(sorted(self.suspects), _CONFIRMED_IN_CALL):
+        for jobs in in_chunks(sorted(self.suspects), _CONFIRMED_IN_CALL):
             self._examine_entries("RQ_QUEUE", "", jobs)
 
     # -- lists -------------------------------------------------------------------
@@ -105,7 +106,7 @@ class _Examination:
         now = self.partition.now_ms() or self.broker.execute(server_time_ms())
         self.began = datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         prefix = self.keys("RQ_QUEUE")
-        known = self.broker.execute(command(_texts, "SMEMBERS", self.keys("RQ_QUEUES")))
+        known = self.broker.execute(command(replies.texts, "SMEMBERS", self.keys("RQ_QUEUES")))
         functions = self.broker.execute(read_functions(self.keys))
         self.own_lists = frozenset(queue_lists([config.queue for config in functions]))
         for name in sorted({name.removeprefix(prefix) for name in known} | self.own_lists):
@@ -136,7 +137,7 @@ class _Examination:
     def _list_jobs(self, name: str, size: int, *, examine: bool = True) -> Iterator[bytes]:
         """The jobs of a list, from its end, so that claims at its front do not shift the rest."""
         key, last = self.keys("RQ_QUEUE", name), -1
-        while jobs := self.broker.execute(command(_raw, "LRANGE", key, last - size + 1, last)):
+        while jobs := self.broker.execute(command(replies.raw, "LRANGE", key, last - size + 1, last)):
             if examine:
                 self._examine_entries("RQ_QUEUE", name, jobs)
             yield from jobs
@@ -151,7 +152,9 @@ class _Examination:
         cursor = b"0"
         of_partition = ("MATCH", f"{self.keys.partition}*") if self.keys.partition else ()
         while True:
-            cursor, names = self.broker.execute(command(_raw, "SCAN", cursor, *of_partition, "COUNT", _ENTRIES_IN_CALL))
+            cursor, names = self.broker.execute(
+                command(replies.raw, "SCAN", cursor, *of_partition, "COUNT", _ENTRIES_IN_CALL)
+            )
             ids: dict[str, list[bytes]] = {}
             for found in filter(None, map(pattern.match, names)):
                 ids.setdefault(kinds[found[1]], []).append(found[2])
@@ -171,7 +174,7 @@ class _Examination:
             examined, found, ready, waits = self.broker.execute(call)
             self.findings.add_all(found)
             self.suspects |= {job for job, queued_at in ready if hash(job) not in self.listed and queued_at <= began}
-            self.remote_waits += [RemoteWait(*_texts(wait)) for wait in waits]
+            self.remote_waits += [RemoteWait(*replies.texts(wait)) for wait in waits]
             runs = runs[examined:]
 
     # -- indexes -----------------------------------------------------------------
@@ -180,7 +183,7 @@ class _Examination:
         scan, width = ("SSCAN", 1) if kind == "WAITS" else ("ZSCAN", 2)
         key, cursor = self.keys(kind, subject), b"0"
         while True:
-            cursor, flat = self.broker.execute(command(_raw, scan, key, cursor, "COUNT", _ENTRIES_IN_CALL))
+            cursor, flat = self.broker.execute(command(replies.raw, scan, key, cursor, "COUNT", _ENTRIES_IN_CALL))
             self._examine_entries(kind, subject, flat[::width])
             if cursor == b"0":
                 return
@@ -188,7 +191,7 @@ class _Examination:
     def _examine_finished(self) -> None:
         """Examine the finished events of the partition."""
         key, after = self.keys("FINISHED"), "-"
-        while page := self.broker.execute(command(_raw, "XRANGE", key, after, "+", "COUNT", _ENTRIES_IN_CALL)):
+        while page := self.broker.execute(command(replies.raw, "XRANGE", key, after, "+", "COUNT", _ENTRIES_IN_CALL)):
             members = [entry + b" " + fields[1] for entry, fields in page]
             self._examine_entries("FINISHED", "", members)
             after = f"({page[-1][0].decode()}"
@@ -201,24 +204,12 @@ class _Examination:
         own = not kind.startswith("RQ_") or subject in self.own_lists
         return [
             self._script("examine_entries", kind, subject, int(own), *part)
-            for part in _parts(members, _ENTRIES_IN_CALL)
+            for part in in_chunks(members, _ENTRIES_IN_CALL)
         ]
 
     def _script(self, name: str, *words: str | bytes | int) -> Command[Any]:
-        return run_script(name, _raw, (self.keys("LIVE"),), self.partition.now_ms(), int(self.repair), *words)
+        return run_script(name, replies.raw, (self.keys("LIVE"),), self.partition.now_ms(), int(self.repair), *words)
 
     def _send(self, calls: Sequence[Command[Any]]) -> None:
         for found in self.broker.execute_all(calls) if calls else ():
             self.findings.add_all(found)
-
-
-def _parts(items: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
-    return (items[first : first + size] for first in range(0, len(items), size))
-
-
-def _texts(reply: list[bytes]) -> list[str]:
-    return [item.decode() for item in reply]
-
-
-def _raw(reply: Any) -> Any:
-    return reply

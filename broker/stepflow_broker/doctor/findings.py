@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from stepflow_broker.protocol import replies
+
 __all__ = ["CHECKS", "PLACES", "RULES", "Check", "Finding", "Findings", "Place", "Rule", "Severity"]
 
 _MAX_OF_A_KIND = 100
@@ -241,7 +243,13 @@ class Findings:
     def add_all(self, reply: Iterable[list[bytes]]) -> None:
         """Add what a script has found."""
         for code, where, subject, detail, repaired in reply:
-            self.add(code.decode(), _text(subject), _text(detail), where=where.decode(), repaired=bool(repaired))
+            self.add(
+                code.decode(),
+                replies.shown_text(subject),
+                replies.shown_text(detail),
+                where=where.decode(),
+                repaired=bool(repaired),
+            )
 
     def to_list(self) -> list[Finding]:
         """All of them, errors first."""
@@ -261,7 +269,3 @@ class Findings:
         is_excused = not self._has_workers and code in _NEEDS_WORKERS
         severity = Severity.WARNING if is_excused else rule.severity_at(where)
         return Finding(code, severity, subject, text, where, rule.repair, repaired)
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode(errors="replace")

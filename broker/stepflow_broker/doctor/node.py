@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from stepflow_broker.access.roles import ROLES, Role
 from stepflow_broker.doctor.findings import Finding, Severity
+from stepflow_broker.protocol import replies
+from stepflow_broker.protocol.clock import now_ms, server_time_ms
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import KEYS, Key, Keys
 from stepflow_broker.protocol.scripts import script, script_names
@@ -197,16 +198,16 @@ def _coverage(server: _Server) -> Iterator[Finding]:
 
 def _clock(node: Node, partitions: Sequence[Keys]) -> Finding:
     """Compare the clock of the server with that of this machine and with stored times."""
-    calls: list[Command[Any]] = [command(lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000, "TIME")]
+    calls: list[Command[Any]] = [server_time_ms()]
     for keys in partitions:
         calls += (
             command(lambda reply: int(float(reply[1])) if reply else 0, "ZREVRANGE", keys("LIVE"), 0, 0, "WITHSCORES"),
-            command(_entry_ms, "XREVRANGE", keys("EVENTS"), "+", "-", "COUNT", 1),
-            command(_entry_ms, "XREVRANGE", keys("FINISHED"), "+", "-", "COUNT", 1),
+            command(replies.entry_ms, "XREVRANGE", keys("EVENTS"), "+", "-", "COUNT", 1),
+            command(replies.entry_ms, "XREVRANGE", keys("FINISHED"), "+", "-", "COUNT", 1),
         )
-    before = time.time_ns() // 1_000_000
+    before = now_ms()
     now, *stored = node.execute_all(calls)
-    after = time.time_ns() // 1_000_000
+    after = now_ms()
     if (back_ms := max(stored, default=0) - now) > _BACK_MS:
         text = f"the clock of the server is {back_ms / 1000:.0f} s behind stored times, so leases and timers are late"
         return _error("clock", f"{text}: correct the clock")
@@ -237,7 +238,7 @@ def _rights(node: Node, keys: Keys, refused: Sequence[str]) -> Finding:
     tried = [name for name in names if name not in (nobody, keys("RQ_SUSPENDED"))]
     try:
         refused = [
-            *_ask(node, run_script("check_permissions", _texts, (nobody,), keys("RUN_ENDED", _NOBODY), *tried)),
+            *_ask(node, run_script("check_permissions", replies.texts, (nobody,), keys("RUN_ENDED", _NOBODY), *tried)),
             *refused,
         ]
     except ConfigurationError as error:
@@ -288,7 +289,7 @@ def _ask(node: Node, call: Command[T]) -> T:
 def _setting(node: Node, name: str) -> str | None:
     """A setting; ``None``: the user may not read it, or the server hides it."""
     try:
-        reply = _ask(node, command(_texts, "CONFIG", "GET", name))
+        reply = _ask(node, command(replies.texts, "CONFIG", "GET", name))
     except StepflowError:
         return None
     return reply[1] if len(reply) == 2 else None
@@ -298,14 +299,6 @@ def info_of(reply: bytes) -> dict[str, str]:
     """The fields of an answer to ``INFO``."""
     lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines() if not line.startswith("#"))
     return {name: value for name, _, value in lines if name}
-
-
-def _entry_ms(reply: list[Any]) -> int:
-    return int(reply[0][0].partition(b"-")[0]) if reply else 0
-
-
-def _texts(reply: list[bytes]) -> list[str]:
-    return [item.decode() for item in reply]
 
 
 def _ok(code: str, text: str) -> Finding:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepflow_broker.doctor.findings import Findings
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.partition import Partition
@@ -88,17 +89,15 @@ def _has_message(keys: Keys, entry: str) -> Command[bool]:
 
 def _read_child(partition: Partition, child: str) -> Command[tuple[str, str]]:
     """Its status, and the message of its end; ``""`` for what is missing."""
-    return command(_pair, "HMGET", partition.run_key("RUN", child), "status", "finished")
+    return command(replies.text_pair, "HMGET", partition.run_key("RUN", child), "status", "finished")
 
 
 def _is_open(partition: Partition, wait: RemoteWait) -> Command[bool]:
     """Whether a step still waits for its child."""
     step = (f"{wait.key}:state", f"{wait.key}:child")
     return command(
-        lambda reply: _pair(reply) == ("waiting", wait.child), "HMGET", partition.run_key("STEPS", wait.run), *step
+        lambda reply: replies.text_pair(reply) == ("waiting", wait.child),
+        "HMGET",
+        partition.run_key("STEPS", wait.run),
+        *step,
     )
-
-
-def _pair(reply: list[bytes | None]) -> tuple[str, str]:
-    first, second = [(value or b"").decode() for value in reply]
-    return first, second

@@ -9,6 +9,7 @@ from typing import Any
 
 from stepflow_broker.doctor.findings import Finding, Severity
 from stepflow_broker.doctor.node import examine_node, info_of, is_in_partition, key_of_nobody
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import KEYS, Keys, slot_of
 from stepflow_broker.redis_client.blocking_client import BlockingClient
@@ -32,7 +33,9 @@ def examine_server(broker: Broker, keys: Keys) -> list[Finding]:
     refused = list(_refused_of_shared(broker, keys))
     if not read_url(broker.url).is_of_cluster:
         return examine_node(broker, keys.all, refused=refused)
-    slots, info = _ask_any(broker, keys, [command(_raw, "CLUSTER", "SLOTS"), command(info_of, "CLUSTER", "INFO")])
+    slots, info = _ask_any(
+        broker, keys, [command(replies.raw, "CLUSTER", "SLOTS"), command(info_of, "CLUSTER", "INFO")]
+    )
     primaries = _primaries(slots)
     found = [_state(info, primaries), _spread(primaries, keys)]
     return found + [finding for one in primaries for finding in _examine_primary(broker, keys, one, refused)]
@@ -130,7 +133,3 @@ def _examine_primary(broker: Broker, keys: Keys, primary: _Primary, refused: Seq
     finally:
         link.close()
     return [replace(one, subject=primary.name, text=f"{primary.name}: {one.text}") for one in found]
-
-
-def _raw(reply: Any) -> Any:
-    return reply

@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from stepflow_broker.doctor.findings import Findings
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
@@ -45,7 +45,7 @@ def examine_counts(broker: Broker, keys: Keys, findings: Findings, *, repair: bo
 
 def _compare(keys: Keys, event: str, paths: str, indexes: Sequence[str], *, repair: bool) -> Command[tuple[int, int]]:
     key = keys("WAIT_COUNTS", event)
-    return run_script("examine_counts", lambda reply: (reply[0], reply[1]), (key,), int(repair), paths, *indexes)
+    return run_script("examine_counts", replies.integer_pair, (key,), int(repair), paths, *indexes)
 
 
 def _pairs(broker: Broker, keys: Keys, wanted: set[tuple[str, str]] | None) -> _Pairs:
@@ -55,7 +55,7 @@ def _pairs(broker: Broker, keys: Keys, wanted: set[tuple[str, str]] | None) -> _
         paths, _, event = index.split("\n", 2)
         found[event, paths].append(index)
     for event in _subjects(broker, keys, "WAIT_COUNTS"):
-        for paths in broker.execute(command(_texts, "HKEYS", keys("WAIT_COUNTS", event))):
+        for paths in broker.execute(command(replies.texts, "HKEYS", keys("WAIT_COUNTS", event))):
             found[event, paths] += ()
     return {pair: indexes for pair, indexes in found.items() if wanted is None or pair in wanted}
 
@@ -65,15 +65,7 @@ def _subjects(broker: Broker, keys: Keys, kind: str) -> set[str]:
     prefix, cursor, found = keys(kind), b"0", set[str]()
     pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
     while True:
-        cursor, names = broker.execute(command(_raw, "SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN))
+        cursor, names = broker.execute(command(replies.raw, "SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN))
         found |= {name.decode().removeprefix(prefix) for name in names}
         if cursor == b"0":
             return found
-
-
-def _texts(reply: list[bytes]) -> list[str]:
-    return [item.decode() for item in reply]
-
-
-def _raw(reply: Any) -> Any:
-    return reply
