@@ -114,13 +114,13 @@ local function expect_child(run, key, step)
     report('child_missing', run .. ':' .. key, step.child, function()
       local memo, was = redis.call('GET', TIMEOUT .. run .. ':' .. key) or timeout_memo(step), read_run(run)
       drop_wait(run, key)
-      wake_run(run, was, key, select(2, record_memo(run, was, key, memo)), memo, now, '')
+      wake_run(run, was, key, select(2, record_memo(run, was, key, memo)), now, '')
     end)
   elseif not LIVE_STATUS[child[1]] and not (child[2] and redis.call('XRANGE', FINISHED, child[2], child[2])[1]) then
     report('child_result_lost', run .. ':' .. key, step.child, function()
-      local position, memo, parent, name, was = resolve_by_child(step.child)
+      local position, _, parent, name, was = resolve_by_child(step.child)
       if position == 0 then return false end
-      wake_run(parent, was, name, position, memo, now, '')
+      wake_run(parent, was, name, position, now, '')
     end)
   end
 end
