@@ -189,8 +189,7 @@ class Execution:
         received (a failover, a loss of power). The pass is closed then.
         """
         if position <= self.applied:
-            call = self._pending.get(key)
-            if call is not None and not call.future.done() and key not in self._memos:
+            if self.lacks(key):
                 self.close()
             return
         self._early[position] = (key, memo)
@@ -242,6 +241,11 @@ class Execution:
     def pending(self, key: str) -> StepCall | None:
         """The step with this key, if the code waits for it."""
         return self._pending.get(key)
+
+    def lacks(self, key: str) -> bool:
+        """Whether the code waits for the step with this key, and no memo of the step was added."""
+        call = self._pending.get(key)
+        return call is not None and not call.future.done() and key not in self._memos
 
     def was_requested(self, key: str) -> bool:
         """Whether the code has requested the step with this key."""

@@ -296,7 +296,7 @@ def test_another_worker_that_holds_the_parent_is_told_the_memo(pair: Pair) -> No
     pair.there.finish(child)
     pair.deliver(RemoteChildFinished(CHILD), worker="w2")
     (message,) = heard()
-    assert message.startswith(f"memo {PARENT} 1 {KEY} ")
+    assert message == f"memo {PARENT} 1 {KEY}"
 
 
 def test_the_end_of_a_child_is_told_once_nobody_starts_it_again(pair: Pair) -> None:

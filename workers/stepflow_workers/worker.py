@@ -98,7 +98,7 @@ class StepWorker(BaseWorker):
                 check_server(info, settings.redis_url)
             super().__init__(
                 self.lists,
-                name=settings.name or f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:6]}",
+                name=_name_in(_database_of(client), settings.name),
                 connection=client,
                 serializer="json",
                 worker_ttl=_RQ_TTL_S,
@@ -345,6 +345,20 @@ def is_running(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _database_of(client: Any) -> int:
+    return int(client.get_connection_kwargs().get("db") or 0)
+
+
+def _name_in(database: int, name: str) -> str:
+    """The name of a worker in RQ. It is unique on the server, because the channels of its databases are the same.
+
+    RQ's commands, such as a shutdown, are messages to a name, and say nothing of the database.
+    """
+    if not name:
+        return f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:6]}"
+    return f"{name}.db{database}" if database else name
 
 
 def _drop_lost(state: WorkerState, leases: HeldLeases, jobs: list[str]) -> None:

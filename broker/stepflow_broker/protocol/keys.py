@@ -103,7 +103,7 @@ KEYS: tuple[Key, ...] = (
     Key("VERSION", f"{KEY_PREFIX}:functions:version", "", "string", "register_functions", "", "for ever", "the version of the registry, which grows with each change; routers check it"),
     Key("READY", f"{KEY_PREFIX}:ready", "", "channel", "claim_jobs enqueue_or_wait notify_outbox push_job resume_subject", "", "—", "wakes idle workers: the name of a list with jobs; empty: there are messages to other partitions"),
     Key("PAUSES", f"{KEY_PREFIX}:pauses", "", "channel", "pause resume", "", "—", "tells workers to read the pauses again"),
-    Key("NOTIFICATIONS", f"{KEY_PREFIX}:notifications:", "<worker>", "channel", "cancel_tree wake_run", "", "—", "tells a worker about new memos and cancellations of the runs that it executes"),
+    Key("NOTIFICATIONS", f"{KEY_PREFIX}:notifications:", "<worker>", "channel", "cancel_tree wake_run", "", "—", "tells a worker that a run which it executes has a new memo (`memo <run> <position> <step key>`) or was cancelled (`cancel <run>`). The worker reads the rest"),
     Key("RUN_ENDED", f"{KEY_PREFIX}:run-ended:", "<run>", "channel", "end_run", "", "—", "tells callers that wait for the result of a run that it has ended"),
     Key("RQ_QUEUE", f"{RQ}:queue:", "<queue> and <queue>:steps", "list", "push_job", "claim_jobs drop_steps end_run", "members: until the job is claimed", "RQ: ready jobs. The first list has the first jobs of new runs. The second has the jobs of started runs, which workers claim first"),
     Key("RQ_QUEUES", f"{RQ}:queues", "", "set", "push_job", "", "for ever", "RQ: all queues"),

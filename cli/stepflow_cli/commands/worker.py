@@ -67,7 +67,11 @@ def process_options(command: C) -> C:
     help="Serve only this queue; may be repeated, highest priority first.",
 )
 @click.option("--burst", is_flag=True, help="Stop when no job is ready.")
-@click.option("--name", default="", help="The worker's name in RQ; with several processes, a number is appended.")
+@click.option(
+    "--name",
+    default="",
+    help="The worker's name in RQ. A number is appended with several processes, .db<n> in database n other than 0.",
+)
 @click.option(
     "--sticky",
     metavar="N",

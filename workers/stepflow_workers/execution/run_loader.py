@@ -8,6 +8,7 @@ import random
 from stepflow import Function
 from stepflow_broker.transitions.batches import load_batch
 from stepflow_broker.transitions.jobs import Lease, load_run, retry_run
+from stepflow_broker.transitions.runs import read_memos
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import open_event_text
 from stepflow_engine.failure import Failure
@@ -42,10 +43,10 @@ async def load_cached_run(context: JobContext, lease: Lease) -> CachedRun | None
     return run
 
 
-async def catch_up(state: WorkerState, run: CachedRun) -> None:
-    """Read the memos that the execution does not have yet."""
-    applied = run.execution.applied
-    _, memos = await state.broker.execute(load_run(state.partition, run.run_id, applied))
+async def catch_up(state: WorkerState, run: CachedRun, *, since: int | None = None) -> None:
+    """Read the memos that the execution does not have yet, or those after the first ``since``."""
+    applied = run.execution.applied if since is None else since
+    memos = await state.broker.execute(read_memos(state.partition, run.run_id, applied))
     for position, (key, text) in enumerate(memos, applied + 1):
         run.apply_memo(position, key, state.read_memo(run.run_id, key, text), len(text))
 

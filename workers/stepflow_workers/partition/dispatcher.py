@@ -15,11 +15,12 @@ from collections.abc import Callable
 
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.transitions.jobs import Lease, claim_jobs
-from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.execution.poison_isolation import IsolatingRunner
 from stepflow_workers.liveness.held_leases import HeldLeases
+from stepflow_workers.partition.run_updates import RunUpdates
 from stepflow_workers.scheduling.maintenance import MaintenanceLoop
 from stepflow_workers.state.worker_state import WorkerState
 
@@ -70,6 +71,7 @@ class Dispatcher:
         self._router = router
         self._maintenance = maintenance
         self._set_state = set_state
+        self._updates = RunUpdates(state)
         self.claimed = 0
         self._jobs: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
@@ -258,16 +260,10 @@ class Dispatcher:
         self._maintenance.refresh_pauses_soon()
         self._woken.set()
 
-    def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
+    def on_memo(self, run_id: str, position: int, key: str) -> None:
         """See `NotificationHandler`."""
-        run = self._state.cache.get(run_id)
-        if run is None:
-            return
-        try:
-            run.apply_memo(position, key, self._state.read_memo(run_id, key, memo), len(memo))
-        except (DecryptionError, CorruptDataError):  # the job that loads the run reports it
-            self._state.evict(run_id)
+        self._updates.read_memos(run_id, position, key)
 
     def on_cancel(self, run_id: str) -> None:
         """See `NotificationHandler`."""
-        self._state.evict(run_id)
+        self._updates.check_cancelled(run_id)

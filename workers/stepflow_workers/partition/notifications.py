@@ -1,4 +1,8 @@
-"""Notifications that a worker receives over pub/sub. All of them are hints: a lost one delays work, but loses none."""
+"""Notifications that a worker receives over pub/sub.
+
+All of them are hints. A lost one delays work, but loses none. A message proves nothing: channels know no databases, so
+it may come from a worker of another database, and any client can publish it. So a notification only says what to read.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +38,11 @@ class NotificationHandler(Protocol):
     def on_pauses(self) -> None:
         """Something was paused or resumed."""
 
-    def on_memo(self, run_id: str, position: int, key: str, memo: bytes) -> None:
-        """Another worker has stored a memo of a run that this worker has in memory."""
+    def on_memo(self, run_id: str, position: int, key: str) -> None:
+        """A run that this worker may have in memory may have a memo at a position, of the step with this key."""
 
     def on_cancel(self, run_id: str) -> None:
-        """A run that this worker has in memory was cancelled."""
+        """A run that this worker may have in memory may be cancelled."""
 
 
 class NotificationListener:
@@ -107,7 +111,7 @@ class NotificationListener:
             return
         kind, _, rest = data.partition(b" ")
         if kind == b"memo":
-            run_id, position, key, memo = rest.split(b" ", 3)
-            self._handler.on_memo(run_id.decode(), int(position), key.decode(), memo)
+            run_id, position, key = rest.split(b" ")
+            self._handler.on_memo(run_id.decode(), int(position), key.decode())
         elif kind == b"cancel":
             self._handler.on_cancel(rest.decode())

@@ -16,7 +16,8 @@ class WorkerSettings:
     Attributes:
         redis_url: the server; not in the repr, because it may have a password.
         queues: the queues to serve, most important first; empty: those of the apps' functions.
-        name: the name of the worker in RQ; empty: derived from the host and process id.
+        name: the name of the worker in RQ; empty: derived from the host and process id. In a database other
+            than 0, ``.db<number>`` is appended.
         concurrency: how many jobs it executes at once.
         burst: stop when nothing is ready.
         sticky: how many steps a run may execute in a row before it goes back to its queue; 0: it goes back after each.

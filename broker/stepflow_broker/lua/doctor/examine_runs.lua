@@ -76,13 +76,13 @@ local function examine_child(step)
     report('child_missing', '', member, step.child, function()
       local memo, was = redis.call('GET', TIMEOUT .. member) or memo_of_timeout(step, now), read_run(run)
       drop_wait(run, key)
-      wake_run(run, was, key, select(2, record_memo(run, was, key, memo)), memo, now, '')
+      wake_run(run, was, key, select(2, record_memo(run, was, key, memo)), now, '')
     end)
   elseif not LIVE_STATUS[child[1]] and not is_pending(child[2]) then
     report('child_result_lost', '', member, step.child, function()
-      local position, memo, parent, name, was = resolve_by_child(step.child)
+      local position, _, parent, name, was = resolve_by_child(step.child)
       if position == 0 then return false end
-      wake_run(parent, was, name, position, memo, now, '')
+      wake_run(parent, was, name, position, now, '')
     end)
   end
 end

@@ -6,5 +6,5 @@
 -- RETURNS  {1 RESOLVED | 0 ALREADY, position, memo, parent, step_key}
 local position, memo, run, key, was = resolve_by_child(ARGV[2])
 if position == 0 then return {0, 0, '', '', ''} end
-wake_run(run, was, key, position, memo, clock(ARGV[1]), ARGV[3])
+wake_run(run, was, key, position, clock(ARGV[1]), ARGV[3])
 return {1, position, memo, run, key}

@@ -9,5 +9,5 @@ local run, key = ARGV[2], ARGV[3]
 ack_entry(ARGV[8])
 local position, memo, was = resolve_step(run, key, ARGV[4], ARGV[5], ARGV[6], ARGV[7])
 if position == 0 then return {0, 0, ''} end
-wake_run(run, was, key, position, memo, clock(ARGV[1]), ARGV[9])
+wake_run(run, was, key, position, clock(ARGV[1]), ARGV[9])
 return {1, position, memo}

@@ -37,7 +37,7 @@ for _, member in ipairs(due) do
         drop_wait(run, key, step[3])
         position = select(2, record_memo(run, was, key, memo))
       end
-      wake_run(run, was, key, position, memo, now, '')
+      wake_run(run, was, key, position, now, '')
     end
   elseif kind == 'resume' then
     resume_subject(subject, now)

@@ -11,8 +11,8 @@ end
 -- resolve the parents' steps of runs that have ended
 local function wake_parents(runs, now)
   for _, run in ipairs(runs) do
-    local position, memo, parent, key, was = resolve_by_child(run)
-    if position ~= 0 then wake_run(parent, was, key, position, memo, now, '') end
+    local position, _, parent, key, was = resolve_by_child(run)
+    if position ~= 0 then wake_run(parent, was, key, position, now, '') end
   end
 end
 

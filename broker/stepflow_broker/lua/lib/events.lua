@@ -43,6 +43,6 @@ local function deliver_event(member, event, now)
   local was = read_run(run)
   local memo = '{"data":' .. event .. ',"outcome":"came","ended_at":' .. now .. ',' .. step[3]
   local _, position = record_memo(run, was, key, memo)
-  wake_run(run, was, key, position, memo, now, '')
+  wake_run(run, was, key, position, now, '')
   return true
 end

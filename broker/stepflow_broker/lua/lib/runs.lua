@@ -52,12 +52,13 @@ local function record_memo(run, was, key, memo)
 end
 
 -- continue a run after a new memo: queue the continuation of a parked run. A continuation in another state reads the
--- memo when it runs next. A worker that has its lease, other than the caller, is notified of the memo.
-local function wake_run(run, was, key, position, memo, now, caller)
+-- memo when it runs next. A worker that has its lease, other than the caller, is notified that there is a memo. The
+-- notification has no data: channels know no databases, so a message may come from another database.
+local function wake_run(run, was, key, position, now, caller)
   if not was.continuation then
     queue_run(run, was, now)
   elseif was.continuation == 'leased' and was.owner ~= caller then
-    redis.call('PUBLISH', NOTIFICATIONS .. was.owner, 'memo ' .. run .. ' ' .. position .. ' ' .. key .. ' ' .. memo)
+    redis.call('PUBLISH', NOTIFICATIONS .. was.owner, 'memo ' .. run .. ' ' .. position .. ' ' .. key)
   end
 end
 

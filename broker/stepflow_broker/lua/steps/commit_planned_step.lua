@@ -17,5 +17,5 @@ end_lease(job, was, list_of(was.queue, true), fence, now)
 redis.call('DEL', RQ_JOB .. job)
 drop_planned_step(run, key, tried)
 local stored, position = record_memo(run, was, key, memo)
-wake_run(run, was, key, position, memo, now, ARGV[6])
+wake_run(run, was, key, position, now, ARGV[6])
 return {stored, position}
