@@ -182,8 +182,10 @@ class Execution:
         for key, memo in memos:
             self.offer(self.applied + 1, key, memo)
 
-    def offer(self, position: int, key: str, memo: Memo) -> None:
-        """Add the memo at a position (from 1). An early memo is retained until the memos before it are added.
+    def offer(self, position: int, key: str, memo: Memo) -> bool:
+        """Add the memo at a position (from 1); false if the position has one already.
+
+        An early memo is retained until the memos before it are added.
 
         If the code waits for the memo but its position is already taken, the server has lost memos that this pass has
         received (a failover, a loss of power). The pass is closed then.
@@ -191,11 +193,13 @@ class Execution:
         if position <= self.applied:
             if self.lacks(key):
                 self.close()
-            return
+            return False
+        is_new = position not in self._early
         self._early[position] = (key, memo)
         while (following := self._early.pop(self.applied + 1, None)) is not None:
             self.applied += 1
             self._apply(*following)
+        return is_new
 
     def _apply(self, key: str, memo: Memo) -> None:
         self._memos[key] = (self.applied, memo)

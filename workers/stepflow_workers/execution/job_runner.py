@@ -38,7 +38,11 @@ async def run_job(context: JobContext, lease: Lease) -> None:
             async with _job(context, run, lease) as job:
                 while (attempt := await job.replay()) is not None:  # replay
                     result = await execute_step(context.state, attempt)  # perform
-                    if not await job.commit(attempt, result):  # commit
+                    try:
+                        continues = await job.commit(attempt, result)  # commit
+                    finally:
+                        run.uncommitted.pop(attempt.key, None)
+                    if not continues:
                         break
         finally:
             _release(context, run, lease)

@@ -122,7 +122,7 @@ class RunDriver:
         if not state.accepted(run, code):
             return False
         state.finished_jobs += 1
-        run.apply_memo(position, attempt.key, result.memo)
+        run.apply_memo(position, attempt.key, result.memo, len(result.text))
         if not continues:  # after the reply: if the server refused the memo, the run would be queued without it
             await self._yield()
             if not state.settings.sticky:

@@ -30,7 +30,8 @@ class CachedRun:
         users: how many jobs of this worker use the run now; it is not evicted meanwhile.
         planned: keys of steps known to have jobs, children or waits.
         distant_waits: those of them that end later than `IDLE_HOLD_S` from now.
-        state_bytes: the size of the known memos.
+        state_bytes: the size of the known memos, as they are stored.
+        uncommitted: the sizes of the memos of steps that this worker has executed and not yet committed.
         deaths: the workers that died with the continuation since it last made progress.
         lock: held by the job that advances the code.
     """
@@ -45,16 +46,27 @@ class CachedRun:
     planned: set[str] = field(default_factory=set)
     distant_waits: set[str] = field(default_factory=set)
     state_bytes: int = 0
+    uncommitted: dict[str, int] = field(default_factory=dict)
     deaths: tuple[str, ...] = ()
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def apply_memo(self, position: int, key: str, memo: Memo, size: int = 0) -> None:
-        """Apply a memo that is stored at a position."""
+    def apply_memo(self, position: int, key: str, memo: Memo, size: int) -> None:
+        """Apply a memo that is stored at a position. A memo can come several ways, and counts once.
+
+        Args:
+            size: the length of the memo as it is stored, in bytes.
+        """
         self.planned.discard(key)
         self.distant_waits.discard(key)
-        self.state_bytes += size
-        self.deaths = ()
-        self.execution.offer(position, key, memo)
+        self.uncommitted.pop(key, None)
+        if self.execution.offer(position, key, memo):
+            self.state_bytes += size
+            self.deaths = ()
+
+    def has_room(self, size: int) -> bool:
+        """Whether the limit for all memos of a run allows another memo."""
+        known = self.state_bytes + sum(self.uncommitted.values())
+        return known + size <= self.function.limits.run_state_bytes
 
 
 class RunCache:

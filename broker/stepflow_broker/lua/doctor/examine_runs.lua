@@ -80,7 +80,7 @@ local function examine_child(step)
     end)
   elseif not LIVE_STATUS[child[1]] and not is_pending(child[2]) then
     report('child_result_lost', '', member, step.child, function()
-      local position, memo, parent, name, was = resolve_by_child(step.child)
+      local position, _, parent, name, was = resolve_by_child(step.child)
       if position == 0 then return false end
       wake_run(parent, was, name, position, now, '')
     end)

@@ -119,6 +119,6 @@ class PlannedStep:
         )
         if code in (ScriptStatus.DONE, ScriptStatus.ALREADY):
             state.finished_jobs += 1
-            run.apply_memo(position, lease.key, result.memo)
+            run.apply_memo(position, lease.key, result.memo, len(result.text))
         elif code is ScriptStatus.NO_RUN:
             state.cache.drop(run)

@@ -58,7 +58,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
         raise
     except Exception as error:  # noqa: BLE001  user code: any exception of a handler is the failure of the step
         return _failed(state, attempt, error, started_at=started_at)
-    run.state_bytes += len(text)
+    run.uncommitted[attempt.key] = len(text)
     return StepFinished(text, Memo(attempt.id, data=result.data))
 
 
@@ -75,8 +75,8 @@ def _memo_text(state: WorkerState, attempt: StepAttempt[RunRequest], data: bytes
     run = attempt.run
     sealed = run.function.cipher.seal(data, step_scope(run.run_id, attempt.key))
     text = memo_of_data(sealed, _detail(state, attempt.id, attempt=attempt.number, started_at=started_at))
-    limit = run.function.limits.run_state_bytes
-    if run.state_bytes + len(text) > limit:
+    if not run.has_room(len(text)):
+        limit = run.function.limits.run_state_bytes
         raise LimitError(
             f"the memos of a run must be at most {limit:,} bytes, exceeded by step {attempt.id!r}: "
             "return references instead of data, or split the work over several runs"

@@ -1,0 +1,66 @@
+"""The runs in memory: what they count of the memos."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from stepflow import Context, Function
+from stepflow_engine.limits import Limits
+from stepflow_workers.state.run_cache import CachedRun
+from tests.support.replay import data_memos, execution_of, on_run_loop
+
+SIZE = 10
+
+
+async def three(ctx: Context) -> list[object]:
+    return [await ctx.step.run(name, lambda: 1) for name in ("a", "b", "c")]
+
+
+def cached_run(**limits: int) -> CachedRun:
+    function = cast(Function, SimpleNamespace(limits=Limits(**limits)))
+    return CachedRun("run1", function, b"{}", execution_of(three), 0, deaths=("w1",))
+
+
+@pytest.mark.parametrize("positions", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
+def test_a_memo_that_comes_by_several_ways_is_counted_once(positions: tuple[int, ...]) -> None:
+    async def main() -> None:
+        run = cached_run()
+        memos = dict(enumerate(data_memos(a=1, b=2, c=3), 1))
+        for position in positions:
+            for _ in range(2):
+                run.apply_memo(position, *memos[position], SIZE)
+        for position, (key, memo) in memos.items():
+            run.apply_memo(position, key, memo, SIZE)
+        assert run.state_bytes == 3 * SIZE
+
+    on_run_loop(main())
+
+
+def test_a_memo_that_is_known_is_no_progress() -> None:
+    async def main() -> None:
+        run = cached_run()
+        ((key, memo),) = data_memos(a=1)
+        run.apply_memo(1, key, memo, SIZE)
+        assert run.deaths == ()
+        run.deaths = ("w2",)
+        run.apply_memo(1, key, memo, SIZE)
+        assert run.deaths == ("w2",)
+
+    on_run_loop(main())
+
+
+def test_the_result_of_a_step_is_counted_once_while_it_is_committed_and_after() -> None:
+    async def main() -> None:
+        run = cached_run(run_state_bytes=3 * SIZE)
+        ((key, memo),) = data_memos(a=1)
+        run.uncommitted[key] = SIZE
+        assert run.has_room(2 * SIZE)
+        assert not run.has_room(2 * SIZE + 1)
+        run.apply_memo(1, key, memo, SIZE)
+        assert run.has_room(2 * SIZE)
+        assert not run.has_room(2 * SIZE + 1)
+
+    on_run_loop(main())
