@@ -61,7 +61,7 @@ class AsyncSubscription(asyncio.Protocol):
         while (reply := self._reader.gets()) is not _INCOMPLETE:
             self._on_reply(reply)
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Tell the owner."""
         self._on_lost()
 
