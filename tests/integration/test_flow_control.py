@@ -325,7 +325,7 @@ def test_a_priority_is_a_better_place_in_line(app: Stepflow, run_worker) -> None
         ({"concurrency": [Concurrency(1), Concurrency(2), Concurrency(3)]}, "at most two"),
         ({"concurrency": Concurrency(1, scope="global")}, "needs a key"),
         ({"concurrency": Concurrency(1, scope="planet")}, "'function', 'app' or 'global'"),
-        ({"concurrency": Concurrency(1, key="data.user")}, "must use the event"),
+        ({"concurrency": Concurrency(1, key="data.user")}, "write event.data"),
         ({"concurrency": Concurrency(1, key="event.data.")}, "is not CEL"),
         ({"throttle": Throttle(0, "1m")}, "throttle: limit must be an integer >= 1, got 0"),
         ({"throttle": Throttle(1, "0s")}, "throttle: period must be longer than 0, got '0s'"),
@@ -334,7 +334,8 @@ def test_a_priority_is_a_better_place_in_line(app: Stepflow, run_worker) -> None
         ({"debounce": Debounce("1s"), "throttle": Throttle(1, "1m")}, "cannot be combined"),
         ({"singleton": Singleton(mode="wait")}, "'skip' or 'cancel'"),
         ({"idempotency": "event.data. >"}, "is not CEL"),
-        ({"priority": "high"}, "must use the event"),
+        ({"priority": "high"}, "write event.data.high"),
+        ({"priority": "600"}, "must use the event"),
     ],
 )
 def test_bad_flow_control_is_refused_where_it_is_written(

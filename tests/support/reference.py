@@ -314,6 +314,7 @@ _LIMITS: tuple[tuple[str, str, str, Callable[[int], str], str], ...] = (
     ("depth of invokes", "engine/stepflow_engine/limits.py", "MAX_DEPTH", _count, "`InvokeError`"),
     ("a sleep, a wait, an invoke, any duration", "engine/stepflow_engine/durations.py", "MAX_DURATION_MS", show_duration, "`StepUsageError` in a step, `ConfigurationError` in an option"),
     ("length of an expression", "engine/stepflow_engine/expression.py", "_MAX_BYTES", _bytes, "`ConfigurationError`; `StepUsageError` in a step"),
+    ("work of an expression on one event", "engine/stepflow_engine/expression.py", "_MAX_COST", _bytes, "`EventError` for a key in `start`; a skipped run for a key of an event; a condition does not hold"),
     ("nesting of JSON, levels", "engine/stepflow_engine/codec.py", "_MAX_LEVELS", _count, "`EventError`, `StepOutputError`"),
     ("stored causes of a failure", "engine/stepflow_engine/failure.py", "_MAX_CAUSES", _count, "further causes are dropped"),
     ("stored text of a failure, characters", "engine/stepflow_engine/failure.py", "_MAX_TEXT", _count, "the middle of the text is cut"),

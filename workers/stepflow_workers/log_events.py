@@ -248,6 +248,13 @@ _EVENTS = (
         "Use one version for all workers.",
     ),
     LogEvent(
+        "expression_too_expensive",
+        _ERROR,
+        ("function", "run_id", "error"),
+        "An event makes a condition too expensive to evaluate. It does not start the function, or end the wait.",
+        "Send shorter lists, or compare them in a step.",
+    ),
+    LogEvent(
         "condition_not_readable",
         _ERROR,
         ("run_id", "error"),

@@ -11,7 +11,7 @@ from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import CorruptDataError
-from stepflow_engine.expression import expression
+from stepflow_engine.expression import ON_EVENT_AND_RUN, expression
 from stepflow_engine.steps import SleepRequest, WaitRequest
 
 __all__ = ["EventFilter", "known_event", "wait_index"]
@@ -63,6 +63,7 @@ class EventFilter:
 
         Raises:
             DecryptionError: the data of the event, or of the event of the run, cannot be decrypted.
+            ExpressionCostError: the evaluation of the expression would take too long.
         """
         value = open_event(cipher, read_event(event))
         if values_at(value, self.paths) != dumps(self.values):
@@ -70,7 +71,7 @@ class EventFilter:
         if not self.expression:
             return True
         run_event = open_event(cipher, self.run_event) if self.run_event else None
-        return expression(self.expression).holds(event=value, run={"event": run_event})
+        return expression(self.expression, ON_EVENT_AND_RUN).holds(event=value, run={"event": run_event})
 
     def to_json(self) -> bytes:
         """The form that is stored with the step."""

@@ -18,7 +18,7 @@ from stepflow_broker.redis_client.operation import Operation, single
 from stepflow_broker.transitions.runs import cancel_run
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
-from stepflow_engine.expression import expression
+from stepflow_engine.expression import ExpressionCostError, expression
 from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["CancelRequest", "RunFilter", "cancel_runs", "find_live"]
@@ -62,12 +62,17 @@ class RunFilter:
     def holds(self, event: bytes | None, cipher: Cipher) -> bool:
         """Whether the condition holds for the event of a run. ``None``, of a run that was forgotten meanwhile: no.
 
+        A condition that would take too long for the event does not hold.
+
         Raises:
             DecryptionError: the event cannot be decrypted.
         """
         if event is None:
             return False
-        return expression(self.condition).holds(event=open_event(cipher, read_event(event)))
+        try:
+            return expression(self.condition).holds(event=open_event(cipher, read_event(event)))
+        except ExpressionCostError:
+            return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from stepflow_cli.formatting import print_json
 from stepflow_cli.options import duration, output_option, server_options
 from stepflow_cli.server import find_app
 from stepflow_engine.errors import ConfigurationError, RunNotFoundError
-from stepflow_engine.expression import expression
+from stepflow_engine.expression import condition
 from stepflow_engine.limits import check_id
 from stepflow_engine.product import variable
 from stepflow_engine.state_machine import RunStatus
@@ -49,7 +49,7 @@ def _parse_time(value: str) -> TimeArgument:
 
 def _parse_condition(value: str) -> str:
     try:
-        return expression(value).text
+        return condition(value).text
     except ConfigurationError as error:
         raise click.BadParameter(str(error)) from None
 

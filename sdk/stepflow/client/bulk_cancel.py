@@ -13,7 +13,7 @@ from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.bulk_cancel import CancelRequest, RunFilter, cancel_runs, find_live
 from stepflow_engine.codec import dumps
 from stepflow_engine.errors import ConfigurationError
-from stepflow_engine.expression import expression
+from stepflow_engine.expression import condition
 from stepflow_engine.failure import Failure
 from stepflow_engine.limits import check_id
 from stepflow_engine.state_machine import RunStatus
@@ -115,7 +115,7 @@ def select_runs(
         statuses=frozenset(_status(one) for one in ([statuses] if isinstance(statuses, str) else statuses)),
         after_ms=0 if created_after is None else _ms(created_after, "created_after"),
         before_ms=None if created_before is None else _ms(created_before, "created_before"),
-        condition="" if if_ is None else expression(if_).text,
+        condition="" if if_ is None else condition(if_).text,
         limit=limit,
     )
 

@@ -12,7 +12,7 @@ from stepflow_broker.registry.event_values import value_at
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError, EventError, StepUsageError
-from stepflow_engine.expression import expression
+from stepflow_engine.expression import ON_EVENT_AND_RUN, condition
 from stepflow_engine.limits import check_id
 from stepflow_engine.steps import SendRequest, SleepRequest, WaitRequest
 
@@ -73,7 +73,7 @@ def wait_request(
     """
     try:
         check_id(event, "wait_for_event: event")
-        condition = expression(if_).text if if_ is not None else ""
+        wanted_if = condition(if_, ON_EVENT_AND_RUN).text if if_ is not None else ""
     except (ValueError, ConfigurationError) as error:
         raise StepUsageError(str(error)) from None
     wanted = _wanted(match, of)
@@ -85,7 +85,7 @@ def wait_request(
     except TypeError as error:
         raise StepUsageError(f"wait_for_event: match must be JSON ({error}), got {match!r}") from None
     timeout_ms = _duration(timeout, "wait_for_event: timeout")
-    return WaitRequest(event, timeout_ms, ",".join(wanted), values, condition, lookback_ms)
+    return WaitRequest(event, timeout_ms, ",".join(wanted), values, wanted_if, lookback_ms)
 
 
 def send_request(events: Event[Any] | Sequence[Event[Any]], *, most: int, event_bytes: int) -> SendRequest:

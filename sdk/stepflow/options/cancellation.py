@@ -9,7 +9,7 @@ from stepflow.event import event_path
 from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError, StepUsageError
-from stepflow_engine.expression import expression
+from stepflow_engine.expression import ON_EVENT_AND_RUN, condition
 from stepflow_engine.limits import check_id
 
 __all__ = ["CancelOn", "Timeouts", "cancellation_config"]
@@ -56,8 +56,8 @@ class CancelOn:
             raise ConfigurationError(
                 f"cancel_on: event must not have a '*', got {self.event!r}: write a CancelOn for each event"
             )
-        condition = "" if self.if_ is None else expression(self.if_).text
-        return CancelConfig(self.event, path, condition, _milliseconds(self.timeout, "cancel_on: timeout"))
+        text = "" if self.if_ is None else condition(self.if_, ON_EVENT_AND_RUN).text
+        return CancelConfig(self.event, path, text, _milliseconds(self.timeout, "cancel_on: timeout"))
 
 
 @dataclass(frozen=True, slots=True)

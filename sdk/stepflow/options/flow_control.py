@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -315,7 +314,7 @@ def _period(value: Duration, of: str, *, what: str = "period") -> int:
 def _key(value: str | None, of: str) -> str:
     if value is None:
         return ""
-    text = expression(value).text
-    if not re.search(r"\bevent\b", text):
+    compiled = expression(value)
+    if not compiled.binding.paths and not compiled.binding.tests:
         raise ConfigurationError(f"{of}: expression must use the event, got {value!r}: write it as event.data.user_id")
-    return text
+    return compiled.text

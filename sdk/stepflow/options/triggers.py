@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from stepflow_broker.registry.functions import CronConfig, EventConfig
 from stepflow_engine.errors import ConfigurationError
-from stepflow_engine.expression import expression
+from stepflow_engine.expression import condition
 from stepflow_engine.limits import check_id
 
 __all__ = ["CatchUp", "CronTrigger", "EventTrigger", "Trigger", "trigger_configs"]
@@ -54,7 +54,7 @@ class EventTrigger:
             raise ConfigurationError(str(error)) from None
         if "*" in self.event[:-1]:
             raise ConfigurationError(f"event must have a '*' at its end only, got {self.event!r}")
-        return EventConfig(self.event, "" if self.if_ is None else expression(self.if_).text)
+        return EventConfig(self.event, "" if self.if_ is None else condition(self.if_).text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from stepflow_broker.transitions.events import StreamedEvent
 from stepflow_broker.transitions.waits import deliver_event, read_condition, read_waits
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.errors import ConfigurationError, CorruptDataError
+from stepflow_engine.expression import ExpressionCostError
 from stepflow_engine.product import WORKER_LOGGER
 
 __all__ = ["ConditionalWaitMatcher"]
@@ -37,4 +38,6 @@ class ConditionalWaitMatcher:
             return EventFilter.from_json(condition).holds(event.event, cipher)
         except (CorruptDataError, ConfigurationError) as error:
             _log.error("condition_not_readable", extra={"run_id": run_id, "error": str(error)})
-            return False
+        except ExpressionCostError as error:
+            _log.error("expression_too_expensive", extra={"run_id": run_id, "error": str(error)})
+        return False

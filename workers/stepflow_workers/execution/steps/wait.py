@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.event_filter import EventFilter, wait_index
@@ -10,6 +12,8 @@ from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.waits import WaitStart, begin_wait, deliver_event
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import read_event
+from stepflow_engine.expression import ExpressionCostError
+from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.steps import SleepRequest, WaitRequest
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
@@ -17,6 +21,8 @@ from stepflow_workers.state.run_cache import IDLE_HOLD_S
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["start_wait"]
+
+_log = logging.getLogger(WORKER_LOGGER)
 
 
 async def start_wait(context: JobContext, attempt: StepAttempt[SleepRequest | WaitRequest]) -> ScriptStatus:
@@ -33,10 +39,19 @@ async def start_wait(context: JobContext, attempt: StepAttempt[SleepRequest | Wa
     if left_ms > IDLE_HOLD_S * 1000:
         run.distant_waits.add(attempt.key)
     recent = [*begun.recent, *await _recent_elsewhere(state, lease, start, begun.since_ms)]
-    match = next((event for event in recent if condition.holds(event, state.partition.cipher)), None)
+    match = next((event for event in recent if _holds(condition, event, state, run.run_id)), None)
     if match is not None:
         await state.broker.execute(deliver_event(state.partition, run.run_id, attempt.key, match))
     return begun.code
+
+
+def _holds(condition: EventFilter, event: bytes, state: WorkerState, run_id: str) -> bool:
+    """Whether an earlier event ends the wait. One for which the condition would take too long does not."""
+    try:
+        return condition.holds(event, state.partition.cipher)
+    except ExpressionCostError as error:
+        _log.error("expression_too_expensive", extra={"run_id": run_id, "error": str(error)})
+        return False
 
 
 async def _recent_elsewhere(state: WorkerState, lease: Lease, start: WaitStart, since_ms: int) -> list[bytes]:
