@@ -60,7 +60,7 @@ def _produce(case: Case, add: Callable[[Stepflow, int], object], count: Callable
         for _ in range(calls - warm_up):
             add(app, size)
         span: Span = first, _note(calls * size, server)
-        app.backend.close()
+        app.close()
         if (found := count(client)) != calls * size:
             raise ProcessError(f"{calls * size} were sent, and the server has {found}")
         return sampled(case, span, server)

@@ -180,7 +180,7 @@ def rig_at(server: Server, client: Any, **options: int) -> Iterator[Rig]:
             made = Rig(server, worker, log, producer, client, keys)
             made.wait(lambda: made.states() == ["suspended"] * options["processes"], "the workers did not start")
             yield made
-            producer.backend.close()
+            producer.close()
 
 
 def joined(spans: Sequence[Span]) -> Span:

@@ -35,7 +35,7 @@ def round_trip(case: Case) -> Sample:
 async def _calls(case: Case, server: RedisServer) -> Span:
     broker = AsyncBroker(server.url)
     script = Script("bench", _TEXT, hashlib.sha1(_TEXT.encode(), usedforsecurity=False).hexdigest())
-    call = Command(("EVALSHA", script.sha, 1, "bench:roundtrip", _VALUE), int, script)
+    call = Command(("EVALSHA", script.sha, "1", "bench:roundtrip", _VALUE), int, script)
     for _ in range(case.warm_up):
         await broker.execute(call)
     first = take_note(0, workers=[os.getpid()], servers=[server.pid])

@@ -66,7 +66,7 @@ def test_workers_whose_clocks_are_ten_minutes_off_lose_double_and_wake_nothing_e
         for nap in naps:
             assert at_s(load.effects, nap.id, "slept") - at_s(load.effects, nap.id, "before") >= 1.49
             assert at_s(load.effects, nap.id, "woke") >= due_s - 0.01
-        app.backend.close()
+        app.close()
 
 
 def have_all_seen(site: Site, server: MovedServer) -> bool:
@@ -121,4 +121,4 @@ def test_sleeps_last_as_long_as_the_servers_clock_says(tmp_path: Path, capsys: C
         second.result(30)
         assert effects.repeats().total() == 0
         check_health(server.url, site.client)
-        app.backend.close()
+        app.close()

@@ -86,4 +86,4 @@ def test_what_a_worker_commits_after_it_was_cut_off_for_three_leases_is_refused(
         with load:
             site.await_work(load.effects)
         load.settle(site.client)
-        app.backend.close()
+        app.close()

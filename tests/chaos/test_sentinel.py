@@ -118,8 +118,8 @@ async def test_who_waits_for_a_result_hears_of_it_from_the_new_primary(tmp_path:
         gate.touch()
         assert await asyncio.gather(*waiting) == [[effects.effects()[-1].note]] * 2
         assert servers.failovers == 1
-        await app.backend.aclose()
-        app.backend.close()
+        await app.aclose()
+        app.close()
 
 
 def repair(url: str) -> int:

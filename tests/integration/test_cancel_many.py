@@ -211,7 +211,7 @@ async def test_the_same_without_blocking_the_event_loop(app, order, url) -> None
     assert await runs[0].astatus() is RunStatus.QUEUED
     with pytest.raises(ConfigurationError, match="limit must be an integer"):
         await app.acancel_many(limit=0)
-    await app.backend.aclose()
+    await app.aclose()
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_a_busy_server_whose_workers_are_killed_gives_no_false_alarm(
     assert killed == 5, f"only {killed} workers were killed in {looks} looks"
     assert {run.status().value for run in runs} == {"completed"}
     assert errors(examine(broker, plain_partition(url))) == []
-    producer.backend.close()
+    producer.close()
 
 
 @pytest.mark.slow
@@ -245,4 +245,4 @@ def test_repairing_a_busy_server_disturbs_nobody(
 
     until(look, seconds=90, what="the end of all runs")
     assert [run.result(timeout=5) for run in runs] == [["done", "done"]] * 100
-    producer.backend.close()
+    producer.close()

@@ -198,7 +198,7 @@ async def test_the_asyncio_twins_do_the_same(app: Stepflow, run_worker) -> None:
     assert await app.asend("double/asked", {"n": 1}, id="one") == "one"
     with pytest.raises(FunctionNotFoundError):
         await app.astart("nothing")
-    await app.backend.aclose()
+    await app.aclose()
 
 
 async def test_a_thousand_waits_share_one_connection(app: Stepflow, run_worker, client: redis.Redis) -> None:
@@ -222,7 +222,7 @@ async def test_a_thousand_waits_share_one_connection(app: Stepflow, run_worker, 
     assert len(client.client_list()) - before <= 5 * len(app.backend.partition.all)
     gate.set()
     assert await results == list(range(1000))
-    await app.backend.aclose()
+    await app.aclose()
 
 
 def reads(url: str) -> int:
@@ -325,7 +325,7 @@ async def test_many_runs_start_in_one_call_without_blocking_the_loop(app: Stepfl
     run_worker(app)
     runs = await app.astart_many("shop/double", [1, 2, 3])
     assert [await run.aresult(20) for run in runs] == [2, 4, 6]
-    await app.backend.aclose()
+    await app.aclose()
 
 
 def test_of_many_runs_none_starts_when_one_cannot(app: Stepflow, client: redis.Redis) -> None:
@@ -350,4 +350,4 @@ async def test_a_run_is_explained_in_an_event_loop_too(app: Stepflow) -> None:
     assert (reason.kind, reason) == ("queued", run.explain())
     with pytest.raises(RunNotFoundError, match="there is no run 'nothing'"):
         await app.run("nothing").aexplain()
-    await app.backend.aclose()
+    await app.aclose()

@@ -36,7 +36,7 @@ class Pair:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.app.backend.close()
+        self.app.close()
         for client, server in zip((self.primary, self.replica), self._servers, strict=True):
             client.close()
             server.stop()
@@ -84,7 +84,7 @@ async def test_so_is_what_their_twins_have_acknowledged(pair: Pair) -> None:
     assert [pair.replica.exists(KEYS("RUN", run.id)) for run in runs] == [1] * 251
     await pair.app.asend("note", {})
     assert pair.replica.xlen(KEYS("EVENTS")) == 1
-    await pair.app.backend.aclose()
+    await pair.app.aclose()
 
 
 async def test_starts_of_one_loop_that_come_together_wait_for_the_replica_together(pair: Pair) -> None:
@@ -94,7 +94,7 @@ async def test_starts_of_one_loop_that_come_together_wait_for_the_replica_togeth
     assert len({run.id for run in runs}) == 200
     assert pair.calls("wait") - before <= 4
     assert [pair.replica.exists(KEYS("RUN", run.id)) for run in runs] == [1] * 200
-    await pair.app.backend.aclose()
+    await pair.app.aclose()
 
 
 def test_a_start_that_no_replica_confirms_is_an_error_and_may_be_repeated(pair: Pair) -> None:
@@ -114,7 +114,7 @@ def test_a_repeated_start_is_not_confirmed_by_a_replica_that_lacks_the_first(pai
         for _ in range(2):
             with pytest.raises(ReplicationError):
                 pair.app.start("noted", {}, id="one")
-            pair.app.backend.close()
+            pair.app.close()
 
 
 async def test_an_error_reaches_all_who_wait_together_and_the_next_call_is_made_anew(pair: Pair) -> None:
@@ -124,7 +124,7 @@ async def test_an_error_reaches_all_who_wait_together_and_the_next_call_is_made_
         assert [type(error) for error in errors] == [ReplicationError] * 3
     await asyncio.gather(*[pair.app.astart("noted", {}, id=f"n{n}") for n in range(3)])
     assert pair.primary.zcard(KEYS("LIVE")) == 3
-    await pair.app.backend.aclose()
+    await pair.app.aclose()
 
 
 def test_a_script_that_the_server_has_forgotten_is_sent_again_before_the_wait(pair: Pair) -> None:
@@ -138,7 +138,7 @@ def test_without_any_replica_the_error_comes_when_the_time_is_over(url: str) -> 
     app = make_app(url)
     with pytest.raises(ReplicationError, match="within 2s"):
         app.start("noted", {})
-    app.backend.close()
+    app.close()
 
 
 def test_nothing_is_left_behind_for_good(pair: Pair) -> None:

@@ -160,7 +160,7 @@ async def test_the_asyncio_broker_says_the_same(site: str, admin: redis.Redis) -
     app = with_rights_of(site, "read-only")
     with pytest.raises(PermissionDeniedError, match="start_runs is for role producer or worker"):
         await app.astart("pay")
-    await app.backend.aclose()
+    await app.aclose()
 
 
 def test_who_only_looks_cannot_wait_for_a_result(site: str, admin: redis.Redis) -> None:
@@ -175,7 +175,7 @@ def test_who_only_looks_cannot_wait_for_a_result(site: str, admin: redis.Redis) 
         try:
             await looker.run(run.id).aresult(timeout=30)
         finally:
-            await looker.backend.aclose()
+            await looker.aclose()
 
     with pytest.raises(PermissionDeniedError, match="subscribe is for role producer"):
         asyncio.run(wait())

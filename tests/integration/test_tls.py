@@ -89,7 +89,7 @@ def test_runs_are_started_executed_and_waited_for_over_tls_alone(
             try:
                 return await started.aresult(timeout=30)
             finally:
-                await app.backend.aclose()
+                await app.aclose()
 
         assert asyncio.run(start())["number"] == 8
         app.send("shop/order.placed", {"number": 9})

@@ -22,7 +22,6 @@ from stepflow import (
     Stepflow,
 )
 from stepflow_broker.embedded_server import EmbeddedServer
-from stepflow_broker.views.results import AsyncRunEndSubscriber
 from tests.support.command_line import call, register
 from tests.support.partition_merging_client import server_urls
 from tests.support.processes import until
@@ -89,7 +88,7 @@ async def test_two_hundred_waits_of_a_loop_cost_a_few_commands_each(app: Stepflo
     outcomes = await asyncio.gather(*[run.aresult(WAIT_S) for run in runs], return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {ResultTimeoutError}
     assert commands(url) - before <= 5 * 200
-    await app.backend.aclose()
+    await app.aclose()
 
 
 def test_two_hundred_threads_wait_on_one_subscribed_connection(app: Stepflow, never: str, url: str) -> None:
@@ -125,14 +124,9 @@ async def test_a_wait_that_is_cancelled_at_any_moment_leaves_nothing_behind(
     done, pending = await asyncio.wait(waits, timeout=20)
     assert pending == set()
     assert all(wait.cancelled() for wait in done)
-    subscribers = [one for one in subscribers_of(app) if one.waits]
-    assert subscribers == []
+    assert app.backend._of_loop().waits == 0
     until(lambda: not client.pubsub_channels("stepflow:run-ended:*"))
-    await app.backend.aclose()
-
-
-def subscribers_of(app: Stepflow) -> list[AsyncRunEndSubscriber]:
-    return list(app.backend._of_loop()[1].values())
+    await app.aclose()
 
 
 @pytest.mark.parametrize("end", ["wait_for", "timeout"])
@@ -149,7 +143,7 @@ async def test_a_bound_of_asyncio_ends_a_wait(app: Stepflow, never: str, end: st
     _, pending = await asyncio.wait(waits, timeout=20)
     assert pending == set()
     assert {type(wait.exception()) for wait in waits} == {TimeoutError}
-    await app.backend.aclose()
+    await app.aclose()
 
 
 def test_a_command_that_waits_costs_a_few_commands(app: Stepflow, never: str, url: str) -> None:
@@ -186,8 +180,8 @@ async def test_waits_go_on_through_an_outage(own: EmbeddedServer) -> None:
     assert await run.acancel("enough")
     outcomes = await asyncio.gather(*waits, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {RunCancelledError}
-    await app.backend.aclose()
-    app.backend.close()
+    await app.aclose()
+    app.close()
 
 
 def _subscribed(client: redis.Redis, run_id: str) -> int:
@@ -212,8 +206,8 @@ async def test_a_wait_without_the_right_to_subscribe_is_a_typed_error(own: Embed
             await asyncio.to_thread(run.result, 20)
         with pytest.raises(PermissionDeniedError, match="subscribe"):
             await run.aresult(20)
-    await app.backend.aclose()
-    app.backend.close()
+    await app.aclose()
+    app.close()
 
 
 async def test_a_wait_gives_up_on_a_server_that_stays_away(
@@ -232,5 +226,5 @@ async def test_a_wait_gives_up_on_a_server_that_stays_away(
     own.stop()
     outcomes = await asyncio.gather(*waits, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {BackendUnavailableError}
-    await app.backend.aclose()
-    app.backend.close()
+    await app.aclose()
+    app.close()

@@ -83,7 +83,7 @@ def enqueue(url: str, function: str, data: object = None) -> str:
     try:
         return producer.start(f"shop/{function}", data).id
     finally:
-        producer.backend.close()
+        producer.close()
 
 
 def as_json(*words: str, **variables: Any) -> Any:

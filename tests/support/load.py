@@ -63,7 +63,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(90)
-        self._app.backend.close()
+        self._app.close()
         assert not self._thread.is_alive(), "the producer is stuck"
         if self.error is not None:
             raise self.error

@@ -172,8 +172,8 @@ def test_a_script_is_put_together_with_its_libraries_and_the_keys_that_it_names(
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_what_is_sent_again_to_a_server_that_does_not_know_the_script_is_its_source(name: str) -> None:
     call = run_script(name, int, (Keys()("RUN", "r"),), 1, "x")
-    assert call.args == ("EVALSHA", script(name).sha, 1, "stepflow:run:r", 1, "x")
-    assert call.with_source() == ("EVAL", script(name).text, 1, "stepflow:run:r", 1, "x")
+    assert call.args == ("EVALSHA", script(name).sha, "1", "stepflow:run:r", "1", "x")
+    assert call.with_source() == ("EVAL", script(name).text, "1", "stepflow:run:r", "1", "x")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -18,6 +18,9 @@ __all__ = ["Arg", "Command", "command", "in_chunks", "run_script"]
 
 T = TypeVar("T")
 Arg = str | bytes | int | float
+Word = str | bytes
+"""An argument as it is sent. Numbers are made text here: the packer of hiredis converts them itself, and crashes the
+process if a signal handler raises an exception meanwhile."""
 _CONTAINERS = frozenset({"CLIENT", "CLUSTER", "CONFIG", "SCRIPT", "XGROUP", "XINFO"})
 _KEYLESS = frozenset({"CLIENT", "CLUSTER", "CONFIG", "INFO", "PING", "SCAN", "SCRIPT", "TIME", "WAIT"})
 
@@ -32,7 +35,7 @@ class Command(Generic[T]):
         script: the script that the command runs; ``None``: a plain Redis command.
     """
 
-    args: tuple[Arg, ...]
+    args: tuple[Word, ...]
     read: Callable[[Any], T]
     script: Script | None = None
 
@@ -74,7 +77,7 @@ class Command(Generic[T]):
             return ""
         return routing_key_of(str(self.args[2 if first in _CONTAINERS else 1])) if len(self.args) > 1 else ""
 
-    def with_source(self) -> tuple[Arg, ...]:
+    def with_source(self) -> tuple[Word, ...]:
         """The command with the source of its script, for a server that does not have the script."""
         if self.script is None:
             raise TypeError("this command runs no script")
@@ -89,7 +92,7 @@ def _tag_of(pattern: str) -> str:
 
 def command(read: Callable[[Any], T], *args: Arg) -> Command[T]:
     """A plain Redis command."""
-    return Command(args, read)
+    return Command(_words(args), read)
 
 
 def in_chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -107,4 +110,8 @@ def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args
     source = script(name)
     if keys[0].startswith("{"):
         keys = (*keys, routing_key_of(keys[0]) + MOVING)
-    return Command(("EVALSHA", source.sha, len(keys), *keys, *args), read, source)
+    return Command(("EVALSHA", source.sha, str(len(keys)), *keys, *_words(args)), read, source)
+
+
+def _words(args: Sequence[Arg]) -> tuple[Word, ...]:
+    return tuple([arg if isinstance(arg, str | bytes) else str(arg) for arg in args])

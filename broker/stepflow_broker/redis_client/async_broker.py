@@ -66,5 +66,12 @@ class AsyncBroker:
 
     async def close(self) -> None:
         """Send the waiting commands, then close the connections."""
-        clients = [self._only] if self._only is not None else list(self._clients.values())
-        await asyncio.gather(*[client.close() for client in clients])
+        await asyncio.gather(*[client.close() for client in self._all()])
+
+    def drop(self) -> None:
+        """Close the connections at once, even if their event loop has ended."""
+        for client in self._all():
+            client.drop()
+
+    def _all(self) -> list[PipelinedClient]:
+        return [self._only] if self._only is not None else list(self._clients.values())

@@ -14,6 +14,7 @@ from redis import exceptions
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.redis_client.connection import connect
 from stepflow_broker.redis_client.errors import server_error
+from stepflow_broker.redis_client.idle_connections import IdleConnections
 from stepflow_broker.redis_client.retry import Attempt, Next, backoff_s, decide
 
 __all__ = ["BlockingClient"]
@@ -34,6 +35,7 @@ class BlockingClient:
         self.url = url
         self.client: redis.Redis = connect(url, slot=slot)
         self._retry_for_s = retry_for_s
+        self._connections = IdleConnections(self.client)
 
     def execute_all(self, calls: Sequence[Command[T]], *, as_one: bool = False) -> list[T]:
         """Send several commands in one round trip and return their answers.
@@ -59,7 +61,7 @@ class BlockingClient:
             pause_s = backoff_s(tries)
             decision = decide(error, Attempt(give_up_at, pause_s, has_source=True), time.monotonic())
             if decision.reconnect:
-                self.client.connection_pool.disconnect(inuse_connections=False)
+                self._connections.close()
             if decision.next is Next.FAIL:
                 raise server_error(error, self.url, action) from None
             time.sleep(pause_s)
@@ -82,17 +84,18 @@ class BlockingClient:
 
     def _send(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Write all commands, then read all replies as they are. An error reply is an exception in the list."""
-        pool = self.client.connection_pool
-        connection = pool.get_connection()
+        taken_from = self._connections.current
+        connection = self._connections.take()
         try:
+            self._connections.prepare(connection)
             packed = [pack_command(args) for args in commands]
             connection.send_packed_command([b"".join(packed)])
-            return [self._read(connection) for _ in packed]
+            replies = [self._read(connection) for _ in packed]
         except BaseException:
             connection.disconnect()  # it may hold unread replies
             raise
-        finally:
-            pool.release(connection)
+        self._connections.give_back(connection, taken_from)
+        return replies
 
     @staticmethod
     def _read(connection: Any) -> Any:
@@ -102,5 +105,5 @@ class BlockingClient:
             return error
 
     def close(self) -> None:
-        """Close the connections."""
-        self.client.close()
+        """Close the connections; those in use, when their calls end."""
+        self._connections.close()

@@ -29,7 +29,7 @@ class Broker:
     def __init__(self, url: str, *, retry_for_s: float = 3.0) -> None:
         self.url = url
         self._retry_for_s = retry_for_s
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may call, too, while its thread has the lock
         self._clients: dict[int, BlockingClient] = {}
         self._only = None if read_url(url).is_of_cluster else BlockingClient(url, retry_for_s=retry_for_s)
 
@@ -95,7 +95,7 @@ class Broker:
             return self._clients[slot]
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; those in use, when their calls end."""
         for client in [self._only, *self._clients.values()]:
             if client is not None:
                 client.close()

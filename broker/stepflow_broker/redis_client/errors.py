@@ -69,6 +69,11 @@ def server_error(error: BaseException, url: str, action: str = "") -> Exception:
         return known
     if text.startswith(("NOAUTH", "WRONGPASS", "invalid username")):
         return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
+    if "Too many open files" in text:
+        return BackendUnavailableError(
+            f"this process cannot connect to the server at {where} ({text}): close files that it does not need, or "
+            "raise its limit (ulimit -n)"
+        )
     if text.startswith(("OOM", "MISCONF")):
         return BackendUnavailableError(
             f"the server at {where} does not accept writes ({text}): free memory or disk, then go on"

@@ -89,7 +89,16 @@ class PipelinedClient:
                 await self.submit(command(bytes, "PING"))  # its reply comes after all others
         if self._connection is not None:
             self._connection.close()
+            await asyncio.sleep(0)  # the transport closes its socket in the next turn of the loop
         await self.client.aclose()
+
+    def drop(self) -> None:
+        """Close the connection at once, even if its event loop has ended."""
+        if self._connection is not None:
+            self._connection.drop()
+            self._connection = None
+        if self._connecting is not None and not self._connecting.get_loop().is_closed():
+            self._connecting.cancel()
 
     # -- sending -----------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004  redis-
 
 from stepflow_broker.redis_client.connection import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S
 
-__all__ = ["PipelinedConnection", "fresh_context", "take_over"]
+__all__ = ["PipelinedConnection", "drop_transport", "fresh_context", "take_over"]
 
 R = TypeVar("R")
 _INCOMPLETE = object()
@@ -52,6 +52,18 @@ async def take_over(client: redis.asyncio.Redis, protocol: asyncio.Protocol) -> 
         raise ConnectionError("the server has closed the connection")
     writer.transport.set_protocol(protocol)
     return writer
+
+
+def drop_transport(writer: Any) -> None:
+    """Close a transport at once, even if its event loop has ended."""
+    transport = writer.transport
+    try:
+        transport.abort()
+    except RuntimeError:  # the loop has ended, so it cannot close the socket
+        transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
+        open_socket, transport._sock = getattr(transport, "_sock", None), None
+        if open_socket is not None:
+            open_socket.close()
 
 
 class PipelinedConnection(asyncio.Protocol, Generic[R]):
@@ -102,6 +114,10 @@ class PipelinedConnection(asyncio.Protocol, Generic[R]):
     def close(self) -> None:
         """Close the connection. ``on_lost`` receives the requests without a reply."""
         self._writer.transport.abort()
+
+    def drop(self) -> None:
+        """Close the connection at once, even if its event loop has ended."""
+        drop_transport(self._writer)
 
     # -- callbacks of the transport ----------------------------------------------
 

@@ -18,7 +18,7 @@ from hiredis import Reader, pack_command
 from redis import exceptions
 from redis.asyncio.connection import DefaultParser
 
-from stepflow_broker.redis_client.pipelined_connection import take_over
+from stepflow_broker.redis_client.pipelined_connection import drop_transport, take_over
 
 __all__ = ["AsyncSubscription", "Subscription"]
 
@@ -54,6 +54,10 @@ class AsyncSubscription(asyncio.Protocol):
     def close(self) -> None:
         """Close the connection. ``on_lost`` is called."""
         self._writer.transport.abort()
+
+    def drop(self) -> None:
+        """Close the connection at once, even if its event loop has ended."""
+        drop_transport(self._writer)
 
     def data_received(self, data: bytes) -> None:
         """Hand over the replies in the data."""

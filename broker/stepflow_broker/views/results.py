@@ -201,6 +201,13 @@ class AsyncRunEndSubscriber:
             await end_tasks([self._connecting])
         if self._connection is not None:
             self._connection.close()
+            await asyncio.sleep(0)  # the transport closes its socket in the next turn of the loop
+
+    def drop(self) -> None:
+        """Close the connection at once, even if its event loop has ended."""
+        if self._connection is not None:
+            self._connection.drop()
+            self._connection = None
 
 
 class RunEndSubscriber:

@@ -1,14 +1,14 @@
-"""The connections of a client: one blocking broker per process, and one asyncio broker per event loop."""
+"""The server of a client: its partitions, and which connections a process and an event loop use."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
-import weakref
 from collections.abc import Sequence
 from typing import TypeVar
 
+from stepflow.client.connections import LoopConnections, ProcessConnections
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
@@ -16,19 +16,19 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import DEFAULT_URL
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for, read_partitions, refuse_other
 from stepflow_broker.redis_client.replication import AsyncReplicator, run_replicated
-from stepflow_broker.views.results import AsyncRunEndSubscriber, RunEndSubscriber
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.product import REDIS_URL
 
 __all__ = ["Backend"]
 
 T = TypeVar("T")
-_OfLoop = tuple[AsyncBroker, dict[Partition, AsyncRunEndSubscriber]]
-"""The broker of an event loop, and its subscribers by partition."""
 
 
 class Backend:
-    """The connections of a client. They are opened on first use, so creating an app does not connect to Redis.
+    """The server of a client. Connections are opened on first use, so creating an app does not connect to Redis.
+
+    The connections of an event loop are closed when the loop shuts down. Those of loops that were closed without it are
+    closed when another loop needs connections. If the URL in the environment changes, calls go to the new server.
 
     Args:
         url: the URL of the server; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
@@ -44,13 +44,9 @@ class Backend:
         self._url = url
         self._partition: tuple[str, Partition] | None = None
         self._agreed_at = ""
-        self._lock = threading.Lock()
-        self._broker: tuple[int, Broker] | None = None
-        self._subscribers: dict[Partition, tuple[Broker, RunEndSubscriber]] = {}
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
-        self._replicators: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncReplicator] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._lock = threading.RLock()  # a signal handler may use the client, too, while its thread has the lock
+        self._process: ProcessConnections | None = None
+        self._loops: dict[asyncio.AbstractEventLoop, LoopConnections] = {}
 
     @property
     def url(self) -> str:
@@ -60,10 +56,7 @@ class Backend:
     @property
     def broker(self) -> Broker:
         """The blocking broker of this process; a forked child makes its own."""
-        with self._lock:
-            if self._broker is None or self._broker[0] != os.getpid():
-                self._broker = (os.getpid(), Broker(self.url))
-            return self._broker[1]
+        return self._of_process().broker
 
     @property
     def partition(self) -> Partition:
@@ -76,7 +69,7 @@ class Backend:
     @property
     def abroker(self) -> AsyncBroker:
         """The asyncio broker of the running event loop."""
-        return self._of_loop()[0]
+        return self._of_loop().broker
 
     def deliver(self, calls: Sequence[Command[T]]) -> list[T]:
         """Send commands that create something, in one round trip. On return, they have the durability of the app.
@@ -101,51 +94,61 @@ class Backend:
             self._agreed_at = self.url
         if not self._replica_timeout_ms:
             return await self.abroker.execute_all(calls)
-        loop = asyncio.get_running_loop()
-        replicator = self._replicators.get(loop)
-        if replicator is None:
-            replicator = AsyncReplicator(self.broker, self.partition.keys, timeout_ms=self._replica_timeout_ms)
-            self._replicators[loop] = replicator
-        return await replicator.execute_all(calls)
+        connections = self._of_loop()
+        if connections.replicator is None:
+            timeout_ms = self._replica_timeout_ms
+            connections.replicator = AsyncReplicator(self.broker, self.partition.keys, timeout_ms=timeout_ms)
+        return await connections.replicator.execute_all(calls)
 
     def wait(self, run_id: str, timeout_ms: int | None) -> None:
         """Block until the run has ended, or for ``timeout_ms`` milliseconds; ``None``: no limit."""
-        broker, partition = self.broker, self.partition.of(run_id)
-        with self._lock:
-            known = self._subscribers.get(partition)
-            if known is None or known[0] is not broker:
-                known = self._subscribers[partition] = (broker, RunEndSubscriber(broker, partition))
-        known[1].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
+        subscriber = self._of_process().subscriber(self.partition.of(run_id))
+        subscriber.wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
 
     async def await_end(self, run_id: str, timeout_ms: int | None) -> None:
         """The asyncio twin of `wait`."""
-        broker, subscribers = self._of_loop()
-        partition = self.partition.of(run_id)
-        if partition not in subscribers:
-            subscribers[partition] = AsyncRunEndSubscriber(broker, partition)
-        await subscribers[partition].wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
+        subscriber = self._of_loop().subscriber(self.partition.of(run_id))
+        await subscriber.wait(run_id, None if timeout_ms is None else timeout_ms / 1000)
 
-    def _of_loop(self) -> _OfLoop:
-        loop = asyncio.get_running_loop()
+    # -- connections -------------------------------------------------------------
+
+    def _of_process(self) -> ProcessConnections:
+        url = self.url
+        with self._lock:
+            if self._process is None or not self._process.is_of(url):
+                former, self._process = self._process, ProcessConnections(url)
+                if former is not None:
+                    former.close()
+            return self._process
+
+    def _of_loop(self) -> LoopConnections:
+        loop, url = asyncio.get_running_loop(), self.url
         connections = self._loops.get(loop)
-        if connections is None:
-            connections = self._loops[loop] = (AsyncBroker(self.url), {})
-        return connections
+        if connections is not None and connections.url == url and not connections.is_closed:
+            return connections
+        self._drop_ended_loops()
+        if connections is not None:
+            connections.close_soon()
+        self._loops[loop] = LoopConnections(url)
+        return self._loops[loop]
+
+    def _drop_ended_loops(self) -> None:
+        for loop, connections in list(self._loops.items()):
+            if loop.is_closed() or connections.is_closed:
+                self._loops.pop(loop, None)
+                connections.drop()
 
     def close(self) -> None:
-        """Close the blocking connections of this process."""
+        """Close the blocking connections of this process, and those of event loops that have ended."""
+        self._drop_ended_loops()
         with self._lock:
-            for _, subscriber in self._subscribers.values():
-                subscriber.close()
-            self._subscribers.clear()
-            if self._broker is not None:
-                self._broker[1].close()
-                self._broker = None
+            process, self._process = self._process, None
+        if process is not None:
+            process.close()
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop."""
+        """Close the connections of the running event loop, and those that `close` closes."""
         connections = self._loops.pop(asyncio.get_running_loop(), None)
         if connections is not None:
-            broker, subscribers = connections
-            await asyncio.gather(*[subscriber.close() for subscriber in subscribers.values()])
-            await broker.close()
+            await connections.close()
+        self.close()

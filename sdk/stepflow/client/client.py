@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from typing import Any, overload
 
@@ -418,6 +419,50 @@ class Client:
         self, function: Function[Any, Any] | str | None, queue: str | None, key: str | None
     ) -> tuple[PauseKind, str]:
         return pause_target(await self._aconfig(function) if function is not None else None, queue, key)
+
+    # -- closing -----------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connections of this process, and those of event loops that have ended.
+
+        An app needs no closing at the end of a program. A later call opens new connections, so a call of another thread
+        is not disturbed.
+
+        Example::
+
+            app.send("shop/order.placed", {"order": 17})
+            app.close()
+        """
+        self.backend.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop, and those that `close` closes.
+
+        The end of `asyncio.run` closes those of its event loop by itself.
+
+        Example::
+
+            await app.asend("shop/order.placed", {"order": 17})
+            await app.aclose()
+        """
+        await self.backend.aclose()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, server: object = None) -> AsyncIterator[None]:
+        """Close the connections at the end of a block, or of an ASGI application.
+
+        Args:
+            server: the application that an ASGI framework passes; not used.
+
+        Example::
+
+            api = FastAPI(lifespan=app.lifespan)
+        """
+        del server
+        try:
+            yield
+        finally:
+            await self.aclose()
 
     # -- the registry ------------------------------------------------------------
 

@@ -163,7 +163,7 @@ class Router:
     async def _read(self) -> list[StreamedEvent]:
         """Read events, and block on the server until there are some, on a separate connection."""
         call = read_events(self._partition, self._worker, limit=_LIMIT)
-        args = (*call.args[:-3], "BLOCK", _BLOCK_MS, *call.args[-3:])
+        args = (*call.args[:-3], "BLOCK", str(_BLOCK_MS), *call.args[-3:])
         pool = self._broker.client(self._partition.keys).connection_pool
         try:
             connection = await pool.get_connection()

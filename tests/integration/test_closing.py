@@ -1,0 +1,182 @@
+"""Connections of event loops that have ended, of processes, and of apps that are closed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import redis
+
+from stepflow import Context, ResultTimeoutError, Stepflow
+from stepflow_broker.embedded_server import EmbeddedServer
+from tests.support.command_line import environment
+from tests.support.processes import until
+
+
+def connections(client: redis.Redis) -> int:
+    return len(client.client_list())
+
+
+def files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def use(app: Stepflow) -> None:
+    """Use every kind of connection of an event loop."""
+    run = await app.astart("never")
+    with pytest.raises(ResultTimeoutError):
+        await run.aresult(0.01)
+
+
+@pytest.fixture
+def app(url: str) -> Stepflow:
+    app = Stepflow("shop", redis_url=url)
+
+    @app.function("never")
+    async def never(ctx: Context) -> None: ...
+
+    return app
+
+
+def test_the_end_of_a_loop_closes_its_connections_in_silence(app: Stepflow, client: redis.Redis) -> None:
+    asyncio.run(use(app))
+    gc.collect()
+    connected, opened = connections(client), files()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(10):
+            asyncio.run(use(app))
+        gc.collect()
+    until(lambda: connections(client) <= connected)
+    assert files() <= opened
+    assert app.backend._loops == {} or len(app.backend._loops) == 1
+
+
+def test_a_loop_that_is_closed_without_a_shutdown_is_dropped_by_the_next(app: Stepflow, client: redis.Redis) -> None:
+    connected, opened = connections(client), files()
+    for _ in range(5):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(use(app))
+        loop.close()
+    assert len(app.backend._loops) == 1
+    assert connections(client) - connected <= 2 * len(app.backend.partition.all)
+    app.close()
+    until(lambda: connections(client) <= connected)
+    del loop
+    gc.collect()
+    assert files() <= opened
+
+
+def test_loops_of_several_threads_do_not_close_each_others_connections(app: Stepflow) -> None:
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(5):
+                asyncio.run(use(app))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_the_end_of_a_loop_does_not_wait_for_a_server_that_is_away(tmp_path: Path) -> None:
+    app = Stepflow("shop")
+
+    async def lose(server: EmbeddedServer) -> None:
+        app.backend._url = server.url
+        assert await app.asend("x")
+        server.kill()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            asyncio.get_running_loop().create_task(app.asend("y"))
+            await asyncio.sleep(0.05)
+
+    with EmbeddedServer(tmp_path / "own") as server:
+        asyncio.run(lose(server))
+
+
+async def test_a_closed_app_opens_new_connections(app: Stepflow, client: redis.Redis) -> None:
+    connected = connections(client)
+    for _ in range(2):
+        async with app.lifespan():
+            await use(app)
+            app.start("never")
+        await asyncio.to_thread(until, lambda: connections(client) <= connected)
+    run = app.start("never")
+    app.close()
+    assert run.status().value == "queued"
+    app.close()
+    app.close()
+    await app.aclose()
+
+
+async def test_a_call_in_another_thread_outlives_the_closing_of_its_app(app: Stepflow) -> None:
+    stop = threading.Event()
+    errors: list[Exception] = []
+
+    def start() -> None:
+        while not stop.is_set():
+            try:
+                app.start("never")
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        app.close()
+        await asyncio.sleep(0.002)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+async def test_a_changed_url_in_the_environment_leads_to_the_new_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Stepflow("shop")
+    for name in ("first", "second"):
+        with EmbeddedServer(tmp_path / name) as server, redis.Redis.from_url(server.url) as client:
+            monkeypatch.setenv("STEPFLOW_REDIS_URL", server.url)
+            app.send("blocking")
+            await app.asend("asyncio")
+            assert client.xlen("stepflow:events") == 2
+    await app.aclose()
+
+
+FEW_FILES = """
+import asyncio, resource
+from stepflow import Stepflow
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+app = Stepflow("shop")
+for _ in range(100):
+    asyncio.run(app.asend("x"))
+print("sent")
+"""
+
+
+def test_a_process_with_few_files_can_use_many_loops(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", FEW_FILES],
+        env=environment(STEPFLOW_REDIS_URL=url),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("sent\n", "")
