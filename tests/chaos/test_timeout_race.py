@@ -97,7 +97,7 @@ class Race:
         claimed = self._broker.execute(
             jobs.claim_jobs(PLAIN, lists=lists, worker="w", limit=BATCH * 2, lease_ms=600_000)
         )
-        return list(claimed or ())
+        return claimed.leases if claimed else []
 
     @staticmethod
     def _invoke(parent: Lease, timeout_ms: int) -> Command[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stepflow_broker.transitions.jobs import ClaimedJobs, claim_jobs, queue_lists
 from stepflow_engine.codec import loads
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.state_machine import RunStatus
@@ -138,3 +139,66 @@ def test_claims_that_found_nothing_are_not_remembered(driver: Driver) -> None:
     assert driver.claim(claim=7) == []
     driver.start("run1")
     assert [lease.job for lease in driver.claim(claim=7) or []] == ["run1"]
+
+
+# -- jobs of other programs ------------------------------------------------------------
+
+
+def enqueue_foreign(driver: Driver, *names: str, queue: str = "shop") -> list[str]:
+    """Enqueue jobs as another program does with RQ, which compresses a pickle."""
+    jobs = [f"{name}-4b5c-4d5e-9f8a-6b5c4d3e2f1a" for name in names]
+    for job in jobs:
+        driver.client.hset(driver.keys("RQ_JOB", job), mapping={"data": "x\x9ck", "origin": queue, "status": "queued"})
+        driver.client.rpush(driver.keys("RQ_QUEUE", queue), job)
+    driver.client.sadd(driver.keys("RQ_QUEUES"), driver.keys("RQ_QUEUE", queue))
+    return jobs
+
+
+def claim_all(driver: Driver, limit: int = 100) -> ClaimedJobs:
+    lists = queue_lists(["shop"])
+    claimed = driver.send(claim_jobs(driver.partition, lists=lists, worker="w1", limit=limit, lease_ms=LEASE_MS))
+    assert claimed is not None
+    return claimed
+
+
+def test_the_jobs_of_another_program_stay_on_their_list_in_their_order(driver: Driver) -> None:
+    first = enqueue_foreign(driver, "a", "b")
+    driver.start("run1")
+    last = enqueue_foreign(driver, "c")
+    driver.start("run2")
+    claimed = claim_all(driver)
+    assert [lease.job for lease in claimed.leases] == ["run1", "run2"]
+    assert claimed.foreign == {"shop": 3}
+    assert driver.queued("shop") == first + last
+    for job in first + last:
+        assert driver.client.hget(driver.keys("RQ_JOB", job), "status") == "queued"
+    assert claim_all(driver) == ClaimedJobs([], {"shop": 3})
+
+
+def test_they_stay_on_the_list_of_started_runs_too(driver: Driver) -> None:
+    jobs = enqueue_foreign(driver, "a", queue="shop:steps")
+    assert claim_all(driver) == ClaimedJobs([], {"shop:steps": 1})
+    assert driver.queued("shop:steps") == jobs
+
+
+def test_a_claim_that_is_full_passes_over_no_more_of_them(driver: Driver) -> None:
+    driver.start("run1")
+    jobs = enqueue_foreign(driver, "a")
+    assert claim_all(driver, limit=1).foreign == {}
+    assert driver.queued("shop") == jobs
+
+
+def test_behind_more_of_them_than_one_claim_passes_over_jobs_are_reached_by_the_next(driver: Driver) -> None:
+    jobs = enqueue_foreign(driver, *[f"n{number}" for number in range(1_100)])
+    driver.start("run1")
+    assert claim_all(driver) == ClaimedJobs([], {"shop": 1_000})
+    claimed = claim_all(driver)
+    assert [lease.job for lease in claimed.leases] == ["run1"]
+    assert sorted(driver.queued("shop")) == sorted(jobs)
+
+
+def test_a_job_that_neither_rq_nor_a_run_knows_is_dropped(driver: Driver) -> None:
+    driver.start("run1")
+    driver.client.lpush(driver.keys("RQ_QUEUE", "shop"), "unknown")
+    assert [lease.job for lease in claim_all(driver).leases] == ["run1"]
+    assert driver.queued("shop") == []

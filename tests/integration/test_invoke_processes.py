@@ -143,10 +143,11 @@ def test_a_worker_that_died_after_it_ended_a_child_still_wakes_the_parent(
     if taken:
         north.terminate()
     partition = partition.of(run.id)
-    (lease,) = (
-        broker.execute(claim_jobs(partition, lists=queue_lists(["south"]), worker="dead", limit=9, lease_ms=9_000))
-        or ()
+    claimed = broker.execute(
+        claim_jobs(partition, lists=queue_lists(["south"]), worker="dead", limit=9, lease_ms=9_000)
     )
+    assert claimed
+    (lease,) = claimed.leases
     broker.execute(
         finish_run(
             partition,

@@ -403,7 +403,9 @@ def dead_parent(
     run = start_elsewhere(app, call, child, "data")
     here = partition.of(run.id)
     broker.execute(create_group(here.keys, "FINISHED"))
-    (lease,) = broker.execute(claim_jobs(here, lists=queue_lists(["shop"]), worker="dead", limit=9, lease_ms=100)) or ()
+    claimed = broker.execute(claim_jobs(here, lists=queue_lists(["shop"]), worker="dead", limit=9, lease_ms=100))
+    assert claimed
+    (lease,) = claimed.leases
     key, name = step_key("call"), child.config.name
     child_id = with_partition_prefix(child.config.pinned_partition, run_id_for(run.id, key))
     start = ChildStart(
@@ -430,9 +432,9 @@ def dead_parent(
 def finish_by_hand(broker: Broker, partition: Partition, child: str) -> None:
     """End a child as its worker does that then dies."""
     there = partition.of(child)
-    (lease,) = (
-        broker.execute(claim_jobs(there, lists=queue_lists(["shop"]), worker="dead", limit=9, lease_ms=9_000)) or ()
-    )
+    claimed = broker.execute(claim_jobs(there, lists=queue_lists(["shop"]), worker="dead", limit=9, lease_ms=9_000))
+    assert claimed
+    (lease,) = claimed.leases
     ending = finish_run(
         partition,
         run_id=child,

@@ -428,3 +428,19 @@ def test_a_worker_goes_on_after_its_server_was_killed_and_restarted(start_worker
         assert worker.terminate() == 0
     finally:
         server.stop()
+
+
+@pytest.mark.single_server("RQ knows one queue of a name")
+def test_the_jobs_of_another_program_stay_in_the_queue_and_are_logged_once(
+    producer: Stepflow, client, url: str, start_worker: StartWorker, ledger: Path
+) -> None:
+    queue = Queue("ledger", connection=redis.Redis.from_url(as_role(url, "admin")))
+    jobs = [queue.enqueue("os.getpid") for _ in range(3)]
+    worker = start_worker(APP)
+    for _ in range(2):
+        assert started(producer, client, "fan", ledger=ledger, n=2, together=2).result(20) == [worker.pid] * 2
+    worker.terminate()
+    assert queue.job_ids == [job.id for job in jobs]
+    lines = [line for line in worker.log.read_text().splitlines() if "foreign_jobs" in line]
+    assert len(lines) == 1
+    assert "count=3" in lines[0]

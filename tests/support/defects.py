@@ -537,6 +537,13 @@ def a_batch_of_nobody(driver: Driver) -> None:
     driver.client.rpush(driver.keys("BATCHED", NOBODY), "run1")
 
 
+@defect("foreign_job", leaves="foreign_job")
+def a_job_of_another_program(driver: Driver) -> None:
+    driver.client.hset(driver.keys("RQ_JOB", NOBODY), mapping={"data": "x", "status": "queued"})
+    driver.client.rpush(driver.keys("RQ_QUEUE", "shop"), NOBODY)
+    driver.client.sadd(driver.keys("RQ_QUEUES"), driver.keys("RQ_QUEUE", "shop"))
+
+
 @defect("orphaned rq_job")
 def a_job_of_nobody(driver: Driver) -> None:
     driver.client.hset(driver.keys("RQ_JOB", NOBODY), mapping={"data": MARK, "status": "queued"})

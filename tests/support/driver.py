@@ -109,7 +109,7 @@ class Driver:
             )
         )
         self.check()
-        return answer
+        return None if answer is None else answer.leases
 
     def claim_one(self, *, worker: str = "w1") -> Lease:
         claimed = self.claim(1, worker=worker)

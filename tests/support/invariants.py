@@ -30,6 +30,7 @@ from stepflow_engine.state_machine import RunStatus
 __all__ = ["Expected", "Part", "check_invariants", "read_expected"]
 
 _KEYS = Keys()
+_MARK = '["stepflow_workers.'
 _OF_CONTINUATION = {
     "queued": RunStatus.QUEUED,
     "waitlisted": RunStatus.QUEUED,
@@ -217,11 +218,16 @@ def _check_wait(client: redis.Redis | Part, run: str, key: str, fields: dict[str
         assert entries, f"W1: step {key} of {run} waits for a run that has ended without an event"
 
 
+def _is_foreign(client: redis.Redis | Part, job: str) -> bool:
+    """Whether a job of RQ belongs to another program."""
+    return not (client.hget(_KEYS("RQ_JOB", job), "data") or _MARK).startswith(_MARK)
+
+
 def _compare(client: redis.Redis | Part, expected: Expected) -> None:
     assert set(client.zrange(_KEYS("LIVE"), 0, -1)) == expected.live, "R1: the list of live runs is wrong"
     assert set(client.zrange(_KEYS("ENDED"), 0, -1)) >= expected.ended, "R1: the list of ended runs is wrong"
     lists = {name: client.lrange(_KEYS("RQ_QUEUE", name), 0, -1) for name in _subjects(client, "RQ_QUEUE")}
-    on_lists = Counter(job for jobs in lists.values() for job in jobs)
+    on_lists = Counter(job for jobs in lists.values() for job in jobs if not _is_foreign(client, job))
     assert on_lists == expected.queued, "L1: the lists hold other jobs than the truth asks for"
     assert set(client.zrange(_KEYS("LEASES"), 0, -1)) == expected.leases, "L1: the leases are others"
     timers = dict(client.zrange(_KEYS("TIMEOUTS"), 0, -1, withscores=True))
@@ -254,10 +260,13 @@ def _compare_index(client: redis.Redis | Part, expected: Expected) -> None:
 
 
 def _compare_rq(client: redis.Redis | Part, expected: Expected, list_of: dict[str, str]) -> None:
-    jobs = {job: client.hgetall(_KEYS("RQ_JOB", job)) for job in _subjects(client, "RQ_JOB")}
+    own = [job for job in _subjects(client, "RQ_JOB") if not _is_foreign(client, job)]
+    jobs = {job: client.hgetall(_KEYS("RQ_JOB", job)) for job in own}
     statuses = {job: fields.get("status") for job, fields in jobs.items()}
     assert statuses == expected.rq_status, "Q1: RQ's jobs have other statuses"
     for job, name in list_of.items():
+        if _is_foreign(client, job):
+            continue
         assert jobs[job]["origin"] == name, f"Q1: {job} is on list {name} and says {jobs[job]['origin']}"
     for kind, wanted in (
         ("RQ_WIP", expected.rq_wip),

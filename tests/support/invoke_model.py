@@ -261,8 +261,8 @@ class InvokeModel:
                 assert code is ScriptStatus.DONE, f"M3: the holder was not obeyed: {move.name} was answered {code!r}"
             case "invoke", (code, _):
                 assert code in (ScriptStatus.DONE, ScriptStatus.ALREADY), f"M3: {move.name} was answered {code!r}"
-            case "claim", leases:
-                assert [lease.run_id for lease in leases] == [move.run], f"M3: {move.name} claimed {leases}"
+            case "claim", claimed:
+                assert [lease.run_id for lease in claimed.leases] == [move.run], f"M3: {move.name} claimed {claimed}"
             case "reclaim", found:
                 assert found == [move.run], f"M3: {move.name} found {found}"
             case "read", found:
@@ -336,7 +336,7 @@ class InvokeModel:
             if not state.is_live(run):
                 yield f"cancel {run}, again", self._cancel(run), (ScriptStatus.ALREADY, ScriptStatus.NO_RUN)
             if state.run(run).get("continuation") != "queued":
-                yield f"claim {run}, again", self._claim(run), ([],)
+                yield f"claim {run}, again", self._claim(run), (jobs.ClaimedJobs([], {}),)
         yield "reclaim, again", jobs.reclaim_leases(_PARTITION), ([],)
 
     def _unseen(self, state: State) -> set[str]:

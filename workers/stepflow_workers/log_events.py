@@ -112,6 +112,13 @@ _EVENTS = (
         "Find out what removed them, such as a plain `rq worker` on the same queue.",
     ),
     LogEvent(
+        "foreign_jobs",
+        _WARNING,
+        ("queue", "count"),
+        "A queue has jobs of another program that uses RQ. The worker leaves them there. It logs this once a minute.",
+        "Give the other program another queue, or start an `rq worker` for its jobs.",
+    ),
+    LogEvent(
         "loop_blocked",
         _WARNING,
         ("file", "line", "function_name"),

@@ -210,6 +210,7 @@ RULES: dict[str, Rule] = {
     "group_missing": _error("{subject} has entries and no consumer group", "creates the group"),
     "no_consumers": _warning("{subject} has entries and no consumers: start a worker"),
     "queue_unserved": _warning("no live worker serves queue {subject} of {detail}: start one"),
+    "foreign_job": _warning("job {subject} in queue {detail} belongs to another program that uses RQ: workers leave it there; start an `rq worker` for it, or give that program another queue"),
     "suspended": _warning("RQ is suspended{detail}: no worker claims a job until `rq resume`"),
 }
 # fmt: on

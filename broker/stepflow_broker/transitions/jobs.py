@@ -21,6 +21,7 @@ from stepflow_engine.state_machine import RunStatus
 
 _LEASE_FIELDS = 14
 __all__ = [
+    "ClaimedJobs",
     "Lease",
     "by_partition",
     "claim_jobs",
@@ -123,6 +124,19 @@ class Lease:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimedJobs:
+    """The result of a claim.
+
+    Attributes:
+        leases: the jobs that the worker has now.
+        foreign: how many jobs of other programs are in front of each list that has any. They stay there.
+    """
+
+    leases: list[Lease]
+    foreign: dict[str, int]
+
+
 def by_partition(
     partition: Partition, leases: Iterable[tuple[str, int]]
 ) -> list[tuple[Partition, list[tuple[str, int]]]]:
@@ -135,7 +149,7 @@ def by_partition(
 
 def claim_jobs(
     partition: Partition, *, lists: Sequence[str], worker: str, limit: int, lease_ms: int, claim: int = 0
-) -> Command[list[Lease] | None]:
+) -> Command[ClaimedJobs | None]:
     """Lease at most ``limit`` ready jobs to a worker; ``None`` while RQ is suspended.
 
     Args:
@@ -149,7 +163,7 @@ def claim_jobs(
     """
     return run_script(
         "claim_jobs",
-        lambda reply: None if reply == 0 else [Lease.parse(entry) for entry in reply],
+        _claimed,
         (partition.keys("RQ_SUSPENDED"), partition.keys("PAUSED"), partition.keys("LAST_CLAIM", worker)),
         partition.now_ms(),
         worker,
@@ -158,6 +172,13 @@ def claim_jobs(
         claim,
         *lists,
     )
+
+
+def _claimed(reply: Any) -> ClaimedJobs | None:
+    if reply == 0:
+        return None
+    leases, foreign = reply
+    return ClaimedJobs([Lease.parse(entry) for entry in leases], {name.decode(): count for name, count in foreign})
 
 
 def load_run(

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable
 
 from stepflow_broker.protocol.partition import Partition
-from stepflow_broker.transitions.jobs import Lease, claim_jobs
+from stepflow_broker.transitions.jobs import ClaimedJobs, Lease, claim_jobs
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.event_router import Router
@@ -22,6 +22,7 @@ from stepflow_workers.execution.poison_isolation import IsolatingRunner
 from stepflow_workers.liveness.held_leases import HeldLeases
 from stepflow_workers.partition.run_updates import RunUpdates
 from stepflow_workers.scheduling.maintenance import MaintenanceLoop
+from stepflow_workers.state.log_throttle import LogThrottle
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["Dispatcher"]
@@ -72,6 +73,7 @@ class Dispatcher:
         self._maintenance = maintenance
         self._set_state = set_state
         self._updates = RunUpdates(state)
+        self._foreign_log = LogThrottle()
         self.claimed = 0
         self._jobs: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
@@ -156,12 +158,14 @@ class Dispatcher:
         limit = min(state.slots.free, _MAX_CLAIMED)
         self._has_jobs = False  # before the claim: jobs that are queued meanwhile set it
         try:
-            leases = await self._claimed(limit)
+            jobs = await self._claimed(limit)
         except BackendUnavailableError:
             self._has_jobs = True
             raise
-        self._suspend(is_suspended=leases is None)
-        claimed = leases or []
+        self._suspend(is_suspended=jobs is None)
+        claimed = jobs.leases if jobs else []
+        if jobs and jobs.foreign:
+            self._report_foreign(jobs.foreign)
         self.claimed += len(claimed)
         self._has_jobs |= len(claimed) == limit
         free = len(claimed) if self._is_alone else state.slots.free
@@ -172,7 +176,14 @@ class Dispatcher:
             state.slots.freed()
         return len(claimed) == limit
 
-    async def _claimed(self, limit: int) -> list[Lease] | None:
+    def _report_foreign(self, foreign: dict[str, int]) -> None:
+        """Poll more often: a list that is not empty notifies nobody of new jobs."""
+        self._poll_at = min(self._poll_at, asyncio.get_running_loop().time() + _POLL_S)
+        for queue, count in foreign.items():
+            if self._foreign_log.allows(queue):
+                _log.warning("foreign_jobs", extra={"queue": queue, "count": count})
+
+    async def _claimed(self, limit: int) -> ClaimedJobs | None:
         """Claim jobs. Their slots are reserved, but not for as long as an unreachable server may take to reply."""
         state = self._state
         claim = state.broker.submit(

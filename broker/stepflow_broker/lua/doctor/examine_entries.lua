@@ -44,7 +44,7 @@ local function is_tolerated(member, job)
     local stored = redis.call('XRANGE', FINISHED, entry, entry)[1]
     return stored and not FROM_RUNS[stored[2][1]]
   end
-  return string.sub(kind, 1, 3) == 'RQ_' and not own and not is_ours(job.id)
+  return string.sub(kind, 1, 3) == 'RQ_' and (not own and not is_ours(job.id) or is_foreign(job.id))
 end
 
 local function drop_orphan(member)
@@ -59,6 +59,9 @@ local function examine(member)
   if not run then return end
   local job = read_job(run, key)
   local entries = expected(job, now, kind)
+  if kind == 'RQ_QUEUE' and own and is_foreign(job.id) and count_of(kind, id, member) > 0 then
+    report('foreign_job', '', member, id)
+  end
   if kind == 'RQ_QUEUE' and id == '' then
     for _, entry in ipairs(entries or {}) do
       if entry[1] == kind then compare(entry, job, now) end

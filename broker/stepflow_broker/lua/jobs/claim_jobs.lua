@@ -1,16 +1,17 @@
 -- claim_jobs: lease ready jobs to a worker, in the order of the lists; within a list, jobs of older runs first.
 -- A job that its run or step no longer needs is dropped. A job of a paused function is deferred to a wait list. Nothing
 -- is claimed while RQ is suspended, or from a paused queue. A claim that a worker sends again, because it lost the
--- reply, gets the same jobs.
+-- reply, gets the same jobs. Jobs of other programs that use RQ stay on their list.
 -- USES     clock jobs state concurrency
 -- KEYS     1 rq_suspended  2 paused  3 last_claim
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5 claim (a number that the worker uses once; 0: never repeated)
 --          6.. lists, in order
 -- MOVES    run queued -> running; continuation queued -> leased|waitlisted; step queued -> leased|waitlisted; promote
--- RETURNS  list of jobs, 0 SUSPENDED
+-- RETURNS  {list of jobs, list of {list, how many jobs of other programs it has in front}}, 0 SUSPENDED
 local now, worker, limit, lease_ms = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 local MAX_DEFERRED = 500 -- jobs deferred in one script
+local MAX_FOREIGN = 1000 -- jobs of other programs that one script passes over, in one list
 local paused, deferred, pauses = {}, 0, redis.call('HKEYS', KEYS[2])
 for _, subject in ipairs(pauses) do paused[subject] = true end
 
@@ -125,17 +126,27 @@ local function next_job(list, has_wait_list)
   return job
 end
 
-local claimed, record, last_claim = {}, ARGV[5], redis.call('GET', KEYS[3])
+-- put the jobs of other programs back: to the front, in their order. If there are more of them than one script passes
+-- over, to the end: stepflow's jobs may be behind them.
+local function put_back(list, jobs)
+  if #jobs == MAX_FOREIGN then
+    redis.call('RPUSH', RQ_QUEUE .. list, unpack(jobs))
+  else
+    for i = #jobs, 1, -1 do redis.call('LPUSH', RQ_QUEUE .. list, jobs[i]) end
+  end
+end
+
+local claimed, passed, record, last_claim = {}, {}, ARGV[5], redis.call('GET', KEYS[3])
 if last_claim and string.match(last_claim, '^%S+') == ARGV[5] then
   for job, list, fence in string.gmatch(last_claim, '\n(%S+) (%S+) (%S+)') do
     claimed[#claimed + 1] = claim_again(job, list, fence) or nil
   end
-  return claimed
+  return {claimed, passed}
 end
 for i = 6, #ARGV do
   local list = ARGV[i]
-  local has_wait_list = redis.call('EXISTS', WAIT_LIST .. 'queue ' .. list) == 1
-  while #claimed < limit and not paused['queue ' .. string.gsub(list, ':steps$', '')] do
+  local has_wait_list, foreign = redis.call('EXISTS', WAIT_LIST .. 'queue ' .. list) == 1, {}
+  while #claimed < limit and #foreign < MAX_FOREIGN and not paused['queue ' .. string.gsub(list, ':steps$', '')] do
     if deferred == MAX_DEFERRED then
       redis.call('PUBLISH', READY, list) -- another claim continues
       break
@@ -147,8 +158,14 @@ for i = 6, #ARGV do
     if lease then
       claimed[#claimed + 1] = lease
       record = record .. '\n' .. job .. ' ' .. list .. ' ' .. lease[3]
+    elseif is_foreign(job) then
+      foreign[#foreign + 1] = job
     end
+  end
+  if foreign[1] then
+    put_back(list, foreign)
+    passed[#passed + 1] = {list, #foreign}
   end
 end
 if claimed[1] and ARGV[5] ~= '0' then redis.call('SET', KEYS[3], record, 'PX', lease_ms) end
-return claimed
+return {claimed, passed}

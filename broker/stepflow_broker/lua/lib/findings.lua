@@ -16,7 +16,7 @@ end
 -- whether a job of RQ belongs to stepflow; other programs may use RQ on the same server
 local function is_ours(job)
   if redis.call('EXISTS', RUN .. split_job(job)) == 1 then return true end
-  return string.find(redis.call('HGET', RQ_JOB .. job, 'data') or '', '["stepflow_workers.', 1, true) == 1
+  return string.find(redis.call('HGET', RQ_JOB .. job, 'data') or '', OWN_DATA, 1, true) == 1
 end
 
 -- how often a key has a member

@@ -3,6 +3,8 @@
 
 local RQ_GRACE_S = 3600 -- added to leases in RQ's own sets, so that RQ's clean-up never fails a job of stepflow
 
+local OWN_DATA = '["stepflow_workers.' -- the beginning of the data of own jobs
+
 local function job_of(run, key)
   return key == '' and run or run .. '-' .. key
 end
@@ -13,6 +15,13 @@ local function split_job(job)
   return job, ''
 end
 
+-- whether a job of RQ belongs to another program: it has no run, and other data than the jobs of stepflow
+local function is_foreign(job)
+  if redis.call('EXISTS', RUN .. split_job(job)) == 1 then return false end
+  local data = redis.call('HGET', RQ_JOB .. job, 'data')
+  return data and string.sub(data, 1, #OWN_DATA) ~= OWN_DATA
+end
+
 -- jobs of started runs have a list of their own, which workers empty first
 local function list_of(queue, started)
   return started and queue .. ':steps' or queue
@@ -20,7 +29,7 @@ end
 
 local function describe_job(job, list, status, description, now, more)
   redis.call('HSET', RQ_JOB .. job, 'origin', list, 'status', status, 'description', description,
-    'data', '["stepflow_workers.rq_job.perform", null, ["' .. job .. '"], {}]',
+    'data', OWN_DATA .. 'rq_job.perform", null, ["' .. job .. '"], {}]',
     'created_at', iso8601(now), 'worker_name', '', 'started_at', '', unpack(more or {}))
 end
 
