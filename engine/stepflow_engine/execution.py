@@ -26,12 +26,12 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_engine.errors import LimitError, StepUsageError
+from stepflow_engine.errors import LimitError, StepKindError, StepUsageError
 from stepflow_engine.ids import StepKeys
 from stepflow_engine.limits import check_id
 from stepflow_engine.memo import Memo
 from stepflow_engine.run_loop import ACTIVITY, RunActivity
-from stepflow_engine.steps import StepCall, StepRequest
+from stepflow_engine.steps import StepCall, StepRequest, stored_kind
 from stepflow_engine.suspension import is_blocked_on_run
 
 __all__ = ["HANDLER_ATTEMPT", "HANDLER_KEY", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
@@ -124,13 +124,14 @@ class Execution:
 
         Raises:
             StepUsageError: the call is inside the handler of a step, or the id is invalid.
+            StepKindError: the run has a step of another kind with this id.
             LimitError: the run would have more than ``max_steps`` steps.
         """
         key = self._next_key(step_id)
         known = self._memos.get(key)
         if known is not None and not self._pending and len(self.activity.tasks) <= self._own_tasks:
             del self._memos[key]
-            return known[1]
+            return _of_kind(step_id, request, known[1])
         call = StepCall(key, step_id, request, asyncio.get_running_loop().create_future())
         self._pending[key] = call
         if known is None:
@@ -141,7 +142,7 @@ class Execution:
         task = _this_task()
         self._requesters.add(task)
         try:
-            return await call.future
+            return _of_kind(step_id, request, await call.future)
         finally:
             self._requesters.discard(task)
             self._pending.pop(key, None)
@@ -243,6 +244,12 @@ class Execution:
         """The step with this key, if the code waits for it."""
         return self._pending.get(key)
 
+    def refuse(self, key: str, error: StepUsageError) -> None:
+        """Raise an error at the call of a step, if the code waits for it."""
+        call = self._pending.get(key)
+        if call is not None and not call.future.done():
+            call.future.set_exception(error)
+
     def was_requested(self, key: str) -> bool:
         """Whether the code has requested the step with this key."""
         return key in self._requested
@@ -291,6 +298,14 @@ class Execution:
             return Raised(asyncio.CancelledError("the function was cancelled by its own code"))
         error = main.exception()
         return Returned(main.result()) if error is None else Raised(error)
+
+
+def _of_kind(step_id: str, request: StepRequest, memo: Memo) -> Memo:
+    """The memo, if it is that of a step of the requested kind."""
+    stored = stored_kind(memo.detail)
+    if stored != request.kind:
+        raise StepKindError(step_id, stored=stored, requested=request.kind)
+    return memo
 
 
 def _this_task() -> asyncio.Task[Any]:

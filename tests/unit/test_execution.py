@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from stepflow import Context, LimitError, StepError, StepUsageError
+from stepflow import Context, Event, LimitError, StepError, StepKindError, StepUsageError
 from stepflow_engine.execution import Execution, Raised, Returned, Waiting
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import Memo
-from stepflow_engine.steps import RunRequest
+from stepflow_engine.retry import is_final
+from stepflow_engine.steps import RunRequest, StepKind
 from tests.support.replay import data_memos, execution_of, on_run_loop, play, playing, replay
 
 pytestmark = pytest.mark.usefixtures("each_loop")
@@ -425,3 +427,40 @@ def test_a_request_says_what_to_call_and_with_what_policy() -> None:
         execution.close()
 
     on_run_loop(main())
+
+
+CALLS: dict[StepKind, Callable[[Context], Awaitable[object]]] = {
+    StepKind.RUN: lambda ctx: ctx.step.run("x", echo, 1),
+    StepKind.INVOKE: lambda ctx: ctx.step.invoke("x", "other"),
+    StepKind.SLEEP: lambda ctx: ctx.step.sleep("x", "1h"),
+    StepKind.WAIT: lambda ctx: ctx.step.wait_for_event("x", event="paid", timeout="1h"),
+    StepKind.SEND: lambda ctx: ctx.step.send_event("x", Event("paid")),
+}
+
+
+@pytest.mark.parametrize("is_raced", [False, True])
+@pytest.mark.parametrize("requested", StepKind)
+@pytest.mark.parametrize("stored", StepKind)
+def test_a_step_does_not_take_the_memo_of_a_step_of_another_kind(
+    stored: StepKind, requested: StepKind, is_raced: bool
+) -> None:
+    async def code(ctx: Context) -> str:
+        other = asyncio.create_task(ctx.step.run("other", echo, 1)) if is_raced else None
+        try:
+            await CALLS[requested](ctx)
+        except StepKindError as error:
+            return f"{error.step_id} {error.stored} {error.requested}"
+        finally:
+            if other is not None:
+                await other
+        return "same kind"
+
+    detail = {} if stored is StepKind.RUN else {"kind": stored.value}
+    data = ["id"] if requested is StepKind.SEND else None
+    memos = [(step_key("x"), Memo("x", data=data, detail=detail)), *data_memos(other=1)]
+    expected = "same kind" if stored is requested else f"x {stored} {requested}"
+    assert replay(code, memos).value == expected
+
+
+def test_a_changed_kind_is_not_retried() -> None:
+    assert is_final(StepKindError("x", stored="run", requested="sleep"))

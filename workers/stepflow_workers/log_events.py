@@ -201,7 +201,7 @@ _EVENTS = (
         "job_internal_error",
         _ERROR,
         ("job",),
-        "An internal error, with a traceback. A worker reclaims the job.",
+        "An internal error, with a traceback. It counts as a failed attempt of the step, or of the function.",
         "Report it.",
     ),
     LogEvent(

@@ -210,7 +210,9 @@ class Dispatcher:
         except BackendUnavailableError as error:  # the lease expires, and a worker reclaims the job
             _log.warning("job_interrupted", extra={"job": lease.job, "error": str(error)})
             self._state.evict(lease.run_id)
-        except Exception:  # noqa: BLE001  an internal error costs one job its lease, but does not end the worker
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # noqa: BLE001  the job could not be failed either: the lease expires
             _log.exception("job_internal_error", extra={"job": lease.job})
             self._state.evict(lease.run_id)
         finally:
