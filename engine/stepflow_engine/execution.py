@@ -33,6 +33,7 @@ from stepflow_engine.memo import Memo
 from stepflow_engine.run_loop import ACTIVITY, RunActivity
 from stepflow_engine.steps import StepCall, StepRequest, stored_kind
 from stepflow_engine.suspension import is_blocked_on_run
+from stepflow_engine.user_code import original, shielded
 
 __all__ = ["HANDLER_ATTEMPT", "HANDLER_KEY", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
 
@@ -175,7 +176,7 @@ class Execution:
     def start(self) -> asyncio.Task[Any]:
         """Start the code. Add the known memos before."""
         loop = asyncio.get_running_loop()
-        self._main = self.context.run(loop.create_task, self._body(self))
+        self._main = self.context.run(loop.create_task, shielded(self._body(self)))
         return self._main
 
     def add(self, memos: Iterable[tuple[str, Memo]]) -> None:
@@ -297,7 +298,7 @@ class Execution:
         if main.cancelled():
             return Raised(asyncio.CancelledError("the function was cancelled by its own code"))
         error = main.exception()
-        return Returned(main.result()) if error is None else Raised(error)
+        return Returned(main.result()) if error is None else Raised(original(error))
 
 
 def _of_kind(step_id: str, request: StepRequest, memo: Memo) -> Memo:

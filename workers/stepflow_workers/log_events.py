@@ -61,6 +61,13 @@ _EVENTS = (
         "Increase the grace period, or make the handlers shorter.",
     ),
     LogEvent(
+        "exit_ignored",
+        _WARNING,
+        ("error",),
+        "A task of user code raised `SystemExit` or `KeyboardInterrupt`. The worker continues.",
+        "Remove the call of `sys.exit` from the functions of the app.",
+    ),
+    LogEvent(
         "worker_deregister_failed",
         _WARNING,
         ("error",),

@@ -16,6 +16,7 @@ from stepflow_engine.memo import Memo, memo_of_data, memo_of_error
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest
+from stepflow_engine.user_code import original
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
 from stepflow_workers.state.worker_state import WorkerState
@@ -57,7 +58,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
     except asyncio.CancelledError:
         raise
     except Exception as error:  # noqa: BLE001  user code: any exception of a handler is the failure of the step
-        return _failed(state, attempt, error, started_at=started_at)
+        return _failed(state, attempt, original(error), started_at=started_at)
     run.state_bytes += len(text)
     return StepFinished(text, Memo(attempt.id, data=result.data))
 
@@ -94,7 +95,7 @@ def _memo_text(state: WorkerState, attempt: StepAttempt[RunRequest], data: bytes
 
 
 def _failed(
-    state: WorkerState, attempt: StepAttempt[RunRequest], error: Exception, *, started_at: int
+    state: WorkerState, attempt: StepAttempt[RunRequest], error: BaseException, *, started_at: int
 ) -> StepFinished | StepRetry:
     run, retries = attempt.run, attempt.request.retries
     retries = run.function.config.retries if retries is None else retries
