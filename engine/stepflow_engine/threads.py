@@ -119,7 +119,7 @@ class ThreadBridge:
             return
         if error is None:
             result.set_result(value)
-        elif isinstance(error, Suspended | StopIteration):
+        elif issubclass(type(error), (Suspended, StopIteration)):
             result.set_exception(RuntimeError(f"the function raised {type(error).__name__}"))
         else:
             result.set_exception(error)

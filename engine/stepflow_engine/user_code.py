@@ -29,7 +29,7 @@ class EscapedError(Exception):
 
 def original(error: BaseException) -> BaseException:
     """The error that user code raised."""
-    return error.error if isinstance(error, EscapedError) else error
+    return error.error if type(error) is EscapedError else error
 
 
 async def shielded(code: Coroutine[Any, Any, T]) -> T:

@@ -57,7 +57,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
         text = _memo_text(state, attempt, result.text, started_at=started_at)
     except asyncio.CancelledError:
         raise
-    except Exception as error:  # noqa: BLE001  user code: any exception of a handler is the failure of the step
+    except BaseException as error:  # noqa: BLE001  user code: any error of a handler is the failure of the step
         return _failed(state, attempt, original(error), started_at=started_at)
     run.state_bytes += len(text)
     return StepFinished(text, Memo(attempt.id, data=result.data))
