@@ -42,6 +42,8 @@ HANDLER_ATTEMPT: contextvars.ContextVar[int | None] = contextvars.ContextVar("ha
 HANDLER_KEY: contextvars.ContextVar[str] = contextvars.ContextVar("handler_key", default="")
 """The idempotency key of that step; ``""``: no handler runs."""
 
+_MAX_TURN_AWAY_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Returned:
@@ -117,6 +119,7 @@ class Execution:
         self._deliverable: list[tuple[int, str]] = []
         self._requesters: set[asyncio.Task[Any]] = set()
         self._is_quiet = False
+        self._turned_away = 0
 
     # -- called by the code ------------------------------------------------------
 
@@ -128,6 +131,8 @@ class Execution:
             StepKindError: the run has a step of another kind with this id.
             LimitError: the run would have more than ``max_steps`` steps.
         """
+        if self.closed:
+            await self._turn_away()
         key = self._next_key(step_id)
         known = self._memos.get(key)
         if known is not None and not self._pending and len(self.activity.tasks) <= self._own_tasks:
@@ -148,9 +153,25 @@ class Execution:
             self._requesters.discard(task)
             self._pending.pop(key, None)
 
+    def turn_away_s(self) -> float:
+        """How long a request of a closed pass waits before it is cancelled, in seconds.
+
+        The first is cancelled at once. Code that catches this and requests again must not keep the loop or a thread
+        busy, so each further request waits longer.
+        """
+        self._turned_away += 1
+        return 0.0 if self._turned_away == 1 else min(0.01 * 2.0 ** min(self._turned_away, 20), _MAX_TURN_AWAY_S)
+
+    async def _turn_away(self) -> None:
+        delay_s = self.turn_away_s()
+        if delay_s:
+            loop = asyncio.get_running_loop()
+            over = loop.create_future()
+            contextvars.Context().run(lambda: loop.call_later(delay_s, over.cancel))  # not a timer of the run
+            await over
+        raise asyncio.CancelledError
+
     def _next_key(self, step_id: str) -> str:
-        if self.closed:
-            raise asyncio.CancelledError
         if HANDLER_ATTEMPT.get() is not None:
             raise StepUsageError(
                 f"step {step_id!r} must not be inside the handler of another step: "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from stepflow import Context, Event, LimitError, StepError, StepKindError, StepUsageError
+from stepflow import Context, Event, LimitError, StepError, StepKindError, StepUsageError, SyncContext
 from stepflow_engine.execution import Execution, Raised, Returned, Waiting
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
@@ -464,3 +465,47 @@ def test_a_step_does_not_take_the_memo_of_a_step_of_another_kind(
 
 def test_a_changed_kind_is_not_retried() -> None:
     assert is_final(StepKindError("x", stored="run", requested="sleep"))
+
+
+def test_code_that_ignores_the_close_of_its_pass_does_not_keep_the_loop_busy() -> None:
+    calls, stop = 0, False
+
+    async def deaf(ctx: Context) -> None:
+        nonlocal calls
+        while calls < 1_000 and not stop:
+            calls += 1
+            with contextlib.suppress(BaseException):
+                await ctx.step.run("a", echo, 1)
+
+    async def main() -> None:
+        nonlocal stop
+        execution = execution_of(deaf)
+        await execution.advance()
+        execution.close()
+        await asyncio.sleep(0.2)
+        stop = True
+
+    on_run_loop(main())
+    assert 3 <= calls < 10
+
+
+def test_a_thread_that_ignores_the_close_of_its_pass_does_not_keep_a_processor_busy() -> None:
+    calls, stop = 0, False
+
+    def deaf(ctx: SyncContext) -> None:
+        nonlocal calls
+        while calls < 1_000 and not stop:
+            calls += 1
+            with contextlib.suppress(BaseException):
+                ctx.step.run("a", echo, 1)
+
+    async def main() -> None:
+        nonlocal stop
+        execution = execution_of(deaf)
+        await execution.advance()
+        execution.close()
+        await asyncio.sleep(0.2)
+        stop = True
+
+    on_run_loop(main())
+    assert 3 <= calls < 10

@@ -127,6 +127,13 @@ _EVENTS = (
     ),
     LogEvent("loop_unblocked", _WARNING, ("blocked_s",), "The event loop runs again."),
     LogEvent(
+        "leases_given_up",
+        _ERROR,
+        ("jobs", "blocked_s"),
+        "The event loop has not run for five minutes. Its leases are no longer extended, and other workers take the jobs.",
+        "Find what blocks the loop: `loop_blocked` names the line. Kill the worker.",
+    ),
+    LogEvent(
         "worker_blocked",
         _WARNING,
         ("worker", "worker_pid", "jobs"),

@@ -21,6 +21,7 @@ from stepflow_engine.errors import StepflowError
 from stepflow_engine.product import NAME, WORKER_LOGGER
 from stepflow_workers.liveness.held_leases import HeldLeases
 from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
+from stepflow_workers.liveness.lease_table import BLOCKED_LIMIT_S
 
 __all__ = ["LeaseRenewer"]
 
@@ -67,6 +68,7 @@ class LeaseRenewer:
         self._loop_thread = threading.get_ident()
         self._loop_alive_at = time.monotonic()
         self._blocked_since = 0.0
+        self._has_given_up = False
         self._running: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{NAME}-lease-renewer", daemon=True)
@@ -85,6 +87,7 @@ class LeaseRenewer:
         if self._blocked_since:
             _log.warning("loop_unblocked", extra={"blocked_s": round(now - self._blocked_since, 1)})
             self._blocked_since = 0.0
+            self._has_given_up = False
         self._loop_alive_at = now
 
     def stop(self) -> None:
@@ -112,13 +115,23 @@ class LeaseRenewer:
                 _log.warning("lease_not_extended", extra={"error": str(error)})
 
     def _extend(self) -> None:
-        """Extend all leases."""
+        """Extend all leases, unless the event loop has not run for `BLOCKED_LIMIT_S`: it may never run again."""
+        blocked_s = time.monotonic() - self._blocked_since if self._blocked_since else 0.0
+        if blocked_s > BLOCKED_LIMIT_S:
+            self._give_up(blocked_s)
+            return
         parts = by_partition(self._keys, [(lease.job, lease.fence) for lease in list(self._leases.values())])
         try:
             for keys, leases in parts:
                 self._in_background(keys.partition, partial(self._extend_part, keys, leases))
         finally:  # also when the server refuses: the lease sidecar could not do better
             self._lease_sidecar.table.renewed(time.monotonic())
+
+    def _give_up(self, blocked_s: float) -> None:
+        self._lease_sidecar.table.renewed(time.monotonic())  # the lease sidecar must not extend them either
+        if not self._has_given_up:
+            self._has_given_up = True
+            _log.error("leases_given_up", extra={"jobs": len(self._leases), "blocked_s": round(blocked_s, 1)})
 
     def _extend_part(self, keys: Keys, leases: list[tuple[str, int]]) -> None:
         for first in range(0, len(leases), _CHUNK):
