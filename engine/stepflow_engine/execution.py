@@ -127,13 +127,16 @@ class Execution:
         """Request a step and wait for its end. The step tools call it, inside the context of the run.
 
         Raises:
-            StepUsageError: the call is inside the handler of a step, or the id is invalid.
+            StepUsageError: the call is inside the handler of a step or outside of the context of the run, or the id
+                is invalid.
             StepKindError: the run has a step of another kind with this id.
             LimitError: the run would have more than ``max_steps`` steps.
         """
         if self.closed:
             await self._turn_away()
         key = self._next_key(step_id)
+        task = _this_task()
+        self.activity.track(task)  # an eager task is not recorded before
         known = self._memos.get(key)
         if known is not None and not self._pending and len(self.activity.tasks) <= self._own_tasks:
             del self._memos[key]
@@ -145,7 +148,6 @@ class Execution:
             self._fresh.append(call)
         else:
             heapq.heappush(self._deliverable, (known[0], key))
-        task = _this_task()
         self._requesters.add(task)
         try:
             return _of_kind(step_id, request, await call.future)
@@ -176,6 +178,12 @@ class Execution:
             raise StepUsageError(
                 f"step {step_id!r} must not be inside the handler of another step: "
                 "call it in the function itself, before or after that step"
+            )
+        if ACTIVITY.get() is not self.activity:
+            raise StepUsageError(
+                f"step {step_id!r} was called outside of the context of its run: "
+                "pass context=contextvars.copy_context() to create_task, and use asyncio.to_thread, which keeps the "
+                "context, instead of run_in_executor"
             )
         try:
             check_id(step_id, "step id")

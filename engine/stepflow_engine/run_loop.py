@@ -40,6 +40,12 @@ class RunActivity:
         self.threads = 0
         self._waiter: asyncio.Future[None] | None = None
 
+    def track(self, task: asyncio.Task[Any]) -> None:
+        """Add a task of the run, however it was made."""
+        if task not in self.tasks and not task.done():
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
     def touch(self) -> None:
         """Record that a callback of the run is scheduled."""
         self.touched = True
@@ -110,10 +116,16 @@ class RunTrackingMixin(_Loop):
     def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        """Schedule a callback, and touch the run in whose context it will run."""
+        """Schedule a callback, and touch the run in whose context it will run.
+
+        The first step of every task passes here, also of a task that was made without `create_task`.
+        """
         activity = ACTIVITY.get() if context is None else context.get(ACTIVITY)
         if activity is not None:
             activity.touch()
+            task: Any = getattr(callback, "__self__", None)
+            if issubclass(type(task), asyncio.Task) and task not in activity.tasks:
+                activity.track(task)
         return super().call_soon(callback, *args, context=context)
 
     def call_later(  # type: ignore[override]
@@ -130,14 +142,15 @@ class RunTrackingMixin(_Loop):
         callback = _timed(callback)
         return _remember(callback, super().call_at(when, callback, *args, context=context))
 
-    def create_task(self, coro: Any, *, name: object = None, context: Context | None = None) -> asyncio.Task[Any]:
-        """Create a task, and add it to the tasks of the run that creates it."""
-        task = super().create_task(coro, name=name, context=context)
-        activity = ACTIVITY.get() if context is None else context.get(ACTIVITY)
-        if activity is not None:
-            activity.tasks.add(task)
-            task.add_done_callback(activity.tasks.discard)
-        return task
+    def create_task(
+        self, coro: Any, *, name: Any = None, context: Context | None = None, **_options: Any
+    ) -> asyncio.Task[Any]:
+        """Create a task, and add it to the tasks of the run that creates it.
+
+        A task factory, and the option ``eager_start`` of newer versions of Python, are ignored. An eager task runs
+        before anything can record it, so a race would have another winner on a replay.
+        """
+        return asyncio.Task(coro, loop=self, name=name, context=context)
 
 
 def _timed(callback: Any) -> Any:

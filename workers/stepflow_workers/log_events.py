@@ -125,12 +125,19 @@ _EVENTS = (
         "A handler blocks the event loop for more than a second. The message names the line.",
         "Make the handler a plain `def`, which runs in a thread.",
     ),
+    LogEvent(
+        "task_factory_ignored",
+        _WARNING,
+        ("factory",),
+        "User code has set a task factory on the event loop of a worker. It is not used.",
+        "Remove the call. A run must see each of its tasks from its start.",
+    ),
     LogEvent("loop_unblocked", _WARNING, ("blocked_s",), "The event loop runs again."),
     LogEvent(
         "leases_given_up",
         _ERROR,
         ("jobs", "blocked_s"),
-        "The event loop has not run for five minutes. Its leases are no longer extended, and other workers take the jobs.",
+        "The event loop has not run for five minutes. Its leases are not extended, and other workers take the jobs.",
         "Find what blocks the loop: `loop_blocked` names the line. Kill the worker.",
     ),
     LogEvent(

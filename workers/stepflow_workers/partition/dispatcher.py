@@ -197,12 +197,14 @@ class Dispatcher:
         _log.info("suspended" if is_suspended else "resumed")
 
     def _take(self, lease: Lease) -> None:
+        job = asyncio.get_running_loop().create_task(
+            self._run(lease)
+        )  # before the lease, which is renewed from then on
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
         self._state.slots.take()
         self._leases[lease.job] = lease
         self._set_state("busy")
-        job = asyncio.get_running_loop().create_task(self._run(lease))
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
 
     async def _run(self, lease: Lease) -> None:
         try:
