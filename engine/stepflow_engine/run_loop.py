@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["ACTIVITY", "RunActivity", "RunLoop", "RunTrackingMixin", "end_tasks"]
+__all__ = ["ACTIVITY", "RunActivity", "RunLoop", "RunTrackingMixin", "end_tasks", "is_run_loop"]
 
 _CANCEL_AGAIN_S = 0.05
 
@@ -168,6 +168,11 @@ def _remember(callback: Any, timer: asyncio.TimerHandle) -> asyncio.TimerHandle:
 
 class RunLoop(RunTrackingMixin, asyncio.SelectorEventLoop):
     """The standard selector loop with run tracking."""
+
+
+def is_run_loop() -> bool:
+    """Whether the caller runs in the event loop of a worker, where a blocking wait would stop all its runs."""
+    return isinstance(asyncio._get_running_loop(), RunTrackingMixin)
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:

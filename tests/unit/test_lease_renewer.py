@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from types import SimpleNamespace
 
 import pytest
 
 from stepflow_broker.protocol.keys import Keys
 from stepflow_workers.liveness import lease_renewer
-from stepflow_workers.liveness.lease_renewer import LeaseRenewer
+from stepflow_workers.liveness.lease_renewer import LeaseRenewer, blocking_line
 from stepflow_workers.liveness.lease_table import BLOCKED_LIMIT_S
 
 
@@ -65,3 +66,15 @@ def test_a_loop_that_runs_again_has_its_leases_extended(renewer: Renewer) -> Non
     renewer.loop_alive()
     renewer._extend()
     assert renewer.extended == 1
+
+
+def test_a_blocked_loop_is_reported_at_the_line_of_the_user() -> None:
+    def line(file: str) -> traceback.FrameSummary:
+        return traceback.FrameSummary(file, 1, "f", lookup_line=False, line="x")
+
+    library, ours = line(traceback.__file__), line(lease_renewer.__file__)
+    users, installed = line("/srv/shop/flows.py"), line(pytest.__file__)
+    frozen = line("<frozen importlib._bootstrap>")
+    assert blocking_line([library, ours, users, ours, installed, library, frozen]) == (users, frozen)
+    assert blocking_line([library, users]) == (users, users)
+    assert blocking_line([library, installed]) == (installed, installed)

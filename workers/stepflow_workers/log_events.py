@@ -121,8 +121,8 @@ _EVENTS = (
     LogEvent(
         "loop_blocked",
         _WARNING,
-        ("file", "line", "function_name"),
-        "A handler blocks the event loop for more than a second. The message names the line.",
+        ("file", "line", "function_name", "calls"),
+        "User code blocks the event loop for more than a second. The message names its line; `calls` is what it calls.",
         "Make the handler a plain `def`, which runs in a thread.",
     ),
     LogEvent(

@@ -18,7 +18,9 @@ from stepflow_broker.redis_client.partitions import check_partitions, keys_for, 
 from stepflow_broker.redis_client.replication import AsyncReplicator, run_replicated
 from stepflow_broker.views.results import RunEndSubscriber, wait_for_end
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
+from stepflow_engine.errors import StepUsageError
 from stepflow_engine.product import REDIS_URL
+from stepflow_engine.run_loop import is_run_loop
 
 __all__ = ["Backend"]
 
@@ -107,6 +109,22 @@ class Backend:
             replicator = AsyncReplicator(self.broker, self.keys, timeout_ms=self._replica_timeout_ms)
             self._replicators[loop] = replicator
         return await replicator.execute_all(calls)
+
+    @staticmethod
+    def refuse_to_block(call: str, instead: str) -> None:
+        """Refuse a blocking wait in the event loop of a worker: a run that it waits for may need the same worker.
+
+        Args:
+            call: the method that would block.
+            instead: the code to write instead.
+
+        Raises:
+            StepUsageError: the caller runs in the event loop of a worker.
+        """
+        if is_run_loop():
+            raise StepUsageError(
+                f"{call} would block the event loop of the worker: write {instead}, or call it in a plain def"
+            )
 
     def wait(self, run_id: str, timeout_ms: int | None) -> None:
         """Block until the run has ended, or for ``timeout_ms`` milliseconds; ``None``: no limit."""

@@ -7,13 +7,19 @@ the line that blocks it. The lease sidecar takes over when this thread cannot ru
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
+import stepflow
+import stepflow_broker
+import stepflow_engine
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.jobs import by_partition, extend_leases
@@ -23,7 +29,7 @@ from stepflow_workers.liveness.held_leases import HeldLeases
 from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
 from stepflow_workers.liveness.lease_table import BLOCKED_LIMIT_S
 
-__all__ = ["LeaseRenewer"]
+__all__ = ["LeaseRenewer", "blocking_line"]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _TICK_S = 0.5
@@ -168,12 +174,40 @@ class LeaseRenewer:
         frame = sys._current_frames().get(self._loop_thread)
         if frame is None:
             return
-        where = traceback.extract_stack(frame)[-1]
+        where, inner = blocking_line(traceback.extract_stack(frame))
         _log.warning(
             "loop_blocked at %s:%s in %s: %s",
             where.filename,
             where.lineno,
             where.name,
             where.line,
-            extra={"file": where.filename, "line": where.lineno, "function_name": where.name},
+            extra={
+                "file": where.filename,
+                "line": where.lineno,
+                "function_name": where.name,
+                "calls": f"{inner.name} in {inner.filename}:{inner.lineno}",
+            },
         )
+
+
+def blocking_line(stack: Sequence[traceback.FrameSummary]) -> tuple[traceback.FrameSummary, traceback.FrameSummary]:
+    """The innermost line of user code in a stack, and the line that it waits in, in a library or there.
+
+    Args:
+        stack: the lines, from the outermost.
+    """
+    inner = stack[-1]
+    users = (line for line in reversed(stack) if not _is_library(line.filename))
+    return next(users, inner), inner
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith(("<frozen", *_LIBRARIES))
+
+
+_LIBRARIES = tuple(
+    {f"{folder}{os.sep}" for folder in sysconfig.get_paths().values() if folder != sys.prefix}
+    | {f"{folder}{os.sep}" for module in (stepflow, stepflow_broker, stepflow_engine) for folder in module.__path__}
+    | {f"{Path(__file__).parents[1]}{os.sep}"}
+)
+"""The folders of the standard library, of installed packages, and of stepflow."""
