@@ -89,6 +89,8 @@ class Execution:
         activity: the tasks, timers and threads of the code.
         applied: the number of memos that the pass has received in order.
         closed: whether the pass was closed; see `close`.
+        is_driven: whether this pass decides how the run continues. A worker that replays the code only to find a
+            planned step sets it to false.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Execution:
         self.context.run(ACTIVITY.set, self.activity)
         self.applied = 0
         self.closed = False
+        self.is_driven = True
         self._body = body
         self._max_steps = max_steps
         self._own_tasks = own_tasks
@@ -239,6 +242,14 @@ class Execution:
     def replaying(self) -> bool:
         """Whether the code has memos left to read: it repeats what an earlier pass has done."""
         return bool(self._memos) and not self._past_memos
+
+    @property
+    def may_log(self) -> bool:
+        """Whether the code does something for the first time, so that its log lines are new.
+
+        Not during a replay, not in a pass that only looks for a planned step, and not while a closed pass is unwound.
+        """
+        return self.is_driven and not self.closed and not self.replaying
 
     @property
     def has_gap(self) -> bool:

@@ -657,3 +657,25 @@ def test_a_memo_that_comes_while_a_run_is_being_parked_is_not_slept_through(
     run = app.start(gather)
     assert run.result(10) == [0, 1]
     assert run.id in met
+
+
+def test_a_line_before_a_fan_out_is_logged_once_however_many_workers_execute_its_steps(
+    app: Stepflow, run_worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers: set[int] = set()
+
+    @app.function("fan")
+    async def fan(ctx: Context) -> None:
+        async def work() -> None:
+            workers.add(id(asyncio.get_running_loop()))
+            await asyncio.sleep(0.1)
+
+        ctx.logger.warning("before")
+        await asyncio.gather(*[ctx.step.run(f"s{n}", work) for n in range(20)])
+        ctx.logger.warning("after")
+
+    for _ in range(2):
+        run_worker(app, concurrency=2)
+    app.invoke(fan, timeout=20)
+    assert len(workers) == 2
+    assert [record.message for record in caplog.records if record.name.endswith("run")] == ["before", "after"]

@@ -14,6 +14,7 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import Memo
 from stepflow_engine.retry import is_final
+from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest, StepKind
 from tests.support.replay import data_memos, execution_of, on_run_loop, play, playing, replay
 
@@ -509,3 +510,44 @@ def test_a_thread_that_ignores_the_close_of_its_pass_does_not_keep_a_processor_b
 
     on_run_loop(main())
     assert 3 <= calls < 10
+
+
+def test_the_logger_is_silent_in_a_pass_that_only_looks_for_a_step_but_not_in_its_handlers() -> None:
+    seen: dict[str, bool] = {}
+
+    async def code(ctx: Context) -> None:
+        def note(place: str) -> None:
+            seen[place] = ctx.logger.isEnabledFor(50)
+
+        note("code")
+        await ctx.step.run("handler", note, "handler")
+
+    async def main() -> None:
+        execution = execution_of(code)
+        execution.is_driven = False
+        outcome = await execution.advance()
+        assert isinstance(outcome, Waiting)
+        await attempt_step("handler", outcome.fresh[0].request, attempt=0, limit_bytes=100)  # type: ignore[arg-type]
+        execution.close()
+
+    on_run_loop(main())
+    assert seen == {"code": False, "handler": True}
+
+
+def test_the_logger_is_silent_while_a_pass_is_unwound() -> None:
+    seen: list[bool] = []
+
+    async def code(ctx: Context) -> None:
+        try:
+            await ctx.step.run("a", echo, 1)
+        finally:
+            seen.append(ctx.logger.isEnabledFor(50))
+
+    async def main() -> None:
+        execution = execution_of(code)
+        await execution.advance()
+        execution.close()
+        await asyncio.sleep(0.01)
+
+    on_run_loop(main())
+    assert seen == [False]

@@ -43,10 +43,12 @@ class RunDriver:
         run, lease = self._run, self._lease
         run.lease, run.deaths = lease, lease.deaths
         await run.lock.acquire()
+        run.execution.is_driven = True
         run.execution.request_again()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._run.execution.is_driven = False
         self._run.lock.release()
 
     async def replay(self) -> StepAttempt[RunRequest] | None:
