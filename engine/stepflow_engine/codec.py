@@ -23,6 +23,7 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from stepflow_engine.errors import EventError, StepOutputError
+from stepflow_engine.failure import Failure
 
 __all__ = [
     "Restore",
@@ -75,7 +76,7 @@ def dumps_event(data: Any, *, limit_bytes: int) -> bytes:
         EventError: the data is not JSON, or its text is over ``limit_bytes``.
     """
     try:
-        text = _encode(data)
+        text = _encode_user_value(data)
     except _NotJsonError as error:
         raise EventError(f"event data must be JSON ({error}): send plain data or a model") from error
     if len(text) > limit_bytes:
@@ -98,7 +99,7 @@ def dumps_output(value: Any, *, what: str, limit_bytes: int) -> bytes:
         StepOutputError: the result is not JSON, or its text is over the limit.
     """
     try:
-        text = _encode(value)
+        text = _encode_user_value(value)
     except _NotJsonError as error:
         raise StepOutputError(f"{what}: result must be JSON ({error}): return plain data or a model") from error
     if len(text) > limit_bytes:
@@ -107,6 +108,16 @@ def dumps_output(value: Any, *, what: str, limit_bytes: int) -> bytes:
             "store it elsewhere and return a reference to it"
         )
     return text
+
+
+def _encode_user_value(value: Any) -> bytes:
+    try:
+        return _encode(value)
+    except _NotJsonError:
+        raise
+    except BaseException as error:  # user code: an object may compute what it contains
+        failure = Failure.of(error)
+        raise _NotJsonError(f"reading it raised {failure.name}: {failure.message}") from error
 
 
 def _encode(value: Any) -> bytes:
@@ -326,6 +337,11 @@ def restore(adapter: Restore | None, data: Any, *, what: str) -> Any:
     except ValidationError as error:
         raise StepOutputError(
             f"{what}: result does not fit the declared return type: {validation_message(error)}"
+        ) from error
+    except BaseException as error:  # user code: a validator
+        failure = Failure.of(error)
+        raise StepOutputError(
+            f"{what}: the declared return type cannot read the result: {failure.name}: {failure.message}"
         ) from error
 
 

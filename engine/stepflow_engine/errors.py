@@ -13,6 +13,7 @@
     │     └─ InvokeCancelledError
     ├─ StepOutputError              a result is not JSON, or is over a limit
     ├─ StepUsageError               a step tool is used incorrectly (also a ValueError)
+    │  └─ StepKindError             the id of a step belongs to a step of another kind
     ├─ LimitError                   a run is over a limit
     ├─ EventError                   an event is not JSON, or is over a limit
     ├─ RunError                     a client waits for a run that gives no result
@@ -62,6 +63,7 @@ __all__ = [
     "RunNotFoundError",
     "RunSkippedError",
     "StepError",
+    "StepKindError",
     "StepOutputError",
     "StepUsageError",
     "StepflowError",
@@ -196,6 +198,27 @@ class StepOutputError(StepflowError):
 
 class StepUsageError(StepflowError, ValueError):
     """A step tool is used incorrectly, such as a step inside the handler of another step. It is not retried."""
+
+
+class StepKindError(StepUsageError):
+    """The code requests a step whose id this run has given to a step of another kind. It is not retried.
+
+    A new version of the code has changed the kind of the step, for example from ``step.run`` to ``step.sleep``.
+
+    Attributes:
+        step_id: the id of the step.
+        stored: the kind of the step in the run.
+        requested: the kind of the step in the code.
+    """
+
+    def __init__(self, step_id: str, *, stored: str, requested: str) -> None:
+        super().__init__(
+            f"step {step_id!r} is a step of kind {stored!r} in this run, but the code requests one of kind "
+            f"{requested!r}: give the new step another id"
+        )
+        self.step_id = step_id
+        self.stored = stored
+        self.requested = requested
 
 
 class LimitError(StepflowError):

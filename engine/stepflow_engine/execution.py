@@ -26,13 +26,14 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_engine.errors import LimitError, StepUsageError
+from stepflow_engine.errors import LimitError, StepKindError, StepUsageError
 from stepflow_engine.ids import StepKeys
 from stepflow_engine.limits import check_id
 from stepflow_engine.memo import Memo
 from stepflow_engine.run_loop import ACTIVITY, RunActivity
-from stepflow_engine.steps import StepCall, StepRequest
+from stepflow_engine.steps import StepCall, StepRequest, stored_kind
 from stepflow_engine.suspension import is_blocked_on_run
+from stepflow_engine.user_code import original, shielded
 
 __all__ = ["HANDLER_ATTEMPT", "HANDLER_KEY", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
 
@@ -40,6 +41,8 @@ HANDLER_ATTEMPT: contextvars.ContextVar[int | None] = contextvars.ContextVar("ha
 """The attempt number of the step whose handler runs in this context; ``None``: no handler runs."""
 HANDLER_KEY: contextvars.ContextVar[str] = contextvars.ContextVar("handler_key", default="")
 """The idempotency key of that step; ``""``: no handler runs."""
+
+_MAX_REFUSAL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class Execution:
         activity: the tasks, timers and threads of the code.
         applied: the number of memos that the pass has received in order.
         closed: whether the pass was closed; see `close`.
+        is_driven: whether this pass decides how the run continues. A worker that replays the code only to find a
+            planned step sets it to false.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Execution:
         self.context.run(ACTIVITY.set, self.activity)
         self.applied = 0
         self.closed = False
+        self.is_driven = True
         self._body = body
         self._max_steps = max_steps
         self._own_tasks = own_tasks
@@ -116,6 +122,7 @@ class Execution:
         self._deliverable: list[tuple[int, str]] = []
         self._requesters: set[asyncio.Task[Any]] = set()
         self._is_quiet = False
+        self._late_requests = 0
 
     # -- called by the code ------------------------------------------------------
 
@@ -123,14 +130,20 @@ class Execution:
         """Request a step and wait for its end. The step tools call it, inside the context of the run.
 
         Raises:
-            StepUsageError: the call is inside the handler of a step, or the id is invalid.
+            StepUsageError: the call is inside the handler of a step or outside of the context of the run, or the id
+                is invalid.
+            StepKindError: the run has a step of another kind with this id.
             LimitError: the run would have more than ``max_steps`` steps.
         """
+        if self.closed:
+            await self._refuse_late()
         key = self._next_key(step_id)
+        task = _this_task()
+        self.activity.track(task)  # an eager task is not recorded before
         known = self._memos.get(key)
         if known is not None and not self._pending and len(self.activity.tasks) <= self._own_tasks:
             del self._memos[key]
-            return known[1]
+            return _of_kind(step_id, request, known[1])
         call = StepCall(key, step_id, request, asyncio.get_running_loop().create_future())
         self._pending[key] = call
         if known is None:
@@ -138,21 +151,42 @@ class Execution:
             self._fresh.append(call)
         else:
             heapq.heappush(self._deliverable, (known[0], key))
-        task = _this_task()
         self._requesters.add(task)
         try:
-            return await call.future
+            return _of_kind(step_id, request, await call.future)
         finally:
             self._requesters.discard(task)
             self._pending.pop(key, None)
 
+    def refusal_delay_s(self) -> float:
+        """How long a request of a closed pass waits before it is cancelled, in seconds.
+
+        The first is cancelled at once. Code that catches this and requests again must not keep the loop or a thread
+        busy, so each further request waits longer.
+        """
+        self._late_requests += 1
+        return 0.0 if self._late_requests == 1 else min(0.01 * 2.0 ** min(self._late_requests, 20), _MAX_REFUSAL_S)
+
+    async def _refuse_late(self) -> None:
+        delay_s = self.refusal_delay_s()
+        if delay_s:
+            loop = asyncio.get_running_loop()
+            over = loop.create_future()
+            contextvars.Context().run(lambda: loop.call_later(delay_s, over.cancel))  # not a timer of the run
+            await over
+        raise asyncio.CancelledError
+
     def _next_key(self, step_id: str) -> str:
-        if self.closed:
-            raise asyncio.CancelledError
         if HANDLER_ATTEMPT.get() is not None:
             raise StepUsageError(
                 f"step {step_id!r} must not be inside the handler of another step: "
                 "call it in the function itself, before or after that step"
+            )
+        if ACTIVITY.get() is not self.activity:
+            raise StepUsageError(
+                f"step {step_id!r} was called outside of the context of its run: "
+                "pass context=contextvars.copy_context() to create_task, and use asyncio.to_thread, which keeps the "
+                "context, instead of run_in_executor"
             )
         try:
             check_id(step_id, "step id")
@@ -174,7 +208,7 @@ class Execution:
     def start(self) -> asyncio.Task[Any]:
         """Start the code. Add the known memos before."""
         loop = asyncio.get_running_loop()
-        self._main = self.context.run(loop.create_task, self._body(self))
+        self._main = self.context.run(loop.create_task, shielded(self._body(self)))
         return self._main
 
     def add(self, memos: Iterable[tuple[str, Memo]]) -> None:
@@ -211,6 +245,14 @@ class Execution:
     def replaying(self) -> bool:
         """Whether the code has memos left to read: it repeats what an earlier pass has done."""
         return bool(self._memos) and not self._past_memos
+
+    @property
+    def may_log(self) -> bool:
+        """Whether the code does something for the first time, so that its log lines are new.
+
+        Not during a replay, not in a pass that only looks for a planned step, and not while a closed pass is unwound.
+        """
+        return self.is_driven and not self.closed and not self.replaying
 
     @property
     def has_gap(self) -> bool:
@@ -250,6 +292,12 @@ class Execution:
         """Whether the code waits for the step with this key, and no memo of the step was added."""
         call = self._pending.get(key)
         return call is not None and not call.future.done() and key not in self._memos
+
+    def refuse(self, key: str, error: StepUsageError) -> None:
+        """Raise an error at the call of a step, if the code waits for it."""
+        call = self._pending.get(key)
+        if call is not None and not call.future.done():
+            call.future.set_exception(error)
 
     def was_requested(self, key: str) -> bool:
         """Whether the code has requested the step with this key."""
@@ -298,7 +346,15 @@ class Execution:
         if main.cancelled():
             return Raised(asyncio.CancelledError("the function was cancelled by its own code"))
         error = main.exception()
-        return Returned(main.result()) if error is None else Raised(error)
+        return Returned(main.result()) if error is None else Raised(original(error))
+
+
+def _of_kind(step_id: str, request: StepRequest, memo: Memo) -> Memo:
+    """The memo, if it is that of a step of the requested kind."""
+    stored = stored_kind(memo.detail)
+    if stored != request.kind:
+        raise StepKindError(step_id, stored=stored, requested=request.kind)
+    return memo
 
 
 def _this_task() -> asyncio.Task[Any]:

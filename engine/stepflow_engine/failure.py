@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Failure"]
+__all__ = ["Failure", "group_parts"]
 
 _MAX_CAUSES = 10
 _MAX_TEXT = 16_384
+_MAX_FRAMES = 200
+_MAX_NOTES = 50
+_MAX_PARTS = 50
+_MAX_GROUP_LEVELS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +39,24 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Describe ``error`` and at most ten of its causes (``__cause__``, else the shown ``__context__``)."""
+        """Describe ``error`` and at most ten of its causes (``__cause__``, else the shown ``__context__``).
+
+        Any object of a user may be in an error. So this never raises, and its work is bounded.
+        """
         return cls._describe(error, _MAX_CAUSES)
 
     @classmethod
     def _describe(cls, error: BaseException, depth: int) -> Failure:
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        wrapped = getattr(error, "failure", None)
-        if isinstance(wrapped, Failure):
+        while len(parts := group_parts(error)) == 1:
+            error = parts[0]
+        wrapped = _attribute(error, "failure")
+        if type(wrapped) is Failure:
             return wrapped
-        before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        lines = traceback.format_exception(type(error), error, error.__traceback__, chain=False)
+        before = _cause(error)
         return cls(
-            name=type(error).__name__,
+            name=_class_name(error),
             message=_clean(_message(error)),
-            traceback=_clean("".join(lines)),
+            traceback=_clean("".join(_traceback(error, _Budget()))),
             cause=cls._describe(before, depth - 1) if before is not None and depth else None,
         )
 
@@ -71,11 +78,102 @@ class Failure:
         )
 
 
+# -- reading an error of a user ----------------------------------------------
+# These functions read the fields of the built-in classes directly. A subclass may define attributes that raise.
+
+
+def group_parts(error: BaseException) -> tuple[BaseException, ...]:
+    """The errors of a group; none if it is not a group."""
+    if not issubclass(type(error), BaseExceptionGroup):
+        return ()
+    parts: tuple[BaseException, ...] = _GROUP_PARTS.__get__(error)
+    return parts
+
+
+_GROUP_PARTS: Any = vars(BaseExceptionGroup)["exceptions"]
+_CAUSE, _CONTEXT, _IS_SUPPRESSED, _TRACEBACK = (
+    vars(BaseException)[name] for name in ("__cause__", "__context__", "__suppress_context__", "__traceback__")
+)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    cause: BaseException | None = _CAUSE.__get__(error)
+    if cause is None and not _IS_SUPPRESSED.__get__(error):
+        cause = _CONTEXT.__get__(error)
+    return cause
+
+
+def _attribute(error: BaseException, name: str) -> Any:
+    """An attribute that is stored in the error itself."""
+    try:
+        return object.__getattribute__(error, "__dict__").get(name)
+    except BaseException:  # noqa: BLE001  user code: its class may define __dict__
+        return None
+
+
+def _class_name(error: BaseException) -> str:
+    name: str = vars(type)["__name__"].__get__(type(error))
+    return name
+
+
 def _message(error: BaseException) -> str:
     try:
-        return str(error)
-    except Exception as broken:  # noqa: BLE001  user code: an exception's own __str__ may raise
-        return f"<{type(error).__name__} whose text cannot be read: {type(broken).__name__}>"
+        return "".join((str(error),))  # a plain str, also of a subclass
+    except BaseException as broken:  # noqa: BLE001  user code: an exception's own __str__ may raise
+        return f"<{_class_name(error)} whose text cannot be read: {_class_name(broken)}>"
+
+
+class _Budget:
+    """How many errors of nested groups one traceback still describes."""
+
+    def __init__(self) -> None:
+        self.left = _MAX_PARTS
+
+
+def _traceback(error: BaseException, budget: _Budget, indent: str = "") -> list[str]:
+    """The lines of a traceback as Python prints them, with the notes and the errors of a group."""
+    lines = [f"{indent}{line}" for line in (*_frames(error), *_last_lines(error), *_notes(error))]
+    if len(indent) < _MAX_GROUP_LEVELS:
+        for number, part in enumerate(group_parts(error), 1):
+            if budget.left == 0:
+                break
+            budget.left -= 1
+            lines += [f"{indent}---------------- {number} ----------------\n", *_traceback(part, budget, indent + " ")]
+    return lines
+
+
+def _frames(error: BaseException) -> list[str]:
+    frames = _TRACEBACK.__get__(error)
+    if frames is None:
+        return []
+    try:
+        return ["Traceback (most recent call last):\n", *traceback.format_tb(frames, limit=-_MAX_FRAMES)]
+    except BaseException as broken:  # noqa: BLE001  user code: the loader of a module gives the source lines
+        return [f"<frames that cannot be read: {_class_name(broken)}>\n"]
+
+
+def _last_lines(error: BaseException) -> list[str]:
+    if type(error) in (SyntaxError, IndentationError, TabError):
+        with contextlib.suppress(Exception):
+            return traceback.format_exception_only(type(error), error)
+    message = _clean(_message(error))
+    return [f"{_qualified_name(error)}: {message}\n" if message else f"{_qualified_name(error)}\n"]
+
+
+def _qualified_name(error: BaseException) -> str:
+    try:
+        module = type(error).__module__
+        name: str = vars(type)["__qualname__"].__get__(type(error))
+        return name if module in ("builtins", "__main__") else f"{module}.{name}"
+    except BaseException:  # noqa: BLE001  user code: a metaclass may define __module__
+        return _class_name(error)
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes = _attribute(error, "__notes__")
+    if type(notes) is not list:
+        return []
+    return [f"{_clean(note)}\n" for note in notes[:_MAX_NOTES] if type(note) is str]
 
 
 def _clean(text: str) -> str:

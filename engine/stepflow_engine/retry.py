@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from stepflow_engine.errors import (
     ConfigurationError,
@@ -14,10 +17,12 @@ from stepflow_engine.errors import (
     StepOutputError,
     StepUsageError,
 )
+from stepflow_engine.failure import group_parts
 
 __all__ = ["DEFAULT_RETRIES", "Backoff", "is_final", "retry_delay_ms"]
 
 DEFAULT_RETRIES = 4
+_MAX_PARTS = 10_000
 _FINAL = (NonRetriableError, StepError, StepOutputError, StepUsageError, LimitError, EventError, ConfigurationError)
 
 
@@ -41,9 +46,7 @@ class Backoff:
 
 def is_final(error: BaseException) -> bool:
     """Whether an error rules out another attempt. A group does if one of its errors does."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(is_final(part) for part in error.exceptions)
-    return isinstance(error, _FINAL)
+    return any(issubclass(type(part), _FINAL) for part in _parts(error))
 
 
 def retry_delay_ms(
@@ -63,13 +66,23 @@ def retry_delay_ms(
         return None
     after = _retry_after(error)
     if after is not None:
-        return after.delay_ms(now_ms)
+        with contextlib.suppress(Exception):  # user code: a subclass, or a time that was changed afterwards
+            return max(0, int(after.delay_ms(now_ms)))
     return backoff.delay_ms(attempt, jitter)
 
 
 def _retry_after(error: BaseException) -> RetryAfterError | None:
     """The error that sets the time of the next attempt: this one, or the first such error of a group."""
-    if isinstance(error, RetryAfterError):
-        return error
-    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    return next((after for part in parts if (after := _retry_after(part)) is not None), None)
+    errors = (part for part in _parts(error) if issubclass(type(part), RetryAfterError))
+    return cast("RetryAfterError | None", next(errors, None))
+
+
+def _parts(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those of its group and of the groups in it, in order; at most `_MAX_PARTS`."""
+    left = [error]
+    for _ in range(_MAX_PARTS):
+        if not left:
+            return
+        part = left.pop()
+        yield part
+        left += reversed(group_parts(part))

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["ACTIVITY", "RunActivity", "RunLoop", "RunTrackingMixin", "end_tasks"]
+__all__ = ["ACTIVITY", "RunActivity", "RunLoop", "RunTrackingMixin", "end_tasks", "is_run_loop"]
 
 _CANCEL_AGAIN_S = 0.05
 
@@ -39,6 +39,12 @@ class RunActivity:
         self.timers: dict[_Timed, asyncio.TimerHandle] = {}
         self.threads = 0
         self._waiter: asyncio.Future[None] | None = None
+
+    def track(self, task: asyncio.Task[Any]) -> None:
+        """Add a task of the run, however it was made."""
+        if task not in self.tasks and not task.done():
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
 
     def touch(self) -> None:
         """Record that a callback of the run is scheduled."""
@@ -110,10 +116,16 @@ class RunTrackingMixin(_Loop):
     def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        """Schedule a callback, and touch the run in whose context it will run."""
+        """Schedule a callback, and touch the run in whose context it will run.
+
+        The first step of every task passes here, also of a task that was made without `create_task`.
+        """
         activity = ACTIVITY.get() if context is None else context.get(ACTIVITY)
         if activity is not None:
             activity.touch()
+            task: Any = getattr(callback, "__self__", None)
+            if issubclass(type(task), asyncio.Task) and task not in activity.tasks:
+                activity.track(task)
         return super().call_soon(callback, *args, context=context)
 
     def call_later(  # type: ignore[override]
@@ -130,14 +142,15 @@ class RunTrackingMixin(_Loop):
         callback = _timed(callback)
         return _remember(callback, super().call_at(when, callback, *args, context=context))
 
-    def create_task(self, coro: Any, *, name: object = None, context: Context | None = None) -> asyncio.Task[Any]:
-        """Create a task, and add it to the tasks of the run that creates it."""
-        task = super().create_task(coro, name=name, context=context)
-        activity = ACTIVITY.get() if context is None else context.get(ACTIVITY)
-        if activity is not None:
-            activity.tasks.add(task)
-            task.add_done_callback(activity.tasks.discard)
-        return task
+    def create_task(
+        self, coro: Any, *, name: Any = None, context: Context | None = None, **_options: Any
+    ) -> asyncio.Task[Any]:
+        """Create a task, and add it to the tasks of the run that creates it.
+
+        A task factory, and the option ``eager_start`` of newer versions of Python, are ignored. An eager task runs
+        before anything can record it, so a race would have another winner on a replay.
+        """
+        return asyncio.Task(coro, loop=self, name=name, context=context)
 
 
 def _timed(callback: Any) -> Any:
@@ -155,6 +168,11 @@ def _remember(callback: Any, timer: asyncio.TimerHandle) -> asyncio.TimerHandle:
 
 class RunLoop(RunTrackingMixin, asyncio.SelectorEventLoop):
     """The standard selector loop with run tracking."""
+
+
+def is_run_loop() -> bool:
+    """Whether the caller runs in the event loop of a worker, where a blocking wait would stop all its runs."""
+    return isinstance(asyncio._get_running_loop(), RunTrackingMixin)
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:

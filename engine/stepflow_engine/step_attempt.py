@@ -18,6 +18,7 @@ from stepflow_engine.execution import HANDLER_ATTEMPT, HANDLER_KEY
 from stepflow_engine.product import NAME
 from stepflow_engine.run_loop import ACTIVITY
 from stepflow_engine.steps import RunRequest
+from stepflow_engine.user_code import EscapedError, shielded
 
 __all__ = ["Result", "attempt_step"]
 
@@ -46,13 +47,14 @@ async def attempt_step(
         StepOutputError: the result is not JSON, or is over the limit.
         TimeoutError: the attempt took longer than the timeout of the step. A handler in a thread cannot be stopped. It
             runs on, and its result is dropped.
-        Exception: any error of the handler.
+        EscapedError: the handler raised an error that is not an `Exception`.
+        Exception: any other error of the handler.
     """
     context = contextvars.copy_context()
     context.run(ACTIVITY.set, None)
     context.run(HANDLER_ATTEMPT.set, attempt)
     context.run(HANDLER_KEY.set, idempotency_key)
-    task = asyncio.get_running_loop().create_task(_call(request), context=context)
+    task = asyncio.get_running_loop().create_task(shielded(_call(request)), context=context)
     value = await _result(task, request.timeout_ms)
     text = dumps_output(value, what=f"step {step_id!r}", limit_bytes=limit_bytes)
     data = round_trip(value, text)
@@ -62,13 +64,10 @@ async def attempt_step(
 
 async def _call(request: RunRequest) -> Any:
     handler: Callable[..., Any] = request.handler
-    try:
-        if inspect.iscoroutinefunction(handler):
-            return await handler(*request.args, **request.kwargs)
-        value = await _in_thread(functools.partial(handler, *request.args, **request.kwargs))
-        return await value if inspect.isawaitable(value) else value
-    except (SystemExit, KeyboardInterrupt, StopIteration) as error:
-        raise RuntimeError(f"the handler raised {type(error).__name__}({error})") from error
+    if inspect.iscoroutinefunction(handler):
+        return await handler(*request.args, **request.kwargs)
+    value = await _in_thread(functools.partial(handler, *request.args, **request.kwargs))
+    return await value if inspect.isawaitable(value) else value
 
 
 def _in_thread(function: Callable[[], Any]) -> asyncio.Future[Any]:
@@ -87,7 +86,7 @@ def _in_thread(function: Callable[[], Any]) -> asyncio.Future[Any]:
             result.set_result(value)
         else:
             is_stop = isinstance(error, StopIteration)  # a future refuses it
-            result.set_exception(RuntimeError("the handler raised StopIteration") if is_stop else error)
+            result.set_exception(EscapedError(error) if is_stop else error)
 
     def work() -> None:
         value, failed = None, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ __all__ = [
     "StepRequest",
     "WaitRequest",
     "event_text",
+    "stored_kind",
 ]
 
 
@@ -36,6 +37,11 @@ class StepKind(StrEnum):
     SLEEP = "sleep"
     WAIT = "wait"
     SEND = "send"
+
+
+def stored_kind(detail: Mapping[str, Any]) -> str:
+    """The kind of a step, from the facts that its memo or its wait stores."""
+    return str(detail.get("kind", StepKind.RUN))
 
 
 @dataclass(frozen=True, slots=True)

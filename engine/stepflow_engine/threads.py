@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -66,7 +67,11 @@ class ThreadBridge:
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
         context = contextvars.copy_context()
         self._loop.call_soon_threadsafe(self._request, make, result, context, threading.get_ident())
-        return result.result()
+        try:
+            return result.result()
+        except Suspended:
+            time.sleep(self._execution.refusal_delay_s())
+            raise
 
     def parallel(self, bodies: Sequence[Callable[[], Any]]) -> list[Any]:
         """Run each body in a thread and return their results in order. Called in a thread of the run.
@@ -119,7 +124,7 @@ class ThreadBridge:
             return
         if error is None:
             result.set_result(value)
-        elif isinstance(error, Suspended | StopIteration):
+        elif issubclass(type(error), (Suspended, StopIteration)):
             result.set_exception(RuntimeError(f"the function raised {type(error).__name__}"))
         else:
             result.set_exception(error)

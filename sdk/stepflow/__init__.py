@@ -26,6 +26,7 @@ All errors are in one tree::
     │     └─ InvokeCancelledError
     ├─ StepOutputError              a result is not JSON, or is over a limit
     ├─ StepUsageError               a step tool is used incorrectly (also a ValueError)
+    │  └─ StepKindError             the id of a step belongs to a step of another kind
     ├─ LimitError                   a run is over a limit
     ├─ EventError                   an event is not JSON, or is over a limit
     ├─ RunError                     a client waits for a run that gives no result
@@ -82,6 +83,7 @@ from stepflow_engine.errors import (
     RunSkippedError,
     StepError,
     StepflowError,
+    StepKindError,
     StepOutputError,
     StepUsageError,
 )
@@ -133,6 +135,7 @@ __all__ = [
     "RunStatus",
     "Singleton",
     "StepError",
+    "StepKindError",
     "StepOutputError",
     "StepTools",
     "StepUsageError",

@@ -351,3 +351,41 @@ async def test_a_run_is_explained_in_an_event_loop_too(app: Stepflow) -> None:
     with pytest.raises(RunNotFoundError, match="there is no run 'nothing'"):
         await app.run("nothing").aexplain()
     await app.aclose()
+
+
+@pytest.mark.parametrize("place", ["body", "handler", "thread"])
+@pytest.mark.parametrize("call", ["invoke", "result"])
+def test_a_blocking_wait_in_the_event_loop_of_a_worker_is_refused(
+    app: Stepflow, run_worker, place: str, call: str
+) -> None:
+    ran: list[str] = []
+
+    @app.function("child")
+    async def child(ctx: Context) -> str:
+        ran.append(ctx.run_id)
+        return "done"
+
+    def block() -> object:
+        return app.invoke(child, timeout=5) if call == "invoke" else app.start(child).result(5)
+
+    @app.function("parent", retries=0)
+    async def parent(ctx: Context) -> object:
+        async def handler() -> object:
+            return block()
+
+        match place:
+            case "body":
+                return block()
+            case "handler":
+                return await ctx.step.run("s", handler)
+            case _:
+                return await ctx.step.run("s", block)
+
+    run_worker(app)
+    if place == "thread":
+        assert app.invoke(parent, timeout=20) == "done"
+        return
+    with pytest.raises(RunFailedError, match="would block the event loop") as failed:
+        app.invoke(parent, timeout=20)
+    assert failed.value.name == "StepUsageError"
+    assert call == "result" or not ran

@@ -395,9 +395,18 @@ def test_a_handler_that_is_not_callable_is_refused(app: Stepflow, run_worker) ->
         app.invoke(coroutine, timeout=20)
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (SystemExit(3), "SystemExit"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "GeneratorExit"),
+        (BaseExceptionGroup("two", [SystemExit(3), ValueError()]), "BaseExceptionGroup"),
+        (asyncio.CancelledError(), "RuntimeError"),
+    ],
+)
 def test_a_handler_that_tries_to_end_the_process_only_fails_its_step(
-    app: Stepflow, run_worker, error: BaseException
+    app: Stepflow, run_worker, error: BaseException, name: str
 ) -> None:
     @app.function("exit", retries=0)
     async def exit_(ctx: Context) -> str:
@@ -411,7 +420,42 @@ def test_a_handler_that_tries_to_end_the_process_only_fails_its_step(
         return "?"
 
     run_worker(app)
-    assert app.invoke(exit_, timeout=20) == "RuntimeError"
+    assert app.invoke(exit_, timeout=20) == name
+
+
+@pytest.mark.parametrize("kind", ["async", "thread", "task"])
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseException("own")])
+def test_a_function_that_tries_to_end_the_process_only_fails_its_run(
+    app: Stepflow, run_worker, error: BaseException, kind: str
+) -> None:
+    async def leave() -> None:
+        raise error
+
+    @app.function("async", retries=0)
+    async def leave_async(ctx: Context) -> None:
+        await ctx.step.run("before", echo, 1)
+        await leave()
+
+    @app.function("thread", retries=0)
+    def leave_thread(ctx: SyncContext) -> None:
+        ctx.step.run("before", echo, 1)
+        raise error
+
+    @app.function("task", retries=0)
+    async def leave_task(ctx: Context) -> None:
+        await ctx.step.run("before", echo, 1)
+        await asyncio.gather(asyncio.create_task(leave()), ctx.step.sleep("long", "1h"))
+
+    @app.function("other")
+    async def other(ctx: Context) -> str:
+        return "done"
+
+    worker = run_worker(app)
+    with pytest.raises(RunFailedError) as failed:
+        app.invoke(kind, timeout=20)
+    assert failed.value.name == type(error).__name__
+    assert app.invoke(other, timeout=20) == "done"
+    assert worker.thread.is_alive()
 
 
 # -- native asyncio ----------------------------------------------------------------------
@@ -613,3 +657,25 @@ def test_a_memo_that_comes_while_a_run_is_being_parked_is_not_slept_through(
     run = app.start(gather)
     assert run.result(10) == [0, 1]
     assert run.id in met
+
+
+def test_a_line_before_a_fan_out_is_logged_once_however_many_workers_execute_its_steps(
+    app: Stepflow, run_worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers: set[int] = set()
+
+    @app.function("fan")
+    async def fan(ctx: Context) -> None:
+        async def work() -> None:
+            workers.add(id(asyncio.get_running_loop()))
+            await asyncio.sleep(0.1)
+
+        ctx.logger.warning("before")
+        await asyncio.gather(*[ctx.step.run(f"s{n}", work) for n in range(20)])
+        ctx.logger.warning("after")
+
+    for _ in range(2):
+        run_worker(app, concurrency=2)
+    app.invoke(fan, timeout=20)
+    assert len(workers) == 2
+    assert [record.message for record in caplog.records if record.name.endswith("run")] == ["before", "after"]

@@ -331,6 +331,7 @@ _LIMITS: tuple[tuple[str, str, str, Callable[[int], str], str], ...] = (
     ("partitions", "broker/stepflow_broker/redis_client/url.py", "MOST_PARTITIONS", _count, "`ConfigurationError`"),
     ("deaths of workers with one step", "workers/stepflow_workers/state/poison.py", "POISON_DEATHS", _count, "the step fails with `PoisonError`"),
     ("jobs of one claim", "workers/stepflow_workers/partition/dispatcher.py", "_MAX_CLAIMED", _count, "the worker claims again"),
+    ("leases of a worker whose event loop does not run, seconds", "workers/stepflow_workers/liveness/lease_table.py", "BLOCKED_LIMIT_S", _count, "they are no longer extended: other workers take the jobs"),
     ("leases that the sidecar can extend", "workers/stepflow_workers/liveness/lease_table.py", "_ENTRIES", _count, "the thread of the worker extends the rest"),
 )
 # fmt: on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 import datetime as dt
@@ -14,11 +15,11 @@ import types
 import typing
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, model_serializer, model_validator
 from typing_extensions import TypedDict
 
 from stepflow import EventError, StepOutputError
@@ -500,3 +501,45 @@ def test_data_that_does_not_fit_is_refused_with_the_field() -> None:
 def test_pretty_text_is_for_people() -> None:
     assert pretty({"a": dt.date(2026, 1, 2)}) == '{\n  "a": "2026-01-02"\n}'
     assert loads(dumps([1])) == [1]
+
+
+class Lazy(list):  # type: ignore[type-arg]
+    """A list that reads its items from a server that is away."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__([1])
+        self.error = error
+
+    def __iter__(self) -> Iterator[object]:
+        raise self.error
+
+
+class LazyModel(BaseModel):
+    error: str = ""
+
+    @model_serializer
+    def read(self) -> dict[str, object]:
+        raise SystemExit(self.error)
+
+    @model_validator(mode="before")
+    @classmethod
+    def check(cls, value: object) -> object:
+        if value:
+            raise KeyboardInterrupt
+        return value
+
+
+@pytest.mark.parametrize("error", [ConnectionError("away"), SystemExit(3), asyncio.CancelledError()])
+def test_a_value_that_raises_while_it_is_read_is_no_json(error: BaseException) -> None:
+    value = [{1: Lazy(error)}]
+    with pytest.raises(StepOutputError, match=type(error).__name__):
+        dumps_output(value, what="step 's'", limit_bytes=1_000)
+    with pytest.raises(EventError, match=type(error).__name__):
+        dumps_event(value, limit_bytes=1_000)
+
+
+def test_a_type_that_raises_while_it_reads_a_result_is_named() -> None:
+    with pytest.raises(StepOutputError, match="SystemExit"):
+        dumps_output(LazyModel(), what="step 's'", limit_bytes=1_000)
+    with pytest.raises(StepOutputError, match="KeyboardInterrupt"):
+        restore(TypeAdapter(LazyModel), {"error": "x"}, what="step 's'")

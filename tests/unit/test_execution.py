@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from stepflow import Context, LimitError, StepError, StepUsageError
+from stepflow import Context, Event, LimitError, StepError, StepKindError, StepUsageError, SyncContext
 from stepflow_engine.execution import Execution, Raised, Returned, Waiting
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import Memo
-from stepflow_engine.steps import RunRequest
+from stepflow_engine.retry import is_final
+from stepflow_engine.step_attempt import attempt_step
+from stepflow_engine.steps import RunRequest, StepKind
 from tests.support.replay import data_memos, execution_of, on_run_loop, play, playing, replay
 
 pytestmark = pytest.mark.usefixtures("each_loop")
@@ -425,3 +429,125 @@ def test_a_request_says_what_to_call_and_with_what_policy() -> None:
         execution.close()
 
     on_run_loop(main())
+
+
+CALLS: dict[StepKind, Callable[[Context], Awaitable[object]]] = {
+    StepKind.RUN: lambda ctx: ctx.step.run("x", echo, 1),
+    StepKind.INVOKE: lambda ctx: ctx.step.invoke("x", "other"),
+    StepKind.SLEEP: lambda ctx: ctx.step.sleep("x", "1h"),
+    StepKind.WAIT: lambda ctx: ctx.step.wait_for_event("x", event="paid", timeout="1h"),
+    StepKind.SEND: lambda ctx: ctx.step.send_event("x", Event("paid")),
+}
+
+
+@pytest.mark.parametrize("is_raced", [False, True])
+@pytest.mark.parametrize("requested", StepKind)
+@pytest.mark.parametrize("stored", StepKind)
+def test_a_step_does_not_take_the_memo_of_a_step_of_another_kind(
+    stored: StepKind, requested: StepKind, is_raced: bool
+) -> None:
+    async def code(ctx: Context) -> str:
+        other = asyncio.create_task(ctx.step.run("other", echo, 1)) if is_raced else None
+        try:
+            await CALLS[requested](ctx)
+        except StepKindError as error:
+            return f"{error.step_id} {error.stored} {error.requested}"
+        finally:
+            if other is not None:
+                await other
+        return "same kind"
+
+    detail = {} if stored is StepKind.RUN else {"kind": stored.value}
+    data = ["id"] if requested is StepKind.SEND else None
+    memos = [(step_key("x"), Memo("x", data=data, detail=detail)), *data_memos(other=1)]
+    expected = "same kind" if stored is requested else f"x {stored} {requested}"
+    assert replay(code, memos).value == expected
+
+
+def test_a_changed_kind_is_not_retried() -> None:
+    assert is_final(StepKindError("x", stored="run", requested="sleep"))
+
+
+def test_code_that_ignores_the_close_of_its_pass_does_not_keep_the_loop_busy() -> None:
+    calls, stop = 0, False
+
+    async def deaf(ctx: Context) -> None:
+        nonlocal calls
+        while calls < 1_000 and not stop:
+            calls += 1
+            with contextlib.suppress(BaseException):
+                await ctx.step.run("a", echo, 1)
+
+    async def main() -> None:
+        nonlocal stop
+        execution = execution_of(deaf)
+        await execution.advance()
+        execution.close()
+        await asyncio.sleep(0.2)
+        stop = True
+
+    on_run_loop(main())
+    assert 3 <= calls < 10
+
+
+def test_a_thread_that_ignores_the_close_of_its_pass_does_not_keep_a_processor_busy() -> None:
+    calls, stop = 0, False
+
+    def deaf(ctx: SyncContext) -> None:
+        nonlocal calls
+        while calls < 1_000 and not stop:
+            calls += 1
+            with contextlib.suppress(BaseException):
+                ctx.step.run("a", echo, 1)
+
+    async def main() -> None:
+        nonlocal stop
+        execution = execution_of(deaf)
+        await execution.advance()
+        execution.close()
+        await asyncio.sleep(0.2)
+        stop = True
+
+    on_run_loop(main())
+    assert 3 <= calls < 10
+
+
+def test_the_logger_is_silent_in_a_pass_that_only_looks_for_a_step_but_not_in_its_handlers() -> None:
+    seen: dict[str, bool] = {}
+
+    async def code(ctx: Context) -> None:
+        def note(place: str) -> None:
+            seen[place] = ctx.logger.isEnabledFor(50)
+
+        note("code")
+        await ctx.step.run("handler", note, "handler")
+
+    async def main() -> None:
+        execution = execution_of(code)
+        execution.is_driven = False
+        outcome = await execution.advance()
+        assert isinstance(outcome, Waiting)
+        await attempt_step("handler", outcome.fresh[0].request, attempt=0, limit_bytes=100)  # type: ignore[arg-type]
+        execution.close()
+
+    on_run_loop(main())
+    assert seen == {"code": False, "handler": True}
+
+
+def test_the_logger_is_silent_while_a_pass_is_unwound() -> None:
+    seen: list[bool] = []
+
+    async def code(ctx: Context) -> None:
+        try:
+            await ctx.step.run("a", echo, 1)
+        finally:
+            seen.append(ctx.logger.isEnabledFor(50))
+
+    async def main() -> None:
+        execution = execution_of(code)
+        await execution.advance()
+        execution.close()
+        await asyncio.sleep(0.01)
+
+    on_run_loop(main())
+    assert seen == [False]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -20,6 +22,7 @@ from stepflow_engine.errors import (
 from stepflow_engine.failure import Failure
 from stepflow_engine.memo import Memo, memo_of_data, memo_of_failure, read_memo
 from stepflow_engine.retry import Backoff, is_final, retry_delay_ms
+from stepflow_workers.logs import FieldFormatter
 
 
 def raised(error: BaseException) -> BaseException:
@@ -238,3 +241,94 @@ def test_a_retry_after_that_is_no_time_is_refused_where_it_is_written() -> None:
 def test_the_first_error_of_a_group_that_says_when_decides() -> None:
     group = ExceptionGroup("tasks", [RetryAfterError("later", 30)])
     assert delay(group, jitter=0.9) == 30_000
+
+
+# -- errors of users ---------------------------------------------------------------------
+
+
+def hostile(*_: object) -> object:
+    raise SystemExit(3)
+
+
+class TouchyError(Exception):
+    """Raises for each attribute that it does not have, and for most that it has."""
+
+    __getattr__ = hostile
+    __str__ = __repr__ = __bool__ = __len__ = __eq__ = hostile  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+    failure = property(hostile)
+    __notes__ = property(hostile)
+
+
+class HiddenError(Exception):
+    __dict__ = property(hostile)  # type: ignore[assignment]
+    __class__ = property(hostile)  # type: ignore[assignment]
+
+
+class HostileGroup(ExceptionGroup):  # type: ignore[type-arg]
+    exceptions = property(hostile)  # type: ignore[assignment]
+
+
+def noted(notes: object) -> BaseException:
+    error = ValueError("noted")
+    error.__notes__ = notes  # type: ignore[assignment]
+    return error
+
+
+def nested_group(depth: int) -> BaseException:
+    error: Exception = ValueError("in")
+    for _ in range(depth):
+        error = ExceptionGroup("g", [error, ValueError("x")])
+    return error
+
+
+def caused(depth: int) -> BaseException:
+    error = ValueError("0")
+    for number in range(1, depth):
+        outer = ValueError(str(number))
+        outer.__cause__ = error
+        error = outer
+    return error
+
+
+USER_ERRORS: dict[str, Callable[[], BaseException]] = {
+    "TouchyError": TouchyError,
+    "HiddenError": HiddenError,
+    "HostileGroup": lambda: HostileGroup("two", [ValueError(), ValueError()]),
+    "notes": lambda: noted(17),
+    "mixed notes": lambda: noted(["fine", 17]),
+    "deep group": lambda: nested_group(20_000),
+    "causes": lambda: caused(50_000),
+    "huge": lambda: ValueError("x" * 10_000_000),
+    "syntax": lambda: SyntaxError("bad", ("f", "no number", "x", None)),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("make", USER_ERRORS.values(), ids=USER_ERRORS)
+def test_any_error_of_a_user_is_described_soon_and_retried(make: Callable[[], BaseException]) -> None:
+    error = raised(make())
+    began = time.process_time()
+    failure = Failure.of(error)
+    assert time.process_time() - began < 0.5
+    assert failure.name == type(error).__name__
+    assert Failure.from_json(loads(dumps(failure.to_json()))) == failure
+    assert len(failure.traceback) < 17_000
+    delay_ms = retry_delay_ms(error, attempt=0, retries=1, backoff=Backoff(100), jitter=0.0, now_ms=0)
+    assert delay_ms == 100
+
+
+def test_a_note_is_in_the_traceback() -> None:
+    assert "fine\n" in Failure.of(raised(noted(["fine", 17]))).traceback
+
+
+def test_a_retry_after_whose_time_was_changed_is_retried_by_the_backoff() -> None:
+    error = RetryAfterError("later", "1s")
+    error.retry_after = "soon"
+    assert retry_delay_ms(error, attempt=0, retries=1, backoff=Backoff(100), jitter=0.0, now_ms=0) == 100
+
+
+def test_a_log_line_has_the_causes_of_an_error_that_cannot_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    error = raised(TouchyError())
+    error.__cause__ = ValueError("first")
+    text = FieldFormatter().formatException((type(error), error, None))
+    assert text.index("ValueError: first") < text.index("TouchyError")

@@ -15,6 +15,7 @@ from stepflow import StepOutputError
 from stepflow_engine.execution import HANDLER_ATTEMPT
 from stepflow_engine.step_attempt import Result, attempt_step
 from stepflow_engine.steps import RunRequest
+from stepflow_engine.user_code import EscapedError, original, shielded
 
 
 async def attempt(
@@ -70,7 +71,20 @@ async def test_the_handlers_error_is_raised_as_it_is() -> None:
             await attempt(handler)
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration()])
+class Limit(BaseException):
+    """As the timeouts of some libraries: not an `Exception`."""
+
+
+NOT_EXCEPTIONS = [
+    SystemExit(3),
+    KeyboardInterrupt(),
+    GeneratorExit(),
+    Limit("5 s"),
+    BaseExceptionGroup("several", [Limit("5 s"), SystemExit(1)]),
+]
+
+
+@pytest.mark.parametrize("error", NOT_EXCEPTIONS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("in_thread", [False, True])
 async def test_a_handler_cannot_end_its_worker(error: BaseException, in_thread: bool) -> None:
     async def ends() -> None:
@@ -79,8 +93,25 @@ async def test_a_handler_cannot_end_its_worker(error: BaseException, in_thread: 
     def ends_in_thread() -> None:
         raise error
 
-    with pytest.raises(RuntimeError, match=type(error).__name__):
+    with pytest.raises(EscapedError) as escaped:
         await asyncio.wait_for(attempt(ends_in_thread if in_thread else ends), 10)
+    assert original(escaped.value) is error
+
+
+async def test_a_handler_in_a_thread_may_raise_stop_iteration() -> None:
+    with pytest.raises(EscapedError) as escaped:
+        await asyncio.wait_for(attempt(lambda: next(iter(()))), 10)
+    assert isinstance(original(escaped.value), StopIteration)
+
+
+async def test_a_handler_that_the_garbage_collector_closes_raises_nothing() -> None:
+    code = shielded(never())
+
+    async def begin() -> None:
+        code.send(None)
+
+    await asyncio.create_task(begin())
+    code.close()
 
 
 async def test_a_handler_that_cancels_itself_has_failed() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from stepflow import Context, StepError
+from stepflow import Context, StepError, StepUsageError
 from stepflow_engine.execution import Returned, Waiting
 from tests.support.replay import Pass, data_memos, execution_of, in_order, last, on_run_loop, play, replay
 
@@ -338,3 +340,86 @@ def test_async_generators_and_context_managers_may_hold_steps() -> None:
     done = play(generates)
     assert done.value == [0, 1, 2]
     replays_the_same(generates, done)
+
+
+def by_constructor(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), name=name)
+
+
+def by_eager_constructor(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), name=name, eager_start=True)  # type: ignore[call-arg]
+
+
+def by_factory(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    asyncio.get_running_loop().set_task_factory(lambda loop, coro, **kwargs: asyncio.Task(coro, loop=loop))
+    return asyncio.create_task(coroutine, name=name)
+
+
+IS_EAGER = pytest.param(
+    by_eager_constructor, marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks need Python 3.12")
+)
+
+
+@pytest.mark.parametrize("make", [by_constructor, by_factory, IS_EAGER])
+def test_a_race_of_tasks_replays_as_it_ran_however_they_were_made(
+    make: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]],
+) -> None:
+    async def race(ctx: Context) -> object:
+        tasks = [make(ctx.step.run(name, echo, name), name) for name in ("slow", "fast")]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        winners = sorted(task.get_name() for task in done)
+        await ctx.step.run(f"pay {winners}", echo, winners)
+        return winners
+
+    done = play(race, choose=in_order("fast"))
+    assert done.value == ["fast"]
+    replays_the_same(race, done)
+
+
+@pytest.mark.parametrize("make", [by_constructor, by_factory])
+def test_a_pass_that_is_closed_cancels_tasks_however_they_were_made(
+    make: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]],
+) -> None:
+    async def code(ctx: Context) -> None:
+        await asyncio.gather(make(asyncio.sleep(3600), "sleeps"), ctx.step.run("a", echo, 1))
+
+    async def main() -> None:
+        execution = execution_of(code)
+        await execution.advance()
+        tasks = set(execution.activity.tasks)
+        assert any(task.get_name() == "sleeps" for task in tasks)
+        execution.close()
+        await asyncio.wait(tasks, timeout=5)
+        assert all(task.done() for task in tasks)
+
+    on_run_loop(main())
+
+
+def test_a_step_outside_of_the_context_of_its_run_is_refused() -> None:
+    async def own_context(ctx: Context) -> object:
+        loop = asyncio.get_running_loop()
+        return await loop.create_task(ctx.step.run("a", echo, 1), context=contextvars.Context())
+
+    async def executor(ctx: Context) -> object:
+        loop = asyncio.get_running_loop()
+
+        def call() -> object:
+            return asyncio.run_coroutine_threadsafe(ctx.step.run("a", echo, 1), loop).result(10)
+
+        return await loop.run_in_executor(None, call)
+
+    for code in (own_context, executor):
+        with pytest.raises(StepUsageError, match="outside of the context of its run"):
+            play(code).value  # noqa: B018
+
+
+def test_a_step_in_a_thread_that_has_the_context_of_its_run_is_executed() -> None:
+    async def threads(ctx: Context) -> object:
+        loop = asyncio.get_running_loop()
+
+        def call() -> object:
+            return asyncio.run_coroutine_threadsafe(ctx.step.run("a", echo, 1), loop).result(10)
+
+        return await asyncio.to_thread(call)
+
+    assert play(threads).value == 1

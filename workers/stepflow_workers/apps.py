@@ -51,7 +51,14 @@ def load_app(name: str) -> Stepflow:
         ) from error
     except ConfigurationError:
         raise
-    except Exception as error:  # user code: an import can raise anything
+    except SystemExit as error:
+        raise ConfigurationError(
+            f"module {module_name!r} calls sys.exit({error.code!r}) while it is imported: "
+            'move the call behind if __name__ == "__main__"'
+        ) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # user code: an import can raise anything
         raise ConfigurationError(
             f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}: correct it"
         ) from error

@@ -61,6 +61,13 @@ _EVENTS = (
         "Increase the grace period, or make the handlers shorter.",
     ),
     LogEvent(
+        "exit_ignored",
+        _WARNING,
+        ("error",),
+        "A task of user code raised `SystemExit` or `KeyboardInterrupt`. The worker continues.",
+        "Remove the call of `sys.exit` from the functions of the app.",
+    ),
+    LogEvent(
         "worker_deregister_failed",
         _WARNING,
         ("error",),
@@ -121,11 +128,25 @@ _EVENTS = (
     LogEvent(
         "loop_blocked",
         _WARNING,
-        ("file", "line", "function_name"),
-        "A handler blocks the event loop for more than a second. The message names the line.",
+        ("file", "line", "function_name", "calls"),
+        "User code blocks the event loop for more than a second. The message names its line; `calls` is what it calls.",
         "Make the handler a plain `def`, which runs in a thread.",
     ),
+    LogEvent(
+        "task_factory_ignored",
+        _WARNING,
+        ("factory",),
+        "User code has set a task factory on the event loop of a worker. It is not used.",
+        "Remove the call. A run must see each of its tasks from its start.",
+    ),
     LogEvent("loop_unblocked", _WARNING, ("blocked_s",), "The event loop runs again."),
+    LogEvent(
+        "leases_given_up",
+        _ERROR,
+        ("jobs", "blocked_s"),
+        "The event loop has not run for five minutes. Its leases are not extended, and other workers take the jobs.",
+        "Find what blocks the loop: `loop_blocked` names the line. Kill the worker.",
+    ),
     LogEvent(
         "worker_blocked",
         _WARNING,
@@ -208,7 +229,7 @@ _EVENTS = (
         "job_internal_error",
         _ERROR,
         ("job",),
-        "An internal error, with a traceback. A worker reclaims the job.",
+        "An internal error, with a traceback. It counts as a failed attempt of the step, or of the function.",
         "Report it.",
     ),
     LogEvent(

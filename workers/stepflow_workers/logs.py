@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
+from stepflow_engine.failure import Failure
 from stepflow_engine.product import NAME
 
 __all__ = ["configure_logging"]
@@ -23,6 +25,13 @@ class FieldFormatter(logging.Formatter):
             return line
         first, newline, rest = line.partition("\n")
         return f"{first} {' '.join(fields)}{newline}{rest}"
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  logging's name
+        """Format an error of a user, which may not let itself be printed, with bounded work."""
+        failures = [Failure.of(ei[1])] if ei[1] is not None else []
+        while failures and failures[-1].cause is not None:
+            failures.append(failures[-1].cause)
+        return "\ncaused:\n".join(failure.traceback.rstrip("\n") for failure in reversed(failures))
 
 
 def configure_logging(level: str) -> None:

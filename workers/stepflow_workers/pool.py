@@ -10,8 +10,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
@@ -28,7 +29,7 @@ __all__ = ["WorkerPool", "WorkerSpec", "ignore_sigint_in_children", "run_worker"
 _RESTART_PAUSE_S = 1.0
 _POLL_S = 0.2
 _MISCONFIGURED = 3
-"""The exit code of a worker that a restart would not help."""
+"""The exit code of a worker that could not start, and that a restart would not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +47,30 @@ class WorkerSpec:
     log_level: str = "INFO"
 
 
-def run_worker(spec: WorkerSpec) -> None:
+def run_worker(spec: WorkerSpec, *, on_start: Callable[[], None] | None = None) -> None:
     """Run one worker in this process until it stops.
+
+    Args:
+        on_start: called when the worker is ready to claim jobs.
 
     Raises:
         ConfigurationError, BackendUnavailableError: it cannot start.
     """
     configure_logging(spec.log_level)
-    worker = StepWorker(load_apps(spec.apps), spec.settings)
+    worker = StepWorker(load_apps(spec.apps), spec.settings, on_start=on_start)
     tune_gc()
     worker.work()
 
 
-def _worker_main(spec: WorkerSpec) -> None:
-    """The main function of a worker process. The worker stops when the process of the pool is gone."""
+def _worker_main(spec: WorkerSpec, started: Connection) -> None:
+    """The main function of a worker process. The worker stops when the process of the pool is gone.
+
+    Args:
+        started: gets a message when the worker is ready to claim jobs.
+    """
     threading.Thread(target=_follow_parent, name=f"{NAME}-parent", daemon=True).start()
     try:
-        run_worker(spec)
+        run_worker(spec, on_start=lambda: started.send_bytes(b"started"))
     except StepflowError as error:
         logging.getLogger(WORKER_LOGGER).error("worker_not_started", extra={"error": str(error)})
         sys.exit(_MISCONFIGURED if isinstance(error, ConfigurationError) else 1)
@@ -106,6 +114,8 @@ class WorkerPool:
         self._count = count
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, BaseProcess] = {}
+        self._started: dict[int, Connection] = {}
+        self._gave_up: set[int] = set()
         self._stop = threading.Event()
 
     @property
@@ -131,12 +141,18 @@ class WorkerPool:
             if process.is_alive():
                 process.terminate()
 
-    def run(self) -> None:
-        """Start the processes and wait. SIGTERM or SIGINT stops the workers, a second one at once."""
+    def run(self) -> int:
+        """Start the processes and wait. SIGTERM or SIGINT stops the workers, a second one at once.
+
+        Returns:
+            The exit code of the pool: 3 if it has given up a worker that cannot start, 1 if a worker ended with an
+            error and was not restarted, 0 otherwise.
+        """
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self.start()
             self.wait()
+            return self._exit_code()
         finally:
             self.stop()
             for number, handler in previous.items():
@@ -145,10 +161,25 @@ class WorkerPool:
     def _start(self, number: int) -> None:
         settings, name = self._spec.settings, self._spec.settings.name
         spec = replace(self._spec, settings=replace(settings, name=f"{name}.{number}" if name else ""))
-        process = self._context.Process(target=_worker_main, args=(spec,), name=f"{NAME}-worker-{number}")
+        reader, writer = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_worker_main, args=(spec, writer), name=f"{NAME}-worker-{number}")
         with ignore_sigint_in_children():
             process.start()
-        self._processes[number] = process
+        writer.close()
+        if number in self._started:
+            self._started[number].close()
+        self._processes[number], self._started[number] = process, reader
+
+    def _exit_code(self) -> int:
+        if self._gave_up:
+            return _MISCONFIGURED
+        return int(any(process.exitcode for process in self._processes.values()))
+
+    def _gives_up(self, number: int) -> bool:
+        """Whether a worker has ended before it was ready, by an error that a restart would not help."""
+        if self._processes[number].exitcode == _MISCONFIGURED and not _has_message(self._started[number]):
+            self._gave_up.add(number)
+        return number in self._gave_up
 
     def _restart_dead(self) -> bool:
         if self._stop.is_set():
@@ -156,7 +187,7 @@ class WorkerPool:
         restarted = False
         for number, process in list(self._processes.items()):
             done = self._spec.settings.burst and process.exitcode == 0
-            if process.is_alive() or done or process.exitcode == _MISCONFIGURED:
+            if process.is_alive() or done or self._gives_up(number):
                 continue
             if self._stop.wait(_RESTART_PAUSE_S):
                 return False
@@ -167,3 +198,10 @@ class WorkerPool:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """Pass the signal on. A worker that receives a second one stops at once."""
         self.stop()
+
+
+def _has_message(connection: Connection) -> bool:
+    try:
+        return connection.poll() and bool(connection.recv_bytes())
+    except EOFError:
+        return False

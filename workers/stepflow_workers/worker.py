@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -74,13 +74,16 @@ class StepWorker(BaseWorker):
     Args:
         apps: the apps whose functions it executes.
         settings: its settings.
+        on_start: called when it is ready to claim jobs.
 
     Raises:
         ConfigurationError: the apps have no functions, or the server is not safe to use.
         BackendUnavailableError: the server does not reply.
     """
 
-    def __init__(self, apps: Sequence[Stepflow], settings: WorkerSettings) -> None:
+    def __init__(
+        self, apps: Sequence[Stepflow], settings: WorkerSettings, *, on_start: Callable[[], None] | None = None
+    ) -> None:
         self.functions = {function.name: function for app in apps for function in app.functions.values()}
         if not self.functions:
             names = ", ".join(app.id for app in apps)
@@ -105,6 +108,7 @@ class StepWorker(BaseWorker):
             )
         except (exceptions.RedisError, OSError) as error:
             raise server_error(error, settings.redis_url, "info") from None
+        self._on_start = on_start
         self._shown_state = ""
         self._counted = (0, 0)
         self._needs_registration = False
@@ -128,9 +132,11 @@ class StepWorker(BaseWorker):
             "worker_started",
             extra={"worker": self.name, "queues": self.lists, "redis": safe_url(self.settings.redis_url)},
         )
+        if self._on_start is not None:
+            self._on_start()
         try:
             with asyncio.Runner(loop_factory=WorkerLoop) as runner:
-                runner.run(self._serve())
+                _run_to_end(runner.get_loop(), self._serve())
         finally:
             self._deregister()
         return self.successful_job_count > 0
@@ -359,6 +365,22 @@ def _name_in(database: int, name: str) -> str:
     if not name:
         return f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:6]}"
     return f"{name}.db{database}" if database else name
+
+
+def _run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end. asyncio ends the loop when a task of user code raises SystemExit: then resume it.
+
+    The task keeps the error, and the code that awaits the task gets it.
+    """
+    task = loop.create_task(main)
+    while True:
+        try:
+            loop.run_until_complete(task)
+            return
+        except (SystemExit, KeyboardInterrupt) as error:
+            if task.done():
+                raise
+            _log.warning("exit_ignored", extra={"error": repr(error)})
 
 
 def _drop_lost(state: WorkerState, leases: HeldLeases, jobs: list[str]) -> None:

@@ -15,8 +15,10 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
 from stepflow_engine.codec import loads
+from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.failure import Failure
 from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.steps import stored_kind
 
 __all__ = ["RunRecord", "StepRecord", "cancel_run", "list_runs", "read_run", "read_steps", "start_run", "start_runs"]
 
@@ -73,6 +75,18 @@ class StepRecord:
     detail: bytes = b""
     index: str = ""
     condition: bytes = b""
+
+    @property
+    def kind(self) -> str:
+        """The kind of the step. Only a step that waits has a detail; the others are jobs.
+
+        Raises:
+            CorruptDataError: the detail is not JSON.
+        """
+        try:
+            return stored_kind(loads(b"{" + self.detail) if self.detail else {})
+        except ValueError as invalid:
+            raise CorruptDataError("a step", invalid) from None
 
 
 def start_run(

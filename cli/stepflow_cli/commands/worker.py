@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -141,7 +142,7 @@ def worker(
         run_worker(spec)
         return
     check_worker(spec)
-    WorkerPool(spec, processes).run()
+    sys.exit(WorkerPool(spec, processes).run())
 
 
 def check_worker(spec: WorkerSpec) -> None:

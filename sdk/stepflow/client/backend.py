@@ -17,7 +17,9 @@ from stepflow_broker.redis_client.connection import DEFAULT_URL
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for, read_partitions, refuse_other
 from stepflow_broker.redis_client.replication import AsyncReplicator, run_replicated
 from stepflow_engine.cipher import Cipher
+from stepflow_engine.errors import StepUsageError
 from stepflow_engine.product import REDIS_URL
+from stepflow_engine.run_loop import is_run_loop
 
 __all__ = ["Backend"]
 
@@ -99,6 +101,22 @@ class Backend:
             timeout_ms = self._replica_timeout_ms
             connections.replicator = AsyncReplicator(self.broker, self.partition.keys, timeout_ms=timeout_ms)
         return await connections.replicator.execute_all(calls)
+
+    @staticmethod
+    def refuse_to_block(call: str, instead: str) -> None:
+        """Refuse a blocking wait in the event loop of a worker: a run that it waits for may need the same worker.
+
+        Args:
+            call: the method that would block.
+            instead: the code to write instead.
+
+        Raises:
+            StepUsageError: the caller runs in the event loop of a worker.
+        """
+        if is_run_loop():
+            raise StepUsageError(
+                f"{call} would block the event loop of the worker: write {instead}, or call it in a plain def"
+            )
 
     def wait(self, run_id: str, timeout_ms: int | None) -> None:
         """Block until the run has ended, or for ``timeout_ms`` milliseconds; ``None``: no limit."""

@@ -201,6 +201,7 @@ class Client:
 
             total = app.invoke("import-images", {"urls": []}, timeout="30s")
         """
+        self.backend.refuse_to_block("app.invoke", "await ctx.step.invoke(…) or await app.ainvoke(…)")
         return self.start(function, data).result(timeout)
 
     @overload

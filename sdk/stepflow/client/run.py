@@ -64,6 +64,7 @@ class Run(Generic[O]):
             timeout: the longest wait, a duration or seconds; ``None``: no limit. The run continues after a timeout.
 
         Raises:
+            StepUsageError: the call is in an ``async def`` that a worker executes; await `aresult` there.
             RunFailedError: the run failed; with the name and message of the error.
             RunCancelledError: the run was cancelled.
             RunSkippedError: flow control has skipped the run.
@@ -76,6 +77,7 @@ class Run(Generic[O]):
 
             total = app.start(main, {"urls": []}).result(timeout="30s")
         """
+        self._backend.refuse_to_block("run.result", "await run.aresult()")
         timeout_ms = _timeout_ms(timeout)
         self._backend.wait(self.id, timeout_ms)
         return self._read_result(self._backend.broker.execute(self._read()), timeout_ms)

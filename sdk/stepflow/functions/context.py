@@ -45,7 +45,8 @@ class _RunContext(Generic[T]):
     def logger(self) -> RunLogger:
         """A logger that adds the run's id and function to each record.
 
-        It is silent while the code is replayed, so each message is logged once unless a pass is repeated.
+        It is silent while the code is replayed or unwound. So a message between steps is logged once, unless a worker
+        dies: then it may be logged again, or be missing. In the handler of a step, each attempt logs.
         """
         return RunLogger(_LOGGER, {"run_id": self.run_id, "function": self._function}, self._execution)
 
@@ -125,7 +126,8 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  logging's name
         """Whether a message would be logged now."""
-        return not self._execution.replaying and super().isEnabledFor(level)
+        is_new = HANDLER_ATTEMPT.get() is not None or self._execution.may_log
+        return is_new and super().isEnabledFor(level)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         """Add the run's fields to those of the message."""

@@ -6,16 +6,19 @@ job and replays the code over these memos.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from stepflow_broker.transitions.jobs import Lease
-from stepflow_engine.errors import CorruptDataError, DecryptionError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.execution.job_context import JobContext
+from stepflow_workers.execution.job_failure import fail_job, fail_poisoned_job
 from stepflow_workers.execution.run_driver import RunDriver
 from stepflow_workers.execution.run_loader import defer_job, load_cached_run
 from stepflow_workers.execution.steps.job import PlannedStep
 from stepflow_workers.execution.steps.run import execute_step
+from stepflow_workers.state.poison import POISON_DEATHS
 from stepflow_workers.state.run_cache import CachedRun
 
 __all__ = ["run_job"]
@@ -30,24 +33,37 @@ async def run_job(context: JobContext, lease: Lease) -> None:
     after step, until the run ends, is parked, or goes back to its queue.
     """
     try:
-        run = await load_cached_run(context, lease)  # load
-        if run is None:
-            return
-        run.users += 1
-        try:
-            async with _job(context, run, lease) as job:
-                while (attempt := await job.replay()) is not None:  # replay
-                    result = await execute_step(context.state, attempt)  # perform
-                    try:
-                        continues = await job.commit(attempt, result)  # commit
-                    finally:
-                        run.uncommitted.pop(attempt.key, None)
-                    if not continues:
-                        break
-        finally:
-            _release(context, run, lease)
+        if len(lease.deaths) > POISON_DEATHS:  # not even loading and replaying the run is safe
+            await fail_poisoned_job(context, lease)
+        else:
+            await _run_job(context, lease)
     except (DecryptionError, CorruptDataError) as error:
         await _defer_unreadable(context, lease, error)
+    except (BackendUnavailableError, ConfigurationError, asyncio.CancelledError):
+        raise
+    except BaseException as error:  # noqa: BLE001  a job that raises must have an end, and must not end the worker
+        _log.exception("job_internal_error", extra={"job": lease.job})
+        context.state.evict(lease.run_id)
+        await fail_job(context, lease, error)
+
+
+async def _run_job(context: JobContext, lease: Lease) -> None:
+    run = await load_cached_run(context, lease)  # load
+    if run is None:
+        return
+    run.users += 1
+    try:
+        async with _job(context, run, lease) as job:
+            while (attempt := await job.replay()) is not None:  # replay
+                result = await execute_step(context.state, attempt)  # perform
+                try:
+                    continues = await job.commit(attempt, result)  # commit
+                finally:
+                    run.uncommitted.pop(attempt.key, None)
+                if not continues:
+                    break
+    finally:
+        _release(context, run, lease)
 
 
 def _job(context: JobContext, run: CachedRun, lease: Lease) -> PlannedStep | RunDriver:

@@ -16,7 +16,6 @@ from stepflow_broker.transitions.jobs import Lease, retry_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.product import WORKER_LOGGER
-from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.state.poison import POISON_DEATHS
 from stepflow_workers.state.worker_state import WorkerState
 
@@ -77,8 +76,8 @@ class IsolatingRunner:
         watch = asyncio.get_running_loop().create_task(self._open_on_progress(lease))
         try:
             await self._run(lease)
-        finally:
-            await end_tasks([watch])
+        finally:  # no await: user code may have raised anything
+            watch.cancel()
             self._open(lease)
 
     async def _open_on_progress(self, lease: Lease) -> None:

@@ -13,16 +13,16 @@ from typing import Self
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_step, park_run, yield_run
-from stepflow_broker.transitions.runs import forget_deaths, read_steps
+from stepflow_broker.transitions.runs import StepRecord, forget_deaths, read_steps
+from stepflow_engine.errors import StepKindError
 from stepflow_engine.execution import Outcome, Waiting
 from stepflow_engine.steps import RunRequest, WaitRequest
 from stepflow_workers.execution.job_context import JobContext
-from stepflow_workers.execution.run_completion import complete_run, fail_poisoned
+from stepflow_workers.execution.run_completion import complete_run
 from stepflow_workers.execution.run_loader import catch_up
 from stepflow_workers.execution.step_planner import start_steps
 from stepflow_workers.execution.steps.run import StepFinished, StepRetry
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
-from stepflow_workers.state.poison import POISON_DEATHS
 from stepflow_workers.state.run_cache import IDLE_HOLD_S, CachedRun
 
 __all__ = ["RunDriver"]
@@ -38,19 +38,18 @@ class RunDriver:
         self._lease = lease
         self._budget = context.state.settings.sticky
         self._may_be_planned = lease.planned
-        self._is_poisoned = len(lease.deaths) > POISON_DEATHS
 
     async def __aenter__(self) -> Self:
         run, lease = self._run, self._lease
         run.lease, run.deaths = lease, lease.deaths
-        if not self._is_poisoned:
-            await run.lock.acquire()
-            run.execution.request_again()
+        await run.lock.acquire()
+        run.execution.is_driven = True
+        run.execution.request_again()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._is_poisoned:
-            self._run.lock.release()
+        self._run.execution.is_driven = False
+        self._run.lock.release()
 
     async def replay(self) -> StepAttempt[RunRequest] | None:
         """Advance the code to the next step that this job executes itself.
@@ -58,9 +57,6 @@ class RunDriver:
         ``None``: the run has ended, is parked, or is back in its queue.
         """
         run, lease = self._run, self._lease
-        if self._is_poisoned:
-            await fail_poisoned(self._context, run, lease)
-            return None
         continues = True
         while continues:
             outcome = await self._advance()
@@ -74,7 +70,7 @@ class RunDriver:
                 await self._yield()
                 return None
             fresh = [call for call in outcome.fresh if call.key not in run.planned]
-            if fresh and outcome.alone and self._may_be_planned:
+            if fresh and self._may_be_planned:
                 await self._read_planned()
             elif fresh and outcome.alone and isinstance(request := fresh[0].request, RunRequest):
                 self._budget -= 1
@@ -103,13 +99,25 @@ class RunDriver:
             return await self._run.execution.advance()
 
     async def _read_planned(self) -> None:
-        """Read which steps an earlier holder of the run has planned, and then the memos of those that have finished."""
+        """Read which steps an earlier holder of the run has planned, and then the memos of those that have finished.
+
+        The earlier holder may have had other code, in which the id of a step belonged to a step of another kind.
+        """
         run, state = self._run, self._state
         steps = await state.broker.execute(read_steps(state.partition, run.run_id))
+        for step in steps:
+            self._check_kind(step)
         run.planned.update(step.key for step in steps if step.state and not _has_lookback(run, step.key))
         await catch_up(state, run)
         run.execution.request_again()
         self._may_be_planned = False
+
+    def _check_kind(self, step: StepRecord) -> None:
+        """Refuse a step that the code requests, if a step of another kind has its id in the run."""
+        call = self._run.execution.pending(step.key)
+        if call is not None and step.state and call.request.kind != step.kind:
+            error = StepKindError(call.id, stored=step.kind, requested=call.request.kind)
+            self._run.execution.refuse(step.key, error)
 
     # -- commit ------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedR
     known = [(key, state.read_memo(lease.run_id, key, text)) for key, text in memos]
     opened = [open_event_text(state.partition.cipher, text) for text in events]
     execution = function.execution(opened, run_id=lease.run_id, attempt=lease.attempt)
+    execution.is_driven = False  # until a continuation drives it
     execution.add(known)
     size = sum(len(text) for _, text in memos)
     run = CachedRun(lease.run_id, function, events[0], execution, lease.attempt, state_bytes=size)

@@ -7,13 +7,19 @@ the line that blocks it. The lease sidecar takes over when this thread cannot ru
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
+import stepflow
+import stepflow_broker
+import stepflow_engine
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.jobs import by_partition, extend_leases
@@ -21,8 +27,9 @@ from stepflow_engine.errors import StepflowError
 from stepflow_engine.product import NAME, WORKER_LOGGER
 from stepflow_workers.liveness.held_leases import HeldLeases
 from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
+from stepflow_workers.liveness.lease_table import BLOCKED_LIMIT_S
 
-__all__ = ["LeaseRenewer"]
+__all__ = ["LeaseRenewer", "blocking_line"]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _TICK_S = 0.5
@@ -67,6 +74,7 @@ class LeaseRenewer:
         self._loop_thread = threading.get_ident()
         self._loop_alive_at = time.monotonic()
         self._blocked_since = 0.0
+        self._gave_up = False
         self._running: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{NAME}-lease-renewer", daemon=True)
@@ -85,6 +93,7 @@ class LeaseRenewer:
         if self._blocked_since:
             _log.warning("loop_unblocked", extra={"blocked_s": round(now - self._blocked_since, 1)})
             self._blocked_since = 0.0
+            self._gave_up = False
         self._loop_alive_at = now
 
     def stop(self) -> None:
@@ -112,13 +121,23 @@ class LeaseRenewer:
                 _log.warning("lease_not_extended", extra={"error": str(error)})
 
     def _extend(self) -> None:
-        """Extend all leases."""
+        """Extend all leases, unless the event loop has not run for `BLOCKED_LIMIT_S`: it may never run again."""
+        blocked_s = time.monotonic() - self._blocked_since if self._blocked_since else 0.0
+        if blocked_s > BLOCKED_LIMIT_S:
+            self._give_up(blocked_s)
+            return
         parts = by_partition(self._partition, [(lease.job, lease.fence) for lease in list(self._leases.values())])
         try:
             for partition, leases in parts:
                 self._in_background(partition.tag, partial(self._extend_part, partition, leases))
         finally:  # also when the server refuses: the lease sidecar could not do better
             self._lease_sidecar.table.renewed(time.monotonic())
+
+    def _give_up(self, blocked_s: float) -> None:
+        self._lease_sidecar.table.renewed(time.monotonic())  # the lease sidecar must not extend them either
+        if not self._gave_up:
+            self._gave_up = True
+            _log.error("leases_given_up", extra={"jobs": len(self._leases), "blocked_s": round(blocked_s, 1)})
 
     def _extend_part(self, partition: Partition, leases: list[tuple[str, int]]) -> None:
         for first in range(0, len(leases), _CHUNK):
@@ -157,12 +176,40 @@ class LeaseRenewer:
         frame = sys._current_frames().get(self._loop_thread)
         if frame is None:
             return
-        where = traceback.extract_stack(frame)[-1]
+        where, inner = blocking_line(traceback.extract_stack(frame))
         _log.warning(
             "loop_blocked at %s:%s in %s: %s",
             where.filename,
             where.lineno,
             where.name,
             where.line,
-            extra={"file": where.filename, "line": where.lineno, "function_name": where.name},
+            extra={
+                "file": where.filename,
+                "line": where.lineno,
+                "function_name": where.name,
+                "calls": f"{inner.name} in {inner.filename}:{inner.lineno}",
+            },
         )
+
+
+def blocking_line(stack: Sequence[traceback.FrameSummary]) -> tuple[traceback.FrameSummary, traceback.FrameSummary]:
+    """The innermost line of user code in a stack, and the line that it waits in, in a library or there.
+
+    Args:
+        stack: the lines, from the outermost.
+    """
+    inner = stack[-1]
+    users = (line for line in reversed(stack) if not _is_library(line.filename))
+    return next(users, inner), inner
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith(("<frozen", *_LIBRARIES))
+
+
+_LIBRARIES = tuple(
+    {f"{folder}{os.sep}" for folder in sysconfig.get_paths().values() if folder != sys.prefix}
+    | {f"{folder}{os.sep}" for module in (stepflow, stepflow_broker, stepflow_engine) for folder in module.__path__}
+    | {f"{Path(__file__).parents[1]}{os.sep}"}
+)
+"""The folders of the standard library, of installed packages, and of stepflow."""

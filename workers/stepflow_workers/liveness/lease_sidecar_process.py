@@ -105,6 +105,7 @@ class _Takeover:
         self._config = config
         self._since = time.monotonic()
         self._extend_at = 0.0
+        self._gave_up = False
         self._log = _logger()
         self._broker = _connect(config.url)
         self._log.warning(
@@ -118,9 +119,14 @@ class _Takeover:
         from stepflow_broker.transitions.jobs import by_partition, extend_leases
         from stepflow_engine.cipher import NO_ENCRYPTION
         from stepflow_engine.errors import StepflowError
+        from stepflow_workers.liveness.lease_table import BLOCKED_LIMIT_S
 
         now = time.monotonic()
-        if now < self._extend_at:
+        if now < self._extend_at or self._gave_up:
+            return
+        if now - self._since > BLOCKED_LIMIT_S:
+            self._gave_up = True
+            self._log.error("leases_given_up", extra={"jobs": len(leases), "blocked_s": round(now - self._since, 1)})
             return
         lease_ms = round(self._config.lease_s * 1000)
         first_partition = partition_for(self._config.url, NO_ENCRYPTION)  # leases have no payload

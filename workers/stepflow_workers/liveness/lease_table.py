@@ -11,8 +11,10 @@ import os
 import struct
 import tempfile
 
-__all__ = ["LeaseTable"]
+__all__ = ["BLOCKED_LIMIT_S", "LeaseTable"]
 
+BLOCKED_LIMIT_S = 300
+"""How long the leases of a worker are extended while its event loop does not run. After that, others take its jobs."""
 _HEADER = struct.Struct("<d")
 _ENTRY = struct.Struct("<Q120p")
 _LENGTH_AT = 8

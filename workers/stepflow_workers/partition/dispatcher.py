@@ -210,12 +210,14 @@ class Dispatcher:
         _log.info("suspended" if is_suspended else "resumed")
 
     def _take(self, lease: Lease) -> None:
+        job = asyncio.get_running_loop().create_task(
+            self._run(lease)
+        )  # before the lease, which is renewed from then on
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
         self._state.slots.take()
         self._leases[lease.job] = lease
         self._set_state("busy")
-        job = asyncio.get_running_loop().create_task(self._run(lease))
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
 
     async def _run(self, lease: Lease) -> None:
         try:
@@ -223,7 +225,9 @@ class Dispatcher:
         except BackendUnavailableError as error:  # the lease expires, and a worker reclaims the job
             _log.warning("job_interrupted", extra={"job": lease.job, "error": str(error)})
             self._state.evict(lease.run_id)
-        except Exception:  # noqa: BLE001  an internal error costs one job its lease, but does not end the worker
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # noqa: BLE001  the job could not be failed either: the lease expires
             _log.exception("job_internal_error", extra={"job": lease.job})
             self._state.evict(lease.run_id)
         finally:

@@ -8,19 +8,20 @@ import logging
 import random
 from typing import Self
 
+from stepflow import Function
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_planned_step
-from stepflow_engine.codec import dumps
+from stepflow_engine.errors import StepKindError
 from stepflow_engine.failure import Failure
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.steps import RunRequest, StepCall
-from stepflow_workers.execution.steps.run import StepFinished, StepRetry, step_failed
+from stepflow_workers.execution.steps.run import StepFinished, StepRetry, seal_step_failure, step_failed
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["PlannedStep"]
+__all__ = ["PlannedStep", "failed_attempt", "store_result"]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _CALL_TIMEOUT_S = 5.0
@@ -51,7 +52,8 @@ class PlannedStep:
             await self._store(self._not_found())
             return None
         if not isinstance(call.request, RunRequest):
-            raise TypeError(f"job {lease.job} belongs to a step that is not a step.run")
+            await self._store(self._of_another_kind(call))
+            return None
         return StepAttempt(run, lease, call, call.request, number=lease.step_attempt, deaths=lease.deaths)
 
     async def commit(self, _attempt: StepAttempt[RunRequest], result: StepFinished | StepRetry) -> bool:
@@ -79,46 +81,68 @@ class PlannedStep:
         Code that called the step and gave it up, such as the loser of a race, needs no other attempt. Code that does
         not call it at all is of another version: a worker with the right version may take the next attempt.
         """
-        state, run, lease = self._state, self._run, self._lease
+        run, lease = self._run, self._lease
         pending = ", ".join(repr(step_id) for step_id in run.execution.pending_ids()[:10]) or "none"
         failure = Failure(
             "StepNotFoundError",
             f"step {lease.step_id!r} was planned, but the code of {run.function.name} does not wait for it; "
             f"steps that it waits for: {pending}; bring the step back, or cancel the run",
         )
-        attempt, was_called = lease.step_attempt, run.execution.was_requested(lease.key)
+        was_called = run.execution.was_requested(lease.key)
         if not was_called:
             _log.warning("planned_step_not_found", extra={"run_id": lease.run_id, "step_id": lease.step_id})
-        if was_called or attempt >= run.function.config.retries:
-            return step_failed(state, run, lease.key, lease.step_id, failure, attempt=attempt, started_at=now_ms())
-        delay_ms = state.settings.backoff.delay_ms(attempt, random.random())
-        return StepRetry(attempt + 1, dumps(failure.to_json()), delay_ms)
+        return failed_attempt(self._state, run.function, lease, failure, is_final=was_called)
+
+    def _of_another_kind(self, call: StepCall) -> StepFinished | StepRetry:
+        """The result of a step whose id belongs to a step of another kind in the code of this worker."""
+        lease = self._lease
+        error = StepKindError(lease.step_id, stored=RunRequest.kind, requested=call.request.kind)
+        return failed_attempt(self._state, self._run.function, lease, Failure.of(error), is_final=True)
 
     async def _store(self, result: StepFinished | StepRetry) -> None:
-        state, lease = self._state, self._lease
-        match result:
-            case StepFinished():
-                await self._commit(result)
-            case StepRetry(attempts, error, delay_ms):
-                state.failed_jobs += 1
-                await state.plan_retry(
-                    lease, lease.key, lease.step_id, attempts=attempts, error=error, delay_ms=delay_ms
-                )
+        await store_result(self._state, self._lease, result, self._run)
 
-    async def _commit(self, result: StepFinished) -> None:
-        state, run, lease = self._state, self._run, self._lease
-        code, position = await state.broker.execute(
-            commit_planned_step(
-                state.partition,
-                run_id=lease.run_id,
-                key=lease.key,
-                fence=lease.fence,
-                memo=result.text,
-                worker=state.worker,
-            )
+
+def failed_attempt(
+    state: WorkerState, function: Function, lease: Lease, failure: Failure, *, is_final: bool
+) -> StepFinished | StepRetry:
+    """The result of a planned step whose handler was not called: another attempt, or the end."""
+    attempt, sealed = lease.step_attempt, seal_step_failure(function, lease.run_id, lease.key, failure)
+    if is_final or attempt >= function.config.retries:
+        return step_failed(state, sealed, failure, step_id=lease.step_id, attempt=attempt, started_at=now_ms())
+    return StepRetry(attempt + 1, sealed, state.settings.backoff.delay_ms(attempt, random.random()))
+
+
+async def store_result(
+    state: WorkerState, lease: Lease, result: StepFinished | StepRetry, run: CachedRun | None
+) -> None:
+    """Store the result of a planned step. The job is done then.
+
+    Args:
+        run: the run in the memory of this worker, if it is there.
+    """
+    match result:
+        case StepFinished():
+            await _commit(state, lease, result, run)
+        case StepRetry(attempts, error, delay_ms):
+            state.failed_jobs += 1
+            await state.plan_retry(lease, lease.key, lease.step_id, attempts=attempts, error=error, delay_ms=delay_ms)
+
+
+async def _commit(state: WorkerState, lease: Lease, result: StepFinished, run: CachedRun | None) -> None:
+    code, position = await state.broker.execute(
+        commit_planned_step(
+            state.partition,
+            run_id=lease.run_id,
+            key=lease.key,
+            fence=lease.fence,
+            memo=result.text,
+            worker=state.worker,
         )
-        if code in (ScriptStatus.DONE, ScriptStatus.ALREADY):
-            state.finished_jobs += 1
+    )
+    if code in (ScriptStatus.DONE, ScriptStatus.ALREADY):
+        state.finished_jobs += 1
+        if run is not None:
             run.apply_memo(position, lease.key, result.memo, len(result.text))
-        elif code is ScriptStatus.NO_RUN:
-            state.cache.drop(run)
+    elif code is ScriptStatus.NO_RUN and run is not None:
+        state.cache.drop(run)

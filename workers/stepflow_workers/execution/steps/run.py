@@ -6,6 +6,7 @@ import asyncio
 import random
 from dataclasses import dataclass
 
+from stepflow import Function
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_engine.encryption_scopes import seal_failure, step_scope
 from stepflow_engine.errors import LimitError
@@ -15,12 +16,12 @@ from stepflow_engine.memo import Memo, memo_of_data, memo_of_error
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest
+from stepflow_engine.user_code import original
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
-from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["StepFinished", "StepRetry", "execute_step", "step_failed"]
+__all__ = ["StepFinished", "StepRetry", "execute_step", "seal_step_failure", "step_failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +57,28 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
         text = _memo_text(state, attempt, result.text, started_at=started_at)
     except asyncio.CancelledError:
         raise
-    except Exception as error:  # noqa: BLE001  user code: any exception of a handler is the failure of the step
-        return _failed(state, attempt, error, started_at=started_at)
+    except BaseException as error:  # noqa: BLE001  user code: any error of a handler is the failure of the step
+        return _failed(state, attempt, original(error), started_at=started_at)
     run.uncommitted[attempt.key] = len(text)
     return StepFinished(text, Memo(attempt.id, data=result.data))
 
 
 def step_failed(
-    state: WorkerState, run: CachedRun, key: str, step_id: str, failure: Failure, *, attempt: int, started_at: int
+    state: WorkerState, sealed: bytes, failure: Failure, *, step_id: str, attempt: int, started_at: int
 ) -> StepFinished:
-    """The result of a step that has no attempts left."""
-    sealed = _sealed(run, key, failure)
+    """The result of a step that has no attempts left.
+
+    Args:
+        sealed: the stored form of the failure; see `seal_step_failure`.
+        attempt: the number of the last attempt, 0-based.
+    """
     text = memo_of_error(sealed, _detail(state, step_id, attempt=attempt, started_at=started_at))
     return StepFinished(text, Memo(step_id, failure=failure))
+
+
+def seal_step_failure(function: Function, run_id: str, key: str, failure: Failure) -> bytes:
+    """The stored form of the failure of a step."""
+    return seal_failure(function.cipher, failure, step_scope(run_id, key, failed=True))
 
 
 def _memo_text(state: WorkerState, attempt: StepAttempt[RunRequest], data: bytes, *, started_at: int) -> bytes:
@@ -85,7 +95,7 @@ def _memo_text(state: WorkerState, attempt: StepAttempt[RunRequest], data: bytes
 
 
 def _failed(
-    state: WorkerState, attempt: StepAttempt[RunRequest], error: Exception, *, started_at: int
+    state: WorkerState, attempt: StepAttempt[RunRequest], error: BaseException, *, started_at: int
 ) -> StepFinished | StepRetry:
     run, retries = attempt.run, attempt.request.retries
     retries = run.function.config.retries if retries is None else retries
@@ -98,9 +108,10 @@ def _failed(
         now_ms=now_ms(),
     )
     failure = Failure.of(error)
+    sealed = seal_step_failure(run.function, run.run_id, attempt.key, failure)
     if delay_ms is None:
-        return step_failed(state, run, attempt.key, attempt.id, failure, attempt=attempt.number, started_at=started_at)
-    return StepRetry(attempt.number + 1, _sealed(run, attempt.key, failure), delay_ms)
+        return step_failed(state, sealed, failure, step_id=attempt.id, attempt=attempt.number, started_at=started_at)
+    return StepRetry(attempt.number + 1, sealed, delay_ms)
 
 
 def _detail(state: WorkerState, step_id: str, *, attempt: int, started_at: int) -> dict[str, object]:
@@ -111,7 +122,3 @@ def _detail(state: WorkerState, step_id: str, *, attempt: int, started_at: int) 
         "ended_at": now_ms(),
         "worker": state.worker,
     }
-
-
-def _sealed(run: CachedRun, key: str, failure: Failure) -> bytes:
-    return seal_failure(run.function.cipher, failure, step_scope(run.run_id, key, failed=True))
