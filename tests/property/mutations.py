@@ -54,7 +54,7 @@ _GUARD = """\
   end
 """
 _LEASED = "return was.continuation == 'leased'"
-_WAKE = "wake_run(run, was, key, position, memo, clock(ARGV[1]), ARGV[3])\n"
+_WAKE = "wake_run(run, was, key, position, clock(ARGV[1]), ARGV[3])\n"
 _WAKE_EARLY = """
   if was.parent and is_live(was.parent) and not read_run(was.parent).continuation then
     queue_run(was.parent, read_run(was.parent), now)
@@ -108,11 +108,11 @@ MUTATIONS = (
     Mutation("a finish wakes nobody", (Edit("invokes/wake_parent.lua", _WAKE, ""),)),
     Mutation(
         "a timeout wakes nobody",
-        (Edit("jobs/fire_timers.lua", "      wake_run(run, was, key, position, memo, now, '')\n", ""),),
+        (Edit("jobs/fire_timers.lua", "      wake_run(run, was, key, position, now, '')\n", ""),),
     ),
     Mutation(
         "a cancelled child tells nobody",
-        (Edit("lib/cancellation.lua", "wake_run(parent, was, key, position, memo, now, '')", ""),),
+        (Edit("lib/cancellation.lua", "wake_run(parent, was, key, position, now, '')", ""),),
     ),
     Mutation(
         "a run is parked though a memo has come",
@@ -125,7 +125,7 @@ MUTATIONS = (
 )
 
 _KEPT = "    redis.call('HSET', RUN .. run, 'finished', entry, 'keep_ms', keep_ms)\n"
-_WAKE_AWAY = "wake_run(run, was, key, position, memo, clock(ARGV[1]), ARGV[9])\n"
+_WAKE_AWAY = "wake_run(run, was, key, position, clock(ARGV[1]), ARGV[9])\n"
 
 AWAY_MUTATIONS = (
     Mutation(

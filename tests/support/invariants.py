@@ -220,7 +220,7 @@ def _check_wait(client: redis.Redis | Part, run: str, key: str, fields: dict[str
 
 def _is_foreign(client: redis.Redis | Part, job: str) -> bool:
     """Whether a job of RQ belongs to another program."""
-    return not (client.hget(_KEYS("RQ_JOB", job), "data") or _MARK).startswith(_MARK)
+    return not (client.hgetall(_KEYS("RQ_JOB", job)).get("data") or _MARK).startswith(_MARK)
 
 
 def _compare(client: redis.Redis | Part, expected: Expected) -> None:
