@@ -171,7 +171,7 @@ class Stepflow(Client):
                 events=events,
                 crons=crons,
                 retries=self._retries if retries is None else retries,
-                queue=queue or self.id,
+                queue=self.id if queue is None else queue,
                 flow=flow,
                 cancellation=cancellation,
                 retention_ms=self.backend.retention_ms,

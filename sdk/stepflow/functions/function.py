@@ -159,6 +159,7 @@ def make_function(
         )
     try:
         check_id(id, "id")
+        check_id(queue, "queue")
         check_retries(retries)
     except ValueError as error:
         raise ConfigurationError(f"{what}: {error}") from None
