@@ -6,14 +6,16 @@ over 64 bits, a lone surrogate, too many levels) is refused here, where the erro
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import enum
+import logging
 import math
 import types
 import typing
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -22,8 +24,10 @@ import typing_extensions
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
+from stepflow_engine.callables import undecorated
 from stepflow_engine.errors import EventError, StepOutputError
 from stepflow_engine.failure import Failure
+from stepflow_engine.product import NAME
 
 __all__ = [
     "Restore",
@@ -33,6 +37,7 @@ __all__ = [
     "dumps_output",
     "loads",
     "pretty",
+    "resolve_annotation",
     "restore",
     "result_adapter",
     "round_trip",
@@ -40,6 +45,7 @@ __all__ = [
 ]
 
 Restore = TypeAdapter[Any]
+_log = logging.getLogger(f"{NAME}.worker")
 _PLAIN = frozenset({None, type(None), bool, int, float, str, dict, list, object, Any, "None"})
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _MAX_LEVELS = 1_000
@@ -298,9 +304,9 @@ def _all_plain(annotation: Any) -> bool:
 
 def result_adapter(handler: Callable[..., Any]) -> Restore | None:
     """The adapter that restores the result of a handler to its return annotation; ``None``: plain JSON data."""
-    function = getattr(handler, "__func__", None) or getattr(handler, "func", None) or handler
+    function = undecorated(handler)
     annotations = getattr(function, "__annotations__", None)
-    if not annotations:
+    if not annotations or isinstance(function, type):
         return None
     annotation = annotations.get("return")
     if isinstance(annotation, str) and annotation not in _PLAIN:
@@ -318,10 +324,49 @@ def _resolve(function: Callable[..., Any]) -> Any:
         if len(_RESOLVED) >= _MAX_RESOLVED:
             _RESOLVED.clear()
         try:
-            _RESOLVED[cache_key] = typing.get_type_hints(function).get("return")
-        except (NameError, TypeError, AttributeError):
+            _RESOLVED[cache_key] = resolve_annotation(function, "return")
+        except (NameError, TypeError, AttributeError, SyntaxError) as error:
             _RESOLVED[cache_key] = None
+            _log.warning("annotation_unresolved", extra={"handler": _name(function), "error": str(error)})
     return _RESOLVED[cache_key]
+
+
+def resolve_annotation(function: Callable[..., Any], name: str, namespace: Mapping[str, Any] | None = None) -> Any:
+    """The type of one annotation of a function; ``None``: it has no such annotation. Others need not be resolvable.
+
+    Args:
+        name: the name of the parameter, or ``return``.
+        namespace: more names that the annotation can use.
+
+    Raises:
+        NameError, TypeError, AttributeError, SyntaxError: the annotation cannot be resolved.
+    """
+    annotations = getattr(function, "__annotations__", {})
+    if name not in annotations:
+        return None
+
+    def only() -> None: ...
+
+    only.__annotations__ = {name: annotations[name]}
+    only.__type_params__ = getattr(function, "__type_params__", ())  # type: ignore[attr-defined]
+    names = {**_closure(function), **(namespace or {})}
+    hint = typing.get_type_hints(only, globalns=getattr(function, "__globals__", {}), localns=names)[name]
+    return None if hint is type(None) else hint
+
+
+def _closure(function: Callable[..., Any]) -> dict[str, Any]:
+    """The names of enclosing functions that the code of a function uses."""
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    cells = zip(names, getattr(function, "__closure__", None) or (), strict=False)
+    known = {}
+    for name, cell in cells:
+        with contextlib.suppress(ValueError):  # the name has no value yet
+            known[name] = cell.cell_contents
+    return known
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def restore(adapter: Restore | None, data: Any, *, what: str) -> Any:

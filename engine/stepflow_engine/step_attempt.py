@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_engine.callables import is_async_callable
 from stepflow_engine.codec import dumps_output, restore, result_adapter, round_trip
 from stepflow_engine.durations import show_duration
 from stepflow_engine.execution import HANDLER_ATTEMPT, HANDLER_KEY
@@ -50,7 +51,7 @@ async def attempt_step(
         EscapedError: the handler raised an error that is not an `Exception`.
         Exception: any other error of the handler.
     """
-    context = contextvars.copy_context()
+    context = request.context.copy()
     context.run(ACTIVITY.set, None)
     context.run(HANDLER_ATTEMPT.set, attempt)
     context.run(HANDLER_KEY.set, idempotency_key)
@@ -64,7 +65,7 @@ async def attempt_step(
 
 async def _call(request: RunRequest) -> Any:
     handler: Callable[..., Any] = request.handler
-    if inspect.iscoroutinefunction(handler):
+    if is_async_callable(handler):
         return await handler(*request.args, **request.kwargs)
     value = await _in_thread(functools.partial(handler, *request.args, **request.kwargs))
     return await value if inspect.isawaitable(value) else value

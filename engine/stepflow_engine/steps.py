@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -52,6 +53,7 @@ class RunRequest:
         handler, args, kwargs: the callable and its arguments.
         retries: attempts after the first; ``None``: those of the function.
         timeout_ms: the longest duration of an attempt, in milliseconds; ``None``: no limit.
+        context: the context variables of the code that requests the step. The handler sees their values.
     """
 
     kind: ClassVar[StepKind] = StepKind.RUN
@@ -60,6 +62,7 @@ class RunRequest:
     kwargs: dict[str, Any]
     retries: int | None = None
     timeout_ms: int | None = None
+    context: contextvars.Context = field(default_factory=contextvars.copy_context, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from stepflow.client.client import Client
@@ -134,7 +134,8 @@ class Stepflow(Client):
                 one run of it. Its event's data has ``function``, ``run_id``, ``error`` and the failed run's ``event``.
 
         Raises:
-            ConfigurationError: a setting is invalid, or the app already has a function with this id.
+            ConfigurationError: a setting is invalid, an annotation cannot be resolved, or the app already has a
+                function with this id. A cell of a notebook that is run again replaces its function.
 
         Example::
 
@@ -171,7 +172,7 @@ class Stepflow(Client):
                 events=events,
                 crons=crons,
                 retries=self._retries if retries is None else retries,
-                queue=queue or self.id,
+                queue=self.id if queue is None else queue,
                 flow=flow,
                 cancellation=cancellation,
                 retention_ms=self.backend.retention_ms,
@@ -179,17 +180,25 @@ class Stepflow(Client):
                 namespace=namespace,
                 cipher=self.backend.cipher,
             )
-            if id in self.functions:
+            if id in self.functions and not self._is_rerun(id, namespace):
                 raise ConfigurationError(
                     f"function {id!r}: app {self.id!r} already has a function with this id: rename one of them"
                 )
             self.functions[id] = function
             if on_failure is not None:
+                if self._is_rerun(f"{id}-failed", namespace):
+                    del self.functions[f"{id}-failed"]
                 condition = f"event.data.function == {dumps(function.name).decode()}"
                 self.function(f"{id}-failed", event=FAILED, if_=condition, queue=queue)(on_failure)
             return function
 
         return decorate
+
+    def _is_rerun(self, id: str, namespace: Mapping[str, Any]) -> bool:
+        """Whether a cell of a notebook, or a line of a console, declares a function that it has declared before."""
+        known = self.functions.get(id)
+        is_cell = namespace.get("__name__") == "__main__" and "__file__" not in namespace
+        return is_cell and known is not None and getattr(known.handler, "__module__", "") == "__main__"
 
     def on_failure(self, handler: Callable[..., Any], /) -> Function[Any, Any]:
         """Declare the function ``on-failure``: each failed run of this app starts one run of it. See `function`.
@@ -203,6 +212,8 @@ class Stepflow(Client):
                 await ctx.step.run("page", page_somebody, ctx.event.data["error"]["message"])
         """
         prefix = dumps(f"{self.id}/").decode()
+        if self._is_rerun("on-failure", local_names(1)):
+            del self.functions["on-failure"]
         condition = f"event.data.function.startsWith({prefix}) && event.data.event.name != {dumps(FAILED).decode()}"
         return self.function("on-failure", event=FAILED, if_=condition)(handler)
 

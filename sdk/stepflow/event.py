@@ -17,7 +17,16 @@ from stepflow_engine.limits import check_id
 from stepflow_engine.product import NAME
 from stepflow_engine.steps import OutgoingEvent, event_text
 
-__all__ = ["FAILED", "INVOKED", "Event", "encode_event", "outgoing_event", "read_event"]
+__all__ = [
+    "FAILED",
+    "GENERATED_ID",
+    "INVOKED",
+    "Event",
+    "checked_event_id",
+    "encode_event",
+    "outgoing_event",
+    "read_event",
+]
 
 T = TypeVar("T", default=Any)
 
@@ -29,6 +38,16 @@ INVOKED = f"{NAME}/function.invoked"
 """The name of the event of a run that a client has started by the id of its function."""
 
 
+class _Generated(str):
+    """The type of `GENERATED_ID`. An empty id that a program passes is another, and is refused."""
+
+    __slots__ = ()
+
+
+GENERATED_ID: str = _Generated()
+"""The id of an event that was given none: stepflow generates one when it is sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event(Generic[T]):
     """A named piece of data that starts runs and ends waits.
@@ -36,8 +55,8 @@ class Event(Generic[T]):
     Attributes:
         name: the kind of event, such as ``"shop/order.placed"``.
         data: JSON data; in a run, it has the type that the function declares.
-        id: identifies the event; if it is sent twice within 24 hours, it starts each function once. ``""``: stepflow
-            generates an id.
+        id: identifies the event; if it is sent twice within 24 hours, it starts each function once. Not given:
+            stepflow generates an id. An empty id is refused when the event is sent.
         ts: the time of the event, in milliseconds since the epoch; 0: the time at which it is sent.
 
     Example::
@@ -47,7 +66,7 @@ class Event(Generic[T]):
 
     name: str
     data: T = None  # type: ignore[assignment]
-    id: str = ""
+    id: str = GENERATED_ID
     ts: int = 0
 
     @property
@@ -64,14 +83,29 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
     """
     try:
         check_id(event.name, "event name")
-        if event.id:
-            check_id(event.id, "event id")
     except ValueError as error:
         raise EventError(str(error)) from None
+    event_id = checked_event_id(event.id)
     if type(event.ts) is not int or not 0 <= event.ts <= _LATEST_MS:
         raise EventError(f"event ts must be an integer, in milliseconds since 1970, got {event.ts!r:.80}")
     data = dumps_event({} if event.data is None else event.data, limit_bytes=limit_bytes)
-    return OutgoingEvent(event.name, data, event.id, event.ts)
+    return OutgoingEvent(event.name, data, event_id or "", event.ts)
+
+
+def checked_event_id(value: object) -> str | None:
+    """The id of an event or a start, which makes it repeatable; ``None``: it was given none.
+
+    An empty id is refused: it comes from a missing header or field, and would make every call the same.
+
+    Raises:
+        EventError: it is not a valid id.
+    """
+    if value is None or isinstance(value, _Generated):
+        return None
+    try:
+        return check_id(value, "id")
+    except ValueError as error:
+        raise EventError(f"{error}: leave id out if the call is not repeatable") from None
 
 
 def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: int, cipher: Cipher) -> bytes:

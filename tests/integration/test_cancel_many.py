@@ -241,7 +241,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_cancelled(app, order, options:
 
 
 def test_something_that_is_no_function_is_refused(app: Stepflow) -> None:
-    with pytest.raises(TypeError, match="function must be a function or an id, got int"):
+    with pytest.raises(ConfigurationError, match="function must be a function or an id, got int"):
         app.cancel_many(17)  # type: ignore[arg-type]
 
 

@@ -80,6 +80,13 @@ _EVENTS = (
         "The server had lost the registration of this worker, by a failover or an outage.",
         f"Run `{NAME} doctor`: the server may have lost other data too.",
     ),
+    LogEvent(
+        "annotation_unresolved",
+        _WARNING,
+        ("handler", "error"),
+        "The return annotation of a step's handler names something unknown. Its result stays plain JSON data.",
+        "Import the name outside of TYPE_CHECKING, at the top of the module.",
+    ),
     LogEvent("suspended", _INFO, (), "RQ is suspended. The worker claims no jobs."),
     LogEvent("resumed", _INFO, (), "RQ is no longer suspended."),
     # -- the connection to the server

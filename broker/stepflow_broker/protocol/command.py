@@ -114,4 +114,10 @@ def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args
 
 
 def _words(args: Sequence[Arg]) -> tuple[Word, ...]:
-    return tuple([arg if isinstance(arg, str | bytes) else str(arg) for arg in args])
+    return tuple([arg if isinstance(arg, str | bytes) else _text(arg) for arg in args])
+
+
+def _text(arg: float) -> str:
+    if type(arg) not in (int, float):
+        raise TypeError(f"an argument of a command must be text, bytes or a number, got {type(arg).__name__}")
+    return str(arg)

@@ -25,10 +25,10 @@ app_option = click.option(
 @click.command(epilog=EPILOG)
 @click.argument("event")
 @data_option
-@click.option("--id", default="", help="The event id. An event with the same id within 24 hours starts nothing.")
+@click.option("--id", help="The event id. An event with the same id within 24 hours starts nothing.")
 @output_option
 @server_options
-def send(event: str, *, data: Any, id: str, output: str, redis_url: str | None) -> None:
+def send(event: str, *, data: Any, id: str | None, output: str, redis_url: str | None) -> None:
     """Send an event, and print its id.
 
     The event starts a run of every function whose trigger matches, and resumes every step that waits for it.

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from stepflow.client.backend import Backend
-from stepflow.client.function_names import split_name
+from stepflow.client.function_names import parse_name
 from stepflow.functions.function import Function
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.bulk_cancel import CancelRequest, RunFilter, cancel_runs, find_live
@@ -46,7 +46,7 @@ def cancel_operation(
     """
     request = None if dry_run else cancelling(reason, retention_ms=backend.retention_ms, children=children)
     statuses = [statuses] if isinstance(statuses, str) else list(statuses)
-    app, name = (app_id, None) if function is None else split_name(function, app_id)
+    app, name = (app_id, None) if function is None else parse_name(function, app_id)
     selection = select_runs(
         app,
         name,
@@ -88,7 +88,7 @@ def cancelling(reason: str, *, retention_ms: int, children: bool) -> CancelReque
     Raises:
         ConfigurationError: the reason is not valid Unicode, or is longer than 10 kB.
     """
-    failure = Failure("RunCancelledError", _text(reason or "the run was cancelled", "reason"))
+    failure = Failure("RunCancelledError", _text("the run was cancelled" if reason == "" else reason, "reason"))
     return CancelRequest(dumps(failure.to_json()), retention_ms, children)
 
 

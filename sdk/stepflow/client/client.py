@@ -13,7 +13,7 @@ from stepflow.client.backend import Backend
 from stepflow.client.bulk_cancel import cancel_operation
 from stepflow.client.commands import as_events, event_commands, start_command, start_many_commands
 from stepflow.client.function_names import local_config, require_config, split_name
-from stepflow.client.pauses import check_one_subject, pause_target
+from stepflow.client.pauses import check_one_subject, check_reason, pause_target
 from stepflow.client.run import Run
 from stepflow.event import Event
 from stepflow.functions.function import Function
@@ -64,12 +64,12 @@ class Client:
     # -- events ------------------------------------------------------------------
 
     @overload
-    def send(self, event: str, data: Any = None, *, id: str = "") -> str: ...
+    def send(self, event: str, data: Any = None, *, id: str | None = None) -> str: ...
     @overload
     def send(self, event: Event[Any], /) -> str: ...
     @overload
     def send(self, event: Sequence[Event[Any]], /) -> list[str]: ...
-    def send(self, event: str | Event[Any] | Sequence[Event[Any]], data: Any = None, *, id: str = "") -> Any:
+    def send(self, event: str | Event[Any] | Sequence[Event[Any]], data: Any = None, *, id: str | None = None) -> Any:
         """Send an event, or several in one round trip. Each function with a matching trigger gets a run.
 
         When the call returns, Redis has the event. A worker routes it later, even if this process crashes.
@@ -77,13 +77,14 @@ class Client:
         Args:
             event: the name of the event, an `Event`, or a list of at most 5,000 events.
             data: the data of the event; JSON.
-            id: identifies the event. A second event with the same id within 24 hours starts nothing.
+            id: identifies the event. A second event with the same id within 24 hours starts nothing. ``None``: stepflow
+                generates an id. An empty id is refused, because it usually comes from a missing header or field.
 
         Returns:
             The id of the event, or the list of ids.
 
         Raises:
-            EventError: an event is not JSON or over a limit; no event of the list is sent.
+            EventError: an event is not JSON or over a limit, or an id is invalid; no event of the list is sent.
             BackendUnavailableError: the server does not answer. With an ``id``, it is safe to repeat the call.
             ReplicationError: with ``durability="replicated"``, no replica has confirmed the event in time. With an
                 ``id``, it is safe to repeat the call.
@@ -98,12 +99,14 @@ class Client:
         return ids[0] if single else ids
 
     @overload
-    async def asend(self, event: str, data: Any = None, *, id: str = "") -> str: ...
+    async def asend(self, event: str, data: Any = None, *, id: str | None = None) -> str: ...
     @overload
     async def asend(self, event: Event[Any], /) -> str: ...
     @overload
     async def asend(self, event: Sequence[Event[Any]], /) -> list[str]: ...
-    async def asend(self, event: str | Event[Any] | Sequence[Event[Any]], data: Any = None, *, id: str = "") -> Any:
+    async def asend(
+        self, event: str | Event[Any] | Sequence[Event[Any]], data: Any = None, *, id: str | None = None
+    ) -> Any:
         """The asyncio twin of `send`."""
         events, single = as_events(event, data, id, limits=self.limits)
         ids, commands = event_commands(self.backend, events, limits=self.limits)
@@ -125,10 +128,12 @@ class Client:
             function: a function, an id of this app, or ``"app/function"`` for another app.
             data: the input; JSON.
             id: makes the call repeatable. Within 24 hours, the same id returns the same run and starts no other.
+                ``None``: each call starts a run. An empty id is refused, as in `send`.
 
         Raises:
             FunctionNotFoundError: neither this app nor any worker has registered the id.
-            EventError: the data is not JSON or over the limit.
+            EventError: the data is not JSON or over the limit, or the id is invalid.
+            ConfigurationError: ``function`` is neither a function nor text.
             BackendUnavailableError: the server does not answer. With an ``id``, it is safe to repeat the call.
             ReplicationError: with ``durability="replicated"``, no replica has confirmed the run in time. With an
                 ``id``, it is safe to repeat the call.
@@ -343,7 +348,7 @@ class Client:
             False if it was already paused; the reason is updated.
 
         Raises:
-            ConfigurationError: none or several of function, queue and key are given.
+            ConfigurationError: none or several of function, queue and key are given, or one of them is invalid.
             FunctionNotFoundError: no worker has registered the function.
             BackendUnavailableError: the server or a cluster node does not answer. Partitions on that node are not
                 paused; repeat the call to complete the pause.
@@ -355,6 +360,7 @@ class Client:
         """
         check_one_subject("pause", function, queue, key)
         kind, name = self._pause_target(function, queue, key)
+        reason = check_reason(reason)
         return run_operation(self.backend.broker, pause_everywhere(self.backend.partition, kind, name, reason=reason))
 
     async def apause(
@@ -368,7 +374,7 @@ class Client:
         """The asyncio twin of `pause`."""
         check_one_subject("apause", function, queue, key)
         kind, name = await self._apause_target(function, queue, key)
-        operation = pause_everywhere(self.backend.partition, kind, name, reason=reason)
+        operation = pause_everywhere(self.backend.partition, kind, name, reason=check_reason(reason))
         return await arun_operation(self.backend.abroker, operation)
 
     def resume(

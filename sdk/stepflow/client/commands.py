@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from stepflow.client.backend import Backend
-from stepflow.event import INVOKED, Event, encode_event
+from stepflow.event import GENERATED_ID, INVOKED, Event, checked_event_id, encode_event
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
@@ -26,7 +26,7 @@ _START_CHUNK = 100
 
 
 def as_events(
-    event: str | Event[Any] | Sequence[Event[Any]], data: Any, id: str, *, limits: Limits
+    event: str | Event[Any] | Sequence[Event[Any]], data: Any, id: str | None, *, limits: Limits
 ) -> tuple[list[Event[Any]], bool]:
     """The events to send, and whether the caller has passed a single one.
 
@@ -34,7 +34,7 @@ def as_events(
         EventError: an item is not an event, or there are too many.
     """
     if isinstance(event, str):
-        return [Event(event, data, id)], True
+        return [Event(event, data, GENERATED_ID if id is None else id)], True
     if isinstance(event, Event):
         return [event], True
     items: Any = event
@@ -57,10 +57,11 @@ def event_commands(
     """
     ids, commands, created_ms = [], [], now_ms()
     for event in events:
-        event_id = event.id or uuid.uuid4().hex
+        given = checked_event_id(event.id)
+        event_id = given or uuid.uuid4().hex
         text = _encode(backend, event, event_id, created_ms, limits)
         ids.append(event_id)
-        commands.append(add_event(backend.partition.at(event_id), text, event_id=event_id, dedupe=bool(event.id)))
+        commands.append(add_event(backend.partition.at(event_id), text, event_id=event_id, dedupe=given is not None))
     return ids, commands
 
 
@@ -70,8 +71,9 @@ def start_command(
     """The id of a new run and the command that starts it.
 
     Raises:
-        EventError: the data is not JSON or over the limit.
+        EventError: the data is not JSON or over the limit, or the id is invalid.
     """
+    id = checked_event_id(id)
     unique = uuid.uuid4().hex if id is None else run_id_for(id, config.name)
     run_id = with_partition_prefix(config.pinned_partition, unique)
     command = start_run(

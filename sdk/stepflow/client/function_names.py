@@ -7,24 +7,39 @@ from typing import Any
 
 from stepflow.functions.function import Function
 from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_engine.errors import FunctionNotFoundError
+from stepflow_engine.errors import ConfigurationError, FunctionNotFoundError
 from stepflow_engine.failure import Failure
+from stepflow_engine.limits import check_id
 
-__all__ = ["local_config", "require_config", "split_name"]
+__all__ = ["local_config", "parse_name", "require_config", "split_name"]
 
 
-def split_name(function: Any, app_id: str) -> tuple[str, str]:
-    """The app id and the function id of a function, an id of this app, or ``"app/function"``.
+def parse_name(function: Any, app_id: str) -> tuple[str, str]:
+    """The app id and the function id of a function, an id of this app, or ``"app/function"``. Ids are not checked.
 
     Raises:
-        TypeError: ``function`` is neither a function nor text.
+        ConfigurationError: ``function`` is neither a function nor text.
     """
     if isinstance(function, Function):
         return function.app_id, function.id
     if not isinstance(function, str):
-        raise TypeError(f"function must be a function or an id, got {type(function).__name__}")
+        raise ConfigurationError(f"function must be a function or an id, got {type(function).__name__}")
     app, slash, name = function.partition("/")
     return (app, name) if slash else (app_id, function)
+
+
+def split_name(function: Any, app_id: str) -> tuple[str, str]:
+    """As `parse_name`, with ids that a function can have.
+
+    Raises:
+        ConfigurationError: ``function`` is neither a function nor text.
+        FunctionNotFoundError: no function can have this id.
+    """
+    app, name = parse_name(function, app_id)
+    try:
+        return check_id(app, "app id"), check_id(name, "function id")
+    except ValueError as error:
+        raise _not_found(str(function), str(error)) from None
 
 
 def local_config(function: Any, app_id: str, functions: Mapping[str, Function[Any, Any]]) -> FunctionConfig | None:
@@ -42,6 +57,10 @@ def require_config(function: str, config: FunctionConfig | None) -> FunctionConf
         FunctionNotFoundError: the registry has no such function.
     """
     if config is None:
-        message = f"could not find function with ID: {function}: no worker has registered it; start its worker first"
-        raise FunctionNotFoundError("", Failure("FunctionNotFoundError", message), function_id=function)
+        raise _not_found(function, "no worker has registered it; start its worker first")
     return config
+
+
+def _not_found(function: str, why: str) -> FunctionNotFoundError:
+    failure = Failure("FunctionNotFoundError", f"could not find function with ID: {function}: {why}")
+    return FunctionNotFoundError("", failure, function_id=function)

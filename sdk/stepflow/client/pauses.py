@@ -5,8 +5,9 @@ from __future__ import annotations
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.pauses import PauseKind
 from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.limits import check_id
 
-__all__ = ["check_one_subject", "pause_target"]
+__all__ = ["check_one_subject", "check_reason", "pause_target"]
 
 
 def check_one_subject(action: str, *subjects: object) -> None:
@@ -20,7 +21,27 @@ def check_one_subject(action: str, *subjects: object) -> None:
 
 
 def pause_target(function: FunctionConfig | None, queue: str | None, key: str | None) -> tuple[PauseKind, str]:
-    """The kind and the name under which the server records a pause."""
+    """The kind and the name under which the server records a pause.
+
+    Raises:
+        ConfigurationError: the queue or the key is invalid.
+    """
     if function is not None:
         return "function", function.name
-    return ("queue", queue) if queue is not None else ("key", key or "")
+    return ("queue", _checked(queue, "queue")) if queue is not None else ("key", _checked(key, "key"))
+
+
+def check_reason(reason: str) -> str:
+    """The reason of a pause; ``""``: none.
+
+    Raises:
+        ConfigurationError: it is not text, not valid Unicode, or too long.
+    """
+    return "" if reason == "" else _checked(reason, "reason")
+
+
+def _checked(value: object, what: str) -> str:
+    try:
+        return check_id(value, what)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None

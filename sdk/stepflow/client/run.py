@@ -23,6 +23,7 @@ from stepflow_engine.errors import (
     RunSkippedError,
 )
 from stepflow_engine.failure import Failure
+from stepflow_engine.limits import check_id
 from stepflow_engine.state_machine import RunStatus
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Run(Generic[O]):
 
     def __init__(self, backend: Backend, run_id: str, output: Restore | None = None) -> None:
         self.id = run_id
+        self._is_checked = False
         self._backend = backend
         self._output = output
 
@@ -79,13 +81,13 @@ class Run(Generic[O]):
         """
         self._backend.refuse_to_block("run.result", "await run.aresult()")
         timeout_ms = _timeout_ms(timeout)
-        self._backend.wait(self.id, timeout_ms)
+        self._backend.wait(self._checked_id(), timeout_ms)
         return self._read_result(self._backend.broker.execute(self._read()), timeout_ms)
 
     async def aresult(self, timeout: Duration | None = None) -> O:
         """The asyncio twin of `result`."""
         timeout_ms = _timeout_ms(timeout)
-        await self._backend.await_end(self.id, timeout_ms)
+        await self._backend.await_end(self._checked_id(), timeout_ms)
         return self._read_result(await self._backend.abroker.execute(self._read()), timeout_ms)
 
     def status(self) -> RunStatus:
@@ -141,7 +143,7 @@ class Run(Generic[O]):
 
             print(run.explain().text)  # shop/sync is paused since 2026-01-31 09:30:00+00:00
         """
-        reason = explain_run(self._backend.broker, self._backend.partition, self.id)
+        reason = explain_run(self._backend.broker, self._backend.partition, self._checked_id())
         if reason is None:
             raise self._not_found()
         return reason
@@ -151,13 +153,23 @@ class Run(Generic[O]):
         return await asyncio.to_thread(self.explain)
 
     def _read(self) -> Command[RunRecord | None]:
-        return read_run(self._backend.partition, self.id)
+        return read_run(self._backend.partition, self._checked_id())
+
+    def _checked_id(self) -> str:
+        """The id, if a run can have it."""
+        if not self._is_checked:
+            try:
+                check_id(self.id, "run id")
+            except ValueError:
+                raise self._not_found() from None
+            self._is_checked = True
+        return self.id
 
     def _cancel(self, reason: str, children: bool) -> Command[ScriptStatus]:
         request = cancelling(reason, retention_ms=self._backend.retention_ms, children=children)
         return cancel_run(
             self._backend.partition,
-            run_id=self.id,
+            run_id=self._checked_id(),
             failure=request.failure,
             retention_ms=request.retention_ms,
             children=request.children,

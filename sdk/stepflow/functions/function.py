@@ -21,8 +21,9 @@ from stepflow.functions.sync_step_tools import SyncStepTools
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import FlowConfig
 from stepflow_broker.registry.functions import CronConfig, EventConfig, FunctionConfig
+from stepflow_engine.callables import is_async_callable, undecorated
 from stepflow_engine.cipher import Cipher
-from stepflow_engine.codec import Restore, adapter_for, dumps, loads, result_adapter, validation_message
+from stepflow_engine.codec import Restore, adapter_for, dumps, loads, resolve_annotation, validation_message
 from stepflow_engine.errors import ConfigurationError, NonRetriableError
 from stepflow_engine.execution import Execution
 from stepflow_engine.limits import Limits, check_id, check_retries
@@ -97,15 +98,26 @@ class Function(Invocable[I, O]):
             tools = StepTools(execution, app_id=self.app_id, event=sent, limits=self.limits)
             events = [self._read_event(sent), *(self._read_event(loads(text)) for text in events_json[1:])]
             if self.is_async:
-                return await self.handler(
-                    Context(execution, events, tools, run_id=run_id, function=self.name, attempt=attempt)
-                )
+                context = Context(execution, events, tools, run_id=run_id, function=self.name, attempt=attempt)
+                result = self.handler(context)
+                return await result if inspect.isawaitable(result) else result
             bridge = ThreadBridge(execution)
             step = SyncStepTools(tools, bridge)
-            context = SyncContext(execution, events, step, run_id=run_id, function=self.name, attempt=attempt)
-            return await bridge.run(lambda: self.handler(context))
+            blocking = SyncContext(execution, events, step, run_id=run_id, function=self.name, attempt=attempt)
+            return self._checked_result(await bridge.run(lambda: self.handler(blocking)))
 
         return Execution(body, max_steps=self.limits.steps_per_run, own_tasks=1 if self.is_async else 2)
+
+    def _checked_result(self, result: Any) -> Any:
+        """Refuse the coroutine of an ``async def`` that a decorator hides."""
+        if not inspect.isawaitable(result):
+            return result
+        if inspect.iscoroutine(result):
+            result.close()
+        raise NonRetriableError(
+            f"the handler of {self.name} is a plain def that returns a {type(result).__name__}: "
+            "write its decorator with @functools.wraps, or its wrapper as async def"
+        )
 
     def _read_event(self, value: dict[str, Any]) -> Event[Any]:
         data = value["data"]
@@ -159,6 +171,7 @@ def make_function(
         )
     try:
         check_id(id, "id")
+        check_id(queue, "queue")
         check_retries(retries)
     except ValueError as error:
         raise ConfigurationError(f"{what}: {error}") from None
@@ -166,34 +179,41 @@ def make_function(
         raise ConfigurationError(f"{what}: queue must not contain ',' or a space, or end with ':steps', got {queue!r}")
     if "/" in id:
         raise ConfigurationError(f"{what}: id must not contain '/', which separates the app id from the function id")
-    hints = _hints(handler, namespace)
+    input_adapter, output_adapter = _adapters(handler, what, namespace)
     return Function(
         app_id=app_id,
         id=id,
         handler=handler,
         config=FunctionConfig(app_id, id, queue, events, retries, flow, retention_ms, crons, cancellation),
         limits=limits,
-        is_async=inspect.iscoroutinefunction(handler),
-        input=_input_adapter(handler, hints),
-        output=adapter_for(hints["return"]) if "return" in hints else result_adapter(handler),
+        is_async=is_async_callable(handler) or is_async_callable(undecorated(handler)),
+        input=input_adapter,
+        output=output_adapter,
         cipher=cipher,
     )
 
 
-def _hints(handler: Callable[..., Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(handler, localns=dict(namespace))
-    except (NameError, TypeError, AttributeError):
-        return {}
+def _adapters(
+    handler: Callable[..., Any], what: str, namespace: Mapping[str, Any]
+) -> tuple[Restore | None, Restore | None]:
+    """The adapters for ``T`` of ``Context[T]``, the annotation of the first parameter, and for the result.
 
-
-def _input_adapter(handler: Callable[..., Any], hints: dict[str, Any]) -> Restore | None:
-    """The adapter for ``T`` of ``Context[T]``, the annotation of the first parameter."""
+    Raises:
+        ConfigurationError: one of the two annotations cannot be resolved.
+    """
+    function = undecorated(handler)
     parameters = list(inspect.signature(handler).parameters)
-    hint = hints.get(parameters[0]) if parameters else None
-    if typing.get_origin(hint) not in (Context, SyncContext):
-        return None
-    return adapter_for(typing.get_args(hint)[0])
+    names = {"Context": Context, "SyncContext": SyncContext, **namespace}
+    try:
+        first = resolve_annotation(function, parameters[0], names) if parameters else None
+        result = resolve_annotation(function, "return", names)
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        raise ConfigurationError(
+            f"{what}: an annotation of {getattr(function, '__qualname__', function)} cannot be resolved ({error}), "
+            "so its data would have no type: import the name outside of TYPE_CHECKING, at the top of the module"
+        ) from None
+    is_typed = typing.get_origin(first) in (Context, SyncContext)
+    return adapter_for(typing.get_args(first)[0]) if is_typed else None, adapter_for(result)
 
 
 def local_names(depth: int) -> dict[str, Any]:

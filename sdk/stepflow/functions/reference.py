@@ -63,7 +63,7 @@ def reference_function(
         output: the type of its result; an invoke returns this type.
 
     Raises:
-        StepUsageError: the id is empty, not text, or too long.
+        StepUsageError: an id is empty, not text, or too long.
 
     Example::
 
@@ -72,6 +72,8 @@ def reference_function(
     del input  # known to type checkers only
     try:
         check_id(function_id, "reference_function: function_id")
+        if app_id is not None:
+            check_id(app_id, "reference_function: app_id")
     except ValueError as error:
         raise StepUsageError(f'{error}: write reference_function("compute-pi", app_id="maths")') from None
     return FunctionReference(function_id, app_id, adapter_for(output))
