@@ -30,7 +30,7 @@ class ConditionalWaitMatcher:
         for run_id, key in await self._broker.execute(read_waits(partition, name)):
             condition = await self._broker.execute(read_condition(partition, run_id, key))
             if condition and self._matches(partition.cipher, condition, event, run_id):
-                await self._broker.execute(deliver_event(partition, run_id, key, event.event))
+                await self._broker.execute(deliver_event(partition, run_id, key, event.event, event_id=event.event_id))
 
     def _matches(self, cipher: Cipher, condition: bytes, event: StreamedEvent, run_id: str) -> bool:
         """Whether an event fulfils the condition of a wait. A condition that cannot be read matches nothing."""
