@@ -208,6 +208,7 @@ RULES: dict[str, Rule] = {
     "group_missing": _error("{subject} has entries and no consumer group", "creates the group"),
     "no_consumers": _warning("{subject} has entries and no consumers: start a worker"),
     "queue_unserved": _warning("no live worker serves queue {subject} of {detail}: start one"),
+    "events_aside": _warning("{detail} events are set aside, as `stepflow events aside` shows: each makes a condition too expensive"),
     "suspended": _warning("RQ is suspended{detail}: no worker claims a job until `rq resume`"),
 }
 # fmt: on
