@@ -6,6 +6,7 @@ import click
 
 from stepflow_cli.commands.dev import dev
 from stepflow_cli.commands.doctor import doctor
+from stepflow_cli.commands.events import events
 from stepflow_cli.commands.explain import explain
 from stepflow_cli.commands.listings import functions, queues, workers
 from stepflow_cli.commands.pauses import pause, pauses, resume
@@ -25,7 +26,23 @@ def stepflow() -> None:
     """Durable step functions on Redis."""
 
 
-_COMMANDS = (dev, worker, send, start, invoke, runs, explain, doctor, pause, resume, pauses, functions, workers, queues)
+_COMMANDS = (
+    dev,
+    worker,
+    send,
+    start,
+    invoke,
+    runs,
+    events,
+    explain,
+    doctor,
+    pause,
+    resume,
+    pauses,
+    functions,
+    workers,
+    queues,
+)
 for _command in _COMMANDS:
     stepflow.add_command(_command)
 

@@ -112,6 +112,7 @@ class Execution:
         self._main: asyncio.Task[Any] | None = None
         self._end: Returned | Raised | None = None
         self._keys = StepKeys()
+        self._received = 0
         self._requested: set[str] = set()
         self._request_waiters: dict[str, asyncio.Future[None]] = {}
         self._past_memos = False
@@ -143,8 +144,9 @@ class Execution:
         known = self._memos.get(key)
         if known is not None and not self._pending and len(self.activity.tasks) <= self._own_tasks:
             del self._memos[key]
+            self._received = max(self._received, known[0])
             return _of_kind(step_id, request, known[1])
-        call = StepCall(key, step_id, request, asyncio.get_running_loop().create_future())
+        call = StepCall(key, step_id, request, asyncio.get_running_loop().create_future(), self._received)
         self._pending[key] = call
         if known is None:
             self._past_memos = True
@@ -328,9 +330,10 @@ class Execution:
     def _deliver_next(self) -> bool:
         while self._deliverable:
             _, key = heapq.heappop(self._deliverable)
-            _, memo = self._memos.pop(key)
+            position, memo = self._memos.pop(key)
             call = self._pending.get(key)
             if call is not None and not call.future.done():
+                self._received = max(self._received, position)
                 call.future.set_result(memo)
                 return True
         return False

@@ -313,6 +313,8 @@ TRANSITIONS: Mapping[str, Transition] = {
         "send_events": "step none -> memo",
         "begin_wait": "step none -> waiting|memo",
         "route_event": "step waiting -> memo; start",
+        "set_aside_event": "none",
+        "resend_event": "none",
         "deliver_event": "step waiting -> memo; cancel",
         "deliver_remote_event": "step waiting -> memo; cancel",
         # schedules, pauses, registry

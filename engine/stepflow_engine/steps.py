@@ -154,9 +154,11 @@ class StepCall:
         id: the id of the step in the code.
         request: the request.
         future: its result is the memo, when the step has ended.
+        position: the position of the latest memo that the code had when it requested the step; 0: none.
     """
 
     key: str
     id: str
     request: StepRequest
     future: asyncio.Future[Memo]
+    position: int = 0

@@ -95,9 +95,9 @@ def test_a_condition_is_looked_at_by_a_worker(driver: Driver) -> None:
     ((run, key),) = driver.store.broker.execute(read_waits(driver.partition, "gone"))
     assert (run, key) == ("run1", "!0")
     assert b"event.data.sure" in driver.store.broker.execute(read_condition(driver.partition, run, key))
-    assert driver.send(deliver_event(driver.partition, run, key, b"{}"))
+    assert driver.send(deliver_event(driver.partition, run, key, b"{}", event_id="e1"))
     assert driver.run().status is RunStatus.CANCELLED
-    assert not driver.send(deliver_event(driver.partition, run, key, b"{}"))
+    assert not driver.send(deliver_event(driver.partition, run, key, b"{}", event_id="e1"))
     assert nothing_left(driver)
 
 

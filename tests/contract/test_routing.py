@@ -15,6 +15,7 @@ from stepflow_broker.registry.functions import (
     register_functions,
     registry_version,
 )
+from stepflow_broker.transitions.aside_events import read_aside_events, resend_event, set_aside_event
 from stepflow_broker.transitions.events import StreamedEvent, add_event, read_events, route_event, take_over_events
 from stepflow_engine.codec import dumps
 from stepflow_engine.state_machine import RunStatus
@@ -124,3 +125,18 @@ def test_an_event_that_was_routed_cannot_disturb_its_run(driver: Driver, version
     driver.finish(driver.claim_one())
     route(driver, event, version)
     assert driver.run("run1").status is RunStatus.COMPLETED
+
+
+def test_an_event_is_set_aside_once_and_sent_again_once(driver: Driver, version: int) -> None:
+    event = sent(driver)
+    assert driver.send(set_aside_event(driver.partition, event, ["it is too long", "it is too long"])) is True
+    assert driver.send(set_aside_event(driver.partition, event, ["another worker had it"])) is False
+    assert driver.client.xlen(driver.keys("EVENTS")) == 0
+    (aside,) = driver.store.broker.execute(read_aside_events(driver.partition))
+    assert (aside.name, aside.event_id, aside.reason) == ("order.placed", "e1", "it is too long")
+    assert driver.send(resend_event(driver.partition, "1-1")) is False
+    assert driver.send(resend_event(driver.partition, aside.entry)) is True
+    assert driver.store.broker.execute(resend_event(driver.partition, aside.entry)) is False
+    assert driver.store.broker.execute(read_aside_events(driver.partition)) == []
+    (again,) = driver.store.broker.execute(read_events(driver.partition, "w1"))
+    assert (again.event, again.event_id, again.dedupe) == (EVENT, "e1", True)

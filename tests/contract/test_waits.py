@@ -176,8 +176,8 @@ def test_a_wait_with_a_condition_is_left_to_a_worker(driver: Driver) -> None:
     (wait,) = driver.store.broker.execute(read_waits(driver.partition, "paid"))
     assert wait == ("run1", step_key("w"))
     assert loads(driver.store.broker.execute(read_condition(driver.partition, *wait))) == "looked at"
-    assert driver.send(deliver_event(driver.partition, *wait, event.event)) is True
-    assert driver.send(deliver_event(driver.partition, *wait, event.event)) is False
+    assert driver.send(deliver_event(driver.partition, *wait, event.event, event_id="e1")) is True
+    assert driver.send(deliver_event(driver.partition, *wait, event.event, event_id="e1")) is False
     assert driver.store.broker.execute(read_waits(driver.partition, "paid")) == []
     for call in drop_event(driver.partition, event):
         driver.store.broker.execute(call)
@@ -196,6 +196,64 @@ def test_a_look_back_answers_the_events_of_late(driver: Driver) -> None:
     assert [loads(event)["data"]["n"] for event in begun.recent] == [0, 1, 2]
     again = driver.store.broker.execute(begin_wait(driver.partition, looking, run_id="run1", fence=lease.fence))
     assert again == replace(begun, code=ScriptStatus.ALREADY), "whoever looked first may have died"
+
+
+@pytest.mark.parametrize("condition", [b"", b'"looked at"'], ids=["indexed", "condition"])
+def test_an_event_that_is_sent_again_ends_no_wait_that_began_after_it(driver: Driver, condition: bytes) -> None:
+    lease = driver.started()
+    begin(driver, lease, wait_for("paid", step_id="first", condition=condition))
+    assert matched(driver, "e1") == [step_key("first")]
+    later = replace(wait_for("paid", step_id="second", condition=condition), since=1)
+    begin(driver, lease, later)
+    assert matched(driver, "e1") == []
+    assert matched(driver, "e2") == [step_key("second")]
+    begin(driver, lease, replace(wait_for("paid", step_id="third", condition=condition), since=2))
+    assert matched(driver, "e2") == matched(driver, "e1") == []
+
+
+@pytest.mark.parametrize("condition", [b"", b'"looked at"'], ids=["indexed", "condition"])
+def test_an_event_ends_all_waits_of_a_run_that_began_before_it(driver: Driver, condition: bytes) -> None:
+    lease = driver.started()
+    for name in ("left", "right"):
+        begin(driver, lease, wait_for("paid", step_id=name, condition=condition))
+    assert matched(driver, "e1") == sorted(map(step_key, ("left", "right")))
+
+
+def test_an_event_ends_a_wait_that_began_beside_the_one_that_it_has_ended(driver: Driver) -> None:
+    """Two waits of a gather with a look-back: the first has the event before the second begins."""
+    lease = driver.started()
+    begin(driver, lease, wait_for("paid", step_id="left"))
+    assert matched(driver, "e1") == [step_key("left")]
+    begin(driver, lease, wait_for("paid", step_id="right"))
+    text = dumps({"name": "paid", "id": "e1", "ts": 1, "data": {}})
+    assert driver.send(deliver_event(driver.partition, "run1", step_key("right"), text, event_id="e1"))
+
+
+def test_an_event_of_one_run_is_new_to_another(driver: Driver) -> None:
+    for run in ("run1", "run2"):
+        begin(driver, driver.started(run), replace(wait_for("paid"), since=5))
+        assert matched(driver, "e1", run) == [step_key("w")]
+
+
+def test_events_without_an_id_are_not_taken_for_one(driver: Driver) -> None:
+    lease = driver.started()
+    for number, name in enumerate(("first", "second")):
+        begin(driver, lease, replace(wait_for("paid", step_id=name), since=number))
+        assert matched(driver, "") == [step_key(name)]
+
+
+def matched(driver: Driver, event_id: str, run: str = "run1") -> list[str]:
+    """The steps that an event ends: by the index, or as a worker that finds each condition true."""
+    before = {key for key, _ in driver.store.broker.execute(read_memos(driver.partition, run))}
+    answer = came(driver, "paid", {"n": 1}, event_id=event_id)
+    if answer.paths:
+        (event,) = _pending(driver)
+        for wait in driver.store.broker.execute(read_waits(driver.partition, "paid")):
+            driver.send(deliver_event(driver.partition, *wait, event.event, event_id=event.event_id))
+        for call in drop_event(driver.partition, event):
+            driver.store.broker.execute(call)
+    memos = driver.store.broker.execute(read_memos(driver.partition, run))
+    return sorted(key for key, _ in memos if key not in before)
 
 
 def test_the_end_of_a_run_ends_its_waits(driver: Driver) -> None:

@@ -285,3 +285,41 @@ def test_a_sleep_in_a_steps_handler_is_refused(app: Stepflow, run_worker) -> Non
     run_worker(app)
     with pytest.raises(RunFailedError, match="inside the handler of another step"):
         app.invoke(nested, timeout=20)
+
+
+@pytest.mark.parametrize(
+    "wanted", [{}, {"match": {"data.n": 1}}, {"if_": "event.data.n == 1"}], ids=["any", "match", "if"]
+)
+def test_an_event_that_is_sent_again_ends_only_the_first_of_two_waits(
+    app: Stepflow, run_worker, client, wanted: dict[str, object]
+) -> None:
+    @app.function("twice")
+    async def twice(ctx: Context) -> list[str | None]:
+        ends = []
+        for step in ("first", "second", "third"):
+            event = await ctx.step.wait_for_event(step, event="paid", timeout="20s", **wanted)
+            ends.append(event and event.id)
+        return ends
+
+    run_worker(app)
+    run = app.start(twice)
+    for step, sent in (("first", "p1"), ("second", "p1"), ("second", "p2"), ("third", "p1"), ("third", "p3")):
+        until(lambda step=step: step in client.hvals(f"stepflow:steps:{run.id}"))
+        app.send("paid", {"n": 1}, id=sent)
+        until(lambda: client.xlen("stepflow:events") == 0)
+    assert run.result(20) == ["p1", "p2", "p3"]
+
+
+def test_two_waits_with_a_lookback_share_an_event_only_beside_each_other(app: Stepflow, run_worker, client) -> None:
+    @app.function("beside")
+    async def beside(ctx: Context) -> list[str | None]:
+        found = await asyncio.gather(
+            *[ctx.step.wait_for_event(step, event="paid", timeout="5s", lookback="1m") for step in "ab"]
+        )
+        later = await ctx.step.wait_for_event("later", event="paid", timeout="1s", lookback="1m")
+        return [event and event.id for event in [*found, later]]
+
+    run_worker(app)
+    app.send("paid", id="p1")
+    until(lambda: client.xlen("stepflow:event-history:paid") == 1)
+    assert app.invoke(beside, timeout=20) == ["p1", "p1", None]

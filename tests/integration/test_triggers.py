@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from stepflow import Context, CronTrigger, Event, RunFailedError, Stepflow
+from stepflow import Context, CronTrigger, Event, RunFailedError, RunStatus, Stepflow
+from tests.support.command_line import as_json
 from tests.support.processes import until
 
 
@@ -116,3 +117,48 @@ def test_a_cancelled_run_starts_no_failure_function(app: Stepflow, run_worker, c
     app.invoke(after, timeout=20)
     until(lambda: not client.xlen("stepflow:events"))
     assert told == []
+
+
+POISON = {"items": [{"owner": "a"}] * 20_000, "others": ["b"] * 20_000}
+LISTED = "event.data.items.all(i, i.owner in event.data.others)"
+
+
+def test_an_event_that_is_too_expensive_for_a_condition_is_set_aside_and_can_be_sent_again(
+    app: Stepflow, run_worker, client, url: str
+) -> None:
+    @app.function("guarded", event="order", if_=LISTED)
+    async def guarded(ctx: Context) -> None: ...
+
+    @app.function("plain", event="order")
+    async def plain(ctx: Context) -> int:
+        return len(ctx.event.data["items"])
+
+    @app.function("waiter")
+    async def waiter(ctx: Context) -> bool:
+        wait = ctx.step.wait_for_event("order", event="order", timeout="20s", if_=LISTED)
+        return await wait is not None
+
+    run_worker(app)
+    waiting = app.start(waiter)
+    until(lambda: waiting.status() == RunStatus.WAITING)
+    app.send("order", POISON, id="order-17")
+    until(lambda: client.xlen("stepflow:events-aside") == 1)
+    assert client.xlen("stepflow:events") == 0
+    until(lambda: [run for run in runs_of(client, "plain") if run["status"] == "completed"])
+    assert runs_of(client, "guarded") == []
+    assert waiting.status() == RunStatus.WAITING
+
+    (aside,) = as_json("events", "aside", "--redis-url", url)
+    assert (aside["event"], aside["id"]) == ("order", "order-17")
+    assert "function shop/guarded: expression" in aside["reason"]
+    assert f"a wait of run {waiting.id}: expression" in aside["reason"]
+    assert as_json("events", "resend", aside["entry"], "--redis-url", url) == [{"entry": aside["entry"], "sent": True}]
+    until(lambda: client.xlen("stepflow:events") == 0 and client.xlen("stepflow:events-aside") == 1)
+    assert len(runs_of(client, "plain")) == 1
+    assert as_json("events", "resend", aside["entry"], "--redis-url", url) == [{"entry": aside["entry"], "sent": False}]
+    waiting.cancel()
+
+
+def runs_of(client, function: str) -> list[dict[str, str]]:
+    runs = [client.hgetall(key) for key in client.scan_iter("stepflow:run:*")]
+    return [run for run in runs if run["function"] == function]

@@ -639,6 +639,11 @@ def a_queue_that_nobody_serves(driver: Driver) -> None:
     driver.client.hset(driver.keys("FUNCTIONS"), "other/f", FunctionConfig("other", "f", "other").to_json())
 
 
+@defect("events_aside", leaves="events_aside")
+def an_event_that_is_set_aside(driver: Driver) -> None:
+    driver.client.xadd(driver.keys("EVENTS_ASIDE"), {"event": "{}", "id": "e1", "dedupe": "1", "reason": "too long"})
+
+
 @defect("suspended", leaves="suspended")
 def rq_that_is_suspended(driver: Driver) -> None:
     driver.client.set(driver.keys("RQ_SUSPENDED"), 1)

@@ -186,6 +186,8 @@ EXAMPLES = {
         "stepflow pause key 'shop/sync:event.data.shop=17'"
     ),
     "stepflow resume": "stepflow resume function shop/import",
+    "stepflow events aside": "stepflow events aside",
+    "stepflow events resend": "stepflow events resend 1764401234567-0",
     "stepflow pauses": "stepflow pauses --output json",
     "stepflow functions": "stepflow functions",
     "stepflow workers": "stepflow workers",

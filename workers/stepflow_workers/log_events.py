@@ -285,9 +285,16 @@ _EVENTS = (
     LogEvent(
         "expression_too_expensive",
         _ERROR,
-        ("function", "run_id", "error"),
-        "An event makes a condition too expensive to evaluate. It does not start the function, or end the wait.",
+        ("run_id", "error"),
+        "An event of the look-back makes the condition of a wait too expensive to evaluate. It does not end the wait.",
         "Send shorter lists, or compare them in a step.",
+    ),
+    LogEvent(
+        "event_set_aside",
+        _ERROR,
+        ("event_id", "error"),
+        "An event makes a condition too expensive to evaluate. It has started the other functions.",
+        f"`{NAME} events aside` lists it. Send shorter lists, or correct the condition and use `{NAME} events resend`.",
     ),
     LogEvent(
         "condition_not_readable",

@@ -26,7 +26,8 @@ ttl type xinfo|groups xlen xpending xrange xrevrange zcard zcount zrange zrangeb
 script|load
 """
 _EXAMINATIONS = tuple(name for name in script_names() if name.startswith("examine_"))
-_STEERING = ("pause", "resume", "cancel_run")
+_OPERATING = ("pause", "resume", "resend_event", "check_permissions", *_EXAMINATIONS)
+_STEERING = ("pause", "resume", "cancel_run", "resend_event")
 _CALL = re.compile(r"redis\.p?call\(([^,)]*)")
 _WORD = re.compile(r"'([A-Z]+)'")
 
@@ -129,9 +130,7 @@ PRODUCER = Role(
 WORKER = Role(
     "worker",
     "executes runs: all transitions but those of an operator, and RQ's own keys",
-    scripts=tuple(
-        name for name in script_names() if name not in ("pause", "resume", "check_permissions", *_EXAMINATIONS)
-    ),
+    scripts=tuple(name for name in script_names() if name not in _OPERATING),
     sent=_commands(
         _CONNECTING,
         _CALLING,

@@ -54,6 +54,8 @@ def examine_backlog(broker: Broker, partition: Partition, findings: Findings, *,
     backlog.examine_index("timer_overdue", "TIMEOUTS")
     for stream in ("EVENTS", "FINISHED"):
         backlog.examine_stream(stream)
+    if count := broker.execute(command(int, "XLEN", partition.keys("EVENTS_ASIDE"))):
+        findings.add("events_aside", partition.keys("EVENTS_ASIDE"), f"{count:,}")
 
 
 @dataclass(slots=True)

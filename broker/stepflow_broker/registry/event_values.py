@@ -9,7 +9,7 @@ from typing import Any
 from stepflow_engine.codec import dumps
 from stepflow_engine.expression import expression
 
-__all__ = ["digest", "digest_at", "value_at", "value_of", "values_at"]
+__all__ = ["digest", "digest_at", "id_digest", "value_at", "value_of", "values_at"]
 
 _PATH = re.compile(r"event(\.[A-Za-z_][A-Za-z0-9_]*)+")
 
@@ -37,6 +37,11 @@ def digest_at(event: dict[str, Any], paths: str) -> str:
     return digest(values_at(event, paths)) if paths else ""
 
 
+def id_digest(event_id: str) -> str:
+    """The digest of the id of an event, by which a run notes that it has received it; ``""``: it has no id."""
+    return digest(event_id.encode(errors="replace")) if event_id else ""
+
+
 def digest(values: bytes) -> str:
-    """The SHA-1 of the JSON text of values."""
+    """The SHA-1 of a text, such as the JSON text of values."""
     return hashlib.sha1(values, usedforsecurity=False).hexdigest()

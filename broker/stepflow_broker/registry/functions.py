@@ -17,7 +17,7 @@ from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import ConfigurationError, EventError
-from stepflow_engine.expression import ExpressionCostError, expression
+from stepflow_engine.expression import expression
 from stepflow_engine.ids import partition_prefix_for
 from stepflow_engine.product import WORKER_LOGGER
 
@@ -229,7 +229,11 @@ def registry_version(keys: Keys) -> Command[int]:
 
 
 def starts(config: FunctionConfig, event: dict[str, Any]) -> bool:
-    """Whether an event starts a function: a trigger matches its name, and the condition of the trigger is true."""
+    """Whether an event starts a function: a trigger matches its name, and the condition of the trigger is true.
+
+    Raises:
+        ExpressionCostError: the event makes a condition too expensive to evaluate.
+    """
     return any(trigger.takes(event["name"]) and _holds(config, trigger, event) for trigger in config.events)
 
 
@@ -238,7 +242,4 @@ def _holds(config: FunctionConfig, trigger: EventConfig, event: dict[str, Any]) 
         return not trigger.condition or expression(trigger.condition).holds(event=event)
     except ConfigurationError as error:  # written by another version of stepflow
         _log.error("trigger_not_readable", extra={"function": config.name, "error": str(error)})
-        return False
-    except ExpressionCostError as error:
-        _log.error("expression_too_expensive", extra={"function": config.name, "error": str(error)})
         return False

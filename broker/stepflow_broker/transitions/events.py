@@ -16,7 +16,7 @@ from stepflow_broker.protocol.keys import GROUP
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import read_group, take_over
-from stepflow_broker.registry.event_values import digest_at
+from stepflow_broker.registry.event_values import digest_at, id_digest
 from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
 from stepflow_engine.encryption_scopes import open_event, read_event
 
@@ -156,6 +156,7 @@ def route_event(
         DEDUPE_MS if event.dedupe else 0,
         value["name"],
         1 if keep else 0,
+        id_digest(event.event_id),
         *args,
     )
 
@@ -229,6 +230,7 @@ def deliver_remote_event(
         partition.now_ms(),
         event.event,
         value["name"],
+        id_digest(event.event_id),
         *_digests(value, paths),
     )
 

@@ -15,6 +15,7 @@ from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.event_filter import wait_index
+from stepflow_broker.registry.event_values import id_digest
 from stepflow_broker.transitions.invokes import Resolved
 
 __all__ = ["BegunWait", "WaitStart", "begin_wait", "deliver_event", "read_condition", "read_waits", "send_events"]
@@ -33,6 +34,7 @@ class WaitStart:
         index: see `stepflow_broker.registry.event_filter.wait_index`.
         condition: the `EventFilter` that a worker evaluates before the step gets an event; ``b""``: none.
         lookback_ms: how old an earlier event may be that ends the wait, in milliseconds.
+        since: the position of the latest memo that the code had when it requested the step; 0: none.
     """
 
     key: str
@@ -44,6 +46,7 @@ class WaitStart:
     index: str = ""
     condition: bytes = b""
     lookback_ms: int = 0
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +89,14 @@ def begin_wait(partition: Partition, start: WaitStart, *, run_id: str, fence: in
         start.condition,
         start.event,
         start.lookback_ms,
+        start.since,
     )
 
 
-def deliver_event(partition: Partition, run_id: str, key: str, event: bytes) -> Command[bool]:
-    """End the wait of a step with an event. False if the step no longer waits."""
-    return run_script("deliver_event", bool, partition.run_keys(run_id, "RUN"), partition.now_ms(), run_id, key, event)
+def deliver_event(partition: Partition, run_id: str, key: str, event: bytes, *, event_id: str) -> Command[bool]:
+    """End the wait of a step with an event. False if the step no longer waits, or had the event before it waited."""
+    args = (partition.now_ms(), run_id, key, event, id_digest(event_id))
+    return run_script("deliver_event", bool, partition.run_keys(run_id, "RUN"), *args)
 
 
 def send_events(

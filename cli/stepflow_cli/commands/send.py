@@ -8,11 +8,12 @@ import click
 
 from stepflow import Run
 from stepflow_broker.protocol.clock import now_ms
-from stepflow_broker.registry.functions import read_functions, starts
+from stepflow_broker.registry.functions import FunctionConfig, read_functions, starts
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import print_json
 from stepflow_cli.options import data_option, duration, output_option, server_options
 from stepflow_cli.server import find_app
+from stepflow_engine.expression import ExpressionCostError
 from stepflow_engine.product import NAME
 
 __all__ = ["invoke", "send", "start"]
@@ -37,13 +38,21 @@ def send(event: str, *, data: Any, id: str | None, output: str, redis_url: str |
     event_id = producer.send(event, data, id=id)
     functions = producer.backend.broker.execute(read_functions(producer.backend.partition.keys))
     sent = {"name": event, "data": {} if data is None else data, "id": event_id, "ts": now_ms()}
-    names = [config.name for config in functions if starts(config, sent)]
+    names = [config.name for config in functions if _starts(config, sent)]
     if output == "json":
         print_json({"event_id": event_id, "event": event, "functions": names})
         return
     click.echo(event_id)
     if not names:
         click.echo(f"note: no worker has registered a function that {event!r} starts; see '{NAME} functions'", err=True)
+
+
+def _starts(config: FunctionConfig, sent: dict[str, Any]) -> bool:
+    """Whether the event starts a function. One that makes its condition too expensive does not."""
+    try:
+        return starts(config, sent)
+    except ExpressionCostError:
+        return False
 
 
 @click.command(epilog=EPILOG)

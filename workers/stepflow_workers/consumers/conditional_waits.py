@@ -25,12 +25,21 @@ class ConditionalWaitMatcher:
     def __init__(self, broker: AsyncBroker) -> None:
         self._broker = broker
 
-    async def deliver(self, partition: Partition, name: str, event: StreamedEvent) -> None:
-        """Deliver an event to the waits of a partition whose condition holds for it."""
+    async def deliver(self, partition: Partition, name: str, event: StreamedEvent) -> list[str]:
+        """Deliver an event to the waits of a partition whose condition holds for it.
+
+        Returns why it could not be decided for the others.
+        """
+        undecided = []
         for run_id, key in await self._broker.execute(read_waits(partition, name)):
             condition = await self._broker.execute(read_condition(partition, run_id, key))
-            if condition and self._matches(partition.cipher, condition, event, run_id):
-                await self._broker.execute(deliver_event(partition, run_id, key, event.event))
+            try:
+                if condition and self._matches(partition.cipher, condition, event, run_id):
+                    delivery = deliver_event(partition, run_id, key, event.event, event_id=event.event_id)
+                    await self._broker.execute(delivery)
+            except ExpressionCostError as error:
+                undecided.append(f"a wait of run {run_id}: {error}")
+        return undecided
 
     def _matches(self, cipher: Cipher, condition: bytes, event: StreamedEvent, run_id: str) -> bool:
         """Whether an event fulfils the condition of a wait. A condition that cannot be read matches nothing."""
@@ -38,6 +47,4 @@ class ConditionalWaitMatcher:
             return EventFilter.from_json(condition).holds(event.event, cipher)
         except (CorruptDataError, ConfigurationError) as error:
             _log.error("condition_not_readable", extra={"run_id": run_id, "error": str(error)})
-        except ExpressionCostError as error:
-            _log.error("expression_too_expensive", extra={"run_id": run_id, "error": str(error)})
-        return False
+            return False

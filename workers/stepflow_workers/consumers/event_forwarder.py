@@ -16,6 +16,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.aside_events import set_aside_event
 from stepflow_broker.transitions.events import (
     StreamedEvent,
     deliver_remote_event,
@@ -28,7 +29,7 @@ from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.consumers.conditional_waits import ConditionalWaitMatcher
 
-__all__ = ["EventForwarder", "RoutedEvent"]
+__all__ = ["EventForwarder", "RoutedEvent", "set_aside"]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _MAX_BATCHES = 8
@@ -44,11 +45,20 @@ class RoutedEvent:
     Attributes:
         name: the name of the event.
         starts: the runs (id, function) that it starts in other partitions.
+        undecided: why it could not be decided for some functions or waits; the event is then set aside.
     """
 
     event: StreamedEvent
     name: str
     starts: Sequence[tuple[str, FunctionConfig]]
+    undecided: list[str]
+
+
+async def set_aside(broker: AsyncBroker, partition: Partition, event: StreamedEvent, reasons: Sequence[str]) -> None:
+    """Move an event that makes a condition too expensive from the stream, and log the reasons."""
+    if await broker.execute(set_aside_event(partition, event, reasons)):
+        reason = "; ".join(reasons)[:1_000]
+        _log.error("event_set_aside", extra={"event_id": event.event_id[:200], "error": reason})
 
 
 class EventForwarder:
@@ -93,7 +103,13 @@ class EventForwarder:
         await asyncio.gather(*[self._start(routed, stuck) for routed in events], *delivered)
         for routed in events:
             if routed.event.entry not in stuck:
-                await self._try(self._broker.execute_all(drop_event(self._partition, routed.event)))
+                await self._try(self._drop(routed))
+
+    async def _drop(self, routed: RoutedEvent) -> None:
+        if routed.undecided:
+            await set_aside(self._broker, self._partition, routed.event, routed.undecided)
+        else:
+            await self._broker.execute_all(drop_event(self._partition, routed.event))
 
     async def _start(self, routed: RoutedEvent, stuck: set[str]) -> None:
         """Start the runs that live in other partitions."""
@@ -126,7 +142,7 @@ class EventForwarder:
                 break
             paths = delivered.paths
         if delivered.paths:
-            await self._waits.deliver(partition, routed.name, routed.event)
+            routed.undecided.extend(await self._waits.deliver(partition, routed.name, routed.event))
 
     async def _try(self, work: Coroutine[Any, Any, object]) -> bool:
         try:

@@ -19,14 +19,15 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.connection import SOCKET_TIMEOUT_S
-from stepflow_broker.registry.functions import starts
+from stepflow_broker.registry.functions import FunctionConfig, starts
 from stepflow_broker.transitions.events import StreamedEvent, drop_event, read_events, route_event, take_over_events
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
+from stepflow_engine.expression import ExpressionCostError
 from stepflow_engine.ids import run_id_by_event
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.conditional_waits import ConditionalWaitMatcher
-from stepflow_workers.consumers.event_forwarder import EventForwarder, RoutedEvent
+from stepflow_workers.consumers.event_forwarder import EventForwarder, RoutedEvent, set_aside
 from stepflow_workers.state.registry import Registry
 
 __all__ = ["Router"]
@@ -123,10 +124,9 @@ class Router:
     async def _route(self, event: StreamedEvent, value: dict[str, Any]) -> RoutedEvent | None:
         name, forward = value["name"], self._forwarder.is_needed
         while True:
+            configs, undecided = self._started(value)
             started = [
-                (run_id_by_event(event.event_id, config.name, config.pinned_partition), config)
-                for config in self._registry.functions.values()
-                if starts(config, value)
+                (run_id_by_event(event.event_id, config.name, config.pinned_partition), config) for config in configs
             ]
             here = [(run_id, config) for run_id, config in started if self._partition.of(run_id) is self._partition]
             paths = self._paths.get(name, ())
@@ -137,7 +137,7 @@ class Router:
                     here,
                     version=self._registry.version,
                     paths=paths,
-                    keep=forward,
+                    keep=forward or bool(undecided),
                 )
             )
             if routed.code is ScriptStatus.STALE_REGISTRY:
@@ -147,12 +147,25 @@ class Router:
             else:
                 break
         if routed.paths:
-            await self._waits.deliver(self._partition, name, event)
+            undecided += await self._waits.deliver(self._partition, name, event)
         if forward:
-            return RoutedEvent(event, name, [one for one in started if one not in here])
-        if routed.paths:
+            return RoutedEvent(event, name, [one for one in started if one not in here], undecided)
+        if undecided:
+            await set_aside(self._broker, self._partition, event, undecided)
+        elif routed.paths:
             await self._broker.execute_all(drop_event(self._partition, event))
         return None
+
+    def _started(self, event: dict[str, Any]) -> tuple[list[FunctionConfig], list[str]]:
+        """The functions that an event starts, and why it could not be decided for others."""
+        started, undecided = [], []
+        for config in self._registry.functions.values():
+            try:
+                if starts(config, event):
+                    started.append(config)
+            except ExpressionCostError as error:
+                undecided.append(f"function {config.name}: {error}")
+        return started, undecided
 
     def _remember(self, name: str, paths: tuple[str, ...]) -> None:
         """Cache the paths at which waits for events of a name compare values. The cache is cleared when it is full."""

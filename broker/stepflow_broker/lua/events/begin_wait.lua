@@ -4,6 +4,7 @@
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 step_key  5 step_id  6 detail (rest of the memo's JSON)  7 delay_ms
 --          8 until_ms (0: after the delay)  9 index ('': wait for a time)  10 condition  11 event  12 lookback_ms
+--          13 since (the position of the latest memo that the code had when it requested the step)
 -- MOVES    step none -> waiting|memo
 -- RETURNS  {1 WAITING | 0 ALREADY | 3 RESOLVED | -1 NO_RUN | -2 STALE_FENCE, position, memo, events, since_ms}
 local now, run, key, index = clock(ARGV[1]), ARGV[2], ARGV[4], ARGV[9]
@@ -35,6 +36,6 @@ redis.call('HSET', STEPS .. run, key, ARGV[5], key .. ':state', 'waiting', key .
 redis.call('SET', TIMEOUT .. run .. ':' .. key, memo)
 redis.call('ZADD', TIMEOUTS, due, 'wait:' .. run .. ':' .. key)
 if index == '' then return {1, 0, '', {}, 0} end
-redis.call('HSET', STEPS .. run, key .. ':index', index, key .. ':condition', ARGV[10])
+redis.call('HSET', STEPS .. run, key .. ':index', index, key .. ':condition', ARGV[10], key .. ':since', ARGV[13])
 add_wait(index, run .. ':' .. key)
 return waiting(1, now - ARGV[12])

@@ -5,7 +5,7 @@
 -- USES     clock jobs waits state concurrency runs invokes cancellation start_rules events
 -- KEYS     1 events  2 version
 -- ARGV     1 now_ms  2 version  3 group  4 entry  5 event  6 dedupe_ms  7 name  8 keep (1 or 0)
---          9 digests: how many  10.. paths, digest, ... then run, app, function, queue, retention_ms,
+--          9 id_digest  10 digests: how many  11.. paths, digest, ... then run, app, function, queue, retention_ms,
 --          rules (see read_rules), ...
 -- MOVES    step waiting -> memo; start
 -- RETURNS  {number of runs started | -3 STALE_REGISTRY | -4 MORE_VALUES, paths that waits compare}
@@ -14,7 +14,7 @@ local HISTORY_MS = 3600000 -- after the last event of the name
 if tonumber(redis.call('GET', KEYS[2]) or 0) ~= tonumber(ARGV[2]) then return {-3, {}} end
 local now, started, event, name = clock(ARGV[1]), 0, ARGV[5], ARGV[7]
 local more = {'dedupe_ms', ARGV[6]}
-local digests, i = read_digests(9)
+local digests, i = read_digests(10)
 -- before the runs start: an event must not cancel a run that it starts
 local matches, has_conditions, paths = matching_waits(name, digests)
 if not matches then return {-4, paths} end
@@ -27,7 +27,7 @@ while i <= #ARGV do
   i = following
 end
 for _, members in ipairs(matches) do
-  for _, member in ipairs(members) do deliver_event(member, event, now) end
+  for _, member in ipairs(members) do deliver_event(member, event, ARGV[9], now) end
 end
 if not has_conditions and ARGV[8] == '0' then
   redis.call('XACK', KEYS[1], ARGV[3], ARGV[4])

@@ -39,10 +39,16 @@ async def start_wait(context: JobContext, attempt: StepAttempt[SleepRequest | Wa
     if left_ms > IDLE_HOLD_S * 1000:
         run.distant_waits.add(attempt.key)
     recent = [*begun.recent, *await _recent_elsewhere(state, lease, start, begun.since_ms)]
-    match = next((event for event in recent if _holds(condition, event, state, run.run_id)), None)
-    if match is not None:
-        await state.broker.execute(deliver_event(state.partition, run.run_id, attempt.key, match))
+    for event in recent:
+        if _holds(condition, event, state, run.run_id) and await _deliver(state, run.run_id, attempt.key, event):
+            break
     return begun.code
+
+
+async def _deliver(state: WorkerState, run_id: str, key: str, event: bytes) -> bool:
+    """End the wait with an earlier event; false for an event that the run received before it began the wait."""
+    event_id = read_event(event)["id"]
+    return await state.broker.execute(deliver_event(state.partition, run_id, key, event, event_id=event_id))
 
 
 def _holds(condition: EventFilter, event: bytes, state: WorkerState, run_id: str) -> bool:
@@ -79,4 +85,5 @@ def _start_of(attempt: StepAttempt[SleepRequest | WaitRequest], condition: Event
         index=wait_index(request.event, paths=request.paths, values=request.values, has_condition=has_condition),
         condition=condition.to_json() if has_condition else b"",
         lookback_ms=request.lookback_ms,
+        since=attempt.call.position,
     )

@@ -1,0 +1,12 @@
+-- resend_event: send an event that was set aside again, with its id, so that it starts nothing twice.
+-- KEYS     1 events  2 events_aside
+-- ARGV     1 entry
+-- MOVES    none
+-- RETURNS  1 SENT, 0 ALREADY (no such event is set aside)
+local entry = redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1])[1]
+if not entry then return 0 end
+local fields = {}
+for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+redis.call('XADD', KEYS[1], '*', 'event', fields.event, 'id', fields.id, 'dedupe', fields.dedupe)
+redis.call('XDEL', KEYS[2], ARGV[1])
+return 1

@@ -1,0 +1,79 @@
+"""Events that are set aside, because they make a condition too expensive to evaluate.
+
+What can be decided for such an event is done: it starts the other functions, and ends the other waits. The event is
+then moved to a stream of its own, with the reason, from which it can be sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stepflow_broker.protocol.command import Command, command, run_script
+from stepflow_broker.protocol.keys import GROUP
+from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.transitions.events import StreamedEvent
+from stepflow_engine.encryption_scopes import read_event
+from stepflow_engine.errors import CorruptDataError
+
+__all__ = ["AsideEvent", "read_aside_events", "resend_event", "set_aside_event"]
+
+
+@dataclass(frozen=True, slots=True)
+class AsideEvent:
+    """An event that is set aside.
+
+    Attributes:
+        entry: its entry in the stream; its first part is the time in ms at which it was set aside.
+        name, event_id: those of the event.
+        reason: what could not be decided for it.
+    """
+
+    entry: str
+    name: str
+    event_id: str
+    reason: str
+
+    @property
+    def at_ms(self) -> int:
+        """When it was set aside, in ms since the epoch."""
+        return int(self.entry.partition("-")[0])
+
+
+def set_aside_event(partition: Partition, event: StreamedEvent, reasons: Sequence[str]) -> Command[bool]:
+    """Move an event that has been routed as far as possible from the stream. False if another worker has done it."""
+    return run_script(
+        "set_aside_event",
+        bool,
+        (partition.keys("EVENTS"), partition.keys("EVENTS_ASIDE")),
+        GROUP,
+        event.entry,
+        event.event,
+        event.event_id,
+        1 if event.dedupe else 0,
+        "; ".join(dict.fromkeys(reasons)),
+    )
+
+
+def read_aside_events(partition: Partition, *, limit: int = 1_000) -> Command[list[AsideEvent]]:
+    """Read the events of a partition that are set aside, oldest first."""
+    return command(_aside_events, "XRANGE", partition.keys("EVENTS_ASIDE"), "-", "+", "COUNT", limit)
+
+
+def resend_event(partition: Partition, entry: str) -> Command[bool]:
+    """Send an event that is set aside again, with its id. False if no such event is set aside in the partition."""
+    keys = (partition.keys("EVENTS"), partition.keys("EVENTS_ASIDE"))
+    return run_script("resend_event", bool, keys, entry)
+
+
+def _aside_events(reply: list[Any]) -> list[AsideEvent]:
+    return [_aside_event(entry.decode(), dict(zip(flat[::2], flat[1::2], strict=True))) for entry, flat in reply]
+
+
+def _aside_event(entry: str, fields: dict[bytes, bytes]) -> AsideEvent:
+    try:
+        name = str(read_event(fields[b"event"])["name"])
+    except CorruptDataError:
+        name = ""
+    return AsideEvent(entry, name, fields[b"id"].decode(errors="replace"), fields[b"reason"].decode(errors="replace"))

@@ -1,0 +1,77 @@
+"""``stepflow events``: the events that are set aside."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.transitions.aside_events import read_aside_events, resend_event
+from stepflow_broker.views.times import iso
+from stepflow_cli.exit_codes import EPILOG
+from stepflow_cli.formatting import console, print_json, printable, since, table
+from stepflow_cli.options import output_option, server_options
+from stepflow_cli.server import find_server
+from stepflow_engine.cipher import NO_ENCRYPTION
+from stepflow_engine.product import NAME
+
+__all__ = ["events"]
+
+_ENTRY = re.compile(r"\d{1,18}-\d{1,18}")
+
+
+@click.group(epilog=EPILOG)
+def events() -> None:
+    """List and resend events that workers have set aside."""
+
+
+@events.command("aside", epilog=EPILOG)
+@output_option
+@server_options
+def aside(*, output: str, redis_url: str | None) -> None:
+    """List the events that are set aside, oldest first, with the reason.
+
+    A worker sets an event aside that makes a condition too expensive to evaluate. The event has started the other
+    functions and ended the other waits.
+    """
+    broker, partition = find_server(redis_url, NO_ENCRYPTION)
+    read = broker.execute_all([read_aside_events(one) for one in partition.all])
+    listed, now = sorted((event for part in read for event in part), key=lambda event: event.at_ms), now_ms()
+    if output == "json":
+        print_json(
+            [
+                {"entry": one.entry, "event": one.name, "id": one.event_id, "at": iso(one.at_ms), "reason": one.reason}
+                for one in listed
+            ]
+        )
+        return
+    if not listed:
+        click.echo("no event is set aside")
+        return
+    grid = table("ENTRY", "EVENT", "ID", "SINCE", "REASON")
+    for one in listed:
+        texts = (printable(text) for text in (one.name, one.event_id))
+        grid.add_row(one.entry, *texts, since(one.at_ms, now), printable(one.reason))
+    console().print(grid)
+
+
+@events.command("resend", epilog=EPILOG)
+@click.argument("entries", metavar="ENTRY...", nargs=-1, required=True)
+@output_option
+@server_options
+def resend(entries: tuple[str, ...], *, output: str, redis_url: str | None) -> None:
+    """Send events that are set aside again, with their ids.
+
+    What an event has started already it does not start again. Correct the condition, restart the workers, then resend.
+    """
+    wrong = next((entry for entry in entries if not _ENTRY.fullmatch(entry)), None)
+    if wrong is not None:
+        raise click.BadParameter(f"entry must be one that '{NAME} events aside' lists, got {wrong!r}")
+    broker, partition = find_server(redis_url, NO_ENCRYPTION)
+    sent = {entry: any(broker.execute(resend_event(one, entry)) for one in partition.all) for entry in entries}
+    if output == "json":
+        print_json([{"entry": entry, "sent": was_sent} for entry, was_sent in sent.items()])
+        return
+    for entry, was_sent in sent.items():
+        click.echo(f"event {entry} is sent again" if was_sent else f"no event {entry} is set aside")
