@@ -245,6 +245,15 @@ def a_line_that_nobody_moves(driver: Driver) -> None:
 
 
 @defect("wait_list_stalled")
+def a_wait_list_of_missing_code_that_no_claim_finds(driver: Driver) -> None:
+    driver.start()
+    driver.client.delete(driver.keys("RQ_QUEUE", "shop"))
+    driver.client.zadd(driver.keys("WAIT_LIST", f"code shop\n{GATE}"), {"run1": 1})
+    driver.client.hset(driver.keys("RUN", "run1"), "continuation", "waitlisted")
+    driver.client.hset(driver.keys("RQ_JOB", "run1"), "status", "deferred")
+
+
+@defect("wait_list_stalled")
 def a_function_that_is_paused_no_more(driver: Driver) -> None:
     driver.start()
     driver.client.delete(driver.keys("RQ_QUEUE", "shop"))

@@ -31,7 +31,7 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import check_server, connect_all, infos, safe_url
 from stepflow_broker.redis_client.errors import server_error
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
-from stepflow_broker.registry.functions import check_scopes, register_functions
+from stepflow_broker.registry.functions import check_scopes, digest_of_code, register_code, register_functions
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import ConfigurationError, StepflowError
@@ -142,6 +142,7 @@ class StepWorker(BaseWorker):
             check_partitions(broker, self.partition.keys)
             check_scopes(self.partition.keys, configs)
             broker.execute_all([register_functions(one.keys, configs) for one in self.partition.all])
+            broker.execute_all([register_code(one, list(self.functions)) for one in self.partition.all])
         finally:
             broker.close()
 
@@ -151,7 +152,8 @@ class StepWorker(BaseWorker):
         loop = asyncio.get_running_loop()
         broker = AsyncBroker(self.settings.redis_url, retry_for_s=_RETRY_FOR_S)
         wakeups = Wakeups(self.partition)
-        state = WorkerState(broker, self.partition, self.name, self.settings, wakeups)
+        code = digest_of_code(self.functions)
+        state = WorkerState(broker, self.partition, self.name, self.settings, code, wakeups)
         registries = Registries(broker, self.partition)
         completions = CompletionConsumer(broker, self.partition, self.name, state.cache)
         lease_ms = self.settings.lease_ms
@@ -181,7 +183,7 @@ class StepWorker(BaseWorker):
                 runner=runner,
                 leases=leases,
                 router=router,
-                maintenance=MaintenanceLoop(state, partition, completions, cron_ticker),
+                maintenance=MaintenanceLoop(state, partition, completions, cron_ticker, list(self.functions)),
                 set_state=partial(self._show_state, broker),
             )
             wakeups.add(partition, dispatcher)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig, Rule, known
 from stepflow_engine.cipher import Cipher
@@ -27,12 +29,15 @@ __all__ = [
     "CronConfig",
     "EventConfig",
     "FunctionConfig",
+    "digest_of_code",
     "read_function",
     "read_functions",
+    "register_code",
     "register_functions",
     "registry_version",
 ]
 
+_CODE_TTL_MS = 90_000
 _RETENTION_MS = 7 * 24 * 3600 * 1000
 DEDUPE_MS = 24 * 3600 * 1000
 """The minimum time for which an event id or a run id prevents a second start: 24 hours."""
@@ -173,6 +178,18 @@ class FunctionConfig:
 def _pinned_prefix(flow: FlowConfig, name: str, app: str) -> str:
     pinned = flow.pinned_partition(name, app)
     return partition_prefix_for(pinned) if pinned else ""
+
+
+def digest_of_code(names: Iterable[str]) -> str:
+    """What identifies a set of functions: workers with the same functions have the same."""
+    return hashlib.sha1("\n".join(sorted(names)).encode(), usedforsecurity=False).hexdigest()
+
+
+def register_code(partition: Partition, names: Sequence[str]) -> Command[int]:
+    """Note in one partition that a live worker has the code of these functions, for the next 90 seconds."""
+    digest = digest_of_code(names)
+    keyed = (partition.keys("CODE", digest), partition.keys("CODES"))
+    return run_script("register_code", int, keyed, partition.now_ms(), digest, _CODE_TTL_MS, *names)
 
 
 def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Command[int]:
