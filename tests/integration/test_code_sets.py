@@ -61,3 +61,27 @@ def test_runs_that_no_worker_has_the_code_of_wait_and_start_with_the_first_that_
     assert len([record for record in caplog.records if record.message == "code_missing"]) == 1
     run_worker(new)
     assert [run.result(20) for run in runs] == [[0, 1, 2]] * RUNS
+
+
+def test_runs_in_a_queue_that_their_function_had_before_go_on(url: str, run_worker: StartWorker) -> None:
+    def version(queue: str) -> Stepflow:
+        app = Stepflow("shop", redis_url=url)
+
+        @app.function("moves", queue=queue)
+        async def moves(ctx: Context) -> str:
+            await ctx.step.wait_for_event("go", event="go", timeout="1h")
+            return "done"
+
+        return app
+
+    before = version("old-queue")
+    worker = run_worker(before)
+    waiting = before.start("moves")
+    until(lambda: waiting.status().value == "waiting", what="the wait")
+    worker.stop()
+    queued = before.start("moves")
+    worker = run_worker(version("new-queue"))
+    assert worker.worker.lists == ["new-queue:steps", "old-queue:steps", "new-queue", "old-queue"]
+    until(lambda: queued.status().value == "waiting", what="the other wait")
+    before.send("go")
+    assert [run.result(20) for run in (waiting, queued)] == ["done", "done"]

@@ -644,6 +644,12 @@ def a_stream_that_nobody_reads(driver: Driver) -> None:
 
 
 @defect("queue_unserved", leaves="queue_unserved")
+def a_former_queue_that_has_runs_and_no_worker(driver: Driver) -> None:
+    driver.client.sadd(driver.keys("FUNCTION_QUEUES"), "shop/buy\nshop", "shop/buy\nformer", "shop/buy\nempty")
+    driver.start(queue="former")
+
+
+@defect("queue_unserved", leaves="queue_unserved")
 def a_queue_that_nobody_serves(driver: Driver) -> None:
     driver.client.hset(driver.keys("FUNCTIONS"), "other/f", FunctionConfig("other", "f", "other").to_json())
 

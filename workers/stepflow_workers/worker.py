@@ -31,7 +31,13 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import check_server, connect_all, infos, safe_url
 from stepflow_broker.redis_client.errors import server_error
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
-from stepflow_broker.registry.functions import check_scopes, digest_of_code, register_code, register_functions
+from stepflow_broker.registry.functions import (
+    check_scopes,
+    digest_of_code,
+    parse_function_queues,
+    register_code,
+    register_functions,
+)
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import ConfigurationError, StepflowError
@@ -90,12 +96,11 @@ class StepWorker(BaseWorker):
         self.settings = settings
         cipher = NO_ENCRYPTION.merged_with(*(app.backend.cipher for app in apps))
         self.partition = partition_for(settings.redis_url, cipher)
-        queues = settings.queues or tuple(dict.fromkeys(f.config.queue for f in self.functions.values()))
-        self.lists = queue_lists(queues)
         client = connect_all(settings.redis_url)
         try:
             for info in infos(client):
                 check_server(info, settings.redis_url)
+            self.lists = queue_lists(settings.queues or self._own_queues(client))
             super().__init__(
                 self.lists,
                 name=_name_in(_database_of(client), settings.name),
@@ -112,6 +117,12 @@ class StepWorker(BaseWorker):
         self._partition_workers: PartitionWorkers | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled_at = 0.0
+
+    def _own_queues(self, client: Any) -> list[str]:
+        """The queues of the functions, then those that they had before: runs keep their queue."""
+        registered = parse_function_queues(client.smembers(self.partition.keys("FUNCTION_QUEUES")))
+        former = [queue for name, queue in registered if name in self.functions]
+        return list(dict.fromkeys([*(function.config.queue for function in self.functions.values()), *former]))
 
     def work(self, *_args: Any, **_options: Any) -> bool:
         """Work until a signal, or, in burst mode, until nothing is ready; true if it finished any job."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.registry.functions import read_functions
+from stepflow_broker.registry.functions import read_function_queues, read_functions
 from stepflow_broker.transitions.batches import end_batch
 from stepflow_broker.transitions.invokes import wake_parent
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases
@@ -44,6 +45,23 @@ def examine_queues(broker: Broker, keys: Keys, findings: Findings, workers: Sequ
         names = [config.name for config in functions if config.queue == queue]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         findings.add("queue_unserved", queue, ", ".join(names[:3]) + more)
+    former = {queue for _, queue in broker.execute(read_function_queues(keys))} - {config.queue for config in functions}
+    for queue, count in sorted(_count_live(broker, keys, former - served).items()):
+        findings.add("queue_unserved", queue, f"{count:,} live runs, which started when their function had this queue")
+
+
+def _count_live(broker: Broker, keys: Keys, queues: set[str]) -> Counter[str]:
+    """How many live runs there are in each of these queues."""
+    found = Counter[str]()
+    for one in keys.all if queues else ():
+        first = 0
+        while runs := broker.execute(command(replies.texts, "ZRANGE", one("LIVE"), first, first + _PAGE - 1)):
+            of_runs = broker.execute_all(
+                [command(replies.bytes_or_empty, "HGET", one("RUN", run), "queue") for run in runs]
+            )
+            found.update(queue.decode(errors="replace") for queue in of_runs)
+            first += _PAGE
+    return Counter({queue: found[queue] for queue in queues if found[queue]})
 
 
 def examine_backlog(broker: Broker, partition: Partition, findings: Findings, *, repair: bool) -> None:

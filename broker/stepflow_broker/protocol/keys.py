@@ -100,6 +100,7 @@ KEYS: tuple[Key, ...] = (
     Key("REPLICATED", f"{KEY_PREFIX}:replicated", "", "string", "run_replicated", "", "a minute after the last start", "empty: a producer with durability=\"replicated\" writes it, so that WAIT has a write to wait for"),
     Key("PARTITIONS", f"{KEY_PREFIX}:partitions", "", "string", "agree_partitions", "", "for ever", "the number of partitions, the same for all processes"),
     Key("FUNCTIONS", f"{KEY_PREFIX}:functions", "", "hash", "register_functions", "", "for ever", "app/function → its config: queue, triggers, retries and so on"),
+    Key("FUNCTION_QUEUES", f"{KEY_PREFIX}:function-queues", "", "set", "register_functions", "", "for ever", "<app/function>\\n<queue>: each queue that a function has, or had before its configuration was changed"),
     Key("CODE", f"{KEY_PREFIX}:code:", "<digest of the names>", "set", "register_code", "", "90 seconds after the last worker with these functions has ended", "the functions (app/function) of which a live worker has the code"),
     Key("CODES", f"{KEY_PREFIX}:codes", "", "zset", "register_code", "register_code", "members: as the set that they name", f"the digests of the sets in {KEY_PREFIX}:code:, by the time in ms at which they expire"),
     Key("CODE_WAITS", f"{KEY_PREFIX}:code-waits", "", "set", "claim_jobs", "claim_jobs", "members: until a worker with the code has taken the jobs", "<list>\\n<app/function>: the wait list code <list>\\n<app/function> has jobs, which a worker without the code of the function has met"),

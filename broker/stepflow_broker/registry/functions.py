@@ -30,7 +30,9 @@ __all__ = [
     "EventConfig",
     "FunctionConfig",
     "digest_of_code",
+    "parse_function_queues",
     "read_function",
+    "read_function_queues",
     "read_functions",
     "register_code",
     "register_functions",
@@ -194,8 +196,19 @@ def register_code(partition: Partition, names: Sequence[str]) -> Command[int]:
 
 def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Command[int]:
     """Store the configs of functions; the result is the registry's version."""
-    args = [arg for config in configs for arg in (config.name, config.to_json())]
-    return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION")), *args)
+    args = [arg for config in configs for arg in (config.name, config.to_json(), config.queue)]
+    return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION"), keys("FUNCTION_QUEUES")), *args)
+
+
+def read_function_queues(keys: Keys) -> Command[list[tuple[str, str]]]:
+    """Read the queues that functions have or had, as pairs of function and queue. Runs keep their queue."""
+    return command(parse_function_queues, "SMEMBERS", keys("FUNCTION_QUEUES"))
+
+
+def parse_function_queues(members: Iterable[bytes]) -> list[tuple[str, str]]:
+    """Pairs of function and queue from the members of the set of queues."""
+    pairs = [replies.shown_text(member).rpartition("\n") for member in members]
+    return sorted((name, queue) for name, _, queue in pairs if name)
 
 
 def check_scopes(keys: Keys, configs: Iterable[FunctionConfig]) -> None:
