@@ -319,6 +319,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "fire_cron": "start",
         "pause": "none",
         "resume": "none",
+        "forget_function": "none",
         "register_code": "none",
         "register_functions": "none",
         "agree_partitions": "none",

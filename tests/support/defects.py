@@ -10,7 +10,7 @@ from stepflow_broker.protocol.keys import GROUP
 from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
 from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.functions import FunctionConfig, register_code
 from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.outbox import StartChild, read_finished
@@ -647,6 +647,12 @@ def a_stream_that_nobody_reads(driver: Driver) -> None:
 def a_former_queue_that_has_runs_and_no_worker(driver: Driver) -> None:
     driver.client.sadd(driver.keys("FUNCTION_QUEUES"), "shop/buy\nshop", "shop/buy\nformer", "shop/buy\nempty")
     driver.start(queue="former")
+
+
+@defect("function_unserved", leaves="function_unserved")
+def a_function_whose_code_nobody_has(driver: Driver) -> None:
+    driver.client.hset(driver.keys("FUNCTIONS"), "shop/old", FunctionConfig("shop", "old", "shop").to_json())
+    driver.send(register_code(driver.partition, ["shop/buy"]))
 
 
 @defect("queue_unserved", leaves="queue_unserved")

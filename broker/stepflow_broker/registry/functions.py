@@ -13,6 +13,7 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig, Rule, known
 from stepflow_engine.cipher import Cipher
@@ -30,7 +31,9 @@ __all__ = [
     "EventConfig",
     "FunctionConfig",
     "digest_of_code",
+    "forget_function",
     "parse_function_queues",
+    "read_code",
     "read_function",
     "read_function_queues",
     "read_functions",
@@ -198,6 +201,18 @@ def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Command
     """Store the configs of functions; the result is the registry's version."""
     args = [arg for config in configs for arg in (config.name, config.to_json(), config.queue)]
     return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION"), keys("FUNCTION_QUEUES")), *args)
+
+
+def forget_function(partition: Partition, name: str) -> Command[ScriptStatus]:
+    """Delete the registration of a function in one partition. DONE, ALREADY or SERVED."""
+    keys = partition.keys
+    keyed = (keys("FUNCTIONS"), keys("VERSION"), keys("FUNCTION_QUEUES"), keys("CODES"), keys("CRON"), keys("PAUSED"))
+    return run_script("forget_function", ScriptStatus, keyed, partition.now_ms(), name)
+
+
+def read_code(partition: Partition, now_ms: int) -> Command[list[str]]:
+    """Read the digests of the sets of functions of live workers."""
+    return command(replies.texts, "ZRANGEBYSCORE", partition.keys("CODES"), now_ms, "+inf")
 
 
 def read_function_queues(keys: Keys) -> Command[list[tuple[str, str]]]:
