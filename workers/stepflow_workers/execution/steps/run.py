@@ -58,7 +58,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
         raise
     except Exception as error:  # noqa: BLE001  user code: any exception of a handler is the failure of the step
         return _failed(state, attempt, error, started_at=started_at)
-    run.uncommitted[attempt.key] = len(text)
+    run.add_uncommitted(attempt.key, len(text))
     return StepFinished(text, Memo(attempt.id, data=result.data))
 
 
