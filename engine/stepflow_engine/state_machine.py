@@ -124,7 +124,7 @@ class StepState(StrEnum):
 
     Attributes:
         QUEUED: its job is on a list and ready.
-        WAITLISTED: it is in the wait list of a concurrency limit or a pause.
+        WAITLISTED: it is in the wait list of a concurrency limit, of a pause, or of functions without code.
         LEASED: a worker executes it.
         DELAYED: a timer queues its next attempt.
         WAITING: it waits for a child, an event or a time. It has no job.
@@ -321,6 +321,8 @@ TRANSITIONS: Mapping[str, Transition] = {
         "fire_cron": "start",
         "pause": "none",
         "resume": "none",
+        "forget_function": "none",
+        "register_code": "none",
         "register_functions": "none",
         "agree_partitions": "none",
         # doctor: only with `repair`

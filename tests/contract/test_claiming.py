@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.registry.functions import digest_of_code, register_code
 from stepflow_broker.transitions.jobs import ClaimedJobs, claim_jobs, queue_lists
 from stepflow_engine.codec import loads
 from stepflow_engine.ids import job_id, step_key
@@ -202,3 +206,97 @@ def test_a_job_that_neither_rq_nor_a_run_knows_is_dropped(driver: Driver) -> Non
     driver.client.lpush(driver.keys("RQ_QUEUE", "shop"), "unknown")
     assert [lease.job for lease in claim_all(driver).leases] == ["run1"]
     assert driver.queued("shop") == []
+
+
+# -- jobs whose code a worker does not have --------------------------------------------
+
+
+OLD, NEW = ["shop/other"], ["shop/other", "shop/buy"]
+
+
+def claim_with(driver: Driver, names: Sequence[str], *, worker: str = "w1", limit: int = 100) -> ClaimedJobs:
+    """Claim as a worker that has the code of these functions."""
+    driver.send(register_code(driver.partition, names))
+    call = claim_jobs(
+        driver.partition,
+        lists=queue_lists(["shop"]),
+        worker=worker,
+        limit=limit,
+        lease_ms=LEASE_MS,
+        code=digest_of_code(names),
+    )
+    claimed = driver.store.broker.execute(call)
+    driver.check()
+    assert claimed is not None
+    return claimed
+
+
+def test_a_job_whose_code_the_worker_does_not_have_is_left_to_one_that_has_it(driver: Driver) -> None:
+    driver.start("run1")
+    driver.start("run2")
+    heard = driver.listen("READY")
+    assert claim_with(driver, OLD) == ClaimedJobs([], lacking={"shop/buy": 2})
+    assert heard() == ["shop"]
+    assert (driver.run("run1").continuation, driver.run("run1").attempt) == ("waitlisted", 0)
+    assert claim_with(driver, OLD) == ClaimedJobs([])
+    assert [lease.job for lease in claim_with(driver, NEW, worker="w2").leases] == ["run1", "run2"]
+    assert not driver.client.exists(driver.keys("CODE_WAITS"))
+
+
+def test_a_planned_step_is_left_to_a_worker_that_has_the_code_too(driver: Driver) -> None:
+    lease = driver.started("run1")
+    driver.plan(lease, "a", "b")
+    assert claim_with(driver, OLD, worker="w2").lacking == {"shop/buy": 2}
+    assert {step.state for step in driver.steps("run1").values()} == {"waitlisted"}
+    first, second = claim_with(driver, NEW, worker="w3").leases
+    assert {first.step_id, second.step_id} == {"a", "b"}
+    assert {first.step_attempt, second.step_attempt} == {0}
+
+
+def test_a_worker_takes_no_more_of_what_others_left_than_it_can_execute(driver: Driver) -> None:
+    for number in range(5):
+        driver.start(f"run{number}")
+    claim_with(driver, OLD)
+    assert len(claim_with(driver, NEW, limit=2).leases) == 2
+    assert len(claim_with(driver, NEW, worker="w2").leases) == 3
+
+
+def test_a_worker_takes_what_others_left_only_from_the_lists_that_it_serves(driver: Driver) -> None:
+    driver.start("run1")
+    claim_with(driver, OLD)
+    driver.send(register_code(driver.partition, NEW))
+    call = claim_jobs(
+        driver.partition,
+        lists=queue_lists(["another"]),
+        worker="w2",
+        limit=9,
+        lease_ms=LEASE_MS,
+        code=digest_of_code(NEW),
+    )
+    assert driver.store.broker.execute(call) == ClaimedJobs([])
+    assert driver.run("run1").continuation == "waitlisted"
+
+
+def test_a_run_that_waits_for_a_worker_with_its_code_can_be_cancelled(driver: Driver) -> None:
+    driver.start("run1")
+    claim_with(driver, OLD)
+    assert driver.cancel("run1") is ScriptStatus.DONE
+    assert claim_with(driver, NEW) == ClaimedJobs([])
+    assert not driver.client.exists(driver.keys("CODE_WAITS"))
+
+
+def test_a_worker_whose_set_of_functions_has_expired_claims_all_jobs(driver: Driver) -> None:
+    driver.start("run1")
+    driver.send(register_code(driver.partition, OLD))
+    driver.client.delete(driver.keys("CODE", digest_of_code(OLD)))
+    call = claim_jobs(
+        driver.partition,
+        lists=queue_lists(["shop"]),
+        worker="w1",
+        limit=9,
+        lease_ms=LEASE_MS,
+        code=digest_of_code(OLD),
+    )
+    claimed = driver.store.broker.execute(call)
+    assert claimed is not None
+    assert [lease.job for lease in claimed.leases] == ["run1"]

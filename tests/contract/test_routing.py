@@ -10,8 +10,11 @@ from stepflow_broker.registry.functions import (
     DEDUPE_MS,
     EventConfig,
     FunctionConfig,
+    forget_function,
     read_function,
+    read_function_queues,
     read_functions,
+    register_code,
     register_functions,
     registry_version,
 )
@@ -140,3 +143,35 @@ def test_an_event_is_set_aside_once_and_sent_again_once(driver: Driver, version:
     assert driver.store.broker.execute(read_aside_events(driver.partition)) == []
     (again,) = driver.store.broker.execute(read_events(driver.partition, "w1"))
     assert (again.event, again.event_id, again.dedupe) == (EVENT, "e1", True)
+
+
+# -- forgetting ------------------------------------------------------------------------
+
+
+def test_a_function_that_is_forgotten_is_started_by_nothing(driver: Driver, version: int) -> None:
+    event = sent(driver)
+    for field in ("shop/buy\nUTC\n* * * * *", "shop/buyer\nUTC\n* * * * *"):
+        driver.client.hset(driver.keys("CRON"), field, 1)
+    driver.client.hset(driver.keys("PAUSED"), "function shop/buy", "1 why")
+    assert driver.send(forget_function(driver.partition, "shop/buy")) is ScriptStatus.DONE
+    assert route(driver, event, version) is None
+    assert driver.store.broker.execute(read_functions(driver.keys)) == [MAIL]
+    assert driver.store.broker.execute(read_function_queues(driver.keys)) == [("post/mail", "letters")]
+    assert driver.client.hkeys(driver.keys("CRON")) == ["shop/buyer\nUTC\n* * * * *"]
+    assert not driver.client.exists(driver.keys("PAUSED"))
+    assert driver.send(forget_function(driver.partition, "shop/buy")) is ScriptStatus.ALREADY
+
+
+def test_a_function_whose_code_a_live_worker_has_is_not_forgotten(driver: Driver, version: int) -> None:
+    driver.send(register_code(driver.partition, ["shop/buy"]))
+    before = driver.snapshot()
+    assert driver.send(forget_function(driver.partition, "shop/buy")) is ScriptStatus.SERVED
+    assert driver.snapshot() == before
+    driver.advance(91_000)
+    assert driver.send(forget_function(driver.partition, "shop/buy")) is ScriptStatus.DONE
+
+
+def test_each_queue_that_a_function_had_is_known(driver: Driver, version: int) -> None:
+    driver.send(register_functions(driver.keys, [FunctionConfig("shop", "buy", "fast")]))
+    queues = [("post/mail", "letters"), ("shop/buy", "fast"), ("shop/buy", "shop")]
+    assert driver.store.broker.execute(read_function_queues(driver.keys)) == queues

@@ -289,6 +289,30 @@ def test_functions_workers_and_queues_are_listed(url: str, tmp_path: Path) -> No
         path.touch()
 
 
+def test_a_function_whose_code_is_gone_is_forgotten_once_it_has_no_run(registered: str) -> None:
+    run = enqueue(registered, "order", {"number": 1})
+    forget = ("functions", "forget", "shop/order", "--redis-url", registered)
+    assert_refused(call(*forget), 3, "has live runs", "stepflow runs cancel --function shop/order")
+    assert call("runs", "cancel", run, "--redis-url", registered).returncode == 0
+    assert as_json(*forget) == {"function": "shop/order", "forgotten": True}
+    listed = as_json("functions", "--redis-url", registered)
+    assert "order" not in [function["id"] for function in listed]
+    assert as_json("send", "shop/order.placed", "--data", '{"number": 3}', "--redis-url", registered)["functions"] == []
+    assert_refused(call(*forget), 4, "is not registered")
+
+
+def test_a_function_that_a_live_worker_has_is_not_forgotten(url: str, run_worker) -> None:
+    app = Stepflow("mail", redis_url=url)
+
+    @app.function("welcome")
+    async def welcome(ctx: Context) -> None: ...
+
+    run_worker(app)
+    until(lambda: as_json("functions", "--redis-url", url), what="the worker")
+    done = call("functions", "forget", "mail/welcome", "--redis-url", url)
+    assert_refused(done, 3, "a live worker has the code of function mail/welcome")
+
+
 def test_functions_show_rate_limits_and_the_queues_that_no_live_worker_serves(url: str) -> None:
     app = Stepflow("mail", redis_url=url)
 

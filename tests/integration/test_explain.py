@@ -124,7 +124,7 @@ def test_a_run_whose_code_is_gone(app: Stepflow, url: str, run_worker) -> None:
     async def unrelated(ctx: Context) -> None: ...
 
     run_worker(other)
-    assert "is not in worker" in settled(run, "code_missing").text
+    assert "a worker that has the code of shop/gone" in settled(run, "code_missing").text
 
 
 @pytest.mark.slow

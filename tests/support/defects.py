@@ -10,7 +10,7 @@ from stepflow_broker.protocol.keys import GROUP
 from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
 from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.functions import FunctionConfig, register_code
 from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.outbox import StartChild, read_finished
@@ -240,6 +240,15 @@ def a_line_that_nobody_moves(driver: Driver) -> None:
     start(driver, flow=WAITLISTED)
     driver.client.delete(driver.keys("CONCURRENCY_SLOTS", GATE), driver.keys("RQ_QUEUE", "shop"))
     driver.client.zadd(driver.keys("WAIT_LIST", GATE), {"run1": 1})
+    driver.client.hset(driver.keys("RUN", "run1"), "continuation", "waitlisted")
+    driver.client.hset(driver.keys("RQ_JOB", "run1"), "status", "deferred")
+
+
+@defect("wait_list_stalled")
+def a_wait_list_of_missing_code_that_no_claim_finds(driver: Driver) -> None:
+    driver.start()
+    driver.client.delete(driver.keys("RQ_QUEUE", "shop"))
+    driver.client.zadd(driver.keys("WAIT_LIST", f"code shop\n{GATE}"), {"run1": 1})
     driver.client.hset(driver.keys("RUN", "run1"), "continuation", "waitlisted")
     driver.client.hset(driver.keys("RQ_JOB", "run1"), "status", "deferred")
 
@@ -632,6 +641,18 @@ def a_stream_without_its_group(driver: Driver) -> None:
 def a_stream_that_nobody_reads(driver: Driver) -> None:
     driver.client.xgroup_delconsumer(driver.keys("EVENTS"), GROUP, "w1")
     driver.client.xadd(driver.keys("EVENTS"), {"event": "{}"}, id=f"{driver.now_ms}-0")
+
+
+@defect("queue_unserved", leaves="queue_unserved")
+def a_former_queue_that_has_runs_and_no_worker(driver: Driver) -> None:
+    driver.client.sadd(driver.keys("FUNCTION_QUEUES"), "shop/buy\nshop", "shop/buy\nformer", "shop/buy\nempty")
+    driver.start(queue="former")
+
+
+@defect("function_unserved", leaves="function_unserved")
+def a_function_whose_code_nobody_has(driver: Driver) -> None:
+    driver.client.hset(driver.keys("FUNCTIONS"), "shop/old", FunctionConfig("shop", "old", "shop").to_json())
+    driver.send(register_code(driver.partition, ["shop/buy"]))
 
 
 @defect("queue_unserved", leaves="queue_unserved")

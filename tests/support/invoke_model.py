@@ -336,7 +336,7 @@ class InvokeModel:
             if not state.is_live(run):
                 yield f"cancel {run}, again", self._cancel(run), (ScriptStatus.ALREADY, ScriptStatus.NO_RUN)
             if state.run(run).get("continuation") != "queued":
-                yield f"claim {run}, again", self._claim(run), (jobs.ClaimedJobs([], {}),)
+                yield f"claim {run}, again", self._claim(run), (jobs.ClaimedJobs([]),)
         yield "reclaim, again", jobs.reclaim_leases(_PARTITION), ([],)
 
     def _unseen(self, state: State) -> set[str]:

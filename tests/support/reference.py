@@ -190,6 +190,7 @@ EXAMPLES = {
     "stepflow events resend": "stepflow events resend 1764401234567-0",
     "stepflow pauses": "stepflow pauses --output json",
     "stepflow functions": "stepflow functions",
+    "stepflow functions forget": "stepflow functions forget shop/import",
     "stepflow workers": "stepflow workers",
     "stepflow queues": "stepflow queues --output json",
 }
@@ -207,10 +208,10 @@ def commands() -> Iterator[tuple[str, str, click.Command]]:
 def _below(group: click.Group, name: str, prefix: str) -> Iterator[tuple[str, str, click.Command]]:
     for word, command in group.commands.items():
         inner = (f"{name} {word}", f"{prefix}_{word.upper()}")
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield *inner, command
         if isinstance(command, click.Group):
             yield from _below(command, *inner)
-        else:
-            yield *inner, command
 
 
 def _commands() -> str:

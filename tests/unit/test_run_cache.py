@@ -56,7 +56,7 @@ def test_the_result_of_a_step_is_counted_once_while_it_is_committed_and_after() 
     async def main() -> None:
         run = cached_run(run_state_bytes=3 * SIZE)
         ((key, memo),) = data_memos(a=1)
-        run.uncommitted[key] = SIZE
+        run.add_uncommitted(key, SIZE)
         assert run.has_room(2 * SIZE)
         assert not run.has_room(2 * SIZE + 1)
         run.apply_memo(1, key, memo, SIZE)

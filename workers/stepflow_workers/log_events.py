@@ -193,9 +193,10 @@ _EVENTS = (
     LogEvent(
         "code_missing",
         _WARNING,
-        ("run_id", "function"),
-        "This worker does not have the function of the run. It deferred the job.",
-        "Start a worker that has the function, or cancel the run.",
+        ("function", "count"),
+        "This worker does not have the function of some jobs. It left them to workers that have it. One line a "
+        "minute for each function.",
+        "Nothing, during a deployment. Else start a worker that has the function, or cancel its runs.",
     ),
     LogEvent(
         "payload_decryption_failed",

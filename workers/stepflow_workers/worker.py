@@ -31,7 +31,13 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import check_server, connect_all, infos, safe_url
 from stepflow_broker.redis_client.errors import server_error
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
-from stepflow_broker.registry.functions import check_scopes, register_functions
+from stepflow_broker.registry.functions import (
+    check_scopes,
+    digest_of_code,
+    parse_function_queues,
+    register_code,
+    register_functions,
+)
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import ConfigurationError, StepflowError
@@ -93,12 +99,11 @@ class StepWorker(BaseWorker):
         self.settings = settings
         cipher = NO_ENCRYPTION.merged_with(*(app.backend.cipher for app in apps))
         self.partition = partition_for(settings.redis_url, cipher)
-        queues = settings.queues or tuple(dict.fromkeys(f.config.queue for f in self.functions.values()))
-        self.lists = queue_lists(queues)
         client = connect_all(settings.redis_url)
         try:
             for info in infos(client):
                 check_server(info, settings.redis_url)
+            self.lists = queue_lists(settings.queues or self._own_queues(client))
             super().__init__(
                 self.lists,
                 name=_name_in(_database_of(client), settings.name),
@@ -116,6 +121,12 @@ class StepWorker(BaseWorker):
         self._partition_workers: PartitionWorkers | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled_at = 0.0
+
+    def _own_queues(self, client: Any) -> list[str]:
+        """The queues of the functions, then those that they had before: runs keep their queue."""
+        registered = parse_function_queues(client.smembers(self.partition.keys("FUNCTION_QUEUES")))
+        former = [queue for name, queue in registered if name in self.functions]
+        return list(dict.fromkeys([*(function.config.queue for function in self.functions.values()), *former]))
 
     def work(self, *_args: Any, **_options: Any) -> bool:
         """Work until a signal, or, in burst mode, until nothing is ready; true if it finished any job."""
@@ -148,6 +159,7 @@ class StepWorker(BaseWorker):
             check_partitions(broker, self.partition.keys)
             check_scopes(self.partition.keys, configs)
             broker.execute_all([register_functions(one.keys, configs) for one in self.partition.all])
+            broker.execute_all([register_code(one, list(self.functions)) for one in self.partition.all])
         finally:
             broker.close()
 
@@ -157,7 +169,8 @@ class StepWorker(BaseWorker):
         loop = asyncio.get_running_loop()
         broker = AsyncBroker(self.settings.redis_url, retry_for_s=_RETRY_FOR_S)
         wakeups = Wakeups(self.partition)
-        state = WorkerState(broker, self.partition, self.name, self.settings, wakeups)
+        code = digest_of_code(self.functions)
+        state = WorkerState(broker, self.partition, self.name, self.settings, code, wakeups)
         registries = Registries(broker, self.partition)
         completions = CompletionConsumer(broker, self.partition, self.name, state.cache)
         lease_ms = self.settings.lease_ms
@@ -187,7 +200,7 @@ class StepWorker(BaseWorker):
                 runner=runner,
                 leases=leases,
                 router=router,
-                maintenance=MaintenanceLoop(state, partition, completions, cron_ticker),
+                maintenance=MaintenanceLoop(state, partition, completions, cron_ticker, list(self.functions)),
                 set_state=partial(self._show_state, broker),
             )
             wakeups.add(partition, dispatcher)

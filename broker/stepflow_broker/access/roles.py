@@ -154,6 +154,7 @@ OPERATOR = Role(
         *_EXAMINATIONS,
         "check_permissions",
         "agree_partitions",
+        "forget_function",
         "load_run",
         "reclaim_leases",
         "fire_timers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.registry.functions import read_functions
+from stepflow_broker.registry.functions import read_code, read_function_queues, read_functions
 from stepflow_broker.transitions.batches import end_batch
 from stepflow_broker.transitions.invokes import wake_parent
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases
@@ -29,8 +30,9 @@ _PAGE = 500
 _DOCTOR = "doctor"
 
 
-def examine_queues(broker: Broker, keys: Keys, findings: Findings, workers: Sequence[WorkerRecord]) -> None:
-    """Find queues that no worker serves, and partitions in which RQ is suspended."""
+def examine_queues(broker: Broker, partition: Partition, findings: Findings, workers: Sequence[WorkerRecord]) -> None:
+    """Find queues and functions that no worker serves, and partitions in which RQ is suspended."""
+    keys = partition.keys
     exist = broker.execute_all([command(int, "EXISTS", one("RQ_SUSPENDED")) for one in keys.all])
     suspended = [one for one, found in zip(keys.all, exist, strict=True) if found]
     if len(suspended) == len(keys.all):
@@ -44,6 +46,34 @@ def examine_queues(broker: Broker, keys: Keys, findings: Findings, workers: Sequ
         names = [config.name for config in functions if config.queue == queue]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         findings.add("queue_unserved", queue, ", ".join(names[:3]) + more)
+    _examine_code(broker, partition, findings, [config.name for config in functions])
+    former = {queue for _, queue in broker.execute(read_function_queues(keys))} - {config.queue for config in functions}
+    for queue, count in sorted(_count_live(broker, keys, former - served).items()):
+        findings.add("queue_unserved", queue, f"{count:,} live runs, which started when their function had this queue")
+
+
+def _examine_code(broker: Broker, partition: Partition, findings: Findings, names: Sequence[str]) -> None:
+    """Find functions whose code no live worker has, while live workers have the code of others."""
+    now = partition.now_ms() or broker.execute(server_time_ms())
+    digests = broker.execute(read_code(partition, now))
+    sets = [command(replies.texts, "SMEMBERS", partition.keys("CODE", digest)) for digest in digests]
+    has_code = {name for found in broker.execute_all(sets) for name in found} if sets else set(names)
+    for name in sorted(set(names) - has_code):
+        findings.add("function_unserved", name)
+
+
+def _count_live(broker: Broker, keys: Keys, queues: set[str]) -> Counter[str]:
+    """How many live runs there are in each of these queues."""
+    found = Counter[str]()
+    for one in keys.all if queues else ():
+        first = 0
+        while runs := broker.execute(command(replies.texts, "ZRANGE", one("LIVE"), first, first + _PAGE - 1)):
+            of_runs = broker.execute_all(
+                [command(replies.bytes_or_empty, "HGET", one("RUN", run), "queue") for run in runs]
+            )
+            found.update(queue.decode(errors="replace") for queue in of_runs)
+            first += _PAGE
+    return Counter({queue: found[queue] for queue in queues if found[queue]})
 
 
 def examine_backlog(broker: Broker, partition: Partition, findings: Findings, *, repair: bool) -> None:

@@ -54,7 +54,7 @@ def examine(broker: Broker, partition: Partition, *, repair: bool = False) -> li
     """
     workers = read_workers(broker, partition)
     findings = Findings(has_workers=bool(workers))
-    examine_queues(broker, partition.keys, findings, workers)
+    examine_queues(broker, partition, findings, workers)
     for one in partition.all:
         examine_backlog(broker, one, findings, repair=repair)
         examination = _Examination(broker, one, one.keys, findings, repair)

@@ -10,6 +10,7 @@ __all__ = ["ScriptStatus"]
 class ScriptStatus(IntEnum):
     """The status codes of the scripts. The header of each script lists those that it returns."""
 
+    SERVED = 4
     RESOLVED = 3
     MORE = 2
     DONE = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,8 @@ from typing import Any
 from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig, Rule, known
 from stepflow_engine.cipher import Cipher
@@ -27,12 +30,19 @@ __all__ = [
     "CronConfig",
     "EventConfig",
     "FunctionConfig",
+    "digest_of_code",
+    "forget_function",
+    "parse_function_queues",
+    "read_code",
     "read_function",
+    "read_function_queues",
     "read_functions",
+    "register_code",
     "register_functions",
     "registry_version",
 ]
 
+_CODE_TTL_MS = 90_000
 _RETENTION_MS = 7 * 24 * 3600 * 1000
 DEDUPE_MS = 24 * 3600 * 1000
 """The minimum time for which an event id or a run id prevents a second start: 24 hours."""
@@ -175,10 +185,45 @@ def _pinned_prefix(flow: FlowConfig, name: str, app: str) -> str:
     return partition_prefix_for(pinned) if pinned else ""
 
 
+def digest_of_code(names: Iterable[str]) -> str:
+    """What identifies a set of functions: workers with the same functions have the same."""
+    return hashlib.sha1("\n".join(sorted(names)).encode(), usedforsecurity=False).hexdigest()
+
+
+def register_code(partition: Partition, names: Sequence[str]) -> Command[int]:
+    """Note in one partition that a live worker has the code of these functions, for the next 90 seconds."""
+    digest = digest_of_code(names)
+    keyed = (partition.keys("CODE", digest), partition.keys("CODES"))
+    return run_script("register_code", int, keyed, partition.now_ms(), digest, _CODE_TTL_MS, *names)
+
+
 def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Command[int]:
     """Store the configs of functions; the result is the registry's version."""
-    args = [arg for config in configs for arg in (config.name, config.to_json())]
-    return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION")), *args)
+    args = [arg for config in configs for arg in (config.name, config.to_json(), config.queue)]
+    return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION"), keys("FUNCTION_QUEUES")), *args)
+
+
+def forget_function(partition: Partition, name: str) -> Command[ScriptStatus]:
+    """Delete the registration of a function in one partition. DONE, ALREADY or SERVED."""
+    keys = partition.keys
+    keyed = (keys("FUNCTIONS"), keys("VERSION"), keys("FUNCTION_QUEUES"), keys("CODES"), keys("CRON"), keys("PAUSED"))
+    return run_script("forget_function", ScriptStatus, keyed, partition.now_ms(), name)
+
+
+def read_code(partition: Partition, now_ms: int) -> Command[list[str]]:
+    """Read the digests of the sets of functions of live workers."""
+    return command(replies.texts, "ZRANGEBYSCORE", partition.keys("CODES"), now_ms, "+inf")
+
+
+def read_function_queues(keys: Keys) -> Command[list[tuple[str, str]]]:
+    """Read the queues that functions have or had, as pairs of function and queue. Runs keep their queue."""
+    return command(parse_function_queues, "SMEMBERS", keys("FUNCTION_QUEUES"))
+
+
+def parse_function_queues(members: Iterable[bytes]) -> list[tuple[str, str]]:
+    """Pairs of function and queue from the members of the set of queues."""
+    pairs = [replies.shown_text(member).rpartition("\n") for member in members]
+    return sorted((name, queue) for name, _, queue in pairs if name)
 
 
 def check_scopes(keys: Keys, configs: Iterable[FunctionConfig]) -> None:

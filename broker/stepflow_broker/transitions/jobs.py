@@ -8,7 +8,7 @@ jobs again when the leases are over. `repair_jobs` queues jobs that another tool
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from stepflow_broker.protocol import replies
@@ -131,10 +131,12 @@ class ClaimedJobs:
     Attributes:
         leases: the jobs that the worker has now.
         foreign: how many jobs of other programs are in front of each list that has any. They stay there.
+        lacking: how many jobs of each function were left to workers that have its code.
     """
 
     leases: list[Lease]
-    foreign: dict[str, int]
+    foreign: dict[str, int] = field(default_factory=dict)
+    lacking: dict[str, int] = field(default_factory=dict)
 
 
 def by_partition(
@@ -148,7 +150,14 @@ def by_partition(
 
 
 def claim_jobs(
-    partition: Partition, *, lists: Sequence[str], worker: str, limit: int, lease_ms: int, claim: int = 0
+    partition: Partition,
+    *,
+    lists: Sequence[str],
+    worker: str,
+    limit: int,
+    lease_ms: int,
+    claim: int = 0,
+    code: str = "",
 ) -> Command[ClaimedJobs | None]:
     """Lease at most ``limit`` ready jobs to a worker; ``None`` while RQ is suspended.
 
@@ -160,6 +169,7 @@ def claim_jobs(
         lease_ms: the length of the leases, in milliseconds.
         claim: a number that this worker uses once. A claim that is sent again with it returns the same jobs, so no job
             is lost with a reply. 0: no number.
+        code: the digest of the functions of which the worker has the code; see `register_code`. ``""``: of all.
     """
     return run_script(
         "claim_jobs",
@@ -170,6 +180,7 @@ def claim_jobs(
         limit,
         lease_ms,
         claim,
+        code,
         *lists,
     )
 
@@ -177,8 +188,12 @@ def claim_jobs(
 def _claimed(reply: Any) -> ClaimedJobs | None:
     if reply == 0:
         return None
-    leases, foreign = reply
-    return ClaimedJobs([Lease.parse(entry) for entry in leases], {name.decode(): count for name, count in foreign})
+    leases, foreign, lacking = reply
+    return ClaimedJobs([Lease.parse(entry) for entry in leases], _counts(foreign), _counts(lacking))
+
+
+def _counts(reply: Iterable[list[Any]]) -> dict[str, int]:
+    return {replies.shown_text(name): count for name, count in reply}
 
 
 def load_run(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.event_filter import EventFilter
+from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
@@ -107,7 +108,9 @@ class _Explainer:
                 text = f"{record.name} is part of batch {batch}"
                 return Reason("batch", run_id, text, None, (batch_reason,) if batch_reason else ())
             case "waitlisted":
-                because = tuple(self._positions(run_id, names))
+                because = tuple(self._positions(run_id, names, record))
+                if because and because[0].kind == "code_missing":
+                    return replace(because[0], subject=run_id)
                 return Reason("waitlisted", run_id, f"{record.name} waits in a wait list", None, because)
             case "delayed":
                 return self._delayed(record, delayed_by)
@@ -156,7 +159,7 @@ class _Explainer:
                     text = f"step {step.id!r} is ready, and no worker has taken it"
                     yield Reason("step", step.id, text, None, (queued,))
                 case "waitlisted":
-                    positions = tuple(self._positions(job, limits))
+                    positions = tuple(self._positions(job, limits, record))
                     yield Reason("waitlisted", step.id, f"step {step.id!r} waits in a wait list", None, positions)
                 case "leased":
                     yield Reason("step", step.id, f"step {step.id!r} is executed by worker {step.owner}")
@@ -181,7 +184,7 @@ class _Explainer:
             return Reason("queue", name, f"{where}; no live worker serves queue {queue}: start one")
         return Reason("queue", name, f"{where}; {len(serving)} live worker(s) serve queue {queue}")
 
-    def _positions(self, job: str, limits: list[tuple[int, str]]) -> Iterator[Reason]:
+    def _positions(self, job: str, limits: list[tuple[int, str]], record: RunRecord) -> Iterator[Reason]:
         """The positions of a job in the wait lists of its queue and its limits, and the runs that hold the slots."""
         partition = self.partition.of(job)
         queued = self.broker.execute(command(replies.texts, "HMGET", partition.keys("RUN", job), "queue"))[0]
@@ -190,6 +193,12 @@ class _Explainer:
         )
         if place is not None:
             yield Reason("queue", queued, f"number {place + 1} by priority on queue {queued}")
+        for name in queue_lists([record.queue]):
+            code = partition.keys("WAIT_LIST", f"code {name}\n{record.name}")
+            if self.broker.execute(command(replies.integer_or_none, "ZRANK", code, job)) is not None:
+                text = f"it waits for a worker that has the code of {record.name}: start one, or cancel the run"
+                yield Reason("code_missing", record.name, text)
+                return
         for limit, name in limits:
             place = self.broker.execute(
                 command(replies.integer_or_none, "ZRANK", partition.keys("WAIT_LIST", name), job)

@@ -10,9 +10,10 @@ import click
 from rich.text import Text
 
 from stepflow_broker.protocol.clock import now_ms, server_time_ms
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import RateConfig
-from stepflow_broker.registry.functions import CronConfig, FunctionConfig, read_functions
-from stepflow_broker.views.listings import read_queues, read_workers, served_queues
+from stepflow_broker.registry.functions import CronConfig, FunctionConfig, forget_function, read_functions
+from stepflow_broker.views.listings import find_runs, read_queues, read_workers, served_queues
 from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import (
@@ -31,16 +32,22 @@ from stepflow_cli.run_view.next_time import next_time
 from stepflow_cli.server import find_server
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.durations import show_duration
-from stepflow_engine.product import WORKER_PROGRAM
+from stepflow_engine.errors import ConfigurationError, FunctionNotFoundError
+from stepflow_engine.failure import Failure
+from stepflow_engine.product import NAME, WORKER_PROGRAM
+from stepflow_engine.state_machine import LIVE
 
 __all__ = ["functions", "queues", "workers"]
 
 
-@click.command(epilog=EPILOG)
+@click.group(epilog=EPILOG, invoke_without_command=True)
 @output_option
 @server_options
-def functions(*, output: str, redis_url: str | None) -> None:
+@click.pass_context
+def functions(context: click.Context, *, output: str, redis_url: str | None) -> None:
     """List the registered functions, their triggers, and whether a live worker serves them."""
+    if context.invoked_subcommand is not None:
+        return
     broker, partition = find_server(redis_url, NO_ENCRYPTION)
     configs, served = broker.execute(read_functions(partition.keys)), served_queues(broker, partition)
     now = broker.execute(server_time_ms())
@@ -62,6 +69,34 @@ def functions(*, output: str, redis_url: str | None) -> None:
     _print(headers, rows, right=("RETRIES",), wrapped=(1,), empty="no functions: start a worker")
     for queue in sorted({config.queue for config in configs} - served):
         click.echo(unserved(queue))
+
+
+@functions.command(epilog=EPILOG)
+@click.argument("name")
+@output_option
+@server_options
+def forget(name: str, *, output: str, redis_url: str | None) -> None:
+    """Forget a function (APP/NAME) whose code was removed or renamed: no event and no schedule starts it any more.
+
+    It is refused while a live worker has the code, for up to 90 s after the last one stopped, and while runs of the
+    function live. A worker that has the code registers the function again.
+    """
+    broker, partition = find_server(redis_url, NO_ENCRYPTION)
+    if find_runs(broker, partition, statuses=LIVE, function=name, limit=1):
+        cancel = f"{NAME} runs cancel --function {name}"
+        raise ConfigurationError(f"function {name} has live runs: wait for their end, or cancel them with '{cancel}'")
+    codes = broker.execute_all([forget_function(one, name) for one in partition.all])
+    if ScriptStatus.SERVED in codes:
+        raise ConfigurationError(
+            f"a live worker has the code of function {name}, or stopped less than 90 s ago: stop it, and try again"
+        )
+    if ScriptStatus.DONE not in codes:
+        text = f"function {name} is not registered: '{NAME} functions' lists those that are"
+        raise FunctionNotFoundError("", Failure("FunctionNotFoundError", text), function_id=name)
+    if output == "json":
+        print_json({"function": name, "forgotten": True})
+    else:
+        click.echo(printable(f"function {name} is forgotten"))
 
 
 def _function_json(config: FunctionConfig, served: frozenset[str], now: int) -> dict[str, Any]:

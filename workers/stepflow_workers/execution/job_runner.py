@@ -59,7 +59,7 @@ async def _run_job(context: JobContext, lease: Lease) -> None:
                 try:
                     continues = await job.commit(attempt, result)  # commit
                 finally:
-                    run.uncommitted.pop(attempt.key, None)
+                    run.drop_uncommitted(attempt.key)
                 if not continues:
                     break
     finally:

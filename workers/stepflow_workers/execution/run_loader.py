@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 
 from stepflow import Function
@@ -12,14 +11,12 @@ from stepflow_broker.transitions.runs import read_memos
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import open_event_text
 from stepflow_engine.failure import Failure
-from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["catch_up", "defer_job", "load_cached_run"]
 
-_log = logging.getLogger(WORKER_LOGGER)
 _DEFER_MS = (1_000, 30_000)
 
 
@@ -31,7 +28,7 @@ async def load_cached_run(context: JobContext, lease: Lease) -> CachedRun | None
     name = f"{lease.app}/{lease.function}"
     function = context.functions.get(name)
     if function is None:
-        _log.warning("code_missing", extra={"run_id": lease.run_id, "function": name})
+        context.state.report_missing_code(name, count=1)
         reason = f"the code of function {name} is not in worker {context.state.worker}"
         await defer_job(context.state, lease, "CodeMissing", f"{reason}: start a worker with it, or cancel the run")
         return None

@@ -166,6 +166,8 @@ class Dispatcher:
         claimed = jobs.leases if jobs else []
         if jobs and jobs.foreign:
             self._report_foreign(jobs.foreign)
+        for name, count in jobs.lacking.items() if jobs else ():
+            state.report_missing_code(name, count=count)
         self.claimed += len(claimed)
         self._has_jobs |= len(claimed) == limit
         free = len(claimed) if self._is_alone else state.slots.free
@@ -194,6 +196,7 @@ class Dispatcher:
                 limit=limit,
                 lease_ms=state.settings.lease_ms,
                 claim=next(self._claims),
+                code=state.code,
             )
         )
         if not self._is_alone:

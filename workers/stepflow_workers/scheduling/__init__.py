@@ -7,6 +7,7 @@ There is no scheduler process. Every worker runs every task for each partition (
 - process finished runs: every 4 s; take over those of dead workers: every 8 s;
 - reclaim expired leases: every 4 s;
 - read the pauses, and repair jobs that are missing from their queues: every 10 s;
+- note again which functions the worker has: every 20 s;
 - delete the index entries of expired runs: every 5 minutes.
 
 Each task is an idempotent script that takes what is due. Several workers that run it at once do its work once.

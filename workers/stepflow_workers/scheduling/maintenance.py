@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.registry.functions import register_code
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases, repair_jobs
 from stepflow_broker.transitions.runs import forget_ended
 from stepflow_engine.product import WORKER_LOGGER
@@ -45,12 +46,22 @@ class _PeriodicTask:
 
 
 class MaintenanceLoop:
-    """Runs the periodic tasks of one partition, for one worker."""
+    """Runs the periodic tasks of one partition, for one worker.
+
+    Args:
+        functions: the names of the functions of which the worker has the code.
+    """
 
     def __init__(
-        self, state: WorkerState, partition: Partition, completions: CompletionConsumer, cron_ticker: CronTicker
+        self,
+        state: WorkerState,
+        partition: Partition,
+        completions: CompletionConsumer,
+        cron_ticker: CronTicker,
+        functions: Sequence[str],
     ) -> None:
         self._state = state
+        self._functions = functions
         self._partition = partition
         self._timers_at = 0.0
         self._tick_at = 0.0
@@ -64,6 +75,7 @@ class MaintenanceLoop:
             _PeriodicTask(partial(completions.take_over, partition), 8.0),
             _PeriodicTask(self._reclaim, 4.0),
             _PeriodicTask(self._repair, 10.0),
+            _PeriodicTask(self._register_code, 20.0),
             _PeriodicTask(self._forget_ended, 300.0),
         )
 
@@ -117,6 +129,9 @@ class MaintenanceLoop:
         self._repair_cursor, repaired = await self._state.broker.execute(call)
         if repaired:
             _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
+
+    async def _register_code(self) -> None:
+        await self._state.broker.execute(register_code(self._partition, self._functions))
 
     async def _forget_ended(self) -> None:
         now_ms = await self._state.broker.execute(server_time_ms())

@@ -32,6 +32,7 @@ class CachedRun:
         distant_waits: those of them that end later than `IDLE_HOLD_S` from now.
         state_bytes: the size of the known memos, as they are stored.
         uncommitted: the sizes of the memos of steps that this worker has executed and not yet committed.
+        uncommitted_bytes: their sum.
         deaths: the workers that died with the continuation since it last made progress.
         lock: held by the job that advances the code.
     """
@@ -47,6 +48,7 @@ class CachedRun:
     distant_waits: set[str] = field(default_factory=set)
     state_bytes: int = 0
     uncommitted: dict[str, int] = field(default_factory=dict)
+    uncommitted_bytes: int = 0
     deaths: tuple[str, ...] = ()
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -58,15 +60,23 @@ class CachedRun:
         """
         self.planned.discard(key)
         self.distant_waits.discard(key)
-        self.uncommitted.pop(key, None)
+        self.drop_uncommitted(key)
         if self.execution.offer(position, key, memo):
             self.state_bytes += size
             self.deaths = ()
 
     def has_room(self, size: int) -> bool:
         """Whether the limit for all memos of a run allows another memo."""
-        known = self.state_bytes + sum(self.uncommitted.values())
-        return known + size <= self.function.limits.run_state_bytes
+        return self.state_bytes + self.uncommitted_bytes + size <= self.function.limits.run_state_bytes
+
+    def add_uncommitted(self, key: str, size: int) -> None:
+        """Count the memo of a step until it is applied, or until `drop_uncommitted`."""
+        self.uncommitted_bytes += size - self.uncommitted.get(key, 0)
+        self.uncommitted[key] = size
+
+    def drop_uncommitted(self, key: str) -> None:
+        """Count the memo of a step no longer: it is stored, or it was refused."""
+        self.uncommitted_bytes -= self.uncommitted.pop(key, 0)
 
 
 class RunCache:

@@ -12,6 +12,7 @@ from stepflow_broker.transitions.jobs import Lease, by_partition, fail_attempt, 
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.memo import Memo, read_memo
 from stepflow_engine.product import WORKER_LOGGER
+from stepflow_workers.state.log_throttle import LogThrottle
 from stepflow_workers.state.pauses import Pauses
 from stepflow_workers.state.run_cache import CachedRun, RunCache
 from stepflow_workers.state.settings import WorkerSettings
@@ -32,6 +33,7 @@ class WorkerState:
         partition: the first partition; its cipher has the keys of all apps of this worker.
         worker: the worker's name.
         settings: the settings of the worker.
+        code: the digest of the functions of which it has the code.
         wakeups: wakes the worker's dispatchers.
         slots: limit how many jobs it executes at once.
         cache: the runs in its memory.
@@ -45,6 +47,7 @@ class WorkerState:
     partition: Partition
     worker: str
     settings: WorkerSettings
+    code: str
     wakeups: Wakeups
     slots: Slots = field(init=False)
     cache: RunCache = field(init=False)
@@ -53,6 +56,7 @@ class WorkerState:
     suspended: set[str] = field(default_factory=set)
     finished_jobs: int = 0
     failed_jobs: int = 0
+    _code_log: LogThrottle = field(default_factory=LogThrottle)
 
     def __post_init__(self) -> None:
         self.slots = Slots(self.settings.concurrency, self.wakeups.slot_freed)
@@ -67,6 +71,11 @@ class WorkerState:
             _log.warning("lease_lost", extra={"run_id": run.run_id, "function": run.function.name})
         self.cache.drop(run)
         return False
+
+    def report_missing_code(self, name: str, *, count: int) -> None:
+        """Log that this worker has left jobs of a function to others, once a minute for each function."""
+        if self._code_log.allows(name):
+            _log.warning("code_missing", extra={"function": name, "count": count})
 
     async def plan_retry(
         self, lease: Lease, key: str, step_id: str, *, attempts: int, error: bytes, delay_ms: int

@@ -82,6 +82,8 @@ end
 -- whether no job holds a slot whose end would promote the jobs of this wait list, and nothing else will
 local function is_stalled()
   if string.match(id, '^queue ') then return false end -- claims take from it
+  local code = string.match(id, '^code (.*)$')
+  if code then return redis.call('SISMEMBER', CODE_WAITS, code) == 0 end
   local paused = string.match(id, '^function (.*)$')
   if redis.call('ZCARD', WAIT_LIST .. id) == 0 then return false end
   if redis.call('ZSCORE', TIMEOUTS, 'resume:' .. (paused and id or 'key ' .. id)) then return false end
@@ -90,6 +92,8 @@ local function is_stalled()
 end
 
 local function promote_first()
+  local code = string.match(id, '^code (.*)$')
+  if code then return redis.call('SADD', CODE_WAITS, code) end
   resume_subject(string.match(id, '^function ') and id or 'key ' .. id, now)
 end
 

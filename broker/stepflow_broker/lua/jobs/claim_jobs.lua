@@ -1,13 +1,15 @@
 -- claim_jobs: lease ready jobs to a worker, in the order of the lists; within a list, jobs of older runs first.
 -- A job that its run or step no longer needs is dropped. A job of a paused function is deferred to a wait list. Nothing
 -- is claimed while RQ is suspended, or from a paused queue. A claim that a worker sends again, because it lost the
--- reply, gets the same jobs. Jobs of other programs that use RQ stay on their list.
+-- reply, gets the same jobs. Jobs of other programs that use RQ stay on their list. A job of which this worker does not
+-- have the code is deferred to a wait list, from which the next claim of a worker that has it takes it.
 -- USES     clock jobs state concurrency
 -- KEYS     1 rq_suspended  2 paused  3 last_claim
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5 claim (a number that the worker uses once; 0: never repeated)
---          6.. lists, in order
+--          6 code (the digest of the worker's functions; '': it has all)  7.. lists, in order
 -- MOVES    run queued -> running; continuation queued -> leased|waitlisted; step queued -> leased|waitlisted; promote
--- RETURNS  {list of jobs, list of {list, how many jobs of other programs it has in front}}, 0 SUSPENDED
+-- RETURNS  {list of jobs, list of {list, how many jobs of other programs it has in front},
+--          list of {function, how many jobs of it were deferred for lack of its code}}, 0 SUSPENDED
 local now, worker, limit, lease_ms = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 local MAX_DEFERRED = 500 -- jobs deferred in one script
@@ -30,6 +32,39 @@ local function may_execute(job, run, key)
   end
   defer(job, run, key, was, wait_list)
   return false
+end
+
+local has, lacking = {}, {}
+-- whether this worker has the code of a function. It has all if its set has expired: then the worker finds out itself.
+local function has_code(name)
+  if has[name] == nil then
+    local code = CODE .. ARGV[6]
+    has[name] = ARGV[6] == '' or redis.call('SISMEMBER', code, name) == 1 or redis.call('EXISTS', code) == 0
+  end
+  return has[name]
+end
+
+-- leave a job to a worker that has the code of its function -> false: it is not claimed
+local function leave_to_others(job, run, key, list, name)
+  local was, subject = read_run(run), list .. '\n' .. name
+  release_slots(job, was, now)
+  defer(job, run, key, was, 'code ' .. subject)
+  redis.call('SADD', CODE_WAITS, subject)
+  if redis.call('ZCARD', WAIT_LIST .. 'code ' .. subject) == 1 then redis.call('PUBLISH', READY, list) end
+  lacking[name], deferred = (lacking[name] or 0) + 1, deferred + 1
+  return false
+end
+
+-- queue jobs again that workers without their code have left to others, if this worker has it
+local function take_from_others(lists)
+  for _, subject in ipairs(redis.call('SMEMBERS', CODE_WAITS)) do
+    local list, name = string.match(subject, '^(.-)\n(.*)$')
+    if lists[list] and has_code(name) then
+      local jobs = redis.call('ZPOPMIN', WAIT_LIST .. 'code ' .. subject, limit)
+      for i = 1, #jobs, 2 do promote(jobs[i], 'code ' .. subject, now) end
+    end
+    if redis.call('EXISTS', WAIT_LIST .. 'code ' .. subject) == 0 then redis.call('SREM', CODE_WAITS, subject) end
+  end
 end
 
 -- a run starts now: set its timers -> its event
@@ -73,6 +108,8 @@ end
 local function claim_continuation(job, list)
   local run = read_continuation(job)
   if run[1] ~= 'queued' then return false end
+  local name = (run[2] or '') .. '/' .. (run[3] or '')
+  if not has_code(name) then return leave_to_others(job, job, '', list, name) end
   if (run[10] or pauses[1]) and not may_execute(job, job, '') then return false end
   local fence, event = next_fence(run[8]), false
   redis.call('HSET', RUN .. job, 'continuation', 'leased', 'lease', fence, 'fence', fence, 'list', list,
@@ -86,6 +123,8 @@ local function claim_step(job, list, run, key)
   local step = read_step(run, key)
   if step[1] ~= 'queued' then return false end
   local owner = read_owner(run)
+  local name = (owner[1] or '') .. '/' .. (owner[2] or '')
+  if not has_code(name) then return leave_to_others(job, run, key, list, name) end
   if (owner[4] or pauses[1]) and not may_execute(job, run, key) then return false end
   local fence = next_fence(redis.call('HGET', RUN .. run, 'fence'))
   redis.call('HSET', RUN .. run, 'fence', fence)
@@ -141,9 +180,12 @@ if last_claim and string.match(last_claim, '^%S+') == ARGV[5] then
   for job, list, fence in string.gmatch(last_claim, '\n(%S+) (%S+) (%S+)') do
     claimed[#claimed + 1] = claim_again(job, list, fence) or nil
   end
-  return {claimed, passed}
+  return {claimed, passed, {}}
 end
-for i = 6, #ARGV do
+local lists, lacked = {}, {}
+for i = 7, #ARGV do lists[ARGV[i]] = true end
+take_from_others(lists)
+for i = 7, #ARGV do
   local list = ARGV[i]
   local has_wait_list, foreign = redis.call('EXISTS', WAIT_LIST .. 'queue ' .. list) == 1, {}
   while #claimed < limit and #foreign < MAX_FOREIGN and not paused['queue ' .. string.gsub(list, ':steps$', '')] do
@@ -168,4 +210,5 @@ for i = 6, #ARGV do
   end
 end
 if claimed[1] and ARGV[5] ~= '0' then redis.call('SET', KEYS[3], record, 'PX', lease_ms) end
-return {claimed, passed}
+for name, count in pairs(lacking) do lacked[#lacked + 1] = {name, count} end
+return {claimed, passed, lacked}

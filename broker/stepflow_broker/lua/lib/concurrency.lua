@@ -6,7 +6,8 @@
 -- own limits first, then those that functions share. It keeps the first slots while it waits for the next. So a tenant
 -- has at most as many jobs in the wait list of a shared limit as it has slots of its own.
 
--- A paused limit gives out no slots. Jobs of a paused function wait in the wait list `function <app/id>`. New runs with
+-- A paused limit gives out no slots. Jobs of a paused function wait in the wait list `function <app/id>`. Jobs that a
+-- worker without their code has met wait in the wait list `code <list>\\n<app/id>`, from which claim_jobs takes them. New runs with
 -- a priority and without limits wait in the wait list `queue <queue>`, from which claim_jobs takes them.
 
 local RESERVED_MS = 60000 -- how long a job keeps its slots while it is on a queue
@@ -134,8 +135,12 @@ local function defer(job, run, key, was, wait_list)
 end
 
 local function leave_wait_lists(job, was)
-  redis.call('ZREM', WAIT_LIST .. 'function ' .. was.app .. '/' .. was.function_id, job)
+  local name = was.app .. '/' .. was.function_id
+  redis.call('ZREM', WAIT_LIST .. 'function ' .. name, job)
   redis.call('ZREM', WAIT_LIST .. 'queue ' .. was.queue, job)
+  for _, started in ipairs({true, false}) do
+    redis.call('ZREM', WAIT_LIST .. 'code ' .. list_of(was.queue, started) .. '\n' .. name, job)
+  end
   for _, limit in ipairs(read_limits(was.concurrency)) do redis.call('ZREM', WAIT_LIST .. limit.name, job) end
 end
 

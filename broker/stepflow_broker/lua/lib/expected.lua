@@ -13,7 +13,9 @@ local SOON_MS = 60000 -- entries that expire within this time may be missing, an
 local function wait_lists_of(was)
   local names = {}
   for _, limit in ipairs(read_limits(was.concurrency)) do names[#names + 1] = limit.name end
-  names[#names + 1] = 'function ' .. was.app .. '/' .. was.function_id
+  local name = was.app .. '/' .. was.function_id
+  names[#names + 1] = 'function ' .. name
+  for _, started in ipairs({true, false}) do names[#names + 1] = 'code ' .. list_of(was.queue, started) .. '\n' .. name end
   names[#names + 1] = 'queue ' .. was.queue
   return names
 end

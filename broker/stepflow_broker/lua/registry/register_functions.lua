@@ -1,10 +1,12 @@
 -- register_functions: store the configs of an app's functions, so that events and references find them.
--- KEYS     1 functions  2 version
--- ARGV     1.. name, config, ...
+-- The queue of a function may change while it has runs, which keep theirs. So each queue that it ever had is noted.
+-- KEYS     1 functions  2 version  3 function_queues
+-- ARGV     1.. name, config, queue, ...
 -- MOVES    none
 -- RETURNS  the version of the registry
 local changed = false
-for i = 1, #ARGV, 2 do
+for i = 1, #ARGV, 3 do
+  redis.call('SADD', KEYS[3], ARGV[i] .. '\n' .. ARGV[i + 2])
   if redis.call('HGET', KEYS[1], ARGV[i]) ~= ARGV[i + 1] then
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
     changed = true

@@ -59,7 +59,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
         raise
     except BaseException as error:  # noqa: BLE001  user code: any error of a handler is the failure of the step
         return _failed(state, attempt, original(error), started_at=started_at)
-    run.uncommitted[attempt.key] = len(text)
+    run.add_uncommitted(attempt.key, len(text))
     return StepFinished(text, Memo(attempt.id, data=result.data))
 
 
