@@ -65,7 +65,7 @@ class Waiting:
 
     Attributes:
         fresh: the steps that it has requested since the last outcome, in the order of the requests.
-        blocked: it waits for steps and for nothing else, so it cannot continue before one of them ends.
+        blocked: it waits for steps, and for nothing outside that the run has opened. So the run can be parked.
         alone: it waits for the one fresh step only, so nothing else can happen before that step ends.
     """
 
@@ -276,10 +276,11 @@ class Execution:
                 continue
             fresh = [call for call in self._fresh if not call.future.done()]
             self._fresh = []
-            blocked = bool(self._pending) and self._is_blocked()
+            for_steps_only = bool(self._pending) and self._waits_for_steps_only()
+            blocked = for_steps_only or (bool(self._pending) and self._has_nothing_outside())
             if fresh or blocked:
                 self._is_quiet = True
-                return Waiting(fresh, blocked, alone=blocked and len(fresh) == len(self._pending) == 1)
+                return Waiting(fresh, blocked, alone=for_steps_only and len(fresh) == len(self._pending) == 1)
             await self.activity.changed()
 
     def request_again(self) -> None:
@@ -338,11 +339,17 @@ class Execution:
                 return True
         return False
 
-    def _is_blocked(self) -> bool:
+    def _waits_for_steps_only(self) -> bool:
+        """Whether each task waits for a step, or in asyncio itself for another task of the run."""
         activity = self.activity
-        if activity.threads or activity.has_timer():
+        if activity.threads or activity.operations or activity.has_timer():
             return False
         return all(is_blocked_on_run(task, activity.tasks) for task in activity.tasks - self._requesters)
+
+    def _has_nothing_outside(self) -> bool:
+        """Whether the run has opened nothing outside that could continue its code."""
+        activity = self.activity
+        return not (activity.threads or activity.is_open() or activity.has_timer())
 
     @staticmethod
     def _ended(main: asyncio.Task[Any]) -> Returned | Raised:

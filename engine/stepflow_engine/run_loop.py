@@ -10,8 +10,9 @@ runs again, every callback that was scheduled before it has run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["ACTIVITY", "RunActivity", "RunLoop", "RunTrackingMixin", "end_tasks", "is_run_loop"]
@@ -28,9 +29,23 @@ class RunActivity:
         tasks: the unfinished tasks of the run.
         timers: the timers of the run's own code that have not fired; some may be cancelled.
         threads: the number of threads of the run that compute. A thread that waits for a step does not count.
+        operations: the number of operations outside of the run that its code waits for: a call in an executor, a name
+            that is looked up, a connection that is made.
+        transports: the connections, servers and processes that the code has opened.
+        on_touch: called once, when the run is touched next; ``None``: nothing is called.
     """
 
-    __slots__ = ("_waiter", "notified", "tasks", "threads", "timers", "touched")
+    __slots__ = (
+        "_waiter",
+        "notified",
+        "on_touch",
+        "operations",
+        "tasks",
+        "threads",
+        "timers",
+        "touched",
+        "transports",
+    )
 
     def __init__(self) -> None:
         self.touched = False
@@ -38,6 +53,9 @@ class RunActivity:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.timers: dict[_Timed, asyncio.TimerHandle] = {}
         self.threads = 0
+        self.operations = 0
+        self.transports: list[Any] = []
+        self.on_touch: Callable[[], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def track(self, task: asyncio.Task[Any]) -> None:
@@ -50,6 +68,9 @@ class RunActivity:
         """Record that a callback of the run is scheduled."""
         self.touched = True
         self._wake()
+        if self.on_touch is not None:
+            on_touch, self.on_touch = self.on_touch, None
+            on_touch()
 
     def notify(self) -> None:
         """Let `changed` return: the run has a new memo, or the worker stops."""
@@ -85,6 +106,28 @@ class RunActivity:
         """Whether a timer of the run's own code has not fired yet."""
         self.timers = {timed: timer for timed, timer in self.timers.items() if not timer.cancelled()}
         return bool(self.timers)
+
+    def is_open(self) -> bool:
+        """Whether something outside of the run, which its code has opened, may continue the code."""
+        self.transports = [transport for transport in self.transports if not _is_closed(transport)]
+        return bool(self.operations or self.transports)
+
+    async def outside(self, operation: Awaitable[Any]) -> Any:
+        """Await an operation outside of the run, and remember the connections that it opens."""
+        self.operations += 1
+        try:
+            result = await operation
+        finally:
+            self.operations -= 1
+        opened = result[0] if isinstance(result, tuple) and result else result
+        if hasattr(opened, "is_closing") or hasattr(opened, "is_serving"):  # uvloop has classes of its own
+            self.transports.append(opened)
+        return result
+
+
+def _is_closed(opened: Any) -> bool:
+    """Whether a transport or a server is closed."""
+    return bool(opened.is_closing()) if hasattr(opened, "is_closing") else not opened.is_serving()
 
 
 class _Timed:
@@ -142,6 +185,17 @@ class RunTrackingMixin(_Loop):
         callback = _timed(callback)
         return _remember(callback, super().call_at(when, callback, *args, context=context))
 
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Any, *args: Any
+    ) -> asyncio.Future[Any]:
+        """Run a function in an executor, and count it among the operations of the run until it has ended."""
+        future = super().run_in_executor(executor, func, *args)
+        activity = ACTIVITY.get()
+        if activity is not None:
+            activity.operations += 1
+            future.add_done_callback(partial(_end_operation, activity))
+        return future
+
     def create_task(
         self, coro: Any, *, name: Any = None, context: Context | None = None, **_options: Any
     ) -> asyncio.Task[Any]:
@@ -151,6 +205,49 @@ class RunTrackingMixin(_Loop):
         before anything can record it, so a race would have another winner on a replay.
         """
         return asyncio.Task(coro, loop=self, name=name, context=context)
+
+
+def _end_operation(activity: RunActivity, _: asyncio.Future[Any]) -> None:
+    activity.operations -= 1
+
+
+def _outside(name: str) -> Any:
+    """A method of the loop that awaits something outside of the run which calls it."""
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        operation = getattr(super(RunTrackingMixin, self), name)(*args, **kwargs)
+        activity = ACTIVITY.get()
+        return operation if activity is None else activity.outside(operation)
+
+    method.__name__ = name
+    return method
+
+
+for _name in (
+    "connect_accepted_socket",
+    "connect_read_pipe",
+    "connect_write_pipe",
+    "create_connection",
+    "create_datagram_endpoint",
+    "create_server",
+    "create_unix_connection",
+    "create_unix_server",
+    "getaddrinfo",
+    "getnameinfo",
+    "sock_accept",
+    "sock_connect",
+    "sock_recv",
+    "sock_recv_into",
+    "sock_recvfrom",
+    "sock_recvfrom_into",
+    "sock_sendall",
+    "sock_sendfile",
+    "sock_sendto",
+    "start_tls",
+    "subprocess_exec",
+    "subprocess_shell",
+):
+    setattr(RunTrackingMixin, _name, _outside(_name))
 
 
 def _timed(callback: Any) -> Any:

@@ -283,6 +283,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "load_batch": "none",
         "finish_run": f"run running -> completed|failed; continuation leased -> none; {_ANY_STEP}; promote",
         "retry_run": "run running -> waiting; continuation leased -> delayed; promote",
+        "continue_run": "run waiting -> queued; continuation parked -> queued|waitlisted; promote",
         "cancel_run": "cancel",
         "end_batch": "run waiting -> completed|failed|cancelled; continuation batched -> none; "
         "step waiting -> memo; wake",

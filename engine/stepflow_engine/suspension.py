@@ -3,6 +3,11 @@
 If all tasks of a run do, the run makes no progress before a step ends, so a worker can drop it from memory. A task that
 waits for a socket or a timer is different: it continues without a step. asyncio does not report the difference, so this
 module checks on what the task is suspended.
+
+This check knows the waits of asyncio itself. A task may also wait for a bare future, as in anyio and in code of users.
+Then it counts what the run has opened outside: see `RunActivity.is_open`. If there is nothing, only the run can set the
+future. The future may also be set from outside in a way that is not counted, such as over a connection that another run
+has opened. The run is parked then, and `RunActivity.on_touch` queues it when its code continues.
 """
 
 from __future__ import annotations

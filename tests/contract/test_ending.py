@@ -278,3 +278,32 @@ def test_parking_a_run_that_does_not_exist_or_has_ended_is_refused(driver: Drive
 def test_a_failure_is_stored_as_it_was_sent(driver: Driver) -> None:
     driver.finish(driver.started(), RunStatus.FAILED)
     assert driver.client.hget(driver.keys("RUN", "run1"), "error") == ERROR.decode()
+
+
+# -- continue ----------------------------------------------------------------------
+
+
+def test_a_parked_run_whose_code_continues_is_queued_once(driver: Driver) -> None:
+    lease = driver.started()
+    driver.plan(lease, "a")
+    driver.park(lease)
+    assert driver.continue_run(lease.run_id) in (ScriptStatus.DONE, ScriptStatus.ALREADY)
+    assert driver.continue_run(lease.run_id) is ScriptStatus.ALREADY
+    assert driver.run().status is RunStatus.QUEUED
+    jobs = [claimed.job for claimed in driver.claim() or []]
+    assert jobs.count(lease.run_id) == 1
+
+
+@pytest.mark.parametrize("arrange", [queued, leased, delayed])
+def test_a_run_that_is_not_parked_is_not_queued_again(driver: Driver, arrange) -> None:
+    arrange(driver)
+    before = driver.snapshot()
+    assert driver.continue_run("run1") is ScriptStatus.ALREADY
+    assert driver.snapshot() == before
+
+
+def test_a_run_that_has_ended_or_does_not_exist_does_not_continue(driver: Driver) -> None:
+    assert driver.continue_run("nobody") is ScriptStatus.NO_RUN
+    lease = driver.started()
+    driver.finish(lease)
+    assert driver.continue_run(lease.run_id) is ScriptStatus.NO_RUN

@@ -14,17 +14,20 @@ import pytest
 from pydantic import BaseModel
 
 from stepflow import (
+    Concurrency,
     Context,
     Limits,
     NonRetriableError,
     RetryAfterError,
     RunFailedError,
+    RunStatus,
     StepError,
     Stepflow,
     StepUsageError,
     SyncContext,
 )
 from stepflow_workers.execution.run_driver import RunDriver
+from tests.support.processes import until
 
 
 async def echo(value: Any) -> Any:
@@ -679,3 +682,31 @@ def test_a_line_before_a_fan_out_is_logged_once_however_many_workers_execute_its
     app.invoke(fan, timeout=20)
     assert len(workers) == 2
     assert [record.message for record in caplog.records if record.name.endswith("run")] == ["before", "after"]
+
+
+# -- waits that asyncio does not know -----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["future", "thread"])
+def test_a_run_that_waits_by_a_future_of_its_own_is_parked_and_continues_when_it_is_set(
+    app: Stepflow, run_worker, kind: str
+) -> None:
+    @app.function("one", concurrency=Concurrency(1))
+    async def one(ctx: Context) -> object:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        if kind == "thread":
+            threading.Timer(1.0, loop.call_soon_threadsafe, (ended.set_result, "set")).start()
+            step = asyncio.create_task(ctx.step.sleep("long", "1h"))
+        else:
+            step = asyncio.create_task(ctx.step.sleep("short", "1s"))
+            step.add_done_callback(lambda _: ended.set_result("set"))
+        result = await ended
+        step.cancel()
+        return result
+
+    run_worker(app)
+    first = app.start(one)
+    until(lambda: first.status() is RunStatus.WAITING, seconds=10, what="the park")
+    second = app.start(one)
+    assert [first.result(timeout=10), second.result(timeout=10)] == ["set", "set"]

@@ -184,6 +184,9 @@ class Driver:
     def park(self, lease: Lease, applied: int = 0) -> ScriptStatus:
         return self.send(jobs.park_run(self.partition, run_id=lease.run_id, fence=lease.fence, applied=applied))
 
+    def continue_run(self, run_id: str) -> ScriptStatus:
+        return self.send(jobs.continue_run(self.partition, run_id))
+
     def finish(
         self, lease: Lease, status: RunStatus = RunStatus.COMPLETED, *, retention_ms: int = RETENTION_MS
     ) -> ScriptStatus:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -228,15 +229,84 @@ def test_a_step_beside_a_timer_is_neither_alone_nor_all_that_is_waited_for() -> 
     assert ([call.id for call in outcome.fresh], outcome.blocked, outcome.alone) == (["a"], False, False)
 
 
-def test_a_step_beside_a_future_of_the_world_is_not_all_that_is_waited_for() -> None:
-    async def worldly(ctx: Context) -> object:
-        async def world() -> object:
-            return await asyncio.get_running_loop().create_future()
+async def own_future() -> object:
+    return await asyncio.get_running_loop().create_future()
 
-        return await asyncio.gather(ctx.step.run("a", echo, 1), world())
 
-    outcome = outcome_of(worldly)
-    assert (outcome.blocked, outcome.alone) == (False, False)
+async def group_like_that_of_anyio() -> object:
+    """A task that waits for others by a bare future."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    task = loop.create_task(own_future())
+    task.add_done_callback(ended.set_result)
+    return await ended
+
+
+async def executor() -> object:
+    return await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.2)
+
+
+async def connection() -> object:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+    try:
+        return await own_future()
+    finally:
+        server.close()
+
+
+async def closed_connection() -> object:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    transport, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
+    transport.close()
+    server.close()
+    return await own_future()
+
+
+@pytest.mark.parametrize(
+    ("wait", "is_blocked"),
+    [
+        (own_future, True),
+        (group_like_that_of_anyio, True),
+        (closed_connection, True),
+        (executor, False),
+        (connection, False),
+    ],
+)
+def test_a_run_is_blocked_unless_it_has_opened_something_outside(
+    wait: Callable[[], Awaitable[object]], is_blocked: bool
+) -> None:
+    async def code(ctx: Context) -> object:
+        return await asyncio.gather(ctx.step.run("a", echo, 1), wait())
+
+    async def main() -> Waiting:
+        execution = execution_of(code)
+        outcome = await execution.advance()
+        with contextlib.suppress(TimeoutError):  # until a connection is made, the step is fresh but the run not blocked
+            async with asyncio.timeout(0.1):
+                outcome = await execution.advance()
+        execution.close()
+        await asyncio.sleep(0.01)
+        assert isinstance(outcome, Waiting)
+        return outcome
+
+    outcome = on_run_loop(main())
+    assert outcome.blocked is is_blocked
+    assert not outcome.alone
+
+
+def test_a_touch_of_a_run_is_reported_once() -> None:
+    async def main() -> None:
+        touched: list[int] = []
+        activity = execution_of(three).activity
+        activity.on_touch = lambda: touched.append(1)
+        activity.touch()
+        activity.touch()
+        assert touched == [1]
+
+    on_run_loop(main())
 
 
 def test_a_step_is_fresh_once() -> None:

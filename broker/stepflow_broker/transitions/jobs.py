@@ -27,6 +27,7 @@ __all__ = [
     "claim_jobs",
     "commit_planned_step",
     "commit_step",
+    "continue_run",
     "extend_leases",
     "fail_attempt",
     "finish_run",
@@ -331,6 +332,11 @@ def park_run(partition: Partition, *, run_id: str, fence: int, applied: int) -> 
         fence,
         applied,
     )
+
+
+def continue_run(partition: Partition, run_id: str) -> Command[ScriptStatus]:
+    """Queue the continuation of a parked run whose code has continued. DONE, ALREADY (it has one) or NO_RUN."""
+    return run_script("continue_run", ScriptStatus, partition.run_keys(run_id, "RUN"), partition.now_ms(), run_id)
 
 
 def finish_run(

@@ -43,7 +43,7 @@ class RunDriver:
         run, lease = self._run, self._lease
         run.lease, run.deaths = lease, lease.deaths
         await run.lock.acquire()
-        run.execution.is_driven = True
+        run.execution.is_driven, run.execution.activity.on_touch = True, None
         run.execution.request_again()
         return self
 
@@ -194,6 +194,8 @@ class RunDriver:
         state.accepted(run, code)
         if not state.settings.sticky:
             state.cache.drop(run)
+        elif code is ScriptStatus.DONE and not run.execution.closed:
+            state.watch_parked(run)
         return False
 
     async def _forget_deaths(self) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
-from stepflow_broker.transitions.jobs import Lease, by_partition, fail_attempt, release_jobs
+from stepflow_broker.transitions.jobs import Lease, by_partition, continue_run, fail_attempt, release_jobs
 from stepflow_engine.encryption_scopes import open_memo
+from stepflow_engine.errors import BackendUnavailableError
 from stepflow_engine.memo import Memo, read_memo
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.state.log_throttle import LogThrottle
@@ -57,6 +61,7 @@ class WorkerState:
     finished_jobs: int = 0
     failed_jobs: int = 0
     _code_log: LogThrottle = field(default_factory=LogThrottle)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.slots = Slots(self.settings.concurrency, self.wakeups.slot_freed)
@@ -99,6 +104,27 @@ class WorkerState:
         code = await self.broker.execute(call)
         self.wakeups.timer_set(lease.run_id, delay_ms)
         return code
+
+    def watch_parked(self, run: CachedRun) -> None:
+        """Queue a parked run if its code in memory continues before one of its steps ends."""
+        activity = run.execution.activity
+        activity.on_touch = partial(self._continue_parked, run)
+        if activity.touched:  # while it was parked
+            activity.touch()
+
+    def _continue_parked(self, run: CachedRun) -> None:
+        if not run.execution.closed:
+            task = contextvars.Context().run(asyncio.get_running_loop().create_task, self._queue_parked(run))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _queue_parked(self, run: CachedRun) -> None:
+        try:
+            await self.broker.execute(continue_run(self.partition, run.run_id))
+        except BackendUnavailableError as error:  # the end of a step queues it too
+            _log.warning("job_interrupted", extra={"job": run.run_id, "error": str(error)})
+            return
+        self.wakeups.job_queued(run.run_id)
 
     def read_memo(self, run_id: str, key: str, text: bytes) -> Memo:
         """Read and decrypt a stored memo.
