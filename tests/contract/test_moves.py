@@ -99,6 +99,17 @@ def test_a_run_that_a_memo_wakes_while_its_key_is_paused_is_gated(driver: Driver
     assert states(driver) == ("waitlisted", [])
 
 
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_a_parked_run_whose_code_continues_is_queued_or_gated(driver: Driver, is_paused: bool) -> None:
+    lease = started(driver)
+    driver.plan(lease, "a")
+    driver.park(lease)
+    if is_paused:
+        close(driver)
+    driver.continue_run(lease.run_id)
+    assert states(driver)[0] == ("waitlisted" if is_paused else "queued")
+
+
 def test_a_step_whose_job_was_taken_away_is_gated_when_it_is_repaired_while_its_key_is_paused(driver: Driver) -> None:
     driver.plan(started(driver), "a")
     (job,) = driver.queued("shop:steps")
@@ -173,6 +184,8 @@ MAKE_ALL_MOVES = (
     "test_invokes.py::test_an_invoke_that_comes_again_later_changes_nothing[real-cancelled]",
     "test_leases.py::test_a_first_look_after_a_while_leaves_workers_the_time_to_extend[real]",
     "test_leases.py::test_jobs_that_are_handed_back_twice_are_queued_once[real]",
+    "test_moves.py::test_a_parked_run_whose_code_continues_is_queued_or_gated[real-False]",
+    "test_moves.py::test_a_parked_run_whose_code_continues_is_queued_or_gated[real-True]",
     "test_moves.py::test_a_run_that_a_memo_wakes_while_its_key_is_paused_is_gated[real]",
     "test_moves.py::test_a_run_that_is_yielded_while_its_key_is_paused_is_gated[real]",
     "test_moves.py::test_a_step_that_is_planned_while_its_key_is_paused_is_gated_and_ends_with_its_run[real]",
