@@ -19,7 +19,6 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from redis import exceptions
 from rq.worker import BaseWorker
 from rq.worker_registration import register
 
@@ -29,7 +28,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import check_server, connect_all, infos, safe_url
-from stepflow_broker.redis_client.errors import server_error
+from stepflow_broker.redis_client.errors import CLIENT_ERRORS, server_error
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
 from stepflow_broker.registry.functions import check_scopes, register_functions
 from stepflow_broker.transitions.jobs import queue_lists
@@ -51,6 +50,7 @@ from stepflow_workers.partition.notifications import NotificationListener
 from stepflow_workers.partition.partition_worker import PartitionWorker, PartitionWorkers
 from stepflow_workers.scheduling.cron import CronTicker
 from stepflow_workers.scheduling.maintenance import MaintenanceLoop
+from stepflow_workers.state.log_throttle import LogThrottle
 from stepflow_workers.state.registry import Registries
 from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.state.wakeups import Wakeups
@@ -103,7 +103,7 @@ class StepWorker(BaseWorker):
                 serializer="json",
                 worker_ttl=_RQ_TTL_S,
             )
-        except (exceptions.RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             raise server_error(error, settings.redis_url, "info") from None
         self._shown_state = ""
         self._counted = (0, 0)
@@ -122,7 +122,7 @@ class StepWorker(BaseWorker):
             self.bootstrap(logging_level="WARNING")
         except ValueError as error:  # RQ: the name is in use
             raise ConfigurationError(f"{error}: choose another --name, or wait until that worker has stopped") from None
-        except (exceptions.RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             raise server_error(error, self.settings.redis_url, "multi") from None
         _log.info(
             "worker_started",
@@ -149,7 +149,9 @@ class StepWorker(BaseWorker):
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        broker = AsyncBroker(self.settings.redis_url, retry_for_s=_RETRY_FOR_S)
+        broker = AsyncBroker(
+            self.settings.redis_url, retry_for_s=_RETRY_FOR_S, on_refusal=partial(_report_refusal, LogThrottle())
+        )
         wakeups = Wakeups(self.partition)
         state = WorkerState(broker, self.partition, self.name, self.settings, wakeups)
         registries = Registries(broker, self.partition)
@@ -292,7 +294,7 @@ class StepWorker(BaseWorker):
             self._needs_registration |= bool(was_gone)
             if self._needs_registration:
                 self._register_again()
-        except (exceptions.RedisError, OSError, StepflowError) as error:
+        except (*CLIENT_ERRORS, StepflowError) as error:
             _log.warning("heartbeat_failed", extra={"error": str(error)})
 
     def _register_again(self) -> None:
@@ -310,7 +312,7 @@ class StepWorker(BaseWorker):
 
     def _pubsub_exception_handler(self, exc: BaseException, pubsub: Any, pubsub_thread: Any) -> None:  # noqa: ARG002
         """Replaces RQ's method, whose listener for commands ends at most errors."""
-        if not isinstance(exc, exceptions.RedisError | OSError):
+        if not isinstance(exc, CLIENT_ERRORS):
             raise exc
         _log.warning("commands_interrupted", extra={"error": str(exc)})
         time.sleep(_PUBSUB_PAUSE_S)
@@ -326,13 +328,13 @@ class StepWorker(BaseWorker):
     def _deregister_only(self) -> None:
         try:
             self.register_death()  # type: ignore[no-untyped-call]
-        except (exceptions.RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             _log.warning("worker_deregister_failed", extra={"error": str(error)})
 
     def _deregister(self) -> None:
         try:
             self.teardown()  # type: ignore[no-untyped-call]
-        except (exceptions.RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             _log.warning("worker_deregister_failed", extra={"error": str(error)})
 
 
@@ -359,6 +361,12 @@ def _name_in(database: int, name: str) -> str:
     if not name:
         return f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:6]}"
     return f"{name}.db{database}" if database else name
+
+
+def _report_refusal(throttle: LogThrottle, error: StepflowError) -> None:
+    """Log a refusal of the server. Every request meets it, and is sent again and again."""
+    if throttle.allows(str(error)):
+        _log.warning("server_refuses", extra={"error": str(error)})
 
 
 def _drop_lost(state: WorkerState, leases: HeldLeases, jobs: list[str]) -> None:
