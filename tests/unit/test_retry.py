@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from redis import exceptions
 
 from stepflow_broker.redis_client.cluster import NodeUnavailableError, NotInClusterError
+from stepflow_broker.redis_client.errors import outage_error, server_error
 from stepflow_broker.redis_client.retry import Attempt, Decision, Next, backoff_s, decide
 from stepflow_broker.redis_client.sentinel import PrimaryUnavailableError, UnknownPrimaryError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
 
 RESEND, FAIL = Decision(Next.RESEND), Decision(Next.FAIL)
 RECONNECT = Decision(Next.RESEND, reconnect=True)
@@ -93,3 +97,22 @@ def test_a_pause_that_would_last_beyond_the_deadline_is_not_begun() -> None:
 def test_the_pause_doubles_up_to_two_seconds_and_is_shortened_by_half_at_most(tries: int, longest_s: float) -> None:
     pauses = [backoff_s(tries) for _ in range(200)]
     assert longest_s / 2 <= min(pauses) < max(pauses) <= longest_s
+
+
+REFUSED = [
+    exceptions.AuthenticationError("WRONGPASS"),
+    exceptions.AuthenticationWrongNumberOfArgsError("NOAUTH"),
+    exceptions.ResponseError("NOAUTH Authentication required."),
+    exceptions.NoPermissionError("this user has no permissions to run the 'set' command"),
+    exceptions.ResponseError("NOPERM finish_run needs the command pexpire"),
+    exceptions.AuthenticationError("invalid username-password pair or user is disabled."),
+]
+
+
+@pytest.mark.parametrize("error", REFUSED, ids=named)
+def test_a_refusal_is_an_outage_for_a_client_that_has_worked_with_the_server(error: Exception) -> None:
+    assert decide(error, replace(IN_TIME, is_patient=True), NOW) == RESEND
+    assert decide(error, replace(TOO_LATE, is_patient=True), NOW) == FAIL
+    assert decide(error, IN_TIME, NOW) == FAIL
+    assert isinstance(outage_error(error, "redis://there"), BackendUnavailableError)
+    assert isinstance(server_error(error, "redis://there"), ConfigurationError)

@@ -90,6 +90,13 @@ _EVENTS = (
     LogEvent("suspended", _INFO, (), "RQ is suspended. The worker claims no jobs."),
     LogEvent("resumed", _INFO, (), "RQ is no longer suspended."),
     # -- the connection to the server
+    LogEvent(
+        "server_refuses",
+        _WARNING,
+        ("error",),
+        "The server refuses the user, the certificate or a right of a worker that has started. Once a minute.",
+        "Restore the password, the certificate or the right that the error names. The worker retries.",
+    ),
     LogEvent("server_unavailable", _WARNING, ("error",), "The server did not answer a claim.", _RETRIES),
     LogEvent("routing_interrupted", _WARNING, ("error",), "The worker could not read or route events.", _RETRIES),
     LogEvent("notifications_interrupted", _WARNING, ("error",), "The subscription to notifications ended.", _RETRIES),

@@ -19,7 +19,6 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from redis import exceptions
 from rq.worker import BaseWorker
 from rq.worker_registration import register
 
@@ -29,7 +28,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import check_server, connect_all, infos, safe_url
-from stepflow_broker.redis_client.errors import server_error
+from stepflow_broker.redis_client.errors import CLIENT_ERRORS, server_error
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
 from stepflow_broker.registry.functions import (
     check_scopes,
@@ -57,6 +56,7 @@ from stepflow_workers.partition.notifications import NotificationListener
 from stepflow_workers.partition.partition_worker import PartitionWorker, PartitionWorkers
 from stepflow_workers.scheduling.cron import CronTicker
 from stepflow_workers.scheduling.maintenance import MaintenanceLoop
+from stepflow_workers.state.log_throttle import LogThrottle
 from stepflow_workers.state.registry import Registries
 from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.state.wakeups import Wakeups
@@ -111,7 +111,7 @@ class StepWorker(BaseWorker):
                 serializer="json",
                 worker_ttl=_RQ_TTL_S,
             )
-        except (exceptions.RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             raise server_error(error, settings.redis_url, "info") from None
         self._on_start = on_start
         self._shown_state = ""
@@ -137,7 +137,7 @@ class StepWorker(BaseWorker):
             self.bootstrap(logging_level="WARNING")
         except ValueError as error:  # RQ: the name is in use
             raise ConfigurationError(f"{error}: choose another --name, or wait until that worker has stopped") from None
-        except (exceptions.RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             raise server_error(error, self.settings.redis_url, "multi") from None
         _log.info(
             "worker_started",
@@ -167,7 +167,9 @@ class StepWorker(BaseWorker):
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        broker = AsyncBroker(self.settings.redis_url, retry_for_s=_RETRY_FOR_S)
+        broker = AsyncBroker(
+            self.settings.redis_url, retry_for_s=_RETRY_FOR_S, on_refusal=partial(_report_refusal, LogThrottle())
+        )
         wakeups = Wakeups(self.partition)
         code = digest_of_code(self.functions)
         state = WorkerState(broker, self.partition, self.name, self.settings, code, wakeups)
@@ -311,7 +313,7 @@ class StepWorker(BaseWorker):
             self._needs_registration |= bool(was_gone)
             if self._needs_registration:
                 self._register_again()
-        except (exceptions.RedisError, OSError, StepflowError) as error:
+        except (*CLIENT_ERRORS, StepflowError) as error:
             _log.warning("heartbeat_failed", extra={"error": str(error)})
 
     def _register_again(self) -> None:
@@ -329,7 +331,7 @@ class StepWorker(BaseWorker):
 
     def _pubsub_exception_handler(self, exc: BaseException, pubsub: Any, pubsub_thread: Any) -> None:  # noqa: ARG002
         """Replaces RQ's method, whose listener for commands ends at most errors."""
-        if not isinstance(exc, exceptions.RedisError | OSError):
+        if not isinstance(exc, CLIENT_ERRORS):
             raise exc
         _log.warning("commands_interrupted", extra={"error": str(exc)})
         time.sleep(_PUBSUB_PAUSE_S)
@@ -345,13 +347,13 @@ class StepWorker(BaseWorker):
     def _deregister_only(self) -> None:
         try:
             self.register_death()  # type: ignore[no-untyped-call]
-        except (exceptions.RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             _log.warning("worker_deregister_failed", extra={"error": str(error)})
 
     def _deregister(self) -> None:
         try:
             self.teardown()  # type: ignore[no-untyped-call]
-        except (exceptions.RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             _log.warning("worker_deregister_failed", extra={"error": str(error)})
 
 
@@ -394,6 +396,12 @@ def _run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]
             if task.done():
                 raise
             _log.warning("exit_ignored", extra={"error": repr(error)})
+
+
+def _report_refusal(throttle: LogThrottle, error: StepflowError) -> None:
+    """Log a refusal of the server. Every request meets it, and is sent again and again."""
+    if throttle.allows(str(error)):
+        _log.warning("server_refuses", extra={"error": str(error)})
 
 
 def _drop_lost(state: WorkerState, leases: HeldLeases, jobs: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import redis.asyncio
@@ -12,6 +12,7 @@ from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys, slot_of
 from stepflow_broker.redis_client.pipelined_client import PipelinedClient
 from stepflow_broker.redis_client.url import read_url
+from stepflow_engine.errors import StepflowError
 
 __all__ = ["AsyncBroker"]
 
@@ -24,13 +25,18 @@ class AsyncBroker:
     Args:
         url: the URL of the server.
         retry_for_s: how long to retry while the server is unreachable or accepts no writes, in seconds.
+        on_refusal: called when the server refuses the user, a right or the TLS connection, with the error for a person.
+            The broker then retries as in an outage, and raises no `ConfigurationError`. ``None``: a refusal is final.
     """
 
-    def __init__(self, url: str, *, retry_for_s: float = 3.0) -> None:
+    def __init__(
+        self, url: str, *, retry_for_s: float = 3.0, on_refusal: Callable[[StepflowError], None] | None = None
+    ) -> None:
         self.url = url
         self._retry_for_s = retry_for_s
+        self._on_refusal = on_refusal
         self._clients: dict[int, PipelinedClient] = {}
-        self._only = None if read_url(url).is_of_cluster else PipelinedClient(url, retry_for_s=retry_for_s)
+        self._only = None if read_url(url).is_of_cluster else self._client_of(0)
 
     def client(self, keys: Keys) -> redis.asyncio.Redis:
         """The redis-py client of the server that has a partition, for pub/sub."""
@@ -61,8 +67,11 @@ class AsyncBroker:
             return self._only
         slot = slot_of(routing_key)
         if slot not in self._clients:
-            self._clients[slot] = PipelinedClient(self.url, retry_for_s=self._retry_for_s, slot=slot)
+            self._clients[slot] = self._client_of(slot)
         return self._clients[slot]
+
+    def _client_of(self, slot: int) -> PipelinedClient:
+        return PipelinedClient(self.url, retry_for_s=self._retry_for_s, slot=slot, on_refusal=self._on_refusal)
 
     async def close(self) -> None:
         """Send the waiting commands, then close the connections."""

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from stepflow_broker.redis_client.cluster import owner_of, whole_cluster
-from stepflow_broker.redis_client.errors import server_error
+from stepflow_broker.redis_client.errors import CLIENT_ERRORS, server_error
 from stepflow_broker.redis_client.locator import LocatedServer
 from stepflow_broker.redis_client.sentinel import primary_at
 from stepflow_broker.redis_client.url import ServerUrl, bad_url, read_url, safe_url
@@ -108,7 +108,7 @@ def connect_all(url: str) -> Any:
         return connect(url)
     try:
         return whole_cluster(parsed.text, _options(parsed, Retry(NoBackoff(), 0)))
-    except (exceptions.RedisError, OSError) as error:
+    except CLIENT_ERRORS as error:
         raise server_error(error, url, "cluster slots") from None
     except (ValueError, TypeError) as error:
         raise bad_url(url, str(error)) from None

@@ -9,10 +9,23 @@ from stepflow_broker.redis_client.cluster import NodeUnavailableError, NotInClus
 from stepflow_broker.redis_client.sentinel import PrimaryUnavailableError, UnknownPrimaryError
 from stepflow_broker.redis_client.tls import explain_tls, tls_error
 from stepflow_broker.redis_client.url import safe_url, user_of
-from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, PermissionDeniedError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, PermissionDeniedError, StepflowError
 from stepflow_engine.product import NAME
 
-__all__ = ["is_permission_error", "is_transient", "is_wrong_node", "server_error"]
+__all__ = [
+    "CLIENT_ERRORS",
+    "ServerRefusesError",
+    "is_permission_error",
+    "is_refusal",
+    "is_transient",
+    "is_wrong_node",
+    "outage_error",
+    "server_error",
+]
+
+CLIENT_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
+"""What redis-py raises for the server and the network. The client of a whole cluster has an error of its own."""
+
 
 _TRANSIENT_ERRORS = (
     exceptions.ConnectionError,  # also LOADING
@@ -32,7 +45,12 @@ _WRONG_NODE = (
     exceptions.BusyLoadingError,
 )
 _PERMISSION_DENIED = ("NOPERM", "ACL failure in script", "The user executing the script can't")
+_REFUSED_LOGIN = ("NOAUTH", "WRONGPASS", "invalid username")
 _TRANSIENT_CODES = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
+
+
+class ServerRefusesError(BackendUnavailableError):
+    """The server refuses the user, a right or the TLS connection of a client that has worked with it before."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -42,6 +60,16 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, _TRANSIENT_ERRORS) or str(error).partition(" ")[0] in _TRANSIENT_CODES:
         return True
     return is_wrong_node(error)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server refuses the user, the password, a right or the TLS connection.
+
+    A client that connects for the first time is misconfigured. Later somebody is changing the server.
+    """
+    if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError) or is_permission_error(error):
+        return True
+    return str(error).startswith(_REFUSED_LOGIN) or tls_error(error) is not None
 
 
 def is_wrong_node(error: BaseException) -> bool:
@@ -54,7 +82,7 @@ def is_wrong_node(error: BaseException) -> bool:
     return "-READONLY " in str(error)  # in a script, before Redis 7
 
 
-def server_error(error: BaseException, url: str, action: str = "") -> Exception:
+def server_error(error: BaseException, url: str, action: str = "") -> StepflowError:
     """The error that a caller receives for an error of the server or of the connection.
 
     Args:
@@ -67,7 +95,7 @@ def server_error(error: BaseException, url: str, action: str = "") -> Exception:
         return ConfigurationError(f"no TLS with the server at {where}: {explain_tls(tls)}")
     if (known := _error_for(error, where, text)) is not None:
         return known
-    if text.startswith(("NOAUTH", "WRONGPASS", "invalid username")):
+    if text.startswith(_REFUSED_LOGIN):
         return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")
     if "Too many open files" in text:
         return BackendUnavailableError(
@@ -85,7 +113,13 @@ def server_error(error: BaseException, url: str, action: str = "") -> Exception:
     return BackendUnavailableError(f"the server at {where} answers with an error: {text}")
 
 
-def _error_for(error: BaseException, where: str, text: str) -> Exception | None:
+def outage_error(error: BaseException, url: str, action: str = "") -> BackendUnavailableError:
+    """As `server_error`, for a client that has worked with the server before: a refusal is an outage, too."""
+    explained = server_error(error, url, action)
+    return explained if isinstance(explained, BackendUnavailableError) else ServerRefusesError(str(explained))
+
+
+def _error_for(error: BaseException, where: str, text: str) -> StepflowError | None:
     match error:
         case exceptions.AuthenticationError() | exceptions.AuthorizationError():
             return ConfigurationError(f"the server at {where} refuses the user or password ({text}): correct redis_url")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import redis.asyncio
@@ -12,7 +13,7 @@ from redis import exceptions
 
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.redis_client.connection import connect_async
-from stepflow_broker.redis_client.errors import server_error
+from stepflow_broker.redis_client.errors import is_refusal, outage_error, server_error
 from stepflow_broker.redis_client.pipelined_connection import PipelinedConnection, fresh_context
 from stepflow_broker.redis_client.retry import Attempt, Decision, Next, backoff_s, decide
 from stepflow_engine.errors import StepflowError
@@ -61,12 +62,21 @@ class PipelinedClient:
         url: the URL of the server.
         retry_for_s: how long to retry while the server is unreachable or accepts no writes, in seconds.
         slot: a slot of a cluster. The server is the node that owns it.
+        on_refusal: see `AsyncBroker`.
     """
 
-    def __init__(self, url: str, *, retry_for_s: float, slot: int = 0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        retry_for_s: float,
+        slot: int = 0,
+        on_refusal: Callable[[StepflowError], None] | None = None,
+    ) -> None:
         self.url = url
         self.client: redis.asyncio.Redis = connect_async(url, slot=slot)
         self._retry_for_s = retry_for_s
+        self._on_refusal = on_refusal
         self._connection: PipelinedConnection[_Request[Any]] | None = None
         self._waiting: list[_Request[Any]] = []
         self._flush_set = False
@@ -153,14 +163,14 @@ class PipelinedClient:
         if future.done():
             return
         if isinstance(reply, Exception):
-            self._on_refusal(request, reply)
+            self._on_error_reply(request, reply)
             return
         try:
             future.set_result(request.call.answer(reply))
         except StepflowError as error:  # corrupt data fails this request only
             future.set_exception(error)
 
-    def _on_refusal(self, request: _Request[Any], error: Exception) -> None:
+    def _on_error_reply(self, request: _Request[Any], error: Exception) -> None:
         """The server replied with an error."""
         decision = self._decide(request, error)
         if decision.next is Next.RESEND_WITH_SOURCE:
@@ -209,7 +219,11 @@ class PipelinedClient:
     def _decide(self, request: _Request[Any], error: Exception) -> Decision:
         now = asyncio.get_running_loop().time()
         request.give_up_at = request.give_up_at or now + self._retry_for_s
-        return decide(error, Attempt(request.give_up_at, has_source=request.has_source), now)
+        is_patient = self._on_refusal is not None
+        if self._on_refusal is not None and is_refusal(error):
+            self._on_refusal(outage_error(error, self.url, request.call.action))
+        return decide(error, Attempt(request.give_up_at, has_source=request.has_source, is_patient=is_patient), now)
 
     def _fail(self, request: _Request[Any], error: Exception) -> None:
-        request.future.set_exception(server_error(error, self.url, request.call.action))
+        explain = outage_error if self._on_refusal is not None else server_error
+        request.future.set_exception(explain(error, self.url, request.call.action))

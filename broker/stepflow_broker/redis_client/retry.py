@@ -10,6 +10,8 @@ NOSCRIPT, and the request had no source                resend with the source, a
 the server is not the primary, or lost the slot        reconnect, then resend
 the connection is lost; the server is busy, loading,   resend
 out of memory or disk, or is moving the slot
+the server refuses the user, a right or the TLS        resend
+connection, and the request is of a patient client
 any of these after the deadline                        fail
 any other error                                        fail
 =====================================================  =========================================================
@@ -26,7 +28,7 @@ from enum import Enum
 
 from redis import exceptions
 
-from stepflow_broker.redis_client.errors import is_transient, is_wrong_node
+from stepflow_broker.redis_client.errors import is_refusal, is_transient, is_wrong_node
 
 __all__ = ["Attempt", "Decision", "Next", "backoff_s", "decide", "is_retryable"]
 
@@ -43,11 +45,14 @@ class Attempt:
         give_up_at: the deadline of its retries, on the clock of the client, in seconds.
         pause_s: how long the client pauses before it resends the request, in seconds.
         has_source: whether it was sent with the source of its script.
+        is_patient: whether the client takes a refusal for an outage. It has worked with the server before, so somebody
+            is changing the password, the certificate or the rights.
     """
 
     give_up_at: float
     pause_s: float = 0.0
     has_source: bool = False
+    is_patient: bool = False
 
 
 class Next(Enum):
@@ -82,9 +87,10 @@ def decide(error: BaseException, attempt: Attempt, now: float) -> Decision:
     """
     if isinstance(error, exceptions.NoScriptError) and not attempt.has_source:
         return Decision(Next.RESEND_WITH_SOURCE)
+    is_refused = attempt.is_patient and is_refusal(error)
     is_in_time = now + attempt.pause_s < attempt.give_up_at
     return Decision(
-        Next.RESEND if is_in_time and is_retryable(error) else Next.FAIL,
+        Next.RESEND if is_in_time and (is_refused or is_retryable(error)) else Next.FAIL,
         reconnect=is_wrong_node(error),
     )
 

@@ -14,8 +14,9 @@ import random
 from collections.abc import Callable
 
 from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.redis_client.errors import ServerRefusesError
 from stepflow_broker.transitions.jobs import ClaimedJobs, Lease, claim_jobs
-from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
+from stepflow_engine.errors import BackendUnavailableError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.execution.poison_isolation import IsolatingRunner
@@ -100,8 +101,6 @@ class Dispatcher:
             except BackendUnavailableError as error:
                 _log.warning("server_unavailable", extra={"error": str(error)})
                 await asyncio.sleep(_PAUSE_S)
-            except ConfigurationError:
-                raise
             except Exception:  # noqa: BLE001  an internal error delays work by a second, but does not end the worker
                 _log.exception("dispatcher_internal_error")
                 await asyncio.sleep(_PAUSE_S)
@@ -228,6 +227,8 @@ class Dispatcher:
         except BackendUnavailableError as error:  # the lease expires, and a worker reclaims the job
             _log.warning("job_interrupted", extra={"job": lease.job, "error": str(error)})
             self._state.evict(lease.run_id)
+            if isinstance(error, ServerRefusesError):  # the lease is still extended, so nobody counts a death
+                await self._try_to_release(lease)
         except asyncio.CancelledError:
             raise
         except BaseException:  # noqa: BLE001  the job could not be failed either: the lease expires
@@ -237,6 +238,11 @@ class Dispatcher:
             self._state.slots.free_one()
             if self._leases.get(lease.job) is lease:
                 del self._leases[lease.job]
+
+    async def _try_to_release(self, lease: Lease) -> None:
+        """Give a job back that the server has refused to let this worker finish."""
+        with contextlib.suppress(BackendUnavailableError):
+            await self._state.release([lease])
 
     async def _nothing_left(self) -> bool:
         return not self._jobs and not await self._router.drain() and not await self._claim() and not self._jobs
