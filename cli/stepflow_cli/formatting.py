@@ -15,6 +15,7 @@ from rich.text import Text
 from stepflow_engine.codec import dumps, pretty
 from stepflow_engine.durations import show_duration
 from stepflow_engine.failure import Failure
+from stepflow_engine.terminal_text import cut, one_line_failure, printable
 
 __all__ = [
     "Cell",
@@ -102,16 +103,6 @@ def span(start_ms: int | None, end_ms: int | None) -> str:
     return "" if start_ms is None or end_ms is None else show_duration(max(0, end_ms - start_ms))
 
 
-def printable(text: str) -> str:
-    """Text without control sequences: characters that are not printable are replaced."""
-    return text if text.isprintable() else "".join(char if char.isprintable() else "�" for char in text)
-
-
-def cut(text: str, length: int) -> str:
-    """The text, cut to this number of characters."""
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def brief(value: Any, length: int = 200) -> str:
     """A value as JSON in one line, cut to this length."""
     return cut(dumps(value).decode(), length)
@@ -121,7 +112,7 @@ def brief_failure(failure: Failure | None, length: int = 200) -> str:
     """A failure in one line, cut to this length."""
     if failure is None:
         return ""
-    return cut(" ".join(f"{failure.name}: {failure.message}".split()), length)
+    return one_line_failure(failure, length)
 
 
 def state_text(state: str) -> Text:

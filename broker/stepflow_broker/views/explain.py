@@ -21,6 +21,8 @@ from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
 from stepflow_engine.product import NAME
+from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.terminal_text import one_line_failure
 
 __all__ = ["Reason", "explain_run"]
 
@@ -77,8 +79,7 @@ class _Explainer:
         )
         names = _limits(limits.encode())
         if record.status.ended:
-            why = f" ({record.reason})" if record.reason else ""
-            return Reason("ended", run_id, f"{record.name} {record.status.value}{why}")
+            return Reason("ended", run_id, f"{record.name} {record.status.value}{_end(record)}")
         reason = self._live_run(record, steps, names, delayed_by, depth=depth)
         if paused := tuple(self._paused(record, names)):
             return Reason("paused", run_id, f"{record.name} is paused", None, (*paused, reason))
@@ -202,6 +203,17 @@ class _Explainer:
                 yield Reason(
                     "concurrency", name, f"number {place + 1} for {name}, limit {limit}, held by {held or 'nobody'}"
                 )
+
+
+def _end(record: RunRecord) -> str:
+    """Why a run ended: the reason of a skip or a cancel, or the failure."""
+    if record.reason:
+        return f" ({record.reason})"
+    if record.failure is None:
+        return ""
+    if record.status is RunStatus.CANCELLED:
+        return f": {record.failure.message}" if record.failure.message else ""
+    return f": {one_line_failure(record.failure)}"
 
 
 def _limits(text: bytes) -> list[tuple[int, str]]:

@@ -13,7 +13,7 @@ from stepflow_broker.views.run_details import read_run_details
 from stepflow_broker.views.run_tree import DEPTH
 from stepflow_broker.views.run_view import RunView
 from stepflow_cli.commands.cancel import cancel
-from stepflow_cli.exit_codes import EPILOG
+from stepflow_cli.exit_codes import EPILOG, Session
 from stepflow_cli.formatting import (
     Cell,
     brief_failure,
@@ -110,14 +110,18 @@ def _why(run: RunView, now: int) -> str:
 @output_option
 @server_options
 def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None:
-    """Show a RUN: its properties, its steps with attempts, times and results, its parent, and its children."""
+    """Show a RUN: its properties, its steps with attempts, times and results, its parent, and its children.
+
+    A failed run also has its traceback, without the frames of libraries; --debug shows all frames.
+    """
     broker, partition = find_server(redis_url, cipher_of(None))
     details = read_run_details(broker, partition, run_id, depth=depth)
     if output == "json":
         print_json(details.to_json())
         return
     out = console()
-    out.print(timeline(details, out.width))
+    debug = click.get_current_context().ensure_object(Session).debug
+    out.print(timeline(details, out.width, whole_tracebacks=debug))
 
 
 runs.add_command(cancel)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 
 from stepflow.event import FAILED
@@ -17,17 +16,15 @@ from stepflow_engine.errors import StepOutputError
 from stepflow_engine.execution import Raised, Returned
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
-from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import event_text
+from stepflow_workers.execution.failure_log import log_failed_attempt, log_run_ended
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.state.poison import died_text
 from stepflow_workers.state.run_cache import CachedRun
 
 __all__ = ["complete_run", "fail_poisoned"]
-
-_log = logging.getLogger(WORKER_LOGGER)
 
 
 async def complete_run(context: JobContext, run: CachedRun, lease: Lease, outcome: Returned | Raised) -> None:
@@ -80,6 +77,7 @@ async def _fail(context: JobContext, run: CachedRun, lease: Lease, error: BaseEx
         )
     )
     state.wakeups.timer_set(run.run_id, delay_ms)
+    log_failed_attempt(run, failure, attempt=lease.attempt + 1, delay_ms=delay_ms)
 
 
 async def _finish(context: JobContext, run: CachedRun, lease: Lease, end: bytes | Failure) -> None:
@@ -107,12 +105,7 @@ async def _finish(context: JobContext, run: CachedRun, lease: Lease, end: bytes 
     state.cache.drop(run)
     if code is ScriptStatus.DONE:
         state.finished_jobs += 1
-        level = logging.INFO if status is RunStatus.COMPLETED else logging.WARNING
-        _log.log(
-            level,
-            "run_ended",
-            extra={"run_id": run.run_id, "function": run.function.name, "status": status.value},
-        )
+        log_run_ended(run, end if isinstance(end, Failure) else None)
 
 
 async def _wake_parent(context: JobContext, lease: Lease) -> None:

@@ -15,6 +15,7 @@ from stepflow_engine.memo import Memo, memo_of_data, memo_of_error
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest
+from stepflow_workers.execution.failure_log import log_failed_attempt
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
 from stepflow_workers.state.run_cache import CachedRun
@@ -100,6 +101,7 @@ def _failed(
     failure = Failure.of(error)
     if delay_ms is None:
         return step_failed(state, run, attempt.key, attempt.id, failure, attempt=attempt.number, started_at=started_at)
+    log_failed_attempt(run, failure, step_id=attempt.id, attempt=attempt.number + 1, delay_ms=delay_ms)
     return StepRetry(attempt.number + 1, _sealed(run, attempt.key, failure), delay_ms)
 
 
