@@ -11,9 +11,11 @@ from typing import NoReturn
 
 import click
 
+from stepflow_cli.server import server_note
 from stepflow_engine.errors import (
     BackendUnavailableError,
     ConfigurationError,
+    CorruptDataError,
     EventError,
     FunctionNotFoundError,
     ResultTimeoutError,
@@ -138,6 +140,8 @@ def _explain(error: Exception) -> str:
         return f"{error.format_message().rstrip('.')}: see '{error.ctx.command_path} --help'"
     if isinstance(error, click.ClickException):
         return error.format_message()
+    if isinstance(error, BackendUnavailableError) and not isinstance(error, CorruptDataError):
+        return f"{error}{server_note()}"
     if isinstance(error, StepflowError):
         return f"{error}{_source_line(error.__cause__)}"
     return f"{type(error).__name__}: {error}: this is a bug in {NAME}; --debug shows the traceback"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -77,8 +78,9 @@ def print_json(value: Any) -> None:
 
 
 def print_status(label: str, text: str = "") -> None:
-    """Print a status line of a long-running command."""
-    click.echo(f"{click.style(f'{label:<9}', bold=True)} {text}".rstrip())
+    """Print a status line of a long-running command, which goes on if its terminal is closed."""
+    with contextlib.suppress(OSError):
+        click.echo(f"{click.style(f'{label:<9}', bold=True)} {printable(text)}".rstrip())
 
 
 def clock(at_ms: int) -> str:
