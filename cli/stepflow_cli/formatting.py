@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stepflow_broker.views.times import local_time
 from stepflow_engine.codec import dumps, pretty
 from stepflow_engine.durations import show_duration
 from stepflow_engine.failure import Failure
@@ -22,7 +22,6 @@ __all__ = [
     "Cell",
     "brief",
     "brief_failure",
-    "clock",
     "console",
     "cut",
     "print_json",
@@ -83,14 +82,9 @@ def print_status(label: str, text: str = "") -> None:
         click.echo(f"{click.style(f'{label:<9}', bold=True)} {printable(text)}".rstrip())
 
 
-def clock(at_ms: int) -> str:
-    """A time in the time zone of this machine: ``2025-01-31 09:30:00``."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
 def waits_until(at_ms: int, now: int) -> str:
     """The end of a wait: ``until 2025-01-31 09:30:00 (in 59m)``."""
-    return f"until {clock(at_ms)} (in {show_duration(max(0, at_ms - now) // 1000 * 1000)})"
+    return f"until {local_time(at_ms)} (in {show_duration(max(0, at_ms - now) // 1000 * 1000)})"
 
 
 def since(at_ms: int | None, now: int) -> str:

@@ -6,10 +6,8 @@ read.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from stepflow_broker.protocol import replies
@@ -20,14 +18,13 @@ from stepflow_broker.registry.event_filter import EventFilter
 from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
-from stepflow_engine.product import NAME
+from stepflow_broker.views.run_pauses import limits_of, pause_text, pauses_of
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.terminal_text import one_line_failure
 
 __all__ = ["Reason", "explain_run"]
 
 _DEPTH = 20
-_LIMIT = re.compile(r"(\d+) (\d+) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ class _Explainer:
         limits, delayed_by = self.broker.execute(
             command(replies.texts, "HMGET", self.partition.run_key("RUN", run_id), "concurrency", "delayed_by")
         )
-        names = _limits(limits.encode())
+        names = limits_of(limits.encode())
         if record.status.ended:
             return Reason("ended", run_id, f"{record.name} {record.status.value}{_end(record)}")
         reason = self._live_run(record, steps, names, delayed_by, depth=depth)
@@ -120,13 +117,8 @@ class _Explainer:
         partition = self.partition.of(record.id)
         if partition not in self._pauses:
             self._pauses[partition] = self.broker.execute(read_pauses(partition))
-        subjects = [("function", record.name), ("queue", record.queue), *(("key", name) for _, name in limits)]
-        for kind, name in subjects:
-            if pause := self._pauses[partition].get(f"{kind} {name}"):
-                why = f": {pause.reason}" if pause.reason else ""
-                since = datetime.fromtimestamp(pause.since / 1000, UTC).isoformat(" ", "seconds")
-                text = f"{pause.subject} is paused since {since}{why}; {NAME} resume {pause.subject}"
-                yield Reason("pause", pause.subject, text)
+        for pause in pauses_of(self._pauses[partition], record.name, record.queue, limits):
+            yield Reason("pause", pause.subject, pause_text(pause))
 
     def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:
         if record.blocked:
@@ -180,7 +172,8 @@ class _Explainer:
             return Reason("queue", name, f"{where}; RQ is suspended: rq resume")
         if not serving:
             return Reason("queue", name, f"{where}; no live worker serves queue {queue}: start one")
-        return Reason("queue", name, f"{where}; {len(serving)} live worker(s) serve queue {queue}")
+        count = "1 live worker serves" if len(serving) == 1 else f"{len(serving)} live workers serve"
+        return Reason("queue", name, f"{where}; {count} queue {queue}")
 
     def _positions(self, job: str, limits: list[tuple[int, str]]) -> Iterator[Reason]:
         """The positions of a job in the wait lists of its queue and its limits, and the runs that hold the slots."""
@@ -214,19 +207,6 @@ def _end(record: RunRecord) -> str:
     if record.status is RunStatus.CANCELLED:
         return f": {record.failure.message}" if record.failure.message else ""
     return f": {one_line_failure(record.failure)}"
-
-
-def _limits(text: bytes) -> list[tuple[int, str]]:
-    """The limits and names of the concurrency limits in a run's ``concurrency`` field (see ``lib/concurrency.lua``)."""
-    found, at = [], 0
-    while at < len(text):
-        head = _LIMIT.match(text[at:].decode(errors="replace"))
-        if head is None:
-            break
-        first = at + head.end()
-        at = first + int(head[2])
-        found.append((int(head[1]), text[first:at].decode()))
-    return found
 
 
 def _event(step: StepRecord) -> str:

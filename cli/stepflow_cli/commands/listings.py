@@ -13,11 +13,10 @@ from stepflow_broker.protocol.clock import now_ms, server_time_ms
 from stepflow_broker.registry.flow_control import RateConfig
 from stepflow_broker.registry.functions import CronConfig, FunctionConfig, read_functions
 from stepflow_broker.views.listings import read_queues, read_workers, served_queues
-from stepflow_broker.views.times import iso
+from stepflow_broker.views.times import iso, local_time
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import (
     Cell,
-    clock,
     console,
     print_json,
     printable,
@@ -101,7 +100,7 @@ def _function_row(
 def _next(crons: Sequence[CronConfig], now: int) -> str:
     """The next time that a cron schedule starts a function, in the local time zone: ``2025-01-31 09:30``."""
     times = [time_ms for cron in crons if (time_ms := next_time(cron, now)) is not None]
-    return clock(min(times)).removesuffix(":00") if times else "—"
+    return local_time(min(times)).removesuffix(":00") if times else "—"
 
 
 def _rate(rate: RateConfig | None) -> str:

@@ -11,13 +11,14 @@ from rich.text import Text
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.runs import RunRecord
 from stepflow_broker.views.run_details import RunDetails
+from stepflow_broker.views.run_pauses import pause_text
 from stepflow_broker.views.step_view import StepView
+from stepflow_broker.views.times import local_time
 from stepflow_broker.views.wait_view import WAITING
 from stepflow_cli.formatting import (
     Cell,
     brief,
     brief_failure,
-    clock,
     cut,
     printable,
     since,
@@ -74,7 +75,7 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
     yield "function", run.name
     yield "status", _status(run, now)
     yield "event", printable(f"{run.event['name']}  {brief(run.event['data'], 120)}")
-    yield "created", f"{clock(run.created_at)}  ({since(run.created_at, now)})"
+    yield "created", f"{local_time(run.created_at)}  ({since(run.created_at, now)})"
     if run.started_at is not None:
         yield "started", f"after {span(run.created_at, run.started_at)}"
         yield "took" if run.ended_at else "so far", span(run.started_at, run.ended_at or now)
@@ -82,6 +83,8 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
         yield "attempt", f"{run.attempt + 1} of the code between steps"
     if run.owner:
         yield "worker", run.owner
+    for pause in details.pauses:
+        yield "paused", Text(printable(pause_text(pause)), style="yellow")
     if run.blocked:
         yield "blocked", Text(printable(run.blocked), style="yellow")
     if details.tree.served is False:
