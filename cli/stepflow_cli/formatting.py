@@ -48,6 +48,7 @@ _COLORS = {
     "forgotten": "dim",
     "running": "cyan",
     "busy": "cyan",
+    "lost": "red",
     "retrying": "yellow",
     "delayed": "yellow",
     "waiting": "yellow",

@@ -58,7 +58,7 @@ def explain_run(broker: Broker, partition: Partition, run_id: str) -> Reason | N
 
 @dataclass(slots=True)
 class _Explainer:
-    """Reads the state that a reason needs. Workers and pauses are read once per explanation."""
+    """Reads the state that a reason needs. Live workers and pauses are read once per explanation."""
 
     broker: Broker
     partition: Partition
@@ -91,9 +91,11 @@ class _Explainer:
             case "leased":
                 because = tuple(self._steps(run_id, steps, names, record, depth=depth))
                 if because and all(reason.kind in ("child", "event", "sleep") for reason in because):
-                    text = f"{record.name} waits, in the memory of worker {record.owner}"
+                    text = f"{record.name} waits, in the memory of {self._holder(record.owner)}"
                     return Reason("waiting", run_id, text, None, because)
-                return Reason("executing", run_id, f"{record.name} is executed by worker {record.owner}", None, because)
+                return Reason(
+                    "executing", run_id, f"{record.name} is executed by {self._holder(record.owner)}", None, because
+                )
             case "queued":
                 because = (self._queued(record.queue, run_id, started=record.started_at is not None),)
                 return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
@@ -152,7 +154,7 @@ class _Explainer:
                     positions = tuple(self._positions(job, limits))
                     yield Reason("waitlisted", step.id, f"step {step.id!r} waits in a wait list", None, positions)
                 case "leased":
-                    yield Reason("step", step.id, f"step {step.id!r} is executed by worker {step.owner}")
+                    yield Reason("step", step.id, f"step {step.id!r} is executed by {self._holder(step.owner)}")
                 case "delayed":
                     failure = f": {step.failure.name}: {step.failure.message}" if step.failure else ""
                     text = f"step {step.id!r} failed, and is tried again (retry {step.attempts}){failure}"
@@ -163,9 +165,7 @@ class _Explainer:
         name, partition = f"{queue}:steps" if started else queue, self.partition.of(job)
         place = self.broker.execute(command(replies.integer_or_none, "LPOS", partition.keys("RQ_QUEUE", name), job))
         suspended = self.broker.execute(command(int, "EXISTS", partition.keys("RQ_SUSPENDED")))
-        if self._workers is None:
-            self._workers = read_workers(self.broker, self.partition)
-        serving = [worker for worker in self._workers if queue in worker.queues]
+        serving = [worker for worker in self._live_workers() if queue in worker.queues]
         where = f"number {place + 1} on queue {name}" if place is not None else f"on its way to queue {name}"
         where += " of its partition" if partition.tag else ""
         if suspended:
@@ -174,6 +174,17 @@ class _Explainer:
             return Reason("queue", name, f"{where}; no live worker serves queue {queue}: start one")
         count = "1 live worker serves" if len(serving) == 1 else f"{len(serving)} live workers serve"
         return Reason("queue", name, f"{where}; {count} queue {queue}")
+
+    def _live_workers(self) -> list[WorkerRecord]:
+        if self._workers is None:
+            self._workers = [worker for worker in read_workers(self.broker, self.partition) if worker.live]
+        return self._workers
+
+    def _holder(self, worker: str) -> str:
+        """A worker with a lease, and whether it has probably died."""
+        if any(one.name == worker for one in self._live_workers()):
+            return f"worker {worker}"
+        return f"worker {worker}, which sends no heartbeat: another one takes the job when its lease expires"
 
     def _positions(self, job: str, limits: list[tuple[int, str]]) -> Iterator[Reason]:
         """The positions of a job in the wait lists of its queue and its limits, and the runs that hold the slots."""

@@ -13,6 +13,7 @@ from typing import Any
 from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import Command, command
+from stepflow_broker.protocol.heartbeat import is_live
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import read_functions
@@ -76,6 +77,7 @@ class WorkerRecord:
         queues: the queues that it serves, most important first.
         finished, failed: the number of jobs that it finished, and of attempts that failed.
         last_heartbeat: milliseconds since the epoch.
+        live: whether it sends heartbeats. A worker that died stays in the list for up to 30 seconds.
     """
 
     name: str
@@ -86,6 +88,7 @@ class WorkerRecord:
     finished: int
     failed: int
     last_heartbeat: int | None
+    live: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +120,17 @@ def server_process() -> Command[int]:
 
 
 def read_workers(broker: Broker, partition: Partition) -> list[WorkerRecord]:
-    """All live workers, by name. Each serves all partitions. Two round trips."""
+    """All workers that Redis has a record of, by name. Each serves all partitions. Two round trips."""
     prefix = partition.keys("RQ_WORKER")
     names = sorted(
         name.removeprefix(prefix)
         for name in broker.execute(command(replies.texts, "SMEMBERS", partition.keys("RQ_WORKERS")))
     )
-    found = broker.execute_all([_read_worker(partition, name) for name in names])
-    return [record for record in found if record is not None]
+    calls: list[Command[Any]] = [_read_worker(partition, name) for name in names]
+    calls += [command(int, "PTTL", partition.keys("RQ_WORKER", name)) for name in names]
+    found = broker.execute_all(calls)
+    records = zip(found[: len(names)], found[len(names) :], strict=True)
+    return [replace(record, live=is_live(ttl_ms)) for record, ttl_ms in records if record is not None]
 
 
 def _read_worker(partition: Partition, name: str) -> Command[WorkerRecord | None]:
@@ -148,7 +154,7 @@ def _without_step_lists(lists: list[str]) -> tuple[str, ...]:
 
 def served_queues(broker: Broker, partition: Partition) -> frozenset[str]:
     """The queues that live workers serve. Two round trips."""
-    return frozenset(queue for worker in read_workers(broker, partition) for queue in worker.queues)
+    return frozenset(queue for worker in read_workers(broker, partition) if worker.live for queue in worker.queues)
 
 
 # -- queues --------------------------------------------------------------------

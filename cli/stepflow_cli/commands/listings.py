@@ -115,7 +115,7 @@ def _rate(rate: RateConfig | None) -> str:
 @output_option
 @server_options
 def workers(*, output: str, redis_url: str | None) -> None:
-    """List the live workers."""
+    """List the workers. The state of one that has sent no heartbeat for 15 seconds is lost; it has probably died."""
     records = read_workers(*find_server(redis_url, NO_ENCRYPTION))
     if output == "json":
         print_json([{**asdict(record), "last_heartbeat": iso(record.last_heartbeat)} for record in records])
@@ -124,7 +124,7 @@ def workers(*, output: str, redis_url: str | None) -> None:
     rows = [
         (
             printable(record.name),
-            state_text(record.state),
+            state_text(record.state if record.live else "lost"),
             str(record.pid),
             str(record.finished),
             str(record.failed),
