@@ -26,6 +26,7 @@ __all__ = ["EmbeddedServer", "find_server"]
 
 _START_S = 15.0
 _STOP_S = 20.0
+_NO_PORT_S = 0.2
 
 
 def find_server() -> Path:
@@ -137,17 +138,29 @@ class EmbeddedServer:
     def _await_answer(self) -> None:
         client = redis.Redis(port=self.port, socket_timeout=1)
         deadline = time.monotonic() + _START_S
+        reason = "did not start"
         try:
             while time.monotonic() < deadline and self.process is not None and self.process.poll() is None:
-                with contextlib.suppress(redis.RedisError):
-                    with contextlib.suppress(redis.AuthenticationError):  # it answers: it wants a password
-                        client.ping()
-                    return
+                with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
+                    if self._is_answer_of_ours(client):
+                        return
+                    reason = f"did not start, because another server has port {self.port}"
                 time.sleep(0.02)
         finally:
             client.close()
         self.stop()
-        raise BackendUnavailableError(f"the embedded server did not start: see {self.folder / 'server.log'}")
+        raise BackendUnavailableError(f"the embedded server {reason}: see {self.folder / 'server.log'}")
+
+    def _is_answer_of_ours(self, client: redis.Redis) -> bool:
+        """Whether our process answers, and not another server that had the port first."""
+        if self.process is None:
+            return False
+        try:
+            own = int(client.info("server")["process_id"]) == self.process.pid
+            return own and bool(client.ping())  # an error while it loads its data
+        except redis.AuthenticationError:  # it wants a password; a process that did not get the port ends
+            time.sleep(_NO_PORT_S)
+            return self.process.poll() is None
 
     def __enter__(self) -> EmbeddedServer:
         return self.start()

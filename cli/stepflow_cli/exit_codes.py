@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NoReturn
@@ -14,6 +15,7 @@ import click
 from stepflow_engine.errors import (
     BackendUnavailableError,
     ConfigurationError,
+    CorruptDataError,
     EventError,
     FunctionNotFoundError,
     ResultTimeoutError,
@@ -89,12 +91,13 @@ def exit_code(error: Exception) -> ExitCode:
             return ExitCode.INTERNAL
 
 
-def run(command: click.Command, *, name: str, prefix: str) -> NoReturn:
+def run(command: click.Command, *, name: str, prefix: str, server_note: Callable[[], str]) -> NoReturn:
     """Run a command, and exit.
 
     Args:
         name: the name of the program.
         prefix: the prefix of the environment variables of its options.
+        server_note: returns what to add to an error about an unavailable server.
     """
     session = Session()
     try:
@@ -109,22 +112,24 @@ def run(command: click.Command, *, name: str, prefix: str) -> NoReturn:
         print_error("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001  the last handler: a traceback is printed only with --debug
-        sys.exit(report(error, debug=session.debug))
+        sys.exit(report(error, debug=session.debug, server_note=server_note))
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
 
 
-def report(error: Exception, *, debug: bool) -> ExitCode:
+def report(error: Exception, *, debug: bool, server_note: Callable[[], str] = str) -> ExitCode:
     """Print an error on standard error in one line, and return its exit code.
 
     Args:
         debug: whether to print its traceback first.
+        server_note: as of `run`.
     """
     if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):
         error.show()
         return ExitCode.USAGE
     if debug:
         traceback.print_exception(error)
-    print_error(_explain(error))
+    is_unavailable = isinstance(error, BackendUnavailableError) and not isinstance(error, CorruptDataError)
+    print_error(f"{_explain(error)}{server_note() if is_unavailable else ''}")
     return exit_code(error)
 
 

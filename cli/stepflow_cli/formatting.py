@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -12,15 +12,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stepflow_broker.views.times import local_time
 from stepflow_engine.codec import dumps, pretty
 from stepflow_engine.durations import show_duration
 from stepflow_engine.failure import Failure
+from stepflow_engine.terminal_text import cut, one_line_failure, printable
 
 __all__ = [
     "Cell",
     "brief",
     "brief_failure",
-    "clock",
     "console",
     "cut",
     "print_json",
@@ -47,6 +48,7 @@ _COLORS = {
     "forgotten": "dim",
     "running": "cyan",
     "busy": "cyan",
+    "lost": "red",
     "retrying": "yellow",
     "delayed": "yellow",
     "waiting": "yellow",
@@ -76,18 +78,14 @@ def print_json(value: Any) -> None:
 
 
 def print_status(label: str, text: str = "") -> None:
-    """Print a status line of a long-running command."""
-    click.echo(f"{click.style(f'{label:<9}', bold=True)} {text}".rstrip())
-
-
-def clock(at_ms: int) -> str:
-    """A time in the time zone of this machine: ``2025-01-31 09:30:00``."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Print a status line of a long-running command, which goes on if its terminal is closed."""
+    with contextlib.suppress(OSError):
+        click.echo(f"{click.style(f'{label:<9}', bold=True)} {printable(text)}".rstrip())
 
 
 def waits_until(at_ms: int, now: int) -> str:
     """The end of a wait: ``until 2025-01-31 09:30:00 (in 59m)``."""
-    return f"until {clock(at_ms)} (in {show_duration(max(0, at_ms - now) // 1000 * 1000)})"
+    return f"until {local_time(at_ms)} (in {show_duration(max(0, at_ms - now) // 1000 * 1000)})"
 
 
 def since(at_ms: int | None, now: int) -> str:
@@ -102,16 +100,6 @@ def span(start_ms: int | None, end_ms: int | None) -> str:
     return "" if start_ms is None or end_ms is None else show_duration(max(0, end_ms - start_ms))
 
 
-def printable(text: str) -> str:
-    """Text without control sequences: characters that are not printable are replaced."""
-    return text if text.isprintable() else "".join(char if char.isprintable() else "�" for char in text)
-
-
-def cut(text: str, length: int) -> str:
-    """The text, cut to this number of characters."""
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def brief(value: Any, length: int = 200) -> str:
     """A value as JSON in one line, cut to this length."""
     return cut(dumps(value).decode(), length)
@@ -121,7 +109,7 @@ def brief_failure(failure: Failure | None, length: int = 200) -> str:
     """A failure in one line, cut to this length."""
     if failure is None:
         return ""
-    return cut(" ".join(f"{failure.name}: {failure.message}".split()), length)
+    return one_line_failure(failure, length)
 
 
 def state_text(state: str) -> Text:

@@ -14,6 +14,7 @@ from stepflow_cli.commands.runs import runs
 from stepflow_cli.commands.send import invoke, send, start
 from stepflow_cli.commands.worker import worker
 from stepflow_cli.exit_codes import EPILOG, run
+from stepflow_cli.server import server_note
 from stepflow_engine.product import ENV_PREFIX, NAME
 from stepflow_engine.version import __version__
 
@@ -49,7 +50,7 @@ for _command in _COMMANDS:
 
 def main() -> None:
     """The program ``stepflow``."""
-    run(stepflow, name=NAME, prefix=ENV_PREFIX)
+    run(stepflow, name=NAME, prefix=ENV_PREFIX, server_note=server_note)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stepflow import Stepflow
@@ -19,10 +24,12 @@ from stepflow_engine.product import NAME
 __all__ = [
     "DEV_FOLDER",
     "announce_url",
-    "check_folder",
     "find_app",
     "find_server",
     "find_url",
+    "last_port",
+    "lock_folder",
+    "server_note",
     "url_of_apps",
     "withdraw_url",
 ]
@@ -31,6 +38,9 @@ DEV_FOLDER = Path(f".{NAME}")
 """The data folder of the server of ``stepflow dev``, in the current folder."""
 
 _URL_FILE = DEV_FOLDER / "url"
+_PORT_FILE = DEV_FOLDER / "port"
+_STOP_S = 20.0
+_POLL_S = 0.02
 
 
 def find_url(redis_url: str | None) -> str:
@@ -40,6 +50,16 @@ def find_url(redis_url: str | None) -> str:
         redis_url: the value of ``--redis-url`` or ``STEPFLOW_REDIS_URL``.
     """
     return redis_url or _announced()[0] or DEFAULT_URL
+
+
+def server_note() -> str:
+    """The note on an unavailable server: which other server ``stepflow dev`` runs in this folder; ``""`` if none."""
+    if not DEV_FOLDER.exists():
+        return ""
+    url = _announced()[0]
+    if url:
+        return f"; the server of '{NAME} dev' in this folder is at {url} ({_URL_FILE})"
+    return f"; '{NAME} dev' does not run in this folder"
 
 
 def find_server(redis_url: str | None, cipher: Cipher) -> tuple[Broker, Partition]:
@@ -84,24 +104,58 @@ def url_of_apps(redis_url: str | None, apps: Sequence[Stepflow]) -> str:
     return urls.pop()
 
 
-def check_folder() -> None:
-    """Check that no other server uses the data folder; a killed ``stepflow dev`` may have left one.
+@contextlib.contextmanager
+def lock_folder() -> Iterator[None]:
+    """The data folder, which this process alone uses until the context ends. No other user can read it.
+
+    A server that a killed ``stepflow dev`` has left in it is stopped.
 
     Raises:
-        ConfigurationError: there is one. The message says how to stop it.
+        ConfigurationError: another ``stepflow dev`` uses it.
     """
-    url, process = _announced()
-    if url:
-        raise ConfigurationError(
-            f"folder {DEV_FOLDER}: a server of '{NAME} dev' already uses it, at {url}: stop that command, "
-            f"or, if it was killed, stop its server with: kill {process}"
-        )
+    DEV_FOLDER.mkdir(mode=0o700, exist_ok=True)
+    DEV_FOLDER.chmod(0o700)  # its files have the data of all runs
+    with (DEV_FOLDER / "dev.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            url = _announced()[0]
+            where = f", with a server at {url}" if url else ""
+            raise ConfigurationError(
+                f"folder {DEV_FOLDER}: another '{NAME} dev' uses it{where}: stop that command, or use another folder"
+            ) from None
+        url, process = _announced()
+        if url:
+            _stop_process(process)
+        yield
 
 
-def announce_url(url: str) -> None:
-    """Write the URL to a file, so that commands in this folder use the server."""
-    DEV_FOLDER.mkdir(exist_ok=True)
+def _stop_process(process: int) -> None:
+    """Stop a server of this machine, and wait until it has written its data."""
+    deadline = time.monotonic() + _STOP_S
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            os.kill(process, 0)
+            time.sleep(_POLL_S)
+        os.kill(process, signal.SIGKILL)
+
+
+def last_port() -> int:
+    """The port of the last server in the data folder, so that programs find the next one too; 0 if it is not free."""
+    with contextlib.suppress(OSError, ValueError):
+        port = int(_PORT_FILE.read_text())
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+        return port
+    return 0
+
+
+def announce_url(url: str, port: int) -> None:
+    """Write the URL to a file, so that commands in this folder use the server, and its port for the next start."""
     _URL_FILE.write_text(url + "\n")
+    _PORT_FILE.write_text(f"{port}\n")
 
 
 def withdraw_url() -> None:

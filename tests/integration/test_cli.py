@@ -567,27 +567,69 @@ def test_dev_outlives_a_syntax_error(dev: Dev) -> None:
         assert process.wait(30) == 0
 
 
-@pytest.mark.slow
-def test_a_server_that_outlived_its_dev_is_found_and_no_second_one_is_started_on_its_data(dev: Dev) -> None:
+def test_dev_stops_the_server_that_a_killed_dev_has_left_and_keeps_its_port_and_data(dev: Dev) -> None:
     with dev.running() as process:
         dev.await_workers(1)
+        again = call("dev", "flows:app", cwd=dev.folder)
+        assert_refused(again, 3, "another 'stepflow dev' uses it, with a server at redis://127.0.0.1:")
+        assert dev.single() == "one"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        again = call("dev", "flows:app", cwd=dev.folder)
-        assert_refused(again, 3, "a server of 'stepflow dev' already uses it", "kill ")
-        with redis.Redis.from_url((dev.folder / ".stepflow" / "url").read_text().strip()) as client:
-            os.kill(int(again.stderr.split()[-1]), signal.SIGTERM)
-            until(lambda: not _answers(client), what="the end of the server")
+    url = (dev.folder / ".stepflow" / "url").read_text()
     with dev.running() as process:
         dev.await_workers(1)
-        process.send_signal(signal.SIGINT)
+        assert (dev.folder / ".stepflow" / "url").read_text() == url
+        assert len(as_json("runs", "list", cwd=dev.folder)) == 1
+        process.send_signal(signal.SIGHUP)
         assert process.wait(30) == 0
+    with redis.Redis.from_url(url.strip()) as client:
+        assert not _answers(client)
 
 
 def _answers(client: redis.Redis) -> bool:
     with contextlib.suppress(redis.RedisError):
         return bool(client.ping())
     return False
+
+
+def test_the_folder_of_dev_is_private_and_a_taken_port_is_not_used(dev: Dev, tmp_path: Path) -> None:
+    folder = dev.folder / ".stepflow"
+    folder.mkdir(mode=0o755)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (folder / "port").write_text(str(port))
+        with dev.running() as process:
+            dev.await_workers(1)
+            assert f":{port}/" not in (folder / "url").read_text()
+            assert folder.stat().st_mode & 0o077 == 0
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+
+
+def test_an_error_about_the_server_says_where_the_url_comes_from(dev: Dev) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"redis://127.0.0.1:{unused.getsockname()[1]}/0"
+        by_variable = call("runs", "list", cwd=dev.folder, STEPFLOW_REDIS_URL=url)
+        assert_refused(by_variable, 5, "is it running, and is STEPFLOW_REDIS_URL right?")
+        by_option = call("runs", "list", "--redis-url", url, cwd=dev.folder)
+        assert_refused(by_option, 5, "is it running, and is the URL right?")
+        of_dev = call("dev", "flows:app", cwd=dev.folder, STEPFLOW_REDIS_URL=url)
+        assert of_dev.returncode == 5
+        assert (
+            "STEPFLOW_REDIS_URL is set, so no server is started: unset it to start one in .stepflow/" in of_dev.stdout
+        )
+        with dev.running() as process:
+            dev.await_workers(1)
+            announced = (dev.folder / ".stepflow" / "url").read_text().strip()
+            beside = call("runs", "list", cwd=dev.folder, STEPFLOW_REDIS_URL=url)
+            assert_refused(beside, 5, f"the server of 'stepflow dev' in this folder is at {announced} (.stepflow/url)")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        stopped = call("runs", "list", cwd=dev.folder, STEPFLOW_REDIS_URL=url)
+        assert_refused(stopped, 5, "'stepflow dev' does not run in this folder")
 
 
 def test_dev_ends_with_3_when_it_is_given_no_app(dev: Dev) -> None:

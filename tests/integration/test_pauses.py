@@ -144,3 +144,20 @@ def test_the_command_line_pauses_and_resumes(url: str) -> None:
     assert "nothing is paused" in told("pauses")
     assert "APP/NAME" in told("pause", "function", "sync")
     assert "no worker has registered" in told("pause", "function", "shop/sync")
+
+
+@pytest.mark.slow
+def test_a_paused_run_says_so_in_the_list_and_in_its_details(app: Stepflow, url: str, run_worker) -> None:
+    sync = long_function(app, Work())
+    run_worker(app)
+    app.pause(key="shop/sync:event.data.tenant=1", reason="quiet hours")
+    held = app.start(sync, {"tenant": 1})
+    until(lambda: held.explain().kind == "paused")
+    listed = call("runs", "list", STEPFLOW_REDIS_URL=url).stdout
+    assert "paused: quiet hours" in listed
+    shown = call("runs", "show", held.id, STEPFLOW_REDIS_URL=url).stdout
+    assert "paused    key shop/sync:event.data.tenant=1 is paused since 20" in shown
+    assert ": quiet hours; stepflow resume key shop/sync:event.data.tenant=1" in shown
+    app.resume(key="shop/sync:event.data.tenant=1")
+    held.result(30)
+    assert "paused" not in call("runs", "list", STEPFLOW_REDIS_URL=url).stdout

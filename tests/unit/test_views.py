@@ -26,7 +26,9 @@ def run_view(**fields: bytes) -> RunView:
 
 
 def test_a_run_has_the_fields_of_runs_list() -> None:
-    fields = "run_id app function queue status attempt created_at started_at ended_at blocked blocked_by waits error"
+    fields = (
+        "run_id app function queue status attempt created_at started_at ended_at blocked blocked_by paused waits error"
+    )
     shown = run_view().to_json()
     assert list(shown) == fields.split()
     assert (shown["created_at"], shown["started_at"]) == ("2025-01-01T00:00:00.125Z", None)
@@ -65,8 +67,8 @@ def test_details_have_the_fields_of_runs_show() -> None:
     run = parse_run("run1", RUN_FIELDS)
     assert run is not None
     fields = (
-        "run_id app function queue served status attempt created_at started_at ended_at due_at worker blocked reason "
-        "event output error steps parent children children_not_shown"
+        "run_id app function queue served status attempt created_at started_at ended_at due_at worker blocked "
+        "paused reason event output error steps parent children children_not_shown"
     )
     assert list(RunDetails(run, [], RunTree(view_run(run))).to_json()) == fields.split()
 
@@ -74,5 +76,9 @@ def test_details_have_the_fields_of_runs_show() -> None:
 def test_flow_control_that_delays_or_skips_a_run_is_named() -> None:
     assert run_view(continuation=b"delayed").blocked_by == "throttled"
     assert run_view(continuation=b"delayed", started_at=b"1735689600200").blocked_by == ""
-    assert run_view(continuation=b"waitlisted").blocked_by == "waits in a wait list"
+    assert run_view(continuation=b"waitlisted").blocked_by == "waits for its turn by priority, or for a slot"
+    run = parse_run("run1", {**RUN_FIELDS, "continuation": b"waitlisted"})
+    assert run is not None
+    limited = view_run(run, limits=[(1, "shop/a"), (5, "shop/b:event.data.x=1")])
+    assert limited.blocked_by == "waits for a slot of shop/a, limit 1 and shop/b:event.data.x=1, limit 5"
     assert run_view(status=b"skipped", reason=b"rate limited").blocked_by == "rate limited"

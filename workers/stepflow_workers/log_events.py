@@ -192,9 +192,17 @@ _EVENTS = (
     LogEvent(
         "run_ended",
         ("INFO", "WARNING"),
-        ("run_id", "function", "status"),
-        "A run has completed (INFO) or failed (WARNING).",
-        f"If it failed: `{NAME} runs show RUN`.",
+        ("run_id", "function", "status", "error"),
+        "A run has completed (INFO) or failed (WARNING). `error` has the name and the message of the exception; "
+        "only the name if the app encrypts.",
+        f"If it failed: `{NAME} runs show RUN` prints the traceback.",
+    ),
+    LogEvent(
+        "attempt_failed",
+        _INFO,
+        ("run_id", "function", "step_id", "attempt", "retry_in", "error"),
+        "An attempt of a step failed and is tried again. Without `step_id`: of the code between steps.",
+        f"`{NAME} runs show RUN` prints the traceback while the run waits for the next attempt.",
     ),
     LogEvent("cron_fired", _INFO, ("function", "runs"), "A cron schedule started runs."),
     LogEvent(

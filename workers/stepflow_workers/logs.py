@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import Any
 
 from stepflow_engine.failure import Failure
 from stepflow_engine.product import NAME
+from stepflow_engine.terminal_text import printable, printable_lines
 
 __all__ = ["configure_logging"]
 
@@ -15,16 +17,27 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class FieldFormatter(logging.Formatter):
-    """Adds the fields in ``extra`` to each line."""
+    """Adds the fields in ``extra`` to each line, and removes control sequences.
+
+    A record is one line, and the lines of its traceback are indented. So no text of a user looks like another record.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record as one line, with the traceback if it has one."""
-        line = super().format(record)
-        fields = [f"{name}={value}" for name, value in vars(record).items() if name not in _STANDARD]
-        if not fields:
-            return line
-        first, newline, rest = line.partition("\n")
-        return f"{first} {' '.join(fields)}{newline}{rest}"
+        traceback = super().formatException(record.exc_info) if record.exc_info else record.exc_text or ""
+        record.message, record.asctime = record.getMessage(), self.formatTime(record, self.datefmt)
+        line = printable(self.formatMessage(record).replace("\n", "\\n"))
+        fields = [_field(name, value) for name, value in vars(record).items() if name not in _STANDARD and value != ""]
+        rest = [f"  {text}" for text in printable_lines(traceback).split("\n")] if traceback else []
+        return "\n".join([" ".join([line, *fields]), *rest])
+
+
+def _field(name: str, value: object) -> str:
+    """``name=value``; a value with spaces is quoted, and the elements of a list have commas between them."""
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if any(char in text for char in ' "=\n'):
+        text = json.dumps(text, ensure_ascii=False)
+    return printable(f"{name}={text}")
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  logging's name
         """Format an error of a user, which may not let itself be printed, with bounded work."""

@@ -24,6 +24,7 @@ from rq.worker_registration import register
 
 from stepflow import Stepflow
 from stepflow_broker.protocol.command import command
+from stepflow_broker.protocol.heartbeat import HEARTBEAT_TTL_S
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
@@ -66,7 +67,6 @@ __all__ = ["StepWorker"]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _RQ_TTL_S = 60
-_HEARTBEAT_TTL_S = 30
 _RETRY_FOR_S = 60.0
 _SAME_SIGNAL_S = 1.0
 _LAST_CALL_S = 1.0
@@ -302,7 +302,7 @@ class StepWorker(BaseWorker):
         finished, failed = counts[0] - self._counted[0], counts[1] - self._counted[1]
         try:
             with self.connection.pipeline(transaction=False) as pipeline:
-                self.heartbeat(_HEARTBEAT_TTL_S, pipeline=pipeline)
+                self.heartbeat(HEARTBEAT_TTL_S, pipeline=pipeline)
                 if finished:
                     pipeline.hincrby(self.key, "successful_job_count", finished)
                 if failed:

@@ -52,7 +52,7 @@ def examine(broker: Broker, partition: Partition, *, repair: bool = False) -> li
         BackendUnavailableError: the server does not answer, or is not ready.
         ConfigurationError: the server refuses the user.
     """
-    workers = read_workers(broker, partition)
+    workers = [worker for worker in read_workers(broker, partition) if worker.live]
     findings = Findings(has_workers=bool(workers))
     examine_queues(broker, partition, findings, workers)
     for one in partition.all:

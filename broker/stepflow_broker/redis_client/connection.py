@@ -18,7 +18,7 @@ from stepflow_broker.redis_client.cluster import owner_of, whole_cluster
 from stepflow_broker.redis_client.errors import CLIENT_ERRORS, server_error
 from stepflow_broker.redis_client.locator import LocatedServer
 from stepflow_broker.redis_client.sentinel import primary_at
-from stepflow_broker.redis_client.url import ServerUrl, bad_url, read_url, safe_url
+from stepflow_broker.redis_client.url import DEFAULT_URL, ServerUrl, bad_url, read_url, safe_url
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.product import NAME
 
@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 C = TypeVar("C", redis.Redis, redis.asyncio.Redis)
-DEFAULT_URL = "redis://127.0.0.1:6379/0"
 SOCKET_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 5.0
 OLDEST_SERVER = (6, 2)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from redis import exceptions
 
 from stepflow_broker.access.roles import roles_that_may
 from stepflow_broker.redis_client.cluster import NodeUnavailableError, NotInClusterError
 from stepflow_broker.redis_client.sentinel import PrimaryUnavailableError, UnknownPrimaryError
 from stepflow_broker.redis_client.tls import explain_tls, tls_error
-from stepflow_broker.redis_client.url import safe_url, user_of
+from stepflow_broker.redis_client.url import DEFAULT_URL, safe_url, user_of
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, PermissionDeniedError, StepflowError
-from stepflow_engine.product import NAME
+from stepflow_engine.product import NAME, REDIS_URL
 
 __all__ = [
     "CLIENT_ERRORS",
@@ -155,6 +157,10 @@ def _error_for(error: BaseException, where: str, text: str) -> StepflowError | N
 def _advice_when_unreachable(url: str) -> str:
     if url.startswith("rediss"):  # servers neither report a port without TLS, nor always a missing certificate
         return "is this its tls-port, and does it want a certificate of clients (ssl_certfile=, ssl_keyfile=)"
+    if url == os.environ.get(REDIS_URL):
+        return f"and is {REDIS_URL} right"
+    if url == DEFAULT_URL:
+        return f"and is the default URL right, as {REDIS_URL} is not set"
     return "and is the URL right"
 
 

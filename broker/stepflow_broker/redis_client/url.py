@@ -23,6 +23,7 @@ from stepflow_engine.product import REDIS_URL
 
 __all__ = [
     "CLUSTER_SCHEMES",
+    "DEFAULT_URL",
     "SENTINEL_SCHEMES",
     "FilePassword",
     "ServerUrl",
@@ -32,6 +33,8 @@ __all__ = [
     "safe_url",
     "user_of",
 ]
+
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
 SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 """Scheme of a URL that names sentinels → scheme of their servers."""

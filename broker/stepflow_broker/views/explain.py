@@ -6,10 +6,8 @@ read.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from stepflow_broker.protocol import replies
@@ -21,12 +19,13 @@ from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
-from stepflow_engine.product import NAME
+from stepflow_broker.views.run_pauses import limits_of, pause_text, pauses_of
+from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.terminal_text import one_line_failure
 
 __all__ = ["Reason", "explain_run"]
 
 _DEPTH = 20
-_LIMIT = re.compile(r"(\d+) (\d+) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def explain_run(broker: Broker, partition: Partition, run_id: str) -> Reason | N
 
 @dataclass(slots=True)
 class _Explainer:
-    """Reads the state that a reason needs. Workers and pauses are read once per explanation."""
+    """Reads the state that a reason needs. Live workers and pauses are read once per explanation."""
 
     broker: Broker
     partition: Partition
@@ -76,10 +75,9 @@ class _Explainer:
         limits, delayed_by = self.broker.execute(
             command(replies.texts, "HMGET", self.partition.run_key("RUN", run_id), "concurrency", "delayed_by")
         )
-        names = _limits(limits.encode())
+        names = limits_of(limits.encode())
         if record.status.ended:
-            why = f" ({record.reason})" if record.reason else ""
-            return Reason("ended", run_id, f"{record.name} {record.status.value}{why}")
+            return Reason("ended", run_id, f"{record.name} {record.status.value}{_end(record)}")
         reason = self._live_run(record, steps, names, delayed_by, depth=depth)
         if paused := tuple(self._paused(record, names)):
             return Reason("paused", run_id, f"{record.name} is paused", None, (*paused, reason))
@@ -94,9 +92,11 @@ class _Explainer:
             case "leased":
                 because = tuple(self._steps(run_id, steps, names, record, depth=depth))
                 if because and all(reason.kind in ("child", "event", "sleep") for reason in because):
-                    text = f"{record.name} waits, in the memory of worker {record.owner}"
+                    text = f"{record.name} waits, in the memory of {self._holder(record.owner)}"
                     return Reason("waiting", run_id, text, None, because)
-                return Reason("executing", run_id, f"{record.name} is executed by worker {record.owner}", None, because)
+                return Reason(
+                    "executing", run_id, f"{record.name} is executed by {self._holder(record.owner)}", None, because
+                )
             case "queued":
                 because = (self._queued(record.queue, run_id, started=record.started_at is not None),)
                 return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
@@ -122,13 +122,8 @@ class _Explainer:
         partition = self.partition.of(record.id)
         if partition not in self._pauses:
             self._pauses[partition] = self.broker.execute(read_pauses(partition))
-        subjects = [("function", record.name), ("queue", record.queue), *(("key", name) for _, name in limits)]
-        for kind, name in subjects:
-            if pause := self._pauses[partition].get(f"{kind} {name}"):
-                why = f": {pause.reason}" if pause.reason else ""
-                since = datetime.fromtimestamp(pause.since / 1000, UTC).isoformat(" ", "seconds")
-                text = f"{pause.subject} is paused since {since}{why}; {NAME} resume {pause.subject}"
-                yield Reason("pause", pause.subject, text)
+        for pause in pauses_of(self._pauses[partition], record.name, record.queue, limits):
+            yield Reason("pause", pause.subject, pause_text(pause))
 
     def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:
         if record.blocked:
@@ -162,7 +157,7 @@ class _Explainer:
                     positions = tuple(self._positions(job, limits, record))
                     yield Reason("waitlisted", step.id, f"step {step.id!r} waits in a wait list", None, positions)
                 case "leased":
-                    yield Reason("step", step.id, f"step {step.id!r} is executed by worker {step.owner}")
+                    yield Reason("step", step.id, f"step {step.id!r} is executed by {self._holder(step.owner)}")
                 case "delayed":
                     failure = f": {step.failure.name}: {step.failure.message}" if step.failure else ""
                     text = f"step {step.id!r} failed, and is tried again (retry {step.attempts}){failure}"
@@ -173,16 +168,26 @@ class _Explainer:
         name, partition = f"{queue}:steps" if started else queue, self.partition.of(job)
         place = self.broker.execute(command(replies.integer_or_none, "LPOS", partition.keys("RQ_QUEUE", name), job))
         suspended = self.broker.execute(command(int, "EXISTS", partition.keys("RQ_SUSPENDED")))
-        if self._workers is None:
-            self._workers = read_workers(self.broker, self.partition)
-        serving = [worker for worker in self._workers if queue in worker.queues]
+        serving = [worker for worker in self._live_workers() if queue in worker.queues]
         where = f"number {place + 1} on queue {name}" if place is not None else f"on its way to queue {name}"
         where += " of its partition" if partition.tag else ""
         if suspended:
             return Reason("queue", name, f"{where}; RQ is suspended: rq resume")
         if not serving:
             return Reason("queue", name, f"{where}; no live worker serves queue {queue}: start one")
-        return Reason("queue", name, f"{where}; {len(serving)} live worker(s) serve queue {queue}")
+        count = "1 live worker serves" if len(serving) == 1 else f"{len(serving)} live workers serve"
+        return Reason("queue", name, f"{where}; {count} queue {queue}")
+
+    def _live_workers(self) -> list[WorkerRecord]:
+        if self._workers is None:
+            self._workers = [worker for worker in read_workers(self.broker, self.partition) if worker.live]
+        return self._workers
+
+    def _holder(self, worker: str) -> str:
+        """A worker with a lease, and whether it has probably died."""
+        if any(one.name == worker for one in self._live_workers()):
+            return f"worker {worker}"
+        return f"worker {worker}, which sends no heartbeat: another one takes the job when its lease expires"
 
     def _positions(self, job: str, limits: list[tuple[int, str]], record: RunRecord) -> Iterator[Reason]:
         """The positions of a job in the wait lists of its queue and its limits, and the runs that hold the slots."""
@@ -213,17 +218,15 @@ class _Explainer:
                 )
 
 
-def _limits(text: bytes) -> list[tuple[int, str]]:
-    """The limits and names of the concurrency limits in a run's ``concurrency`` field (see ``lib/concurrency.lua``)."""
-    found, at = [], 0
-    while at < len(text):
-        head = _LIMIT.match(text[at:].decode(errors="replace"))
-        if head is None:
-            break
-        first = at + head.end()
-        at = first + int(head[2])
-        found.append((int(head[1]), text[first:at].decode()))
-    return found
+def _end(record: RunRecord) -> str:
+    """Why a run ended: the reason of a skip or a cancel, or the failure."""
+    if record.reason:
+        return f" ({record.reason})"
+    if record.failure is None:
+        return ""
+    if record.status is RunStatus.CANCELLED:
+        return f": {record.failure.message}" if record.failure.message else ""
+    return f": {one_line_failure(record.failure)}"
 
 
 def _event(step: StepRecord) -> str:

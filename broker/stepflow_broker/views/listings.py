@@ -5,7 +5,7 @@ Every list is read through sets and indexes, in few round trips whatever the num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -13,10 +13,13 @@ from typing import Any
 from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import Command, command
+from stepflow_broker.protocol.heartbeat import is_live
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import read_functions
+from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import parse_run, read_steps
+from stepflow_broker.views.run_pauses import limits_of
 from stepflow_broker.views.run_view import RunView, view_run
 from stepflow_broker.views.wait_view import WaitView, find_waits
 from stepflow_engine.cipher import Cipher
@@ -61,6 +64,7 @@ _RUN_FIELDS = (
     "reason",
     "continuation",
     "delayed_by",
+    "concurrency",
 )
 
 
@@ -73,6 +77,7 @@ class WorkerRecord:
         queues: the queues that it serves, most important first.
         finished, failed: the number of jobs that it finished, and of attempts that failed.
         last_heartbeat: milliseconds since the epoch.
+        live: whether it sends heartbeats. A worker that died stays in the list for up to 30 seconds.
     """
 
     name: str
@@ -83,6 +88,7 @@ class WorkerRecord:
     finished: int
     failed: int
     last_heartbeat: int | None
+    live: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +120,17 @@ def server_process() -> Command[int]:
 
 
 def read_workers(broker: Broker, partition: Partition) -> list[WorkerRecord]:
-    """All live workers, by name. Each serves all partitions. Two round trips."""
+    """All workers that Redis has a record of, by name. Each serves all partitions. Two round trips."""
     prefix = partition.keys("RQ_WORKER")
     names = sorted(
         name.removeprefix(prefix)
         for name in broker.execute(command(replies.texts, "SMEMBERS", partition.keys("RQ_WORKERS")))
     )
-    found = broker.execute_all([_read_worker(partition, name) for name in names])
-    return [record for record in found if record is not None]
+    calls: list[Command[Any]] = [_read_worker(partition, name) for name in names]
+    calls += [command(int, "PTTL", partition.keys("RQ_WORKER", name)) for name in names]
+    found = broker.execute_all(calls)
+    records = zip(found[: len(names)], found[len(names) :], strict=True)
+    return [replace(record, live=is_live(ttl_ms)) for record, ttl_ms in records if record is not None]
 
 
 def _read_worker(partition: Partition, name: str) -> Command[WorkerRecord | None]:
@@ -145,7 +154,7 @@ def _without_step_lists(lists: list[str]) -> tuple[str, ...]:
 
 def served_queues(broker: Broker, partition: Partition) -> frozenset[str]:
     """The queues that live workers serve. Two round trips."""
-    return frozenset(queue for worker in read_workers(broker, partition) for queue in worker.queues)
+    return frozenset(queue for worker in read_workers(broker, partition) if worker.live for queue in worker.queues)
 
 
 # -- queues --------------------------------------------------------------------
@@ -236,7 +245,7 @@ def find_runs(
 ) -> list[RunView]:
     """Runs of all partitions, newest first: live runs are searched by creation time, ended runs by end time.
 
-    Two round trips per 500 runs searched; on a cluster, two to each node.
+    One round trip for the pauses, then two per 500 runs searched; on a cluster, as many to each node.
 
     Args:
         statuses: only runs with one of these statuses; empty: any.
@@ -245,26 +254,36 @@ def find_runs(
     """
     wanted = statuses or frozenset(RunStatus)
 
-    def matches(run: RunView) -> bool:
-        return run.status in wanted and function in ("", run.name, run.function)
+    pauses = dict(zip(partition.all, broker.execute_all([read_pauses(part) for part in partition.all]), strict=True))
 
+    search = _Search(wanted, function, pauses)
     found: dict[str, RunView] = {}
     if any(not status.ended for status in wanted):
-        found |= _search_index(broker, partition, "LIVE", matches, limit)
+        found |= _search_index(broker, partition, "LIVE", search, limit)
     if any(status.ended for status in wanted):
-        found |= _search_index(broker, partition, "ENDED", matches, limit)
+        found |= _search_index(broker, partition, "ENDED", search, limit)
     return sorted(found.values(), key=lambda run: run.created_at or 0, reverse=True)[:limit]
 
 
-def _search_index(
-    broker: Broker, partition: Partition, index: str, matches: Callable[[RunView], bool], limit: int
-) -> dict[str, RunView]:
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What `find_runs` looks for, and the pauses of each partition."""
+
+    statuses: frozenset[RunStatus]
+    function: str
+    pauses: Mapping[Partition, Mapping[str, Pause]]
+
+    def matches(self, run: RunView) -> bool:
+        return run.status in self.statuses and self.function in ("", run.name, run.function)
+
+
+def _search_index(broker: Broker, partition: Partition, index: str, search: _Search, limit: int) -> dict[str, RunView]:
     """The first matching runs of an index, read page by page."""
     found: dict[str, RunView] = {}
     for ids in _newest(broker, partition, index, min(limit, _PAGE)):
-        runs = broker.execute_all([_read_view(partition, run_id) for run_id in ids]) if ids else []
+        runs = broker.execute_all([_read_view(partition, run_id, search) for run_id in ids]) if ids else []
         for run in runs:
-            if run is not None and matches(run):
+            if run is not None and search.matches(run):
                 found[run.id] = run
                 if len(found) == limit:
                     return found
@@ -293,12 +312,16 @@ def _newest(broker: Broker, partition: Partition, index: str, page: int) -> Iter
         page = _PAGE
 
 
-def _read_view(partition: Partition, run_id: str) -> Command[RunView | None]:
+def _read_view(partition: Partition, run_id: str, search: _Search) -> Command[RunView | None]:
     """One run, without its event and its output; ``None`` if its retention ended in between."""
 
     def read(reply: list[bytes | None]) -> RunView | None:
         fields = {name: value for name, value in zip(_RUN_FIELDS, reply, strict=True) if value is not None}
         run = parse_run(run_id, {"event": b"null", **fields})
-        return view_run(run, delayed_by=fields.get("delayed_by", b"").decode()) if run else None
+        if run is None:
+            return None
+        pauses = search.pauses[partition.of(run_id)]
+        limits = limits_of(fields.get("concurrency", b""))
+        return view_run(run, delayed_by=fields.get("delayed_by", b"").decode(), limits=limits, pauses=pauses)
 
     return command(read, "HMGET", partition.run_key("RUN", run_id), *_RUN_FIELDS)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stepflow_broker.protocol import replies
+from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_broker.views.invoke_view import find_invokes
+from stepflow_broker.views.run_pauses import limits_of, pause_reason, pauses_of
 from stepflow_broker.views.run_tree import RunTree, read_run_tree
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_broker.views.step_view import StepView, step_views
@@ -29,11 +33,12 @@ __all__ = ["RunDetails", "read_run_details"]
 
 @dataclass(frozen=True, slots=True)
 class RunDetails:
-    """One run with its event, its output, its steps and its tree."""
+    """One run with its event, its output, its steps, its tree, and the pauses that stop it."""
 
     run: RunRecord
     steps: list[StepView]
     tree: RunTree
+    pauses: tuple[Pause, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the JSON output."""
@@ -52,6 +57,7 @@ class RunDetails:
             "due_at": iso(run.due_at),
             "worker": run.owner or None,
             "blocked": run.blocked or None,
+            "paused": pause_reason(self.pauses) or None,
             "reason": run.reason or None,
             "event": run.event,
             "output": run.output,
@@ -84,7 +90,16 @@ def read_run_details(broker: Broker, partition: Partition, run_id: str, *, depth
     memos = [(key, redacted_memo(cipher, run_id, key, read_memo(text))) for key, text in stored]
     tree = read_run_tree(broker, partition, run, find_invokes(memos, pending), depth=depth)
     children = {child.run.id: child.run for child in tree.children}
-    return RunDetails(run, step_views(memos, pending, children), tree)
+    pauses = () if run.status.ended else _read_pauses(broker, partition, run)
+    return RunDetails(run, step_views(memos, pending, children), tree, pauses)
+
+
+def _read_pauses(broker: Broker, partition: Partition, run: RunRecord) -> tuple[Pause, ...]:
+    pauses = broker.execute(read_pauses(partition.of(run.id)))
+    if not pauses:
+        return ()
+    limits = broker.execute(command(replies.texts, "HMGET", partition.run_key("RUN", run.id), "concurrency"))
+    return pauses_of(pauses, run.name, run.queue, limits_of(limits[0].encode()))
 
 
 def _opened_run(cipher: Cipher, run: RunRecord) -> RunRecord:

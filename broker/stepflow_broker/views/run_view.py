@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from stepflow_broker.transitions.pauses import Pause
 from stepflow_broker.transitions.runs import RunRecord, StepRecord
+from stepflow_broker.views.run_pauses import pause_reason, pauses_of
 from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import WaitView, find_waits
 from stepflow_engine.errors import RunNotFoundError
@@ -17,7 +20,7 @@ __all__ = ["FORGOTTEN", "RunView", "forgotten_run", "run_not_found", "view_run"]
 FORGOTTEN = "forgotten"
 """The status of a run that ended longer ago than its retention: only a memo of its parent names it."""
 
-_CONTINUATIONS = {"waitlisted": "waits in a wait list", "batched": "collected in a batch"}
+_CONTINUATIONS = {"waitlisted": "waits for its turn by priority, or for a slot", "batched": "collected in a batch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class RunView:
         reason: why the run was skipped.
         blocked: why no worker can execute the run.
         blocked_by: the flow control rule that delays the run or skipped it; ``""``: none.
+        paused: why a pause stops it, as `run_pauses.pause_reason` says; ``""``: none does, or it was not read.
         waits: the sleeps and event waits of its steps, the one that ends first at the front.
     """
 
@@ -47,6 +51,7 @@ class RunView:
     reason: str = ""
     blocked: str = ""
     blocked_by: str = ""
+    paused: str = ""
     waits: tuple[WaitView, ...] = ()
 
     @property
@@ -68,18 +73,28 @@ class RunView:
             "ended_at": iso(self.ended_at),
             "blocked": self.blocked or None,
             "blocked_by": self.blocked_by or None,
+            "paused": self.paused or None,
             "waits": [wait.to_json_with_step() for wait in self.waits],
             "error": self.failure.to_json() if self.failure else None,
         }
 
 
-def view_run(run: RunRecord, *, delayed_by: str = "", pending: Sequence[StepRecord] = ()) -> RunView:
+def view_run(
+    run: RunRecord,
+    *,
+    delayed_by: str = "",
+    pending: Sequence[StepRecord] = (),
+    limits: Sequence[tuple[int, str]] = (),
+    pauses: Mapping[str, Pause] = MappingProxyType({}),
+) -> RunView:
     """The view of a run.
 
     Args:
         run: the stored run.
         delayed_by: the flow control rule that delays its start; ``""``: none, or it was not read.
         pending: its steps that have not ended; empty: they were not read.
+        limits: its concurrency limits.
+        pauses: all pauses of its partition by subject.
     """
     return RunView(
         id=run.id,
@@ -94,12 +109,15 @@ def view_run(run: RunRecord, *, delayed_by: str = "", pending: Sequence[StepReco
         failure=run.failure,
         reason=run.reason,
         blocked=run.blocked,
-        blocked_by=_blocked_by(run, delayed_by),
+        blocked_by=_blocked_by(run, delayed_by, limits),
+        paused="" if run.status.ended else pause_reason(pauses_of(pauses, run.name, run.queue, limits)),
         waits=find_waits(pending),
     )
 
 
-def _blocked_by(run: RunRecord, delayed_by: str) -> str:
+def _blocked_by(run: RunRecord, delayed_by: str, limits: Sequence[tuple[int, str]]) -> str:
+    if run.continuation == "waitlisted" and limits:
+        return "waits for a slot of " + " and ".join(f"{name}, limit {limit}" for limit, name in limits)
     if run.continuation == "delayed" and not run.started_at:
         return delayed_by
     return run.reason or _CONTINUATIONS.get(run.continuation, "")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 import click
+from click.core import ParameterSource
 from watchfiles import Change, DefaultFilter, watch
 
 from stepflow_broker.embedded_server import EmbeddedServer
@@ -19,7 +20,7 @@ from stepflow_cli.commands.worker import process_options
 from stepflow_cli.exit_codes import EPILOG, ExitCode, Session
 from stepflow_cli.formatting import print_status
 from stepflow_cli.options import debug_option
-from stepflow_cli.server import DEV_FOLDER, announce_url, check_folder, withdraw_url
+from stepflow_cli.server import DEV_FOLDER, announce_url, last_port, lock_folder, withdraw_url
 from stepflow_engine.product import REDIS_URL, variable
 from stepflow_workers.pool import WorkerSpec
 from stepflow_workers.state.settings import WorkerSettings
@@ -63,10 +64,13 @@ def dev(
     An app is a module and the name of a variable in it: shop.flows:app.
 
     Without --redis-url and STEPFLOW_REDIS_URL, the command starts a server with its data in .stepflow/. Other commands
-    in this folder use that server. Workers restart when the code changes. Ctrl+C stops the command.
+    in this folder use that server, which has the same port at each start if that is free. Workers restart when the
+    code changes. Ctrl+C stops the command.
     """
     stop = _Stop()
     with stop.on_signals(), contextlib.ExitStack() as stack:
+        if redis_url and _is_from_variable("redis_url"):
+            print_status("note", f"{REDIS_URL} is set, so no server is started: unset it to start one in {DEV_FOLDER}/")
         url = redis_url or stack.enter_context(_own_server())
         os.environ[REDIS_URL] = url  # apps send events to this server too
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a .pyc hides a second change within one second
@@ -75,13 +79,15 @@ def dev(
         print_status("stopped")
 
 
+def _is_from_variable(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.ENVIRONMENT
+
+
 @contextlib.contextmanager
 def _own_server() -> Iterator[str]:
-    check_folder()
-    server = EmbeddedServer(DEV_FOLDER)
-    with server:
+    with lock_folder(), EmbeddedServer(DEV_FOLDER, port=last_port()) as server:
         (DEV_FOLDER / ".gitignore").write_text("*\n")
-        announce_url(server.url)
+        announce_url(server.url, server.port)
         try:
             yield server.url
         finally:
@@ -143,7 +149,7 @@ class PythonFiles(DefaultFilter):
 
 
 class _Stop:
-    """The stop signal: set by SIGINT and SIGTERM. ``again`` is set by the second signal."""
+    """The stop signal: set by SIGINT, SIGTERM and SIGHUP (a closed terminal). ``again`` is set by the second signal."""
 
     def __init__(self) -> None:
         self._signals = 0
@@ -159,7 +165,7 @@ class _Stop:
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
         """Handle signals inside this context."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield

@@ -76,4 +76,8 @@ def _summary(findings: Sequence[Finding]) -> str:
     repaired = sum(finding.repaired for finding in findings)
     errors = sum(finding.is_open for finding in findings)
     warnings = sum(finding.severity is Severity.WARNING and not finding.repaired for finding in findings)
-    return f"{errors} errors, {warnings} warnings" + (f", {repaired} repaired" if repaired else "")
+    return f"{_count(errors, 'error')}, {_count(warnings, 'warning')}" + (f", {repaired} repaired" if repaired else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

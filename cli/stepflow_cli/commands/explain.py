@@ -9,9 +9,8 @@ import click
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.views.explain import Reason, explain_run
 from stepflow_broker.views.run_view import run_not_found
-from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.formatting import print_json, span
+from stepflow_cli.formatting import print_json, waits_until
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_server
 from stepflow_engine.cipher import NO_ENCRYPTION
@@ -38,7 +37,7 @@ def explain(run_id: str, *, output: str, redis_url: str | None) -> None:
 
 
 def _lines(reason: Reason, now: int, *, indent: str) -> Iterator[str]:
-    until = f", until {iso(reason.until)} (in {span(now, max(now, reason.until))})" if reason.until else ""
+    until = f", {waits_until(reason.until, now)}" if reason.until else ""
     yield f"{indent}{reason.text}{until}"
     for cause in reason.because:
         yield from _lines(cause, now, indent=f"{indent}  ")

@@ -14,11 +14,10 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import RateConfig
 from stepflow_broker.registry.functions import CronConfig, FunctionConfig, forget_function, read_functions
 from stepflow_broker.views.listings import find_runs, read_queues, read_workers, served_queues
-from stepflow_broker.views.times import iso
+from stepflow_broker.views.times import iso, local_time
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import (
     Cell,
-    clock,
     console,
     print_json,
     printable,
@@ -136,7 +135,7 @@ def _function_row(
 def _next(crons: Sequence[CronConfig], now: int) -> str:
     """The next time that a cron schedule starts a function, in the local time zone: ``2025-01-31 09:30``."""
     times = [time_ms for cron in crons if (time_ms := next_time(cron, now)) is not None]
-    return clock(min(times)).removesuffix(":00") if times else "—"
+    return local_time(min(times)).removesuffix(":00") if times else "—"
 
 
 def _rate(rate: RateConfig | None) -> str:
@@ -151,7 +150,7 @@ def _rate(rate: RateConfig | None) -> str:
 @output_option
 @server_options
 def workers(*, output: str, redis_url: str | None) -> None:
-    """List the live workers."""
+    """List the workers. The state of one that has sent no heartbeat for 15 seconds is lost; it has probably died."""
     records = read_workers(*find_server(redis_url, NO_ENCRYPTION))
     if output == "json":
         print_json([{**asdict(record), "last_heartbeat": iso(record.last_heartbeat)} for record in records])
@@ -160,7 +159,7 @@ def workers(*, output: str, redis_url: str | None) -> None:
     rows = [
         (
             printable(record.name),
-            state_text(record.state),
+            state_text(record.state if record.live else "lost"),
             str(record.pid),
             str(record.finished),
             str(record.failed),

@@ -13,7 +13,7 @@ from stepflow_broker.views.run_details import read_run_details
 from stepflow_broker.views.run_tree import DEPTH
 from stepflow_broker.views.run_view import RunView
 from stepflow_cli.commands.cancel import cancel
-from stepflow_cli.exit_codes import EPILOG
+from stepflow_cli.exit_codes import EPILOG, Session
 from stepflow_cli.formatting import (
     Cell,
     brief_failure,
@@ -88,11 +88,14 @@ def _print_runs(listed: Sequence[RunView]) -> None:
 
 def _why(run: RunView, now: int) -> str:
     """What a run waits for, or why it failed, in one line."""
-    return (
-        printable(run.blocked or run.blocked_by)
-        or "; ".join(wait_texts(run.waits, now))
-        or printable(brief_failure(run.failure))
-    )
+    return printable(run.paused or run.blocked or run.blocked_by) or "; ".join(wait_texts(run.waits, now)) or _end(run)
+
+
+def _end(run: RunView) -> str:
+    """Why a run failed, or was cancelled."""
+    if run.failure is not None and run.status == RunStatus.CANCELLED:
+        return printable(" ".join(run.failure.message.split()))
+    return printable(brief_failure(run.failure))
 
 
 # -- show ----------------------------------------------------------------------
@@ -110,14 +113,19 @@ def _why(run: RunView, now: int) -> str:
 @output_option
 @server_options
 def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None:
-    """Show a RUN: its properties, its steps with attempts, times and results, its parent, and its children."""
+    """Show a RUN: its properties, its steps with attempts, times and results, its parent, and its children.
+
+    A step that a worker executes in a row with others is stored, and shown, when it has ended. A failed run has its
+    traceback, without the frames of libraries; --debug shows all frames.
+    """
     broker, partition = find_server(redis_url, cipher_of(None))
     details = read_run_details(broker, partition, run_id, depth=depth)
     if output == "json":
         print_json(details.to_json())
         return
     out = console()
-    out.print(timeline(details, out.width))
+    debug = click.get_current_context().ensure_object(Session).debug
+    out.print(timeline(details, out.width, whole_tracebacks=debug))
 
 
 runs.add_command(cancel)

@@ -11,7 +11,7 @@ import click
 
 from stepflow_cli.exit_codes import EPILOG, run
 from stepflow_cli.options import debug_option, duration, lease, queue_name
-from stepflow_cli.server import url_of_apps
+from stepflow_cli.server import server_note, url_of_apps
 from stepflow_engine.product import REDIS_URL, WORKER_PROGRAM, variable
 from stepflow_workers.apps import load_apps
 from stepflow_workers.pool import WorkerPool, WorkerSpec, run_worker
@@ -156,7 +156,7 @@ def check_worker(spec: WorkerSpec) -> None:
 
 def main() -> None:
     """The program ``stepflow-worker``."""
-    run(worker, name=WORKER_PROGRAM, prefix=variable("WORKER"))
+    run(worker, name=WORKER_PROGRAM, prefix=variable("WORKER"), server_note=server_note)
 
 
 if __name__ == "__main__":

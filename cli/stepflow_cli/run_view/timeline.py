@@ -11,13 +11,15 @@ from rich.text import Text
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.runs import RunRecord
 from stepflow_broker.views.run_details import RunDetails
+from stepflow_broker.views.run_pauses import pause_text
 from stepflow_broker.views.step_view import StepView
+from stepflow_broker.views.times import local_time
 from stepflow_broker.views.wait_view import WAITING
 from stepflow_cli.formatting import (
     Cell,
     brief,
     brief_failure,
-    clock,
+    cut,
     printable,
     since,
     span,
@@ -30,6 +32,7 @@ from stepflow_cli.run_view.run_tree_view import run_tree
 from stepflow_cli.run_view.wait_text import ended_text, wait_text
 from stepflow_engine.durations import show_duration
 from stepflow_engine.steps import StepKind
+from stepflow_engine.terminal_text import traceback_text
 
 __all__ = ["timeline"]
 
@@ -41,7 +44,7 @@ _LONGEST_WORKER = 24
 _BAR_STYLES = {"done": "green", "failed": "red"}
 
 
-def timeline(details: RunDetails, width: int) -> RenderableType:
+def timeline(details: RunDetails, width: int, *, whole_tracebacks: bool = False) -> RenderableType:
     """The details of a run for a terminal of this width in cells."""
     now = now_ms()
     parts: list[RenderableType] = [_properties(details, now)]
@@ -49,6 +52,8 @@ def timeline(details: RunDetails, width: int) -> RenderableType:
         parts += ["", _steps(details.run, details.steps, width, now)]
     if (tree := run_tree(details.tree, width)) is not None:
         parts += ["", tree]
+    if text := _traceback(details, whole=whole_tracebacks):
+        parts += ["", Text(text, style="red" if details.run.ended_at else "yellow")]
     return Group(*parts)
 
 
@@ -70,7 +75,7 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
     yield "function", run.name
     yield "status", _status(run, now)
     yield "event", printable(f"{run.event['name']}  {brief(run.event['data'], 120)}")
-    yield "created", f"{clock(run.created_at)}  ({since(run.created_at, now)})"
+    yield "created", f"{local_time(run.created_at)}  ({since(run.created_at, now)})"
     if run.started_at is not None:
         yield "started", f"after {span(run.created_at, run.started_at)}"
         yield "took" if run.ended_at else "so far", span(run.started_at, run.ended_at or now)
@@ -78,6 +83,8 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
         yield "attempt", f"{run.attempt + 1} of the code between steps"
     if run.owner:
         yield "worker", run.owner
+    for pause in details.pauses:
+        yield "paused", Text(printable(pause_text(pause)), style="yellow")
     if run.blocked:
         yield "blocked", Text(printable(run.blocked), style="yellow")
     if details.tree.served is False:
@@ -86,6 +93,8 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
         yield "result", printable(brief(run.output))
     elif run.status == "skipped":
         yield "reason", Text(printable(run.reason), style="magenta")
+    elif run.status == "cancelled" and run.failure is not None and run.failure.message:
+        yield "reason", Text(cut(printable(run.failure.message), 600), style="magenta")
     elif run.failure is not None:
         yield "error", Text(printable(brief_failure(run.failure, 600)), style="red")
 
@@ -95,6 +104,15 @@ def _status(run: RunRecord, now: int) -> Text:
     if run.due_at is not None:
         text.append(f"  next attempt in {show_duration(max(0, run.due_at - now))}", style="yellow")
     return text
+
+
+def _traceback(details: RunDetails, *, whole: bool) -> str:
+    """The traceback of the run, else of its first step that is tried again; ``""`` if there is none."""
+    if details.run.status == "cancelled":
+        return ""
+    retried = (step.failure for step in details.steps if step.state == "retrying")
+    failure = details.run.failure or next(retried, None)
+    return "" if failure is None else traceback_text(failure, whole=whole)
 
 
 # -- steps ---------------------------------------------------------------------

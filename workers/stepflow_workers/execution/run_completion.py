@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 
 from stepflow import Function
@@ -17,16 +16,14 @@ from stepflow_engine.errors import StepOutputError
 from stepflow_engine.execution import Raised, Returned
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
-from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import event_text
+from stepflow_workers.execution.failure_log import log_failed_attempt, log_run_ended
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.state.run_cache import CachedRun
 
 __all__ = ["complete_run", "fail_run"]
-
-_log = logging.getLogger(WORKER_LOGGER)
 
 
 async def complete_run(context: JobContext, run: CachedRun, lease: Lease, outcome: Returned | Raised) -> None:
@@ -65,6 +62,7 @@ async def fail_run(
         )
     )
     state.wakeups.timer_set(run_id, delay_ms)
+    log_failed_attempt(function, run_id, failure, attempt=lease.attempt + 1, delay_ms=delay_ms)
 
 
 async def _complete(context: JobContext, run: CachedRun, lease: Lease, value: object) -> None:
@@ -119,12 +117,7 @@ async def _finish(
     state.evict(run_id)
     if code is ScriptStatus.DONE:
         state.finished_jobs += 1
-        level = logging.INFO if status is RunStatus.COMPLETED else logging.WARNING
-        _log.log(
-            level,
-            "run_ended",
-            extra={"run_id": run_id, "function": function.name, "status": status.value},
-        )
+        log_run_ended(function, run_id, end if isinstance(end, Failure) else None)
 
 
 async def _wake_parent(context: JobContext, lease: Lease) -> None:

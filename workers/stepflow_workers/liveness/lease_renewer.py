@@ -20,6 +20,7 @@ from pathlib import Path
 import stepflow
 import stepflow_broker
 import stepflow_engine
+from stepflow_broker.protocol.heartbeat import HEARTBEAT_S
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.jobs import by_partition, extend_leases
@@ -34,7 +35,6 @@ __all__ = ["LeaseRenewer", "blocking_line"]
 _log = logging.getLogger(WORKER_LOGGER)
 _TICK_S = 0.5
 _BLOCKED_S = 1.0
-_HEARTBEAT_S = 10.0
 _CHUNK = 500
 
 
@@ -116,7 +116,7 @@ class LeaseRenewer:
                 if now >= heartbeat_at:
                     self._lease_sidecar.restart_if_dead()
                     self._in_background("heartbeat", self._heartbeat)
-                    heartbeat_at = now + _HEARTBEAT_S
+                    heartbeat_at = now + HEARTBEAT_S
             except StepflowError as error:
                 _log.warning("lease_not_extended", extra={"error": str(error)})
 

@@ -17,6 +17,7 @@ from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest
 from stepflow_engine.user_code import original
+from stepflow_workers.execution.failure_log import log_failed_attempt
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
 from stepflow_workers.state.worker_state import WorkerState
@@ -111,6 +112,9 @@ def _failed(
     sealed = seal_step_failure(run.function, run.run_id, attempt.key, failure)
     if delay_ms is None:
         return step_failed(state, sealed, failure, step_id=attempt.id, attempt=attempt.number, started_at=started_at)
+    log_failed_attempt(
+        run.function, run.run_id, failure, step_id=attempt.id, attempt=attempt.number + 1, delay_ms=delay_ms
+    )
     return StepRetry(attempt.number + 1, sealed, delay_ms)
 
 

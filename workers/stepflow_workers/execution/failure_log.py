@@ -1,0 +1,55 @@
+"""The log lines of attempts that failed and of runs that ended."""
+
+from __future__ import annotations
+
+import logging
+
+from stepflow import Function
+from stepflow_engine.durations import show_duration
+from stepflow_engine.failure import Failure
+from stepflow_engine.product import WORKER_LOGGER
+from stepflow_engine.terminal_text import one_line_failure
+
+__all__ = ["log_failed_attempt", "log_run_ended"]
+
+_log = logging.getLogger(WORKER_LOGGER)
+_LONGEST_ERROR = 300
+
+
+def log_failed_attempt(
+    function: Function, run_id: str, failure: Failure, *, step_id: str = "", attempt: int, delay_ms: int
+) -> None:
+    """Log an attempt that failed and is tried again.
+
+    Args:
+        step_id: the step; ``""``: the code between steps.
+        attempt: the number of the attempt, 1-based.
+        delay_ms: when the next attempt is due.
+    """
+    _log.info(
+        "attempt_failed",
+        extra={
+            "run_id": run_id,
+            "function": function.name,
+            "step_id": step_id,
+            "attempt": attempt,
+            "retry_in": show_duration(delay_ms),
+            "error": _error(function, failure),
+        },
+    )
+
+
+def log_run_ended(function: Function, run_id: str, failure: Failure | None) -> None:
+    """Log the end of a run: completed, or failed with this failure."""
+    if failure is None:
+        _log.info("run_ended", extra={"run_id": run_id, "function": function.name, "status": "completed"})
+    else:
+        error = _error(function, failure)
+        _log.warning(
+            "run_ended", extra={"run_id": run_id, "function": function.name, "status": "failed", "error": error}
+        )
+
+
+def _error(function: Function, failure: Failure) -> str:
+    """Name and message of a failure; only the name if the app encrypts messages."""
+    return failure.name if function.cipher.encrypts else one_line_failure(failure, _LONGEST_ERROR)
