@@ -114,6 +114,12 @@ def test_the_block_is_the_file_of_the_tree(block: Block) -> None:
     assert (ROOT / block.mark.removeprefix("same ")).read_text() == block.text
 
 
+@pytest.mark.parametrize("block", [block for block in _of("sh") if block.mark == "run"], ids=str)
+def test_a_tutorial_does_not_bind_its_terminal_to_one_server(block: Block) -> None:
+    """The exported address comes before the server of a folder: the next tutorial would ask a server that is gone."""
+    assert re.search(r"^\s*export STEPFLOW_", block.text, re.MULTILINE) is None
+
+
 def test_every_mark_of_a_block_is_known() -> None:
     known = {"server", "compile", "fragment", "needs", "same", "file", "run", "background", "output"}
     marks = {(str(block), block.mark.partition(" ")[0]) for page in PAGES for block in blocks(page) if block.mark}
