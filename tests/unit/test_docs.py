@@ -85,7 +85,8 @@ def test_there_is_an_example_beside_most_rules() -> None:
 
 @pytest.mark.parametrize("block", _of("python"), ids=str)
 def test_the_python_compiles(block: Block) -> None:
-    compile(block.text, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    """As a file that a reader saves: only a fragment may await outside of a function."""
+    compile(block.text, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if block.mark == "fragment" else 0)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
