@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import asyncio
 import contextlib
-import inspect
 import io
 import os
 import re
@@ -14,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -132,36 +130,40 @@ def _general(text: str) -> str:
 @pytest.mark.roles("producer", "operator", "worker")
 @pytest.mark.parametrize("page", SERVED, ids=_name)
 def test_the_examples_of_the_page_print_what_it_says(
-    page: Path, url: str, run_worker: Callable[..., WorkerThread], monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    url: str,
+    run_worker: Callable[..., WorkerThread],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    """The worker and the program have the module of the page each, as two processes have: they share no variables."""
     monkeypatch.setenv("STEPFLOW_REDIS_URL", url)
-    names: dict[str, Any] = {"__name__": "page"}
-    python = [block for block in blocks(page) if block.language == "python"]
-    for block in python:
-        if not block.mark:
-            exec(_code(block), names)
-    for app in [value for value in names.values() if isinstance(value, Stepflow) and value.functions]:
+    monkeypatch.chdir(tmp_path)
+    for app in [value for value in _module(page).values() if isinstance(value, Stepflow) and value.functions]:
         run_worker(app)
-    for block in python:
-        if block.mark == "server":
+    names = _module(page)
+    for block in blocks(page):
+        if block.language == "python" and block.mark == "server":
             assert _printed(block, names) == _expected(block), str(block)
 
 
-def _code(block: Block) -> Any:
-    text = "\n" * (block.line - 1) + block.text
-    return compile(text, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+def _module(page: Path) -> dict[str, Any]:
+    """The names that the page's blocks declare, as one module."""
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in blocks(page):
+        if block.language == "python" and not block.mark:
+            exec(_code(block), names)
+    return names
+
+
+def _code(block: Block) -> CodeType:
+    return compile("\n" * (block.line - 1) + block.text, str(block), "exec")
 
 
 def _printed(block: Block, names: dict[str, Any]) -> list[str]:
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        made = eval(_code(block), names)  # a coroutine if the block awaits
-        if inspect.isawaitable(made):
-            asyncio.run(_wait_for(made))
+        exec(_code(block), names)
     return output.getvalue().splitlines()
-
-
-async def _wait_for(made: Any) -> None:
-    await made
 
 
 def _expected(block: Block) -> list[str]:

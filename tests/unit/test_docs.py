@@ -85,7 +85,8 @@ def test_there_is_an_example_beside_most_rules() -> None:
 
 @pytest.mark.parametrize("block", _of("python"), ids=str)
 def test_the_python_compiles(block: Block) -> None:
-    compile(block.text, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    """As a file that a reader saves: only a fragment may await outside of a function."""
+    compile(block.text, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if block.mark == "fragment" else 0)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -112,6 +113,12 @@ def _has_library(block: Block) -> bool:
 @pytest.mark.parametrize("block", [block for block in _of(*_LANGUAGES) if block.mark.startswith("same ")], ids=str)
 def test_the_block_is_the_file_of_the_tree(block: Block) -> None:
     assert (ROOT / block.mark.removeprefix("same ")).read_text() == block.text
+
+
+@pytest.mark.parametrize("block", [block for block in _of("sh") if block.mark == "run"], ids=str)
+def test_a_tutorial_does_not_bind_its_terminal_to_one_server(block: Block) -> None:
+    """The exported address comes before the server of a folder: the next tutorial would ask a server that is gone."""
+    assert re.search(r"^\s*export STEPFLOW_", block.text, re.MULTILINE) is None
 
 
 def test_every_mark_of_a_block_is_known() -> None:
