@@ -29,7 +29,7 @@ CALLS: dict[str, Callable[[Partition], Command[Any]]] = {
     "commit_planned_step": lambda at: jobs.commit_planned_step(at, **HELD, key="k", memo=b"{}", worker="w"),
     "commit_step": lambda at: jobs.commit_step(at, **HELD, key="k", memo=b"{}"),
     "count_steps": lambda at: runs.count_steps(at, RUN),
-    "deliver_event": lambda at: waits.deliver_event(at, RUN, "k", EVENT),
+    "deliver_event": lambda at: waits.deliver_event(at, RUN, "k", EVENT, event_id="e1"),
     "end_batch": lambda at: batches.end_batch(at, RUN),
     "fail_attempt": lambda at: jobs.fail_attempt(
         at, **HELD, job_key="", key="k", step_id="a", attempts=1, error=b"{}", delay_ms=1

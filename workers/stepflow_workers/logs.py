@@ -24,12 +24,19 @@ class FieldFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record as one line, with the traceback if it has one."""
-        traceback = super().formatException(record.exc_info) if record.exc_info else record.exc_text or ""
+        traceback = self.formatException(record.exc_info) if record.exc_info else record.exc_text or ""
         record.message, record.asctime = record.getMessage(), self.formatTime(record, self.datefmt)
         line = printable(self.formatMessage(record).replace("\n", "\\n"))
         fields = [_field(name, value) for name, value in vars(record).items() if name not in _STANDARD and value != ""]
         rest = [f"  {text}" for text in printable_lines(traceback).split("\n")] if traceback else []
         return "\n".join([" ".join([line, *fields]), *rest])
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  logging's name
+        """Format an error of a user, which may not let itself be printed, with bounded work."""
+        failures = [Failure.of(ei[1])] if ei[1] is not None else []
+        while failures and failures[-1].cause is not None:
+            failures.append(failures[-1].cause)
+        return "\ncaused:\n".join(failure.traceback.rstrip("\n") for failure in reversed(failures))
 
 
 def _field(name: str, value: object) -> str:
@@ -38,13 +45,6 @@ def _field(name: str, value: object) -> str:
     if any(char in text for char in ' "=\n'):
         text = json.dumps(text, ensure_ascii=False)
     return printable(f"{name}={text}")
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802  logging's name
-        """Format an error of a user, which may not let itself be printed, with bounded work."""
-        failures = [Failure.of(ei[1])] if ei[1] is not None else []
-        while failures and failures[-1].cause is not None:
-            failures.append(failures[-1].cause)
-        return "\ncaused:\n".join(failure.traceback.rstrip("\n") for failure in reversed(failures))
 
 
 def configure_logging(level: str) -> None:
