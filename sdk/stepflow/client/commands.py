@@ -57,11 +57,11 @@ def event_commands(
     """
     ids, commands, created_ms = [], [], now_ms()
     for event in events:
-        given = checked_event_id(event.id)
-        event_id = given or uuid.uuid4().hex
+        own_id = checked_event_id(event.id)
+        event_id = own_id or uuid.uuid4().hex
         text = _encode(backend, event, event_id, created_ms, limits)
         ids.append(event_id)
-        commands.append(add_event(backend.partition.at(event_id), text, event_id=event_id, dedupe=given is not None))
+        commands.append(add_event(backend.partition.at(event_id), text, event_id=event_id, dedupe=own_id is not None))
     return ids, commands
 
 
