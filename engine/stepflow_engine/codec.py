@@ -27,16 +27,20 @@ from pydantic_core import to_jsonable_python
 from stepflow_engine.callables import undecorated
 from stepflow_engine.errors import EventError, StepOutputError
 from stepflow_engine.failure import Failure
+from stepflow_engine.model_json import find_secret, is_file, is_secret, plain_model
 from stepflow_engine.product import NAME
 
 __all__ = [
     "Restore",
     "adapter_for",
+    "check_result_type",
     "dumps",
     "dumps_event",
     "dumps_output",
     "loads",
     "pretty",
+    "refuse_lost_fields",
+    "refuse_secret_type",
     "resolve_annotation",
     "restore",
     "result_adapter",
@@ -136,7 +140,7 @@ def _encode(value: Any) -> bytes:
     except TypeError as error:
         text = _encode_with_any_keys(value, to_plain, error)
     if b"null" in text:
-        _refuse_not_finite(value)
+        _refuse_values_without_json(value)
     if text.count(b"[") + text.count(b"{") > _MAX_LEVELS:
         _refuse_unreadable(text)
     return text
@@ -172,11 +176,19 @@ class _ToPlain:
     def __call__(self, item: Any) -> Any:
         if isinstance(item, dt.datetime | dt.date | dt.time):
             return item.isoformat()
+        _refuse_without_json(item)
         known = self._known.get(id(item))
         if known is None:
-            plain = _fields(item) if dataclasses.is_dataclass(item) else to_jsonable_python(item)
+            is_model = isinstance(item, BaseModel)
+            # what pydantic converts in one go: its JSON no longer shows NaN, secrets and files
+            _refuse_values_without_json(item.model_dump() if is_model else item)
+            if dataclasses.is_dataclass(item):
+                plain = _fields(item)
+            else:
+                plain = plain_model(item) if is_model else to_jsonable_python(item)
             _refuse_deep(plain)
-            _refuse_not_finite(item.model_dump() if isinstance(item, BaseModel) else plain)  # a model's JSON has null
+            if not is_model:
+                _refuse_values_without_json(plain)
             known = self._known[id(item)] = (item, plain)
         return known[1]
 
@@ -219,6 +231,8 @@ def _refuse_duplicate_keys(value: Any) -> None:
             item = _fields(item)
         stack.extend(_parts(item))
         if isinstance(item, dict):
+            if None in item:
+                raise ValueError("None is a key of an object, which JSON would make the text null")
             text = orjson.dumps(dict.fromkeys(item, 0), option=orjson.OPT_NON_STR_KEYS)
             if len(orjson.loads(text)) < len(item):
                 raise ValueError("two keys of an object have the same text")
@@ -245,8 +259,16 @@ _LISTS = (set, frozenset, deque)
 """The other types of a model that become a list in JSON."""
 
 
-def _refuse_not_finite(value: Any) -> None:
-    """Refuse NaN and infinities, which orjson writes as null."""
+def _refuse_without_json(item: Any) -> None:
+    """Refuse a secret and an open file, which pydantic writes as something else."""
+    if is_secret(item):
+        raise _NotJsonError(f"a {type(item).__name__} would be stored as {'*' * 10}: store the secret elsewhere")
+    if is_file(item):
+        raise _NotJsonError(f"a {type(item).__name__} is an open file or stream: read it")
+
+
+def _refuse_values_without_json(value: Any) -> None:
+    """Refuse NaN and infinities, which orjson writes as null, and what `_refuse_without_json` refuses."""
     stack: list[Any] = [value]
     while stack:
         item = stack.pop()
@@ -254,6 +276,8 @@ def _refuse_not_finite(value: Any) -> None:
             item = item.value
         if isinstance(item, float) and not math.isfinite(item):
             raise _NotJsonError(f"{item!r} has no JSON form")
+        if type(item) not in _SCALARS:
+            _refuse_without_json(item)
         if isinstance(item, dict):
             stack.extend(item)
         stack.extend(item if isinstance(item, _LISTS) else _parts(item))
@@ -304,17 +328,29 @@ def _all_plain(annotation: Any) -> bool:
 
 def result_adapter(handler: Callable[..., Any]) -> Restore | None:
     """The adapter that restores the result of a handler to its return annotation; ``None``: plain JSON data."""
+    annotation = _return_annotation(handler)
+    try:
+        return adapter_for(annotation)
+    except TypeError:  # not hashable, so it cannot be cached; pydantic knows no such type
+        return None
+
+
+def check_result_type(handler: Callable[..., Any]) -> None:
+    """Refuse a handler whose result could not be restored; see `refuse_secret_type`.
+
+    Raises:
+        ValueError: the type of the result is or has a secret.
+    """
+    refuse_secret_type(_return_annotation(handler))
+
+
+def _return_annotation(handler: Callable[..., Any]) -> Any:
     function = undecorated(handler)
     annotations = getattr(function, "__annotations__", None)
     if not annotations or isinstance(function, type):
         return None
     annotation = annotations.get("return")
-    if isinstance(annotation, str) and annotation not in _PLAIN:
-        annotation = _resolve(function)
-    try:
-        return adapter_for(annotation)
-    except TypeError:  # not hashable, so it cannot be cached; pydantic knows no such type
-        return None
+    return _resolve(function) if isinstance(annotation, str) and annotation not in _PLAIN else annotation
 
 
 def _resolve(function: Callable[..., Any]) -> Any:
@@ -329,6 +365,23 @@ def _resolve(function: Callable[..., Any]) -> Any:
             _RESOLVED[cache_key] = None
             _log.warning("annotation_unresolved", extra={"handler": _name(function), "error": str(error)})
     return _RESOLVED[cache_key]
+
+
+def refuse_secret_type(annotation: Any) -> None:
+    """Refuse a type whose values would be stored as asterisks, before anything is executed.
+
+    Raises:
+        ValueError: the type is or has a secret.
+    """
+    try:
+        secret = find_secret(annotation)
+    except TypeError:  # not hashable; pydantic knows no such type
+        return
+    if secret:
+        raise ValueError(
+            f"the result has the secret {secret}, which would be stored as {'*' * 10}: return plain text, which "
+            "encryption protects, or a name under which the secret is stored elsewhere"
+        )
 
 
 def resolve_annotation(function: Callable[..., Any], name: str, namespace: Mapping[str, Any] | None = None) -> Any:
@@ -378,7 +431,7 @@ def restore(adapter: Restore | None, data: Any, *, what: str) -> Any:
     if adapter is None:
         return data
     try:
-        return adapter.validate_json(orjson.dumps(data))
+        return adapter.validate_json(orjson.dumps(data), by_alias=True, by_name=True)
     except ValidationError as error:
         raise StepOutputError(
             f"{what}: result does not fit the declared return type: {validation_message(error)}"
@@ -388,6 +441,28 @@ def restore(adapter: Restore | None, data: Any, *, what: str) -> Any:
         raise StepOutputError(
             f"{what}: the declared return type cannot read the result: {failure.name}: {failure.message}"
         ) from error
+
+
+def refuse_lost_fields(value: Any, restored: Any, *, what: str) -> None:
+    """Refuse a model that comes back as one of its base classes, without the fields that only the subclass has.
+
+    Raises:
+        StepOutputError: fields would be lost.
+    """
+    if isinstance(value, BaseModel) and isinstance(restored, BaseModel) and isinstance(value, type(restored)):
+        lost = type(value).model_fields.keys() - type(restored).model_fields.keys()
+        if lost:
+            raise StepOutputError(
+                f"{what}: result is a {type(value).__name__}, of which the declared {type(restored).__name__} "
+                f"would lose its fields: {', '.join(sorted(lost))}: declare the type that is returned"
+            )
+        value, restored = dict(value), dict(restored)
+    if isinstance(value, dict) and isinstance(restored, dict):
+        for key in value.keys() & restored.keys():
+            refuse_lost_fields(value[key], restored[key], what=what)
+    elif isinstance(value, list | tuple) and isinstance(restored, list | tuple):
+        for one, other in zip(value, restored, strict=False):
+            refuse_lost_fields(one, other, what=what)
 
 
 def validation_message(error: ValidationError) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_engine.callables import is_async_callable
-from stepflow_engine.codec import dumps_output, restore, result_adapter, round_trip
+from stepflow_engine.codec import dumps_output, refuse_lost_fields, restore, result_adapter, round_trip
 from stepflow_engine.durations import show_duration
 from stepflow_engine.execution import HANDLER_ATTEMPT, HANDLER_KEY
 from stepflow_engine.product import NAME
@@ -59,7 +59,9 @@ async def attempt_step(
     value = await _result(task, request.timeout_ms)
     text = dumps_output(value, what=f"step {step_id!r}", limit_bytes=limit_bytes)
     data = round_trip(value, text)
-    restore(result_adapter(request.handler), data, what=f"step {step_id!r}")
+    adapter = result_adapter(request.handler)
+    if adapter is not None:
+        refuse_lost_fields(value, restore(adapter, data, what=f"step {step_id!r}"), what=f"step {step_id!r}")
     return Result(text, data)
 
 

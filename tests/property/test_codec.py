@@ -173,6 +173,8 @@ def _floats(value: Any) -> Iterator[float]:
 
 
 def _plain_dict(value: dict[Any, Any]) -> dict[str, Any]:
+    if None in value:
+        raise NotJsonError
     pairs = [(_plain_key(key), plain(item)) for key, item in value.items()]
     if len({key for key, _ in pairs}) < len(pairs):
         raise NotJsonError

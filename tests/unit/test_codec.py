@@ -153,7 +153,7 @@ def test_json_values_come_back_equal_and_of_the_same_type(value: object) -> None
     ("value", "plain"),
     [
         ((1, (2,)), [1, [2]]),
-        ({2: "a", None: "b", True: "c", 0.5: "d"}, {"2": "a", "null": "b", "true": "c", "0.5": "d"}),
+        ({2: "a", True: "c", 0.5: "d"}, {"2": "a", "true": "c", "0.5": "d"}),
         ({uuid.UUID(int=1): 1}, {"00000000-0000-0000-0000-000000000001": 1}),
         ({dt.date(2026, 1, 2): 1}, {"2026-01-02": 1}),
         ({7}, [7]),

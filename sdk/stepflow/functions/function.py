@@ -23,7 +23,15 @@ from stepflow_broker.registry.flow_control import FlowConfig
 from stepflow_broker.registry.functions import CronConfig, EventConfig, FunctionConfig
 from stepflow_engine.callables import is_async_callable, undecorated
 from stepflow_engine.cipher import Cipher
-from stepflow_engine.codec import Restore, adapter_for, dumps, loads, resolve_annotation, validation_message
+from stepflow_engine.codec import (
+    Restore,
+    adapter_for,
+    dumps,
+    loads,
+    refuse_secret_type,
+    resolve_annotation,
+    validation_message,
+)
 from stepflow_engine.errors import ConfigurationError, NonRetriableError
 from stepflow_engine.execution import Execution
 from stepflow_engine.limits import Limits, check_id, check_retries
@@ -123,7 +131,7 @@ class Function(Invocable[I, O]):
         data = value["data"]
         if self.input is not None:
             try:
-                data = self.input.validate_json(dumps(data))
+                data = self.input.validate_json(dumps(data), by_alias=True, by_name=True)
             except ValidationError as error:
                 raise NonRetriableError(
                     f"event data does not fit the input of {self.name}: {validation_message(error)}"
@@ -212,6 +220,10 @@ def _adapters(
             f"{what}: an annotation of {getattr(function, '__qualname__', function)} cannot be resolved ({error}), "
             "so its data would have no type: import the name outside of TYPE_CHECKING, at the top of the module"
         ) from None
+    try:
+        refuse_secret_type(result)
+    except ValueError as error:
+        raise ConfigurationError(f"{what}: {error}") from None
     is_typed = typing.get_origin(first) in (Context, SyncContext)
     return adapter_for(typing.get_args(first)[0]) if is_typed else None, adapter_for(result)
 

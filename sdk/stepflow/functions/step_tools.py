@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from stepflow.event import Event, read_event
 from stepflow.functions.invocable import Invocable, invoke_error, invoke_request
 from stepflow.functions.requests import Match, When, send_request, sleep_request, until_request, wait_request
-from stepflow_engine.codec import restore, result_adapter
+from stepflow_engine.codec import check_result_type, restore, result_adapter
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import StepError, StepUsageError
 from stepflow_engine.execution import HANDLER_KEY, Execution
@@ -71,7 +71,8 @@ class StepTools:
 
         Raises:
             StepError: the handler failed and no retries are left; with name, message, traceback and cause.
-            StepUsageError: the handler is not callable, or the call is inside another step's handler.
+            StepUsageError: the handler is not callable, its return type has a secret, which cannot be stored, or the
+                call is inside another step's handler.
 
         Example::
 
@@ -82,6 +83,10 @@ class StepTools:
                 f"step {id!r}: handler must be callable, got {type(handler).__name__}: "
                 "pass the function itself, and its arguments after it"
             )
+        try:
+            check_result_type(handler)
+        except ValueError as error:
+            raise StepUsageError(f"step {id!r}: {error}") from None
         memo = await self._execution.request(id, RunRequest(handler, args, kwargs, self._retries, self._timeout_ms))
         if memo.failure is not None:
             raise StepError(id, memo.failure)
