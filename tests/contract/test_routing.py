@@ -19,7 +19,14 @@ from stepflow_broker.registry.functions import (
     registry_version,
 )
 from stepflow_broker.transitions.aside_events import read_aside_events, resend_event, set_aside_event
-from stepflow_broker.transitions.events import StreamedEvent, add_event, read_events, route_event, take_over_events
+from stepflow_broker.transitions.events import (
+    StreamedEvent,
+    add_event,
+    has_earlier_events,
+    read_events,
+    route_event,
+    take_over_events,
+)
 from stepflow_engine.codec import dumps
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import Driver
@@ -175,3 +182,22 @@ def test_each_queue_that_a_function_had_is_known(driver: Driver, version: int) -
     driver.send(register_functions(driver.keys, [FunctionConfig("shop", "buy", "fast")]))
     queues = [("post/mail", "letters"), ("shop/buy", "fast"), ("shop/buy", "shop")]
     assert driver.store.broker.execute(read_function_queues(driver.keys)) == queues
+
+
+def test_an_event_waits_for_earlier_ones_that_another_worker_routes(driver: Driver, version: int) -> None:
+    first = sent(driver)
+    second = sent(driver)
+
+    def waits(worker: str = "w2", idle_ms: int = 60_000) -> bool:
+        call = has_earlier_events(driver.partition, second, worker, idle_ms=idle_ms)
+        return driver.store.broker.execute(call)
+
+    assert waits()
+    assert not waits("w1"), "a worker routes its own events in order"
+    assert not waits(idle_ms=0), "the other worker has had it for too long"
+    assert not driver.store.broker.execute(has_earlier_events(driver.partition, first, "w2", idle_ms=60_000))
+    for worker in ("w3", "w4"):
+        driver.store.broker.execute(take_over_events(driver.partition, worker, idle_ms=0))
+    assert not waits(), "several workers could not route it"
+    route(driver, first, version)
+    assert not waits()

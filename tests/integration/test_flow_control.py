@@ -344,3 +344,35 @@ def test_bad_flow_control_is_refused_where_it_is_written(
     with pytest.raises(ConfigurationError, match="function 'f'") as refused:
         app.function("f", **settings)  # type: ignore[arg-type]
     assert message in str(refused.value)
+
+
+def test_events_of_a_key_start_runs_in_the_order_in_which_they_were_sent(app: Stepflow, run_worker) -> None:
+    executed: dict[int, list[int]] = {key: [] for key in range(8)}
+
+    @app.function("ordered", event="shop/changed", concurrency=Concurrency(1, key="event.data.key"))
+    async def ordered(ctx: Context) -> None:
+        executed[ctx.event.data["key"]].append(ctx.event.data["n"])
+
+    for _ in range(3):
+        run_worker(app)
+    for n in range(25):
+        for key in executed:
+            app.send("shop/changed", {"key": key, "n": n})
+    until(lambda: sum(map(len, executed.values())) == 200)
+    assert executed == {key: list(range(25)) for key in executed}
+
+
+def test_the_order_of_events_survives_a_worker_that_dies_with_some(app: Stepflow, run_worker, client) -> None:
+    executed: list[int] = []
+
+    @app.function("ordered", event="shop/changed", concurrency=1)
+    async def ordered(ctx: Context) -> None:
+        executed.append(ctx.event.data["n"])
+
+    run_worker(app).stop()
+    app.send([Event("shop/changed", {"n": n}) for n in range(3)])
+    client.xreadgroup("stepflow", "dead", {"stepflow:events": ">"})  # a worker that reads and dies
+    run_worker(app)
+    app.send([Event("shop/changed", {"n": n}) for n in range(3, 6)])
+    until(lambda: len(executed) == 6)
+    assert executed == list(range(6))

@@ -136,7 +136,7 @@ WORKER = Role(
         _CALLING,
         _LISTENING,
         "client|info info multi exec",
-        "xadd xack xdel xautoclaim xreadgroup xgroup|create xrange",
+        "xadd xack xdel xautoclaim xpending xreadgroup xgroup|create xrange",
         "exists expire del get hdel hget hgetall hincrby hkeys hmget hset hvals llen lrange",
         "sadd scard smembers srem zrange zremrangebyscore set wait",
     ),

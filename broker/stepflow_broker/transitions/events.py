@@ -26,6 +26,7 @@ __all__ = [
     "add_event",
     "deliver_remote_event",
     "drop_event",
+    "has_earlier_events",
     "has_waits",
     "read_events",
     "recent_events",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 _REROUTE_MS = 3600 * 1000
+_PENDING = 1_000
+"""How many earlier events are examined; more cannot be on their way at once."""
+_DELIVERIES = 2
 
 
 def add_event(partition: Partition, event: bytes, *, event_id: str, dedupe: bool) -> Command[str]:
@@ -92,6 +96,21 @@ def take_over_events(
 ) -> Command[list[StreamedEvent]]:
     """Take over the events that another worker has read and not routed for ``idle_ms``."""
     return take_over(partition.keys, "EVENTS", worker, idle_ms=idle_ms, limit=limit, read=_entries)
+
+
+def has_earlier_events(partition: Partition, event: StreamedEvent, worker: str, *, idle_ms: int) -> Command[bool]:
+    """Whether other workers are routing events that were sent before this one.
+
+    An event that a worker has had for ``idle_ms``, or that several workers had and could not route, does not count.
+    """
+
+    def read(reply: list[tuple[bytes, bytes, int, int]]) -> bool:
+        return any(
+            consumer != worker.encode() and idle < idle_ms and deliveries <= _DELIVERIES
+            for _, consumer, idle, deliveries in reply
+        )
+
+    return command(read, "XPENDING", partition.keys("EVENTS"), GROUP, "-", f"({event.entry}", _PENDING)
 
 
 @dataclass(frozen=True, slots=True)

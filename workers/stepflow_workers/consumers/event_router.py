@@ -2,12 +2,16 @@
 
 Every worker routes. When a worker dies with an event, another worker takes the event over. The id of a run derives from
 the id of the event and the function, so routing an event twice starts nothing twice.
+
+Runs of functions with flow control are created in the order of the stream: an event for such a function is routed after
+all earlier events, which other workers may have read. Other events are not ordered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from typing import Any
 
@@ -19,8 +23,15 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.connection import SOCKET_TIMEOUT_S
-from stepflow_broker.registry.functions import FunctionConfig, starts
-from stepflow_broker.transitions.events import StreamedEvent, drop_event, read_events, route_event, take_over_events
+from stepflow_broker.registry.functions import EventConfig, FunctionConfig, starts
+from stepflow_broker.transitions.events import (
+    StreamedEvent,
+    drop_event,
+    has_earlier_events,
+    read_events,
+    route_event,
+    take_over_events,
+)
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
 from stepflow_engine.expression import ExpressionCostError
@@ -35,6 +46,7 @@ __all__ = ["Router"]
 _log = logging.getLogger(WORKER_LOGGER)
 _BLOCK_MS = 10_000
 _TAKE_OVER_MS = 10_000
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.002, 0.1
 _LIMIT = 200
 _MAX_NAMES = 10_000
 
@@ -62,6 +74,7 @@ class Router:
         """Route until cancelled."""
         await self.prepare()
         try:
+            await self._read_registry()
             await self._run()
         finally:
             await self._forwarder.close()
@@ -69,11 +82,8 @@ class Router:
     async def _run(self) -> None:
         while True:
             try:
-                await self.route(await self._read())
-                now = asyncio.get_running_loop().time()
-                if now >= self._take_over_at:
-                    self._take_over_at = now + _TAKE_OVER_MS / 1000
-                    await self.route(await self._broker.execute(self._take_over()))
+                await self._route_in_order(await self._read())
+                await self._route_abandoned()
             except (BackendUnavailableError, ConfigurationError) as error:
                 if "NOGROUP" in str(error):
                     await self.prepare()
@@ -82,6 +92,15 @@ class Router:
                 await asyncio.sleep(1)
             except Exception:  # noqa: BLE001  an internal error delays routing by a second, but does not end it
                 _log.exception("routing_internal_error")
+                await asyncio.sleep(1)
+
+    async def _read_registry(self) -> None:
+        """Read the functions before the first event: they decide whether its place in the stream counts."""
+        while True:
+            try:
+                return await self._registry.read()
+            except (BackendUnavailableError, ConfigurationError) as error:
+                _log.warning("routing_interrupted", extra={"error": str(error)})
                 await asyncio.sleep(1)
 
     async def prepare(self) -> None:
@@ -97,11 +116,46 @@ class Router:
         return len(events)
 
     async def route(self, events: list[StreamedEvent]) -> None:
-        """Start the runs of events."""
-        routed = await asyncio.gather(*[self._try_to_route(event) for event in events])
+        """Start the runs of events. Those for functions with flow control are routed one after the other."""
+        ordered = self._ordered(events)
+        routed: list[RoutedEvent | None] = []
+        for in_order, group in itertools.groupby(events, lambda event: event.entry in ordered):
+            if in_order:
+                routed += [await self._try_to_route(event) for event in group]
+            else:
+                routed += await asyncio.gather(*[self._try_to_route(event) for event in group])
         to_forward = [event for event in routed if event is not None]
         if to_forward:
             await self._forwarder.forward(to_forward)
+
+    async def _route_in_order(self, events: list[StreamedEvent]) -> None:
+        """Route new events, after the earlier ones that other workers are still routing if the order counts.
+
+        Each worker reads a part of the stream: parts do not overlap, so two workers never wait for each other.
+        """
+        ordered, delay_s = self._ordered(events), _FIRST_DELAY_S
+        first = next((event for event in events if event.entry in ordered), None)
+        while first is not None and await self._broker.execute(self._earlier(first)):
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+            await self._route_abandoned()
+        await self.route(events)
+
+    async def _route_abandoned(self) -> None:
+        """Now and then, take over the events that another worker has not routed."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._take_over_at:
+            self._take_over_at = now + _TAKE_OVER_MS / 1000
+            await self.route(await self._broker.execute(self._take_over()))
+
+    def _ordered(self, events: list[StreamedEvent]) -> set[str]:
+        """The entries of the events that may start a function whose flow control depends on the order of its runs.
+
+        There are none with several partitions: the events for one key are on the streams of all of them.
+        """
+        configs = [] if self._forwarder.is_needed else self._registry.functions.values()
+        triggers = [trigger for config in configs if config.flow is not None for trigger in config.events]
+        return {event.entry for event in events if _takes(triggers, event)} if triggers else set()
 
     async def _try_to_route(self, event: StreamedEvent) -> RoutedEvent | None:
         """Route an event in its own partition; returns what to forward to other partitions.
@@ -196,5 +250,16 @@ class Router:
         finally:
             await pool.release(connection)
 
+    def _earlier(self, event: StreamedEvent) -> Command[bool]:
+        return has_earlier_events(self._partition, event, self._worker, idle_ms=_TAKE_OVER_MS * 2)
+
     def _take_over(self) -> Command[list[StreamedEvent]]:
         return take_over_events(self._partition, self._worker, idle_ms=_TAKE_OVER_MS, limit=_LIMIT)
+
+
+def _takes(triggers: list[EventConfig], event: StreamedEvent) -> bool:
+    try:
+        name = read_event(event.event)["name"]
+    except CorruptDataError:
+        return False
+    return any(trigger.takes(name) for trigger in triggers)
