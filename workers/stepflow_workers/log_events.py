@@ -231,8 +231,9 @@ _EVENTS = (
         "planned_step_not_found",
         _WARNING,
         ("run_id", "step_id"),
-        "The code no longer calls a planned step.",
-        "Bring the step back, or cancel the run.",
+        "The code of this worker does not call a planned step. It left the job to workers with other code. One line a "
+        "minute for each function.",
+        "Nothing, during a deployment. Else bring the step back, or cancel the run.",
     ),
     LogEvent(
         "poison_suspect_isolated",

@@ -26,6 +26,7 @@ from stepflow_workers.state.wakeups import Wakeups
 __all__ = ["WorkerState"]
 
 _log = logging.getLogger(WORKER_LOGGER)
+_MAX_MISSES = 10_000
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +46,7 @@ class WorkerState:
         stopping: it takes no more jobs, and ends its jobs as soon as their steps allow.
         suspended: the partitions where RQ is suspended: runs go back to their queues after the current step.
         finished_jobs, failed_jobs: the counts for RQ.
+        missed_log: limits the log lines about steps that the code of this worker does not call.
     """
 
     broker: AsyncBroker
@@ -60,6 +62,8 @@ class WorkerState:
     suspended: set[str] = field(default_factory=set)
     finished_jobs: int = 0
     failed_jobs: int = 0
+    missed_log: LogThrottle = field(default_factory=LogThrottle)
+    _misses: dict[str, int] = field(default_factory=dict)
     _code_log: LogThrottle = field(default_factory=LogThrottle)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -81,6 +85,17 @@ class WorkerState:
         """Log that this worker has left jobs of a function to others, once a minute for each function."""
         if self._code_log.allows(name):
             _log.warning("code_missing", extra={"function": name, "count": count})
+
+    def has_missed(self, job: str) -> bool:
+        """Whether the code of this worker did not call the step of a job before."""
+        return job in self._misses
+
+    def count_miss(self, job: str) -> int:
+        """Count a job of a step that the code of this worker does not call; returns how often it has met this job."""
+        if len(self._misses) >= _MAX_MISSES and job not in self._misses:
+            self._misses.clear()
+        self._misses[job] = self._misses.get(job, 0) + 1
+        return self._misses[job]
 
     async def plan_retry(
         self, lease: Lease, key: str, step_id: str, *, attempts: int, error: bytes, delay_ms: int

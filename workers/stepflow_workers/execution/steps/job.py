@@ -24,8 +24,14 @@ from stepflow_workers.state.worker_state import WorkerState
 __all__ = ["PlannedStep", "failed_attempt", "store_result"]
 
 _log = logging.getLogger(WORKER_LOGGER)
+_FREE_MISSES = 8
+"""How many jobs of a step a worker may leave to others before one costs an attempt, so that it ends at last."""
+_SOONER = 10
+"""Another worker can execute the step at once: these delays are shorter than those after a failure."""
 _CALL_TIMEOUT_S = 5.0
 """How long to wait until the code, which another job of this worker drives, calls the step."""
+_NEXT_CALL_TIMEOUT_S = 0.5
+"""How long to wait for it once the code did not call the step within that time."""
 
 
 class PlannedStep:
@@ -68,7 +74,8 @@ class PlannedStep:
         if not execution.was_requested(key):
             if run.lease is not None or run.lock.locked():
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_CALL_TIMEOUT_S):
+                    has_missed = self._state.has_missed(self._lease.job)
+                    async with asyncio.timeout(_NEXT_CALL_TIMEOUT_S if has_missed else _CALL_TIMEOUT_S):
                         await execution.requested(key)
             else:
                 async with run.lock:
@@ -79,19 +86,26 @@ class PlannedStep:
         """The result of a step that the code does not wait for. No other step is executed in its place.
 
         Code that called the step and gave it up, such as the loser of a race, needs no other attempt. Code that does
-        not call it at all is of another version: a worker with the right version may take the next attempt.
+        not call it at all is of another version, as in every deployment: a worker with the right version may take the
+        job next. So the first jobs of the step that a worker cannot execute cost no attempt, and come back soon.
         """
-        run, lease = self._run, self._lease
+        state, run, lease = self._state, self._run, self._lease
         pending = ", ".join(repr(step_id) for step_id in run.execution.pending_ids()[:10]) or "none"
         failure = Failure(
             "StepNotFoundError",
             f"step {lease.step_id!r} was planned, but the code of {run.function.name} does not wait for it; "
             f"steps that it waits for: {pending}; bring the step back, or cancel the run",
         )
-        was_called = run.execution.was_requested(lease.key)
-        if not was_called:
+        if run.execution.was_requested(lease.key):
+            return failed_attempt(state, run.function, lease, failure, is_final=True)
+        if state.missed_log.allows(run.function.name):
             _log.warning("planned_step_not_found", extra={"run_id": lease.run_id, "step_id": lease.step_id})
-        return failed_attempt(self._state, run.function, lease, failure, is_final=was_called)
+        misses = state.count_miss(lease.job)
+        if misses <= _FREE_MISSES:
+            sealed = seal_step_failure(run.function, lease.run_id, lease.key, failure)
+            delay_ms = state.settings.backoff.delay_ms(misses, random.random()) // _SOONER
+            return StepRetry(lease.step_attempt, sealed, delay_ms)
+        return failed_attempt(state, run.function, lease, failure, is_final=False)
 
     def _of_another_kind(self, call: StepCall) -> StepFinished | StepRetry:
         """The result of a step whose id belongs to a step of another kind in the code of this worker."""
