@@ -57,8 +57,9 @@ def run_worker(spec: WorkerSpec, *, on_start: Callable[[], None] | None = None) 
     Raises:
         ConfigurationError, BackendUnavailableError: it cannot start.
     """
-    configure_logging(spec.log_level)
-    worker = StepWorker(load_apps(spec.apps), spec.settings, on_start=on_start)
+    apps = load_apps(spec.apps)
+    configure_logging(spec.log_level)  # after the import of the apps, which may configure logging too
+    worker = StepWorker(apps, spec.settings, on_start=on_start)
     tune_gc()
     worker.work()
     _end_despite_threads()
