@@ -51,7 +51,22 @@ _EVENTS = (
         "worker_stopped_at_once",
         _WARNING,
         ("worker",),
-        "A second signal ended the worker. Other workers reclaim its jobs when the leases expire.",
+        "A second signal ended the worker, or it had not stopped 5 s after the grace period. Other workers reclaim its "
+        "jobs when the leases expire.",
+    ),
+    LogEvent(
+        "tasks_left",
+        _WARNING,
+        ("count",),
+        "Tasks that handlers left behind do not end when they are cancelled. The worker stops without them.",
+        "Let the handler await its tasks, and do not catch `CancelledError`.",
+    ),
+    LogEvent(
+        "threads_left",
+        _WARNING,
+        ("count", "threads"),
+        "Threads that handlers started still run. The worker ends its process. `threads` lists at most 10.",
+        "Make the threads daemons, or let the handler wait for them.",
     ),
     LogEvent(
         "jobs_released",

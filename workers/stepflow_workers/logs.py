@@ -50,6 +50,9 @@ def _field(name: str, value: object) -> str:
 def configure_logging(level: str) -> None:
     """Send the log of stepflow to standard error. The root logger does not change.
 
+    Loggers of stepflow that a configuration has disabled are enabled again: `logging.config.dictConfig` disables all
+    that exist, unless it is told otherwise.
+
     Args:
         level: the name of the lowest level shown, as in ``"INFO"``.
     """
@@ -59,3 +62,6 @@ def configure_logging(level: str) -> None:
     logger.handlers = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+    for name in list(logging.root.manager.loggerDict):
+        if name == NAME or name.startswith(f"{NAME}."):
+            logging.getLogger(name).disabled = False

@@ -28,6 +28,7 @@ __all__ = ["WorkerPool", "WorkerSpec", "ignore_sigint_in_children", "run_worker"
 
 _RESTART_PAUSE_S = 1.0
 _POLL_S = 0.2
+_THREADS_LEFT_S = 1.0
 _MISCONFIGURED = 3
 """The exit code of a worker that could not start, and that a restart would not help."""
 
@@ -56,10 +57,25 @@ def run_worker(spec: WorkerSpec, *, on_start: Callable[[], None] | None = None) 
     Raises:
         ConfigurationError, BackendUnavailableError: it cannot start.
     """
-    configure_logging(spec.log_level)
-    worker = StepWorker(load_apps(spec.apps), spec.settings, on_start=on_start)
+    apps = load_apps(spec.apps)
+    configure_logging(spec.log_level)  # after the import of the apps, which may configure logging too
+    worker = StepWorker(apps, spec.settings, on_start=on_start)
     tune_gc()
     worker.work()
+    _end_despite_threads()
+
+
+def _end_despite_threads() -> None:
+    """End the process if threads of handlers would keep it alive. They get a second."""
+    deadline = time.monotonic() + _THREADS_LEFT_S
+    others = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if left := [thread.name for thread in others if thread.is_alive()]:
+        logging.getLogger(WORKER_LOGGER).warning("threads_left", extra={"count": len(left), "threads": left[:10]})
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _worker_main(spec: WorkerSpec, started: Connection) -> None:

@@ -14,13 +14,13 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
 from rq.worker import BaseWorker
-from rq.worker_registration import register
+from rq.worker_registration import REDIS_WORKER_KEYS, register
 
 from stepflow import Stepflow
 from stepflow_broker.protocol.command import command
@@ -45,7 +45,7 @@ from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
-from stepflow_workers.event_loop import WorkerLoop
+from stepflow_workers.event_loop import run_to_end
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.job_runner import run_job
 from stepflow_workers.execution.poison_isolation import IsolatingRunner
@@ -71,6 +71,8 @@ _RETRY_FOR_S = 60.0
 _SAME_SIGNAL_S = 1.0
 _LAST_CALL_S = 1.0
 """How long a worker that stops at once tries to remove its registration."""
+_HARD_END_S = 5.0
+"""How long after the grace period a worker that stops ends at the latest."""
 _PUBSUB_PAUSE_S = 2.0
 
 
@@ -121,6 +123,7 @@ class StepWorker(BaseWorker):
         self._partition_workers: PartitionWorkers | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled_at = 0.0
+        self._hard_end: threading.Timer | None = None
 
     def _own_queues(self, client: Any) -> list[str]:
         """The queues of the functions, then those that they had before: runs keep their queue."""
@@ -146,10 +149,11 @@ class StepWorker(BaseWorker):
         if self._on_start is not None:
             self._on_start()
         try:
-            with asyncio.Runner(loop_factory=WorkerLoop) as runner:
-                _run_to_end(runner.get_loop(), self._serve())
+            run_to_end(self._serve())
         finally:
             self._deregister()
+            if self._hard_end is not None:
+                self._hard_end.cancel()
         return self.successful_job_count > 0
 
     def _register_functions(self) -> None:
@@ -249,6 +253,7 @@ class StepWorker(BaseWorker):
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
+            _restore_signals_in_children()
 
     def stop(self) -> None:
         """Claim no more jobs, finish the running ones, and return from `work`. Callable from any thread."""
@@ -271,6 +276,9 @@ class StepWorker(BaseWorker):
                 "worker_stopping",
                 extra={"worker": self.name, "jobs": partition_workers.job_count if partition_workers else 0},
             )
+            self._hard_end = threading.Timer(self.settings.grace_s + _HARD_END_S, self._end_at_once)
+            self._hard_end.daemon = True
+            self._hard_end.start()
         if partition_workers is None or loop is None:
             return  # still starting: `_serve` checks `_signalled_at`
         if first:
@@ -278,6 +286,10 @@ class StepWorker(BaseWorker):
             return
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # a third one would start this again, in the middle of it
+        self._end_at_once()
+
+    def _end_at_once(self) -> None:
+        """End the process, whatever its event loop and its threads do. The leases expire."""
         _log.warning("worker_stopped_at_once", extra={"worker": self.name})
         # In a thread, because the interrupted code may hold a lock of the connection.
         last_call = threading.Thread(target=self._deregister_only, daemon=True)
@@ -307,10 +319,13 @@ class StepWorker(BaseWorker):
                     pipeline.hincrby(self.key, "successful_job_count", finished)
                 if failed:
                     pipeline.hincrby(self.key, "failed_job_count", failed)
-                was_gone = pipeline.execute()[0]  # the heartbeat is a new field
+                pipeline.smembers(REDIS_WORKER_KEYS)
+                replies = pipeline.execute()
             self._counted = counts
             self.successful_job_count = counts[0]
-            self._needs_registration |= bool(was_gone)
+            self._needs_registration |= (
+                bool(replies[0]) or self.key.encode() not in replies[-1]
+            )  # the heartbeat is a new field
             if self._needs_registration:
                 self._register_again()
         except (*CLIENT_ERRORS, StepflowError) as error:
@@ -382,20 +397,16 @@ def _name_in(database: int, name: str) -> str:
     return f"{name}.db{database}" if database else name
 
 
-def _run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end. asyncio ends the loop when a task of user code raises SystemExit: then resume it.
+@cache
+def _restore_signals_in_children() -> None:
+    """Give processes that handlers fork the default signal handlers: the signals of a child are not for the worker."""
+    os.register_at_fork(after_in_child=_restore_signals)
 
-    The task keeps the error, and the code that awaits the task gets it.
-    """
-    task = loop.create_task(main)
-    while True:
-        try:
-            loop.run_until_complete(task)
-            return
-        except (SystemExit, KeyboardInterrupt) as error:
-            if task.done():
-                raise
-            _log.warning("exit_ignored", extra={"error": repr(error)})
+
+def _restore_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _report_refusal(throttle: LogThrottle, error: StepflowError) -> None:

@@ -30,6 +30,8 @@ __all__ = ["CRON_EVENT", "CronTicker"]
 CRON_EVENT = f"{NAME}/cron"
 """The name of the event of a run that a schedule has started."""
 _log = logging.getLogger(WORKER_LOGGER)
+_SET_BACK_MS = 1_000
+"""A clock that goes back by more was set back. After a failover it may go back by less."""
 
 
 class CronTicker:
@@ -49,12 +51,16 @@ class CronTicker:
             for cron in function.config.crons
         }
         self._next_ms = dict.fromkeys(self._schedules, 0)
+        self._seen_ms = 0
 
     async def tick(self) -> None:
         """Start the runs that are due."""
         if not self._schedules:
             return
         now_ms = await self._broker.execute(server_time_ms())
+        if now_ms < self._seen_ms - _SET_BACK_MS:  # the times that were computed then may be far in the future
+            self._next_ms = dict.fromkeys(self._schedules, 0)
+        self._seen_ms = now_ms
         due = [name for name, next_ms in self._next_ms.items() if next_ms <= now_ms]
         if due:
             last = await self._broker.execute(read_crons(self._partition))

@@ -1,0 +1,59 @@
+"""Stops of workers whose handlers do not end, and the signals of processes that handlers fork."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from stepflow import Stepflow
+from tests.integration.apps.ledger import count
+from tests.integration.apps.stubborn import STUBBORN
+from tests.support.processes import WorkerProcess, until
+
+APP = "tests.integration.apps.stubborn:app"
+StartWorker = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def producer(url: str) -> Stepflow:
+    return Stepflow("stubborn", redis_url=url)
+
+
+def _started(worker: WorkerProcess) -> bool:
+    return "worker_started" in worker.log.read_text()
+
+
+@pytest.mark.parametrize("how", STUBBORN)
+def test_nothing_that_a_handler_leaves_behind_keeps_a_worker_alive(
+    producer: Stepflow, client: redis.Redis, start_worker: StartWorker, tmp_path: Path, how: str
+) -> None:
+    worker, ledger = start_worker(APP, grace_s=0.5), tmp_path / "ledger"
+    until(lambda: _started(worker))
+    producer.start("stay", {"how": how, "ledger": str(ledger)})
+    until(lambda: count(ledger)["begun"] == 1)
+    time.sleep(0.5)
+    assert worker.terminate(seconds=10) == 0
+    assert client.scard("rq:workers") == 0
+
+
+def test_a_process_that_a_handler_forks_has_the_default_signal_handlers(
+    producer: Stepflow, start_worker: StartWorker
+) -> None:
+    worker = start_worker(APP)
+    until(lambda: _started(worker))
+    assert producer.start("fork").result(20) == -signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_a_worker_that_another_process_has_removed_from_the_registry_registers_again(
+    client: redis.Redis, start_worker: StartWorker
+) -> None:
+    worker = start_worker(APP)
+    until(lambda: client.scard("rq:workers") == 1)
+    client.delete("rq:workers")
+    until(lambda: client.scard("rq:workers") == 1 and "worker_reregistered" in worker.log.read_text())
