@@ -23,6 +23,7 @@ from stepflow_engine.errors import (
     StepflowError,
 )
 from stepflow_engine.product import DEBUG, NAME, OUTPUT, REDIS_URL, variable
+from stepflow_engine.terminal_text import printable, printable_lines
 
 __all__ = ["EPILOG", "ExitCode", "Session", "exit_code", "print_error", "report", "run"]
 
@@ -127,7 +128,7 @@ def report(error: Exception, *, debug: bool, server_note: Callable[[], str] = st
         error.show()
         return ExitCode.USAGE
     if debug:
-        traceback.print_exception(error)
+        click.echo(printable_lines("".join(traceback.format_exception(error))), err=True)
     is_unavailable = isinstance(error, BackendUnavailableError) and not isinstance(error, CorruptDataError)
     print_error(f"{_explain(error)}{server_note() if is_unavailable else ''}")
     return exit_code(error)
@@ -135,7 +136,7 @@ def report(error: Exception, *, debug: bool, server_note: Callable[[], str] = st
 
 def print_error(message: str) -> None:
     """Print one line on standard error."""
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {' '.join(message.split())}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(' '.join(message.split()))}", err=True)
 
 
 def _explain(error: Exception) -> str:

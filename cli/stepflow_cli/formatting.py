@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Sequence
-from typing import Any
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import IO, Any, TextIO, cast
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +20,7 @@ from stepflow_broker.views.times import local_time
 from stepflow_engine.codec import dumps, pretty
 from stepflow_engine.durations import show_duration
 from stepflow_engine.failure import Failure
-from stepflow_engine.terminal_text import cut, one_line_failure, printable
+from stepflow_engine.terminal_text import cut, one_line_failure, printable, printable_lines
 
 __all__ = [
     "Cell",
@@ -24,6 +28,7 @@ __all__ = [
     "brief_failure",
     "console",
     "cut",
+    "echo",
     "print_json",
     "print_status",
     "printable",
@@ -39,6 +44,7 @@ Cell = str | Text
 """The content of a table cell."""
 
 _UNBOUNDED = 240
+_TRAILING_BLANKS = re.compile(r" +(?=\n|$)")
 _COLORS = {
     "completed": "green",
     "done": "green",
@@ -56,12 +62,37 @@ _COLORS = {
 }
 
 
+class _CleanConsole(Console):
+    """Prints no control sequences but those of its own styles."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See `Console.render`."""
+        for segment in super().render(renderable, options):
+            clean = segment.control or segment.text.isprintable()
+            yield segment if clean else Segment(printable_lines(segment.text), segment.style)
+
+
+class _WithoutTrailingBlanks:
+    """Standard output for tables that no terminal shows: their last column is not padded."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(_TRAILING_BLANKS.sub("", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def console() -> Console:
-    """Standard output. If it is not a terminal, it is so wide that no line is cut."""
-    plain = Console(highlight=False, emoji=False, markup=False)
-    if plain.is_terminal or "COLUMNS" in os.environ:
+    """Standard output. If it is not a terminal, it is so wide that no line is cut, and no line ends with blanks."""
+    plain = _CleanConsole(highlight=False, emoji=False, markup=False)
+    if plain.is_terminal:
         return plain
-    return Console(highlight=False, emoji=False, markup=False, width=_UNBOUNDED)
+    width = None if "COLUMNS" in os.environ else _UNBOUNDED
+    file = cast("IO[str]", _WithoutTrailingBlanks(sys.stdout))
+    return _CleanConsole(highlight=False, emoji=False, markup=False, width=width, file=file)
 
 
 def table(*headers: str, right: Sequence[str] = ()) -> Table:
@@ -73,8 +104,22 @@ def table(*headers: str, right: Sequence[str] = ()) -> Table:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    click.echo(pretty(value))
+    """Print a value as JSON. Characters that are not printable are escaped."""
+    click.echo("\n".join(_escaped(line) for line in pretty(value).split("\n")))
+
+
+def _escaped(line: str) -> str:
+    """A line of JSON, which has such characters in strings only."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line without control sequences.
+
+    Args:
+        err: whether it goes to standard error.
+    """
+    click.echo(printable(text), err=err)
 
 
 def print_status(label: str, text: str = "") -> None:

@@ -15,7 +15,7 @@ from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.transitions.bulk_cancel import RunFilter, cancel_runs, find_live
 from stepflow_cli.exit_codes import EPILOG, ExitCode, print_error
-from stepflow_cli.formatting import print_json
+from stepflow_cli.formatting import echo, print_json
 from stepflow_cli.options import duration, output_option, server_options
 from stepflow_cli.server import find_app
 from stepflow_engine.errors import ConfigurationError, RunNotFoundError
@@ -228,9 +228,9 @@ def _cancel_one(run: Run, options: CancelOptions) -> dict[str, object]:
     if options.output == "json":
         return {"run_id": run.id, "cancelled": cancelled, "status": status}
     if status.ended and not cancelled:
-        click.echo(f"{run.id} had already ended: {status}")
+        echo(f"{run.id} had already ended: {status}")
     else:
-        click.echo(f"{run.id} {_verb(options)}")
+        echo(f"{run.id} {_verb(options)}")
     return {}
 
 
@@ -259,8 +259,8 @@ def _print_runs(run_ids: Sequence[str], options: CancelOptions) -> None:
         print_json({"dry_run": options.dry_run, "runs": run_ids})
         return
     for run_id in run_ids:
-        click.echo(f"{run_id} {_verb(options)}")
-    click.echo(f"{_count(run_ids)} {'would be cancelled' if options.dry_run else 'cancelled'}")
+        echo(f"{run_id} {_verb(options)}")
+    echo(f"{_count(run_ids)} {'would be cancelled' if options.dry_run else 'cancelled'}")
 
 
 def _count(run_ids: Sequence[str]) -> str:

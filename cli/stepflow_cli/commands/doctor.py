@@ -13,7 +13,7 @@ from stepflow_broker.doctor.server import examine_server
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
 from stepflow_cli.exit_codes import EPILOG, ExitCode
-from stepflow_cli.formatting import console, print_json, printable
+from stepflow_cli.formatting import console, echo, print_json, printable
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_url
 from stepflow_engine.cipher import NO_ENCRYPTION
@@ -60,7 +60,7 @@ def _print(findings: Sequence[Finding], *, repair: bool) -> None:
                 f"{finding.code:<20}  {printable(finding.text)}{_repair_text(finding, repair=repair)}", style=""
             )
         )
-    click.echo(_summary(findings))
+    echo(_summary(findings))
 
 
 def _repair_text(finding: Finding, *, repair: bool) -> str:

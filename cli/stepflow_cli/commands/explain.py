@@ -10,7 +10,7 @@ from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.views.explain import Reason, explain_run
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.formatting import print_json, waits_until
+from stepflow_cli.formatting import echo, print_json, waits_until
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_server
 from stepflow_engine.cipher import NO_ENCRYPTION
@@ -33,7 +33,7 @@ def explain(run_id: str, *, output: str, redis_url: str | None) -> None:
         return
     now = now_ms()
     for line in _lines(reason, now, indent=""):
-        click.echo(line)
+        echo(line)
 
 
 def _lines(reason: Reason, now: int, *, indent: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import (
     Cell,
     console,
+    echo,
     print_json,
     printable,
     since,
@@ -67,7 +68,7 @@ def functions(context: click.Context, *, output: str, redis_url: str | None) -> 
     rows = [_function_row(config, served, now, has_rates=has_rates, has_crons=has_crons) for config in configs]
     _print(headers, rows, right=("RETRIES",), wrapped=(1,), empty="no functions: start a worker")
     for queue in sorted({config.queue for config in configs} - served):
-        click.echo(unserved(queue))
+        echo(unserved(queue))
 
 
 @functions.command(epilog=EPILOG)
@@ -199,7 +200,7 @@ def _print(
 ) -> None:
     """Print a table, or the text ``empty`` if it has no rows. The columns in ``wrapped`` may take several lines."""
     if not rows:
-        click.echo(empty)
+        echo(empty)
         return
     grid = table(*headers, right=right)
     for column in wrapped:

@@ -11,7 +11,7 @@ from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.pauses import PAUSE_KINDS, Pause
 from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.formatting import console, print_json, printable, since, table
+from stepflow_cli.formatting import console, echo, print_json, printable, since, table
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_app
 from stepflow_engine.product import NAME
@@ -42,7 +42,7 @@ def pause(kind: str, name: str, *, reason: str, output: str, redis_url: str | No
     if output == "json":
         print_json({"kind": kind, "name": name, "paused": True, "new": new})
     else:
-        click.echo(f"{kind} {name} is paused" if new else f"{kind} {name} was already paused; its reason is updated")
+        echo(f"{kind} {name} is paused" if new else f"{kind} {name} was already paused; its reason is updated")
 
 
 @click.command(epilog=EPILOG)
@@ -55,7 +55,7 @@ def resume(kind: str, name: str, *, output: str, redis_url: str | None) -> None:
     if output == "json":
         print_json({"kind": kind, "name": name, "paused": False, "was_paused": was})
     else:
-        click.echo(f"{kind} {name} is resumed" if was else f"{kind} {name} was not paused")
+        echo(f"{kind} {name} is resumed" if was else f"{kind} {name} was not paused")
 
 
 @click.command(epilog=EPILOG)
@@ -68,7 +68,7 @@ def pauses(*, output: str, redis_url: str | None) -> None:
         print_json([_pause_json(paused) for paused in listed])
         return
     if not listed:
-        click.echo("nothing is paused")
+        echo("nothing is paused")
         return
     grid = table("WHAT", "NAME", "SINCE", "REASON")
     for paused in listed:
@@ -77,7 +77,7 @@ def pauses(*, output: str, redis_url: str | None) -> None:
     for paused in listed:
         if not paused.complete:
             text = f"{paused.subject} is not paused in every partition, or for different reasons"
-            click.echo(printable(f"{text}: pause or resume it again"), err=True)
+            echo(f"{text}: pause or resume it again", err=True)
 
 
 def _pause_json(paused: Pause) -> dict[str, Any]:

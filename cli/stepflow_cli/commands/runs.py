@@ -18,6 +18,7 @@ from stepflow_cli.formatting import (
     Cell,
     brief_failure,
     console,
+    echo,
     print_json,
     printable,
     since,
@@ -67,7 +68,7 @@ def list_runs(*, statuses: tuple[str, ...], function: str, limit: int, output: s
     elif listed:
         _print_runs(listed)
     else:
-        click.echo("no runs")
+        echo("no runs")
 
 
 def _print_runs(listed: Sequence[RunView]) -> None:

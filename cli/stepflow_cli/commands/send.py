@@ -10,7 +10,7 @@ from stepflow import Run
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.registry.functions import FunctionConfig, read_functions, starts
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.formatting import print_json
+from stepflow_cli.formatting import echo, print_json
 from stepflow_cli.options import data_option, duration, output_option, server_options
 from stepflow_cli.server import find_app
 from stepflow_engine.expression import ExpressionCostError
@@ -42,9 +42,9 @@ def send(event: str, *, data: Any, id: str | None, output: str, redis_url: str |
     if output == "json":
         print_json({"event_id": event_id, "event": event, "functions": names})
         return
-    click.echo(event_id)
+    echo(event_id)
     if not names:
-        click.echo(f"note: no worker has registered a function that {event!r} starts; see '{NAME} functions'", err=True)
+        echo(f"note: no worker has registered a function that {event!r} starts; see '{NAME} functions'", err=True)
 
 
 def _starts(config: FunctionConfig, sent: dict[str, Any]) -> bool:
@@ -117,4 +117,4 @@ def _print_run(run: Run[Any], output: str) -> None:
     if output == "json":
         print_json({"run_id": run.id, "status": run.status()})
     else:
-        click.echo(run.id)
+        echo(run.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -53,7 +54,8 @@ def timeline(details: RunDetails, width: int, *, whole_tracebacks: bool = False)
     if (tree := run_tree(details.tree, width)) is not None:
         parts += ["", tree]
     if text := _traceback(details, whole=whole_tracebacks):
-        parts += ["", Text(text, style="red" if details.run.ended_at else "yellow")]
+        style = "red" if details.run.ended_at else "yellow"
+        parts += ["", Padding(Text(text, style=style, overflow="fold"), (0, 0, 0, 2))]
     return Group(*parts)
 
 
