@@ -10,7 +10,7 @@ from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.aside_events import read_aside_events, resend_event
 from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.formatting import console, print_json, printable, since, table
+from stepflow_cli.formatting import console, echo, print_json, printable, since, table
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_server
 from stepflow_engine.cipher import NO_ENCRYPTION
@@ -47,7 +47,7 @@ def aside(*, output: str, redis_url: str | None) -> None:
         )
         return
     if not listed:
-        click.echo("no event is set aside")
+        echo("no event is set aside")
         return
     grid = table("ENTRY", "EVENT", "ID", "SINCE", "REASON")
     for one in listed:
@@ -74,4 +74,4 @@ def resend(entries: tuple[str, ...], *, output: str, redis_url: str | None) -> N
         print_json([{"entry": entry, "sent": was_sent} for entry, was_sent in sent.items()])
         return
     for entry, was_sent in sent.items():
-        click.echo(f"event {entry} is sent again" if was_sent else f"no event {entry} is set aside")
+        echo(f"event {entry} is sent again" if was_sent else f"no event {entry} is set aside")

@@ -96,7 +96,7 @@ def forget(name: str, *, output: str, redis_url: str | None) -> None:
     if output == "json":
         print_json({"function": name, "forgotten": True})
     else:
-        click.echo(printable(f"function {name} is forgotten"))
+        echo(f"function {name} is forgotten")
 
 
 def _function_json(config: FunctionConfig, served: frozenset[str], now: int) -> dict[str, Any]:

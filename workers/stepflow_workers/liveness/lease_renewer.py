@@ -73,7 +73,7 @@ class LeaseRenewer:
         self._call_in_loop = call_in_loop
         self._loop_thread = threading.get_ident()
         self._loop_alive_at = time.monotonic()
-        self._asked_at = 0.0
+        self._probed_at = 0.0
         self._blocked_since = 0.0
         self._gave_up = False
         self._running: dict[str, threading.Thread] = {}
@@ -96,7 +96,7 @@ class LeaseRenewer:
             self._blocked_since = 0.0
             self._gave_up = False
         self._loop_alive_at = now
-        self._asked_at = 0.0
+        self._probed_at = 0.0
 
     def stop(self) -> None:
         """Stop the thread and the lease sidecar, and wait for them."""
@@ -110,7 +110,7 @@ class LeaseRenewer:
         while not self._stop.wait(_TICK_S):
             now = time.monotonic()
             self._watch(now)
-            self._asked_at = self._asked_at or now
+            self._probed_at = self._probed_at or now
             self._call_in_loop(self.loop_alive)
             try:
                 if now >= extend_at:
@@ -173,7 +173,7 @@ class LeaseRenewer:
 
     def _watch(self, now: float) -> None:
         """Report, once, a loop that has not answered for a second. This thread may have waited for the server."""
-        if not self._asked_at or now - self._asked_at < _BLOCKED_S or self._blocked_since:
+        if not self._probed_at or now - self._probed_at < _BLOCKED_S or self._blocked_since:
             return
         self._blocked_since = self._loop_alive_at
         frame = sys._current_frames().get(self._loop_thread)
