@@ -86,7 +86,7 @@ def dumps_event(data: Any, *, limit_bytes: int) -> bytes:
         EventError: the data is not JSON, or its text is over ``limit_bytes``.
     """
     try:
-        text = _encode_user_value(data)
+        text = _encode_user_value(data, Exception)
     except _NotJsonError as error:
         raise EventError(f"event data must be JSON ({error}): send plain data or a model") from error
     if len(text) > limit_bytes:
@@ -120,12 +120,17 @@ def dumps_output(value: Any, *, what: str, limit_bytes: int) -> bytes:
     return text
 
 
-def _encode_user_value(value: Any) -> bytes:
+def _encode_user_value(value: Any, guarded: type[BaseException] = BaseException) -> bytes:
+    """JSON text of a value whose code may raise anything.
+
+    Args:
+        guarded: what becomes an error of the value. In a producer, Ctrl+C and the exception of a signal handler pass.
+    """
     try:
         return _encode(value)
     except _NotJsonError:
         raise
-    except BaseException as error:  # user code: an object may compute what it contains
+    except guarded as error:  # user code: an object may compute what it contains
         failure = Failure.of(error)
         raise _NotJsonError(f"reading it raised {failure.name}: {failure.message}") from error
 
@@ -157,6 +162,8 @@ def _encode_with_any_keys(value: Any, to_plain: _ToPlain, first: TypeError) -> b
     """Encode again and accept keys that are not text. If that fails too, the error says what is wrong."""
     if isinstance(first.__cause__, _NotJsonError):
         raise first.__cause__
+    if first.__cause__ is not None and not isinstance(first.__cause__, Exception):
+        raise first.__cause__  # Ctrl+C, for example
     try:
         _refuse_duplicate_keys(value)
         return orjson.dumps(value, default=to_plain, option=_OPTIONS | orjson.OPT_NON_STR_KEYS)

@@ -534,7 +534,8 @@ def test_a_value_that_raises_while_it_is_read_is_no_json(error: BaseException) -
     value = [{1: Lazy(error)}]
     with pytest.raises(StepOutputError, match=type(error).__name__):
         dumps_output(value, what="step 's'", limit_bytes=1_000)
-    with pytest.raises(EventError, match=type(error).__name__):
+    # a producer sends events: what may be Ctrl+C or a signal handler's passes through
+    with pytest.raises(EventError if isinstance(error, Exception) else type(error)):
         dumps_event(value, limit_bytes=1_000)
 
 
