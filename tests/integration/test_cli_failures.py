@@ -58,3 +58,29 @@ def test_a_cancelled_run_has_a_reason_and_no_error(registered: str) -> None:
     assert "reason    left the shop" in shown
     assert "RunCancelledError" not in shown
     assert call("explain", run_id, STEPFLOW_REDIS_URL=registered).stdout == "shop/order cancelled: left the shop\n"
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_a_narrow_list_of_runs_has_the_reasons(registered: str, columns: str) -> None:
+    run_id = enqueue(registered, "broken")
+    enqueue(registered, "order", {"number": 1})
+    burst(registered)
+    lines = call("runs", "list", STEPFLOW_REDIS_URL=registered, COLUMNS=columns).stdout.splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    assert [line.split()[0] for line in lines[:1]] == ["RUN"]
+    row = next(at for at, line in enumerate(lines) if line.startswith(run_id))
+    assert lines[row + 1] == "  NonRetriableError: the card was declined"
+    assert len(lines) == 4
+
+
+def test_a_pause_of_what_no_function_has_says_what_there_is(registered: str) -> None:
+    def told(*words: str) -> str:
+        done = call(*words, STEPFLOW_REDIS_URL=registered)
+        assert done.returncode == 0
+        return done.stderr
+
+    assert told("pause", "queue", "nope") == "note: no function has queue nope; queues: shop\n"
+    assert told("pause", "queue", "shop") == ""
+    assert told("pause", "key", "shop/x:event.data.a=1").startswith("note: no function has key shop/x:event.data.a=1;")
+    assert "queue nope" in told("resume", "queue", "other")
+    assert told("resume", "queue", "shop") == ""

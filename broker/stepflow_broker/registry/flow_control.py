@@ -191,9 +191,18 @@ class FlowConfig:
 
         Narrower limits come first. With another order, two jobs could wait for each other's slots.
         """
-        scopes = {"function": name, "app": f"{app}/", "global": "/"}
+        scopes = _scopes(name, app)
         for one in sorted(self.concurrency, key=lambda one: (list(scopes).index(one.scope), not one.key, one.key)):
             yield one, _named(scopes[one.scope], one.key, event)
+
+    def limit_forms(self, name: str, app: str) -> list[str]:
+        """What the names of the limits begin with: the whole name of one without a key, else ``name:key=``."""
+        scopes = _scopes(name, app)
+        return [scopes[one.scope] + (f":{one.key}=" if one.key else "") for one in self.concurrency]
+
+
+def _scopes(name: str, app: str) -> dict[str, str]:
+    return {"function": name, "app": f"{app}/", "global": "/"}
 
 
 def _named(name: str, key: str, event: dict[str, Any]) -> str:

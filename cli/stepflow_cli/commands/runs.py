@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.text import Text
 
 from stepflow.options.encryption import cipher_of
 from stepflow_broker.protocol.clock import now_ms
@@ -35,6 +38,9 @@ from stepflow_engine.product import variable
 from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["runs"]
+
+_ID_WIDTH = 32
+_REASON_WIDTH = 120
 
 
 @click.group(epilog=EPILOG)
@@ -72,19 +78,38 @@ def list_runs(*, statuses: tuple[str, ...], function: str, limit: int, output: s
 
 
 def _print_runs(listed: Sequence[RunView]) -> None:
+    """Print the table. On a narrow terminal, the reason of a run is on a line of its own."""
     out, now = console(), now_ms()
-    wide = out.width >= 100
-    grid = table("RUN", "STATUS", "FUNCTION", "CREATED", "TOOK", *(["WHY"] if wide else []), right=("TOOK",))
-    grid.columns[0].min_width = 32
-    if wide:
-        grid.columns[-1].ratio, grid.expand = 1, True
+    if out.width < _REASON_WIDTH:
+        out.print(*_narrow_rows(listed, out.width, now), sep="\n")
+        return
+    grid = table("RUN", "STATUS", "FUNCTION", "CREATED", "TOOK", "WHY", right=("TOOK",))
+    grid.columns[0].min_width = _ID_WIDTH
+    grid.columns[-1].ratio, grid.expand = 1, True
     for run in listed:
-        took = span(run.started_at, run.ended_at or now)
-        cells: list[Cell] = [run.id, state_text(run.status), printable(run.name), since(run.created_at, now), took]
-        if wide:
-            cells.append(_why(run, now))
-        grid.add_row(*cells)
+        grid.add_row(*_cells(run, now), _why(run, now))
     out.print(grid)
+
+
+def _narrow_rows(listed: Sequence[RunView], width: int, now: int) -> Iterator[RenderableType]:
+    rows = [_cells(run, now) for run in listed]
+    headers = ("RUN", "STATUS", "FUNCTION", "CREATED", "TOOK")
+    widths = [max(len(header), *(len(row[at]) for row in rows)) for at, header in enumerate(headers)]
+    widths[2] = max(8, min(widths[2], width - sum(widths) + widths[2] - 2 * len(headers)))
+    for number, (run, row) in enumerate(zip(listed, rows, strict=True)):
+        grid = table(*headers, right=("TOOK",))
+        grid.show_header = number == 0
+        for column, cells in zip(grid.columns, widths, strict=True):
+            column.width = cells
+        grid.add_row(*row)
+        yield grid
+        if why := _why(run, now):
+            yield Padding(Text(why, style="yellow", no_wrap=True, overflow="ellipsis"), (0, 0, 0, 2))
+
+
+def _cells(run: RunView, now: int) -> list[Cell]:
+    took = span(run.started_at, run.ended_at or now)
+    return [run.id, state_text(run.status), printable(run.name), since(run.created_at, now), took]
 
 
 def _why(run: RunView, now: int) -> str:
