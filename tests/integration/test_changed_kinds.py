@@ -9,8 +9,9 @@ import pytest
 
 from stepflow import Context, Event, RetryAfterError, RunFailedError, Stepflow
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.redis_client.partitions import keys_for
+from stepflow_broker.redis_client.partitions import partition_for
 from stepflow_broker.transitions.runs import read_steps
+from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.steps import StepKind
 from tests.support.processes import until
 
@@ -52,12 +53,12 @@ PAIRS = [(old, new) for old in StepKind for new in StepKind if old not in (new, 
 def test_a_step_that_waits_and_has_another_kind_in_new_code_ends_with_an_error_that_names_it(
     url: str, run_worker, old: StepKind, new: StepKind
 ) -> None:
-    app, keys = code(url, CALLS[old]), keys_for(url)
+    app, partition = code(url, CALLS[old]), partition_for(url, NO_ENCRYPTION)
     worker = run_worker(app)
     run = app.start("f")
     broker = Broker(url)
     waits = ("waiting", "delayed")
-    until(lambda: any(s.id == "x" and s.state in waits for s in broker.execute(read_steps(keys, run.id))))
+    until(lambda: any(s.id == "x" and s.state in waits for s in broker.execute(read_steps(partition, run.id))))
     broker.close()
     worker.stop()
     run_worker(code(url, CALLS[new]))

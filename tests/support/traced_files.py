@@ -26,17 +26,19 @@ __all__ = ["PERIODIC", "traced_files"]
 PERIODIC = frozenset(
     {
         "broker/stepflow_broker/redis_client/operation.py",
+        "broker/stepflow_broker/redis_client/subscriptions.py",
         "broker/stepflow_broker/registry/flow_control.py",
         "broker/stepflow_broker/transitions/outbox.py",
         "broker/stepflow_broker/transitions/pauses.py",
         "broker/stepflow_broker/transitions/schedules.py",
+        "broker/stepflow_broker/views/run_end_waits.py",
         "workers/stepflow_workers/consumers/completions.py",
         "workers/stepflow_workers/liveness/lease_renewer.py",
         "workers/stepflow_workers/liveness/lease_sidecar.py",
         "workers/stepflow_workers/scheduling/cron.py",
     }
 )
-"""Files that may be entered meanwhile, because a periodic task of the worker happens to be due."""
+"""Files that may be entered meanwhile: a periodic task of the worker is due, or the run has not ended at ``result``."""
 
 _FOLDERS = tuple(f"{ROOT / name}/" for name in ("engine", "broker", "sdk", "workers", "cli"))
 

@@ -189,7 +189,10 @@ class WorkerPool:
     def _exit_code(self) -> int:
         if self._gave_up:
             return _MISCONFIGURED
-        return int(any(process.exitcode for process in self._processes.values()))
+        codes = {process.exitcode for process in self._processes.values()}
+        if self._stop.is_set():
+            codes.discard(-signal.SIGTERM)  # of a process that was still starting, and had nothing to finish
+        return int(any(codes))
 
     def _gives_up(self, number: int) -> bool:
         """Whether a worker has ended before it was ready, by an error that a restart would not help."""
