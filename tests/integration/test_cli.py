@@ -229,9 +229,10 @@ def test_runs_show_tells_of_a_run_whose_code_is_gone(registered: str) -> None:
     done = call(f"{APPS}.gone:app", "--redis-url", registered, "--burst", program="worker")
     assert done.returncode == 0
     run = as_json("runs", "show", run_id, "--redis-url", registered)
-    assert run["status"] == "waiting"
-    assert "the code of function shop/order is not in worker" in run["blocked"]
-    assert "start a worker with it, or cancel the run" in call("runs", "show", run_id, "--redis-url", registered).stdout
+    assert (run["status"], run["served"]) == ("queued", False)
+    assert "no live worker serves queue shop" in call("runs", "show", run_id, "--redis-url", registered).stdout
+    why = call("explain", run_id, "--redis-url", registered).stdout
+    assert "it waits for a worker that has the code of shop/order: start one, or cancel the run" in why
 
 
 def test_the_newest_runs_that_fit_are_found_page_by_page(app: Stepflow, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,9 @@ def test_details_have_the_fields_of_runs_show() -> None:
 def test_flow_control_that_delays_or_skips_a_run_is_named() -> None:
     assert run_view(continuation=b"delayed").blocked_by == "throttled"
     assert run_view(continuation=b"delayed", started_at=b"1735689600200").blocked_by == ""
-    assert run_view(continuation=b"waitlisted").blocked_by == "waits for its turn by priority, or for a slot"
+    assert run_view(continuation=b"waitlisted").blocked_by == (
+        "waits for a slot, for its turn by priority, or for a worker with its code"
+    )
     run = parse_run("run1", {**RUN_FIELDS, "continuation": b"waitlisted"})
     assert run is not None
     limited = view_run(run, limits=[(1, "shop/a"), (5, "shop/b:event.data.x=1")])

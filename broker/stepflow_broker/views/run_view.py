@@ -20,7 +20,10 @@ __all__ = ["FORGOTTEN", "RunView", "forgotten_run", "run_not_found", "view_run"]
 FORGOTTEN = "forgotten"
 """The status of a run that ended longer ago than its retention: only a memo of its parent names it."""
 
-_CONTINUATIONS = {"waitlisted": "waits for its turn by priority, or for a slot", "batched": "collected in a batch"}
+_CONTINUATIONS = {
+    "waitlisted": "waits for a slot, for its turn by priority, or for a worker with its code",
+    "batched": "collected in a batch",
+}
 
 
 @dataclass(frozen=True, slots=True)
