@@ -1,4 +1,4 @@
-"""step.invoke, case by case: SEMANTICS §3, against a real server."""
+"""step.invoke, case by case, against a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""step.run, case by case: SEMANTICS §2, against a real server."""
+"""step.run, case by case, against a real server."""
 
 from __future__ import annotations
 
