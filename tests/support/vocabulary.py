@@ -99,23 +99,6 @@ OLD_PHRASES = {
 _PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _SPLIT = re.compile(r"\w+")
 _FORMS = {form: word for word in OLD_WORDS for form in (word, f"{word}s")}
-_PHRASES = {
-    r"stand(s|ing)? in line": "waits in the wait list",
-    r"stood in line": "waited in the wait list",
-    r"in line for": "in the wait list of",
-    r"put(s|ting)? aside": "defers",
-    r"let(s|ting)? go (of|on)": "releases, or continues",
-    r"(is|are|was|were) seen to": "is handled",
-    r"(is|are|was|were) told of": "is notified of",
-    r"(is|are) to be": "must be",
-}
-"""A pattern of words → what to write."""
-
-_PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_SPLIT = re.compile(r"\w+")
-_WORD_FORMS = {
-    form: word for word in OLD_WORDS for form in (word, f"{word}s", f"{word}ed", f"{word.removesuffix('e')}ed")
-}
 _PHRASES = [(re.compile(rf"\b{pattern}\b", re.IGNORECASE), pattern) for pattern in OLD_PHRASES]
 
 
