@@ -129,7 +129,7 @@ def test_the_same_id_starts_a_run_once(registered: str) -> None:
 def test_an_event_that_starts_nothing_is_sent_with_a_note(registered: str) -> None:
     done = call("send", "shop/unheard.of", "--redis-url", registered)
     assert done.returncode == 0
-    assert done.stderr.startswith("note: no worker has registered a function that 'shop/unheard.of' starts")
+    assert done.stderr.startswith("note: event 'shop/unheard.of' with this data starts no registered function")
 
 
 def test_invoke_and_start_wait_for_the_result(url: str, tmp_path: Path) -> None:

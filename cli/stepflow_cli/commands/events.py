@@ -50,6 +50,8 @@ def aside(*, output: str, redis_url: str | None) -> None:
         echo("no event is set aside")
         return
     grid = table("ENTRY", "EVENT", "ID", "SINCE", "REASON")
+    grid.columns[0].min_width = max(len(one.entry) for one in listed)  # `resend` needs all of it
+    grid.columns[4].no_wrap, grid.columns[4].overflow = False, "fold"
     for one in listed:
         texts = (printable(text) for text in (one.name, one.event_id))
         grid.add_row(one.entry, *texts, since(one.at_ms, now), printable(one.reason))

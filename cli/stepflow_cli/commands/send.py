@@ -44,7 +44,7 @@ def send(event: str, *, data: Any, id: str | None, output: str, redis_url: str |
         return
     echo(event_id)
     if not names:
-        echo(f"note: no worker has registered a function that {event!r} starts; see '{NAME} functions'", err=True)
+        echo(f"note: event {event!r} with this data starts no registered function; see '{NAME} functions'", err=True)
 
 
 def _starts(config: FunctionConfig, sent: dict[str, Any]) -> bool:
