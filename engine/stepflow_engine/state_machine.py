@@ -318,6 +318,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "resend_event": "none",
         "deliver_event": "step waiting -> memo; cancel",
         "deliver_remote_event": "step waiting -> memo; cancel",
+        "read_early_events": "none",
         # schedules, pauses, registry
         "fire_cron": "start",
         "pause": "none",

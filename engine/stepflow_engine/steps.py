@@ -107,7 +107,8 @@ class WaitRequest:
             none.
         values: these values, as the JSON text of a list.
         condition: an expression that must also be true; ``""``: none.
-        lookback_ms: how far back past events are accepted, in milliseconds.
+        lookback_ms: how old an event may be that came before the wait, in milliseconds; ``None``: it must have come
+            after the run was created. 0: only events that come after the wait has begun.
     """
 
     kind: ClassVar[StepKind] = StepKind.WAIT
@@ -116,7 +117,7 @@ class WaitRequest:
     paths: str = ""
     values: bytes = b"[]"
     condition: str = ""
-    lookback_ms: int = 0
+    lookback_ms: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,12 +12,15 @@ from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.transitions.events import Routed, StreamedEvent, add_event, drop_event, read_events, route_event
 from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.runs import read_memos
+from stepflow_broker.transitions.runs import read_memos, read_steps
 from stepflow_broker.transitions.waits import (
+    BegunWait,
     WaitStart,
     begin_wait,
     deliver_event,
+    early_events_matched,
     read_condition,
+    read_early_events,
     read_waits,
     send_events,
 )
@@ -184,18 +188,132 @@ def test_a_wait_with_a_condition_is_left_to_a_worker(driver: Driver) -> None:
     assert driver.client.xlen(driver.keys("EVENTS")) == 0
 
 
-def test_a_look_back_answers_the_events_of_late(driver: Driver) -> None:
-    driver.now_ms = 0  # the log has the server's own times
-    lease = driver.started()
+def begun(driver: Driver, lease: Lease, start: WaitStart) -> BegunWait:
+    return driver.send(begin_wait(driver.partition, start, run_id=lease.run_id, fence=lease.fence))
+
+
+def early(driver: Driver, *, run: str = "run1") -> Lease:
+    """A started run, of a time before the events that come next. The history has the server's own times."""
+    driver.now_ms = 0
+    lease = driver.started(run)
     for n in range(3):
-        came(driver, "paid", {"n": n}, event_id=f"e{n}")
-    start = wait_for("paid", paths="data.n", values=[1])
-    looking = WaitStart(start.key, "w", start.detail, HOUR_MS, event="paid", index=start.index, lookback_ms=60_000)
-    begun = driver.store.broker.execute(begin_wait(driver.partition, looking, run_id="run1", fence=lease.fence))
-    assert begun.code is ScriptStatus.DONE
-    assert [loads(event)["data"]["n"] for event in begun.recent] == [0, 1, 2]
-    again = driver.store.broker.execute(begin_wait(driver.partition, looking, run_id="run1", fence=lease.fence))
-    assert again == replace(begun, code=ScriptStatus.ALREADY), "whoever looked first may have died"
+        came(driver, "paid", {"n": n}, paths=("data.n",), event_id=f"e{n}")
+    return lease
+
+
+def of_value(n: int, step_id: str = "w", lookback_ms: int | None = None, **more: Any) -> WaitStart:
+    start = wait_for("paid", step_id=step_id, paths="data.n", values=[n])
+    return replace(start, lookback_ms=lookback_ms, **more)
+
+
+def know_paths(driver: Driver) -> None:
+    """Let a wait compare values once, so that the events that come later are in the index."""
+    begin(driver, driver.started("first"), of_value(99))
+    seconds, _ = driver.client.time()
+    driver.client.hset(driver.keys("COMPARED_PATHS", "paid"), "data.n", f"{seconds - 300}000 {seconds}000")
+
+
+@pytest.mark.parametrize("lookback_ms", [None, 60_000])
+def test_the_first_wait_that_compares_values_leaves_the_early_events_to_a_worker(driver: Driver, lookback_ms) -> None:
+    lease = early(driver)
+    first = begun(driver, lease, of_value(1, lookback_ms=lookback_ms))
+    assert first.code is ScriptStatus.DONE
+    assert [loads(event)["data"]["n"] for event in first.early] == [0, 1, 2]
+    again = begun(driver, lease, of_value(1, lookback_ms=lookback_ms))
+    assert (again.code, again.since_ms) == (ScriptStatus.ALREADY, first.since_ms), "whoever matched first may have died"
+    driver.send(early_events_matched(driver.partition, "run1", step_key("w")))
+    assert begun(driver, lease, of_value(1)) == BegunWait(ScriptStatus.ALREADY, None, [], 0)
+
+
+def test_an_early_event_ends_a_wait_at_once(driver: Driver) -> None:
+    know_paths(driver)
+    lease = early(driver)
+    reply = begun(driver, lease, of_value(1))
+    assert (reply.code, reply.early) == (ScriptStatus.RESOLVED, [])
+    assert reply.resolved is not None
+    memo = memo_of(driver)
+    assert (memo.data["id"], memo.detail["outcome"]) == ("e1", "came")
+    assert begun(driver, lease, of_value(7)) == BegunWait(ScriptStatus.ALREADY, None, [], 0)
+    assert driver.send(read_steps(driver.partition, "run1")) == []
+    check_invariants(driver.client)
+
+
+def test_an_early_event_ends_one_wait_after_the_other(driver: Driver) -> None:
+    know_paths(driver)
+    lease = early(driver)
+    came(driver, "paid", {"n": 1}, paths=("data.n",), event_id="later")
+    came(driver, "paid", {"n": 1}, paths=("data.n",), event_id="e1")
+    for number, expected in enumerate(("e1", "later", None)):
+        reply = begun(driver, lease, of_value(1, f"w{number}", since=number))
+        memos = dict(driver.store.broker.execute(read_memos(driver.partition, "run1")))
+        memo = memos.get(step_key(f"w{number}"))
+        assert (memo and read_memo(memo).data["id"]) == expected
+        assert (reply.code is ScriptStatus.RESOLVED) == (expected is not None)
+
+
+def test_an_event_that_came_before_the_run_ends_no_wait(driver: Driver) -> None:
+    know_paths(driver)
+    early(driver, run="other")
+    seconds, _ = driver.client.time()
+    driver.now_ms = (seconds + 5) * 1000
+    lease = driver.started()
+    assert begun(driver, lease, of_value(1)).code is ScriptStatus.DONE
+    assert begun(driver, lease, of_value(1, "back", lookback_ms=60_000)).code is ScriptStatus.RESOLVED
+
+
+def test_the_event_that_has_started_the_run_ends_no_wait_of_it(driver: Driver) -> None:
+    know_paths(driver)
+    lease = early(driver)
+    assert begun(driver, lease, of_value(1, own_event="e1")).code is ScriptStatus.DONE
+    assert begun(driver, lease, of_value(2, "w2", own_event="e1")).code is ScriptStatus.RESOLVED
+
+
+def test_no_lookback_means_only_later_events(driver: Driver) -> None:
+    know_paths(driver)
+    lease = early(driver)
+    assert begun(driver, lease, of_value(1, lookback_ms=0)) == BegunWait(ScriptStatus.DONE, None, [], 0)
+    assert matched_values(driver, 1) == [step_key("w")]
+
+
+def matched_values(driver: Driver, n: int) -> list[str]:
+    came(driver, "paid", {"n": n}, paths=("data.n",), event_id="new")
+    return [key for key, _ in driver.store.broker.execute(read_memos(driver.partition, "run1"))]
+
+
+def test_the_router_sends_the_values_that_waits_have_compared_of_late(driver: Driver) -> None:
+    know_paths(driver)
+    driver.now_ms = 0
+    driver.cancel("first")
+    assert came(driver, "paid", {"n": 1}).paths == ("data.n",)
+    (event,) = _pending(driver)
+    assert routed(driver, event, ("data.n",)).code is ScriptStatus.DONE
+
+
+def test_the_history_of_a_name_is_bounded_and_so_is_its_index(driver: Driver) -> None:
+    know_paths(driver)
+    driver.now_ms = 0
+    lease = driver.started()
+    large = "x" * 200_000  # of which 16 MB hold fewer than 100: then 100 are kept
+    for n in range(103):
+        came(driver, "paid", {"n": n, "text": large}, paths=("data.n",), event_id=f"e{n}")
+    assert driver.client.xlen(driver.keys("EVENT_HISTORY", "paid")) == 100
+    assert driver.client.zcard(driver.keys("EVENT_INDEX", "data.n\npaid")) == 100
+    assert len(begun(driver, lease, replace(wait_for("paid", step_id="any"), lookback_ms=None)).early) == 42, "8 MiB"
+    assert begun(driver, lease, of_value(2)).code is ScriptStatus.DONE
+    assert begun(driver, lease, of_value(3, "w2")).code is ScriptStatus.RESOLVED
+
+
+def test_another_partition_reads_early_events_by_the_index_of_the_wait(driver: Driver) -> None:
+    index = of_value(1).index
+    early(driver)
+    seconds, _ = driver.client.time()
+    since_ms = (seconds - 100) * 1000
+    assert len(driver.send(read_early_events(driver.partition, index, since_ms=since_ms))) == 3, "by a search"
+    know_paths(driver)
+    early(driver, run="run2")
+    found = driver.send(read_early_events(driver.partition, index, since_ms=since_ms))
+    assert [loads(event)["data"]["n"] for event in found] == [1]
+    assert driver.send(read_early_events(driver.partition, index, since_ms=9_999_999_999_999)) == []
 
 
 @pytest.mark.parametrize("condition", [b"", b'"looked at"'], ids=["indexed", "condition"])

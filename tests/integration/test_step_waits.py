@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from stepflow import Context, Event, RunFailedError, RunStatus, Stepflow, StepUsageError, SyncContext
+from stepflow import (
+    Batch,
+    Context,
+    Debounce,
+    Event,
+    RunFailedError,
+    RunNotFoundError,
+    RunStatus,
+    Stepflow,
+    StepUsageError,
+    SyncContext,
+)
+from stepflow_engine.ids import run_id_by_event
 from tests.support.processes import until
 
 
@@ -21,7 +36,7 @@ def parked(client, count: int = 1) -> bool:
 
 def nothing_left(client) -> bool:
     """Whether no wait of any run has left a trace."""
-    return not [*client.scan_iter("stepflow:timeout:*"), *client.scan_iter("stepflow:wait*")] and not client.zcard(
+    return not [*client.scan_iter("stepflow:timeout:*"), *client.scan_iter("stepflow:waits:*")] and not client.zcard(
         "stepflow:timeouts"
     )
 
@@ -161,7 +176,7 @@ def test_an_event_of_the_same_gather_is_not_missed(app: Stepflow, run_worker) ->
     assert [run.result(30) for run in runs] == [[True, {"n": n}] for n in range(50)]
 
 
-def test_a_look_back_finds_an_event_that_came_just_before(app: Stepflow, run_worker, client) -> None:
+def test_a_look_back_finds_an_event_that_came_before_the_run(app: Stepflow, run_worker, client) -> None:
     @app.function("late")
     async def late(ctx: Context) -> object:
         event = await ctx.step.wait_for_event(
@@ -175,8 +190,111 @@ def test_a_look_back_finds_an_event_that_came_just_before(app: Stepflow, run_wor
     run_worker(app)
     app.send([Event("came", {"n": n}) for n in range(4)])
     until(lambda: client.zcard("stepflow:ended") == 4)
-    assert app.invoke(late, "20s", timeout=20) == {"n": 2}
+    for _ in range(2):  # the first finds it by a search, the second by the index
+        assert app.invoke(late, "20s", timeout=20) == {"n": 2}
     assert nothing_left(client)
+
+
+@pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"])
+@pytest.mark.parametrize("how", ["match", "if", "both"])
+def test_a_wait_ends_with_an_event_that_came_since_its_run_began(app: Stepflow, run_worker, how: str) -> None:
+    """The webhook of a payment comes while the step before the wait still executes."""
+    paid_if = "event.data.order == run.event.data.order"
+    by: dict[str, Any] = {
+        "match": {"match": "data.order"},
+        "if": {"if_": paid_if},
+        "both": {"match": "data.order", "if_": "event.data.total > 10"},
+    }[how]
+    may_wait = threading.Event()
+
+    @app.function("pay")
+    async def pay(ctx: Context) -> list[object]:
+        await ctx.step.run("charge", asyncio.to_thread, may_wait.wait, 30)
+        found = []
+        for step in ("first", "second"):
+            event = await ctx.step.wait_for_event(step, event="paid", timeout="20s", **by)
+            found.append(event and event.data["total"])
+        last = await ctx.step.wait_for_event("none", event="paid", timeout="100ms", **by)
+        return [*found, last]
+
+    routed = []
+
+    @app.function("on-paid", event="paid")
+    async def on_paid(ctx: Context) -> None:
+        routed.append(ctx.event.id)
+
+    run_worker(app)
+    for _ in range(2):
+        may_wait.clear()
+        before = app.send("paid", {"order": 17, "total": 11})
+        until(lambda before=before: before in routed)
+        run = app.start(pay, {"order": 17})
+        until(lambda run=run: run.status() is RunStatus.RUNNING)
+        sent = [Event("paid", {"order": order, "total": total}) for order, total in ((18, 12), (17, 13), (17, 14))]
+        early = app.send(sent)
+        until(lambda early=early: set(early) <= set(routed))
+        may_wait.set()
+        *both, none = run.result(30)
+        assert (sorted(both), none) == ([13, 14], None)
+
+
+def test_the_event_that_has_started_a_run_is_no_early_event_of_its_waits(app: Stepflow, run_worker) -> None:
+    @app.function("next", event="changed")
+    async def next_change(ctx: Context) -> object:
+        event = await ctx.step.wait_for_event("next", event="changed", timeout="300ms", match="data.doc")
+        return event and event.data["n"]
+
+    run_worker(app)
+    app.send(Event("changed", {"doc": 1, "n": 0}, id="c0"))
+    assert result_of(app, "c0") is None
+    app.send([Event("changed", {"doc": 1, "n": 1}, id="c1"), Event("changed", {"doc": 1, "n": 2}, id="c2")])
+    assert result_of(app, "c1") == 2
+    assert result_of(app, "c2") is None
+
+
+def result_of(app: Stepflow, event_id: str) -> object:
+    """The result of the run that an event starts, once it has started."""
+    run = app.run(run_id_by_event(event_id, "shop/next"))
+
+    def exists() -> bool:
+        with contextlib.suppress(RunNotFoundError):
+            return bool(run.status())
+        return False
+
+    until(exists)
+    return run.result(20)
+
+
+@pytest.mark.parametrize("collected", [{"debounce": Debounce("300ms")}, {"batch": Batch(2, timeout="5s")}])
+def test_an_event_that_a_run_has_collected_is_no_early_event_of_its_waits(
+    app: Stepflow, run_worker, collected: dict[str, Any]
+) -> None:
+    seen = []
+
+    @app.function("collect", event="changed", **collected)
+    async def collect(ctx: Context) -> None:
+        seen.append(await ctx.step.wait_for_event("next", event="changed", timeout="1s", match={"data.doc": 1}))
+
+    run_worker(app)
+    app.send([Event("changed", {"doc": 1, "n": n}) for n in range(2)])
+    until(lambda: bool(seen))
+    assert seen == [None]
+
+
+def test_a_wait_for_any_event_of_a_name_waits_for_the_next(app: Stepflow, run_worker) -> None:
+    @app.function("any")
+    async def any_event(ctx: Context) -> object:
+        await ctx.step.send_event("send", Event("tick"))
+        await ctx.step.sleep("until it is routed", "300ms")
+        early = await ctx.step.wait_for_event("now", event="tick", timeout="100ms")
+        before = await ctx.step.wait_for_event("before", event="tick", timeout="100ms", lookback="1m")
+        none = await ctx.step.wait_for_event(
+            "matched", event="tick", timeout="100ms", match={"name": "tick"}, lookback=0
+        )
+        return [early, before and before.name, none]
+
+    run_worker(app)
+    assert app.invoke(any_event, timeout=20) == [None, "tick", None]
 
 
 def test_the_loser_of_a_race_is_cleaned_up_with_its_run(app: Stepflow, run_worker, client) -> None:

@@ -115,6 +115,7 @@ STEP_FIELDS: tuple[HashField, ...] = (
     _field("<key>:message", "text", "invoke_remote_child", _WAIT_ENDS, "The message on the stream of finished events that starts the child, if the child lives in another partition."),
     _field("<key>:index", "text", "begin_wait", _WAIT_ENDS, "The index of a wait for an event."),
     _field("<key>:condition", "JSON", "begin_wait", _WAIT_ENDS, "The condition of a wait for an event, which a worker evaluates. Empty: none."),
+    _field("<key>:lookback", _TIME, "begin_wait", f"{_WAIT_ENDS} early_events_matched", "From when on early events may end a wait for an event, until a worker has matched them."),
     _field("<key>:since", "position", "begin_wait", _WAIT_ENDS, "The position of the latest memo that the code had when it requested a wait for an event. 0: none."),
 )
 """The fields of the hash ``STEPS``."""

@@ -29,7 +29,6 @@ __all__ = [
     "has_earlier_events",
     "has_waits",
     "read_events",
-    "recent_events",
     "route_event",
     "start_by_event",
     "take_over_events",
@@ -251,13 +250,6 @@ def deliver_remote_event(
         value["name"],
         id_digest(event.event_id),
         *_digests(value, paths),
-    )
-
-
-def recent_events(partition: Partition, name: str, *, since_ms: int) -> Command[list[bytes]]:
-    """The events of a name that a partition has received since a time, oldest first."""
-    return command(
-        lambda reply: [fields[1] for _, fields in reply], "XRANGE", partition.keys("EVENT_HISTORY", name), since_ms, "+"
     )
 
 

@@ -62,6 +62,7 @@ class StepRecord:
         detail: of a step that waits: the part of its memo that does not depend on the outcome, as JSON text without
             its first brace.
         index, condition: of a step that waits for an event; see `stepflow_broker.transitions.waits.WaitStart`.
+        has_early_events: whether the worker that began the wait has yet to match the early events. It may have died.
     """
 
     key: str
@@ -75,6 +76,7 @@ class StepRecord:
     detail: bytes = b""
     index: str = ""
     condition: bytes = b""
+    has_early_events: bool = False
 
     @property
     def kind(self) -> str:
@@ -260,4 +262,5 @@ def _steps(fields: dict[str, bytes]) -> Iterator[StepRecord]:
             detail=fields.get(f"{name}:detail", b""),
             index=fields.get(f"{name}:index", b"").decode(),
             condition=fields.get(f"{name}:condition", b""),
+            has_early_events=f"{name}:lookback" in fields,
         )

@@ -18,7 +18,17 @@ from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.registry.event_values import id_digest
 from stepflow_broker.transitions.invokes import Resolved
 
-__all__ = ["BegunWait", "WaitStart", "begin_wait", "deliver_event", "read_condition", "read_waits", "send_events"]
+__all__ = [
+    "BegunWait",
+    "WaitStart",
+    "begin_wait",
+    "deliver_event",
+    "early_events_matched",
+    "read_condition",
+    "read_early_events",
+    "read_waits",
+    "send_events",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +43,10 @@ class WaitStart:
         event: the name of an event; ``""``: the step sleeps.
         index: see `stepflow_broker.registry.event_filter.wait_index`.
         condition: the `EventFilter` that a worker evaluates before the step gets an event; ``b""``: none.
-        lookback_ms: how old an earlier event may be that ends the wait, in milliseconds.
+        lookback_ms: how old an early event may be that ends the wait, in milliseconds; ``None``: it must have come
+            after the run was created. 0: no early event ends the wait.
         since: the position of the latest memo that the code had when it requested the step; 0: none.
+        own_event: the id of the event that has started the run, which ends no wait of it; ``""``: none.
     """
 
     key: str
@@ -45,8 +57,9 @@ class WaitStart:
     event: str = ""
     index: str = ""
     condition: bytes = b""
-    lookback_ms: int = 0
+    lookback_ms: int | None = 0
     since: int = 0
+    own_event: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +67,20 @@ class BegunWait:
     """What ``begin_wait`` returns.
 
     Attributes:
-        resolved: the memo of the step, if the end of the wait is in the past.
-        recent: the earlier events of the run's partition that may end the wait, oldest first.
-        since_ms: the start of the lookback, in milliseconds since the epoch; 0: no lookback.
+        resolved: the memo of the step, if the end of the wait is in the past, or an early event has ended it.
+        early: the early events of the run's partition that the caller must match, oldest first.
+        since_ms: from when on events of other partitions may end the wait, in milliseconds since the epoch; 0: there is
+            nothing to match.
     """
 
     code: ScriptStatus
     resolved: Resolved | None
-    recent: list[bytes]
+    early: list[bytes]
     since_ms: int
 
 
 def begin_wait(partition: Partition, start: WaitStart, *, run_id: str, fence: int) -> Command[BegunWait]:
-    """Store a wait. DONE, ALREADY, RESOLVED (its end is in the past), NO_RUN, STALE_FENCE."""
+    """Store a wait. DONE, ALREADY, RESOLVED (by its time, or an early event), NO_RUN, STALE_FENCE."""
 
     def read(reply: list[Any]) -> BegunWait:
         code = ScriptStatus(reply[0])
@@ -87,10 +101,29 @@ def begin_wait(partition: Partition, start: WaitStart, *, run_id: str, fence: in
         start.until_ms,
         start.index,
         start.condition,
-        start.event,
-        start.lookback_ms,
+        "run" if start.lookback_ms is None else start.lookback_ms,
         start.since,
+        id_digest(start.own_event),
     )
+
+
+def read_early_events(partition: Partition, index: str, *, since_ms: int) -> Command[list[bytes]]:
+    """The events of a partition, oldest first, that may end a wait of a run in another partition.
+
+    Args:
+        partition: the partition of the events.
+        index: see `stepflow_broker.registry.event_filter.wait_index`.
+        since_ms: from when on, in milliseconds since the epoch.
+    """
+    event = index.split("\n", 2)[2]
+    return run_script(
+        "read_early_events", list, (partition.keys("COMPARED_PATHS", event),), partition.now_ms(), index, since_ms
+    )
+
+
+def early_events_matched(partition: Partition, run_id: str, key: str) -> Command[int]:
+    """Note that the early events of a wait have been matched, so that nobody matches them again."""
+    return command(int, "HDEL", partition.run_key("STEPS", run_id), f"{key}:lookback")
 
 
 def deliver_event(partition: Partition, run_id: str, key: str, event: bytes, *, event_id: str) -> Command[bool]:

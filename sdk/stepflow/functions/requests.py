@@ -77,8 +77,12 @@ def wait_request(
     except (ValueError, ConfigurationError) as error:
         raise StepUsageError(str(error)) from None
     wanted = _wanted(match, of)
-    lookback_ms = 0 if lookback is None else _duration(lookback, "wait_for_event: lookback")
-    if lookback_ms > MAX_LOOKBACK_MS:
+    lookback_ms: int | None = None
+    if lookback is not None:
+        lookback_ms = _duration(lookback, "wait_for_event: lookback")
+    elif not wanted and not wanted_if:
+        lookback_ms = 0  # it waits for the next event, whatever its data
+    if lookback_ms is not None and lookback_ms > MAX_LOOKBACK_MS:
         raise StepUsageError(f"wait_for_event: lookback must be at most 1h, got {lookback!r}")
     try:
         values = dumps(list(wanted.values()))

@@ -180,8 +180,10 @@ class StepTools:
     ) -> Event[Any] | None:
         """Wait for a matching event without holding a worker. The wait is in Redis and survives crashes.
 
-        The wait is registered before any other step of the same gather executes, so an event that such a step causes
-        is not missed.
+        A wait with ``match`` or ``if_`` also ends with an event that came before it, since the run was created: no
+        matching event is missed because the run was not there yet. Redis keeps 1,000 to 10,000 events of a name for
+        this, until an hour after the last. An event that the run has received before ends no later wait. A wait without
+        ``match`` and ``if_`` waits for the next event.
 
         Args:
             id: identifies the step in the run.
@@ -192,7 +194,8 @@ class StepTools:
                 waits for other values add no cost to an event.
             if_: a CEL expression on ``event``, the received event, and ``run.event``, the event of this run. A worker
                 evaluates it for every event of this name and every such wait.
-            lookback: also accept the oldest matching event of this past duration, at most 1 hour and 1,000 events.
+            lookback: accept the oldest matching event of this past duration instead, at most 1 hour; 0: only events
+                that come after the wait has begun.
 
         Returns:
             The event, or ``None`` after the timeout.

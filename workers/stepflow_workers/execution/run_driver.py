@@ -16,7 +16,7 @@ from stepflow_broker.transitions.jobs import Lease, commit_step, park_run, yield
 from stepflow_broker.transitions.runs import StepRecord, forget_deaths, read_steps
 from stepflow_engine.errors import StepKindError
 from stepflow_engine.execution import Outcome, Waiting
-from stepflow_engine.steps import RunRequest, WaitRequest
+from stepflow_engine.steps import RunRequest
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.run_completion import complete_run
 from stepflow_workers.execution.run_loader import catch_up
@@ -107,7 +107,7 @@ class RunDriver:
         steps = await state.broker.execute(read_steps(state.partition, run.run_id))
         for step in steps:
             self._check_kind(step)
-        run.planned.update(step.key for step in steps if step.state and not _has_lookback(run, step.key))
+        run.planned.update(step.key for step in steps if step.state and not step.has_early_events)
         await catch_up(state, run)
         run.execution.request_again()
         self._may_be_planned = False
@@ -212,9 +212,3 @@ class RunDriver:
         except TimeoutError:
             return False
         return not self._state.stopping
-
-
-def _has_lookback(run: CachedRun, key: str) -> bool:
-    """Whether a step is a wait with a lookback: its starter may have died before it read the past events."""
-    call = run.execution.pending(key)
-    return call is not None and isinstance(call.request, WaitRequest) and bool(call.request.lookback_ms)

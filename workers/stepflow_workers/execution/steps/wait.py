@@ -1,15 +1,22 @@
-"""Starts the wait of a step, for a time or for an event, and matches it with recent events."""
+"""Starts the wait of a step, for a time or for an event, and matches it with early events."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.event_filter import EventFilter, wait_index
-from stepflow_broker.transitions.events import recent_events
 from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.waits import WaitStart, begin_wait, deliver_event
+from stepflow_broker.transitions.waits import (
+    BegunWait,
+    WaitStart,
+    begin_wait,
+    deliver_event,
+    early_events_matched,
+    read_early_events,
+)
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import read_event
 from stepflow_engine.expression import ExpressionCostError
@@ -23,6 +30,8 @@ from stepflow_workers.state.worker_state import WorkerState
 __all__ = ["start_wait"]
 
 _log = logging.getLogger(WORKER_LOGGER)
+_MATCHED_AT_ONCE = 50
+"""How many early events are matched before other tasks of the event loop continue."""
 
 
 async def start_wait(context: JobContext, attempt: StepAttempt[SleepRequest | WaitRequest]) -> ScriptStatus:
@@ -38,21 +47,32 @@ async def start_wait(context: JobContext, attempt: StepAttempt[SleepRequest | Wa
     state.wakeups.timer_set(lease.run_id, left_ms)
     if left_ms > IDLE_HOLD_S * 1000:
         run.distant_waits.add(attempt.key)
-    recent = [*begun.recent, *await _recent_elsewhere(state, lease, start, begun.since_ms)]
-    for event in recent:
-        if _holds(condition, event, state, run.run_id) and await _deliver(state, run.run_id, attempt.key, event):
-            break
+    if begun.since_ms:
+        await _match(state, condition, start, lease, begun)
     return begun.code
 
 
+async def _match(state: WorkerState, condition: EventFilter, start: WaitStart, lease: Lease, begun: BegunWait) -> None:
+    """End the wait with the oldest early event that matches and that the run has not received before."""
+    early = [*begun.early, *await _early_elsewhere(state, lease, start, begun.since_ms)]
+    for number, event in enumerate(early):
+        if number % _MATCHED_AT_ONCE == _MATCHED_AT_ONCE - 1:
+            await asyncio.sleep(0)
+        if read_event(event)["id"] == start.own_event or not _holds(condition, event, state, lease.run_id):
+            continue
+        if await _deliver(state, lease.run_id, start.key, event):
+            return
+    await state.broker.execute(early_events_matched(state.partition, lease.run_id, start.key))
+
+
 async def _deliver(state: WorkerState, run_id: str, key: str, event: bytes) -> bool:
-    """End the wait with an earlier event; false for an event that the run received before it began the wait."""
+    """End the wait with an early event; false for an event that the run received before it began the wait."""
     event_id = read_event(event)["id"]
     return await state.broker.execute(deliver_event(state.partition, run_id, key, event, event_id=event_id))
 
 
 def _holds(condition: EventFilter, event: bytes, state: WorkerState, run_id: str) -> bool:
-    """Whether an earlier event ends the wait. One for which the condition would take too long does not."""
+    """Whether an early event ends the wait. One for which the condition would take too long does not."""
     try:
         return condition.holds(event, state.partition.cipher)
     except ExpressionCostError as error:
@@ -60,13 +80,12 @@ def _holds(condition: EventFilter, event: bytes, state: WorkerState, run_id: str
         return False
 
 
-async def _recent_elsewhere(state: WorkerState, lease: Lease, start: WaitStart, since_ms: int) -> list[bytes]:
-    """The recent events of other partitions, for a stored wait with a lookback. Later events find the wait."""
+async def _early_elsewhere(state: WorkerState, lease: Lease, start: WaitStart, since_ms: int) -> list[bytes]:
+    """The early events of other partitions, for a stored wait. Later events find the wait."""
     here = state.partition.of(lease.run_id)
-    others = [one for one in here.all if one is not here] if since_ms else []
-    calls = [recent_events(one, start.event, since_ms=since_ms) for one in others]
-    recent = [event for events in await state.broker.execute_all(calls) for event in events]
-    return sorted(recent, key=lambda event: read_event(event)["ts"])
+    calls = [read_early_events(one, start.index, since_ms=since_ms) for one in here.all if one is not here]
+    early = [event for events in await state.broker.execute_all(calls) for event in events]
+    return sorted(early, key=lambda event: read_event(event)["ts"])
 
 
 def _start_of(attempt: StepAttempt[SleepRequest | WaitRequest], condition: EventFilter) -> WaitStart:
@@ -86,4 +105,5 @@ def _start_of(attempt: StepAttempt[SleepRequest | WaitRequest], condition: Event
         condition=condition.to_json() if has_condition else b"",
         lookback_ms=request.lookback_ms,
         since=attempt.call.position,
+        own_event=read_event(attempt.run.event)["id"],
     )
