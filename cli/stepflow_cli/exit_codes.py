@@ -17,6 +17,7 @@ from stepflow_engine.errors import (
     ConfigurationError,
     CorruptDataError,
     EventError,
+    ForkError,
     FunctionNotFoundError,
     ResultTimeoutError,
     RunNotFoundError,
@@ -76,7 +77,7 @@ class Session:
 def exit_code(error: Exception) -> ExitCode:
     """The exit code for an error."""
     match error:
-        case click.UsageError() | EventError():
+        case click.UsageError() | EventError() | ForkError():
             return ExitCode.USAGE
         case ConfigurationError():
             return ExitCode.CONFIGURATION

@@ -14,9 +14,20 @@ from stepflow_broker.redis_client.connection import DEFAULT_URL
 from stepflow_cli.exit_codes import Session
 from stepflow_engine.codec import loads
 from stepflow_engine.durations import duration_ms
+from stepflow_engine.limits import check_id
 from stepflow_engine.product import DEBUG, NAME, OUTPUT, REDIS_URL
 
-__all__ = ["data_option", "debug_option", "duration", "lease", "output_option", "queue_name", "server_options"]
+__all__ = [
+    "data_option",
+    "debug_option",
+    "duration",
+    "json_data",
+    "lease",
+    "output_option",
+    "queue_name",
+    "reason_option",
+    "server_options",
+]
 
 C = TypeVar("C", bound=Callable[..., Any])
 SHORTEST_LEASE_S = 2.0
@@ -107,6 +118,20 @@ def output_option(command: C) -> C:
         envvar=OUTPUT,
         show_default=True,
         help="A table, or JSON for scripts.",
+    )(command)
+
+
+def _reason(value: str) -> str:
+    try:
+        return check_id(value, "reason") if value else ""
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def reason_option(command: C) -> C:
+    """The option ``--reason``."""
+    return click.option(
+        "--reason", type=_reason, metavar="TEXT", default="", help="The reason, which is stored with the runs."
     )(command)
 
 

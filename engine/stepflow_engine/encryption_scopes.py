@@ -25,7 +25,7 @@ from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import CorruptDataError, DecryptionError
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for, with_partition_prefix
-from stepflow_engine.memo import Memo
+from stepflow_engine.memo import Memo, memo_of_data, memo_of_error, read_memo
 from stepflow_engine.steps import StepKind
 
 __all__ = [
@@ -41,6 +41,8 @@ __all__ = [
     "redacted",
     "redacted_failure",
     "redacted_memo",
+    "reseal_memo",
+    "result_scope",
     "seal_failure",
     "step_scope",
 ]
@@ -159,6 +161,36 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
         case _ if is_sealed(memo.data):
             return replace(memo, data=cipher.open(memo.data, *_scopes(run_id, key, memo, failed=False)))
     return memo
+
+
+def result_scope(run_id: str, key: str, memo: Memo) -> Scope:
+    """The scope in which the result or the failure of a ``run`` or ``invoke`` step is sealed."""
+    return _scopes(run_id, key, memo, failed=memo.failure is not None)[0]
+
+
+def reseal_memo(cipher: Cipher, text: bytes, key: str, *, of: str, to: str) -> bytes:
+    """The text of a memo for another run; ``b""``: the same text is valid there.
+
+    Args:
+        cipher: opens and seals.
+        text: the text of the memo.
+        key: the key of its step.
+        of: the run that has the memo.
+        to: the run that gets it.
+
+    Raises:
+        DecryptionError: the memo cannot be opened.
+        CorruptDataError: the text is not a memo.
+    """
+    sealed = read_memo(text)
+    memo = open_memo(cipher, of, key, sealed)
+    if memo is sealed or memo.detail.get("kind") == StepKind.WAIT:  # the data of an event is bound to the event
+        return b""
+    detail = {"id": memo.id, **memo.detail}
+    scope = result_scope(to, key, memo)
+    if memo.failure is not None:
+        return memo_of_error(seal_failure(cipher, memo.failure, scope), detail)
+    return memo_of_data(cipher.seal(dumps(memo.data), scope), detail)
 
 
 def _scopes(run_id: str, key: str, memo: Memo, *, failed: bool) -> tuple[Scope, ...]:

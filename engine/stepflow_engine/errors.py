@@ -16,6 +16,7 @@
     │  └─ StepKindError             the id of a step belongs to a step of another kind
     ├─ LimitError                   a run is over a limit
     ├─ EventError                   an event is not JSON, or is over a limit
+    ├─ ForkError                    a run cannot be run again as requested (also a ValueError)
     ├─ RunError                     a client waits for a run that gives no result
     │  ├─ RunFailedError
     │  ├─ RunCancelledError
@@ -46,6 +47,7 @@ __all__ = [
     "DecryptionError",
     "EncryptionKeyMissingError",
     "EventError",
+    "ForkError",
     "FunctionNotFoundError",
     "InvokeCancelledError",
     "InvokeError",
@@ -227,6 +229,10 @@ class LimitError(StepflowError):
 
 class EventError(StepflowError):
     """An event cannot be sent: it is invalid, is not JSON, or is over a limit. In a function, it is not retried."""
+
+
+class ForkError(StepflowError, ValueError):
+    """A run cannot be run again as requested: it has no such step, it has not ended, or an argument is invalid."""
 
 
 class RunError(StepflowError):

@@ -279,6 +279,7 @@ TRANSITIONS: Mapping[str, Transition] = {
     for name, text in {
         # runs
         "start_runs": "start",
+        "fork_run": "start; step none -> memo",
         "load_run": "none",
         "load_batch": "none",
         "finish_run": f"run running -> completed|failed; continuation leased -> none; {_ANY_STEP}; promote",

@@ -29,6 +29,7 @@ All errors are in one tree::
     │  └─ StepKindError             the id of a step belongs to a step of another kind
     ├─ LimitError                   a run is over a limit
     ├─ EventError                   an event is not JSON, or is over a limit
+    ├─ ForkError                    a run cannot be run again as requested (also a ValueError)
     ├─ RunError                     a client waits for a run that gives no result
     │  ├─ RunFailedError
     │  ├─ RunCancelledError
@@ -65,6 +66,7 @@ from stepflow_engine.errors import (
     DecryptionError,
     EncryptionKeyMissingError,
     EventError,
+    ForkError,
     FunctionNotFoundError,
     InvokeCancelledError,
     InvokeError,
@@ -109,6 +111,7 @@ __all__ = [
     "EventError",
     "EventTrigger",
     "Failure",
+    "ForkError",
     "Function",
     "FunctionNotFoundError",
     "FunctionReference",

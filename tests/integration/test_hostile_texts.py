@@ -52,6 +52,11 @@ def test_no_command_prints_a_control_sequence(hostile_run: str, url: str) -> Non
         ["runs", "cancel", HOSTILE],
         ["runs", "cancel", "--where", HOSTILE, "--dry-run"],
         ["runs", "list", "--function", HOSTILE],
+        ["runs", "rerun", hostile_run, "--reason", HOSTILE],
+        ["runs", "retry", hostile_run, HOSTILE],
+        ["runs", "fork", hostile_run, "--before", HOSTILE],
+        ["runs", "fork", hostile_run, "--before", f"step {HOSTILE}", "--result", HOSTILE],
+        ["runs", "diff", hostile_run, HOSTILE],
         ["runs", "list", "--status", HOSTILE],
         [HOSTILE],
     ]

@@ -175,6 +175,12 @@ EXAMPLES = {
     "stepflow invoke": "stepflow invoke shop/square -d '{\"number\": 4}'",
     "stepflow runs list": "stepflow runs list --status failed --status running --function shop/import --limit 50",
     "stepflow runs show": "stepflow runs show 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --depth 1",
+    "stepflow runs retry": "stepflow runs retry 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --reason 'the bank is open'",
+    "stepflow runs rerun": "stepflow runs rerun 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --data '{\"order\": 18}'",
+    "stepflow runs fork": (
+        "stepflow runs fork 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --before charge --result 'price={\"total\": 12}'"
+    ),
+    "stepflow runs diff": "stepflow runs diff 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f 8a2b4c5d9e8f7a6b5c4d3e2f4f1c0d8e",
     "stepflow runs cancel": (
         "stepflow runs cancel 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --reason 'wrong input'\n"
         "stepflow runs cancel --function shop/import --created-before 2h --if 'event.data.total > 100' --dry-run"

@@ -56,7 +56,7 @@ def test_who_only_looks_has_no_command_that_writes() -> None:
 
 def test_a_producer_neither_registers_nor_pauses_nor_reads_what_steps_returned() -> None:
     texts = rules(PRODUCER)
-    assert {"%R~stepflow:functions", "%R~stepflow:paused", "%W~stepflow:memos:*", "%W~stepflow:events"} <= set(texts)
+    assert {"%R~stepflow:functions", "%R~stepflow:paused", "%W~stepflow:events"} <= set(texts)
     assert not any("rq:worker" in text for text in texts)
 
 

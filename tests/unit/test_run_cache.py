@@ -21,7 +21,7 @@ async def three(ctx: Context) -> list[object]:
 
 def cached_run(**limits: int) -> CachedRun:
     function = cast(Function, SimpleNamespace(limits=Limits(**limits)))
-    return CachedRun("run1", function, b"{}", execution_of(three), 0, deaths=("w1",))
+    return CachedRun("run1", function, b"{}", execution_of(three), 0, "run1", deaths=("w1",))
 
 
 @pytest.mark.parametrize("positions", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])

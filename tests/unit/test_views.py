@@ -68,7 +68,8 @@ def test_details_have_the_fields_of_runs_show() -> None:
     assert run is not None
     fields = (
         "run_id app function queue served status attempt created_at started_at ended_at due_at worker blocked "
-        "paused reason event output error steps parent children children_not_shown"
+        "paused reason forked_from forked_at forked_by forks event output error steps parent children "
+        "children_not_shown"
     )
     assert list(RunDetails(run, [], RunTree(view_run(run))).to_json()) == fields.split()
 

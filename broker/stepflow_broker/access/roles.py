@@ -27,7 +27,7 @@ script|load
 """
 _EXAMINATIONS = tuple(name for name in script_names() if name.startswith("examine_"))
 _OPERATING = ("pause", "resume", "resend_event", "check_permissions", *_EXAMINATIONS)
-_STEERING = ("pause", "resume", "cancel_run", "resend_event")
+_STEERING = ("pause", "resume", "cancel_run", "fork_run", "resend_event")
 _CALL = re.compile(r"redis\.p?call\(([^,)]*)")
 _WORD = re.compile(r"'([A-Z]+)'")
 
@@ -120,10 +120,10 @@ def _commands(*texts: str) -> tuple[str, ...]:
 PRODUCER = Role(
     "producer",
     "starts runs, sends events, waits for results, cancels runs that it knows",
-    scripts=("start_runs", "cancel_run", "agree_partitions"),
+    scripts=("start_runs", "fork_run", "load_run", "cancel_run", "agree_partitions"),
     sent=_commands(_CONNECTING, _CALLING, _LISTENING, "get hget hgetall hvals xadd set wait"),
     reads=frozenset({"PAUSED", "FUNCTIONS"}),
-    writes=frozenset({"MEMOS", "EVENTS", "REPLICATED"}),
+    writes=frozenset({"EVENTS", "REPLICATED"}),
     subscribed=frozenset({"RUN_ENDED"}),
 )
 

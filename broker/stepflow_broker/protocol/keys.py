@@ -68,9 +68,9 @@ _RETENTION = "until the run ends, then its retention; of a child, from when its 
 
 # fmt: off
 KEYS: tuple[Key, ...] = (
-    Key("RUN", f"{KEY_PREFIX}:run:", "<run>", "hash", "claim_jobs create_run defer end_run join_batch park_run promote queue_run retry_run skip_run start_or_skip", "expire_run", _RETENTION, "the truth of a run: see \"Fields of a run\" below"),
-    Key("MEMOS", f"{KEY_PREFIX}:memos:", "<run>", "hash", "commit_step record_memo", "expire_run", _RETENTION, "step key → memo, the stored result or failure of the step"),
-    Key("MEMO_ORDER", f"{KEY_PREFIX}:memo-order:", "<run>", "list", "commit_step record_memo", "expire_run", _RETENTION, "step keys in the order in which their memos were stored; a replay applies them in this order"),
+    Key("RUN", f"{KEY_PREFIX}:run:", "<run>", "hash", "claim_jobs create_run defer end_run fork_run join_batch park_run promote queue_run retry_run skip_run start_or_skip", "expire_run", _RETENTION, "the truth of a run: see \"Fields of a run\" below"),
+    Key("MEMOS", f"{KEY_PREFIX}:memos:", "<run>", "hash", "commit_step fork_run record_memo", "expire_run", _RETENTION, "step key → memo, the stored result or failure of the step"),
+    Key("MEMO_ORDER", f"{KEY_PREFIX}:memo-order:", "<run>", "list", "commit_step fork_run record_memo", "expire_run", _RETENTION, "step keys in the order in which their memos were stored; a replay applies them in this order"),
     Key("STEPS", f"{KEY_PREFIX}:steps:", "<run>", "hash", "await_child begin_wait claim_jobs defer fail_attempt invoke_remote_child plan_steps promote requeue_step", "end_run", "until the run ends; the fields of a step until it ends", "steps that have not ended: see \"Fields of steps\" below"),
     Key("LIVE", f"{KEY_PREFIX}:live", "", "zset", "create_run join_batch", "end_run", "members: until the run ends", "live runs, by creation time in ms"),
     Key("ENDED", f"{KEY_PREFIX}:ended", "", "zset", "end_run", "forget_ended", "members: the retention of the run", "ended runs, by the time in ms at which they are forgotten"),

@@ -51,7 +51,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("event", "JSON", _CREATE, "", "The event that started the run. Its data may be encrypted."),
     _field("created_at", _TIME, _CREATE, "", "The creation of the run."),
     _field("retention_ms", _DURATION, "APPLY.field", "", "How long the ended run is kept. Only runs with flow control or cancellation rules store it; for others the caller of a script passes it."),
-    _field("dedupe_ms", _DURATION, "fire_cron route_event start_runs", "", "How long after its creation the run is kept at least, so that its id prevents a second start. 0: no minimum."),
+    _field("dedupe_ms", _DURATION, "fire_cron fork_run route_event start_runs", "", "How long after its creation the run is kept at least, so that its id prevents a second start. 0: no minimum."),
     # its state
     _field("status", "text", f"{_MOVE} end_run park_run start_or_skip", "", "The status that users see. While the run is live, it follows from `continuation`."),
     _field("continuation", "text", f"{_MOVE} defer promote", "end_run park_run", "The state of the run's own job. A parked or ended run has no such field."),
@@ -85,6 +85,12 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("start_within", "text", "APPLY.start_within", "", "The time within which the run must start, as readable text. The timer has the time itself."),
     _field("finish_within", "text", "APPLY.finish_within", "", "The time within which the run must end, as readable text."),
     _field("finish_ms", _DURATION, "APPLY.finish_within", "", "The time within which the run must end, counted from its start."),
+    # its source
+    _field("forked_from", "text", "fork_run", "", "The run whose memos it got when it was created."),
+    _field("forked_at", "text", "fork_run", "", "The id of the step before which that run was cut. Empty: not by a step."),
+    _field("forked_by", "text", "fork_run", "", "Who has made the fork, and why."),
+    _field("keys_of", "text", "fork_run", "", "The run whose idempotency keys the steps of this run use. Without the field they use their own."),
+    _field("forks", "run ids", "fork_run", "", "The last 20 forks of this run, newest first, with a space between them."),
     # its parent
     _field("parent", "text", "invoke_child", "", "The run that waits for this one, in the same partition."),
     _field("remote_parent", "text", "start_remote_child", "", "The run that waits for this one, in another partition."),

@@ -146,8 +146,12 @@ class FunctionConfig:
             CancellationConfig.from_json(cancellation) if cancellation else None,
         )
 
-    def rules(self, event: bytes, cipher: Cipher) -> tuple[Arg, ...]:
+    def rules(self, event: bytes, cipher: Cipher, *, repeats: bool = False) -> tuple[Arg, ...]:
         """The rules for the start of a run by an event, as a script reads them: their number, then `Rule.args` of each.
+
+        Args:
+            event: the event as JSON text.
+            repeats: whether the run repeats another on purpose, so that its idempotency key does not count.
 
         Raises:
             EventError: the event has no value for a key.
@@ -155,7 +159,8 @@ class FunctionConfig:
         """
         if self.flow is None and self.cancellation is None:
             return (0,)
-        return self._rule_args(self._rules(event, open_event(cipher, read_event(event))))
+        rules = self._rules(event, open_event(cipher, read_event(event)))
+        return self._rule_args(rule for rule in rules if not (repeats and rule.kind == "idempotency"))
 
     def rules_or_skip(self, event: bytes, cipher: Cipher) -> tuple[Arg, ...]:
         """As `rules`, for events without a caller to report errors to: a run whose rules fail is skipped."""

@@ -46,6 +46,12 @@ class RunRecord:
     reason: str
     parent: str
     parent_step: str
+    batch: str = ""
+    forked_from: str = ""
+    forked_at: str = ""
+    forked_by: str = ""
+    keys_of: str = ""
+    forks: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -241,6 +247,12 @@ def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
         reason=text("reason"),
         parent=text("parent") or text("remote_parent"),
         parent_step=text("parent_step"),
+        batch=text("batch"),
+        forked_from=text("forked_from"),
+        forked_at=text("forked_at"),
+        forked_by=text("forked_by"),
+        keys_of=text("keys_of"),
+        forks=tuple(text("forks").split()),
     )
 
 

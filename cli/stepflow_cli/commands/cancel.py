@@ -16,11 +16,10 @@ from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.transitions.bulk_cancel import RunFilter, cancel_runs, find_live
 from stepflow_cli.exit_codes import EPILOG, ExitCode, print_error
 from stepflow_cli.formatting import echo, print_json
-from stepflow_cli.options import duration, output_option, server_options
+from stepflow_cli.options import duration, output_option, reason_option, server_options
 from stepflow_cli.server import find_app
 from stepflow_engine.errors import ConfigurationError, RunNotFoundError
 from stepflow_engine.expression import condition
-from stepflow_engine.limits import check_id
 from stepflow_engine.product import variable
 from stepflow_engine.state_machine import RunStatus
 
@@ -59,13 +58,6 @@ def _parse_function(value: str) -> tuple[str | None, str]:
     if not function or (slash and not app):
         raise click.BadParameter(f"function must be NAME or APP/NAME, got {value!r}")
     return app or None, function
-
-
-def _parse_reason(value: str) -> str:
-    try:
-        return check_id(value, "reason") if value else ""
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +143,7 @@ class CancelOptions:
 )
 @click.option("--all", "every", envvar=variable("RUNS_CANCEL_ALL"), is_flag=True, help="All live runs, of all apps.")
 @click.option("--limit", type=click.IntRange(min=1), help="The maximum number of runs, oldest first.")
-@click.option(
-    "--reason", type=_parse_reason, metavar="TEXT", default="", help="The reason, which is stored with the runs."
-)
+@reason_option
 @click.option("--leave-children", is_flag=True, help="Do not cancel the child runs that they wait for.")
 @click.option("--dry-run", is_flag=True, help="Print the runs that would be cancelled, and cancel none.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")

@@ -16,6 +16,8 @@ from stepflow_broker.views.run_details import read_run_details
 from stepflow_broker.views.run_tree import DEPTH
 from stepflow_broker.views.run_view import RunView
 from stepflow_cli.commands.cancel import cancel
+from stepflow_cli.commands.diff import diff
+from stepflow_cli.commands.forks import fork, rerun, retry
 from stepflow_cli.exit_codes import EPILOG, Session
 from stepflow_cli.formatting import (
     Cell,
@@ -45,7 +47,7 @@ _REASON_WIDTH = 120
 
 @click.group(epilog=EPILOG)
 def runs() -> None:
-    """List, show and cancel runs."""
+    """List, show, cancel and repeat runs."""
 
 
 # -- list ----------------------------------------------------------------------
@@ -154,4 +156,5 @@ def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None
     out.print(timeline(details, out.width, whole_tracebacks=debug))
 
 
-runs.add_command(cancel)
+for _command in (cancel, retry, rerun, fork, diff):
+    runs.add_command(_command)

@@ -42,6 +42,7 @@ _BAR_WIDTH = 120
 _LONGEST_BAR = 32
 _LONGEST_ID = 32
 _LONGEST_WORKER = 24
+_SHOWN_FORKS = 5
 _BAR_STYLES = {"done": "green", "failed": "red"}
 
 
@@ -85,6 +86,10 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
         yield "attempt", f"{run.attempt + 1} of the code between steps"
     if run.owner:
         yield "worker", run.owner
+    if run.forked_from:
+        yield "fork of", _source(run)
+    if run.forks:
+        yield "forks", " ".join(run.forks[:_SHOWN_FORKS])
     for pause in details.pauses:
         yield "paused", Text(printable(pause_text(pause)), style="yellow")
     if run.blocked:
@@ -99,6 +104,13 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
         yield "reason", Text(cut(printable(run.failure.message), 600), style="magenta")
     elif run.failure is not None:
         yield "error", Text(printable(brief_failure(run.failure, 600)), style="red")
+
+
+def _source(run: RunRecord) -> str:
+    """The run that this one repeats, from which step on, and who wanted it."""
+    before = f", before step {run.forked_at}" if run.forked_at else ""
+    by = f"  ({run.forked_by})" if run.forked_by else ""
+    return printable(f"{run.forked_from}{before}{by}")
 
 
 def _status(run: RunRecord, now: int) -> Text:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from stepflow.client.connections import LoopConnections, ProcessConnections
+from stepflow.client.function_names import DeclaredFunctions
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
@@ -36,11 +37,21 @@ class Backend:
         url: the URL of the server; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
         retention_ms: how long an ended run is kept, in milliseconds.
         cipher: seals and opens payloads.
+        declared: the functions that this process has declared.
         replica_timeout_ms: how long to wait for a replica to confirm a write, in milliseconds; 0: do not wait.
     """
 
-    def __init__(self, url: str | None, *, retention_ms: int, cipher: Cipher, replica_timeout_ms: int = 0) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        *,
+        retention_ms: int,
+        cipher: Cipher,
+        declared: DeclaredFunctions,
+        replica_timeout_ms: int = 0,
+    ) -> None:
         self.cipher = cipher
+        self.declared = declared
         self.retention_ms = retention_ms
         self._replica_timeout_ms = replica_timeout_ms
         self._url = url

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, overload
 
@@ -12,7 +12,8 @@ from typing_extensions import TypeVar
 from stepflow.client.backend import Backend
 from stepflow.client.bulk_cancel import cancel_operation
 from stepflow.client.commands import as_events, event_commands, start_command, start_many_commands
-from stepflow.client.function_names import local_config, require_config, split_name
+from stepflow.client.forks import SAME_DATA, Children, ForkRequest, Keys, acreate_fork, create_fork
+from stepflow.client.function_names import DeclaredFunctions, local_config, require_config, split_name
 from stepflow.client.pauses import check_one_subject, check_reason, pause_target
 from stepflow.client.run import Run
 from stepflow.event import Event
@@ -58,7 +59,11 @@ class Client:
         self.functions: dict[str, Function[Any, Any]] = {}
         self.limits = limits
         self.backend = Backend(
-            redis_url, retention_ms=retention_ms, cipher=cipher, replica_timeout_ms=replica_timeout_ms
+            redis_url,
+            retention_ms=retention_ms,
+            cipher=cipher,
+            declared=DeclaredFunctions(app_id, self.functions, limits),
+            replica_timeout_ms=replica_timeout_ms,
         )
 
     # -- events ------------------------------------------------------------------
@@ -227,6 +232,76 @@ class Client:
         return Run(self.backend, run_id)
 
     # -- cancelling --------------------------------------------------------------
+
+    def fork(
+        self,
+        run: Run[O] | str,
+        *,
+        before: str | None = None,
+        failed: bool = False,
+        data: Any = SAME_DATA,
+        results: Mapping[str, Any] | None = None,
+        keys: Keys = "auto",
+        children: Children = "adopt",
+        id: str | None = None,
+        reason: str = "",
+    ) -> Run[O]:
+        """Run again, from a step on, as a new run. The earlier run is not changed.
+
+        The new run has the stored results of the earlier run up to a point, so these steps are not executed again. It
+        passes the flow control of its function as any new run does, with the settings that the function has now; only
+        its ``idempotency`` does not count. `Run.retry` and `Run.rerun` are the two most common forks.
+
+        Args:
+            run: the run, or its id. It must have ended, unless ``before`` is given.
+            before: the id of a step. The fork has the results that were stored before that of the step, and executes
+                the step and what follows. ``"charge#2"`` is the second step with the id ``charge``.
+            failed: keep the results of all steps that succeeded, and execute the failed ones again.
+            data: other input data; by default the event of the run as it is.
+            results: results by step id, in place of stored ones, or of steps that are not to be executed.
+            keys: the idempotency keys of the steps. ``"keep"``: those of the earlier run, so another system sees a step
+                that is executed again as the same request. ``"new"``: others. ``"auto"``: keep with ``failed``, new
+                otherwise.
+            children: ``"adopt"``: an ``invoke`` whose result is kept is not invoked again. ``"again"``: it is.
+            id: makes the call repeatable, as in `start`.
+            reason: is stored with the new run.
+
+        Returns:
+            The handle of the new run.
+
+        Raises:
+            ForkError: the run has no such step, has not ended, or an argument is invalid.
+            RunNotFoundError: no run has this id, or its retention is over.
+            EventError: the data is not JSON, over the limit, or not what the function takes; or the id is invalid.
+            StepOutputError: a result is not JSON, or is over the limit.
+            DecryptionError: a stored result is encrypted, and this process does not have the key.
+            BackendUnavailableError: the server does not answer. With an ``id``, it is safe to repeat the call.
+
+        Example::
+
+            app.fork(run, before="charge", results={"price": 12}, reason="the price was wrong")
+        """
+        request = ForkRequest(before, failed, data, results or {}, keys, children, id, reason)
+        fork = create_fork(self.backend, run if isinstance(run, str) else run.id, request)
+        return Run(self.backend, fork.run_id, fork.output)
+
+    async def afork(
+        self,
+        run: Run[O] | str,
+        *,
+        before: str | None = None,
+        failed: bool = False,
+        data: Any = SAME_DATA,
+        results: Mapping[str, Any] | None = None,
+        keys: Keys = "auto",
+        children: Children = "adopt",
+        id: str | None = None,
+        reason: str = "",
+    ) -> Run[O]:
+        """The asyncio twin of `fork`."""
+        request = ForkRequest(before, failed, data, results or {}, keys, children, id, reason)
+        fork = await acreate_fork(self.backend, run if isinstance(run, str) else run.id, request)
+        return Run(self.backend, fork.run_id, fork.output)
 
     def cancel_many(
         self,

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from stepflow.functions.function import Function
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_engine.errors import ConfigurationError, FunctionNotFoundError
 from stepflow_engine.failure import Failure
-from stepflow_engine.limits import check_id
+from stepflow_engine.limits import Limits, check_id
 
-__all__ = ["local_config", "parse_name", "require_config", "split_name"]
+__all__ = ["DeclaredFunctions", "local_config", "parse_name", "require_config", "split_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredFunctions:
+    """The functions that a process has declared for an app, and the limits of the app."""
+
+    app_id: str
+    functions: Mapping[str, Function[Any, Any]]
+    limits: Limits
+
+    def find(self, app_id: str, function: str) -> Function[Any, Any] | None:
+        """A function, if this process has declared it."""
+        return self.functions.get(function) if app_id == self.app_id else None
 
 
 def parse_name(function: Any, app_id: str) -> tuple[str, str]:

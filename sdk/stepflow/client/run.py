@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from typing_extensions import TypeVar
 
 from stepflow.client.bulk_cancel import cancelling
+from stepflow.client.forks import SAME_DATA, Fork, ForkRequest, acreate_fork, create_fork
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.runs import RunRecord, cancel_run, read_run
 from stepflow_broker.views.explain import Reason, explain_run
@@ -131,6 +132,59 @@ class Run(Generic[O]):
     async def acancel(self, reason: str = "", *, children: bool = True) -> bool:
         """The asyncio twin of `cancel`."""
         return self._cancelled(await self._backend.abroker.execute(self._cancel(reason, children)))
+
+    def retry(self, *, id: str | None = None, reason: str = "") -> Run[O]:
+        """Run again from the failure, as a new run: steps that succeeded keep their results, all others are executed.
+
+        The steps keep their idempotency keys, so another system sees a failed step as the same request. See
+        `Client.fork` for more choices and all errors.
+
+        Args:
+            id: makes the call repeatable: the same id returns the same run.
+            reason: is stored with the new run.
+
+        Raises:
+            ForkError: the run has not ended, or has not failed.
+            RunNotFoundError: no run has this id, or its retention is over.
+
+        Example::
+
+            print(run.retry(reason="the bank is back").result(timeout="30s"))
+        """
+        request = ForkRequest(failed=True, id=id, reason=reason, action="retry")
+        return self._forked(create_fork(self._backend, self.id, request))
+
+    async def aretry(self, *, id: str | None = None, reason: str = "") -> Run[O]:
+        """The asyncio twin of `retry`."""
+        request = ForkRequest(failed=True, id=id, reason=reason, action="aretry")
+        return self._forked(await acreate_fork(self._backend, self.id, request))
+
+    def rerun(self, *, data: Any = SAME_DATA, id: str | None = None, reason: str = "") -> Run[O]:
+        """Run again from the start, as a new run with the same event. All steps are executed, with new keys.
+
+        Args:
+            data: other input data; by default the event of the run as it is.
+            id: makes the call repeatable: the same id returns the same run.
+            reason: is stored with the new run.
+
+        Raises:
+            ForkError: the run has not ended.
+            RunNotFoundError: no run has this id, or its retention is over.
+
+        Example::
+
+            print(run.rerun().id)
+        """
+        request = ForkRequest(data=data, id=id, reason=reason, action="rerun")
+        return self._forked(create_fork(self._backend, self.id, request))
+
+    async def arerun(self, *, data: Any = SAME_DATA, id: str | None = None, reason: str = "") -> Run[O]:
+        """The asyncio twin of `rerun`."""
+        request = ForkRequest(data=data, id=id, reason=reason, action="arerun")
+        return self._forked(await acreate_fork(self._backend, self.id, request))
+
+    def _forked(self, fork: Fork) -> Run[O]:
+        return Run(self._backend, fork.run_id, self._output or fork.output)
 
     def explain(self) -> Reason:
         """Why the run is in its current state: what it waits for, and what that waits for in turn.

@@ -32,12 +32,12 @@ from stepflow_engine.codec import (
     resolve_annotation,
     validation_message,
 )
-from stepflow_engine.errors import ConfigurationError, NonRetriableError
+from stepflow_engine.errors import ConfigurationError, EventError, NonRetriableError
 from stepflow_engine.execution import Execution
 from stepflow_engine.limits import Limits, check_id, check_retries
 from stepflow_engine.threads import ThreadBridge
 
-__all__ = ["Function", "FunctionDecorator"]
+__all__ = ["Function", "FunctionDecorator", "check_input"]
 
 I = TypeVar("I", default=Any)  # noqa: E741  input
 O = TypeVar("O", default=Any)  # noqa: E741  output
@@ -128,15 +128,30 @@ class Function(Invocable[I, O]):
         )
 
     def _read_event(self, value: dict[str, Any]) -> Event[Any]:
-        data = value["data"]
-        if self.input is not None:
-            try:
-                data = self.input.validate_json(dumps(data), by_alias=True, by_name=True)
-            except ValidationError as error:
-                raise NonRetriableError(
-                    f"event data does not fit the input of {self.name}: {validation_message(error)}"
-                ) from None
+        data = value["data"] if self.input is None else _typed(self, self.input, value["data"])
         return Event(value["name"], data, value["id"], value["ts"])
+
+
+def check_input(function: Function[Any, Any], data: Any) -> None:
+    """Check that plain data of an event fits the declared input of a function.
+
+    Raises:
+        EventError: it does not.
+    """
+    try:
+        if function.input is not None:
+            _typed(function, function.input, data)
+    except NonRetriableError as error:
+        raise EventError(str(error)) from None
+
+
+def _typed(function: Function[Any, Any], declared: Restore, data: Any) -> Any:
+    try:
+        return declared.validate_json(dumps(data), by_alias=True, by_name=True)
+    except ValidationError as error:
+        raise NonRetriableError(
+            f"event data does not fit the input of {function.name}: {validation_message(error)}"
+        ) from None
 
 
 class FunctionDecorator(Protocol):

@@ -83,12 +83,12 @@ def _from_cache(state: WorkerState, lease: Lease) -> CachedRun | None:
 
 
 async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedRun | None:
-    event, memos = lease.event, list[tuple[str, bytes]]()
+    event, memos, keys_of = lease.event, list[tuple[str, bytes]](), lease.run_id
     if event is None or lease.applied:
         record, memos = await state.broker.execute(load_run(state.partition, lease.run_id, 0))
         if record is None:
             return None
-        event = dumps(record.event)
+        event, keys_of = dumps(record.event), record.keys_of or lease.run_id
     events = [event]
     if function.is_batched:
         events = await state.broker.execute(load_batch(state.partition, lease.run_id))
@@ -100,6 +100,6 @@ async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedR
     execution.is_driven = False  # until a continuation drives it
     execution.add(known)
     size = sum(len(text) for _, text in memos)
-    run = CachedRun(lease.run_id, function, events[0], execution, lease.attempt, state_bytes=size)
+    run = CachedRun(lease.run_id, function, events[0], execution, lease.attempt, keys_of, state_bytes=size)
     state.cache.add(run)
     return run

@@ -26,6 +26,7 @@ class CachedRun:
     Attributes:
         run_id, function, event, execution: the run and its code; the event as JSON text.
         attempt: the attempt at the function.
+        keys_of: the run of which the idempotency keys of its steps are: itself, or the first run that it repeats.
         lease: the lease of the continuation, while this worker has it: only then may it plan steps or end the run.
         users: how many jobs of this worker use the run now; it is not evicted meanwhile.
         planned: keys of steps known to have jobs, children or waits.
@@ -42,6 +43,7 @@ class CachedRun:
     event: bytes
     execution: Execution
     attempt: int
+    keys_of: str
     lease: Lease | None = None
     users: int = 0
     planned: set[str] = field(default_factory=set)

@@ -67,12 +67,12 @@ local function take_from_others(lists)
   end
 end
 
--- a run starts now: set its timers -> its event
+-- a run starts now: set its timers -> its event; false for a fork, of which the worker must load more
 local function first_event(run)
-  local first = redis.call('HMGET', RUN .. run, 'event', 'cancel_events', 'finish_ms')
+  local first = redis.call('HMGET', RUN .. run, 'event', 'cancel_events', 'finish_ms', 'forked_from')
   if first[2] then redis.call('ZREM', TIMEOUTS, 'start:' .. run) end
   if first[3] then redis.call('ZADD', TIMEOUTS, now + first[3], 'finish:' .. run) end
-  return first[1]
+  return not first[4] and first[1]
 end
 
 -- the next fence: the time, or the last fence + 1. So it also exceeds fences that a restarted server has lost.

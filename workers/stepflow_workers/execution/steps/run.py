@@ -53,7 +53,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
             attempt.request,
             attempt=attempt.number,
             limit_bytes=run.function.limits.step_output_bytes,
-            idempotency_key=idempotency_key(run.run_id, attempt.key),
+            idempotency_key=idempotency_key(run.keys_of, attempt.key),
         )
         text = _memo_text(state, attempt, result.text, started_at=started_at)
     except asyncio.CancelledError:

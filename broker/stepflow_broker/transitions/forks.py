@@ -1,0 +1,74 @@
+"""Forks: new runs with memos of other runs. Each is one script: after a crash of the caller, it exists, or it does not.
+
+The fork is in the partition of its source, so that memos are copied on the server. It passes the flow control of its
+function as any new run does, apart from the idempotency key: the caller wants another run on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stepflow_broker.protocol.command import Command, run_script
+from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
+
+__all__ = ["ForkStart", "fork_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class ForkStart:
+    """A fork to create.
+
+    Attributes:
+        run_id: the id of the new run, in the partition of the source.
+        source: the run whose memos it gets.
+        event: the event of the new run as JSON text.
+        replaces_event: whether the event differs from that of the source.
+        memos: key and text of each memo, in their order; ``b""``: copied as it is.
+        forked_at: the step before which the source was cut; ``""``: not by a step.
+        forked_by: who has made the fork, and why.
+        keys_of: the run whose idempotency keys it uses; ``""``: it has its own.
+        dedupe: whether the caller chose the id. Then the same id returns the same run for 24 hours at least.
+    """
+
+    run_id: str
+    source: str
+    event: bytes
+    replaces_event: bool = False
+    memos: Sequence[tuple[str, bytes]] = ()
+    forked_at: str = ""
+    forked_by: str = ""
+    keys_of: str = ""
+    dedupe: bool = False
+
+
+def fork_run(partition: Partition, config: FunctionConfig, fork: ForkStart) -> Command[ScriptStatus]:
+    """Create a fork. DONE, ALREADY (it exists), RESOLVED (it was skipped), or NO_RUN (the source has been forgotten).
+
+    Raises:
+        EventError: the event has no value for a key of the flow control.
+        DecryptionError: the event's data is needed, and cannot be decrypted.
+    """
+    memos = [part for memo in fork.memos for part in memo]
+    return run_script(
+        "fork_run",
+        ScriptStatus,
+        partition.run_keys(fork.run_id, "RUN"),
+        partition.now_ms(),
+        fork.run_id,
+        fork.source,
+        config.app,
+        config.id,
+        config.queue,
+        DEDUPE_MS if fork.dedupe else 0,
+        config.retention_ms,
+        fork.event if fork.replaces_event else b"",
+        fork.forked_at,
+        fork.forked_by,
+        fork.keys_of,
+        len(fork.memos),
+        *memos,
+        *config.rules(fork.event, partition.cipher, repeats=True),
+    )

@@ -1,0 +1,174 @@
+"""``stepflow runs retry``, ``rerun`` and ``fork``: run again, as a new run."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from stepflow import Stepflow
+from stepflow.client.forks import SAME_DATA, ForkRequest, create_fork
+from stepflow_cli.exit_codes import EPILOG, ExitCode, print_error
+from stepflow_cli.formatting import echo, print_json
+from stepflow_cli.options import json_data, output_option, reason_option, server_options
+from stepflow_cli.server import find_app
+from stepflow_engine.errors import ForkError, RunNotFoundError
+from stepflow_engine.product import variable
+from stepflow_engine.state_machine import RunStatus
+
+__all__ = ["fork", "rerun", "retry"]
+
+id_option = click.option("--id", help="Makes the call repeatable: the same id names the same new run.")
+
+
+new_data_option = click.option(
+    "-d", "--data", type=lambda text: (json_data(text),), metavar="JSON", help="Other data: JSON, @file, or -."
+)
+
+
+def _data(option: tuple[Any] | None) -> Any:
+    return SAME_DATA if option is None else option[0]
+
+
+def actor() -> str:
+    """Who calls the command, for the record: ``user@host``."""
+    user = "unknown"
+    with suppress(OSError, KeyError):  # the process may run as a user without a name
+        user = getpass.getuser()
+    return f"{user}@{socket.gethostname()}"
+
+
+def _result(value: str) -> tuple[str, Any]:
+    step, equals, text = value.partition("=")
+    if not step or not equals:
+        raise click.BadParameter(f"result must be STEP=JSON, got {value!r}: write --result 'price={{\"total\": 12}}'")
+    return step, json_data(text)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@reason_option
+@output_option
+@server_options
+def retry(run_ids: tuple[str, ...], *, reason: str, output: str, redis_url: str | None) -> None:
+    """Run each RUN again from its failure, as a new run, and print the ids of the new runs.
+
+    Steps that succeeded keep their results; all others are executed, with the idempotency keys of RUN. RUN itself is
+    not changed.
+    """
+    app, code, done = find_app(redis_url), ExitCode.OK, []
+    for run_id in dict.fromkeys(run_ids):
+        try:
+            done.append(_create(app, run_id, ForkRequest(failed=True, reason=reason, actor=actor(), action="retry")))
+        except RunNotFoundError as error:
+            print_error(str(error))
+            code = ExitCode.NOT_FOUND
+        except ForkError as error:
+            print_error(str(error))
+            code = code or ExitCode.USAGE
+    _print(done, output, single=len(run_ids) == 1)
+    if code:
+        click.get_current_context().exit(code)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("run_id", metavar="RUN")
+@new_data_option
+@id_option
+@reason_option
+@output_option
+@server_options
+def rerun(
+    run_id: str, *, data: tuple[Any] | None, id: str | None, reason: str, output: str, redis_url: str | None
+) -> None:
+    """Run RUN again from the start, as a new run with the same event, and print its id.
+
+    All steps are executed, with new idempotency keys.
+    """
+    request = ForkRequest(data=_data(data), id=id, reason=reason, actor=actor(), action="rerun")
+    _print([_create(find_app(redis_url), run_id, request)], output, single=True)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("run_id", metavar="RUN")
+@click.option(
+    "--before",
+    metavar="STEP",
+    required=True,
+    help="The first step that is executed again; STEP#2: the second with this id.",
+)
+@new_data_option
+@click.option(
+    "--result",
+    "results",
+    envvar=variable("RUNS_FORK_RESULT"),
+    type=_result,
+    multiple=True,
+    metavar="STEP=JSON",
+    help="The result of a step, in place of the stored one; may be repeated.",
+)
+@click.option(
+    "--keys",
+    type=click.Choice(["new", "keep"]),
+    default="new",
+    show_default=True,
+    help="The idempotency keys of the steps: others, or those of RUN.",
+)
+@click.option(
+    "--children",
+    type=click.Choice(["adopt", "again"]),
+    default="adopt",
+    show_default=True,
+    help="Keep the results of invokes before STEP, or invoke again.",
+)
+@id_option
+@reason_option
+@output_option
+@server_options
+def fork(
+    run_id: str,
+    *,
+    before: str,
+    data: tuple[Any] | None,
+    results: Sequence[tuple[str, Any]],
+    keys: Any,
+    children: Any,
+    id: str | None,
+    reason: str,
+    output: str,
+    redis_url: str | None,
+) -> None:
+    """Run RUN again from a step on, as a new run, and print its id.
+
+    The new run has the results that RUN had stored before that step. Retry and rerun are the two most common forks.
+    """
+    request = ForkRequest(
+        before=before,
+        data=_data(data),
+        results=dict(results),
+        keys=keys,
+        children=children,
+        id=id,
+        reason=reason,
+        actor=actor(),
+    )
+    _print([_create(find_app(redis_url), run_id, request)], output, single=True)
+
+
+def _create(app: Stepflow, run_id: str, request: ForkRequest) -> dict[str, Any]:
+    new = app.run(create_fork(app.backend, run_id, request).run_id)
+    return {"run_id": new.id, "forked_from": run_id, "status": new.status()}
+
+
+def _print(done: Sequence[dict[str, Any]], output: str, *, single: bool) -> None:
+    if output == "json":
+        print_json(done[0] if single and done else done)
+        return
+    for one in done:
+        echo(one["run_id"])
+        if one["status"] == RunStatus.SKIPPED:
+            echo(f"note: the flow control of the function has skipped run {one['run_id']}", err=True)
