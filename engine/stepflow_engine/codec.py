@@ -15,7 +15,7 @@ import math
 import types
 import typing
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -27,23 +27,22 @@ from pydantic_core import to_jsonable_python
 from stepflow_engine.callables import undecorated
 from stepflow_engine.errors import EventError, StepOutputError
 from stepflow_engine.failure import Failure
-from stepflow_engine.model_json import find_secret, is_file, is_secret, plain_model
+from stepflow_engine.model_json import is_file, is_secret, plain_model
 from stepflow_engine.product import NAME
 
 __all__ = [
     "Restore",
     "adapter_for",
-    "check_result_type",
     "dumps",
     "dumps_event",
     "dumps_output",
     "loads",
+    "order_of",
     "pretty",
-    "refuse_lost_fields",
-    "refuse_secret_type",
     "resolve_annotation",
     "restore",
     "result_adapter",
+    "return_annotation",
     "round_trip",
     "validation_message",
 ]
@@ -56,8 +55,11 @@ _MAX_LEVELS = 1_000
 """The largest number of nested levels. orjson reads 1,024, and a memo adds some."""
 _SCALARS = frozenset({type(None), bool, int, float, str})
 _RESOLVED: dict[tuple[types.CodeType | None, int], Any] = {}
+_ORDERS: dict[int, tuple[Any, str]] = {}
+"""By the id of a type, which it holds, so that no other type gets this id."""
 _MAX_RESOLVED = 4096
 _PLAIN_ORIGINS = frozenset({dict, list})
+_ITERABLES = frozenset({Iterable, Iterator, Generator})
 
 
 class _NotJsonError(ValueError):
@@ -298,14 +300,32 @@ def round_trip(value: Any, text: bytes) -> Any:
 # -- typed results -----------------------------------------------------------
 
 
-@lru_cache(maxsize=1024)
 def adapter_for(annotation: Any) -> Restore | None:
     """The adapter that restores JSON data to the type ``annotation``; ``None``: plain JSON data already has the type.
 
     Data of a type that pydantic does not know, such as a class of the user, stays plain.
     """
+    return _adapter(annotation, order_of(annotation))
+
+
+def order_of(annotation: Any) -> str:
+    """What distinguishes types that are equal, for caches: ``A | B`` equals ``B | A``, but is read in another order."""
+    if annotation is None or isinstance(annotation, type):
+        return ""
+    known = _ORDERS.get(id(annotation))
+    if known is None or known[0] is not annotation:
+        if len(_ORDERS) >= _MAX_RESOLVED:
+            _ORDERS.clear()
+        known = _ORDERS[id(annotation)] = (annotation, repr(annotation))
+    return known[1]
+
+
+@lru_cache(maxsize=1024)
+def _adapter(annotation: Any, _order: str) -> Restore | None:
     if annotation in _PLAIN:
         return None
+    if typing.get_origin(annotation) in _ITERABLES:  # what an iterable yields is stored as a list
+        return adapter_for(list[typing.get_args(annotation)[0]])  # type: ignore[misc]
     if typing.get_origin(annotation) in _PLAIN_ORIGINS and _all_plain(annotation):
         return None
     if isinstance(annotation, types.UnionType) and _all_plain(annotation):
@@ -335,23 +355,15 @@ def _all_plain(annotation: Any) -> bool:
 
 def result_adapter(handler: Callable[..., Any]) -> Restore | None:
     """The adapter that restores the result of a handler to its return annotation; ``None``: plain JSON data."""
-    annotation = _return_annotation(handler)
+    annotation = return_annotation(handler)
     try:
         return adapter_for(annotation)
     except TypeError:  # not hashable, so it cannot be cached; pydantic knows no such type
         return None
 
 
-def check_result_type(handler: Callable[..., Any]) -> None:
-    """Refuse a handler whose result could not be restored; see `refuse_secret_type`.
-
-    Raises:
-        ValueError: the type of the result is or has a secret.
-    """
-    refuse_secret_type(_return_annotation(handler))
-
-
-def _return_annotation(handler: Callable[..., Any]) -> Any:
+def return_annotation(handler: Callable[..., Any]) -> Any:
+    """The type that a handler declares for its result; ``None``: none, or one that cannot be resolved."""
     function = undecorated(handler)
     annotations = getattr(function, "__annotations__", None)
     if not annotations or isinstance(function, type):
@@ -372,23 +384,6 @@ def _resolve(function: Callable[..., Any]) -> Any:
             _RESOLVED[cache_key] = None
             _log.warning("annotation_unresolved", extra={"handler": _name(function), "error": str(error)})
     return _RESOLVED[cache_key]
-
-
-def refuse_secret_type(annotation: Any) -> None:
-    """Refuse a type whose values would be stored as asterisks, before anything is executed.
-
-    Raises:
-        ValueError: the type is or has a secret.
-    """
-    try:
-        secret = find_secret(annotation)
-    except TypeError:  # not hashable; pydantic knows no such type
-        return
-    if secret:
-        raise ValueError(
-            f"the result has the secret {secret}, which would be stored as {'*' * 10}: return plain text, which "
-            "encryption protects, or a name under which the secret is stored elsewhere"
-        )
 
 
 def resolve_annotation(function: Callable[..., Any], name: str, namespace: Mapping[str, Any] | None = None) -> Any:
@@ -448,28 +443,6 @@ def restore(adapter: Restore | None, data: Any, *, what: str) -> Any:
         raise StepOutputError(
             f"{what}: the declared return type cannot read the result: {failure.name}: {failure.message}"
         ) from error
-
-
-def refuse_lost_fields(value: Any, restored: Any, *, what: str) -> None:
-    """Refuse a model that comes back as one of its base classes, without the fields that only the subclass has.
-
-    Raises:
-        StepOutputError: fields would be lost.
-    """
-    if isinstance(value, BaseModel) and isinstance(restored, BaseModel) and isinstance(value, type(restored)):
-        lost = type(value).model_fields.keys() - type(restored).model_fields.keys()
-        if lost:
-            raise StepOutputError(
-                f"{what}: result is a {type(value).__name__}, of which the declared {type(restored).__name__} "
-                f"would lose its fields: {', '.join(sorted(lost))}: declare the type that is returned"
-            )
-        value, restored = dict(value), dict(restored)
-    if isinstance(value, dict) and isinstance(restored, dict):
-        for key in value.keys() & restored.keys():
-            refuse_lost_fields(value[key], restored[key], what=what)
-    elif isinstance(value, list | tuple) and isinstance(restored, list | tuple):
-        for one, other in zip(value, restored, strict=False):
-            refuse_lost_fields(one, other, what=what)
 
 
 def validation_message(error: ValidationError) -> str:

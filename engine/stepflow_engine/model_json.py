@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-__all__ = ["find_secret", "is_file", "is_secret", "plain_model"]
+__all__ = ["find_secret", "is_file", "is_secret", "models_of", "plain_model", "type_parts"]
 
 _SECRETS = (pydantic.SecretStr, pydantic.SecretBytes, pydantic.Secret)
 
@@ -56,7 +56,7 @@ def _is_read_from(model: BaseModel, plain: Any) -> bool:
 @lru_cache(maxsize=1024)
 def _needs_check(kind: type[BaseModel]) -> bool:
     """Whether what a model writes may differ from what it reads: an alias or a computed field in it or its parts."""
-    return any(one.model_computed_fields or any(map(_has_alias, one.model_fields.values())) for one in _models(kind))
+    return any(one.model_computed_fields or any(map(_has_alias, one.model_fields.values())) for one in models_of(kind))
 
 
 def _has_alias(field: FieldInfo) -> bool:
@@ -68,11 +68,11 @@ def find_secret(annotation: Any) -> str:
     """Where a type has a secret that would be stored as asterisks, such as ``Login.password``; ``""``: nowhere."""
     if _is_secret_type(annotation):
         return str(annotation.__name__)
-    for model in _models(annotation):
+    for model in models_of(annotation):
         decorators = model.__pydantic_decorators__
         revealed = {name for one in decorators.field_serializers.values() for name in one.info.fields}
         for name, field in model.model_fields.items():
-            hidden = any(_is_secret_type(part) for part in _parts(field.annotation))
+            hidden = any(_is_secret_type(part) for part in type_parts(field.annotation))
             if hidden and not field.exclude and not revealed & {name, "*"} and not decorators.model_serializers:
                 return f"{model.__name__}.{name}"
     return ""
@@ -83,20 +83,20 @@ def _is_secret_type(annotation: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, _SECRETS)
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_of(annotation: Any) -> Iterator[type[BaseModel]]:
     """The models that a type consists of."""
     known: set[type[BaseModel]] = set()
-    waiting = list(_parts(annotation))
+    waiting = list(type_parts(annotation))
     while waiting:
         part = waiting.pop()
         if isinstance(part, type) and issubclass(part, BaseModel) and part not in known:
             known.add(part)
             yield part
-            waiting += [inner for field in part.model_fields.values() for inner in _parts(field.annotation)]
+            waiting += [inner for field in part.model_fields.values() for inner in type_parts(field.annotation)]
 
 
-def _parts(annotation: Any) -> Iterator[Any]:
+def type_parts(annotation: Any) -> Iterator[Any]:
     """A type and its arguments, at all levels."""
     yield annotation
     for argument in typing.get_args(annotation):
-        yield from _parts(argument)
+        yield from type_parts(argument)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_engine.callables import is_async_callable
-from stepflow_engine.codec import dumps_output, refuse_lost_fields, restore, result_adapter, round_trip
+from stepflow_engine.codec import dumps_output, result_adapter, round_trip
+from stepflow_engine.declared_types import check_value
 from stepflow_engine.durations import show_duration
 from stepflow_engine.execution import HANDLER_ATTEMPT, HANDLER_KEY
 from stepflow_engine.product import NAME
@@ -61,7 +62,7 @@ async def attempt_step(
     data = round_trip(value, text)
     adapter = result_adapter(request.handler)
     if adapter is not None:
-        refuse_lost_fields(value, restore(adapter, data, what=f"step {step_id!r}"), what=f"step {step_id!r}")
+        check_value(adapter, value, data, what=f"step {step_id!r}")
     return Result(text, data)
 
 

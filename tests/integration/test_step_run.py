@@ -7,7 +7,7 @@ import dataclasses
 import threading
 import time
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypedDict
 
 import pytest
@@ -184,6 +184,46 @@ def test_a_result_that_is_not_json_fails_and_is_not_retried(app: Stepflow, run_w
     run_worker(app)
     assert app.invoke(not_json, timeout=20) == "StepOutputError"
     assert calls == [1]
+
+
+class Circle(Square):
+    radius: int
+
+
+class Dated(BaseModel):
+    when: date | str
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "text"),
+    [
+        (Square, Circle(result=3, radius=1), "a Circle would lose its fields radius"),
+        (Dated, Dated(when="2030-01-31"), "a str would come back as a date"),
+        (date, "soon", "does not fit the declared return type"),
+    ],
+)
+@pytest.mark.parametrize("place", ["step", "function"])
+def test_a_result_that_would_come_back_as_another_value_fails_and_is_not_retried(
+    app: Stepflow, run_worker, place: str, declared: Any, value: Any, text: str
+) -> None:
+    calls = []
+
+    async def handler() -> Any:
+        calls.append(1)
+        return value
+
+    async def f(ctx: Context) -> Any:
+        if place == "step":
+            return await ctx.step.run("a", handler)
+        return await handler()
+
+    (handler if place == "step" else f).__annotations__["return"] = declared
+    app.function("f")(f)
+    run_worker(app)
+    with pytest.raises(RunFailedError, match=text) as failed:
+        app.invoke("f")
+    assert "StepOutputError" in str(failed.value)
+    assert len(calls) == 1
 
 
 def test_limits_are_clear_errors(url: str, run_worker) -> None:

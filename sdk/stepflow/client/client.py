@@ -148,7 +148,8 @@ class Client:
             run = app.start(main, {"urls": []}, id="import-17")
             print(run.result(timeout="30s"))
         """
-        run_id, command = start_command(self.backend, self._config(function), data, id, limits=self.limits)
+        config, declared = self._config(function), getattr(function, "input", None)
+        run_id, command = start_command(self.backend, config, data, id, limits=self.limits, declared=declared)
         self.backend.deliver([command])
         return Run(self.backend, run_id, getattr(function, "output", None))
 
@@ -158,7 +159,8 @@ class Client:
     async def astart(self, function: str, data: Any = None, *, id: str | None = None) -> Run[Any]: ...
     async def astart(self, function: Any, data: Any = None, *, id: str | None = None) -> Run[Any]:
         """The asyncio twin of `start`."""
-        run_id, command = start_command(self.backend, await self._aconfig(function), data, id, limits=self.limits)
+        config, declared = await self._aconfig(function), getattr(function, "input", None)
+        run_id, command = start_command(self.backend, config, data, id, limits=self.limits, declared=declared)
         await self.backend.adeliver([command])
         return Run(self.backend, run_id, getattr(function, "output", None))
 
@@ -186,7 +188,8 @@ class Client:
             runs = app.start_many("resize", [{"image": n} for n in range(100)])
             sizes = [run.result(timeout="1m") for run in runs]
         """
-        run_ids, commands = start_many_commands(self.backend, self._config(function), data, limits=self.limits)
+        config, declared = self._config(function), getattr(function, "input", None)
+        run_ids, commands = start_many_commands(self.backend, config, data, limits=self.limits, declared=declared)
         self.backend.deliver(commands)
         return [Run(self.backend, run_id, getattr(function, "output", None)) for run_id in run_ids]
 
@@ -196,7 +199,8 @@ class Client:
     async def astart_many(self, function: str, data: Iterable[Any]) -> list[Run[Any]]: ...
     async def astart_many(self, function: Any, data: Iterable[Any]) -> list[Run[Any]]:
         """The asyncio twin of `start_many`."""
-        run_ids, commands = start_many_commands(self.backend, await self._aconfig(function), data, limits=self.limits)
+        config, declared = await self._aconfig(function), getattr(function, "input", None)
+        run_ids, commands = start_many_commands(self.backend, config, data, limits=self.limits, declared=declared)
         await self.backend.adeliver(commands)
         return [Run(self.backend, run_id, getattr(function, "output", None)) for run_id in run_ids]
 

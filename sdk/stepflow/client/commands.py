@@ -14,6 +14,8 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.events import add_event
 from stepflow_broker.transitions.runs import start_run, start_runs
+from stepflow_engine.codec import Restore
+from stepflow_engine.declared_types import check_event_data
 from stepflow_engine.errors import EventError
 from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.limits import Limits
@@ -66,13 +68,23 @@ def event_commands(
 
 
 def start_command(
-    backend: Backend, config: FunctionConfig, data: Any, id: str | None, *, limits: Limits
+    backend: Backend,
+    config: FunctionConfig,
+    data: Any,
+    id: str | None,
+    *,
+    limits: Limits,
+    declared: Restore | None = None,
 ) -> tuple[str, Command[ScriptStatus]]:
     """The id of a new run and the command that starts it.
 
+    Args:
+        declared: the adapter of the data that the function declares, if it is known here.
+
     Raises:
-        EventError: the data is not JSON or over the limit, or the id is invalid.
+        EventError: the data is not JSON, over the limit, or would come back as other data, or the id is invalid.
     """
+    check_event_data(declared, data, limit_bytes=limits.event_bytes)
     id = checked_event_id(id)
     unique = uuid.uuid4().hex if id is None else run_id_for(id, config.name)
     run_id = with_partition_prefix(config.pinned_partition, unique)
@@ -87,14 +99,19 @@ def start_command(
 
 
 def start_many_commands(
-    backend: Backend, config: FunctionConfig, data: Iterable[Any], *, limits: Limits
+    backend: Backend, config: FunctionConfig, data: Iterable[Any], *, limits: Limits, declared: Restore | None = None
 ) -> tuple[list[str], list[Command[list[ScriptStatus]]]]:
     """The ids of new runs, one for each item of ``data``, and the commands that start them in chunks.
 
+    Args:
+        declared: the adapter of the data that the function declares, if it is known here.
+
     Raises:
-        EventError: an item is not JSON or over the limit, or there are too many.
+        EventError: an item is not JSON, over the limit, or would come back as other data, or there are too many.
     """
     items = _limited(data, "start_many: data", limits)
+    for item in items:
+        check_event_data(declared, item, limit_bytes=limits.event_bytes)
     run_ids: list[str] = []
     commands: list[Command[list[ScriptStatus]]] = []
     for first in range(0, len(items), _START_CHUNK):

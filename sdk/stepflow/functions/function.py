@@ -28,10 +28,10 @@ from stepflow_engine.codec import (
     adapter_for,
     dumps,
     loads,
-    refuse_secret_type,
     resolve_annotation,
     validation_message,
 )
+from stepflow_engine.declared_types import refuse_unreadable_type
 from stepflow_engine.errors import ConfigurationError, EventError, NonRetriableError
 from stepflow_engine.execution import Execution
 from stepflow_engine.limits import Limits, check_id, check_retries
@@ -236,7 +236,7 @@ def _adapters(
             "so its data would have no type: import the name outside of TYPE_CHECKING, at the top of the module"
         ) from None
     try:
-        refuse_secret_type(result)
+        refuse_unreadable_type(result)
     except ValueError as error:
         raise ConfigurationError(f"{what}: {error}") from None
     is_typed = typing.get_origin(first) in (Context, SyncContext)

@@ -7,6 +7,7 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from stepflow_engine.codec import Restore, dumps_event
+from stepflow_engine.declared_types import check_event_data
 from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms
 from stepflow_engine.errors import (
     FunctionNotFoundError,
@@ -49,10 +50,11 @@ def invoke_request(
 
     Raises:
         StepUsageError: the function or the timeout is invalid.
-        EventError: the data is not JSON, or over the limit.
+        EventError: the data is not JSON, over the limit, or would come back as other data.
     """
     app, name = _name(function, app_id)
     text = dumps_event({} if data is None else data, limit_bytes=event_bytes)
+    check_event_data(getattr(function, "input", None), data, limit_bytes=event_bytes)
     return InvokeRequest(app, name, text, _timeout_ms(timeout)), getattr(function, "output", None)
 
 

@@ -9,6 +9,7 @@ from typing_extensions import TypeVar
 
 from stepflow.functions.invocable import Invocable
 from stepflow_engine.codec import Restore, adapter_for
+from stepflow_engine.declared_types import refuse_unreadable_type
 from stepflow_engine.errors import StepUsageError
 from stepflow_engine.limits import check_id
 
@@ -63,7 +64,7 @@ def reference_function(
         output: the type of its result; an invoke returns this type.
 
     Raises:
-        StepUsageError: an id is empty, not text, or too long.
+        StepUsageError: an id is empty, not text, or too long, or the output has a type that does not come back.
 
     Example::
 
@@ -76,4 +77,8 @@ def reference_function(
             check_id(app_id, "reference_function: app_id")
     except ValueError as error:
         raise StepUsageError(f'{error}: write reference_function("compute-pi", app_id="maths")') from None
+    try:
+        refuse_unreadable_type(output)
+    except ValueError as error:
+        raise StepUsageError(f"reference_function: output: {error}") from None
     return FunctionReference(function_id, app_id, adapter_for(output))

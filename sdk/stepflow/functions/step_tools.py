@@ -8,7 +8,8 @@ from typing import Any, ParamSpec, TypeVar, overload
 from stepflow.event import Event, read_event
 from stepflow.functions.invocable import Invocable, invoke_error, invoke_request
 from stepflow.functions.requests import Match, When, send_request, sleep_request, until_request, wait_request
-from stepflow_engine.codec import check_result_type, restore, result_adapter
+from stepflow_engine.codec import restore, result_adapter
+from stepflow_engine.declared_types import check_result_type
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import StepError, StepUsageError
 from stepflow_engine.execution import HANDLER_KEY, Execution
@@ -71,8 +72,8 @@ class StepTools:
 
         Raises:
             StepError: the handler failed and no retries are left; with name, message, traceback and cause.
-            StepUsageError: the handler is not callable, its return type has a secret, which cannot be stored, or the
-                call is inside another step's handler.
+            StepUsageError: the handler is not callable, its return type has a secret, which cannot be stored, or
+                values that do not come back, or the call is inside another step's handler.
 
         Example::
 

@@ -10,7 +10,8 @@ from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, finish_run, retry_run
 from stepflow_broker.transitions.outbox import RemoteChildFinished
-from stepflow_engine.codec import dumps, dumps_output
+from stepflow_engine.codec import dumps, dumps_output, round_trip
+from stepflow_engine.declared_types import check_value
 from stepflow_engine.encryption_scopes import end_scope, event_scope, open_event_text, seal_failure
 from stepflow_engine.errors import StepOutputError
 from stepflow_engine.execution import Raised, Returned
@@ -66,9 +67,11 @@ async def fail_run(
 
 
 async def _complete(context: JobContext, run: CachedRun, lease: Lease, value: object) -> None:
-    limit = run.function.limits.step_output_bytes
+    limit, what = run.function.limits.step_output_bytes, f"function {run.function.name!r}"
     try:
-        text = dumps_output(value, what=f"function {run.function.name!r}", limit_bytes=limit)
+        text = dumps_output(value, what=what, limit_bytes=limit)
+        if (declared := run.function.output) is not None:
+            check_value(declared, value, round_trip(value, text), what=what)
     except StepOutputError as error:
         await _fail(context, run, lease, error)
     else:
