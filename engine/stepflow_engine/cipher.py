@@ -97,7 +97,8 @@ class Cipher:
             case str(sealed):
                 return loads(self._open(sealed, scopes))
             case _:
-                raise DecryptionError(_cannot_open(scopes, "malformed envelope"))
+                why = "its form is unknown to this version"
+                raise DecryptionError(_cannot_open(scopes, why), is_final=False)
 
     def _open(self, sealed: str, scopes: tuple[Scope, ...]) -> bytes:
         name, _, coded = sealed.partition(".")

@@ -80,8 +80,11 @@ def end_scopes(run_id: str, function: str, *, failed: bool) -> tuple[Scope, Scop
 # -- events --------------------------------------------------------------------
 
 
-def read_event(text: bytes) -> dict[str, Any]:
+def read_event(text: bytes, what: str = "an event") -> dict[str, Any]:
     """Parse the JSON text of an event. Its data is not opened.
+
+    Args:
+        what: what the text is, for the error.
 
     Raises:
         CorruptDataError: the text is not an event.
@@ -89,12 +92,12 @@ def read_event(text: bytes) -> dict[str, Any]:
     try:
         event = loads(text)
     except ValueError as error:
-        raise CorruptDataError("an event", error) from None
+        raise CorruptDataError(what, error) from None
     if not isinstance(event, dict) or "data" not in event:
-        raise CorruptDataError("an event", "not an object with data")
+        raise CorruptDataError(what, "not an object with data")
     for name, kind in _EVENT_FIELDS:
         if type(event.get(name)) is not kind:
-            raise CorruptDataError("an event", f"its {name} is not a {kind.__name__}")
+            raise CorruptDataError(what, f"its {name} is not a {kind.__name__}")
     return event
 
 

@@ -286,11 +286,13 @@ class DecryptionError(StepflowError):
 
     Attributes:
         key_id: the id of the key that the payload names; ``""``: none.
+        is_final: whether no other process can open it either. A newer version may know a form that this one does not.
     """
 
-    def __init__(self, message: str, *, key_id: str = "") -> None:
+    def __init__(self, message: str, *, key_id: str = "", is_final: bool = True) -> None:
         super().__init__(message)
         self.key_id = key_id
+        self.is_final = is_final
 
 
 class EncryptionKeyMissingError(DecryptionError):
@@ -301,6 +303,7 @@ class EncryptionKeyMissingError(DecryptionError):
             f"encrypted payload of {what}: this process does not have its key {key_id[:40]!r}: "
             f"add it to Encryption(keys=[…]) or to {ENCRYPTION_KEYS}",
             key_id=key_id,
+            is_final=False,
         )
 
 
@@ -329,9 +332,14 @@ class BackendUnavailableError(StepflowError):
 
 
 class CorruptDataError(BackendUnavailableError):
-    """Stored data is damaged, or was not written by stepflow. The message contains nothing of the data."""
+    """Stored data is damaged, or was not written by stepflow. The message contains nothing of the data.
 
-    def __init__(self, what: str, why: BaseException | str) -> None:
+    Attributes:
+        is_reply: whether it is a whole reply of the server, of which nobody knows what is damaged in it.
+    """
+
+    def __init__(self, what: str, why: BaseException | str, *, is_reply: bool = False) -> None:
+        self.is_reply = is_reply
         reason = why if isinstance(why, str) else type(why).__name__
         super().__init__(
             f"{what} cannot be read ({reason}): it is damaged, or another program wrote it: run {NAME} doctor"

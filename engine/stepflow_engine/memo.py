@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.failure import Failure
+from stepflow_engine.ids import step_key
 
 __all__ = ["Memo", "memo_of_data", "memo_of_error", "memo_of_failure", "read_memo"]
 
@@ -44,25 +46,44 @@ def memo_of_error(error_json: bytes, detail: dict[str, Any]) -> bytes:
     return b'{"error":' + error_json + b"," + dumps(detail)[1:]
 
 
-def read_memo(text: bytes) -> Memo:
+def read_memo(text: bytes, key: str = "") -> Memo:
     """Read a stored memo.
 
+    Args:
+        key: the key of its step, for the error; ``""``: unknown.
+
     Raises:
-        CorruptDataError: the text is not a memo.
+        CorruptDataError: the text is not a memo; it names the step if that can still be read.
     """
     try:
         value = loads(text)
     except ValueError as invalid:
-        raise CorruptDataError("a memo", invalid) from None
+        raise CorruptDataError(_memo_of(text, key), invalid) from None
     if not isinstance(value, dict):
-        raise CorruptDataError("a memo", "not an object")
+        raise CorruptDataError(_memo_of(text, key), "not an object")
     error = value.pop("error", None)
     data = value.pop("data", None)
     if not isinstance(error, dict | None):
-        raise CorruptDataError("a memo", "its error is not an object")
+        raise CorruptDataError(_memo_of(text, key), "its error is not an object")
     return Memo(
         id=str(value.pop("id", "")),
         data=data,
         failure=Failure.from_json(error) if error is not None else None,
         detail=value,
     )
+
+
+_ID = re.compile(rb'"id":("(?:[^"\\]|\\.){0,10000}")')
+_MAX_REPEATS = 1_000
+
+
+def _memo_of(text: bytes, key: str) -> str:
+    """What a corrupt memo is: it names the step, if the text still has an id that belongs to the key."""
+    for id_text in reversed(_ID.findall(text)):
+        try:
+            step_id = loads(id_text)
+        except ValueError:
+            continue
+        if any(step_key(step_id, repeat) == key for repeat in range(_MAX_REPEATS)):
+            return f"the memo of step {step_id[:100]!r}"
+    return f"the memo of the step with key {key}" if key else "a memo"

@@ -9,6 +9,7 @@ from typing import cast
 
 from stepflow_engine.errors import (
     ConfigurationError,
+    CorruptDataError,
     EventError,
     LimitError,
     NonRetriableError,
@@ -23,7 +24,16 @@ __all__ = ["DEFAULT_RETRIES", "Backoff", "is_final", "retry_delay_ms"]
 
 DEFAULT_RETRIES = 4
 _MAX_PARTS = 10_000
-_FINAL = (NonRetriableError, StepError, StepOutputError, StepUsageError, LimitError, EventError, ConfigurationError)
+_FINAL = (
+    NonRetriableError,
+    StepError,
+    StepOutputError,
+    StepUsageError,
+    LimitError,
+    EventError,
+    ConfigurationError,
+    CorruptDataError,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -334,9 +334,9 @@ TRANSITIONS: Mapping[str, Transition] = {
         "examine_entries": f"{_ANY_STEP}; promote",
         "examine_runs": "run queued|running|waiting -> queued|running|waiting; "
         "run waiting -> completed|failed|cancelled; "
-        "continuation leased|waitlisted|parked -> queued|waitlisted; "
+        "continuation leased|waitlisted|delayed|parked -> queued|waitlisted; "
         "continuation queued|waitlisted|leased|delayed|batched|parked -> none; "
-        f"step leased|waitlisted -> queued|waitlisted; {_ANY_STEP}; step waiting -> memo; wake",
+        f"step leased|waitlisted|delayed -> queued|waitlisted; {_ANY_STEP}; step waiting -> memo; wake",
     }.items()
 }
 """The moves of each transition, by the name of its script."""

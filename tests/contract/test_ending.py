@@ -183,6 +183,47 @@ def test_a_run_that_no_worker_can_run_says_why_until_one_can(driver: Driver) -> 
     assert driver.run().blocked == ""
 
 
+@pytest.mark.parametrize("kind", ["run", "step"])
+def test_the_delay_of_a_job_that_no_worker_can_execute_doubles_up_to_an_hour(driver: Driver, kind: str) -> None:
+    lease = driver.started()
+    if kind == "step":
+        driver.plan(lease, "a")
+        driver.park(lease)
+        lease = driver.claim_one()
+    delays = []
+    for _ in range(14):
+        assert driver.defer(lease) is ScriptStatus.DONE
+        due_at = driver.run().due_at if kind == "run" else driver.steps()["a"].due_at
+        assert due_at is not None
+        delays.append(due_at - driver.now_ms)
+        driver.now_ms = due_at
+        driver.fire()
+        lease = driver.claim_one()
+    assert delays == [1_000 * 2**n for n in range(12)] + [3_600_000, 3_600_000]
+    if kind == "run":
+        driver.retry(lease)  # the code ran
+    else:
+        driver.fail(lease)
+    driver.advance(1_000)
+    driver.fire()
+    driver.defer(driver.claim_one())
+    due_at = driver.run().due_at if kind == "run" else driver.steps()["a"].due_at
+    assert due_at == driver.now_ms + 1_000
+
+
+def test_deferrals_of_long_ago_do_not_count(driver: Driver) -> None:
+    lease = driver.started()
+    for _ in range(5):
+        driver.defer(lease)
+        driver.advance(60_000)
+        driver.fire()
+        lease = driver.claim_one()
+    driver.yield_run(lease)  # a worker could execute it
+    driver.advance(7_200_000)
+    driver.defer(driver.claim_one())
+    assert driver.run().due_at == driver.now_ms + 1_000
+
+
 def test_a_retry_that_is_sent_twice_is_refused_and_changes_nothing(driver: Driver) -> None:
     lease = driver.started()
     driver.retry(lease)

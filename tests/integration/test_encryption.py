@@ -266,8 +266,9 @@ def test_a_payload_that_was_moved_to_another_run_is_not_taken(url: str, client, 
     run_worker(app)
     app.send("go")
     assert two.result(30) == two.id
-    until(lambda: client.hget(f"stepflow:run:{one.id}", "blocked"), what="the run whose memo was exchanged")
-    assert "was altered" in client.hget(f"stepflow:run:{one.id}", "blocked")
+    with pytest.raises(RunFailedError, match=r"step 'first': .* was altered; .* run stepflow doctor") as failed:
+        one.result(30)
+    assert failed.value.name == "DecryptionError"
     client.hset(
         f"stepflow:run:{two.id}", "output", client.hget(f"stepflow:memos:{two.id}", key)[8:-1].split("}")[0] + "}"
     )

@@ -132,6 +132,14 @@ def batched(driver: Driver) -> str:
     return str(driver.client.hget(driver.keys("RUN", "run1"), "batch"))
 
 
+def deferred(driver: Driver) -> None:
+    """Workers have taken the only job again and again, and could not execute it."""
+    for _ in range(8):
+        driver.now_ms += HOUR_MS
+        driver.fire()
+        driver.defer(driver.claim_one())
+
+
 def in_line(driver: Driver) -> None:
     """Two runs; one has the slot, and the other stands in line."""
     start(driver, "run1", flow=WAITLISTED)
@@ -139,6 +147,18 @@ def in_line(driver: Driver) -> None:
 
 
 # -- live runs -----------------------------------------------------------------
+
+
+@defect("job_deferred")
+def a_run_that_no_worker_can_read(driver: Driver) -> None:
+    driver.start()
+    deferred(driver)
+
+
+@defect("job_deferred")
+def a_step_that_no_worker_can_read(driver: Driver) -> None:
+    planned(driver)
+    deferred(driver)
 
 
 @defect("missing rq_queue")

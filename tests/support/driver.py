@@ -181,6 +181,37 @@ class Driver:
             )
         )
 
+    def defer(self, lease: Lease, *, delay_ms: int = 1_000) -> ScriptStatus:
+        """Leave a job to other workers, as a worker does that cannot execute it."""
+        longest_ms = 3_600_000
+        if not lease.key:
+            return self.send(
+                jobs.retry_run(
+                    self.partition,
+                    run_id=lease.run_id,
+                    fence=lease.fence,
+                    attempts=lease.attempt,
+                    error=b"",
+                    delay_ms=delay_ms,
+                    reason="unreadable",
+                    longest_delay_ms=longest_ms,
+                )
+            )
+        return self.send(
+            jobs.fail_attempt(
+                self.partition,
+                run_id=lease.run_id,
+                job_key=lease.key,
+                fence=lease.fence,
+                key=lease.key,
+                step_id=lease.step_id,
+                attempts=lease.step_attempt,
+                error=ERROR,
+                delay_ms=delay_ms,
+                longest_delay_ms=longest_ms,
+            )
+        )
+
     def park(self, lease: Lease, applied: int = 0) -> ScriptStatus:
         return self.send(jobs.park_run(self.partition, run_id=lease.run_id, fence=lease.fence, applied=applied))
 

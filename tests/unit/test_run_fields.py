@@ -178,7 +178,7 @@ def in_python() -> dict[str, Uses]:
             _read_python(uses, path)
     records = ast.parse((Path(stepflow_broker.__path__[0]) / "transitions" / "runs.py").read_text())
     for function in (part for part in ast.walk(records) if isinstance(part, ast.FunctionDef)):
-        if function.name in ("parse_run", "_steps"):
+        if function.name in ("_parse_run", "_step"):
             for name in _record_names(function):
                 uses["STEPS" if name.startswith("<key>") else "RUN"].reads[name].add(function.name)
     return uses

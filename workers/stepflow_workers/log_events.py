@@ -239,8 +239,8 @@ _EVENTS = (
         "run_corrupt",
         _WARNING,
         ("run_id", "error"),
-        "Another program changed the data of the run. The job is deferred again and again.",
-        "Repair the data, or cancel the run.",
+        "Another program changed the data of the run. The run has failed with `CorruptDataError`, which names the step.",
+        "Find the program. `stepflow doctor` examines the other runs.",
     ),
     LogEvent(
         "planned_step_not_found",

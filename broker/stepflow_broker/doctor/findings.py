@@ -204,6 +204,7 @@ RULES: dict[str, Rule] = {
     "wait_count_low": _error("the number of waits for event {subject} at {detail} is too low: events would not reach them", "counts them again"),
     "wait_count_high": _warning("the number of waits for event {subject} at {detail} is too high: its events cost more than they must"),
     # work that is late, and who should do it
+    "job_deferred": _error(f"job {{subject}} was deferred {{detail}} times: no worker that took it can read its run or has its code, and it is tried once an hour in the end; `{NAME} explain` names what is missing", "queues it again now"),
     "lease_overdue": _error("{detail} leases expired over a minute ago and are not reclaimed, first that of job {subject}", "reclaims them"),
     "timer_overdue": _error("{detail} timers were due over a minute ago and have not fired, first {subject}", "fires them"),
     "pending_overdue": _error("{detail} entries of {subject} were read over a minute ago and are not handled", "handles finished events; events need a worker"),

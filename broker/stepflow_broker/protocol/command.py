@@ -51,7 +51,7 @@ class Command(Generic[T]):
             raise
         except Exception as error:  # whatever a reader raises, its cause is corrupt data
             what = self.script.name if self.script else str(self.args[0])
-            raise CorruptDataError(f"what the server answers to {what}", error) from error
+            raise CorruptDataError(f"what the server answers to {what}", error, is_reply=True) from error
 
     @property
     def action(self) -> str:

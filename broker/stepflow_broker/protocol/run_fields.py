@@ -71,6 +71,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("due", _TIME, "create_run retry_run", "", "When the delayed continuation is queued. It is out of date in other states."),
     _field("delayed_by", "text", "join_batch start_or_skip", "", "The flow control rule that delays or delayed the start."),
     _field("blocked", "text", "retry_run", "end_run retry_run", "Why the last worker that claimed the run could not execute it."),
+    _field("deferred", "integer", "retry_run", "end_run retry_run", "How often in a row a worker could not execute the run, because it could not read it or did not have its code. The delay doubles each time."),
     # flow control
     _field("concurrency", "text", "APPLY.field", "", "The concurrency limits of the run's jobs. `<limit> <length of the name> <name>` repeated."),
     _field("priority_ms", "duration in ms, may be negative", "APPLY.field", "", "The time by which the run comes earlier in a wait list."),
@@ -116,6 +117,7 @@ STEP_FIELDS: tuple[HashField, ...] = (
     _field("<key>:error", "JSON", "fail_attempt", _STEP_ENDS, "The failure of the last attempt. It may be encrypted."),
     _field("<key>:deaths", "lines of text", "reclaim_leases", _STEP_ENDS, "The workers that died with the step's job, each with the time."),
     _field("<key>:due", _TIME, f"{_BEGIN_WAIT} fail_attempt", f"{_STEP_ENDS} {_WAIT_ENDS}", "When the next attempt is queued, or the wait ends."),
+    _field("<key>:deferred", "integer", "fail_attempt", f"{_STEP_ENDS} fail_attempt", "How often in a row a worker could not execute the step's job, as `deferred` of a run."),
     _field("<key>:detail", "JSON without its first brace", _BEGIN_WAIT, _WAIT_ENDS, "The end of the memo of a waiting step, which does not depend on the outcome."),
     _field("<key>:child", "text", "await_child", _WAIT_ENDS, "The run that the step waits for."),
     _field("<key>:message", "text", "invoke_remote_child", _WAIT_ENDS, "The message on the stream of finished events that starts the child, if the child lives in another partition."),

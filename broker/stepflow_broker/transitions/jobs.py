@@ -275,10 +275,14 @@ def fail_attempt(
     attempts: int,
     error: bytes,
     delay_ms: int,
+    longest_delay_ms: int = 0,
 ) -> Command[ScriptStatus]:
     """Record that a step has failed ``attempts`` times, and delay its next attempt.
 
     DONE, ALREADY, NO_RUN or STALE_FENCE.
+
+    Args:
+        longest_delay_ms: the delay doubles with each such call in a row, up to this, in milliseconds; 0: it does not.
     """
     return run_script(
         "fail_attempt",
@@ -293,6 +297,7 @@ def fail_attempt(
         attempts,
         error,
         delay_ms,
+        longest_delay_ms,
     )
 
 
@@ -305,8 +310,14 @@ def retry_run(
     error: bytes,
     delay_ms: int,
     reason: str = "",
+    longest_delay_ms: int = 0,
 ) -> Command[ScriptStatus]:
-    """Delay the continuation, which then runs the function again. DONE, NO_RUN or STALE_FENCE."""
+    """Delay the continuation, which then runs the function again. DONE, NO_RUN or STALE_FENCE.
+
+    Args:
+        reason: why a worker could not execute the run; ``""``: it could.
+        longest_delay_ms: the delay doubles with each such call in a row, up to this, in milliseconds; 0: it does not.
+    """
     return run_script(
         "retry_run",
         ScriptStatus,
@@ -318,6 +329,7 @@ def retry_run(
         error,
         delay_ms,
         reason,
+        longest_delay_ms,
     )
 
 

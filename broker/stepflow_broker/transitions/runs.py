@@ -69,6 +69,7 @@ class StepRecord:
             its first brace.
         index, condition: of a step that waits for an event; see `stepflow_broker.transitions.waits.WaitStart`.
         has_early_events: whether the worker that began the wait has yet to match the early events. It may have died.
+        deferred: how often in a row a worker could not execute its job.
     """
 
     key: str
@@ -83,6 +84,7 @@ class StepRecord:
     index: str = ""
     condition: bytes = b""
     has_early_events: bool = False
+    deferred: int = 0
 
     @property
     def kind(self) -> str:
@@ -94,7 +96,7 @@ class StepRecord:
         try:
             return stored_kind(loads(b"{" + self.detail) if self.detail else {})
         except ValueError as invalid:
-            raise CorruptDataError("a step", invalid) from None
+            raise CorruptDataError(f"step {self.id[:100]!r}", invalid) from None
 
 
 def start_run(
@@ -167,6 +169,11 @@ def read_run(partition: Partition, run_id: str) -> Command[RunRecord | None]:
     return command(lambda reply: parse_run(run_id, replies.fields(reply)), "HGETALL", partition.run_key("RUN", run_id))
 
 
+def read_run_event(partition: Partition, run_id: str) -> Command[bytes]:
+    """The stored text of the event of a run, whatever it is; empty if there is no such run."""
+    return command(replies.bytes_or_empty, "HGET", partition.run_key("RUN", run_id), "event")
+
+
 def read_status(partition: Partition, run_id: str) -> Command[RunStatus | None]:
     """The status of a run; ``None`` if there is no such run."""
     return command(
@@ -216,9 +223,20 @@ def forget_ended(partition: Partition, now_ms: int) -> Command[int]:
 
 
 def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
-    """The record of a run from the fields of its hash; ``None`` if there is no such run."""
+    """The record of a run from the fields of its hash; ``None`` if there is no such run.
+
+    Raises:
+        CorruptDataError: a field has another form.
+    """
     if "status" not in fields:
         return None
+    try:
+        return _parse_run(run_id, fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptDataError(f"run {run_id!r:.100}", error) from error
+
+
+def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
 
     def text(name: str) -> str:
         return fields.get(name, b"").decode()
@@ -260,19 +278,27 @@ def _steps(fields: dict[str, bytes]) -> Iterator[StepRecord]:
     for name, value in fields.items():
         if ":" in name:
             continue
-        error = fields.get(f"{name}:error")
-        due = fields.get(f"{name}:due")
-        yield StepRecord(
-            key=name,
-            id=value.decode(),
-            state=fields.get(f"{name}:state", b"").decode(),
-            attempts=int(fields.get(f"{name}:attempt", b"0")),
-            owner=fields.get(f"{name}:owner", b"").decode(),
-            due_at=int(float(due)) if due else None,
-            failure=Failure.from_json(loads(error)) if error else None,
-            child=fields.get(f"{name}:child", b"").decode(),
-            detail=fields.get(f"{name}:detail", b""),
-            index=fields.get(f"{name}:index", b"").decode(),
-            condition=fields.get(f"{name}:condition", b""),
-            has_early_events=f"{name}:lookback" in fields,
-        )
+        try:
+            yield _step(name, value, fields)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CorruptDataError(f"step {value.decode(errors='replace')[:100]!r}", error) from error
+
+
+def _step(name: str, value: bytes, fields: dict[str, bytes]) -> StepRecord:
+    error = fields.get(f"{name}:error")
+    due = fields.get(f"{name}:due")
+    return StepRecord(
+        key=name,
+        id=value.decode(),
+        state=fields.get(f"{name}:state", b"").decode(),
+        attempts=int(fields.get(f"{name}:attempt", b"0")),
+        owner=fields.get(f"{name}:owner", b"").decode(),
+        due_at=int(float(due)) if due else None,
+        failure=Failure.from_json(loads(error)) if error else None,
+        child=fields.get(f"{name}:child", b"").decode(),
+        detail=fields.get(f"{name}:detail", b""),
+        index=fields.get(f"{name}:index", b"").decode(),
+        condition=fields.get(f"{name}:condition", b""),
+        has_early_events=f"{name}:lookback" in fields,
+        deferred=int(fields.get(f"{name}:deferred", b"0")),
+    )

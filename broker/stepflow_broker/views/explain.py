@@ -158,6 +158,9 @@ class _Explainer:
                     yield Reason("waitlisted", step.id, f"step {step.id!r} waits in a wait list", None, positions)
                 case "leased":
                     yield Reason("step", step.id, f"step {step.id!r} is executed by {self._holder(step.owner)}")
+                case "delayed" if step.deferred and step.failure:
+                    kind = "code_missing" if step.failure.name == "CodeMissing" else "not_readable"
+                    yield Reason(kind, step.id, f"step {step.id!r}: {step.failure.message}", step.due_at)
                 case "delayed":
                     failure = f": {step.failure.name}: {step.failure.message}" if step.failure else ""
                     text = f"step {step.id!r} failed, and is tried again (retry {step.attempts}){failure}"

@@ -27,11 +27,11 @@ from stepflow_engine.codec import (
     Restore,
     adapter_for,
     dumps,
-    loads,
     resolve_annotation,
     validation_message,
 )
 from stepflow_engine.declared_types import refuse_unreadable_type
+from stepflow_engine.encryption_scopes import read_event
 from stepflow_engine.errors import ConfigurationError, EventError, NonRetriableError
 from stepflow_engine.execution import Execution
 from stepflow_engine.limits import Limits, check_id, check_retries
@@ -102,9 +102,9 @@ class Function(Invocable[I, O]):
         """
 
         async def body(execution: Execution) -> Any:
-            sent = loads(events_json[0])
+            sent, *others = [read_event(text, f"the event of run {run_id}") for text in events_json]
             tools = StepTools(execution, app_id=self.app_id, event=sent, limits=self.limits)
-            events = [self._read_event(sent), *(self._read_event(loads(text)) for text in events_json[1:])]
+            events = [self._read_event(event) for event in (sent, *others)]
             if self.is_async:
                 context = Context(execution, events, tools, run_id=run_id, function=self.name, attempt=attempt)
                 result = self.handler(context)

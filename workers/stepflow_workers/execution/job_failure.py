@@ -1,4 +1,4 @@
-"""Ends the attempt of a job that this worker cannot execute: an internal error, or a job that kills its workers.
+"""Ends the attempt of a job that this worker cannot execute: an internal error, a deadly job, or damaged data.
 
 Such a job fails like any other attempt: a planned step under the retries of its function, a continuation as an attempt
 at the function. So it has an end, whatever its cause, and the error names the cause.
@@ -9,15 +9,17 @@ from __future__ import annotations
 import random
 
 from stepflow import Function
-from stepflow_broker.transitions.jobs import Lease, load_run
-from stepflow_engine.codec import dumps
+from stepflow_broker.transitions.jobs import Lease, continue_run
+from stepflow_broker.transitions.runs import read_run_event
+from stepflow_engine.errors import CorruptDataError, DecryptionError
 from stepflow_engine.failure import Failure
+from stepflow_engine.product import NAME
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.run_completion import fail_run
 from stepflow_workers.execution.steps.job import failed_attempt, store_result
 from stepflow_workers.state.poison import died_text
 
-__all__ = ["fail_job", "fail_poisoned_job"]
+__all__ = ["fail_job", "fail_poisoned_job", "fail_unreadable_run"]
 
 
 async def fail_job(context: JobContext, lease: Lease, error: BaseException) -> None:
@@ -33,6 +35,22 @@ async def fail_poisoned_job(context: JobContext, lease: Lease) -> None:
     await _fail(context, lease, Failure("PoisonError", died_text(lease.deaths, what)), is_final=True)
 
 
+async def fail_unreadable_run(context: JobContext, lease: Lease, error: DecryptionError | CorruptDataError) -> bool:
+    """Fail a run whose data is damaged. False: only its continuation can fail it, which now has a job.
+
+    The memos stay as they are. Nothing of the run is executed with data that was not read.
+    """
+    if lease.key:
+        await context.state.broker.execute(continue_run(context.state.partition, lease.run_id))
+        context.state.wakeups.job_queued(lease.run_id)
+        return False
+    text = str(error)
+    if isinstance(error, DecryptionError):
+        text += f"; it is damaged, or was moved: run {NAME} doctor"
+    await _fail(context, lease, Failure(type(error).__name__, text), is_final=True)
+    return True
+
+
 async def _fail(context: JobContext, lease: Lease, failure: Failure, *, is_final: bool) -> None:
     function = context.functions.get(f"{lease.app}/{lease.function}")
     if function is None:  # another worker has it
@@ -46,10 +64,10 @@ async def _fail(context: JobContext, lease: Lease, failure: Failure, *, is_final
 
 async def _fail_run(context: JobContext, function: Function, lease: Lease, failure: Failure, *, is_final: bool) -> None:
     state, attempt = context.state, lease.attempt
-    record, _ = await state.broker.execute(load_run(state.partition, lease.run_id, 0))
-    if record is None:
+    event = await state.broker.execute(read_run_event(state.partition, lease.run_id))
+    if not event:
         return
     delay_ms = None
     if not is_final and attempt < function.config.retries:
         delay_ms = state.settings.backoff.delay_ms(attempt, random.random())
-    await fail_run(context, function, lease, dumps(record.event), failure, delay_ms=delay_ms)
+    await fail_run(context, function, lease, event, failure, delay_ms=delay_ms)

@@ -13,7 +13,7 @@ from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.execution.job_context import JobContext
-from stepflow_workers.execution.job_failure import fail_job, fail_poisoned_job
+from stepflow_workers.execution.job_failure import fail_job, fail_poisoned_job, fail_unreadable_run
 from stepflow_workers.execution.run_driver import RunDriver
 from stepflow_workers.execution.run_loader import defer_job, load_cached_run
 from stepflow_workers.execution.steps.job import PlannedStep
@@ -38,7 +38,7 @@ async def run_job(context: JobContext, lease: Lease) -> None:
         else:
             await _run_job(context, lease)
     except (DecryptionError, CorruptDataError) as error:
-        await _defer_unreadable(context, lease, error)
+        await _end_unreadable(context, lease, error)
     except (BackendUnavailableError, ConfigurationError, asyncio.CancelledError):
         raise
     except BaseException as error:  # noqa: BLE001  a job that raises must have an end, and must not end the worker
@@ -76,11 +76,14 @@ def _release(context: JobContext, run: CachedRun, lease: Lease) -> None:
     context.state.cache.release(run)
 
 
-async def _defer_unreadable(context: JobContext, lease: Lease, error: DecryptionError | CorruptDataError) -> None:
+async def _end_unreadable(context: JobContext, lease: Lease, error: DecryptionError | CorruptDataError) -> None:
+    """Fail a run whose data nobody can read. If another worker may be able to read it, leave the job to it."""
     is_corrupt = isinstance(error, CorruptDataError)
     _log.warning(
         "run_corrupt" if is_corrupt else "payload_decryption_failed",
         extra={"run_id": lease.run_id, "error": str(error)},
     )
     context.state.evict(lease.run_id)
-    await defer_job(context.state, lease, type(error).__name__, str(error))
+    may_be_read = error.is_reply if isinstance(error, CorruptDataError) else not error.is_final
+    if may_be_read or not await fail_unreadable_run(context, lease, error):
+        await defer_job(context.state, lease, type(error).__name__, str(error))

@@ -10,10 +10,11 @@ from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, finish_run, retry_run
 from stepflow_broker.transitions.outbox import RemoteChildFinished
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_output, round_trip
 from stepflow_engine.declared_types import check_value
-from stepflow_engine.encryption_scopes import end_scope, event_scope, open_event_text, seal_failure
-from stepflow_engine.errors import StepOutputError
+from stepflow_engine.encryption_scopes import end_scope, event_scope, open_event_text, read_event, seal_failure
+from stepflow_engine.errors import CorruptDataError, DecryptionError, StepOutputError
 from stepflow_engine.execution import Raised, Returned
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
@@ -47,7 +48,7 @@ async def fail_run(
     """
     state, run_id = context.state, lease.run_id
     if delay_ms is None:
-        opened = open_event_text(state.partition.cipher, event)
+        opened = _opened_event(state.partition.cipher, event)
         await _finish(context, function, lease, failure, failed_event=_failed_event(function, lease, opened, failure))
         return
     state.failed_jobs += 1
@@ -135,6 +136,24 @@ def _sealed(function: Function, run_id: str, end: bytes | Failure) -> bytes:
     """The stored form of the output or failure of a run."""
     scope = end_scope(run_id, function.name, failed=isinstance(end, Failure), batched=function.is_batched)
     return seal_failure(function.cipher, end, scope) if isinstance(end, Failure) else function.cipher.seal(end, scope)
+
+
+def _opened_event(cipher: Cipher, event: bytes) -> bytes:
+    """The event of a failed run with decrypted data; ``null`` if it is damaged.
+
+    Raises:
+        EncryptionKeyMissingError: another worker may have the key.
+    """
+    try:
+        opened = open_event_text(cipher, event)
+        read_event(opened)
+    except DecryptionError as error:
+        if not error.is_final:
+            raise
+        return b"null"
+    except CorruptDataError:
+        return b"null"
+    return opened
 
 
 def _failed_event(function: Function, lease: Lease, event: bytes, failure: Failure) -> tuple[bytes, str]:

@@ -17,7 +17,9 @@ from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["catch_up", "defer_job", "load_cached_run"]
 
-_DEFER_MS = (1_000, 30_000)
+_DEFER_MS = (500, 1_000)
+_LONGEST_DEFER_MS = 3_600_000
+"""A job that no worker can execute is tried once an hour in the end. That costs nothing, and it continues by itself."""
 
 
 async def load_cached_run(context: JobContext, lease: Lease) -> CachedRun | None:
@@ -51,6 +53,8 @@ async def catch_up(state: WorkerState, run: CachedRun, *, since: int | None = No
 async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str) -> None:
     """Defer a job that needs code or a key that this worker does not have. Another worker may have it.
 
+    The delay doubles each time, from a second to an hour. The doctor shows jobs that no worker could execute for long.
+
     Args:
         kind: the name of the failure.
     """
@@ -58,7 +62,13 @@ async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str) ->
     if lease.key:
         error = dumps(Failure(kind, reason).to_json())
         await state.plan_retry(
-            lease, lease.key, lease.step_id, attempts=lease.step_attempt, error=error, delay_ms=delay_ms
+            lease,
+            lease.key,
+            lease.step_id,
+            attempts=lease.step_attempt,
+            error=error,
+            delay_ms=delay_ms,
+            longest_delay_ms=_LONGEST_DEFER_MS,
         )
         return
     await state.broker.execute(
@@ -70,6 +80,7 @@ async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str) ->
             error=b"",
             delay_ms=delay_ms,
             reason=reason,
+            longest_delay_ms=_LONGEST_DEFER_MS,
         )
     )
 

@@ -13,7 +13,7 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.transitions.jobs import Lease, by_partition, continue_run, fail_attempt, release_jobs
 from stepflow_engine.encryption_scopes import open_memo
-from stepflow_engine.errors import BackendUnavailableError
+from stepflow_engine.errors import BackendUnavailableError, DecryptionError
 from stepflow_engine.memo import Memo, read_memo
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.state.log_throttle import LogThrottle
@@ -98,12 +98,21 @@ class WorkerState:
         return self._misses[job]
 
     async def plan_retry(
-        self, lease: Lease, key: str, step_id: str, *, attempts: int, error: bytes, delay_ms: int
+        self,
+        lease: Lease,
+        key: str,
+        step_id: str,
+        *,
+        attempts: int,
+        error: bytes,
+        delay_ms: int,
+        longest_delay_ms: int = 0,
     ) -> ScriptStatus:
         """Record the failed attempts of a step, and plan the next attempt as a job of its own, after a delay.
 
         Args:
             lease: of the step's own job, or of the continuation that executed the step.
+            longest_delay_ms: see `fail_attempt`.
         """
         call = fail_attempt(
             self.partition,
@@ -115,6 +124,7 @@ class WorkerState:
             attempts=attempts,
             error=error,
             delay_ms=delay_ms,
+            longest_delay_ms=longest_delay_ms,
         )
         code = await self.broker.execute(call)
         self.wakeups.timer_set(lease.run_id, delay_ms)
@@ -148,7 +158,12 @@ class WorkerState:
             CorruptDataError: it is not a memo.
             DecryptionError: it cannot be decrypted.
         """
-        return open_memo(self.partition.cipher, run_id, key, read_memo(text))
+        memo = read_memo(text, key)
+        try:
+            return open_memo(self.partition.cipher, run_id, key, memo)
+        except DecryptionError as error:
+            error.args = (f"step {memo.id[:100]!r}: {error}",)
+            raise
 
     async def release(self, leases: list[Lease]) -> None:
         """Return jobs to their queues, for any worker to claim at once. Jobs with lost leases are left alone."""

@@ -4,13 +4,14 @@
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 repair (1 or 0)  3.. runs
 -- MOVES    run queued|running|waiting -> queued|running|waiting; run waiting -> completed|failed|cancelled;
---          continuation leased|waitlisted|parked -> queued|waitlisted;
---          continuation queued|waitlisted|leased|delayed|batched|parked -> none; step leased|waitlisted -> queued|waitlisted;
+--          continuation leased|waitlisted|delayed|parked -> queued|waitlisted;
+--          continuation queued|waitlisted|leased|delayed|batched|parked -> none; step leased|waitlisted|delayed -> queued|waitlisted;
 --          step queued|waitlisted|leased|delayed|waiting -> none; step waiting -> memo; wake
 -- RETURNS  {how many were examined, list of {code, where, subject, detail, 1 REPAIRED | 0 FOUND},
 --          list of {ready job, when it was queued},
 --          list of {run, step key, child, message} of waits for children in other partitions, which are not examined}
 local MOST = 5000 -- fields of steps, entries of orders and hundreds of bytes of answers, in one call
+local MANY_DEFERRALS = 8 -- about two minutes after the first
 local now, queued, remote, examined, weight = clock(ARGV[1]), {}, {}, 0, 0
 repairs = ARGV[2] == '1'
 
@@ -112,6 +113,19 @@ local function compare_all(entries, job)
   end
 end
 
+-- a job that workers have deferred again and again, because none can read its run or has its code
+local function examine_deferrals(job, deferred)
+  if job.is_moved or job.state ~= 'delayed' or tonumber(deferred or 0) < MANY_DEFERRALS then return end
+  local key = job.key
+  report('job_deferred', '', job.id, deferred, function()
+    redis.call('HDEL', RUN .. job.run, 'deferred')
+    redis.call('HDEL', STEPS .. job.run, key .. ':deferred')
+    redis.call('ZREM', TIMEOUTS, 'job:' .. job.id)
+    redis.call('ZREM', RQ_SCHEDULED .. job.list, job.id)
+    requeue(job, now)
+  end)
+end
+
 local function examine_job(job)
   if job.state == 'leased' and not (job.lease and job.owner and job.list) then
     return report('lease_invalid', '', job.id, '', function()
@@ -120,6 +134,7 @@ local function examine_job(job)
     end)
   end
   compare_all(expected(job, now), job)
+  examine_deferrals(job, job.deferred or job.key == '' and redis.call('HGET', RUN .. job.run, 'deferred'))
   if job.message then
     remote[#remote + 1] = {job.run, job.key, job.child, job.message}
   elseif job.state == 'waiting' and job.child then

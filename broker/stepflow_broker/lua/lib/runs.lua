@@ -66,8 +66,17 @@ end
 local function drop_planned_step(run, key, tried)
   redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':owner')
   if tried then
-    redis.call('HDEL', STEPS .. run, key .. ':attempt', key .. ':error', key .. ':deaths', key .. ':due')
+    redis.call('HDEL', STEPS .. run, key .. ':attempt', key .. ':error', key .. ':deaths', key .. ':due', key .. ':deferred')
   end
+end
+
+-- a deferral of a job that a worker cannot execute -> how many there were in a row, and the delay, which doubles each time
+-- up to `longest_ms`. 0: it is no such deferral. If the last one was due long ago, the job was executed since.
+local function count_deferral(count, last_due, now, delay_ms, longest_ms)
+  if longest_ms == 0 then return 0, delay_ms end
+  if now - tonumber(last_due or 0) > longest_ms then count = 0 end
+  count = tonumber(count or 0) + 1
+  return count, math.min(delay_ms * 2 ^ math.min(count - 1, 40), longest_ms)
 end
 
 -- delete every job and wait of the steps -> the children in this partition that steps waited for, the jobs, and the
@@ -136,7 +145,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
     redis.call('DEL', STEPS .. run)
   end
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload)
-  redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner', 'deaths', 'blocked')
+  redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner', 'deaths', 'blocked', 'deferred')
   local keep_ms = math.max(retention_ms, (tonumber(was.dedupe_ms) or 0) - (now - was.created_at))
   redis.call('ZREM', LIVE, run)
   redis.call('ZADD', ENDED, now + keep_ms, run)

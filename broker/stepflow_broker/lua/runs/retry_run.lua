@@ -3,15 +3,19 @@
 -- USES     clock jobs waits state concurrency runs
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 attempts  5 error  6 delay_ms  7 reason ('': none)
+--          8 longest_delay_ms (the delay doubles with each deferral in a row, up to this; 0: it does not grow)
 -- MOVES    run running -> waiting; continuation leased -> delayed; promote
 -- RETURNS  1 RECORDED, -1 NO_RUN, -2 STALE_FENCE
 local now, run, fence, was = clock(ARGV[1]), ARGV[2], ARGV[3], read_run(ARGV[2])
 if not holds_run(was, fence) then return refusal(was) end
-local due = now + tonumber(ARGV[6])
+local last = redis.call('HMGET', KEYS[1], 'deferred', 'due')
+local deferred, delay_ms = count_deferral(last[1], last[2], now, tonumber(ARGV[6]), tonumber(ARGV[8]))
+local due = now + delay_ms
 end_lease(run, was, was.list, fence, now)
-redis.call('HDEL', KEYS[1], 'lease', 'list', 'owner', 'blocked')
+redis.call('HDEL', KEYS[1], 'lease', 'list', 'owner', 'blocked', 'deferred')
 redis.call('HSET', KEYS[1], 'continuation', 'delayed', 'status', 'waiting', 'attempt', ARGV[4], 'due', due)
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'last_error', ARGV[5]) end
+if deferred > 0 then redis.call('HSET', KEYS[1], 'deferred', deferred) end
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'blocked', ARGV[7]) end
 delay_job(run, list_of(was.queue, true), was.app .. '/' .. was.function_id, now, due)
 return 1
