@@ -89,6 +89,8 @@ class Execution:
         activity: the tasks, timers and threads of the code.
         applied: the number of memos that the pass has received in order.
         closed: whether the pass was closed; see `close`.
+        has_other_kind: whether the code has requested a step whose memo is that of a step of another kind: it is of
+            another version than the code that stored the memo.
         is_driven: whether this pass decides how the run continues. A worker that replays the code only to find a
             planned step sets it to false.
     """
@@ -106,6 +108,7 @@ class Execution:
         self.applied = 0
         self.closed = False
         self.is_driven = True
+        self.has_other_kind = False
         self._body = body
         self._max_steps = max_steps
         self._own_tasks = own_tasks
@@ -145,7 +148,7 @@ class Execution:
         if known is not None and not self._pending and len(self.activity.tasks) <= self._own_tasks:
             del self._memos[key]
             self._received = max(self._received, known[0])
-            return _of_kind(step_id, request, known[1])
+            return self._of_kind(step_id, request, known[1])
         call = StepCall(key, step_id, request, asyncio.get_running_loop().create_future(), self._received)
         self._pending[key] = call
         if known is None:
@@ -155,7 +158,7 @@ class Execution:
             heapq.heappush(self._deliverable, (known[0], key))
         self._requesters.add(task)
         try:
-            return _of_kind(step_id, request, await call.future)
+            return self._of_kind(step_id, request, await call.future)
         finally:
             self._requesters.discard(task)
             self._pending.pop(key, None)
@@ -177,6 +180,14 @@ class Execution:
             contextvars.Context().run(lambda: loop.call_later(delay_s, over.cancel))  # not a timer of the run
             await over
         raise asyncio.CancelledError
+
+    def _of_kind(self, step_id: str, request: StepRequest, memo: Memo) -> Memo:
+        """The memo, if it is that of a step of the requested kind."""
+        stored = stored_kind(memo.detail)
+        if stored != request.kind:
+            self.has_other_kind = True
+            raise StepKindError(step_id, stored=stored, requested=request.kind)
+        return memo
 
     def _next_key(self, step_id: str) -> str:
         if HANDLER_ATTEMPT.get() is not None:
@@ -357,14 +368,6 @@ class Execution:
             return Raised(asyncio.CancelledError("the function was cancelled by its own code"))
         error = main.exception()
         return Returned(main.result()) if error is None else Raised(original(error))
-
-
-def _of_kind(step_id: str, request: StepRequest, memo: Memo) -> Memo:
-    """The memo, if it is that of a step of the requested kind."""
-    stored = stored_kind(memo.detail)
-    if stored != request.kind:
-        raise StepKindError(step_id, stored=stored, requested=request.kind)
-    return memo
 
 
 def _this_task() -> asyncio.Task[Any]:

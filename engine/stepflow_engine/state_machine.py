@@ -294,6 +294,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "extend_leases": "none",
         "yield_run": f"{_REQUEUE}; promote",
         "park_run": "run running -> waiting; continuation leased -> parked; promote",
+        "leave_job": "run running -> queued; continuation leased -> waitlisted; step leased -> waitlisted; promote",
         "release_jobs": f"{_REQUEUE}; step leased -> queued|waitlisted; promote",
         "reclaim_leases": f"{_REQUEUE}; step leased -> queued|waitlisted; promote",
         "repair_jobs": "step queued -> waitlisted; promote",
@@ -325,7 +326,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "pause": "none",
         "resume": "none",
         "forget_function": "none",
-        "register_code": "none",
+        "register_code": "promote",
         "register_functions": "none",
         "agree_partitions": "none",
         # doctor: only with `repair`

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import digest_of_code, register_code
-from stepflow_broker.transitions.jobs import ClaimedJobs, claim_jobs, queue_lists
+from stepflow_broker.registry.functions import code_names, digest_of_code, register_code
+from stepflow_broker.transitions.jobs import ClaimedJobs, Lease, claim_jobs, queue_lists
 from stepflow_engine.codec import loads
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.state_machine import RunStatus
@@ -283,6 +285,77 @@ def test_a_run_that_waits_for_a_worker_with_its_code_can_be_cancelled(driver: Dr
     assert driver.cancel("run1") is ScriptStatus.DONE
     assert claim_with(driver, NEW) == ClaimedJobs([])
     assert not driver.client.exists(driver.keys("CODE_WAITS"))
+
+
+V1, V2, V3 = [code_names(["shop/buy"], version) for version in ("v1", "v2", "v3")]
+
+
+@pytest.mark.parametrize("kind", ["run", "step"])
+def test_a_job_that_a_version_of_the_code_cannot_execute_goes_to_another_at_once(driver: Driver, kind: str) -> None:
+    lease = left_job(driver, kind)
+    driver.send(register_code(driver.partition, V2))
+    heard = driver.listen("READY")
+    assert driver.leave(lease, "v1") is ScriptStatus.DONE
+    assert heard() == ["shop" if kind == "run" else "shop:steps"]
+    assert driver.leave(lease, "v1") is ScriptStatus.STALE_FENCE
+    assert claim_with(driver, V1) == ClaimedJobs([])
+    (claimed,) = claim_with(driver, V2, worker="w2").leases
+    assert (claimed.job, claimed.attempt, claimed.step_attempt) == (lease.job, 0, 0)
+    assert not driver.client.exists(driver.keys("CODE_WAITS"))
+
+
+@pytest.mark.parametrize("kind", ["run", "step"])
+def test_a_job_stays_with_the_last_version_that_could_execute_it(driver: Driver, kind: str) -> None:
+    lease = left_job(driver, kind)
+    assert driver.leave(lease, "v1") is ScriptStatus.ALREADY  # no other version lives
+    driver.send(register_code(driver.partition, ["shop/buy"]))  # of a release that knows no versions
+    driver.send(register_code(driver.partition, code_names(["shop/other"], "v2")))
+    assert driver.leave(lease, "v1") is ScriptStatus.ALREADY
+    driver.send(register_code(driver.partition, V2))
+    assert driver.leave(lease, "v1") is ScriptStatus.DONE
+    (second,) = claim_with(driver, V2, worker="w2").leases
+    assert driver.leave(second, "v2") is ScriptStatus.ALREADY  # v1 has left it
+    driver.send(register_code(driver.partition, V3))
+    assert driver.leave(second, "v2") is ScriptStatus.DONE
+    assert claim_with(driver, V1) == claim_with(driver, V2) == ClaimedJobs([])
+    assert len(claim_with(driver, V3).leases) == 1
+
+
+@pytest.mark.parametrize("kind", ["run", "step"])
+def test_a_job_that_was_left_to_a_version_that_has_gone_returns_to_the_others(driver: Driver, kind: str) -> None:
+    lease = left_job(driver, kind)
+    driver.send(register_code(driver.partition, V2))
+    driver.leave(lease, "v1")
+    driver.advance(60_000)
+    driver.send(register_code(driver.partition, V1))
+    assert claim_with(driver, V1) == ClaimedJobs([])  # the other version may still live
+    driver.advance(60_000)
+    driver.send(register_code(driver.partition, V1))
+    (again,) = claim_with(driver, V1).leases
+    assert again.job == lease.job
+    assert driver.leave(again, "v1") is ScriptStatus.ALREADY
+    assert not driver.client.exists(driver.keys("CODE_WAITS"))
+
+
+@pytest.mark.parametrize("kind", ["run", "step"])
+def test_a_run_whose_job_waits_for_another_version_can_be_cancelled(driver: Driver, kind: str) -> None:
+    lease = left_job(driver, kind)
+    driver.send(register_code(driver.partition, V2))
+    driver.leave(lease, "v1")
+    assert driver.cancel("run1") is ScriptStatus.DONE
+    assert claim_with(driver, V2) == ClaimedJobs([])
+    assert not driver.client.exists(driver.keys("CODE_WAITS"))
+
+
+def left_job(driver: Driver, kind: str) -> Lease:
+    """A run or a planned step that a worker with the version v1 has claimed."""
+    driver.send(register_code(driver.partition, V1))
+    lease = driver.started("run1")
+    if kind == "run":
+        return lease
+    driver.plan(lease, "a")
+    driver.park(lease)
+    return driver.claim_one()
 
 
 def test_a_worker_whose_set_of_functions_has_expired_claims_all_jobs(driver: Driver) -> None:

@@ -176,6 +176,8 @@ MAKE_ALL_MOVES = (
     "test_batches.py::test_the_end_of_a_batch_is_that_of_its_runs_whoever_sees_to_it[real-failed]",
     "test_batches.py::test_who_cancels_a_batch_cancels_its_runs[real]",
     "test_cancellation.py::test_a_run_that_does_not_end_in_time_is_cancelled_with_its_children[real]",
+    "test_claiming.py::test_a_job_that_a_version_of_the_code_cannot_execute_goes_to_another_at_once[real-run]",
+    "test_claiming.py::test_a_job_that_a_version_of_the_code_cannot_execute_goes_to_another_at_once[real-step]",
     "test_ending.py::test_a_run_can_be_cancelled_in_every_state[real-with_steps_in_every_state]",
     "test_ending.py::test_a_run_that_is_retried_waits_for_its_time_and_counts_the_attempt[real]",
     "test_ending.py::test_steps_that_have_not_ended_go_with_their_run[real]",

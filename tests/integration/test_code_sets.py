@@ -6,11 +6,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from stepflow import Context, Stepflow
+from stepflow import Context, RetryAfterError, RunFailedError, Stepflow
 from tests.support.processes import WorkerThread, until
 
 pytestmark = pytest.mark.roles("producer", "operator")
@@ -123,3 +123,109 @@ def test_a_step_that_only_new_code_plans_is_left_to_new_code_without_a_spent_att
     gate.set()
     assert run.result(20) == ["first", None, "second"]
     assert attempts == [0]
+
+
+# -- versions of the code of one function ------------------------------------------------
+
+
+@pytest.fixture
+def run_version(run_worker: StartWorker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., WorkerThread]:
+    """Start a worker whose code has a version."""
+
+    def run(version: str, app: Stepflow, **options: object) -> WorkerThread:
+        monkeypatch.setenv("STEPFLOW_VERSION", version)
+        return run_worker(app, **options)
+
+    return run
+
+
+def fan(url: str, *names: str, later: bool = False) -> Stepflow:
+    """A version of a function that requests these steps at once. ``later``: their first attempts fail."""
+    app = Stepflow("shop", redis_url=url)
+
+    @app.function("fan", retries=1 if later else 0)
+    async def function(ctx: Context) -> list[str]:
+        async def handler(name: str) -> str:
+            if later:
+                raise RetryAfterError("later", "500ms")
+            await asyncio.sleep(0.02)
+            return name
+
+        return list(await asyncio.gather(*[ctx.step.run(name, handler, name) for name in names]))
+
+    return app
+
+
+def test_no_run_fails_and_none_is_late_while_old_and_new_code_execute_them(url: str, run_version) -> None:
+    old, new = fan(url, "a", "b"), fan(url, "a", "b", "c")
+    for _ in range(3):
+        run_version("old", old)
+    run_version("new", new)
+    began = time.monotonic()
+    runs = [new.start("fan") for _ in range(60)]
+    results = {tuple(run.result(30)) for run in runs}
+    assert results <= {("a", "b"), ("a", "b", "c")}
+    assert time.monotonic() - began < 15
+
+
+def test_a_step_that_no_version_of_the_code_calls_holds_nothing_up(url: str, run_version, client) -> None:
+    newest = run_version("newest", fan(url, "a", "b", later=True))
+    run = fan(url).start("fan")
+    until(lambda: client.hvals(f"stepflow:steps:{run.id}").count("delayed") == 2, what="the failed attempts")
+    newest.stop()
+    client.delete(*client.scan_iter("stepflow:code:*"), "stepflow:codes")  # as after its time
+    run_version("old", fan(url, "x"))
+    run_version("new", fan(url, "y"))
+    assert run.result(30) in (["x"], ["y"])
+    assert not client.exists("stepflow:code-waits")
+
+
+KINDS: dict[str, Callable[[Context], Awaitable[object]]] = {
+    "run": lambda ctx: ctx.step.run("x", lambda: "ran"),
+    "sleep": lambda ctx: ctx.step.sleep("x", "1ms"),
+    "wait": lambda ctx: ctx.step.wait_for_event("x", event="never", timeout="2s"),
+}
+
+
+def changing(url: str, kind: str) -> Stepflow:
+    """A version of a function in which step x has this kind."""
+    app = Stepflow("shop", redis_url=url)
+
+    @app.function("f", retries=0)
+    async def f(ctx: Context) -> str:
+        await asyncio.gather(KINDS[kind](ctx), ctx.step.sleep("nap", "200ms"))
+        await ctx.step.wait_for_event("go", event="go", timeout="1h")
+        return kind
+
+    return app
+
+
+@pytest.mark.parametrize(("first", "other"), [(one, two) for one in KINDS for two in KINDS if one != two])
+def test_a_run_whose_step_has_another_kind_in_other_code_goes_to_a_worker_with_its_code(
+    url: str, run_version, client, first: str, other: str
+) -> None:
+    app = changing(url, first)
+    worker = run_version(first, app)
+    run = app.start("f")
+    until(lambda: client.hlen(f"stepflow:steps:{run.id}") or client.hlen(f"stepflow:memos:{run.id}"), what="step x")
+    worker.stop()
+    run_version(other, changing(url, other))
+    until(lambda: run.explain().kind == "code_missing" or run.status().ended, what="the other code to leave the run")
+    run_version(first, app)
+    until(lambda: "go" in client.hvals(f"stepflow:steps:{run.id}"), what="the wait after the step")
+    app.send("go")
+    assert run.result(20) == first
+
+
+def test_a_step_of_another_kind_is_an_error_when_no_other_code_is_left(url: str, run_version, client) -> None:
+    app = changing(url, "run")
+    worker = run_version("old", app)
+    run = app.start("f")
+    until(lambda: client.hlen(f"stepflow:memos:{run.id}") == 2, what="the first steps")
+    worker.stop()
+    client.delete(*client.scan_iter("stepflow:code:*"), "stepflow:codes")  # as after its time
+    run_version("new", changing(url, "sleep"))
+    app.send("go")
+    with pytest.raises(RunFailedError, match="kind 'run' in this run") as failed:
+        run.result(20)
+    assert failed.value.name == "StepKindError"

@@ -212,6 +212,11 @@ class Driver:
             )
         )
 
+    def leave(self, lease: Lease, version: str) -> ScriptStatus:
+        """Leave a job to workers with another version of its code."""
+        call = jobs.leave_job(self.partition, run_id=lease.run_id, key=lease.key, fence=lease.fence, version=version)
+        return self.send(call)
+
     def park(self, lease: Lease, applied: int = 0) -> ScriptStatus:
         return self.send(jobs.park_run(self.partition, run_id=lease.run_id, fence=lease.fence, applied=applied))
 

@@ -239,8 +239,8 @@ _EVENTS = (
         "run_corrupt",
         _WARNING,
         ("run_id", "error"),
-        "Another program changed the data of the run. The run has failed with `CorruptDataError`, which names the step.",
-        "Find the program. `stepflow doctor` examines the other runs.",
+        "Another program changed the data of the run. It has failed with `CorruptDataError`, which names the step.",
+        f"Find the program. `{NAME} doctor` examines the other runs.",
     ),
     LogEvent(
         "planned_step_not_found",

@@ -33,6 +33,7 @@ from stepflow_broker.redis_client.errors import CLIENT_ERRORS, server_error
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
 from stepflow_broker.registry.functions import (
     check_scopes,
+    code_names,
     digest_of_code,
     parse_function_queues,
     register_code,
@@ -43,6 +44,7 @@ from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import ConfigurationError, StepflowError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
+from stepflow_workers.code_fingerprint import code_fingerprint
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.event_loop import run_to_end
@@ -93,6 +95,8 @@ class StepWorker(BaseWorker):
         self, apps: Sequence[Stepflow], settings: WorkerSettings, *, on_start: Callable[[], None] | None = None
     ) -> None:
         self.functions = {function.name: function for app in apps for function in app.functions.values()}
+        self._fingerprint = code_fingerprint(self.functions.values())
+        self._code_names = code_names(self.functions, self._fingerprint)
         if not self.functions:
             names = ", ".join(app.id for app in apps)
             raise ConfigurationError(
@@ -163,7 +167,7 @@ class StepWorker(BaseWorker):
             check_partitions(broker, self.partition.keys)
             check_scopes(self.partition.keys, configs)
             broker.execute_all([register_functions(one.keys, configs) for one in self.partition.all])
-            broker.execute_all([register_code(one, list(self.functions)) for one in self.partition.all])
+            broker.execute_all([register_code(one, self._code_names) for one in self.partition.all])
         finally:
             broker.close()
 
@@ -175,8 +179,10 @@ class StepWorker(BaseWorker):
             self.settings.redis_url, retry_for_s=_RETRY_FOR_S, on_refusal=partial(_report_refusal, LogThrottle())
         )
         wakeups = Wakeups(self.partition)
-        code = digest_of_code(self.functions)
-        state = WorkerState(broker, self.partition, self.name, self.settings, code, wakeups)
+        code = digest_of_code(self._code_names)
+        state = WorkerState(
+            broker, self.partition, self.name, self.settings, code, wakeups, fingerprint=self._fingerprint
+        )
         registries = Registries(broker, self.partition)
         completions = CompletionConsumer(broker, self.partition, self.name, state.cache)
         lease_ms = self.settings.lease_ms
@@ -206,7 +212,7 @@ class StepWorker(BaseWorker):
                 runner=runner,
                 leases=leases,
                 router=router,
-                maintenance=MaintenanceLoop(state, partition, completions, cron_ticker, list(self.functions)),
+                maintenance=MaintenanceLoop(state, partition, completions, cron_ticker, self._code_names),
                 set_state=partial(self._show_state, broker),
             )
             wakeups.add(partition, dispatcher)

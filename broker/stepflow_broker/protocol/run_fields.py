@@ -40,7 +40,7 @@ _TIME = "time in ms"
 _DURATION = "duration in ms"
 _CREATE = "create_run join_batch start_or_skip"
 _MOVE = "claim_jobs create_run join_batch queue_run retry_run"
-_LEASE_ENDS = "end_run park_run requeue_run retry_run"
+_LEASE_ENDS = "end_run leave_job park_run requeue_run retry_run"
 
 # fmt: off
 RUN_FIELDS: tuple[HashField, ...] = (
@@ -53,7 +53,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("retention_ms", _DURATION, "APPLY.field", "", "How long the ended run is kept. Only runs with flow control or cancellation rules store it; for others the caller of a script passes it."),
     _field("dedupe_ms", _DURATION, "fire_cron fork_run route_event start_runs", "", "How long after its creation the run is kept at least, so that its id prevents a second start. 0: no minimum."),
     # its state
-    _field("status", "text", f"{_MOVE} end_run park_run start_or_skip", "", "The status that users see. While the run is live, it follows from `continuation`."),
+    _field("status", "text", f"{_MOVE} end_run leave_job park_run start_or_skip", "", "The status that users see. While the run is live, it follows from `continuation`."),
     _field("continuation", "text", f"{_MOVE} defer promote", "end_run park_run", "The state of the run's own job. A parked or ended run has no such field."),
     _field("started_at", _TIME, "claim_jobs", "", "The first claim of the run."),
     _field("ended_at", _TIME, "end_run", "", "The end of the run."),
@@ -70,8 +70,9 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("last_error", "JSON", "retry_run", "", "The failure of the last attempt of the function's own code. It may be encrypted."),
     _field("due", _TIME, "create_run retry_run", "", "When the delayed continuation is queued. It is out of date in other states."),
     _field("delayed_by", "text", "join_batch start_or_skip", "", "The flow control rule that delays or delayed the start."),
-    _field("blocked", "text", "retry_run", "end_run retry_run", "Why the last worker that claimed the run could not execute it."),
+    _field("blocked", "text", "retry_run", "end_run leave_job retry_run", "Why the last worker that claimed the run could not execute it."),
     _field("deferred", "integer", "retry_run", "end_run retry_run", "How often in a row a worker could not execute the run, because it could not read it or did not have its code. The delay doubles each time."),
+    _field("left_by", "words", "leave_job", "end_run", "The versions of the code whose workers have left the continuation to another version, because their code has a step of another kind."),
     # flow control
     _field("concurrency", "text", "APPLY.field", "", "The concurrency limits of the run's jobs. `<limit> <length of the name> <name>` repeated."),
     _field("priority_ms", "duration in ms, may be negative", "APPLY.field", "", "The time by which the run comes earlier in a wait list."),
@@ -106,18 +107,19 @@ RUN_FIELDS: tuple[HashField, ...] = (
 _STEP_ENDS = "drop_planned_step"
 _WAIT_ENDS = "drop_wait"
 _BEGIN_WAIT = "await_child begin_wait"
-_STEP_LEASE_ENDS = "drop_planned_step fail_attempt requeue_step"
+_STEP_LEASE_ENDS = "drop_planned_step fail_attempt leave_job requeue_step"
 
 STEP_FIELDS: tuple[HashField, ...] = (
     _field("<key>", "text", f"{_BEGIN_WAIT} fail_attempt plan_steps", f"{_STEP_ENDS} {_WAIT_ENDS}", "The id of the step, as the code gave it."),
     _field("<key>:state", "text", f"{_BEGIN_WAIT} claim_jobs defer fail_attempt plan_steps promote requeue_step", f"{_STEP_ENDS} {_WAIT_ENDS}", "The state of the step."),
     _field("<key>:lease", "integer", "claim_jobs", _STEP_LEASE_ENDS, "The fence of the current lease of the step's job."),
     _field("<key>:owner", "text", "claim_jobs", _STEP_LEASE_ENDS, "The worker that has the lease."),
-    _field("<key>:attempt", "integer", "fail_attempt", _STEP_ENDS, "How many attempts have failed."),
+    _field("<key>:attempt", "integer", "fail_attempt leave_job", _STEP_ENDS, "How many attempts have failed."),
     _field("<key>:error", "JSON", "fail_attempt", _STEP_ENDS, "The failure of the last attempt. It may be encrypted."),
     _field("<key>:deaths", "lines of text", "reclaim_leases", _STEP_ENDS, "The workers that died with the step's job, each with the time."),
     _field("<key>:due", _TIME, f"{_BEGIN_WAIT} fail_attempt", f"{_STEP_ENDS} {_WAIT_ENDS}", "When the next attempt is queued, or the wait ends."),
     _field("<key>:deferred", "integer", "fail_attempt", f"{_STEP_ENDS} fail_attempt", "How often in a row a worker could not execute the step's job, as `deferred` of a run."),
+    _field("<key>:left_by", "words", "leave_job", f"{_STEP_ENDS}", "The versions of the code whose workers have left the step's job to another version, because their code does not call the step."),
     _field("<key>:detail", "JSON without its first brace", _BEGIN_WAIT, _WAIT_ENDS, "The end of the memo of a waiting step, which does not depend on the outcome."),
     _field("<key>:child", "text", "await_child", _WAIT_ENDS, "The run that the step waits for."),
     _field("<key>:message", "text", "invoke_remote_child", _WAIT_ENDS, "The message on the stream of finished events that starts the child, if the child lives in another partition."),

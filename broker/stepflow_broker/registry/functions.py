@@ -30,6 +30,7 @@ __all__ = [
     "CronConfig",
     "EventConfig",
     "FunctionConfig",
+    "code_names",
     "digest_of_code",
     "forget_function",
     "parse_function_queues",
@@ -190,15 +191,24 @@ def _pinned_prefix(flow: FlowConfig, name: str, app: str) -> str:
     return partition_prefix_for(pinned) if pinned else ""
 
 
+def code_names(functions: Iterable[str], version: str) -> list[str]:
+    """What the set of a worker contains: the functions (``app/function``) of which it has the code, and its version.
+
+    Args:
+        version: identifies the version of the code, without spaces.
+    """
+    return [*functions, "versions", f"version {version}"]
+
+
 def digest_of_code(names: Iterable[str]) -> str:
-    """What identifies a set of functions: workers with the same functions have the same."""
+    """What identifies a set of names: workers with the same functions in the same version have the same."""
     return hashlib.sha1("\n".join(sorted(names)).encode(), usedforsecurity=False).hexdigest()
 
 
 def register_code(partition: Partition, names: Sequence[str]) -> Command[int]:
-    """Note in one partition that a live worker has the code of these functions, for the next 90 seconds."""
+    """Note in one partition that a live worker has this code, for the next 90 seconds; see `code_names`."""
     digest = digest_of_code(names)
-    keyed = (partition.keys("CODE", digest), partition.keys("CODES"))
+    keyed = (partition.keys("CODE", digest), partition.keys("CODES"), partition.keys("CODE_WAITS"))
     return run_script("register_code", int, keyed, partition.now_ms(), digest, _CODE_TTL_MS, *names)
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "fail_attempt",
     "finish_run",
     "fire_timers",
+    "leave_job",
     "load_run",
     "park_run",
     "plan_steps",
@@ -397,6 +398,19 @@ def release_jobs(partition: Partition, leases: Sequence[tuple[str, int]]) -> Com
         partition.now_ms(),
         *[part for lease in leases for part in lease],
     )
+
+
+def leave_job(partition: Partition, *, run_id: str, key: str, fence: int, version: str) -> Command[ScriptStatus]:
+    """Leave a job to workers with another version of its code.
+
+    DONE, ALREADY (no live worker has another version: the lease is kept), NO_RUN or STALE_FENCE.
+
+    Args:
+        key: the key of the step of the job; ``""``: the continuation.
+        version: the version of the code that cannot execute it, as registered; see `code_names`.
+    """
+    keyed = (*partition.run_keys(run_id, "RUN", "STEPS"), partition.of(run_id).keys("CODE_WAITS"))
+    return run_script("leave_job", ScriptStatus, keyed, partition.now_ms(), run_id, key, fence, version)
 
 
 def extend_leases(partition: Partition, leases: Sequence[tuple[str, int]], *, lease_ms: int) -> Command[list[str]]:

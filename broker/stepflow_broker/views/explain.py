@@ -20,6 +20,7 @@ from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
 from stepflow_broker.views.run_pauses import limits_of, pause_text, pauses_of
+from stepflow_engine.ids import split_job_id
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.terminal_text import one_line_failure
 
@@ -192,6 +193,12 @@ class _Explainer:
             return f"worker {worker}"
         return f"worker {worker}, which sends no heartbeat: another one takes the job when its lease expires"
 
+    def _left_by(self, job: str) -> str:
+        """The versions of the code that have left a job to others; ``""``: none."""
+        run_id, key = split_job_id(job)
+        kind, field = ("STEPS", f"{key}:left_by") if key else ("RUN", "left_by")
+        return self.broker.execute(command(replies.texts, "HMGET", self.partition.run_key(kind, run_id), field))[0]
+
     def _positions(self, job: str, limits: list[tuple[int, str]], record: RunRecord) -> Iterator[Reason]:
         """The positions of a job in the wait lists of its queue and its limits, and the runs that hold the slots."""
         partition = self.partition.of(job)
@@ -201,10 +208,18 @@ class _Explainer:
         )
         if place is not None:
             yield Reason("queue", queued, f"number {place + 1} by priority on queue {queued}")
+        left_by = self._left_by(job)
         for name in queue_lists([record.queue]):
             code = partition.keys("WAIT_LIST", f"code {name}\n{record.name}")
             if self.broker.execute(command(replies.integer_or_none, "ZRANK", code, job)) is not None:
                 text = f"it waits for a worker that has the code of {record.name}: start one, or cancel the run"
+                yield Reason("code_missing", record.name, text)
+                return
+            code = partition.keys("WAIT_LIST", f"code {name}\n{record.name}\n{left_by}")
+            if left_by and self.broker.execute(command(replies.integer_or_none, "ZRANK", code, job)) is not None:
+                text = (
+                    f"it waits for a worker with another version of the code of {record.name}: start one, or cancel it"
+                )
                 yield Reason("code_missing", record.name, text)
                 return
         for limit, name in limits:

@@ -64,14 +64,18 @@ class RunDriver:
                 await self._state.release([lease])
                 return None
             if not isinstance(outcome, Waiting):
+                if run.execution.has_other_kind and await self._left_to_other_version():
+                    return None
                 await complete_run(self._context, run, lease, outcome)
+                return None
+            if run.execution.has_other_kind and await self._left_to_other_version():
                 return None
             if self._state.pauses.is_paused(run):
                 await self._yield()
                 return None
             fresh = [call for call in outcome.fresh if call.key not in run.planned]
             if fresh and self._may_be_planned:
-                await self._read_planned()
+                continues = await self._read_planned()
             elif fresh and outcome.alone and isinstance(request := fresh[0].request, RunRequest):
                 self._budget -= 1
                 return StepAttempt(run, lease, fresh[0], request, deaths=run.deaths)
@@ -98,26 +102,39 @@ class RunDriver:
         with self._state.slots.released():
             return await self._run.execution.advance()
 
-    async def _read_planned(self) -> None:
+    async def _left_to_other_version(self) -> bool:
+        """Leave the run to workers with other code, in which the step has its kind, if there are any."""
+        self._run.execution.has_other_kind = False
+        is_left = await self._state.left_to_other_version(self._lease)
+        if is_left:
+            self._state.cache.drop(self._run)
+        return is_left
+
+    async def _read_planned(self) -> bool:
         """Read which steps an earlier holder of the run has planned, and then the memos of those that have finished.
 
-        The earlier holder may have had other code, in which the id of a step belonged to a step of another kind.
+        The earlier holder may have had other code, in which the id of a step belonged to a step of another kind. False:
+        the run is left to workers with such code.
         """
         run, state = self._run, self._state
         steps = await state.broker.execute(read_steps(state.partition, run.run_id))
-        for step in steps:
-            self._check_kind(step)
+        errors = {step.key: error for step in steps if (error := self._kind_error(step)) is not None}
+        if errors and await self._left_to_other_version():
+            return False
+        for key, error in errors.items():
+            run.execution.refuse(key, error)
         run.planned.update(step.key for step in steps if step.state and not step.has_early_events)
         await catch_up(state, run)
         run.execution.request_again()
         self._may_be_planned = False
+        return True
 
-    def _check_kind(self, step: StepRecord) -> None:
-        """Refuse a step that the code requests, if a step of another kind has its id in the run."""
+    def _kind_error(self, step: StepRecord) -> StepKindError | None:
+        """The error for a step that the code requests, if a step of another kind has its id in the run."""
         call = self._run.execution.pending(step.key)
-        if call is not None and step.state and call.request.kind != step.kind:
-            error = StepKindError(call.id, stored=step.kind, requested=call.request.kind)
-            self._run.execution.refuse(step.key, error)
+        if call is None or not step.state or call.request.kind == step.kind:
+            return None
+        return StepKindError(call.id, stored=step.kind, requested=call.request.kind)
 
     # -- commit ------------------------------------------------------------------
 

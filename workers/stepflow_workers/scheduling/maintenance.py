@@ -49,7 +49,7 @@ class MaintenanceLoop:
     """Runs the periodic tasks of one partition, for one worker.
 
     Args:
-        functions: the names of the functions of which the worker has the code.
+        code: the functions of which the worker has the code, and its version; see `code_names`.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class MaintenanceLoop:
         partition: Partition,
         completions: CompletionConsumer,
         cron_ticker: CronTicker,
-        functions: Sequence[str],
+        code: Sequence[str],
     ) -> None:
         self._state = state
-        self._functions = functions
+        self._code = code
         self._partition = partition
         self._timers_at = 0.0
         self._tick_at = 0.0
@@ -131,7 +131,7 @@ class MaintenanceLoop:
             _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
 
     async def _register_code(self) -> None:
-        await self._state.broker.execute(register_code(self._partition, self._functions))
+        await self._state.broker.execute(register_code(self._partition, self._code))
 
     async def _forget_ended(self) -> None:
         now_ms = await self._state.broker.execute(server_time_ms())

@@ -11,7 +11,7 @@ from functools import partial
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
-from stepflow_broker.transitions.jobs import Lease, by_partition, continue_run, fail_attempt, release_jobs
+from stepflow_broker.transitions.jobs import Lease, by_partition, continue_run, fail_attempt, leave_job, release_jobs
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.errors import BackendUnavailableError, DecryptionError
 from stepflow_engine.memo import Memo, read_memo
@@ -39,6 +39,7 @@ class WorkerState:
         worker: the worker's name.
         settings: the settings of the worker.
         code: the digest of the functions of which it has the code.
+        fingerprint: identifies the version of its code.
         wakeups: wakes the worker's dispatchers.
         slots: limit how many jobs it executes at once.
         cache: the runs in its memory.
@@ -55,6 +56,7 @@ class WorkerState:
     settings: WorkerSettings
     code: str
     wakeups: Wakeups
+    fingerprint: str = ""
     slots: Slots = field(init=False)
     cache: RunCache = field(init=False)
     pauses: Pauses = field(init=False)
@@ -85,6 +87,16 @@ class WorkerState:
         """Log that this worker has left jobs of a function to others, once a minute for each function."""
         if self._code_log.allows(name):
             _log.warning("code_missing", extra={"function": name, "count": count})
+
+    async def left_to_other_version(self, lease: Lease) -> bool:
+        """Leave a job that the code of this worker lacks to workers with another version, if there are any.
+
+        False: no live worker has one. True: the job is no longer this worker's.
+        """
+        call = leave_job(
+            self.partition, run_id=lease.run_id, key=lease.key, fence=lease.fence, version=self.fingerprint
+        )
+        return await self.broker.execute(call) is not ScriptStatus.ALREADY
 
     def has_missed(self, job: str) -> bool:
         """Whether the code of this worker did not call the step of a job before."""

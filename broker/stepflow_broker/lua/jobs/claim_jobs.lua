@@ -3,7 +3,7 @@
 -- is claimed while RQ is suspended, or from a paused queue. A claim that a worker sends again, because it lost the
 -- reply, gets the same jobs. Jobs of other programs that use RQ stay on their list. A job of which this worker does not
 -- have the code is deferred to a wait list, from which the next claim of a worker that has it takes it.
--- USES     clock jobs state concurrency
+-- USES     clock jobs state concurrency code
 -- KEYS     1 rq_suspended  2 paused  3 last_claim
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5 claim (a number that the worker uses once; 0: never repeated)
 --          6 code (the digest of the worker's functions; '': it has all)  7.. lists, in order
@@ -55,11 +55,21 @@ local function leave_to_others(job, run, key, list, name)
   return false
 end
 
+-- whether this worker has a function in a version that has not left a job; `left_by` is nil if the version does not count
+local function has_version(name, left_by)
+  if not has_code(name) then return false end
+  for _, version in ipairs(split_words(left_by or '')) do
+    if redis.call('SISMEMBER', CODE .. ARGV[6], 'version ' .. version) == 1 then return false end
+  end
+  return true
+end
+
 -- queue jobs again that workers without their code have left to others, if this worker has it
 local function take_from_others(lists)
   for _, subject in ipairs(redis.call('SMEMBERS', CODE_WAITS)) do
-    local list, name = string.match(subject, '^(.-)\n(.*)$')
-    if lists[list] and has_code(name) then
+    local list, name, left_by = string.match(subject, '^(.-)\n(.-)\n(.*)$')
+    if not list then list, name = string.match(subject, '^(.-)\n(.*)$') end
+    if lists[list] and has_version(name, left_by) then
       local jobs = redis.call('ZPOPMIN', WAIT_LIST .. 'code ' .. subject, limit)
       for i = 1, #jobs, 2 do promote(jobs[i], 'code ' .. subject, now) end
     end

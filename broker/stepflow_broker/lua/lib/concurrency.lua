@@ -139,7 +139,11 @@ local function leave_wait_lists(job, was)
   redis.call('ZREM', WAIT_LIST .. 'function ' .. name, job)
   redis.call('ZREM', WAIT_LIST .. 'queue ' .. was.queue, job)
   for _, started in ipairs({true, false}) do
-    redis.call('ZREM', WAIT_LIST .. 'code ' .. list_of(was.queue, started) .. '\n' .. name, job)
+    local code = list_of(was.queue, started) .. '\n' .. name
+    redis.call('ZREM', WAIT_LIST .. 'code ' .. code, job)
+    for _, subject in ipairs(redis.call('SMEMBERS', CODE_WAITS)) do -- in other versions of the code
+      if string.sub(subject, 1, #code + 1) == code .. '\n' then redis.call('ZREM', WAIT_LIST .. 'code ' .. subject, job) end
+    end
   end
   for _, limit in ipairs(read_limits(was.concurrency)) do redis.call('ZREM', WAIT_LIST .. limit.name, job) end
 end

@@ -15,7 +15,13 @@ local function wait_lists_of(was)
   for _, limit in ipairs(read_limits(was.concurrency)) do names[#names + 1] = limit.name end
   local name = was.app .. '/' .. was.function_id
   names[#names + 1] = 'function ' .. name
-  for _, started in ipairs({true, false}) do names[#names + 1] = 'code ' .. list_of(was.queue, started) .. '\n' .. name end
+  for _, started in ipairs({true, false}) do
+    local code = list_of(was.queue, started) .. '\n' .. name
+    names[#names + 1] = 'code ' .. code
+    for _, subject in ipairs(redis.call('SMEMBERS', CODE_WAITS)) do
+      if string.sub(subject, 1, #code + 1) == code .. '\n' then names[#names + 1] = 'code ' .. subject end
+    end
+  end
   names[#names + 1] = 'queue ' .. was.queue
   return names
 end

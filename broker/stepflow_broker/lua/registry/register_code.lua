@@ -1,13 +1,23 @@
 -- register_code: note the functions of which a live worker has the code. Each worker repeats it. Without that, it expires.
 -- Workers with the same functions share one set.
--- USES     clock
--- KEYS     1 code  2 codes
--- ARGV     1 now_ms  2 digest (of the names)  3 ttl_ms  4.. names
--- MOVES    none
+-- Jobs that workers have left to another version of the code are queued again when no live worker has one any more.
+-- USES     clock jobs state concurrency code
+-- KEYS     1 code  2 codes  3 code_waits
+-- ARGV     1 now_ms  2 digest (of the names)  3 ttl_ms  4.. names, and the version of the code
+-- MOVES    promote
 -- RETURNS  1 REGISTERED
 local now = clock(ARGV[1])
 for i = 4, #ARGV do redis.call('SADD', KEYS[1], ARGV[i]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+local MAX_PROMOTED = 500 -- of one wait list, in one script
+for _, subject in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+  local name, left_by = string.match(subject, '^.-\n(.-)\n(.*)$')
+  if left_by and not has_other_version(name, left_by, now) then
+    local jobs = redis.call('ZPOPMIN', WAIT_LIST .. 'code ' .. subject, MAX_PROMOTED)
+    for i = 1, #jobs, 2 do promote(jobs[i], 'code ' .. subject, now) end
+    if redis.call('EXISTS', WAIT_LIST .. 'code ' .. subject) == 0 then redis.call('SREM', KEYS[3], subject) end
+  end
+end
 return 1

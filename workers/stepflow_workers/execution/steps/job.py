@@ -54,13 +54,18 @@ class PlannedStep:
         if run.execution.closed:
             await self._state.release([lease])
             return None
-        if call is None:
-            await self._store(self._not_found())
-            return None
-        if not isinstance(call.request, RunRequest):
-            await self._store(self._of_another_kind(call))
-            return None
-        return StepAttempt(run, lease, call, call.request, number=lease.step_attempt, deaths=lease.deaths)
+        if call is not None and isinstance(call.request, RunRequest):
+            return self._attempt(call, call.request)
+        if call is not None or not run.execution.was_requested(lease.key):  # else the code gave the step up
+            self._report_not_found()
+            if await self._state.left_to_other_version(lease):
+                return None
+        await self._store(self._not_found() if call is None else self._of_another_kind(call))
+        return None
+
+    def _attempt(self, call: StepCall, request: RunRequest) -> StepAttempt[RunRequest]:
+        run, lease = self._run, self._lease
+        return StepAttempt(run, lease, call, request, number=lease.step_attempt, deaths=lease.deaths)
 
     async def commit(self, _attempt: StepAttempt[RunRequest], result: StepFinished | StepRetry) -> bool:
         """Store the result of the step. The job is done then."""
@@ -82,12 +87,17 @@ class PlannedStep:
                     await execution.advance()
         return execution.pending(key)
 
+    def _report_not_found(self) -> None:
+        if self._state.missed_log.allows(self._run.function.name):
+            extra = {"run_id": self._lease.run_id, "step_id": self._lease.step_id}
+            _log.warning("planned_step_not_found", extra=extra)
+
     def _not_found(self) -> StepFinished | StepRetry:
         """The result of a step that the code does not wait for. No other step is executed in its place.
 
         Code that called the step and gave it up, such as the loser of a race, needs no other attempt. Code that does
-        not call it at all is of another version, as in every deployment: a worker with the right version may take the
-        job next. So the first jobs of the step that a worker cannot execute cost no attempt, and come back soon.
+        not call it at all is of another version, as in every deployment, and no live worker has that version now: one
+        may start soon. So the first jobs of the step that a worker cannot execute cost no attempt, and come back soon.
         """
         state, run, lease = self._state, self._run, self._lease
         pending = ", ".join(repr(step_id) for step_id in run.execution.pending_ids()[:10]) or "none"
@@ -98,8 +108,6 @@ class PlannedStep:
         )
         if run.execution.was_requested(lease.key):
             return failed_attempt(state, run.function, lease, failure, is_final=True)
-        if state.missed_log.allows(run.function.name):
-            _log.warning("planned_step_not_found", extra={"run_id": lease.run_id, "step_id": lease.step_id})
         misses = state.count_miss(lease.job)
         if misses <= _FREE_MISSES:
             sealed = seal_step_failure(run.function, lease.run_id, lease.key, failure)
