@@ -326,6 +326,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "pause": "none",
         "resume": "none",
         "forget_function": "none",
+        "try_event": "none",
         "register_code": "promote",
         "register_functions": "none",
         "agree_partitions": "none",

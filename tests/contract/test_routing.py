@@ -18,11 +18,18 @@ from stepflow_broker.registry.functions import (
     register_functions,
     registry_version,
 )
-from stepflow_broker.transitions.aside_events import read_aside_events, resend_event, set_aside_event
+from stepflow_broker.transitions.aside_events import (
+    begin_try,
+    end_try,
+    read_aside_events,
+    resend_event,
+    set_aside_event,
+)
 from stepflow_broker.transitions.events import (
     StreamedEvent,
     add_event,
     has_earlier_events,
+    read_deliveries,
     read_events,
     route_event,
     take_over_events,
@@ -135,6 +142,27 @@ def test_an_event_that_was_routed_cannot_disturb_its_run(driver: Driver, version
     driver.finish(driver.claim_one())
     route(driver, event, version)
     assert driver.run("run1").status is RunStatus.COMPLETED
+
+
+def test_workers_that_begin_to_route_an_event_and_do_not_end_are_counted(driver: Driver, version: int) -> None:
+    first, second = sent(driver), sent(driver)
+    for number in (1, 2, 3):
+        assert driver.store.broker.execute(begin_try(driver.partition, first)) == number
+    assert driver.store.broker.execute(begin_try(driver.partition, second)) == 1
+    assert driver.store.broker.execute(end_try(driver.partition, first)) == 0
+    assert driver.store.broker.execute(begin_try(driver.partition, first)) == 1
+    for event in (first, second):
+        driver.send(end_try(driver.partition, event))
+    assert not driver.client.exists(driver.keys("SUSPECT_EVENTS"))
+
+
+def test_how_often_an_event_was_read_is_known(driver: Driver, version: int) -> None:
+    event = sent(driver)
+    assert driver.send(read_deliveries(driver.partition, event)) == 1
+    driver.store.broker.execute(take_over_events(driver.partition, "w2", idle_ms=0))
+    assert driver.send(read_deliveries(driver.partition, event)) == 2
+    route(driver, event, version)
+    assert driver.send(read_deliveries(driver.partition, event)) == 0
 
 
 def test_an_event_is_set_aside_once_and_sent_again_once(driver: Driver, version: int) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import time
 
-from stepflow import Context, CronTrigger, Event, RunFailedError, RunStatus, Stepflow
+import pytest
+
+from stepflow import Concurrency, Context, CronTrigger, Encryption, Event, RunFailedError, RunStatus, Stepflow
+from stepflow.event import encode_event
+from stepflow_engine.codec import dumps, loads
+from stepflow_workers.consumers import event_router
 from tests.support.command_line import as_json
 from tests.support.processes import until
 
@@ -162,3 +167,69 @@ def test_an_event_that_is_too_expensive_for_a_condition_is_set_aside_and_can_be_
 def runs_of(client, function: str) -> list[dict[str, str]]:
     runs = [client.hgetall(key) for key in client.scan_iter("stepflow:run:*")]
     return [run for run in runs if run["function"] == function]
+
+
+def test_an_event_that_is_too_expensive_for_a_key_is_set_aside_and_starts_the_other_functions(
+    app: Stepflow, run_worker, client, url: str
+) -> None:
+    key = "string(event.data.items.filter(i, i.owner in event.data.others).size())"
+
+    @app.function("keyed", event="order", concurrency=Concurrency(1, key=key))
+    async def keyed(ctx: Context) -> None: ...
+
+    @app.function("plain", event="order")
+    async def plain(ctx: Context) -> None: ...
+
+    run_worker(app)
+    app.send("order", POISON, id="order-17")
+    until(lambda: [run for run in runs_of(client, "plain") if run["status"] == "completed"])
+    until(lambda: client.xlen("stepflow:events-aside") == 1)
+    assert client.xlen("stepflow:events") == 0
+    assert runs_of(client, "keyed") == []
+    (aside,) = as_json("events", "aside", "--redis-url", url)
+    assert aside["reason"].startswith("function shop/keyed: expression")
+
+
+def test_an_event_that_ends_the_workers_that_route_it_is_set_aside_after_three(start_worker, url: str, client) -> None:
+    first = start_worker("tests.integration.apps.deadly:app")
+    until(lambda: client.exists("stepflow:functions"), what="the functions")
+    sender = Stepflow("deadly", redis_url=url)
+    ids = [sender.send("order", {"number": number, "is_deadly": number == 3}) for number in range(6)]
+    deaths = [first.process.wait(20)]
+    while client.xlen("stepflow:events-aside") == 0 and len(deaths) < 5:
+        worker = start_worker("tests.integration.apps.deadly:app")
+        until(lambda: worker.process.poll() is not None or client.xlen("stepflow:events-aside"), what="an end")  # noqa: B023
+        if worker.process.poll() is not None:
+            deaths.append(worker.process.returncode)
+    assert deaths == [9, 9, 9]
+    until(lambda: len(runs_of(client, "take")) == 5, what="the runs of the other events")
+    until(lambda: client.xlen("stepflow:events") == 0 and not client.exists("stepflow:suspect-events"), what="the end")
+    (aside,) = as_json("events", "aside", "--redis-url", url)
+    assert aside["id"] == ids[3]
+    assert "workers ended while they routed it" in aside["reason"]
+
+
+def test_an_event_that_is_left_often_or_was_altered_is_set_aside_with_its_reason(
+    url: str, run_worker, client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_TAKE_OVER_MS", "_BLOCK_MS"):
+        monkeypatch.setattr(event_router, name, 100)
+    monkeypatch.setattr(event_router, "_MAX_DELIVERIES", 4)
+    keys = [Encryption.generate_key() for _ in range(2)]
+    sender = Stepflow("shop", redis_url=url, encryption=Encryption(keys=[keys[0]]))
+    app = Stepflow("shop", redis_url=url, encryption=Encryption(keys=[keys[1]]))
+
+    @app.function("f", event="order")
+    async def f(ctx: Context) -> None: ...
+
+    run_worker(app)
+    missing = sender.send("order", {"a": 1})
+    until(lambda: client.xlen("stepflow:events-aside") == 1, what="the event whose key no worker has")
+    cipher = app.backend.cipher
+    event = loads(encode_event(Event("order", {"a": 1}), event_id="x", now_ms=1, limit_bytes=999, cipher=cipher))
+    client.xadd("stepflow:events", {"event": dumps({**event, "id": "y"}), "id": "y", "dedupe": "0"})
+    until(lambda: client.xlen("stepflow:events-aside") == 2, what="the event that was altered")
+    first, second = as_json("events", "aside", "--redis-url", url)
+    assert (first["id"], second["id"]) == (missing, "y")
+    assert "does not have its key" in first["reason"]
+    assert "was altered" in second["reason"]

@@ -325,8 +325,8 @@ _EVENTS = (
         "event_set_aside",
         _ERROR,
         ("event_id", "error"),
-        "An event makes a condition too expensive to evaluate. It has started the other functions.",
-        f"`{NAME} events aside` lists it. Send shorter lists, or correct the condition and use `{NAME} events resend`.",
+        "An event makes an expression too expensive, has ended three workers, or cannot be decrypted.",
+        f"`{NAME} events aside` shows the reason. Remove the cause, then use `{NAME} events resend`.",
     ),
     LogEvent(
         "condition_not_readable",

@@ -20,7 +20,7 @@ from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.errors import ConfigurationError, EventError
-from stepflow_engine.expression import expression
+from stepflow_engine.expression import ExpressionCostError, expression
 from stepflow_engine.ids import partition_prefix_for
 from stepflow_engine.product import WORKER_LOGGER
 
@@ -167,6 +167,19 @@ class FunctionConfig:
         """As `rules`, for events without a caller to report errors to: a run whose rules fail is skipped."""
         try:
             return self.rules(event, cipher)
+        except (EventError, ConfigurationError) as error:
+            return self._rule_args([Rule("skip", str(error))])
+
+    def rules_of_event(self, event: bytes, cipher: Cipher) -> tuple[Arg, ...]:
+        """As `rules_or_skip`, for an event that can be set aside.
+
+        Raises:
+            ExpressionCostError: the event makes a key too expensive to evaluate.
+        """
+        try:
+            return self.rules(event, cipher)
+        except ExpressionCostError:
+            raise
         except (EventError, ConfigurationError) as error:
             return self._rule_args([Rule("skip", str(error))])
 

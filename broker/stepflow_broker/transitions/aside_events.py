@@ -1,7 +1,7 @@
-"""Events that are set aside, because they make a condition too expensive to evaluate.
+"""Events that are set aside: they make an expression too expensive, end the workers that route them, or are unreadable.
 
-What can be decided for such an event is done: it starts the other functions, and ends the other waits. The event is
-then moved to a stream of its own, with the reason, from which it can be sent again.
+What can be decided for an event is done: it starts the other functions, and ends the other waits. The event is then
+moved to a stream of its own, with the reason, from which it can be sent again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stepflow_broker.transitions.events import StreamedEvent
 from stepflow_engine.encryption_scopes import read_event
 from stepflow_engine.errors import CorruptDataError
 
-__all__ = ["AsideEvent", "read_aside_events", "resend_event", "set_aside_event"]
+__all__ = ["AsideEvent", "begin_try", "end_try", "read_aside_events", "resend_event", "set_aside_event"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,19 @@ def set_aside_event(partition: Partition, event: StreamedEvent, reasons: Sequenc
         1 if event.dedupe else 0,
         "; ".join(dict.fromkeys(reasons)),
     )
+
+
+def begin_try(partition: Partition, event: StreamedEvent) -> Command[int]:
+    """Note that a worker begins to route an event that another worker has not routed.
+
+    Returns how many workers have begun to, with this one, and have not called `end_try`: those before have died.
+    """
+    return run_script("try_event", int, (partition.keys("SUSPECT_EVENTS"),), event.entry, 1)
+
+
+def end_try(partition: Partition, event: StreamedEvent) -> Command[int]:
+    """Note that the worker has survived."""
+    return run_script("try_event", int, (partition.keys("SUSPECT_EVENTS"),), event.entry, 0)
 
 
 def read_aside_events(partition: Partition, *, limit: int = 1_000) -> Command[list[AsideEvent]]:

@@ -28,6 +28,7 @@ __all__ = [
     "drop_event",
     "has_earlier_events",
     "has_waits",
+    "read_deliveries",
     "read_events",
     "route_event",
     "start_by_event",
@@ -97,6 +98,15 @@ def take_over_events(
     return take_over(partition.keys, "EVENTS", worker, idle_ms=idle_ms, limit=limit, read=_entries)
 
 
+def read_deliveries(partition: Partition, event: StreamedEvent) -> Command[int]:
+    """How often workers have read or taken over an event that is not routed."""
+
+    def read(reply: list[tuple[bytes, bytes, int, int]]) -> int:
+        return reply[0][3] if reply else 0
+
+    return command(read, "XPENDING", partition.keys("EVENTS"), GROUP, event.entry, event.entry, 1)
+
+
 def has_earlier_events(partition: Partition, event: StreamedEvent, worker: str, *, idle_ms: int) -> Command[bool]:
     """Whether other workers are routing events that were sent before this one.
 
@@ -156,11 +166,12 @@ def route_event(
 
     Raises:
         DecryptionError: the event cannot be decrypted.
+        ExpressionCostError: the event makes a key of a function too expensive to evaluate.
     """
     value = open_event(partition.cipher, read_event(event.event))
     args = _digests(value, paths)
     for run_id, config in starts:
-        rules = config.rules_or_skip(event.event, partition.cipher)
+        rules = config.rules_of_event(event.event, partition.cipher)
         args += (run_id, config.app, config.id, config.queue, config.retention_ms, *rules)
     return run_script(
         "route_event",
@@ -213,7 +224,7 @@ def start_by_event(
         config.retention_ms,
         run_id,
         event.event,
-        *config.rules_or_skip(event.event, partition.cipher),
+        *config.rules_of_event(event.event, partition.cipher),
     )
 
 

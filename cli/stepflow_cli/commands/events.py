@@ -32,8 +32,9 @@ def events() -> None:
 def aside(*, output: str, redis_url: str | None) -> None:
     """List the events that are set aside, oldest first, with the reason.
 
-    A worker sets an event aside that makes a condition too expensive to evaluate. The event has started the other
-    functions and ended the other waits.
+    A worker sets an event aside that makes a condition or a key too expensive to evaluate. The event has started the
+    other functions and ended the other waits. A worker also sets an event aside that has ended three workers while they
+    routed it, or that cannot be decrypted. Such an event has started and ended nothing.
     """
     broker, partition = find_server(redis_url, NO_ENCRYPTION)
     read = broker.execute_all([read_aside_events(one) for one in partition.all])

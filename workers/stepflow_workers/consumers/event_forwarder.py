@@ -25,6 +25,7 @@ from stepflow_broker.transitions.events import (
     start_by_event,
 )
 from stepflow_engine.errors import StepflowError
+from stepflow_engine.expression import ExpressionCostError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.consumers.conditional_waits import ConditionalWaitMatcher
@@ -55,7 +56,7 @@ class RoutedEvent:
 
 
 async def set_aside(broker: AsyncBroker, partition: Partition, event: StreamedEvent, reasons: Sequence[str]) -> None:
-    """Move an event that makes a condition too expensive from the stream, and log the reasons."""
+    """Move an event that could not be routed completely from the stream, and log the reasons."""
     if await broker.execute(set_aside_event(partition, event, reasons)):
         reason = "; ".join(reasons)[:1_000]
         _log.error("event_set_aside", extra={"event_id": event.event_id[:200], "error": reason})
@@ -117,7 +118,12 @@ class EventForwarder:
             stuck.add(routed.event.entry)
 
     async def _start_all(self, routed: RoutedEvent) -> None:
-        starts = [start_by_event(self._partition, run_id, config, routed.event) for run_id, config in routed.starts]
+        starts = []
+        for run_id, config in routed.starts:
+            try:
+                starts.append(start_by_event(self._partition, run_id, config, routed.event))
+            except ExpressionCostError as error:
+                routed.undecided.append(f"function {config.name}: {error}")
         await self._broker.execute_all(starts)
 
     async def _deliver(self, partition: Partition, events: Sequence[RoutedEvent], stuck: set[str]) -> None:

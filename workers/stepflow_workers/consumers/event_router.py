@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from functools import partial
 from typing import Any
 
 from redis import exceptions
@@ -24,10 +25,12 @@ from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.connection import SOCKET_TIMEOUT_S
 from stepflow_broker.registry.functions import EventConfig, FunctionConfig, starts
+from stepflow_broker.transitions.aside_events import begin_try, end_try
 from stepflow_broker.transitions.events import (
     StreamedEvent,
     drop_event,
     has_earlier_events,
+    read_deliveries,
     read_events,
     route_event,
     take_over_events,
@@ -49,6 +52,10 @@ _TAKE_OVER_MS = 10_000
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.002, 0.1
 _LIMIT = 200
 _MAX_NAMES = 10_000
+_MAX_TRIES = 2
+"""How many workers may have ended with an event that one worker had read with others: with that one, three deaths."""
+_MAX_DELIVERIES = 360
+"""How often workers may have read an event without its key: for about an hour."""
 
 
 class Router:
@@ -146,7 +153,25 @@ class Router:
         now = asyncio.get_running_loop().time()
         if now >= self._take_over_at:
             self._take_over_at = now + _TAKE_OVER_MS / 1000
-            await self.route(await self._broker.execute(self._take_over()))
+            for event in await self._broker.execute(self._take_over()):
+                await self._route_suspect(event)
+
+    async def _route_suspect(self, event: StreamedEvent) -> None:
+        """Route an event that another worker has read and not routed: it may have ended that worker.
+
+        One event after the other, each with a note that the worker removes if it survives. An event that several
+        workers have not survived is set aside.
+        """
+        tried = await self._broker.execute(begin_try(self._partition, event))
+        if tried > _MAX_TRIES:
+            reason = f"{tried} workers ended while they routed it: an expression, a codec or a library may crash on it"
+            await set_aside(self._broker, self._partition, event, [reason])
+        else:
+            routed = await self._try_to_route(event)
+            if routed is not None:
+                await self._forwarder.forward([routed])
+                await self._forwarder.drain()
+        await self._broker.execute(end_try(self._partition, event))
 
     def _ordered(self, events: list[StreamedEvent]) -> set[str]:
         """The entries of the events that may start a function whose flow control depends on the order of its runs.
@@ -160,8 +185,9 @@ class Router:
     async def _try_to_route(self, event: StreamedEvent) -> RoutedEvent | None:
         """Route an event in its own partition; returns what to forward to other partitions.
 
-        An event for which this worker has no encryption key stays for another worker, which takes it over. An entry
-        that is not an event is deleted from the stream.
+        An event for which this worker has no encryption key stays for another worker, which takes it over. If workers
+        have left it so for about an hour, or if it was altered, it is set aside. An entry that is not an event is
+        deleted from the stream.
         """
         try:
             value = read_event(event.event)
@@ -173,7 +199,13 @@ class Router:
             return await self._route(event, open_event(self._partition.cipher, value))
         except DecryptionError as error:
             _log.warning("payload_decryption_failed", extra={"event_id": event.event_id[:200], "error": str(error)})
+            if error.is_final or await self._was_left_often(event):
+                await set_aside(self._broker, self._partition, event, [str(error)])
             return None
+
+    async def _was_left_often(self, event: StreamedEvent) -> bool:
+        """Whether workers have read an event so often that none seems to have its key."""
+        return await self._broker.execute(read_deliveries(self._partition, event)) >= _MAX_DELIVERIES
 
     async def _route(self, event: StreamedEvent, value: dict[str, Any]) -> RoutedEvent | None:
         name, forward = value["name"], self._forwarder.is_needed
@@ -182,18 +214,17 @@ class Router:
             started = [
                 (run_id_by_event(event.event_id, config.name, config.pinned_partition), config) for config in configs
             ]
-            here = [(run_id, config) for run_id, config in started if self._partition.of(run_id) is self._partition]
+            here = [one for one in started if self._partition.of(one[0]) is self._partition]
+            elsewhere = [one for one in started if one not in here]
             paths = self._paths.get(name, ())
-            routed = await self._broker.execute(
-                route_event(
-                    self._partition,
-                    event,
-                    here,
-                    version=self._registry.version,
-                    paths=paths,
-                    keep=forward or bool(undecided),
-                )
-            )
+            call = partial(route_event, self._partition, event, version=self._registry.version, paths=paths)
+            try:
+                command = call(here, keep=forward or bool(undecided))
+            except ExpressionCostError:
+                here, too_expensive = self._affordable(here, event)
+                undecided += too_expensive
+                command = call(here, keep=True)
+            routed = await self._broker.execute(command)
             if routed.code is ScriptStatus.STALE_REGISTRY:
                 await self._registry.read()
             elif routed.code is ScriptStatus.MORE_VALUES:
@@ -203,7 +234,7 @@ class Router:
         if routed.paths:
             undecided += await self._waits.deliver(self._partition, name, event)
         if forward:
-            return RoutedEvent(event, name, [one for one in started if one not in here], undecided)
+            return RoutedEvent(event, name, elsewhere, undecided)
         if undecided:
             await set_aside(self._broker, self._partition, event, undecided)
         elif routed.paths:
@@ -220,6 +251,20 @@ class Router:
             except ExpressionCostError as error:
                 undecided.append(f"function {config.name}: {error}")
         return started, undecided
+
+    def _affordable(
+        self, runs: list[tuple[str, FunctionConfig]], event: StreamedEvent
+    ) -> tuple[list[tuple[str, FunctionConfig]], list[str]]:
+        """The runs whose keys can be evaluated, and why those of others cannot."""
+        affordable, too_expensive = [], []
+        for run_id, config in runs:
+            try:
+                config.rules_of_event(event.event, self._partition.cipher)
+            except ExpressionCostError as error:
+                too_expensive.append(f"function {config.name}: {error}")
+            else:
+                affordable.append((run_id, config))
+        return affordable, too_expensive
 
     def _remember(self, name: str, paths: tuple[str, ...]) -> None:
         """Cache the paths at which waits for events of a name compare values. The cache is cleared when it is full."""

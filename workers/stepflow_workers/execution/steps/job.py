@@ -89,8 +89,8 @@ class PlannedStep:
 
     def _report_not_found(self) -> None:
         if self._state.missed_log.allows(self._run.function.name):
-            extra = {"run_id": self._lease.run_id, "step_id": self._lease.step_id}
-            _log.warning("planned_step_not_found", extra=extra)
+            lease = self._lease
+            _log.warning("planned_step_not_found", extra={"run_id": lease.run_id, "step_id": lease.step_id})
 
     def _not_found(self) -> StepFinished | StepRetry:
         """The result of a step that the code does not wait for. No other step is executed in its place.
