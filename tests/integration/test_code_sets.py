@@ -88,43 +88,6 @@ def test_runs_in_a_queue_that_their_function_had_before_go_on(url: str, run_work
     assert [run.result(20) for run in (waiting, queued)] == ["done", "done"]
 
 
-def test_a_step_that_only_new_code_plans_is_left_to_new_code_without_a_spent_attempt(
-    url: str, run_worker: StartWorker, caplog: pytest.LogCaptureFixture
-) -> None:
-    attempts: list[int] = []
-    gate = threading.Event()
-
-    def first() -> str:
-        gate.wait(20)
-        return "first"
-
-    def version(*, has_second: bool) -> Stepflow:
-        app = Stepflow("shop", redis_url=url)
-
-        @app.function("fan", retries=0)
-        async def fan(ctx: Context) -> list[str]:
-            async def second() -> str:
-                attempts.append(ctx.attempt)
-                return "second"
-
-            steps = [ctx.step.run("first", first), ctx.step.sleep("nap", "1ms")]
-            if has_second:
-                steps.append(ctx.step.run("second", second))
-            return list(await asyncio.gather(*steps))
-
-        return app
-
-    new = version(has_second=True)
-    run_worker(new, concurrency=1)  # its slot is taken by the first step
-    run = new.start("fan")
-    until(lambda: "second" in str(run.explain()), what="the second step")
-    run_worker(version(has_second=False))
-    until(lambda: "planned_step_not_found" in caplog.messages, what="the old code to meet the step")
-    gate.set()
-    assert run.result(20) == ["first", None, "second"]
-    assert attempts == [0]
-
-
 # -- versions of the code of one function ------------------------------------------------
 
 
@@ -229,3 +192,40 @@ def test_a_step_of_another_kind_is_an_error_when_no_other_code_is_left(url: str,
     with pytest.raises(RunFailedError, match="kind 'run' in this run") as failed:
         run.result(20)
     assert failed.value.name == "StepKindError"
+
+
+def test_a_step_that_only_new_code_plans_is_left_to_new_code_without_a_spent_attempt(
+    url: str, run_version, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempts: list[int] = []
+    gate = threading.Event()
+
+    def first() -> str:
+        gate.wait(20)
+        return "first"
+
+    def version(*, has_second: bool) -> Stepflow:
+        app = Stepflow("shop", redis_url=url)
+
+        @app.function("fan", retries=0)
+        async def fan(ctx: Context) -> list[str]:
+            async def second() -> str:
+                attempts.append(ctx.attempt)
+                return "second"
+
+            steps = [ctx.step.run("first", first), ctx.step.sleep("nap", "1ms")]
+            if has_second:
+                steps.append(ctx.step.run("second", second))
+            return list(await asyncio.gather(*steps))
+
+        return app
+
+    new = version(has_second=True)
+    run_version("new", new, concurrency=1)  # its slot is taken by the first step
+    run = new.start("fan")
+    until(lambda: "second" in str(run.explain()), what="the second step")
+    run_version("old", version(has_second=False))
+    until(lambda: "planned_step_not_found" in caplog.messages, what="the old code to meet the step")
+    gate.set()
+    assert run.result(20) == ["first", None, "second"]
+    assert attempts == [0]
