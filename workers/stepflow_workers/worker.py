@@ -228,6 +228,7 @@ class StepWorker(BaseWorker):
             lease_renewer.stop()
             self._send_heartbeat()
             await broker.close()
+            state.threads.close()
 
     def _set_connection(self, connection: Any) -> Any:
         """Replaces RQ's method, which sets timeouts. Our client has its own; a cluster client has them elsewhere."""
