@@ -320,6 +320,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "deliver_event": "step waiting -> memo; cancel",
         "deliver_remote_event": "step waiting -> memo; cancel",
         "read_early_events": "none",
+        "remove_consumers": "none",
         # schedules, pauses, registry
         "fire_cron": "start",
         "pause": "none",
