@@ -93,6 +93,8 @@ class Execution:
             another version than the code that stored the memo.
         is_driven: whether this pass decides how the run continues. A worker that replays the code only to find a
             planned step sets it to false.
+        cancelled: the keys of steps that the code has requested and cancelled. The worker removes those that it has
+            handled. Steps that end with the pass are not among them: the next pass requests them again.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Execution:
         self.closed = False
         self.is_driven = True
         self.has_other_kind = False
+        self.cancelled: list[str] = []
         self._body = body
         self._max_steps = max_steps
         self._own_tasks = own_tasks
@@ -162,6 +165,8 @@ class Execution:
         finally:
             self._requesters.discard(task)
             self._pending.pop(key, None)
+            if not self.closed and (call.future.cancelled() or not call.future.done()):
+                self.cancelled.append(key)
 
     def refusal_delay_s(self) -> float:
         """How long a request of a closed pass waits before it is cancelled, in seconds.
@@ -316,6 +321,10 @@ class Execution:
     def was_requested(self, key: str) -> bool:
         """Whether the code has requested the step with this key."""
         return key in self._requested
+
+    def has_cancelled(self, key: str) -> bool:
+        """Whether the code has requested the step with this key, and no longer waits for it, without its memo."""
+        return not self.closed and key in self._requested and key not in self._pending and key not in self._memos
 
     async def requested(self, key: str) -> None:
         """Wait until the code requests the step with this key."""

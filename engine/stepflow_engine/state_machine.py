@@ -305,6 +305,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "plan_steps": "step none -> queued|waitlisted; promote",
         "commit_planned_step": "step leased -> memo; wake",
         "fail_attempt": "step none|leased -> delayed; promote",
+        "cancel_steps": "step queued|waitlisted|delayed|waiting -> none; promote; cancel",
         # invokes
         "invoke_child": "step none -> waiting|memo; step waiting -> memo; start",
         "invoke_remote_child": "step none -> waiting",
@@ -321,6 +322,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "deliver_event": "step waiting -> memo; cancel",
         "deliver_remote_event": "step waiting -> memo; cancel",
         "read_early_events": "none",
+        "remove_consumers": "none",
         # schedules, pauses, registry
         "fire_cron": "start",
         "pause": "none",

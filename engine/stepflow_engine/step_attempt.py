@@ -7,19 +7,19 @@ import contextlib
 import contextvars
 import functools
 import inspect
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_engine.around_attempt import NOTHING_AROUND, AroundAttempt, Attempt
 from stepflow_engine.callables import is_async_callable
 from stepflow_engine.codec import dumps_output, result_adapter, round_trip
 from stepflow_engine.declared_types import check_value
 from stepflow_engine.durations import show_duration
 from stepflow_engine.execution import HANDLER_ATTEMPT, HANDLER_KEY
-from stepflow_engine.product import NAME
 from stepflow_engine.run_loop import ACTIVITY
 from stepflow_engine.steps import RunRequest
+from stepflow_engine.thread_pool import ThreadPool
 from stepflow_engine.user_code import EscapedError, shielded
 
 __all__ = ["Result", "attempt_step"]
@@ -34,16 +34,29 @@ class Result:
 
 
 async def attempt_step(
-    step_id: str, request: RunRequest, *, attempt: int, limit_bytes: int, idempotency_key: str = ""
+    step_id: str,
+    request: RunRequest,
+    *,
+    function: str,
+    run_id: str,
+    attempt: int,
+    limit_bytes: int,
+    threads: ThreadPool,
+    idempotency_key: str = "",
+    around: AroundAttempt = NOTHING_AROUND,
 ) -> Result:
     """Call a step's handler once.
 
     Args:
-        step_id: the id of the step, for errors.
+        step_id: the id of the step.
         request: the handler and its arguments.
+        function: the function of the run, as ``app/id``.
+        run_id: the id of the run.
         attempt: the number of the attempt, 0-based.
         limit_bytes: the largest size of the result, in bytes of JSON.
+        threads: where a plain ``def`` handler runs.
         idempotency_key: the key that all attempts of the step have; the handler can read it.
+        around: the context managers around the handler.
 
     Raises:
         StepOutputError: the result is not JSON, or is over the limit.
@@ -56,7 +69,8 @@ async def attempt_step(
     context.run(ACTIVITY.set, None)
     context.run(HANDLER_ATTEMPT.set, attempt)
     context.run(HANDLER_KEY.set, idempotency_key)
-    task = asyncio.get_running_loop().create_task(shielded(_call(request)), context=context)
+    described = functools.partial(Attempt, function, run_id, step_id, attempt)  # most attempts need it not
+    task = asyncio.get_running_loop().create_task(shielded(_call(described, request, around, threads)), context=context)
     value = await _result(task, request.timeout_ms)
     text = dumps_output(value, what=f"step {step_id!r}", limit_bytes=limit_bytes)
     data = round_trip(value, text)
@@ -66,19 +80,24 @@ async def attempt_step(
     return Result(text, data)
 
 
-async def _call(request: RunRequest) -> Any:
-    handler: Callable[..., Any] = request.handler
-    if is_async_callable(handler):
-        return await handler(*request.args, **request.kwargs)
-    value = await _in_thread(functools.partial(handler, *request.args, **request.kwargs))
-    return await value if inspect.isawaitable(value) else value
+async def _call(
+    described: Callable[[], Attempt], request: RunRequest, around: AroundAttempt, threads: ThreadPool
+) -> Any:
+    if is_async_callable(request.handler) and not around.has_async:
+        return await request.handler(*request.args, **request.kwargs)
+    attempt = described()
+    handler: Callable[..., Any] = functools.partial(request.handler, *request.args, **request.kwargs)
+    if is_async_callable(request.handler):
+        return await around.wait(attempt, handler)
+    call = functools.partial(around.call, attempt, handler) if around.has_sync else handler
+    value = await _in_thread(call, threads, f"{attempt.function}: {attempt.step_id}")
+    if not inspect.isawaitable(value):
+        return value
+    return await (around.wait(attempt, lambda: value) if around.has_async else value)
 
 
-def _in_thread(function: Callable[[], Any]) -> asyncio.Future[Any]:
-    """Call ``function`` in a new thread, not in a pool: a call that never returns would block a thread of the pool.
-
-    The thread is a daemon. A process that has released its job does not wait for it.
-    """
+def _in_thread(function: Callable[[], Any], threads: ThreadPool, name: str) -> asyncio.Future[Any]:
+    """Call ``function`` in a thread. A call that is no longer awaited runs on, and nothing else uses its thread."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[Any] = loop.create_future()
     context = contextvars.copy_context()
@@ -101,7 +120,7 @@ def _in_thread(function: Callable[[], Any]) -> asyncio.Future[Any]:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(settle, value, failed)
 
-    threading.Thread(target=work, name=f"{NAME}-handler", daemon=True).start()
+    threads.start(work, name=name)
     return result
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from stepflow_engine.errors import StepUsageError
 from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
-from stepflow_engine.product import NAME
+from stepflow_engine.thread_pool import ThreadPool
 
 __all__ = ["Suspended", "ThreadBridge"]
 
@@ -31,19 +31,35 @@ class Suspended(BaseException):
     """
 
 
+class _Body:
+    """A callable that runs in a thread of its own until it ends.
+
+    Attributes:
+        first_stop: done when the body has made its first request, or has ended.
+    """
+
+    __slots__ = ("first_stop",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.first_stop: asyncio.Future[None] = loop.create_future()
+
+
 class ThreadBridge:
     """Runs the threads of one execution.
 
     Args:
         execution: the execution of the threads.
+        threads: where the threads come from.
+        name: the name of the threads.
     """
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, threads: ThreadPool, name: str) -> None:
         self._execution = execution
         self._activity = execution.activity
         self._loop = asyncio.get_running_loop()
-        self._threads: set[int] = set()
-        self._first_stops: dict[int, asyncio.Future[None]] = {}
+        self._pool = threads
+        self._name = name
+        self._bodies: dict[int, _Body] = {}
 
     async def run(self, body: Callable[[], T]) -> T:
         """Run ``body`` in a thread and return its result. Called in the event loop."""
@@ -62,11 +78,12 @@ class ThreadBridge:
                 "a step must not be inside the handler of another step: "
                 "call it in the function itself, before or after that step"
             )
-        if threading.get_ident() not in self._threads:
+        body = self._bodies.get(threading.get_ident())
+        if body is None:
             raise StepUsageError("a step must be called in a thread of the run: start threads with ctx.step.parallel")
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
         context = contextvars.copy_context()
-        self._loop.call_soon_threadsafe(self._request, make, result, context, threading.get_ident())
+        self._loop.call_soon_threadsafe(self._request, make, result, context, body)
         try:
             return result.result()
         except Suspended:
@@ -92,34 +109,33 @@ class ThreadBridge:
             await first_stop
         return await asyncio.gather(*results, return_exceptions=True)
 
-    def _start(self, body: Callable[[], T]) -> tuple[asyncio.Future[None], asyncio.Future[T]]:
+    def _start(self, function: Callable[[], T]) -> tuple[asyncio.Future[None], asyncio.Future[T]]:
         result: asyncio.Future[T] = self._loop.create_future()
-        first_stop: asyncio.Future[None] = self._loop.create_future()
+        body = _Body(self._loop)
         context = contextvars.copy_context()
 
         def work() -> None:
             ident = threading.get_ident()
-            self._threads.add(ident)
-            self._first_stops[ident] = first_stop
+            self._bodies[ident] = body
             try:
-                value = context.run(body)
+                value = context.run(function)
             except BaseException as error:  # noqa: BLE001  user code, and Suspended: the caller of `run` gets it
-                self._in_loop(self._end, ident, result, None, error)
+                self._in_loop(self._end, body, result, None, error)
             else:
-                self._in_loop(self._end, ident, result, value, None)
+                self._in_loop(self._end, body, result, value, None)
             finally:
-                self._threads.discard(ident)
+                del self._bodies[ident]  # the thread may run a body of another execution next
 
+        self._pool.start(work, name=self._name)
         self._activity.threads += 1
-        threading.Thread(target=work, name=f"{NAME}-function", daemon=True).start()
-        return first_stop, result
+        return body.first_stop, result
 
     def _in_loop(self, callback: Callable[..., Any], *args: Any) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args)
 
-    def _end(self, ident: int, result: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
-        self._stopped(ident)
+    def _end(self, body: _Body, result: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+        self._stopped(body)
         if result.done():
             return
         if error is None:
@@ -134,12 +150,12 @@ class ThreadBridge:
         make: Callable[[], Coroutine[Any, Any, T]],
         result: concurrent.futures.Future[T],
         context: contextvars.Context,
-        ident: int,
+        body: _Body,
     ) -> None:
         if self._execution.closed:  # the thread runs on until it ends
             result.set_exception(Suspended())
             return
-        self._stopped(ident)
+        self._stopped(body)
         task = self._loop.create_task(make(), context=context)
         task.add_done_callback(lambda done: self._reply(done, result), context=context)
 
@@ -153,10 +169,9 @@ class ThreadBridge:
         else:
             result.set_result(task.result())
 
-    def _stopped(self, ident: int) -> None:
+    def _stopped(self, body: _Body) -> None:
         """Record that a thread no longer computes: it has made a request, or has ended."""
         self._activity.threads -= 1
         self._activity.touch()
-        first_stop = self._first_stops.pop(ident, None)
-        if first_stop is not None and not first_stop.done():
-            first_stop.set_result(None)
+        if not body.first_stop.done():
+            body.first_stop.set_result(None)

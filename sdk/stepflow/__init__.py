@@ -59,6 +59,7 @@ from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimi
 from stepflow.options.triggers import CronTrigger, EventTrigger
 from stepflow_broker.transitions.pauses import Pause
 from stepflow_broker.views.explain import Reason
+from stepflow_engine.around_attempt import Attempt
 from stepflow_engine.errors import (
     BackendUnavailableError,
     ConfigurationError,
@@ -95,6 +96,7 @@ from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.version import __version__ as __version__
 
 __all__ = [
+    "Attempt",
     "BackendUnavailableError",
     "Batch",
     "CancelOn",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from stepflow.client.client import Client
 from stepflow.event import FAILED
@@ -12,6 +12,7 @@ from stepflow.options.cancellation import CancelOn, Timeouts, cancellation_confi
 from stepflow.options.encryption import Encryption, cipher_of
 from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
 from stepflow.options.triggers import Trigger, trigger_configs
+from stepflow_engine.around_attempt import AroundAttempt, Attempt
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError
@@ -19,6 +20,8 @@ from stepflow_engine.limits import Limits, check_id
 from stepflow_engine.retry import DEFAULT_RETRIES
 
 __all__ = ["Stepflow"]
+
+M = TypeVar("M", bound=Callable[[Attempt], Any])
 
 _LONGEST_REPLICA_TIMEOUT_MS = 10_000
 
@@ -79,6 +82,7 @@ class Stepflow(Client):
             replica_timeout_ms=replica_timeout_ms,
         )
         self._retries = retries
+        self._around = AroundAttempt()
 
     def __repr__(self) -> str:
         return f"Stepflow({self.id!r})"
@@ -179,6 +183,7 @@ class Stepflow(Client):
                 limits=self.limits,
                 namespace=namespace,
                 cipher=self.backend.cipher,
+                around=self._around,
             )
             if id in self.functions and not self._is_rerun(id, namespace):
                 raise ConfigurationError(
@@ -197,8 +202,7 @@ class Stepflow(Client):
     def _is_rerun(self, id: str, namespace: Mapping[str, Any]) -> bool:
         """Whether a cell of a notebook, or a line of a console, declares a function that it has declared before."""
         known = self.functions.get(id)
-        is_cell = namespace.get("__name__") == "__main__" and "__file__" not in namespace
-        return is_cell and known is not None and getattr(known.handler, "__module__", "") == "__main__"
+        return _is_cell(namespace) and known is not None and getattr(known.handler, "__module__", "") == "__main__"
 
     def on_failure(self, handler: Callable[..., Any], /) -> Function[Any, Any]:
         """Declare the function ``on-failure``: each failed run of this app starts one run of it. See `function`.
@@ -216,6 +220,40 @@ class Stepflow(Client):
             del self.functions["on-failure"]
         condition = f"event.data.function.startsWith({prefix}) && event.data.event.name != {dumps(FAILED).decode()}"
         return self.function("on-failure", event=FAILED, if_=condition)(handler)
+
+    def around_attempt(self, manager: M, /) -> M:
+        """Run code before and after each attempt of the app's steps: a decorator for a generator function.
+
+        The code before ``yield`` runs before the handler, the code after it when the handler has ended. A plain ``def``
+        is for plain ``def`` handlers, and runs in the thread of the handler. An ``async def`` is for ``async def``
+        handlers, and runs in the task of the handler. Context variables that it sets are visible in the handler. The
+        first one that is declared is the outermost.
+
+        An error that it raises is the failure of the attempt, as if the handler had raised it. It may replace the error
+        of the handler with another, but cannot drop it. When an attempt in a thread exceeds its timeout, the handler
+        runs on, and the code after ``yield`` runs when the handler ends. When a worker dies, it does not run.
+
+        Instead of a generator function it may be one with `contextlib.contextmanager`, or a class of context managers
+        whose constructor takes the attempt.
+
+        Raises:
+            ConfigurationError: it is neither of these.
+
+        Example::
+
+            @app.around_attempt
+            def log_attempt(attempt: Attempt) -> Iterator[None]:
+                print(attempt.step_id, attempt.number)
+                yield
+        """
+        in_cell = _is_cell(local_names(1))
+        self._around.add(manager, key=getattr(manager, "__qualname__", None) if in_cell else None)
+        return manager
+
+
+def _is_cell(namespace: Mapping[str, Any]) -> bool:
+    """Whether these are the names of a cell of a notebook, or of a line of a console."""
+    return namespace.get("__name__") == "__main__" and "__file__" not in namespace
 
 
 def _replica_timeout_ms(durability: str, timeout: Duration) -> int:

@@ -203,6 +203,40 @@ def test_behind_more_of_them_than_one_claim_passes_over_jobs_are_reached_by_the_
     assert sorted(driver.queued("shop")) == sorted(jobs)
 
 
+def test_workers_are_notified_of_a_job_behind_those_of_another_program(driver: Driver) -> None:
+    enqueue_foreign(driver, "a", "b")
+    heard = driver.listen("READY")
+    driver.start("run1")
+    assert heard() == ["shop"]
+    heard = driver.listen("READY")
+    driver.start("run2")
+    assert heard() == ["shop"], "the first job of the list is still not stepflow's"
+
+
+def test_workers_are_not_notified_of_a_job_behind_one_of_stepflow(driver: Driver) -> None:
+    driver.start("run1")
+    enqueue_foreign(driver, "a")
+    heard = driver.listen("READY")
+    driver.start("run2")
+    assert heard() == []
+
+
+def test_workers_are_notified_of_a_job_that_comes_back_before_those_of_another_program(driver: Driver) -> None:
+    lease = driver.started()
+    enqueue_foreign(driver, "a", queue="shop:steps")
+    heard = driver.listen("READY")
+    driver.release(lease)
+    assert heard() == ["shop:steps"]
+
+
+def test_workers_are_notified_once_of_several_jobs_of_one_script(driver: Driver) -> None:
+    lease = driver.started()
+    enqueue_foreign(driver, "a", queue="shop:steps")
+    heard = driver.listen("READY")
+    driver.plan(lease, "a", "b", "c")
+    assert heard() == ["shop:steps"]
+
+
 def test_a_job_that_neither_rq_nor_a_run_knows_is_dropped(driver: Driver) -> None:
     driver.start("run1")
     driver.client.lpush(driver.keys("RQ_QUEUE", "shop"), "unknown")

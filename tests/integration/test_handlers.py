@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
-from stepflow import Context, RunFailedError, Stepflow, SyncContext
+from stepflow import Attempt, Context, RunFailedError, Stepflow, SyncContext
+from tests.support.processes import until
 
 TENANT = contextvars.ContextVar("TENANT", default="none")
 
@@ -88,3 +90,65 @@ def test_a_handler_sees_the_context_variables_of_its_code_and_changes_none(
     assert app.invoke("asynchronous", "acme", timeout=20) == ["acme"] * 5
     assert app.invoke("blocking", "acme", timeout=20) == ["acme"] * 4
     assert app.invoke("unset", timeout=20) == ["none", "none"]
+
+
+@pytest.mark.parametrize("sticky", [0, 100])
+def test_sync_steps_share_the_kept_threads_of_the_worker(app: Stepflow, run_worker, sticky: int) -> None:
+    """A library that keeps a connection per thread opens a few, not one for each step."""
+    connections = list[object]()
+    local = threading.local()
+
+    def query() -> None:
+        if not hasattr(local, "connection"):
+            local.connection = object()
+            connections.append(local.connection)
+
+    @app.function("asynchronous", retries=0)
+    async def asynchronous(ctx: Context) -> None:
+        for n in range(30):
+            await ctx.step.run(f"query-{n}", query)
+        await asyncio.gather(*[ctx.step.run(f"wide-{n}", query) for n in range(30)])
+
+    @app.function("blocking", retries=0)
+    def blocking(ctx: SyncContext) -> None:
+        for n in range(30):
+            ctx.step.run(f"query-{n}", query)
+
+    worker = run_worker(app, sticky=sticky, concurrency=4)
+    runs = [app.start(name) for name in ("asynchronous", "blocking") for _ in range(4)]
+    for run in runs:
+        run.result(timeout=20)
+    assert 1 <= len(connections) <= 40, "360 steps share the threads"
+    worker.stop()
+    until(lambda: not any(thread.name == "stepflow idle" for thread in threading.enumerate()))
+
+
+def test_an_error_around_an_attempt_is_tried_again_like_one_of_the_handler(app: Stepflow, run_worker) -> None:
+    seen = list[Attempt]()
+
+    @app.around_attempt
+    def refuses_the_first(attempt: Attempt) -> Iterator[None]:
+        seen.append(attempt)
+        if attempt.number == 0:
+            raise ConnectionError("the database restarts")
+        yield
+
+    @app.around_attempt
+    async def refuses_the_first_too(attempt: Attempt) -> AsyncIterator[None]:
+        seen.append(attempt)
+        yield
+        if attempt.number == 0:
+            raise SystemExit(3)
+
+    async def aread() -> str:
+        return "read"
+
+    @app.function("reads", retries=1)
+    async def reads(ctx: Context) -> list[str]:
+        return [await ctx.step.run("plain", lambda: "read"), await ctx.step.run("async", aread)]
+
+    run_worker(app)
+    run = app.start("reads")
+    assert run.result(timeout=20) == ["read", "read"]
+    name = f"{app.id}/reads"
+    assert seen == [Attempt(name, run.id, step, number) for step in ("plain", "async") for number in (0, 1)]

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.utils import str_if_bytes
 
-from stepflow import Stepflow
+from stepflow import Stepflow, SyncContext
+from stepflow_broker.protocol.keys import GROUP, Keys
+from stepflow_broker.transitions import consumers
 from tests.integration.apps.ledger import count
 from tests.integration.apps.stubborn import STUBBORN
 from tests.support.processes import WorkerProcess, until
@@ -57,3 +60,38 @@ def test_a_worker_that_another_process_has_removed_from_the_registry_registers_a
     until(lambda: client.scard("rq:workers") == 1)
     client.delete("rq:workers")
     until(lambda: client.scard("rq:workers") == 1 and "worker_reregistered" in worker.log.read_text())
+
+
+def _consumers(client: redis.Redis, stream: str) -> set[str]:
+    if not client.exists(Keys()(stream)):
+        return set()
+    return {str_if_bytes(one["name"]) for one in client.xinfo_consumers(Keys()(stream), GROUP)}
+
+
+def test_a_worker_that_stops_leaves_no_consumer_on_the_streams(client: redis.Redis, start_worker: StartWorker) -> None:
+    workers = [start_worker(APP) for _ in range(2)]
+    until(lambda: all(client.exists(Keys()(stream)) for stream in ("EVENTS", "FINISHED")))
+    until(lambda: client.scard("rq:workers") == 2)
+    for key in client.smembers("rq:workers"):  # as by their first reads of an entry
+        for stream in ("EVENTS", "FINISHED"):
+            client.xgroup_createconsumer(Keys()(stream), GROUP, key.removeprefix("rq:worker:"))
+    assert [len(_consumers(client, stream)) for stream in ("EVENTS", "FINISHED")] == [2, 2]
+    assert [worker.terminate(seconds=10) for worker in workers] == [0, 0]
+    assert [_consumers(client, stream) for stream in ("EVENTS", "FINISHED")] == [set(), set()]
+
+
+def test_the_consumer_of_a_killed_worker_is_deleted_by_the_next_one(
+    app: Stepflow, client: redis.Redis, run_worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stream in ("EVENTS", "FINISHED"):
+        client.xgroup_create(Keys()(stream), GROUP, "0", mkstream=True)
+        client.xgroup_createconsumer(Keys()(stream), GROUP, "killed")
+    monkeypatch.setattr(consumers, "GONE_MS", 0)  # before the worker reads for the first time itself
+
+    @app.function("f")
+    def f(ctx: SyncContext) -> int:
+        return 1
+
+    run_worker(app)
+    until(lambda: not any("killed" in _consumers(client, stream) for stream in ("EVENTS", "FINISHED")))
+    assert app.invoke("f", timeout=20) == 1

@@ -22,6 +22,7 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.jobs import reclaim_leases
 from stepflow_broker.transitions.runs import read_memos
 from stepflow_engine.memo import read_memo
+from stepflow_workers.partition import dispatcher
 from tests.integration.apps.ledger import count
 from tests.support.processes import WorkerProcess, until
 from tests.support.roles import as_role
@@ -444,3 +445,28 @@ def test_the_jobs_of_another_program_stay_in_the_queue_and_are_logged_once(
     lines = [line for line in worker.log.read_text().splitlines() if "foreign_jobs" in line]
     assert len(lines) == 1
     assert "count=3" in lines[0]
+
+
+@pytest.mark.single_server("RQ knows one queue of a name")
+def test_jobs_behind_those_of_another_program_do_not_wait_for_a_poll(
+    app: Stepflow, client, url: str, run_worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for period in ("_POLL_S", "_IDLE_POLL_S"):
+        monkeypatch.setattr(dispatcher, period, 3_600.0)
+
+    @app.function("f")
+    async def f(ctx: Context) -> int:
+        return await ctx.step.run("one", lambda: 1)
+
+    def is_idle() -> bool:
+        (worker,) = client.smembers("rq:workers")
+        return client.hget(worker, "state") == "idle"
+
+    run_worker(app)
+    assert app.start(f).result(20) == 1
+    queue = Queue(app.id, connection=redis.Redis.from_url(as_role(url, "admin")))
+    for _ in range(3):
+        until(is_idle)
+        queue.enqueue("os.getpid")
+        assert app.start(f).result(20) == 1
+    assert len(queue.job_ids) == 3

@@ -1,10 +1,10 @@
 """The life of a parent and its children, in every order: a model of the workers over the real scripts and a server.
 
 A state is what the server holds and what the workers have in mind: how far the holder of the parent's lease is in the
-parent's code (invoke each child, wait for all, end), which holders of children live, and whose end somebody is about to
-see to. A move is one script, sent by whoever may send it in that state, or a fault: a worker dies, and what it had in
-mind is gone. Fences and counts of deaths do not make states different, nor does which child is which, so any number of
-faults leads to finitely many states, and all of them are visited.
+parent's code (invoke each child, cancel some of the steps, wait for the others, end), which holders of children live,
+and whose end somebody is about to see to. A move is one script, sent by whoever may send it in that state, or a fault:
+a worker dies, and what it had in mind is gone. Fences and counts of deaths do not make states different, nor does which
+child is which, so any number of faults leads to finitely many states, and all of them are visited.
 
 A worker that is paused past its lease, a call that comes late and a call that comes twice need no moves of their own:
 in every state, every call that was or could have been sent before is sent once more, and must change nothing.
@@ -34,6 +34,7 @@ from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions import invokes, jobs, runs
 from stepflow_broker.transitions import outbox as messages
+from stepflow_broker.transitions.cancelled_steps import cancel_steps
 from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
@@ -74,11 +75,13 @@ class Minds:
         holder: of the parent; ``None``: nobody holds it, or its holder is dead.
         live: children whose holder lives.
         waking: children that have ended and whose parent somebody is about to wake.
+        lost: children whose steps the parent's code has cancelled. Every pass cancels them again.
     """
 
     holder: Holder | None = None
     live: frozenset[str] = frozenset()
     waking: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
 
     def renamed(self, names: dict[str, str]) -> Minds:
         """The same, of other children."""
@@ -87,7 +90,7 @@ class Minds:
             return frozenset(names[child] for child in children)
 
         holder = self.holder and Holder(rename(self.holder.known), rename(self.holder.invoked))
-        return Minds(holder, rename(self.live), rename(self.waking))
+        return Minds(holder, rename(self.live), rename(self.waking), rename(self.lost))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,12 +199,18 @@ class InvokeModel:
             yield Move("cancel-alone parent", (self._cancel(PARENT, children=False),), dead, "event")
 
     def _by_holder(self, state: State, holder: Holder, fence: int) -> Iterator[Move]:
-        fresh = [child for child in self.children if child not in holder.known | holder.invoked]
+        minds = state.minds
+        for child in holder.invoked - holder.known:
+            if state.waits_for(child):
+                after = replace(holder, invoked=holder.invoked - {child})
+                lost = replace(minds, holder=after, live=minds.live - {child}, lost=minds.lost | {child})
+                yield Move(f"lose {child}", (self._lose(child, fence),), lost, "event")
+        fresh = [child for child in self.children if child not in holder.known | holder.invoked | minds.lost]
         if fresh:
             for child in fresh:
                 after = replace(holder, invoked=holder.invoked | {child})
                 yield Move(f"invoke {child}", (self._invoke(child, fence),), replace(state.minds, holder=after))
-        elif len(holder.known) < len(self.children):
+        elif len(holder.known | minds.lost) < len(self.children):
             yield Move("park parent", (self._park(fence, len(holder.known)),), replace(state.minds, holder=None))
         else:
             call = self._finish(PARENT, fence, dumps("the parent's result"))
@@ -256,9 +265,12 @@ class InvokeModel:
         match move.verb, answer:
             case "park", ScriptStatus.MORE:
                 known = frozenset(c for c in self.children if step_key(c) in after.hgetall(_KEYS("MEMOS", PARENT)))
+                assert not known & move.minds.lost, "M3: a cancelled step has a memo"
                 return replace(move.minds, holder=Holder(known, known))
             case (("park" | "finish"), code):
                 assert code is ScriptStatus.DONE, f"M3: the holder was not obeyed: {move.name} was answered {code!r}"
+            case "lose", code:
+                assert code is ScriptStatus.DONE, f"M3: {move.name} was answered {code!r}"
             case "invoke", (code, _):
                 assert code in (ScriptStatus.DONE, ScriptStatus.ALREADY), f"M3: {move.name} was answered {code!r}"
             case "claim", claimed:
@@ -329,6 +341,8 @@ class InvokeModel:
         holder, fence = state.minds.holder, int(state.run(PARENT).get("lease", 0))
         for child in holder.invoked if holder else ():
             yield f"invoke {child}, again", self._invoke(child, fence), ((ScriptStatus.ALREADY, None),)
+        for child in state.minds.lost if holder else ():
+            yield f"lose {child}, again", self._lose(child, fence), (ScriptStatus.DONE,)
         for child in self.children:
             if state.is_live(child) or child not in self._unseen(state):
                 yield f"wake {child}, again", self._wake(child), (None,)
@@ -350,6 +364,7 @@ class InvokeModel:
         for child in self.children:
             answers = tuple((code, None) for code in _REFUSED)
             yield f"invoke {child}, late", self._invoke(child, fence), answers
+            yield f"lose {child}, late", self._lose(child, fence), _REFUSED
         yield "park, late", self._park(fence, 0), _REFUSED
         for run in (PARENT, *self.children):
             call = self._finish(run, _last_fence(state.run(run)), dumps("something else"))
@@ -386,6 +401,12 @@ class InvokeModel:
             depth=1,
         )
         return invokes.invoke_child(_PARTITION, start, run_id=PARENT, fence=fence, version=0)
+
+    @staticmethod
+    def _lose(child: str, fence: int) -> Command[Any]:
+        """The parent's code cancels the step that waits for the child, as that of the loser of a race."""
+        keys = [step_key(child)]
+        return cancel_steps(_PARTITION, run_id=PARENT, fence=fence, keys=keys, retention_ms=_RETENTION_MS)
 
     @staticmethod
     def _park(fence: int, applied: int) -> Command[Any]:

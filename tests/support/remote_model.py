@@ -7,7 +7,8 @@ taken by another at any time, so a message may be under way twice.
 =====  =============================================================================================
 ``A1``   the step has one memo, for good
 ``A2``   the child starts once, also when it has been forgotten after its retention
-``A3``   when all is let run, nothing lives, and no message is left; a parent that is cancelled ends its child
+``A3``   when all is let run, nothing lives, and no message is left; a parent that is cancelled ends its child, and
+         so does one that cancels the step
 =====  =============================================================================================
 
 The invariants of `tests.support.invariants` hold in both partitions in every state too.
@@ -27,6 +28,7 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions import jobs, runs
+from stepflow_broker.transitions.cancelled_steps import cancel_steps
 from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_broker.transitions.outbox import ChildCancelled, Message, RemoteChildFinished, StartChild, _try_to_read
 from stepflow_broker.transitions.remote_invokes import deliver, invoke_remote_child
@@ -79,7 +81,7 @@ class Minds:
         has_child: whether the child's holder lives.
         under_way: the messages that are being delivered.
         started: whether the child was ever started.
-        unwanted: whether the parent was cancelled with its child.
+        unwanted: whether the parent was cancelled with its child, or its code has cancelled the step.
     """
 
     holder: str = ""
@@ -183,10 +185,13 @@ class AwayModel:
         run, minds = state.run(PARENT), state.minds
         dead = replace(minds, holder="")
         if run.get("continuation") == "queued":
-            holder = "knows" if state.memos() else "fresh"
+            holder = "knows" if state.memos() or minds.unwanted else "fresh"  # every pass cancels the step again
             yield Move("claim parent", (_claim(HERE, PARENT),), replace(minds, holder=holder))
         elif run.get("continuation") == "leased" and minds.holder:
             yield Move(*self._by_holder(minds, int(run["lease"])))
+            if minds.holder == "asked" and state.waits():
+                lost = replace(minds, holder="knows", unwanted=True)
+                yield Move("lose child", (_lose(int(run["lease"])),), lost, "event")
             yield Move("die parent", (), dead, "fault")
         elif run.get("continuation") == "leased":
             yield Move("reclaim parent", _reclaim(HERE, PARENT), minds)
@@ -259,7 +264,7 @@ class AwayModel:
                     return minds.taking(message)
             case "park", ScriptStatus.MORE:
                 return replace(minds, holder="knows")
-            case (("park" | "finish parent" | "finish child"), code):
+            case (("park" | "finish parent" | "finish child" | "lose child"), code):
                 assert code is ScriptStatus.DONE, f"the holder was not obeyed: {move.name} was answered {code!r}"
             case _:
                 pass
@@ -330,6 +335,11 @@ def _ask(fence: int) -> Command[Any]:
         depth=1,
     )
     return invoke_remote_child(HERE, start, run_id=PARENT, fence=fence, version=0)
+
+
+def _lose(fence: int) -> Command[Any]:
+    """The parent's code cancels the step, as that of the loser of a race."""
+    return cancel_steps(HERE, run_id=PARENT, fence=fence, keys=[KEY], retention_ms=_RETENTION_MS)
 
 
 def _finish(run: str, fence: int) -> Command[Any]:

@@ -17,6 +17,7 @@ from stepflow_engine.ids import step_key
 from stepflow_engine.memo import Memo
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import StepCall
+from stepflow_engine.thread_pool import ThreadPool
 from stepflow_workers.event_loop import WorkerLoop
 
 __all__ = [
@@ -111,10 +112,12 @@ def on_run_loop(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def execution_of(handler: Callable[..., Any], *, max_steps: int = 10_000) -> Execution:
+def execution_of(
+    handler: Callable[..., Any], *, max_steps: int = 10_000, threads: ThreadPool | None = None
+) -> Execution:
     """A pass over a function, not started yet."""
     app = Stepflow(f"unit{next(_NUMBERS)}", limits=Limits(steps_per_run=max_steps))
-    return app.function("f")(handler).execution([EVENT], run_id="run1", attempt=0)
+    return app.function("f")(handler).execution([EVENT], run_id="run1", attempt=0, threads=threads or ThreadPool())
 
 
 def play(handler: Callable[..., Any], memos: Memos = (), *, choose: Choose = first, most: int | None = None) -> Pass:
@@ -167,7 +170,15 @@ class _Player:
 
     async def _perform(self, call: StepCall) -> Memo:
         try:
-            result = await attempt_step(call.id, call.request, attempt=0, limit_bytes=1_000_000)
+            result = await attempt_step(
+                call.id,
+                call.request,
+                function="unit/f",
+                run_id="run1",
+                attempt=0,
+                limit_bytes=1_000_000,
+                threads=ThreadPool(),
+            )
         except Exception as error:
             return Memo(call.id, failure=Failure.of(error))
         return Memo(call.id, data=result.data)

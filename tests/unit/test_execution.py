@@ -17,6 +17,7 @@ from stepflow_engine.memo import Memo
 from stepflow_engine.retry import is_final
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest, StepKind
+from stepflow_engine.thread_pool import ThreadPool
 from tests.support.replay import data_memos, execution_of, on_run_loop, play, playing, replay
 
 pytestmark = pytest.mark.usefixtures("each_loop")
@@ -597,7 +598,17 @@ def test_the_logger_is_silent_in_a_pass_that_only_looks_for_a_step_but_not_in_it
         execution.is_driven = False
         outcome = await execution.advance()
         assert isinstance(outcome, Waiting)
-        await attempt_step("handler", outcome.fresh[0].request, attempt=0, limit_bytes=100)  # type: ignore[arg-type]
+        request = outcome.fresh[0].request
+        assert isinstance(request, RunRequest)
+        await attempt_step(
+            "handler",
+            request,
+            function="unit/f",
+            run_id="run1",
+            attempt=0,
+            limit_bytes=100,
+            threads=ThreadPool(),
+        )
         execution.close()
 
     on_run_loop(main())

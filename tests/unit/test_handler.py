@@ -15,15 +15,22 @@ from stepflow import StepOutputError
 from stepflow_engine.execution import HANDLER_ATTEMPT
 from stepflow_engine.step_attempt import Result, attempt_step
 from stepflow_engine.steps import RunRequest
+from stepflow_engine.thread_pool import ThreadPool
 from stepflow_engine.user_code import EscapedError, original, shielded
 
 
 async def attempt(
-    handler: Callable[..., Any], *args: Any, timeout_ms: int | None = None, limit_bytes: int = 1_000, **kwargs: Any
+    handler: Callable[..., Any],
+    *args: Any,
+    timeout_ms: int | None = None,
+    limit_bytes: int = 1_000,
+    **kwargs: Any,
 ) -> Result:
     """Make an attempt at a step, the fourth."""
     request = RunRequest(handler, args, kwargs, timeout_ms=timeout_ms)
-    return await attempt_step("s", request, attempt=3, limit_bytes=limit_bytes)
+    return await attempt_step(
+        "s", request, function="shop/f", run_id="run1", attempt=3, limit_bytes=limit_bytes, threads=ThreadPool()
+    )
 
 
 async def never() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import itertools
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from stepflow import Context, StepError, StepUsageError
 from stepflow_engine.execution import Returned, Waiting
+from stepflow_engine.ids import step_key
 from tests.support.replay import Pass, data_memos, execution_of, in_order, last, on_run_loop, play, replay
 
 Program = Callable[[Context], Coroutine[Any, Any, Any]]
@@ -423,3 +425,60 @@ def test_a_step_in_a_thread_that_has_the_context_of_its_run_is_executed() -> Non
         return await asyncio.to_thread(call)
 
     assert play(threads).value == 1
+
+
+@pytest.mark.parametrize("how", ["task", "group", "wait_for"])
+def test_steps_that_the_code_cancels_are_known_and_those_that_end_with_the_pass_are_not(how: str) -> None:
+    async def code(ctx: Context) -> None:
+        if how == "task":
+            loser = asyncio.ensure_future(ctx.step.sleep("loser", "1h"))
+            await ctx.step.run("winner", echo, 1)
+            loser.cancel()
+        elif how == "group":
+            with contextlib.suppress(ExceptionGroup):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(ctx.step.sleep("loser", "1h"))
+                    await ctx.step.run("winner", echo, 1)
+                    raise ValueError("no")
+        else:
+            winner = asyncio.ensure_future(ctx.step.run("winner", echo, 1))
+            loser = asyncio.ensure_future(asyncio.wait_for(ctx.step.sleep("loser", "1h"), 100))
+            await winner
+            loser.cancel()
+        await ctx.step.sleep("last", "1h")
+
+    async def main() -> list[list[str]]:
+        execution = execution_of(code)
+        seen = []
+        await execution.advance()
+        seen.append(list(execution.cancelled))
+        execution.add(data_memos(winner=1))
+        outcome = await execution.advance()
+        assert isinstance(outcome, Waiting)
+        assert [call.id for call in outcome.fresh] == ["last"]
+        seen.append(list(execution.cancelled))
+        execution.close()
+        await execution.advance()
+        seen.append(list(execution.cancelled))
+        return seen
+
+    assert on_run_loop(main()) == [[], [step_key("loser")], [step_key("loser")]]
+
+
+def test_a_step_that_is_cancelled_when_its_memo_is_there_is_not_a_cancelled_one_twice() -> None:
+    """A replay in which the loser has ended too."""
+
+    async def code(ctx: Context) -> str:
+        loser = asyncio.ensure_future(ctx.step.sleep("loser", "1h"))
+        await ctx.step.run("winner", echo, 1)
+        loser.cancel()
+        return "won"
+
+    async def main() -> list[str]:
+        execution = execution_of(code)
+        execution.add(data_memos(winner=1, loser=None))
+        outcome = await execution.advance()
+        assert isinstance(outcome, Returned)
+        return execution.cancelled
+
+    assert on_run_loop(main()) == [step_key("loser")]

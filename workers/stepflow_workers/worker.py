@@ -7,6 +7,7 @@ dashboards show and control it. The execution of jobs and their leases are stepf
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -39,6 +40,7 @@ from stepflow_broker.registry.functions import (
     register_code,
     register_functions,
 )
+from stepflow_broker.transitions.consumers import remove_consumers
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import ConfigurationError, StepflowError
@@ -72,7 +74,7 @@ _RQ_TTL_S = 60
 _RETRY_FOR_S = 60.0
 _SAME_SIGNAL_S = 1.0
 _LAST_CALL_S = 1.0
-"""How long a worker that stops at once tries to remove its registration."""
+"""How long a worker that stops tries to remove what it has left on the server."""
 _HARD_END_S = 5.0
 """How long after the grace period a worker that stops ends at the latest."""
 _PUBSUB_PAUSE_S = 2.0
@@ -231,9 +233,17 @@ class StepWorker(BaseWorker):
             await partition_workers.finish(self.settings.grace_s)
         finally:
             await end_tasks(listeners)
+            await self._leave_streams(broker)
             lease_renewer.stop()
             self._send_heartbeat()
             await broker.close()
+            state.threads.close()
+
+    async def _leave_streams(self, broker: AsyncBroker) -> None:
+        """Delete the consumers of this worker. If the server is not available, another worker deletes them later."""
+        with contextlib.suppress(StepflowError, TimeoutError):
+            async with asyncio.timeout(_LAST_CALL_S):
+                await broker.execute_all([remove_consumers(one, worker=self.name) for one in self.partition.all])
 
     def _set_connection(self, connection: Any) -> Any:
         """Replaces RQ's method, which sets timeouts. Our client has its own; a cluster client has them elsewhere."""

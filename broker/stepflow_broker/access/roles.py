@@ -30,6 +30,7 @@ _OPERATING = ("pause", "resume", "resend_event", "check_permissions", *_EXAMINAT
 _STEERING = ("pause", "resume", "cancel_run", "fork_run", "resend_event")
 _CALL = re.compile(r"redis\.p?call\(([^,)]*)")
 _WORD = re.compile(r"'([A-Z]+)'")
+_SUBCOMMAND = re.compile(r"redis\.p?call\('(XGROUP|XINFO)', '([A-Z]+)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,10 @@ class Role:
 @cache
 def _called(name: str) -> frozenset[str]:
     """The commands that a script calls."""
-    calls = _CALL.findall(script(name).text)
-    return frozenset(word.lower() for call in calls for word in _WORD.findall(call))
+    text = script(name).text
+    subcommands = _SUBCOMMAND.findall(text)
+    words = {word for call in _CALL.findall(text) for word in _WORD.findall(call)} - {word for word, _ in subcommands}
+    return frozenset(word.lower() for word in (*words, *map("|".join, subcommands)))
 
 
 @cache

@@ -27,7 +27,8 @@ _FULL, _FILLING = 0.95, 0.8
 _LAG_S = 30
 _NOBODY = "doctor"
 _SETTINGS = ("appendfsync", "cluster-require-full-coverage", "min-replicas-to-write")
-_TRIED = frozenset(word.lower() for word in re.findall(r"\{'([A-Z]+)'", script("check_permissions").text))
+_TRIES = re.findall(r"\{'([A-Z]+)'(?:, '([A-Z]+)', key)?", script("check_permissions").text)
+_TRIED = frozenset("|".join(filter(None, words)).lower() for words in _TRIES)
 """The commands that are tried."""
 
 _FSYNC = {

@@ -70,7 +70,7 @@ class StartChild:
 
 @dataclass(frozen=True, slots=True)
 class ChildCancelled:
-    """A run was cancelled while it waited for a child in another partition. The child must be cancelled too.
+    """A run, or a step of it, was cancelled while it waited for a child in another partition. The child must be too.
 
     Attributes:
         id: the id of the entry.

@@ -21,6 +21,7 @@ from stepflow.functions.sync_step_tools import SyncStepTools
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import FlowConfig
 from stepflow_broker.registry.functions import CronConfig, EventConfig, FunctionConfig
+from stepflow_engine.around_attempt import AroundAttempt
 from stepflow_engine.callables import is_async_callable, undecorated
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import (
@@ -35,6 +36,7 @@ from stepflow_engine.encryption_scopes import read_event
 from stepflow_engine.errors import ConfigurationError, EventError, NonRetriableError
 from stepflow_engine.execution import Execution
 from stepflow_engine.limits import Limits, check_id, check_retries
+from stepflow_engine.thread_pool import ThreadPool
 from stepflow_engine.threads import ThreadBridge
 
 __all__ = ["Function", "FunctionDecorator", "check_input"]
@@ -57,6 +59,7 @@ class Function(Invocable[I, O]):
         input: the adapter that validates the event's data; ``None``: plain JSON data.
         output: the adapter that restores a result to the declared type; ``None``: plain JSON data.
         cipher: seals the payloads that its runs store.
+        around: the context managers of its app around each attempt of a step.
 
     Example::
 
@@ -72,6 +75,7 @@ class Function(Invocable[I, O]):
     input: Restore | None
     output: Restore | None
     cipher: Cipher
+    around: AroundAttempt
 
     @property
     def name(self) -> str:
@@ -92,13 +96,14 @@ class Function(Invocable[I, O]):
         """Call the handler directly, for example in a unit test with a fake context."""
         return self.handler(ctx)
 
-    def execution(self, events_json: Sequence[bytes], *, run_id: str, attempt: int) -> Execution:
+    def execution(self, events_json: Sequence[bytes], *, run_id: str, attempt: int, threads: ThreadPool) -> Execution:
         """One pass over the code for a run, not started yet.
 
         Args:
             events_json: the JSON of the run's event, or of all events of a batch; with decrypted data.
             run_id: the id of the run.
             attempt: the 0-based attempt of the function.
+            threads: where a plain ``def`` function runs.
         """
 
         async def body(execution: Execution) -> Any:
@@ -109,7 +114,7 @@ class Function(Invocable[I, O]):
                 context = Context(execution, events, tools, run_id=run_id, function=self.name, attempt=attempt)
                 result = self.handler(context)
                 return await result if inspect.isawaitable(result) else result
-            bridge = ThreadBridge(execution)
+            bridge = ThreadBridge(execution, threads, self.name)
             step = SyncStepTools(tools, bridge)
             blocking = SyncContext(execution, events, step, run_id=run_id, function=self.name, attempt=attempt)
             return self._checked_result(await bridge.run(lambda: self.handler(blocking)))
@@ -178,6 +183,7 @@ def make_function(
     limits: Limits,
     namespace: Mapping[str, Any],
     cipher: Cipher,
+    around: AroundAttempt,
 ) -> Function[Any, Any]:
     """Check the settings of a function and make it.
 
@@ -213,6 +219,7 @@ def make_function(
         input=input_adapter,
         output=output_adapter,
         cipher=cipher,
+        around=around,
     )
 
 

@@ -21,6 +21,7 @@ from stepflow_engine.ids import run_id_for
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import event_text
+from stepflow_workers.execution.cancelled_steps import drop_cancelled_steps
 from stepflow_workers.execution.failure_log import log_failed_attempt, log_run_ended
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.state.run_cache import CachedRun
@@ -76,6 +77,8 @@ async def _complete(context: JobContext, run: CachedRun, lease: Lease, value: ob
     except StepOutputError as error:
         await _fail(context, run, lease, error)
     else:
+        if run.execution.cancelled:
+            await drop_cancelled_steps(context.state, run, lease)
         await _finish(context, run.function, lease, text)
 
 
@@ -88,6 +91,10 @@ async def _fail(context: JobContext, run: CachedRun, lease: Lease, error: BaseEx
         jitter=random.random(),
         now_ms=now_ms(),
     )
+    if (
+        delay_ms is None and run.execution.cancelled
+    ):  # another attempt may need the steps that this one has cancelled because of its error
+        await drop_cancelled_steps(context.state, run, lease)
     await fail_run(context, run.function, lease, run.event, Failure.of(error), delay_ms=delay_ms)
 
 

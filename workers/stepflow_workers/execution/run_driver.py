@@ -17,6 +17,7 @@ from stepflow_broker.transitions.runs import StepRecord, forget_deaths, read_ste
 from stepflow_engine.errors import StepKindError
 from stepflow_engine.execution import Outcome, Waiting
 from stepflow_engine.steps import RunRequest
+from stepflow_workers.execution.cancelled_steps import drop_cancelled_steps
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.run_completion import complete_run
 from stepflow_workers.execution.run_loader import catch_up
@@ -72,6 +73,8 @@ class RunDriver:
                 return None
             if self._state.pauses.is_paused(run):
                 await self._yield()
+                return None
+            if run.execution.cancelled and not await drop_cancelled_steps(self._state, run, lease):
                 return None
             fresh = [call for call in outcome.fresh if call.key not in run.planned]
             if fresh and self._may_be_planned:

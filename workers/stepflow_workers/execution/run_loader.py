@@ -107,7 +107,7 @@ async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedR
         return raced
     known = [(key, state.read_memo(lease.run_id, key, text)) for key, text in memos]
     opened = [open_event_text(state.partition.cipher, text) for text in events]
-    execution = function.execution(opened, run_id=lease.run_id, attempt=lease.attempt)
+    execution = function.execution(opened, run_id=lease.run_id, attempt=lease.attempt, threads=state.threads)
     execution.is_driven = False  # until a continuation drives it
     execution.add(known)
     size = sum(len(text) for _, text in memos)

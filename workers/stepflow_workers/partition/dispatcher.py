@@ -178,8 +178,7 @@ class Dispatcher:
         return len(claimed) == limit
 
     def _report_foreign(self, foreign: dict[str, int]) -> None:
-        """Poll more often: a list that is not empty notifies nobody of new jobs."""
-        self._poll_at = min(self._poll_at, asyncio.get_running_loop().time() + _POLL_S)
+        """Log the queues that have jobs of other programs."""
         for queue, count in foreign.items():
             if self._foreign_log.allows(queue):
                 _log.warning("foreign_jobs", extra={"queue": queue, "count": count})

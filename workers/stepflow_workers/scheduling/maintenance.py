@@ -15,6 +15,7 @@ from functools import partial
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.registry.functions import register_code
+from stepflow_broker.transitions.consumers import remove_consumers
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases, repair_jobs
 from stepflow_broker.transitions.runs import forget_ended
 from stepflow_engine.product import WORKER_LOGGER
@@ -77,6 +78,7 @@ class MaintenanceLoop:
             _PeriodicTask(self._repair, 10.0),
             _PeriodicTask(self._register_code, 20.0),
             _PeriodicTask(self._forget_ended, 300.0),
+            _PeriodicTask(self._remove_consumers, 300.0),
         )
 
     async def run_due(self) -> None:
@@ -136,3 +138,6 @@ class MaintenanceLoop:
     async def _forget_ended(self) -> None:
         now_ms = await self._state.broker.execute(server_time_ms())
         await self._state.broker.execute(forget_ended(self._partition, now_ms))
+
+    async def _remove_consumers(self) -> None:
+        await self._state.broker.execute(remove_consumers(self._partition))

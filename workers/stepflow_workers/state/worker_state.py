@@ -16,6 +16,7 @@ from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.errors import BackendUnavailableError, DecryptionError
 from stepflow_engine.memo import Memo, read_memo
 from stepflow_engine.product import WORKER_LOGGER
+from stepflow_engine.thread_pool import ThreadPool
 from stepflow_workers.state.log_throttle import LogThrottle
 from stepflow_workers.state.pauses import Pauses
 from stepflow_workers.state.run_cache import CachedRun, RunCache
@@ -27,6 +28,8 @@ __all__ = ["WorkerState"]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _MAX_MISSES = 10_000
+_THREADS_PER_SLOT = 2
+"""A plain ``def`` function and the plain ``def`` handler of its step share a slot, and have a thread each."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +47,7 @@ class WorkerState:
         slots: limit how many jobs it executes at once.
         cache: the runs in its memory.
         pauses: what is paused.
+        threads: the threads of plain ``def`` handlers and functions.
         stopping: it takes no more jobs, and ends its jobs as soon as their steps allow.
         suspended: the partitions where RQ is suspended: runs go back to their queues after the current step.
         finished_jobs, failed_jobs: the counts for RQ.
@@ -60,6 +64,7 @@ class WorkerState:
     slots: Slots = field(init=False)
     cache: RunCache = field(init=False)
     pauses: Pauses = field(init=False)
+    threads: ThreadPool = field(init=False)
     stopping: bool = False
     suspended: set[str] = field(default_factory=set)
     finished_jobs: int = 0
@@ -73,6 +78,7 @@ class WorkerState:
         self.slots = Slots(self.settings.concurrency, self.wakeups.slot_freed)
         self.cache = RunCache(self.settings.cached_runs)
         self.pauses = Pauses(self.broker, self.partition)
+        self.threads = ThreadPool(max_idle=self.settings.concurrency * _THREADS_PER_SLOT)
 
     def accepted(self, run: CachedRun, code: ScriptStatus) -> bool:
         """Whether a transition was accepted. If not, another worker has the run, or it has ended: drop it."""

@@ -5,13 +5,19 @@
 -- RETURNS  list of what the user may not do, in the server's words
 local key, refused = KEYS[1], {}
 
+-- the words of a try: the command, or its subcommand, and the key
+local function described(words)
+  if words[1] == 'XINFO' or words[1] == 'XGROUP' then return words[1] .. '|' .. words[2] .. ' ' .. words[3] end
+  return table.concat(words, ' ', 1, math.min(2, #words))
+end
+
 -- a command that is refused for another reason than a missing right is one that may be used
 local function try(words)
   local reply = redis.pcall(unpack(words))
   local text = type(reply) == 'table' and reply.err
   if text and (string.find(text, 'NOPERM') or string.find(text, 'ACL failure') or string.find(text, "can't run this command")
     or string.find(text, "can't access")) then
-    refused[#refused + 1] = table.concat(words, ' ', 1, math.min(2, #words))
+    refused[#refused + 1] = described(words)
   end
 end
 
@@ -26,6 +32,7 @@ for _, words in ipairs({
   {'ZSCAN', key, 0}, {'ZREMRANGEBYSCORE', key, 0, 0}, {'ZPOPMIN', key}, {'ZREM', key, 1},
   {'XADD', key, '*', 'f', 1}, {'XRANGE', key, '-', '+', 'COUNT', 1}, {'XREVRANGE', key, '+', '-', 'COUNT', 1}, {'XLEN', key},
   {'XACK', key, 'g', '1-1'}, {'XDEL', key, '1-1'},
+  {'XINFO', 'CONSUMERS', key, 'g'}, {'XGROUP', 'DELCONSUMER', key, 'g', 'c'},
   {'PUBLISH', ARGV[1], 'cancelled'},
 }) do try(words) end
 try({'DEL', key})

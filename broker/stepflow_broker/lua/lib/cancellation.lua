@@ -42,6 +42,12 @@ local function leave_batch(run, batch)
   return redis.call('EXISTS', BATCHED .. batch) == 0 and batch or nil
 end
 
+-- add the message that cancels a child in another partition. The caller calls notify_outbox.
+local function send_cancel(child, start_message, failure, retention_ms)
+  redis.call('XADD', FINISHED, '*', 'cancel', child, 'start_message', start_message, 'failure', failure, 'retention_ms',
+    retention_ms)
+end
+
 -- cancel a live run, and the children that it and they wait for. Children in other partitions are cancelled by
 -- messages.
 local function cancel_tree(first, failure, retention_ms, with_children, now)
@@ -57,8 +63,7 @@ local function cancel_tree(first, failure, retention_ms, with_children, now)
       if with_children then
         for _, child in ipairs(children) do runs[#runs + 1] = child end
         for _, child in ipairs(remote) do
-          redis.call('XADD', FINISHED, '*', 'cancel', child.run, 'start_message', child.start_message, 'failure',
-            failure, 'retention_ms', retention_ms)
+          send_cancel(child.run, child.start_message, failure, retention_ms)
           has_messages = true
         end
       end

@@ -33,12 +33,25 @@ local function describe_job(job, list, status, description, now, more)
     'created_at', iso8601(now), 'worker_name', '', 'started_at', '', unpack(more or {}))
 end
 
--- put a job on its list: a new job at the end, a job that was claimed before at the front.
--- RQ and idle workers are notified when a list is no longer empty. Busy workers poll.
+local checked = {} -- the lists whose first job this script need not check
+
+-- whether the first job of a list is not stepflow's. Workers leave the job of another program there, and are idle.
+local function has_foreign_front(list, at_front)
+  if checked[list] then return false end
+  checked[list] = true
+  local first = redis.call('LINDEX', RQ_QUEUE .. list, at_front and 1 or 0)
+  return first and redis.call('EXISTS', RUN .. split_job(first)) == 0
+end
+
+-- put a job on its list: a new job at the end, a job that was claimed before at the front. RQ and idle workers are
+-- notified when a list is no longer empty, or has only jobs of other programs. Busy workers poll.
 local function push_job(job, list, description, now, at_front)
   describe_job(job, list, 'queued', description, now, {'enqueued_at', iso8601(now)})
   if redis.call(at_front and 'LPUSH' or 'RPUSH', RQ_QUEUE .. list, job) == 1 then
     redis.call('SADD', RQ_QUEUES, RQ_QUEUE .. list)
+    redis.call('PUBLISH', READY, list)
+    checked[list] = true
+  elseif has_foreign_front(list, at_front) then
     redis.call('PUBLISH', READY, list)
   end
 end

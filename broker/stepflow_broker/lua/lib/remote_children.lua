@@ -2,7 +2,7 @@
 -- A remote child lives in another partition than its parent. No script can touch both partitions, so messages connect
 -- them: entries of the stream of finished events, which stay there until a worker has delivered them.
 --   start <child>       in the parent's partition, recorded with the wait. Its delivery creates the child, once.
---   cancel <child>      in the parent's partition: the child's parent was cancelled.
+--   cancel <child>      in the parent's partition: the child's parent, or the step that waits for it, was cancelled.
 --   remote_run <child>  in the child's partition: the child has ended. Its delivery resolves the step.
 -- The step's field `<key>:message` and the child's field `start_message` have the id of the start message. The child is
 -- kept until its parent knows that it has ended. The start message is deleted at that time at the latest, so no later

@@ -80,35 +80,46 @@ local function count_deferral(count, last_due, now, delay_ms, longest_ms)
   return count, math.min(delay_ms * 2 ^ math.min(count - 1, 40), longest_ms)
 end
 
+-- delete the job or the wait of a step -> the child that it waited for, and the message that starts a remote child.
+-- `step` has the fields of the step, by their names without the key. The caller deletes those of a job.
+local function drop_step(run, was, key, step)
+  local job, list = job_of(run, key), list_of(was.queue, true)
+  redis.call('DEL', RQ_JOB .. job)
+  if step.state == 'waiting' then
+    drop_wait(run, key, step.index)
+    return step.child, step.message
+  elseif step.state == 'leased' then
+    drop_lease(job, list, step.lease)
+  elseif step.state == 'delayed' then
+    redis.call('ZREM', TIMEOUTS, 'job:' .. job)
+    redis.call('ZREM', RQ_SCHEDULED .. list, job)
+  elseif step.state == 'queued' then
+    redis.call('LREM', RQ_QUEUE .. list, 1, job)
+  elseif step.state == 'waitlisted' then
+    leave_wait_lists(job, was)
+  end
+end
+
 -- delete every job and wait of the steps -> the children in this partition that steps waited for, the jobs, and the
 -- remote children as {run, start_message}
 local function drop_steps(run, was)
-  local steps = redis.call('HGETALL', STEPS .. run)
-  local fields, children, jobs, remote, list = {}, {}, {}, {}, list_of(was.queue, true)
-  for i = 1, #steps, 2 do fields[steps[i]] = steps[i + 1] end
-  for field, state in pairs(fields) do
-    local key = string.match(field, '^(%x+):state$')
+  local fields, children, jobs, remote = redis.call('HGETALL', STEPS .. run), {}, {}, {}
+  local steps = {}
+  for i = 1, #fields, 2 do
+    local key, name = string.match(fields[i], '^(%x+):(%a+)$')
     if key then
-      local job = job_of(run, key)
-      redis.call('DEL', RQ_JOB .. job)
-      jobs[#jobs + 1] = job
-      if state == 'waiting' then
-        drop_wait(run, key, fields[key .. ':index'])
-        local child, message = fields[key .. ':child'], fields[key .. ':message']
-        if message then
-          remote[#remote + 1] = {run = child, start_message = message}
-        else
-          children[#children + 1] = child
-        end
-      elseif state == 'leased' then
-        drop_lease(job, list, fields[key .. ':lease'])
-      elseif state == 'delayed' then
-        redis.call('ZREM', TIMEOUTS, 'job:' .. job)
-        redis.call('ZREM', RQ_SCHEDULED .. list, job)
-      elseif state == 'queued' then
-        redis.call('LREM', RQ_QUEUE .. list, 1, job)
-      elseif state == 'waitlisted' then
-        leave_wait_lists(job, was)
+      steps[key] = steps[key] or {}
+      steps[key][name] = fields[i + 1]
+    end
+  end
+  for key, step in pairs(steps) do
+    if step.state then
+      jobs[#jobs + 1] = job_of(run, key)
+      local child, message = drop_step(run, was, key, step)
+      if message then
+        remote[#remote + 1] = {run = child, start_message = message}
+      else
+        children[#children + 1] = child
       end
     end
   end

@@ -68,9 +68,22 @@ class PlannedStep:
         return StepAttempt(run, lease, call, request, number=lease.step_attempt, deaths=lease.deaths)
 
     async def commit(self, _attempt: StepAttempt[RunRequest], result: StepFinished | StepRetry) -> bool:
-        """Store the result of the step. The job is done then."""
+        """Store the result of the step. The job is done then.
+
+        A step that the code has cancelled meanwhile, as far as this worker knows, gets no other attempt.
+        """
+        if isinstance(result, StepRetry) and self._run.execution.has_cancelled(self._lease.key):
+            result = self._last_attempt(result)
         await self._store(result)
         return False
+
+    def _last_attempt(self, result: StepRetry) -> StepFinished:
+        """The end of a cancelled step, with the failure of its attempt. Nothing awaits it."""
+        lease, failure = self._lease, Failure("StepCancelledError", "the code has cancelled the step")
+        number = lease.step_attempt
+        return step_failed(
+            self._state, result.error, failure, step_id=lease.step_id, attempt=number, started_at=now_ms()
+        )
 
     async def _find(self) -> StepCall | None:
         """The call of the step, if the code makes it."""

@@ -51,9 +51,13 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
         result = await attempt_step(
             attempt.id,
             attempt.request,
+            function=run.function.name,
+            run_id=run.run_id,
             attempt=attempt.number,
             limit_bytes=run.function.limits.step_output_bytes,
+            threads=state.threads,
             idempotency_key=idempotency_key(run.keys_of, attempt.key),
+            around=run.function.around,
         )
         text = _memo_text(state, attempt, result.text, started_at=started_at)
     except asyncio.CancelledError:
