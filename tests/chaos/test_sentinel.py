@@ -122,6 +122,24 @@ async def test_who_waits_for_a_result_hears_of_it_from_the_new_primary(tmp_path:
         app.close()
 
 
+@pytest.mark.timeout(300)
+def test_a_sentinel_of_another_installation_leads_nobody_to_its_primary(tmp_path: Path) -> None:
+    """It is the first in the URL, and answers at once."""
+    with SentinelSet(tmp_path / "servers") as servers, servers.stray_sentinel() as (port, other):
+        url = servers.url_with(port, *[sentinel.port for sentinel in servers.sentinels])
+        with working(url, tmp_path, 1) as workers:
+            app = Stepflow("faults", redis_url=url)
+            run = app.start("faults/gated", {"ledger": str(tmp_path / "effects"), "gates": []})
+            assert len(run.result(30)) == 0
+            app.close()
+            assert other.dbsize() == 0
+            with servers.primary.admin() as admin:
+                assert admin.exists(Keys()("RUN", run.id))
+            log = workers[0].log.read_text()
+        assert log.count(" sentinel_disagrees ") == 1
+        assert f"sentinel=127.0.0.1:{port}" in log
+
+
 def repair(url: str) -> int:
     """Have the doctor mend what a fail-over has left; how many findings it had."""
     broker = Broker(url)

@@ -105,7 +105,11 @@ class SentinelSet:
     @property
     def url(self) -> str:
         """Of the primary, whichever it is."""
-        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return self.url_with(*[sentinel.port for sentinel in self.sentinels])
+
+    def url_with(self, *ports: int) -> str:
+        """Of the primary, with the sentinels at these ports."""
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
         return f"redis+sentinel://:{PASSWORD}@{hosts}/{PRIMARY}/0?sentinel_password={SENTINEL_PASSWORD}"
 
     @property
@@ -134,6 +138,20 @@ class SentinelSet:
             sentinel.process.kill()
             sentinel.process.wait()
         for server in self.servers:
+            server.stop()
+
+    @contextlib.contextmanager
+    def stray_sentinel(self) -> Iterator[tuple[int, redis.Redis]]:
+        """A sentinel of another installation, whose primary has the same name: its port, a client of its primary."""
+        server = _Server(self._folder / "stray-server").start()
+        stray = _Sentinel(self._folder / "stray-sentinel", server.port, _unused_port())
+        try:
+            until(stray.answers, what="the stray sentinel")
+            with server.admin() as admin:
+                yield stray.port, admin
+        finally:
+            stray.process.kill()
+            stray.process.wait()
             server.stop()
 
     def await_agreement(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from redis import exceptions
 
+from stepflow_broker.redis_client import sentinel
 from stepflow_broker.redis_client.cluster import ClusterLocator, NodeUnavailableError
 from stepflow_broker.redis_client.locator import Address, Locator, Question
 from stepflow_broker.redis_client.sentinel import PrimaryUnavailableError, SentinelLocator, UnknownPrimaryError
@@ -45,18 +46,56 @@ def sentinels() -> SentinelLocator:
     return SentinelLocator((ONE, TWO, THREE), "mymaster", {})
 
 
-def test_the_first_sentinel_that_knows_the_primary_ends_the_search() -> None:
-    assert locate(sentinels(), {ONE: {"mymaster": state()}}) == (PRIMARY, [ONE])
+OTHER = ("10.0.0.8", 6379)
+NAMES = {"mymaster": state()}
+NAMES_OTHER = {"mymaster": state() | {"ip": OTHER[0]}}
+NAMES_NEWER = {"mymaster": state() | {"ip": OTHER[0], "config-epoch": 7}}
+DOWN = {"mymaster": state(is_sdown=True)}
+
+
+@pytest.fixture(autouse=True)
+def nothing_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentinel, "_reported", {})
+
+
+def test_two_of_three_sentinels_that_agree_end_the_search() -> None:
+    assert locate(sentinels(), {ONE: NAMES, TWO: NAMES}) == (PRIMARY, [ONE, TWO])
+
+
+@pytest.mark.parametrize("reply", [REFUSED, {}, DOWN, {"mymaster": state(is_master=False)}, NAMES_OTHER])
+def test_those_that_agree_are_the_first_the_next_time(reply: Any) -> None:
+    locator = sentinels()
+    replies = {ONE: reply, TWO: NAMES, THREE: NAMES}
+    address, asked = locate(locator, replies)
+    assert (address, asked[:2]) == (PRIMARY, [ONE, TWO])
+    first = [TWO, THREE] if reply in (REFUSED, {}, NAMES_OTHER) else [ONE, TWO]
+    assert locate(locator, replies)[1][:2] == first
+
+
+def test_a_wrong_sentinel_does_not_outvote_the_others_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        assert locate(sentinels(), {ONE: NAMES_NEWER, TWO: NAMES, THREE: NAMES})[0] == PRIMARY
+    (record,) = caplog.records
+    assert record.getMessage() == "sentinel_disagrees"
+    assert vars(record).items() >= {
+        ("sentinel", "10.0.0.1:26379"),
+        ("primary", "mymaster"),
+        ("named", "10.0.0.8:6379"),
+        ("used", "10.0.0.9:6379"),
+    }
 
 
 @pytest.mark.parametrize(
-    "reply", [REFUSED, {}, {"mymaster": state(is_sdown=True)}, {"mymaster": state(is_master=False)}]
+    ("replies", "expected"),
+    [
+        ([NAMES, REFUSED, {}], PRIMARY),
+        ([NAMES, NAMES_NEWER, REFUSED], OTHER),  # a fail-over that one has not heard of
+        ([NAMES_NEWER, NAMES, REFUSED], OTHER),
+        ([DOWN, NAMES_OTHER, REFUSED], OTHER),
+    ],
 )
-def test_the_next_sentinel_is_asked_and_it_is_the_first_the_next_time(reply: Any) -> None:
-    locator = sentinels()
-    replies = {ONE: reply, TWO: {"mymaster": state()}}
-    assert locate(locator, replies) == (PRIMARY, [ONE, TWO])
-    assert locate(locator, replies) == (PRIMARY, [TWO])
+def test_without_a_majority_the_newest_address_that_is_up_counts(replies: list[Any], expected: Address) -> None:
+    assert locate(sentinels(), dict(zip((ONE, TWO, THREE), replies, strict=True)))[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -75,6 +114,7 @@ def test_the_next_sentinel_is_asked_and_it_is_the_first_the_next_time(reply: Any
             "no primary 'mymaster'; they know: 'a', 'b'",
         ),
         ([{}] * 3, UnknownPrimaryError, "they know: none"),
+        ([NAMES_OTHER, DOWN, DOWN], PrimaryUnavailableError, "'mymaster' is down"),
         ([WRONGPASS] * 3, exceptions.AuthenticationError, "the sentinels: WRONGPASS"),
         ([WRONGPASS, REFUSED, REFUSED], PrimaryUnavailableError, "no sentinel answers"),
     ],

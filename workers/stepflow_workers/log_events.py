@@ -112,6 +112,13 @@ _EVENTS = (
         "The server refuses the user, the certificate or a right of a worker that has started. Once a minute.",
         "Restore the password, the certificate or the right that the error names. The worker retries.",
     ),
+    LogEvent(
+        "sentinel_disagrees",
+        _WARNING,
+        ("sentinel", "primary", "named", "used"),
+        "A sentinel names another primary than most of the sentinels. The process uses the one that most name.",
+        "Look at that sentinel: it was cut off, or it belongs to another installation. Correct it or the URL.",
+    ),
     LogEvent("server_unavailable", _WARNING, ("error",), "The server did not answer a claim.", _RETRIES),
     LogEvent("routing_interrupted", _WARNING, ("error",), "The worker could not read or route events.", _RETRIES),
     LogEvent("notifications_interrupted", _WARNING, ("error",), "The subscription to notifications ended.", _RETRIES),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,7 @@ from redis.connection import parse_url
 
 from stepflow_broker.redis_client.locator import Address, LocatedServer, Question, Search
 from stepflow_broker.redis_client.url import SENTINEL_SCHEMES, read_address
+from stepflow_engine.product import WORKER_LOGGER
 
 __all__ = [
     "PrimaryUnavailableError",
@@ -21,10 +24,14 @@ __all__ = [
     "primary_at",
 ]
 
+_log = logging.getLogger(WORKER_LOGGER)
 _DEFAULT_PORT = 26379
 _SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
 _TIMEOUT_S = 1.0
 """The time limit of one sentinel. After it, the next one is asked."""
+_REPORT_S = 60.0
+_reported: dict[Address, float] = {}
+"""Sentinel → when this process has last reported it. Each of its clients asks the sentinels."""
 
 
 class PrimaryUnavailableError(exceptions.ConnectionError):
@@ -96,9 +103,10 @@ def primary_at(url: str, options: Mapping[str, Any]) -> LocatedServer:
 
 
 class SentinelLocator:
-    """Asks the sentinels in turn for the address of a primary. See `stepflow_broker.redis_client.locator.Locator`.
+    """Asks the sentinels for the address of a primary. See `stepflow_broker.redis_client.locator.Locator`.
 
-    The sentinel that knew the address is asked first the next time.
+    One sentinel may be wrong: it was cut off, or belongs to another installation. So the address counts that most of
+    the sentinels name. Those that agreed are asked first the next time.
 
     Args:
         sentinels: the addresses of the sentinels.
@@ -116,22 +124,50 @@ class SentinelLocator:
         """Search for the primary.
 
         Raises:
-            PrimaryUnavailableError: no sentinel knows a primary of this name that is up.
+            PrimaryUnavailableError: the sentinels know no primary of this name that is up.
             UnknownPrimaryError: all sentinels answer, and none knows the name.
             AuthenticationError: all sentinels refuse the user or the password.
         """
         failures: list[Exception] = []
         names: set[str] = set()
+        views: dict[Address, _View] = {}
+        most = len(self._sentinels) // 2 + 1
         for sentinel in self._sentinels:
             known = yield Question(sentinel, ("SENTINEL MASTERS",))
             if isinstance(known, Exception):
                 failures.append(known)
                 continue
             names.update(known)
-            if self._primary in known and (address := _address_if_up(known[self._primary])):
-                self._sentinels = (sentinel, *[other for other in self._sentinels if other != sentinel])
-                return address
-        raise self._error(names, failures)
+            if self._primary in known:
+                view = _View.of(known[self._primary])
+                views[sentinel] = view
+                if view.is_up and [one.address for one in views.values()].count(view.address) >= most:
+                    break
+        if (address := _believed(views)) is None:
+            raise self._error(names, failures)
+        self._note(views, address)
+        return address
+
+    def _note(self, views: Mapping[Address, _View], address: Address) -> None:
+        """Ask those first that named the address, and report the others that answered, once a minute."""
+        right = [sentinel for sentinel, view in views.items() if view.address == address]
+        last = [sentinel for sentinel in self._sentinels if sentinel in views and sentinel not in right]
+        unasked = [sentinel for sentinel in self._sentinels if sentinel not in views]
+        self._sentinels = (*right, *unasked, *last)
+        now = time.monotonic()
+        for sentinel in last:
+            if now - _reported.get(sentinel, -_REPORT_S) >= _REPORT_S:
+                _reported[sentinel] = now
+                wrong, named = f"{sentinel[0]}:{sentinel[1]}", views[sentinel].address
+                _log.warning(
+                    "sentinel_disagrees",
+                    extra={
+                        "sentinel": wrong,
+                        "primary": self._primary,
+                        "named": f"{named[0]}:{named[1]}",
+                        "used": f"{address[0]}:{address[1]}",
+                    },
+                )
 
     def _error(self, names: set[str], failures: list[Exception]) -> exceptions.RedisError:
         """The reason why no sentinel has named an address."""
@@ -148,8 +184,33 @@ class SentinelLocator:
         return PrimaryUnavailableError(f"no sentinel answers: {text}")
 
 
-def _address_if_up(state: Mapping[str, Any]) -> Address | None:
-    """The address in the state of a primary, as redis-py parses ``SENTINEL MASTERS``; ``None`` if it is down."""
-    if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
-        return None
-    return str(state["ip"]), int(state["port"])
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one sentinel says of the primary.
+
+    Attributes:
+        address: its address.
+        is_up: whether it is up.
+        epoch: the number of the fail-over that made it the primary.
+    """
+
+    address: Address
+    is_up: bool
+    epoch: int
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> _View:
+        """Read the state of a primary, as redis-py parses ``SENTINEL MASTERS``."""
+        is_up = bool(state["is_master"] and not state["is_sdown"] and not state["is_odown"])
+        return cls((str(state["ip"]), int(state["port"])), is_up, int(state.get("config-epoch", 0)))
+
+
+def _believed(views: Mapping[Address, _View]) -> Address | None:
+    """The address that most sentinels name; ``None``: they say that it is down. Among equals, the newest that is up."""
+
+    def weight(view: _View) -> tuple[int, bool, int]:
+        votes = sum(other.address == view.address for other in views.values())
+        return votes, view.is_up, view.epoch
+
+    best = max(views.values(), key=weight, default=None)
+    return best.address if best is not None and best.is_up else None
