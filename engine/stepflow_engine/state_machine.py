@@ -332,6 +332,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "register_code": "promote",
         "register_functions": "none",
         "agree_partitions": "none",
+        "check_rights": "none",
         # doctor: only with `repair`
         "check_permissions": "none",
         "examine_counts": "none",

@@ -10,10 +10,11 @@ import redis
 
 from stepflow_broker.access.acl import rules
 from stepflow_broker.access.roles import WORKER
+from tests.chaos.health import check_health
 from tests.support.load import Load
-from tests.support.processes import until
+from tests.support.processes import WorkerProcess
 from tests.support.redis_server import FaultyServer
-from tests.support.site import Site
+from tests.support.site import APP, Site
 
 Capsys = pytest.CaptureFixture[str]
 USER, PASSWORD = "a-worker", "before"
@@ -55,22 +56,58 @@ def test_a_password_that_changes_before_the_workers_know_it_is_an_outage(
         assert load.lost(site.client) == []
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("right", ["+evalsha", "+xreadgroup"])
-def test_a_right_that_is_missing_for_a_while_is_an_outage(
-    tmp_path: Path, long: bool, capsys: Capsys, right: str
-) -> None:
+RIGHTS = [word for word in rules(WORKER) if word.startswith("+")]
+"""All commands of a worker. The long size takes away each."""
+SHORT = ["+evalsha", "+xreadgroup", "+pexpire", "+rpush", "+hget"]
+LEASE_MS = 3_000
+"""Shorter than the time for which a right is missing, so that all leases end meanwhile."""
+
+
+def _deaths(client: redis.Redis) -> list[str]:
+    """The runs and steps for which a worker counts as dead."""
+    found = []
+    for key in client.scan_iter("stepflow:run:*", count=1_000):
+        found += [key] if client.hexists(key, "deaths") else []
+    for key in client.scan_iter("stepflow:steps:*", count=1_000):
+        found += [field for field in client.hkeys(key) if field.endswith(":deaths")]
+    return found
+
+
+def _take_away(site: Site, admin: redis.Redis, load: Load, right: str, *, seconds: float) -> list[str]:
+    """Take a right away for a while under load; the deaths that were counted by then."""
+    load.await_starts(20)
+    _set_rights(admin, without=right)
+    time.sleep(seconds)
+    _set_rights(admin)
+    site.await_work(load.effects)
+    return _deaths(site.client)
+
+
+@pytest.mark.timeout(1800)
+def test_a_right_that_is_missing_for_a_while_is_an_outage(tmp_path: Path, long: bool, capsys: Capsys) -> None:
+    """No script stops half-way, no worker counts as dead, and the log names the right, once for each worker."""
     with Site(tmp_path, capsys) as site, site.server.admin() as admin:
         _set_rights(admin)
-        site.start_workers(2, url=_url(site.server))
+        site.start_workers(2, url=_url(site.server), lease_ms=LEASE_MS)
         with Load(site.server.url, tmp_path) as load:
-            load.await_starts(20)
-            _set_rights(admin, without=right)
-            until(lambda: right[1:] in _log(site), what="the refusal in the log")
-            time.sleep(20.0 if long else 4.0)
-            _set_rights(admin)
-            site.await_work(load.effects)
-            assert len(site.alive) == 2
+            for right in RIGHTS if long else SHORT:
+                deaths = _take_away(site, admin, load, right, seconds=4.0)
+                assert (right, deaths) == (right, [])
+                assert len(site.alive) == 2
         load.settle(site.client)
-        site.say(f"{right}: {load}; jobs reclaimed: {site.reclaimed}")
+        site.say(f"{load}; jobs reclaimed: {site.reclaimed}")
         assert load.lost(site.client) == []
+        assert site.reclaimed == 0
+        check_health(site.server.url, site.client)
+        for right in SHORT:
+            assert _log(site).count(f" server_refuses right={right[1:]} ") == 2, right
+
+
+def test_a_user_without_the_rights_of_a_worker_is_refused_at_the_start(tmp_path: Path, capsys: Capsys) -> None:
+    with Site(tmp_path, capsys) as site, site.server.admin() as admin:
+        for missing in ("+pexpire", "~stepflow:waits:*", "&stepflow:pauses"):
+            _set_rights(admin, without=missing)
+            log = tmp_path / f"{missing[1:5]}.log"
+            worker = WorkerProcess(_url(site.server), APP, log=log)
+            assert worker.process.wait(timeout=30) != 0
+            assert f"lacks rights of role worker: {missing}; extend" in log.read_text()

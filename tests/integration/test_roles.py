@@ -182,8 +182,11 @@ def test_who_only_looks_cannot_wait_for_a_result(site: str, admin: redis.Redis) 
 
 
 def test_a_worker_with_another_role_s_user_does_not_start(site: str, admin: redis.Redis) -> None:
-    for role, action in (("producer", "info"), ("read-only", "register_functions")):
-        with pytest.raises(PermissionDeniedError, match="is for role worker") as caught:
+    for role, action, text in (
+        ("producer", "info", "is for role worker"),
+        ("read-only", "check_rights", r"lacks rights of role worker: \+client\|info \+del .* and \d+ more; extend"),
+    ):
+        with pytest.raises(PermissionDeniedError, match=text) as caught:
             StepWorker([shop(site)], WorkerSettings(as_role(site, role))).work()
         assert caught.value.action == action
     assert admin.keys("*") == []

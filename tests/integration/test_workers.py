@@ -24,6 +24,7 @@ from stepflow_broker.transitions.runs import read_memos
 from stepflow_engine.memo import read_memo
 from stepflow_workers.partition import dispatcher
 from tests.integration.apps.ledger import count
+from tests.support.command_line import call
 from tests.support.processes import WorkerProcess, until
 from tests.support.roles import as_role
 
@@ -470,3 +471,20 @@ def test_jobs_behind_those_of_another_program_do_not_wait_for_a_poll(
         queue.enqueue("os.getpid")
         assert app.start(f).result(20) == 1
     assert len(queue.job_ids) == 3
+
+
+@pytest.mark.slow
+def test_an_eviction_policy_that_is_set_while_workers_work_is_reported(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "server").start()
+    worker = WorkerProcess(server.url, APP, log=tmp_path / "log")
+    try:
+        until(lambda: " worker_started " in worker.log.read_text(), what="the worker")
+        with redis.Redis.from_url(server.url) as admin:
+            admin.config_set("maxmemory-policy", "allkeys-lru")
+        until(lambda: " server_unsafe " in worker.log.read_text(), seconds=20, what="the warning")
+        assert "maxmemory-policy is allkeys-lru" in worker.log.read_text()
+        assert worker.process.poll() is None
+        assert "the server evicts keys (allkeys-lru)" in call("doctor", "--redis-url", server.url).stdout
+    finally:
+        worker.kill()
+        server.stop()

@@ -140,8 +140,9 @@ def test_the_keys_of_a_partition_share_a_slot() -> None:
 
 def test_a_script_is_given_the_constants_that_it_names_and_no_more() -> None:
     text = lua_constants("redis.call('GET', RUN .. id)")
-    assert "local RUN = P .. 'stepflow:run:'\n" in text
+    assert "local RUN = 'stepflow:run:'\nif P then RUN = P .. RUN end\n" in text
     assert text.count("local ") == 2
+    assert lua_constants("return 1") == ""
 
 
 def test_the_page_of_keys_is_what_the_generator_makes() -> None:

@@ -18,7 +18,7 @@ FOLDER = Path(str(files("stepflow_broker"))) / "lua"
 PATHS = {path.stem: path for path in FOLDER.glob("*/*.lua") if path.parent.name != "lib"}
 LIBRARIES = {path.stem: path.read_text() for path in (FOLDER / "lib").glob("*.lua")}
 SCRIPTS = script_names()
-_FIELDS = ("USES", "KEYS", "ARGV", "MOVES", "RETURNS")
+_FIELDS = ("USES", "KEYS", "ARGV", "RIGHTS", "MOVES", "RETURNS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +164,16 @@ def test_a_script_is_put_together_with_its_libraries_and_the_keys_that_it_names(
     assert found.name == name
     assert len(found.sha) == 40
     assert "\n--" not in found.text
-    words = set(re.findall(r"\b[A-Z][A-Z_]{2,}\b", re.sub(r"'[^']*'", "", found.text)))
-    defined = set(re.findall(r"^local ([A-Z_]+)\b", found.text, re.MULTILINE))
-    assert words - {"KEYS", "ARGV"} <= defined
+    words = set(re.findall(r"\b[A-Z][A-Z_]{2,}\b", re.sub(r"'[^']*'|\"[^\"]*\"", "", found.text)))
+    lines = re.findall(r"^local (?!function)([\w, ]+)", found.text, re.MULTILINE)
+    assert words - {"KEYS", "ARGV"} <= {name.strip() for line in lines for name in line.split(",")}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_has_only_the_functions_that_it_needs(name: str) -> None:
+    text = script(name).text
+    for function in re.findall(r"^local function (\w+)", text, re.MULTILINE):
+        assert len(re.findall(rf"\b{function}\b", text)) > 1, function
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -108,9 +108,9 @@ _EVENTS = (
     LogEvent(
         "server_refuses",
         _WARNING,
-        ("error",),
+        ("right", "error"),
         "The server refuses the user, the certificate or a right of a worker that has started. Once a minute.",
-        "Restore the password, the certificate or the right that the error names. The worker retries.",
+        "Restore the password, the certificate or the right that the line names. The worker retries.",
     ),
     LogEvent(
         "sentinel_disagrees",
@@ -118,6 +118,13 @@ _EVENTS = (
         ("sentinel", "primary", "named", "used"),
         "A sentinel names another primary than most of the sentinels. The process uses the one that most name.",
         "Look at that sentinel: it was cut off, or it belongs to another installation. Correct it or the URL.",
+    ),
+    LogEvent(
+        "server_unsafe",
+        _WARNING,
+        ("error",),
+        "The server has a setting with which no worker starts, such as an eviction policy. Once a minute.",
+        "Do what the error says, at once: an evicted key is a lost run. Then run the doctor.",
     ),
     LogEvent("server_unavailable", _WARNING, ("error",), "The server did not answer a claim.", _RETRIES),
     LogEvent("routing_interrupted", _WARNING, ("error",), "The worker could not read or route events.", _RETRIES),

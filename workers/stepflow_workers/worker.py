@@ -24,14 +24,17 @@ from rq.worker import BaseWorker
 from rq.worker_registration import REDIS_WORKER_KEYS, register
 
 from stepflow import Stepflow
+from stepflow_broker.access.rights import missing_rights
+from stepflow_broker.access.roles import WORKER
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.heartbeat import HEARTBEAT_TTL_S
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import check_server, connect_all, infos, safe_url
-from stepflow_broker.redis_client.errors import CLIENT_ERRORS, server_error
+from stepflow_broker.redis_client.errors import CLIENT_ERRORS, ServerRefusesError, server_error
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
+from stepflow_broker.redis_client.url import user_of
 from stepflow_broker.registry.functions import (
     check_scopes,
     code_names,
@@ -43,7 +46,7 @@ from stepflow_broker.registry.functions import (
 from stepflow_broker.transitions.consumers import remove_consumers
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_engine.cipher import NO_ENCRYPTION
-from stepflow_engine.errors import ConfigurationError, StepflowError
+from stepflow_engine.errors import ConfigurationError, PermissionDeniedError, StepflowError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.code_fingerprint import code_fingerprint
@@ -166,12 +169,26 @@ class StepWorker(BaseWorker):
         configs = [function.config for function in self.functions.values()]
         broker = Broker(self.settings.redis_url)
         try:
+            self._check_rights(broker)
             check_partitions(broker, self.partition.keys)
             check_scopes(self.partition.keys, configs)
             broker.execute_all([register_functions(one.keys, configs) for one in self.partition.all])
             broker.execute_all([register_code(one, self._code_names) for one in self.partition.all])
         finally:
             broker.close()
+
+    def _check_rights(self, broker: Broker) -> None:
+        """Refuse a user without all rights of a worker: a script would be refused later, when it needs them."""
+        for lacking in broker.execute_all([missing_rights(one.keys, WORKER) for one in self.partition.all]):
+            if lacking:
+                user, more = user_of(broker.url), f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+                raise PermissionDeniedError(
+                    f"user {user} of the server at {safe_url(broker.url)} lacks rights of role {WORKER.name}: "
+                    f"{' '.join(lacking[:5])}{more}; extend the user's ACL",
+                    user=user,
+                    action="check_rights",
+                    roles=[WORKER.name],
+                )
 
     # -- inside the loop ---------------------------------------------------------
 
@@ -425,10 +442,10 @@ def _restore_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _report_refusal(throttle: LogThrottle, error: StepflowError) -> None:
+def _report_refusal(throttle: LogThrottle, error: ServerRefusesError) -> None:
     """Log a refusal of the server. Every request meets it, and is sent again and again."""
-    if throttle.allows(str(error)):
-        _log.warning("server_refuses", extra={"error": str(error)})
+    if throttle.allows(error.right or str(error)):
+        _log.warning("server_refuses", extra={"right": error.right, "error": str(error)})
 
 
 def _drop_lost(state: WorkerState, leases: HeldLeases, jobs: list[str]) -> None:

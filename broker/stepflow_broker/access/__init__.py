@@ -2,6 +2,7 @@
 
 =========  ==================================================================================
 `roles`    `Role`: the transitions, commands, keys and channels of each role
+`rights`   which rights of a role a user lacks; each worker asks when it starts
 `acl`      the ACL file of a server: ``python -m stepflow_broker.access.acl > users.acl``
 =========  ==================================================================================
 

@@ -1,8 +1,8 @@
 """The roles of users of a server, and the commands and keys that each role needs.
 
 A role lists its transitions and the other commands that it sends. The rights for the transitions are derived from the
-scripts, so they stay correct when a script changes. A script never stops half-way for lack of a right: a role has all
-rights of its scripts, and the server refuses any other script at its first key or command.
+scripts, so they stay correct when a script changes. A script never stops half-way for lack of a right to a command: it
+first checks all rights that it may need (`stepflow_broker.protocol.lua_rights`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from stepflow_broker.protocol.keys import KEYS, RQ, Key, without_tag
+from stepflow_broker.protocol.lua_rights import called_commands
 from stepflow_broker.protocol.scripts import script, script_names
 from stepflow_engine.product import NAME
 
@@ -28,9 +29,6 @@ script|load
 _EXAMINATIONS = tuple(name for name in script_names() if name.startswith("examine_"))
 _OPERATING = ("pause", "resume", "resend_event", "check_permissions", *_EXAMINATIONS)
 _STEERING = ("pause", "resume", "cancel_run", "fork_run", "resend_event")
-_CALL = re.compile(r"redis\.p?call\(([^,)]*)")
-_WORD = re.compile(r"'([A-Z]+)'")
-_SUBCOMMAND = re.compile(r"redis\.p?call\('(XGROUP|XINFO)', '([A-Z]+)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +96,7 @@ class Role:
 @cache
 def _called(name: str) -> frozenset[str]:
     """The commands that a script calls."""
-    text = script(name).text
-    subcommands = _SUBCOMMAND.findall(text)
-    words = {word for call in _CALL.findall(text) for word in _WORD.findall(call)} - {word for word, _ in subcommands}
-    return frozenset(word.lower() for word in (*words, *map("|".join, subcommands)))
+    return frozenset(word.lower() for word in called_commands(script(name).text))
 
 
 @cache

@@ -18,7 +18,7 @@ from stepflow_broker.redis_client.connection import OLDEST_SERVER
 from stepflow_engine.errors import ConfigurationError, StepflowError
 from stepflow_engine.product import NAME
 
-__all__ = ["Node", "examine_info", "examine_node", "info_of", "is_in_partition", "key_of_nobody"]
+__all__ = ["Node", "examine_info", "examine_node", "is_in_partition", "key_of_nobody"]
 
 T = TypeVar("T")
 _CLOCK_MS = 5_000
@@ -61,7 +61,7 @@ def examine_node(
         BackendUnavailableError: the server does not answer.
         ConfigurationError: the server refuses the user.
     """
-    info = _ask(node, command(info_of, "INFO", "everything"))
+    info = _ask(node, command(replies.server_info, "INFO", "everything"))
     settings = {name: value for name in _SETTINGS if (value := _setting(node, name)) is not None}
     found = examine_info(info, settings, in_cluster=in_cluster)
     if info.get("cluster_enabled") == "1" and not in_cluster:
@@ -294,12 +294,6 @@ def _setting(node: Node, name: str) -> str | None:
     except StepflowError:
         return None
     return reply[1] if len(reply) == 2 else None
-
-
-def info_of(reply: bytes) -> dict[str, str]:
-    """The fields of an answer to ``INFO``."""
-    lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines() if not line.startswith("#"))
-    return {name: value for name, _, value in lines if name}
 
 
 def _ok(code: str, text: str) -> Finding:

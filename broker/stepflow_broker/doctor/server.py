@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepflow_broker.doctor.findings import Finding, Severity
-from stepflow_broker.doctor.node import examine_node, info_of, is_in_partition, key_of_nobody
+from stepflow_broker.doctor.node import examine_node, is_in_partition, key_of_nobody
 from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import KEYS, Keys, slot_of
@@ -34,7 +34,7 @@ def examine_server(broker: Broker, keys: Keys) -> list[Finding]:
     if not read_url(broker.url).is_of_cluster:
         return examine_node(broker, keys.all, refused=refused)
     slots, info = _ask_any(
-        broker, keys, [command(replies.raw, "CLUSTER", "SLOTS"), command(info_of, "CLUSTER", "INFO")]
+        broker, keys, [command(replies.raw, "CLUSTER", "SLOTS"), command(replies.server_info, "CLUSTER", "INFO")]
     )
     primaries = _primaries(slots)
     found = [_state(info, primaries), _spread(primaries, keys)]

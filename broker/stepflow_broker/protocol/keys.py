@@ -209,9 +209,19 @@ def slot_of(place: str) -> int:
 
 
 def lua_constants(script: str) -> str:
-    """Lua definitions of the key constants that ``script`` names."""
+    """Lua definitions of the key constants that ``script`` names.
+
+    A server without partitions joins no texts for them, because this is done at each call of a script.
+    """
     named = set(re.findall(r"\b[A-Z_]{3,}\b", script))
-    lines = [f"local {key.name} = P .. '{key.text}'\n" for key in KEYS if key.name in named]
-    if "GROUP" in named:
-        lines.append(f"local GROUP = '{GROUP}'\n")
-    return "local P = string.match(KEYS[1], '^{sf:%d+}:') or ''\n" + "".join(lines)
+    keys = [key for key in KEYS if key.name in named]
+    group = f"local GROUP = '{GROUP}'\n" if "GROUP" in named else ""
+    if not keys:
+        return group
+    names, texts = ", ".join(key.name for key in keys), ", ".join(f"'{key.text}'" for key in keys)
+    in_partition = ", ".join(f"P .. {key.name}" for key in keys)
+    return (
+        f"local P = string.match(KEYS[1], '^{{sf:%d+}}:')\n"
+        f"local {names} = {texts}\n"
+        f"if P then {names} = {in_partition} end\n{group}"
+    )

@@ -23,6 +23,7 @@ __all__ = [
     "integer_pair",
     "raw",
     "scored_members",
+    "server_info",
     "shown_text",
     "status_and_number",
     "text",
@@ -91,6 +92,12 @@ def fields(reply: Any) -> dict[str, Any]:
     """Field → value of a hash or of an information command (``HGETALL``, ``XINFO``). Values stay as they are."""
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     return {name.decode(): value for name, value in pairs}
+
+
+def server_info(reply: bytes) -> dict[str, str]:
+    """The fields of an answer to ``INFO``."""
+    lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines() if not line.startswith("#"))
+    return {name: value for name, _, value in lines if name}
 
 
 def scored_members(reply: Sequence[bytes]) -> list[tuple[float, str]]:

@@ -1,7 +1,7 @@
 """The Lua scripts: read from ``lua/``, joined with the libraries they use, and identified by their SHA-1.
 
 The file of a script begins with its contract (see ``lua/runs/start_runs.lua``). Its ``USES`` line names the files of
-``lua/lib`` that are put before it.
+``lua/lib`` that are put before it, as far as it needs them: the server makes each function of a script at each call.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from stepflow_broker.protocol.keys import lua_constants
+from stepflow_broker.protocol.lua_rights import called_commands, lua_rights
 from stepflow_broker.protocol.lua_states import lua_states
 
 __all__ = ["Script", "script", "script_names"]
@@ -21,6 +22,9 @@ __all__ = ["Script", "script", "script_names"]
 _FOLDER = files("stepflow_broker") / "lua"
 _USES = re.compile(r"^-- USES +(.+)$", re.MULTILINE)
 _KEYS = re.compile(r"^-- KEYS +(.+)$", re.MULTILINE)
+_RIGHTS = re.compile(r"^-- RIGHTS +(.+)$", re.MULTILINE)
+_DEFINITION = re.compile(r"^(?=local |function )", re.MULTILINE)
+_DEFINED = re.compile(r"(?:local )?function (\w+)|local ([\w, ]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,20 @@ def script(name: str) -> Script:
     body = _paths(_FOLDER)[name].read_text()
     uses = _USES.search(body)
     parts = [_strip((_FOLDER / "lib" / f"{part}.lua").read_text()) for part in (uses.group(1).split() if uses else ())]
-    code = "".join([*parts, _strip(body)])
-    text = lua_constants(code) + lua_states(code) + code
+    code = _needed("".join(parts), _strip(body))
+    checked = _RIGHTS.search(body)
+    commands = checked.group(1).split() if checked else called_commands(code)
+    rights = "" if name in _examinations() else lua_rights(code, commands)
+    text = lua_constants(code) + lua_states(code) + rights + code
     keys = _KEYS.search(body)
     names = re.findall(r"\d+ (\w+)", keys.group(1)) if keys else ()
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), tuple(names))
+
+
+@cache
+def _examinations() -> frozenset[str]:
+    """The scripts of the doctor: most of their users only read, and a repair is repeated."""
+    return frozenset(file.name.removesuffix(".lua") for file in (_FOLDER / "doctor").iterdir())
 
 
 def script_names() -> list[str]:
@@ -62,6 +75,26 @@ def _paths(folder: Traversable) -> dict[str, Traversable]:
     """Name of a script → its file."""
     groups = [entry for entry in folder.iterdir() if entry.is_dir() and entry.name != "lib"]
     return {file.name.removesuffix(".lua"): file for group in groups for file in group.iterdir()}
+
+
+def _needed(libraries: str, body: str) -> str:
+    """The definitions of the libraries that a script needs, in their order, and its body."""
+    chunks = [chunk for chunk in _DEFINITION.split(libraries) if chunk.strip()]
+    needed, words = set[int](), _words(body)
+    while more := {n for n, chunk in enumerate(chunks) if n not in needed and words & _defined(chunk)}:
+        needed |= more
+        words |= {word for n in more for word in _words(chunks[n])}
+    return "".join([chunk for n, chunk in enumerate(chunks) if n in needed] + [body])
+
+
+def _defined(chunk: str) -> set[str]:
+    """The names that a definition defines. Functions of a table belong to the table."""
+    found = _DEFINED.match(chunk)
+    return _words(found[1] or found[2]) if found else set()
+
+
+def _words(code: str) -> set[str]:
+    return set(re.findall(r"\w+", code))
 
 
 def _strip(source: str) -> str:

@@ -10,9 +10,9 @@ import redis.asyncio
 
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys, slot_of
+from stepflow_broker.redis_client.errors import ServerRefusesError
 from stepflow_broker.redis_client.pipelined_client import PipelinedClient
 from stepflow_broker.redis_client.url import read_url
-from stepflow_engine.errors import StepflowError
 
 __all__ = ["AsyncBroker"]
 
@@ -30,7 +30,7 @@ class AsyncBroker:
     """
 
     def __init__(
-        self, url: str, *, retry_for_s: float = 3.0, on_refusal: Callable[[StepflowError], None] | None = None
+        self, url: str, *, retry_for_s: float = 3.0, on_refusal: Callable[[ServerRefusesError], None] | None = None
     ) -> None:
         self.url = url
         self._retry_for_s = retry_for_s
@@ -57,6 +57,10 @@ class AsyncBroker:
             PermissionDeniedError: the user does not have the right to the command.
         """
         return await self.submit(call)
+
+    async def execute_at(self, keys: Keys, call: Command[T]) -> T:
+        """As `execute`, for a command without keys: send it to the server that has a partition."""
+        return await self._client_for(keys.partition).submit(call)
 
     async def execute_all(self, calls: Sequence[Command[T]]) -> list[T]:
         """Send several commands and return their answers."""

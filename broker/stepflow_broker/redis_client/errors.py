@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from redis import exceptions
 
@@ -52,7 +53,15 @@ _TRANSIENT_CODES = frozenset({"BUSY", "NOREPLICAS", "UNBLOCKED"})
 
 
 class ServerRefusesError(BackendUnavailableError):
-    """The server refuses the user, a right or the TLS connection of a client that has worked with it before."""
+    """The server refuses the user, a right or the TLS connection of a client that has worked with it before.
+
+    Attributes:
+        right: the command that the user may not call, or the kind of its arguments; ``""``: it is no right.
+    """
+
+    def __init__(self, message: str, *, right: str = "") -> None:
+        super().__init__(message)
+        self.right = right
 
 
 def is_transient(error: BaseException) -> bool:
@@ -118,7 +127,17 @@ def server_error(error: BaseException, url: str, action: str = "") -> StepflowEr
 def outage_error(error: BaseException, url: str, action: str = "") -> BackendUnavailableError:
     """As `server_error`, for a client that has worked with the server before: a refusal is an outage, too."""
     explained = server_error(error, url, action)
-    return explained if isinstance(explained, BackendUnavailableError) else ServerRefusesError(str(explained))
+    if isinstance(explained, BackendUnavailableError):
+        return explained
+    return ServerRefusesError(str(explained), right=_refused_right(str(error)) if is_permission_error(error) else "")
+
+
+def _refused_right(text: str) -> str:
+    """The right that a refusal of the server names: a command, keys or channels. Versions differ in their texts."""
+    command = re.search(r"'([\w|]+)' command", text)
+    if command:
+        return command[1].lower()
+    return "channels" if "channel" in text else "keys" if "key" in text else "commands"
 
 
 def _error_for(error: BaseException, where: str, text: str) -> StepflowError | None:

@@ -13,7 +13,7 @@ from redis import exceptions
 
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.redis_client.connection import connect_async
-from stepflow_broker.redis_client.errors import is_refusal, outage_error, server_error
+from stepflow_broker.redis_client.errors import ServerRefusesError, is_refusal, outage_error, server_error
 from stepflow_broker.redis_client.pipelined_connection import PipelinedConnection, fresh_context
 from stepflow_broker.redis_client.retry import Attempt, Decision, Next, backoff_s, decide
 from stepflow_engine.errors import StepflowError
@@ -71,7 +71,7 @@ class PipelinedClient:
         *,
         retry_for_s: float,
         slot: int = 0,
-        on_refusal: Callable[[StepflowError], None] | None = None,
+        on_refusal: Callable[[ServerRefusesError], None] | None = None,
     ) -> None:
         self.url = url
         self.client: redis.asyncio.Redis = connect_async(url, slot=slot)
@@ -221,7 +221,9 @@ class PipelinedClient:
         request.give_up_at = request.give_up_at or now + self._retry_for_s
         is_patient = self._on_refusal is not None
         if self._on_refusal is not None and is_refusal(error):
-            self._on_refusal(outage_error(error, self.url, request.call.action))
+            refusal = outage_error(error, self.url, request.call.action)
+            if isinstance(refusal, ServerRefusesError):
+                self._on_refusal(refusal)
         return decide(error, Attempt(request.give_up_at, has_source=request.has_source, is_patient=is_patient), now)
 
     def _fail(self, request: _Request[Any], error: Exception) -> None:

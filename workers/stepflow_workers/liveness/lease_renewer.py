@@ -24,11 +24,12 @@ from stepflow_broker.protocol.heartbeat import HEARTBEAT_S
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.jobs import by_partition, extend_leases
-from stepflow_engine.errors import StepflowError
+from stepflow_engine.errors import PermissionDeniedError, StepflowError
 from stepflow_engine.product import NAME, WORKER_LOGGER
 from stepflow_workers.liveness.held_leases import HeldLeases
 from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
 from stepflow_workers.liveness.lease_table import BLOCKED_LIMIT_S
+from stepflow_workers.state.log_throttle import LogThrottle
 
 __all__ = ["LeaseRenewer", "blocking_line"]
 
@@ -76,6 +77,7 @@ class LeaseRenewer:
         self._probed_at = 0.0
         self._blocked_since = 0.0
         self._gave_up = False
+        self._refusals = LogThrottle()
         self._running: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{NAME}-lease-renewer", daemon=True)
@@ -121,7 +123,7 @@ class LeaseRenewer:
                     self._in_background("heartbeat", self._heartbeat)
                     heartbeat_at = now + HEARTBEAT_S
             except StepflowError as error:
-                _log.warning("lease_not_extended", extra={"error": str(error)})
+                self._report(error)
 
     def _extend(self) -> None:
         """Extend all leases, unless the event loop has not run for `BLOCKED_LIMIT_S`: it may never run again."""
@@ -169,6 +171,11 @@ class LeaseRenewer:
         try:
             work()
         except StepflowError as error:
+            self._report(error)
+
+    def _report(self, error: StepflowError) -> None:
+        """Log that the leases were not extended; once a minute, if the server refuses it."""
+        if not isinstance(error, PermissionDeniedError) or self._refusals.allows(str(error)):
             _log.warning("lease_not_extended", extra={"error": str(error)})
 
     def _watch(self, now: float) -> None:

@@ -227,7 +227,7 @@ class Dispatcher:
             _log.warning("job_interrupted", extra={"job": lease.job, "error": str(error)})
             self._state.evict(lease.run_id)
             if isinstance(error, ServerRefusesError):  # the lease is still extended, so nobody counts a death
-                await self._try_to_release(lease)
+                await self._give_back(lease)
         except asyncio.CancelledError:
             raise
         except BaseException:  # noqa: BLE001  the job could not be failed either: the lease expires
@@ -238,10 +238,20 @@ class Dispatcher:
             if self._leases.get(lease.job) is lease:
                 del self._leases[lease.job]
 
-    async def _try_to_release(self, lease: Lease) -> None:
-        """Give a job back that the server has refused to let this worker finish."""
-        with contextlib.suppress(BackendUnavailableError):
-            await self._state.release([lease])
+    async def _give_back(self, lease: Lease) -> None:
+        """Give a job back that the server has refused to let this worker finish.
+
+        The server may refuse that, too. Until it does not, the worker keeps the lease: if the lease expired, it would
+        count as the death of a worker.
+        """
+        while True:
+            try:
+                await self._state.release([lease])
+                return
+            except ServerRefusesError:
+                await asyncio.sleep(_PAUSE_S)
+            except BackendUnavailableError:
+                return
 
     async def _nothing_left(self) -> bool:
         return not self._jobs and not await self._router.drain() and not await self._claim() and not self._jobs

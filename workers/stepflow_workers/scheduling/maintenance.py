@@ -12,12 +12,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.clock import server_time_ms
+from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.redis_client.connection import check_server
 from stepflow_broker.registry.functions import register_code
 from stepflow_broker.transitions.consumers import remove_consumers
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases, repair_jobs
 from stepflow_broker.transitions.runs import forget_ended
+from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.scheduling.cron import CronTicker
@@ -27,8 +31,11 @@ __all__ = ["MaintenanceLoop"]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _TICK_S = 1.0
+_CHECK_S = 10.0
 _TIMERS = 500
 _RECLAIMED = 100
+_SCAN_LEASES = 0.4
+"""The part of a short lease between two scans. ``reclaim_leases`` takes a longer time for an outage: see there."""
 
 
 @dataclass(slots=True)
@@ -74,9 +81,10 @@ class MaintenanceLoop:
             _PeriodicTask(cron_ticker.tick, 1.0),
             self._completions_task,
             _PeriodicTask(partial(completions.take_over, partition), 8.0),
-            _PeriodicTask(self._reclaim, 4.0),
+            _PeriodicTask(self._reclaim, min(4.0, state.settings.lease_ms * _SCAN_LEASES / 1000)),
             _PeriodicTask(self._repair, 10.0),
             _PeriodicTask(self._register_code, 20.0),
+            _PeriodicTask(self._check_server, _CHECK_S),
             _PeriodicTask(self._forget_ended, 300.0),
             _PeriodicTask(self._remove_consumers, 300.0),
         )
@@ -134,6 +142,16 @@ class MaintenanceLoop:
 
     async def _register_code(self) -> None:
         await self._state.broker.execute(register_code(self._partition, self._code))
+
+    async def _check_server(self) -> None:
+        """Warn of settings with which no worker would start. Somebody may change them while workers work."""
+        broker = self._state.broker
+        info = await broker.execute_at(self._partition.keys, command(replies.server_info, "INFO", "everything"))
+        try:
+            check_server(info, broker.url)
+        except ConfigurationError as error:
+            if self._state.unsafe_log.allows(str(error)):
+                _log.warning("server_unsafe", extra={"error": str(error)})
 
     async def _forget_ended(self) -> None:
         now_ms = await self._state.broker.execute(server_time_ms())

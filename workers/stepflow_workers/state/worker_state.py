@@ -52,6 +52,7 @@ class WorkerState:
         suspended: the partitions where RQ is suspended: runs go back to their queues after the current step.
         finished_jobs, failed_jobs: the counts for RQ.
         missed_log: limits the log lines about steps that the code of this worker does not call.
+        unsafe_log: limits the log lines about settings of the server.
     """
 
     broker: AsyncBroker
@@ -70,6 +71,7 @@ class WorkerState:
     finished_jobs: int = 0
     failed_jobs: int = 0
     missed_log: LogThrottle = field(default_factory=LogThrottle)
+    unsafe_log: LogThrottle = field(default_factory=LogThrottle)
     _misses: dict[str, int] = field(default_factory=dict)
     _code_log: LogThrottle = field(default_factory=LogThrottle)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)

@@ -7,11 +7,12 @@
 -- ARGV     1 now_ms  2 limit  3 lease_ms
 -- MOVES    run running -> queued; continuation leased -> queued|waitlisted; step leased -> queued|waitlisted; promote
 -- RETURNS  list of the jobs reclaimed
-local GAP_MS = 6000 -- each worker scans every four seconds
+-- a worker scans every four seconds, or, with a shorter lease than ten seconds, after two fifths of its lease
+local gap_ms = math.min(6000, ARGV[3] * 0.6)
 local now, grace_ms = clock(ARGV[1]), math.floor(ARGV[3] / 2) + 1000
 local last, before_gap, grace_until = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+) (%d+) (%d+)$')
 last, before_gap, grace_until = tonumber(last), tonumber(before_gap) or 0, tonumber(grace_until) or 0
-if last and now - last > GAP_MS then before_gap, grace_until = last, now + grace_ms end
+if last and now - last > gap_ms then before_gap, grace_until = last, now + grace_ms end
 grace_until = math.min(grace_until, now + grace_ms) -- the clock may have been set back
 redis.call('SET', KEYS[2], now .. ' ' .. before_gap .. ' ' .. grace_until)
 if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
