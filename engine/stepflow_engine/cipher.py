@@ -66,6 +66,11 @@ class Cipher:
         """Whether it has a key."""
         return bool(self._first)
 
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """The ids of its keys. It seals with the first."""
+        return tuple(self._keys)
+
     def merged_with(self, *others: Cipher) -> Cipher:
         """A cipher with the keys of this one and of the others."""
         return Cipher(key for cipher in (self, *others) for key in cipher._keys.values())

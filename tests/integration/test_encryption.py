@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,6 +14,7 @@ import redis
 from stepflow import (
     Batch,
     Concurrency,
+    ConfigurationError,
     Context,
     DecryptionError,
     Encryption,
@@ -22,9 +25,13 @@ from stepflow import (
     Stepflow,
     reference_function,
 )
+from stepflow_workers.encryption_keys import KEY_IDS
+from stepflow_workers.state.settings import WorkerSettings
+from stepflow_workers.worker import StepWorker
 from tests.support.command_line import as_json, call
 from tests.support.partition_merging_client import server_urls
 from tests.support.processes import WorkerThread, until
+from tests.support.roles import as_role
 
 SECRET = "swordfish"
 VAULT = "tests.integration.apps.vault:app"
@@ -168,6 +175,59 @@ def test_a_run_waits_for_a_worker_that_has_the_key(url: str, client, run_worker)
     with pytest.raises(EncryptionKeyMissingError, match=f"its key '{Encryption(keys=[KEY]).key_ids[0]}'") as caught:
         vault(url, OTHER_KEY).run(run.id).result(5)
     assert SECRET not in str(caught.value)
+
+
+def keeper(url: str, *keys: str) -> Stepflow:
+    app = vault(url, *keys)
+
+    @app.function("keep", retries=0)
+    async def keep(ctx: Context) -> str:
+        first, second = await asyncio.gather(*[ctx.step.run(name, lambda: ctx.event.data["word"]) for name in "ab"])
+        return str(first + second)
+
+    return app
+
+
+def test_runs_go_to_the_worker_that_has_their_key_and_spend_no_attempt(url: str, client, run_worker, caplog) -> None:
+    """The worker without the key leaves each run at once, and says so once."""
+
+    def lines() -> list[str]:
+        return [vars(one)["error"] for one in caplog.records if one.getMessage() == "payload_decryption_failed"]
+
+    run_worker(keeper(url, OTHER_KEY))
+    producer = keeper(url, KEY, OTHER_KEY)
+    runs = producer.start_many("keep", [{"word": SECRET}] * 40)
+    until(lines, what="a run that cannot be read")
+    run_worker(keeper(url, OTHER_KEY, KEY))
+    assert [run.result(20) for run in runs] == [SECRET * 2] * 40
+    assert all(client.hget(f"stepflow:run:{run.id}", "attempt") == "0" for run in runs)
+    (line,) = lines()
+    assert vault(url, KEY).backend.cipher.key_ids[0] in line
+
+
+def test_a_worker_that_could_not_read_what_another_writes_does_not_start(url: str, run_worker) -> None:
+    run_worker(keeper(url, KEY))
+    ids = {key: vault(url, key).backend.cipher.key_ids[0] for key in (KEY, OTHER_KEY)}
+    settings = WorkerSettings(as_role(url, "worker"))
+    until(lambda: _writers(url) == [ids[KEY]], what="the worker's record")
+    for keys, text in (
+        ([OTHER_KEY], f"with key '{ids[KEY]}', which this worker does not have"),
+        ([], f"with key '{ids[KEY]}', which this worker does not have"),
+        ([OTHER_KEY, KEY], f"this worker encrypts the data of app vault with key '{ids[OTHER_KEY]}', which worker"),
+    ):
+        with pytest.raises(ConfigurationError, match=text):
+            StepWorker([keeper(url, *keys)], settings).work()
+    run_worker(keeper(url, KEY, OTHER_KEY))  # the first step of a rotation
+    until(lambda: len(_writers(url)) == 2, what="the second worker")
+    assert keeper(url, KEY).start("keep", {"word": SECRET}).result(20) == SECRET * 2
+
+
+def _writers(url: str) -> list[str]:
+    """The ids of the keys with which the workers encrypt."""
+    with redis.Redis.from_url(server_urls(url)[0], decode_responses=True) as one:
+        names = one.smembers("rq:workers")
+        fields = [one.hget(name if name.startswith("rq:") else f"rq:worker:{name}", KEY_IDS) for name in names]
+    return [json.loads(field)["vault"][0] for field in fields if field]
 
 
 def test_a_parent_waits_until_its_worker_has_the_key_of_its_child(url: str, client, run_worker) -> None:

@@ -52,6 +52,7 @@ from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.code_fingerprint import code_fingerprint
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
+from stepflow_workers.encryption_keys import KEY_IDS, check_keys, key_ids
 from stepflow_workers.event_loop import run_to_end
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.job_runner import run_job
@@ -108,8 +109,8 @@ class StepWorker(BaseWorker):
                 f"app {names} has no functions: declare them with @app.function before the worker starts"
             )
         self.settings = settings
-        cipher = NO_ENCRYPTION.merged_with(*(app.backend.cipher for app in apps))
-        self.partition = partition_for(settings.redis_url, cipher)
+        self._ciphers = {app.id: app.backend.cipher for app in apps}
+        self.partition = partition_for(settings.redis_url, NO_ENCRYPTION.merged_with(*self._ciphers.values()))
         client = connect_all(settings.redis_url)
         try:
             for info in infos(client):
@@ -146,7 +147,9 @@ class StepWorker(BaseWorker):
             self._register_functions()
             self._install_signal_handlers()
             self._remove_stale_registration()
+            self._check_keys()
             self.bootstrap(logging_level="WARNING")
+            self.connection.hset(self.key, KEY_IDS, key_ids(self._ciphers))
         except ValueError as error:  # RQ: the name is in use
             raise ConfigurationError(f"{error}: choose another --name, or wait until that worker has stopped") from None
         except CLIENT_ERRORS as error:
@@ -174,6 +177,13 @@ class StepWorker(BaseWorker):
             check_scopes(self.partition.keys, configs)
             broker.execute_all([register_functions(one.keys, configs) for one in self.partition.all])
             broker.execute_all([register_code(one, self._code_names) for one in self.partition.all])
+        finally:
+            broker.close()
+
+    def _check_keys(self) -> None:
+        broker = Broker(self.settings.redis_url)
+        try:
+            check_keys(broker, self.partition, self._ciphers)
         finally:
             broker.close()
 
@@ -373,6 +383,7 @@ class StepWorker(BaseWorker):
         self._register_functions()
         with self.connection.pipeline() as pipeline:
             pipeline.hset(self.key, mapping={**self.serialize(), "state": self._shown_state})
+            pipeline.hset(self.key, KEY_IDS, key_ids(self._ciphers))
             register(self, pipeline)
             pipeline.execute()
         self._needs_registration = False

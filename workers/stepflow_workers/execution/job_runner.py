@@ -10,7 +10,13 @@ import asyncio
 import logging
 
 from stepflow_broker.transitions.jobs import Lease
-from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, CorruptDataError, DecryptionError
+from stepflow_engine.errors import (
+    BackendUnavailableError,
+    ConfigurationError,
+    CorruptDataError,
+    DecryptionError,
+    EncryptionKeyMissingError,
+)
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.job_failure import fail_job, fail_poisoned_job, fail_unreadable_run
@@ -78,12 +84,13 @@ def _release(context: JobContext, run: CachedRun, lease: Lease) -> None:
 
 async def _end_unreadable(context: JobContext, lease: Lease, error: DecryptionError | CorruptDataError) -> None:
     """Fail a run whose data nobody can read. If another worker may be able to read it, leave the job to it."""
-    is_corrupt = isinstance(error, CorruptDataError)
-    _log.warning(
-        "run_corrupt" if is_corrupt else "payload_decryption_failed",
-        extra={"run_id": lease.run_id, "error": str(error)},
-    )
-    context.state.evict(lease.run_id)
+    state, is_keyless = context.state, isinstance(error, EncryptionKeyMissingError)
+    if not isinstance(error, EncryptionKeyMissingError) or state.keys_log.allows(error.key_id):
+        _log.warning(
+            "run_corrupt" if isinstance(error, CorruptDataError) else "payload_decryption_failed",
+            extra={"run_id": lease.run_id, "error": str(error)},
+        )
+    state.evict(lease.run_id)
     may_be_read = error.is_reply if isinstance(error, CorruptDataError) else not error.is_final
     if may_be_read or not await fail_unreadable_run(context, lease, error):
-        await defer_job(context.state, lease, type(error).__name__, str(error))
+        await defer_job(state, lease, type(error).__name__, str(error), is_soon=is_keyless)

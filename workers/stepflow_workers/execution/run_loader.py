@@ -18,6 +18,7 @@ from stepflow_workers.state.worker_state import WorkerState
 __all__ = ["catch_up", "defer_job", "load_cached_run"]
 
 _DEFER_MS = (500, 1_000)
+_SOON_MS = (10, 20)
 _LONGEST_DEFER_MS = 3_600_000
 """A job that no worker can execute is tried once an hour in the end. That costs nothing, and it continues by itself."""
 
@@ -50,15 +51,16 @@ async def catch_up(state: WorkerState, run: CachedRun, *, since: int | None = No
         run.apply_memo(position, key, state.read_memo(run.run_id, key, text), len(text))
 
 
-async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str) -> None:
+async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str, *, is_soon: bool = False) -> None:
     """Defer a job that needs code or a key that this worker does not have. Another worker may have it.
 
     The delay doubles each time, from a second to an hour. The doctor shows jobs that no worker could execute for long.
 
     Args:
         kind: the name of the failure.
+        is_soon: whether the first delay is some milliseconds, because another worker is likely to be able to execute it.
     """
-    delay_ms = random.randint(*_DEFER_MS)
+    delay_ms = random.randint(*(_SOON_MS if is_soon else _DEFER_MS))
     if lease.key:
         error = dumps(Failure(kind, reason).to_json())
         await state.plan_retry(

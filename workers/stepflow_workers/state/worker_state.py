@@ -53,6 +53,7 @@ class WorkerState:
         finished_jobs, failed_jobs: the counts for RQ.
         missed_log: limits the log lines about steps that the code of this worker does not call.
         unsafe_log: limits the log lines about settings of the server.
+        keys_log: limits the log lines about encryption keys that the worker does not have.
     """
 
     broker: AsyncBroker
@@ -72,6 +73,7 @@ class WorkerState:
     failed_jobs: int = 0
     missed_log: LogThrottle = field(default_factory=LogThrottle)
     unsafe_log: LogThrottle = field(default_factory=LogThrottle)
+    keys_log: LogThrottle = field(default_factory=LogThrottle)
     _misses: dict[str, int] = field(default_factory=dict)
     _code_log: LogThrottle = field(default_factory=LogThrottle)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -111,7 +113,7 @@ class WorkerState:
         return job in self._misses
 
     def count_miss(self, job: str) -> int:
-        """Count a job of a step that the code of this worker does not call; returns how often it has met this job."""
+        """Count a job that this worker leaves to others; returns how often it has met this job."""
         if len(self._misses) >= _MAX_MISSES and job not in self._misses:
             self._misses.clear()
         self._misses[job] = self._misses.get(job, 0) + 1
