@@ -63,8 +63,8 @@ def _live_workers(broker: Broker, partition: Partition) -> Iterator[tuple[str, d
     records = [partition.keys("RQ_WORKER", name.removeprefix(prefix)) for name in names]
     calls: list[Command[Any]] = [command(_parse, "HGET", record, KEY_IDS) for record in records]
     calls += [command(int, "PTTL", record) for record in records]
-    found = broker.execute_all(calls)
-    for name, keys, ttl_ms in zip(names, found[: len(names)], found[len(names) :], strict=True):
+    answers = broker.execute_all(calls)
+    for name, keys, ttl_ms in zip(names, answers[: len(names)], answers[len(names) :], strict=True):
         if keys and is_live(ttl_ms):
             yield name.removeprefix(prefix), keys
 
