@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from stepflow import Stepflow
 from stepflow_broker.doctor.examine import examine
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import keys_for
+from stepflow_engine.errors import BackendUnavailableError
+from stepflow_engine.ids import run_id_for
 from tests.chaos.health import check_health
 from tests.support.cluster import LocalCluster, slot_of
 from tests.support.command_line import call
@@ -154,3 +157,46 @@ def repair(url: str) -> int:
         return len([finding for finding in examine(broker, plain_partition(url), repair=True) if finding.repaired])
     finally:
         broker.close()
+
+
+def _run_ids(url: str, lost: Collection[int], count: int) -> tuple[list[str], list[str]]:
+    """Ids of starts whose runs are in partitions that work, and in lost ones."""
+    keys = keys_for(url)
+    ids = [str(number) for number in range(20 * count)]
+    parts: tuple[list[str], list[str]] = ([], [])
+    for one in ids:
+        run_id = run_id_for(one, "faults/gated")
+        parts[slot_of(keys.of(run_id)("LIVE")) in lost].append(one)
+    return parts[0][:count], parts[1][:count]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [0, 1])
+def test_workers_and_producers_start_without_a_lost_primary_and_take_up_its_partitions(
+    tmp_path: Path, long: bool, number: int
+) -> None:
+    """Each primary has a third of the partitions: the first that of the first partition, the second what all share."""
+    options = {"replicas": 0, "cluster_require_full_coverage": "no"}
+    with LocalCluster(tmp_path / "nodes", **options) as cluster:  # type: ignore[arg-type]
+        url, node = cluster.url, cluster.primaries()[number]
+        lost = [slot for slot in slots_of(url) if cluster.owner(slot) is node]
+        there, missing = _run_ids(url, lost, 20 if long else 5)
+        node.kill()
+        until(lambda: all(one.cluster("INFO")["cluster_slots_fail"] != "0" for one in cluster.running), what="the loss")
+        with working(url, tmp_path, 1) as workers, contextlib.closing(Stepflow("faults", redis_url=url)) as app:
+            data = {"ledger": str(tmp_path / "effects"), "gates": []}
+            runs = [app.start("faults/gated", data, id=one) for one in there]
+            assert [run.result(10) for run in runs] == [[]] * len(runs)
+            log = workers[0].log.read_text()
+            (line,) = [one for one in log.splitlines() if " partitions_unavailable " in one]
+            assert line.count("sf:") == len(lost)
+            with pytest.raises(BackendUnavailableError):
+                app.start("faults/gated", data, id=missing[0])
+            node.start()
+            cluster.await_agreement()
+            until(lambda: workers[0].log.read_text().count(" partition_available ") == len(lost), what="the partitions")
+            runs = [app.start("faults/gated", data, id=one) for one in missing]
+            assert [run.result(10) for run in runs] == [[]] * len(runs)
+            until(lambda: call("workers", "--redis-url", url).stdout.count(" faults") == 1, what="the registration")
+            with whole_client(url) as client:
+                check_health(url, client)

@@ -39,7 +39,7 @@ async def test_they_work_again_while_there_was_work_but_not_once_they_stop(*, is
     """Another pass would wait for a server that may be unreachable."""
     state: Any = SimpleNamespace(stopping=False)
     work: Any = Work(state, is_stopped=is_stopped)
-    partition_workers = PartitionWorkers(state, work, {PLAIN: PartitionWorker(work, work, work)})
+    partition_workers = PartitionWorkers(state, work, {PLAIN: PartitionWorker(work, work, work, work.prepare)})
     await partition_workers.run()
     assert work.passes == passes
 

@@ -39,14 +39,14 @@ from stepflow_broker.registry.functions import (
     check_scopes,
     code_names,
     digest_of_code,
-    parse_function_queues,
+    read_function_queues,
     register_code,
     register_functions,
 )
 from stepflow_broker.transitions.consumers import remove_consumers
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_engine.cipher import NO_ENCRYPTION
-from stepflow_engine.errors import ConfigurationError, PermissionDeniedError, StepflowError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, PermissionDeniedError, StepflowError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.code_fingerprint import code_fingerprint
@@ -115,7 +115,7 @@ class StepWorker(BaseWorker):
         try:
             for info in infos(client):
                 check_server(info, settings.redis_url)
-            self.lists = queue_lists(settings.queues or self._own_queues(client))
+            self.lists = queue_lists(settings.queues or self._own_queues())
             super().__init__(
                 self.lists,
                 name=_name_in(_database_of(client), settings.name),
@@ -129,31 +129,39 @@ class StepWorker(BaseWorker):
         self._shown_state = ""
         self._counted = (0, 0)
         self._needs_registration = False
+        self._is_registered = False
+        self._missing: set[Partition] = set()
         self._worker_state: WorkerState | None = None
         self._partition_workers: PartitionWorkers | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled_at = 0.0
         self._hard_end: threading.Timer | None = None
 
-    def _own_queues(self, client: Any) -> list[str]:
+    def _own_queues(self) -> list[str]:
         """The queues of the functions, then those that they had before: runs keep their queue."""
-        registered = parse_function_queues(client.smembers(self.partition.keys("FUNCTION_QUEUES")))
+        broker = Broker(self.settings.redis_url)
+        try:
+            registered = broker.execute_any([read_function_queues(one.keys) for one in self.partition.all])
+        finally:
+            broker.close()
         former = [queue for name, queue in registered if name in self.functions]
         return list(dict.fromkeys([*(function.config.queue for function in self.functions.values()), *former]))
 
     def work(self, *_args: Any, **_options: Any) -> bool:
         """Work until a signal, or, in burst mode, until nothing is ready; true if it finished any job."""
+        self._register_functions()
+        self._install_signal_handlers()
         try:
-            self._register_functions()
-            self._install_signal_handlers()
-            self._remove_stale_registration()
-            self._check_keys()
-            self.bootstrap(logging_level="WARNING")
-            self.connection.hset(self.key, KEY_IDS, key_ids(self._ciphers))
+            self._register()
         except ValueError as error:  # RQ: the name is in use
             raise ConfigurationError(f"{error}: choose another --name, or wait until that worker has stopped") from None
-        except CLIENT_ERRORS as error:
-            raise server_error(error, self.settings.redis_url, "multi") from None
+        except (*CLIENT_ERRORS, BackendUnavailableError) as error:
+            explained = (
+                error if isinstance(error, StepflowError) else server_error(error, self.settings.redis_url, "multi")
+            )
+            if len(self.partition.all) == 1 or not isinstance(explained, BackendUnavailableError):
+                raise explained from None
+            _log.warning("worker_not_registered", extra={"worker": self.name, "error": str(explained)})
         _log.info(
             "worker_started",
             extra={"worker": self.name, "queues": self.lists, "redis": safe_url(self.settings.redis_url)},
@@ -168,17 +176,48 @@ class StepWorker(BaseWorker):
                 self._hard_end.cancel()
         return self.successful_job_count > 0
 
+    def _register(self) -> None:
+        """Register the worker in RQ, and start to listen to RQ's commands."""
+        self._remove_stale_registration()
+        self._check_keys()
+        self.bootstrap(logging_level="WARNING")
+        self.connection.hset(self.key, KEY_IDS, key_ids(self._ciphers))
+        self._is_registered = True
+
     def _register_functions(self) -> None:
-        configs = [function.config for function in self.functions.values()]
+        """Register the functions in all partitions. Those whose nodes a cluster has lost follow later."""
+        configs, partitions = [function.config for function in self.functions.values()], self.partition.all
         broker = Broker(self.settings.redis_url)
         try:
-            self._check_rights(broker)
+            answers = broker.execute_each([missing_rights(one.keys, WORKER) for one in partitions])
+            lost = {
+                one: answer for one, answer in zip(partitions, answers, strict=True) if not isinstance(answer, list)
+            }
+            for answer in answers:
+                self._check_rights(answer if isinstance(answer, list) else [])
             check_partitions(broker, self.partition.keys)
             check_scopes(self.partition.keys, configs)
-            broker.execute_all([register_functions(one.keys, configs) for one in self.partition.all])
-            broker.execute_all([register_code(one, self._code_names) for one in self.partition.all])
+            there = [one for one in partitions if one not in lost]
+            broker.execute_all([register_functions(one.keys, configs) for one in there])
+            broker.execute_all([register_code(one, self._code_names) for one in there])
         finally:
             broker.close()
+        self._missing |= set(lost)
+        if lost:
+            names = " ".join(one.tag.strip("{}:") for one in lost)
+            _log.warning("partitions_unavailable", extra={"partitions": names, "error": str(next(iter(lost.values())))})
+
+    async def _register_in(self, broker: AsyncBroker, partition: Partition) -> None:
+        """Register the functions in a partition that was not there when the worker started."""
+        if partition not in self._missing:
+            return
+        configs = [function.config for function in self.functions.values()]
+        lacking = await broker.execute(missing_rights(partition.keys, WORKER))
+        self._check_rights(lacking)
+        await broker.execute(register_functions(partition.keys, configs))
+        await broker.execute(register_code(partition, self._code_names))
+        self._missing.discard(partition)
+        _log.info("partition_available", extra={"partition": partition.tag.strip("{}:")})
 
     def _check_keys(self) -> None:
         broker = Broker(self.settings.redis_url)
@@ -187,18 +226,18 @@ class StepWorker(BaseWorker):
         finally:
             broker.close()
 
-    def _check_rights(self, broker: Broker) -> None:
+    def _check_rights(self, lacking: Sequence[str]) -> None:
         """Refuse a user without all rights of a worker: a script would be refused later, when it needs them."""
-        for lacking in broker.execute_all([missing_rights(one.keys, WORKER) for one in self.partition.all]):
-            if lacking:
-                user, more = user_of(broker.url), f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-                raise PermissionDeniedError(
-                    f"user {user} of the server at {safe_url(broker.url)} lacks rights of role {WORKER.name}: "
-                    f"{' '.join(lacking[:5])}{more}; extend the user's ACL",
-                    user=user,
-                    action="check_rights",
-                    roles=[WORKER.name],
-                )
+        if not lacking:
+            return
+        url, more = self.settings.redis_url, f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        raise PermissionDeniedError(
+            f"user {user_of(url)} of the server at {safe_url(url)} lacks rights of role {WORKER.name}: "
+            f"{' '.join(lacking[:5])}{more}; extend the user's ACL",
+            user=user_of(url),
+            action="check_rights",
+            roles=[WORKER.name],
+        )
 
     # -- inside the loop ---------------------------------------------------------
 
@@ -246,7 +285,7 @@ class StepWorker(BaseWorker):
             )
             wakeups.add(partition, dispatcher)
             listener = NotificationListener(broker, partition.keys, self.name, self.lists, dispatcher)
-            return PartitionWorker(dispatcher, router, listener)
+            return PartitionWorker(dispatcher, router, listener, partial(self._register_in, broker, partition))
 
         partition_workers = PartitionWorkers(state, completions, {one: build(one) for one in self.partition.all})
         self._worker_state, self._partition_workers = state, partition_workers
@@ -279,7 +318,10 @@ class StepWorker(BaseWorker):
     def _remove_stale_registration(self) -> None:
         """Delete the registration of a killed worker with this name on this host, so that this one can use the name."""
         host, pid = self.connection.hmget(self.key, "hostname", "pid")
-        if host is None or pid is None or host != str(self.hostname).encode():
+        if host is None or pid is None:
+            self.connection.delete(self.key)  # not of a worker: only a part was written, because a node was away
+            return
+        if host != str(self.hostname).encode():
             return
         if int(pid) == self.pid or not is_running(int(pid)):
             self.connection.delete(self.key)
@@ -356,6 +398,8 @@ class StepWorker(BaseWorker):
         counts = (worker_state.finished_jobs, worker_state.failed_jobs)
         finished, failed = counts[0] - self._counted[0], counts[1] - self._counted[1]
         try:
+            if not self._is_registered:
+                self._register()
             with self.connection.pipeline(transaction=False) as pipeline:
                 self.heartbeat(HEARTBEAT_TTL_S, pipeline=pipeline)
                 if finished:
@@ -371,7 +415,7 @@ class StepWorker(BaseWorker):
             )  # the heartbeat is a new field
             if self._needs_registration:
                 self._register_again()
-        except (*CLIENT_ERRORS, StepflowError) as error:
+        except (*CLIENT_ERRORS, StepflowError, ValueError) as error:  # ValueError: RQ: the name is in use
             _log.warning("heartbeat_failed", extra={"error": str(error)})
 
     def _register_again(self) -> None:

@@ -10,6 +10,7 @@ import redis.asyncio
 
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys, slot_of
+from stepflow_broker.redis_client.cluster import ANY_SLOT
 from stepflow_broker.redis_client.errors import ServerRefusesError
 from stepflow_broker.redis_client.pipelined_client import PipelinedClient
 from stepflow_broker.redis_client.url import read_url
@@ -17,6 +18,8 @@ from stepflow_broker.redis_client.url import read_url
 __all__ = ["AsyncBroker"]
 
 T = TypeVar("T")
+_NEXT_S = 0.2
+"""How long `AsyncBroker.execute_any` waits for a partition before it asks the next one, too."""
 
 
 class AsyncBroker:
@@ -62,6 +65,24 @@ class AsyncBroker:
         """As `execute`, for a command without keys: send it to the server that has a partition."""
         return await self._client_for(keys.partition).submit(call)
 
+    async def execute_any(self, calls: Sequence[Command[T]]) -> T:
+        """As `Broker.execute_any`. A partition that does not answer soon is not waited for."""
+        if self._only is not None or len(calls) == 1:
+            return await self.execute(calls[0])
+        waiting: set[asyncio.Future[T]] = set()
+        for number, call in enumerate(calls, 1):
+            sent = self.submit(call)
+            sent.add_done_callback(lambda done: done.cancelled() or done.exception())
+            waiting.add(sent)
+            while waiting:
+                timeout_s = _NEXT_S if number < len(calls) else None
+                done, waiting = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                if answered := [one for one in done if one.exception() is None]:
+                    return answered[0].result()
+                if number < len(calls):
+                    break
+        return await sent
+
     async def execute_all(self, calls: Sequence[Command[T]]) -> list[T]:
         """Send several commands and return their answers."""
         return await asyncio.gather(*[self.submit(call) for call in calls])
@@ -69,7 +90,7 @@ class AsyncBroker:
     def _client_for(self, routing_key: str) -> PipelinedClient:
         if self._only is not None:
             return self._only
-        slot = slot_of(routing_key)
+        slot = slot_of(routing_key) if routing_key else ANY_SLOT
         if slot not in self._clients:
             self._clients[slot] = self._client_of(slot)
         return self._clients[slot]

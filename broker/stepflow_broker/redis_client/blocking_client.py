@@ -37,16 +37,19 @@ class BlockingClient:
         self._retry_for_s = retry_for_s
         self._connections = IdleConnections(self.client)
 
-    def execute_all(self, calls: Sequence[Command[T]], *, as_one: bool = False) -> list[T]:
+    def execute_all(
+        self, calls: Sequence[Command[T]], *, as_one: bool = False, retry_for_s: float | None = None
+    ) -> list[T]:
         """Send several commands in one round trip and return their answers.
 
         Args:
             as_one: whether the last commands confirm those before them. If one is resent, all are.
+            retry_for_s: how long to retry, if it is not as long as always.
 
         Raises:
             BackendUnavailableError: as `Broker.execute`. Each command may have been executed, and can be sent again.
         """
-        give_up_at = time.monotonic() + self._retry_for_s
+        give_up_at = time.monotonic() + (self._retry_for_s if retry_for_s is None else retry_for_s)
         for tries in itertools.count(1):
             error: Exception
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from typing import TypeVar
@@ -11,7 +12,9 @@ import redis
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys, slot_of
 from stepflow_broker.redis_client.blocking_client import BlockingClient
+from stepflow_broker.redis_client.cluster import ANY_SLOT
 from stepflow_broker.redis_client.url import read_url
+from stepflow_engine.errors import BackendUnavailableError
 
 __all__ = ["Broker"]
 
@@ -46,6 +49,41 @@ class Broker:
             PermissionDeniedError: the user does not have the right to the command.
         """
         return self.execute_all([call])[0]
+
+    def execute_any(self, calls: Sequence[Command[T]]) -> T:
+        """Send commands with the same answer, one to each partition, in turn, and return the first answer.
+
+        Raises:
+            BackendUnavailableError: as `execute`. No node of a cluster answers.
+        """
+        if self._only is None and len(calls) > 1:
+            for call in calls:
+                with contextlib.suppress(BackendUnavailableError):
+                    return self._client_for(call.routing_key).execute_all([call], retry_for_s=0.0)[0]
+        return self.execute(calls[0])
+
+    def execute_each(self, calls: Sequence[Command[T]]) -> list[T | BackendUnavailableError]:
+        """Send commands, one to each partition, and return for each its answer, or the reason why there is none.
+
+        On a cluster, some nodes may be away. A server that is not a cluster has all partitions.
+
+        Raises:
+            BackendUnavailableError: as `execute`. There is no answer at all.
+        """
+        if self._only is not None:
+            replies: Sequence[T] = self._only.execute_all(calls)
+            return list(replies)
+        answers = list[T | BackendUnavailableError]()
+        for call in calls:
+            try:
+                (answer,) = self._client_for(call.routing_key).execute_all([call], retry_for_s=0.0)
+                answers.append(answer)
+            except BackendUnavailableError as error:
+                answers.append(error)
+        if all(isinstance(one, BackendUnavailableError) for one in answers):
+            patient: Sequence[T] = self.execute_all(calls)
+            return list(patient)
+        return answers
 
     def execute_all(self, calls: Sequence[Command[T]], *, as_one: bool = False) -> list[T]:
         """Send several commands, in one round trip to each server, and return their answers.
@@ -88,7 +126,7 @@ class Broker:
     def _client_for(self, routing_key: str) -> BlockingClient:
         if self._only is not None:
             return self._only
-        slot = slot_of(routing_key)
+        slot = slot_of(routing_key) if routing_key else ANY_SLOT
         with self._lock:
             if slot not in self._clients:
                 self._clients[slot] = BlockingClient(self.url, retry_for_s=self._retry_for_s, slot=slot)

@@ -18,6 +18,7 @@ from stepflow_broker.redis_client.locator import Address, LocatedServer, Questio
 from stepflow_broker.redis_client.url import CLUSTER_SCHEMES, read_address
 
 __all__ = [
+    "ANY_SLOT",
     "ClusterLocator",
     "ClusterUrl",
     "NodeUnavailableError",
@@ -27,6 +28,8 @@ __all__ = [
     "whole_cluster",
 ]
 
+ANY_SLOT = -1
+"""The slot of commands without keys: any node can execute them, so one is chosen that answers."""
 _DEFAULT_PORT = 6379
 _TIMEOUT_S = 2.0
 """The time limit of one node. After it, the next one is asked."""
@@ -79,6 +82,7 @@ class SlotMap:
     def __init__(self, nodes: Iterable[Address]) -> None:
         self._named = tuple(nodes)
         self._primaries: dict[tuple[int, int], Address] = {}
+        self._answered: Address | None = None
         self._updated_at = -_FRESH_S
         self._failures: list[Exception] = []
 
@@ -102,16 +106,19 @@ class SlotMap:
             (int(first), int(last)): (replies.text(primary[0]) or node[0], int(primary[1]))
             for first, last, primary, *_ in slots
         }
+        self._answered = node
         self._updated_at = time.monotonic()
 
     def owner(self, slot: int) -> Address:
-        """The address of the node that owns a slot.
+        """The address of the node that owns a slot; of the node that answered last, for `ANY_SLOT`.
 
         Raises:
             RedisError: no node owns it, or no node has answered.
         """
         if self._failures and time.monotonic() - self._updated_at >= _FRESH_S:
             raise self._error()
+        if slot == ANY_SLOT and self._answered is not None:
+            return self._answered
         for (first, last), address in self._primaries.items():
             if first <= slot <= last:
                 return address

@@ -114,11 +114,22 @@ def connect_all(url: str) -> Any:
 
 
 def infos(client: Any) -> list[Mapping[str, Any]]:
-    """The replies to ``INFO`` of a server, or of each primary of a cluster."""
-    if isinstance(client, redis.RedisCluster):
-        replies: Any = client.info(target_nodes=redis.RedisCluster.PRIMARIES)
-        return list(replies.values()) if all(isinstance(one, dict) for one in replies.values()) else [replies]
-    return [client.info()]
+    """The replies to ``INFO`` of a server, or of each primary of a cluster that answers.
+
+    Raises:
+        RedisError, OSError: none answers.
+    """
+    if not isinstance(client, redis.RedisCluster):
+        return [client.info()]
+    answers, failure = list[Mapping[str, Any]](), None
+    for node in client.get_primaries():
+        try:
+            answers.append(client.info(target_nodes=node))
+        except CLIENT_ERRORS as error:
+            failure = error
+    if failure is not None and not answers:
+        raise failure
+    return answers
 
 
 def _checked(client: C) -> C:

@@ -15,7 +15,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.url import read_url, safe_url
 from stepflow_engine.cipher import Cipher
-from stepflow_engine.errors import ConfigurationError, PermissionDeniedError
+from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, PermissionDeniedError
 
 __all__ = ["agree_partitions", "check_partitions", "keys_for", "partition_for", "read_partitions", "refuse_other"]
 
@@ -51,13 +51,20 @@ def read_partitions(keys: Keys) -> Command[int | None]:
 def check_partitions(broker: Broker, keys: Keys, *, decide: bool = True) -> None:
     """Refuse a URL with another number of partitions than the stored one: its processes would not find the keys.
 
+    A cluster may have lost the node that stores the number. Then the check is left out, so that the others can be used.
+
     Args:
         decide: whether to store the number of this URL if none is stored. A read-only user stores nothing.
 
     Raises:
         ConfigurationError: the numbers differ.
     """
-    agreed = broker.execute(read_partitions(keys))
+    try:
+        agreed = broker.execute(read_partitions(keys))
+    except BackendUnavailableError:
+        if read_url(broker.url).is_of_cluster:
+            return
+        raise
     if agreed is None and decide:
         with contextlib.suppress(PermissionDeniedError):
             agreed = broker.execute(agree_partitions(keys))

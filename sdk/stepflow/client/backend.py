@@ -18,7 +18,7 @@ from stepflow_broker.redis_client.connection import DEFAULT_URL
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for, read_partitions, refuse_other
 from stepflow_broker.redis_client.replication import AsyncReplicator, run_replicated
 from stepflow_engine.cipher import Cipher
-from stepflow_engine.errors import StepUsageError
+from stepflow_engine.errors import BackendUnavailableError, StepUsageError
 from stepflow_engine.product import REDIS_URL
 from stepflow_engine.run_loop import is_run_loop
 
@@ -102,8 +102,7 @@ class Backend:
     async def adeliver(self, calls: Sequence[Command[T]]) -> list[T]:
         """The asyncio twin of `deliver`."""
         if self._agreed_at != self.url:
-            keys = self.partition.keys
-            refuse_other(await self.abroker.execute(read_partitions(keys)), keys, self.url)
+            await self._acheck_partitions()
             self._agreed_at = self.url
         if not self._replica_timeout_ms:
             return await self.abroker.execute_all(calls)
@@ -112,6 +111,17 @@ class Backend:
             timeout_ms = self._replica_timeout_ms
             connections.replicator = AsyncReplicator(self.broker, self.partition.keys, timeout_ms=timeout_ms)
         return await connections.replicator.execute_all(calls)
+
+    async def _acheck_partitions(self) -> None:
+        """The asyncio twin of `check_partitions`."""
+        keys = self.partition.keys
+        try:
+            agreed = await self.abroker.execute(read_partitions(keys))
+        except BackendUnavailableError:
+            if len(self.partition.all) == 1:
+                raise
+        else:
+            refuse_other(agreed, keys, self.url)
 
     @staticmethod
     def refuse_to_block(call: str, instead: str) -> None:

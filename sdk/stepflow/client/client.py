@@ -555,11 +555,13 @@ class Client:
     def _config(self, function: Any) -> FunctionConfig:
         """The settings of a function: declared in this process, else read from the registry."""
         known = local_config(function, self.id, self.functions)
-        return known or require_config(function, self.backend.broker.execute(self._read_config(function)))
+        return known or require_config(function, self.backend.broker.execute_any(self._read_config(function)))
 
     async def _aconfig(self, function: Any) -> FunctionConfig:
         known = local_config(function, self.id, self.functions)
-        return known or require_config(function, await self.backend.abroker.execute(self._read_config(function)))
+        return known or require_config(function, await self.backend.abroker.execute_any(self._read_config(function)))
 
-    def _read_config(self, function: str) -> Command[FunctionConfig | None]:
-        return read_function(self.backend.partition.keys, *split_name(function, self.id))
+    def _read_config(self, function: str) -> list[Command[FunctionConfig | None]]:
+        """Read a function in any partition: each has all functions."""
+        names = split_name(function, self.id)
+        return [read_function(one.keys, *names) for one in self.backend.partition.all]

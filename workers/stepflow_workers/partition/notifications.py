@@ -17,6 +17,7 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.errors import is_permission_error, server_error
 from stepflow_engine.product import WORKER_LOGGER
+from stepflow_workers.state.log_throttle import LogThrottle
 
 __all__ = ["NotificationHandler", "NotificationListener"]
 
@@ -61,6 +62,7 @@ class NotificationListener:
         self._channels = (keys("READY"), keys("NOTIFICATIONS", worker), keys("PAUSES"))
         self._lists = {name.encode() for name in lists}
         self._handler = handler
+        self._interruptions = LogThrottle(_REFUSED_S)
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -71,10 +73,9 @@ class NotificationListener:
                     self._handler.on_ready()
                     await self._listen(pubsub)
             except (exceptions.RedisError, OSError) as error:
-                _log.warning(
-                    "notifications_interrupted",
-                    extra={"error": str(server_error(error, self._broker.url, "subscribe"))},
-                )
+                text = str(server_error(error, self._broker.url, "subscribe"))
+                if self._interruptions.allows(text):
+                    _log.warning("notifications_interrupted", extra={"error": text})
                 await asyncio.sleep(_REFUSED_S if is_permission_error(error) else _PAUSE_S)
 
     async def _listen(self, pubsub: PubSub) -> None:

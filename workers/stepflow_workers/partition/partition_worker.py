@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from stepflow_broker.protocol.partition import Partition
+from stepflow_engine.errors import BackendUnavailableError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
@@ -22,15 +23,21 @@ from stepflow_workers.state.worker_state import WorkerState
 __all__ = ["PartitionWorker", "PartitionWorkers"]
 
 _log = logging.getLogger(WORKER_LOGGER)
+_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionWorker:
-    """What a worker has for one partition."""
+    """What a worker has for one partition.
+
+    Attributes:
+        register: registers the functions in the partition, unless the worker has already done so.
+    """
 
     dispatcher: Dispatcher
     router: Router
     notifications: NotificationListener
+    register: Callable[[], Awaitable[None]]
 
 
 class PartitionWorkers:
@@ -47,6 +54,7 @@ class PartitionWorkers:
         self._completions = completions
         self._members = members
         self._dispatchers = [member.dispatcher for member in members.values()]
+        self._preparing: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Work until `stop`, or, in burst mode, until nothing is left. One partition may make work for another."""
@@ -59,9 +67,35 @@ class PartitionWorkers:
         return sum(dispatcher.claimed for dispatcher in self._dispatchers)
 
     async def _work(self, partition: Partition, member: PartitionWorker) -> None:
-        await member.router.prepare()
-        await self._completions.prepare(partition)
-        await member.dispatcher.run()
+        if await self._is_prepared(partition, member):
+            await member.dispatcher.run()
+
+    async def _is_prepared(self, partition: Partition, member: PartitionWorker) -> bool:
+        """Prepare the work in a partition, when it is there; false if the worker stops before."""
+        task = asyncio.get_running_loop().create_task(self._prepare(partition, member))
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not self._state.stopping:
+                raise
+            return False
+        return True
+
+    async def _prepare(self, partition: Partition, member: PartitionWorker) -> None:
+        """Prepare the work in a partition. If a cluster has lost its node, wait for it; the others work meanwhile."""
+        while True:
+            try:
+                await member.register()
+                await member.router.prepare()
+                await self._completions.prepare(partition)
+                return
+            except BackendUnavailableError as error:
+                if len(self._members) == 1 or self._state.settings.burst:
+                    raise
+                _log.warning("server_unavailable", extra={"error": str(error)})
+                await asyncio.sleep(_PAUSE_S)
 
     async def finish(self, grace_s: float) -> None:
         """Wait for the running jobs; after ``grace_s`` seconds, release those that are left."""
@@ -85,6 +119,8 @@ class PartitionWorkers:
         """Claim no more jobs."""
         for dispatcher in self._dispatchers:
             dispatcher.stop()
+        for task in self._preparing:
+            task.cancel()
 
     @property
     def job_count(self) -> int:
