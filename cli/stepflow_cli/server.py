@@ -16,7 +16,9 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import DEFAULT_URL
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
+from stepflow_broker.registry.functions import registry_version
 from stepflow_broker.views.listings import server_process
+from stepflow_cli.formatting import echo
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError
 from stepflow_engine.product import NAME
@@ -25,6 +27,7 @@ __all__ = [
     "DEV_FOLDER",
     "announce_url",
     "find_app",
+    "find_partitions",
     "find_server",
     "find_url",
     "last_port",
@@ -76,6 +79,27 @@ def find_server(redis_url: str | None, cipher: Cipher) -> tuple[Broker, Partitio
     partition = partition_for(broker.url, cipher)
     check_partitions(broker, partition.keys, decide=False)
     return broker, partition
+
+
+def find_partitions(redis_url: str | None, cipher: Cipher) -> tuple[Broker, Partition]:
+    """As `find_server`, for a command that shows what it finds in all partitions.
+
+    On a cluster that has lost nodes, the partition leaves their partitions out of `Partition.all`, and a line on
+    standard error says so.
+
+    Raises:
+        ConfigurationError: as `find_server`.
+        BackendUnavailableError: no node answers.
+    """
+    broker, partition = find_server(redis_url, cipher)
+    if len(partition.all) == 1:
+        return broker, partition
+    answers = broker.execute_each([registry_version(one.keys) for one in partition.all])
+    lost = [one for one, answer in zip(partition.all, answers, strict=True) if isinstance(answer, Exception)]
+    if not lost:
+        return broker, partition
+    echo(f"note: {len(lost)} of {len(partition.all)} partitions do not answer, and are left out", err=True)
+    return broker, partition.without(lost)
 
 
 def find_app(redis_url: str | None) -> Stepflow:

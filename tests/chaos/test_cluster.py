@@ -192,6 +192,11 @@ def test_workers_and_producers_start_without_a_lost_primary_and_take_up_its_part
             assert line.count("sf:") == len(lost)
             with pytest.raises(BackendUnavailableError):
                 app.start("faults/gated", data, id=missing[0])
+            listed = call("runs", "list", "--redis-url", url)
+            assert (listed.returncode, listed.stdout.count("faults/gated")) == (0, len(runs)), listed.stderr
+            assert f"{len(lost)} of {len(slots_of(url))} partitions do not answer" in listed.stderr
+            assert call("queues", "--redis-url", url).returncode == 0
+            assert call("runs", "show", runs[0].id, "--redis-url", url).returncode == 0
             node.start()
             cluster.await_agreement()
             until(lambda: workers[0].log.read_text().count(" partition_available ") == len(lost), what="the partitions")

@@ -8,8 +8,8 @@ timer acts in the partition that it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 
 from stepflow_broker.protocol.keys import Keys
 from stepflow_engine.cipher import Cipher
@@ -40,6 +40,7 @@ class Partition:
     cipher: Cipher
     now_ms: Clock
     _by_keys: dict[Keys, Partition] = field(repr=False)
+    _lost: frozenset[str] = frozenset()
 
     @classmethod
     def first_of(cls, keys: Keys, cipher: Cipher, now_ms: Clock = server_clock) -> Partition:
@@ -57,7 +58,13 @@ class Partition:
     @property
     def all(self) -> tuple[Partition, ...]:
         """All partitions of the server, in order; this one is among them."""
-        return tuple(self._by_keys.values())
+        return tuple(one for one in self._by_keys.values() if one.tag not in self._lost)
+
+    def without(self, lost: Collection[Partition]) -> Partition:
+        """A partition of the same server that leaves these out of `all`. `of` and `at` still find them."""
+        tags = frozenset(one.tag for one in lost)
+        first = next(one for one in self._by_keys.values() if one.tag not in tags)
+        return replace(first, _lost=tags)
 
     def of(self, run_id: str) -> Partition:
         """The partition of a run, or of one of its jobs."""

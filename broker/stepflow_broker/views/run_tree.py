@@ -6,6 +6,7 @@ runs and of round trips is bounded.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from stepflow_broker.views.listings import served_queues
 from stepflow_broker.views.run_view import RunView, forgotten_run, view_run
 from stepflow_broker.views.times import iso
 from stepflow_engine.codec import dumps
+from stepflow_engine.errors import BackendUnavailableError
 from stepflow_engine.memo import read_memo
 from stepflow_engine.steps import StepKind
 
@@ -134,7 +136,9 @@ class _TreeReader:
     def __init__(self, broker: Broker, partition: Partition) -> None:
         self._broker = broker
         self._partition = partition
-        self._queues = served_queues(broker, partition)
+        self._queues: frozenset[str] | None = None
+        with contextlib.suppress(BackendUnavailableError):  # the node of a cluster that knows the workers is away
+            self._queues = served_queues(broker, partition)
         self.runs: dict[str, RunTree | None] = {}
         self.invokes: dict[str, Sequence[InvokeView]] = {}
 
@@ -143,7 +147,8 @@ class _TreeReader:
         self.runs[run.id] = self._node(run, pending)
 
     def _node(self, run: RunRecord, pending: Sequence[StepRecord]) -> RunTree:
-        return RunTree(view_run(run, pending=pending), None if run.status.ended else run.queue in self._queues)
+        is_unknown = run.status.ended or self._queues is None
+        return RunTree(view_run(run, pending=pending), None if is_unknown else run.queue in (self._queues or ()))
 
     def read_parent(self, run: RunRecord) -> tuple[RunTree | None, InvokeView | None]:
         """The run's parent, and the parent's step that invoked the run. One round trip."""

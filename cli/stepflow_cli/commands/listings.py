@@ -29,7 +29,7 @@ from stepflow_cli.formatting import (
 )
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.run_view.next_time import next_time
-from stepflow_cli.server import find_server
+from stepflow_cli.server import find_partitions, find_server
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.durations import show_duration
 from stepflow_engine.errors import ConfigurationError, FunctionNotFoundError
@@ -48,7 +48,7 @@ def functions(context: click.Context, *, output: str, redis_url: str | None) -> 
     """List the registered functions, their triggers, and whether a live worker serves them."""
     if context.invoked_subcommand is not None:
         return
-    broker, partition = find_server(redis_url, NO_ENCRYPTION)
+    broker, partition = find_partitions(redis_url, NO_ENCRYPTION)
     configs, served = broker.execute(read_functions(partition.keys)), served_queues(broker, partition)
     now = broker.execute(server_time_ms())
     if output == "json":
@@ -178,7 +178,7 @@ def workers(*, output: str, redis_url: str | None) -> None:
 @server_options
 def queues(*, output: str, redis_url: str | None) -> None:
     """List the queues and the number of jobs on each."""
-    records = read_queues(*find_server(redis_url, NO_ENCRYPTION))
+    records = read_queues(*find_partitions(redis_url, NO_ENCRYPTION))
     if output == "json":
         print_json([asdict(record) for record in records])
         return

@@ -34,7 +34,7 @@ from stepflow_cli.formatting import (
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.run_view.timeline import timeline
 from stepflow_cli.run_view.wait_text import wait_texts
-from stepflow_cli.server import find_server
+from stepflow_cli.server import find_partitions, find_server
 from stepflow_engine.limits import MAX_DEPTH
 from stepflow_engine.product import variable
 from stepflow_engine.state_machine import RunStatus
@@ -69,7 +69,7 @@ def runs() -> None:
 def list_runs(*, statuses: tuple[str, ...], function: str, limit: int, output: str, redis_url: str | None) -> None:
     """List the newest runs."""
     wanted = frozenset(RunStatus(status) for status in statuses)
-    broker, partition = find_server(redis_url, cipher_of(None))
+    broker, partition = find_partitions(redis_url, cipher_of(None))
     listed = read_runs(broker, partition, statuses=wanted, function=function, limit=limit)
     if output == "json":
         print_json([run.to_json() for run in listed])
