@@ -213,7 +213,10 @@ class StepWorker(BaseWorker):
             return
         configs = [function.config for function in self.functions.values()]
         lacking = await broker.execute(missing_rights(partition.keys, WORKER))
-        self._check_rights(lacking)
+        try:
+            self._check_rights(lacking)
+        except PermissionDeniedError as error:  # the other partitions work: it is an outage of this one
+            raise ServerRefusesError(str(error), right=" ".join(lacking)) from None
         await broker.execute(register_functions(partition.keys, configs))
         await broker.execute(register_code(partition, self._code_names))
         self._missing.discard(partition)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 import redis.asyncio
@@ -69,19 +69,13 @@ class AsyncBroker:
         """As `Broker.execute_any`. A partition that does not answer soon is not waited for."""
         if self._only is not None or len(calls) == 1:
             return await self.execute(calls[0])
-        waiting: set[asyncio.Future[T]] = set()
-        for number, call in enumerate(calls, 1):
-            sent = self.submit(call)
-            sent.add_done_callback(lambda done: done.cancelled() or done.exception())
-            waiting.add(sent)
-            while waiting:
-                timeout_s = _NEXT_S if number < len(calls) else None
-                done, waiting = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-                if answered := [one for one in done if one.exception() is None]:
-                    return answered[0].result()
-                if number < len(calls):
-                    break
-        return await sent
+        sent: list[asyncio.Future[T]] = []
+        for call in calls:
+            sent.append(self.submit(call))
+            sent[-1].add_done_callback(lambda done: done.cancelled() or done.exception())
+            if (answered := await _first_answered(sent, None if len(sent) == len(calls) else _NEXT_S)) is not None:
+                return answered.result()
+        return await sent[0]
 
     async def execute_all(self, calls: Sequence[Command[T]]) -> list[T]:
         """Send several commands and return their answers."""
@@ -109,3 +103,14 @@ class AsyncBroker:
 
     def _all(self) -> list[PipelinedClient]:
         return [self._only] if self._only is not None else list(self._clients.values())
+
+
+async def _first_answered(sent: Collection[asyncio.Future[T]], timeout_s: float | None) -> asyncio.Future[T] | None:
+    """The first of some requests that is answered; ``None``: all fail, or none is answered in time."""
+    waiting = set(sent)
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        answered = next((one for one in done if one.exception() is None), None)
+        if answered is not None or not done:
+            return answered
+    return None

@@ -18,6 +18,7 @@ from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.partition.dispatcher import Dispatcher
 from stepflow_workers.partition.notifications import NotificationListener
+from stepflow_workers.state.log_throttle import LogThrottle
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["PartitionWorker", "PartitionWorkers"]
@@ -54,6 +55,7 @@ class PartitionWorkers:
         self._completions = completions
         self._members = members
         self._dispatchers = [member.dispatcher for member in members.values()]
+        self._unprepared_log = LogThrottle()
         self._preparing: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -94,7 +96,8 @@ class PartitionWorkers:
             except BackendUnavailableError as error:
                 if len(self._members) == 1 or self._state.settings.burst:
                     raise
-                _log.warning("server_unavailable", extra={"error": str(error)})
+                if self._unprepared_log.allows(str(error)):
+                    _log.warning("server_unavailable", extra={"error": str(error)})
                 await asyncio.sleep(_PAUSE_S)
 
     async def finish(self, grace_s: float) -> None:
