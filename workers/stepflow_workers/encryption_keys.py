@@ -1,17 +1,16 @@
 """The encryption keys of the workers of an app: each must be able to read what the others write.
 
 Each worker shows the ids of its keys in its record in Redis, and compares them with those of the live workers when it
-starts. The id of a key reveals nothing about the key. The record of a worker ends with the worker.
+starts. The id of a key reveals nothing about the key. The record ends when the worker stops, or half a minute after it
+was killed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from stepflow_broker.protocol import replies
-from stepflow_broker.protocol.command import Command, command
-from stepflow_broker.protocol.heartbeat import is_live
+from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_engine.cipher import Cipher
@@ -61,18 +60,17 @@ def _live_workers(broker: Broker, partition: Partition) -> Iterator[tuple[str, d
     names = broker.execute(command(replies.texts, "SMEMBERS", partition.keys("RQ_WORKERS")))
     prefix = partition.keys("RQ_WORKER")
     records = [partition.keys("RQ_WORKER", name.removeprefix(prefix)) for name in names]
-    calls: list[Command[Any]] = [command(_parse, "HGET", record, KEY_IDS) for record in records]
-    calls += [command(int, "PTTL", record) for record in records]
-    answers = broker.execute_all(calls)
-    for name, keys, ttl_ms in zip(names, answers[: len(names)], answers[len(names) :], strict=True):
-        if keys and is_live(ttl_ms):
+    calls = [command(_parse, "HMGET", record, KEY_IDS, "death") for record in records]
+    for name, keys in zip(names, broker.execute_all(calls), strict=True):
+        if keys:
             yield name.removeprefix(prefix), keys
 
 
-def _parse(reply: bytes | None) -> dict[str, list[str]]:
-    """The ids of the keys of a worker. Another program may have written anything."""
+def _parse(reply: Sequence[bytes | None]) -> dict[str, list[str]]:
+    """The ids of the keys of a worker that has not stopped. Another program may have written anything."""
+    keys, stopped_at = reply
     try:
-        value = loads(reply or b"{}")
+        value = loads(keys or b"{}") if stopped_at is None else {}
     except ValueError:
         return {}
     if not isinstance(value, dict):

@@ -58,7 +58,7 @@ async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str, *,
 
     Args:
         kind: the name of the failure.
-        is_soon: whether the first delay is some milliseconds, because another worker is likely to be able to execute it.
+        is_soon: whether the first delay is some milliseconds. Another worker is likely to be able to execute the job.
     """
     delay_ms = random.randint(*(_SOON_MS if is_soon else _DEFER_MS))
     if lease.key:
