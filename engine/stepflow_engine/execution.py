@@ -34,6 +34,7 @@ from stepflow_engine.run_loop import ACTIVITY, RunActivity
 from stepflow_engine.steps import StepCall, StepRequest, stored_kind
 from stepflow_engine.suspension import is_blocked_on_run
 from stepflow_engine.user_code import original, shielded
+from stepflow_engine.value_class import value_class
 
 __all__ = ["HANDLER_ATTEMPT", "HANDLER_KEY", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
 
@@ -59,7 +60,7 @@ class Raised:
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Waiting:
     """The code waits for steps.
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from stepflow_engine.codec import dumps
+from stepflow_engine.codec import Restore, dumps
 from stepflow_engine.memo import Memo
+from stepflow_engine.value_class import value_class
 
 __all__ = [
     "InvokeRequest",
@@ -45,7 +46,7 @@ def stored_kind(detail: Mapping[str, Any]) -> str:
     return str(detail.get("kind", StepKind.RUN))
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class RunRequest:
     """``step.run``: call a handler.
 
@@ -53,6 +54,7 @@ class RunRequest:
         handler, args, kwargs: the callable and its arguments.
         retries: attempts after the first; ``None``: those of the function.
         timeout_ms: the longest duration of an attempt, in milliseconds; ``None``: no limit.
+        adapter: restores the result to the type that the handler declares; ``None``: plain JSON data.
         context: the context variables of the code that requests the step. The handler sees their values.
     """
 
@@ -62,6 +64,7 @@ class RunRequest:
     kwargs: dict[str, Any]
     retries: int | None = None
     timeout_ms: int | None = None
+    adapter: Restore | None = field(default=None, repr=False, compare=False)
     context: contextvars.Context = field(default_factory=contextvars.copy_context, repr=False, compare=False)
 
 
