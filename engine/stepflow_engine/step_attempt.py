@@ -44,6 +44,7 @@ async def attempt_step(
     threads: ThreadPool,
     idempotency_key: str = "",
     around: AroundAttempt = NOTHING_AROUND,
+    loop: asyncio.AbstractEventLoop | None = None,
 ) -> Result:
     """Call a step's handler once.
 
@@ -57,6 +58,7 @@ async def attempt_step(
         threads: where a plain ``def`` handler runs.
         idempotency_key: the key that all attempts of the step have; the handler can read it.
         around: the context managers around the handler.
+        loop: the running event loop; ``None``: asks for it, which is a system call before Python 3.12.
 
     Raises:
         StepOutputError: the result is not JSON, or is over the limit.
@@ -69,7 +71,7 @@ async def attempt_step(
     context.run(_enter_handler, attempt, idempotency_key)
     described = functools.partial(Attempt, function, run_id, step_id, attempt)  # most attempts need it not
     code = _call(described, request, around, threads)
-    task = asyncio.get_running_loop().create_task(code, name=step_id, context=context)
+    task = (loop or asyncio.get_running_loop()).create_task(code, name=step_id, context=context)
     value = await _result(task, request.timeout_ms)
     text = dumps_output(value, what=f"step {step_id!r}", limit_bytes=limit_bytes)
     data = round_trip(value, text)

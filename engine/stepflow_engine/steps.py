@@ -41,9 +41,13 @@ class StepKind(StrEnum):
     SEND = "send"
 
 
+_RUN = StepKind.RUN
+
+
 def stored_kind(detail: Mapping[str, Any]) -> str:
     """The kind of a step, from the facts that its memo or its wait stores."""
-    return str(detail.get("kind", StepKind.RUN))
+    kind = detail.get("kind")
+    return _RUN if kind is None else str(kind)
 
 
 @value_class

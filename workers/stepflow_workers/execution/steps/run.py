@@ -59,6 +59,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
             threads=state.threads,
             idempotency_key=idempotency_key(run.keys_of, attempt.key),
             around=run.function.around,
+            loop=attempt.call.future.get_loop(),
         )
         text = _memo_text(state, attempt, result.text, started_at=started_at)
     except asyncio.CancelledError:
