@@ -19,7 +19,6 @@ from stepflow_engine.codec import (
     dumps_output,
     loads,
     restore,
-    result_adapter,
 )
 from stepflow_engine.declared_types import check_result_type, check_value
 
@@ -160,7 +159,7 @@ def test_a_return_type_with_a_secret_is_refused_before_anything_is_executed(anno
 
     handler.__annotations__["return"] = function.__annotations__["return"] = annotation
     with pytest.raises(ValueError, match="secret"):
-        result_adapter(handler)
+        check_result_type(handler)
     with pytest.raises(ConfigurationError, match="function 'f': the result has the secret"):
         Stepflow("shop").function("f")(function)
 
@@ -171,7 +170,7 @@ def test_other_return_types_are_accepted() -> None:
         def handler() -> None: ...
 
         handler.__annotations__["return"] = annotation
-        result_adapter(handler)
+        check_result_type(handler)
 
 
 @pytest.mark.parametrize(
