@@ -60,7 +60,7 @@ def add_event(partition: Partition, event: bytes, *, event_id: str, dedupe: bool
         "id",
         event_id,
         "dedupe",
-        1 if dedupe else 0,
+        "1" if dedupe else "0",
     )
 
 
