@@ -118,8 +118,8 @@ def _words(args: Sequence[Arg]) -> tuple[Word, ...]:
 
 
 def _word(arg: Arg) -> Word:
+    if type(arg) is int or type(arg) is float:
+        return str(arg)
     if isinstance(arg, str | bytes):  # of a subclass, such as a `StrEnum`
         return arg
-    if type(arg) not in (int, float):
-        raise TypeError(f"an argument of a command must be text, bytes or a number, got {type(arg).__name__}")
-    return str(arg)
+    raise TypeError(f"an argument of a command must be text, bytes or a number, got {type(arg).__name__}")
