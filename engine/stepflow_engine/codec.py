@@ -54,7 +54,8 @@ _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _MAX_LEVELS = 1_000
 """The largest number of nested levels. orjson reads 1,024, and a memo adds some."""
 _SCALARS = frozenset({type(None), bool, int, float, str})
-_RESOLVED: dict[tuple[types.CodeType | None, int], Any] = {}
+_RESOLVED: dict[int, tuple[types.CodeType, Any, Any]] = {}
+"""Code and globals of a function, and its return type; by the id of the code, of which the hash costs a microsecond."""
 _ORDERS: dict[int, tuple[Any, str]] = {}
 """By the id of a type, which it holds, so that no other type gets this id."""
 _MAX_RESOLVED = 4096
@@ -356,6 +357,8 @@ def _all_plain(annotation: Any) -> bool:
 def result_adapter(handler: Callable[..., Any]) -> Restore | None:
     """The adapter that restores the result of a handler to its return annotation; ``None``: plain JSON data."""
     annotation = return_annotation(handler)
+    if annotation is None:
+        return None
     try:
         return adapter_for(annotation)
     except TypeError:  # not hashable, so it cannot be cached; pydantic knows no such type
@@ -374,16 +377,20 @@ def return_annotation(handler: Callable[..., Any]) -> Any:
 
 def _resolve(function: Callable[..., Any]) -> Any:
     """The type of a return annotation that is written as text; cached by code and module."""
-    cache_key = (getattr(function, "__code__", None), id(getattr(function, "__globals__", None)))
-    if cache_key not in _RESOLVED:
+    code, names = getattr(function, "__code__", None), getattr(function, "__globals__", None)
+    known = _RESOLVED.get(id(code))
+    if known is not None and known[0] is code and known[1] is names:
+        return known[2]
+    annotation = None
+    try:
+        annotation = resolve_annotation(function, "return")
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        _log.warning("annotation_unresolved", extra={"handler": _name(function), "error": str(error)})
+    if code is not None:
         if len(_RESOLVED) >= _MAX_RESOLVED:
             _RESOLVED.clear()
-        try:
-            _RESOLVED[cache_key] = resolve_annotation(function, "return")
-        except (NameError, TypeError, AttributeError, SyntaxError) as error:
-            _RESOLVED[cache_key] = None
-            _log.warning("annotation_unresolved", extra={"handler": _name(function), "error": str(error)})
-    return _RESOLVED[cache_key]
+        _RESOLVED[id(code)] = (code, names, annotation)
+    return annotation
 
 
 def resolve_annotation(function: Callable[..., Any], name: str, namespace: Mapping[str, Any] | None = None) -> Any:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import threading
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ from stepflow_engine.run_loop import ACTIVITY, RunActivity
 from stepflow_engine.steps import StepCall, StepRequest, stored_kind
 from stepflow_engine.suspension import is_blocked_on_run
 from stepflow_engine.user_code import original, shielded
+from stepflow_engine.value_class import value_class
 
 __all__ = ["HANDLER_ATTEMPT", "HANDLER_KEY", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
 
@@ -59,7 +61,7 @@ class Raised:
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Waiting:
     """The code waits for steps.
 
@@ -115,6 +117,8 @@ class Execution:
         self._body = body
         self._max_steps = max_steps
         self._own_tasks = own_tasks
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._main: asyncio.Task[Any] | None = None
         self._end: Returned | Raised | None = None
         self._keys = StepKeys()
@@ -137,22 +141,24 @@ class Execution:
         """Request a step and wait for its end. The step tools call it, inside the context of the run.
 
         Raises:
-            StepUsageError: the call is inside the handler of a step or outside of the context of the run, or the id
-                is invalid.
+            StepUsageError: the call is inside the handler of a step, in another thread, or outside of the context of
+                the run, or the id is invalid.
             StepKindError: the run has a step of another kind with this id.
             LimitError: the run would have more than ``max_steps`` steps.
         """
         if self.closed:
             await self._refuse_late()
         key = self._next_key(step_id)
-        task = _this_task()
+        task = asyncio.current_task(self._loop)  # to ask for the running loop is a system call before Python 3.12
+        if task is None:
+            raise StepUsageError("a step must be awaited in an asyncio task")
         self.activity.track(task)  # an eager task is not recorded before
         known = self._memos.get(key)
         if known is not None and not self._pending and len(self.activity.tasks) <= self._own_tasks:
             del self._memos[key]
             self._received = max(self._received, known[0])
             return self._of_kind(step_id, request, known[1])
-        call = StepCall(key, step_id, request, asyncio.get_running_loop().create_future(), self._received)
+        call = StepCall(key, step_id, request, task.get_loop().create_future(), self._received)
         self._pending[key] = call
         if known is None:
             self._past_memos = True
@@ -200,6 +206,11 @@ class Execution:
                 f"step {step_id!r} must not be inside the handler of another step: "
                 "call it in the function itself, before or after that step"
             )
+        if threading.get_ident() != self._thread:
+            raise StepUsageError(
+                f"step {step_id!r} was awaited in the event loop of another thread: "
+                "await it in the function itself, and use other loops in the handlers of steps"
+            )
         if ACTIVITY.get() is not self.activity:
             raise StepUsageError(
                 f"step {step_id!r} was called outside of the context of its run: "
@@ -225,8 +236,8 @@ class Execution:
 
     def start(self) -> asyncio.Task[Any]:
         """Start the code. Add the known memos before."""
-        loop = asyncio.get_running_loop()
-        self._main = self.context.run(loop.create_task, shielded(self._body(self)))
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._main = self.context.run(self._loop.create_task, shielded(self._body(self)))
         return self._main
 
     def add(self, memos: Iterable[tuple[str, Memo]]) -> None:
@@ -246,6 +257,10 @@ class Execution:
             if self.lacks(key):
                 self.close()
             return False
+        if position == self.applied + 1 and not self._early:
+            self.applied = position
+            self._apply(key, memo)
+            return True
         is_new = position not in self._early
         self._early[position] = (key, memo)
         while (following := self._early.pop(self.applied + 1, None)) is not None:
@@ -364,6 +379,8 @@ class Execution:
         activity = self.activity
         if activity.threads or activity.operations or activity.has_timer():
             return False
+        if self._requesters.issuperset(activity.tasks):
+            return True
         return all(is_blocked_on_run(task, activity.tasks) for task in activity.tasks - self._requesters)
 
     def _has_nothing_outside(self) -> bool:
@@ -377,10 +394,3 @@ class Execution:
             return Raised(asyncio.CancelledError("the function was cancelled by its own code"))
         error = main.exception()
         return Returned(main.result()) if error is None else Raised(original(error))
-
-
-def _this_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    if task is None:
-        raise StepUsageError("a step must be awaited in an asyncio task")
-    return task

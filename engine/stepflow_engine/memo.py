@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
+from stepflow_engine.value_class import value_class
 
 __all__ = ["Memo", "memo_of_data", "memo_of_error", "memo_of_failure", "read_memo"]
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Memo:
     """The final result or failure of one step.
 

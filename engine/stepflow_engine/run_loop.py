@@ -10,7 +10,8 @@ runs again, every callback that was scheduled before it has run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextvars import Context, ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ class RunActivity:
         """Wait until the run is quiet. Call it outside of the context of the run."""
         while True:
             self.touched = False
-            await asyncio.sleep(0)
+            await _next_turn()
             if self.touched:
                 continue
             if not self.threads:
@@ -104,7 +105,8 @@ class RunActivity:
 
     def has_timer(self) -> bool:
         """Whether a timer of the run's own code has not fired yet."""
-        self.timers = {timed: timer for timed, timer in self.timers.items() if not timer.cancelled()}
+        if self.timers:
+            self.timers = {timed: timer for timed, timer in self.timers.items() if not timer.cancelled()}
         return bool(self.timers)
 
     def is_open(self) -> bool:
@@ -123,6 +125,12 @@ class RunActivity:
         if hasattr(opened, "is_closing") or hasattr(opened, "is_serving"):  # uvloop has classes of its own
             self.transports.append(opened)
         return result
+
+
+@types.coroutine
+def _next_turn() -> Generator[None, None, None]:
+    """Let the loop run what is scheduled: ``asyncio.sleep(0)`` at half its cost."""
+    yield
 
 
 def _is_closed(opened: Any) -> bool:
@@ -156,6 +164,10 @@ else:
 class RunTrackingMixin(_Loop):
     """A mix-in for an event loop class. It reports each scheduled callback to the `RunActivity` of its run."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._schedule = super().call_soon  # each call of super() costs as much as the rest of our `call_soon`
+
     def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
@@ -169,7 +181,7 @@ class RunTrackingMixin(_Loop):
             task: Any = getattr(callback, "__self__", None)
             if issubclass(type(task), asyncio.Task) and task not in activity.tasks:
                 activity.track(task)
-        return super().call_soon(callback, *args, context=context)
+        return self._schedule(callback, *args, context=context)
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Any, *args: Any, context: Context | None = None

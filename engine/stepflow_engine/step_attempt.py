@@ -8,24 +8,24 @@ import contextvars
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from stepflow_engine.around_attempt import NOTHING_AROUND, AroundAttempt, Attempt
 from stepflow_engine.callables import is_async_callable
-from stepflow_engine.codec import dumps_output, result_adapter, round_trip
+from stepflow_engine.codec import dumps_output, round_trip
 from stepflow_engine.declared_types import check_value
 from stepflow_engine.durations import show_duration
 from stepflow_engine.execution import HANDLER_ATTEMPT, HANDLER_KEY
 from stepflow_engine.run_loop import ACTIVITY
 from stepflow_engine.steps import RunRequest
 from stepflow_engine.thread_pool import ThreadPool
-from stepflow_engine.user_code import EscapedError, shielded
+from stepflow_engine.user_code import EscapedError, escaped
+from stepflow_engine.value_class import value_class
 
 __all__ = ["Result", "attempt_step"]
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Result:
     """The result of a handler, as JSON text and as the plain data that the text is parsed to."""
 
@@ -44,6 +44,7 @@ async def attempt_step(
     threads: ThreadPool,
     idempotency_key: str = "",
     around: AroundAttempt = NOTHING_AROUND,
+    loop: asyncio.AbstractEventLoop | None = None,
 ) -> Result:
     """Call a step's handler once.
 
@@ -57,6 +58,7 @@ async def attempt_step(
         threads: where a plain ``def`` handler runs.
         idempotency_key: the key that all attempts of the step have; the handler can read it.
         around: the context managers around the handler.
+        loop: the running event loop; ``None``: asks for it, which is a system call before Python 3.12.
 
     Raises:
         StepOutputError: the result is not JSON, or is over the limit.
@@ -66,26 +68,38 @@ async def attempt_step(
         Exception: any other error of the handler.
     """
     context = request.context.copy()
-    context.run(ACTIVITY.set, None)
-    context.run(HANDLER_ATTEMPT.set, attempt)
-    context.run(HANDLER_KEY.set, idempotency_key)
+    context.run(_enter_handler, attempt, idempotency_key)
     described = functools.partial(Attempt, function, run_id, step_id, attempt)  # most attempts need it not
-    task = asyncio.get_running_loop().create_task(shielded(_call(described, request, around, threads)), context=context)
+    code = _call(described, request, around, threads)
+    task = (loop or asyncio.get_running_loop()).create_task(code, name=step_id, context=context)
     value = await _result(task, request.timeout_ms)
     text = dumps_output(value, what=f"step {step_id!r}", limit_bytes=limit_bytes)
     data = round_trip(value, text)
-    adapter = result_adapter(request.handler)
-    if adapter is not None:
-        check_value(adapter, value, data, what=f"step {step_id!r}")
+    if request.adapter is not None:
+        check_value(request.adapter, value, data, what=f"step {step_id!r}")
     return Result(text, data)
+
+
+def _enter_handler(attempt: int, idempotency_key: str) -> None:
+    ACTIVITY.set(None)
+    HANDLER_ATTEMPT.set(attempt)
+    HANDLER_KEY.set(idempotency_key)
 
 
 async def _call(
     described: Callable[[], Attempt], request: RunRequest, around: AroundAttempt, threads: ThreadPool
 ) -> Any:
-    if is_async_callable(request.handler) and not around.has_async:
-        return await request.handler(*request.args, **request.kwargs)
-    attempt = described()
+    try:
+        if is_async_callable(request.handler) and not around.has_async:
+            return await request.handler(*request.args, **request.kwargs)
+        return await _call_around(described(), request, around, threads)
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:  # noqa: BLE001  user code
+        raise escaped(error) from None
+
+
+async def _call_around(attempt: Attempt, request: RunRequest, around: AroundAttempt, threads: ThreadPool) -> Any:
     handler: Callable[..., Any] = functools.partial(request.handler, *request.args, **request.kwargs)
     if is_async_callable(request.handler):
         return await around.wait(attempt, handler)

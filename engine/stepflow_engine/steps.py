@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from stepflow_engine.codec import dumps
+from stepflow_engine.codec import Restore, dumps
 from stepflow_engine.memo import Memo
+from stepflow_engine.value_class import value_class
 
 __all__ = [
     "InvokeRequest",
@@ -40,12 +41,16 @@ class StepKind(StrEnum):
     SEND = "send"
 
 
+_RUN = StepKind.RUN
+
+
 def stored_kind(detail: Mapping[str, Any]) -> str:
     """The kind of a step, from the facts that its memo or its wait stores."""
-    return str(detail.get("kind", StepKind.RUN))
+    kind = detail.get("kind")
+    return _RUN if kind is None else str(kind)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class RunRequest:
     """``step.run``: call a handler.
 
@@ -53,6 +58,7 @@ class RunRequest:
         handler, args, kwargs: the callable and its arguments.
         retries: attempts after the first; ``None``: those of the function.
         timeout_ms: the longest duration of an attempt, in milliseconds; ``None``: no limit.
+        adapter: restores the result to the type that the handler declares; ``None``: plain JSON data.
         context: the context variables of the code that requests the step. The handler sees their values.
     """
 
@@ -62,6 +68,7 @@ class RunRequest:
     kwargs: dict[str, Any]
     retries: int | None = None
     timeout_ms: int | None = None
+    adapter: Restore | None = field(default=None, repr=False, compare=False)
     context: contextvars.Context = field(default_factory=contextvars.copy_context, repr=False, compare=False)
 
 

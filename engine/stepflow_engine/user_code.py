@@ -7,10 +7,12 @@ asyncio ends the event loop when a task raises `SystemExit` or `KeyboardInterrup
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
+from types import FrameType
 from typing import Any, TypeVar
 
-__all__ = ["EscapedError", "original", "shielded"]
+__all__ = ["EscapedError", "escaped", "original", "shielded"]
 
 T = TypeVar("T")
 
@@ -39,16 +41,27 @@ async def shielded(code: Coroutine[Any, Any, T]) -> T:
         EscapedError: the code raised an error that is not an `Exception`.
         Exception, asyncio.CancelledError: what the code raised.
     """
-    task = asyncio.current_task()
     try:
         return await code
     except (Exception, asyncio.CancelledError):
         raise
-    except BaseException as error:
-        if isinstance(error, GeneratorExit) and not _is_running(task):
-            raise  # the garbage collector closes the coroutine
-        raise EscapedError(error) from None
+    except BaseException as error:  # noqa: BLE001  user code
+        raise escaped(error) from None
 
 
-def _is_running(task: asyncio.Task[Any] | None) -> bool:
-    return asyncio._get_running_loop() is not None and asyncio.current_task() is task
+def escaped(error: BaseException) -> BaseException:
+    """What the coroutine of a task raises in place of an error that is not an `Exception`.
+
+    Only that coroutine itself calls it. The answer is the error itself if the garbage collector closes the coroutine.
+    """
+    is_closed = isinstance(error, GeneratorExit) and not _is_running(sys._getframe(1))
+    return error if is_closed else EscapedError(error)
+
+
+def _is_running(frame: FrameType) -> bool:
+    """Whether the coroutine with this frame is that of the running task.
+
+    It is asked after such an error only. To note the task before each call costs every step more than a system call.
+    """
+    task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
+    return task is not None and getattr(task.get_coro(), "cr_frame", None) is frame

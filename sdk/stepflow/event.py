@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic
 
@@ -81,15 +81,19 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
     Raises:
         EventError: the name, id or time is invalid, or the data is not JSON or over the limit.
     """
+    event_id = checked_event_id(event.id)
+    return OutgoingEvent(event.name, _checked_data(event, limit_bytes), event_id or "", event.ts)
+
+
+def _checked_data(event: Event[Any], limit_bytes: int) -> bytes:
+    """The JSON text of the data of an event. Its name and its time are checked, too."""
     try:
         check_id(event.name, "event name")
     except ValueError as error:
         raise EventError(str(error)) from None
-    event_id = checked_event_id(event.id)
     if type(event.ts) is not int or not 0 <= event.ts <= _LATEST_MS:
         raise EventError(f"event ts must be an integer, in milliseconds since 1970, got {event.ts!r:.80}")
-    data = dumps_event({} if event.data is None else event.data, limit_bytes=limit_bytes)
-    return OutgoingEvent(event.name, data, event_id or "", event.ts)
+    return dumps_event({} if event.data is None else event.data, limit_bytes=limit_bytes)
 
 
 def checked_event_id(value: object) -> str | None:
@@ -110,9 +114,9 @@ def checked_event_id(value: object) -> str | None:
 
 def encode_event(event: Event[Any], *, event_id: str, now_ms: int, limit_bytes: int, cipher: Cipher) -> bytes:
     """The JSON text of an event with this id and sealed data; see `outgoing_event`."""
-    sent = outgoing_event(replace(event, id=event_id), limit_bytes=limit_bytes)
-    data = cipher.seal(sent.data, event_scope(event_id))
-    return event_text(sent.name, id=event_id, ts=sent.ts or now_ms, data=data)
+    checked_event_id(event_id)
+    data = cipher.seal(_checked_data(event, limit_bytes), event_scope(event_id))
+    return event_text(event.name, id=event_id, ts=event.ts or now_ms, data=data)
 
 
 def read_event(value: dict[str, Any]) -> Event[Any]:

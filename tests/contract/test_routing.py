@@ -229,3 +229,16 @@ def test_an_event_waits_for_earlier_ones_that_another_worker_routes(driver: Driv
     assert not waits(), "several workers could not route it"
     route(driver, first, version)
     assert not waits()
+
+
+def test_an_event_is_refused_while_one_that_must_be_routed_before_is_not(driver: Driver, version: int) -> None:
+    first, second = sent(driver), sent(driver)
+    call = route_event(driver.partition, second, [("run3", BUY)], version=version, after=first.entry)
+    before = driver.snapshot()
+    refused = driver.store.broker.execute(call)
+    assert (refused.code, refused.started, refused.paths) == (ScriptStatus.EARLIER_EVENT, 0, ())
+    assert driver.snapshot() == before
+    route(driver, first, version)
+    accepted = driver.store.broker.execute(call)
+    assert (accepted.code, accepted.started) == (ScriptStatus.DONE, 1)
+    assert driver.client.xlen(driver.keys("EVENTS")) == 0

@@ -362,6 +362,30 @@ def test_events_of_a_key_start_runs_in_the_order_in_which_they_were_sent(app: St
     assert executed == {key: list(range(25)) for key in executed}
 
 
+def test_events_that_are_routed_together_keep_their_order_when_some_are_sent_again(
+    app: Stepflow, run_worker, client
+) -> None:
+    executed: list[int] = []
+
+    @app.function("ordered", triggers=["shop/added", "shop/paid"], concurrency=1)
+    async def ordered(ctx: Context) -> None:
+        executed.append(ctx.event.data["n"])
+
+    @app.function("waits", event="shop/opened")
+    async def waits(ctx: Context) -> None:
+        await ctx.step.wait_for_event("paid", event="shop/paid", match={"data.n": -1}, timeout="1h")
+
+    worker = run_worker(app)
+    app.send("shop/opened", {})
+    until(lambda: client.exists("stepflow:wait-counts:shop/paid"))
+    worker.stop()
+    names = ["shop/paid", "shop/added"]  # the server refuses each paid one at first: it asks for the value of data.n
+    app.send([Event(names[n % 2], {"n": n}) for n in range(40)])
+    run_worker(app)
+    until(lambda: len(executed) == 40)
+    assert executed == list(range(40))
+
+
 def test_the_order_of_events_survives_a_worker_that_dies_with_some(app: Stepflow, run_worker, client) -> None:
     executed: list[int] = []
 

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from stepflow import StepOutputError
+from stepflow_engine.codec import result_adapter
 from stepflow_engine.execution import HANDLER_ATTEMPT
 from stepflow_engine.step_attempt import Result, attempt_step
 from stepflow_engine.steps import RunRequest
@@ -27,7 +28,7 @@ async def attempt(
     **kwargs: Any,
 ) -> Result:
     """Make an attempt at a step, the fourth."""
-    request = RunRequest(handler, args, kwargs, timeout_ms=timeout_ms)
+    request = RunRequest(handler, args, kwargs, timeout_ms=timeout_ms, adapter=result_adapter(handler))
     return await attempt_step(
         "s", request, function="shop/f", run_id="run1", attempt=3, limit_bytes=limit_bytes, threads=ThreadPool()
     )

@@ -415,6 +415,14 @@ def test_a_step_outside_of_the_context_of_its_run_is_refused() -> None:
             play(code).value  # noqa: B018
 
 
+def test_a_step_in_the_event_loop_of_another_thread_is_refused() -> None:
+    async def own_loop(ctx: Context) -> object:
+        return await asyncio.to_thread(lambda: asyncio.run(ctx.step.run("a", echo, 1)))
+
+    with pytest.raises(StepUsageError, match="in the event loop of another thread"):
+        play(own_loop).value  # noqa: B018
+
+
 def test_a_step_in_a_thread_that_has_the_context_of_its_run_is_executed() -> None:
     async def threads(ctx: Context) -> object:
         loop = asyncio.get_running_loop()

@@ -7,12 +7,12 @@ awaits the reply. Nothing else differs between the two.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from stepflow_broker.protocol.keys import MOVING, routing_key_of
 from stepflow_broker.protocol.scripts import Script, script
 from stepflow_engine.errors import CorruptDataError, StepflowError
+from stepflow_engine.value_class import value_class
 
 __all__ = ["Arg", "Command", "command", "in_chunks", "run_script"]
 
@@ -25,7 +25,7 @@ _CONTAINERS = frozenset({"CLIENT", "CLUSTER", "CONFIG", "SCRIPT", "XGROUP", "XIN
 _KEYLESS = frozenset({"CLIENT", "CLUSTER", "CONFIG", "INFO", "PING", "SCAN", "SCRIPT", "TIME", "WAIT"})
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Command(Generic[T]):
     """One request.
 
@@ -114,10 +114,12 @@ def run_script(name: str, read: Callable[[Any], T], keys: tuple[str, ...], *args
 
 
 def _words(args: Sequence[Arg]) -> tuple[Word, ...]:
-    return tuple([arg if isinstance(arg, str | bytes) else _text(arg) for arg in args])
+    return tuple([arg if type(arg) is str or type(arg) is bytes else _word(arg) for arg in args])
 
 
-def _text(arg: float) -> str:
-    if type(arg) not in (int, float):
-        raise TypeError(f"an argument of a command must be text, bytes or a number, got {type(arg).__name__}")
-    return str(arg)
+def _word(arg: Arg) -> Word:
+    if type(arg) is int or type(arg) is float:
+        return str(arg)
+    if isinstance(arg, str | bytes):  # of a subclass, such as a `StrEnum`
+        return arg
+    raise TypeError(f"an argument of a command must be text, bytes or a number, got {type(arg).__name__}")

@@ -10,6 +10,7 @@ import binascii
 import itertools
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -165,6 +166,11 @@ class Keys:
     def __call__(self, name: str, subject: str = "") -> str:
         """The key of this kind for this subject, as in ``keys("RUN", run_id)``."""
         return self._names[name] + subject
+
+    def several(self, subject: str, names: Iterable[str]) -> tuple[str, ...]:
+        """The keys of these kinds for one subject."""
+        known = self._names
+        return tuple([known[name] + subject for name in names])
 
     def of(self, run_id: str) -> Keys:
         """Those of the partition of a run, which its id says; also of its jobs."""

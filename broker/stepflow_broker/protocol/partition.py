@@ -80,5 +80,4 @@ class Partition:
 
     def run_keys(self, run_id: str, *kinds: str) -> tuple[str, ...]:
         """Several keys of a run, in the partition of the run."""
-        keys = self.keys.of(run_id)
-        return tuple([keys(kind, run_id) for kind in kinds])
+        return self.keys.of(run_id).several(run_id, kinds)

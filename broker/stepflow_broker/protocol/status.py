@@ -19,3 +19,4 @@ class ScriptStatus(IntEnum):
     STALE_FENCE = -2
     STALE_REGISTRY = -3
     MORE_VALUES = -4
+    EARLIER_EVENT = -5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
 import redis.asyncio
@@ -51,15 +51,15 @@ class AsyncBroker:
             return self._only.submit(call)
         return self._client_for(call.routing_key).submit(call)
 
-    async def execute(self, call: Command[T]) -> T:
-        """Send one command and return its answer.
+    def execute(self, call: Command[T]) -> Awaitable[T]:
+        """Send one command; the answer is awaited.
 
         Raises:
             BackendUnavailableError: the server is unreachable, or cannot execute the command now.
             ConfigurationError: the server refuses the user or the password.
             PermissionDeniedError: the user does not have the right to the command.
         """
-        return await self.submit(call)
+        return self.submit(call)
 
     async def execute_at(self, keys: Keys, call: Command[T]) -> T:
         """As `execute`, for a command without keys: send it to the server that has a partition."""

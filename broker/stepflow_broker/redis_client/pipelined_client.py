@@ -77,6 +77,7 @@ class PipelinedClient:
         self.client: redis.asyncio.Redis = connect_async(url, slot=slot)
         self._retry_for_s = retry_for_s
         self._on_refusal = on_refusal
+        self._loop: asyncio.AbstractEventLoop | None = None  # to ask for it is a system call before Python 3.12
         self._connection: PipelinedConnection[_Request[Any]] | None = None
         self._waiting: list[_Request[Any]] = []
         self._flush_set = False
@@ -87,8 +88,9 @@ class PipelinedClient:
 
     def submit(self, call: Command[T]) -> asyncio.Future[T]:
         """Send a command with the others of this turn. The future receives its answer, or an error."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = self._loop.create_future()
         self._send(_Request(call, future))
         return future
 

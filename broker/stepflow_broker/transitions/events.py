@@ -60,7 +60,7 @@ def add_event(partition: Partition, event: bytes, *, event_id: str, dedupe: bool
         "id",
         event_id,
         "dedupe",
-        1 if dedupe else 0,
+        "1" if dedupe else "0",
     )
 
 
@@ -127,7 +127,7 @@ class Routed:
     """The result of routing an event.
 
     Attributes:
-        code: DONE, STALE_REGISTRY or MORE_VALUES.
+        code: DONE, STALE_REGISTRY, MORE_VALUES, or EARLIER_EVENT: an event that must be routed before is not routed.
         started: how many runs it has started.
         paths: MORE_VALUES: the paths whose values the waits compare; call again with them. DONE: ``?`` if there are
             waits whose conditions a worker must evaluate; the worker then deletes the event.
@@ -153,6 +153,7 @@ def route_event(
     version: int,
     paths: Sequence[str] = (),
     keep: bool = False,
+    after: str = "",
 ) -> Command[Routed]:
     """Start the runs (run id, function) of an event, and end the waits for it.
 
@@ -163,6 +164,7 @@ def route_event(
         version: the version of the registry that ``starts`` was chosen from.
         paths: the paths whose values the waits are known to compare.
         keep: leave the event on the stream, because other partitions must get it too.
+        after: the entry of an event that must be routed before; ``""``: none.
 
     Raises:
         DecryptionError: the event cannot be decrypted.
@@ -186,6 +188,7 @@ def route_event(
         value["name"],
         1 if keep else 0,
         id_digest(event.event_id),
+        after,
         *args,
     )
 

@@ -18,6 +18,7 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.runs import RunRecord, pair_memos, parse_run
 from stepflow_engine.ids import split_job_id
 from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.value_class import value_class
 
 _LEASE_FIELDS = 14
 __all__ = [
@@ -50,7 +51,7 @@ def queue_lists(queues: Sequence[str]) -> list[str]:
     return [f"{queue}:steps" for queue in queues] + list(queues)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class Lease:
     """A job that a worker has claimed, with what the claim has returned.
 

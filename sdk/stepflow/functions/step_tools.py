@@ -88,10 +88,12 @@ class StepTools:
             check_result_type(handler)
         except ValueError as error:
             raise StepUsageError(f"step {id!r}: {error}") from None
-        memo = await self._execution.request(id, RunRequest(handler, args, kwargs, self._retries, self._timeout_ms))
+        adapter = result_adapter(handler)
+        request = RunRequest(handler, args, kwargs, self._retries, self._timeout_ms, adapter)
+        memo = await self._execution.request(id, request)
         if memo.failure is not None:
             raise StepError(id, memo.failure)
-        return restore(result_adapter(handler), memo.data, what=f"step {id!r}")
+        return memo.data if adapter is None else restore(adapter, memo.data, what=f"step {id!r}")
 
     @overload
     async def invoke(

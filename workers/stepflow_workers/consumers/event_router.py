@@ -13,6 +13,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -56,6 +58,14 @@ _MAX_TRIES = 2
 """How many workers may have ended with an event that one worker had read with others: with that one, three deaths."""
 _MAX_DELIVERIES = 360
 """How often workers may have read an event without its key: for about an hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """The event before another one: its entry, and the task that routes it."""
+
+    entry: str
+    routing: asyncio.Task[RoutedEvent | None]
 
 
 class Router:
@@ -123,17 +133,35 @@ class Router:
         return len(events)
 
     async def route(self, events: list[StreamedEvent]) -> None:
-        """Start the runs of events. Those for functions with flow control are routed one after the other."""
+        """Start the runs of events. Those for functions with flow control are routed in their order."""
         ordered = self._ordered(events)
         routed: list[RoutedEvent | None] = []
         for in_order, group in itertools.groupby(events, lambda event: event.entry in ordered):
             if in_order:
-                routed += [await self._try_to_route(event) for event in group]
+                routed += await self._route_each_after_the_last(group)
             else:
                 routed += await asyncio.gather(*[self._try_to_route(event) for event in group])
         to_forward = [event for event in routed if event is not None]
         if to_forward:
             await self._forwarder.forward(to_forward)
+
+    async def _route_each_after_the_last(self, events: Iterable[StreamedEvent]) -> list[RoutedEvent | None]:
+        """Route events in their order, in one round trip if the script refuses none of them.
+
+        All are sent at once. The script refuses an event while the one before is not routed. It is then sent again,
+        after that one. If an event cannot be routed, neither are those after it.
+        """
+        tasks: list[asyncio.Task[RoutedEvent | None]] = []
+        last: _Last | None = None
+        for event in events:
+            task = asyncio.create_task(self._try_to_route(event, last))
+            tasks.append(task)
+            last = _Last(event.entry, task)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [task.result() for task in tasks]
 
     async def _route_in_order(self, events: list[StreamedEvent]) -> None:
         """Route new events, after the earlier ones that other workers are still routing if the order counts.
@@ -182,8 +210,8 @@ class Router:
         triggers = [trigger for config in configs if config.flow is not None for trigger in config.events]
         return {event.entry for event in events if _takes(triggers, event)} if triggers else set()
 
-    async def _try_to_route(self, event: StreamedEvent) -> RoutedEvent | None:
-        """Route an event in its own partition; returns what to forward to other partitions.
+    async def _try_to_route(self, event: StreamedEvent, last: _Last | None = None) -> RoutedEvent | None:
+        """Route an event in its own partition, after the last one; returns what to forward to other partitions.
 
         An event for which this worker has no encryption key stays for another worker, which takes it over. If workers
         have left it so for about an hour, or if it was altered, it is set aside. An entry that is not an event is
@@ -196,7 +224,7 @@ class Router:
             await self._broker.execute_all(drop_event(self._partition, event))
             return None
         try:
-            return await self._route(event, open_event(self._partition.cipher, value))
+            return await self._route(event, open_event(self._partition.cipher, value), last)
         except DecryptionError as error:
             _log.warning("payload_decryption_failed", extra={"event_id": event.event_id[:200], "error": str(error)})
             if error.is_final or await self._was_left_often(event):
@@ -207,7 +235,9 @@ class Router:
         """Whether workers have read an event so often that none seems to have its key."""
         return await self._broker.execute(read_deliveries(self._partition, event)) >= _MAX_DELIVERIES
 
-    async def _route(self, event: StreamedEvent, value: dict[str, Any]) -> RoutedEvent | None:
+    async def _route(
+        self, event: StreamedEvent, value: dict[str, Any], last: _Last | None = None
+    ) -> RoutedEvent | None:
         name, forward = value["name"], self._forwarder.is_needed
         while True:
             configs, undecided = self._started(value)
@@ -217,7 +247,14 @@ class Router:
             here = [one for one in started if self._partition.of(one[0]) is self._partition]
             elsewhere = [one for one in started if one not in here]
             paths = self._paths.get(name, ())
-            call = partial(route_event, self._partition, event, version=self._registry.version, paths=paths)
+            call = partial(
+                route_event,
+                self._partition,
+                event,
+                version=self._registry.version,
+                paths=paths,
+                after=last.entry if last else "",
+            )
             try:
                 command = call(here, keep=forward or bool(undecided))
             except ExpressionCostError:
@@ -225,7 +262,10 @@ class Router:
                 undecided += too_expensive
                 command = call(here, keep=True)
             routed = await self._broker.execute(command)
-            if routed.code is ScriptStatus.STALE_REGISTRY:
+            if routed.code is ScriptStatus.EARLIER_EVENT and last is not None:
+                await last.routing
+                last = None
+            elif routed.code is ScriptStatus.STALE_REGISTRY:
                 await self._registry.read()
             elif routed.code is ScriptStatus.MORE_VALUES:
                 self._remember(name, routed.paths)

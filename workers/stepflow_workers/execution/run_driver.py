@@ -9,6 +9,7 @@ queues the continuation again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Self
 
 from stepflow_broker.protocol.status import ScriptStatus
@@ -88,20 +89,21 @@ class RunDriver:
                 continues = await self._wait()
         return None
 
-    async def commit(self, attempt: StepAttempt[RunRequest], result: StepFinished | StepRetry) -> bool:
+    def commit(self, attempt: StepAttempt[RunRequest], result: StepFinished | StepRetry) -> Awaitable[bool]:
         """Store the result of the step; true if the run continues here."""
         match result:
             case StepFinished():
-                return await self._commit(attempt, result)
+                return self._commit(attempt, result)
             case StepRetry():
-                return await self._plan_retry(attempt, result)
+                return self._plan_retry(attempt, result)
 
     # -- replay ------------------------------------------------------------------
 
-    async def _advance(self) -> Outcome:
+    def _advance(self) -> Awaitable[Outcome]:
         """Let the code continue. While it waits for planned steps, the job does not occupy a slot."""
-        if not self._run.planned:
-            return await self._run.execution.advance()
+        return self._advance_without_slot() if self._run.planned else self._run.execution.advance()
+
+    async def _advance_without_slot(self) -> Outcome:
         with self._state.slots.released():
             return await self._run.execution.advance()
 
@@ -144,13 +146,14 @@ class RunDriver:
     async def _commit(self, attempt: StepAttempt[RunRequest], result: StepFinished) -> bool:
         state, run, lease = self._state, self._run, self._lease
         continues = self._budget > 0 and not state.stopping and not state.suspended
+        key = attempt.call.key
         code, position = await state.broker.execute(
-            commit_step(state.partition, run_id=run.run_id, fence=lease.fence, key=attempt.key, memo=result.text)
+            commit_step(state.partition, run_id=run.run_id, fence=lease.fence, key=key, memo=result.text)
         )
         if not state.accepted(run, code):
             return False
         state.finished_jobs += 1
-        run.apply_memo(position, attempt.key, result.memo, len(result.text))
+        run.apply_memo(position, key, result.memo, len(result.text))
         if not continues:  # after the reply: if the server refused the memo, the run would be queued without it
             await self._yield()
             if not state.settings.sticky:

@@ -20,13 +20,17 @@ class Pauses:
         self._broker = broker
         self._partition = partition
         self._pauses: dict[Partition, dict[str, Pause]] = {}
+        self._has_pauses = False
 
     async def refresh(self, partition: Partition) -> None:
         """Read the pauses of a partition. Every partition has all pauses."""
         self._pauses[partition] = await self._broker.execute(read_pauses(partition))
+        self._has_pauses = any(self._pauses.values())
 
     def is_paused(self, run: CachedRun) -> bool:
         """Whether the function of a run, its queue or one of its keys is paused."""
+        if not self._has_pauses:  # each step asks
+            return False
         known = self._pauses.get(self._partition.of(run.run_id), {})
         return bool(known) and any(subject in known for subject in _subjects(run, self._partition.cipher))
 

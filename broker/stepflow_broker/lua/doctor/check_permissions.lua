@@ -31,7 +31,7 @@ for _, words in ipairs({
   {'ZRANGEBYLEX', key, '-', '+'},
   {'ZSCAN', key, 0}, {'ZREMRANGEBYSCORE', key, 0, 0}, {'ZPOPMIN', key}, {'ZREM', key, 1},
   {'XADD', key, '*', 'f', 1}, {'XRANGE', key, '-', '+', 'COUNT', 1}, {'XREVRANGE', key, '+', '-', 'COUNT', 1}, {'XLEN', key},
-  {'XACK', key, 'g', '1-1'}, {'XDEL', key, '1-1'},
+  {'XACK', key, 'g', '1-1'}, {'XPENDING', key, 'g'}, {'XDEL', key, '1-1'},
   {'XINFO', 'CONSUMERS', key, 'g'}, {'XGROUP', 'DELCONSUMER', key, 'g', 'c'},
   {'PUBLISH', ARGV[1], 'cancelled'},
 }) do try(words) end

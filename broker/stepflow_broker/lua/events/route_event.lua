@@ -1,18 +1,21 @@
 -- route_event: start the runs of one event, each once, deliver it to the matching waits, and delete it from the stream.
 -- It is refused when the registry of functions has changed since the router read it, or when waits compare, or have
--- compared of late, values whose digests the router has not sent. The event stays on the stream when there are waits
--- with a condition that a worker must evaluate, or other partitions (`keep`).
+-- compared of late, values whose digests the router has not sent. It is also refused while the event `after`, which must
+-- be routed before, is not: so a router can send many events at once, and they are routed in order. The event stays on
+-- the stream when there are waits with a condition that a worker must evaluate, or other partitions (`keep`).
 -- USES     clock jobs waits state concurrency runs invokes cancellation start_rules events event_history
 -- KEYS     1 events  2 version
 -- ARGV     1 now_ms  2 version  3 group  4 entry  5 event  6 dedupe_ms  7 name  8 keep (1 or 0)
---          9 id_digest  10 digests: how many  11.. paths, digest, ... then run, app, function, queue, retention_ms,
---          rules (see read_rules), ...
+--          9 id_digest  10 after ('' or an entry)  11 digests: how many  12.. paths, digest, ... then run, app,
+--          function, queue, retention_ms, rules (see read_rules), ...
 -- MOVES    step waiting -> memo; start
--- RETURNS  {number of runs started | -3 STALE_REGISTRY | -4 MORE_VALUES, paths that waits compare}
+-- RETURNS  {number of runs started | -3 STALE_REGISTRY | -4 MORE_VALUES | -5 EARLIER_EVENT, paths that waits compare}
 if tonumber(redis.call('GET', KEYS[2]) or 0) ~= tonumber(ARGV[2]) then return {-3, {}} end
+local after = ARGV[10]
+if after ~= '' and #redis.call('XPENDING', KEYS[1], ARGV[3], after, after, 1) > 0 then return {-5, {}} end
 local now, started, event, name = clock(ARGV[1]), 0, ARGV[5], ARGV[7]
 local more = {'dedupe_ms', ARGV[6]}
-local digests, i = read_digests(10)
+local digests, i = read_digests(11)
 -- before the runs start: an event must not cancel a run that it starts
 local matches, has_conditions, paths = matching_waits(name, digests)
 local recent, is_lacking = recent_paths(name), not matches

@@ -17,6 +17,7 @@ from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest
 from stepflow_engine.user_code import original
+from stepflow_engine.value_class import value_class
 from stepflow_workers.execution.failure_log import log_failed_attempt
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
@@ -25,7 +26,7 @@ from stepflow_workers.state.worker_state import WorkerState
 __all__ = ["StepFinished", "StepRetry", "execute_step", "seal_step_failure", "step_failed"]
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class StepFinished:
     """The step has ended. ``text`` is the stored form; ``memo`` is its value when read back."""
 
@@ -58,6 +59,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
             threads=state.threads,
             idempotency_key=idempotency_key(run.keys_of, attempt.key),
             around=run.function.around,
+            loop=attempt.call.future.get_loop(),
         )
         text = _memo_text(state, attempt, result.text, started_at=started_at)
     except asyncio.CancelledError:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.steps import StepCall
+from stepflow_engine.value_class import value_class
 from stepflow_workers.state.run_cache import CachedRun
 
 __all__ = ["StepAttempt"]
@@ -15,7 +15,7 @@ __all__ = ["StepAttempt"]
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
+@value_class
 class StepAttempt(Generic[R]):
     """A step of a run, and the lease under which it is executed or started.
 
