@@ -294,6 +294,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "yield_run": f"{_REQUEUE}; promote",
         "park_run": "run running -> waiting; continuation leased -> parked; promote",
         "release_jobs": f"{_REQUEUE}; step leased -> queued|waitlisted; promote",
+        "mend_times": "none",
         "reclaim_leases": f"{_REQUEUE}; step leased -> queued|waitlisted; promote",
         "repair_jobs": "step queued -> waitlisted; promote",
         "fire_timers": "run waiting -> queued; continuation delayed -> queued|waitlisted; "

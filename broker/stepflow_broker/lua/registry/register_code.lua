@@ -10,4 +10,8 @@ for i = 4, #ARGV do redis.call('SADD', KEYS[1], ARGV[i]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+for _, digest in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], now + ARGV[3] + AHEAD_MS, '+inf')) do -- the clock was ahead
+  redis.call('ZADD', KEYS[2], now + ARGV[3], digest)
+  redis.call('PEXPIRE', CODE .. digest, ARGV[3])
+end
 return 1

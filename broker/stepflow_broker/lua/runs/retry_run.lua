@@ -10,7 +10,8 @@ if not holds_run(was, fence) then return refusal(was) end
 local due = now + tonumber(ARGV[6])
 end_lease(run, was, was.list, fence, now)
 redis.call('HDEL', KEYS[1], 'lease', 'list', 'owner', 'blocked')
-redis.call('HSET', KEYS[1], 'continuation', 'delayed', 'status', 'waiting', 'attempt', ARGV[4], 'due', due)
+redis.call('HSET', KEYS[1], 'continuation', 'delayed', 'status', 'waiting', 'attempt', ARGV[4], 'due', due,
+  'delayed_at', now)
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'last_error', ARGV[5]) end
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'blocked', ARGV[7]) end
 delay_job(run, list_of(was.queue, true), was.app .. '/' .. was.function_id, now, due)

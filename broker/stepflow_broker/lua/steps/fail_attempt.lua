@@ -19,6 +19,6 @@ local job, due = job_of(run, key), now + tonumber(ARGV[9])
 if job_key ~= '' then end_lease(job, was, list, ARGV[4], now) end
 redis.call('HDEL', KEYS[2], key .. ':lease', key .. ':owner')
 redis.call('HSET', KEYS[2], key, ARGV[6], key .. ':state', 'delayed', key .. ':attempt', ARGV[7], key .. ':error',
-  ARGV[8], key .. ':due', due)
+  ARGV[8], key .. ':due', due, key .. ':began', now)
 delay_job(job, list, name, now, due)
 return 1
