@@ -622,6 +622,12 @@ def a_run_that_was_created_while_the_clock_was_ahead(driver: Driver) -> None:
     noted_ahead(driver, lambda: start(driver, "run1", flow=BATCHED))
 
 
+@defect("ended_in_future")
+def a_run_that_ended_while_the_clock_was_ahead(driver: Driver) -> None:
+    lease = driver.started()
+    noted_ahead(driver, lambda: driver.finish(lease, RunStatus.FAILED))
+
+
 @defect("time_in_future")
 def a_retry_that_was_set_while_the_clock_was_ahead(driver: Driver) -> None:
     lease = driver.started()

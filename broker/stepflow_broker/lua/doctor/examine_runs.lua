@@ -195,7 +195,7 @@ end
 local function examine_ended(run, was)
   local ended_at = redis.call('HGET', RUN .. run, 'ended_at')
   if is_ahead(ended_at, now) then
-    report('time_in_future', '', run, iso8601(tonumber(ended_at)), function() mend_ended(run, was, ended_at) end)
+    report('ended_in_future', '', run, iso8601(tonumber(ended_at)), function() mend_ended(run, was, ended_at) end)
   end
   local job = continuation_of(run, was)
   local entries, retention = expected(job, now)
