@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib
+import os
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +29,9 @@ __all__ = ["EmbeddedServer", "find_server"]
 _START_S = 15.0
 _STOP_S = 20.0
 _NO_PORT_S = 0.2
+_LOG_TAIL_BYTES = 16_384
+_CANNOT_READ = ("Bad file format reading", "Can't handle RDB format version", "Wrong signature trying to load DB")
+"""What servers log about data that they cannot read."""
 
 
 def find_server() -> Path:
@@ -65,6 +70,12 @@ class EmbeddedServer:
         self._options = {"appendonly": "yes", "appendfsync": fsync, "save": "", "maxmemory-policy": "noeviction"}
         self._options.update({name.replace("_", "-"): value for name, value in options.items()})
         self._lock: IO[Any] | None = None
+        self._log_began = 0
+
+    @property
+    def log(self) -> Path:
+        """The file with the server's log, of all its starts."""
+        return self.folder / "server.log"
 
     @property
     def url(self) -> str:
@@ -76,7 +87,8 @@ class EmbeddedServer:
 
         Raises:
             ConfigurationError: no server program was found, or the folder is another's.
-            BackendUnavailableError: the server did not start; its log says why.
+            ConfigurationError: the server cannot read the data of the folder: a newer server has written it.
+            BackendUnavailableError: the server did not start; its last log lines say why.
         """
         program = find_server()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -85,8 +97,8 @@ class EmbeddedServer:
         words = [str(program), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         for name, value in self._options.items():
             words += [f"--{name}", value]
-        log = (self.folder / "server.log").open("ab")
-        with log:
+        with self.log.open("ab") as log:
+            self._log_began = log.tell()
             self.process = subprocess.Popen(
                 words,
                 stdout=log,
@@ -95,8 +107,24 @@ class EmbeddedServer:
                 pass_fds=(lock.fileno(),),
                 restore_signals=False,  # a limit on file sizes is a write that fails, and not the server's death
             )
-        self._await_answer()
+        self._await_answer(program)
         return self
+
+    def how_it_ended(self) -> str:
+        """How the server ended that nobody stopped, as ``was ended by signal SIGKILL``; ``""``: it runs."""
+        code = self.process.poll() if self.process is not None else None
+        if code is None:
+            return ""
+        if code < 0:
+            return f"was ended by signal {signal.Signals(-code).name}"
+        return f"ended by itself, with exit code {code}"
+
+    def last_log_lines(self, count: int = 5) -> list[str]:
+        """The last lines that the server has logged since its last start."""
+        with contextlib.suppress(OSError), self.log.open("rb") as log:
+            log.seek(max(self._log_began, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+            return log.read().decode(errors="replace").splitlines()[-count:]
+        return []
 
     def stop(self) -> None:
         """Stop the server, its data written."""
@@ -135,7 +163,7 @@ class EmbeddedServer:
         self._lock = lock
         return lock
 
-    def _await_answer(self) -> None:
+    def _await_answer(self, program: Path) -> None:
         client = redis.Redis(port=self.port, socket_timeout=1)
         deadline = time.monotonic() + _START_S
         reason = "did not start"
@@ -149,7 +177,38 @@ class EmbeddedServer:
         finally:
             client.close()
         self.stop()
-        raise BackendUnavailableError(f"the embedded server {reason}: see {self.folder / 'server.log'}")
+        if unreadable := self._unreadable_data(program):
+            raise ConfigurationError(unreadable)
+        said = "".join(f"\n  {line}" for line in self.last_log_lines())
+        raise BackendUnavailableError(
+            f"the embedded server {reason}: see {self.log}{said and '. Its last lines:' + said}"
+        )
+
+    def _unreadable_data(self, program: Path) -> str:
+        """Why this program cannot read the data, and what to do; ``""``: it can, or has not said so."""
+        log = "\n".join(self.last_log_lines(50))
+        if not any(words in log for words in _CANNOT_READ):
+            return ""
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+        found = re.search(r"v=(\S+)", version)
+        reader = f"{program} {found[1] if found else ''}".rstrip()
+        format_ = self._data_format()
+        if not format_:
+            return f"{reader} finds the data in {self.folder} damaged: see {self.log}, or delete the folder"
+        return (
+            f"the data in {self.folder} has the format of a newer server ({format_}), which {reader} cannot read: put "
+            "the server that wrote it first on PATH, or delete the folder to start without the data. The server of "
+            f"{install_command('embedded')} is used if PATH has none"
+        )
+
+    def _data_format(self) -> str:
+        """The format of the data, by its first bytes, such as ``VALKEY080``; ``""``: there is none."""
+        for file in (*sorted(self.folder.glob("appendonlydir/*.base.rdb")), self.folder / "dump.rdb"):
+            with contextlib.suppress(OSError):
+                start = file.read_bytes()[:9]
+                if re.fullmatch(rb"(REDIS|VALKEY)\d+", start):
+                    return start.decode()
+        return ""
 
     def _is_answer_of_ours(self, client: redis.Redis) -> bool:
         """Whether our process answers, and not another server that had the port first."""

@@ -59,12 +59,17 @@ _RESOLVED: dict[int, tuple[types.CodeType, Any, Any]] = {}
 _ORDERS: dict[int, tuple[Any, str]] = {}
 """By the id of a type, which it holds, so that no other type gets this id."""
 _MAX_RESOLVED = 4096
+_PARTED = (dict, list, tuple, enum.Enum)
 _PLAIN_ORIGINS = frozenset({dict, list})
 _ITERABLES = frozenset({Iterable, Iterator, Generator})
 
 
 class _NotJsonError(ValueError):
     """The value has no JSON form; the message says where and why."""
+
+
+class _TooLongError(Exception):
+    """The text of the value is over the limit; the message is its size in bytes."""
 
 
 def loads(text: bytes | str) -> Any:
@@ -89,15 +94,14 @@ def dumps_event(data: Any, *, limit_bytes: int) -> bytes:
         EventError: the data is not JSON, or its text is over ``limit_bytes``.
     """
     try:
-        text = _encode_user_value(data, Exception)
+        return _encode_user_value(data, limit_bytes, Exception)
     except _NotJsonError as error:
         raise EventError(f"event data must be JSON ({error}): send plain data or a model") from error
-    if len(text) > limit_bytes:
+    except _TooLongError as error:
         raise EventError(
-            f"event data must be at most {limit_bytes:,} bytes of JSON, got {len(text):,}: "
+            f"event data must be at most {limit_bytes:,} bytes of JSON, got {error}: "
             "store it elsewhere and send a reference to it"
-        )
-    return text
+        ) from None
 
 
 def dumps_output(value: Any, *, what: str, limit_bytes: int) -> bytes:
@@ -112,45 +116,52 @@ def dumps_output(value: Any, *, what: str, limit_bytes: int) -> bytes:
         StepOutputError: the result is not JSON, or its text is over the limit.
     """
     try:
-        text = _encode_user_value(value)
+        return _encode_user_value(value, limit_bytes)
     except _NotJsonError as error:
         raise StepOutputError(f"{what}: result must be JSON ({error}): return plain data or a model") from error
-    if len(text) > limit_bytes:
+    except _TooLongError as error:
         raise StepOutputError(
-            f"{what}: result must be at most {limit_bytes:,} bytes of JSON, got {len(text):,}: "
+            f"{what}: result must be at most {limit_bytes:,} bytes of JSON, got {error}: "
             "store it elsewhere and return a reference to it"
-        )
-    return text
+        ) from None
 
 
-def _encode_user_value(value: Any, guarded: type[BaseException] = BaseException) -> bytes:
+def _encode_user_value(value: Any, limit_bytes: int, guarded: type[BaseException] = BaseException) -> bytes:
     """JSON text of a value whose code may raise anything.
 
     Args:
+        limit_bytes: the largest size, in bytes.
         guarded: what becomes an error of the value. In a producer, Ctrl+C and the exception of a signal handler pass.
     """
     try:
-        return _encode(value)
-    except _NotJsonError:
+        return _encode(value, limit_bytes)
+    except (_NotJsonError, _TooLongError):
         raise
     except guarded as error:  # user code: an object may compute what it contains
         failure = Failure.of(error)
         raise _NotJsonError(f"reading it raised {failure.name}: {failure.message}") from error
 
 
-def _encode(value: Any) -> bytes:
+def _encode(value: Any, limit_bytes: int) -> bytes:
     if type(value) in _SCALARS and not isinstance(value, float):
-        return _encode_scalar(value)
+        return _within(_encode_scalar(value), limit_bytes)
     _refuse_deep(value)
     to_plain = _ToPlain()
     try:
         text = orjson.dumps(value, default=to_plain, option=_OPTIONS)
     except TypeError as error:
         text = _encode_with_any_keys(value, to_plain, error)
+    _within(text, limit_bytes)  # first: what follows may take a second for millions of values
     if b"null" in text:
         _refuse_values_without_json(value)
-    if text.count(b"[") + text.count(b"{") > _MAX_LEVELS:
-        _refuse_unreadable(text)
+    if to_plain.has_converted and text.count(b"[") + text.count(b"{") > _MAX_LEVELS:
+        _refuse_unreadable(text)  # what was converted may have levels that the value did not show
+    return text
+
+
+def _within(text: bytes, limit_bytes: int) -> bytes:
+    if len(text) > limit_bytes:
+        raise _TooLongError(f"{len(text):,}")
     return text
 
 
@@ -183,6 +194,11 @@ class _ToPlain:
     def __init__(self) -> None:
         self._known: dict[int, tuple[Any, Any]] = {}
 
+    @property
+    def has_converted(self) -> bool:
+        """Whether it has converted anything that may contain more values."""
+        return bool(self._known)
+
     def __call__(self, item: Any) -> Any:
         if isinstance(item, dt.datetime | dt.date | dt.time):
             return item.isoformat()
@@ -212,7 +228,7 @@ def _refuse_deep(value: Any) -> None:
     level = {id(value): value}
     for _ in range(_MAX_LEVELS):
         inner = (part for item in level.values() for part in _parts(item))
-        level = {id(part): part for part in inner if isinstance(part, dict | list | tuple)}
+        level = {id(part): part for part in inner if isinstance(part, _PARTED)}
         if not level:
             return
     raise _NotJsonError(f"more than {_MAX_LEVELS:,} levels")
@@ -221,6 +237,8 @@ def _refuse_deep(value: Any) -> None:
 def _parts(item: Any) -> Iterable[Any]:
     if isinstance(item, dict):
         return item.values()
+    if isinstance(item, enum.Enum):
+        return (item.value,)
     return item if isinstance(item, list | tuple) else ()
 
 

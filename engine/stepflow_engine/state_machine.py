@@ -296,6 +296,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "park_run": "run running -> waiting; continuation leased -> parked; promote",
         "leave_job": "run running -> queued; continuation leased -> waitlisted; step leased -> waitlisted; promote",
         "release_jobs": f"{_REQUEUE}; step leased -> queued|waitlisted; promote",
+        "mend_times": "none",
         "reclaim_leases": f"{_REQUEUE}; step leased -> queued|waitlisted; promote",
         "repair_jobs": "step queued -> waitlisted; promote",
         "fire_timers": "run waiting -> queued; continuation delayed -> queued|waitlisted; "

@@ -24,6 +24,7 @@ Capsys = pytest.CaptureFixture[str]
 KEYS = Keys()
 OFF_S = 600
 MOVED_S = 60
+DAY_S = 86_400
 
 
 def at_s(effects: EffectLedger, run_id: str, step: str) -> float:
@@ -75,6 +76,16 @@ def have_all_seen(site: Site, server: MovedServer) -> bool:
     return abs(now_s - looked_s) < MOVED_S / 2 and not site.client.zcount(KEYS("LEASES"), "-inf", now_s * 1000)
 
 
+def await_lease_scan(site: Site, server: MovedServer) -> None:
+    """Wait until a worker has seen the present time of the server: all do within a few seconds."""
+
+    def seen_ms() -> int:
+        return int(site.client.get(KEYS("LAST_LEASE_SCAN")).split()[0])
+
+    first_ms = server.now() * 1000
+    until(lambda: seen_ms() > first_ms + 4_000, what="a second scan of the leases")
+
+
 @pytest.mark.timeout(600)
 def test_a_server_whose_clock_jumps_loses_and_doubles_nothing(tmp_path: Path, long: bool, capsys: Capsys) -> None:
     with Site(tmp_path, capsys, kind=MovedServer) as site:
@@ -112,13 +123,31 @@ def test_sleeps_last_as_long_as_the_servers_clock_says(tmp_path: Path, capsys: C
         server.move(MOVED_S)
         first.result(30)
         assert time.monotonic() - began < MOVED_S // 2, "it did not wake by the server's clock"
-        second = app.start("faults/nap", {**data, "for": "1s"})
-        until(lambda: asleep(1), what="the second sleep")
+        assert effects.repeats().total() == 0
+        check_health(server.url, site.client)
+        app.close()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("ahead_s", [MOVED_S, 3 * DAY_S])
+def test_what_began_while_the_clock_was_ahead_ends_after_its_time(tmp_path: Path, capsys: Capsys, ahead_s: int) -> None:
+    with Site(tmp_path, capsys, kind=MovedServer) as site:
+        server, effects = cast(MovedServer, site.server), EffectLedger(tmp_path / "effects")
+        site.start_workers(2)
+        app = Stepflow("faults", redis_url=server.url)
+        data = {"ledger": str(effects.path), "for": "1s"}
+        app.invoke("faults/nap", data, timeout=30)
+        server.move(ahead_s)
+        nap = app.start("faults/nap", {**data, "for": "15s"})
+        until(lambda: site.client.zcard(KEYS("TIMEOUTS")) == 1, what="the sleep")
+        await_lease_scan(site, server)
         server.move(0)
-        app.invoke("faults/nap", {**data, "for": "3s"}, timeout=30)
-        assert not second.status().ended
-        server.move(MOVED_S)
-        second.result(30)
+        ((_, due_ms),) = site.client.zrange(KEYS("TIMEOUTS"), 0, -1, withscores=True)
+        assert due_ms / 1000 > server.now() + ahead_s - 30, "it began before the clock was ahead"
+        nap.result(60)
+        app.invoke("faults/nap", data, timeout=60)
+        assert at_s(effects, nap.id, "slept") - at_s(effects, nap.id, "before") >= 15
+        assert server.moves == 2
         assert effects.repeats().total() == 0
         check_health(server.url, site.client)
         app.close()

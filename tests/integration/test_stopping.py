@@ -16,6 +16,7 @@ from stepflow_broker.protocol.keys import GROUP, Keys
 from stepflow_broker.transitions import consumers
 from tests.integration.apps.ledger import count
 from tests.integration.apps.stubborn import STUBBORN
+from tests.support.command_line import running
 from tests.support.processes import WorkerProcess, until
 
 APP = "tests.integration.apps.stubborn:app"
@@ -42,6 +43,37 @@ def test_nothing_that_a_handler_leaves_behind_keeps_a_worker_alive(
     time.sleep(0.5)
     assert worker.terminate(seconds=10) == 0
     assert client.scard("rq:workers") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("thread", [False, True], ids=["no thread", "a thread that never ends"])
+def test_a_handler_that_no_stop_reaches_is_ended_hard_and_executed_again_by_another_worker(
+    producer: Stepflow, client: redis.Redis, start_worker: StartWorker, tmp_path: Path, thread: bool
+) -> None:
+    worker, ledger = start_worker(APP, grace_s=0.5, lease_ms=2_000), tmp_path / "ledger"
+    until(lambda: _started(worker))
+    run = producer.start("block", {"ledger": str(ledger), "thread": thread})
+    until(lambda: count(ledger)["executed"] == 1)
+    assert worker.terminate(seconds=30) == 1
+    log = worker.log.read_text()
+    assert "worker_stopping" in log
+    assert "worker_stopped_at_once" in log
+    assert client.scard("rq:workers") == 0
+    start_worker(APP, lease_ms=2_000)
+    assert run.result(30) == 2
+
+
+@pytest.mark.slow
+def test_a_pool_with_a_worker_that_ended_hard_ends_with_1(url: str, producer: Stepflow, tmp_path: Path) -> None:
+    log, ledger = tmp_path / "pool.log", tmp_path / "ledger"
+    words = (APP, "--processes", "2", "--grace", "1s", "--redis-url", url)
+    with running(*words, program="worker", log=log) as pool:
+        until(lambda: log.read_text().count("worker_started") == 2)
+        producer.start("block", {"ledger": str(ledger), "thread": False})
+        until(lambda: count(ledger)["executed"] == 1)
+        pool.send_signal(signal.SIGTERM)
+        assert pool.wait(30) == 1
+    assert log.read_text().count("worker_stopped_at_once") == 1
 
 
 def test_a_process_that_a_handler_forks_has_the_default_signal_handlers(

@@ -630,6 +630,60 @@ def a_lease_that_nobody_reclaims(driver: Driver) -> None:
     driver.advance(2 * HOUR_MS)
 
 
+def noted_ahead(driver: Driver, note: Callable[[], object]) -> None:
+    """What is noted while the clock of the server is ahead."""
+    driver.advance(72 * HOUR_MS)
+    note()
+    driver.advance(-72 * HOUR_MS)
+
+
+@defect("time_in_future")
+def a_run_that_was_created_while_the_clock_was_ahead(driver: Driver) -> None:
+    noted_ahead(driver, lambda: start(driver, "run1", flow=BATCHED))
+
+
+@defect("ended_in_future")
+def a_run_that_ended_while_the_clock_was_ahead(driver: Driver) -> None:
+    lease = driver.started()
+    noted_ahead(driver, lambda: driver.finish(lease, RunStatus.FAILED))
+
+
+@defect("time_in_future")
+def a_retry_that_was_set_while_the_clock_was_ahead(driver: Driver) -> None:
+    lease = driver.started()
+    noted_ahead(driver, lambda: driver.retry(lease))
+
+
+@defect("time_in_future")
+def a_wait_that_began_while_the_clock_was_ahead(driver: Driver) -> None:
+    lease = driver.started()
+    noted_ahead(driver, lambda: driver.invoke(lease))
+    driver.park(lease)
+
+
+@defect("time_in_future")
+def a_lease_that_was_extended_while_the_clock_was_ahead(driver: Driver) -> None:
+    lease = driver.started()
+    noted_ahead(driver, lambda: driver.extend(lease))
+
+
+@defect("time_in_future")
+def a_slot_that_was_taken_while_the_clock_was_ahead(driver: Driver) -> None:
+    start(driver, "run1", flow=WAITLISTED)
+    noted_ahead(driver, lambda: driver.extend(driver.claim_one()))
+    (slots,) = driver.client.keys(f"{driver.keys('CONCURRENCY_SLOTS')}*")
+    driver.client.zadd(driver.keys("LEASES"), {"run1": driver.now_ms + HOUR_MS // 2})
+    driver.client.hset(driver.keys("RUN", "run1"), "started_at", driver.now_ms)
+    assert driver.client.zscore(slots, "run1") > driver.now_ms + HOUR_MS
+
+
+@defect("time_in_future")
+def a_function_that_was_resumed_while_the_clock_was_ahead(driver: Driver) -> None:
+    noted_ahead(
+        driver, lambda: driver.client.zadd(driver.keys("TIMEOUTS"), {"resume:function shop/buy": driver.now_ms})
+    )
+
+
 @defect("timer_overdue")
 def a_timer_that_nobody_fires(driver: Driver) -> None:
     driver.retry(driver.started())

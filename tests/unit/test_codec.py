@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, model
 from typing_extensions import TypedDict
 
 from stepflow import EventError, StepOutputError
+from stepflow_engine import codec
 from stepflow_engine.codec import (
     adapter_for,
     dumps,
@@ -544,3 +545,30 @@ def test_a_type_that_raises_while_it_reads_a_result_is_named() -> None:
         dumps_output(LazyModel(), what="step 's'", limit_bytes=1_000)
     with pytest.raises(StepOutputError, match="KeyboardInterrupt"):
         restore(TypeAdapter(LazyModel), {"error": "x"}, what="step 's'")
+
+
+def test_a_result_over_the_limit_is_refused_before_its_parts_are_examined(monkeypatch: pytest.MonkeyPatch) -> None:
+    def examine(_: object) -> None:
+        raise AssertionError("this takes seconds for millions of values")
+
+    monkeypatch.setattr(codec, "_refuse_unreadable", examine)
+    monkeypatch.setattr(codec, "_refuse_values_without_json", examine)
+    with pytest.raises(StepOutputError, match=r"must be at most 100 bytes of JSON, got 14,001"):
+        dumps_output([[None]] * 2_000, what="step 's'", limit_bytes=100)
+
+
+def test_plain_data_is_not_parsed_again_to_count_its_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(_: object) -> None:
+        raise AssertionError("this takes as long as the encoding")
+
+    monkeypatch.setattr(codec, "_refuse_unreadable", parse)
+    assert dumps_output([[]] * 2_000, what="step 's'", limit_bytes=10_000) == b"[" + b",".join([b"[]"] * 2_000) + b"]"
+
+
+def test_too_many_levels_inside_an_enum_are_refused() -> None:
+    deep: list[object] = []
+    for _ in range(1_100):
+        deep = [deep]
+    kind = enum.Enum("kind", {"DEEP": deep})
+    with pytest.raises(StepOutputError, match="more than 1,000 levels"):
+        dumps_output([kind.DEEP], what="step 's'", limit_bytes=100_000)

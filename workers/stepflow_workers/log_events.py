@@ -177,6 +177,13 @@ _EVENTS = (
         "Find out what removed them, such as a plain `rq worker` on the same queue.",
     ),
     LogEvent(
+        "server_clock_came_back",
+        _WARNING,
+        ("mended",),
+        "The clock of the server was ahead and is right again. `mended` runs and timers from that time count from now.",
+        "Use NTP on the machine of the server.",
+    ),
+    LogEvent(
         "foreign_jobs",
         _WARNING,
         ("queue", "count"),

@@ -22,6 +22,7 @@ from stepflow_workers.apps import load_apps
 from stepflow_workers.event_loop import tune_gc
 from stepflow_workers.logs import configure_logging
 from stepflow_workers.state.settings import WorkerSettings
+from stepflow_workers.terminal_debugger import debug_on_terminal
 from stepflow_workers.worker import StepWorker
 
 __all__ = ["WorkerPool", "WorkerSpec", "ignore_sigint_in_children", "run_worker"]
@@ -41,11 +42,13 @@ class WorkerSpec:
         apps: the names of the apps, as ``module:app``.
         settings: the settings of the worker.
         log_level: the lowest level that it logs.
+        has_terminal_debugger: whether ``breakpoint()`` in a handler opens a debugger on the terminal.
     """
 
     apps: tuple[str, ...]
     settings: WorkerSettings
     log_level: str = "INFO"
+    has_terminal_debugger: bool = False
 
 
 def run_worker(spec: WorkerSpec, *, on_start: Callable[[], None] | None = None) -> None:
@@ -57,6 +60,8 @@ def run_worker(spec: WorkerSpec, *, on_start: Callable[[], None] | None = None) 
     Raises:
         ConfigurationError, BackendUnavailableError: it cannot start.
     """
+    if spec.has_terminal_debugger:
+        debug_on_terminal()
     apps = load_apps(spec.apps)
     configure_logging(spec.log_level)  # after the import of the apps, which may configure logging too
     worker = StepWorker(apps, spec.settings, on_start=on_start)

@@ -203,6 +203,8 @@ RULES: dict[str, Rule] = {
     "child_outcome_differs": _error("run {subject} ended otherwise than the memo of step {detail} of its parent says"),
     "wait_count_low": _error("the number of waits for event {subject} at {detail} is too low: events would not reach them", "counts them again"),
     "wait_count_high": _warning("the number of waits for event {subject} at {detail} is too high: its events cost more than they must"),
+    "time_in_future": _error("the time noted for {subject} is in the future ({detail}): the clock of the server was ahead", "treats it as noted now, with all that counts from it"),
+    "ended_in_future": _warning("run {subject} ended at a time in the future ({detail}), so it is kept for too long: the clock of the server was ahead", "keeps it as if it had ended now"),
     # work that is late, and who should do it
     "job_deferred": _error(f"job {{subject}} was deferred {{detail}} times: no worker that took it can read its run or has its code, and it is tried once an hour in the end; `{NAME} explain` names what is missing", "queues it again now"),
     "lease_overdue": _error("{detail} leases expired over a minute ago and are not reclaimed, first that of job {subject}", "reclaims them"),

@@ -211,7 +211,9 @@ def _clock(node: Node, partitions: Sequence[Keys]) -> Finding:
     after = now_ms()
     if (back_ms := max(stored, default=0) - now) > _BACK_MS:
         text = f"the clock of the server is {back_ms / 1000:.0f} s behind stored times, so leases and timers are late"
-        return _error("clock", f"{text}: correct the clock")
+        return _error(
+            "clock", f"{text}: correct the clock; if it was ahead and is right now, run `{NAME} doctor --repair`"
+        )
     apart_ms = max(before - now, now - after, 0)
     if apart_ms > _CLOCK_MS:
         return _warning(

@@ -9,6 +9,8 @@ HEARTBEAT_S = 10
 HEARTBEAT_TTL_S = 30
 """How long Redis keeps the record of a worker after its last heartbeat."""
 _LATEST_S = 15
+_LONGEST_S = 86_400
+"""A record that is kept for longer was written while the clock of the server was ahead: it proves no heartbeat."""
 
 
 def is_live(record_ttl_ms: int) -> bool:
@@ -18,4 +20,4 @@ def is_live(record_ttl_ms: int) -> bool:
         record_ttl_ms: the time that Redis keeps its record from now on. So no clock of another machine matters. A
             record that does not expire (-1) is not of a worker of this version.
     """
-    return record_ttl_ms == -1 or record_ttl_ms > (HEARTBEAT_TTL_S - _LATEST_S) * 1000
+    return record_ttl_ms == -1 or (HEARTBEAT_TTL_S - _LATEST_S) * 1000 < record_ttl_ms <= _LONGEST_S * 1000

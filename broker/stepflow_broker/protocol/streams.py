@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import GROUP, Keys
 
-__all__ = ["create_group", "read_group", "take_over"]
+__all__ = ["create_group", "read_group", "renew_pending", "take_over"]
 
 T = TypeVar("T")
 
@@ -42,4 +42,16 @@ def take_over(
     """Take over entries that another worker took and has not acknowledged for ``idle_ms``."""
     return command(
         lambda reply: read(reply[1]), "XAUTOCLAIM", keys(stream), GROUP, worker, idle_ms, "0", "COUNT", limit
+    )
+
+
+def renew_pending(keys: Keys, stream: str, worker: str, *, cursor: str, limit: int = 500) -> Command[str]:
+    """Treat the entries that workers took and have not acknowledged as taken now, by this worker.
+
+    The server counts from the time at which an entry was taken. While that is in the future, because the clock was
+    ahead, no worker can take the entry over. Returns the next cursor (``0-0``: the page was the last).
+    """
+    return command(
+        lambda reply: str(reply[0].decode()),
+        *("XAUTOCLAIM", keys(stream), GROUP, worker, 0, cursor, "COUNT", limit, "JUSTID"),
     )

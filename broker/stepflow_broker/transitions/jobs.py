@@ -35,6 +35,7 @@ __all__ = [
     "fire_timers",
     "leave_job",
     "load_run",
+    "mend_times",
     "park_run",
     "plan_steps",
     "queue_lists",
@@ -448,6 +449,15 @@ def fire_timers(partition: Partition, *, limit: int = 500) -> Command[tuple[int,
         partition.now_ms(),
         limit,
     )
+
+
+def mend_times(partition: Partition, *, cursor: int, count: int = 500) -> Command[tuple[int, int]]:
+    """Treat the times of live runs, and of some timers, that were noted while the clock was ahead as noted now.
+
+    Returns the next cursor (0: the page was the last), and how many runs and timers had such a time.
+    """
+    keyed = (partition.keys("TIMEOUTS"), partition.keys("LIVE"))
+    return run_script("mend_times", replies.integer_pair, keyed, partition.now_ms(), cursor, count)
 
 
 def repair_jobs(partition: Partition, *, cursor: int, count: int = 500) -> Command[tuple[int, list[str]]]:

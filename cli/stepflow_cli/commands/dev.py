@@ -15,6 +15,7 @@ from watchfiles import Change, DefaultFilter, watch
 
 from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_broker.redis_client.connection import safe_url
+from stepflow_cli.commands.dev_server import DevServer
 from stepflow_cli.commands.dev_workers import DevWorkers, check_code
 from stepflow_cli.commands.worker import process_options
 from stepflow_cli.exit_codes import EPILOG, ExitCode, Session
@@ -64,18 +65,21 @@ def dev(
     An app is a module and the name of a variable in it: shop.flows:app.
 
     Without --redis-url and STEPFLOW_REDIS_URL, the command starts a server with its data in .stepflow/. Other commands
-    in this folder use that server, which has the same port at each start if that is free. Workers restart when the
-    code changes. Ctrl+C stops the command.
+    in this folder use that server, which has the same port at each start if that is free. If the server ends, it is
+    started again with its data. Workers restart when the code changes. breakpoint() opens a debugger in this terminal.
+    Ctrl+C stops the command.
     """
     stop = _Stop()
     with stop.on_signals(), contextlib.ExitStack() as stack:
         if redis_url and _is_from_variable("redis_url"):
             print_status("note", f"{REDIS_URL} is set, so no server is started: unset it to start one in {DEV_FOLDER}/")
-        url = redis_url or stack.enter_context(_own_server())
+        server = None if redis_url else stack.enter_context(_own_server())
+        url = redis_url or (server.url if server else "")
         os.environ[REDIS_URL] = url  # apps send events to this server too
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a .pyc hides a second change within one second
         settings = WorkerSettings(url, concurrency=concurrency, grace_s=_GRACE_S)
-        _reload_until(stop, WorkerSpec(apps, settings, log_level), processes, folders or (Path.cwd(),))
+        spec = WorkerSpec(apps, settings, log_level, has_terminal_debugger=True)
+        _reload_until(stop, spec, processes, folders or (Path.cwd(),), DevServer(server) if server else None)
         print_status("stopped")
 
 
@@ -84,12 +88,12 @@ def _is_from_variable(option: str) -> bool:
 
 
 @contextlib.contextmanager
-def _own_server() -> Iterator[str]:
+def _own_server() -> Iterator[EmbeddedServer]:
     with lock_folder(), EmbeddedServer(DEV_FOLDER, port=last_port()) as server:
         (DEV_FOLDER / ".gitignore").write_text("*\n")
         announce_url(server.url, server.port)
         try:
-            yield server.url
+            yield server
         finally:
             withdraw_url()
 
@@ -97,7 +101,9 @@ def _own_server() -> Iterator[str]:
 # -- reloading -----------------------------------------------------------------
 
 
-def _reload_until(stop: _Stop, spec: WorkerSpec, processes: int, folders: tuple[Path, ...]) -> None:
+def _reload_until(
+    stop: _Stop, spec: WorkerSpec, processes: int, folders: tuple[Path, ...], server: DevServer | None
+) -> None:
     """Run workers with the current code until ``stop`` is set. The watch starts before the code is imported."""
     print_status("server", safe_url(spec.settings.redis_url))
     print_status("reload", f"when a *.py file in {', '.join(str(folder) for folder in folders)} changes")
@@ -108,6 +114,8 @@ def _reload_until(stop: _Stop, spec: WorkerSpec, processes: int, folders: tuple[
         for changes in watch(
             *folders, watch_filter=PythonFiles(), stop_event=stop, rust_timeout=_POLL_MS, yield_on_timeout=True
         ):
+            if server is not None:
+                server.restart_if_ended()
             if not changes and not first:
                 continue
             if changes:

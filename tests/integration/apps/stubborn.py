@@ -8,9 +8,10 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from stepflow import Context, Stepflow
-from tests.integration.apps.ledger import note
+from tests.integration.apps.ledger import count, note
 
 app = Stepflow("stubborn", retries=0)
 LONG_S = 60.0
@@ -53,6 +54,29 @@ async def stay(ctx: Context) -> None:
     """Run a handler that leaves something behind."""
     note(ctx.event.data["ledger"], "begun")
     await ctx.step.run("stay", STUBBORN[ctx.event.data["how"]])
+
+
+def _block() -> None:
+    """Sleep for ever, whatever is raised in this thread."""
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(LONG_S)
+
+
+@app.function("block")
+async def block(ctx: Context) -> int:
+    """Block the event loop in the first execution of a step, with a thread that never ends if the data says so."""
+
+    async def handler() -> int:
+        note(ctx.event.data["ledger"], "executed")
+        executed = count(Path(ctx.event.data["ledger"]))["executed"]
+        if executed == 1:
+            if ctx.event.data["thread"]:
+                threading.Thread(target=_block).start()
+            _block()
+        return executed
+
+    return await ctx.step.run("block", handler)
 
 
 def _fork_and_terminate() -> int | None:

@@ -2,6 +2,7 @@
 
 There is no scheduler process. Every worker runs every task for each partition (``MaintenanceLoop``):
 
+- compare the clock of the server with the time that only grows (``ServerClock``): every 2 s;
 - fire due timers: at their times, at least every second;
 - start the runs of cron schedules (``CronTicker``): every second;
 - process finished runs: every 4 s; take over those of dead workers: every 8 s;

@@ -16,15 +16,17 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.protocol.streams import renew_pending
 from stepflow_broker.redis_client.connection import check_server
 from stepflow_broker.registry.functions import register_code
 from stepflow_broker.transitions.consumers import remove_consumers
-from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases, repair_jobs
+from stepflow_broker.transitions.jobs import fire_timers, mend_times, reclaim_leases, repair_jobs
 from stepflow_broker.transitions.runs import forget_ended
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.scheduling.cron import CronTicker
+from stepflow_workers.scheduling.server_clock import ServerClock
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["MaintenanceLoop"]
@@ -74,10 +76,12 @@ class MaintenanceLoop:
         self._timers_at = 0.0
         self._tick_at = 0.0
         self._repair_cursor = 0
+        self._clock = ServerClock()
         self._completions_task = _PeriodicTask(partial(completions.process_new, partition), 4.0)
         self._pauses_task = _PeriodicTask(partial(state.pauses.refresh, partition), 10.0)
         self._tasks = (
             self._pauses_task,
+            _PeriodicTask(self._watch_clock, 2.0),
             _PeriodicTask(cron_ticker.tick, 1.0),
             self._completions_task,
             _PeriodicTask(partial(completions.take_over, partition), 8.0),
@@ -121,6 +125,25 @@ class MaintenanceLoop:
         self._tick_at = self._timers_at = now + _TICK_S  # also if this fails
         _, next_ms = await state.broker.execute(fire_timers(self._partition, limit=_TIMERS))
         self._timers_at = now + (next_ms / 1000 if next_ms >= 0 else _TICK_S)
+
+    async def _watch_clock(self) -> None:
+        """Mend the times that were noted while the clock of the server was ahead, when it is right again."""
+        now_ms = await self._state.broker.execute(server_time_ms())
+        if not self._clock.has_come_back(now_ms, round(asyncio.get_running_loop().time() * 1000)):
+            return
+        mended, cursor, is_first = 0, 0, True
+        while is_first or cursor:
+            cursor, count = await self._state.broker.execute(mend_times(self._partition, cursor=cursor))
+            mended, is_first = mended + count, False
+        for stream in ("EVENTS", "FINISHED"):
+            await self._renew_pending(stream)
+        _log.warning("server_clock_came_back", extra={"mended": mended})
+
+    async def _renew_pending(self, stream: str) -> None:
+        cursor, is_first = "0-0", True
+        while is_first or cursor != "0-0":
+            call = renew_pending(self._partition.keys, stream, self._state.worker, cursor=cursor)
+            cursor, is_first = await self._state.broker.execute(call), False
 
     async def _reclaim(self) -> None:
         lease_ms, reclaimed = self._state.settings.lease_ms, list[str]()

@@ -53,7 +53,20 @@ local function drop_orphan(member)
   remove(kind, id, member)
 end
 
+-- a lease, a slot or the continuation after a pause that was noted while the clock was ahead
+local function examine_time(member)
+  local score = redis.call('ZSCORE', ZSETS[kind] .. id, member)
+  local longest = kind == 'TIMEOUTS' and AHEAD_MS or LONGEST_LEASE_MS
+  if kind == 'TIMEOUTS' and string.sub(member, 1, 7) ~= 'resume:' or not score or score == 'inf' then return end
+  if score - now > longest then
+    report('time_in_future', '', member, iso8601(tonumber(score)), function()
+      redis.call('ZADD', ZSETS[kind] .. id, kind == 'TIMEOUTS' and now or now + RESERVED_MS, member)
+    end)
+  end
+end
+
 local function examine(member)
+  if kind == 'TIMEOUTS' or kind == 'LEASES' or kind == 'CONCURRENCY_SLOTS' then examine_time(member) end
   if is_plain(member) then return end
   local run, key = owner_of(kind, member)
   if not run then return end

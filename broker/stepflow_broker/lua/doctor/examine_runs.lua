@@ -1,6 +1,6 @@
 -- examine_runs: compare each run with itself and with all that it demands elsewhere. With `repair`, restore what is missing.
 -- It examines fewer runs than are named when these have very many steps, so that the server is not blocked for long.
--- USES     clock jobs waits state concurrency runs invokes cancellation truth expected findings
+-- USES     clock jobs waits state concurrency runs invokes cancellation truth expected findings times
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 repair (1 or 0)  3.. runs
 -- MOVES    run queued|running|waiting -> queued|running|waiting; run waiting -> completed|failed|cancelled;
@@ -149,6 +149,10 @@ local function examine_step(step)
   elseif redis.call('HEXISTS', MEMOS .. step.run, step.key) == 1 then
     report('step_has_memo', '', member, step.state, function() forget_step(step) end)
   else
+    local future = future_of_step(step.run, step.key, now)
+    if future then
+      report('time_in_future', '', member, iso8601(future), function() step.due = mend_step(step.run, step.key, now) end)
+    end
     examine_job(step)
   end
 end
@@ -156,6 +160,11 @@ end
 local function examine_live(run, was)
   examine_expiry(run, {RUN = RUN, MEMOS = MEMOS, MEMO_ORDER = MEMO_ORDER, STEPS = STEPS}, true)
   if not (was.app and was.function_id and was.queue and was.created_at) then return report('run_incomplete', '', run) end
+  local future = future_of_run(run, now)
+  if future then
+    report('time_in_future', '', run, iso8601(future), function() mend_run(run, now) end)
+    was = read_run(run)
+  end
   local jobs = jobs_of(run, was)
   local state = jobs[1].state
   -- a continuation without a status here was written by a newer stepflow and is left alone
@@ -183,7 +192,26 @@ local function examine_answer(run, status, parent, key)
   report('child_outcome_differs', '', run, parent .. ':' .. key)
 end
 
+-- a run that ended while the clock was ahead is kept for as long as if it ended now
+local function mend_ended(run, was, ended_at)
+  local by_ms = ended_at - now
+  redis.call('HSET', RUN .. run, 'ended_at', now)
+  redis.call('ZADD', ENDED, 'XX', (redis.call('ZSCORE', ENDED, run) or now) - by_ms, run)
+  if was.status == 'failed' then
+    local until_s = redis.call('ZSCORE', RQ_FAILED .. was.queue, run)
+    if until_s then redis.call('ZADD', RQ_FAILED .. was.queue, until_s - math.floor(by_ms / 1000), run) end
+  end
+  for _, key in ipairs({RUN .. run, MEMOS .. run, MEMO_ORDER .. run, RQ_JOB .. run}) do
+    local ttl = redis.call('PTTL', key)
+    if ttl > by_ms then redis.call('PEXPIRE', key, ttl - by_ms) end
+  end
+end
+
 local function examine_ended(run, was)
+  local ended_at = redis.call('HGET', RUN .. run, 'ended_at')
+  if is_ahead(ended_at, now) then
+    report('ended_in_future', '', run, iso8601(tonumber(ended_at)), function() mend_ended(run, was, ended_at) end)
+  end
   local job = continuation_of(run, was)
   local entries, retention = expected(job, now)
   compare_all(entries, job)

@@ -53,7 +53,7 @@ if began[1] then -- it waits: the first caller may have crashed before it matche
   return waiting(0, (early_events(index, tonumber(began[2]), now)), tonumber(began[2]))
 end
 local due = ARGV[8] ~= '0' and tonumber(ARGV[8]) or now + tonumber(ARGV[7])
-local memo = '{"data":null,"outcome":"time","ended_at":' .. math.max(due, now) .. ',' .. ARGV[6]
+local memo = memo_of_time(math.max(due, now), ARGV[6])
 if due <= now and index == '' then
   local _, position = record_memo(run, was, key, memo)
   return {3, position, memo, {}, 0}
@@ -66,6 +66,7 @@ if since_ms then
 end
 redis.call('HSET', STEPS .. run, key, ARGV[5], key .. ':state', 'waiting', key .. ':detail', ARGV[6], key .. ':due',
   due)
+if ARGV[8] == '0' then redis.call('HSET', STEPS .. run, key .. ':began', now) end
 redis.call('SET', TIMEOUT .. run .. ':' .. key, memo)
 redis.call('ZADD', TIMEOUTS, due, 'wait:' .. run .. ':' .. key)
 if index == '' then return {1, 0, '', {}, 0} end

@@ -41,5 +41,5 @@ if not has_conditions and ARGV[8] == '0' then
   redis.call('XACK', KEYS[1], ARGV[3], ARGV[4])
   if redis.call('XDEL', KEYS[1], ARGV[4]) == 0 then return {started, {}} end -- routed before
 end
-remember_event(name, event, ARGV[9], recent, digests)
+remember_event(name, event, ARGV[9], recent, digests, now)
 return {started, has_conditions and {'?'} or {}}

@@ -16,7 +16,7 @@ if ARGV[10] ~= '' then
   local _, position = record_memo(run, was, key, ARGV[10])
   return {3, position, ARGV[10]}
 end
-await_child(run, key, ARGV[6], child, ARGV[7], now + ARGV[8], ARGV[9])
+await_child(run, key, ARGV[6], child, ARGV[7], now, ARGV[8], ARGV[9])
 local more = {'parent', run, 'parent_step', key, 'depth', ARGV[16]}
 local waits
 if redis.call('EXISTS', RUN .. child) == 0 then

@@ -14,7 +14,7 @@ if refused == 0 then
   return {0, step[1] == child and step[2] or ''}
 end
 if refused then return {refused, ''} end
-await_child(run, key, ARGV[6], child, ARGV[7], now + ARGV[8], ARGV[9])
+await_child(run, key, ARGV[6], child, ARGV[7], now, ARGV[8], ARGV[9])
 local message = redis.call('XADD', FINISHED, '*', 'start', child, 'event', ARGV[11], 'args', ARGV[12])
 redis.call('HSET', STEPS .. run, key .. ':message', message)
 return {1, message}

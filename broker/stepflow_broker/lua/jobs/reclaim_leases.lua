@@ -16,6 +16,7 @@ if last and now - last > gap_ms then before_gap, grace_until = last, now + grace
 grace_until = math.min(grace_until, now + grace_ms) -- the clock may have been set back
 redis.call('SET', KEYS[2], now .. ' ' .. before_gap .. ' ' .. grace_until)
 if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+shorten(KEYS[1], math.max(LONGEST_LEASE_MS, ARGV[3]), now + math.max(RESERVED_MS, ARGV[3]), now)
 local expired_at = now < grace_until and math.min(before_gap, now) or now
 
 -- record that a worker died with a job: a line with its name and the time

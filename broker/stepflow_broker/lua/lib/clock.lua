@@ -8,6 +8,14 @@ local function clock(now_ms)
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+local AHEAD_MS = 5000 -- after a failover the clock may be behind times that the former server has noted, by less than this
+
+-- whether a time that was noted as the present one is impossible: the clock was ahead then, and has been set back. Such
+-- a time is treated as now.
+local function is_ahead(noted_ms, now)
+  return noted_ms and tonumber(noted_ms) - now > AHEAD_MS or false
+end
+
 local iso_ms, iso_text
 
 -- milliseconds since the epoch -> the ISO 8601 text that RQ stores. The last result is cached: a script uses one time

@@ -11,6 +11,7 @@
 -- a priority and without limits wait in the wait list `queue <queue>`, from which claim_jobs takes them.
 
 local RESERVED_MS = 60000 -- how long a job keeps its slots while it is on a queue
+local LONGEST_LEASE_MS = 3600000 -- a lease, or a slot, that lasts longer was granted while the clock was ahead
 
 -- the field `concurrency`, `<max_jobs> <length of the name> <name>` repeated -> list of {name, max_jobs}
 local function read_limits(text)
@@ -115,11 +116,20 @@ local function promote(job, wait_list, now)
   end
 end
 
+-- shorten the times of a zset that are later than any that can be granted now: the clock was ahead
+local function shorten(key, longest_ms, until_ms, now)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, now + longest_ms, '(+inf')) do
+    redis.call('ZADD', key, until_ms, member)
+  end
+end
+
 -- give the free slots of a limit to the first jobs of its wait list
 function fill_slots(limit, now)
-  redis.call('ZREMRANGEBYSCORE', CONCURRENCY_SLOTS .. limit.name, '-inf', now)
+  local slots = CONCURRENCY_SLOTS .. limit.name
+  redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)
   if is_paused('key', limit.name) then return end
-  while redis.call('ZCARD', CONCURRENCY_SLOTS .. limit.name) < limit.max_jobs do
+  if redis.call('ZCARD', slots) >= limit.max_jobs then return shorten(slots, LONGEST_LEASE_MS, now + RESERVED_MS, now) end
+  while redis.call('ZCARD', slots) < limit.max_jobs do
     local job = redis.call('ZPOPMIN', WAIT_LIST .. limit.name)[1]
     if not job then return end
     promote(job, limit.name, now)
@@ -146,6 +156,19 @@ local function leave_wait_lists(job, was)
     end
   end
   for _, limit in ipairs(read_limits(was.concurrency)) do redis.call('ZREM', WAIT_LIST .. limit.name, job) end
+end
+
+-- move a job ahead in the wait list in which it is, by a time
+local function move_up(job, was, by_ms)
+  local name, lists = was.app .. '/' .. was.function_id, {'queue ' .. was.queue}
+  lists[2] = 'function ' .. name
+  for _, started in ipairs({true, false}) do lists[#lists + 1] = 'code ' .. list_of(was.queue, started) .. '\n' .. name end
+  for _, subject in ipairs(redis.call('SMEMBERS', CODE_WAITS)) do lists[#lists + 1] = 'code ' .. subject end
+  for _, limit in ipairs(read_limits(was.concurrency)) do lists[#lists + 1] = limit.name end
+  for _, list in ipairs(lists) do
+    local position = redis.call('ZSCORE', WAIT_LIST .. list, job)
+    if position then redis.call('ZADD', WAIT_LIST .. list, position - by_ms, job) end
+  end
 end
 
 -- free a job's slots, and give them to the jobs that wait for them

@@ -31,6 +31,7 @@ end
 local function note_paths(name, paths, now)
   local known = redis.call('HGET', COMPARED_PATHS .. name, paths)
   local first, last = string.match(known or '', '^(%d+) (%d+)$')
+  if is_ahead(first, now) then first = nil end
   if not first or math.abs(now - last) > NOTE_PATHS_MS then
     redis.call('HSET', COMPARED_PATHS .. name, paths, string.format('%.0f %.0f', first or now, now))
     redis.call('PEXPIRE', COMPARED_PATHS .. name, COMPARED_PATHS_MS)
@@ -54,17 +55,43 @@ local function trim_history(name, event)
   end
 end
 
--- add an event to the history of its name. `digests` has the digest of its values at all of `paths`.
-local function remember_event(name, event, id_digest, paths, digests)
+-- treat the entries of a history that were added while the clock was ahead as added now. The server gives no lower id
+-- than the last, so the history is written again.
+local function mend_history(name, now)
   local history = EVENT_HISTORY .. name
+  local ahead = redis.call('XRANGE', history, string.format('%.0f', now + AHEAD_MS + 1), '+', 'COUNT', 1)
+  if not ahead[1] then return end
+  local entries, latest = redis.call('XRANGE', history, '-', '+'), now
+  redis.call('DEL', history)
+  for number, entry in ipairs(entries) do
+    local id, fields, ms = entry[1], entry[2], tonumber(string.match(entry[1], '^%d+'))
+    if is_ahead(ms, now) then
+      id = string.format('%.0f-%.0f', latest, 1000000 + number)
+      for i = 5, #fields, 2 do
+        local index = EVENT_INDEX .. fields[i] .. '\n' .. name
+        redis.call('ZREM', index, fields[i + 1] .. ':' .. entry[1])
+        redis.call('ZADD', index, 0, fields[i + 1] .. ':' .. id)
+        redis.call('PEXPIRE', index, HISTORY_MS)
+      end
+    else
+      latest = math.max(latest, ms)
+    end
+    redis.call('XADD', history, id, unpack(fields))
+  end
+  redis.call('PEXPIRE', history, HISTORY_MS)
+end
+
+-- add an event to the history of its name. `digests` has the digest of its values at all of `paths`.
+local function remember_event(name, event, id_digest, paths, digests, now)
+  local history, entry = EVENT_HISTORY .. name, nil
   if not paths[1] then
-    redis.call('XADD', history, 'MAXLEN', '~', MAX_HISTORY, '*', 'event', event, 'id', id_digest)
+    entry = redis.call('XADD', history, 'MAXLEN', '~', MAX_HISTORY, '*', 'event', event, 'id', id_digest)
   else
     local fields = {'event', event, 'id', id_digest}
     for _, one in ipairs(paths) do
       fields[#fields + 1], fields[#fields + 2] = one, digests[one]
     end
-    local entry = redis.call('XADD', history, '*', unpack(fields))
+    entry = redis.call('XADD', history, '*', unpack(fields))
     for _, one in ipairs(paths) do
       local index = EVENT_INDEX .. one .. '\n' .. name
       redis.call('ZADD', index, 0, digests[one] .. ':' .. entry)
@@ -73,6 +100,7 @@ local function remember_event(name, event, id_digest, paths, digests)
     trim_history(name, event)
   end
   redis.call('PEXPIRE', history, HISTORY_MS)
+  if is_ahead(string.match(entry, '^%d+'), now) then mend_history(name, now) end
 end
 
 -- the events of a name since a time, oldest first, as {event, digest of its id}
@@ -114,6 +142,7 @@ end
 -- the early events that a wait may end with, oldest first, as {event, digest of its id}, and whether all of them match
 local function early_events(index, since_ms, now)
   local paths, digest, name = string.match(index, '^(.-)\n(.-)\n(.*)$')
+  mend_history(name, now)
   if digest == '' or note_paths(name, paths, now) > since_ms then return search_history(name, since_ms), false end
   return find_in_index(name, paths, digest, since_ms), true
 end

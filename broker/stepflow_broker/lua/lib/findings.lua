@@ -57,7 +57,7 @@ local function memo_of_timeout(step, now)
   if step.child then
     return TIMED_OUT .. ',"message":"the run did not finish in time"},"outcome":"timeout",' .. step.detail
   end
-  return '{"data":null,"outcome":"time","ended_at":' .. (step.due or now) .. ',' .. step.detail
+  return memo_of_time(step.due or now, step.detail)
 end
 
 local function requeue(job, now)

@@ -17,10 +17,11 @@ local function invoke_refusal(run, was, fence, key, version)
   if tonumber(redis.call('GET', VERSION) or 0) ~= tonumber(version) then return -3 end
 end
 
--- make a step wait for a child until a time, with the timeout key that bounds the wait
-local function await_child(run, key, step_id, child, detail, due, timeout_memo)
+-- make a step wait for a child for some time, with the timeout key that bounds the wait
+local function await_child(run, key, step_id, child, detail, now, timeout_ms, timeout_memo)
+  local due = now + timeout_ms
   redis.call('HSET', STEPS .. run, key, step_id, key .. ':state', 'waiting', key .. ':child', child, key .. ':detail',
-    detail, key .. ':due', due)
+    detail, key .. ':due', due, key .. ':began', now)
   redis.call('SET', TIMEOUT .. run .. ':' .. key, timeout_memo)
   redis.call('ZADD', TIMEOUTS, due, 'wait:' .. run .. ':' .. key)
 end

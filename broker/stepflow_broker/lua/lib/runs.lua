@@ -67,7 +67,7 @@ local function drop_planned_step(run, key, tried)
   redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':owner')
   if tried then
     redis.call('HDEL', STEPS .. run, key .. ':attempt', key .. ':error', key .. ':deaths', key .. ':due', key .. ':deferred',
-      key .. ':left_by')
+      key .. ':left_by', key .. ':began')
   end
 end
 
@@ -159,7 +159,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload)
   redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner', 'deaths', 'blocked', 'deferred',
     'left_by')
-  local keep_ms = math.max(retention_ms, (tonumber(was.dedupe_ms) or 0) - (now - was.created_at))
+  local keep_ms = math.max(retention_ms, (tonumber(was.dedupe_ms) or 0) - math.max(0, now - was.created_at))
   redis.call('ZREM', LIVE, run)
   redis.call('ZADD', ENDED, now + keep_ms, run)
   if status == 'failed' then

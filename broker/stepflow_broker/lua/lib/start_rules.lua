@@ -2,9 +2,12 @@
 -- name, and named fields. First each rule checks whether it refuses the run. Only if none does, each rule is applied.
 -- So a refused run has used up no limit, and has replaced no other run.
 
+local MEND = {} -- kind -> function(rule, now): treats what was noted while the clock was ahead as noted now
 local CHECK = {} -- kind -> function(rule, now, replaced) -> the reason to skip the run, or nil. A check writes nothing.
 local APPLY = {} -- kind -> function(rule, run, now, fields, replaced) -> the time at which the run starts if that is
 -- later than now, and the reason for the delay. It may add fields to the run.
+
+local LATEST_EVENT_MS = 60000 -- an event that claims to be of a later time counts as of this time from now
 
 local function add_field(fields, name, value)
   fields[#fields + 1] = name
@@ -22,6 +25,11 @@ function APPLY.field(rule, _, _, fields)
 end
 
 -- idempotency: one start in `period_ms` for each name
+function MEND.idempotency(rule)
+  local key = IDEMPOTENCY .. rule.name
+  if redis.call('PTTL', key) > tonumber(rule.period_ms) then redis.call('PEXPIRE', key, rule.period_ms) end
+end
+
 function CHECK.idempotency(rule)
   return redis.call('EXISTS', IDEMPOTENCY .. rule.name) == 1 and 'duplicate'
 end
@@ -52,6 +60,10 @@ function APPLY.singleton(rule, run, now, fields, replaced)
 end
 
 -- rate: at most `limit` starts in any `period_ms`
+function MEND.rate(rule, now)
+  shorten(RATE .. rule.name, AHEAD_MS, now, now)
+end
+
 function CHECK.rate(rule, now, replaced)
   local key = RATE .. rule.name
   local count = redis.call('ZCOUNT', key, '(' .. now - rule.period_ms, '+inf')
@@ -69,7 +81,16 @@ end
 
 -- throttle: `limit` starts in `period_ms`, evenly spaced, up to `burst` of them at once (the generic cell rate
 -- algorithm). The key stores the theoretical time of the next start, as ms and a rest in parts of 1 / limit ms, so that
--- rounding errors do not add up.
+-- rounding errors do not add up. A second key has the time of the last start, from which that time counts.
+function MEND.throttle(rule, now)
+  local noted = redis.call('GET', THROTTLED_AT .. rule.name)
+  if not is_ahead(noted, now) then return end
+  local ms, rest = string.match(redis.call('GET', THROTTLE .. rule.name) or '0 0', '^(%d+) (%d+)$')
+  ms = math.max(0, ms - (noted - now))
+  redis.call('SET', THROTTLE .. rule.name, ms .. ' ' .. rest, 'PX', math.max(1, ms - now) + math.ceil(rule.period_ms / rule.limit))
+  redis.call('DEL', THROTTLED_AT .. rule.name)
+end
+
 function APPLY.throttle(rule, _, now)
   local key, limit, period_ms = THROTTLE .. rule.name, tonumber(rule.limit), tonumber(rule.period_ms)
   local ms, rest = string.match(redis.call('GET', key) or '0 0', '^(%d+) (%d+)$')
@@ -79,8 +100,24 @@ function APPLY.throttle(rule, _, now)
   if ms < now then ms, rest = now, 0 end
   ms, rest = ms + math.floor(period_ms / limit), rest + period_ms % limit
   if rest >= limit then ms, rest = ms + 1, rest - limit end
-  redis.call('SET', key, ms .. ' ' .. rest, 'PX', ms - now + math.ceil(period_ms / limit))
+  local idle_ms = ms - now + math.ceil(period_ms / limit)
+  redis.call('SET', key, ms .. ' ' .. rest, 'PX', idle_ms)
+  redis.call('SET', THROTTLED_AT .. rule.name, now, 'PX', idle_ms)
   if start > now then return start, 'throttled' end
+end
+
+-- the time of the event of a debounced run. A producer whose clock is ahead must not outdo the events of all others.
+local function event_time(ms, now)
+  return math.min(tonumber(ms), now + LATEST_EVENT_MS)
+end
+
+function MEND.debounce(rule, now)
+  local key = DEBOUNCE .. rule.name
+  local last = redis.call('HMGET', key, 'since', 'ts', 'due')
+  if not is_ahead(last[1], now) then return end
+  local due = now + math.max(0, last[3] - last[1])
+  redis.call('HSET', key, 'since', now, 'ts', math.min(tonumber(last[2]), now), 'due', due)
+  redis.call('PEXPIRE', key, math.max(1, due - now))
 end
 
 -- the run that a debounce delays now, the time of the first event, and the time of the run's own event
@@ -96,7 +133,7 @@ end
 -- the first event (0: no bound). `event_ms` is the event's own time.
 function CHECK.debounce(rule, now)
   local run, _, ts = debounced_run(rule, now)
-  return run and tonumber(rule.event_ms) < ts and 'debounced'
+  return run and event_time(rule.event_ms, now) < ts and 'debounced'
 end
 
 function APPLY.debounce(rule, run, now, _, replaced)
@@ -110,7 +147,7 @@ function APPLY.debounce(rule, run, now, _, replaced)
   local due = now + rule.period_ms
   if rule.timeout_ms ~= '0' then due = math.min(due, since + rule.timeout_ms) end
   local key = DEBOUNCE .. rule.name
-  redis.call('HSET', key, 'run', run, 'since', since, 'ts', rule.event_ms, 'due', due)
+  redis.call('HSET', key, 'run', run, 'since', since, 'ts', event_time(rule.event_ms, now), 'due', due)
   redis.call('PEXPIRE', key, math.max(1, due - now))
   return due, 'debounced'
 end
@@ -195,6 +232,7 @@ end
 local function first_refusal(rules, now)
   local replaced
   for _, rule in ipairs(rules) do
+    if MEND[rule.kind] then MEND[rule.kind](rule, now) end
     if rule.kind == 'debounce' then replaced = debounced_run(rule, now) end
   end
   for _, rule in ipairs(rules) do

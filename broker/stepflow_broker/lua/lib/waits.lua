@@ -15,6 +15,11 @@ local function remove_wait(index, member)
   end
 end
 
+-- the memo of a wait for a time or an event that ends by its time; `detail` is the rest of the memo
+local function memo_of_time(ended_at, detail)
+  return '{"data":null,"outcome":"time","ended_at":' .. ended_at .. ',' .. detail
+end
+
 -- delete what would cancel a run: events and timers. A run with cancellation rules has the field `cancel_events`: how
 -- many events can cancel it. Event n is the member `<run>:!<n>` of the index in the run's field `cancel:<n>`. The times
 -- by which the run must start and finish are the timers `start:<run>` and `finish:<run>`.
@@ -30,7 +35,7 @@ end
 local function drop_wait(run, key, index)
   local member = run .. ':' .. key
   redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':child', key .. ':detail', key .. ':due',
-    key .. ':index', key .. ':condition', key .. ':since', key .. ':lookback', key .. ':message')
+    key .. ':began', key .. ':index', key .. ':condition', key .. ':since', key .. ':lookback', key .. ':message')
   redis.call('DEL', TIMEOUT .. member)
   redis.call('ZREM', TIMEOUTS, 'wait:' .. member)
   if index then remove_wait(index, member) end

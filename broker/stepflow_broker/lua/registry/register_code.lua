@@ -20,4 +20,8 @@ for _, subject in ipairs(redis.call('SMEMBERS', KEYS[3])) do
     if redis.call('EXISTS', WAIT_LIST .. 'code ' .. subject) == 0 then redis.call('SREM', KEYS[3], subject) end
   end
 end
+for _, digest in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], now + ARGV[3] + AHEAD_MS, '+inf')) do -- the clock was ahead
+  redis.call('ZADD', KEYS[2], now + ARGV[3], digest)
+  redis.call('PEXPIRE', CODE .. digest, ARGV[3])
+end
 return 1

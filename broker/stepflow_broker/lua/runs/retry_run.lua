@@ -13,7 +13,8 @@ local deferred, delay_ms = count_deferral(last[1], last[2], now, tonumber(ARGV[6
 local due = now + delay_ms
 end_lease(run, was, was.list, fence, now)
 redis.call('HDEL', KEYS[1], 'lease', 'list', 'owner', 'blocked', 'deferred')
-redis.call('HSET', KEYS[1], 'continuation', 'delayed', 'status', 'waiting', 'attempt', ARGV[4], 'due', due)
+redis.call('HSET', KEYS[1], 'continuation', 'delayed', 'status', 'waiting', 'attempt', ARGV[4], 'due', due,
+  'delayed_at', now)
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'last_error', ARGV[5]) end
 if deferred > 0 then redis.call('HSET', KEYS[1], 'deferred', deferred) end
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'blocked', ARGV[7]) end

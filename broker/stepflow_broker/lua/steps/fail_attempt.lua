@@ -22,6 +22,6 @@ if job_key ~= '' then end_lease(job, was, list, ARGV[4], now) end
 redis.call('HDEL', KEYS[2], key .. ':lease', key .. ':owner', key .. ':deferred')
 if deferred > 0 then redis.call('HSET', KEYS[2], key .. ':deferred', deferred) end
 redis.call('HSET', KEYS[2], key, ARGV[6], key .. ':state', 'delayed', key .. ':attempt', ARGV[7], key .. ':error',
-  ARGV[8], key .. ':due', due)
+  ARGV[8], key .. ':due', due, key .. ':began', now)
 delay_job(job, list, name, now, due)
 return 1
