@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,11 @@ SENTINELS = "redis+sentinel://user:secret@one:1,two,[::1]:3/mymaster/4?sentinel_
 )
 def test_a_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
     assert safe_url(url) == shown
+
+
+def test_the_codec_of_host_names_is_imported_before_a_signal_can_interrupt_that() -> None:
+    code = "import sys, stepflow_broker.redis_client.connection; print('encodings.idna' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
 def test_a_url_of_sentinels_names_them_the_primary_and_the_options_of_both() -> None:

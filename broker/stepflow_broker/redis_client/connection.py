@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  Python encodes host names with it; see below
 import re
 import socket
 from collections.abc import Mapping
@@ -31,6 +32,10 @@ __all__ = [
     "infos",
     "safe_url",
 ]
+
+# Python imports `encodings.idna` in the first connection of a process. If the exception of a signal handler, such as
+# the timeout of a web server, interrupts that import in one thread while another one waits for it, the codec is unknown
+# from then on, and the process can never connect again.
 
 C = TypeVar("C", redis.Redis, redis.asyncio.Redis)
 SOCKET_TIMEOUT_S = 15.0
