@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import code_names, digest_of_code, register_code
+from stepflow_broker.registry.functions import FunctionConfig, code_names, digest_of_code, register_code
 from stepflow_broker.transitions.jobs import ClaimedJobs, Lease, claim_jobs, queue_lists
-from stepflow_engine.codec import loads
+from stepflow_broker.transitions.runs import start_run
+from stepflow_engine.codec import dumps, loads
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import LEASE_MS, START_MS, Driver
@@ -267,6 +268,13 @@ def claim_with(driver: Driver, names: Sequence[str], *, worker: str = "w1", limi
     return claimed
 
 
+def starts(driver: Driver, run: str, function: str) -> None:
+    """Start a run of a function."""
+    event = dumps({"name": "e", "id": run, "ts": 1, "data": {}})
+    config = FunctionConfig("shop", function, "shop")
+    driver.send(start_run(driver.partition, config, run_id=run, event=event, dedupe=False))
+
+
 def test_a_job_whose_code_the_worker_does_not_have_is_left_to_one_that_has_it(driver: Driver) -> None:
     driver.start("run1")
     driver.start("run2")
@@ -295,6 +303,26 @@ def test_a_worker_takes_no_more_of_what_others_left_than_it_can_execute(driver: 
     claim_with(driver, OLD)
     assert len(claim_with(driver, NEW, limit=2).leases) == 2
     assert len(claim_with(driver, NEW, worker="w2").leases) == 3
+
+
+def test_a_job_that_was_left_to_others_is_claimed_before_jobs_that_came_later(driver: Driver) -> None:
+    driver.start("run1")
+    driver.start("run2")
+    claim_with(driver, OLD)
+    driver.start("run3")
+    assert [lease.job for lease in claim_with(driver, NEW, limit=1).leases] == ["run1"]
+    assert [lease.job for lease in claim_with(driver, NEW, limit=2).leases] == ["run2", "run3"]
+
+
+def test_of_the_jobs_of_several_functions_that_were_left_the_oldest_are_claimed_first(driver: Driver) -> None:
+    for number in range(6):
+        starts(driver, f"run{number}", "abc"[number % 3])
+        driver.advance(10)
+    claim_with(driver, OLD)
+    has_all = ["shop/a", "shop/b", "shop/c"]
+    assert [lease.job for lease in claim_with(driver, has_all, limit=4).leases] == ["run0", "run1", "run2", "run3"]
+    assert driver.queued("shop") == []
+    assert [lease.job for lease in claim_with(driver, has_all, limit=4).leases] == ["run4", "run5"]
 
 
 def test_a_worker_takes_what_others_left_only_from_the_lists_that_it_serves(driver: Driver) -> None:

@@ -64,15 +64,26 @@ local function has_version(name, left_by)
   return true
 end
 
--- queue jobs again that workers without their code have left to others, if this worker has it
+-- queue jobs again that workers without their code have left to others, if this worker has it: the first of all lists, at
+-- the front, where they were. At the end, workers without their code would often meet them first again.
 local function take_from_others(lists)
+  local first = {}
   for _, subject in ipairs(redis.call('SMEMBERS', CODE_WAITS)) do
     local list, name, left_by = string.match(subject, '^(.-)\n(.-)\n(.*)$')
     if not list then list, name = string.match(subject, '^(.-)\n(.*)$') end
     if lists[list] and has_version(name, left_by) then
-      local jobs = redis.call('ZPOPMIN', WAIT_LIST .. 'code ' .. subject, limit)
-      for i = 1, #jobs, 2 do promote(jobs[i], 'code ' .. subject, now) end
+      local jobs = redis.call('ZRANGE', WAIT_LIST .. 'code ' .. subject, 0, limit - 1, 'WITHSCORES')
+      for i = 1, #jobs, 2 do
+        first[#first + 1] = {job = jobs[i], position = tonumber(jobs[i + 1]), wait_list = 'code ' .. subject}
+      end
     end
+  end
+  table.sort(first, function(a, b) return a.position < b.position end)
+  for i = math.min(#first, limit), 1, -1 do
+    redis.call('ZREM', WAIT_LIST .. first[i].wait_list, first[i].job)
+    promote(first[i].job, first[i].wait_list, now, true)
+  end
+  for _, subject in ipairs(redis.call('SMEMBERS', CODE_WAITS)) do
     if redis.call('EXISTS', WAIT_LIST .. 'code ' .. subject) == 0 then redis.call('SREM', CODE_WAITS, subject) end
   end
 end

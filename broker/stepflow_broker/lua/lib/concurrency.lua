@@ -100,18 +100,18 @@ local function enqueue_or_wait(job, run, was, list, description, now, at_front, 
   return 'waitlisted'
 end
 
--- put a job that was popped from a wait list on its list, or in the next wait list
-local function promote(job, wait_list, now)
+-- put a job that was popped from a wait list on its list (at the end, or at the front), or in the next wait list
+local function promote(job, wait_list, now, at_front)
   local run, key = split_job(job)
   local was = read_run(run)
   local name = was.live and was.app .. '/' .. was.function_id
   if key == '' and was.continuation == 'waitlisted' then
-    local state = enqueue_or_wait(job, run, was, list_of(was.queue, was.started_at), name, now, false, wait_list)
+    local state = enqueue_or_wait(job, run, was, list_of(was.queue, was.started_at), name, now, at_front, wait_list)
     redis.call('HSET', RUN .. run, 'continuation', state)
   elseif was.live and redis.call('HGET', STEPS .. run, key .. ':state') == 'waitlisted' then
     local id = redis.call('HGET', STEPS .. run, key)
     local description = name .. ': ' .. string.sub(id, 1, 100)
-    local state = enqueue_or_wait(job, run, was, list_of(was.queue, true), description, now, false, wait_list)
+    local state = enqueue_or_wait(job, run, was, list_of(was.queue, true), description, now, at_front, wait_list)
     redis.call('HSET', STEPS .. run, key .. ':state', state)
   end
 end
