@@ -206,6 +206,27 @@ def test_a_function_whose_code_a_live_worker_has_is_not_forgotten(driver: Driver
     assert driver.send(forget_function(driver.partition, "shop/buy")) is ScriptStatus.DONE
 
 
+def test_a_worker_learns_that_its_code_was_not_registered_for_a_while(driver: Driver) -> None:
+    call = register_code(driver.partition, ["shop/buy"])
+    assert driver.store.broker.execute(call) is ScriptStatus.DONE
+    driver.advance(60_000)
+    assert driver.store.broker.execute(register_code(driver.partition, ["shop/buy"])) is ScriptStatus.ALREADY
+    driver.advance(91_000)
+    assert driver.store.broker.execute(register_code(driver.partition, ["shop/buy"])) is ScriptStatus.DONE
+    driver.client.delete(*driver.client.keys(driver.keys("CODE", "*")))
+    assert driver.store.broker.execute(register_code(driver.partition, ["shop/buy"])) is ScriptStatus.DONE
+
+
+def test_a_worker_that_restores_its_functions_replaces_no_newer_config(driver: Driver, version: int) -> None:
+    newer = FunctionConfig("shop", "buy", "fast")
+    driver.send(register_functions(driver.keys, [newer]))
+    assert driver.send(register_functions(driver.keys, [BUY, MAIL], only_missing=True)) == version + 1
+    assert driver.store.broker.execute(read_functions(driver.keys)) == [MAIL, newer]
+    driver.send(forget_function(driver.partition, "post/mail"))
+    assert driver.send(register_functions(driver.keys, [BUY, MAIL], only_missing=True)) == version + 3
+    assert driver.store.broker.execute(read_functions(driver.keys)) == [MAIL, newer]
+
+
 def test_each_queue_that_a_function_had_is_known(driver: Driver, version: int) -> None:
     driver.send(register_functions(driver.keys, [FunctionConfig("shop", "buy", "fast")]))
     queues = [("post/mail", "letters"), ("shop/buy", "fast"), ("shop/buy", "shop")]

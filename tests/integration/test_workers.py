@@ -294,6 +294,30 @@ def test_a_worker_that_the_server_has_forgotten_registers_itself_and_its_functio
     assert worker.log.read_text().count("worker_reregistered") == 1
 
 
+def test_a_worker_that_registers_again_leaves_the_configs_of_newer_code(client, start_worker: StartWorker) -> None:
+    start_worker(APP)
+    until(lambda: client.smembers("rq:workers"))
+    newer = client.hget("stepflow:functions", "ledger/five").replace('"retries":', '"retries":1')
+    client.hset("stepflow:functions", "ledger/five", newer)
+    client.delete("rq:workers")
+    until(lambda: client.smembers("rq:workers"), what="the registration")
+    assert client.hget("stepflow:functions", "ledger/five") == newer
+
+
+@pytest.mark.slow
+def test_a_worker_registers_functions_again_that_were_forgotten_while_it_was_paused(
+    client, url: str, start_worker: StartWorker
+) -> None:
+    worker = start_worker(APP)
+    until(lambda: client.smembers("rq:workers"))
+    worker.send(signal.SIGSTOP)
+    client.delete("stepflow:codes")  # as after 90 s
+    assert call("functions", "forget", "ledger/five", STEPFLOW_REDIS_URL=url).returncode == 0
+    assert not client.hexists("stepflow:functions", "ledger/five")
+    worker.send(signal.SIGCONT)
+    until(lambda: client.hexists("stepflow:functions", "ledger/five"), seconds=40, what="the registration")
+
+
 def test_rqs_shutdown_command_stops_a_worker(client, start_worker: StartWorker) -> None:
     from rq.command import send_shutdown_command
 

@@ -36,6 +36,7 @@ from stepflow_broker.redis_client.errors import CLIENT_ERRORS, ServerRefusesErro
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
 from stepflow_broker.redis_client.url import user_of
 from stepflow_broker.registry.functions import (
+    FunctionConfig,
     check_scopes,
     code_names,
     digest_of_code,
@@ -184,9 +185,16 @@ class StepWorker(BaseWorker):
         self.connection.hset(self.key, KEY_IDS, key_ids(self._ciphers))
         self._is_registered = True
 
-    def _register_functions(self) -> None:
-        """Register the functions in all partitions. Those whose nodes a cluster has lost follow later."""
-        configs, partitions = [function.config for function in self.functions.values()], self.partition.all
+    @property
+    def _configs(self) -> list[FunctionConfig]:
+        return [function.config for function in self.functions.values()]
+
+    def _register_functions(self, *, only_missing: bool = False) -> None:
+        """Register the functions in all partitions. Those whose nodes a cluster has lost follow later.
+
+        The code comes first: while it is registered, nobody can forget the functions.
+        """
+        configs, partitions = self._configs, self.partition.all
         broker = Broker(self.settings.redis_url)
         try:
             answers = broker.execute_each([missing_rights(one.keys, WORKER) for one in partitions])
@@ -198,8 +206,8 @@ class StepWorker(BaseWorker):
             check_partitions(broker, self.partition.keys)
             check_scopes(self.partition.keys, configs)
             there = [one for one in partitions if one not in lost]
-            broker.execute_all([register_functions(one.keys, configs) for one in there])
             broker.execute_all([register_code(one, self._code_names) for one in there])
+            broker.execute_all([register_functions(one.keys, configs, only_missing=only_missing) for one in there])
         finally:
             broker.close()
         self._missing |= set(lost)
@@ -211,14 +219,13 @@ class StepWorker(BaseWorker):
         """Register the functions in a partition that was not there when the worker started."""
         if partition not in self._missing:
             return
-        configs = [function.config for function in self.functions.values()]
         lacking = await broker.execute(missing_rights(partition.keys, WORKER))
         try:
             self._check_rights(lacking)
         except PermissionDeniedError as error:  # the other partitions work: it is an outage of this one
             raise ServerRefusesError(str(error), right=" ".join(lacking)) from None
-        await broker.execute(register_functions(partition.keys, configs))
         await broker.execute(register_code(partition, self._code_names))
+        await broker.execute(register_functions(partition.keys, self._configs))
         self._missing.discard(partition)
         _log.info("partition_available", extra={"partition": partition.tag.strip("{}:")})
 
@@ -283,7 +290,9 @@ class StepWorker(BaseWorker):
                 runner=runner,
                 leases=leases,
                 router=router,
-                maintenance=MaintenanceLoop(state, partition, completions, cron_ticker, self._code_names),
+                maintenance=MaintenanceLoop(
+                    state, partition, completions, cron_ticker, code=self._code_names, functions=self._configs
+                ),
                 set_state=partial(self._show_state, broker),
             )
             wakeups.add(partition, dispatcher)
@@ -424,10 +433,11 @@ class StepWorker(BaseWorker):
     def _register_again(self) -> None:
         """Register again: the server has lost the registration of this worker, by a failover or an outage.
 
-        It may have lost the functions too, which were registered earlier. Their events would start nothing.
+        It may have lost the functions too, which were registered earlier. Their events would start nothing. Functions
+        that it has keep their configs, which may be those of newer code.
         """
         _log.warning("worker_reregistered", extra={"worker": self.name})
-        self._register_functions()
+        self._register_functions(only_missing=True)
         with self.connection.pipeline() as pipeline:
             pipeline.hset(self.key, mapping={**self.serialize(), "state": self._shown_state})
             pipeline.hset(self.key, KEY_IDS, key_ids(self._ciphers))

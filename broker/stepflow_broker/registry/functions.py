@@ -218,17 +218,29 @@ def digest_of_code(names: Iterable[str]) -> str:
     return hashlib.sha1("\n".join(sorted(names)).encode(), usedforsecurity=False).hexdigest()
 
 
-def register_code(partition: Partition, names: Sequence[str]) -> Command[int]:
-    """Note in one partition that a live worker has this code, for the next 90 seconds; see `code_names`."""
+def register_code(partition: Partition, names: Sequence[str]) -> Command[ScriptStatus]:
+    """Note in one partition that a live worker has this code, for the next 90 seconds; see `code_names`.
+
+    DONE, or ALREADY if that was noted. After DONE the functions may be missing: `forget_function` is refused only while
+    their code is noted.
+    """
     digest = digest_of_code(names)
     keyed = (partition.keys("CODE", digest), partition.keys("CODES"), partition.keys("CODE_WAITS"))
-    return run_script("register_code", int, keyed, partition.now_ms(), digest, _CODE_TTL_MS, *names)
+    return run_script("register_code", ScriptStatus, keyed, partition.now_ms(), digest, _CODE_TTL_MS, *names)
 
 
-def register_functions(keys: Keys, configs: Sequence[FunctionConfig]) -> Command[int]:
-    """Store the configs of functions; the result is the registry's version."""
+def register_functions(keys: Keys, configs: Sequence[FunctionConfig], *, only_missing: bool = False) -> Command[int]:
+    """Store the configs of functions; the result is the registry's version.
+
+    Args:
+        keys: those of the partition.
+        configs: the configs.
+        only_missing: replace no config that is stored. A worker that restores what the server has lost must not
+            replace the config of newer code.
+    """
     args = [arg for config in configs for arg in (config.name, config.to_json(), config.queue)]
-    return run_script("register_functions", int, (keys("FUNCTIONS"), keys("VERSION"), keys("FUNCTION_QUEUES")), *args)
+    keyed = (keys("FUNCTIONS"), keys("VERSION"), keys("FUNCTION_QUEUES"))
+    return run_script("register_functions", int, keyed, 1 if only_missing else 0, *args)
 
 
 def forget_function(partition: Partition, name: str) -> Command[ScriptStatus]:

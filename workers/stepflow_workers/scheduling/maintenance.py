@@ -16,9 +16,10 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import renew_pending
 from stepflow_broker.redis_client.connection import check_server
-from stepflow_broker.registry.functions import register_code
+from stepflow_broker.registry.functions import FunctionConfig, register_code, register_functions
 from stepflow_broker.transitions.consumers import remove_consumers
 from stepflow_broker.transitions.jobs import fire_timers, mend_times, reclaim_leases, repair_jobs
 from stepflow_broker.transitions.runs import forget_ended
@@ -60,6 +61,7 @@ class MaintenanceLoop:
 
     Args:
         code: the functions of which the worker has the code, and its version; see `code_names`.
+        functions: these functions.
     """
 
     def __init__(
@@ -68,10 +70,13 @@ class MaintenanceLoop:
         partition: Partition,
         completions: CompletionConsumer,
         cron_ticker: CronTicker,
+        *,
         code: Sequence[str],
+        functions: Sequence[FunctionConfig],
     ) -> None:
         self._state = state
         self._code = code
+        self._functions = functions
         self._partition = partition
         self._timers_at = 0.0
         self._tick_at = 0.0
@@ -164,7 +169,10 @@ class MaintenanceLoop:
             _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
 
     async def _register_code(self) -> None:
-        await self._state.broker.execute(register_code(self._partition, self._code))
+        """Note again which code the worker has. If that had expired, its functions may have been forgotten."""
+        broker = self._state.broker
+        if await broker.execute(register_code(self._partition, self._code)) is ScriptStatus.DONE:
+            await broker.execute(register_functions(self._partition.keys, self._functions, only_missing=True))
 
     async def _check_server(self) -> None:
         """Warn of settings with which no worker would start. Somebody may change them while workers work."""

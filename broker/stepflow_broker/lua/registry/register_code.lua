@@ -5,8 +5,9 @@
 -- KEYS     1 code  2 codes  3 code_waits
 -- ARGV     1 now_ms  2 digest (of the names)  3 ttl_ms  4.. names, and the version of the code
 -- MOVES    promote
--- RETURNS  1 REGISTERED
+-- RETURNS  1 REGISTERED, 0 ALREADY (it is registered, and now for longer)
 local now = clock(ARGV[1])
+local expires_at = redis.call('EXISTS', KEYS[1]) == 1 and redis.call('ZSCORE', KEYS[2], ARGV[2])
 for i = 4, #ARGV do redis.call('SADD', KEYS[1], ARGV[i]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
@@ -24,4 +25,4 @@ for _, digest in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], now + ARGV[3] + AHE
   redis.call('ZADD', KEYS[2], now + ARGV[3], digest)
   redis.call('PEXPIRE', CODE .. digest, ARGV[3])
 end
-return 1
+return expires_at and tonumber(expires_at) > now and 0 or 1
