@@ -311,6 +311,24 @@ def test_a_function_that_a_live_worker_has_is_not_forgotten(url: str, run_worker
     assert_refused(done, 3, "a live worker has the code of function mail/welcome")
 
 
+def test_a_function_whose_code_is_gone_is_not_shown_as_served(url: str, run_worker) -> None:
+    def version(*names: str) -> Stepflow:
+        app = Stepflow("mail", redis_url=url)
+        for name in names:
+
+            @app.function(name)
+            async def handle(ctx: Context) -> None: ...
+
+        return app
+
+    register(url, version("kept", "gone"))
+    run_worker(version("kept"))
+    until(lambda: any(one["served"] for one in as_json("functions", "--redis-url", url)), what="the worker")
+    shown = {one["id"]: one["served"] for one in as_json("functions", "--redis-url", url)}
+    assert shown == {"kept": True, "gone": False}
+    assert "no live worker has the code of function mail/gone" in call("functions", "--redis-url", url).stdout
+
+
 def test_functions_show_rate_limits_and_the_queues_that_no_live_worker_serves(url: str) -> None:
     app = Stepflow("mail", redis_url=url)
 

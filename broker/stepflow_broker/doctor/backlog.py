@@ -15,13 +15,13 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.registry.functions import read_code, read_function_queues, read_functions
+from stepflow_broker.registry.functions import read_function_queues, read_functions
 from stepflow_broker.transitions.batches import end_batch
 from stepflow_broker.transitions.invokes import wake_parent
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases
 from stepflow_broker.transitions.outbox import EndedBatch, EndedRun, Finished, finished_in
 from stepflow_broker.transitions.remote_invokes import deliver
-from stepflow_broker.views.listings import WorkerRecord
+from stepflow_broker.views.listings import WorkerRecord, unserved_functions
 
 __all__ = ["examine_backlog", "examine_queues"]
 
@@ -46,20 +46,11 @@ def examine_queues(broker: Broker, partition: Partition, findings: Findings, wor
         names = [config.name for config in functions if config.queue == queue]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         findings.add("queue_unserved", queue, ", ".join(names[:3]) + more)
-    _examine_code(broker, partition, findings, [config.name for config in functions])
+    for name in unserved_functions(broker, partition, [config.name for config in functions]):
+        findings.add("function_unserved", name)
     former = {queue for _, queue in broker.execute(read_function_queues(keys))} - {config.queue for config in functions}
     for queue, count in sorted(_count_live(broker, keys, former - served).items()):
         findings.add("queue_unserved", queue, f"{count:,} live runs, which started when their function had this queue")
-
-
-def _examine_code(broker: Broker, partition: Partition, findings: Findings, names: Sequence[str]) -> None:
-    """Find functions whose code no live worker has, while live workers have the code of others."""
-    now = partition.now_ms() or broker.execute(server_time_ms())
-    digests = broker.execute(read_code(partition, now))
-    sets = [command(replies.texts, "SMEMBERS", partition.keys("CODE", digest)) for digest in digests]
-    has_code = {name for found in broker.execute_all(sets) for name in found} if sets else set(names)
-    for name in sorted(set(names) - has_code):
-        findings.add("function_unserved", name)
 
 
 def _count_live(broker: Broker, keys: Keys, queues: set[str]) -> Counter[str]:

@@ -5,7 +5,7 @@ Every list is read through sets and indexes, in few round trips whatever the num
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.heartbeat import is_live
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.registry.functions import read_functions
+from stepflow_broker.registry.functions import read_code, read_functions
 from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import parse_run, read_steps
 from stepflow_broker.views.run_pauses import limits_of
@@ -35,6 +35,7 @@ __all__ = [
     "read_workers",
     "served_queues",
     "server_process",
+    "unserved_functions",
 ]
 
 _PAGE = 500
@@ -155,6 +156,18 @@ def _without_step_lists(lists: list[str]) -> tuple[str, ...]:
 def served_queues(broker: Broker, partition: Partition) -> frozenset[str]:
     """The queues that live workers serve. Two round trips."""
     return frozenset(queue for worker in read_workers(broker, partition) if worker.live for queue in worker.queues)
+
+
+def unserved_functions(broker: Broker, partition: Partition, names: Iterable[str]) -> list[str]:
+    """Those of the functions whose code no live worker has. Three round trips.
+
+    Workers of an older version do not say which code they have. If no worker says it, all functions count as served.
+    """
+    now = partition.now_ms() or broker.execute(server_time_ms())
+    digests = broker.execute(read_code(partition, now))
+    sets = [command(replies.texts, "SMEMBERS", partition.keys("CODE", digest)) for digest in digests]
+    has_code = {name for found in broker.execute_all(sets) for name in found}
+    return sorted(set(names) - has_code) if sets else []
 
 
 # -- queues --------------------------------------------------------------------

@@ -13,7 +13,7 @@ from stepflow_broker.protocol.clock import now_ms, server_time_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import RateConfig
 from stepflow_broker.registry.functions import CronConfig, FunctionConfig, forget_function, read_functions
-from stepflow_broker.views.listings import find_runs, read_queues, read_workers, served_queues
+from stepflow_broker.views.listings import find_runs, read_queues, read_workers, served_queues, unserved_functions
 from stepflow_broker.views.times import iso, local_time
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import (
@@ -49,7 +49,9 @@ def functions(context: click.Context, *, output: str, redis_url: str | None) -> 
     if context.invoked_subcommand is not None:
         return
     broker, partition = find_partitions(redis_url, NO_ENCRYPTION)
-    configs, served = broker.execute(read_functions(partition.keys)), served_queues(broker, partition)
+    configs, queues = broker.execute(read_functions(partition.keys)), served_queues(broker, partition)
+    without_code = unserved_functions(broker, partition, [config.name for config in configs])
+    served = frozenset(config.name for config in configs if config.queue in queues) - {*without_code}
     now = broker.execute(server_time_ms())
     if output == "json":
         print_json([_function_json(config, served, now) for config in configs])
@@ -67,8 +69,11 @@ def functions(context: click.Context, *, output: str, redis_url: str | None) -> 
     ]
     rows = [_function_row(config, served, now, has_rates=has_rates, has_crons=has_crons) for config in configs]
     _print(headers, rows, right=("RETRIES",), wrapped=(1,), empty="no functions: start a worker")
-    for queue in sorted({config.queue for config in configs} - served):
+    for queue in sorted({config.queue for config in configs} - queues):
         echo(unserved(queue))
+    for config in configs:
+        if config.queue in queues and config.name not in served:
+            echo(f"no live worker has the code of function {printable(config.name)}")
 
 
 @functions.command(epilog=EPILOG)
@@ -111,7 +116,7 @@ def _function_json(config: FunctionConfig, served: frozenset[str], now: int) -> 
         ],
         "retries": config.retries,
         "rate_limit": asdict(config.rate_limit) if config.rate_limit else None,
-        "served": config.queue in served,
+        "served": config.name in served,
     }
 
 
@@ -129,7 +134,7 @@ def _function_row(
         str(config.retries),
         *[_rate(config.rate_limit)] * has_rates,
         printable(config.queue),
-        "yes" if config.queue in served else Text("no", style="yellow"),
+        "yes" if config.name in served else Text("no", style="yellow"),
     ]
 
 
