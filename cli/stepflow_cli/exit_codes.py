@@ -50,7 +50,7 @@ Exit codes:
   2    usage error
   3    configuration error: no such module or app, a bad URL or password,
        a server that evicts keys, two functions with one id
-  4    no such run or function
+  4    no such run, function or event
   5    the server is unavailable
   6    timed out waiting; the run continues
   70   internal error: a bug in {NAME}

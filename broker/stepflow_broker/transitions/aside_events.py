@@ -26,7 +26,7 @@ class AsideEvent:
 
     Attributes:
         entry: its entry in the stream; its first part is the time in ms at which it was set aside.
-        name, event_id: those of the event.
+        name, event_id: those of the event; ``""`` if another program has written it, and it is no event.
         reason: what could not be decided for it.
     """
 
@@ -81,12 +81,13 @@ def resend_event(partition: Partition, entry: str) -> Command[bool]:
 
 
 def _aside_events(reply: list[Any]) -> list[AsideEvent]:
-    return [_aside_event(entry.decode(), dict(zip(flat[::2], flat[1::2], strict=True))) for entry, flat in reply]
+    return [_aside_event(entry.decode(), dict(zip(flat[::2], flat[1::2], strict=False))) for entry, flat in reply]
 
 
 def _aside_event(entry: str, fields: dict[bytes, bytes]) -> AsideEvent:
     try:
-        name = str(read_event(fields[b"event"])["name"])
+        name = str(read_event(fields.get(b"event", b""))["name"])
     except CorruptDataError:
         name = ""
-    return AsideEvent(entry, name, fields[b"id"].decode(errors="replace"), fields[b"reason"].decode(errors="replace"))
+    event_id, reason = (fields.get(field, b"").decode(errors="replace") for field in (b"id", b"reason"))
+    return AsideEvent(entry, name, event_id, reason)

@@ -9,7 +9,7 @@ import click
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.aside_events import read_aside_events, resend_event
 from stepflow_broker.views.times import iso
-from stepflow_cli.exit_codes import EPILOG
+from stepflow_cli.exit_codes import EPILOG, ExitCode
 from stepflow_cli.formatting import console, echo, print_json, printable, since, table
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_server
@@ -18,7 +18,7 @@ from stepflow_engine.product import NAME
 
 __all__ = ["events"]
 
-_ENTRY = re.compile(r"\d{1,18}-\d{1,18}")
+_ENTRY = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 
 
 @click.group(epilog=EPILOG)
@@ -63,18 +63,23 @@ def aside(*, output: str, redis_url: str | None) -> None:
 @click.argument("entries", metavar="ENTRY...", nargs=-1, required=True)
 @output_option
 @server_options
-def resend(entries: tuple[str, ...], *, output: str, redis_url: str | None) -> None:
+def resend(entries: tuple[str, ...], *, output: str, redis_url: str | None) -> ExitCode:
     """Send events that are set aside again, with their ids.
 
     What an event has started already it does not start again. Correct the condition, restart the workers, then resend.
+    If one of the entries is not set aside, the others are sent, and the exit code is 4.
     """
     wrong = next((entry for entry in entries if not _ENTRY.fullmatch(entry)), None)
     if wrong is not None:
         raise click.BadParameter(f"entry must be one that '{NAME} events aside' lists, got {wrong!r}")
     broker, partition = find_server(redis_url, NO_ENCRYPTION)
-    sent = {entry: any(broker.execute(resend_event(one, entry)) for one in partition.all) for entry in entries}
+    sent = {}
+    for entry in dict.fromkeys(entries):
+        of_partitions = broker.execute_all([resend_event(one, entry) for one in partition.all])
+        sent[entry] = any(of_partitions)
     if output == "json":
         print_json([{"entry": entry, "sent": was_sent} for entry, was_sent in sent.items()])
-        return
-    for entry, was_sent in sent.items():
-        echo(f"event {entry} is sent again" if was_sent else f"no event {entry} is set aside")
+    else:
+        for entry, was_sent in sent.items():
+            echo(f"event {entry} is sent again" if was_sent else f"no event {entry} is set aside")
+    return ExitCode.OK if all(sent.values()) else ExitCode.NOT_FOUND
