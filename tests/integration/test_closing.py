@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from stepflow import Context, ResultTimeoutError, Stepflow
+from stepflow import Context, ResultTimeoutError, Run, RunCancelledError, Stepflow
+from stepflow.client.connections import LoopConnections, ProcessConnections
 from stepflow_broker.embedded_server import EmbeddedServer
+from stepflow_broker.protocol.command import command
 from tests.support.command_line import environment
 from tests.support.processes import until
 
@@ -78,7 +80,7 @@ def test_loops_of_several_threads_do_not_close_each_others_connections(app: Step
 
     def work() -> None:
         try:
-            for _ in range(5):
+            for _ in range(20):
                 asyncio.run(use(app))
         except BaseException as error:
             errors.append(error)
@@ -143,6 +145,82 @@ async def test_a_call_in_another_thread_outlives_the_closing_of_its_app(app: Ste
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_waits_of_other_threads_outlive_the_closing_of_their_app_and_learn_the_end_at_once(
+    app: Stepflow, client: redis.Redis
+) -> None:
+    before, outcomes = connections(client), list[str]()
+
+    def wait(run: Run[None]) -> None:
+        with pytest.raises(RunCancelledError):
+            run.result(60)
+        outcomes.append("told")
+
+    runs = [app.start("never") for _ in range(4)]
+    threads = [threading.Thread(target=wait, args=[run]) for run in runs]
+    for thread in threads:
+        thread.start()
+    until(lambda: are_subscribed(app, app.backend._of_process(), runs))
+    app.close()
+    for run in runs:
+        app.run(run.id).cancel()
+    for thread in threads:
+        thread.join(4)  # a wait that only polls would take five seconds
+    assert outcomes == ["told"] * 4
+    app.close()
+    until(lambda: connections(client) <= before)
+
+
+async def test_waits_of_other_tasks_outlive_the_closing_of_their_app_and_learn_the_end_at_once(
+    app: Stepflow, client: redis.Redis
+) -> None:
+    before = connections(client)
+    runs = [await app.astart("never") for _ in range(4)]
+    waits = [asyncio.create_task(run.aresult(60)) for run in runs]
+    subscribers = app.backend._of_loop()
+    await asyncio.to_thread(until, lambda: are_subscribed(app, subscribers, runs))
+    await app.aclose()
+    for run in runs:
+        await app.run(run.id).acancel()
+    async with asyncio.timeout(4):
+        ends = await asyncio.gather(*waits, return_exceptions=True)
+    assert [type(end) for end in ends] == [RunCancelledError] * 4
+    await app.aclose()
+    await asyncio.to_thread(until, lambda: connections(client) <= before)
+
+
+def are_subscribed(app: Stepflow, used: ProcessConnections | LoopConnections, runs: list[Run[None]]) -> bool:
+    return all(used.subscriber(app.backend.partition.of(run.id)).waits.is_confirmed(run.id) for run in runs)
+
+
+async def test_an_operation_that_goes_on_after_the_closing_leaves_no_connection(
+    app: Stepflow, client: redis.Redis
+) -> None:
+    before = connections(client)
+    blocking, asynchronous = app.backend.broker, app.backend.abroker
+    app.start("never")
+    await app.astart("never")
+    await app.aclose()
+    ping = command(str, "PING")
+    for _ in range(3):
+        blocking.execute(ping)
+        await asyncio.gather(*[asynchronous.execute(ping) for _ in range(10)])
+        await asyncio.to_thread(until, lambda: connections(client) <= before)
+
+
+def test_a_signal_handler_may_close_the_app_while_it_chooses_its_connections(
+    app: Stepflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_of = ProcessConnections.is_of
+
+    def interrupted(self: ProcessConnections, url: str) -> bool:
+        app.close()
+        return is_of(self, url)
+
+    app.start("never")
+    monkeypatch.setattr(ProcessConnections, "is_of", interrupted)
+    assert app.start("never").status().value == "queued"
 
 
 async def test_a_changed_url_in_the_environment_leads_to_the_new_server(

@@ -64,7 +64,7 @@ class BlockingClient:
             pause_s = backoff_s(tries)
             decision = decide(error, Attempt(give_up_at, pause_s, has_source=True), time.monotonic())
             if decision.reconnect:
-                self._connections.close()
+                self._connections.reset()
             if decision.next is Next.FAIL:
                 raise server_error(error, self.url, action) from None
             time.sleep(pause_s)

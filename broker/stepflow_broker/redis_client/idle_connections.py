@@ -31,6 +31,7 @@ class IdleConnections:
         self._make = pool.connection_class
         self._options = pool.connection_kwargs
         self._idle: list[Any] = []
+        self._is_closed = False
         self._pid = os.getpid()
 
     def take(self) -> Any:
@@ -59,23 +60,28 @@ class IdleConnections:
         connection.connect()
 
     def give_back(self, connection: Any, taken_from: list[Any]) -> None:
-        """Keep a connection for the next call, unless the idle connections were closed since it was taken.
+        """Keep a connection for the next call, unless this was closed or reset since it was taken.
 
         Args:
             connection: the connection, with no replies unread.
             taken_from: `current` when it was taken.
         """
-        if taken_from is self._idle and len(taken_from) < _LARGEST:
+        if taken_from is self._idle and not self._is_closed and len(taken_from) < _LARGEST:
             taken_from.append(connection)
         else:
             connection.disconnect()
 
     @property
     def current(self) -> list[Any]:
-        """What a connection that is taken now belongs to. `close` makes another."""
+        """What a connection that is taken now belongs to. `reset` makes another."""
         return self._idle
 
     def close(self) -> None:
+        """As `reset`, and for good: a later call opens a connection for itself."""
+        self._is_closed = True
+        self.reset()
+
+    def reset(self) -> None:
         """Close the idle connections now, and those that are in use when their calls end."""
         closing, self._idle = self._idle, []
         if self._pid == os.getpid():

@@ -85,6 +85,7 @@ class PipelinedClient:
         self._connect_at = 0.0
         self._failed_connections = 0
         self._delayed: list[_Request[Any]] = []
+        self._is_closed = False
 
     def submit(self, call: Command[T]) -> asyncio.Future[T]:
         """Send a command with the others of this turn. The future receives its answer, or an error."""
@@ -95,7 +96,8 @@ class PipelinedClient:
         return future
 
     async def close(self) -> None:
-        """Send the waiting commands, then close the connections."""
+        """Send the waiting commands, then close the connections. A later command opens one for itself."""
+        self._is_closed = True
         if self._waiting or self._connection is not None:
             with contextlib.suppress(StepflowError):
                 await self.submit(command(bytes, "PING"))  # its reply comes after all others
@@ -161,6 +163,8 @@ class PipelinedClient:
     # -- receiving ---------------------------------------------------------------
 
     def _on_reply(self, request: _Request[Any], reply: Any) -> None:
+        if self._is_closed:
+            asyncio.get_running_loop().call_soon(self._close_if_idle, context=fresh_context())
         future = request.future
         if future.done():
             return
@@ -171,6 +175,10 @@ class PipelinedClient:
             future.set_result(request.call.answer(reply))
         except StepflowError as error:  # corrupt data fails this request only
             future.set_exception(error)
+
+    def _close_if_idle(self) -> None:
+        if self._connection is not None and self._connection.is_idle and not self._waiting and not self._delayed:
+            self._connection.close()
 
     def _on_error_reply(self, request: _Request[Any], error: Exception) -> None:
         """The server replied with an error."""

@@ -156,9 +156,11 @@ class AsyncRunEndSubscriber:
     def _update(self) -> None:
         self._update_set = False
         if self._connection is not None:
-            if commands := self.waits.commands():
+            if self._is_closed and not self.waits:
+                self._connection.close()
+            elif commands := self.waits.commands():
                 self._connection.send(commands)
-        elif self.waits and self._connecting is None and not self._is_closed:
+        elif self.waits and self._connecting is None:
             self._connecting = asyncio.get_running_loop().create_task(self._connect(), context=fresh_context())
 
     async def _connect(self) -> None:
@@ -195,8 +197,10 @@ class AsyncRunEndSubscriber:
             self._update()
 
     async def close(self) -> None:
-        """Close the connection. Waiters go on by reading the status."""
+        """Close the connection, when there is no waiter left."""
         self._is_closed = True
+        if self.waits:
+            return
         if self._connecting is not None:
             await end_tasks([self._connecting])
         if self._connection is not None:
@@ -327,7 +331,7 @@ class RunEndSubscriber:
     def _is_needed(self) -> bool:
         """Whether there is a waiter. If not, the thread ends; the next waiter starts another."""
         with self._lock:
-            if self.waits and not self._is_closed:
+            if self.waits:
                 return True
             self._thread = None
             return False
@@ -335,7 +339,7 @@ class RunEndSubscriber:
     def _listen(self, connection: Subscription) -> None:
         """Serve the waiters until there has been none for a while."""
         idle_at = time.monotonic() + _IDLE_S
-        while not self._is_closed:
+        while True:
             with self._lock:
                 commands = self.waits.commands()
             connection.send(commands)
@@ -349,7 +353,7 @@ class RunEndSubscriber:
             now = time.monotonic()
             if self.waits:
                 idle_at = now + _IDLE_S
-            elif now >= idle_at:
+            elif self._is_closed or now >= idle_at:
                 return
 
     def _fail(self, error: Exception) -> None:
@@ -357,7 +361,7 @@ class RunEndSubscriber:
             self.waits.fail(server_error(error, self._broker.url, "subscribe"))
 
     def close(self) -> None:
-        """Close the connection. Waiters go on by reading the status."""
+        """Close the connection, when there is no waiter left."""
         with self._lock:
             self._is_closed = True
             if self._connection is not None:

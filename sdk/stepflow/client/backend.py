@@ -154,11 +154,12 @@ class Backend:
     def _of_process(self) -> ProcessConnections:
         url = self.url
         with self._lock:
-            if self._process is None or not self._process.is_of(url):
-                former, self._process = self._process, ProcessConnections(url)
+            process = self._process  # a signal handler may close the client before the next line
+            if process is None or not process.is_of(url):
+                former, self._process = process, (process := ProcessConnections(url))
                 if former is not None:
                     former.close()
-            return self._process
+            return process
 
     def _of_loop(self) -> LoopConnections:
         loop, url = asyncio.get_running_loop(), self.url
@@ -172,8 +173,9 @@ class Backend:
         return self._loops[loop]
 
     def _drop_ended_loops(self) -> None:
+        """Drop the connections of closed loops. Those of a loop that is being shut down belong to its thread."""
         for loop, connections in list(self._loops.items()):
-            if loop.is_closed() or connections.is_closed:
+            if loop.is_closed():
                 self._loops.pop(loop, None)
                 connections.drop()
 

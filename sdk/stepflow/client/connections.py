@@ -51,7 +51,7 @@ class ProcessConnections:
             return self._subscribers[partition]
 
     def close(self) -> None:
-        """Close the connections, unless a parent process uses them."""
+        """Close the connections, unless a parent process uses them; those of calls that go on, when these end."""
         if self._pid != os.getpid():
             return
         with self._lock:
@@ -100,7 +100,7 @@ class LoopConnections:
         return sum(len(subscriber.waits) for subscriber in self._subscribers.values())
 
     async def close(self) -> None:
-        """Send the waiting commands, then close the connections."""
+        """Send the waiting commands, then close the connections; those of calls that go on, when these end."""
         await self._end.aclose()
 
     def close_soon(self) -> None:
@@ -112,11 +112,15 @@ class LoopConnections:
             yield
         finally:
             self.is_closed = True
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(_CLOSE_S):
                     await asyncio.gather(*[subscriber.close() for subscriber in self._subscribers.values()])
                     await self.broker.close()
-            self.drop()
+            except TimeoutError:
+                self.drop()
+            except BaseException:
+                self.drop()
+                raise
             await asyncio.sleep(0)  # so that nothing is left to do for the loop
 
     def drop(self) -> None:
