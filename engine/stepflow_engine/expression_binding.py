@@ -8,6 +8,7 @@ a long list, is estimated before the expression is evaluated.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -42,8 +43,13 @@ _RESERVED = frozenset(
     }
 )  # fmt: skip
 """Words that are not variables: literals, an operator, and the names of types."""
+_NAMED_VALUES = frozenset({"true", "false", "null"})
+_EXPENSIVE = re.compile(r"\\[wWdDsSpPbB]")
+_REPEATED = re.compile(r"\{(?:\d*,)?(\d+),?\}")
 _FIELDS = ("name", "data", "id", "ts")
 _CHEAP_SUMS = 8
+_CONSTANT_BYTES = 16
+"""The work of reading a value that is written in the expression, as bytes that could be read in that time."""
 
 Path = tuple[str, ...]
 _MISSING = object()
@@ -59,6 +65,7 @@ class _Body:
         reads: the bound variables, once for each place.
         elements: the number of places that read the element.
         sums: the number of ``+``, each of which copies its operands.
+        constants: the work of its values that are written in the expression, in bytes.
         depth: the number of brackets that are open around it.
     """
 
@@ -67,6 +74,7 @@ class _Body:
     reads: list[str] = field(default_factory=list)
     elements: int = 0
     sums: int = 0
+    constants: int = 0
     depth: int = 0
 
 
@@ -111,12 +119,23 @@ class Binding:
         elements = (self.outside.sums + 1) * sum(sizes.values())
         for macro in self.macros:
             read = longest * sum(sizes.get(name, 0) for name in macro.reads) + macro.elements * elements
-            cost += (macro.sums + 1) * read + elements
+            cost += (macro.sums + 1) * read + elements + longest * macro.constants
             if macro.macro == "map":
                 elements = (macro.sums + 1) * read
             if macro.macro in _COPYING:
                 cost += longest * elements // 2
         return cost
+
+
+def _pattern_cost(pattern: str) -> int:
+    """About the work to compile a pattern, in bytes. A class of Unicode characters makes most of it.
+
+    A repetition with a count compiles what it repeats as often. Which part that is does not matter for the estimate.
+    """
+    counts = [int(count) for count in _REPEATED.findall(pattern) if count]
+    classes = len(_EXPENSIVE.findall(pattern)) + (len(pattern) if "(?" in pattern or not pattern.isascii() else 0)
+    each = 80_000 * classes + 2_000 * pattern.count(".") + 100 * len(pattern)
+    return 6_000 + each * math.prod([max(1, count) for count in counts])
 
 
 def _at(inputs: Mapping[str, Any], path: Path) -> Any:
@@ -230,8 +249,12 @@ class _Binder:
                     self._body = self._outside
             case "+":
                 self._body.sums += 1
+        if token.kind in ("text", "number") or token.text in _NAMED_VALUES:
+            self._body.constants += _CONSTANT_BYTES + len(token.text)
         if token.kind != "word":
             return at + 1
+        if before == "." and token.text == "matches" and after == "(":
+            self._body.constants += _pattern_cost(self._pattern(at + 2))
         if before == ".":
             return self._open_macro(at) if token.text in _MACROS and after == "(" else at + 1
         if token.text == self._body.element:
@@ -247,6 +270,16 @@ class _Binder:
 
     def _token(self, at: int) -> _Token:
         return self._tokens[at] if 0 <= at < len(self._tokens) else _END
+
+    def _pattern(self, at: int) -> str:
+        """The pattern that begins at a token. It is compiled for each evaluation, so an event must not provide it."""
+        token = self._token(at)
+        if token.kind != "text" or self._token(at + 1).text != ")":
+            raise ConfigurationError(
+                f"expression {self._text!r}: the pattern of 'matches' must be one text, written in the expression, "
+                "as in event.data.email.matches('@example[.]com$')"
+            )
+        return token.text
 
     def _open_macro(self, at: int) -> int:
         element = self._token(at + 2)

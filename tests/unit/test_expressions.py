@@ -96,6 +96,10 @@ def test_a_macro_that_compares_with_the_event_costs_as_much_as_the_event_is_long
         "event.data.items.map(i, i.owner).size() > 0",
         "event.data.items.exists(i, event.data.text == i.owner)",
         "event.data.others.exists_one(i, event[i] == 1)",
+        "event.data.others.exists(i, i in [" + ", ".join(["1"] * 1_000) + "])",
+        "event.data.others.all(i, i != '" + "x" * 4_000 + "')",
+        r"event.data.others.all(i, i.matches('\\w{1,100}'))",
+        r"event.data.others.all(i, i.matches(r'(?i)\w+@\w+'))",
         "[event.data.text].map(i, i + i).map(i, i + i).map(i, i + i).map(i, i + i).map(i, i + i)"
         ".map(i, i + i).map(i, i + i).map(i, i + i).map(i, i + i).map(i, i + i).size() > 1",
     ],
@@ -112,6 +116,8 @@ def test_an_expression_that_an_event_makes_too_expensive_is_not_evaluated(text: 
     [
         "event.data.items.filter(i, i.owner == 'b').size() > 0",
         "event.data.items.map(i, i.owner + '/').size() > 0",
+        "event.data.others.all(i, i.matches('^[a-z]+$'))",
+        "event.data.items.all(i, i.owner in ['a', 'b', 'c'])",
         LISTED,
     ],
 )
@@ -152,6 +158,9 @@ def test_each_place_that_takes_an_expression_bounds_it() -> None:
         ("event.data.name.lower() == 'a'", "calls 'lower', which does not exist"),
         ("len(event.data.items) > 1", "calls 'len', which does not exist"),
         ("event.data.split(' ').size() > 1", "calls 'split'"),
+        ("event.data.email.matches(event.data.pattern)", "the pattern of 'matches' must be one text"),
+        ("event.data.emails.all(i, i.matches(i))", "the pattern of 'matches' must be one text"),
+        ("event.data.email.matches('a' + event.data.pattern)", "the pattern of 'matches' must be one text"),
         ("1 > 2", "is never true"),
         ("'event.data.total > 100'", "is never true"),
     ],
