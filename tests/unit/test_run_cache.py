@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from stepflow import Context, Function
+from stepflow import BackendUnavailableError, Context, Function
+from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_engine.limits import Limits
 from stepflow_workers.state.run_cache import CachedRun
+from stepflow_workers.state.settings import WorkerSettings
+from stepflow_workers.state.worker_state import WorkerState
+from tests.support.plain import PLAIN
 from tests.support.replay import data_memos, execution_of, on_run_loop
 
 SIZE = 10
@@ -62,5 +67,45 @@ def test_the_result_of_a_step_is_counted_once_while_it_is_committed_and_after() 
         run.apply_memo(1, key, memo, SIZE)
         assert run.has_room(2 * SIZE)
         assert not run.has_room(2 * SIZE + 1)
+
+    on_run_loop(main())
+
+
+class Outage:
+    """A broker whose server is unavailable for some commands, and then answers with a status."""
+
+    def __init__(self, failures: int, status: ScriptStatus) -> None:
+        self.calls = 0
+        self._failures = failures
+        self._status = status
+
+    async def execute(self, _call: object) -> ScriptStatus:
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise BackendUnavailableError("away")
+        return self._status
+
+
+@pytest.mark.parametrize(("status", "queued"), [(ScriptStatus.DONE, True), (ScriptStatus.NO_RUN, False)])
+def test_a_parked_run_whose_code_continues_is_queued_however_long_the_server_is_away(
+    monkeypatch: pytest.MonkeyPatch, status: ScriptStatus, *, queued: bool
+) -> None:
+    monkeypatch.setattr("stepflow_workers.state.worker_state._PAUSE_S", 0.0)
+
+    async def main() -> None:
+        broker, woken = Outage(3, status), list[str]()
+        wakeups = SimpleNamespace(job_queued=woken.append, slot_freed=lambda: None)
+        settings = WorkerSettings(redis_url="redis://127.0.0.1:1/0")
+        state = WorkerState(cast(Any, broker), PLAIN, "w1", settings, "", cast(Any, wakeups))
+        run = cached_run()
+        state.cache.add(run)
+        await run.execution.advance()
+        state.watch_parked(run)
+        run.execution.activity.touch()
+        while broker.calls < 4:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert woken == (["run1"] if queued else [])
+        assert run.execution.closed is not queued
 
     on_run_loop(main())

@@ -28,6 +28,7 @@ __all__ = ["WorkerState"]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _MAX_MISSES = 10_000
+_PAUSE_S = 1.0
 _THREADS_PER_SLOT = 2
 """A plain ``def`` function and the plain ``def`` handler of its step share a slot, and have a thread each."""
 
@@ -166,12 +167,19 @@ class WorkerState:
             task.add_done_callback(self._tasks.discard)
 
     async def _queue_parked(self, run: CachedRun) -> None:
-        try:
-            await self.broker.execute(continue_run(self.partition, run.run_id))
-        except BackendUnavailableError as error:  # the end of a step queues it too
-            _log.warning("job_interrupted", extra={"job": run.run_id, "error": str(error)})
+        """Queue a parked run. Only this worker knows that its code has continued, so it retries as long as it works."""
+        while not (run.execution.closed or self.stopping):
+            try:
+                status = await self.broker.execute(continue_run(self.partition, run.run_id))
+            except BackendUnavailableError as error:
+                _log.warning("job_interrupted", extra={"job": run.run_id, "error": str(error)})
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            if status is ScriptStatus.NO_RUN:  # it has ended in another worker
+                self.cache.drop(run)
+            else:
+                self.wakeups.job_queued(run.run_id)
             return
-        self.wakeups.job_queued(run.run_id)
 
     def read_memo(self, run_id: str, key: str, text: bytes) -> Memo:
         """Read and decrypt a stored memo.
