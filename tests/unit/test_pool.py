@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +50,47 @@ def test_a_worker_that_ends_otherwise_is_restarted(
 ) -> None:
     assert ended(pool, code, was_ready=was_ready, monkeypatch=monkeypatch) == [1]
     assert pool._exit_code() == int(code != 0)
+
+
+class Unstoppable:
+    """A process that only a kill ends."""
+
+    pid, exitcode = 17, None
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def is_alive(self) -> bool:
+        return "kill" not in self.calls
+
+    def terminate(self) -> None:
+        self.calls.append("terminate")
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+    def join(self, _timeout: float) -> None: ...
+
+
+def test_a_worker_that_does_not_end_after_a_stop_is_killed(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pools, "_KILL_S", -pool._spec.settings.grace_s)
+    process = Unstoppable()
+    pool._processes[1] = process  # type: ignore[assignment]
+    pool.stop()
+    pool.wait()
+    assert process.calls == ["terminate", "kill"]
+    assert "worker_killed" in caplog.messages
+
+
+def test_a_worker_that_has_time_left_to_stop_is_not_killed(pool: WorkerPool) -> None:
+    process = Unstoppable()
+    pool._processes[1] = process  # type: ignore[assignment]
+    pool.stop()
+    assert pool._kill_at > time.monotonic() + pool._spec.settings.grace_s
+    pool.stop()
+    assert process.calls == ["terminate", "terminate"]
 
 
 def test_a_pool_whose_workers_cannot_start_ends_with_their_exit_code() -> None:

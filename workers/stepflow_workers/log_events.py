@@ -69,6 +69,22 @@ _EVENTS = (
         "Make the threads daemons, or let the handler wait for them.",
     ),
     LogEvent(
+        "exit_blocked",
+        _WARNING,
+        (),
+        "A function that user code has registered with `atexit` still runs 5 s after the worker stopped. The worker "
+        "ends its process.",
+        "Let the function end soon.",
+    ),
+    LogEvent(
+        "worker_killed",
+        _WARNING,
+        ("pid",),
+        "A worker of the pool has not ended 8 s after the grace period: its code keeps the GIL, or it ignores SIGTERM. "
+        "The pool kills it. Other workers reclaim its jobs when the leases expire.",
+        "Move long computations in native code to a process of their own.",
+    ),
+    LogEvent(
         "jobs_released",
         _WARNING,
         ("count",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -23,13 +24,18 @@ from stepflow_workers.event_loop import tune_gc
 from stepflow_workers.logs import configure_logging
 from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.terminal_debugger import debug_on_terminal
-from stepflow_workers.worker import StepWorker
+from stepflow_workers.worker import HARD_END_S, StepWorker
 
 __all__ = ["WorkerPool", "WorkerSpec", "ignore_sigint_in_children", "run_worker"]
 
+_log = logging.getLogger(WORKER_LOGGER)
 _RESTART_PAUSE_S = 1.0
 _POLL_S = 0.2
 _THREADS_LEFT_S = 1.0
+_EXIT_S = 5.0
+"""How long a process may take to exit after its worker has stopped."""
+_KILL_S = HARD_END_S + 3.0
+"""How long after the grace period the pool kills a worker. The worker ends itself before, if it can."""
 _MISCONFIGURED = 3
 """The exit code of a worker that could not start, and that a restart would not help."""
 
@@ -67,7 +73,21 @@ def run_worker(spec: WorkerSpec, *, on_start: Callable[[], None] | None = None) 
     worker = StepWorker(apps, spec.settings, on_start=on_start)
     tune_gc()
     worker.work()
+    _end_despite_exit_functions()
     _end_despite_threads()
+
+
+def _end_despite_exit_functions() -> None:
+    """End the process if functions that user code has registered with `atexit` keep it alive."""
+    timer = threading.Timer(_EXIT_S, _end_now)
+    timer.daemon = True
+    timer.start()
+
+
+def _end_now() -> None:
+    _log.warning("exit_blocked")
+    logging.shutdown()
+    os._exit(0)
 
 
 def _end_despite_threads() -> None:
@@ -77,7 +97,7 @@ def _end_despite_threads() -> None:
     for thread in others:
         thread.join(max(0.0, deadline - time.monotonic()))
     if left := [thread.name for thread in others if thread.is_alive()]:
-        logging.getLogger(WORKER_LOGGER).warning("threads_left", extra={"count": len(left), "threads": left[:10]})
+        _log.warning("threads_left", extra={"count": len(left), "threads": left[:10]})
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)
@@ -93,7 +113,7 @@ def _worker_main(spec: WorkerSpec, started: Connection) -> None:
     try:
         run_worker(spec, on_start=lambda: started.send_bytes(b"started"))
     except StepflowError as error:
-        logging.getLogger(WORKER_LOGGER).error("worker_not_started", extra={"error": str(error)})
+        _log.error("worker_not_started", extra={"error": str(error)})
         sys.exit(_MISCONFIGURED if isinstance(error, ConfigurationError) else 1)
 
 
@@ -138,6 +158,7 @@ class WorkerPool:
         self._started: dict[int, Connection] = {}
         self._gave_up: set[int] = set()
         self._stop = threading.Event()
+        self._kill_at = math.inf
 
     @property
     def pids(self) -> list[int]:
@@ -154,9 +175,12 @@ class WorkerPool:
         while any(process.is_alive() for process in self._processes.values()) or self._restart_dead():
             time.sleep(_POLL_S)
             self._restart_dead()
+            if time.monotonic() >= self._kill_at:
+                self._kill_left()
 
     def stop(self) -> None:
         """Stop the workers after their current steps. A second call stops them at once."""
+        self._kill_at = min(self._kill_at, time.monotonic() + self._spec.settings.grace_s + _KILL_S)
         self._stop.set()
         for process in self._processes.values():
             if process.is_alive():
@@ -169,6 +193,7 @@ class WorkerPool:
             The exit code of the pool: 3 if it has given up a worker that cannot start, 1 if a worker ended with an
             error and was not restarted, 0 otherwise.
         """
+        configure_logging(self._spec.log_level)
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self.start()
@@ -218,6 +243,14 @@ class WorkerPool:
             self._start(number)
             restarted = True
         return restarted
+
+    def _kill_left(self) -> None:
+        """Kill the workers that cannot end themselves."""
+        for process in self._processes.values():
+            if process.is_alive():
+                _log.warning("worker_killed", extra={"pid": process.pid})
+                process.kill()
+                process.join(1)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """Pass the signal on. A worker that receives a second one stops at once."""

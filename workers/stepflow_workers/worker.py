@@ -72,7 +72,7 @@ from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.state.wakeups import Wakeups
 from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["StepWorker"]
+__all__ = ["HARD_END_S", "StepWorker"]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _RQ_TTL_S = 60
@@ -80,7 +80,7 @@ _RETRY_FOR_S = 60.0
 _SAME_SIGNAL_S = 1.0
 _LAST_CALL_S = 1.0
 """How long a worker that stops tries to remove what it has left on the server."""
-_HARD_END_S = 5.0
+HARD_END_S = 5.0
 """How long after the grace period a worker that stops ends at the latest."""
 _PUBSUB_PAUSE_S = 2.0
 
@@ -373,7 +373,7 @@ class StepWorker(BaseWorker):
                 "worker_stopping",
                 extra={"worker": self.name, "jobs": partition_workers.job_count if partition_workers else 0},
             )
-            self._hard_end = threading.Timer(self.settings.grace_s + _HARD_END_S, self._end_at_once)
+            self._hard_end = threading.Timer(self.settings.grace_s + HARD_END_S, self._end_at_once)
             self._hard_end.daemon = True
             self._hard_end.start()
         if partition_workers is None or loop is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import multiprocessing
 import threading
@@ -41,11 +42,17 @@ def leave_a_thread() -> None:
     threading.Thread(target=time.sleep, args=(LONG_S,)).start()
 
 
+def register_an_exit_function() -> None:
+    """A handler that registers a function for the end of the process, which does not end."""
+    atexit.register(time.sleep, LONG_S)
+
+
 STUBBORN: dict[str, Callable[[], object]] = {
     "cancel": catch_every_cancellation,
     "to-thread": sleep_in_a_thread,
     "task": leave_a_task,
     "thread": leave_a_thread,
+    "atexit": register_an_exit_function,
 }
 
 
