@@ -14,7 +14,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_workers.liveness import lease_renewer
 from stepflow_workers.liveness.lease_renewer import LeaseRenewer, blocking_line
-from stepflow_workers.liveness.lease_table import BLOCKED_LIMIT_S
+from stepflow_workers.liveness.lease_table import BLOCKED_LIMIT_S, LeaseTable
 
 
 class Renewer(LeaseRenewer):
@@ -80,3 +80,12 @@ def test_a_blocked_loop_is_reported_at_the_line_of_the_user() -> None:
     assert blocking_line([library, ours, users, ours, installed, library, frozen]) == (users, frozen)
     assert blocking_line([library, users]) == (users, users)
     assert blocking_line([library, installed]) == (installed, installed)
+
+
+def test_the_sidecar_reads_a_half_written_job_as_one_that_does_not_exist() -> None:
+    table = LeaseTable(LeaseTable.make_file())
+    table.put("job", 7)
+    table._memory[128 + 9] = 0xFF
+    [(job, fence)] = table.leases()
+    assert (job, fence) == ("\ufffdob", 7)
+    table.close()

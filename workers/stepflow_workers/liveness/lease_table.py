@@ -87,7 +87,7 @@ class LeaseTable:
         for at in range(_FIRST, len(self._memory), _ENTRY.size):
             fence, job = _ENTRY.unpack_from(self._memory, at)
             if job:
-                leases.append((job.decode(errors="reindex"), fence))
+                leases.append((job.decode(errors="replace"), fence))
             elif not fence:
                 break  # the rest was never written
         return leases
