@@ -4,6 +4,7 @@
 payload            scope                                 stored in
 =================  ====================================  =================================
 an event's data    ``event``, the event's id             streams, runs, memos of waits
+a wait's values    ``wait``, run, step key               the waiting step, its memo
 a step's result    ``step``, run, step key               its memo
 a step's failure   ``step failure``, run, step key       its memo, or its record
 a run's output     ``output``, run                       the run, the memo of its parent
@@ -45,6 +46,7 @@ __all__ = [
     "result_scope",
     "seal_failure",
     "step_scope",
+    "wait_scope",
 ]
 
 ENCRYPTED = "encrypted"
@@ -61,6 +63,11 @@ def event_scope(event_id: str) -> Scope:
 def step_scope(run_id: str, key: str, *, failed: bool = False) -> Scope:
     """The scope of the result or the failure of a step."""
     return ("step failure" if failed else "step", run_id, key)
+
+
+def wait_scope(run_id: str, key: str) -> Scope:
+    """The scope of the values that a wait compares with those of events."""
+    return ("wait", run_id, key)
 
 
 def end_scope(run_id: str, function: str, *, failed: bool, batched: bool) -> Scope:
@@ -186,14 +193,26 @@ def reseal_memo(cipher: Cipher, text: bytes, key: str, *, of: str, to: str) -> b
         CorruptDataError: the text is not a memo.
     """
     sealed = read_memo(text)
+    if sealed.detail.get("kind") == StepKind.WAIT:
+        return _reseal_wait(cipher, sealed, key, of=of, to=to)
     memo = open_memo(cipher, of, key, sealed)
-    if memo is sealed or memo.detail.get("kind") == StepKind.WAIT:  # the data of an event is bound to the event
+    if memo is sealed:
         return b""
     detail = {"id": memo.id, **memo.detail}
     scope = result_scope(to, key, memo)
     if memo.failure is not None:
         return memo_of_error(seal_failure(cipher, memo.failure, scope), detail)
     return memo_of_data(cipher.seal(dumps(memo.data), scope), detail)
+
+
+def _reseal_wait(cipher: Cipher, memo: Memo, key: str, *, of: str, to: str) -> bytes:
+    """The text of the memo of a wait: its values are bound to the run, and the data of its event to the event."""
+    match = memo.detail.get("match")
+    if not is_sealed(match):
+        return b""
+    values = dumps(cipher.open(match, wait_scope(of, key)))
+    detail = {"id": memo.id, **memo.detail, "match": loads(cipher.seal(values, wait_scope(to, key)))}
+    return memo_of_data(dumps(memo.data), detail)
 
 
 def _scopes(run_id: str, key: str, memo: Memo, *, failed: bool) -> tuple[Scope, ...]:
@@ -226,6 +245,8 @@ def redacted_failure(cipher: Cipher, failure: Failure | None, *scopes: Scope) ->
 
 def redacted_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
     """A memo; if it cannot be opened, with a payload as in `redacted` or a failure as in `redacted_failure`."""
+    if is_sealed(match := memo.detail.get("match")):
+        memo = replace(memo, detail={**memo.detail, "match": redacted(cipher, match, wait_scope(run_id, key))})
     try:
         return open_memo(cipher, run_id, key, memo)
     except DecryptionError:

@@ -34,7 +34,10 @@ def test_a_failed_run_has_its_traceback_and_the_log_its_error(registered: str) -
     assert "step_attempt.py" in whole
 
     explained = call("explain", run_id, STEPFLOW_REDIS_URL=registered).stdout
-    assert explained == "shop/broken failed: NonRetriableError: the card was declined\n"
+    assert explained.splitlines() == [
+        "shop/broken failed: NonRetriableError: the card was declined",
+        "  step 'refused' failed: NonRetriableError: the card was declined",
+    ]
 
 
 def test_an_attempt_that_is_tried_again_is_logged(registered: str, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_family_that_waits(app: Stepflow, run_worker) -> None:
     assert texts == [
         "step 'big' waits for event order/paid if event.data.total > 100",
         "step 'nap' sleeps",
-        "step 'paid' waits for event order/paid with the same data.order",
+        "step 'paid' waits for event order/paid with data.order = 1",
     ]
 
 

@@ -317,12 +317,19 @@ def a_live_run_that_is_not_listed(driver: Driver) -> None:
     driver.client.zrem(driver.keys("LIVE"), "run1")
 
 
-@defect("expires_early run", "expires_early memos", "expires_early memo_order", "expires_early steps")
+@defect(
+    "expires_early run",
+    "expires_early memos",
+    "expires_early memo_order",
+    "expires_early attempts",
+    "expires_early steps",
+)
 def a_live_run_that_expires(driver: Driver) -> None:
     lease = driver.started()
     driver.commit(lease, "first")
+    driver.fail(lease, "retried", delay_ms=HOUR_MS)
     driver.plan(lease, "a")
-    for kind in ("RUN", "MEMOS", "MEMO_ORDER", "STEPS"):
+    for kind in ("RUN", "MEMOS", "MEMO_ORDER", "ATTEMPTS", "STEPS"):
         driver.client.pexpire(driver.keys(kind, "run1"), HOUR_MS)
 
 
@@ -469,9 +476,10 @@ def an_ended_run_with_steps(driver: Driver) -> None:
     driver.client.hset(driver.keys("STEPS", "run1"), mapping={A: "a", f"{A}:state": "queued"})
 
 
-@defect("never_expires run", "never_expires memos", "never_expires memo_order")
+@defect("never_expires run", "never_expires memos", "never_expires memo_order", "never_expires attempts")
 def an_ended_run_that_stays(driver: Driver) -> None:
     ended(driver)
+    driver.client.hset(driver.keys("ATTEMPTS", "run1"), f"1:{A}", "{}")
     for kind in ("RUN", "MEMOS", "MEMO_ORDER"):
         driver.client.persist(driver.keys(kind, "run1"))
 
@@ -559,6 +567,11 @@ def steps_of_nobody(driver: Driver) -> None:
 def memos_of_nobody(driver: Driver) -> None:
     driver.client.hset(driver.keys("MEMOS", NOBODY), A, "{}")
     driver.client.rpush(driver.keys("MEMO_ORDER", NOBODY), A)
+
+
+@defect("orphaned attempts")
+def attempts_of_nobody(driver: Driver) -> None:
+    driver.client.hset(driver.keys("ATTEMPTS", NOBODY), f"1:{A}", "{}")
 
 
 @defect("orphaned batched")

@@ -13,6 +13,7 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions import invokes, jobs, runs
+from stepflow_broker.transitions.attempts import AttemptRecord, attempt_detail, executing_report, read_attempts
 from stepflow_broker.transitions.invokes import ChildStart, Resolved
 from stepflow_broker.transitions.jobs import Lease, queue_lists
 from stepflow_broker.transitions.runs import RunRecord, StepRecord
@@ -95,7 +96,13 @@ class Driver:
         return runs.start_run(self.partition, config, run_id=run, event=event, dedupe=dedupe)
 
     def claim(
-        self, limit: int = 100, *, worker: str = "w1", queues: Sequence[str] = ("shop",), claim: int = 0
+        self,
+        limit: int = 100,
+        *,
+        worker: str = "w1",
+        queues: Sequence[str] = ("shop",),
+        claim: int = 0,
+        version: str = "",
     ) -> list[Lease] | None:
         """Claim jobs; never sent twice: without a number, the answer to the second names other jobs."""
         answer = self.store.broker.execute(
@@ -106,13 +113,14 @@ class Driver:
                 limit=limit,
                 lease_ms=LEASE_MS,
                 claim=claim,
+                version=version,
             )
         )
         self.check()
         return None if answer is None else answer.leases
 
-    def claim_one(self, *, worker: str = "w1") -> Lease:
-        claimed = self.claim(1, worker=worker)
+    def claim_one(self, *, worker: str = "w1", version: str = "") -> Lease:
+        claimed = self.claim(1, worker=worker, version=version)
         assert claimed, "there was nothing to claim"
         return claimed[0]
 
@@ -165,8 +173,14 @@ class Driver:
                 attempts=attempts,
                 error=ERROR,
                 delay_ms=delay_ms,
+                attempt=self._attempt(attempts, lease.step_id or step_id) if attempts > lease.step_attempt else b"",
             )
         )
+
+    def _attempt(self, number: int, step_id: str = "") -> bytes:
+        """An attempt that took a second."""
+        times = (self.now_ms - 1_000, self.now_ms) if step_id else None
+        return attempt_detail(number=number, worker="w1", version=None, step_id=step_id, times=times)
 
     def retry(self, lease: Lease, *, attempts: int = 1, delay_ms: int = 1_000, reason: str = "") -> ScriptStatus:
         return self.send(
@@ -178,6 +192,7 @@ class Driver:
                 error=b"" if reason else ERROR,
                 delay_ms=delay_ms,
                 reason=reason,
+                attempt=b"" if reason else self._attempt(attempts),
             )
         )
 
@@ -252,9 +267,11 @@ class Driver:
     def release(self, *leases: Lease) -> int:
         return self.send(jobs.release_jobs(self.partition, [(lease.job, lease.fence) for lease in leases]))
 
-    def extend(self, *leases: Lease) -> list[str]:
+    def extend(self, *leases: Lease, executing: str = "") -> list[str]:
         held = [(lease.job, lease.fence) for lease in leases]
-        return self.send(jobs.extend_leases(self.partition, held, lease_ms=LEASE_MS))
+        report = executing_report(step_key(executing), executing, self.now_ms)
+        reports = {lease.job: report for lease in leases} if executing else {}
+        return self.send(jobs.extend_leases(self.partition, held, lease_ms=LEASE_MS, executing=reports))
 
     def reclaim(self, *, limit: int = 100) -> list[str]:
         """Reclaim leases, as a worker that has looked a moment before."""
@@ -314,6 +331,10 @@ class Driver:
 
     def steps(self, run: str = "run1") -> dict[str, StepRecord]:
         return {step.id: step for step in self.store.broker.execute(runs.read_steps(self.partition, run))}
+
+    def attempts(self, run: str = "run1") -> list[AttemptRecord]:
+        """The kept attempts of a run, oldest first."""
+        return self.store.broker.execute(read_attempts(self.partition, run))
 
     def queued(self, name: str) -> list[str]:
         """The jobs on a list, in order."""

@@ -109,7 +109,7 @@ class Part:
 def check_invariants(client: redis.Redis | Part) -> None:
     """Fail if the server, or a part, is in a state that it must never be in. ``client`` decodes replies."""
     expected = read_expected(client)
-    for kind in ("MEMOS", "MEMO_ORDER", "STEPS"):
+    for kind in ("MEMOS", "MEMO_ORDER", "ATTEMPTS", "STEPS"):
         for run in _subjects(client, kind):
             assert client.exists(_KEYS("RUN", run)), f"R2: {kind} of {run} outlives its run"
     _compare(client, expected)
@@ -133,7 +133,7 @@ def _check_run(client: redis.Redis | Part, run: str, expected: Expected) -> None
         _check_ended(client, run, truth, expected)
         return
     expected.live.add(run)
-    for kind in ("RUN", "MEMOS", "MEMO_ORDER", "STEPS"):
+    for kind in ("RUN", "MEMOS", "MEMO_ORDER", "ATTEMPTS", "STEPS"):
         assert client.pttl(_KEYS(kind, run)) < 0, f"R2: {kind} of the live run {run} expires"
     planned = _check_steps(client, run, memos, expected)
     continuation = truth.get("continuation")
@@ -174,7 +174,7 @@ def _check_ended(client: redis.Redis | Part, run: str, truth: dict[str, str], ex
     assert not client.exists(_KEYS("STEPS", run)), f"R2: {run} has ended and has steps"
     finished = truth.get("finished")
     unseen = bool(finished and client.xrange(_KEYS("FINISHED"), finished, finished))
-    for kind in ("RUN", "MEMOS", "MEMO_ORDER"):
+    for kind in ("RUN", "MEMOS", "MEMO_ORDER", "ATTEMPTS"):
         expires = client.pttl(_KEYS(kind, run)) != -1
         assert expires or unseen, f"R2: {kind} of the ended run {run} has no expiry"
         assert not (kind == "RUN" and expires and unseen), f"R2: {run} expires before its parent knows of its end"

@@ -11,6 +11,7 @@ import pytest
 from stepflow_broker.doctor.findings import Finding, Severity
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.runs import parse_run
+from stepflow_broker.views.attempt_view import AttemptView
 from stepflow_broker.views.explain import Reason
 from stepflow_broker.views.invoke_view import InvokeView
 from stepflow_broker.views.listings import QueueRecord, WorkerRecord
@@ -31,6 +32,7 @@ PRINTED = {
     "stepflow runs list": set(VIEW.to_json()),
     "stepflow runs show": set(RunDetails(RUN, [], RunTree(VIEW)).to_json()),
     "A step": set(StepView("a", "k", "done", 1).to_json()),
+    "An attempt": set(AttemptView(1, "done").to_json()),
     "A wait": set(WaitView("k", "a", "", (), "", "waiting").to_json()),
     "An invoke": set(InvokeView("k", "a", "", "", "waiting").to_json()),
     "A child": set(RunTree(VIEW).to_json()),

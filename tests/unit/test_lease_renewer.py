@@ -22,11 +22,13 @@ class Renewer(LeaseRenewer):
 
     def __init__(self) -> None:
         self.renewed: list[float] = []
+        self.executing: dict[str, tuple[str, str, int]] = {}
         table = SimpleNamespace(renewed=self.renewed.append)
         super().__init__(
             "redis://127.0.0.1:1/0",
             Partition.first_of(Keys(), NO_ENCRYPTION),
             {"job": SimpleNamespace(job="job", fence=1)},  # type: ignore[arg-type]
+            executing=self.executing,
             lease_sidecar=SimpleNamespace(table=table),  # type: ignore[arg-type]
             lease_ms=10_000,
             heartbeat=lambda: None,
@@ -34,9 +36,18 @@ class Renewer(LeaseRenewer):
             call_in_loop=lambda call: None,
         )
         self.extended = 0
+        self.reports: list[str] = []
 
     def _extend_part(self, partition: Partition, leases: list[tuple[str, int]]) -> None:
         self.extended += len(leases)
+        self.reports += [self._report_on(job) for job, _ in leases]
+
+    def tick(self) -> list[str]:
+        """One tick without an extension that is due: the reports that it sends."""
+        self.reports.clear()
+        self._see_steps()
+        self._report_steps()
+        return list(self.reports)
 
 
 @pytest.fixture
@@ -80,6 +91,38 @@ def test_a_blocked_loop_is_reported_at_the_line_of_the_user() -> None:
     assert blocking_line([library, ours, users, ours, installed, library, frozen]) == (users, frozen)
     assert blocking_line([library, users]) == (users, users)
     assert blocking_line([library, installed]) == (installed, installed)
+
+
+# -- steps that execute --------------------------------------------------------------
+
+
+def test_a_step_is_reported_once_out_of_turn_and_then_with_each_extension(renewer: Renewer) -> None:
+    renewer.executing["job"] = ("key", "charge", 17)
+    assert [renewer.tick() for _ in range(5)] == [[], [], ["17 key charge"], [], []]
+    renewer.reports.clear()
+    renewer._extend()
+    assert renewer.reports == ["17 key charge"]
+
+
+def test_short_steps_are_never_reported(renewer: Renewer) -> None:
+    for number in range(10):
+        renewer.executing["job"] = ("key", f"step {number}", 17)
+        assert [renewer.tick() for _ in range(2)] == [[], []]
+    renewer._extend()
+    assert renewer.reports == [""]
+
+
+def test_a_step_of_a_lease_that_is_lost_is_not_reported(renewer: Renewer) -> None:
+    renewer.executing["other"] = ("key", "charge", 17)
+    assert [renewer.tick() for _ in range(4)] == [[], [], [], []]
+    assert renewer.extended == 0
+
+
+def test_leases_that_are_given_up_are_not_extended_by_a_report(renewer: Renewer) -> None:
+    renewer._blocked_since = time.monotonic() - BLOCKED_LIMIT_S - 5
+    renewer.executing["job"] = ("key", "charge", 17)
+    assert [renewer.tick() for _ in range(4)] == [[], [], [], []]
+    assert renewer.extended == 0
 
 
 def test_the_sidecar_reads_a_half_written_job_as_one_that_does_not_exist() -> None:

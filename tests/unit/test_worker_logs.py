@@ -54,6 +54,7 @@ def test_a_server_that_hangs_does_not_count_as_a_blocked_loop(
         "redis://127.0.0.1:6379/0",
         partition,
         Mock(values=list),
+        executing={},
         lease_sidecar=Mock(),
         lease_ms=10_000,
         heartbeat=hang,

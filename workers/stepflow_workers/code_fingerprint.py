@@ -12,18 +12,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from stepflow import Function
-from stepflow_engine.product import variable
+from stepflow_workers.code_version import VERSION
 
 __all__ = ["code_fingerprint"]
 
-_VERSION = variable("VERSION")
 _MAX_FILES = 5_000
 
 
 def code_fingerprint(functions: Iterable[Function]) -> str:
     """The digest of the variable ``STEPFLOW_VERSION``, or of the sources of the packages that declare functions."""
-    digest = hashlib.sha1(os.environ.get(_VERSION, "").encode(errors="replace"), usedforsecurity=False)
-    if not os.environ.get(_VERSION):
+    digest = hashlib.sha1(os.environ.get(VERSION, "").encode(errors="replace"), usedforsecurity=False)
+    if not os.environ.get(VERSION):
         modules = {str(getattr(function.handler, "__module__", "")) for function in functions}
         for file in sorted({file for module in modules for file in _sources(module)})[:_MAX_FILES]:
             digest.update(_content(file))

@@ -36,7 +36,7 @@ _RETRIES = "Check the server and the network. The worker retries."
 
 _EVENTS = (
     # -- the worker
-    LogEvent("worker_started", _INFO, ("worker", "queues", "redis"), "The worker is ready to claim jobs."),
+    LogEvent("worker_started", _INFO, ("worker", "queues", "redis", "version"), "The worker is ready to claim jobs."),
     LogEvent(
         "worker_not_started",
         _ERROR,

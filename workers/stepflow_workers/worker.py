@@ -51,6 +51,7 @@ from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, 
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.code_fingerprint import code_fingerprint
+from stepflow_workers.code_version import code_version
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.encryption_keys import KEY_IDS, check_keys, key_ids
@@ -112,6 +113,7 @@ class StepWorker(BaseWorker):
         self.settings = settings
         self._ciphers = {app.id: app.backend.cipher for app in apps}
         self.partition = partition_for(settings.redis_url, NO_ENCRYPTION.merged_with(*self._ciphers.values()))
+        self._code_version = code_version(apps)
         client = connect_all(settings.redis_url)
         try:
             for info in infos(client):
@@ -165,7 +167,12 @@ class StepWorker(BaseWorker):
             _log.warning("worker_not_registered", extra={"worker": self.name, "error": str(explained)})
         _log.info(
             "worker_started",
-            extra={"worker": self.name, "queues": self.lists, "redis": safe_url(self.settings.redis_url)},
+            extra={
+                "worker": self.name,
+                "queues": self.lists,
+                "redis": safe_url(self.settings.redis_url),
+                "version": self._code_version,
+            },
         )
         if self._on_start is not None:
             self._on_start()
@@ -258,20 +265,28 @@ class StepWorker(BaseWorker):
         )
         wakeups = Wakeups(self.partition)
         code = digest_of_code(self._code_names)
-        state = WorkerState(
-            broker, self.partition, self.name, self.settings, code, wakeups, fingerprint=self._fingerprint
-        )
         registries = Registries(broker, self.partition)
-        completions = CompletionConsumer(broker, self.partition, self.name, state.cache)
         lease_ms = self.settings.lease_ms
         lease_sidecar = LeaseSidecar(
             self.settings.redis_url, worker=self.name, rq_worker_key=self.key, lease_ms=lease_ms
         )
         leases = HeldLeases(lease_sidecar.table)
+        state = WorkerState(
+            broker,
+            self.partition,
+            self.name,
+            self.settings,
+            code,
+            wakeups,
+            fingerprint=self._fingerprint,
+            version=self._code_version,
+        )
+        completions = CompletionConsumer(broker, self.partition, self.name, state.cache)
         lease_renewer = LeaseRenewer(
             self.settings.redis_url,
             self.partition,
             leases,
+            executing=state.executing,
             lease_sidecar=lease_sidecar,
             lease_ms=lease_ms,
             heartbeat=self._send_heartbeat,

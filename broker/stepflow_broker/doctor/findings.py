@@ -160,6 +160,7 @@ PLACES: dict[str, Place] = {
     "steps": Place("the steps of run {subject}"),
     "memos": Place("the memos of run {subject}"),
     "memo_order": Place("the order of the memos of run {subject}"),
+    "attempts": Place("the kept attempts of run {subject}"),
     "batched": Place("the list of batch {subject}"),
     # flow control and events
     "idempotency": Place("the idempotency key {subject}"),
@@ -183,9 +184,9 @@ RULES: dict[str, Rule] = {
     # an entry against what its run demands
     "missing": _error("{entry} is missing: {loss}", "adds it, except a start deadline", where=f"{_INDEXES} timeout waits live ended singleton", warnings="rq_job rq_wip rq_scheduled"),
     "duplicated": _error("{entry} is there more than once", "keeps one", where="rq_queue wait_list"),
-    "orphaned": _error("{entry} is left over: no run needs it", "removes it", where=f"{_INDEXES} concurrency_slots timeout waits finished live ended continuation steps memos memo_order batched rq_job", warnings="singleton rq_wip rq_scheduled rq_failed"),
-    "expires_early": _error("{entry} expires, but the run is live or its parent does not know its end yet", "removes the expiry", where="run memos memo_order steps"),
-    "never_expires": _error("{entry} never expires", "sets the expiry: the retention, or a day", where="run memos memo_order rq_job", warnings=_FLOW),
+    "orphaned": _error("{entry} is left over: no run needs it", "removes it", where=f"{_INDEXES} concurrency_slots timeout waits finished live ended continuation steps memos memo_order attempts batched rq_job", warnings="singleton rq_wip rq_scheduled rq_failed"),
+    "expires_early": _error("{entry} expires, but the run is live or its parent does not know its end yet", "removes the expiry", where="run memos memo_order attempts steps"),
+    "never_expires": _error("{entry} never expires", "sets the expiry: the retention, or a day", where="run memos memo_order attempts rq_job", warnings=_FLOW),
     # runs
     "run_stuck": _error("run {subject} has no job and waits for no step: it would never continue", "queues it"),
     "run_status_wrong": _error("run {subject} has status {detail}, which its continuation contradicts", "sets the status that follows from the continuation"),

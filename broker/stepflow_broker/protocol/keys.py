@@ -69,9 +69,10 @@ _RETENTION = "until the run ends, then its retention; of a child, from when its 
 
 # fmt: off
 KEYS: tuple[Key, ...] = (
-    Key("RUN", f"{KEY_PREFIX}:run:", "<run>", "hash", "claim_jobs create_run defer end_run fork_run join_batch leave_job park_run promote queue_run retry_run skip_run start_or_skip mend_run move_created", "expire_run", _RETENTION, "the truth of a run: see \"Fields of a run\" below"),
+    Key("RUN", f"{KEY_PREFIX}:run:", "<run>", "hash", "claim_jobs create_run defer end_run extend_leases finish_run fork_run join_batch leave_job park_run promote queue_run retry_run skip_run start_or_skip mend_run move_created", "expire_run", _RETENTION, "the truth of a run: see \"Fields of a run\" below"),
     Key("MEMOS", f"{KEY_PREFIX}:memos:", "<run>", "hash", "commit_step fork_run record_memo", "expire_run", _RETENTION, "step key → memo, the stored result or failure of the step"),
     Key("MEMO_ORDER", f"{KEY_PREFIX}:memo-order:", "<run>", "list", "commit_step fork_run record_memo", "expire_run", _RETENTION, "step keys in the order in which their memos were stored; a replay applies them in this order"),
+    Key("ATTEMPTS", f"{KEY_PREFIX}:attempts:", "<run>", "hash", "forget_attempt keep_attempt", "expire_run forget_attempt", _RETENTION, "`<number>:<step key>` → an attempt that gave no result, as JSON: of a step, or of the run's own code (no step key). The last 10 of each, at most 1,000 and 4 MiB of a run. `count`, `bytes`: the last number, and the size of all"),
     Key("STEPS", f"{KEY_PREFIX}:steps:", "<run>", "hash", "await_child begin_wait claim_jobs defer fail_attempt invoke_remote_child leave_job plan_steps promote requeue_step mend_step", "end_run", "until the run ends; the fields of a step until it ends", "steps that have not ended: see \"Fields of steps\" below"),
     Key("LIVE", f"{KEY_PREFIX}:live", "", "zset", "create_run join_batch mend_run", "end_run", "members: until the run ends", "live runs, by creation time in ms"),
     Key("ENDED", f"{KEY_PREFIX}:ended", "", "zset", "end_run", "forget_ended", "members: the retention of the run", "ended runs, by the time in ms at which they are forgotten"),

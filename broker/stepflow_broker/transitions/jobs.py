@@ -7,8 +7,9 @@ jobs again when the leases are over. `repair_jobs` queues jobs that another tool
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from stepflow_broker.protocol import replies
@@ -20,7 +21,7 @@ from stepflow_engine.ids import split_job_id
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.value_class import value_class
 
-_LEASE_FIELDS = 14
+_LEASE_FIELDS = 15
 __all__ = [
     "ClaimedJobs",
     "Lease",
@@ -70,6 +71,7 @@ class Lease:
         planned: whether the run has planned steps (continuation).
         parent: the run that waits for this one, if one does (continuation).
         depth: how many parents the run has above it (continuation).
+        version: the version of the code that started the run; ``""``: none.
     """
 
     job: str
@@ -87,6 +89,7 @@ class Lease:
     planned: bool
     parent: str
     depth: int
+    version: str
 
     @classmethod
     def parse(cls, reply: list[Any]) -> Lease:
@@ -106,6 +109,7 @@ class Lease:
             planned,
             parent,
             depth,
+            version,
         ) = reply + [None] * (_LEASE_FIELDS - len(reply))
         name = job.decode()
         run_id, key = split_job_id(name)
@@ -125,6 +129,7 @@ class Lease:
             (planned or 0) > 0,
             replies.shown_text(parent),
             depth or 0,
+            replies.shown_text(version),
         )
 
 
@@ -162,6 +167,7 @@ def claim_jobs(
     lease_ms: int,
     claim: int = 0,
     code: str = "",
+    version: str = "",
 ) -> Command[ClaimedJobs | None]:
     """Lease at most ``limit`` ready jobs to a worker; ``None`` while RQ is suspended.
 
@@ -174,6 +180,7 @@ def claim_jobs(
         claim: a number that this worker uses once. A claim that is sent again with it returns the same jobs, so no job
             is lost with a reply. 0: no number.
         code: the digest of the functions of which the worker has the code; see `register_code`. ``""``: of all.
+        version: the version of its code, which a run that starts now stores; ``""``: none.
     """
     return run_script(
         "claim_jobs",
@@ -185,6 +192,7 @@ def claim_jobs(
         lease_ms,
         claim,
         code,
+        version,
         *lists,
     )
 
@@ -279,12 +287,22 @@ def fail_attempt(
     error: bytes,
     delay_ms: int,
     longest_delay_ms: int = 0,
+    attempt: bytes = b"",
 ) -> Command[ScriptStatus]:
     """Record that a step has failed ``attempts`` times, and delay its next attempt.
 
     DONE, ALREADY, NO_RUN or STALE_FENCE.
 
     Args:
+        partition: any partition of the server.
+        run_id: the run.
+        job_key: the key of the step whose job was claimed; ``""``: the continuation has executed the step.
+        fence: the fence of that job.
+        key, step_id: the step.
+        attempts: how many attempts have failed. A worker that leaves the step to others does not change the number.
+        error: the failure of the last attempt, as JSON text.
+        delay_ms: the delay before the next attempt, in milliseconds.
+        attempt: the failed attempt, for the history of the run; see `attempt_detail`. ``b""``: there was none.
         longest_delay_ms: the delay doubles with each such call in a row, up to this, in milliseconds; 0: it does not.
     """
     return run_script(
@@ -301,6 +319,7 @@ def fail_attempt(
         error,
         delay_ms,
         longest_delay_ms,
+        attempt,
     )
 
 
@@ -314,11 +333,19 @@ def retry_run(
     delay_ms: int,
     reason: str = "",
     longest_delay_ms: int = 0,
+    attempt: bytes = b"",
 ) -> Command[ScriptStatus]:
     """Delay the continuation, which then runs the function again. DONE, NO_RUN or STALE_FENCE.
 
     Args:
-        reason: why a worker could not execute the run; ``""``: it could.
+        partition: any partition of the server.
+        run_id: the run.
+        fence: the fence of its continuation.
+        attempts: how many attempts of the function's own code have failed.
+        error: the failure of the last of them, as JSON text; ``b""``: unchanged.
+        delay_ms: the delay, in milliseconds.
+        reason: why the worker cannot execute the run; ``""``: it can.
+        attempt: the failed attempt, for the history of the run; see `attempt_detail`. ``b""``: there was none.
         longest_delay_ms: the delay doubles with each such call in a row, up to this, in milliseconds; 0: it does not.
     """
     return run_script(
@@ -333,6 +360,7 @@ def retry_run(
         delay_ms,
         reason,
         longest_delay_ms,
+        attempt,
     )
 
 
@@ -363,6 +391,7 @@ def finish_run(
     payload: bytes,
     retention_ms: int,
     failed_event: tuple[bytes, str] = (b"", ""),
+    version: str | None = None,
 ) -> Command[ScriptStatus]:
     """End a run with its output or its error. DONE, ALREADY, NO_RUN or STALE_FENCE.
 
@@ -374,6 +403,7 @@ def finish_run(
         payload: the output or the failure, as JSON text.
         retention_ms: how long the ended run is kept, in milliseconds.
         failed_event: text and id of the event ``stepflow/function.failed``; empty: the run has not failed.
+        version: the version of the code that ends it; ``None``: that of the run.
     """
     field = "output" if status is RunStatus.COMPLETED else "error"
     return run_script(
@@ -388,6 +418,7 @@ def finish_run(
         payload,
         retention_ms,
         *failed_event,
+        version or "",
     )
 
 
@@ -415,9 +446,22 @@ def leave_job(partition: Partition, *, run_id: str, key: str, fence: int, versio
     return run_script("leave_job", ScriptStatus, keyed, partition.now_ms(), run_id, key, fence, version)
 
 
-def extend_leases(partition: Partition, leases: Sequence[tuple[str, int]], *, lease_ms: int) -> Command[list[str]]:
-    """Extend leases (job, fence) of a partition by ``lease_ms``. Returns the jobs whose leases are lost."""
-    args = [part for lease in leases for part in lease]
+def extend_leases(
+    partition: Partition,
+    leases: Sequence[tuple[str, int]],
+    *,
+    lease_ms: int,
+    executing: Mapping[str, str] = MappingProxyType({}),
+) -> Command[list[str]]:
+    """Extend leases (job, fence) of a partition by ``lease_ms``. Returns the jobs whose leases are lost.
+
+    Args:
+        partition: the partition of the jobs.
+        leases: job and fence of each lease.
+        lease_ms: the length of a lease, in milliseconds.
+        executing: job of a continuation → the step that it executes; see `executing_report`.
+    """
+    args = [part for job, fence in leases for part in (job, fence, executing.get(job, ""))]
     return run_script(
         "extend_leases",
         replies.texts,

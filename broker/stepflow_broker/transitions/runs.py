@@ -25,7 +25,18 @@ __all__ = ["RunRecord", "StepRecord", "cancel_run", "list_runs", "read_run", "re
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run as Redis stores it. Times are milliseconds since the epoch."""
+    """A run as Redis stores it. Times are milliseconds since the epoch.
+
+    Attributes:
+        version: the version of the code that started it; ``""``: none.
+        ended_by: the worker that executed it when it ended; ``""``: none did.
+        ended_version: the version of the code that ended it.
+        attempt_started_at: the start of the present attempt of the function's own code; ``None``: it was not claimed.
+        leased_at: when the worker ``owner`` claimed it.
+        fence: the fence of its lease; 0: it is not leased.
+        batch: the run that executes the batch of which it is a part, itself if it is that run; ``""``: none.
+        executing: the report of its worker on the step that it executes; see `stepflow_broker.transitions.attempts`.
+    """
 
     id: str
     app: str
@@ -52,6 +63,13 @@ class RunRecord:
     forked_by: str = ""
     keys_of: str = ""
     forks: tuple[str, ...] = ()
+    version: str = ""
+    ended_by: str = ""
+    ended_version: str = ""
+    attempt_started_at: int | None = None
+    leased_at: int | None = None
+    executing: str = ""
+    fence: int = 0
 
     @property
     def name(self) -> str:
@@ -70,6 +88,7 @@ class StepRecord:
         index, condition: of a step that waits for an event; see `stepflow_broker.transitions.waits.WaitStart`.
         has_early_events: whether the worker that began the wait has yet to match the early events. It may have died.
         deferred: how often in a row a worker could not execute its job.
+        leased_at: when the worker ``owner`` claimed its job, in milliseconds since the epoch.
     """
 
     key: str
@@ -85,6 +104,7 @@ class StepRecord:
     condition: bytes = b""
     has_early_events: bool = False
     deferred: int = 0
+    leased_at: int | None = None
 
     @property
     def kind(self) -> str:
@@ -271,6 +291,13 @@ def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
         forked_by=text("forked_by"),
         keys_of=text("keys_of"),
         forks=tuple(text("forks").split()),
+        version=text("version"),
+        ended_by=text("ended_by"),
+        ended_version=text("ended_version") or text("version"),
+        attempt_started_at=number("attempt_started_at") if number("attempt") else number("started_at"),
+        leased_at=number("leased_at"),
+        executing=text("executing"),
+        fence=number("lease") or 0,
     )
 
 
@@ -286,7 +313,7 @@ def _steps(fields: dict[str, bytes]) -> Iterator[StepRecord]:
 
 def _step(name: str, value: bytes, fields: dict[str, bytes]) -> StepRecord:
     error = fields.get(f"{name}:error")
-    due = fields.get(f"{name}:due")
+    due, leased_at = fields.get(f"{name}:due"), fields.get(f"{name}:leased_at")
     return StepRecord(
         key=name,
         id=value.decode(),
@@ -301,4 +328,5 @@ def _step(name: str, value: bytes, fields: dict[str, bytes]) -> StepRecord:
         condition=fields.get(f"{name}:condition", b""),
         has_early_events=f"{name}:lookback" in fields,
         deferred=int(fields.get(f"{name}:deferred", b"0")),
+        leased_at=int(float(leased_at)) if leased_at else None,
     )

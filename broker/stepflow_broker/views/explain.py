@@ -14,19 +14,25 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.registry.event_filter import EventFilter
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
+from stepflow_broker.views.opened import opened_run, opened_step
 from stepflow_broker.views.run_pauses import limits_of, pause_text, pauses_of
+from stepflow_broker.views.step_view import executing_step
+from stepflow_broker.views.wait_view import pending_wait
+from stepflow_engine.codec import dumps
+from stepflow_engine.encryption_scopes import redacted_memo
 from stepflow_engine.ids import split_job_id
+from stepflow_engine.memo import read_memo
 from stepflow_engine.state_machine import RunStatus
-from stepflow_engine.terminal_text import one_line_failure
+from stepflow_engine.terminal_text import cut, one_line_failure
 
 __all__ = ["Reason", "explain_run"]
 
 _DEPTH = 20
+_LATEST_MEMOS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +41,13 @@ class Reason:
 
     Attributes:
         kind: of a run: ended, paused, executing, queued, waitlisted, delayed, retrying, waiting, batch, code_missing,
-            not_readable. Behind it: child, event, sleep, step, retrying, waitlisted, pause, queue, concurrency.
+            not_readable. Behind it: child, event, sleep, step, code, retrying, waitlisted, pause, queue, concurrency.
         subject: a run, a step, a queue, or a concurrency limit.
         text: a sentence without a full stop.
         until: when it ends by itself, in milliseconds since the epoch; ``None``: it does not end by time.
         because: the reasons for this reason.
+        since: since when a worker executes it, in milliseconds since the epoch; ``None``: it is not executed, or the
+            time is unknown.
     """
 
     kind: str
@@ -47,6 +55,7 @@ class Reason:
     text: str
     until: int | None = None
     because: tuple[Reason, ...] = ()
+    since: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the JSON output."""
@@ -56,6 +65,9 @@ class Reason:
 def explain_run(broker: Broker, partition: Partition, run_id: str) -> Reason | None:
     """Why a run does not progress; ``None`` if there is no such run."""
     return _Explainer(broker, partition).run(run_id, depth=0)
+
+
+_OWN_CODE = "its code runs between steps, or executes a step that has just begun or keeps the GIL"
 
 
 @dataclass(slots=True)
@@ -72,13 +84,16 @@ class _Explainer:
         record = self.broker.execute(read_run(self.partition, run_id))
         if record is None:
             return None
-        steps = self.broker.execute(read_steps(self.partition, run_id))
+        cipher = self.partition.cipher
+        record = opened_run(cipher, record)
+        steps = [opened_step(cipher, run_id, one) for one in self.broker.execute(read_steps(self.partition, run_id))]
         limits, delayed_by = self.broker.execute(
             command(replies.texts, "HMGET", self.partition.run_key("RUN", run_id), "concurrency", "delayed_by")
         )
         names = limits_of(limits.encode())
         if record.status.ended:
-            return Reason("ended", run_id, f"{record.name} {record.status.value}{_end(record)}")
+            text = f"{record.name} {record.status.value}{_end(record)}"
+            return Reason("ended", run_id, text, None, tuple(self._failed_steps(record)))
         reason = self._live_run(record, steps, names, delayed_by, depth=depth)
         if paused := tuple(self._paused(record, names)):
             return Reason("paused", run_id, f"{record.name} is paused", None, (*paused, reason))
@@ -91,13 +106,14 @@ class _Explainer:
         run_id = record.id
         match record.continuation:
             case "leased":
-                because = tuple(self._steps(run_id, steps, names, record, depth=depth))
+                executing = tuple(self._executing(record, steps))
+                because = (*executing, *self._steps(run_id, steps, names, record, depth=depth))
                 if because and all(reason.kind in ("child", "event", "sleep") for reason in because):
                     text = f"{record.name} waits, in the memory of {self._holder(record.owner)}"
                     return Reason("waiting", run_id, text, None, because)
-                return Reason(
-                    "executing", run_id, f"{record.name} is executed by {self._holder(record.owner)}", None, because
-                )
+                text = f"{record.name} is executed by {self._holder(record.owner)}"
+                code = Reason("code", record.name, _OWN_CODE)
+                return Reason("executing", run_id, text, None, because or (code,), record.leased_at)
             case "queued":
                 because = (self._queued(record.queue, run_id, started=record.started_at is not None),)
                 return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
@@ -117,6 +133,35 @@ class _Explainer:
                 return self._delayed(record, delayed_by)
         because = tuple(self._steps(run_id, steps, names, record, depth=depth))
         return Reason("waiting", run_id, f"{record.name} waits for its steps", None, because)
+
+    def _executing(self, record: RunRecord, steps: list[StepRecord]) -> Iterator[Reason]:
+        """The step that the worker of a run executes in it, if it has executed for over a second."""
+        found = executing_step(record, {step.key for step in steps})
+        if found is None:
+            return
+        key, step_id, since = found
+        ended = self.broker.execute(command(int, "HEXISTS", self.partition.run_key("MEMOS", record.id), key))
+        if not ended:
+            text = f"step {step_id!r} is executed by {self._holder(record.owner)}"
+            yield Reason("step", step_id, text, since=since)
+
+    def _failed_steps(self, record: RunRecord) -> Iterator[Reason]:
+        """The latest step of a failed run that failed, which is why it failed, unless its code handled that."""
+        if record.status is not RunStatus.FAILED:
+            return
+        order, memos = (self.partition.run_key(kind, record.id) for kind in ("MEMO_ORDER", "MEMOS"))
+        keys = self.broker.execute(command(replies.texts, "LRANGE", order, -_LATEST_MEMOS, -1))
+        for key in reversed(keys):
+            memo = self.broker.execute(command(replies.bytes_or_empty, "HGET", memos, key))
+            if not memo.startswith(b'{"error":'):
+                continue
+            found = redacted_memo(self.partition.cipher, record.id, key, read_memo(memo))
+            if found.failure is not None:
+                count = found.detail.get("attempts", 1)
+                after = f" after {count} attempts" if count > 1 else ""
+                text = f"step {found.id!r} failed{after}: {one_line_failure(found.failure)}"
+                yield Reason("step", found.id, text)
+            return
 
     def _paused(self, record: RunRecord, limits: list[tuple[int, str]]) -> Iterator[Reason]:
         """The pauses that stop a run, as its partition has them."""
@@ -158,7 +203,8 @@ class _Explainer:
                     positions = tuple(self._positions(job, limits, record))
                     yield Reason("waitlisted", step.id, f"step {step.id!r} waits in a wait list", None, positions)
                 case "leased":
-                    yield Reason("step", step.id, f"step {step.id!r} is executed by {self._holder(step.owner)}")
+                    text = f"step {step.id!r} is executed by {self._holder(step.owner)}"
+                    yield Reason("step", step.id, text, since=step.leased_at)
                 case "delayed" if step.deferred and step.failure:
                     kind = "code_missing" if step.failure.name == "CodeMissing" else "not_readable"
                     yield Reason(kind, step.id, f"step {step.id!r}: {step.failure.message}", step.due_at)
@@ -248,8 +294,13 @@ def _end(record: RunRecord) -> str:
 
 
 def _event(step: StepRecord) -> str:
-    """The event that a step waits for: ``event order/paid with the same data.order``."""
-    paths, _, event = (*step.index.split("\n", 2), "", "")[:3]
-    if step.condition:
-        return f"event {event} if {EventFilter.from_json(step.condition).expression}"
-    return f"event {event} with the same {paths}" if paths else f"event {event}"
+    """The event that a step waits for: ``event order/paid with data.order = 17``."""
+    wait = pending_wait(step)
+    if wait is None:
+        return "an event"
+    if isinstance(wait.values, dict):
+        compared = " and ".join(f"{path} = {cut(dumps(value).decode(), 100)}" for path, value in wait.values.items())
+        match = f" with {compared}"
+    else:
+        match = f" with the same {', '.join(wait.match)}" if wait.match else ""
+    return f"event {wait.event}{match}" + (f" if {wait.condition}" if wait.condition else "")

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stepflow_broker.transitions.attempts import UNFINISHED, AttemptRecord
 from stepflow_broker.transitions.runs import StepRecord
 from stepflow_broker.views.times import iso
 from stepflow_engine.memo import Memo
 from stepflow_engine.steps import StepKind
 
-__all__ = ["InvokeView", "ended_invoke", "find_invokes", "waiting_invoke"]
+__all__ = ["InvokeView", "ended_invoke", "find_invokes", "unfinished_invoke", "waiting_invoke"]
 
 WAITING = "waiting"
 
@@ -25,7 +26,7 @@ class InvokeView:
         function: ``app/function``; ``""`` while the step waits: the child has the name.
         run_id: the child; ``""``: there is none, because the function was not found.
         outcome: ``waiting``, or how the wait ended: ``completed``, ``failed``, ``cancelled``, ``skipped``, ``timeout``,
-            ``not_found``.
+            ``not_found``, or ``unfinished`` (the run itself was cancelled, or failed).
         waits_until: the timeout of the wait, in milliseconds since the epoch; ``None``: the wait has ended.
     """
 
@@ -51,9 +52,12 @@ class InvokeView:
         }
 
 
-def find_invokes(memos: Iterable[tuple[str, Memo]], pending: Sequence[StepRecord]) -> list[InvokeView]:
+def find_invokes(
+    memos: Iterable[tuple[str, Memo]], pending: Sequence[StepRecord], attempts: Iterable[AttemptRecord] = ()
+) -> list[InvokeView]:
     """The invoke steps of a run: those that wait, then those that did not complete, then those that did."""
-    ended = {key: invoke for key, memo in memos if (invoke := ended_invoke(key, memo)) is not None}
+    ended = {attempt.key: invoke for attempt in attempts if (invoke := unfinished_invoke(attempt)) is not None}
+    ended |= {key: invoke for key, memo in memos if (invoke := ended_invoke(key, memo)) is not None}
     waiting = [invoke for step in pending if step.key not in ended and (invoke := waiting_invoke(step)) is not None]
     waiting.sort(key=lambda invoke: (invoke.waits_until or 0, invoke.step_id))
     return waiting + sorted(ended.values(), key=lambda invoke: invoke.outcome == "completed")
@@ -72,3 +76,11 @@ def ended_invoke(key: str, memo: Memo) -> InvokeView | None:
 def waiting_invoke(step: StepRecord) -> InvokeView | None:
     """The view of a step that waits for a child; ``None`` for any other step."""
     return InvokeView(step.key, step.id, "", step.child, WAITING, step.due_at) if step.child else None
+
+
+def unfinished_invoke(attempt: AttemptRecord) -> InvokeView | None:
+    """The view of a step that waited for a child when its run ended; ``None`` for any other step."""
+    detail = attempt.detail
+    if detail.get("kind") != StepKind.INVOKE:
+        return None
+    return InvokeView(attempt.key, attempt.step_id, detail.get("function", ""), detail.get("run_id", ""), UNFINISHED)

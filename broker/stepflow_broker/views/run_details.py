@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.transitions.attempts import read_attempts
 from stepflow_broker.transitions.pauses import Pause, read_pauses
-from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
+from stepflow_broker.transitions.runs import RunRecord, read_memos, read_run, read_steps
+from stepflow_broker.views.attempt_view import AttemptView, function_attempts, kept_attempts
 from stepflow_broker.views.invoke_view import find_invokes
+from stepflow_broker.views.opened import opened_attempt, opened_run, opened_step
 from stepflow_broker.views.run_pauses import limits_of, pause_reason, pauses_of
 from stepflow_broker.views.run_tree import RunTree, read_run_tree
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_broker.views.step_view import StepView, step_views
 from stepflow_broker.views.times import iso
-from stepflow_engine.cipher import Cipher
-from stepflow_engine.encryption_scopes import (
-    end_scopes,
-    event_scope,
-    redacted,
-    redacted_failure,
-    redacted_memo,
-    step_scope,
-)
+from stepflow_engine.encryption_scopes import redacted_memo
 from stepflow_engine.memo import read_memo
 
 __all__ = ["RunDetails", "read_run_details"]
@@ -33,12 +28,17 @@ __all__ = ["RunDetails", "read_run_details"]
 
 @dataclass(frozen=True, slots=True)
 class RunDetails:
-    """One run with its event, its output, its steps, its tree, and the pauses that stop it."""
+    """One run with its event, its output, its steps, its tree, the pauses that stop it, and its history.
+
+    Attributes:
+        history: the attempts of the function's own code that are kept, oldest first.
+    """
 
     run: RunRecord
     steps: list[StepView]
     tree: RunTree
     pauses: tuple[Pause, ...] = ()
+    history: tuple[AttemptView, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the JSON output."""
@@ -55,7 +55,9 @@ class RunDetails:
             "started_at": iso(run.started_at),
             "ended_at": iso(run.ended_at),
             "due_at": iso(run.due_at),
-            "worker": run.owner or None,
+            "worker": run.owner or run.ended_by or None,
+            "version": run.version or None,
+            "batch": run.batch or None,
             "blocked": run.blocked or None,
             "paused": pause_reason(self.pauses) or None,
             "reason": run.reason or None,
@@ -66,6 +68,7 @@ class RunDetails:
             "event": run.event,
             "output": run.output,
             "error": run.failure.to_json() if run.failure else None,
+            "history": [attempt.to_json() for attempt in self.history],
             "steps": [step.to_json() for step in self.steps],
             "parent": self.tree.parent_json(),
             "children": tree["children"],
@@ -76,7 +79,7 @@ class RunDetails:
 def read_run_details(broker: Broker, partition: Partition, run_id: str, *, depth: int) -> RunDetails:
     """A run, its steps and its tree.
 
-    Memos are read after the pending steps, so that a step that ends in between is not missed.
+    Attempts and memos are read after the pending steps, so that a step that ends in between is not missed.
 
     Args:
         depth: how many levels of children to read.
@@ -89,13 +92,15 @@ def read_run_details(broker: Broker, partition: Partition, run_id: str, *, depth
         raise run_not_found(run_id)
     pending = broker.execute(read_steps(partition, run_id))
     cipher = partition.cipher
-    run, pending = _opened_run(cipher, run), [_opened_step(cipher, run_id, step) for step in pending]
+    run, pending = opened_run(cipher, run), [opened_step(cipher, run_id, step) for step in pending]
+    attempts = [opened_attempt(cipher, run, attempt) for attempt in broker.execute(read_attempts(partition, run_id))]
     stored = broker.execute(read_memos(partition, run_id))
     memos = [(key, redacted_memo(cipher, run_id, key, read_memo(text))) for key, text in stored]
-    tree = read_run_tree(broker, partition, run, find_invokes(memos, pending), depth=depth)
+    tree = read_run_tree(broker, partition, run, find_invokes(memos, pending, attempts), depth=depth)
     children = {child.run.id: child.run for child in tree.children}
     pauses = () if run.status.ended else _read_pauses(broker, partition, run)
-    return RunDetails(run, step_views(memos, pending, children), tree, pauses)
+    history = function_attempts(run, kept_attempts(run, attempts).get("", ()))
+    return RunDetails(run, step_views(run, memos, pending, attempts, children), tree, pauses, tuple(history))
 
 
 def _read_pauses(broker: Broker, partition: Partition, run: RunRecord) -> tuple[Pause, ...]:
@@ -104,17 +109,3 @@ def _read_pauses(broker: Broker, partition: Partition, run: RunRecord) -> tuple[
         return ()
     limits = broker.execute(command(replies.texts, "HMGET", partition.run_key("RUN", run.id), "concurrency"))
     return pauses_of(pauses, run.name, run.queue, limits_of(limits[0].encode()))
-
-
-def _opened_run(cipher: Cipher, run: RunRecord) -> RunRecord:
-    data = redacted(cipher, run.event["data"], event_scope(run.event["id"]))
-    return replace(
-        run,
-        event={**run.event, "data": data},
-        output=redacted(cipher, run.output, *end_scopes(run.id, run.name, failed=False)),
-        failure=redacted_failure(cipher, run.failure, *end_scopes(run.id, run.name, failed=True)),
-    )
-
-
-def _opened_step(cipher: Cipher, run_id: str, step: StepRecord) -> StepRecord:
-    return replace(step, failure=redacted_failure(cipher, step.failure, step_scope(run_id, step.key, failed=True)))

@@ -39,6 +39,7 @@ class RunView:
         blocked_by: the flow control rule that delays the run or skipped it; ``""``: none.
         paused: why a pause stops it, as `run_pauses.pause_reason` says; ``""``: none does, or it was not read.
         waits: the sleeps and event waits of its steps, the one that ends first at the front.
+        version: the version of the code that started it; ``""``: unknown.
     """
 
     id: str
@@ -56,6 +57,7 @@ class RunView:
     blocked_by: str = ""
     paused: str = ""
     waits: tuple[WaitView, ...] = ()
+    version: str = ""
 
     @property
     def name(self) -> str:
@@ -74,6 +76,7 @@ class RunView:
             "created_at": iso(self.created_at),
             "started_at": iso(self.started_at),
             "ended_at": iso(self.ended_at),
+            "version": self.version or None,
             "blocked": self.blocked or None,
             "blocked_by": self.blocked_by or None,
             "paused": self.paused or None,
@@ -115,6 +118,7 @@ def view_run(
         blocked_by=_blocked_by(run, delayed_by, limits),
         paused="" if run.status.ended else pause_reason(pauses_of(pauses, run.name, run.queue, limits)),
         waits=find_waits(pending),
+        version=run.version,
     )
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.registry.event_filter import EventFilter
+from stepflow_broker.transitions.attempts import UNFINISHED, AttemptRecord
 from stepflow_broker.transitions.runs import StepRecord
 from stepflow_broker.views.times import iso
+from stepflow_engine.cipher import is_sealed
 from stepflow_engine.codec import loads
+from stepflow_engine.encryption_scopes import ENCRYPTED
 from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.memo import Memo
 from stepflow_engine.steps import StepKind
 
-__all__ = ["WAITING", "WaitView", "ended_wait", "find_waits", "pending_wait"]
+__all__ = ["WAITING", "WaitView", "ended_wait", "find_waits", "pending_wait", "unfinished_wait"]
 
 WAITING = "waiting"
 _KINDS = (StepKind.SLEEP, StepKind.WAIT)
@@ -27,11 +30,15 @@ class WaitView:
     Attributes:
         key, step_id: the key and the id of the step.
         event: the name of the event; ``""``: the step sleeps.
-        match: the paths at which the event must match; known only while the step waits.
+        match: the paths at which the event must match.
         condition: a CEL expression on the event; ``""``: none; known only while the step waits.
-        outcome: ``waiting``, or what ended the wait: ``time``, or ``came`` for the event.
+        outcome: ``waiting``, or what ended the wait: ``time``, ``came`` for the event, or ``unfinished`` (its run was
+            cancelled, or failed).
         started_at: when the code first reached the step.
         until: when the wait ends at the latest; ``None``: it has ended.
+        values: path → the value that the event must have there; ``"encrypted"``: this process does not have the key;
+            ``None``: there are none, they are long, or an older worker began the wait.
+        event_id, event_ts: the event that ended the wait: its id, and its time.
     """
 
     key: str
@@ -42,6 +49,9 @@ class WaitView:
     outcome: str
     started_at: int | None = None
     until: int | None = None
+    values: Any = None
+    event_id: str = ""
+    event_ts: int | None = None
 
     @property
     def kind(self) -> StepKind:
@@ -53,9 +63,12 @@ class WaitView:
         return {
             "event": self.event or None,
             "match": list(self.match),
+            "values": self.values,
             "if": self.condition or None,
             "outcome": self.outcome,
             "until": iso(self.until),
+            "event_id": self.event_id or None,
+            "event_at": iso(self.event_ts),
         }
 
     def to_json_with_step(self) -> dict[str, Any]:
@@ -80,7 +93,7 @@ def pending_wait(step: StepRecord) -> WaitView | None:
         paths, condition = event_filter.paths, event_filter.expression
     match = tuple(filter(None, paths.split(",")))
     event, started_at = detail.get("event", ""), detail.get("started_at")
-    return WaitView(step.key, step.id, event, match, condition, WAITING, started_at, step.due_at)
+    return WaitView(step.key, step.id, event, match, condition, WAITING, started_at, step.due_at, _values(detail))
 
 
 def _detail(step: StepRecord) -> dict[str, Any]:
@@ -96,5 +109,44 @@ def ended_wait(key: str, memo: Memo) -> WaitView | None:
     detail = memo.detail
     if detail.get("kind") not in _KINDS:
         return None
-    outcome, started_at = detail.get("outcome", ""), detail.get("started_at")
-    return WaitView(key, memo.id or key, detail.get("event", ""), (), "", outcome, started_at)
+    event = memo.data if isinstance(memo.data, dict) else {}
+    return WaitView(
+        key,
+        memo.id or key,
+        detail.get("event", ""),
+        _paths(detail),
+        "",
+        detail.get("outcome", ""),
+        detail.get("started_at"),
+        values=_values(detail),
+        event_id=str(event.get("id") or ""),
+        event_ts=event.get("ts"),
+    )
+
+
+def unfinished_wait(attempt: AttemptRecord) -> WaitView | None:
+    """The sleep or event wait that had not ended when its run ended; ``None`` for a step of another kind."""
+    detail = attempt.detail
+    if detail.get("kind") not in _KINDS:
+        return None
+    return WaitView(
+        attempt.key,
+        attempt.step_id,
+        detail.get("event", ""),
+        _paths(detail),
+        "",
+        UNFINISHED,
+        attempt.started_at,
+        values=_values(detail),
+    )
+
+
+def _values(detail: Mapping[str, Any]) -> Any:
+    """The values that the event must have, as the detail of a wait stores them."""
+    match = detail.get("match")
+    return ENCRYPTED if is_sealed(match) else match
+
+
+def _paths(detail: Mapping[str, Any]) -> tuple[str, ...]:
+    match = detail.get("match")
+    return tuple(match) if isinstance(match, dict) and not is_sealed(match) else ()

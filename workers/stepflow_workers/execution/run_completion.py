@@ -8,6 +8,7 @@ from stepflow import Function
 from stepflow.event import FAILED
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.transitions.attempts import attempt_detail
 from stepflow_broker.transitions.jobs import Lease, finish_run, retry_run
 from stepflow_broker.transitions.outbox import RemoteChildFinished
 from stepflow_engine.cipher import Cipher
@@ -62,6 +63,7 @@ async def fail_run(
             attempts=lease.attempt + 1,
             error=_sealed(function, run_id, failure),
             delay_ms=delay_ms,
+            attempt=attempt_detail(number=lease.attempt + 1, worker=state.worker, version=state.version_beside(lease)),
         )
     )
     state.wakeups.timer_set(run_id, delay_ms)
@@ -118,6 +120,7 @@ async def _finish(
             payload=_sealed(function, run_id, end),
             retention_ms=function.config.retention_ms,
             failed_event=failed_event,
+            version=state.version_beside(lease),
         )
     )
     if lease.parent:  # in the same round trip; if this is lost, the finished event is still on the stream

@@ -164,7 +164,13 @@ class RunDriver:
         """Plan the next attempt of a step that failed, as a job of its own."""
         self._state.failed_jobs += 1
         code = await self._state.plan_retry(
-            self._lease, attempt.key, attempt.id, attempts=retry.attempts, error=retry.error, delay_ms=retry.delay_ms
+            self._lease,
+            attempt.key,
+            attempt.id,
+            attempts=retry.attempts,
+            error=retry.error,
+            delay_ms=retry.delay_ms,
+            attempt=retry.attempt,
         )
         self._run.planned.add(attempt.key)
         return self._state.accepted(self._run, code)

@@ -1,7 +1,8 @@
 """LeaseRenewer: a thread that keeps the worker alive on the server, whatever its event loop does.
 
-It extends the leases of the worker's jobs, sends RQ's heartbeat, and reports an event loop that a handler blocks, with
-the line that blocks it. The lease sidecar takes over when this thread cannot run either: see `lease_sidecar.py`.
+It extends the leases of the worker's jobs, reports which steps execute for longer than a second, sends RQ's heartbeat,
+and reports an event loop that a handler blocks, with the line that blocks it. The lease sidecar takes over when this
+thread cannot run either: see `lease_sidecar.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import stepflow_engine
 from stepflow_broker.protocol.heartbeat import HEARTBEAT_S
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.transitions.attempts import executing_report
 from stepflow_broker.transitions.jobs import by_partition, extend_leases
 from stepflow_engine.errors import PermissionDeniedError, StepflowError
 from stepflow_engine.product import NAME, WORKER_LOGGER
@@ -36,6 +38,8 @@ __all__ = ["LeaseRenewer", "blocking_line"]
 _log = logging.getLogger(WORKER_LOGGER)
 _TICK_S = 0.5
 _BLOCKED_S = 1.0
+_REPORTED_AFTER = 3
+"""After how many ticks of execution a step is reported: it has executed for 1 to 1.5 s then."""
 _CHUNK = 500
 
 
@@ -45,6 +49,7 @@ class LeaseRenewer:
     Args:
         url: the URL of the server. The renewer has a connection of its own.
         leases: the leases.
+        executing: job of a continuation → the step that the worker executes in it; see `WorkerState`.
         lease_sidecar: extends the leases while no thread of the worker can run. The renewer starts and stops it.
         lease_ms: the length of a lease. The renewer extends it three times in that time.
         heartbeat: called every ten seconds, in the thread of the renewer.
@@ -58,6 +63,7 @@ class LeaseRenewer:
         partition: Partition,
         leases: HeldLeases,
         *,
+        executing: Mapping[str, tuple[str, str, int]],
         lease_sidecar: LeaseSidecar,
         lease_ms: int,
         heartbeat: Callable[[], None],
@@ -65,6 +71,8 @@ class LeaseRenewer:
         call_in_loop: Callable[[Callable[[], None]], None],
     ) -> None:
         self._leases = leases
+        self._executing = executing
+        self._seen: dict[str, tuple[tuple[str, str, int], int]] = {}
         self._lease_sidecar = lease_sidecar
         self._broker = Broker(url, retry_for_s=0.0)
         self._partition = partition
@@ -115,9 +123,12 @@ class LeaseRenewer:
             self._probed_at = self._probed_at or now
             self._call_in_loop(self.loop_alive)
             try:
+                self._see_steps()
                 if now >= extend_at:
                     self._extend()
                     extend_at = now + self._lease_ms / 3000
+                else:
+                    self._report_steps()
                 if now >= heartbeat_at:
                     self._lease_sidecar.restart_if_dead()
                     self._in_background("heartbeat", self._heartbeat)
@@ -127,9 +138,8 @@ class LeaseRenewer:
 
     def _extend(self) -> None:
         """Extend all leases, unless the event loop has not run for `BLOCKED_LIMIT_S`: it may never run again."""
-        blocked_s = time.monotonic() - self._blocked_since if self._blocked_since else 0.0
-        if blocked_s > BLOCKED_LIMIT_S:
-            self._give_up(blocked_s)
+        if self._blocked_for_s() > BLOCKED_LIMIT_S:
+            self._give_up(self._blocked_for_s())
             return
         parts = by_partition(self._partition, [(lease.job, lease.fence) for lease in list(self._leases.values())])
         try:
@@ -137,6 +147,10 @@ class LeaseRenewer:
                 self._in_background(partition.tag, partial(self._extend_part, partition, leases))
         finally:  # also when the server refuses: the lease sidecar could not do better
             self._lease_sidecar.table.renewed(time.monotonic())
+
+    def _blocked_for_s(self) -> float:
+        """For how long the event loop has not run; 0: it runs."""
+        return time.monotonic() - self._blocked_since if self._blocked_since else 0.0
 
     def _give_up(self, blocked_s: float) -> None:
         self._lease_sidecar.table.renewed(time.monotonic())  # the lease sidecar must not extend them either
@@ -146,11 +160,37 @@ class LeaseRenewer:
 
     def _extend_part(self, partition: Partition, leases: list[tuple[str, int]]) -> None:
         for first in range(0, len(leases), _CHUNK):
-            lost = self._broker.execute(
-                extend_leases(partition, leases[first : first + _CHUNK], lease_ms=self._lease_ms)
-            )
+            part = leases[first : first + _CHUNK]
+            reports = {job: report for job, _ in part if (report := self._report_on(job))}
+            lost = self._broker.execute(extend_leases(partition, part, lease_ms=self._lease_ms, executing=reports))
             if lost:
                 self._call_in_loop(partial(self._lost, lost))
+
+    # -- steps that execute --------------------------------------------------------
+
+    def _see_steps(self) -> None:
+        """Count at how many ticks each step was seen. The ticks count, not a clock, which may be set."""
+        seen: dict[str, tuple[tuple[str, str, int], int]] = {}
+        for job, step in dict(self._executing).items():
+            last, ticks = self._seen.get(job, (step, 0))
+            seen[job] = (step, ticks + 1 if last is step else 1)
+        self._seen = seen
+
+    def _report_steps(self) -> None:
+        """Report the steps that have just executed for longer than a second. Each extension repeats the report."""
+        if self._blocked_for_s() > BLOCKED_LIMIT_S:
+            return
+        jobs = [job for job, (_, ticks) in self._seen.items() if ticks == _REPORTED_AFTER]
+        held = [(job, lease.fence) for job in jobs if (lease := self._leases.get(job)) is not None]
+        for partition, leases in by_partition(self._partition, held):
+            self._in_background(f"steps {partition.tag}", partial(self._extend_part, partition, leases))
+
+    def _report_on(self, job: str) -> str:
+        """The report on the step that a job executes; ``""`` if it has executed for a short time only."""
+        seen = self._seen.get(job)
+        if seen is None or seen[1] < _REPORTED_AFTER:
+            return ""
+        return executing_report(*seen[0])
 
     def _in_background(self, name: str, work: Callable[[], None]) -> None:
         """Run something; with several partitions, in a thread, because the node of one may be unreachable.

@@ -195,6 +195,7 @@ class Dispatcher:
                 lease_ms=state.settings.lease_ms,
                 claim=next(self._claims),
                 code=state.code,
+                version=state.version,
             )
         )
         if not self._is_alone:

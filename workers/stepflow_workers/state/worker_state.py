@@ -44,6 +44,9 @@ class WorkerState:
         settings: the settings of the worker.
         code: the digest of the functions of which it has the code.
         fingerprint: identifies the version of its code.
+        version: the version of its code; ``""``: unknown.
+        executing: job of a continuation → the step that it executes: key, id, and since when, in milliseconds since the
+            epoch. A plain tuple, because each step makes one. The thread of the lease renewer reads it.
         wakeups: wakes the worker's dispatchers.
         slots: limit how many jobs it executes at once.
         cache: the runs in its memory.
@@ -72,6 +75,8 @@ class WorkerState:
     suspended: set[str] = field(default_factory=set)
     finished_jobs: int = 0
     failed_jobs: int = 0
+    version: str = ""
+    executing: dict[str, tuple[str, str, int]] = field(default_factory=dict)
     missed_log: LogThrottle = field(default_factory=LogThrottle)
     unsafe_log: LogThrottle = field(default_factory=LogThrottle)
     keys_log: LogThrottle = field(default_factory=LogThrottle)
@@ -93,6 +98,10 @@ class WorkerState:
             _log.warning("lease_lost", extra={"run_id": run.run_id, "function": run.function.name})
         self.cache.drop(run)
         return False
+
+    def version_beside(self, lease: Lease) -> str | None:
+        """The version of the code of this worker, if the run of a lease was started by another; else ``None``."""
+        return None if self.version == lease.version else self.version
 
     def report_missing_code(self, name: str, *, count: int) -> None:
         """Log that this worker has left jobs of a function to others, once a minute for each function."""
@@ -130,12 +139,14 @@ class WorkerState:
         error: bytes,
         delay_ms: int,
         longest_delay_ms: int = 0,
+        attempt: bytes = b"",
     ) -> ScriptStatus:
         """Record the failed attempts of a step, and plan the next attempt as a job of its own, after a delay.
 
         Args:
             lease: of the step's own job, or of the continuation that executed the step.
             longest_delay_ms: see `fail_attempt`.
+            attempt: the failed attempt; see `attempt_detail`. ``b""``: the step was left to another worker.
         """
         call = fail_attempt(
             self.partition,
@@ -148,6 +159,7 @@ class WorkerState:
             error=error,
             delay_ms=delay_ms,
             longest_delay_ms=longest_delay_ms,
+            attempt=attempt,
         )
         code = await self.broker.execute(call)
         self.wakeups.timer_set(lease.run_id, delay_ms)

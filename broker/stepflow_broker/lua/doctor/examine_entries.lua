@@ -1,7 +1,7 @@
 -- examine_entries: compare stored entries with those that runs demand. With `repair`, drop what no run demands.
 -- An entry is a member of an index, or a key, as the library `expected` has it. It leaves entries of unknown kinds alone,
 -- because a newer stepflow may have written them. Without the id of a queue, it examines whether each job is queued once.
--- USES     clock jobs waits state concurrency runs invokes pauses truth expected findings
+-- USES     clock jobs waits state concurrency attempts runs invokes pauses truth expected findings
 -- KEYS     1 live (any key of the partition)
 -- ARGV     1 now_ms  2 repair (1 or 0)  3 kind  4 id (of the index; '': there is one, or the members are keys)
 --          5 own (1: only stepflow writes to it)  6.. members
@@ -16,7 +16,7 @@ local FROM_RUNS = {run = true, remote_run = true, batch = true} -- finished even
 
 -- whether the status of a run alone says that an entry is expected: a shortcut for the many ended runs
 local function is_plain(run)
-  if kind == 'MEMOS' or kind == 'MEMO_ORDER' then return redis.call('EXISTS', RUN .. run) == 1 end
+  if kind == 'MEMOS' or kind == 'MEMO_ORDER' or kind == 'ATTEMPTS' then return redis.call('EXISTS', RUN .. run) == 1 end
   if kind ~= 'LIVE' and kind ~= 'ENDED' then return false end
   local status = redis.call('HGET', RUN .. run, 'status')
   return status and (kind == 'LIVE') == (LIVE_STATUS[status] or false)
@@ -49,7 +49,7 @@ end
 
 local function drop_orphan(member)
   local was = kind == 'STEPS' and read_run(member)
-  if was and was.queue then drop_steps(member, was) end
+  if was and was.queue then drop_steps(member, was, read_steps(member)) end
   remove(kind, id, member)
 end
 

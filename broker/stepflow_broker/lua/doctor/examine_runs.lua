@@ -1,6 +1,6 @@
 -- examine_runs: compare each run with itself and with all that it demands elsewhere. With `repair`, restore what is missing.
 -- It examines fewer runs than are named when these have very many steps, so that the server is not blocked for long.
--- USES     clock jobs waits state concurrency runs invokes cancellation truth expected findings times
+-- USES     clock jobs waits state concurrency attempts runs invokes cancellation truth expected findings times
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 repair (1 or 0)  3.. runs
 -- MOVES    run queued|running|waiting -> queued|running|waiting; run waiting -> completed|failed|cancelled;
@@ -158,7 +158,7 @@ local function examine_step(step)
 end
 
 local function examine_live(run, was)
-  examine_expiry(run, {RUN = RUN, MEMOS = MEMOS, MEMO_ORDER = MEMO_ORDER, STEPS = STEPS}, true)
+  examine_expiry(run, {RUN = RUN, MEMOS = MEMOS, MEMO_ORDER = MEMO_ORDER, ATTEMPTS = ATTEMPTS, STEPS = STEPS}, true)
   if not (was.app and was.function_id and was.queue and was.created_at) then return report('run_incomplete', '', run) end
   local future = future_of_run(run, now)
   if future then
@@ -217,10 +217,11 @@ local function examine_ended(run, was)
   compare_all(entries, job)
   if was.continuation or was.lease or was.owner then
     report('orphaned', 'CONTINUATION', run, '', function()
-      redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner')
+      redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner', 'leased_at', 'executing')
     end)
   end
-  examine_expiry(run, {RUN = RUN, MEMOS = MEMOS, MEMO_ORDER = MEMO_ORDER}, retention.is_pending, retention.keep_ms)
+  examine_expiry(run, {RUN = RUN, MEMOS = MEMOS, MEMO_ORDER = MEMO_ORDER, ATTEMPTS = ATTEMPTS}, retention.is_pending,
+    retention.keep_ms)
   if was.parent then examine_answer(run, was.status, was.parent, redis.call('HGET', RUN .. run, 'parent_step')) end
 end
 

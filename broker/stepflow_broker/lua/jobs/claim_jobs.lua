@@ -6,7 +6,7 @@
 -- USES     clock jobs state concurrency code
 -- KEYS     1 rq_suspended  2 paused  3 last_claim
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5 claim (a number that the worker uses once; 0: never repeated)
---          6 code (the digest of the worker's functions; '': it has all)  7.. lists, in order
+--          6 code (the digest of the worker's functions; '': it has all)  7 version (of the worker's code)  8.. lists, in order
 -- MOVES    run queued -> running; continuation queued -> leased|waitlisted; step queued -> leased|waitlisted; promote
 -- RETURNS  {list of jobs, list of {list, how many jobs of other programs it has in front},
 --          list of {function, how many jobs of it were deferred for lack of its code}}, 0 SUSPENDED
@@ -104,18 +104,18 @@ end
 -- the reply for a continuation (see `Lease.parse`). `event` is the run's event if the run starts now.
 local function describe_continuation(job, list, fence, run, event)
   return {job, list, fence, run[2], run[3], tonumber(run[4]), redis.call('LLEN', MEMO_ORDER .. job), run[5] or '', event,
-    '', 0, redis.call('HLEN', STEPS .. job), run[6] or run[12], tonumber(run[7] or 0)}
+    '', 0, redis.call('HLEN', STEPS .. job), run[6] or run[12], tonumber(run[7] or 0), run[13] or ''}
 end
 
 -- the reply for a planned step
 local function describe_step(job, list, fence, step, run, owner)
   return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), redis.call('LLEN', MEMO_ORDER .. run), step[4] or '',
-    false, step[2], tonumber(step[3] or 0), 0, false, 0}
+    false, step[2], tonumber(step[3] or 0), 0, false, 0, owner[5] or ''}
 end
 
 local function read_continuation(job)
   return redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth',
-    'fence', 'started_at', 'concurrency', 'lease', 'remote_parent')
+    'fence', 'started_at', 'concurrency', 'lease', 'remote_parent', 'version', 'attempt_started_at')
 end
 
 local function read_step(run, key)
@@ -123,7 +123,7 @@ local function read_step(run, key)
 end
 
 local function read_owner(run)
-  return redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt', 'concurrency')
+  return redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt', 'concurrency', 'version')
 end
 
 local function claim_continuation(job, list)
@@ -133,9 +133,16 @@ local function claim_continuation(job, list)
   if not has_code(name) then return leave_to_others(job, job, '', list, name) end
   if (run[10] or pauses[1]) and not may_execute(job, job, '') then return false end
   local fence, event = next_fence(run[8]), false
+  local more = {}
+  if not run[9] then
+    event, run[13] = first_event(job), ARGV[7]
+    more = {'started_at', now}
+    if ARGV[7] ~= '' then more = {'started_at', now, 'version', ARGV[7]} end
+  elseif run[4] ~= '0' and not run[14] then
+    more = {'attempt_started_at', now}
+  end
   redis.call('HSET', RUN .. job, 'continuation', 'leased', 'lease', fence, 'fence', fence, 'list', list,
-    'owner', worker, 'status', 'running', 'started_at', run[9] or now)
-  if not run[9] then event = first_event(job) end
+    'owner', worker, 'leased_at', now, 'status', 'running', unpack(more))
   grant_lease(job, list, fence, worker, now, lease_ms)
   return describe_continuation(job, list, fence, run, event)
 end
@@ -149,7 +156,8 @@ local function claim_step(job, list, run, key)
   if (owner[4] or pauses[1]) and not may_execute(job, run, key) then return false end
   local fence = next_fence(redis.call('HGET', RUN .. run, 'fence'))
   redis.call('HSET', RUN .. run, 'fence', fence)
-  redis.call('HSET', STEPS .. run, key .. ':state', 'leased', key .. ':lease', fence, key .. ':owner', worker)
+  redis.call('HSET', STEPS .. run, key .. ':state', 'leased', key .. ':lease', fence, key .. ':owner', worker,
+    key .. ':leased_at', now)
   grant_lease(job, list, fence, worker, now, lease_ms)
   return describe_step(job, list, fence, step, run, owner)
 end
@@ -204,9 +212,9 @@ if last_claim and string.match(last_claim, '^%S+') == ARGV[5] then
   return {claimed, passed, {}}
 end
 local lists, lacked = {}, {}
-for i = 7, #ARGV do lists[ARGV[i]] = true end
+for i = 8, #ARGV do lists[ARGV[i]] = true end
 take_from_others(lists)
-for i = 7, #ARGV do
+for i = 8, #ARGV do
   local list = ARGV[i]
   local has_wait_list, foreign = redis.call('EXISTS', WAIT_LIST .. 'queue ' .. list) == 1, {}
   while #claimed < limit and #foreign < MAX_FOREIGN and not paused['queue ' .. string.gsub(list, ':steps$', '')] do

@@ -1,6 +1,6 @@
 -- leave_job: leave a leased job to workers with another version of its code, at once and without an attempt.
 -- The code of this worker lacks the step of the job, or has a step of another kind with its id.
--- USES     clock jobs waits state concurrency runs code
+-- USES     clock jobs waits state concurrency attempts runs code
 -- KEYS     1 run  2 steps  3 code_waits
 -- ARGV     1 now_ms  2 run  3 step_key ('' for the continuation)  4 fence  5 version (of the code of this worker)
 -- MOVES    run running -> queued; continuation leased -> waitlisted; step leased -> waitlisted; promote
@@ -24,10 +24,10 @@ local list = key == '' and was.list or list_of(was.queue, true)
 local job, subject = job_of(run, key), list .. '\n' .. name .. '\n' .. left_by
 end_lease(job, was, list, fence, now)
 if key == '' then
-  redis.call('HDEL', KEYS[1], 'lease', 'list', 'owner', 'blocked')
+  redis.call('HDEL', KEYS[1], 'lease', 'list', 'owner', 'leased_at', 'executing', 'blocked')
   redis.call('HSET', KEYS[1], 'status', 'queued', 'left_by', left_by)
 else
-  redis.call('HDEL', KEYS[2], key .. ':lease', key .. ':owner')
+  redis.call('HDEL', KEYS[2], key .. ':lease', key .. ':owner', key .. ':leased_at')
   redis.call('HSETNX', KEYS[2], key .. ':attempt', 0)
   redis.call('HSET', KEYS[2], key .. ':left_by', left_by)
 end

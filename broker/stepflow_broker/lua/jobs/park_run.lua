@@ -1,5 +1,5 @@
 -- park_run: end the lease of a run that waits for steps. The next step that ends queues its continuation again.
--- USES     clock jobs waits state concurrency runs
+-- USES     clock jobs waits state concurrency attempts runs
 -- KEYS     1 run  2 memo_order
 -- ARGV     1 now_ms  2 run  3 fence  4 applied (how many memos the worker has replayed)
 -- MOVES    run running -> waiting; continuation leased -> parked; promote
@@ -10,7 +10,7 @@ if not holds_run(was, fence) then return refusal(was) end
 if redis.call('LLEN', KEYS[2]) > tonumber(ARGV[4]) then return 2 end
 if redis.call('LLEN', KEYS[2]) < tonumber(ARGV[4]) or redis.call('EXISTS', STEPS .. run) == 0 then return 0 end
 end_lease(run, was, was.list, fence, clock(ARGV[1]))
-redis.call('HDEL', KEYS[1], 'continuation', 'lease', 'list', 'owner')
+redis.call('HDEL', KEYS[1], 'continuation', 'lease', 'list', 'owner', 'leased_at', 'executing')
 redis.call('HSET', KEYS[1], 'status', 'waiting')
 redis.call('HSET', RQ_JOB .. run, 'status', 'deferred', 'worker_name', '')
 return 1

@@ -2,7 +2,8 @@
 -- After a gap between scans, because the server or all workers were down or the clock was set ahead, live workers could
 -- not extend their leases. So a grace window of half a lease and a second begins, in which only leases count that had
 -- expired at the last scan before the gap. Live workers extend the others in that window.
--- USES     clock jobs waits state concurrency runs
+-- The death of a worker is an attempt that the run keeps: of the step that it executed, or of the run's own code.
+-- USES     clock jobs waits state concurrency attempts runs
 -- KEYS     1 leases  2 last_lease_scan
 -- ARGV     1 now_ms  2 limit  3 lease_ms
 -- MOVES    run running -> queued; continuation leased -> queued|waitlisted; step leased -> queued|waitlisted; promote
@@ -33,13 +34,18 @@ for _, job in ipairs(jobs) do
   if key == '' then
     if was.live and was.lease then
       record_death(RUN .. run, 'deaths', was.owner)
+      local step_key, id, since = executing_step(run, was)
+      local f = redis.call('HMGET', RUN .. run, 'attempt', 'leased_at')
+      keep_death(run, step_key or '', step_key and 1 or (f[1] or 0) + 1, id or '', since or f[2], now, was.owner)
       end_lease(job, was, was.list, was.lease, now)
       requeue_run(run, was, now, true)
     end
   else
-    local step = redis.call('HMGET', STEPS .. run, key .. ':lease', key .. ':owner')
+    local step = redis.call('HMGET', STEPS .. run, key .. ':lease', key .. ':owner', key .. ':attempt', key,
+      key .. ':leased_at')
     if was.live and step[1] then
       record_death(STEPS .. run, key .. ':deaths', step[2])
+      keep_death(run, key, (step[3] or 0) + 1, step[4] or '', step[5], now, step[2])
       end_lease(job, was, list_of(was.queue, true), step[1], now)
       requeue_step(run, was, key, now, true)
     end

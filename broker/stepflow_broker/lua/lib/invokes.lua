@@ -1,11 +1,6 @@
 -- invokes: how the end of a child becomes the memo of its parent's step. The first outcome wins, once.
 -- See remote_children.lua for children in other partitions.
 
--- a text as JSON
-local function json_string(text)
-  return '"' .. string.gsub(text, '[%c"\\]', function(c) return string.format('\\u%04x', string.byte(c)) end) .. '"'
-end
-
 -- delete an entry of the stream of finished events -> whether it was there
 local function ack_entry(entry)
   redis.call('XACK', FINISHED, GROUP, entry)

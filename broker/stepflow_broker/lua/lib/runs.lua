@@ -38,7 +38,7 @@ local function end_lease(job, was, list, fence, now)
 end
 
 local function requeue_run(run, was, now, at_front)
-  redis.call('HDEL', RUN .. run, 'lease', 'list', 'owner')
+  redis.call('HDEL', RUN .. run, 'lease', 'list', 'owner', 'leased_at', 'executing')
   queue_run(run, was, now, at_front)
 end
 
@@ -64,7 +64,7 @@ end
 
 -- delete the fields of a planned step. Only a step that was attempted before has the later fields.
 local function drop_planned_step(run, key, tried)
-  redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':owner')
+  redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':owner', key .. ':leased_at')
   if tried then
     redis.call('HDEL', STEPS .. run, key .. ':attempt', key .. ':error', key .. ':deaths', key .. ':due', key .. ':deferred',
       key .. ':left_by', key .. ':began')
@@ -100,16 +100,22 @@ local function drop_step(run, was, key, step)
   end
 end
 
+-- the hash of the steps of a run, by field
+local function read_steps(run)
+  local steps, fields = redis.call('HGETALL', STEPS .. run), {}
+  for i = 1, #steps, 2 do fields[steps[i]] = steps[i + 1] end
+  return fields
+end
+
 -- delete every job and wait of the steps -> the children in this partition that steps waited for, the jobs, and the
 -- remote children as {run, start_message}
-local function drop_steps(run, was)
-  local fields, children, jobs, remote = redis.call('HGETALL', STEPS .. run), {}, {}, {}
-  local steps = {}
-  for i = 1, #fields, 2 do
-    local key, name = string.match(fields[i], '^(%x+):(%a+)$')
+local function drop_steps(run, was, fields)
+  local children, jobs, remote, steps = {}, {}, {}, {}
+  for field, value in pairs(fields) do
+    local key, name = string.match(field, '^(%x+):(%a+)$')
     if key then
       steps[key] = steps[key] or {}
-      steps[key][name] = fields[i + 1]
+      steps[key][name] = value
     end
   end
   for key, step in pairs(steps) do
@@ -128,11 +134,12 @@ end
 
 local function expire_run(run, keep_ms)
   redis.call('PEXPIRE', RUN .. run, keep_ms)
+  redis.call('PEXPIRE', ATTEMPTS .. run, keep_ms)
   if redis.call('PEXPIRE', MEMO_ORDER .. run, keep_ms) == 1 then redis.call('PEXPIRE', MEMOS .. run, keep_ms) end
 end
 
--- end a run: delete its jobs, leases, timers and waits, and keep its hash and memos for the retention -> the worker
--- that had its lease, and the children that it waited for, in this partition and in others
+-- end a run: delete its jobs, leases, timers and waits, and keep its hash, memos and attempts for the retention -> the
+-- worker that had its lease, and the children that it waited for, in this partition and in others
 local function end_run(run, was, status, field, payload, now, retention_ms)
   local queue = was.queue
   if was.continuation == 'leased' then
@@ -151,14 +158,18 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
     redis.call('DEL', SINGLETON .. was.singleton)
   end
   if was.cancel_events then drop_cancellation(run, was.cancel_events) end
-  local children, jobs, remote = {}, {}, {}
-  if redis.call('EXISTS', STEPS .. run) == 1 then
-    children, jobs, remote = drop_steps(run, was)
+  local children, jobs, remote, fields = {}, {}, {}, read_steps(run)
+  if status ~= 'completed' then keep_unfinished(run, was, fields, now) end
+  if next(fields) then
+    children, jobs, remote = drop_steps(run, was, fields)
     redis.call('DEL', STEPS .. run)
   end
-  redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload)
-  redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner', 'deaths', 'blocked', 'deferred',
-    'left_by')
+  -- delete before adding, so that the hash rarely exceeds 16 fields: its table would double, and stay so
+  redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner', 'leased_at', 'executing', 'deaths', 'blocked',
+    'deferred', 'left_by')
+  local more = {}
+  if was.owner then more = {'ended_by', was.owner} end
+  redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload, unpack(more))
   local keep_ms = math.max(retention_ms, (tonumber(was.dedupe_ms) or 0) - math.max(0, now - was.created_at))
   redis.call('ZREM', LIVE, run)
   redis.call('ZADD', ENDED, now + keep_ms, run)
@@ -187,7 +198,7 @@ end
 local function requeue_step(run, was, key, now, at_front)
   local list, job = list_of(was.queue, true), job_of(run, key)
   redis.call('ZREM', RQ_SCHEDULED .. list, job)
-  redis.call('HDEL', STEPS .. run, key .. ':lease', key .. ':owner')
+  redis.call('HDEL', STEPS .. run, key .. ':lease', key .. ':owner', key .. ':leased_at')
   local id = redis.call('HGET', STEPS .. run, key) or key
   local description = was.app .. '/' .. was.function_id .. ': ' .. string.sub(id, 1, 100)
   redis.call('HSET', STEPS .. run, key .. ':state', enqueue_or_wait(job, run, was, list, description, now, at_front))

@@ -16,7 +16,13 @@ from stepflow_engine.errors import StepKindError
 from stepflow_engine.failure import Failure
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.steps import RunRequest, StepCall
-from stepflow_workers.execution.steps.run import StepFinished, StepRetry, seal_step_failure, step_failed
+from stepflow_workers.execution.steps.run import (
+    StepFinished,
+    StepRetry,
+    seal_step_failure,
+    step_failed,
+    step_retry,
+)
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
@@ -82,7 +88,7 @@ class PlannedStep:
         lease, failure = self._lease, Failure("StepCancelledError", "the code has cancelled the step")
         number = lease.step_attempt
         return step_failed(
-            self._state, result.error, failure, step_id=lease.step_id, attempt=number, started_at=now_ms()
+            self._state, lease, result.error, failure, step_id=lease.step_id, attempt=number, started_at=now_ms()
         )
 
     async def _find(self) -> StepCall | None:
@@ -144,8 +150,11 @@ def failed_attempt(
     """The result of a planned step whose handler was not called: another attempt, or the end."""
     attempt, sealed = lease.step_attempt, seal_step_failure(function, lease.run_id, lease.key, failure)
     if is_final or attempt >= function.config.retries:
-        return step_failed(state, sealed, failure, step_id=lease.step_id, attempt=attempt, started_at=now_ms())
-    return StepRetry(attempt + 1, sealed, state.settings.backoff.delay_ms(attempt, random.random()))
+        return step_failed(state, lease, sealed, failure, step_id=lease.step_id, attempt=attempt, started_at=now_ms())
+    delay_ms = state.settings.backoff.delay_ms(attempt, random.random())
+    return step_retry(
+        state, lease, sealed, step_id=lease.step_id, attempt=attempt, started_at=now_ms(), delay_ms=delay_ms
+    )
 
 
 async def store_result(
@@ -159,9 +168,11 @@ async def store_result(
     match result:
         case StepFinished():
             await _commit(state, lease, result, run)
-        case StepRetry(attempts, error, delay_ms):
+        case StepRetry(attempts, error, delay_ms, attempt):
             state.failed_jobs += 1
-            await state.plan_retry(lease, lease.key, lease.step_id, attempts=attempts, error=error, delay_ms=delay_ms)
+            await state.plan_retry(
+                lease, lease.key, lease.step_id, attempts=attempts, error=error, delay_ms=delay_ms, attempt=attempt
+            )
 
 
 async def _commit(state: WorkerState, lease: Lease, result: StepFinished, run: CachedRun | None) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from stepflow import Function
 from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.transitions.attempts import attempt_detail
+from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.encryption_scopes import seal_failure, step_scope
 from stepflow_engine.errors import LimitError
 from stepflow_engine.failure import Failure
@@ -23,7 +25,7 @@ from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
 from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["StepFinished", "StepRetry", "execute_step", "seal_step_failure", "step_failed"]
+__all__ = ["StepFinished", "StepRetry", "execute_step", "seal_step_failure", "step_failed", "step_retry"]
 
 
 @value_class
@@ -36,16 +38,20 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class StepRetry:
-    """The attempt failed, and another follows."""
+    """The attempt failed, and another follows. ``attempt`` is its entry in the history; ``b""``: it was no attempt."""
 
     attempts: int
     error: bytes
     delay_ms: int
+    attempt: bytes = b""
 
 
 async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> StepFinished | StepRetry:
     """Call the handler of the step once and decide what follows."""
     run, started_at = attempt.run, now_ms()
+    job, step = attempt.lease.job, (attempt.key, attempt.id, started_at)
+    if not attempt.lease.key:  # the claim of a planned step says that it executes
+        state.executing[job] = step
     try:
         if len(attempt.deaths) >= POISON_DEATHS:
             raise PoisonError(died_text(attempt.deaths, "this step"))
@@ -66,12 +72,22 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
         raise
     except BaseException as error:  # noqa: BLE001  user code: any error of a handler is the failure of the step
         return _failed(state, attempt, original(error), started_at=started_at)
+    finally:
+        if state.executing.get(job) is step:  # not that of a later lease
+            del state.executing[job]
     run.add_uncommitted(attempt.key, len(text))
     return StepFinished(text, Memo(attempt.id, data=result.data))
 
 
 def step_failed(
-    state: WorkerState, sealed: bytes, failure: Failure, *, step_id: str, attempt: int, started_at: int
+    state: WorkerState,
+    lease: Lease,
+    sealed: bytes,
+    failure: Failure,
+    *,
+    step_id: str,
+    attempt: int,
+    started_at: int,
 ) -> StepFinished:
     """The result of a step that has no attempts left.
 
@@ -79,8 +95,26 @@ def step_failed(
         sealed: the stored form of the failure; see `seal_step_failure`.
         attempt: the number of the last attempt, 0-based.
     """
-    text = memo_of_error(sealed, _detail(state, step_id, attempt=attempt, started_at=started_at))
+    text = memo_of_error(sealed, _detail(state, lease, step_id, attempt=attempt, started_at=started_at))
     return StepFinished(text, Memo(step_id, failure=failure))
+
+
+def step_retry(
+    state: WorkerState, lease: Lease, sealed: bytes, *, step_id: str, attempt: int, started_at: int, delay_ms: int
+) -> StepRetry:
+    """The result of an attempt that failed and that another follows. See `step_failed`.
+
+    Args:
+        delay_ms: the delay before the next attempt, in milliseconds.
+    """
+    detail = attempt_detail(
+        number=attempt + 1,
+        worker=state.worker,
+        version=state.version_beside(lease),
+        step_id=step_id,
+        times=(started_at, now_ms()),
+    )
+    return StepRetry(attempt + 1, sealed, delay_ms, detail)
 
 
 def seal_step_failure(function: Function, run_id: str, key: str, failure: Failure) -> bytes:
@@ -91,7 +125,9 @@ def seal_step_failure(function: Function, run_id: str, key: str, failure: Failur
 def _memo_text(state: WorkerState, attempt: StepAttempt[RunRequest], data: bytes, *, started_at: int) -> bytes:
     run = attempt.run
     sealed = run.function.cipher.seal(data, step_scope(run.run_id, attempt.key))
-    text = memo_of_data(sealed, _detail(state, attempt.id, attempt=attempt.number, started_at=started_at))
+    text = memo_of_data(
+        sealed, _detail(state, attempt.lease, attempt.id, attempt=attempt.number, started_at=started_at)
+    )
     if not run.has_room(len(text)):
         limit = run.function.limits.run_state_bytes
         raise LimitError(
@@ -117,18 +153,36 @@ def _failed(
     failure = Failure.of(error)
     sealed = seal_step_failure(run.function, run.run_id, attempt.key, failure)
     if delay_ms is None:
-        return step_failed(state, sealed, failure, step_id=attempt.id, attempt=attempt.number, started_at=started_at)
+        return step_failed(
+            state,
+            attempt.lease,
+            sealed,
+            failure,
+            step_id=attempt.id,
+            attempt=attempt.number,
+            started_at=started_at,
+        )
     log_failed_attempt(
         run.function, run.run_id, failure, step_id=attempt.id, attempt=attempt.number + 1, delay_ms=delay_ms
     )
-    return StepRetry(attempt.number + 1, sealed, delay_ms)
+    return step_retry(
+        state,
+        attempt.lease,
+        sealed,
+        step_id=attempt.id,
+        attempt=attempt.number,
+        started_at=started_at,
+        delay_ms=delay_ms,
+    )
 
 
-def _detail(state: WorkerState, step_id: str, *, attempt: int, started_at: int) -> dict[str, object]:
-    return {
+def _detail(state: WorkerState, lease: Lease, step_id: str, *, attempt: int, started_at: int) -> dict[str, object]:
+    detail: dict[str, object] = {
         "id": step_id,
         "attempts": attempt + 1,
         "started_at": started_at,
         "ended_at": now_ms(),
         "worker": state.worker,
     }
+    version = state.version_beside(lease)
+    return detail if version is None else {**detail, "version": version}

@@ -32,6 +32,8 @@ async def send_step_events(state: WorkerState, attempt: StepAttempt[SendRequest]
         "ended_at": now,
         "worker": state.worker,
     }
+    if (version := state.version_beside(lease)) is not None:
+        detail["version"] = version
     memo = memo_of_data(dumps([event_id for _, event_id, _ in events]), detail)
     code, position = await state.broker.execute(
         send_events(state.partition, run_id=lease.run_id, fence=lease.fence, key=attempt.key, memo=memo, events=events)

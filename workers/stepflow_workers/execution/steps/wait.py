@@ -17,8 +17,8 @@ from stepflow_broker.transitions.waits import (
     early_events_matched,
     read_early_events,
 )
-from stepflow_engine.codec import dumps
-from stepflow_engine.encryption_scopes import read_event
+from stepflow_engine.codec import dumps, loads
+from stepflow_engine.encryption_scopes import read_event, wait_scope
 from stepflow_engine.expression import ExpressionCostError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.steps import SleepRequest, WaitRequest
@@ -32,6 +32,8 @@ __all__ = ["start_wait"]
 _log = logging.getLogger(WORKER_LOGGER)
 _MATCHED_AT_ONCE = 50
 """How many early events are matched before other tasks of the event loop continue."""
+_LONGEST_VALUES = 512
+"""The longest JSON text of the values of a wait that is stored for display."""
 
 
 async def start_wait(context: JobContext, attempt: StepAttempt[SleepRequest | WaitRequest]) -> ScriptStatus:
@@ -98,7 +100,7 @@ def _start_of(attempt: StepAttempt[SleepRequest | WaitRequest], condition: Event
     return WaitStart(
         key,
         step_id,
-        dumps({**detail, "event": request.event})[1:],
+        dumps({**detail, "event": request.event})[1:-1] + _shown_values(attempt, request) + b"}",
         request.timeout_ms,
         event=request.event,
         index=wait_index(request.event, paths=request.paths, values=request.values, has_condition=has_condition),
@@ -107,3 +109,12 @@ def _start_of(attempt: StepAttempt[SleepRequest | WaitRequest], condition: Event
         since=attempt.call.position,
         own_event=read_event(attempt.run.event)["id"],
     )
+
+
+def _shown_values(attempt: StepAttempt[SleepRequest | WaitRequest], request: WaitRequest) -> bytes:
+    """The values that the event must have, for display, as a part of the detail; empty if they are long."""
+    if not request.paths or len(request.values) > _LONGEST_VALUES:
+        return b""
+    values = dumps(dict(zip(request.paths.split(","), loads(request.values), strict=True)))
+    run = attempt.run
+    return b',"match":' + run.function.cipher.seal(values, wait_scope(run.run_id, attempt.key))
