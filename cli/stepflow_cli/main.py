@@ -22,7 +22,8 @@ __all__ = ["main", "stepflow"]
 
 
 @click.group(epilog=EPILOG)
-@click.version_option(__version__, message=f"{NAME} %(version)s")
+# without a variable of its own: STEPFLOW_VERSION is the version of the code that a worker executes
+@click.version_option(__version__, message=f"{NAME} %(version)s", allow_from_autoenv=False)
 def stepflow() -> None:
     """Durable step functions on Redis."""
 

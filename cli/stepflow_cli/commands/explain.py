@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 import click
 
+from stepflow.options.encryption import cipher_of
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.views.explain import Reason, explain_run
 from stepflow_broker.views.run_view import run_not_found
+from stepflow_broker.views.times import local_time
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.formatting import echo, print_json, waits_until
+from stepflow_cli.formatting import echo, print_json, since, waits_until
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_server
-from stepflow_engine.cipher import NO_ENCRYPTION
 
 __all__ = ["explain"]
 
@@ -24,7 +25,7 @@ __all__ = ["explain"]
 @server_options
 def explain(run_id: str, *, output: str, redis_url: str | None) -> None:
     """Explain why a run does not progress: what it waits for, and what that waits for in turn."""
-    broker, partition = find_server(redis_url, NO_ENCRYPTION)
+    broker, partition = find_server(redis_url, cipher_of(None))
     reason = explain_run(broker, partition, run_id)
     if reason is None:
         raise run_not_found(run_id)
@@ -38,6 +39,7 @@ def explain(run_id: str, *, output: str, redis_url: str | None) -> None:
 
 def _lines(reason: Reason, now: int, *, indent: str) -> Iterator[str]:
     until = f", {waits_until(reason.until, now)}" if reason.until else ""
-    yield f"{indent}{reason.text}{until}"
+    begun = f", since {local_time(reason.since)} ({since(reason.since, now)})" if reason.since else ""
+    yield f"{indent}{reason.text}{begun}{until}"
     for cause in reason.because:
         yield from _lines(cause, now, indent=f"{indent}  ")

@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.transitions.attempts import FAILED, UNFINISHED, WORKER_DIED
 from stepflow_broker.transitions.runs import RunRecord
+from stepflow_broker.views.attempt_view import AttemptView
 from stepflow_broker.views.run_details import RunDetails
 from stepflow_broker.views.run_pauses import pause_text
 from stepflow_broker.views.step_view import StepView
@@ -44,6 +46,8 @@ _LONGEST_ID = 32
 _LONGEST_WORKER = 24
 _SHOWN_FORKS = 5
 _BAR_STYLES = {"done": "green", "failed": "red"}
+_MOST_ATTEMPTS = 20
+_NO_RESULT = (FAILED, WORKER_DIED, UNFINISHED)
 
 
 def timeline(details: RunDetails, width: int, *, whole_tracebacks: bool = False) -> RenderableType:
@@ -52,6 +56,8 @@ def timeline(details: RunDetails, width: int, *, whole_tracebacks: bool = False)
     parts: list[RenderableType] = [_properties(details, now)]
     if details.steps:
         parts += ["", _steps(details.run, details.steps, width, now)]
+    if history := list(_history(details)):
+        parts += ["", _attempts(details, history, width)]
     if (tree := run_tree(details.tree, width)) is not None:
         parts += ["", tree]
     if text := _traceback(details, whole=whole_tracebacks):
@@ -82,10 +88,7 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
     if run.started_at is not None:
         yield "started", f"after {span(run.created_at, run.started_at)}"
         yield "took" if run.ended_at else "so far", span(run.started_at, run.ended_at or now)
-    if run.attempt:
-        yield "attempt", f"{run.attempt + 1} of the code between steps"
-    if run.owner:
-        yield "worker", run.owner
+    yield from _execution(run)
     if run.forked_from:
         yield "fork of", _source(run)
     if run.forks:
@@ -111,6 +114,19 @@ def _source(run: RunRecord) -> str:
     before = f", before step {run.forked_at}" if run.forked_at else ""
     by = f"  ({run.forked_by})" if run.forked_by else ""
     return printable(f"{run.forked_from}{before}{by}")
+
+
+def _execution(run: RunRecord) -> Iterator[tuple[str, str]]:
+    """What executes a run, or executed it: its batch, version, attempt and worker."""
+    if run.batch:
+        yield "batch", run.batch if run.batch != run.id else "this run executes a batch of runs"
+    if run.version:
+        ended = f", ended with {run.ended_version}" if run.ended_at and run.ended_version != run.version else ""
+        yield "version", printable(f"{run.version}{ended}")
+    if run.attempt:
+        yield "attempt", f"{run.attempt + 1} of the code between steps"
+    if run.owner or run.ended_by:
+        yield "worker", printable(run.owner or run.ended_by)
 
 
 def _status(run: RunRecord, now: int) -> Text:
@@ -145,10 +161,44 @@ def _steps(run: RunRecord, steps: Sequence[StepView], width: int, now: int) -> T
     begin, end = _time_axis(run, steps, now)
     for step in steps:
         cells: list[Cell] = [Text(printable(step.id)), state_text(step.state), str(step.attempts)]
-        cells += [_start(step, begin, now), span(step.started_at, step.ended_at)]
+        cells += [_start(step, begin, now), span(step.started_at, step.ended_at or (now if _is_live(step) else None))]
         cells += [printable(step.worker)] * with_worker
         cells += [_bar(step, begin, end)] * with_bar
         made.add_row(*cells, _result(step, now))
+    return made
+
+
+# -- attempts that gave no result ---------------------------------------------------
+
+
+def _history(details: RunDetails) -> Iterator[tuple[str, AttemptView]]:
+    """The step and the attempt of each attempt that gave no result; ``""``: of the code between steps."""
+    for attempt in details.history:
+        if attempt.outcome in _NO_RESULT and attempt.ended_at != details.run.ended_at:
+            yield "", attempt
+    for step in details.steps:
+        for attempt in step.history:
+            if attempt.outcome in _NO_RESULT and (attempt.outcome != UNFINISHED or step.state != UNFINISHED):
+                yield step.id, attempt
+
+
+def _attempts(details: RunDetails, history: Sequence[tuple[str, AttemptView]], width: int) -> Table:
+    """The latest attempts that gave no result, in the order of their ends."""
+    with_worker, with_version = width >= _WORKER_WIDTH, any(one.version != details.run.version for _, one in history)
+    headers = ["ATTEMPT OF", "TRY", "START", "TOOK", *["WORKER"] * with_worker, *["VERSION"] * with_version, "ERROR"]
+    made = table(*headers, right=("TRY", "START", "TOOK"))
+    made.columns[0].max_width = _LONGEST_ID
+    if with_worker:
+        made.columns[4].max_width = _LONGEST_WORKER
+    made.columns[-1].ratio, made.expand = 1, True
+    begin = details.run.started_at or details.run.created_at
+    for step_id, attempt in sorted(history, key=lambda one: one[1].ended_at or 0)[-_MOST_ATTEMPTS:]:
+        start = "" if attempt.started_at is None else f"+{show_duration(max(0, attempt.started_at - begin))}"
+        cells: list[Cell] = [printable(step_id) if step_id else Text("(code between steps)", style="dim")]
+        cells += [str(attempt.number), start, span(attempt.started_at, attempt.ended_at)]
+        cells += [printable(attempt.worker)] * with_worker
+        cells += [printable(attempt.version)] * with_version
+        made.add_row(*cells, Text(printable(brief_failure(attempt.failure)) or attempt.outcome, style="yellow"))
     return made
 
 
@@ -161,9 +211,14 @@ def _time_axis(run: RunRecord, steps: Sequence[StepView], now: int) -> tuple[int
 
 
 def _start(step: StepView, begin: int, now: int) -> str:
-    if step.started_at is not None:
-        return f"+{show_duration(step.started_at - begin)}"
+    if step.started_at is not None and step.due_at is None:
+        return f"+{show_duration(max(0, step.started_at - begin))}"
     return f"in {show_duration(max(0, step.due_at - now))}" if step.due_at is not None else ""
+
+
+def _is_live(step: StepView) -> bool:
+    """Whether a worker executes the step now."""
+    return step.state == "running"
 
 
 def _bar(step: StepView, begin: int, end: int) -> Text:
@@ -174,7 +229,7 @@ def _bar(step: StepView, begin: int, end: int) -> Text:
     first = min(int((step.started_at - begin) * scale), _LONGEST_BAR - 1)
     last = min(max(first + 1, round((step.ended_at - begin) * scale)), _LONGEST_BAR)
     bar = Text("·" * first, style="dim")
-    bar.append("━" * (last - first), style=f"not dim {_BAR_STYLES[step.state]}")
+    bar.append("━" * (last - first), style=f"not dim {_BAR_STYLES.get(step.state, 'yellow')}")
     return bar.append("·" * (_LONGEST_BAR - last))
 
 
@@ -185,12 +240,14 @@ def _result(step: StepView, now: int) -> Text:
         return Text(waits_until(step.invoke.waits_until, now), style="yellow")
     if step.wait is not None and step.wait.outcome == WAITING:
         return Text(wait_text(step.wait, now), style="yellow", no_wrap=False, overflow="fold")
-    return Text(_result_text(step)) if step.state == "done" else Text()
+    return Text(_result_text(step)) if step.state in ("done", UNFINISHED) else Text()
 
 
 def _result_text(step: StepView) -> str:
     """The result of a step that succeeded, in one line."""
     if step.wait is not None:
         return ended_text(step.wait, step.result)
+    if step.state == UNFINISHED:
+        return "had not ended when the run ended"
     text = printable(brief(step.result))
     return f"sent {text}" if step.kind == StepKind.SEND else text

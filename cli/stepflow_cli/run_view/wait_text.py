@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stepflow_broker.transitions.attempts import UNFINISHED
 from stepflow_broker.views.wait_view import WaitView
 from stepflow_cli.formatting import brief, cut, printable, waits_until
 
@@ -19,7 +20,7 @@ def wait_text(wait: WaitView, now: int) -> str:
     until = waits_until(wait.until or now, now)
     if not wait.event:
         return f"sleeping {until}"
-    match = f" with {printable(', '.join(wait.match))}" if wait.match else ""
+    match = f" with {_match(wait)}" if wait.match else ""
     condition = f" if {cut(printable(wait.condition), _LONGEST_CONDITION)}" if wait.condition else ""
     return f"waits for event {printable(wait.event)}{match}{condition} {until}"
 
@@ -34,8 +35,17 @@ def wait_texts(waits: Sequence[WaitView], now: int) -> list[str]:
 def ended_text(wait: WaitView, result: Any) -> str:
     """How a wait ended; ``result`` is the result of its step."""
     if not wait.event:
-        return "slept"
+        return "slept until the run ended" if wait.outcome == UNFINISHED else "slept"
     if wait.outcome == "time":
         return f"timed out waiting for event {printable(wait.event)}"
+    if wait.outcome == UNFINISHED:
+        return f"waited for event {printable(wait.event)} until the run ended"
     data = result.get("data") if isinstance(result, dict) else None
     return f"received event {printable(wait.event)}: {brief(data)}"
+
+
+def _match(wait: WaitView) -> str:
+    """The values that the event must have; of a wait that an older worker began, only the paths."""
+    if not isinstance(wait.values, dict):
+        return printable(", ".join(wait.match))
+    return printable(" and ".join(f"{path} = {brief(value, 60)}" for path, value in wait.values.items()))
