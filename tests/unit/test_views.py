@@ -27,7 +27,8 @@ def run_view(**fields: bytes) -> RunView:
 
 def test_a_run_has_the_fields_of_runs_list() -> None:
     fields = (
-        "run_id app function queue status attempt created_at started_at ended_at blocked blocked_by paused waits error"
+        "run_id app function queue status attempt created_at started_at ended_at blocked blocked_by paused waits tags "
+        "error_group error"
     )
     shown = run_view().to_json()
     assert list(shown) == fields.split()
@@ -68,7 +69,7 @@ def test_details_have_the_fields_of_runs_show() -> None:
     assert run is not None
     fields = (
         "run_id app function queue served status attempt created_at started_at ended_at due_at worker blocked "
-        "paused reason forked_from forked_at forked_by forks event output error steps parent children "
+        "paused reason forked_from forked_at forked_by forks tags error_group event output error steps parent children "
         "children_not_shown"
     )
     assert list(RunDetails(run, [], RunTree(view_run(run))).to_json()) == fields.split()

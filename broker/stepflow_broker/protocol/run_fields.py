@@ -59,6 +59,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("ended_at", _TIME, "end_run", "", "The end of the run."),
     _field("output", "JSON", "end_run", "", "The result of a completed run. It may be encrypted."),
     _field("error", "JSON", "end_run", "", "The failure of a run that has failed, was cancelled or was skipped. It may be encrypted."),
+    _field("indexed", "text", "note_error tag_run with_tags", "", "The further indexes that list the run: of its tags, and of the group of its error. `<length> <subject>` repeated."),
     _field("reason", "text", "skip_run start_or_skip", "", "Why the run was skipped."),
     # its job
     _field("lease", "integer", "claim_jobs", _LEASE_ENDS, "The fence of the current lease of the continuation."),

@@ -28,7 +28,7 @@ from stepflow_engine.encryption_scopes import (
 )
 from stepflow_engine.memo import read_memo
 
-__all__ = ["RunDetails", "read_run_details"]
+__all__ = ["RunDetails", "opened_step", "read_run_details"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ class RunDetails:
             "forked_at": run.forked_at or None,
             "forked_by": run.forked_by or None,
             "forks": list(run.forks),
+            "tags": dict(run.tags),
+            "error_group": run.error_group or None,
             "event": run.event,
             "output": run.output,
             "error": run.failure.to_json() if run.failure else None,
@@ -89,7 +91,7 @@ def read_run_details(broker: Broker, partition: Partition, run_id: str, *, depth
         raise run_not_found(run_id)
     pending = broker.execute(read_steps(partition, run_id))
     cipher = partition.cipher
-    run, pending = _opened_run(cipher, run), [_opened_step(cipher, run_id, step) for step in pending]
+    run, pending = _opened_run(cipher, run), [opened_step(cipher, run_id, step) for step in pending]
     stored = broker.execute(read_memos(partition, run_id))
     memos = [(key, redacted_memo(cipher, run_id, key, read_memo(text))) for key, text in stored]
     tree = read_run_tree(broker, partition, run, find_invokes(memos, pending), depth=depth)
@@ -116,5 +118,6 @@ def _opened_run(cipher: Cipher, run: RunRecord) -> RunRecord:
     )
 
 
-def _opened_step(cipher: Cipher, run_id: str, step: StepRecord) -> StepRecord:
+def opened_step(cipher: Cipher, run_id: str, step: StepRecord) -> StepRecord:
+    """A step with its failure opened, or replaced if this process does not have the key."""
     return replace(step, failure=redacted_failure(cipher, step.failure, step_scope(run_id, step.key, failed=True)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -39,6 +39,9 @@ class RunView:
         blocked_by: the flow control rule that delays the run or skipped it; ``""``: none.
         paused: why a pause stops it, as `run_pauses.pause_reason` says; ``""``: none does, or it was not read.
         waits: the sleeps and event waits of its steps, the one that ends first at the front.
+        tags: its tags by name.
+        error_group: the group of its error; ``""``: it has not failed.
+        parent: the run that invoked it; ``""``: none, or it was not read.
     """
 
     id: str
@@ -56,6 +59,9 @@ class RunView:
     blocked_by: str = ""
     paused: str = ""
     waits: tuple[WaitView, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    error_group: str = ""
+    parent: str = ""
 
     @property
     def name(self) -> str:
@@ -78,6 +84,8 @@ class RunView:
             "blocked_by": self.blocked_by or None,
             "paused": self.paused or None,
             "waits": [wait.to_json_with_step() for wait in self.waits],
+            "tags": dict(self.tags),
+            "error_group": self.error_group or None,
             "error": self.failure.to_json() if self.failure else None,
         }
 
@@ -115,6 +123,9 @@ def view_run(
         blocked_by=_blocked_by(run, delayed_by, limits),
         paused="" if run.status.ended else pause_reason(pauses_of(pauses, run.name, run.queue, limits)),
         waits=find_waits(pending),
+        tags=run.tags,
+        error_group=run.error_group,
+        parent=run.parent,
     )
 
 

@@ -2,7 +2,7 @@
 -- After a gap between scans, because the server or all workers were down or the clock was set ahead, live workers could
 -- not extend their leases. So a grace window of half a lease and a second begins, in which only leases count that had
 -- expired at the last scan before the gap. Live workers extend the others in that window.
--- USES     clock jobs waits state concurrency runs
+-- USES     clock jobs waits state concurrency indexes runs
 -- KEYS     1 leases  2 last_lease_scan
 -- ARGV     1 now_ms  2 limit  3 lease_ms
 -- MOVES    run running -> queued; continuation leased -> queued|waitlisted; step leased -> queued|waitlisted; promote
