@@ -136,7 +136,7 @@ WORKER = Role(
         "client|info info multi exec",
         "xadd xack xdel xautoclaim xpending xreadgroup xgroup|create xrange",
         "exists expire del get hdel hget hgetall hincrby hkeys hmget hset hvals llen lrange",
-        "sadd scard smembers srem zrange zremrangebyscore set wait",
+        "sadd scard smembers srem zrange zremrangebyscore zrevrangebyscore zscan set wait",
     ),
     keys=_all_keys(),
     subscribed=frozenset({"READY", "NOTIFICATIONS", "PAUSES", "RUN_ENDED"}),
