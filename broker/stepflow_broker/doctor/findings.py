@@ -171,6 +171,8 @@ PLACES: dict[str, Place] = {
     "error_group": Place("the group {subject} of errors"),
     "rate": Place("the rate limit {subject}"),
     "event_history": Place("the history of event {subject}"),
+    "event_index": Place("the index of events {subject}"),
+    "compared_paths": Place("the compared paths of event {subject}"),
     # what RQ's tools show
     "rq_job": Place("RQ's record of job {subject}", "it is not there, or has another status than the job"),
     "rq_wip": Place("the entry of {subject} in RQ's executing jobs of {detail}", "RQ's tools do not show it"),
@@ -180,7 +182,7 @@ PLACES: dict[str, Place] = {
 """The places, by the names of the kinds of keys (`stepflow_broker.protocol.keys.KEYS`) in lower case."""
 
 _INDEXES = "rq_queue leases timeouts wait_list"
-_FLOW = "idempotency throttle debounce batch rate event_history error_group"
+_FLOW = "idempotency throttle debounce batch rate event_history event_index compared_paths error_group"
 
 RULES: dict[str, Rule] = {
     # an entry against what its run demands

@@ -11,7 +11,7 @@ local now, kind, id, own = clock(ARGV[1]), ARGV[3], ARGV[4], ARGV[5] == '1'
 repairs = ARGV[2] == '1'
 
 local EXPIRING = {IDEMPOTENCY = IDEMPOTENCY, THROTTLE = THROTTLE, DEBOUNCE = DEBOUNCE, BATCH = BATCH, RATE = RATE,
-  EVENT_HISTORY = EVENT_HISTORY, ERROR_GROUP = ERROR_GROUP}
+  EVENT_HISTORY = EVENT_HISTORY, EVENT_INDEX = EVENT_INDEX, COMPARED_PATHS = COMPARED_PATHS, ERROR_GROUP = ERROR_GROUP}
 local FROM_RUNS = {run = true, remote_run = true, batch = true} -- finished events; the other entries are messages
 
 -- whether the status of a run alone says that an entry is expected: a shortcut for the many ended runs
