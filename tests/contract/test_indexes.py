@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stepflow_broker.doctor.examine import examine
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.flow_control import BatchConfig, FlowConfig, RateConfig
@@ -284,3 +285,21 @@ def test_a_page_of_the_read_operation_continues_where_it_ended(driver: Driver) -
         if not cursor:
             break
     assert found == [["0006", "0005", "0004"], ["0003", "0002", "0001"], ["0000"]]
+
+
+def test_the_doctor_adds_the_runs_of_older_versions_to_the_indexes(driver: Driver) -> None:
+    start(driver, "run1", tags=True, tenant=1)
+    driver.finish(driver.claim_one(), RunStatus.FAILED)
+    driver.finish(driver.started("run2"))
+    driver.start("run3")
+    wanted = ({}, {"statuses": ENDED}, {"statuses": frozenset({RunStatus.FAILED})}, {"tags": (("tenant", "1"),)})
+    before = [listed(driver, **one) for one in wanted]
+    for key in driver.client.keys("*index:*"):
+        driver.client.delete(key)
+    driver.client.delete(driver.keys("EXPIRY"), driver.keys("RUN_FUNCTIONS"))
+    found = examine(driver.store.broker, driver.partition)
+    missing = {finding.where for finding in found if finding.code == "missing"}
+    assert missing == {"index", "run_functions", "expiry"}
+    examine(driver.store.broker, driver.partition, repair=True)
+    driver.check()
+    assert [listed(driver, **one) for one in wanted] == before

@@ -31,6 +31,7 @@ MAX_DECLARED_TAGS = 5
 MAX_TAGS = 10
 """How many tags a run may have, those that its code adds included."""
 _MAX_VALUE_BYTES = 128
+_INTEGERS = 10**100
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _TAG, _ERROR = "tag ", "error "
 
@@ -75,19 +76,19 @@ def tag_value(name: str, value: object) -> str:
     """
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int) and abs(value) < 10**_MAX_VALUE_BYTES:
+    if isinstance(value, int):
+        if abs(value) >= _INTEGERS:
+            raise ValueError(f"tag {name}: the value must be an integer of at most 100 digits")
         return str(int(value))
-    if not isinstance(value, str | int):
+    if not isinstance(value, str):
         raise ValueError(f"tag {name}: the value must be text, an integer or a boolean, got {type(value).__name__}")
-    text = str(value) if isinstance(value, str) else ""
     try:
-        size = len(text.encode()) if isinstance(value, str) else _MAX_VALUE_BYTES + 1
+        size = len(value.encode())
     except UnicodeEncodeError:
         raise ValueError(f"tag {name}: the value must be valid Unicode, got a lone surrogate") from None
     if not 1 <= size <= _MAX_VALUE_BYTES:
-        what = f"{size:,} bytes" if isinstance(value, str) else "a longer integer"
-        raise ValueError(f"tag {name}: the value must have 1 to {_MAX_VALUE_BYTES} bytes, got {what}")
-    return text
+        raise ValueError(f"tag {name}: the value must have 1 to {_MAX_VALUE_BYTES} bytes, got {size:,} bytes")
+    return str(value)
 
 
 def tag_subject(name: str, value: str) -> str:
