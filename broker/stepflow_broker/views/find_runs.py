@@ -79,6 +79,7 @@ _RUN_FIELDS = (
     "parent",
     "remote_parent",
     "indexed",
+    "forked_from",
 )
 
 

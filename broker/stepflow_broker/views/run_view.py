@@ -42,6 +42,7 @@ class RunView:
         tags: its tags by name.
         error_group: the group of its error; ``""``: it has not failed.
         parent: the run that invoked it; ``""``: none, or it was not read.
+        forked_from: the run that it repeats; ``""``: none, or it was not read.
     """
 
     id: str
@@ -62,6 +63,7 @@ class RunView:
     tags: Mapping[str, str] = field(default_factory=dict)
     error_group: str = ""
     parent: str = ""
+    forked_from: str = ""
 
     @property
     def name(self) -> str:
@@ -126,6 +128,7 @@ def view_run(
         tags=run.tags,
         error_group=run.error_group,
         parent=run.parent,
+        forked_from=run.forked_from,
     )
 
 

@@ -102,6 +102,7 @@ def run_info(view: RunView) -> RunInfo:
         ended_at=_time(view.ended_at),
         tags=view.tags,
         parent=view.parent,
+        forked_from=view.forked_from,
         error=view.failure,
         error_group=view.error_group,
         queue=view.queue,
