@@ -173,14 +173,7 @@ class FunctionConfig:
 
         A run whose rules fail is skipped. A tag whose value is invalid is left out.
         """
-        if self.flow is None and self.cancellation is None and not self.tags:
-            return (0,)
-        opened = open_event(cipher, read_event(event))
-        tags = self._tags(opened, log=True)
-        try:
-            return self._rule_args([*self._rules(event, opened), *tags])
-        except (EventError, ConfigurationError) as error:
-            return self._rule_args([Rule("skip", str(error)), *tags])
+        return self._rules_or_skip(event, cipher)
 
     def rules_of_event(self, event: bytes, cipher: Cipher) -> tuple[Arg, ...]:
         """As `rules_or_skip`, for an event that can be set aside.
@@ -188,12 +181,22 @@ class FunctionConfig:
         Raises:
             ExpressionCostError: the event makes a key too expensive to evaluate.
         """
+        return self._rules_or_skip(event, cipher, passed=ExpressionCostError)
+
+    def _rules_or_skip(
+        self, event: bytes, cipher: Cipher, *, passed: type[Exception] | tuple[()] = ()
+    ) -> tuple[Arg, ...]:
+        """As `rules_or_skip`; ``passed`` is the kind of error that it raises."""
+        if self.flow is None and self.cancellation is None and not self.tags:
+            return (0,)
+        opened = open_event(cipher, read_event(event))
+        tags = self._tags(opened, log=True)
         try:
-            return self.rules(event, cipher)
-        except ExpressionCostError:
+            return self._rule_args([*self._rules(event, opened), *tags])
+        except passed:
             raise
         except (EventError, ConfigurationError) as error:
-            return self._rule_args([Rule("skip", str(error))])
+            return self._rule_args([Rule("skip", str(error)), *tags])
 
     def limit_names(self, event: dict[str, Any]) -> list[str]:
         """The names of the concurrency limits of a run by an event."""
