@@ -15,14 +15,14 @@ from pathlib import Path
 
 import redis
 
-from stepflow.client.find import run_filter
+from stepflow.client.find import run_query
 from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_broker.protocol.command import in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.redis_client.partitions import partition_for
-from stepflow_broker.transitions.run_index import RunFilter
+from stepflow_broker.transitions.run_index import RunQuery
 from stepflow_broker.views.find_runs import RunPage, find_page
 from stepflow_engine.cipher import NO_ENCRYPTION
 
@@ -97,21 +97,21 @@ def _print_memory(client: redis.Redis, partition: Partition, count: int) -> None
     print(f"{'whole server':<26} {int(client.info('memory')['used_memory']) / count:>12.0f}")
 
 
-def _lists(count: int) -> Iterator[tuple[str, RunFilter]]:
+def _lists(count: int) -> Iterator[tuple[str, RunQuery]]:
     middle = _BEGAN_MS + count // 40
-    yield "newest of all functions", run_filter("")
-    yield "newest of the app", run_filter("shop")
-    yield "of a function", run_filter("", ("shop/f0",))
-    yield "failed", run_filter("", status="failed")
-    yield "failed of a function", run_filter("", ("shop/f7",), status="failed")
-    yield "completed", run_filter("", status="completed")
-    yield "ended of a function", run_filter("", ("shop/f0",), status=["completed", "failed"])
-    yield "with a tag", run_filter("", tags={"tenant": 1})
-    yield "before a time", RunFilter(until_ms=middle)
-    yield "failed among those of a tag", run_filter("", tags={"tenant": 1}, status="failed")
+    yield "newest of all functions", run_query("")
+    yield "newest of the app", run_query("shop")
+    yield "of a function", run_query("", ("shop/f0",))
+    yield "failed", run_query("", status="failed")
+    yield "failed of a function", run_query("", ("shop/f7",), status="failed")
+    yield "completed", run_query("", status="completed")
+    yield "ended of a function", run_query("", ("shop/f0",), status=["completed", "failed"])
+    yield "with a tag", run_query("", tags={"tenant": 1})
+    yield "before a time", RunQuery(until_ms=middle)
+    yield "failed among those of a tag", run_query("", tags={"tenant": 1}, status="failed")
 
 
-def _measure(client: redis.Redis, broker: Broker, partition: Partition, wanted: RunFilter) -> str:
+def _measure(client: redis.Redis, broker: Broker, partition: Partition, wanted: RunQuery) -> str:
     """The time of the commands of each page by the server's own log, without the network."""
     client.config_set("slowlog-log-slower-than", 0)
     client.config_set("slowlog-max-len", 10_000)

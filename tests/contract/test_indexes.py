@@ -11,8 +11,9 @@ from stepflow_broker.registry.flow_control import BatchConfig, FlowConfig, RateC
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.registry.tags import TagConfig
 from stepflow_broker.transitions.batches import end_batch
-from stepflow_broker.transitions.run_index import Place, RunFilter, page_index
+from stepflow_broker.transitions.run_index import Place, RunQuery, page_index
 from stepflow_broker.transitions.runs import forget_runs, start_run, tag_run
+from stepflow_broker.views import find_runs
 from stepflow_broker.views.error_groups import read_error_groups
 from stepflow_broker.views.find_runs import find_page
 from stepflow_engine.codec import dumps
@@ -22,7 +23,7 @@ from tests.support.driver import GROUP_OF_ERRORS, RETENTION_MS, Driver
 from tests.support.found_runs import ENDED, found_runs
 
 TAGS = (TagConfig("tenant", "event.data.tenant"), TagConfig("plan", "event.data.plan"))
-ALL = RunFilter()
+ALL = RunQuery()
 
 
 def start(
@@ -44,7 +45,7 @@ def listed(driver: Driver, **wanted: object) -> list[str]:
     return [run.id for run in found_runs(driver.store.broker, driver.partition, **wanted)]
 
 
-def pages(driver: Driver, wanted: RunFilter, *, limit: int) -> list[list[str]]:
+def pages(driver: Driver, wanted: RunQuery, *, limit: int) -> list[list[str]]:
     """All pages, the next of each by the place of its last run."""
     found, after = [], None
     while True:
@@ -72,7 +73,7 @@ def test_pages_of_several_functions_are_merged(driver: Driver, limit: int) -> No
         driver.advance(number % 2)
     merged = [run for page in pages(driver, ALL, limit=limit) for run in page]
     assert merged == [f"{number:04d}" for number in reversed(range(20))]
-    two = RunFilter(functions=("shop/f0", "shop/f2"))
+    two = RunQuery(functions=("shop/f0", "shop/f2"))
     assert [run for page in pages(driver, two, limit=limit) for run in page] == [
         f"{number:04d}" for number in reversed(range(20)) if number % 3 != 1
     ]
@@ -109,7 +110,7 @@ def test_a_page_ends_after_so_many_entries_and_says_where(driver: Driver) -> Non
     for number in range(10):
         start(driver, f"{number:04d}")
         driver.advance(1)
-    wanted = RunFilter(statuses=frozenset({RunStatus.RUNNING, RunStatus.COMPLETED}))
+    wanted = RunQuery(statuses=frozenset({RunStatus.RUNNING, RunStatus.COMPLETED}))
     page = driver.store.broker.execute(page_index(driver.partition, wanted, None, limit=5, most=4))
     assert (page.found, page.read, page.last and page.last.run_id) == ([], 4, "0006")
     page = driver.store.broker.execute(page_index(driver.partition, wanted, page.last, limit=5, most=100))
@@ -125,7 +126,7 @@ def test_times_bound_a_page(driver: Driver) -> None:
     assert listed(driver, until_ms=began) == []
     after = Place(began + 20, "0002")
     page = driver.store.broker.execute(
-        page_index(driver.partition, RunFilter(until_ms=began + 40), after, limit=5, most=100)
+        page_index(driver.partition, RunQuery(until_ms=began + 40), after, limit=5, most=100)
     )
     assert [place.run_id for place in page.found] == ["0001", "0000"]
 
@@ -138,6 +139,22 @@ def test_ended_runs_are_listed_by_their_end_whatever_their_retention(driver: Dri
     assert listed(driver, statuses=ENDED) == ["run1", "run2", "run3"]
     assert listed(driver) == ["run3", "run2", "run1"]
     assert listed(driver, statuses=frozenset({RunStatus.COMPLETED})) == ["run1", "run2", "run3"]
+
+
+def test_running_runs_are_found_behind_many_that_are_queued(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find_runs, "BUDGET", 3)
+    driver.started("run1")
+    planned = driver.started("run2")
+    driver.plan(planned, "a")
+    driver.park(planned)
+    driver.claim_one()
+    for number in range(5):
+        driver.advance(1)
+        start(driver, f"later{number}")
+    assert listed(driver, statuses=frozenset({RunStatus.RUNNING})) == ["run1"]
+    monkeypatch.setattr(find_runs, "_MAX_MATCHES", 1)
+    monkeypatch.setattr(find_runs, "BUDGET", 100)
+    assert listed(driver, statuses=frozenset({RunStatus.RUNNING})) == ["run1"]
 
 
 def test_failed_runs_are_found_by_function_and_by_group(driver: Driver) -> None:

@@ -19,7 +19,7 @@ from stepflow_broker.registry.tags import pack_subjects, tag_subject
 from stepflow_engine.errors import FilterError
 from stepflow_engine.state_machine import RunStatus
 
-__all__ = ["IndexPage", "Place", "RunFilter", "page_index", "parse_cursor", "read_run_functions", "read_tag_names"]
+__all__ = ["IndexPage", "Place", "RunQuery", "page_index", "parse_cursor", "read_run_functions", "read_tag_names"]
 
 Order = Literal["created", "ended"]
 _CURSOR = re.compile(r"1 (created|ended) (\d{1,16}) (\S{0,100})")
@@ -69,7 +69,7 @@ def parse_cursor(cursor: object, order: Order) -> Place:
 
 
 @dataclass(frozen=True, slots=True)
-class RunFilter:
+class RunQuery:
     """Which runs are wanted.
 
     Attributes:
@@ -141,7 +141,7 @@ class IndexPage:
 
 
 def page_index(
-    partition: Partition, wanted: RunFilter, after: Place | None, *, limit: int, most: int
+    partition: Partition, wanted: RunQuery, after: Place | None, *, limit: int, most: int
 ) -> Command[IndexPage]:
     """A page of the runs of a partition. Its condition, error text, parent and event id are left to the caller.
 

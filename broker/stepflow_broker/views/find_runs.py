@@ -17,7 +17,7 @@ from stepflow_broker.registry.functions import FunctionConfig, read_functions
 from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.run_index import (
     Place,
-    RunFilter,
+    RunQuery,
     page_index,
     parse_cursor,
     read_run_functions,
@@ -33,7 +33,7 @@ from stepflow_engine.encryption_scopes import end_scopes, open_event, read_event
 from stepflow_engine.errors import DecryptionError, FilterError, FunctionNotFoundError
 from stepflow_engine.expression import ExpressionCostError, expression
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import run_id_by_event, run_id_for, with_partition_prefix
+from stepflow_engine.ids import run_id_by_event, run_id_for, split_job_id, with_partition_prefix
 from stepflow_engine.memo import read_memo
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.suggestions import suggestion
@@ -111,7 +111,7 @@ class _Found:
 
 
 def read_page(
-    partition: Partition, wanted: RunFilter, *, cursor: str = "", limit: int, known: Iterable[str] = ()
+    partition: Partition, wanted: RunQuery, *, cursor: str = "", limit: int, known: Iterable[str] = ()
 ) -> Operation[RunPage]:
     """As `find_page`, with what the runs wait for. One more round trip for each 25 runs that wait."""
     page = yield from find_page(partition, wanted, cursor=cursor, limit=limit, known=known)
@@ -124,7 +124,7 @@ def read_page(
 
 
 def find_page(
-    partition: Partition, wanted: RunFilter, *, cursor: str = "", limit: int, known: Iterable[str] = ()
+    partition: Partition, wanted: RunQuery, *, cursor: str = "", limit: int, known: Iterable[str] = ()
 ) -> Operation[RunPage]:
     """A page of runs of all partitions, the newest first. Two round trips if an index decides the filter.
 
@@ -140,8 +140,8 @@ def find_page(
         RunNotFoundError: the parent does not exist.
     """
     after = parse_cursor(cursor, wanted.order) if cursor else None
-    if wanted.parent or wanted.event_id or wanted.id_prefix:
-        ids = yield from _candidates(partition, wanted)
+    ids = yield from _candidates(partition, wanted)
+    if ids is not None:
         page = yield from _page_of(partition, wanted, ids, after, limit)
     else:
         found = yield from _walk(partition, wanted, after, limit)
@@ -158,7 +158,7 @@ def _opened(run: RunView, cipher: Cipher) -> RunView:
     return replace(run, failure=redacted_failure(cipher, run.failure, *end_scopes(run.id, run.name, failed=True)))
 
 
-def cursor_after(run: RunView, wanted: RunFilter) -> str:
+def cursor_after(run: RunView, wanted: RunQuery) -> str:
     """The cursor of the page that begins after a run of a list."""
     at_ms = run.ended_at if wanted.order == "ended" else run.created_at
     return Place(at_ms or 0, run.id).cursor(wanted.order)
@@ -187,7 +187,7 @@ class _Source:
         return not self.is_done and not self.found and (place is None or self.after is None or self.after > place)
 
 
-def _walk(partition: Partition, wanted: RunFilter, after: Place | None, limit: int) -> Operation[_Found]:
+def _walk(partition: Partition, wanted: RunQuery, after: Place | None, limit: int) -> Operation[_Found]:
     """The next runs of all partitions, merged."""
     sources = [_Source(one, after) for one in partition.all]
     places, read, event_bytes = list[Place](), 0, 0
@@ -215,7 +215,7 @@ def _walk(partition: Partition, wanted: RunFilter, after: Place | None, limit: i
     return _Found(places, places[-1] if has_more else None, read)
 
 
-def _matching(partition: Partition, wanted: RunFilter, places: Sequence[Place]) -> Operation[tuple[list[Place], int]]:
+def _matching(partition: Partition, wanted: RunQuery, places: Sequence[Place]) -> Operation[tuple[list[Place], int]]:
     """The runs whose event and error match, and the number of bytes that were read."""
     if not wanted.condition and not wanted.error:
         return list(places), 0
@@ -259,13 +259,25 @@ def _error_matches(text: str, error: bytes | None, run_id: str, name: str, ciphe
 # -- from ids ------------------------------------------------------------------
 
 
-def _candidates(partition: Partition, wanted: RunFilter) -> Operation[list[str]]:
-    """The ids of runs that the parent, the event or the prefix names."""
+def _candidates(partition: Partition, wanted: RunQuery) -> Operation[list[str] | None]:
+    """The ids among which are those of all wanted runs, where they are few; ``None``: the indexes have them."""
     if wanted.parent:
         return (yield from read_children(partition, wanted.parent))
     if wanted.event_id:
         return (yield from _started_by(partition, wanted.event_id))
-    return (yield from _with_prefix(partition, wanted.id_prefix))
+    if wanted.id_prefix:
+        return (yield from _with_prefix(partition, wanted.id_prefix))
+    return (yield from _executing(partition)) if wanted.statuses == {RunStatus.RUNNING} else None
+
+
+def _executing(partition: Partition) -> Operation[list[str] | None]:
+    """The ids of the runs whose code workers hold; ``None``: there are very many.
+
+    Behind very many queued runs, these would be at the end of the index of live runs.
+    """
+    parts = yield [command(replies.texts, "ZRANGE", one.keys("LEASES"), 0, _MAX_MATCHES) for one in partition.all]
+    jobs = [job for part in parts for job in part]
+    return None if len(jobs) > _MAX_MATCHES else [job for job in jobs if not split_job_id(job)[1]]
 
 
 def read_children(partition: Partition, run_id: str) -> Operation[list[str]]:
@@ -323,7 +335,7 @@ def _with_prefix(partition: Partition, prefix: str) -> Operation[list[str]]:
 
 
 def _page_of(
-    partition: Partition, wanted: RunFilter, ids: Sequence[str], after: Place | None, limit: int
+    partition: Partition, wanted: RunQuery, ids: Sequence[str], after: Place | None, limit: int
 ) -> Operation[RunPage]:
     """The page of some runs that were found by their ids."""
     places: dict[Place, RunView] = {}
@@ -338,7 +350,7 @@ def _page_of(
     return RunPage([places[place] for place in first[:limit]], cursor, len(ids))
 
 
-def _is_wanted(run: RunView, wanted: RunFilter) -> bool:
+def _is_wanted(run: RunView, wanted: RunQuery) -> bool:
     at_ms = (run.ended_at if wanted.order == "ended" else run.created_at) or 0
     return (
         wanted.app in ("", run.app)
@@ -402,7 +414,7 @@ def _known_functions(partition: Partition) -> Operation[tuple[set[str], list[Fun
     return {*(config.name for config in configs), *(name for part in parts for name in part)}, configs
 
 
-def _check_names(partition: Partition, wanted: RunFilter, known: Iterable[str]) -> Operation[None]:
+def _check_names(partition: Partition, wanted: RunQuery, known: Iterable[str]) -> Operation[None]:
     """Refuse a filter that finds nothing because it names what does not exist."""
     if not (wanted.functions or wanted.tags or wanted.error_group):
         return

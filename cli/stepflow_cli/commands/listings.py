@@ -14,7 +14,7 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.flow_control import RateConfig
 from stepflow_broker.registry.functions import CronConfig, FunctionConfig, forget_function, read_functions
-from stepflow_broker.transitions.run_index import RunFilter
+from stepflow_broker.transitions.run_index import RunQuery
 from stepflow_broker.views.find_runs import find_page
 from stepflow_broker.views.listings import read_queues, read_workers, served_queues, unserved_functions
 from stepflow_broker.views.times import iso, local_time
@@ -90,7 +90,7 @@ def forget(name: str, *, output: str, redis_url: str | None) -> None:
     function live. A worker that has the code registers the function again.
     """
     broker, partition = find_server(redis_url, NO_ENCRYPTION)
-    live = RunFilter(functions=(name,), statuses=LIVE)
+    live = RunQuery(functions=(name,), statuses=LIVE)
     if run_operation(broker, find_page(partition, live, limit=1, known=[name])).runs:
         cancel = f"{NAME} runs cancel --function {name}"
         raise ConfigurationError(f"function {name} has live runs: wait for their end, or cancel them with '{cancel}'")

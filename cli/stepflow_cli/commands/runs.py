@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from stepflow.client.find import run_filter
+from stepflow.client.find import run_query
 from stepflow.options.encryption import cipher_of
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.redis_client.operation import run_operation
@@ -143,7 +143,7 @@ def list_runs(
     --since and --until refer to the same time.
     """
     broker, partition = find_partitions(redis_url, cipher_of(None))
-    wanted = run_filter(
+    wanted = run_query(
         "",
         function_names(broker, partition, function),
         status=statuses,

@@ -16,7 +16,7 @@ from stepflow.functions.function import Function
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
 from stepflow_broker.registry.tags import check_tag_name, tag_value
-from stepflow_broker.transitions.run_index import RunFilter, parse_cursor
+from stepflow_broker.transitions.run_index import RunQuery, parse_cursor
 from stepflow_broker.views.error_groups import ErrorGroup, read_error_groups
 from stepflow_broker.views.find_runs import RunPage, find_page
 from stepflow_engine.durations import Duration, duration_ms
@@ -26,7 +26,7 @@ from stepflow_engine.expression import condition
 from stepflow_engine.limits import check_id
 from stepflow_engine.state_machine import RunStatus
 
-__all__ = ["AsyncRunIterator", "RunIterator", "groups_operation", "run_filter"]
+__all__ = ["AsyncRunIterator", "RunIterator", "groups_operation", "run_query"]
 
 _PAGE = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -34,7 +34,7 @@ _GROUP = re.compile(rf"[0-9a-f]{{{GROUP_LENGTH}}}")
 _PREFIX = re.compile(r"[0-9a-f]{4,40}")
 
 
-def run_filter(
+def run_query(
     app: str,
     functions: tuple[str, ...] = (),
     *,
@@ -47,7 +47,7 @@ def run_filter(
     if_: str | None = None,
     event: str | None = None,
     id: str | None = None,
-) -> RunFilter:
+) -> RunQuery:
     """A filter of runs; see `Stepflow.runs`.
 
     Args:
@@ -69,7 +69,7 @@ def run_filter(
     since_ms, until_ms = _time_ms(since, "since"), _time_ms(until, "until")
     if since_ms is not None and until_ms is not None and since_ms >= until_ms:
         raise FilterError("since", "since must be before until")
-    return RunFilter(
+    return RunQuery(
         app=app,
         functions=functions,
         statuses=statuses,
@@ -179,7 +179,7 @@ class _Pages:
     def __init__(
         self,
         backend: Backend,
-        wanted: RunFilter,
+        wanted: RunQuery,
         *,
         limit: int | None,
         cursor: str | None,
@@ -227,7 +227,7 @@ class _Pages:
             function = local if isinstance(function, str) else function
         known = {one.name for one in functions.values()} | ({function.name} if function else set())
         return cls(
-            backend, run_filter(app, names, **filters), limit=limit, cursor=cursor, known=known, function=function
+            backend, run_query(app, names, **filters), limit=limit, cursor=cursor, known=known, function=function
         )
 
     @property
