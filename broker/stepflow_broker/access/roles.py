@@ -24,7 +24,7 @@ _LISTENING = "subscribe unsubscribe"
 _LOOKING = """
 exists get hexists hget hgetall hkeys hlen hmget hscan hvals llen lpos lrange pttl scan scard sismember smembers sscan
 ttl type xinfo|groups xlen xpending xrange xrevrange zcard zcount zrange zrangebyscore zrank zrevrange
-zrevrangebyscore zscan zscore info script|load
+zrevrangebyscore zrevrank zscan zscore info script|load
 """
 _EXAMINATIONS = tuple(name for name in script_names() if name.startswith("examine_"))
 _OPERATING = ("pause", "resume", "resend_event", "check_permissions", *_EXAMINATIONS)
