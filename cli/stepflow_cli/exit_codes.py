@@ -17,6 +17,7 @@ from stepflow_engine.errors import (
     ConfigurationError,
     CorruptDataError,
     EventError,
+    FilterError,
     ForkError,
     FunctionNotFoundError,
     ResultTimeoutError,
@@ -77,7 +78,7 @@ class Session:
 def exit_code(error: Exception) -> ExitCode:
     """The exit code for an error."""
     match error:
-        case click.UsageError() | EventError() | ForkError():
+        case click.UsageError() | EventError() | FilterError() | ForkError():
             return ExitCode.USAGE
         case ConfigurationError():
             return ExitCode.CONFIGURATION

@@ -6,6 +6,7 @@ import click
 
 from stepflow_cli.commands.dev import dev
 from stepflow_cli.commands.doctor import doctor
+from stepflow_cli.commands.errors import errors
 from stepflow_cli.commands.events import events
 from stepflow_cli.commands.explain import explain
 from stepflow_cli.commands.listings import functions, queues, workers
@@ -35,6 +36,7 @@ _COMMANDS = (
     start,
     invoke,
     runs,
+    errors,
     events,
     explain,
     doctor,

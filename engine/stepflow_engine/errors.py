@@ -26,6 +26,7 @@
     ├─ DecryptionError              an encrypted payload cannot be opened
     │  └─ EncryptionKeyMissingError
     ├─ ConfigurationError           names the setting and the fix
+    │  ├─ FilterError               a filter of runs is invalid, or names what does not exist (also a ValueError)
     │  └─ PermissionDeniedError     the Redis user does not have the right
     └─ BackendUnavailableError      the Redis server cannot be used now
        ├─ CorruptDataError          stored data is damaged, or was not written by stepflow
@@ -47,6 +48,7 @@ __all__ = [
     "DecryptionError",
     "EncryptionKeyMissingError",
     "EventError",
+    "FilterError",
     "ForkError",
     "FunctionNotFoundError",
     "InvokeCancelledError",
@@ -309,6 +311,18 @@ class EncryptionKeyMissingError(DecryptionError):
 
 class ConfigurationError(StepflowError):
     """A setting is invalid. The message names the setting and the fix."""
+
+
+class FilterError(ConfigurationError, ValueError):
+    """A filter of `Stepflow.runs` is invalid, or names what does not exist. Nothing was read.
+
+    Attributes:
+        parameter: the name of the parameter.
+    """
+
+    def __init__(self, parameter: str, message: str) -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class PermissionDeniedError(ConfigurationError):

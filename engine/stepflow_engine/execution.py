@@ -93,6 +93,7 @@ class Execution:
         closed: whether the pass was closed; see `close`.
         has_other_kind: whether the code has requested a step whose memo is that of a step of another kind: it is of
             another version than the code that stored the memo.
+        tags: the tags that the code has given to the run, by name.
         is_driven: whether this pass decides how the run continues. A worker that replays the code only to find a
             planned step sets it to false.
         cancelled: the keys of steps that the code has requested and cancelled. The worker removes those that it has
@@ -114,6 +115,7 @@ class Execution:
         self.is_driven = True
         self.has_other_kind = False
         self.cancelled: list[str] = []
+        self.tags: dict[str, str] = {}
         self._body = body
         self._max_steps = max_steps
         self._own_tasks = own_tasks

@@ -7,7 +7,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Failure", "group_parts"]
+__all__ = ["Failure", "group_parts", "stored_attribute"]
 
 _MAX_CAUSES = 10
 _MAX_TEXT = 16_384
@@ -49,7 +49,7 @@ class Failure:
     def _describe(cls, error: BaseException, depth: int) -> Failure:
         while len(parts := group_parts(error)) == 1:
             error = parts[0]
-        wrapped = _attribute(error, "failure")
+        wrapped = stored_attribute(error, "failure")
         if type(wrapped) is Failure:
             return wrapped
         before = _cause(error)
@@ -103,7 +103,7 @@ def _cause(error: BaseException) -> BaseException | None:
     return cause
 
 
-def _attribute(error: BaseException, name: str) -> Any:
+def stored_attribute(error: BaseException, name: str) -> Any:
     """An attribute that is stored in the error itself."""
     try:
         return object.__getattribute__(error, "__dict__").get(name)
@@ -170,7 +170,7 @@ def _qualified_name(error: BaseException) -> str:
 
 
 def _notes(error: BaseException) -> list[str]:
-    notes = _attribute(error, "__notes__")
+    notes = stored_attribute(error, "__notes__")
     if type(notes) is not list:
         return []
     return [f"{_clean(note)}\n" for note in notes[:_MAX_NOTES] if type(note) is str]

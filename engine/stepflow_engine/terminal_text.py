@@ -7,11 +7,15 @@ import re
 from stepflow_engine.failure import Failure
 from stepflow_engine.product import NAME
 
-__all__ = ["cut", "one_line_failure", "printable", "printable_lines", "traceback_text"]
+__all__ = ["cut", "innermost_frame", "one_line_failure", "printable", "printable_lines", "traceback_text"]
 
 _OWN_FILE = re.compile(rf"[/\\]({NAME}_(engine|broker|workers|cli)|(sdk|site-packages)[/\\]{NAME})[/\\]")
 _LIBRARY_FILE = re.compile(r"[/\\](asyncio|concurrent[/\\]futures)[/\\]|[/\\]threading\.py$")
 _FRAME = re.compile(r'  File "(.*)", line \d+')
+_FRAME_LINE = re.compile(r'^  File "(.*)", line \d+, in (.+)$', re.MULTILINE)
+_INSTALLED_FILE = re.compile(r"[/\\](site-packages|dist-packages|python3\.\d+)[/\\]")
+_SLASH = re.compile(r"[/\\]")
+_NOT_OF_USERS = (_OWN_FILE, _LIBRARY_FILE, _INSTALLED_FILE)
 _HEADER = "Traceback (most recent call last):"
 _CAUSED = "The error above caused this one:"
 
@@ -48,6 +52,17 @@ def traceback_text(failure: Failure, *, whole: bool = False) -> str:
         parts.append(printable_lines((at.traceback if whole else _own_frames(at.traceback)).rstrip("\n")))
         at = at.cause
     return f"\n\n{_CAUSED}\n\n".join(reversed(parts))
+
+
+def innermost_frame(text: str) -> str:
+    """The innermost frame of a traceback that is of a user's own code, as ``file.py function``; ``""``: it has none.
+
+    Without such a frame, it is the innermost of a library.
+    """
+    frames = _FRAME_LINE.findall(text)
+    own = [frame for frame in frames if not any(kind.search(frame[0]) for kind in _NOT_OF_USERS)]
+    file, function = (own or frames or [("", "")])[-1]
+    return " ".join([*_SLASH.split(file)[-1:], function]).strip()
 
 
 def _own_frames(text: str) -> str:

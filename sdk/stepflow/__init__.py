@@ -39,6 +39,7 @@ All errors are in one tree::
     ├─ DecryptionError              an encrypted payload cannot be opened
     │  └─ EncryptionKeyMissingError
     ├─ ConfigurationError           names the setting and the fix
+    │  ├─ FilterError               a filter of runs is invalid, or names what does not exist (also a ValueError)
     │  └─ PermissionDeniedError     the Redis user does not have the right
     └─ BackendUnavailableError      the Redis server cannot be used now
        ├─ CorruptDataError          stored data is damaged, or was not written by stepflow
@@ -46,7 +47,9 @@ All errors are in one tree::
 """
 
 from stepflow.app import Stepflow
+from stepflow.client.find import AsyncRunIterator, RunIterator
 from stepflow.client.run import Run
+from stepflow.client.run_info import AttemptInfo, RunInfo, StepInfo
 from stepflow.event import Event
 from stepflow.functions.context import Context, SyncContext
 from stepflow.functions.function import Function
@@ -58,6 +61,7 @@ from stepflow.options.encryption import Encryption
 from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle
 from stepflow.options.triggers import CronTrigger, EventTrigger
 from stepflow_broker.transitions.pauses import Pause
+from stepflow_broker.views.error_groups import ErrorGroup
 from stepflow_broker.views.explain import Reason
 from stepflow_engine.around_attempt import Attempt
 from stepflow_engine.errors import (
@@ -67,6 +71,7 @@ from stepflow_engine.errors import (
     DecryptionError,
     EncryptionKeyMissingError,
     EventError,
+    FilterError,
     ForkError,
     FunctionNotFoundError,
     InvokeCancelledError,
@@ -96,7 +101,9 @@ from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.version import __version__ as __version__
 
 __all__ = [
+    "AsyncRunIterator",
     "Attempt",
+    "AttemptInfo",
     "BackendUnavailableError",
     "Batch",
     "CancelOn",
@@ -109,10 +116,12 @@ __all__ = [
     "DecryptionError",
     "Encryption",
     "EncryptionKeyMissingError",
+    "ErrorGroup",
     "Event",
     "EventError",
     "EventTrigger",
     "Failure",
+    "FilterError",
     "ForkError",
     "Function",
     "FunctionNotFoundError",
@@ -135,11 +144,14 @@ __all__ = [
     "RunCancelledError",
     "RunError",
     "RunFailedError",
+    "RunInfo",
+    "RunIterator",
     "RunNotFoundError",
     "RunSkippedError",
     "RunStatus",
     "Singleton",
     "StepError",
+    "StepInfo",
     "StepKindError",
     "StepOutputError",
     "StepTools",

@@ -11,6 +11,7 @@ from stepflow.functions.function import Function, FunctionDecorator, local_names
 from stepflow.options.cancellation import CancelOn, Timeouts, cancellation_config
 from stepflow.options.encryption import Encryption, cipher_of
 from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
+from stepflow.options.tags import tag_configs
 from stepflow.options.triggers import Trigger, trigger_configs
 from stepflow_engine.around_attempt import AroundAttempt, Attempt
 from stepflow_engine.codec import dumps
@@ -109,6 +110,7 @@ class Stepflow(Client):
         priority: str | None = None,
         cancel_on: CancelOn | Sequence[CancelOn] | None = None,
         timeouts: Timeouts | None = None,
+        tags: Mapping[str, str] | None = None,
         on_failure: Callable[..., Any] | None = None,
     ) -> FunctionDecorator:
         """Declare a function: a decorator for an ``async def`` or a plain ``def`` with one parameter, the context.
@@ -134,6 +136,11 @@ class Stepflow(Client):
                 been created that many seconds earlier.
             cancel_on: events that cancel its live runs; at most five.
             timeouts: deadlines for the start and the end of a run; a run that misses one is cancelled.
+            tags: at most five names of tags, and for each a path or a CEL expression on ``event``. `runs` finds runs by
+                their tags. If the event has no value for it, a run does not have the tag. A value is text, an integer
+                or a boolean, of at most 128 bytes. Another value is refused when a run is started by name. When an
+                event starts the run, the tag is left out, with a warning in the log. Tags are stored in clear, also
+                with ``encryption=``.
             on_failure: the handler of a second function, ``<id>-failed``. Each failed run (not a cancelled one) starts
                 one run of it. Its event's data has ``function``, ``run_id``, ``error`` and the failed run's ``event``.
 
@@ -160,6 +167,7 @@ class Stepflow(Client):
                 batch=batch,
             )
             cancellation = cancellation_config(cancel_on=cancel_on, timeouts=timeouts)
+            tagged = tag_configs(tags)
             if batch and (cancel_on or (cancellation and cancellation.start_ms)):
                 raise ConfigurationError(
                     "batch: cannot be combined with cancel_on or Timeouts(start=...): remove one of them"
@@ -179,6 +187,7 @@ class Stepflow(Client):
                 queue=self.id if queue is None else queue,
                 flow=flow,
                 cancellation=cancellation,
+                tags=tagged,
                 retention_ms=self.backend.retention_ms,
                 limits=self.limits,
                 namespace=namespace,

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from stepflow import Context, Stepflow
-from stepflow_broker.transitions.runs import forget_ended
+from stepflow_broker.transitions.runs import forget_runs
 from tests.chaos.health import check_health
 from tests.support.plain import PLAIN
 from tests.support.processes import WorkerProcess, until
@@ -93,8 +93,8 @@ def _work(producer: Stepflow, client: redis.Redis, rounds: int) -> None:
 def _at_rest(producer: Stepflow, client: redis.Redis, worker: WorkerProcess) -> Use:
     """What is used when everything that has ended is forgotten."""
     until(lambda: not _left(client), what="the end of the retention")
-    seconds, _ = client.time()
-    producer.backend.broker.execute(forget_ended(PLAIN, seconds * 1000 + 60_000))
+    while any(producer.backend.broker.execute(forget_runs(PLAIN, limit=500))):
+        pass
     return Use.of(worker, client)
 
 

@@ -6,9 +6,10 @@ import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.runs import forget_ended, list_runs
+from stepflow_broker.transitions.runs import forget_runs
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import ERROR, LEASE_MS, NOBODY, RETENTION_MS, Driver
+from tests.support.found_runs import ENDED, found_runs
 
 
 def taken_over(driver: Driver) -> Lease:
@@ -93,11 +94,24 @@ def test_who_waits_for_the_end_of_a_run_is_told_of_it(driver: Driver) -> None:
 
 def test_ended_runs_are_listed_until_their_retention_is_over(driver: Driver) -> None:
     driver.finish(driver.started())
-    ended = list_runs(driver.partition, live=False, limit=10)
-    assert driver.store.broker.execute(ended) == ["run1"]
-    assert driver.store.broker.execute(forget_ended(driver.partition, driver.now_ms + RETENTION_MS - 1)) == 0
-    assert driver.store.broker.execute(forget_ended(driver.partition, driver.now_ms + RETENTION_MS)) == 1
-    assert driver.store.broker.execute(ended) == []
+
+    def listed() -> list[str]:
+        return [run.id for run in found_runs(driver.store.broker, driver.partition, statuses=ENDED)]
+
+    forget = forget_runs(driver.partition, limit=10)
+    assert listed() == ["run1"]
+    driver.advance(RETENTION_MS - 1)
+    assert driver.store.broker.execute(forget) == (0, 0)
+    driver.advance(1)
+    forget = forget_runs(driver.partition, limit=10)
+    assert driver.store.broker.execute(forget) == (1, 0)  # it is still there
+    assert listed() == ["run1"]
+    driver.client.delete(driver.keys("RUN", "run1"))
+    assert listed() == []
+    driver.advance(RETENTION_MS)
+    assert driver.send(forget_runs(driver.partition, limit=10)) == (1, 1)
+    left = [driver.client.keys(f"{driver.keys(kind)}*") for kind in ("INDEX", "EXPIRY", "RUN_FUNCTIONS")]
+    assert left == [[], [], []]
 
 
 # -- cancel ------------------------------------------------------------------------

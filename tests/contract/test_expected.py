@@ -19,7 +19,7 @@ from tests.support.invariants import read_expected
 
 LIST_EXPECTED = """\
 -- list_expected: list the entries that runs demand.
--- USES     clock jobs waits state concurrency truth expected
+-- USES     clock jobs waits state concurrency indexes truth expected
 -- KEYS     1 live
 -- ARGV     1 now_ms  2.. runs
 -- MOVES    none
@@ -87,7 +87,9 @@ def list_expected(driver: Driver) -> dict[str, dict[str, tuple[str, bool, list[s
     text = scripts.script("list_expected").text
     found: defaultdict[str, dict[str, tuple[str, bool, list[str]]]] = defaultdict(dict)
     for kind, member, value, optional, ids in driver.client.eval(text, 1, driver.keys("LIVE"), driver.now_ms, *runs):
-        assert member not in found[kind], f"{member} is expected twice in {kind}"
+        if kind == "INDEX":
+            member = f"{ids[0]}: {member}"
+        assert member not in found[kind] or kind == "RUN_FUNCTIONS", f"{member} is expected twice in {kind}"
         found[kind][member] = (value, bool(optional), ids)
     return found
 
@@ -97,7 +99,10 @@ def test_the_library_expects_what_the_model_expects(driver: Driver, arrange: Cal
     arrange(driver)
     found, model = list_expected(driver), read_expected(driver.client)
     assert set(found["LIVE"]) == model.live
-    assert set(found["ENDED"]) == model.ended
+    assert {member.split(" ")[0] for member in found["EXPIRY"]} == model.ended
+    listed = {f"{subject}: {run}": at for subject, runs in model.listed.items() for run, at in runs.items()}
+    assert {member: float(score) for member, (score, _, _) in found["INDEX"].items()} == listed
+    assert {f"function {name}" for name in found["RUN_FUNCTIONS"]} <= set(model.listed)
     assert set(found["RQ_QUEUE"]) == set(model.queued)
     assert set(found["LEASES"]) == model.leases
     assert set(found["WAIT_LIST"]) == model.in_line

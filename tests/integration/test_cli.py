@@ -13,7 +13,7 @@ import redis
 from stepflow import Context, RateLimit, RunStatus, Stepflow
 from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.views import listings
+from stepflow_broker.views import find_runs
 from stepflow_cli.exit_codes import report
 from tests.integration.apps import shop
 from tests.support.command_line import (
@@ -27,6 +27,7 @@ from tests.support.command_line import (
     register,
     running,
 )
+from tests.support.found_runs import found_runs
 from tests.support.processes import until
 from tests.support.roles import as_role
 
@@ -216,7 +217,7 @@ def test_runs_list_filters_by_status_and_function_and_cuts_at_the_limit(register
     assert ids("--status", "queued") == [waiting]
     assert len(ids("--status", "completed", "--status", "failed")) == 4
     assert len(ids("--function", "broken")) == len(ids("--function", "shop/broken")) == 1
-    assert ids("--function", "other/broken") == []
+    assert ids("--function", "broken", "--status", "queued") == []
     assert "no runs" in call("runs", "list", "--status", "cancelled", "--redis-url", registered).stdout
 
 
@@ -239,15 +240,15 @@ def test_the_newest_runs_that_fit_are_found_page_by_page(app: Stepflow, monkeypa
     @app.function("rare")
     async def rare(ctx: Context) -> None: ...
 
-    monkeypatch.setattr(listings, "_PAGE", 4)
+    monkeypatch.setattr(find_runs, "_MOST", 4)
     runs = [app.start(rare if number % 10 == 0 else common) for number in range(21)]
     runs[1].cancel()
     broker, partition = Broker(as_role(app.backend.url, "read-only")), app.backend.partition
-    found = listings.find_runs(broker, partition, function="rare", limit=2)
+    found = found_runs(broker, partition, functions=("shop/rare",), limit=2)
     assert {run.id for run in found} <= {runs[0].id, runs[10].id, runs[20].id}
     assert len(found) == 2
-    assert len(listings.find_runs(broker, partition, limit=100)) == 21
-    cancelled = listings.find_runs(broker, partition, statuses=frozenset({RunStatus.CANCELLED}), limit=100)
+    assert len(found_runs(broker, partition)) == 21
+    cancelled = found_runs(broker, partition, statuses=frozenset({RunStatus.CANCELLED}))
     assert [run.id for run in cancelled] == [runs[1].id]
 
 

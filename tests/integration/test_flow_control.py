@@ -215,7 +215,9 @@ def test_of_runs_that_come_close_together_the_last_starts(app: Stepflow, run_wor
     app.send([Event("typed", {"user": user, "n": n}, ts=1_000 + n) for n in (0, 3, 1, 2) for user in "ab"])
     until(lambda: len(seen) == 2)
     assert sorted(seen) == [("a", 3), ("b", 3)]
-    reasons = [client.hget(f"stepflow:run:{run}", "reason") for run in client.zrange("stepflow:ended", 0, -1)]
+    reasons = [
+        client.hget(f"stepflow:run:{run}", "reason") for run in client.zrange("stepflow:index:ended shop/search", 0, -1)
+    ]
     assert Counter(reasons)["debounced"] == 6
 
 

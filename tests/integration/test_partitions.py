@@ -16,10 +16,12 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions import bulk_cancel as bulk
 from stepflow_broker.transitions.pauses import pause
-from stepflow_broker.views import listings as overview
-from stepflow_broker.views.listings import find_runs, read_queues
+from stepflow_broker.views import find_runs as find
+from stepflow_broker.views.listings import read_queues
+from stepflow_engine.errors import FunctionNotFoundError
 from stepflow_engine.ids import run_id_for, with_partition_prefix
 from tests.support.command_line import as_json, assert_refused, call, register
+from tests.support.found_runs import found_runs
 from tests.support.processes import until
 from tests.support.roles import as_role
 
@@ -57,7 +59,7 @@ def started(app: Stepflow, partition: Partition, monkeypatch: pytest.MonkeyPatch
     @app.function("order")
     async def order(ctx: Context) -> None: ...
 
-    monkeypatch.setattr(overview, "_PAGE", 3)
+    monkeypatch.setattr(find, "_MOST", 3)
     monkeypatch.setattr(bulk, "_PAGE", 3)
     runs = [app.start(order, {"n": n}, id=f"order-{n}").id for n in range(40)]
     assert set(Counter(partition.of(run) for run in runs)) == set(partition.all)
@@ -70,12 +72,12 @@ def started(app: Stepflow, partition: Partition, monkeypatch: pytest.MonkeyPatch
 def test_runs_of_all_partitions_are_listed_newest_first(
     broker: Broker, partition: Partition, started: list[str]
 ) -> None:
-    found = [run.id for run in find_runs(broker, partition, limit=100)]
+    found = [run.id for run in found_runs(broker, partition, limit=100)]
     assert set(found) == set(started)
-    made = [run.created_at for run in find_runs(broker, partition, limit=100)]
+    made = [run.created_at for run in found_runs(broker, partition, limit=100)]
     assert made == sorted(made, reverse=True)
     for limit in (1, 2, 5, 17, 39):
-        assert [run.id for run in find_runs(broker, partition, limit=limit)] == found[:limit]
+        assert [run.id for run in found_runs(broker, partition, limit=limit)] == found[:limit]
 
 
 def test_a_list_goes_on_until_enough_runs_fit(
@@ -83,10 +85,11 @@ def test_a_list_goes_on_until_enough_runs_fit(
 ) -> None:
     for run in started[:4]:
         app.run(run).cancel()
-    cancelled = find_runs(broker, partition, statuses=frozenset({RunStatus.CANCELLED}), limit=3)
+    cancelled = found_runs(broker, partition, statuses=frozenset({RunStatus.CANCELLED}), limit=3)
     assert len(cancelled) == 3
     assert {run.id for run in cancelled} <= set(started[:4])
-    assert find_runs(broker, partition, function="nobody", limit=3) == []
+    with pytest.raises(FunctionNotFoundError, match="did you mean 'shop/order'"):
+        found_runs(broker, partition, functions=("shop/ordr",), limit=3)
 
 
 def test_queues_are_summed(broker: Broker, partition: Partition, started: list[str], url: str) -> None:
@@ -99,7 +102,7 @@ def test_many_runs_are_cancelled_oldest_first(
     app: Stepflow, broker: Broker, partition: Partition, started: list[str]
 ) -> None:
     oldest = app.cancel_many(all=True, limit=7, dry_run=True)
-    made = {run.id: run.created_at for run in find_runs(broker, partition, limit=100)}
+    made = {run.id: run.created_at for run in found_runs(broker, partition, limit=100)}
     assert [made[run] for run in oldest] == sorted(made.values())[:7]
     assert app.cancel_many(all=True, limit=7) == oldest
     assert set(app.cancel_many(if_="event.data.n >= 38")) == set(started[38:]) - set(oldest)  # made within one ms

@@ -43,9 +43,10 @@ from stepflow_broker.transitions.remote_invokes import (
     start_remote_child,
     wake_remote_parent,
 )
-from stepflow_broker.transitions.runs import RunRecord, list_runs, read_memos, read_run, read_steps, start_run
+from stepflow_broker.transitions.runs import RunRecord, read_memos, read_run, read_steps, start_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import run_id_for, step_key, with_partition_prefix
+from tests.support.found_runs import ENDED, found_runs
 from tests.support.plain import plain_partition
 from tests.support.processes import until
 
@@ -108,7 +109,7 @@ def child_of(broker: Broker, partition: Partition, parent: Run[Any]) -> str:
 
 def ended(broker: Broker, partition: Partition) -> list[RunRecord]:
     """All runs that have ended."""
-    run_ids = [run_id for one in partition.all for run_id in broker.execute(list_runs(one, live=False, limit=100))]
+    run_ids = [run.id for run in found_runs(broker, partition, statuses=ENDED)]
     return [record for run_id in run_ids if (record := broker.execute(read_run(partition, run_id)))]
 
 

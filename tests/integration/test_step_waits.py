@@ -110,7 +110,7 @@ def test_an_event_ends_a_wait(app: Stepflow, run_worker, client, sticky: int) ->
     until(lambda: client.hget("stepflow:wait-counts:order/paid", "data.order") == "3")
     app.send([Event("order/paid", {"order": n}, id=f"paid-{n}") for n in (2, 9, 0)])
     until(lambda: client.zcard("stepflow:live") == 1)
-    ended = [app.run(run).result(5) for run in client.zrange("stepflow:ended", 0, -1)]
+    ended = [app.run(run).result(5) for run in client.zrange("stepflow:index:ended shop/order", 0, -1)]
     ended.sort(key=lambda result: result[2])
     assert ended == [["order/paid", {"order": 0}, "paid-0"], ["order/paid", {"order": 2}, "paid-2"]]
     assert client.hget("stepflow:wait-counts:order/paid", "data.order") == "1"
@@ -189,7 +189,7 @@ def test_a_look_back_finds_an_event_that_came_before_the_run(app: Stepflow, run_
 
     run_worker(app)
     app.send([Event("came", {"n": n}) for n in range(4)])
-    until(lambda: client.zcard("stepflow:ended") == 4)
+    until(lambda: client.zcard("stepflow:index:ended shop/on-came") == 4)
     for _ in range(2):  # the first finds it by a search, the second by the index
         assert app.invoke(late, "20s", timeout=20) == {"n": 2}
     assert nothing_left(client)

@@ -60,7 +60,7 @@ def test_a_schedule_that_is_new_starts_nothing_for_the_past(app: Stepflow, run_w
 
     run_worker(app)
     until(lambda: client.exists("stepflow:cron"))
-    assert not client.exists("stepflow:live", "stepflow:ended")
+    assert not client.exists("stepflow:live", "stepflow:expiry")
     assert abs(int(client.hvals("stepflow:cron")[0]) - time.time() * 1000) < 60_000
 
 

@@ -11,6 +11,7 @@ from stepflow_broker.registry.cancellation import CancelConfig, CancellationConf
 from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
 from stepflow_broker.registry.functions import FunctionConfig, register_code
+from stepflow_broker.registry.tags import TagConfig
 from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.outbox import StartChild, read_finished
@@ -20,7 +21,7 @@ from stepflow_broker.transitions.waits import WaitStart, begin_wait
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.state_machine import RunStatus
-from tests.support.driver import RETENTION_MS, TIMEOUT_MEMO, Driver
+from tests.support.driver import GROUP_OF_ERRORS, RETENTION_MS, TIMEOUT_MEMO, Driver
 
 __all__ = ["DEFECTS", "Defect"]
 
@@ -72,6 +73,15 @@ def start(
     config = FunctionConfig("shop", "buy", "shop", flow=flow, cancellation=bounds, retention_ms=RETENTION_MS)
     event = dumps({"name": "e", "id": run, "ts": 1, "data": {"order": 1}})
     driver.send(start_run(driver.partition, config, run_id=run, event=event, dedupe=False))
+
+
+def tagged(driver: Driver) -> None:
+    """A run with a tag."""
+    config = FunctionConfig(
+        "shop", "buy", "shop", retention_ms=RETENTION_MS, tags=(TagConfig("tenant", "event.data.n"),)
+    )
+    event = dumps({"name": "e", "id": "run1", "ts": 1, "data": {"n": 17}})
+    driver.send(start_run(driver.partition, config, run_id="run1", event=event, dedupe=False))
 
 
 def planned(driver: Driver) -> Lease:
@@ -416,6 +426,8 @@ def a_child_that_does_not_exist(driver: Driver) -> None:
     client, keys = driver.client, driver.keys
     client.delete(keys("RUN", "child1"), keys("RQ_JOB", "child1"), keys("RQ_QUEUE", "shop"))
     client.zrem(keys("LIVE"), "child1")
+    client.delete(keys("INDEX", "function shop/sell"))
+    client.srem(keys("RUN_FUNCTIONS"), "shop/sell")
 
 
 @defect("child_result_lost", "never_expires run")
@@ -490,10 +502,26 @@ def an_ended_child_that_goes_too_early(driver: Driver) -> None:
     driver.client.pexpire(driver.keys("RUN", "child1"), HOUR_MS)
 
 
-@defect("missing ended")
-def an_ended_run_that_is_not_listed(driver: Driver) -> None:
+@defect("missing index")
+def a_failed_run_that_no_index_lists(driver: Driver) -> None:
+    tagged(driver)
+    driver.finish(driver.claim_one(), RunStatus.FAILED)
+    driver.start("run2")
+    for subject in ("function shop/buy", "ended shop/buy", "failed shop/buy", f"error {GROUP_OF_ERRORS}"):
+        driver.client.zrem(driver.keys("INDEX", subject), "run1")
+    driver.client.zadd(driver.keys("INDEX", "tag tenant=17"), {"run1": 1})
+
+
+@defect("missing run_functions")
+def a_function_whose_runs_are_not_listed(driver: Driver) -> None:
+    driver.start()
+    driver.client.srem(driver.keys("RUN_FUNCTIONS"), "shop/buy")
+
+
+@defect("missing expiry")
+def an_ended_run_that_is_never_forgotten(driver: Driver) -> None:
     ended(driver)
-    driver.client.zrem(driver.keys("ENDED"), "run1")
+    driver.client.delete(driver.keys("EXPIRY"))
 
 
 # -- what dangles --------------------------------------------------------------
@@ -547,10 +575,25 @@ def ended_runs_that_are_listed_as_live(driver: Driver) -> None:
     driver.client.zadd(driver.keys("LIVE"), {"run1": 1, NOBODY: 1})
 
 
-@defect("orphaned ended")
-def live_runs_that_are_listed_as_ended(driver: Driver) -> None:
+@defect("orphaned index")
+def runs_that_are_in_indexes_of_others(driver: Driver) -> None:
     driver.start()
-    driver.client.zadd(driver.keys("ENDED"), {"run1": driver.now_ms + HOUR_MS, NOBODY: driver.now_ms + HOUR_MS})
+    driver.client.zadd(driver.keys("INDEX", "ended shop/buy"), {"run1": driver.now_ms, NOBODY: driver.now_ms})
+    driver.client.zadd(driver.keys("INDEX", "failed shop/buy"), {"run1": driver.now_ms})
+    driver.client.zadd(driver.keys("INDEX", "tag tenant=17"), {"run1": driver.now_ms})
+    driver.client.zadd(driver.keys("INDEX", "function shop/buy"), {NOBODY: driver.now_ms})
+
+
+@defect("orphaned run_functions")
+def a_function_that_has_no_runs(driver: Driver) -> None:
+    driver.client.sadd(driver.keys("RUN_FUNCTIONS"), "shop/gone")
+
+
+@defect("orphaned expiry")
+def a_live_run_that_is_listed_as_ended(driver: Driver) -> None:
+    driver.start()
+    entries = {"run1 8 shop/buy": driver.now_ms + HOUR_MS, f"{NOBODY} 8 shop/buy": driver.now_ms + HOUR_MS}
+    driver.client.zadd(driver.keys("EXPIRY"), entries)
 
 
 @defect("orphaned finished")

@@ -19,6 +19,7 @@ from stepflow_broker.transitions.jobs import Lease, queue_lists
 from stepflow_broker.transitions.runs import RunRecord, StepRecord
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.codec import dumps
+from stepflow_engine.error_group import FailedLike
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_data, memo_of_failure
@@ -26,7 +27,17 @@ from stepflow_engine.state_machine import RunStatus
 from tests.support.backends import Store
 from tests.support.invariants import Part, check_invariants
 
-__all__ = ["ERROR", "LEASE_MS", "NOBODY", "RETENTION_MS", "START_MS", "TIMEOUT_MEMO", "Driver", "memo"]
+__all__ = [
+    "ERROR",
+    "GROUP_OF_ERRORS",
+    "LEASE_MS",
+    "NOBODY",
+    "RETENTION_MS",
+    "START_MS",
+    "TIMEOUT_MEMO",
+    "Driver",
+    "memo",
+]
 
 T = TypeVar("T")
 START_MS = 1_763_200_000_000
@@ -34,6 +45,8 @@ LEASE_MS = 10_000
 RETENTION_MS = 3_600_000
 _END = "-- end of the messages --"
 TIMEOUT_MEMO = memo_of_failure(Failure("InvokeTimeoutError", "too late"), {"id": "call"})
+GROUP_OF_ERRORS = "0123456789abcdef"
+_FAILED_LIKE = FailedLike(GROUP_OF_ERRORS, "charge", "ValueError", "no")
 ERROR = dumps(Failure("ValueError", "no").to_json())
 _EMPTY: dict[str, object] = {"str": "", "int": 0, "tuple[str, ...]": (), "bool": False, "bytes | None": None}
 NOBODY = Lease(
@@ -250,6 +263,7 @@ class Driver:
                 status=status,
                 payload=payload,
                 retention_ms=retention_ms,
+                failed_like=_FAILED_LIKE if status is RunStatus.FAILED else None,
             )
         )
 

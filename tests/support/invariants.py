@@ -24,6 +24,7 @@ from typing import Any
 import redis
 
 from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.registry.tags import unpack_subjects
 from stepflow_engine.ids import job_id
 from stepflow_engine.state_machine import RunStatus
 
@@ -47,6 +48,7 @@ class Expected:
 
     live: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
+    listed: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     queued: Counter[str] = field(default_factory=Counter)
     leases: set[str] = field(default_factory=set)
     in_line: set[str] = field(default_factory=set)
@@ -127,6 +129,7 @@ def _check_run(client: redis.Redis | Part, run: str, expected: Expected) -> None
     truth = client.hgetall(_KEYS("RUN", run))
     status = RunStatus(truth["status"])
     memos, order = set(client.hkeys(_KEYS("MEMOS", run))), client.lrange(_KEYS("MEMO_ORDER", run), 0, -1)
+    _list(run, truth, expected)
     assert len(order) == len(set(order)), f"R5: a step of {run} is recorded twice"
     assert memos == set(order), f"R5: the memos of {run} and their order differ"
     if status.ended:
@@ -225,7 +228,7 @@ def _is_foreign(client: redis.Redis | Part, job: str) -> bool:
 
 def _compare(client: redis.Redis | Part, expected: Expected) -> None:
     assert set(client.zrange(_KEYS("LIVE"), 0, -1)) == expected.live, "R1: the list of live runs is wrong"
-    assert set(client.zrange(_KEYS("ENDED"), 0, -1)) >= expected.ended, "R1: the list of ended runs is wrong"
+    _compare_listed(client, expected)
     lists = {name: client.lrange(_KEYS("RQ_QUEUE", name), 0, -1) for name in _subjects(client, "RQ_QUEUE")}
     on_lists = Counter(job for jobs in lists.values() for job in jobs if not _is_foreign(client, job))
     assert on_lists == expected.queued, "L1: the lists hold other jobs than the truth asks for"
@@ -245,6 +248,38 @@ def _compare(client: redis.Redis | Part, expected: Expected) -> None:
     _compare_index(client, expected)
     assert {_KEYS("RQ_QUEUE", name) for name in lists} <= client.smembers(_KEYS("RQ_QUEUES")), "Q1: a list is unknown"
     _compare_rq(client, expected, {job: name for name, jobs in lists.items() for job in jobs})
+
+
+def _list(run: str, truth: dict[str, str], expected: Expected) -> None:
+    """The indexes by which a run is found."""
+    name, created_at = f"{truth['app']}/{truth['function']}", float(truth["created_at"])
+    subjects = unpack_subjects(truth.get("indexed", "").encode())
+    errors = [subject for subject in subjects if subject.startswith("error ")]
+    for subject in [f"function {name}", *(one for one in subjects if one not in errors)]:
+        expected.listed[subject][run] = created_at
+    if not RunStatus(truth["status"]).ended:
+        return
+    ended_at = float(truth["ended_at"])
+    expected.listed[f"ended {name}"][run] = ended_at
+    for subject in [f"failed {name}", *errors] if truth["status"] == "failed" else []:
+        expected.listed[subject][run] = ended_at
+
+
+def _compare_listed(client: redis.Redis | Part, expected: Expected) -> None:
+    """Runs that have expired stay in the indexes until they are forgotten."""
+    exists = {run for runs in expected.listed.values() for run in runs}
+    found = {
+        subject: dict(client.zrange(_KEYS("INDEX", subject), 0, -1, withscores=True))
+        for subject in _subjects(client, "INDEX")
+    }
+    known = {subject: {run: at for run, at in runs.items() if run in exists} for subject, runs in found.items()}
+    assert {subject: runs for subject, runs in known.items() if runs} == expected.listed, "R1: the indexes are others"
+    names = {subject.removeprefix("function ") for subject in found if subject.startswith("function ")}
+    assert client.smembers(_KEYS("RUN_FUNCTIONS")) == names, "R1: the functions that have runs are others"
+    expiring = [entry.split(" ")[0] for entry in client.zrange(_KEYS("EXPIRY"), 0, -1)]
+    assert len(expiring) == len(set(expiring)), "R1: a run would be forgotten twice"
+    assert set(expiring) >= expected.ended, "R1: a run is never forgotten"
+    assert not set(expiring) & expected.live, "R1: a live run would be forgotten"
 
 
 def _compare_index(client: redis.Redis | Part, expected: Expected) -> None:

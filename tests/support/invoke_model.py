@@ -294,7 +294,8 @@ class InvokeModel:
 
     def check_state(self, state: State) -> None:
         """Fail if a state must not be."""
-        ids = set(state.held.zrange(_KEYS("LIVE"), 0, -1)) | set(state.held.zrange(_KEYS("ENDED"), 0, -1))
+        ended = {entry.split(" ")[0] for entry in state.held.zrange(_KEYS("EXPIRY"), 0, -1)}
+        ids = set(state.held.zrange(_KEYS("LIVE"), 0, -1)) | ended
         assert ids <= {PARENT, *self.children}, f"M2: there are runs {ids}"
         check_invariants(state.held)  # type: ignore[arg-type]
 

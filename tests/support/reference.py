@@ -173,7 +173,7 @@ EXAMPLES = {
     "stepflow send": "stepflow send shop/order.placed --data '{\"order\": 17}' --id order-17",
     "stepflow start": "stepflow start shop/import --data @input.json --wait --timeout 5m",
     "stepflow invoke": "stepflow invoke shop/square -d '{\"number\": 4}'",
-    "stepflow runs list": "stepflow runs list --status failed --status running --function shop/import --limit 50",
+    "stepflow runs list": "stepflow runs list --status failed --function shop/import --tag tenant=17 --since 2d --limit 50",
     "stepflow runs show": "stepflow runs show 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --depth 1",
     "stepflow runs retry": "stepflow runs retry 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --reason 'the bank is open'",
     "stepflow runs rerun": "stepflow runs rerun 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --data '{\"order\": 18}'",
@@ -192,6 +192,7 @@ EXAMPLES = {
         "stepflow pause key 'shop/sync:event.data.shop=17'"
     ),
     "stepflow resume": "stepflow resume function shop/import",
+    "stepflow errors": "stepflow errors --function shop/import --since 2d",
     "stepflow events aside": "stepflow events aside",
     "stepflow events resend": "stepflow events resend 1764401234567-0",
     "stepflow pauses": "stepflow pauses --output json",

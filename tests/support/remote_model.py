@@ -32,6 +32,7 @@ from stepflow_broker.transitions.cancelled_steps import cancel_steps
 from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_broker.transitions.outbox import ChildCancelled, Message, RemoteChildFinished, StartChild, _try_to_read
 from stepflow_broker.transitions.remote_invokes import deliver, invoke_remote_child
+from stepflow_broker.transitions.runs import forget_runs
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
@@ -232,7 +233,7 @@ class AwayModel:
         delayed = any(isinstance(one.message, StartChild) and not one.answers for one in minds.under_way)
         if THERE.keys("RUN", CHILD) in state.held and state.held[THERE.keys("RUN", CHILD)].expires and not delayed:
             forget = command(int, "DEL", THERE.keys("RUN", CHILD), THERE.keys("RQ_JOB", CHILD))
-            listed = command(int, "ZREM", THERE.keys("ENDED"), CHILD)
+            listed = forget_runs(THERE, limit=10)
             yield Move("forget child", (forget, listed), minds, "event")
 
     def _of_messages(self, state: State) -> Iterator[Move]:

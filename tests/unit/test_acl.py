@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stepflow_broker.access import roles
 from stepflow_broker.access.acl import acl_file, read_passwords, rules
 from stepflow_broker.access.roles import OPERATOR, PRODUCER, READER, ROLES, WORKER, Role, roles_that_may
 from stepflow_broker.protocol.keys import KEYS
@@ -128,3 +129,10 @@ def test_the_program_prints_the_file(tmp_path: Path) -> None:
     assert divided.stdout == acl_file({"worker": "open sesame"}, server=(7, 2), cluster=True)
     wrong = subprocess.run([*words[:-2], "--server", "new"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
+
+
+def test_the_read_only_role_has_the_commands_of_its_scripts_that_only_read() -> None:
+    """Those of an examination are refused where it would write: it does not repair."""
+    scripts = [name for name in READER.scripts if not name.startswith("examine_")]
+    called = {command for name in scripts for command in roles._called(name)}
+    assert called <= set(READER.commands)

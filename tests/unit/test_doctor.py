@@ -7,6 +7,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
+from stepflow_broker.doctor import examine
 from stepflow_broker.doctor.findings import CHECKS, PLACES, RULES
 from stepflow_broker.protocol.keys import KEYS
 from stepflow_broker.protocol.scripts import script, script_names
@@ -39,6 +40,14 @@ def test_the_places_are_kinds_of_keys_and_each_is_used() -> None:
     kinds = {key.name.lower() for key in KEYS} | {"continuation"}
     assert set(PLACES) <= kinds
     assert {where for rule in RULES.values() for where in rule.where + rule.warnings} == set(PLACES)
+
+
+def test_the_script_that_examines_entries_knows_all_kinds_of_keys_that_it_is_sent() -> None:
+    source = (LUA / "lib" / "findings.lua").read_text() + (LUA / "doctor" / "examine_entries.lua").read_text()
+    tables = re.findall(r"^local (?:ZSETS|WHOLE_KEYS|EXPIRING) = \{(.*?)\}", source, re.MULTILINE | re.DOTALL)
+    known = {kind for table in tables for kind in re.findall(r"(\w+) = \1\b", table)}
+    sent = {*examine._INDEXES, *examine._INDEXES_WITH_ID, *examine._WHOLE_KEYS}
+    assert sent - known == {"WAITS", "RUN_FUNCTIONS"}  # sets
 
 
 def test_a_place_that_may_be_missing_says_what_that_means() -> None:

@@ -12,6 +12,7 @@ from stepflow_broker.doctor.findings import Finding, Severity
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.runs import parse_run
 from stepflow_broker.views.attempt_view import AttemptView
+from stepflow_broker.views.error_groups import ErrorGroup
 from stepflow_broker.views.explain import Reason
 from stepflow_broker.views.invoke_view import InvokeView
 from stepflow_broker.views.listings import QueueRecord, WorkerRecord
@@ -29,7 +30,8 @@ RUN = parse_run("run1", {"status": b"waiting", "app": b"shop", "function": b"ord
 assert RUN is not None
 VIEW = view_run(RUN)
 PRINTED = {
-    "stepflow runs list": set(VIEW.to_json()),
+    "stepflow runs list": {*VIEW.to_json(), "cursor"},
+    "stepflow errors": set(ErrorGroup("g", "shop/order", "", "ValueError", "no", 1, 0, 0, "run1").to_json()),
     "stepflow runs show": set(RunDetails(RUN, [], RunTree(VIEW)).to_json()),
     "A step": set(StepView("a", "k", "done", 1).to_json()),
     "An attempt": set(AttemptView(1, "done").to_json()),

@@ -41,6 +41,7 @@ def sent() -> dict[str, set[str]]:
         *FLOW.rules("shop/buy", "shop", event, retention_ms=1),
         *CANCELLATION.rules(event, EVENT),
         Rule.of("skip", "why"),
+        Rule.of("tags", "12 tag tenant=1"),
     ]
     return {rule.kind: set(rule.fields) for rule in rules}
 

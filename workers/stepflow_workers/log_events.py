@@ -367,6 +367,13 @@ _EVENTS = (
         "Use one version for all workers.",
     ),
     LogEvent(
+        "tag_left_out",
+        _WARNING,
+        ("function", "tag", "error"),
+        "An event started a run whose tag cannot have the value in the event. The run has no such tag.",
+        "Send a shorter value, or declare another tag.",
+    ),
+    LogEvent(
         "expression_too_expensive",
         _ERROR,
         ("run_id", "error"),

@@ -23,8 +23,8 @@ _CALLING = "eval evalsha"
 _LISTENING = "subscribe unsubscribe"
 _LOOKING = """
 exists get hexists hget hgetall hkeys hlen hmget hscan hvals llen lpos lrange pttl scan scard sismember smembers sscan
-ttl type xinfo|groups xlen xpending xrange xrevrange zcard zcount zrange zrangebyscore zrank zrevrange zscan zscore info
-script|load
+ttl type xinfo|groups xlen xpending xrange xrevrange zcard zcount zrange zrangebyscore zrank zrevrange
+zrevrangebyscore zrevrank zscan zscore info script|load
 """
 _EXAMINATIONS = tuple(name for name in script_names() if name.startswith("examine_"))
 _OPERATING = ("pause", "resume", "resend_event", "check_permissions", *_EXAMINATIONS)
@@ -136,7 +136,7 @@ WORKER = Role(
         "client|info info multi exec",
         "xadd xack xdel xautoclaim xpending xreadgroup xgroup|create xrange",
         "exists expire del get hdel hget hgetall hincrby hkeys hmget hset hvals llen lrange",
-        "sadd scard smembers srem zrange zremrangebyscore set wait",
+        "sadd scard smembers srem zrange zremrangebyscore zrevrangebyscore zscan set wait",
     ),
     keys=_all_keys(),
     subscribed=frozenset({"READY", "NOTIFICATIONS", "PAUSES", "RUN_ENDED"}),
@@ -154,6 +154,7 @@ OPERATOR = Role(
         "agree_partitions",
         "forget_function",
         "load_run",
+        "page_index",
         "reclaim_leases",
         "fire_timers",
         "wake_parent",
@@ -172,7 +173,7 @@ OPERATOR = Role(
 READER = Role(
     "read-only",
     "looks: runs, steps, functions, queues, workers, explain, doctor without --repair",
-    scripts=("load_run", "load_batch", *_EXAMINATIONS),
+    scripts=("load_run", "load_batch", "page_index", *_EXAMINATIONS),
     sent=_commands(_CONNECTING, _CALLING, _LOOKING),
     keys=_all_keys(),  # Redis ACLs count the KEYS of a script as writes; no command of this role writes
     is_read_only=True,

@@ -34,11 +34,12 @@ _ENTRIES_IN_CALL = 500
 _LIST_PAGE = 5_000
 _CONFIRMED_IN_CALL = 10
 
-_INDEXES = ("LIVE", "ENDED", "LEASES", "TIMEOUTS")
-_INDEXES_WITH_ID = ("CONCURRENCY_SLOTS", "WAIT_LIST", "RQ_WIP", "RQ_SCHEDULED", "RQ_FAILED", "WAITS")
+_INDEXES = ("LIVE", "EXPIRY", "LEASES", "TIMEOUTS", "RUN_FUNCTIONS")
+_SETS = ("WAITS", "RUN_FUNCTIONS")
+_INDEXES_WITH_ID = ("INDEX", "CONCURRENCY_SLOTS", "WAIT_LIST", "RQ_WIP", "RQ_SCHEDULED", "RQ_FAILED", "WAITS")
 _WHOLE_KEYS = (
     *("MEMOS", "MEMO_ORDER", "ATTEMPTS", "STEPS", "TIMEOUT", "RQ_JOB", "SINGLETON", "BATCHED"),
-    *("IDEMPOTENCY", "THROTTLE", "DEBOUNCE", "BATCH", "RATE", "EVENT_HISTORY"),
+    *("IDEMPOTENCY", "THROTTLE", "DEBOUNCE", "BATCH", "RATE", "EVENT_HISTORY", "ERROR_GROUP"),
     *("EVENT_INDEX", "COMPARED_PATHS"),
 )
 
@@ -181,7 +182,7 @@ class _Examination:
     # -- indexes -----------------------------------------------------------------
 
     def _examine_index(self, kind: str, subject: str) -> None:
-        scan, width = ("SSCAN", 1) if kind == "WAITS" else ("ZSCAN", 2)
+        scan, width = ("SSCAN", 1) if kind in _SETS else ("ZSCAN", 2)
         key, cursor = self.keys(kind, subject), b"0"
         while True:
             cursor, flat = self.broker.execute(command(replies.raw, scan, key, cursor, "COUNT", _ENTRIES_IN_CALL))

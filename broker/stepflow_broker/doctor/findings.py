@@ -153,7 +153,9 @@ PLACES: dict[str, Place] = {
     "finished": Place("the finished event {subject}"),
     # runs
     "live": Place("the entry of run {subject} in the index of live runs", "lists and bulk commands would leave it out"),
-    "ended": Place("the entry of run {subject} in the index of ended runs", "lists would leave it out"),
+    "index": Place("the entry of run {subject} in index {detail}", "lists would leave it out"),
+    "run_functions": Place("the entry of function {subject} in the list of functions that have runs", "lists of all functions would leave its runs out"),
+    "expiry": Place("the entry of run {subject} in the index of ended runs by the end of their retention", "it would never leave the other indexes"),
     "singleton": Place("the entry of singleton {subject}", "a second run could start beside the live one"),
     "continuation": Place("the continuation of run {subject}"),
     "run": Place("run {subject}"),
@@ -167,8 +169,11 @@ PLACES: dict[str, Place] = {
     "throttle": Place("the throttle {subject}"),
     "debounce": Place("the debounce {subject}"),
     "batch": Place("the open batch of {subject}"),
+    "error_group": Place("the group {subject} of errors"),
     "rate": Place("the rate limit {subject}"),
     "event_history": Place("the history of event {subject}"),
+    "event_index": Place("the index of events {subject}"),
+    "compared_paths": Place("the compared paths of event {subject}"),
     # what RQ's tools show
     "rq_job": Place("RQ's record of job {subject}", "it is not there, or has another status than the job"),
     "rq_wip": Place("the entry of {subject} in RQ's executing jobs of {detail}", "RQ's tools do not show it"),
@@ -178,13 +183,13 @@ PLACES: dict[str, Place] = {
 """The places, by the names of the kinds of keys (`stepflow_broker.protocol.keys.KEYS`) in lower case."""
 
 _INDEXES = "rq_queue leases timeouts wait_list"
-_FLOW = "idempotency throttle debounce batch rate event_history"
+_FLOW = "idempotency throttle debounce batch rate event_history event_index compared_paths error_group"
 
 RULES: dict[str, Rule] = {
     # an entry against what its run demands
-    "missing": _error("{entry} is missing: {loss}", "adds it, except a start deadline", where=f"{_INDEXES} timeout waits live ended singleton", warnings="rq_job rq_wip rq_scheduled"),
+    "missing": _error("{entry} is missing: {loss}", "adds it, except a start deadline", where=f"{_INDEXES} timeout waits live index run_functions expiry singleton", warnings="rq_job rq_wip rq_scheduled"),
     "duplicated": _error("{entry} is there more than once", "keeps one", where="rq_queue wait_list"),
-    "orphaned": _error("{entry} is left over: no run needs it", "removes it", where=f"{_INDEXES} concurrency_slots timeout waits finished live ended continuation steps memos memo_order attempts batched rq_job", warnings="singleton rq_wip rq_scheduled rq_failed"),
+    "orphaned": _error("{entry} is left over: no run needs it", "removes it", where=f"{_INDEXES} concurrency_slots timeout waits finished live index run_functions expiry continuation steps memos memo_order attempts batched rq_job", warnings="singleton rq_wip rq_scheduled rq_failed"),
     "expires_early": _error("{entry} expires, but the run is live or its parent does not know its end yet", "removes the expiry", where="run memos memo_order attempts steps"),
     "never_expires": _error("{entry} never expires", "sets the expiry: the retention, or a day", where="run memos memo_order attempts rq_job", warnings=_FLOW),
     # runs

@@ -61,6 +61,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("version", "text", "claim_jobs", "", "The version of the code of the worker that started the run. Without the field it has none."),
     _field("output", "JSON", "end_run", "", "The result of a completed run. It may be encrypted."),
     _field("error", "JSON", "end_run", "", "The failure of a run that has failed, was cancelled or was skipped. It may be encrypted."),
+    _field("indexed", "text", "note_error tag_run with_tags", "", "The further indexes that list the run: of its tags, and of the group of its error. `<length> <subject>` repeated."),
     _field("reason", "text", "skip_run start_or_skip", "", "Why the run was skipped."),
     _field("ended_version", "text", "finish_run", "", "The version of the code that ended the run, if it differs from `version`."),
     # its job

@@ -16,6 +16,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig, Rule, known
+from stepflow_broker.registry.tags import TagConfig, pack_subjects
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import open_event, read_event
@@ -93,6 +94,7 @@ class FunctionConfig:
         flow: its flow control; ``None``: none.
         cancellation: events and times that cancel its runs; ``None``: none.
         retention_ms: how long an ended run is kept, in milliseconds.
+        tags: the tags of its runs.
     """
 
     app: str
@@ -104,6 +106,7 @@ class FunctionConfig:
     retention_ms: int = _RETENTION_MS
     crons: tuple[CronConfig, ...] = ()
     cancellation: CancellationConfig | None = None
+    tags: tuple[TagConfig, ...] = ()
 
     @property
     def name(self) -> str:
@@ -145,6 +148,7 @@ class FunctionConfig:
             value.get("retention_ms", _RETENTION_MS),
             tuple(known(CronConfig, cron) for cron in value.get("crons", ())),
             CancellationConfig.from_json(cancellation) if cancellation else None,
+            tuple(known(TagConfig, tag) for tag in value.get("tags", ())),
         )
 
     def rules(self, event: bytes, cipher: Cipher, *, repeats: bool = False) -> tuple[Arg, ...]:
@@ -155,20 +159,21 @@ class FunctionConfig:
             repeats: whether the run repeats another on purpose, so that its idempotency key does not count.
 
         Raises:
-            EventError: the event has no value for a key.
+            EventError: the event has no value for a key, or a value that a tag cannot have.
             DecryptionError: the event's data is needed, and cannot be decrypted.
         """
-        if self.flow is None and self.cancellation is None:
+        if self.flow is None and self.cancellation is None and not self.tags:
             return (0,)
-        rules = self._rules(event, open_event(cipher, read_event(event)))
+        opened = open_event(cipher, read_event(event))
+        rules = [*self._rules(event, opened), *self._tags(opened)]
         return self._rule_args(rule for rule in rules if not (repeats and rule.kind == "idempotency"))
 
     def rules_or_skip(self, event: bytes, cipher: Cipher) -> tuple[Arg, ...]:
-        """As `rules`, for events without a caller to report errors to: a run whose rules fail is skipped."""
-        try:
-            return self.rules(event, cipher)
-        except (EventError, ConfigurationError) as error:
-            return self._rule_args([Rule("skip", str(error))])
+        """As `rules`, for events without a caller to report errors to.
+
+        A run whose rules fail is skipped. A tag whose value is invalid is left out.
+        """
+        return self._rules_or_skip(event, cipher)
 
     def rules_of_event(self, event: bytes, cipher: Cipher) -> tuple[Arg, ...]:
         """As `rules_or_skip`, for an event that can be set aside.
@@ -176,12 +181,22 @@ class FunctionConfig:
         Raises:
             ExpressionCostError: the event makes a key too expensive to evaluate.
         """
+        return self._rules_or_skip(event, cipher, passed=ExpressionCostError)
+
+    def _rules_or_skip(
+        self, event: bytes, cipher: Cipher, *, passed: type[Exception] | tuple[()] = ()
+    ) -> tuple[Arg, ...]:
+        """As `rules_or_skip`; ``passed`` is the kind of error that it raises."""
+        if self.flow is None and self.cancellation is None and not self.tags:
+            return (0,)
+        opened = open_event(cipher, read_event(event))
+        tags = self._tags(opened, log=True)
         try:
-            return self.rules(event, cipher)
-        except ExpressionCostError:
+            return self._rule_args([*self._rules(event, opened), *tags])
+        except passed:
             raise
         except (EventError, ConfigurationError) as error:
-            return self._rule_args([Rule("skip", str(error))])
+            return self._rule_args([Rule("skip", str(error)), *tags])
 
     def limit_names(self, event: dict[str, Any]) -> list[str]:
         """The names of the concurrency limits of a run by an event."""
@@ -193,8 +208,28 @@ class FunctionConfig:
         if self.cancellation:
             yield from self.cancellation.rules(event, stored)
 
+    def _tags(self, event: dict[str, Any], *, log: bool = False) -> list[Rule]:
+        """The rule for the tags of a run; empty: it has none.
+
+        Raises:
+            EventError: a tag cannot have its value, and ``log`` is false.
+        """
+        subjects = []
+        for tag in self.tags:
+            try:
+                subject = tag.subject(event)
+            except (ValueError, EventError, ConfigurationError) as error:
+                if not log:
+                    raise EventError(f"function {self.name}: {error}: send another value, or declare no tag") from None
+                _log.warning("tag_left_out", extra={"function": self.name, "tag": tag.name, "error": str(error)})
+            else:
+                subjects += [subject] if subject else []
+        return [Rule.of("tags", pack_subjects(subjects))] if subjects else []
+
     def _rule_args(self, rules: Iterable[Rule]) -> tuple[Arg, ...]:
-        found = [*rules, Rule.of("field", "retention_ms", value=self.retention_ms)]
+        found = list(rules)
+        if self.flow is not None or self.cancellation is not None:
+            found.append(Rule.of("field", "retention_ms", value=self.retention_ms))
         return (len(found), *[arg for rule in found for arg in rule.args])
 
 

@@ -17,6 +17,7 @@ from stepflow_broker.protocol.command import Command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.runs import RunRecord, pair_memos, parse_run
+from stepflow_engine.error_group import FailedLike
 from stepflow_engine.ids import split_job_id
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.value_class import value_class
@@ -392,6 +393,7 @@ def finish_run(
     retention_ms: int,
     failed_event: tuple[bytes, str] = (b"", ""),
     version: str | None = None,
+    failed_like: FailedLike | None = None,
 ) -> Command[ScriptStatus]:
     """End a run with its output or its error. DONE, ALREADY, NO_RUN or STALE_FENCE.
 
@@ -404,7 +406,9 @@ def finish_run(
         retention_ms: how long the ended run is kept, in milliseconds.
         failed_event: text and id of the event ``stepflow/function.failed``; empty: the run has not failed.
         version: the version of the code that ends it; ``None``: that of the run.
+        failed_like: the group of the failure; ``None``: it belongs to none.
     """
+    like = failed_like or FailedLike("", "", "", "")
     field = "output" if status is RunStatus.COMPLETED else "error"
     return run_script(
         "finish_run",
@@ -419,6 +423,10 @@ def finish_run(
         retention_ms,
         *failed_event,
         version or "",
+        like.group,
+        like.step,
+        like.name,
+        like.message,
     )
 
 

@@ -5,8 +5,8 @@ A start and a cancel are one script each. After a crash of the caller, the run e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from stepflow_broker.protocol import replies
@@ -14,13 +14,14 @@ from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
+from stepflow_broker.registry.tags import error_group_of, pack_subjects, tag_subject, tags_of, unpack_subjects
 from stepflow_engine.codec import loads
 from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.failure import Failure
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import stored_kind
 
-__all__ = ["RunRecord", "StepRecord", "cancel_run", "list_runs", "read_run", "read_steps", "start_run", "start_runs"]
+__all__ = ["RunRecord", "StepRecord", "cancel_run", "forget_runs", "read_run", "read_steps", "start_run", "start_runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class RunRecord:
         fence: the fence of its lease; 0: it is not leased.
         batch: the run that executes the batch of which it is a part, itself if it is that run; ``""``: none.
         executing: the report of its worker on the step that it executes; see `stepflow_broker.transitions.attempts`.
+        tags: its tags by name.
+        error_group: the group of its error; ``""``: it has not failed.
     """
 
     id: str
@@ -70,6 +73,8 @@ class RunRecord:
     leased_at: int | None = None
     executing: str = ""
     fence: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
+    error_group: str = ""
 
     @property
     def name(self) -> str:
@@ -232,14 +237,15 @@ def forget_deaths(partition: Partition, run_id: str) -> Command[int]:
     return command(int, "HDEL", partition.run_key("RUN", run_id), "deaths")
 
 
-def list_runs(partition: Partition, *, live: bool, limit: int) -> Command[list[str]]:
-    """Ids of live runs, or of ended runs, of one partition, newest first."""
-    return command(replies.texts, "ZREVRANGE", partition.keys("LIVE" if live else "ENDED"), 0, limit - 1)
+def forget_runs(partition: Partition, *, limit: int) -> Command[tuple[int, int]]:
+    """Take runs whose retention is over out of the indexes. Returns how many were due, and how many of them gone."""
+    return run_script("forget_runs", replies.integer_pair, (partition.keys("EXPIRY"),), partition.now_ms(), limit)
 
 
-def forget_ended(partition: Partition, now_ms: int) -> Command[int]:
-    """Remove the runs whose retention is over from the index of ended runs. Returns how many there were."""
-    return command(int, "ZREMRANGEBYSCORE", partition.keys("ENDED"), "-inf", now_ms)
+def tag_run(partition: Partition, *, run_id: str, fence: int, tags: Mapping[str, str]) -> Command[ScriptStatus]:
+    """Give a run tags, each in the place of one of the same name. DONE, NO_RUN or STALE_FENCE."""
+    subjects = pack_subjects(tag_subject(name, value) for name, value in tags.items())
+    return run_script("tag_run", ScriptStatus, partition.run_keys(run_id, "RUN"), run_id, fence, subjects)
 
 
 def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
@@ -264,6 +270,7 @@ def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
     def number(name: str) -> int | None:
         return int(float(fields[name])) if fields.get(name) else None
 
+    subjects = unpack_subjects(fields.get("indexed", b""))
     error = fields.get("error") or (None if RunStatus(text("status")).ended else fields.get("last_error"))
     return RunRecord(
         id=run_id,
@@ -298,6 +305,8 @@ def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
         leased_at=number("leased_at"),
         executing=text("executing"),
         fence=number("lease") or 0,
+        tags=tags_of(subjects),
+        error_group=error_group_of(subjects),
     )
 
 

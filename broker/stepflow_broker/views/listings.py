@@ -5,7 +5,7 @@ Every list is read through sets and indexes, in few round trips whatever the num
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -17,21 +17,11 @@ from stepflow_broker.protocol.heartbeat import is_live
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import read_code, read_functions
-from stepflow_broker.transitions.pauses import Pause, read_pauses
-from stepflow_broker.transitions.runs import parse_run, read_steps
-from stepflow_broker.views.run_pauses import limits_of
-from stepflow_broker.views.run_view import RunView, view_run
-from stepflow_broker.views.wait_view import WaitView, find_waits
-from stepflow_engine.cipher import Cipher
-from stepflow_engine.encryption_scopes import end_scopes, redacted_failure
-from stepflow_engine.state_machine import RunStatus
 
 __all__ = [
     "QueueRecord",
     "WorkerRecord",
-    "find_runs",
     "read_queues",
-    "read_runs",
     "read_workers",
     "served_queues",
     "server_process",
@@ -216,125 +206,3 @@ def _sum(name: str, parts: Sequence[QueueRecord]) -> QueueRecord:
     """The sum of one queue over all partitions."""
     fields = ("ready_new", "ready_steps", "executing", "delayed", "failed")
     return QueueRecord(name, *(sum(getattr(part, field) for part in parts) for field in fields))
-
-
-# -- runs ----------------------------------------------------------------------
-
-
-def read_runs(
-    broker: Broker,
-    partition: Partition,
-    *,
-    statuses: frozenset[RunStatus] = frozenset(),
-    function: str = "",
-    limit: int = 20,
-) -> list[RunView]:
-    """The runs of `find_runs`, with what they wait for. One more round trip for each 25 waiting runs.
-
-    Args:
-        statuses, function, limit: as of `find_runs`.
-    """
-    runs = find_runs(broker, partition, statuses=statuses, function=function, limit=limit)
-    waiting = [run.id for run in runs if run.status is RunStatus.WAITING]
-    waits: dict[str, tuple[WaitView, ...]] = {}
-    for first in range(0, len(waiting), _CHUNK):
-        part = waiting[first : first + _CHUNK]
-        steps = broker.execute_all([read_steps(partition, run_id) for run_id in part])
-        waits |= {run_id: find_waits(pending) for run_id, pending in zip(part, steps, strict=True)}
-    return [_opened(replace(run, waits=waits.get(run.id, ())), partition.cipher) for run in runs]
-
-
-def _opened(run: RunView, cipher: Cipher) -> RunView:
-    return replace(run, failure=redacted_failure(cipher, run.failure, *end_scopes(run.id, run.name, failed=True)))
-
-
-def find_runs(
-    broker: Broker,
-    partition: Partition,
-    *,
-    statuses: frozenset[RunStatus] = frozenset(),
-    function: str = "",
-    limit: int = 20,
-) -> list[RunView]:
-    """Runs of all partitions, newest first: live runs are searched by creation time, ended runs by end time.
-
-    One round trip for the pauses, then two per 500 runs searched; on a cluster, as many to each node.
-
-    Args:
-        statuses: only runs with one of these statuses; empty: any.
-        function: only runs of this function, as ``app/function`` or ``function``; ``""``: any.
-        limit: the maximum number of runs.
-    """
-    wanted = statuses or frozenset(RunStatus)
-
-    pauses = dict(zip(partition.all, broker.execute_all([read_pauses(part) for part in partition.all]), strict=True))
-
-    search = _Search(wanted, function, pauses)
-    found: dict[str, RunView] = {}
-    if any(not status.ended for status in wanted):
-        found |= _search_index(broker, partition, "LIVE", search, limit)
-    if any(status.ended for status in wanted):
-        found |= _search_index(broker, partition, "ENDED", search, limit)
-    return sorted(found.values(), key=lambda run: run.created_at or 0, reverse=True)[:limit]
-
-
-@dataclass(frozen=True, slots=True)
-class _Search:
-    """What `find_runs` looks for, and the pauses of each partition."""
-
-    statuses: frozenset[RunStatus]
-    function: str
-    pauses: Mapping[Partition, Mapping[str, Pause]]
-
-    def matches(self, run: RunView) -> bool:
-        return run.status in self.statuses and self.function in ("", run.name, run.function)
-
-
-def _search_index(broker: Broker, partition: Partition, index: str, search: _Search, limit: int) -> dict[str, RunView]:
-    """The first matching runs of an index, read page by page."""
-    found: dict[str, RunView] = {}
-    for ids in _newest(broker, partition, index, min(limit, _PAGE)):
-        runs = broker.execute_all([_read_view(partition, run_id, search) for run_id in ids]) if ids else []
-        for run in runs:
-            if run is not None and search.matches(run):
-                found[run.id] = run
-                if len(found) == limit:
-                    return found
-    return found
-
-
-def _newest(broker: Broker, partition: Partition, index: str, page: int) -> Iterator[list[str]]:
-    """Pages of the run ids in an index of all partitions, highest score first; ``page`` is the size of the first."""
-    buffered: dict[Partition, list[tuple[float, str]]] = {
-        part: [] for part in partition.all
-    }  # not yielded yet, newest last
-    offsets, unread = dict.fromkeys(partition.all, 0), set(partition.all)
-    while unread or any(buffered.values()):
-        empty = [part for part in partition.all if part in unread and not buffered[part]]
-        ranges = [
-            ("ZREVRANGE", part.keys(index), offsets[part], offsets[part] + page - 1, "WITHSCORES") for part in empty
-        ]
-        answers = broker.execute_all([command(replies.scored_members, *args) for args in ranges]) if ranges else []
-        for part, runs in zip(empty, answers, strict=True):
-            buffered[part], offsets[part] = runs[::-1], offsets[part] + len(runs)
-            unread -= {part} if len(runs) < page else set()
-        ids: list[str] = []
-        while len(ids) < page and any(buffered.values()) and all(buffered[part] for part in unread):
-            ids.append(max(filter(None, buffered.values()), key=lambda runs: runs[-1]).pop()[1])
-        yield ids
-        page = _PAGE
-
-
-def _read_view(partition: Partition, run_id: str, search: _Search) -> Command[RunView | None]:
-    """One run, without its event and its output; ``None`` if its retention ended in between."""
-
-    def read(reply: list[bytes | None]) -> RunView | None:
-        fields = {name: value for name, value in zip(_RUN_FIELDS, reply, strict=True) if value is not None}
-        run = parse_run(run_id, {"event": b"null", **fields})
-        if run is None:
-            return None
-        pauses = search.pauses[partition.of(run_id)]
-        limits = limits_of(fields.get("concurrency", b""))
-        return view_run(run, delayed_by=fields.get("delayed_by", b"").decode(), limits=limits, pauses=pauses)
-
-    return command(read, "HMGET", partition.run_key("RUN", run_id), *_RUN_FIELDS)

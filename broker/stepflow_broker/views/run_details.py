@@ -65,6 +65,8 @@ class RunDetails:
             "forked_at": run.forked_at or None,
             "forked_by": run.forked_by or None,
             "forks": list(run.forks),
+            "tags": dict(run.tags),
+            "error_group": run.error_group or None,
             "event": run.event,
             "output": run.output,
             "error": run.failure.to_json() if run.failure else None,

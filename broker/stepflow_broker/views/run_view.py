@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -40,6 +40,10 @@ class RunView:
         paused: why a pause stops it, as `run_pauses.pause_reason` says; ``""``: none does, or it was not read.
         waits: the sleeps and event waits of its steps, the one that ends first at the front.
         version: the version of the code that started it; ``""``: unknown.
+        tags: its tags by name.
+        error_group: the group of its error; ``""``: it has not failed.
+        parent: the run that invoked it; ``""``: none, or it was not read.
+        forked_from: the run that it repeats; ``""``: none, or it was not read.
     """
 
     id: str
@@ -58,6 +62,10 @@ class RunView:
     paused: str = ""
     waits: tuple[WaitView, ...] = ()
     version: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    error_group: str = ""
+    parent: str = ""
+    forked_from: str = ""
 
     @property
     def name(self) -> str:
@@ -81,6 +89,8 @@ class RunView:
             "blocked_by": self.blocked_by or None,
             "paused": self.paused or None,
             "waits": [wait.to_json_with_step() for wait in self.waits],
+            "tags": dict(self.tags),
+            "error_group": self.error_group or None,
             "error": self.failure.to_json() if self.failure else None,
         }
 
@@ -119,6 +129,10 @@ def view_run(
         paused="" if run.status.ended else pause_reason(pauses_of(pauses, run.name, run.queue, limits)),
         waits=find_waits(pending),
         version=run.version,
+        tags=run.tags,
+        error_group=run.error_group,
+        parent=run.parent,
+        forked_from=run.forked_from,
     )
 
 

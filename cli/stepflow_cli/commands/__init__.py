@@ -7,6 +7,7 @@
 `send`                  ``stepflow send``, ``start``, ``invoke``
 `runs`                  ``stepflow runs list``, ``runs show``
 `cancel`                ``stepflow runs cancel``
+`errors`                ``stepflow errors``
 `explain`               ``stepflow explain``
 `pauses`                ``stepflow pause``, ``resume``, ``pauses``
 `listings`              ``stepflow functions``, ``workers``, ``queues``

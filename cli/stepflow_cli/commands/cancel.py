@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 import click
 
@@ -15,49 +14,17 @@ from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.transitions.bulk_cancel import RunFilter, cancel_runs, find_live
 from stepflow_cli.exit_codes import EPILOG, ExitCode, print_error
+from stepflow_cli.filters import TimeArgument, function_option, parse_condition, parse_time, resolve_time
 from stepflow_cli.formatting import echo, print_json
-from stepflow_cli.options import duration, output_option, reason_option, server_options
+from stepflow_cli.options import output_option, reason_option, server_options
 from stepflow_cli.server import find_app
-from stepflow_engine.errors import ConfigurationError, RunNotFoundError
-from stepflow_engine.expression import condition
+from stepflow_engine.errors import RunNotFoundError
 from stepflow_engine.product import variable
 from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["cancel"]
 
-_TIME_FORMS = "an age such as 2h or 3d, or a time with a zone such as 2026-01-31T09:30:00Z"
 _FILTERS = "--function, --status, --created-before, --created-after, --if"
-
-TimeArgument = timedelta | datetime
-"""A time on the command line: an age, or a point in time."""
-
-
-def _parse_time(value: str) -> TimeArgument:
-    try:
-        return timedelta(seconds=duration(value))
-    except click.BadParameter:
-        pass
-    try:
-        when = datetime.fromisoformat(value)
-    except ValueError:
-        raise click.BadParameter(f"time must be {_TIME_FORMS}, got {value!r}") from None
-    if when.utcoffset() is None:
-        raise click.BadParameter(f"time must have a time zone, got {value!r}: use {_TIME_FORMS}")
-    return when
-
-
-def _parse_condition(value: str) -> str:
-    try:
-        return condition(value).text
-    except ConfigurationError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _parse_function(value: str) -> tuple[str | None, str]:
-    app, slash, function = value.rpartition("/")
-    if not function or (slash and not app):
-        raise click.BadParameter(f"function must be NAME or APP/NAME, got {value!r}")
-    return app or None, function
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +51,11 @@ class Filters:
             app,
             name,
             statuses=self.statuses,
-            created_before=_resolve_time(self.created_before, now_ms),
-            created_after=_resolve_time(self.created_after, now_ms),
+            created_before=resolve_time(self.created_before, now_ms),
+            created_after=resolve_time(self.created_after, now_ms),
             if_=self.condition,
             limit=self.limit,
         )
-
-
-def _resolve_time(moment: TimeArgument | None, now_ms: int) -> datetime | None:
-    return datetime.fromtimestamp(now_ms / 1000, UTC) - moment if isinstance(moment, timedelta) else moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +75,7 @@ class CancelOptions:
 
 @click.command(epilog=EPILOG)
 @click.argument("run_ids", metavar="[RUN]...", nargs=-1)
-@click.option("--function", type=_parse_function, metavar="NAME", help="Only runs of this function: NAME or APP/NAME.")
+@function_option("Only runs of this function: NAME or APP/NAME.")
 @click.option(
     "--status",
     "statuses",
@@ -123,13 +86,13 @@ class CancelOptions:
 )
 @click.option(
     "--created-before",
-    type=_parse_time,
+    type=parse_time,
     metavar="TIME",
     help="Only runs created before this: an age such as 2h, or an ISO time.",
 )
 @click.option(
     "--created-after",
-    type=_parse_time,
+    type=parse_time,
     metavar="TIME",
     help="Only runs created after this: an age such as 2h, or an ISO time.",
 )
@@ -137,7 +100,7 @@ class CancelOptions:
     "--if",
     "condition",
     envvar=variable("RUNS_CANCEL_IF"),
-    type=_parse_condition,
+    type=parse_condition,
     metavar="CEL",
     help="Only runs whose event matches this expression: 'event.data.n > 1'.",
 )

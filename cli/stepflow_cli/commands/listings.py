@@ -11,9 +11,12 @@ from rich.text import Text
 
 from stepflow_broker.protocol.clock import now_ms, server_time_ms
 from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.flow_control import RateConfig
 from stepflow_broker.registry.functions import CronConfig, FunctionConfig, forget_function, read_functions
-from stepflow_broker.views.listings import find_runs, read_queues, read_workers, served_queues, unserved_functions
+from stepflow_broker.transitions.run_index import RunQuery
+from stepflow_broker.views.find_runs import find_page
+from stepflow_broker.views.listings import read_queues, read_workers, served_queues, unserved_functions
 from stepflow_broker.views.times import iso, local_time
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import (
@@ -87,7 +90,8 @@ def forget(name: str, *, output: str, redis_url: str | None) -> None:
     function live. A worker that has the code registers the function again.
     """
     broker, partition = find_server(redis_url, NO_ENCRYPTION)
-    if find_runs(broker, partition, statuses=LIVE, function=name, limit=1):
+    live = RunQuery(functions=(name,), statuses=LIVE)
+    if run_operation(broker, find_page(partition, live, limit=1, known=[name])).runs:
         cancel = f"{NAME} runs cancel --function {name}"
         raise ConfigurationError(f"function {name} has live runs: wait for their end, or cancel them with '{cancel}'")
     codes = broker.execute_all([forget_function(one, name) for one in partition.all])

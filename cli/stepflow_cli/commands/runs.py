@@ -9,9 +9,11 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from stepflow.client.find import run_query
 from stepflow.options.encryption import cipher_of
 from stepflow_broker.protocol.clock import now_ms
-from stepflow_broker.views.listings import read_runs
+from stepflow_broker.redis_client.operation import run_operation
+from stepflow_broker.views.find_runs import cursor_after, read_page
 from stepflow_broker.views.run_details import read_run_details
 from stepflow_broker.views.run_tree import DEPTH
 from stepflow_broker.views.run_view import RunView
@@ -19,6 +21,15 @@ from stepflow_cli.commands.cancel import cancel
 from stepflow_cli.commands.diff import diff
 from stepflow_cli.commands.forks import fork, rerun, retry
 from stepflow_cli.exit_codes import EPILOG, Session
+from stepflow_cli.filters import (
+    TimeArgument,
+    function_names,
+    function_option,
+    parse_condition,
+    parse_tag,
+    parse_time,
+    resolve_time,
+)
 from stepflow_cli.formatting import (
     Cell,
     brief_failure,
@@ -62,21 +73,99 @@ def runs() -> None:
     multiple=True,
     help="Only runs with this status; may be repeated.",
 )
-@click.option("--function", default="", metavar="NAME", help="Only runs of this function: NAME or APP/NAME.")
+@function_option("Only runs of this function: NAME or APP/NAME.")
+@click.option(
+    "--tag",
+    "tags",
+    envvar=variable("RUNS_LIST_TAG"),
+    type=parse_tag,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Only runs with this tag; may be repeated.",
+)
+@click.option(
+    "--since",
+    "after",
+    envvar=variable("RUNS_LIST_SINCE"),
+    type=parse_time,
+    metavar="TIME",
+    help="Only runs since this: an age such as 2h, or an ISO time.",
+)
+@click.option(
+    "--until", type=parse_time, metavar="TIME", help="Only runs before this: an age such as 2h, or an ISO time."
+)
+@click.option("--parent", metavar="RUN", help="Only runs that this run has invoked.")
+@click.option(
+    "--error",
+    metavar="TEXT",
+    help="Only runs that failed with this error: its name, a part of its message, or a group of 'errors'.",
+)
+@click.option(
+    "--if",
+    "condition",
+    envvar=variable("RUNS_LIST_IF"),
+    type=parse_condition,
+    metavar="CEL",
+    help="Only runs whose event matches this expression: 'event.data.n > 1'.",
+)
+@click.option("--event", metavar="ID", help="Only runs that the event with this id has started.")
+@click.option(
+    "--id",
+    "prefix",
+    envvar=variable("RUNS_LIST_ID"),
+    metavar="PREFIX",
+    help="Only runs whose id begins with this: at least 4 digits.",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The maximum number of runs.")
+@click.option("--cursor", metavar="CURSOR", help="Continue a list: the cursor that it ended with.")
 @output_option
 @server_options
-def list_runs(*, statuses: tuple[str, ...], function: str, limit: int, output: str, redis_url: str | None) -> None:
-    """List the newest runs."""
-    wanted = frozenset(RunStatus(status) for status in statuses)
+def list_runs(
+    *,
+    statuses: tuple[str, ...],
+    function: tuple[str | None, str] | None,
+    tags: tuple[tuple[str, str], ...],
+    after: TimeArgument | None,
+    until: TimeArgument | None,
+    parent: str | None,
+    error: str | None,
+    condition: str | None,
+    event: str | None,
+    prefix: str | None,
+    limit: int,
+    cursor: str | None,
+    output: str,
+    redis_url: str | None,
+) -> None:
+    """List runs, the newest first.
+
+    The order is that of their creation. If only runs that have ended are wanted, and no tags, it is that of their end.
+    --since and --until refer to the same time.
+    """
     broker, partition = find_partitions(redis_url, cipher_of(None))
-    listed = read_runs(broker, partition, statuses=wanted, function=function, limit=limit)
+    wanted = run_query(
+        "",
+        function_names(broker, partition, function),
+        status=statuses,
+        tags=dict(tags),
+        since=resolve_time(after),
+        until=resolve_time(until),
+        parent=parent,
+        error=error,
+        if_=condition,
+        event=event,
+        id=prefix,
+    )
+    page = run_operation(broker, read_page(partition, wanted, cursor=cursor or "", limit=limit))
     if output == "json":
-        print_json([run.to_json() for run in listed])
-    elif listed:
-        _print_runs(listed)
+        print_json([{**run.to_json(), "cursor": cursor_after(run, wanted)} for run in page.runs])
+    elif page.runs:
+        _print_runs(page.runs)
     else:
         echo("no runs")
+    if page.next_cursor and (output != "json" or page.is_cut):
+        cut = f", after {page.compared:,} runs were compared" if page.is_cut else ""
+        echo(f"there may be more runs{cut}: --cursor {page.next_cursor}", err=output == "json")
 
 
 def _print_runs(listed: Sequence[RunView]) -> None:

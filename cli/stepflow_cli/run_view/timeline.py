@@ -83,6 +83,8 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
     yield "run", run.id
     yield "function", run.name
     yield "status", _status(run, now)
+    if run.tags:
+        yield "tags", printable("  ".join(f"{name}={value}" for name, value in run.tags.items()))
     yield "event", printable(f"{run.event['name']}  {brief(run.event['data'], 120)}")
     yield "created", f"{local_time(run.created_at)}  ({since(run.created_at, now)})"
     if run.started_at is not None:
@@ -99,6 +101,11 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
         yield "blocked", Text(printable(run.blocked), style="yellow")
     if details.tree.served is False:
         yield "", Text(unserved(run.queue), style="yellow")
+    yield from _end(run)
+
+
+def _end(run: RunRecord) -> Iterator[tuple[str, RenderableType]]:
+    """How the run has ended, or why its last attempt failed."""
     if run.status == "completed":
         yield "result", printable(brief(run.output))
     elif run.status == "skipped":

@@ -16,11 +16,11 @@ from stepflow_broker.transitions.events import add_event
 from stepflow_broker.transitions.runs import start_run, start_runs
 from stepflow_engine.codec import Restore
 from stepflow_engine.declared_types import check_event_data
-from stepflow_engine.errors import EventError
+from stepflow_engine.errors import ConfigurationError, EventError
 from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.limits import Limits
 
-__all__ = ["as_events", "event_commands", "start_command", "start_many_commands"]
+__all__ = ["as_events", "check_run_names", "event_commands", "start_command", "start_id", "start_many_commands"]
 
 T = TypeVar("T")
 _START_CHUNK = 100
@@ -86,8 +86,7 @@ def start_command(
     """
     check_event_data(declared, data, limit_bytes=limits.event_bytes)
     id = checked_event_id(id)
-    unique = uuid.uuid4().hex if id is None else run_id_for(id, config.name)
-    run_id = with_partition_prefix(config.pinned_partition, unique)
+    run_id = with_partition_prefix(config.pinned_partition, uuid.uuid4().hex) if id is None else start_id(config, id)
     command = start_run(
         backend.partition,
         config,
@@ -96,6 +95,24 @@ def start_command(
         dedupe=id is not None,
     )
     return run_id, command
+
+
+def start_id(config: FunctionConfig, id: str) -> str:
+    """The id of the run of a function that `start` starts with this ``id``."""
+    return with_partition_prefix(config.pinned_partition, run_id_for(id, config.name))
+
+
+def check_run_names(run_id: str | None, function: object, id: str | None, event: str | None) -> None:
+    """Refuse a call of `run` that does not name exactly one run.
+
+    Raises:
+        ConfigurationError: it takes either a run id, or a function with the id of its start or of its event.
+    """
+    names = (run_id is not None, function is not None, id is not None, event is not None)
+    if names not in ((True, False, False, False), (False, True, True, False), (False, True, False, True)):
+        raise ConfigurationError(
+            "run: pass the id of a run, or function= with id= (of the start) or with event= (the id of the event)"
+        )
 
 
 def start_many_commands(

@@ -1,21 +1,26 @@
-"""The handle of a run: its result, its status, why it waits, and how to cancel it."""
+"""The handle of a run: its result, its status, its steps, why it waits, and how to cancel it."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from typing_extensions import TypeVar
 
 from stepflow.client.bulk_cancel import cancelling
 from stepflow.client.forks import SAME_DATA, Fork, ForkRequest, acreate_fork, create_fork
+from stepflow.client.run_info import RunInfo, StepInfo, run_info, step_info
+from stepflow.event import Event, read_event
 from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
 from stepflow_broker.transitions.runs import RunRecord, cancel_run, read_run
 from stepflow_broker.views.explain import Reason, explain_run
-from stepflow_broker.views.run_view import run_not_found
+from stepflow_broker.views.run_reads import read_children_views, read_run_view, read_step_views
+from stepflow_broker.views.run_view import RunView, run_not_found
 from stepflow_engine.codec import Restore, restore
 from stepflow_engine.durations import Duration, duration_ms, show_duration
-from stepflow_engine.encryption_scopes import end_scopes, open_failure
+from stepflow_engine.encryption_scopes import end_scopes, open_event, open_failure
 from stepflow_engine.errors import (
     ResultTimeoutError,
     RunCancelledError,
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Run"]
 
 O = TypeVar("O", default=Any)  # noqa: E741  output
+T = TypeVar("T")
 
 
 class Run(Generic[O]):
@@ -44,6 +50,8 @@ class Run(Generic[O]):
 
     Attributes:
         id: the id of the run.
+        listed: the run as `Stepflow.runs` or `children` has read it; ``None``: the handle was made otherwise. It does
+            not change; `info` reads the run again.
 
     Example::
 
@@ -51,8 +59,11 @@ class Run(Generic[O]):
         print(run.id, run.status())
     """
 
-    def __init__(self, backend: Backend, run_id: str, output: Restore | None = None) -> None:
+    def __init__(
+        self, backend: Backend, run_id: str, output: Restore | None = None, *, listed: RunInfo | None = None
+    ) -> None:
         self.id = run_id
+        self.listed = listed
         self._is_checked = False
         self._backend = backend
         self._output = output
@@ -186,6 +197,124 @@ class Run(Generic[O]):
     def _forked(self, fork: Fork) -> Run[O]:
         return Run(self._backend, fork.run_id, self._output or fork.output)
 
+    def info(self) -> RunInfo:
+        """The run as it is now: its function, status, times, tags and error, without its event and its output.
+
+        A failure that this process cannot decrypt is replaced by a text that says so.
+
+        Raises:
+            RunNotFoundError: no run has this id, or its retention is over.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            info = run.info()
+            print(info.status, info.tags, info.error)
+        """
+        return run_info(self._execute(read_run_view(self._backend.partition, self._checked_id())))
+
+    async def ainfo(self) -> RunInfo:
+        """The asyncio twin of `info`."""
+        return run_info(await self._aexecute(read_run_view(self._backend.partition, self._checked_id())))
+
+    def steps(self) -> list[StepInfo]:
+        """The steps of the run: those that have ended, in the order of their results, then the others.
+
+        A result or a failure that this process cannot decrypt is replaced by a text that says so.
+
+        Raises:
+            RunNotFoundError: no run has this id, or its retention is over.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            for step in run.steps():
+                print(step.id, step.state, step.attempts, step.worker)
+        """
+        views = self._execute(read_step_views(self._backend.partition, self._checked_id()))
+        return [step_info(view) for view in views]
+
+    async def asteps(self) -> list[StepInfo]:
+        """The asyncio twin of `steps`."""
+        views = await self._aexecute(read_step_views(self._backend.partition, self._checked_id()))
+        return [step_info(view) for view in views]
+
+    def children(self) -> list[Run[Any]]:
+        """The runs that this run has invoked, the oldest first, without those whose retention is over.
+
+        Raises:
+            RunNotFoundError: no run has this id, or its retention is over.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            failed = [child for child in run.children() if child.listed.status == "failed"]
+        """
+        return self._listed(self._execute(read_children_views(self._backend.partition, self._checked_id())))
+
+    async def achildren(self) -> list[Run[Any]]:
+        """The asyncio twin of `children`."""
+        return self._listed(await self._aexecute(read_children_views(self._backend.partition, self._checked_id())))
+
+    def _listed(self, views: Sequence[RunView]) -> list[Run[Any]]:
+        return [Run(self._backend, view.id, listed=run_info(view)) for view in views]
+
+    @property
+    def event(self) -> Event[Any]:
+        """The event that started the run, with plain JSON data. It is read at each use; `aevent` is its asyncio twin.
+
+        Raises:
+            RunNotFoundError: no run has this id, or its retention is over.
+            DecryptionError: the event is encrypted, and this process does not have the key.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            app.start(run.info().function, run.event.data)
+        """
+        return self._event(self._known(self._backend.broker.execute(self._read())))
+
+    async def aevent(self) -> Event[Any]:
+        """The asyncio twin of `event`: ``await run.aevent()``."""
+        return self._event(self._known(await self._backend.abroker.execute(self._read())))
+
+    def _event(self, record: RunRecord) -> Event[Any]:
+        return read_event(open_event(self._backend.cipher, record.event))
+
+    @property
+    def output(self) -> O | None:
+        """The output of a completed run, restored to the declared type; ``None``: the run has not completed.
+
+        It does not wait, as `result` does. It is read at each use; `aoutput` is its asyncio twin.
+
+        Raises:
+            RunNotFoundError: no run has this id, or its retention is over.
+            DecryptionError: the output is encrypted, and this process does not have the key.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            print(app.run(run_id).output)
+        """
+        return self._opened_output(self._known(self._backend.broker.execute(self._read())))
+
+    async def aoutput(self) -> O | None:
+        """The asyncio twin of `output`: ``await run.aoutput()``."""
+        return self._opened_output(self._known(await self._backend.abroker.execute(self._read())))
+
+    def _opened_output(self, record: RunRecord) -> O | None:
+        if record.status is not RunStatus.COMPLETED:
+            return None
+        output = self._backend.cipher.open(record.output, *end_scopes(self.id, record.name, failed=False))
+        result: O = restore(self._output, output, what=f"function {record.name!r}")
+        return result
+
+    def _execute(self, operation: Operation[T]) -> T:
+        return run_operation(self._backend.broker, operation)
+
+    async def _aexecute(self, operation: Operation[T]) -> T:
+        return await arun_operation(self._backend.abroker, operation)
+
     def explain(self) -> Reason:
         """Why the run is in its current state: what it waits for, and what that waits for in turn.
 
@@ -246,9 +375,7 @@ class Run(Generic[O]):
         record = self._known(reply)
         match record.status:
             case RunStatus.COMPLETED:
-                output = self._backend.cipher.open(record.output, *end_scopes(self.id, record.name, failed=False))
-                result: O = restore(self._output, output, what=f"function {record.name!r}")
-                return result
+                return cast(O, self._opened_output(record))
             case RunStatus.FAILED:
                 failure = record.failure or Failure("Error", "unknown")
                 scopes = end_scopes(self.id, record.name, failed=True)

@@ -12,6 +12,8 @@ from typing_extensions import TypeVar
 from stepflow.event import Event
 from stepflow.functions.step_tools import StepTools
 from stepflow.functions.sync_step_tools import SyncStepTools
+from stepflow_broker.registry.tags import MAX_TAGS, check_tag_name, tag_value
+from stepflow_engine.errors import LimitError, StepUsageError
 from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
 from stepflow_engine.product import RUN_LOGGER
 
@@ -32,7 +34,14 @@ class _RunContext(Generic[T]):
     """
 
     def __init__(
-        self, execution: Execution, events: Sequence[Event[T]], *, run_id: str, function: str, attempt: int
+        self,
+        execution: Execution,
+        events: Sequence[Event[T]],
+        *,
+        run_id: str,
+        function: str,
+        attempt: int,
+        declared_tags: int = 0,
     ) -> None:
         self.event = events[0]
         self.events = list(events)
@@ -40,6 +49,7 @@ class _RunContext(Generic[T]):
         self._execution = execution
         self._function = function
         self._attempt = attempt
+        self._declared_tags = declared_tags
 
     @cached_property
     def logger(self) -> RunLogger:
@@ -49,6 +59,39 @@ class _RunContext(Generic[T]):
         dies: then it may be logged again, or be missing. In the handler of a step, each attempt logs.
         """
         return RunLogger(_LOGGER, {"run_id": self.run_id, "function": self._function}, self._execution)
+
+    def tag(self, name: str, value: str | int | bool) -> None:
+        """Give the run a tag, by which ``app.runs(tags=…)`` finds it. A later value takes the place of an earlier one.
+
+        Call it in the code between steps. The tag is stored when the code next waits for a step, or ends. It is
+        stored in clear, also with ``encryption=``: use no secrets.
+
+        Args:
+            name: 1 to 64 letters, digits, ``_``, ``.`` or ``-``, the first a letter or ``_``.
+            value: text of at most 128 bytes, an integer, or a boolean.
+
+        Raises:
+            StepUsageError: the name or the value is invalid, or the call is in the handler of a step.
+            LimitError: the run would have more than 10 tags, or more than the function leaves by those that it
+                declares.
+
+        Example::
+
+            ctx.tag("carrier", "dhl")
+        """
+        if HANDLER_ATTEMPT.get() is not None:
+            raise StepUsageError(f"ctx.tag({name!r}) is in the handler of a step: call it in the code between steps")
+        try:
+            text = tag_value(check_tag_name(name), value)
+        except ValueError as error:
+            raise StepUsageError(f"ctx.tag: {error}") from None
+        tags = self._execution.tags
+        if name not in tags and len(tags) >= MAX_TAGS - self._declared_tags:
+            raise LimitError(
+                f"ctx.tag({name!r}): a run has at most {MAX_TAGS} tags, those that its function declares included: "
+                "use fewer names"
+            )
+        tags[name] = text
 
     @property
     def attempt(self) -> int:
@@ -85,8 +128,11 @@ class Context(_RunContext[T]):
         run_id: str,
         function: str,
         attempt: int,
+        declared_tags: int = 0,
     ) -> None:
-        super().__init__(execution, events, run_id=run_id, function=function, attempt=attempt)
+        super().__init__(
+            execution, events, run_id=run_id, function=function, attempt=attempt, declared_tags=declared_tags
+        )
         self.step = step
 
 
@@ -112,8 +158,11 @@ class SyncContext(_RunContext[T]):
         run_id: str,
         function: str,
         attempt: int,
+        declared_tags: int = 0,
     ) -> None:
-        super().__init__(execution, events, run_id=run_id, function=function, attempt=attempt)
+        super().__init__(
+            execution, events, run_id=run_id, function=function, attempt=attempt, declared_tags=declared_tags
+        )
         self.step = step
 
 

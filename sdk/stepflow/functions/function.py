@@ -21,6 +21,7 @@ from stepflow.functions.sync_step_tools import SyncStepTools
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import FlowConfig
 from stepflow_broker.registry.functions import CronConfig, EventConfig, FunctionConfig
+from stepflow_broker.registry.tags import TagConfig
 from stepflow_engine.around_attempt import AroundAttempt
 from stepflow_engine.callables import is_async_callable, undecorated
 from stepflow_engine.cipher import Cipher
@@ -110,13 +111,15 @@ class Function(Invocable[I, O]):
             sent, *others = [read_event(text, f"the event of run {run_id}") for text in events_json]
             tools = StepTools(execution, app_id=self.app_id, event=sent, limits=self.limits)
             events = [self._read_event(event) for event in (sent, *others)]
+            named: Any = {"run_id": run_id, "function": self.name, "attempt": attempt}
+            named["declared_tags"] = len(self.config.tags)
             if self.is_async:
-                context = Context(execution, events, tools, run_id=run_id, function=self.name, attempt=attempt)
+                context = Context(execution, events, tools, **named)
                 result = self.handler(context)
                 return await result if inspect.isawaitable(result) else result
             bridge = ThreadBridge(execution, threads, self.name)
             step = SyncStepTools(tools, bridge)
-            blocking = SyncContext(execution, events, step, run_id=run_id, function=self.name, attempt=attempt)
+            blocking = SyncContext(execution, events, step, **named)
             return self._checked_result(await bridge.run(lambda: self.handler(blocking)))
 
         return Execution(body, max_steps=self.limits.steps_per_run, own_tasks=1 if self.is_async else 2)
@@ -179,6 +182,7 @@ def make_function(
     queue: str,
     flow: FlowConfig | None,
     cancellation: CancellationConfig | None,
+    tags: tuple[TagConfig, ...],
     retention_ms: int,
     limits: Limits,
     namespace: Mapping[str, Any],
@@ -213,7 +217,7 @@ def make_function(
         app_id=app_id,
         id=id,
         handler=handler,
-        config=FunctionConfig(app_id, id, queue, events, retries, flow, retention_ms, crons, cancellation),
+        config=FunctionConfig(app_id, id, queue, events, retries, flow, retention_ms, crons, cancellation, tags),
         limits=limits,
         is_async=is_async_callable(handler) or is_async_callable(undecorated(handler)),
         input=input_adapter,

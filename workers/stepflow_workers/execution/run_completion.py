@@ -15,6 +15,7 @@ from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_output, round_trip
 from stepflow_engine.declared_types import check_value
 from stepflow_engine.encryption_scopes import end_scope, event_scope, open_event_text, read_event, seal_failure
+from stepflow_engine.error_group import FailedLike, error_group, failed_step
 from stepflow_engine.errors import CorruptDataError, DecryptionError, StepOutputError
 from stepflow_engine.execution import Raised, Returned
 from stepflow_engine.failure import Failure
@@ -40,18 +41,28 @@ async def complete_run(context: JobContext, run: CachedRun, lease: Lease, outcom
 
 
 async def fail_run(
-    context: JobContext, function: Function, lease: Lease, event: bytes, failure: Failure, *, delay_ms: int | None
+    context: JobContext,
+    function: Function,
+    lease: Lease,
+    event: bytes,
+    failure: Failure,
+    *,
+    delay_ms: int | None,
+    step_id: str = "",
 ) -> None:
     """Record a failed attempt at a function: schedule another attempt, or fail the run.
 
     Args:
         event: the event of the run, as JSON text.
         delay_ms: the delay before the next attempt, in milliseconds; ``None``: there is no other attempt.
+        step_id: the step whose failure the code has not caught; ``""``: the code itself failed.
     """
     state, run_id = context.state, lease.run_id
     if delay_ms is None:
         opened = _opened_event(state.partition.cipher, event)
-        await _finish(context, function, lease, failure, failed_event=_failed_event(function, lease, opened, failure))
+        failed_event = _failed_event(function, lease, opened, failure)
+        like = error_group(function.name, step_id, failure, is_secret=function.cipher.encrypts)
+        await _finish(context, function, lease, failure, failed_event=failed_event, failed_like=like)
         return
     state.failed_jobs += 1
     state.evict(run_id)
@@ -97,7 +108,8 @@ async def _fail(context: JobContext, run: CachedRun, lease: Lease, error: BaseEx
         delay_ms is None and run.execution.cancelled
     ):  # another attempt may need the steps that this one has cancelled because of its error
         await drop_cancelled_steps(context.state, run, lease)
-    await fail_run(context, run.function, lease, run.event, Failure.of(error), delay_ms=delay_ms)
+    failure, step_id = Failure.of(error), failed_step(error)
+    await fail_run(context, run.function, lease, run.event, failure, delay_ms=delay_ms, step_id=step_id)
 
 
 async def _finish(
@@ -107,6 +119,7 @@ async def _finish(
     end: bytes | Failure,
     *,
     failed_event: tuple[bytes, str] = (b"", ""),
+    failed_like: FailedLike | None = None,
 ) -> None:
     """End the run with its output, as JSON text, or with its failure."""
     state, run_id = context.state, lease.run_id
@@ -121,6 +134,7 @@ async def _finish(
             retention_ms=function.config.retention_ms,
             failed_event=failed_event,
             version=state.version_beside(lease),
+            failed_like=failed_like,
         )
     )
     if lease.parent:  # in the same round trip; if this is lost, the finished event is still on the stream

@@ -14,7 +14,7 @@ from typing import Self
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_step, park_run, yield_run
-from stepflow_broker.transitions.runs import StepRecord, forget_deaths, read_steps
+from stepflow_broker.transitions.runs import StepRecord, forget_deaths, read_steps, tag_run
 from stepflow_engine.errors import StepKindError
 from stepflow_engine.execution import Outcome, Waiting
 from stepflow_engine.steps import RunRequest
@@ -65,6 +65,8 @@ class RunDriver:
             if run.execution.closed:  # dropped meanwhile: the lease is lost, the run has ended, or the worker stops
                 await self._state.release([lease])
                 return None
+            if run.execution.tags != run.stored_tags and not await self._store_tags():
+                return None
             if not isinstance(outcome, Waiting):
                 if run.execution.has_other_kind and await self._left_to_other_version():
                     return None
@@ -114,6 +116,15 @@ class RunDriver:
         if is_left:
             self._state.cache.drop(self._run)
         return is_left
+
+    async def _store_tags(self) -> bool:
+        """Store the tags that the code has given to the run; false if the lease is lost."""
+        run, tags = self._run, dict(self._run.execution.tags)
+        code = await self._state.broker.execute(
+            tag_run(self._state.partition, run_id=run.run_id, fence=self._lease.fence, tags=tags)
+        )
+        run.stored_tags = tags
+        return self._state.accepted(run, code)
 
     async def _read_planned(self) -> bool:
         """Read which steps an earlier holder of the run has planned, and then the memos of those that have finished.

@@ -22,7 +22,7 @@ from stepflow_broker.redis_client.connection import check_server
 from stepflow_broker.registry.functions import FunctionConfig, register_code, register_functions
 from stepflow_broker.transitions.consumers import remove_consumers
 from stepflow_broker.transitions.jobs import fire_timers, mend_times, reclaim_leases, repair_jobs
-from stepflow_broker.transitions.runs import forget_ended
+from stepflow_broker.transitions.runs import forget_runs
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.completions import CompletionConsumer
@@ -39,6 +39,7 @@ _TIMERS = 500
 _RECLAIMED = 100
 _SCAN_LEASES = 0.4
 """The part of a short lease between two scans. ``reclaim_leases`` takes a longer time for an outage: see there."""
+_FORGOTTEN = 200
 
 
 @dataclass(slots=True)
@@ -94,8 +95,8 @@ class MaintenanceLoop:
             _PeriodicTask(self._repair, 10.0),
             _PeriodicTask(self._register_code, 20.0),
             _PeriodicTask(self._check_server, _CHECK_S),
-            _PeriodicTask(self._forget_ended, 300.0),
             _PeriodicTask(self._remove_consumers, 300.0),
+            _PeriodicTask(self._forget, 15.0),
         )
 
     async def run_due(self) -> None:
@@ -184,9 +185,10 @@ class MaintenanceLoop:
             if self._state.unsafe_log.allows(str(error)):
                 _log.warning("server_unsafe", extra={"error": str(error)})
 
-    async def _forget_ended(self) -> None:
-        now_ms = await self._state.broker.execute(server_time_ms())
-        await self._state.broker.execute(forget_ended(self._partition, now_ms))
+    async def _forget(self) -> None:
+        due = _FORGOTTEN
+        while due == _FORGOTTEN and not self._state.stopping:
+            due, _ = await self._state.broker.execute(forget_runs(self._partition, limit=_FORGOTTEN))
 
     async def _remove_consumers(self) -> None:
         await self._state.broker.execute(remove_consumers(self._partition))

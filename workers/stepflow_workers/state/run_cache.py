@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from stepflow import Function
@@ -35,6 +35,7 @@ class CachedRun:
         uncommitted: the sizes of the memos of steps that this worker has executed and not yet committed.
         uncommitted_bytes: their sum.
         deaths: the workers that died with the continuation since it last made progress.
+        stored_tags: the tags of the code that this worker has stored.
         lock: held by the job that advances the code.
     """
 
@@ -52,6 +53,7 @@ class CachedRun:
     uncommitted: dict[str, int] = field(default_factory=dict)
     uncommitted_bytes: int = 0
     deaths: tuple[str, ...] = ()
+    stored_tags: Mapping[str, str] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def apply_memo(self, position: int, key: str, memo: Memo, size: int) -> None:

@@ -28,7 +28,7 @@ for _, words in ipairs({
   {'RPUSH', key, 1}, {'LPUSH', key, 1}, {'LLEN', key}, {'LINDEX', key, 0}, {'LRANGE', key, 0, 1}, {'LPOS', key, 1}, {'LPOP', key},
   {'LREM', key, 1, 1}, {'LTRIM', key, 0, 1}, {'SADD', key, 1}, {'SMEMBERS', key}, {'SISMEMBER', key, 1}, {'SCARD', key}, {'SREM', key, 1},
   {'ZADD', key, 1, 1}, {'ZCARD', key}, {'ZCOUNT', key, 0, 1}, {'ZSCORE', key, 1}, {'ZRANGE', key, 0, 0}, {'ZRANGEBYSCORE', key, 0, 1},
-  {'ZRANGEBYLEX', key, '-', '+'},
+  {'ZRANGEBYLEX', key, '-', '+'}, {'ZREVRANGE', key, 0, 0}, {'ZREVRANK', key, 1},
   {'ZSCAN', key, 0}, {'ZREMRANGEBYSCORE', key, 0, 0}, {'ZPOPMIN', key}, {'ZREM', key, 1},
   {'XADD', key, '*', 'f', 1}, {'XRANGE', key, '-', '+', 'COUNT', 1}, {'XREVRANGE', key, '+', '-', 'COUNT', 1}, {'XLEN', key},
   {'XACK', key, 'g', '1-1'}, {'XPENDING', key, 'g'}, {'XDEL', key, '1-1'},

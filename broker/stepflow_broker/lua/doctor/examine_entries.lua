@@ -1,7 +1,7 @@
 -- examine_entries: compare stored entries with those that runs demand. With `repair`, drop what no run demands.
 -- An entry is a member of an index, or a key, as the library `expected` has it. It leaves entries of unknown kinds alone,
 -- because a newer stepflow may have written them. Without the id of a queue, it examines whether each job is queued once.
--- USES     clock jobs waits state concurrency attempts runs invokes pauses truth expected findings
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes pauses truth expected findings
 -- KEYS     1 live (any key of the partition)
 -- ARGV     1 now_ms  2 repair (1 or 0)  3 kind  4 id (of the index; '': there is one, or the members are keys)
 --          5 own (1: only stepflow writes to it)  6.. members
@@ -11,15 +11,23 @@ local now, kind, id, own = clock(ARGV[1]), ARGV[3], ARGV[4], ARGV[5] == '1'
 repairs = ARGV[2] == '1'
 
 local EXPIRING = {IDEMPOTENCY = IDEMPOTENCY, THROTTLE = THROTTLE, DEBOUNCE = DEBOUNCE, BATCH = BATCH, RATE = RATE,
-  EVENT_HISTORY = EVENT_HISTORY}
+  EVENT_HISTORY = EVENT_HISTORY, EVENT_INDEX = EVENT_INDEX, COMPARED_PATHS = COMPARED_PATHS, ERROR_GROUP = ERROR_GROUP}
 local FROM_RUNS = {run = true, remote_run = true, batch = true} -- finished events; the other entries are messages
 
 -- whether the status of a run alone says that an entry is expected: a shortcut for the many ended runs
 local function is_plain(run)
   if kind == 'MEMOS' or kind == 'MEMO_ORDER' or kind == 'ATTEMPTS' then return redis.call('EXISTS', RUN .. run) == 1 end
-  if kind ~= 'LIVE' and kind ~= 'ENDED' then return false end
-  local status = redis.call('HGET', RUN .. run, 'status')
-  return status and (kind == 'LIVE') == (LIVE_STATUS[status] or false)
+  if kind ~= 'LIVE' and kind ~= 'INDEX' then return false end
+  local f = redis.call('HMGET', RUN .. run, 'status', 'app', 'function')
+  if kind == 'LIVE' then return LIVE_STATUS[f[1] or ''] end
+  local which, name = string.match(id, '^(%a+) (.*)$')
+  return f[1] and name == (f[2] or '') .. '/' .. (f[3] or '') and
+    (which == 'function' or which == 'ended' and not LIVE_STATUS[f[1]] or which == 'failed' and f[1] == 'failed')
+end
+
+-- whether runs are about to be taken out of their indexes
+local function may_forget()
+  return redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now + SOON_MS, 'LIMIT', 0, 1)[1] ~= nil
 end
 
 local function is_expected(member, entries)
@@ -34,9 +42,11 @@ end
 
 -- whether an entry is left alone though no run demands it
 local function is_tolerated(member, job)
-  if kind == 'ENDED' or kind == 'RQ_FAILED' then -- they are kept until their time
-    local until_ms = (redis.call('ZSCORE', ZSETS[kind] .. id, member) or 0) * (kind == 'ENDED' and 1 or 1000)
+  if kind == 'EXPIRY' or kind == 'RQ_FAILED' then -- they are kept until their time
+    local until_ms = (redis.call('ZSCORE', ZSETS[kind] .. id, member) or 0) * (kind == 'EXPIRY' and 1 or 1000)
     if until_ms <= now + SOON_MS then return true end
+  elseif kind == 'INDEX' then
+    return not job.was.status and may_forget()
   elseif kind == 'RQ_JOB' and redis.call('PTTL', RQ_JOB .. member) ~= -1 then
     return true
   elseif kind == 'FINISHED' then
@@ -62,6 +72,13 @@ local function examine_time(member)
     report('time_in_future', '', member, iso8601(tonumber(score)), function()
       redis.call('ZADD', ZSETS[kind] .. id, kind == 'TIMEOUTS' and now or now + RESERVED_MS, member)
     end)
+  end
+end
+
+-- a function whose runs are listed has runs
+local function examine_function(name)
+  if redis.call('EXISTS', INDEX .. 'function ' .. name) == 0 then
+    report('orphaned', kind, name, '', function() remove(kind, '', name) end)
   end
 end
 
@@ -111,7 +128,13 @@ local function promote_first()
 end
 
 for i = 6, #ARGV do
-  if EXPIRING[kind] then examine_expiry(ARGV[i]) else examine(ARGV[i]) end
+  if kind == 'RUN_FUNCTIONS' then
+    examine_function(ARGV[i])
+  elseif EXPIRING[kind] then
+    examine_expiry(ARGV[i])
+  else
+    examine(ARGV[i])
+  end
 end
 if kind == 'CONCURRENCY_SLOTS' and repairs and findings[1] then promote_first() end
 if kind == 'WAIT_LIST' and is_stalled() then report('wait_list_stalled', '', id, '', promote_first) end

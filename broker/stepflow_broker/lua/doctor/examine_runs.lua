@@ -1,6 +1,6 @@
 -- examine_runs: compare each run with itself and with all that it demands elsewhere. With `repair`, restore what is missing.
 -- It examines fewer runs than are named when these have very many steps, so that the server is not blocked for long.
--- USES     clock jobs waits state concurrency attempts runs invokes cancellation truth expected findings times
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation truth expected findings times
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 repair (1 or 0)  3.. runs
 -- MOVES    run queued|running|waiting -> queued|running|waiting; run waiting -> completed|failed|cancelled;
@@ -196,7 +196,7 @@ end
 local function mend_ended(run, was, ended_at)
   local by_ms = ended_at - now
   redis.call('HSET', RUN .. run, 'ended_at', now)
-  redis.call('ZADD', ENDED, 'XX', (redis.call('ZSCORE', ENDED, run) or now) - by_ms, run)
+  move_end(run, (was.app or '') .. '/' .. (was.function_id or ''), now, by_ms)
   if was.status == 'failed' then
     local until_s = redis.call('ZSCORE', RQ_FAILED .. was.queue, run)
     if until_s then redis.call('ZADD', RQ_FAILED .. was.queue, until_s - math.floor(by_ms / 1000), run) end

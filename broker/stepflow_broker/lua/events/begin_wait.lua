@@ -2,7 +2,7 @@
 -- A time in the past ends the step at once, and so does an early event: one that has come before the wait begins, but
 -- since the run began or within the look-back. If the index of events does not have it, the reply has the events that
 -- may be it, for the caller to match. The event that has started the run is not one of them.
--- USES     clock jobs waits state concurrency attempts runs invokes cancellation events event_history
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation events event_history
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 step_key  5 step_id  6 detail (rest of the memo's JSON)  7 delay_ms
 --          8 until_ms (0: after the delay)  9 index ('': wait for a time)  10 condition  11 lookback_ms (0: no early

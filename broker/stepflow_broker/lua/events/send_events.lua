@@ -1,5 +1,5 @@
 -- send_events: add the events of a step to the stream and store the memo of the step, once.
--- USES     clock jobs waits state concurrency attempts runs
+-- USES     clock jobs waits state concurrency attempts indexes runs
 -- KEYS     1 run  2 memos  3 memo_order  4 events
 -- ARGV     1 run  2 fence  3 step_key  4 memo  5.. event, event_id, dedupe (1 or 0), ...
 -- MOVES    step none -> memo

@@ -1,5 +1,5 @@
 -- ack_message: delete a delivered message from the stream. The retention of an ended child starts now.
--- USES     clock jobs waits state concurrency attempts runs invokes
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes
 -- KEYS     1 finished
 -- ARGV     1 message  2 child ('': the message was about no end)
 -- MOVES    none

@@ -1,5 +1,5 @@
 -- wake_parent: resolve the step that waits for an ended child, and continue the parent.
--- USES     clock jobs waits state concurrency attempts runs invokes
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes
 -- KEYS     1 run (the child's)
 -- ARGV     1 now_ms  2 child  3 worker
 -- MOVES    step waiting -> memo; wake

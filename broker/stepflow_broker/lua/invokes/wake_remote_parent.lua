@@ -1,6 +1,6 @@
 -- wake_remote_parent: resolve the step that waits for an ended child of another partition, and continue the parent.
 -- The message that starts the child is deleted, so that no delivery creates the child again.
--- USES     clock jobs waits state concurrency attempts runs invokes
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes
 -- KEYS     1 run (the parent's)
 -- ARGV     1 now_ms  2 run  3 step_key  4 child  5 status  6 payload  7 reason  8 start_message  9 worker
 -- MOVES    step waiting -> memo; wake

@@ -2,7 +2,7 @@
 -- The member names the action: job:<job> queues a delayed job. wait:<run>:<step key> ends the wait for a child, an
 -- event or a time. resume:<subject> continues what a pause has stopped. start:<run> and finish:<run> cancel a run that
 -- has not started, or ended, in time.
--- USES     clock jobs waits state concurrency pauses attempts runs invokes cancellation
+-- USES     clock jobs waits state concurrency pauses attempts indexes runs invokes cancellation
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
 -- MOVES    run waiting -> queued; continuation delayed -> queued|waitlisted; step delayed -> queued|waitlisted;

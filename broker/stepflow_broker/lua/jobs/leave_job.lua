@@ -1,6 +1,6 @@
 -- leave_job: leave a leased job to workers with another version of its code, at once and without an attempt.
 -- The code of this worker lacks the step of the job, or has a step of another kind with its id.
--- USES     clock jobs waits state concurrency attempts runs code
+-- USES     clock jobs waits state concurrency attempts indexes runs code
 -- KEYS     1 run  2 steps  3 code_waits
 -- ARGV     1 now_ms  2 run  3 step_key ('' for the continuation)  4 fence  5 version (of the code of this worker)
 -- MOVES    run running -> queued; continuation leased -> waitlisted; step leased -> waitlisted; promote

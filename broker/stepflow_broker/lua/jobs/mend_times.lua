@@ -1,6 +1,6 @@
 -- mend_times: treat the times of live runs and of timers that were noted while the clock was ahead as noted now.
 -- A worker that has seen the clock come back sends it for all pages. Other times mend themselves where they are used.
--- USES     clock jobs waits state concurrency times
+-- USES     clock jobs waits state concurrency indexes times
 -- KEYS     1 timeouts  2 live
 -- ARGV     1 now_ms  2 cursor  3 count
 -- MOVES    none

@@ -1,5 +1,5 @@
 -- park_run: end the lease of a run that waits for steps. The next step that ends queues its continuation again.
--- USES     clock jobs waits state concurrency attempts runs
+-- USES     clock jobs waits state concurrency attempts indexes runs
 -- KEYS     1 run  2 memo_order
 -- ARGV     1 now_ms  2 run  3 fence  4 applied (how many memos the worker has replayed)
 -- MOVES    run running -> waiting; continuation leased -> parked; promote

@@ -3,7 +3,7 @@
 -- not extend their leases. So a grace window of half a lease and a second begins, in which only leases count that had
 -- expired at the last scan before the gap. Live workers extend the others in that window.
 -- The death of a worker is an attempt that the run keeps: of the step that it executed, or of the run's own code.
--- USES     clock jobs waits state concurrency attempts runs
+-- USES     clock jobs waits state concurrency attempts indexes runs
 -- KEYS     1 leases  2 last_lease_scan
 -- ARGV     1 now_ms  2 limit  3 lease_ms
 -- MOVES    run running -> queued; continuation leased -> queued|waitlisted; step leased -> queued|waitlisted; promote

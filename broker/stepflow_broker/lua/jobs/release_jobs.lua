@@ -1,5 +1,5 @@
 -- release_jobs: put leased jobs back at the front of their lists, so that any worker can claim them at once.
--- USES     clock jobs waits state concurrency attempts runs
+-- USES     clock jobs waits state concurrency attempts indexes runs
 -- KEYS     1 leases
 -- ARGV     1 now_ms  2.. job, fence, ...
 -- MOVES    run running -> queued; continuation leased -> queued|waitlisted; step leased -> queued|waitlisted; promote

@@ -1,7 +1,7 @@
 -- repair_jobs: queue the ready jobs of live runs and planned steps again where another tool has removed them.
 -- `rq empty` deletes jobs, and a plain `rq worker` takes and fails them. The hashes of runs and steps say which jobs
 -- there must be.
--- USES     clock jobs waits state concurrency attempts runs truth
+-- USES     clock jobs waits state concurrency attempts indexes runs truth
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 cursor  3 count
 -- MOVES    step queued -> waitlisted; promote

@@ -1,5 +1,5 @@
 -- yield_run: put the continuation of a run back at the end of its list, so that other runs are executed too.
--- USES     clock jobs waits state concurrency attempts runs
+-- USES     clock jobs waits state concurrency attempts indexes runs
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence
 -- MOVES    run running -> queued; continuation leased -> queued|waitlisted; promote

@@ -31,12 +31,11 @@ local function is_pending(entry)
   return entry and redis.call('XRANGE', FINISHED, entry, entry)[1] and true
 end
 
--- how long an ended run is kept: {its finished event, whether that is pending, keep_ms, the time at which it is forgotten}
-local function read_retention(run, was, now)
-  local f = redis.call('HMGET', RUN .. run, 'finished', 'keep_ms', 'retention_ms', 'ended_at')
+-- how long an ended run is kept: {its finished event, whether that is pending, keep_ms}
+local function read_retention(run)
+  local f = redis.call('HMGET', RUN .. run, 'finished', 'keep_ms', 'retention_ms')
   local ttl = redis.call('PTTL', RUN .. run)
-  return {event = f[1], is_pending = is_pending(f[1]), keep_ms = ttl > 0 and ttl or tonumber(f[2] or f[3] or KEPT_MS),
-    until_ms = f[2] and f[4] and f[4] + f[2] or not was.parent and now + ttl or 0}
+  return {event = f[1], is_pending = is_pending(f[1]), keep_ms = ttl > 0 and ttl or tonumber(f[2] or f[3] or KEPT_MS)}
 end
 
 -- state -> the entries that it demands
@@ -79,19 +78,41 @@ local function cancellations(entries, run, was)
   end
 end
 
+-- the indexes by which a run is found
+local function indexes_of(entries, run, was, retention, now)
+  local name, f = (was.app or '') .. '/' .. (was.function_id or ''), redis.call('HMGET', RUN .. run, 'indexed', 'ended_at')
+  local tags, errors = further_subjects(f[1])
+  local function add(subject, score)
+    entries[#entries + 1] = {'INDEX', {subject}, run, score = score, exact = score}
+  end
+  add('function ' .. name, was.created_at or 0)
+  entries[#entries + 1] = {'RUN_FUNCTIONS', ONE, name}
+  for _, tag in ipairs(tags) do add(tag, was.created_at or 0) end
+  if was.live then return end
+  local ended_at = f[2] or now
+  add('ended ' .. name, ended_at)
+  if was.status == 'failed' then
+    add('failed ' .. name, ended_at)
+    for _, subject in ipairs(errors) do add(subject, ended_at) end
+  end
+  entries[#entries + 1] = {'EXPIRY', ONE, expiry_of(run, name, f[1]), score = now + retention.keep_ms}
+end
+
 local function demands_of_run(run, was, now)
   if was.live then
     local entries = {{'LIVE', ONE, run, score = was.created_at}, {'STEPS', ONE, run, optional = true},
       {'BATCHED', ONE, run, optional = true}}
     if was.singleton then entries[4] = {'SINGLETON', ONE, was.singleton, value = run} end
+    indexes_of(entries, run, was, nil, now)
     if was.cancel_events then cancellations(entries, run, was) end
     return entries
   end
-  local retention = read_retention(run, was, now)
-  local entries = {{'ENDED', ONE, run, score = now + retention.keep_ms, optional = retention.until_ms <= now + SOON_MS}}
+  local retention = read_retention(run)
+  local entries = {}
+  indexes_of(entries, run, was, retention, now)
   if retention.is_pending then
-    entries[2] = {'FINISHED', ONE, retention.event .. ' ' .. run, optional = true}
-    entries[3] = {'BATCHED', ONE, run, optional = true}
+    entries[#entries + 1] = {'FINISHED', ONE, retention.event .. ' ' .. run, optional = true}
+    entries[#entries + 1] = {'BATCHED', ONE, run, optional = true}
   end
   if was.status == 'failed' then
     entries[#entries + 1] = {'RQ_FAILED', {was.queue}, run, optional = true}
@@ -101,7 +122,7 @@ local function demands_of_run(run, was, now)
 end
 
 -- kinds of keys that only runs demand, or only jobs
-local OF_RUNS = {LIVE = true, ENDED = true, STEPS = true, BATCHED = true, SINGLETON = true, FINISHED = true, RQ_FAILED = true}
+local OF_RUNS = {LIVE = true, INDEX = true, RUN_FUNCTIONS = true, EXPIRY = true, STEPS = true, BATCHED = true, SINGLETON = true, FINISHED = true, RQ_FAILED = true}
 local OF_JOBS = {RQ_QUEUE = true, LEASES = true, WAIT_LIST = true, CONCURRENCY_SLOTS = true, TIMEOUT = true, RQ_WIP = true,
   RQ_SCHEDULED = true}
 
@@ -136,6 +157,8 @@ local function owner_of(kind, member)
     return redis.call('GET', SINGLETON .. member) or nil, ''
   elseif kind == 'FINISHED' then
     return string.match(member, '^%S+ (.*)$'), ''
+  elseif kind == 'EXPIRY' then
+    return string.match(member, '^%S+'), ''
   elseif kind == 'TIMEOUTS' then
     local what, subject = string.match(member, '^(%a+):(.*)$')
     if what == 'start' or what == 'finish' then return subject, '' end

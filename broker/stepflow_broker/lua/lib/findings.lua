@@ -2,7 +2,7 @@
 -- An examination reads one thing and all that it must agree with in one script, so a busy server gives no false alarm.
 
 local findings, repairs = {}, false
-local ZSETS = {LIVE = LIVE, ENDED = ENDED, LEASES = LEASES, TIMEOUTS = TIMEOUTS, CONCURRENCY_SLOTS = CONCURRENCY_SLOTS,
+local ZSETS = {LIVE = LIVE, INDEX = INDEX, EXPIRY = EXPIRY, LEASES = LEASES, TIMEOUTS = TIMEOUTS, CONCURRENCY_SLOTS = CONCURRENCY_SLOTS,
   WAIT_LIST = WAIT_LIST, RQ_WIP = RQ_WIP, RQ_SCHEDULED = RQ_SCHEDULED, RQ_FAILED = RQ_FAILED}
 local WHOLE_KEYS = {MEMOS = MEMOS, MEMO_ORDER = MEMO_ORDER, ATTEMPTS = ATTEMPTS, STEPS = STEPS, BATCHED = BATCHED, TIMEOUT = TIMEOUT,
   RQ_JOB = RQ_JOB, SINGLETON = SINGLETON}
@@ -28,6 +28,8 @@ local function count_of(kind, id, member, entry)
     return #redis.call('LPOS', RQ_QUEUE .. id, member, 'COUNT', 2)
   elseif kind == 'WAITS' then
     return redis.call('SISMEMBER', WAITS .. id, member)
+  elseif kind == 'RUN_FUNCTIONS' then
+    return redis.call('SISMEMBER', RUN_FUNCTIONS, member)
   elseif kind == 'FINISHED' then
     return is_pending(string.match(member, '^%S+')) and 1 or 0
   elseif entry and entry.value then
@@ -44,6 +46,8 @@ local function remove(kind, id, member)
     redis.call('LREM', RQ_QUEUE .. id, 0, member)
   elseif kind == 'WAITS' then
     remove_wait(id, member)
+  elseif kind == 'RUN_FUNCTIONS' then
+    redis.call('SREM', RUN_FUNCTIONS, member)
   elseif kind == 'FINISHED' then
     ack_entry(string.match(member, '^%S+'))
   else
@@ -75,6 +79,7 @@ local RESTORE = {
     leave_wait_lists(job.id, job.was)
     requeue(job, now)
   end,
+  RUN_FUNCTIONS = function(entry) redis.call('SADD', RUN_FUNCTIONS, entry[3]) end,
   WAITS = function(entry) add_wait(entry[2][1], entry[3]) end,
   TIMEOUT = function(entry, job, now) redis.call('SET', TIMEOUT .. entry[3], memo_of_timeout(job, now)) end,
   SINGLETON = function(entry) return redis.call('SET', SINGLETON .. entry[3], entry.value, 'NX') and true end,

@@ -14,6 +14,7 @@ local function create_run(run, app, function_id, queue, event, now, more, may_wa
     unpack(more or {}))
   redis.call('ZADD', LIVE, now, run)
   local list, name = list_of(queue, false), app .. '/' .. function_id
+  index_start(run, name, now)
   if due then
     redis.call('HSET', RUN .. run, 'due', due)
     delay_job(run, list, name, now, due)
@@ -172,7 +173,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload, unpack(more))
   local keep_ms = math.max(retention_ms, (tonumber(was.dedupe_ms) or 0) - math.max(0, now - was.created_at))
   redis.call('ZREM', LIVE, run)
-  redis.call('ZADD', ENDED, now + keep_ms, run)
+  index_end(run, (was.app or '') .. '/' .. (was.function_id or ''), status, now, keep_ms)
   if status == 'failed' then
     redis.call('HSET', RQ_JOB .. run, 'origin', queue, 'status', 'failed', 'ended_at', iso8601(now), 'exc_info', payload)
     redis.call('PEXPIRE', RQ_JOB .. run, keep_ms)

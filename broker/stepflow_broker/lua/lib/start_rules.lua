@@ -24,6 +24,11 @@ function APPLY.field(rule, _, _, fields)
   add_field(fields, rule.name, rule.value)
 end
 
+-- tags: the run is found by its tags. `name` is the packed subjects of their indexes. A run that is skipped has them too.
+function APPLY.tags(rule, run, now)
+  index_tags(run, rule.name, now)
+end
+
 -- idempotency: one start in `period_ms` for each name
 function MEND.idempotency(rule)
   local key = IDEMPOTENCY .. rule.name
@@ -213,6 +218,7 @@ local function join_batch(rule, run, app, function_id, queue, event, now, more, 
   redis.call('HSET', RUN .. run, 'app', app, 'function', function_id, 'queue', queue, 'event', event, 'attempt', 0,
     'created_at', now, 'status', 'waiting', 'continuation', 'batched', 'batch', batch, unpack(more))
   redis.call('ZADD', LIVE, now, run)
+  index_start(run, app .. '/' .. function_id, now)
   if redis.call('RPUSH', BATCHED .. batch, run) >= tonumber(rule.max_size) then start_batch(rule, batch, now) end
 end
 
@@ -242,14 +248,29 @@ local function first_refusal(rules, now)
   return nil, replaced
 end
 
+-- the further fields of a run: those that its start gives, and its tags. The run of a batch has none of its members' tags.
+local function with_tags(others, rules)
+  for _, rule in ipairs(rules) do
+    if rule.kind == 'tags' then
+      local more = {'indexed', rule.name, unpack(others)}
+      return more, rule
+    end
+  end
+  return others
+end
+
 local MAY_WAIT = {concurrency = true, priority_ms = true} -- fields of runs whose jobs may need to enter a wait list
 
 -- start a run, now or later, or skip it -> whether it was started
 local function start_or_skip(run, app, function_id, queue, event, now, more, retention_ms, rules)
   local reason, replaced = first_refusal(rules, now)
+  local tags
+  more, tags = with_tags(more, rules)
   if reason then
     redis.call('HSET', RUN .. run, 'app', app, 'function', function_id, 'queue', queue, 'event', event, 'attempt', 0,
       'created_at', now, 'status', 'queued', 'reason', reason, unpack(more))
+    index_start(run, app .. '/' .. function_id, now)
+    if tags then APPLY.tags(tags, run, now) end
     end_run(run, read_run(run), 'skipped', 'error', skipped_failure(reason), now, retention_ms)
     return false
   end

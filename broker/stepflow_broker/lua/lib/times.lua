@@ -55,6 +55,7 @@ local function mend_run(run, now)
   if is_ahead(f[1], now) then
     redis.call('HSET', RUN .. run, 'created_at', now)
     redis.call('ZADD', LIVE, 'XX', now, run)
+    move_start(run, (was.app or '') .. '/' .. (was.function_id or ''), now)
     move_timer('start:' .. run, f[1] - now)
     move_created(run, was, f[1] - now)
   end

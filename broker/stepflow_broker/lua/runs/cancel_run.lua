@@ -1,6 +1,6 @@
 -- cancel_run: cancel a live run and, with `with_children`, the children that it waits for.
 -- A handler that is executing is not interrupted. Its result is refused.
--- USES     clock jobs waits state concurrency attempts runs invokes cancellation
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 reason (JSON of a failure)  4 retention_ms  5 with_children (1 or 0)
 -- MOVES    cancel

@@ -1,6 +1,6 @@
 -- continue_run: queue the continuation of a parked run whose code has continued without the end of a step.
 -- The worker that has the code in memory calls it: it parked a run that waited for something outside.
--- USES     clock jobs waits state concurrency attempts runs
+-- USES     clock jobs waits state concurrency attempts indexes runs
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run
 -- MOVES    run waiting -> queued; continuation parked -> queued|waitlisted; promote

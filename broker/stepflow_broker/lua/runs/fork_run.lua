@@ -1,6 +1,6 @@
 -- fork_run: create a run with memos of another run of the same partition, once. Flow control may delay or skip it.
 -- The caller names the memos to keep, in their order. It sends the text of those that are not copied as they are.
--- USES     clock jobs waits state concurrency attempts runs invokes cancellation start_rules
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation start_rules
 -- KEYS     1 run (the new one)
 -- ARGV     1 now_ms  2 run  3 source  4 app  5 function  6 queue  7 dedupe_ms  8 retention_ms  9 event ('': that of the
 --          source)  10 forked_at  11 forked_by  12 keys_of (the run whose idempotency keys it uses; '': its own)

@@ -1,6 +1,6 @@
 -- retry_run: delay a run whose own code failed. It is replayed from its memos after the delay.
 -- A worker that cannot execute a run sends the same script, with a reason and the attempts unchanged.
--- USES     clock jobs waits state concurrency attempts runs
+-- USES     clock jobs waits state concurrency attempts indexes runs
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 attempts  5 error  6 delay_ms  7 reason ('': none)
 --          8 longest_delay_ms (the delay doubles with each deferral in a row, up to this; 0: it does not grow)

@@ -1,7 +1,7 @@
 -- commit_planned_step: store the memo of a planned step, once, delete its job, and continue the run.
 -- Only a repeated call, with an equal memo, gets ALREADY_STORED. A worker with another result must not continue with
 -- it.
--- USES     clock jobs waits state concurrency attempts runs
+-- USES     clock jobs waits state concurrency attempts indexes runs
 -- KEYS     1 run  2 memos  3 memo_order
 -- ARGV     1 now_ms  2 run  3 step_key  4 fence  5 memo  6 worker
 -- MOVES    step leased -> memo; wake

@@ -1,6 +1,6 @@
 -- fail_attempt: record and keep a failed attempt of a step. The next attempt is a delayed job of its own.
 -- A worker that cannot execute a step sends the same script with the attempts unchanged.
--- USES     clock jobs waits state concurrency attempts runs
+-- USES     clock jobs waits state concurrency attempts indexes runs
 -- KEYS     1 run  2 steps
 -- ARGV     1 now_ms  2 run  3 job_key ('' for the continuation)  4 fence  5 step_key  6 step_id  7 attempts  8 error
 --          9 delay_ms  10 longest_delay_ms (the delay doubles with each deferral in a row, up to this; 0: it does not grow)

@@ -1,0 +1,448 @@
+"""Find runs: pages of runs by function, status, tags, time, error, event, parent and id.
+
+A page comes from the smallest index that has all wanted runs. What the index does not decide is read from the runs, at
+most `BUDGET` of them for a page. So a page is cheap whatever the number of runs, and may end before it is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from stepflow_broker.protocol import replies
+from stepflow_broker.protocol.command import command, in_chunks
+from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.redis_client.operation import Operation
+from stepflow_broker.registry.functions import FunctionConfig, read_functions
+from stepflow_broker.transitions.pauses import Pause, read_pauses
+from stepflow_broker.transitions.run_index import (
+    Place,
+    RunQuery,
+    page_index,
+    parse_cursor,
+    read_run_functions,
+    read_tag_names,
+)
+from stepflow_broker.transitions.runs import parse_run, read_memos, read_run, read_steps
+from stepflow_broker.views.invoke_view import find_invokes
+from stepflow_broker.views.run_pauses import limits_of
+from stepflow_broker.views.run_view import RunView, run_not_found, view_run
+from stepflow_broker.views.wait_view import WaitView, find_waits
+from stepflow_engine.cipher import Cipher
+from stepflow_engine.encryption_scopes import end_scopes, open_event, read_event, redacted_failure
+from stepflow_engine.errors import DecryptionError, FilterError, FunctionNotFoundError
+from stepflow_engine.expression import ExpressionCostError, expression
+from stepflow_engine.failure import Failure
+from stepflow_engine.ids import run_id_by_event, run_id_for, split_job_id, with_partition_prefix
+from stepflow_engine.memo import read_memo
+from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.suggestions import suggestion
+
+__all__ = [
+    "BUDGET",
+    "RunPage",
+    "cursor_after",
+    "find_page",
+    "functions_named",
+    "read_children",
+    "read_page",
+    "read_views",
+]
+
+BUDGET = 20_000
+"""How many entries of indexes are read for a page."""
+_MOST = 1_000
+"""How many entries one script reads."""
+_EVENT_BYTES = 64 * 1024 * 1024
+"""How many bytes of events are read for a page."""
+_CHUNK = 50
+_SCANNED = 1_000
+_ROWS = 500
+_MAX_MATCHES = 1_000
+_MAX_TAG_NAMES = 1_000
+_RUN_FIELDS = (
+    "status",
+    "app",
+    "function",
+    "queue",
+    "attempt",
+    "created_at",
+    "started_at",
+    "ended_at",
+    "error",
+    "last_error",
+    "blocked",
+    "reason",
+    "continuation",
+    "delayed_by",
+    "concurrency",
+    "parent",
+    "remote_parent",
+    "indexed",
+    "forked_from",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """A page of runs.
+
+    Attributes:
+        runs: the runs, the newest first.
+        next_cursor: where the next page begins; ``""``: there are no more runs.
+        compared: how many runs were compared with the filter.
+        is_cut: whether the page ended before it was full, because it would have had to read too many runs.
+    """
+
+    runs: list[RunView] = field(default_factory=list)
+    next_cursor: str = ""
+    compared: int = 0
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The places of the runs of a page; the rest as of `RunPage`."""
+
+    places: list[Place]
+    next_place: Place | None
+    compared: int
+    is_cut: bool = False
+
+
+def read_page(
+    partition: Partition, wanted: RunQuery, *, cursor: str = "", limit: int, known: Iterable[str] = ()
+) -> Operation[RunPage]:
+    """As `find_page`, with what the runs wait for. One more round trip for each 25 runs that wait."""
+    page = yield from find_page(partition, wanted, cursor=cursor, limit=limit, known=known)
+    waiting = [run.id for run in page.runs if run.status == RunStatus.WAITING]
+    waits: dict[str, tuple[WaitView, ...]] = {}
+    for part in in_chunks(waiting, 25):
+        steps = yield [read_steps(partition, run_id) for run_id in part]
+        waits |= {run_id: find_waits(pending) for run_id, pending in zip(part, steps, strict=True)}
+    return replace(page, runs=[replace(run, waits=waits.get(run.id, ())) for run in page.runs])
+
+
+def find_page(
+    partition: Partition, wanted: RunQuery, *, cursor: str = "", limit: int, known: Iterable[str] = ()
+) -> Operation[RunPage]:
+    """A page of runs of all partitions, the newest first. Two round trips if an index decides the filter.
+
+    Args:
+        wanted: the filter.
+        cursor: the `RunPage.next_cursor` of the page before; ``""``: the first page.
+        limit: the largest number of runs.
+        known: functions (``app/function``) that exist, though no worker may have registered them.
+
+    Raises:
+        FilterError: the cursor is wrong, or a tag or a group of errors does not exist.
+        FunctionNotFoundError: a function does not exist.
+        RunNotFoundError: the parent does not exist.
+    """
+    after = parse_cursor(cursor, wanted.order) if cursor else None
+    ids = yield from _candidates(partition, wanted)
+    if ids is not None:
+        page = yield from _page_of(partition, wanted, ids, after, limit)
+    else:
+        found = yield from _walk(partition, wanted, after, limit)
+        runs = yield from read_views(partition, [place.run_id for place in found.places])
+        runs = [run for run in runs if not wanted.statuses or run.status in wanted.statuses]
+        next_cursor = found.next_place.cursor(wanted.order) if found.next_place else ""
+        page = RunPage(runs, next_cursor, found.compared, found.is_cut)
+    if not page.runs and not cursor:
+        yield from _check_names(partition, wanted, known)
+    return page
+
+
+def _opened(run: RunView, cipher: Cipher) -> RunView:
+    return replace(run, failure=redacted_failure(cipher, run.failure, *end_scopes(run.id, run.name, failed=True)))
+
+
+def cursor_after(run: RunView, wanted: RunQuery) -> str:
+    """The cursor of the page that begins after a run of a list."""
+    at_ms = run.ended_at if wanted.order == "ended" else run.created_at
+    return Place(at_ms or 0, run.id).cursor(wanted.order)
+
+
+# -- from the indexes ----------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Source:
+    """The index of one partition, while it is read.
+
+    Attributes:
+        after: the last entry that was read.
+        found: the wanted runs that were read and are not in the page yet, the newest last.
+        is_done: whether there are no more entries.
+    """
+
+    partition: Partition
+    after: Place | None
+    found: list[Place] = field(default_factory=list)
+    is_done: bool = False
+
+    def may_have_newer(self, place: Place | None) -> bool:
+        """Whether a run that was not read yet may be newer than this one."""
+        return not self.is_done and not self.found and (place is None or self.after is None or self.after > place)
+
+
+def _walk(partition: Partition, wanted: RunQuery, after: Place | None, limit: int) -> Operation[_Found]:
+    """The next runs of all partitions, merged."""
+    sources = [_Source(one, after) for one in partition.all]
+    places, read, event_bytes = list[Place](), 0, 0
+    while len(places) < limit:
+        best = max((source for source in sources if source.found), key=lambda one: one.found[-1], default=None)
+        behind = [source for source in sources if source.may_have_newer(best.found[-1] if best else None)]
+        if behind and (read >= BUDGET or event_bytes > _EVENT_BYTES):
+            last = max((one.after for one in behind if one.after), default=None)
+            return _Found(places, last, read, is_cut=True)
+        if behind:
+            size = min(limit - len(places), _CHUNK) if wanted.condition or wanted.error else limit - len(places)
+            pages = yield [
+                page_index(one.partition, wanted, one.after, limit=size, most=min(_MOST, max(1, BUDGET - read)))
+                for one in behind
+            ]
+            for source, page in zip(behind, pages, strict=True):
+                found, size = yield from _matching(source.partition, wanted, page.found)
+                source.found, source.after, source.is_done = found[::-1], page.last, page.last is None
+                read, event_bytes = read + page.read, event_bytes + size
+        elif best is None:
+            return _Found(places, None, read)
+        else:
+            places.append(best.found.pop())
+    has_more = any(source.found or not source.is_done for source in sources)
+    return _Found(places, places[-1] if has_more else None, read)
+
+
+def _matching(partition: Partition, wanted: RunQuery, places: Sequence[Place]) -> Operation[tuple[list[Place], int]]:
+    """The runs whose event and error match, and the number of bytes that were read."""
+    if not wanted.condition and not wanted.error:
+        return list(places), 0
+    matching, size = list[Place](), 0
+    for part in in_chunks(places, _CHUNK):
+        fields = ("event" if wanted.condition else "status", "error", "app", "function")
+        payloads = yield [
+            command(replies.raw, "HMGET", partition.run_key("RUN", place.run_id), *fields) for place in part
+        ]
+        for place, (event, error, app, function) in zip(part, payloads, strict=True):
+            size += len(event or b"") + len(error or b"")
+            name = f"{replies.shown_text(app)}/{replies.shown_text(function)}"
+            if _condition_holds(wanted.condition, event, partition.cipher) and _error_matches(
+                wanted.error, error, place.run_id, name, partition.cipher
+            ):
+                matching.append(place)
+    return matching, size
+
+
+def _condition_holds(condition: str, event: bytes | None, cipher: Cipher) -> bool:
+    """Whether a condition holds for the event of a run; not for one that is too expensive, or cannot be opened."""
+    if not condition:
+        return True
+    if event is None:
+        return False
+    try:
+        return expression(condition).holds(event=open_event(cipher, read_event(event)))
+    except (ExpressionCostError, DecryptionError):
+        return False
+
+
+def _error_matches(text: str, error: bytes | None, run_id: str, name: str, cipher: Cipher) -> bool:
+    """Whether the name of the error of a run is the text, or its message has it."""
+    if not text:
+        return True
+    run = parse_run(run_id, {"status": b"failed", "event": b"null", **({"error": error} if error else {})})
+    failure = redacted_failure(cipher, run.failure if run else None, *end_scopes(run_id, name, failed=True))
+    return failure is not None and (failure.name == text or text in failure.message)
+
+
+# -- from ids ------------------------------------------------------------------
+
+
+def _candidates(partition: Partition, wanted: RunQuery) -> Operation[list[str] | None]:
+    """The ids among which are those of all wanted runs, where they are few; ``None``: the indexes have them."""
+    if wanted.parent:
+        return (yield from read_children(partition, wanted.parent))
+    if wanted.event_id:
+        return (yield from _started_by(partition, wanted.event_id))
+    if wanted.id_prefix:
+        return (yield from _with_prefix(partition, wanted.id_prefix))
+    return (yield from _executing(partition)) if wanted.statuses == {RunStatus.RUNNING} else None
+
+
+def _executing(partition: Partition) -> Operation[list[str] | None]:
+    """The ids of the runs whose code workers hold; ``None``: there are very many.
+
+    Behind very many queued runs, these would be at the end of the index of live runs.
+    """
+    parts = yield [command(replies.texts, "ZRANGE", one.keys("LEASES"), 0, _MAX_MATCHES) for one in partition.all]
+    jobs = [job for part in parts for job in part]
+    return None if len(jobs) > _MAX_MATCHES else [job for job in jobs if not split_job_id(job)[1]]
+
+
+def read_children(partition: Partition, run_id: str) -> Operation[list[str]]:
+    """The ids of the runs that a run has invoked, in the order of the invokes. One round trip.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    record, pending, memos = yield [
+        read_run(partition, run_id),
+        read_steps(partition, run_id),
+        read_memos(partition, run_id),
+    ]
+    if record is None:
+        raise run_not_found(run_id)
+    invokes = find_invokes(((key, read_memo(text)) for key, text in memos), pending)
+    return list(dict.fromkeys(invoke.run_id for invoke in invokes if invoke.run_id))
+
+
+def _started_by(partition: Partition, event_id: str) -> Operation[list[str]]:
+    """The ids that runs by an event have: of all functions, also those that nothing registers any more."""
+    configs, *names = yield [read_functions(partition.keys), *[read_run_functions(one) for one in partition.all]]
+    pinned = {config.name: config.pinned_partition for config in configs}
+    pinned = dict.fromkeys((name for part in names for name in part), "") | pinned
+    return [
+        run_id
+        for name, prefix in sorted(pinned.items())
+        for run_id in (
+            run_id_by_event(event_id, name, prefix),
+            with_partition_prefix(prefix, run_id_for(event_id, name)),  # of `start`
+        )
+    ]
+
+
+def _with_prefix(partition: Partition, prefix: str) -> Operation[list[str]]:
+    """The ids of runs that start with a prefix, at most a thousand."""
+    parts = [partition.of(prefix)] if len(prefix) >= 4 else partition.all
+    names = yield [read_run_functions(one) for one in parts]
+    cursors = {
+        one.keys("INDEX", f"function {name}"): b"0" for one, found in zip(parts, names, strict=True) for name in found
+    }
+    ids: dict[str, None] = {}
+    while cursors and len(ids) < _MAX_MATCHES:
+        batch = list(cursors.items())[:_CHUNK]
+        pages = yield [
+            command(replies.raw, "ZSCAN", key, cursor, "MATCH", f"{prefix}*", "COUNT", _SCANNED)
+            for key, cursor in batch
+        ]
+        for (key, _), (following, flat) in zip(batch, pages, strict=True):
+            ids |= dict.fromkeys(run.decode() for run in flat[::2])
+            cursors[key] = following
+            if following == b"0":
+                del cursors[key]
+    return list(ids)
+
+
+def _page_of(
+    partition: Partition, wanted: RunQuery, ids: Sequence[str], after: Place | None, limit: int
+) -> Operation[RunPage]:
+    """The page of some runs that were found by their ids."""
+    places: dict[Place, RunView] = {}
+    for run in (yield from read_views(partition, list(dict.fromkeys(ids)))):
+        if _is_wanted(run, wanted):
+            at_ms = run.ended_at if wanted.order == "ended" else run.created_at
+            places[Place(at_ms or 0, run.id)] = run
+    matching, _ = yield from _matching(partition, wanted, [place for place in places if after is None or place < after])
+    first = sorted(matching, reverse=True)[: limit + 1]
+    next_place = first[limit - 1] if len(first) > limit else None
+    cursor = next_place.cursor(wanted.order) if next_place else ""
+    return RunPage([places[place] for place in first[:limit]], cursor, len(ids))
+
+
+def _is_wanted(run: RunView, wanted: RunQuery) -> bool:
+    at_ms = (run.ended_at if wanted.order == "ended" else run.created_at) or 0
+    return (
+        wanted.app in ("", run.app)
+        and (not wanted.functions or run.name in wanted.functions)
+        and (not wanted.statuses or run.status in wanted.statuses)
+        and all(run.tags.get(name) == value for name, value in wanted.tags)
+        and wanted.error_group in ("", run.error_group)
+        and (wanted.since_ms is None or at_ms >= wanted.since_ms)
+        and (wanted.until_ms is None or at_ms < wanted.until_ms)
+        and run.id.startswith(wanted.id_prefix)
+    )
+
+
+# -- the runs ------------------------------------------------------------------
+
+
+def read_views(partition: Partition, ids: Sequence[str]) -> Operation[list[RunView]]:
+    """The views of runs, without those that were forgotten meanwhile. One round trip for each 500 runs."""
+    found: list[RunView] = []
+    for part in in_chunks(ids, _ROWS):
+        partitions = list(dict.fromkeys(partition.of(run_id) for run_id in part))
+        answers = yield [
+            *[read_pauses(one) for one in partitions],
+            *[command(replies.raw, "HMGET", partition.run_key("RUN", run_id), *_RUN_FIELDS) for run_id in part],
+        ]
+        pauses = dict(zip(partitions, answers, strict=False))
+        rows = zip(part, answers[len(partitions) :], strict=True)
+        views = [_view(run_id, row, pauses[partition.of(run_id)]) for run_id, row in rows]
+        found += [_opened(view, partition.cipher) for view in views if view is not None]
+    return found
+
+
+def _view(run_id: str, row: Sequence[bytes | None], pauses: Mapping[str, Pause]) -> RunView | None:
+    fields = {name: value for name, value in zip(_RUN_FIELDS, row, strict=True) if value is not None}
+    run = parse_run(run_id, {"event": b"null", **fields})
+    if run is None:
+        return None
+    limits = limits_of(fields.get("concurrency", b""))
+    return view_run(run, delayed_by=fields.get("delayed_by", b"").decode(), limits=limits, pauses=pauses)
+
+
+# -- names ---------------------------------------------------------------------
+
+
+def functions_named(partition: Partition, name: str) -> Operation[tuple[str, ...]]:
+    """The functions of all apps that have this id, as ``app/function``. One round trip.
+
+    Raises:
+        FunctionNotFoundError: there is none.
+    """
+    names, _ = yield from _known_functions(partition)
+    found = tuple(sorted(one for one in names if one.partition("/")[2] == name))
+    if not found:
+        raise _no_function(name, [one.partition("/")[2] for one in names])
+    return found
+
+
+def _known_functions(partition: Partition) -> Operation[tuple[set[str], list[FunctionConfig]]]:
+    """The functions that are registered, or that have runs."""
+    configs, *parts = yield [read_functions(partition.keys), *[read_run_functions(one) for one in partition.all]]
+    return {*(config.name for config in configs), *(name for part in parts for name in part)}, configs
+
+
+def _check_names(partition: Partition, wanted: RunQuery, known: Iterable[str]) -> Operation[None]:
+    """Refuse a filter that finds nothing because it names what does not exist."""
+    if not (wanted.functions or wanted.tags or wanted.error_group):
+        return
+    names, configs = yield from _known_functions(partition)
+    names |= set(known)
+    for name in wanted.functions:
+        if name not in names:
+            raise _no_function(name, names)
+    tag_names = {tag.name for config in configs for tag in config.tags}
+    if wanted.tags:
+        parts = yield [read_tag_names(one) for one in partition.all]
+        tag_names |= {name for part in parts for name in part}
+    for name, _ in wanted.tags:
+        if name not in tag_names and len(tag_names) < _MAX_TAG_NAMES:
+            raise FilterError("tags", f"no function declares a tag {name!r}: {suggestion(name, tag_names, 'tags')}")
+    if wanted.error_group and not (yield from _has_group(partition, wanted.error_group)):
+        raise FilterError("error", f"there is no group of errors {wanted.error_group!r}")
+
+
+def _has_group(partition: Partition, group: str) -> Operation[bool]:
+    counts = yield [
+        command(int, "EXISTS", one.keys(kind, subject))
+        for one in partition.all
+        for kind, subject in (("ERROR_GROUP", group), ("INDEX", f"error {group}"))
+    ]
+    return any(counts)
+
+
+def _no_function(name: str, known: Iterable[str]) -> FunctionNotFoundError:
+    text = f"could not find function with ID: {name}: {suggestion(name, known, 'functions')}"
+    return FunctionNotFoundError("", Failure("FunctionNotFoundError", text), function_id=name)
