@@ -217,8 +217,8 @@ class StepKindError(StepUsageError):
 
     def __init__(self, step_id: str, *, stored: str, requested: str) -> None:
         super().__init__(
-            f"step {step_id!r} is a step of kind {stored!r} in this run, but the code requests one of kind "
-            f"{requested!r}: give the new step another id"
+            f"step {step_id!r} is a step of kind '{stored}' in this run, but the code requests one of kind "
+            f"'{requested}': give the new step another id"
         )
         self.step_id = step_id
         self.stored = stored
