@@ -230,7 +230,7 @@ class Crowd:
             assert left_ms != -1 or name in self.expires_ms, f"{name} never expires"
 
     def forget(self, run: str) -> None:
-        self.driver.client.delete(self.driver.keys("RUN", run))
+        self.driver.client.delete(*(self.driver.keys(kind, run) for kind in ("RUN", "ATTEMPTS")))
 
 
 def _event_text(sent: Sent) -> bytes:
