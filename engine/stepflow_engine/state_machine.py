@@ -281,6 +281,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "start_runs": "start",
         "fork_run": "start; step none -> memo",
         "settle_requeue": "none",
+        "record_action": "none",
         "load_run": "none",
         "load_batch": "none",
         "page_index": "none",

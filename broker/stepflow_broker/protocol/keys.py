@@ -110,6 +110,7 @@ KEYS: tuple[Key, ...] = (
     Key("RATE", f"{KEY_PREFIX}:rate:", "<app>/<function>:<key>", "zset", "APPLY.rate", "APPLY.debounce APPLY.rate", "one period after the last start", "the starts within the period, by time in ms"),
     Key("PAUSED", f"{KEY_PREFIX}:paused", "", "hash", "pause", "forget_function resume", "fields: until they are resumed", "what is paused (function <app/id>, queue <queue>, key <scope>:<key>=<value>) → the time of the pause in ms, and the reason"),
     Key("EVENTS", f"{KEY_PREFIX}:events", "", "stream", "add_event finish_run resend_event send_events", "drop_event route_event set_aside_event", "entries: until they are routed", "events that are not routed yet, read by a consumer group of all workers"),
+    Key("AUDIT", f"{KEY_PREFIX}:audit", "", "stream", "audit", "", "entries: until newer ones exceed about 100,000", "what people and programs have done by hand: who, action, subject, reason, details"),
     Key("CRON", f"{KEY_PREFIX}:cron", "", "hash", "fire_cron", "forget_function", "until the function is forgotten", "function and schedule → the last time in ms for which runs were started"),
     Key("REPLICATED", f"{KEY_PREFIX}:replicated", "", "string", "run_replicated", "", "a minute after the last start", "empty: a producer with durability=\"replicated\" writes it, so that WAIT has a write to wait for"),
     Key("PARTITIONS", f"{KEY_PREFIX}:partitions", "", "string", "agree_partitions", "", "for ever", "the number of partitions, the same for all processes"),

@@ -78,6 +78,10 @@ class ForkContext(Protocol):
     def cipher(self) -> Cipher:
         """Opens and seals the memos."""
 
+    @property
+    def actor(self) -> str:
+        """Who forks, for the record."""
+
 
 @dataclass(frozen=True, slots=True)
 class ForkRequest:
@@ -95,7 +99,6 @@ class ForkRequest:
     children: Children = "adopt"
     id: str | None = None
     reason: str = ""
-    actor: str = ""
     action: str = "fork"
 
     def check(self) -> None:
@@ -118,6 +121,13 @@ class ForkRequest:
             raise ForkError(f'{self.action}: children must be "adopt" or "again", got {self.children!r}')
         checked_event_id(self.id)
         check_reason(self.reason)
+
+    def details(self, fork_id: str) -> bytes:
+        """What the audit log has of the fork, as JSON text."""
+        more = {"before": self.before} if self.before is not None else {}
+        edited = {"results": list(self.results)} if self.results else {}
+        data = {} if self.data is SAME_DATA else {"data": "other"}
+        return dumps({"run": fork_id, **more, **edited, **data})
 
     @property
     def keeps_keys(self) -> bool:
@@ -215,8 +225,12 @@ def fork_operation(
         replaces_event=request.data is not SAME_DATA,
         memos=list(plan.memos()),
         forked_at=request.before or "",
-        forked_by=": ".join(part for part in (request.actor, request.reason) if part),
+        forked_by=": ".join(part for part in (context.actor, request.reason) if part),
         keys_of=(record.keys_of or run_id) if request.keeps_keys else "",
+        who=context.actor,
+        action=request.action.removeprefix("a"),
+        reason=request.reason,
+        details=request.details(fork_id),
         dedupe=request.id is not None,
     )
     output = function.output if function is not None else None

@@ -34,6 +34,7 @@ class _Context:
     partition: Partition
     declared: DeclaredFunctions
     cipher: Cipher
+    actor: str = "rq requeue"
 
 
 class Requeues:
@@ -66,7 +67,7 @@ class Requeues:
             context = self._contexts.get(run.app)
             if context is None or context.declared.find(run.app, run.function) is None:
                 return False
-            request = ForkRequest(failed=True, id=f"requeue-{noted_at}", actor="rq requeue", action="rq requeue")
+            request = ForkRequest(failed=True, id=f"requeue-{noted_at}", action="retry")
             fork, command = await arun_operation(self._broker, fork_operation(context, run_id, request))
             if await self._broker.execute(command) is ScriptStatus.NO_RUN:
                 raise run_not_found(run_id)
