@@ -145,6 +145,31 @@ def test_a_run_that_cannot_be_retried_is_a_failed_job_again(
     assert orders.forks(run) == ()
 
 
+def test_a_worker_without_the_function_leaves_a_requeue_to_one_that_has_it(
+    app: Stepflow, url: str, run_worker: Callable[..., Any], connection: redis.Redis
+) -> None:
+    orders = Orders(app)
+    first = run_worker(app)
+    run = orders.failed()
+    first.stop()
+    other = Stepflow("post", redis_url=url)
+
+    @other.function("mail", queue="shop")
+    async def mail(ctx: Context) -> None:
+        pass
+
+    run_worker(other)
+    requeue(connection, run.id)
+    requeued = app.backend.partition.keys("REQUEUED")
+    until(lambda: connection.hexists(requeued, run.id))
+    other.start(mail).result(30)
+    assert orders.forks(run) == ()
+    orders.broken = False
+    run_worker(app)
+    until(lambda: not connection.exists(requeued))
+    assert app.run(orders.forks(run)[0]).result(30) == "charged"
+
+
 @pytest.mark.parametrize("settled", [False, True], ids=["before", "after"])
 def test_a_worker_that_dies_with_a_requeue_leaves_it_to_another(
     app: Stepflow,
