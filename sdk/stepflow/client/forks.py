@@ -69,18 +69,22 @@ class ForkContext(Protocol):
     @property
     def partition(self) -> Partition:
         """The first partition of the server."""
+        ...
 
     @property
     def declared(self) -> DeclaredFunctions:
         """The functions that the process has declared."""
+        ...
 
     @property
     def cipher(self) -> Cipher:
         """Opens and seals the memos."""
+        ...
 
     @property
     def actor(self) -> str:
         """Who forks, for the record."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
