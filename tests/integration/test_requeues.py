@@ -76,8 +76,9 @@ def requeue(connection: redis.Redis, *run_ids: str) -> None:
 
 def requeue_by_command(connection: redis.Redis, *run_ids: str) -> None:
     """The command itself."""
-    port = connection.get_connection_kwargs()["port"]
-    server = ("--url", f"redis://127.0.0.1:{port}")
+    where = connection.get_connection_kwargs()
+    user = f"{where['username']}:{where['password']}@" if where.get("username") else ""
+    server = ("--url", f"redis://{user}{where['host']}:{where['port']}")
     done = CliRunner().invoke(rq_command, ["requeue", "--queue", "shop", "--serializer", "json", *server, *run_ids])
     assert done.exit_code == 0, done.output
 
