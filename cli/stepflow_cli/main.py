@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from stepflow_cli.commands.audit import audit
 from stepflow_cli.commands.dev import dev
 from stepflow_cli.commands.doctor import doctor
 from stepflow_cli.commands.errors import errors
@@ -43,6 +44,7 @@ _COMMANDS = (
     pause,
     resume,
     pauses,
+    audit,
     functions,
     workers,
     queues,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import getpass
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ from stepflow_engine.product import NAME
 
 __all__ = [
     "DEV_FOLDER",
+    "actor",
     "announce_url",
     "find_app",
     "find_partitions",
@@ -102,6 +104,14 @@ def find_partitions(redis_url: str | None, cipher: Cipher) -> tuple[Broker, Part
     return broker, partition.without(lost)
 
 
+def actor() -> str:
+    """Who calls the command, for the audit log: ``user@host``."""
+    user = "unknown"
+    with contextlib.suppress(OSError, KeyError):  # the process may run as a user without a name
+        user = getpass.getuser()
+    return f"{user}@{socket.gethostname()}"
+
+
 def find_app(redis_url: str | None) -> Stepflow:
     """An app without functions, for a command that uses the SDK.
 
@@ -109,6 +119,7 @@ def find_app(redis_url: str | None) -> Stepflow:
         ConfigurationError: as `find_server`.
     """
     app = Stepflow(NAME, redis_url=find_url(redis_url))
+    app.backend.actor = actor()
     check_partitions(app.backend.broker, app.backend.partition.keys, decide=False)
     return app
 

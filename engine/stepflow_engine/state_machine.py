@@ -280,6 +280,8 @@ TRANSITIONS: Mapping[str, Transition] = {
         # runs
         "start_runs": "start",
         "fork_run": "start; step none -> memo",
+        "settle_requeue": "none",
+        "record_action": "none",
         "load_run": "none",
         "load_batch": "none",
         "page_index": "none",

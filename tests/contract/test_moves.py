@@ -186,6 +186,7 @@ MAKE_ALL_MOVES = (
     "test_ending.py::test_a_run_that_is_retried_waits_for_its_time_and_counts_the_attempt[real]",
     "test_ending.py::test_steps_that_have_not_ended_go_with_their_run[real]",
     "test_flow_rules.py::test_runs_that_are_debounced_away_use_up_no_rate[real]",
+    "test_forking.py::test_a_fork_has_the_memos_that_were_named_in_their_order[real]",
     "test_invokes.py::test_a_refusal_that_is_sent_twice_is_recorded_once[real]",
     "test_invokes.py::test_an_invoke_that_comes_again_later_changes_nothing[real-cancelled]",
     "test_leases.py::test_a_first_look_after_a_while_leaves_workers_the_time_to_extend[real]",

@@ -91,6 +91,8 @@ def test_a_job_that_was_lost_is_an_error_until_it_is_repaired_and_then_its_run_c
     (finding,) = [finding for finding in json.loads(repaired.stdout) if finding["severity"] == "error"]
     assert (finding["code"], finding["where"], finding["subject"]) == ("missing", "rq_queue", run.id)
     assert finding["repaired"]
+    (line,) = as_json("audit", "--redis-url", url)
+    assert (line["action"], line["subject"], line["details"]) == ("repair", "all data", {"missing": 1})
     again = call("doctor", "--repair", "--redis-url", url)
     assert (again.returncode, again.stdout.splitlines()[-1]) == (0, f"0 errors, {warnings(usual)}")
     run_worker(app)

@@ -195,6 +195,7 @@ EXAMPLES = {
     "stepflow errors": "stepflow errors --function shop/import --since 2d",
     "stepflow events aside": "stepflow events aside",
     "stepflow events resend": "stepflow events resend 1764401234567-0",
+    "stepflow audit": "stepflow audit --action cancel --limit 10",
     "stepflow pauses": "stepflow pauses --output json",
     "stepflow functions": "stepflow functions",
     "stepflow functions forget": "stepflow functions forget shop/import",

@@ -10,8 +10,10 @@ import pytest
 
 from stepflow_broker.doctor.findings import Finding, Severity
 from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.audit import AuditEntry
 from stepflow_broker.transitions.runs import parse_run
 from stepflow_broker.views.attempt_view import AttemptView
+from stepflow_broker.views.audit import audit_json
 from stepflow_broker.views.error_groups import ErrorGroup
 from stepflow_broker.views.explain import Reason
 from stepflow_broker.views.invoke_view import InvokeView
@@ -43,6 +45,7 @@ PRINTED = {
     "stepflow doctor": set(Finding("missing", Severity.ERROR, "run1", "it is missing").to_json()),
     "stepflow functions": set(listings._function_json(FunctionConfig("shop", "order", "shop"), frozenset(), 0)),
     "stepflow workers": {field.name for field in fields(WorkerRecord)},
+    "stepflow audit": set(audit_json(AuditEntry("1-1", "shop", "cancel", "run1", "", {}))),
     "stepflow queues": {field.name for field in fields(QueueRecord)},
 }
 

@@ -271,6 +271,19 @@ _EVENTS = (
         "An attempt of a step failed and is tried again. Without `step_id`: of the code between steps.",
         f"`{NAME} runs show RUN` prints the traceback while the run waits for the next attempt.",
     ),
+    LogEvent(
+        "run_requeued",
+        _INFO,
+        ("run_id", "function", "new_run_id"),
+        "RQ's tools have requeued a run that failed. It was retried as a new run.",
+    ),
+    LogEvent(
+        "requeue_refused",
+        _WARNING,
+        ("run_id", "function", "error"),
+        "RQ's tools have requeued a run that cannot be retried. Its job is in RQ's registry of failed jobs again.",
+        "Do what the error says.",
+    ),
     LogEvent("cron_fired", _INFO, ("function", "runs"), "A cron schedule started runs."),
     LogEvent(
         "code_missing",

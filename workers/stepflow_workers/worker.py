@@ -67,6 +67,7 @@ from stepflow_workers.partition.notifications import NotificationListener
 from stepflow_workers.partition.partition_worker import PartitionWorker, PartitionWorkers
 from stepflow_workers.scheduling.cron import CronTicker
 from stepflow_workers.scheduling.maintenance import MaintenanceLoop
+from stepflow_workers.scheduling.requeues import Requeues
 from stepflow_workers.state.log_throttle import LogThrottle
 from stepflow_workers.state.registry import Registries
 from stepflow_workers.state.settings import WorkerSettings
@@ -102,6 +103,7 @@ class StepWorker(BaseWorker):
     def __init__(
         self, apps: Sequence[Stepflow], settings: WorkerSettings, *, on_start: Callable[[], None] | None = None
     ) -> None:
+        self._apps = {app.id: app for app in apps}
         self.functions = {function.name: function for app in apps for function in app.functions.values()}
         self._fingerprint = code_fingerprint(self.functions.values())
         self._code_names = code_names(self.functions, self._fingerprint)
@@ -298,6 +300,7 @@ class StepWorker(BaseWorker):
         def build(partition: Partition) -> PartitionWorker:
             router = Router(broker, partition, self.name, registries.of(partition))
             cron_ticker = CronTicker(broker, partition, self.functions.values())
+            requeues = Requeues(broker, partition, self._apps)
             dispatcher = Dispatcher(
                 state,
                 partition,
@@ -306,7 +309,13 @@ class StepWorker(BaseWorker):
                 leases=leases,
                 router=router,
                 maintenance=MaintenanceLoop(
-                    state, partition, completions, cron_ticker, code=self._code_names, functions=self._configs
+                    state,
+                    partition,
+                    completions=completions,
+                    cron_ticker=cron_ticker,
+                    requeues=requeues,
+                    code=self._code_names,
+                    functions=self._configs,
                 ),
                 set_state=partial(self._show_state, broker),
             )

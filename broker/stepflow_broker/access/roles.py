@@ -28,7 +28,7 @@ zrevrangebyscore zrevrank zscan zscore info script|load
 """
 _EXAMINATIONS = tuple(name for name in script_names() if name.startswith("examine_"))
 _OPERATING = ("pause", "resume", "resend_event", "check_permissions", *_EXAMINATIONS)
-_STEERING = ("pause", "resume", "cancel_run", "fork_run", "resend_event")
+_STEERING = ("pause", "resume", "cancel_run", "fork_run", "resend_event", "record_action")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ WORKER = Role(
         _LISTENING,
         "client|info info multi exec",
         "xadd xack xdel xautoclaim xpending xreadgroup xgroup|create xrange",
-        "exists expire del get hdel hget hgetall hincrby hkeys hmget hset hvals llen lrange",
+        "exists expire del get hdel hget hgetall hincrby hkeys hmget hset hvals llen lrange hrandfield",
         "sadd scard smembers srem zrange zremrangebyscore zrevrangebyscore zscan set wait",
     ),
     keys=_all_keys(),

@@ -278,11 +278,11 @@ def register_functions(keys: Keys, configs: Sequence[FunctionConfig], *, only_mi
     return run_script("register_functions", int, keyed, 1 if only_missing else 0, *args)
 
 
-def forget_function(partition: Partition, name: str) -> Command[ScriptStatus]:
+def forget_function(partition: Partition, name: str, *, who: str = "") -> Command[ScriptStatus]:
     """Delete the registration of a function in one partition. DONE, ALREADY or SERVED."""
     keys = partition.keys
     keyed = (keys("FUNCTIONS"), keys("VERSION"), keys("FUNCTION_QUEUES"), keys("CODES"), keys("CRON"), keys("PAUSED"))
-    return run_script("forget_function", ScriptStatus, keyed, partition.now_ms(), name)
+    return run_script("forget_function", ScriptStatus, keyed, partition.now_ms(), name, who)
 
 
 def read_code(partition: Partition, now_ms: int) -> Command[list[str]]:

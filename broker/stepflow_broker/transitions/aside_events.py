@@ -14,6 +14,7 @@ from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import GROUP
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.transitions.events import StreamedEvent
+from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import read_event
 from stepflow_engine.errors import CorruptDataError
 
@@ -74,10 +75,10 @@ def read_aside_events(partition: Partition, *, limit: int = 1_000) -> Command[li
     return command(_aside_events, "XRANGE", partition.keys("EVENTS_ASIDE"), "-", "+", "COUNT", limit)
 
 
-def resend_event(partition: Partition, entry: str) -> Command[bool]:
+def resend_event(partition: Partition, entry: str, *, who: str = "") -> Command[bool]:
     """Send an event that is set aside again, with its id. False if no such event is set aside in the partition."""
     keys = (partition.keys("EVENTS"), partition.keys("EVENTS_ASIDE"))
-    return run_script("resend_event", bool, keys, entry)
+    return run_script("resend_event", bool, keys, entry, who, dumps({"entry": entry}))
 
 
 def _aside_events(reply: list[Any]) -> list[AsideEvent]:

@@ -15,6 +15,7 @@ from stepflow_broker.protocol.command import Command, command, in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, single
+from stepflow_broker.transitions.audit import Action, record_action
 from stepflow_broker.transitions.runs import cancel_run
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
@@ -157,11 +158,19 @@ def _holding(partition: Partition, run_filter: RunFilter, run_ids: Sequence[str]
     return [run_id for run_id, event in zip(run_ids, events, strict=True) if run_filter.holds(event, partition.cipher)]
 
 
-def cancel_runs(partition: Partition, run_ids: Sequence[str], request: CancelRequest) -> Operation[list[str]]:
-    """Cancel runs in this order. Returns those that this request has ended, also as children of earlier ones."""
+def cancel_runs(
+    partition: Partition, run_ids: Sequence[str], request: CancelRequest, *, action: Action | None = None
+) -> Operation[list[str]]:
+    """Cancel runs in this order. Returns those that this request has ended, also as children of earlier ones.
+
+    Args:
+        action: for the audit log, which records it with the first runs.
+    """
     cancelled: list[str] = []
+    recorded = [] if action is None else [record_action(partition, action)]
     for chunk in in_chunks(run_ids, _CHUNK):
-        codes = yield [_cancel(partition, run_id, request) for run_id in chunk]
+        answers = yield [*recorded, *[_cancel(partition, run_id, request) for run_id in chunk]]
+        codes, recorded = answers[len(recorded) :], []
         ended = [run_id for run_id, code in zip(chunk, codes, strict=True) if code is ScriptStatus.ALREADY]
         ours = (yield from _ended_by(partition, ended, request)) if ended else []
         cancelled += [

@@ -30,6 +30,8 @@ class ForkStart:
         forked_at: the step before which the source was cut; ``""``: not by a step.
         forked_by: who has made the fork, and why.
         keys_of: the run whose idempotency keys it uses; ``""``: it has its own.
+        who: who forks, for the audit log; ``""``: it is not recorded.
+        action, reason, details: what is recorded; the details as JSON text.
         dedupe: whether the caller chose the id. Then the same id returns the same run for 24 hours at least.
     """
 
@@ -41,6 +43,10 @@ class ForkStart:
     forked_at: str = ""
     forked_by: str = ""
     keys_of: str = ""
+    who: str = ""
+    action: str = "fork"
+    reason: str = ""
+    details: bytes = b"{}"
     dedupe: bool = False
 
 
@@ -68,6 +74,10 @@ def fork_run(partition: Partition, config: FunctionConfig, fork: ForkStart) -> C
         fork.forked_at,
         fork.forked_by,
         fork.keys_of,
+        fork.who,
+        fork.action,
+        fork.reason,
+        fork.details,
         len(fork.memos),
         *memos,
         *config.rules(fork.event, partition.cipher, repeats=True),

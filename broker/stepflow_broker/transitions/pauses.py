@@ -60,14 +60,20 @@ def pause_subject(kind: PauseKind, name: str) -> str:
     return f"{kind} {name}"
 
 
-def pause(partition: Partition, kind: PauseKind, name: str, *, reason: str) -> Command[bool]:
-    """Pause something in one partition. False if it was already paused; the reason is updated."""
-    return run_script("pause", bool, (partition.keys("PAUSED"),), partition.now_ms(), pause_subject(kind, name), reason)
+def pause(partition: Partition, kind: PauseKind, name: str, *, reason: str, who: str = "") -> Command[bool]:
+    """Pause something in one partition. False if it was already paused; the reason is updated.
+
+    Args:
+        who: for the audit log; ``""``: the pause is not recorded.
+    """
+    subject, keys = pause_subject(kind, name), (partition.keys("PAUSED"),)
+    return run_script("pause", bool, keys, partition.now_ms(), subject, reason, who)
 
 
-def resume(partition: Partition, kind: PauseKind, name: str) -> Command[bool]:
+def resume(partition: Partition, kind: PauseKind, name: str, *, who: str = "") -> Command[bool]:
     """Resume something in one partition, which queues its jobs again. False if it was not paused."""
-    return run_script("resume", bool, (partition.keys("PAUSED"),), partition.now_ms(), pause_subject(kind, name))
+    subject, keys = pause_subject(kind, name), (partition.keys("PAUSED"),)
+    return run_script("resume", bool, keys, partition.now_ms(), subject, who)
 
 
 def read_pauses(partition: Partition) -> Command[dict[str, Pause]]:
@@ -84,15 +90,22 @@ def read_pauses(partition: Partition) -> Command[dict[str, Pause]]:
 # -- in all partitions ---------------------------------------------------------
 
 
-def pause_everywhere(partition: Partition, kind: PauseKind, name: str, *, reason: str) -> Operation[bool]:
-    """Pause something in all partitions. False if each had the pause; the reason is updated."""
-    new = yield [pause(one, kind, name, reason=reason) for one in partition.all]
+def pause_everywhere(
+    partition: Partition, kind: PauseKind, name: str, *, reason: str, who: str = ""
+) -> Operation[bool]:
+    """Pause something in all partitions. False if each had the pause; the reason is updated.
+
+    The audit log of the first partition records it.
+    """
+    new = yield [
+        pause(one, kind, name, reason=reason, who="" if number else who) for number, one in enumerate(partition.all)
+    ]
     return any(new)
 
 
-def resume_everywhere(partition: Partition, kind: PauseKind, name: str) -> Operation[bool]:
+def resume_everywhere(partition: Partition, kind: PauseKind, name: str, *, who: str = "") -> Operation[bool]:
     """Resume something in all partitions. False if no partition had the pause."""
-    was_paused = yield [resume(one, kind, name) for one in partition.all]
+    was_paused = yield [resume(one, kind, name, who="" if number else who) for number, one in enumerate(partition.all)]
     return any(was_paused)
 
 

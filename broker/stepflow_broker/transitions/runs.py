@@ -166,7 +166,14 @@ def _start_args(
 
 
 def cancel_run(
-    partition: Partition, *, run_id: str, failure: bytes, retention_ms: int, children: bool = True
+    partition: Partition,
+    *,
+    run_id: str,
+    failure: bytes,
+    retention_ms: int,
+    children: bool = True,
+    who: str = "",
+    reason: str = "",
 ) -> Command[ScriptStatus]:
     """End a live run as cancelled. DONE, ALREADY (it had ended) or NO_RUN.
 
@@ -176,6 +183,7 @@ def cancel_run(
         failure: the failure of the run, as JSON text.
         retention_ms: how long the cancelled run is kept, in milliseconds.
         children: whether to cancel the children that it waits for too.
+        who, reason: for the audit log; without ``who``, the cancellation is not recorded.
     """
     return run_script(
         "cancel_run",
@@ -186,6 +194,8 @@ def cancel_run(
         failure,
         retention_ms,
         1 if children else 0,
+        who,
+        reason,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import click
 
 from stepflow import Run, Stepflow
-from stepflow.client.bulk_cancel import cancelling, select_runs
+from stepflow.client.bulk_cancel import cancel_action, cancelling, select_runs
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.transitions.bulk_cancel import RunFilter, cancel_runs, find_live
@@ -203,8 +203,11 @@ def _cancel_matching(filters: Filters, options: CancelOptions, *, confirm: bool)
     elif confirm and not click.confirm(f"Cancel {_count(run_ids)}?", err=True):
         _print_runs([], options)
     else:
+        action = cancel_action(backend.actor, selection, len(run_ids), options.reason)
         cancellation = cancelling(options.reason, retention_ms=backend.retention_ms, children=options.children)
-        _print_runs(run_operation(backend.broker, cancel_runs(backend.partition, run_ids, cancellation)), options)
+        _print_runs(
+            run_operation(backend.broker, cancel_runs(backend.partition, run_ids, cancellation, action=action)), options
+        )
 
 
 def _print_runs(run_ids: Sequence[str], options: CancelOptions) -> None:

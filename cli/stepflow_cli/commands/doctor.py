@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import click
@@ -10,12 +11,14 @@ from rich.text import Text
 from stepflow_broker.doctor.examine import examine
 from stepflow_broker.doctor.findings import Finding, Severity
 from stepflow_broker.doctor.server import examine_server
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
+from stepflow_broker.transitions.audit import Action, record_action
 from stepflow_cli.exit_codes import EPILOG, ExitCode
 from stepflow_cli.formatting import console, echo, print_json, printable
 from stepflow_cli.options import output_option, server_options
-from stepflow_cli.server import find_url
+from stepflow_cli.server import actor, find_url
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import BackendUnavailableError
 
@@ -40,6 +43,7 @@ def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
     try:
         check_partitions(broker, partition.keys, decide=False)
         findings += examine(broker, partition, repair=repair)
+        _record(broker, partition, findings)
     except BackendUnavailableError:
         if output != "json":
             _print(findings, repair=repair)  # a finding says which cluster node is unavailable
@@ -49,6 +53,13 @@ def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
     else:
         _print(findings, repair=repair)
     return ExitCode.FAILED if any(finding.is_open for finding in findings) else ExitCode.OK
+
+
+def _record(broker: Broker, partition: Partition, findings: Sequence[Finding]) -> None:
+    """Record what was repaired in the audit log."""
+    repaired = Counter(finding.code for finding in findings if finding.repaired)
+    if repaired:
+        broker.execute(record_action(partition, Action(actor(), "repair", "all data", details=repaired)))
 
 
 def _print(findings: Sequence[Finding], *, repair: bool) -> None:

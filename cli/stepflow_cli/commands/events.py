@@ -12,7 +12,7 @@ from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG, ExitCode
 from stepflow_cli.formatting import console, echo, print_json, printable, since, table
 from stepflow_cli.options import output_option, server_options
-from stepflow_cli.server import find_server
+from stepflow_cli.server import actor, find_server
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.product import NAME
 
@@ -75,7 +75,7 @@ def resend(entries: tuple[str, ...], *, output: str, redis_url: str | None) -> E
     broker, partition = find_server(redis_url, NO_ENCRYPTION)
     sent = {}
     for entry in dict.fromkeys(entries):
-        of_partitions = broker.execute_all([resend_event(one, entry) for one in partition.all])
+        of_partitions = broker.execute_all([resend_event(one, entry, who=actor()) for one in partition.all])
         sent[entry] = any(of_partitions)
     if output == "json":
         print_json([{"entry": entry, "sent": was_sent} for entry, was_sent in sent.items()])

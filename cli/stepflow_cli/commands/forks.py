@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import click
@@ -34,14 +31,6 @@ def _data(option: tuple[Any] | None) -> Any:
     return SAME_DATA if option is None else option[0]
 
 
-def actor() -> str:
-    """Who calls the command, for the record: ``user@host``."""
-    user = "unknown"
-    with suppress(OSError, KeyError):  # the process may run as a user without a name
-        user = getpass.getuser()
-    return f"{user}@{socket.gethostname()}"
-
-
 def _result(value: str) -> tuple[str, Any]:
     step, equals, text = value.partition("=")
     if not step or not equals:
@@ -63,7 +52,7 @@ def retry(run_ids: tuple[str, ...], *, reason: str, output: str, redis_url: str 
     app, code, done = find_app(redis_url), ExitCode.OK, []
     for run_id in dict.fromkeys(run_ids):
         try:
-            done.append(_create(app, run_id, ForkRequest(failed=True, reason=reason, actor=actor(), action="retry")))
+            done.append(_create(app, run_id, ForkRequest(failed=True, reason=reason, action="retry")))
         except RunNotFoundError as error:
             print_error(str(error))
             code = ExitCode.NOT_FOUND
@@ -89,7 +78,7 @@ def rerun(
 
     All steps are executed, with new idempotency keys.
     """
-    request = ForkRequest(data=_data(data), id=id, reason=reason, actor=actor(), action="rerun")
+    request = ForkRequest(data=_data(data), id=id, reason=reason, action="rerun")
     _print([_create(find_app(redis_url), run_id, request)], output, single=True)
 
 
@@ -154,7 +143,6 @@ def fork(
         children=children,
         id=id,
         reason=reason,
-        actor=actor(),
     )
     _print([_create(find_app(redis_url), run_id, request)], output, single=True)
 

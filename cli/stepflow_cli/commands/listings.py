@@ -32,7 +32,7 @@ from stepflow_cli.formatting import (
 )
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.run_view.next_time import next_time
-from stepflow_cli.server import find_partitions, find_server
+from stepflow_cli.server import actor, find_partitions, find_server
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.durations import show_duration
 from stepflow_engine.errors import ConfigurationError, FunctionNotFoundError
@@ -94,7 +94,10 @@ def forget(name: str, *, output: str, redis_url: str | None) -> None:
     if run_operation(broker, find_page(partition, live, limit=1, known=[name])).runs:
         cancel = f"{NAME} runs cancel --function {name}"
         raise ConfigurationError(f"function {name} has live runs: wait for their end, or cancel them with '{cancel}'")
-    codes = broker.execute_all([forget_function(one, name) for one in partition.all])
+    first, *others = partition.all
+    codes = broker.execute_all(
+        [forget_function(first, name, who=actor()), *[forget_function(one, name) for one in others]]
+    )
     if ScriptStatus.SERVED in codes:
         raise ConfigurationError(
             f"a live worker has the code of function {name}, or stopped less than 90 s ago: stop it, and try again"

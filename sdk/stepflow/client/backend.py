@@ -38,6 +38,7 @@ class Backend:
         retention_ms: how long an ended run is kept, in milliseconds.
         cipher: seals and opens payloads.
         declared: the functions that this process has declared.
+        actor: who acts, for the audit log: by default the app.
         replica_timeout_ms: how long to wait for a replica to confirm a write, in milliseconds; 0: do not wait.
     """
 
@@ -53,6 +54,7 @@ class Backend:
         self.cipher = cipher
         self.declared = declared
         self.retention_ms = retention_ms
+        self.actor = declared.app_id
         self._replica_timeout_ms = replica_timeout_ms
         self._url = url
         self._partition: tuple[str, Partition] | None = None

@@ -10,6 +10,7 @@ from stepflow.client.backend import Backend
 from stepflow.client.function_names import parse_name
 from stepflow.functions.function import Function
 from stepflow_broker.redis_client.operation import Operation
+from stepflow_broker.transitions.audit import Action
 from stepflow_broker.transitions.bulk_cancel import CancelRequest, RunFilter, cancel_runs, find_live
 from stepflow_engine.codec import dumps
 from stepflow_engine.errors import ConfigurationError
@@ -18,7 +19,7 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.limits import check_id
 from stepflow_engine.state_machine import RunStatus
 
-__all__ = ["cancel_operation", "cancelling", "select_runs"]
+__all__ = ["cancel_action", "cancel_operation", "cancelling", "select_runs"]
 
 _LIVE = [status.value for status in RunStatus if not status.ended]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -58,7 +59,7 @@ def cancel_operation(
     )
     filters = (function, statuses or None, created_before, created_after, if_)
     _check_filtered(any(value is not None for value in filters), all)
-    return _find_and_cancel(backend, selection, request)
+    return _find_and_cancel(backend, selection, request, reason)
 
 
 def _check_filtered(filtered: bool, all: bool) -> None:
@@ -72,9 +73,29 @@ def _check_filtered(filtered: bool, all: bool) -> None:
         )
 
 
-def _find_and_cancel(backend: Backend, selection: RunFilter, request: CancelRequest | None) -> Operation[list[str]]:
+def _find_and_cancel(
+    backend: Backend, selection: RunFilter, request: CancelRequest | None, reason: str
+) -> Operation[list[str]]:
     run_ids = yield from find_live(backend.partition, selection)
-    return run_ids if request is None else (yield from cancel_runs(backend.partition, run_ids, request))
+    if request is None:
+        return run_ids
+    action = cancel_action(backend.actor, selection, len(run_ids), reason)
+    return (yield from cancel_runs(backend.partition, run_ids, request, action=action))
+
+
+def cancel_action(who: str, selection: RunFilter, count: int, reason: str) -> Action:
+    """What the audit log has of a cancellation of many runs."""
+    subject = f"function {selection.app or '*'}/{selection.function}" if selection.function else "runs"
+    details = {
+        "runs": count,
+        "app": selection.app,
+        "statuses": sorted(selection.statuses),
+        "after_ms": selection.after_ms,
+        "before_ms": selection.before_ms,
+        "if": selection.condition,
+        "limit": selection.limit,
+    }
+    return Action(who, "cancel_many", subject, reason, {name: value for name, value in details.items() if value})
 
 
 def cancelling(reason: str, *, retention_ms: int, children: bool) -> CancelRequest:

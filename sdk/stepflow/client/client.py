@@ -27,7 +27,7 @@ from stepflow.client.run import Run
 from stepflow.event import Event
 from stepflow.functions.function import Function
 from stepflow_broker.protocol.command import Command
-from stepflow_broker.redis_client.operation import arun_operation, run_operation
+from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
 from stepflow_broker.registry.functions import FunctionConfig, read_function
 from stepflow_broker.transitions.pauses import Pause, PauseKind, pause_everywhere, read_all_pauses, resume_everywhere
 from stepflow_broker.views.error_groups import ErrorGroup
@@ -638,7 +638,7 @@ class Client:
         check_one_subject("pause", function, queue, key)
         kind, name = self._pause_target(function, queue, key)
         reason = check_reason(reason)
-        return run_operation(self.backend.broker, pause_everywhere(self.backend.partition, kind, name, reason=reason))
+        return run_operation(self.backend.broker, self._pause(kind, name, reason))
 
     async def apause(
         self,
@@ -651,7 +651,7 @@ class Client:
         """The asyncio twin of `pause`."""
         check_one_subject("apause", function, queue, key)
         kind, name = await self._apause_target(function, queue, key)
-        operation = pause_everywhere(self.backend.partition, kind, name, reason=check_reason(reason))
+        operation = self._pause(kind, name, check_reason(reason))
         return await arun_operation(self.backend.abroker, operation)
 
     def resume(
@@ -667,7 +667,7 @@ class Client:
         """
         check_one_subject("resume", function, queue, key)
         kind, name = self._pause_target(function, queue, key)
-        return run_operation(self.backend.broker, resume_everywhere(self.backend.partition, kind, name))
+        return run_operation(self.backend.broker, self._resume(kind, name))
 
     async def aresume(
         self, function: Function[Any, Any] | str | None = None, *, queue: str | None = None, key: str | None = None
@@ -675,7 +675,7 @@ class Client:
         """The asyncio twin of `resume`."""
         check_one_subject("aresume", function, queue, key)
         kind, name = await self._apause_target(function, queue, key)
-        return await arun_operation(self.backend.abroker, resume_everywhere(self.backend.partition, kind, name))
+        return await arun_operation(self.backend.abroker, self._resume(kind, name))
 
     def pauses(self) -> list[Pause]:
         """All pauses on the server, of all apps, oldest first.
@@ -693,6 +693,12 @@ class Client:
     async def apauses(self) -> list[Pause]:
         """The asyncio twin of `pauses`."""
         return await arun_operation(self.backend.abroker, read_all_pauses(self.backend.partition))
+
+    def _pause(self, kind: PauseKind, name: str, reason: str) -> Operation[bool]:
+        return pause_everywhere(self.backend.partition, kind, name, reason=reason, who=self.backend.actor)
+
+    def _resume(self, kind: PauseKind, name: str) -> Operation[bool]:
+        return resume_everywhere(self.backend.partition, kind, name, who=self.backend.actor)
 
     def _pause_target(
         self, function: Function[Any, Any] | str | None, queue: str | None, key: str | None

@@ -6,20 +6,23 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from stepflow.client.backend import Backend
+from stepflow.client.function_names import DeclaredFunctions
 from stepflow.client.pauses import check_reason
 from stepflow.event import Event, checked_event_id, encode_event, read_event
 from stepflow.functions.function import Function, check_input
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.command import Command
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation, single
 from stepflow_broker.registry.functions import FunctionConfig, read_function
 from stepflow_broker.transitions.forks import ForkStart, fork_run
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_broker.views.run_view import run_not_found
+from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import Restore, dumps, dumps_event, dumps_output, loads
 from stepflow_engine.encryption_scopes import reseal_memo, result_scope
 from stepflow_engine.errors import ForkError
@@ -29,7 +32,17 @@ from stepflow_engine.memo import Memo, memo_of_data, read_memo
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import StepKind, stored_kind
 
-__all__ = ["SAME_DATA", "Children", "Fork", "ForkRequest", "Keys", "acreate_fork", "create_fork"]
+__all__ = [
+    "SAME_DATA",
+    "Children",
+    "Fork",
+    "ForkContext",
+    "ForkRequest",
+    "Keys",
+    "acreate_fork",
+    "create_fork",
+    "fork_operation",
+]
 
 Keys = Literal["auto", "keep", "new"]
 """Which idempotency keys the steps of a fork use."""
@@ -50,6 +63,30 @@ _NUMBERED = re.compile(r"(.+)#([1-9][0-9]*)")
 _SHOWN_STEPS = 20
 
 
+class ForkContext(Protocol):
+    """Where forks are created: a `Backend`, or a worker."""
+
+    @property
+    def partition(self) -> Partition:
+        """The first partition of the server."""
+        ...
+
+    @property
+    def declared(self) -> DeclaredFunctions:
+        """The functions that the process has declared."""
+        ...
+
+    @property
+    def cipher(self) -> Cipher:
+        """Opens and seals the memos."""
+        ...
+
+    @property
+    def actor(self) -> str:
+        """Who forks, for the record."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ForkRequest:
     """What to fork; see `Client.fork`.
@@ -66,7 +103,6 @@ class ForkRequest:
     children: Children = "adopt"
     id: str | None = None
     reason: str = ""
-    actor: str = ""
     action: str = "fork"
 
     def check(self) -> None:
@@ -89,6 +125,13 @@ class ForkRequest:
             raise ForkError(f'{self.action}: children must be "adopt" or "again", got {self.children!r}')
         checked_event_id(self.id)
         check_reason(self.reason)
+
+    def details(self, fork_id: str) -> bytes:
+        """What the audit log has of the fork, as JSON text."""
+        more = {"before": self.before} if self.before is not None else {}
+        edited = {"results": list(self.results)} if self.results else {}
+        data = {} if self.data is SAME_DATA else {"data": "other"}
+        return dumps({"run": fork_id, **more, **edited, **data})
 
     @property
     def keeps_keys(self) -> bool:
@@ -126,14 +169,14 @@ class Fork:
 
 def create_fork(backend: Backend, run_id: str, request: ForkRequest) -> Fork:
     """Create a fork of a run. See `Client.fork`."""
-    fork, command = run_operation(backend.broker, _fork(backend, run_id, request))
+    fork, command = run_operation(backend.broker, fork_operation(backend, run_id, request))
     _check(run_id, backend.deliver([command])[0])
     return fork
 
 
 async def acreate_fork(backend: Backend, run_id: str, request: ForkRequest) -> Fork:
     """The asyncio twin of `create_fork`."""
-    fork, command = await arun_operation(backend.abroker, _fork(backend, run_id, request))
+    fork, command = await arun_operation(backend.abroker, fork_operation(backend, run_id, request))
     _check(run_id, (await backend.adeliver([command]))[0])
     return fork
 
@@ -143,7 +186,9 @@ def _check(run_id: str, code: ScriptStatus) -> None:
         raise run_not_found(run_id)
 
 
-def _fork(backend: Backend, run_id: str, request: ForkRequest) -> Operation[tuple[Fork, Command[ScriptStatus]]]:
+def fork_operation(
+    context: ForkContext, run_id: str, request: ForkRequest
+) -> Operation[tuple[Fork, Command[ScriptStatus]]]:
     """Read what a fork needs, and return it with the command that creates it.
 
     Raises:
@@ -155,7 +200,7 @@ def _fork(backend: Backend, run_id: str, request: ForkRequest) -> Operation[tupl
         check_id(run_id, "run id")
     except ValueError:
         raise run_not_found(str(run_id)) from None
-    partition, declared = backend.partition, backend.declared
+    partition, declared = context.partition, context.declared
     record, memos, pending = yield [
         read_run(partition, run_id),
         read_memos(partition, run_id),
@@ -176,7 +221,7 @@ def _fork(backend: Backend, run_id: str, request: ForkRequest) -> Operation[tupl
             "start a worker that has it"
         )
     fork_id = _fork_id(run_id, config, request.id)
-    plan = _Plan(backend, record, _steps(memos, pending), request, fork_id)
+    plan = _Plan(context, record, _steps(memos, pending), request, fork_id)
     start = ForkStart(
         run_id=fork_id,
         source=run_id,
@@ -184,8 +229,12 @@ def _fork(backend: Backend, run_id: str, request: ForkRequest) -> Operation[tupl
         replaces_event=request.data is not SAME_DATA,
         memos=list(plan.memos()),
         forked_at=request.before or "",
-        forked_by=": ".join(part for part in (request.actor, request.reason) if part),
+        forked_by=": ".join(part for part in (context.actor, request.reason) if part),
         keys_of=(record.keys_of or run_id) if request.keeps_keys else "",
+        who=context.actor,
+        action=request.action.removeprefix("a"),
+        reason=request.reason,
+        details=request.details(fork_id),
         dedupe=request.id is not None,
     )
     output = function.output if function is not None else None
@@ -236,7 +285,7 @@ class _Plan:
         fork_id: the id of the fork.
     """
 
-    backend: Backend
+    context: ForkContext
     record: RunRecord
     steps: Mapping[str, _Step]
     request: ForkRequest
@@ -255,11 +304,11 @@ class _Plan:
             Event(old.name, data, old.id, old.ts),
             event_id=old.id,
             now_ms=now_ms(),
-            limit_bytes=self.backend.declared.limits.event_bytes,
-            cipher=self.backend.cipher,
+            limit_bytes=self.context.declared.limits.event_bytes,
+            cipher=self.context.cipher,
         )
         if function is not None:
-            check_input(function, loads(dumps_event(data, limit_bytes=self.backend.declared.limits.event_bytes)))
+            check_input(function, loads(dumps_event(data, limit_bytes=self.context.declared.limits.event_bytes)))
         return text
 
     def memos(self) -> Iterator[tuple[str, bytes]]:
@@ -274,7 +323,7 @@ class _Plan:
             elif not self._is_repeated(step):
                 yield (
                     step.key,
-                    reseal_memo(self.backend.cipher, step.text, step.key, of=self.record.id, to=self.fork_id),
+                    reseal_memo(self.context.cipher, step.text, step.key, of=self.record.id, to=self.fork_id),
                 )
         yield from new.items()
 
@@ -327,11 +376,11 @@ class _Plan:
                 f"{action}: step {step.id!r} is of kind {step.kind!r}: only results of step.run and step.invoke can be "
                 "given"
             )
-        limit = self.backend.declared.limits.step_output_bytes
+        limit = self.context.declared.limits.step_output_bytes
         result = dumps_output(value, what=f"step {step.id!r}", limit_bytes=limit)
         if step.kind == StepKind.INVOKE:
             if step.memo is None:
                 raise ForkError(f"{action}: step {step.id!r} still waits for its child: give its result after that")
             detail = {**step.memo.detail, **detail, "outcome": "completed"}
         scope = result_scope(self.fork_id, key, Memo(step.id, detail=detail))
-        return memo_of_data(self.backend.cipher.seal(result, scope), detail)
+        return memo_of_data(self.context.cipher.seal(result, scope), detail)

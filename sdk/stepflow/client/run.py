@@ -356,6 +356,8 @@ class Run(Generic[O]):
             failure=request.failure,
             retention_ms=request.retention_ms,
             children=request.children,
+            who=self._backend.actor,
+            reason=reason,
         )
 
     def _cancelled(self, code: ScriptStatus) -> bool:

@@ -27,6 +27,7 @@ from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.scheduling.cron import CronTicker
+from stepflow_workers.scheduling.requeues import Requeues
 from stepflow_workers.scheduling.server_clock import ServerClock
 from stepflow_workers.state.worker_state import WorkerState
 
@@ -69,15 +70,17 @@ class MaintenanceLoop:
         self,
         state: WorkerState,
         partition: Partition,
+        *,
         completions: CompletionConsumer,
         cron_ticker: CronTicker,
-        *,
+        requeues: Requeues,
         code: Sequence[str],
         functions: Sequence[FunctionConfig],
     ) -> None:
         self._state = state
         self._code = code
         self._functions = functions
+        self._requeues = requeues
         self._partition = partition
         self._timers_at = 0.0
         self._tick_at = 0.0
@@ -85,9 +88,11 @@ class MaintenanceLoop:
         self._clock = ServerClock()
         self._completions_task = _PeriodicTask(partial(completions.process_new, partition), 4.0)
         self._pauses_task = _PeriodicTask(partial(state.pauses.refresh, partition), 10.0)
+        self._requeues_task = _PeriodicTask(self._retry_requeued, 2.0)
         self._tasks = (
             self._pauses_task,
             _PeriodicTask(self._watch_clock, 2.0),
+            self._requeues_task,
             _PeriodicTask(cron_ticker.tick, 1.0),
             self._completions_task,
             _PeriodicTask(partial(completions.take_over, partition), 8.0),
@@ -168,6 +173,10 @@ class MaintenanceLoop:
         self._repair_cursor, repaired = await self._state.broker.execute(call)
         if repaired:
             _log.warning("jobs_repaired", extra={"count": len(repaired), "jobs": repaired[:10]})
+
+    async def _retry_requeued(self) -> None:
+        if await self._requeues.retry_some():
+            self._requeues_task.due_at = 0.0
 
     async def _register_code(self) -> None:
         """Note again which code the worker has. If that had expired, its functions may have been forgotten."""

@@ -2,7 +2,8 @@
 -- A job that its run or step no longer needs is dropped. A job of a paused function is deferred to a wait list. Nothing
 -- is claimed while RQ is suspended, or from a paused queue. A claim that a worker sends again, because it lost the
 -- reply, gets the same jobs. Jobs of other programs that use RQ stay on their list. A job of which this worker does not
--- have the code is deferred to a wait list, from which the next claim of a worker that has it takes it.
+-- have the code is deferred to a wait list, from which the next claim of a worker that has it takes it. A job of a run
+-- that has failed, which RQ's tools have requeued, is noted: a worker retries the run.
 -- USES     clock jobs state concurrency code
 -- KEYS     1 rq_suspended  2 paused  3 last_claim
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5 claim (a number that the worker uses once; 0: never repeated)
@@ -126,9 +127,20 @@ local function read_owner(run)
   return redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt', 'concurrency', 'version')
 end
 
+-- the job of a run that has ended: note it if RQ's tools have requeued it. A job that was left on the list is dropped: the
+-- end of its run has set another status.
+local function note_requeue(run)
+  if redis.call('HGET', RUN .. run, 'status') == 'failed' and redis.call('HGET', RQ_JOB .. run, 'status') == 'queued' then
+    redis.call('HSETNX', REQUEUED, run, now)
+  end
+end
+
 local function claim_continuation(job, list)
   local run = read_continuation(job)
-  if run[1] ~= 'queued' then return false end
+  if run[1] ~= 'queued' then
+    if not run[1] then note_requeue(job) end
+    return false
+  end
   local name = (run[2] or '') .. '/' .. (run[3] or '')
   if not has_code(name) then return leave_to_others(job, job, '', list, name) end
   if (run[10] or pauses[1]) and not may_execute(job, job, '') then return false end

@@ -1,8 +1,8 @@
 -- forget_function: delete what is registered of a function, so that no event and no schedule starts it any more.
 -- It is refused while a live worker has the code, because that would register the function again.
--- USES     clock
+-- USES     clock audit
 -- KEYS     1 functions  2 version  3 function_queues  4 codes  5 cron  6 paused
--- ARGV     1 now_ms  2 name
+-- ARGV     1 now_ms  2 name  3 who ('': not audited)
 -- MOVES    none
 -- RETURNS  1 FORGOTTEN, 0 ALREADY, 4 SERVED
 local name = ARGV[2]
@@ -19,4 +19,5 @@ end
 redis.call('HDEL', KEYS[6], 'function ' .. name)
 if redis.call('HDEL', KEYS[1], name) == 0 then return 0 end
 redis.call('INCR', KEYS[2])
+audit(ARGV[3], 'forget', 'function ' .. name, '', '{}')
 return 1
