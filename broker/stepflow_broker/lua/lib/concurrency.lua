@@ -118,7 +118,7 @@ end
 
 -- shorten the times of a zset that are later than any that can be granted now: the clock was ahead
 local function shorten(key, longest_ms, until_ms, now)
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, now + longest_ms, '(+inf')) do
+  for _, member in ipairs(redis.call('ZRANGE', key, now + longest_ms, '(+inf', 'BYSCORE')) do
     redis.call('ZADD', key, until_ms, member)
   end
 end
