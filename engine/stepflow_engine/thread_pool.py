@@ -15,7 +15,6 @@ are suspended by its cache.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import threading
@@ -57,9 +56,9 @@ class ThreadPool:
         name = f"{NAME} {printable(cut(name, _MAX_NAME))}"
         with self._lock:
             thread = self._idle.pop() if self._idle else None  # the last one: the data of its last call is in caches
-        if thread is not None:
-            thread.take(call, name)
-        else:
+            if thread is not None:
+                thread.take(call, name)
+        if thread is None:
             _PooledThread(self).start(call, name)
 
     def close(self) -> None:
@@ -71,7 +70,7 @@ class ThreadPool:
             thread.end()
 
     def keep(self, thread: _PooledThread) -> bool:
-        """Keep a thread whose call has ended; false: it must end.
+        """Keep a thread that has no call; false: it must end.
 
         In a process that a handler has forked, the thread that forked is the only one, and nothing calls it again.
         Another thread may have had the lock.
@@ -79,6 +78,8 @@ class ThreadPool:
         if os.getpid() != self._pid:
             return False
         with self._lock:
+            if thread.has_call or thread in self._idle:
+                return True
             if len(self._idle) >= self._max_idle:
                 return False
             self._idle.append(thread)
@@ -86,7 +87,11 @@ class ThreadPool:
 
 
 class _PooledThread:
-    """One thread. A call is handed over in an attribute, so that no exception in the thread can lose it."""
+    """One thread.
+
+    Libraries that limit the time of a call raise an error in its thread, and it may arrive after the call, at any point
+    of this class. So what a thread does next follows from its attributes alone, and each step can be repeated.
+    """
 
     def __init__(self, pool: ThreadPool) -> None:
         self._pool = pool
@@ -95,34 +100,45 @@ class _PooledThread:
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
+    @property
+    def has_call(self) -> bool:
+        """Whether it has a call that it has not begun."""
+        return self._call is not None
+
     def start(self, call: Callable[[], None], name: str) -> None:
+        """Start the thread with its first call."""
         self._call, self._thread.name = call, name
         self._thread.start()
 
     def take(self, call: Callable[[], None], name: str) -> None:
+        """Give the idle thread a call."""
         self._call, self._thread.name = call, name
         self._wakeups.put(None)
 
     def end(self) -> None:
+        """End the idle thread."""
         self._ended = True
         self._wakeups.put(None)
 
     def _run(self) -> None:
-        while not self._ended:
-            # Libraries that limit the time of a call raise an error in its thread, and it may arrive after the call.
-            with contextlib.suppress(BaseException):
-                self._run_next()
-
-    def _run_next(self) -> None:
-        while self._call is None:
-            if self._ended:
+        while True:
+            try:  # around the loop: between two steps an error may arrive, too
+                while self._go_on():
+                    pass
                 return
-            self._wakeups.get()
-        call, self._call = self._call, None
-        try:
+            except BaseException:  # noqa: BLE001, S112  user code: what a call raises is dropped
+                continue
+
+    def _go_on(self) -> bool:
+        """Execute the next call, or wait for one; false: the thread ends."""
+        if self._call is not None:
+            call, self._call = self._call, None
             call()
-        finally:
-            del call  # an idle thread must not keep the data of its last call
-            self._thread.name = _IDLE
-            if not self._pool.keep(self):
-                self._ended = True
+            return True
+        if self._ended:
+            return False
+        self._thread.name = _IDLE
+        if not self._pool.keep(self):
+            return False
+        self._wakeups.get()
+        return True

@@ -15,9 +15,9 @@ from tests.support.snapshots import Snapshot, SnapshotServer, Value
 __all__ = ["Explored", "Violation", "explore"]
 
 _KEYS = Keys()
-_QUEUES = _KEYS("RQ_QUEUES")
-"""Only grows, as RQ wants it; it does not make states different."""
-_COUNTS = {"fence", "lease", "deaths", "finished"}
+_RECORDS = tuple(_KEYS(name) for name in ("RQ_QUEUES", "ATTEMPTS", "AUDIT"))
+"""Records of what was. They only grow, and no script decides by them: they do not make states different."""
+_COUNTS = {"fence", "lease", "deaths", "finished", "ended_by", "attempt_started_at", "leased_at"}
 _Id = tuple[frozenset[str], Minds]
 
 
@@ -136,7 +136,9 @@ class _Search:
 
     def _id(self, state: State, twin: int) -> _Id:
         """What a state is known by, with the children's names changed in one of all ways."""
-        shapes = frozenset(self._shape(name, value, twin) for name, value in state.held.items() if name != _QUEUES)
+        shapes = frozenset(
+            self._shape(name, value, twin) for name, value in state.held.items() if not name.startswith(_RECORDS)
+        )
         return shapes, state.minds.renamed(self._twins[twin])
 
     def _shape(self, name: str, value: Value, twin: int) -> str:

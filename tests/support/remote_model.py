@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepflow_broker.protocol.command import Command, command
-from stepflow_broker.protocol.keys import Keys
+from stepflow_broker.protocol.keys import Keys, without_tag
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
@@ -50,7 +50,8 @@ HERE, THERE = plain_at(Keys.over(2), _NOW_MS).all
 _LEASE_MS, _TIMEOUT_MS, _RETENTION_MS = 10_000, 60_000, 3_600_000
 _CANCELLED = dumps(Failure("RunCancelled", "the run was cancelled").to_json())
 _ENTRY = re.compile(r"\d{13}-\d+")
-_COUNTS = {"fence", "lease", "deaths"}
+_RECORDS = tuple(Keys()(name) for name in ("ATTEMPTS", "AUDIT"))
+_COUNTS = {"fence", "lease", "deaths", "ended_by", "attempt_started_at", "leased_at"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +127,19 @@ class State:
 
     def id(self) -> str:
         """What it is known by: entries by their order, and without counts."""
-        parts = [f"{name} {value.expires} {_shape(value.content)}" for name, value in sorted(self.held.items())]
+        parts = [
+            f"{name} {value.expires} {_shape(value.content)}"
+            for name, value in sorted(self.held.items())
+            if not _is_record(name)
+        ]
         text = f"{parts} {self.minds}"
         order = {entry: f"e{n}" for n, entry in enumerate(sorted(set(_ENTRY.findall(text))))}
         return _ENTRY.sub(lambda entry: order[entry[0]], text)
+
+
+def _is_record(name: str) -> bool:
+    """Whether a key, of any partition, is a record of what was: it only grows, and no script decides by it."""
+    return without_tag(name).startswith(_RECORDS)
 
 
 def _shape(content: Any) -> str:

@@ -1,7 +1,8 @@
 """The client side of an app: send events, start runs, and inspect, cancel, pause and resume them.
 
 This package owns `Client`, the base class of `Stepflow`, which is a `RunStarter`, a `RunFinder` and a `RunController`;
-`Run`, the handle of a run; and `Backend`, the connections to Redis. It executes no user code and keeps no state of runs: each call sends broker commands and reads their replies.
+`Run`, the handle of a run; and `Backend`, the connections to Redis. It executes no user code and keeps no state of
+runs: each call sends broker commands and reads their replies.
 
 A handle shows a run in one of these states (`RunStatus`)::
 
