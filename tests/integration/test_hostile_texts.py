@@ -61,6 +61,8 @@ CASES: dict[str, list[list[str]]] = {
     "stepflow runs rerun": [[RUN, "--reason", HOSTILE], [RUN, "--data", HOSTILE]],
     "stepflow runs fork": [[RUN, "--before", HOSTILE], [RUN, "--before", f"step {HOSTILE}", "--result", HOSTILE]],
     "stepflow runs diff": [[RUN, HOSTILE], [RUN, RUN]],
+    "stepflow audit": [[], ["--action", HOSTILE], ["--subject", HOSTILE]],
+    "stepflow errors": [[], ["--function", HOSTILE], ["--since", HOSTILE]],
     "stepflow resume": [["queue", HOSTILE], ["function", HOSTILE], ["key", HOSTILE]],
 }
 """Each command with hostile arguments, and with good ones where it shows hostile data."""

@@ -11,5 +11,5 @@ local fields = {}
 for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
 redis.call('XADD', KEYS[1], '*', 'event', fields.event or '', 'id', fields.id or '', 'dedupe', fields.dedupe or 0)
 redis.call('XDEL', KEYS[2], ARGV[1])
-audit(ARGV[2], 'resend', 'event ' .. fields.id, '', ARGV[3])
+audit(ARGV[2], 'resend', 'event ' .. (fields.id or ''), '', ARGV[3])
 return 1
