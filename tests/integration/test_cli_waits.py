@@ -59,9 +59,9 @@ def test_runs_show_says_what_each_step_waits_for_and_until_when(waiting: Waiting
     wide = call("runs", "show", waiting.run, STEPFLOW_REDIS_URL=url, COLUMNS="200").stdout
     assert re.search(rf"^nap +waiting .* sleeping until {TIME} \(in 1h 59m\)", wide, re.MULTILINE)
     assert re.search(
-        rf"^paid +waiting .* waits for event order/paid with data.order_id until {TIME}", wide, re.MULTILINE
+        rf"^paid +waiting .* waits for event order/paid with data.order_id = 3 until {TIME}", wide, re.MULTILINE
     )
-    assert "waits for event order/paid with data.order_id if event.data.total > 100 until" in wide
+    assert "waits for event order/paid with data.order_id = 3 if event.data.total > 100 until" in wide
     narrow = call("runs", "show", waiting.run, STEPFLOW_REDIS_URL=url, COLUMNS="80").stdout
     assert max(len(line) for line in narrow.splitlines()) <= 80
     assert "(in 3h 59m)" in " ".join(narrow.split())
@@ -88,7 +88,7 @@ def test_the_tree_says_what_the_children_wait_for(waiting: Waiting, url: str) ->
     tree = shown[shown.rindex("shop/main") :]
     assert "call → shop/waits  waiting" in tree
     assert re.search(rf"sleeping until {TIME} ", tree)
-    assert "waits for event order/paid with data.order_id until" in tree
+    assert "waits for event order/paid with data.order_id = 3 until" in tree
     [child] = as_json("runs", "show", waiting.parent, "--redis-url", url)["children"]
     assert [(wait["step"], wait["kind"]) for wait in child["waits"]] == [
         ("nap", "sleep"),
