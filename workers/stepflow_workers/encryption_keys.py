@@ -7,7 +7,7 @@ was killed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import command
@@ -57,13 +57,18 @@ def _text(writer: str, reader: str, app: str, key_id: str) -> str:
 
 def _live_workers(broker: Broker, partition: Partition) -> Iterator[tuple[str, dict[str, list[str]]]]:
     """The live workers that have keys, and the ids of their keys by app."""
-    names = broker.execute(command(replies.texts, "SMEMBERS", partition.keys("RQ_WORKERS")))
+    names = broker.execute(command(_names, "SMEMBERS", partition.keys("RQ_WORKERS")))
     prefix = partition.keys("RQ_WORKER")
     records = [partition.keys("RQ_WORKER", name.removeprefix(prefix)) for name in names]
     calls = [command(_parse, "HMGET", record, KEY_IDS, "death") for record in records]
     for name, keys in zip(names, broker.execute_all(calls), strict=True):
         if keys:
             yield name.removeprefix(prefix), keys
+
+
+def _names(reply: Iterable[bytes]) -> list[str]:
+    """The names of workers. One that is no text is not that of a worker."""
+    return [replies.shown_text(name) for name in reply]
 
 
 def _parse(reply: Sequence[bytes | None]) -> dict[str, list[str]]:
