@@ -428,3 +428,18 @@ def test_the_command_line_shows_the_attempts_and_why_a_run_failed(app: Stepflow,
     explained = call("explain", run.id, "--redis-url", url).stdout.splitlines()
     assert explained[0].startswith("shop/broken failed: ValueError: 7 left")
     assert explained[1] == "  step 'charge' failed after 2 attempts: ValueError: 7 left"
+
+
+def test_the_read_api_and_lists_have_the_version_of_the_code(app: Stepflow, run_worker, client) -> None:
+    @app.function("plain")
+    async def plain(ctx: Context) -> int:
+        return await ctx.step.run("a", lambda: 1)
+
+    run_worker(app)
+    run = app.start(plain)
+    assert run.result(30) == 1
+    stored = client.hget(f"stepflow:run:{run.id}", "version")
+    assert stored
+    [listed] = app.runs(plain)
+    assert listed.listed is not None
+    assert {run.info().version, listed.listed.version, *[step.version for step in run.steps()]} == {stored}

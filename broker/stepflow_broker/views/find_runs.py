@@ -80,6 +80,7 @@ _RUN_FIELDS = (
     "remote_parent",
     "indexed",
     "forked_from",
+    "version",
 )
 
 

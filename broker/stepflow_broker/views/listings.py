@@ -28,8 +28,6 @@ __all__ = [
     "unserved_functions",
 ]
 
-_PAGE = 500
-_CHUNK = 25
 _STEPS = ":steps"
 _WORKER_FIELDS = (
     "hostname",
@@ -39,23 +37,6 @@ _WORKER_FIELDS = (
     "successful_job_count",
     "failed_job_count",
     "last_heartbeat",
-)
-_RUN_FIELDS = (
-    "status",
-    "app",
-    "function",
-    "queue",
-    "attempt",
-    "created_at",
-    "started_at",
-    "ended_at",
-    "error",
-    "last_error",
-    "blocked",
-    "reason",
-    "continuation",
-    "delayed_by",
-    "concurrency",
 )
 
 
