@@ -272,7 +272,10 @@ def test_rq_suspend_and_resume(producer: Stepflow, client, url: str, start_worke
     until(lambda: client.hexists("stepflow:functions", "ledger/five"))
     suspend(rq_client)
     run = started(producer, client, "five", ledger=ledger, gate=gate, wait_at=0)
-    until(lambda: Worker.all(connection=rq_client)[0].get_state() == "suspended")
+    until(
+        lambda: [worker.get_state() for worker in Worker.all(connection=rq_client)] == ["suspended"],
+        what="the suspended worker",
+    )
     assert run.status() is RunStatus.QUEUED
     resume(rq_client)
     run.result(30)
