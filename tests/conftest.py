@@ -13,7 +13,7 @@ import redis
 
 from stepflow import Stepflow
 from stepflow_broker.embedded_server import EmbeddedServer
-from stepflow_engine.retry import Backoff
+from stepflow_engine.retry_policy import Backoff
 from stepflow_workers.state.settings import WorkerSettings
 from tests.support.cluster import LocalCluster
 from tests.support.partition_merging_client import whole_client

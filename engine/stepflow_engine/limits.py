@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MAX_RETRIES", "Limits", "check_id", "check_retries"]
+__all__ = ["MAX_ATTEMPTS", "MAX_RETRIES", "Limits", "check_id", "check_retries"]
 
 MAX_RETRIES = 20
+"""The largest number of retries without a policy."""
+MAX_ATTEMPTS = 10_000
+"""The largest number of attempts of a `Retry` policy."""
 _MAX_ID_BYTES = 10_240
 
 
@@ -60,7 +63,7 @@ def check_retries(value: object) -> int:
         ValueError: it is not an integer from 0 to 20.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_RETRIES:
-        raise ValueError(f"retries must be an integer from 0 to {MAX_RETRIES}, got {value!r}")
+        raise ValueError(f"retries must be an integer from 0 to {MAX_RETRIES}, or a Retry, got {value!r}")
     return value
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from stepflow_engine.codec import Restore, dumps
 from stepflow_engine.memo import Memo
+from stepflow_engine.retry_policy import Retry
 from stepflow_engine.value_class import value_class
 
 __all__ = [
@@ -56,7 +57,7 @@ class RunRequest:
 
     Attributes:
         handler, args, kwargs: the callable and its arguments.
-        retries: attempts after the first; ``None``: those of the function.
+        retries: attempts after the first, or a policy; ``None``: those of the function.
         timeout_ms: the longest duration of an attempt, in milliseconds; ``None``: no limit.
         adapter: restores the result to the type that the handler declares; ``None``: plain JSON data.
         context: the context variables of the code that requests the step. The handler sees their values.
@@ -66,7 +67,7 @@ class RunRequest:
     handler: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    retries: int | None = None
+    retries: int | Retry | None = None
     timeout_ms: int | None = None
     adapter: Restore | None = field(default=None, repr=False, compare=False)
     context: contextvars.Context = field(default_factory=contextvars.copy_context, repr=False, compare=False)

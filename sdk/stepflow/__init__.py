@@ -97,6 +97,7 @@ from stepflow_engine.errors import (
 )
 from stepflow_engine.failure import Failure
 from stepflow_engine.limits import Limits
+from stepflow_engine.retry_policy import Retry
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.version import __version__ as __version__
 
@@ -139,6 +140,7 @@ __all__ = [
     "Reason",
     "ReplicationError",
     "ResultTimeoutError",
+    "Retry",
     "RetryAfterError",
     "Run",
     "RunCancelledError",

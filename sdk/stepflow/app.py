@@ -19,6 +19,7 @@ from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.limits import Limits, check_id
 from stepflow_engine.retry import DEFAULT_RETRIES
+from stepflow_engine.retry_policy import Retry, combined_retries
 
 __all__ = ["Stepflow"]
 
@@ -35,7 +36,7 @@ class Stepflow(Client):
     Args:
         app_id: the id of the app; also the name of its queue, unless a function sets another.
         redis_url: the URL of the server; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
-        retries: the default number of attempts after the first, of a step and of a function; 0 to 20.
+        retries: the default number of attempts after the first, of a step and of a function; 0 to 20, or a `Retry`.
         retention: how long an ended run is kept; a duration, or seconds.
         limits: the limits of the app's runs.
         encryption: the keys that encrypt payloads; ``None``: those of ``STEPFLOW_ENCRYPTION_KEYS``, if set.
@@ -57,7 +58,7 @@ class Stepflow(Client):
         app_id: str,
         *,
         redis_url: str | None = None,
-        retries: int = DEFAULT_RETRIES,
+        retries: int | Retry = DEFAULT_RETRIES,
         retention: Duration = "7d",
         limits: Limits | None = None,
         encryption: Encryption | None = None,
@@ -98,7 +99,7 @@ class Stepflow(Client):
         if_: str | None = None,
         cron: str | None = None,
         triggers: Sequence[Trigger] = (),
-        retries: int | None = None,
+        retries: int | Retry | None = None,
         queue: str | None = None,
         rate_limit: RateLimit | None = None,
         throttle: Throttle | None = None,
@@ -123,7 +124,8 @@ class Stepflow(Client):
             if_: a CEL expression on ``event`` that must be true, such as ``"event.data.total > 100"``.
             cron: the schedule that starts it, such as ``"TZ=Europe/Rome 0 9 * * *"``; see `CronTrigger`.
             triggers: more names of events, `EventTrigger` and `CronTrigger`; at most ten in all.
-            retries: attempts after the first, of each step and of the code between steps; ``None``: those of the app.
+            retries: attempts after the first, of each step and of the code between steps, 0 to 20; or a `Retry`, which
+                also sets the delays and the errors that are retried. ``None``: those of the app.
             queue: the queue of its jobs; ``None``: the queue named like the app.
             rate_limit: the largest number of starts in a period; more are skipped and stored as skipped.
             throttle: the largest number of starts in a period; more are delayed.
@@ -183,7 +185,7 @@ class Stepflow(Client):
                 id=id,
                 events=events,
                 crons=crons,
-                retries=self._retries if retries is None else retries,
+                retries=self._retries_of(id, retries),
                 queue=self.id if queue is None else queue,
                 flow=flow,
                 cancellation=cancellation,
@@ -207,6 +209,13 @@ class Stepflow(Client):
             return function
 
         return decorate
+
+    def _retries_of(self, id: str, retries: int | Retry | None) -> int | Retry:
+        """The retries of a function: its own, in the policy of the app if it names only a number."""
+        try:
+            return self._retries if retries is None else combined_retries(self._retries, retries)
+        except ValueError as error:
+            raise ConfigurationError(f"function {id!r}: {error}") from None
 
     def _is_rerun(self, id: str, namespace: Mapping[str, Any]) -> bool:
         """Whether a cell of a notebook, or a line of a console, declares a function that it has declared before."""

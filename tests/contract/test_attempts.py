@@ -11,6 +11,7 @@ from stepflow_broker.transitions.attempts import (
     AttemptRecord,
     attempt_detail,
     parse_executing,
+    read_first_failure,
 )
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.waits import WaitStart, begin_wait
@@ -208,6 +209,37 @@ def fail_at_once(driver: Driver, lease: Lease, step_id: str, error: bytes) -> No
         attempt=detail,
     )
     assert driver.store.broker.execute(call) is ScriptStatus.DONE
+
+
+# -- the first failure ---------------------------------------------------------------
+
+
+def test_the_first_failure_of_a_step_is_kept_until_the_step_ends(driver: Driver) -> None:
+    lease, key = driver.started(), step_key("a")
+    first = read_first_failure(driver.partition, "run1", key)
+    assert driver.store.broker.execute(first) is None
+    driver.fail(lease, "a")
+    failed_at = driver.now_ms
+    driver.advance(1_000)
+    driver.fire()
+    (again,) = driver.claim(worker="w2") or ()
+    driver.fail(again, attempts=2)
+    assert driver.store.broker.execute(first) == failed_at
+    driver.advance(1_000)
+    driver.fire()
+    (last,) = driver.claim(worker="w2") or ()
+    driver.commit(last)
+    assert driver.store.broker.execute(first) is None
+
+
+def test_the_first_failure_of_the_code_is_kept(driver: Driver) -> None:
+    lease = driver.started()
+    failed_at = driver.now_ms
+    driver.retry(lease)
+    driver.advance(1_000)
+    driver.fire()
+    driver.retry(driver.claim_one(), attempts=2)
+    assert driver.store.broker.execute(read_first_failure(driver.partition, "run1", "")) == failed_at
 
 
 # -- the end of the run --------------------------------------------------------------

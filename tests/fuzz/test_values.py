@@ -19,7 +19,8 @@ from stepflow_engine.errors import CorruptDataError, RetryAfterError
 from stepflow_engine.ids import StepKeys, job_id, run_id_for, split_job_id, step_key
 from stepflow_engine.limits import check_id
 from stepflow_engine.memo import memo_of_data, memo_of_error, read_memo
-from stepflow_engine.retry import Backoff, retry_delay_ms
+from stepflow_engine.retry import retry_delay_ms
+from stepflow_engine.retry_policy import Backoff
 from tests.fuzz.cases import DEEP, JSON, ODD, SCALARS, TEXTS, fuzzed, pieces
 
 CIPHER = Cipher([bytes(32)])
@@ -105,7 +106,7 @@ def test_a_failure_is_always_kept(message: Any, after: Any, cipher: Cipher) -> N
         wait = RetryAfterError("later", after)
     except ValueError:
         return
-    delay = retry_delay_ms(wait, attempt=0, retries=1, backoff=Backoff(1, 2), jitter=0.5, now_ms=1)
+    delay = retry_delay_ms(wait, attempt=0, retries=1, backoff=Backoff(1, 2), chance=0.5, policy=None, now_ms=1)
     assert delay is None or delay >= 0
 
 

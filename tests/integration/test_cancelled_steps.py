@@ -24,7 +24,7 @@ from stepflow import (
 )
 from stepflow_broker.transitions.cancelled_steps import cancel_steps
 from stepflow_engine.ids import step_key
-from stepflow_engine.retry import Backoff
+from stepflow_engine.retry_policy import Backoff
 from stepflow_workers.execution import cancelled_steps
 from tests.support.processes import until
 

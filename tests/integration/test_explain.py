@@ -146,6 +146,6 @@ def test_there_is_nothing_to_explain_of_a_run_that_is_not(app: Stepflow) -> None
 
 
 def _slow() -> object:
-    from stepflow_engine.retry import Backoff
+    from stepflow_engine.retry_policy import Backoff
 
     return Backoff(60_000, 60_000)

@@ -325,7 +325,7 @@ def test_a_cancelled_run_says_what_it_was_doing(app: Stepflow, run_worker) -> No
             ctx.step.run("flaky", Failing(1)),
         )
 
-    from stepflow_engine.retry import Backoff
+    from stepflow_engine.retry_policy import Backoff
 
     run_worker(app, backoff=Backoff(60_000, 60_000))
     run = app.start(busy)

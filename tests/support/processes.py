@@ -20,7 +20,7 @@ from tests.support.roles import as_role
 ROOT = Path(__file__).parents[2]
 _MAIN = """
 import json, sys
-from stepflow_engine.retry import Backoff
+from stepflow_engine.retry_policy import Backoff
 from stepflow_workers.pool import WorkerSpec, run_worker
 from stepflow_workers.state.settings import WorkerSettings
 apps, settings = json.loads(sys.argv[1])

@@ -320,7 +320,8 @@ _LIMITS: tuple[tuple[str, str, str, Callable[[int], str], str], ...] = (
     ("all memos of a run", "engine/stepflow_engine/limits.py", "run_state_bytes", _bytes, "`LimitError`: the step fails"),
     ("data of an event", "engine/stepflow_engine/limits.py", "event_bytes", _bytes, "`EventError`"),
     ("events of one send", "engine/stepflow_engine/limits.py", "events_per_send", _count, "`EventError`"),
-    ("retries", "engine/stepflow_engine/limits.py", "MAX_RETRIES", _count, "`ConfigurationError`; `ValueError` in `with_options`"),
+    ("retries, as a number", "engine/stepflow_engine/limits.py", "MAX_RETRIES", _count, "`ConfigurationError`; `ValueError` in `with_options`"),
+    ("attempts of a `Retry`", "engine/stepflow_engine/limits.py", "MAX_ATTEMPTS", _count, "`ConfigurationError`"),
     ("length of an id or a name", "engine/stepflow_engine/limits.py", "_MAX_ID_BYTES", _bytes, "`ConfigurationError`, `StepUsageError` or `EventError`, by place"),
     ("depth of invokes", "engine/stepflow_engine/limits.py", "MAX_DEPTH", _count, "`InvokeError`"),
     ("a sleep, a wait, an invoke, any duration", "engine/stepflow_engine/durations.py", "MAX_DURATION_MS", show_duration, "`StepUsageError` in a step, `ConfigurationError` in an option"),
@@ -376,8 +377,8 @@ _TIMES: tuple[tuple[str, str, str, float], ...] = (
     ("retries of a producer and of commands, while the server is unavailable", "broker/stepflow_broker/redis_client/broker.py", "retry_for_s", 1),
     ("retries of a worker, per command, while the server is unavailable", "workers/stepflow_workers/worker.py", "_RETRY_FOR_S", 1),
     ("holding a run without a memo", "workers/stepflow_workers/state/run_cache.py", "IDLE_HOLD_S", 1),
-    ("delay after the first failed attempt", "engine/stepflow_engine/retry.py", "first_ms", 1000),
-    ("longest delay after a failed attempt", "engine/stepflow_engine/retry.py", "max_ms", 1000),
+    ("delay after the first failed attempt", "engine/stepflow_engine/retry_policy.py", "first_ms", 1000),
+    ("longest delay after a failed attempt", "engine/stepflow_engine/retry_policy.py", "max_ms", 1000),
     ("reservation of a concurrency slot on a queue", "broker/stepflow_broker/lua/lib/concurrency.lua", "RESERVED_MS", 1000),
 )
 # fmt: on

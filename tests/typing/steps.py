@@ -6,7 +6,7 @@ import asyncio
 import functools
 from typing import Any, assert_type
 
-from stepflow import Context, SyncContext
+from stepflow import Context, Retry, SyncContext
 from tests.typing.functions import Square, app
 
 
@@ -41,6 +41,8 @@ async def steps(ctx: Context) -> None:
     assert_type(await step.run("a partial", functools.partial(total, 40), 2), int)
     assert_type(await step.run("nothing", asyncio.sleep, 1), None)
     assert_type(await step.with_options(retries=2, timeout="1m").run("with options", total, 1), int)
+    policy = Retry(5, initial="1s", budget="1h", on=(TimeoutError, OSError), unless=lambda error: "gone" in str(error))
+    assert_type(await step.with_options(retries=policy).run("with a policy", total, 1), int)
     assert_type(step.idempotency_key, str)
     assert_type(
         await asyncio.gather(step.run("left", copy, ["a.png"]), step.run("right", total, 1)), tuple[list[str], int]
@@ -58,6 +60,7 @@ async def wrong_steps(ctx: Context) -> None:
     await step.run(40, total, 1)  # error
     print((await step.run("no such field", square, 4)).root)  # error
     await step.with_options(retries="2").run("a wrong option", total, 1)  # error
+    await step.with_options(retries=Retry(5, on="TimeoutError")).run("a wrong policy", total, 1)  # error
 
 
 @app.function("sync-steps")

@@ -21,7 +21,8 @@ from stepflow_engine.errors import (
 )
 from stepflow_engine.failure import Failure
 from stepflow_engine.memo import Memo, memo_of_data, memo_of_failure, read_memo
-from stepflow_engine.retry import Backoff, is_final, retry_delay_ms
+from stepflow_engine.retry import is_final, retry_delay_ms
+from stepflow_engine.retry_policy import Backoff
 from stepflow_workers.logs import FieldFormatter
 
 
@@ -157,7 +158,9 @@ BACKOFF = Backoff(first_ms=1_000, max_ms=60_000)
 
 
 def delay(error: BaseException, *, attempt: int = 0, retries: int = 4, jitter: float = 0.0) -> int | None:
-    return retry_delay_ms(error, attempt=attempt, retries=retries, backoff=BACKOFF, jitter=jitter, now_ms=1_000_000)
+    return retry_delay_ms(
+        error, attempt=attempt, retries=retries, backoff=BACKOFF, chance=jitter, policy=None, now_ms=1_000_000
+    )
 
 
 def test_waits_double_up_to_the_longest() -> None:
@@ -313,7 +316,7 @@ def test_any_error_of_a_user_is_described_soon_and_retried(make: Callable[[], Ba
     assert failure.name == type(error).__name__
     assert Failure.from_json(loads(dumps(failure.to_json()))) == failure
     assert len(failure.traceback) < 17_000
-    delay_ms = retry_delay_ms(error, attempt=0, retries=1, backoff=Backoff(100), jitter=0.0, now_ms=0)
+    delay_ms = retry_delay_ms(error, attempt=0, retries=1, backoff=Backoff(100), chance=0.0, policy=None, now_ms=0)
     assert delay_ms == 100
 
 
@@ -324,7 +327,7 @@ def test_a_note_is_in_the_traceback() -> None:
 def test_a_retry_after_whose_time_was_changed_is_retried_by_the_backoff() -> None:
     error = RetryAfterError("later", "1s")
     error.retry_after = "soon"
-    assert retry_delay_ms(error, attempt=0, retries=1, backoff=Backoff(100), jitter=0.0, now_ms=0) == 100
+    assert retry_delay_ms(error, attempt=0, retries=1, backoff=Backoff(100), chance=0.0, policy=None, now_ms=0) == 100
 
 
 def test_a_log_line_has_the_causes_of_an_error_that_cannot_be_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "executing_report",
     "parse_executing",
     "read_attempts",
+    "read_first_failure",
 ]
 
 FAILED = "failed"
@@ -106,6 +107,21 @@ def read_attempts(partition: Partition, run_id: str) -> Command[list[AttemptReco
     return command(
         lambda reply: list(_attempts(replies.fields(reply))), "HGETALL", partition.run_key("ATTEMPTS", run_id)
     )
+
+
+def read_first_failure(partition: Partition, run_id: str, key: str) -> Command[int | None]:
+    """When the first attempt of a step failed, in milliseconds since the epoch.
+
+    Args:
+        key: the key of the step; ``""``: the function's own code.
+    """
+    if key:
+        return command(_time, "HGET", partition.run_key("STEPS", run_id), f"{key}:first_failed_at")
+    return command(_time, "HGET", partition.run_key("RUN", run_id), "first_failed_at")
+
+
+def _time(reply: bytes | None) -> int | None:
+    return None if reply is None else int(reply)
 
 
 def _attempts(fields: Mapping[str, bytes]) -> Iterator[AttemptRecord]:

@@ -36,7 +36,8 @@ from stepflow_engine.declared_types import refuse_unreadable_type
 from stepflow_engine.encryption_scopes import read_event
 from stepflow_engine.errors import ConfigurationError, EventError, NonRetriableError
 from stepflow_engine.execution import Execution
-from stepflow_engine.limits import Limits, check_id, check_retries
+from stepflow_engine.limits import Limits, check_id
+from stepflow_engine.retry_policy import Retry, combined_retries
 from stepflow_engine.thread_pool import ThreadPool
 from stepflow_engine.threads import ThreadBridge
 
@@ -61,6 +62,7 @@ class Function(Invocable[I, O]):
         output: the adapter that restores a result to the declared type; ``None``: plain JSON data.
         cipher: seals the payloads that its runs store.
         around: the context managers of its app around each attempt of a step.
+        retry: its retry policy; ``None``: ``config.retries``, with the delays of the worker.
 
     Example::
 
@@ -77,6 +79,7 @@ class Function(Invocable[I, O]):
     output: Restore | None
     cipher: Cipher
     around: AroundAttempt
+    retry: Retry | None = None
 
     @property
     def name(self) -> str:
@@ -178,7 +181,7 @@ def make_function(
     id: str,
     events: tuple[EventConfig, ...],
     crons: tuple[CronConfig, ...],
-    retries: int,
+    retries: int | Retry,
     queue: str,
     flow: FlowConfig | None,
     cancellation: CancellationConfig | None,
@@ -205,7 +208,7 @@ def make_function(
     try:
         check_id(id, "id")
         check_id(queue, "queue")
-        check_retries(retries)
+        combined_retries(None, retries)
     except ValueError as error:
         raise ConfigurationError(f"{what}: {error}") from None
     if set(queue) & set(", ") or queue.endswith(":steps"):
@@ -217,7 +220,19 @@ def make_function(
         app_id=app_id,
         id=id,
         handler=handler,
-        config=FunctionConfig(app_id, id, queue, events, retries, flow, retention_ms, crons, cancellation, tags),
+        config=FunctionConfig(
+            app_id,
+            id,
+            queue,
+            events,
+            retries.retries if isinstance(retries, Retry) else retries,
+            flow,
+            retention_ms,
+            crons,
+            cancellation,
+            tags,
+        ),
+        retry=retries if isinstance(retries, Retry) else None,
         limits=limits,
         is_async=is_async_callable(handler) or is_async_callable(undecorated(handler)),
         input=input_adapter,

@@ -13,7 +13,8 @@ from stepflow_engine.declared_types import check_result_type
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import StepError, StepUsageError
 from stepflow_engine.execution import HANDLER_KEY, Execution
-from stepflow_engine.limits import Limits, check_retries
+from stepflow_engine.limits import Limits
+from stepflow_engine.retry_policy import Retry, combined_retries
 from stepflow_engine.steps import RunRequest
 
 __all__ = ["StepTools"]
@@ -43,7 +44,7 @@ class StepTools:
         app_id: str,
         event: Mapping[str, Any],
         limits: Limits,
-        retries: int | None = None,
+        retries: int | Retry | None = None,
         timeout_ms: int | None = None,
     ) -> None:
         self._execution = execution
@@ -258,15 +259,17 @@ class StepTools:
             )
         return key
 
-    def with_options(self, *, retries: int | None = None, timeout: Duration | None = None) -> StepTools:
+    def with_options(self, *, retries: int | Retry | None = None, timeout: Duration | None = None) -> StepTools:
         """The same step tools with other options for the calls made with them.
 
         Args:
-            retries: attempts after the first, 0 to 20; ``None``: those of the function.
+            retries: attempts after the first, 0 to 20, with the delays and errors of the function; or a `Retry`.
+                ``None``: those of the function.
             timeout: the longest duration of one attempt; a longer attempt fails with ``TimeoutError``.
 
         Raises:
             ValueError: a value is out of range.
+            ConfigurationError: a value of the `Retry` is out of range.
 
         Example::
 
@@ -277,6 +280,6 @@ class StepTools:
             app_id=self._app_id,
             event=self._event,
             limits=self._limits,
-            retries=self._retries if retries is None else check_retries(retries),
+            retries=self._retries if retries is None else combined_retries(self._retries, retries),
             timeout_ms=self._timeout_ms if timeout is None else duration_ms(timeout, name="timeout"),
         )

@@ -10,6 +10,7 @@ from stepflow.functions.invocable import Invocable
 from stepflow.functions.requests import Match, When
 from stepflow.functions.step_tools import StepTools
 from stepflow_engine.durations import Duration
+from stepflow_engine.retry_policy import Retry
 from stepflow_engine.threads import ThreadBridge
 
 __all__ = ["SyncStepTools"]
@@ -102,6 +103,6 @@ class SyncStepTools:
         """In a step's handler: an idempotency key for calls to other systems; see `StepTools.idempotency_key`."""
         return self._tools.idempotency_key
 
-    def with_options(self, *, retries: int | None = None, timeout: Duration | None = None) -> SyncStepTools:
+    def with_options(self, *, retries: int | Retry | None = None, timeout: Duration | None = None) -> SyncStepTools:
         """The same step tools with other options; see `StepTools.with_options`."""
         return SyncStepTools(self._tools.with_options(retries=retries, timeout=timeout), self._bridge)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 from stepflow import Function
 from stepflow.event import FAILED
 from stepflow_broker.protocol.clock import now_ms
@@ -20,12 +18,12 @@ from stepflow_engine.errors import CorruptDataError, DecryptionError, StepOutput
 from stepflow_engine.execution import Raised, Returned
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
-from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import event_text
 from stepflow_workers.execution.cancelled_steps import drop_cancelled_steps
 from stepflow_workers.execution.failure_log import log_failed_attempt, log_run_ended
 from stepflow_workers.execution.job_context import JobContext
+from stepflow_workers.execution.next_attempt import next_attempt_delay_ms
 from stepflow_workers.state.run_cache import CachedRun
 
 __all__ = ["complete_run", "fail_run"]
@@ -96,14 +94,7 @@ async def _complete(context: JobContext, run: CachedRun, lease: Lease, value: ob
 
 
 async def _fail(context: JobContext, run: CachedRun, lease: Lease, error: BaseException) -> None:
-    delay_ms = retry_delay_ms(
-        error,
-        attempt=lease.attempt,
-        retries=run.function.config.retries,
-        backoff=context.state.settings.backoff,
-        jitter=random.random(),
-        now_ms=now_ms(),
-    )
+    delay_ms = await next_attempt_delay_ms(context.state, run.function, run.run_id, error, attempt=lease.attempt)
     if (
         delay_ms is None and run.execution.cancelled
     ):  # another attempt may need the steps that this one has cancelled because of its error

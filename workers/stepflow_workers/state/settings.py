@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stepflow_engine.retry import Backoff
+from stepflow_engine.retry_policy import Backoff
 
 __all__ = ["WorkerSettings"]
 

@@ -68,7 +68,7 @@ local function drop_planned_step(run, key, tried)
   redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':owner', key .. ':leased_at')
   if tried then
     redis.call('HDEL', STEPS .. run, key .. ':attempt', key .. ':error', key .. ':deaths', key .. ':due', key .. ':deferred',
-      key .. ':left_by', key .. ':began')
+      key .. ':left_by', key .. ':began', key .. ':first_failed_at')
   end
 end
 

@@ -14,6 +14,7 @@ local deferred, delay_ms = count_deferral(last[1], last[2], now, tonumber(ARGV[6
 local due = now + delay_ms
 end_lease(run, was, was.list, fence, now)
 if ARGV[9] ~= '' then
+  redis.call('HSETNX', KEYS[1], 'first_failed_at', now)
   local since = redis.call('HMGET', KEYS[1], 'attempt_started_at', 'started_at')
   local times = ',"started_at":' .. (since[1] or since[2] or 'null') .. ',"ended_at":' .. now
   keep_attempt(run, '', ARGV[4], string.sub(ARGV[9], 1, -2) .. times .. ',"error":' .. ARGV[5] .. '}')

@@ -25,6 +25,7 @@ if deferred > 0 then redis.call('HSET', KEYS[2], key .. ':deferred', deferred) e
 redis.call('HSET', KEYS[2], key, ARGV[6], key .. ':state', 'delayed', key .. ':attempt', ARGV[7], key .. ':error',
   ARGV[8], key .. ':due', due, key .. ':began', now)
 if ARGV[11] ~= '' then
+  redis.call('HSETNX', KEYS[2], key .. ':first_failed_at', now)
   keep_attempt(run, key, ARGV[7], string.sub(ARGV[11], 1, -2) .. ',"error":' .. ARGV[8] .. '}')
 end
 delay_job(job, list, name, now, due)

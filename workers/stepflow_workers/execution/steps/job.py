@@ -14,6 +14,7 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_planned_step
 from stepflow_engine.errors import StepKindError
 from stepflow_engine.failure import Failure
+from stepflow_engine.limits import MAX_RETRIES
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.steps import RunRequest, StepCall
 from stepflow_workers.execution.steps.run import (
@@ -149,7 +150,7 @@ def failed_attempt(
 ) -> StepFinished | StepRetry:
     """The result of a planned step whose handler was not called: another attempt, or the end."""
     attempt, sealed = lease.step_attempt, seal_step_failure(function, lease.run_id, lease.key, failure)
-    if is_final or attempt >= function.config.retries:
+    if is_final or attempt >= min(function.config.retries, MAX_RETRIES):
         return step_failed(state, lease, sealed, failure, step_id=lease.step_id, attempt=attempt, started_at=now_ms())
     delay_ms = state.settings.backoff.delay_ms(attempt, random.random())
     return step_retry(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import dataclass
 
 from stepflow import Function
@@ -15,12 +14,12 @@ from stepflow_engine.errors import LimitError
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import idempotency_key
 from stepflow_engine.memo import Memo, memo_of_data, memo_of_error
-from stepflow_engine.retry import retry_delay_ms
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest
 from stepflow_engine.user_code import original
 from stepflow_engine.value_class import value_class
 from stepflow_workers.execution.failure_log import log_failed_attempt
+from stepflow_workers.execution.next_attempt import next_attempt_delay_ms
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
 from stepflow_workers.state.worker_state import WorkerState
@@ -71,7 +70,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001  user code: any error of a handler is the failure of the step
-        return _failed(state, attempt, original(error), started_at=started_at)
+        return await _failed(state, attempt, original(error), started_at=started_at)
     finally:
         if state.executing.get(job) is step:  # not that of a later lease
             del state.executing[job]
@@ -137,18 +136,18 @@ def _memo_text(state: WorkerState, attempt: StepAttempt[RunRequest], data: bytes
     return text
 
 
-def _failed(
+async def _failed(
     state: WorkerState, attempt: StepAttempt[RunRequest], error: BaseException, *, started_at: int
 ) -> StepFinished | StepRetry:
-    run, retries = attempt.run, attempt.request.retries
-    retries = run.function.config.retries if retries is None else retries
-    delay_ms = retry_delay_ms(
+    run = attempt.run
+    delay_ms = await next_attempt_delay_ms(
+        state,
+        run.function,
+        run.run_id,
         error,
+        key=attempt.key,
         attempt=attempt.number,
-        retries=0 if len(attempt.deaths) >= POISON_DEATHS else retries,
-        backoff=state.settings.backoff,
-        jitter=random.random(),
-        now_ms=now_ms(),
+        retries=0 if len(attempt.deaths) >= POISON_DEATHS else attempt.request.retries,
     )
     failure = Failure.of(error)
     sealed = seal_step_failure(run.function, run.run_id, attempt.key, failure)
