@@ -47,7 +47,7 @@ class ExitCode(IntEnum):
 EPILOG = f"""\b
 Exit codes:
   0    success
-  1    the run failed or was cancelled (start --wait, invoke)
+  1    the run failed or was cancelled (start --wait, invoke); check has findings
   2    usage error
   3    configuration error: no such module or app, a bad URL or password,
        a server that evicts keys, two functions with one id

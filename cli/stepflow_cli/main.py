@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from stepflow_cli.commands.audit import audit
+from stepflow_cli.commands.check import check
 from stepflow_cli.commands.dev import dev
 from stepflow_cli.commands.doctor import doctor
 from stepflow_cli.commands.errors import errors
@@ -41,6 +42,7 @@ _COMMANDS = (
     events,
     explain,
     doctor,
+    check,
     pause,
     resume,
     pauses,

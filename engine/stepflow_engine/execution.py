@@ -86,6 +86,7 @@ class Execution:
         body: makes the coroutine of the code; its argument is this execution.
         max_steps: the largest number of steps of a run.
         own_tasks: the number of tasks of the engine itself; code in a thread needs one more.
+        started_ms: the start of the run, in milliseconds since the epoch.
 
     Attributes:
         activity: the tasks, timers and threads of the code.
@@ -106,6 +107,7 @@ class Execution:
         *,
         max_steps: int = 10_000,
         own_tasks: int = 1,
+        started_ms: int = 0,
     ) -> None:
         self.activity = RunActivity()
         self.context = contextvars.copy_context()
@@ -125,6 +127,8 @@ class Execution:
         self._end: Returned | Raised | None = None
         self._keys = StepKeys()
         self._received = 0
+        self._newest: Memo | None = None
+        self._now_ms = started_ms
         self._requested: set[str] = set()
         self._request_waiters: dict[str, asyncio.Future[None]] = {}
         self._past_memos = False
@@ -158,7 +162,7 @@ class Execution:
         known = self._memos.get(key)
         if known is not None and not self._pending and len(self.activity.tasks) <= self._own_tasks:
             del self._memos[key]
-            self._received = max(self._received, known[0])
+            self._received, self._newest = max(self._received, known[0]), known[1]
             return self._of_kind(step_id, request, known[1])
         call = StepCall(key, step_id, request, task.get_loop().create_future(), self._received)
         self._pending[key] = call
@@ -175,6 +179,16 @@ class Execution:
             self._pending.pop(key, None)
             if not self.closed and (call.future.cancelled() or not call.future.done()):
                 self.cancelled.append(key)
+
+    def now_ms(self) -> int:
+        """The time at which the last step ended whose memo the code has received, in milliseconds since the epoch.
+
+        Before the first step it is the start of the run. It is the same on every replay, and never goes back.
+        """
+        ended_at = None if self._newest is None else self._newest.detail.get("ended_at")
+        if isinstance(ended_at, int):
+            self._now_ms = max(self._now_ms, ended_at)
+        return self._now_ms
 
     def refusal_delay_s(self) -> float:
         """How long a request of a closed pass waits before it is cancelled, in seconds.
@@ -371,7 +385,7 @@ class Execution:
             position, memo = self._memos.pop(key)
             call = self._pending.get(key)
             if call is not None and not call.future.done():
-                self._received = max(self._received, position)
+                self._received, self._newest = max(self._received, position), memo
                 call.future.set_result(memo)
                 return True
         return False

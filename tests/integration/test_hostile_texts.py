@@ -30,6 +30,7 @@ CASES: dict[str, list[list[str]]] = {
         ["evil:app", "--lease", HOSTILE],
         ["evil:app", "--burst", "--name", HOSTILE],
     ],
+    "stepflow check": [[HOSTILE], ["broken:app"], ["evil:app"]],
     "stepflow send": [[f"shop/evil{HOSTILE}"], ["shop/evil", "--id", HOSTILE], ["shop/evil", "--data", HOSTILE]],
     "stepflow start": [[f"shop/{HOSTILE}"], ["shop/bad", "--id", HOSTILE], ["shop/bad", "--data", f"@{HOSTILE}"]],
     "stepflow invoke": [

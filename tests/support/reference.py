@@ -192,6 +192,7 @@ EXAMPLES = {
         "stepflow pause key 'shop/sync:event.data.shop=17'"
     ),
     "stepflow resume": "stepflow resume function shop/import",
+    "stepflow check": "stepflow check shop:app billing:app",
     "stepflow errors": "stepflow errors --function shop/import --since 2d",
     "stepflow events aside": "stepflow events aside",
     "stepflow events resend": "stepflow events resend 1764401234567-0",

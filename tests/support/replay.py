@@ -117,7 +117,9 @@ def execution_of(
 ) -> Execution:
     """A pass over a function, not started yet."""
     app = Stepflow(f"unit{next(_NUMBERS)}", limits=Limits(steps_per_run=max_steps))
-    return app.function("f")(handler).execution([EVENT], run_id="run1", attempt=0, threads=threads or ThreadPool())
+    return app.function("f")(handler).execution(
+        [EVENT], run_id="run1", attempt=0, threads=threads or ThreadPool(), started_ms=0
+    )
 
 
 def play(handler: Callable[..., Any], memos: Memos = (), *, choose: Choose = first, most: int | None = None) -> Pass:

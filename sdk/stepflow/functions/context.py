@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
+from random import Random
 from typing import Any, Generic
+from uuid import UUID, uuid5
 
 from typing_extensions import TypeVar
 
@@ -22,6 +25,7 @@ __all__ = ["Context", "SyncContext"]
 T = TypeVar("T", default=Any)
 
 _LOGGER = logging.getLogger(RUN_LOGGER)
+_UUIDS = UUID("8b9f4c1e-60a7-5c0d-9c59-3f5d6a1f2b44")
 
 
 class _RunContext(Generic[T]):
@@ -50,6 +54,8 @@ class _RunContext(Generic[T]):
         self._function = function
         self._attempt = attempt
         self._declared_tags = declared_tags
+        self._uuids = 0
+        self._random: Random | None = None
 
     @cached_property
     def logger(self) -> RunLogger:
@@ -92,6 +98,63 @@ class _RunContext(Generic[T]):
                 "use fewer names"
             )
         tags[name] = text
+
+    def now(self) -> datetime:
+        """The time, in UTC, with the same value on every replay. Use it between steps in the place of the clock.
+
+        It is the time at which the last step ended whose result the code has received, and the start of the run before
+        the first. It stands still between two steps.
+
+        Raises:
+            StepUsageError: the call is in the handler of a step, where the clock itself is right.
+
+        Example::
+
+            overdue = ctx.now() > ctx.event.data.due
+        """
+        self._refuse_in_handler("now", "datetime.now(UTC)")
+        return datetime.fromtimestamp(self._execution.now_ms() / 1000, UTC)
+
+    def uuid(self) -> UUID:
+        """A new UUID, with the same value on every replay. Use it between steps in the place of `uuid.uuid4`.
+
+        The nth call of a run returns the nth UUID that is derived from the id of the run (version 5), so it is unique,
+        but whoever knows the id of the run can compute it: use no such UUID as a secret.
+
+        Raises:
+            StepUsageError: the call is in the handler of a step.
+
+        Example::
+
+            order_id = ctx.uuid()
+        """
+        self._refuse_in_handler("uuid", "uuid4()")
+        self._uuids += 1
+        return uuid5(_UUIDS, f"{self.run_id}/{self._uuids}")
+
+    def random(self) -> Random:
+        """A generator of random numbers, with the same numbers on every replay. Each call returns the same generator.
+
+        Its seed is the id of the run. Use it between steps in the place of the functions of `random`.
+
+        Raises:
+            StepUsageError: the call is in the handler of a step.
+
+        Example::
+
+            in_experiment = ctx.random().random() < 0.1
+        """
+        self._refuse_in_handler("random", "random")
+        if self._random is None:
+            self._random = Random(self.run_id)
+        return self._random
+
+    def _refuse_in_handler(self, name: str, instead: str) -> None:
+        if HANDLER_ATTEMPT.get() is not None:
+            raise StepUsageError(
+                f"ctx.{name}() is in the handler of a step: handlers are not replayed, so use {instead} there, or call "
+                f"ctx.{name}() between steps and pass its value to the handler"
+            )
 
     @property
     def attempt(self) -> int:

@@ -100,7 +100,9 @@ class Function(Invocable[I, O]):
         """Call the handler directly, for example in a unit test with a fake context."""
         return self.handler(ctx)
 
-    def execution(self, events_json: Sequence[bytes], *, run_id: str, attempt: int, threads: ThreadPool) -> Execution:
+    def execution(
+        self, events_json: Sequence[bytes], *, run_id: str, attempt: int, threads: ThreadPool, started_ms: int
+    ) -> Execution:
         """One pass over the code for a run, not started yet.
 
         Args:
@@ -108,6 +110,7 @@ class Function(Invocable[I, O]):
             run_id: the id of the run.
             attempt: the 0-based attempt of the function.
             threads: where a plain ``def`` function runs.
+            started_ms: the start of the run, in milliseconds since the epoch.
         """
 
         async def body(execution: Execution) -> Any:
@@ -125,7 +128,8 @@ class Function(Invocable[I, O]):
             blocking = SyncContext(execution, events, step, **named)
             return self._checked_result(await bridge.run(lambda: self.handler(blocking)))
 
-        return Execution(body, max_steps=self.limits.steps_per_run, own_tasks=1 if self.is_async else 2)
+        own_tasks = 1 if self.is_async else 2
+        return Execution(body, max_steps=self.limits.steps_per_run, own_tasks=own_tasks, started_ms=started_ms)
 
     def _checked_result(self, result: Any) -> Any:
         """Refuse the coroutine of an ``async def`` that a decorator hides."""

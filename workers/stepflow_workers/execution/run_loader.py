@@ -97,11 +97,13 @@ def _from_cache(state: WorkerState, lease: Lease) -> CachedRun | None:
 
 async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedRun | None:
     event, memos, keys_of = lease.event, list[tuple[str, bytes]](), lease.run_id
+    started_ms = lease.fence  # of a run that starts with this lease
     if event is None or lease.applied:
         record, memos = await state.broker.execute(load_run(state.partition, lease.run_id, 0))
         if record is None:
             return None
         event, keys_of = dumps(record.event), record.keys_of or lease.run_id
+        started_ms = record.started_at or lease.fence
     events = [event]
     if function.is_batched:
         events = await state.broker.execute(load_batch(state.partition, lease.run_id))
@@ -109,7 +111,9 @@ async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedR
         return raced
     known = [(key, state.read_memo(lease.run_id, key, text)) for key, text in memos]
     opened = [open_event_text(state.partition.cipher, text) for text in events]
-    execution = function.execution(opened, run_id=lease.run_id, attempt=lease.attempt, threads=state.threads)
+    execution = function.execution(
+        opened, run_id=lease.run_id, attempt=lease.attempt, threads=state.threads, started_ms=started_ms
+    )
     execution.is_driven = False  # until a continuation drives it
     execution.add(known)
     size = sum(len(text) for _, text in memos)

@@ -5,9 +5,9 @@
 -- ARGV     1 now_ms  2 run  3 step_key  4 child  5 status  6 payload  7 reason  8 start_message  9 worker
 -- MOVES    step waiting -> memo; wake
 -- RETURNS  {1 RESOLVED | 0 ALREADY, position, memo}
-local run, key = ARGV[2], ARGV[3]
+local now, run, key = clock(ARGV[1]), ARGV[2], ARGV[3]
 ack_entry(ARGV[8])
-local position, memo, was = resolve_step(run, key, ARGV[4], ARGV[5], ARGV[6], ARGV[7])
+local position, memo, was = resolve_step(run, key, ARGV[4], ARGV[5], ARGV[6], ARGV[7], now)
 if position == 0 then return {0, 0, ''} end
-wake_run(run, was, key, position, clock(ARGV[1]), ARGV[9])
+wake_run(run, was, key, position, now, ARGV[9])
 return {1, position, memo}

@@ -14,15 +14,16 @@ end
 
 -- resolve a step by the end of its child -> position, memo, the run before; 0 when the step does not wait for this
 -- child
-local function resolve_step(run, key, child, status, payload, reason)
+local function resolve_step(run, key, child, status, payload, reason, ended_at)
   local step = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':child', key .. ':detail')
   if step[1] ~= 'waiting' or step[2] ~= child then return 0 end
   local memo
   if status == 'completed' then
-    memo = '{"data":' .. payload .. ',"outcome":"completed",' .. step[3]
+    memo = '{"data":' .. payload .. ',"outcome":"completed"'
   else
-    memo = '{"error":' .. payload .. ',"outcome":"' .. status .. '","reason":' .. json_string(reason) .. ',' .. step[3]
+    memo = '{"error":' .. payload .. ',"outcome":"' .. status .. '","reason":' .. json_string(reason)
   end
+  memo = memo .. ',"ended_at":' .. ended_at .. ',' .. step[3]
   drop_wait(run, key)
   local was = read_run(run)
   local _, position = record_memo(run, was, key, memo)
@@ -33,11 +34,12 @@ end
 -- 0 and '' when no step of this partition waits for the child
 local function resolve_by_child(child)
   local state = redis.call('HMGET', RUN .. child, 'parent', 'parent_step', 'status', 'output', 'error', 'reason',
-    'finished', 'keep_ms')
+    'finished', 'keep_ms', 'ended_at')
   local run, key, status = state[1], state[2], state[3]
   if not run or LIVE_STATUS[status] then return 0, '' end
   if state[7] then ack_finished(child, state[7], state[8]) end
-  local position, memo, was = resolve_step(run, key, child, status, state[4] or state[5], state[6] or '')
+  local position, memo, was = resolve_step(run, key, child, status, state[4] or state[5], state[6] or '',
+    state[9])
   if position == 0 then return 0, '' end
   return position, memo, run, key, was
 end

@@ -82,8 +82,8 @@ def _start_of(registry: Registry, attempt: StepAttempt[InvokeRequest]) -> ChildS
         event=event,
         detail=rest,
         timeout_ms=request.timeout_ms,
-        timeout_memo=_timeout(name, request.timeout_ms) + rest,
-        refusal=_refusal(name, config, lease.depth + 1, detail),
+        timeout_memo=_timeout(name, request.timeout_ms) + b'"ended_at":%d,' % (now + request.timeout_ms) + rest,
+        refusal=_refusal(name, config, lease.depth + 1, {**detail, "ended_at": now}),
         config=config or FunctionConfig(request.app, request.function, ""),
         depth=lease.depth + 1,
     )

@@ -66,7 +66,8 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
             around=run.function.around,
             loop=attempt.call.future.get_loop(),
         )
-        text = _memo_text(state, attempt, result.text, started_at=started_at)
+        detail = _detail(state, attempt.lease, attempt.id, attempt=attempt.number, started_at=started_at)
+        text = _memo_text(attempt, result.text, detail)
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001  user code: any error of a handler is the failure of the step
@@ -75,7 +76,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
         if state.executing.get(job) is step:  # not that of a later lease
             del state.executing[job]
     run.add_uncommitted(attempt.key, len(text))
-    return StepFinished(text, Memo(attempt.id, data=result.data))
+    return StepFinished(text, Memo(attempt.id, data=result.data, detail=detail))
 
 
 def step_failed(
@@ -94,8 +95,8 @@ def step_failed(
         sealed: the stored form of the failure; see `seal_step_failure`.
         attempt: the number of the last attempt, 0-based.
     """
-    text = memo_of_error(sealed, _detail(state, lease, step_id, attempt=attempt, started_at=started_at))
-    return StepFinished(text, Memo(step_id, failure=failure))
+    detail = _detail(state, lease, step_id, attempt=attempt, started_at=started_at)
+    return StepFinished(memo_of_error(sealed, detail), Memo(step_id, failure=failure, detail=detail))
 
 
 def step_retry(
@@ -121,12 +122,9 @@ def seal_step_failure(function: Function, run_id: str, key: str, failure: Failur
     return seal_failure(function.cipher, failure, step_scope(run_id, key, failed=True))
 
 
-def _memo_text(state: WorkerState, attempt: StepAttempt[RunRequest], data: bytes, *, started_at: int) -> bytes:
+def _memo_text(attempt: StepAttempt[RunRequest], data: bytes, detail: dict[str, object]) -> bytes:
     run = attempt.run
-    sealed = run.function.cipher.seal(data, step_scope(run.run_id, attempt.key))
-    text = memo_of_data(
-        sealed, _detail(state, attempt.lease, attempt.id, attempt=attempt.number, started_at=started_at)
-    )
+    text = memo_of_data(run.function.cipher.seal(data, step_scope(run.run_id, attempt.key)), detail)
     if not run.has_room(len(text)):
         limit = run.function.limits.run_state_bytes
         raise LimitError(
