@@ -27,6 +27,7 @@ __all__ = [
     "queue_name",
     "reason_option",
     "server_options",
+    "size",
 ]
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -61,6 +62,14 @@ def duration(value: str) -> float:
         return duration_ms(float(value) if re.fullmatch(r"-?\d+(\.\d+)?", value) else value, name="time") / 1000
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def size(value: str) -> int:
+    """Parse a size to bytes: ``500M``, ``2G``, ``512MiB``. The units are powers of 1,024."""
+    match = re.fullmatch(r"(\d{1,9})\s*([kmg])i?b?", value.strip(), re.IGNORECASE)
+    if match is None or not int(match[1]):
+        raise click.BadParameter(f"size must be a number with a unit, as in 500M or 2G, got {value!r}")
+    return int(match[1]) * {"k": 1024, "m": 1024**2, "g": 1024**3}[match[2].lower()]
 
 
 def lease(value: str) -> float:

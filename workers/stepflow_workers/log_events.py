@@ -48,6 +48,12 @@ _EVENTS = (
         "worker_stopping", _INFO, ("worker", "jobs"), "The worker claims no more jobs and finishes its running ones."
     ),
     LogEvent(
+        "worker_recycled",
+        _INFO,
+        ("worker", "reason", "jobs", "memory_mib"),
+        "The worker has reached --max-jobs or --max-memory. It stops, and a new process takes its place.",
+    ),
+    LogEvent(
         "worker_stopped_at_once",
         _WARNING,
         ("worker",),

@@ -21,6 +21,7 @@ from stepflow_engine.errors import ConfigurationError, StepflowError
 from stepflow_engine.product import NAME, WORKER_LOGGER
 from stepflow_workers.apps import load_apps
 from stepflow_workers.event_loop import tune_gc
+from stepflow_workers.liveness.recycling import RECYCLED
 from stepflow_workers.logs import configure_logging
 from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.terminal_debugger import debug_on_terminal
@@ -73,24 +74,27 @@ def run_worker(spec: WorkerSpec, *, on_start: Callable[[], None] | None = None) 
     worker = StepWorker(apps, spec.settings, on_start=on_start)
     tune_gc()
     worker.work()
-    _end_despite_exit_functions()
-    _end_despite_threads()
+    code = RECYCLED if worker.is_recycled else 0
+    _end_despite_exit_functions(code)
+    _end_despite_threads(code)
+    if code:
+        sys.exit(code)
 
 
-def _end_despite_exit_functions() -> None:
+def _end_despite_exit_functions(code: int) -> None:
     """End the process if functions that user code has registered with `atexit` keep it alive."""
-    timer = threading.Timer(_EXIT_S, _end_now)
+    timer = threading.Timer(_EXIT_S, _end_now, (code,))
     timer.daemon = True
     timer.start()
 
 
-def _end_now() -> None:
+def _end_now(code: int) -> None:
     _log.warning("exit_blocked")
     logging.shutdown()
-    os._exit(0)
+    os._exit(code)
 
 
-def _end_despite_threads() -> None:
+def _end_despite_threads(code: int) -> None:
     """End the process if threads of handlers would keep it alive. They get a second."""
     deadline = time.monotonic() + _THREADS_LEFT_S
     others = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
@@ -100,7 +104,7 @@ def _end_despite_threads() -> None:
         _log.warning("threads_left", extra={"count": len(left), "threads": left[:10]})
         logging.shutdown()
         sys.stdout.flush()
-        os._exit(0)
+        os._exit(code)
 
 
 def _worker_main(spec: WorkerSpec, started: Connection) -> None:
@@ -219,7 +223,7 @@ class WorkerPool:
     def _exit_code(self) -> int:
         if self._gave_up:
             return _MISCONFIGURED
-        codes = {process.exitcode for process in self._processes.values()}
+        codes = {process.exitcode for process in self._processes.values()} - {RECYCLED}
         if self._stop.is_set():
             codes.discard(-signal.SIGTERM)  # of a process that was still starting, and had nothing to finish
         return int(any(codes))
@@ -238,7 +242,7 @@ class WorkerPool:
             done = self._spec.settings.burst and process.exitcode == 0
             if process.is_alive() or done or self._gives_up(number):
                 continue
-            if self._stop.wait(_RESTART_PAUSE_S):
+            if process.exitcode != RECYCLED and self._stop.wait(_RESTART_PAUSE_S):
                 return False
             self._start(number)
             restarted = True

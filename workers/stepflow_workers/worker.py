@@ -62,6 +62,7 @@ from stepflow_workers.execution.poison_isolation import IsolatingRunner
 from stepflow_workers.liveness.held_leases import HeldLeases
 from stepflow_workers.liveness.lease_renewer import LeaseRenewer
 from stepflow_workers.liveness.lease_sidecar import LeaseSidecar
+from stepflow_workers.liveness.recycling import RecycleLimits, memory_bytes
 from stepflow_workers.partition.dispatcher import Dispatcher
 from stepflow_workers.partition.notifications import NotificationListener
 from stepflow_workers.partition.partition_worker import PartitionWorker, PartitionWorkers
@@ -94,6 +95,9 @@ class StepWorker(BaseWorker):
         apps: the apps whose functions it executes.
         settings: its settings.
         on_start: called when it is ready to claim jobs.
+
+    Attributes:
+        is_recycled: whether it has stopped so that a new process can take its place.
 
     Raises:
         ConfigurationError: the apps have no functions, or the server is not safe to use.
@@ -141,6 +145,8 @@ class StepWorker(BaseWorker):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled_at = 0.0
         self._hard_end: threading.Timer | None = None
+        self.is_recycled = False
+        self._recycle_limits = RecycleLimits(settings)
 
     def _own_queues(self) -> list[str]:
         """The queues of the functions, then those that they had before: runs keep their queue."""
@@ -330,6 +336,8 @@ class StepWorker(BaseWorker):
             partition_workers.stop()
         lease_renewer.start()
         listeners = partition_workers.listen()
+        if self.settings.recycles:
+            listeners.append(loop.create_task(self._recycle(state)))
         try:
             await partition_workers.run()
             await partition_workers.finish(self.settings.grace_s)
@@ -340,6 +348,30 @@ class StepWorker(BaseWorker):
             self._send_heartbeat()
             await broker.close()
             state.threads.close()
+
+    async def _recycle(self, state: WorkerState) -> None:
+        """Stop when the limits of this process are reached."""
+        reason = await self._recycle_limits.reached(lambda: state.finished_jobs + state.failed_jobs)
+        _log.info(
+            "worker_recycled",
+            extra={
+                "worker": self.name,
+                "reason": reason,
+                "jobs": state.finished_jobs + state.failed_jobs,
+                "memory_mib": memory_bytes() // 1024**2,
+            },
+        )
+        self.is_recycled = True
+        self._end_in_time()
+        if self._partition_workers is not None:
+            self._partition_workers.stop()
+
+    def _end_in_time(self) -> None:
+        """End the process soon after the grace period, whatever its event loop and its threads do."""
+        if self._hard_end is None:
+            self._hard_end = threading.Timer(self.settings.grace_s + HARD_END_S, self._end_at_once)
+            self._hard_end.daemon = True
+            self._hard_end.start()
 
     async def _leave_streams(self, broker: AsyncBroker) -> None:
         """Delete the consumers of this worker. If the server is not available, another worker deletes them later."""
@@ -397,9 +429,7 @@ class StepWorker(BaseWorker):
                 "worker_stopping",
                 extra={"worker": self.name, "jobs": partition_workers.job_count if partition_workers else 0},
             )
-            self._hard_end = threading.Timer(self.settings.grace_s + HARD_END_S, self._end_at_once)
-            self._hard_end.daemon = True
-            self._hard_end.start()
+            self._end_in_time()
         if partition_workers is None or loop is None:
             return  # still starting: `_serve` checks `_signalled_at`
         if first:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from stepflow_cli.exit_codes import EPILOG, run
-from stepflow_cli.options import debug_option, duration, lease, queue_name
+from stepflow_cli.options import debug_option, duration, lease, queue_name, size
 from stepflow_cli.server import server_note, url_of_apps
 from stepflow_engine.product import REDIS_URL, WORKER_PROGRAM, variable
 from stepflow_workers.apps import load_apps
@@ -98,6 +98,18 @@ def process_options(command: C) -> C:
     help="How long a stop waits for handlers; after that, their jobs return to the queue.",
 )
 @click.option(
+    "--max-jobs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Replace a process by a new one after this many jobs, or up to a tenth fewer, so that not all end at once.",
+)
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    type=size,
+    help="Replace a process by a new one when it uses more resident memory, as in 500M or 2G.",
+)
+@click.option(
     "--redis-url",
     metavar="URL",
     envvar=REDIS_URL,
@@ -116,6 +128,8 @@ def worker(
     sticky: int,
     lease: float,
     grace: float,
+    max_jobs: int | None,
+    max_memory: int | None,
     redis_url: str | None,
 ) -> None:
     """Execute the functions of apps.
@@ -136,9 +150,11 @@ def worker(
         sticky=sticky,
         lease_ms=round(lease * 1000),
         grace_s=grace,
+        max_jobs=max_jobs or 0,
+        max_memory_bytes=max_memory or 0,
     )
     spec = WorkerSpec(apps, settings, log_level)
-    if processes == 1:
+    if processes == 1 and not settings.recycles:
         run_worker(spec)
         return
     check_worker(spec)
