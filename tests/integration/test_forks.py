@@ -30,6 +30,7 @@ from stepflow import (
 )
 from tests.support.processes import until
 
+pytestmark = pytest.mark.roles("producer", "operator")
 both_layouts = pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"])
 
 
@@ -315,7 +316,6 @@ def test_a_live_run_is_forked_beside_itself_only(app: Stepflow, run_worker) -> N
     assert (run.result(30), beside.result(30)) == (1, 2)
 
 
-@pytest.mark.roles("producer", "operator")
 def test_a_cancelled_run_is_retried_and_a_completed_one_is_not(shop: Shop, app: Stepflow) -> None:
     app.pause(shop.order)
     run = app.start(shop.order, 1)

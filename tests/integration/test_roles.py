@@ -111,6 +111,7 @@ def with_rights_of(site: str, role: str) -> Stepflow:
         ("producer", "pause", ["operator"], lambda app: app.pause("pay")),
         ("producer", "zrangebyscore stepflow:live", ["operator", "read-only"], lambda app: app.cancel_many(all=True)),
         ("producer", "register_functions", ["worker"], lambda app: register_as(app)),
+        ("producer", "load_run", ["worker", "operator", "read-only"], lambda app: app.run("a" * 32).retry()),
         ("operator", "xadd stepflow:events", ["producer", "worker"], lambda app: app.send("shop/paid")),
         ("operator", "register_functions", ["worker"], lambda app: register_as(app)),
         ("read-only", "start_runs", ["producer", "worker"], lambda app: app.start("pay")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from stepflow_broker.access import roles
 from stepflow_broker.access.acl import acl_file, read_passwords, rules
 from stepflow_broker.access.roles import OPERATOR, PRODUCER, READER, ROLES, WORKER, Role, roles_that_may
 from stepflow_broker.protocol.keys import KEYS
-from stepflow_broker.protocol.scripts import script_names
+from stepflow_broker.protocol.scripts import script, script_names
 from stepflow_engine.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]
@@ -57,8 +58,15 @@ def test_who_only_looks_has_no_command_that_writes() -> None:
 
 def test_a_producer_neither_registers_nor_pauses_nor_reads_what_steps_returned() -> None:
     texts = rules(PRODUCER)
-    assert {"%R~stepflow:functions", "%R~stepflow:paused", "%W~stepflow:events"} <= set(texts)
+    assert {"%R~stepflow:functions", "%R~stepflow:paused", "%W~stepflow:memos:*", "%W~stepflow:events"} <= set(texts)
     assert not any("rq:worker" in text for text in texts)
+
+
+@pytest.mark.parametrize("name", PRODUCER.scripts)
+def test_no_script_of_a_producer_reads_what_a_producer_only_writes(name: str) -> None:
+    calls = re.findall(r"redis\.call\('([A-Z]+)', ([A-Z_]+)", script(name).text)
+    called = {command for command, key in calls if key in PRODUCER.writes}
+    assert called <= {"HSET", "HSETNX", "PEXPIRE", "XADD"}
 
 
 def test_a_password_stands_in_the_file_as_its_hash() -> None:

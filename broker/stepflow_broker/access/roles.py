@@ -118,10 +118,10 @@ def _commands(*texts: str) -> tuple[str, ...]:
 PRODUCER = Role(
     "producer",
     "starts runs, sends events, waits for results, cancels runs that it knows",
-    scripts=("start_runs", "fork_run", "load_run", "cancel_run", "agree_partitions"),
+    scripts=("start_runs", "cancel_run", "agree_partitions"),
     sent=_commands(_CONNECTING, _CALLING, _LISTENING, "get hget hgetall hvals xadd set wait"),
     reads=frozenset({"PAUSED", "FUNCTIONS"}),
-    writes=frozenset({"EVENTS", "REPLICATED"}),
+    writes=frozenset({"MEMOS", "EVENTS", "REPLICATED"}),
     subscribed=frozenset({"RUN_ENDED"}),
 )
 
@@ -146,7 +146,7 @@ WORKER = Role(
 
 OPERATOR = Role(
     "operator",
-    "pauses, resumes, cancels, examines and repairs; reads everything",
+    "pauses, resumes, cancels, runs again, examines and repairs; reads everything",
     scripts=(
         *_STEERING,
         *_EXAMINATIONS,

@@ -64,7 +64,9 @@ end
 local function executing_step(run, was)
   local stored = redis.call('HGET', RUN .. run, 'executing')
   local fence, since, key, id = string.match(stored or '', '^(%d+) (%d+) (%x+) (.*)$')
-  if not since or fence ~= was.lease or redis.call('HEXISTS', MEMOS .. run, key) == 1 then return nil end
+  if not since or fence ~= was.lease then return nil end
+  -- not a look at the memos: a producer, who cancels runs, must not read them
+  if redis.call('LPOS', MEMO_ORDER .. run, key) then return nil end
   if redis.call('HEXISTS', STEPS .. run, key) == 1 then return nil end
   return key, id, since
 end
