@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.registry.flow_control import FlowConfig, SingletonConfig
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.forks import ForkStart, fork_run
-from stepflow_broker.transitions.runs import read_memos, read_run
+from stepflow_broker.transitions.runs import read_memos, read_run, start_runs
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key
 from stepflow_engine.state_machine import RunStatus
@@ -60,6 +61,17 @@ def test_a_source_names_its_latest_forks(driver: Driver) -> None:
     record = driver.send(read_run(driver.partition, "run1"))
     assert record is not None
     assert record.forks == tuple(f"fork{number}" for number in range(24, 4, -1))
+
+
+def test_a_source_that_the_fork_cancels_and_that_is_not_kept_leaves_nothing(driver: Driver) -> None:
+    single = FlowConfig(singleton=SingletonConfig("cancel"))
+    config = FunctionConfig("shop", "buy", "shop", flow=single, retention_ms=0)
+    driver.send(start_runs(driver.partition, config, [("run1", EVENT)]))
+    lease = driver.claim_one()
+    driver.commit(lease, "a")
+    assert driver.send(fork_run(driver.partition, config, ForkStart("run2", "run1", EVENT, memos=[(A, b"")])))
+    assert driver.client.keys("*run1") == []
+    assert memos(driver) == [(A, memo())]
 
 
 def test_a_fork_is_created_once(driver: Driver) -> None:

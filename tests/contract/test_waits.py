@@ -10,7 +10,9 @@ import pytest
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.event_filter import wait_index
+from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.events import Routed, StreamedEvent, add_event, drop_event, read_events, route_event
+from stepflow_broker.transitions.forks import ForkStart, fork_run
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.runs import read_memos, read_steps
 from stepflow_broker.transitions.waits import (
@@ -27,6 +29,7 @@ from stepflow_broker.transitions.waits import (
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import read_memo
+from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import START_MS, Driver
 from tests.support.invariants import check_invariants
 
@@ -273,6 +276,48 @@ def test_no_lookback_means_only_later_events(driver: Driver) -> None:
     lease = early(driver)
     assert begun(driver, lease, of_value(1, lookback_ms=0)) == BegunWait(ScriptStatus.DONE, None, [], 0)
     assert matched_values(driver, 1) == [step_key("w")]
+
+
+def fork(driver: Driver, *keys: str, takes_events: bool) -> Lease:
+    """A fork of a run that has failed, with these memos. It is created 5 s after all events."""
+    event = dumps({"name": "e", "id": "run1", "ts": 1, "data": {}})
+    start = ForkStart("fork", "run1", event, memos=[(key, b"") for key in keys], takes_events=takes_events)
+    seconds, _ = driver.client.time()
+    driver.now_ms = (seconds + 5) * 1000
+    driver.send(fork_run(driver.partition, FunctionConfig("shop", "buy", "shop"), start))
+    return driver.claim_one()
+
+
+def test_the_waits_of_a_retry_also_take_what_came_since_the_first_run_was_created(driver: Driver) -> None:
+    know_paths(driver)
+    driver.finish(early(driver), RunStatus.FAILED)
+    lease = fork(driver, takes_events=True)
+    assert begun(driver, lease, of_value(1)).code is ScriptStatus.RESOLVED
+    assert begun(driver, lease, of_value(1, "later", since=1)).code is ScriptStatus.DONE
+
+
+def test_the_waits_of_another_fork_do_not(driver: Driver) -> None:
+    know_paths(driver)
+    driver.finish(early(driver), RunStatus.FAILED)
+    assert begun(driver, fork(driver, takes_events=False), of_value(1)).code is ScriptStatus.DONE
+
+
+@pytest.mark.parametrize("lookback_ms", [0, 60_000])
+def test_an_event_that_has_ended_a_kept_wait_ends_no_later_wait_of_a_fork(driver: Driver, lookback_ms: int) -> None:
+    know_paths(driver)
+    lease = early(driver)
+    driver.commit(lease, "a")
+    begun(driver, lease, of_value(1, "first", since=1))
+    begun(driver, lease, of_value(2, "cut off", since=2))
+    driver.finish(lease, RunStatus.FAILED)
+    lease = fork(driver, step_key("first"), takes_events=False)
+    assert begun(driver, lease, of_value(2, "cut off", since=1, lookback_ms=60_000)).code is ScriptStatus.RESOLVED
+    assert begun(driver, lease, of_value(1, "later", since=2, lookback_ms=lookback_ms)).code is ScriptStatus.DONE
+    came(driver, "paid", {"n": 1}, paths=("data.n",), event_id="e1")
+    assert [key for key, _ in driver.store.broker.execute(read_memos(driver.partition, "fork"))] == [
+        step_key("first"),
+        step_key("cut off"),
+    ]
 
 
 def matched_values(driver: Driver, n: int) -> list[str]:

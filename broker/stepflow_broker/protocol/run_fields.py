@@ -100,6 +100,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("forked_from", "text", "fork_run", "", "The run whose memos it got when it was created."),
     _field("forked_at", "text", "fork_run", "", "The id of the step before which that run was cut. Empty: not by a step."),
     _field("forked_by", "text", "fork_run", "", "Who has made the fork, and why."),
+    _field("events_since", _TIME, "fork_run", "", "From when on waits take early events: of a retry, the creation of the first run. Without the field: the creation of this run."),
     _field("keys_of", "text", "fork_run", "", "The run whose idempotency keys the steps of this run use. Without the field they use their own."),
     _field("forks", "run ids", "fork_run", "", "The last 20 forks of this run, newest first, with a space between them."),
     # its parent

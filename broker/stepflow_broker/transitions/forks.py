@@ -30,6 +30,7 @@ class ForkStart:
         forked_at: the step before which the source was cut; ``""``: not by a step.
         forked_by: who has made the fork, and why.
         keys_of: the run whose idempotency keys it uses; ``""``: it has its own.
+        takes_events: whether its waits also take events that came since the source was created.
         who: who forks, for the audit log; ``""``: it is not recorded.
         action, reason, details: what is recorded; the details as JSON text.
         dedupe: whether the caller chose the id. Then the same id returns the same run for 24 hours at least.
@@ -43,6 +44,7 @@ class ForkStart:
     forked_at: str = ""
     forked_by: str = ""
     keys_of: str = ""
+    takes_events: bool = False
     who: str = ""
     action: str = "fork"
     reason: str = ""
@@ -78,6 +80,7 @@ def fork_run(partition: Partition, config: FunctionConfig, fork: ForkStart) -> C
         fork.action,
         fork.reason,
         fork.details,
+        1 if fork.takes_events else 0,
         len(fork.memos),
         *memos,
         *config.rules(fork.event, partition.cipher, repeats=True),

@@ -231,6 +231,7 @@ def fork_operation(
         forked_at=request.before or "",
         forked_by=": ".join(part for part in (context.actor, request.reason) if part),
         keys_of=(record.keys_of or run_id) if request.keeps_keys else "",
+        takes_events=request.failed,
         who=context.actor,
         action=request.action.removeprefix("a"),
         reason=request.reason,

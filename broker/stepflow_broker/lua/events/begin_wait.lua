@@ -2,12 +2,12 @@
 -- A time in the past ends the step at once, and so does an early event: one that has come before the wait begins, but
 -- since the run began or within the look-back. If the index of events does not have it, the reply has the events that
 -- may be it, for the caller to match. The event that has started the run is not one of them.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation events event_history
+-- USES     clock jobs waits state concurrency attempts indexes runs deliveries event_history
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 step_key  5 step_id  6 detail (rest of the memo's JSON)  7 delay_ms
 --          8 until_ms (0: after the delay)  9 index ('': wait for a time)  10 condition  11 lookback_ms (0: no early
---          event; 'run': since the run began)  12 since (the position of the latest memo that the code had when it
---          requested the step)  13 id_digest of the event that has started the run
+--          event; 'run': since the run began, or that of which it is a retry)  12 since (the position of the latest
+--          memo that the code had when it requested the step)  13 id_digest of the event that has started the run
 -- MOVES    step none -> waiting|memo
 -- RETURNS  {1 WAITING | 0 ALREADY | 3 RESOLVED | -1 NO_RUN | -2 STALE_FENCE, position, memo, events, since_ms}
 local now, run, key, index = clock(ARGV[1]), ARGV[2], ARGV[4], ARGV[9]
@@ -20,8 +20,8 @@ local COLLECTED = {debounced = true, ['collected in a batch'] = true} -- runs th
 local function early_since()
   if index == '' or ARGV[11] == '0' then return end
   if ARGV[11] ~= 'run' then return now - ARGV[11] end
-  local delayed_by = redis.call('HGET', RUN .. run, 'delayed_by')
-  return COLLECTED[delayed_by] and was.started_at + 1 or tonumber(was.created_at)
+  local f = redis.call('HMGET', RUN .. run, 'delayed_by', 'events_since')
+  return tonumber(f[2]) or COLLECTED[f[1]] and was.started_at + 1 or tonumber(was.created_at)
 end
 
 -- the reply for a step that waits: a worker must match the early events

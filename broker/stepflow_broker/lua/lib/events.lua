@@ -33,20 +33,6 @@ local function read_digests(at)
   return digests, following
 end
 
-local DELIVERED_MS = 86400000 -- an event id that is sent again after this time can end a later wait
-
--- note that an event ends a wait, unless the run had received the event before it began the wait: an event that is sent
--- again with its id ends no later wait. `since` is the position of the latest memo that the code had when it requested
--- the wait, `position` that of the memo that the event becomes -> whether the event ends the wait
-local function note_delivery(run, digest, since, position)
-  if digest == '' then return true end -- another program has written the event, without an id
-  local first = redis.call('HGET', DELIVERED .. run, digest)
-  if first then return tonumber(since or 0) < tonumber(first) end
-  redis.call('HSET', DELIVERED .. run, digest, position)
-  redis.call('PEXPIRE', DELIVERED .. run, DELIVERED_MS)
-  return true
-end
-
 -- deliver an event, with the digest of its id, to one wait, once: it ends a step, or cancels a run (key `!<n>`)
 -- -> whether it ended the wait
 local function deliver_event(member, event, digest, now)
