@@ -53,6 +53,24 @@ def test_a_failed_run_keeps_its_error(driver: Driver) -> None:
     assert (run.failure.name, run.failure.message) == ("ValueError", "no")
 
 
+def test_a_run_that_is_not_kept_leaves_nothing(driver: Driver) -> None:
+    lease = driver.started()
+    driver.commit(lease, "a")
+    driver.fail(lease, "b")
+    driver.finish(lease, retention_ms=0, version="2.0")
+    assert driver.client.keys("*run1*") == []
+    assert driver.send(forget_runs(driver.partition, limit=10)) == (1, 1)
+    assert found_runs(driver.store.broker, driver.partition) == []
+
+
+def test_the_list_of_failed_jobs_forgets_those_that_are_gone(driver: Driver) -> None:
+    driver.finish(driver.started("kept"), RunStatus.FAILED)
+    lease, failed = driver.started(), driver.keys("RQ_FAILED", "shop")
+    driver.client.zadd(failed, {"gone": driver.now_ms // 1_000 - 1})
+    driver.finish(lease, RunStatus.FAILED)
+    assert set(driver.client.zrange(failed, 0, -1)) == {"kept", "run1"}
+
+
 def test_a_run_that_is_finished_twice_ends_once(driver: Driver) -> None:
     for status in (RunStatus.COMPLETED, RunStatus.FAILED):
         lease = driver.started(f"run{status}")

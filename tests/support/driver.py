@@ -252,7 +252,12 @@ class Driver:
         return self.send(jobs.continue_run(self.partition, run_id))
 
     def finish(
-        self, lease: Lease, status: RunStatus = RunStatus.COMPLETED, *, retention_ms: int = RETENTION_MS
+        self,
+        lease: Lease,
+        status: RunStatus = RunStatus.COMPLETED,
+        *,
+        retention_ms: int = RETENTION_MS,
+        version: str | None = None,
     ) -> ScriptStatus:
         payload = b'"done"' if status is RunStatus.COMPLETED else ERROR
         return self.send(
@@ -263,6 +268,7 @@ class Driver:
                 status=status,
                 payload=payload,
                 retention_ms=retention_ms,
+                version=version,
                 failed_like=_FAILED_LIKE if status is RunStatus.FAILED else None,
             )
         )

@@ -129,7 +129,7 @@ KEYS: tuple[Key, ...] = (
     Key("RQ_JOB", f"{RQ}:job:", "<run> or <run>-<step key>", "hash", "defer describe_job end_run grant_lease park_run settle_requeue", "commit_planned_step drop_step end_run settle_requeue", "until the job ends; of a failed run its retention", "RQ: a job, as RQ's own tools read it. Its data is JSON, never pickle"),
     Key("RQ_WIP", f"{RQ}:wip:", "<queue>", "zset", "extend_leases grant_lease", "drop_lease", "members: until the lease ends", f"RQ: jobs that are executing, as RQ's tools show them. Workers use the leases in {KEY_PREFIX}:leases"),
     Key("RQ_SCHEDULED", f"{RQ}:scheduled:", "<queue>:steps", "zset", "delay_job move_delayed", "drop_step end_run fire_timers requeue_step start_batch", "members: until the job is queued", f"RQ: delayed jobs, as RQ's tools show them. Workers use the timers in {KEY_PREFIX}:timeouts"),
-    Key("RQ_FAILED", f"{RQ}:failed:", "<queue>", "zset", "end_run settle_requeue", "RQ", "members: the retention of the run", "RQ: failed runs"),
+    Key("RQ_FAILED", f"{RQ}:failed:", "<queue>", "zset", "end_run settle_requeue", "finish_run RQ", "members: the retention of the run", "RQ: failed runs"),
     Key("RQ_SUSPENDED", f"{RQ}:suspended", "", "string", "RQ", "RQ", "until rq resume", "RQ: while it exists, no job is claimed"),
     Key("RQ_WORKERS", f"{RQ}:workers", "", "set", "RQ", "RQ", "members: until the worker ends", "RQ: all workers"),
     Key("RQ_WORKER", f"{RQ}:worker:", "<worker>", "hash", "RQ", "RQ", "until the worker sends no heartbeat", "RQ: a worker: host, process id, state, queues, counts, last heartbeat"),

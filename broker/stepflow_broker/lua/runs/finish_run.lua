@@ -28,7 +28,10 @@ if group ~= '' then
     redis.call('ZREM', ERROR_GROUPS, oldest)
   end
 end
-end_run(run, was, ARGV[4], ARGV[5], ARGV[6], now, tonumber(ARGV[7]))
+-- before the end, with which a run that is not kept is gone
 if ARGV[10] ~= '' then redis.call('HSET', KEYS[1], 'ended_version', ARGV[10]) end
+end_run(run, was, ARGV[4], ARGV[5], ARGV[6], now, tonumber(ARGV[7]))
+-- nobody else deletes the entries of runs that are gone
+if ARGV[4] == 'failed' then redis.call('ZREMRANGEBYSCORE', RQ_FAILED .. was.queue, '-inf', math.floor(now / 1000) - 1) end
 if ARGV[8] ~= '' then redis.call('XADD', KEYS[2], '*', 'event', ARGV[8], 'id', ARGV[9], 'dedupe', 0) end
 return 1
