@@ -167,6 +167,19 @@ def test_the_last_ten_attempts_of_a_step_are_kept(driver: Driver) -> None:
     assert [one.step_id for one in kept].count("b") == 1
 
 
+def test_the_last_ten_deaths_between_the_steps_of_a_run_are_kept(driver: Driver) -> None:
+    lease = driver.started()
+    for number in range(13):
+        driver.commit(lease, f"step {number}")  # a new memo forgets the deaths before
+        driver.advance(LEASE_MS)
+        driver.reclaim()
+        lease = driver.claim_one()
+    kept = driver.attempts()
+    assert [(one.key, one.outcome) for one in kept] == [("", WORKER_DIED)] * 10
+    driver.retry(lease)
+    assert [one.outcome for one in driver.attempts()] == [WORKER_DIED] * 9 + [FAILED]
+
+
 def test_the_last_thousand_attempts_of_a_run_are_kept(driver: Driver) -> None:
     lease = driver.started()
     earlier = {f"{number}:{step_key(str(number))}": f'{{"id":"{number}"}}' for number in range(1, 1_001)}

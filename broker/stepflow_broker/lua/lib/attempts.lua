@@ -38,7 +38,8 @@ local function keep_attempt(run, key, nth, attempt)
   local number = redis.call('HINCRBY', hash, 'count', 1)
   redis.call('HSET', hash, string.format('%d:%s', number, key), attempt)
   local bytes = redis.call('HINCRBY', hash, 'bytes', #attempt)
-  if tonumber(nth) > MAX_OF_STEP then
+  -- deaths have the number of the next attempt, so there may be more attempts than `nth`, but not before the second
+  if (key == '' or tonumber(nth) > 1) and redis.call('HLEN', hash) - 2 > MAX_OF_STEP then
     local own = attempts_of(run, key)
     for i = 1, #own - MAX_OF_STEP do bytes = forget_attempt(run, own[i].name) end
   end
