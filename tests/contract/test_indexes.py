@@ -18,6 +18,7 @@ from stepflow_broker.views.error_groups import read_error_groups
 from stepflow_broker.views.find_runs import find_page
 from stepflow_engine.codec import dumps
 from stepflow_engine.error_group import FailedLike
+from stepflow_engine.errors import FilterError
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import GROUP_OF_ERRORS, RETENTION_MS, Driver
 from tests.support.found_runs import ENDED, found_runs
@@ -55,6 +56,17 @@ def pages(driver: Driver, wanted: RunQuery, *, limit: int) -> list[list[str]]:
             after = page.found[-1]
         if page.last is None:
             return found
+
+
+def test_a_prefix_that_very_many_ids_have_is_refused(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find_runs, "_MAX_MATCHES", 3)
+    for number in range(5):
+        start(driver, f"abcd{number}", "buy" if number < 3 else "sell")
+    with pytest.raises(FilterError, match="more than 3 run ids begin with 'abcd': write more of its digits"):
+        listed(driver, id_prefix="abcd")
+    assert listed(driver, id_prefix="abcd", functions=("shop/buy",)) == ["abcd2", "abcd1", "abcd0"]
+    assert listed(driver, id_prefix="abcd", functions=("shop/sell",), app="shop") == ["abcd4", "abcd3"]
+    assert listed(driver, id_prefix="abcd", app="other") == []
 
 
 def test_runs_are_listed_newest_first_and_those_of_one_millisecond_by_their_ids(driver: Driver) -> None:

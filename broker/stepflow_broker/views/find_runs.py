@@ -267,7 +267,7 @@ def _candidates(partition: Partition, wanted: RunQuery) -> Operation[list[str] |
     if wanted.event_id:
         return (yield from _started_by(partition, wanted.event_id))
     if wanted.id_prefix:
-        return (yield from _with_prefix(partition, wanted.id_prefix))
+        return (yield from _with_prefix(partition, wanted))
     return (yield from _executing(partition)) if wanted.statuses == {RunStatus.RUNNING} else None
 
 
@@ -313,15 +313,23 @@ def _started_by(partition: Partition, event_id: str) -> Operation[list[str]]:
     ]
 
 
-def _with_prefix(partition: Partition, prefix: str) -> Operation[list[str]]:
-    """The ids of runs that start with a prefix, at most a thousand."""
+def _with_prefix(partition: Partition, wanted: RunQuery) -> Operation[list[str]]:
+    """The ids of runs that start with a prefix, of the wanted functions.
+
+    Raises:
+        FilterError: there are more than a thousand, so which of them are the newest is not known.
+    """
+    prefix = wanted.id_prefix
     parts = [partition.of(prefix)] if len(prefix) >= 4 else partition.all
     names = yield [read_run_functions(one) for one in parts]
     cursors = {
-        one.keys("INDEX", f"function {name}"): b"0" for one, found in zip(parts, names, strict=True) for name in found
+        one.keys("INDEX", f"function {name}"): b"0"
+        for one, found in zip(parts, names, strict=True)
+        for name in found
+        if name in wanted.functions or (not wanted.functions and name.startswith(wanted.app and f"{wanted.app}/"))
     }
     ids: dict[str, None] = {}
-    while cursors and len(ids) < _MAX_MATCHES:
+    while cursors:
         batch = list(cursors.items())[:_CHUNK]
         pages = yield [
             command(replies.raw, "ZSCAN", key, cursor, "MATCH", f"{prefix}*", "COUNT", _SCANNED)
@@ -332,6 +340,8 @@ def _with_prefix(partition: Partition, prefix: str) -> Operation[list[str]]:
             cursors[key] = following
             if following == b"0":
                 del cursors[key]
+        if len(ids) > _MAX_MATCHES:
+            raise FilterError("id", f"more than {_MAX_MATCHES:,} run ids begin with {prefix!r}: write more of its digits")
     return list(ids)
 
 
