@@ -11,6 +11,7 @@ __all__ = ["Failure", "group_parts", "stored_attribute"]
 
 _MAX_CAUSES = 10
 _MAX_TEXT = 16_384
+_MAX_NAME = 256
 _MAX_FRAMES = 200
 _MAX_NOTES = 50
 _MAX_PARTS = 50
@@ -113,7 +114,7 @@ def stored_attribute(error: BaseException, name: str) -> Any:
 
 def _class_name(error: BaseException) -> str:
     name: str = vars(type)["__name__"].__get__(type(error))
-    return name
+    return name[:_MAX_NAME]
 
 
 def _message(error: BaseException) -> str:

@@ -113,6 +113,10 @@ def test_a_step_error_is_described_as_the_failure_that_it_carries() -> None:
     assert Failure.of(raised(StepError("a", inner))) == inner
 
 
+def test_the_name_of_an_error_is_cut() -> None:
+    assert len(Failure.of(type("E" * 100_000, (Exception,), {})()).name) == 256
+
+
 def test_long_texts_are_cut_in_the_middle() -> None:
     failure = Failure.of(ValueError("a" * 20_000 + "b" * 20_000))
     assert len(failure.message) < 17_000
