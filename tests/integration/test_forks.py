@@ -327,6 +327,27 @@ def test_a_cancelled_run_is_retried_and_a_completed_one_is_not(shop: Shop, app: 
         again.retry()
 
 
+@pytest.mark.parametrize("partitions", [4])
+def test_a_run_in_a_partition_where_its_function_no_longer_counts_is_refused(app: Stepflow, url: str) -> None:
+    async def buy(ctx: Context) -> None:
+        pass
+
+    plain = app.function("buy")(buy)
+    present = Stepflow("shop", redis_url=url)
+    pinned = present.function("buy", singleton=Singleton(mode="skip"))(buy)
+    started = [app.start(plain) for _ in range(60)]  # in all partitions
+    of = app.backend.partition.of
+    here = of(pinned.config.pinned_partition)
+    for run in started:
+        run.cancel()
+        if of(run.id) is here:
+            present.run(run.id).rerun()
+        else:
+            with pytest.raises(ForkError, match="is in another partition than that in which function shop/buy counts"):
+                present.run(run.id).rerun()
+    assert len({of(run.id) is here for run in started}) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

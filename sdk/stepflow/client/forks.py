@@ -129,7 +129,9 @@ class ForkRequest:
     def details(self, fork_id: str) -> bytes:
         """What the audit log has of the fork, as JSON text."""
         more = {"before": self.before} if self.before is not None else {}
-        edited = {"results": list(self.results)} if self.results else {}
+        names = list(self.results)
+        more_names = [f"and {len(names) - _SHOWN_STEPS:,} more"] if len(names) > _SHOWN_STEPS else []
+        edited = {"results": [*names[:_SHOWN_STEPS], *more_names]} if names else {}
         data = {} if self.data is SAME_DATA else {"data": "other"}
         return dumps({"run": fork_id, **more, **edited, **data})
 
@@ -219,6 +221,11 @@ def fork_operation(
         raise ForkError(
             f"{request.action}: function {record.name} is not registered, so nothing could execute the fork: "
             "start a worker that has it"
+        )
+    if config.pinned_partition and partition.of(config.pinned_partition) is not partition.of(run_id):
+        raise ForkError(
+            f"{request.action}: run {run_id} is in another partition than that in which function {record.name} counts "
+            "its runs since it has this flow control: start a new run with the same data"
         )
     fork_id = _fork_id(run_id, config, request.id)
     plan = _Plan(context, record, _steps(memos, pending), request, fork_id)
