@@ -24,6 +24,7 @@ from stepflow import (
     SyncContext,
 )
 from stepflow_broker.views import find_runs
+from tests.support.command_line import call
 from tests.support.processes import until
 
 pytestmark = [
@@ -141,6 +142,30 @@ def test_a_run_and_its_steps_are_read_by_its_handle(app: Stepflow, run_worker) -
     assert child.listed is not None
     assert (child.listed.parent, child.listed.tags) == (run.id, {"tenant": "child", "stage": "done"})
     assert child.event.data == {"n": 5, "tenant": "child"}
+
+
+def test_children_that_outlive_their_parent_are_found(app: Stepflow, url: str, run_worker) -> None:
+    @app.function("child")
+    async def child(ctx: Context) -> None:
+        await ctx.step.sleep("nap", "1h")
+
+    @app.function("parent")
+    async def parent(ctx: Context) -> None:
+        await ctx.step.invoke("call", child)
+
+    @app.function("grandparent")
+    async def grandparent(ctx: Context) -> None:
+        await ctx.step.invoke("call", parent)
+
+    run = app.start(grandparent)
+    run_worker(app)
+    until(lambda: [one.status() for one in app.runs(child)] == ["waiting"])
+    [middle], [last] = app.runs(parent), app.runs(child)
+    middle.cancel(children=False)
+    until(lambda: run.status().ended)
+    assert ids(middle.children()) == ids(app.runs(parent=middle)) == [last.id]
+    tree = call("runs", "show", run.id, "-o", "json", "--redis-url", url)
+    assert last.id in tree.stdout, tree.stderr
 
 
 def test_the_twins_read_the_same(app: Stepflow, run_worker) -> None:

@@ -14,6 +14,7 @@ from stepflow_broker.protocol.command import command, in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.registry.functions import FunctionConfig, read_functions
+from stepflow_broker.transitions.attempts import read_attempts
 from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.run_index import (
     Place,
@@ -287,14 +288,15 @@ def read_children(partition: Partition, run_id: str) -> Operation[list[str]]:
     Raises:
         RunNotFoundError: there is no such run.
     """
-    record, pending, memos = yield [
+    record, pending, attempts, memos = yield [
         read_run(partition, run_id),
         read_steps(partition, run_id),
+        read_attempts(partition, run_id),
         read_memos(partition, run_id),
     ]
     if record is None:
         raise run_not_found(run_id)
-    invokes = find_invokes(((key, read_memo(text)) for key, text in memos), pending)
+    invokes = find_invokes(((key, read_memo(text)) for key, text in memos), pending, attempts)
     return list(dict.fromkeys(invoke.run_id for invoke in invokes if invoke.run_id))
 
 

@@ -15,6 +15,7 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.transitions.attempts import read_attempts
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_broker.views.invoke_view import InvokeView, ended_invoke, find_invokes, waiting_invoke
 from stepflow_broker.views.listings import served_queues
@@ -178,15 +179,16 @@ class _TreeReader:
         calls: list[Command[Any]] = [call for run_id in run_ids for call in self._calls(run_id)]
         replies = iter(self._broker.execute_all(calls))
         for run_id in run_ids:
-            record, pending, memos = next(replies), next(replies), next(replies)
+            record, pending, attempts, memos = next(replies), next(replies), next(replies), next(replies)
             self.runs[run_id] = self._node(record, pending) if record else None
             ended = ((key, read_memo(text)) for key, text in memos if _INVOKE in text)
-            self.invokes[run_id] = find_invokes(ended, pending)
+            self.invokes[run_id] = find_invokes(ended, pending, attempts)
 
     def _calls(self, run_id: str) -> Iterator[Command[Any]]:
         """The reads of one run. Memos are read last, so that a step that ends in between is not missed."""
         yield read_run(self._partition, run_id)
         yield read_steps(self._partition, run_id)
+        yield read_attempts(self._partition, run_id)
         yield read_memos(self._partition, run_id)
 
     def tree(self, run_id: str, name: str, invoke: InvokeView | None) -> RunTree:
