@@ -30,9 +30,9 @@ from typing import Any
 from stepflow_engine.errors import LimitError, StepKindError, StepUsageError
 from stepflow_engine.ids import StepKeys
 from stepflow_engine.limits import check_id
-from stepflow_engine.memo import Memo
+from stepflow_engine.memo import Memo, unread_events
 from stepflow_engine.run_loop import ACTIVITY, RunActivity
-from stepflow_engine.steps import StepCall, StepRequest, stored_kind
+from stepflow_engine.steps import StepCall, StepKind, StepRequest, stored_kind
 from stepflow_engine.suspension import is_blocked_on_run
 from stepflow_engine.user_code import original, shielded
 from stepflow_engine.value_class import value_class
@@ -117,6 +117,8 @@ class Execution:
         self.is_driven = True
         self.has_other_kind = False
         self.cancelled: list[str] = []
+        self._cancelled: dict[str, tuple[int, Memo] | None] = {}
+        self._waits: list[Memo] = []
         self.tags: dict[str, str] = {}
         self._body = body
         self._max_steps = max_steps
@@ -179,6 +181,7 @@ class Execution:
             self._pending.pop(key, None)
             if not self.closed and (call.future.cancelled() or not call.future.done()):
                 self.cancelled.append(key)
+                self._cancelled.setdefault(key)
 
     def now_ms(self) -> int:
         """The time at which the last step ended whose memo the code has received, in milliseconds since the epoch.
@@ -214,6 +217,8 @@ class Execution:
         if stored != request.kind:
             self.has_other_kind = True
             raise StepKindError(step_id, stored=stored, requested=request.kind)
+        if stored == StepKind.WAIT:
+            self._waits.append(memo)
         return memo
 
     def _next_key(self, step_id: str) -> str:
@@ -357,6 +362,14 @@ class Execution:
         """Whether the code has requested the step with this key, and no longer waits for it, without its memo."""
         return not self.closed and key in self._requested and key not in self._pending and key not in self._memos
 
+    def unread_events(self) -> list[tuple[str, int]]:
+        """The ids of events that have ended waits which the code had cancelled, and the positions of these memos.
+
+        Without those that the code has received by other waits.
+        """
+        ended = [stored or self._memos.get(key) for key, stored in self._cancelled.items()]
+        return unread_events([one for one in ended if one is not None], self._waits)
+
     async def requested(self, key: str) -> None:
         """Wait until the code requests the step with this key."""
         if key not in self._requested:
@@ -388,6 +401,7 @@ class Execution:
                 self._received, self._newest = max(self._received, position), memo
                 call.future.set_result(memo)
                 return True
+            self._cancelled[key] = (position, memo)
         return False
 
     def _waits_for_steps_only(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import field
 from typing import Any
 
@@ -12,7 +13,7 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.value_class import value_class
 
-__all__ = ["Memo", "memo_of_data", "memo_of_error", "memo_of_failure", "read_memo"]
+__all__ = ["Memo", "memo_of_data", "memo_of_error", "memo_of_failure", "read_memo", "unread_events"]
 
 
 @value_class
@@ -72,6 +73,24 @@ def read_memo(text: bytes, key: str = "") -> Memo:
         failure=Failure.from_json(error) if error is not None else None,
         detail=value,
     )
+
+
+def unread_events(dropped: Sequence[tuple[int, Memo]], received: Iterable[Memo]) -> list[tuple[str, int]]:
+    """The ids of the events in memos that the code has not got, and the positions of these memos.
+
+    Args:
+        dropped: position and memo of each step that the code had cancelled.
+        received: memos of waits that the code has got: what came by them too is not unread.
+    """
+    events = [(event_id, position) for position, memo in dropped if (event_id := _event_of(memo))]
+    read = {_event_of(memo) for memo in received} if events else set[str]()
+    return [(event_id, position) for event_id, position in events if event_id not in read]
+
+
+def _event_of(memo: Memo) -> str:
+    """The id of the event that has ended a wait; ``""``: none has."""
+    is_event = memo.detail.get("outcome") == "came" and isinstance(memo.data, dict)
+    return str(memo.data.get("id", "")) if is_event else ""
 
 
 _ID = re.compile(rb'"id":("(?:[^"\\]|\\.){0,10000}")')

@@ -254,6 +254,17 @@ def test_an_early_event_ends_one_wait_after_the_other(driver: Driver) -> None:
         assert (reply.code is ScriptStatus.RESOLVED) == (expected is not None)
 
 
+def test_an_event_that_has_ended_a_cancelled_wait_ends_a_later_one(driver: Driver) -> None:
+    know_paths(driver)
+    lease = early(driver)
+    begun(driver, lease, of_value(1, "cancelled"))
+    driver.commit(lease, "a")
+    assert begun(driver, lease, of_value(1, "next", since=2)).code is ScriptStatus.DONE
+    assert begun(driver, lease, of_value(1, "wrong", since=2, unread=[("e1", 2)])).code is ScriptStatus.DONE
+    assert begun(driver, lease, of_value(1, "later", since=2, unread=[("e1", 1)])).code is ScriptStatus.RESOLVED
+    assert begun(driver, lease, of_value(1, "last", since=3, unread=[("e1", 1)])).code is ScriptStatus.DONE
+
+
 def test_an_event_that_came_before_the_run_ends_no_wait(driver: Driver) -> None:
     know_paths(driver)
     early(driver, run="other")

@@ -120,6 +120,46 @@ def test_what_the_code_raises_is_an_outcome() -> None:
     assert isinstance(play(breaks).error, KeyError)
 
 
+@pytest.mark.parametrize(
+    ("order", "unread"),
+    [(("nap", "pay", "done"), [("e1", 2)]), (("pay", "nap", "done"), []), (("nap", "pay", "also", "done"), [])],
+    ids=["cancelled", "received", "received beside"],
+)
+def test_an_event_is_unread_if_the_code_had_cancelled_its_wait(
+    order: tuple[str, ...], unread: list[tuple[str, int]]
+) -> None:
+    came = {"outcome": "came", "kind": "wait"}
+    memos = {
+        "nap": Memo("nap", detail={"outcome": "time", "kind": "sleep"}),
+        "pay": Memo("pay", data={"id": "e1", "name": "pay", "ts": 1, "data": None}, detail=came),
+        "also": Memo("also", data={"id": "e1", "name": "pay", "ts": 1, "data": None}, detail=came),
+        "done": Memo("done", data=1),
+    }
+
+    async def body(ctx: Context) -> None:
+        beside = asyncio.ensure_future(ctx.step.wait_for_event("also", event="pay", timeout="1h"))
+        racers = {
+            asyncio.ensure_future(ctx.step.wait_for_event("pay", event="pay", timeout="1h")),
+            asyncio.ensure_future(ctx.step.sleep("nap", "1h")),
+        }
+        _, losers = await asyncio.wait(racers, return_when=asyncio.FIRST_COMPLETED)
+        for loser in losers:
+            loser.cancel()
+        await ctx.step.run("done", echo, 1)
+        await asyncio.gather(beside, ctx.step.wait_for_event("next", event="pay", timeout="1h"))
+
+    async def main() -> list[tuple[str, int]]:
+        execution = execution_of(body)
+        execution.add([(step_key(name), memos[name]) for name in order])
+        assert isinstance(await execution.advance(), Waiting)
+        assert execution.pending(step_key("next"))
+        found = execution.unread_events()
+        execution.close()
+        return found
+
+    assert on_run_loop(main()) == unread
+
+
 def test_code_that_cancels_itself_has_raised() -> None:
     async def cancels(ctx: Context) -> None:
         await ctx.step.run("a", echo, 1)

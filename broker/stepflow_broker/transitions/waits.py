@@ -47,6 +47,8 @@ class WaitStart:
             after the run was created. 0: no early event ends the wait.
         since: the position of the latest memo that the code had when it requested the step; 0: none.
         own_event: the id of the event that has started the run, which ends no wait of it; ``""``: none.
+        unread: ids of events, and positions of the memos of waits that each has ended, of which the code knows nothing:
+            it had cancelled these waits. The events may end this wait.
     """
 
     key: str
@@ -60,6 +62,7 @@ class WaitStart:
     lookback_ms: int | None = 0
     since: int = 0
     own_event: str = ""
+    unread: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ def begin_wait(partition: Partition, start: WaitStart, *, run_id: str, fence: in
         "run" if start.lookback_ms is None else start.lookback_ms,
         start.since,
         id_digest(start.own_event),
+        *[part for event_id, position in start.unread for part in (id_digest(event_id), position)],
     )
 
 

@@ -8,6 +8,7 @@
 --          8 until_ms (0: after the delay)  9 index ('': wait for a time)  10 condition  11 lookback_ms (0: no early
 --          event; 'run': since the run began, or that of which it is a retry)  12 since (the position of the latest
 --          memo that the code had when it requested the step)  13 id_digest of the event that has started the run
+--          14.. id_digest, position, ... of events that have ended waits which the code had cancelled: they may end this
 -- MOVES    step none -> waiting|memo
 -- RETURNS  {1 WAITING | 0 ALREADY | 3 RESOLVED | -1 NO_RUN | -2 STALE_FENCE, position, memo, events, since_ms}
 local now, run, key, index = clock(ARGV[1]), ARGV[2], ARGV[4], ARGV[9]
@@ -58,6 +59,7 @@ if due <= now and index == '' then
   local _, position = record_memo(run, was, key, memo)
   return {3, position, memo, {}, 0}
 end
+for i = 14, #ARGV, 2 do forget_delivery(run, ARGV[i], ARGV[i + 1]) end
 local since_ms, early, is_exact = early_since(), {}, true
 if since_ms then
   early, is_exact = early_events(index, since_ms, now)

@@ -26,3 +26,8 @@ local function deliveries_of(run)
   end
   return found
 end
+
+-- forget that an event has ended the wait whose memo has this position: the code had cancelled the wait
+local function forget_delivery(run, digest, position)
+  if redis.call('HGET', DELIVERED .. run, digest) == position then redis.call('HDEL', DELIVERED .. run, digest) end
+end

@@ -108,6 +108,7 @@ def _start_of(attempt: StepAttempt[SleepRequest | WaitRequest], condition: Event
         lookback_ms=request.lookback_ms,
         since=attempt.call.position,
         own_event=read_event(attempt.run.event)["id"],
+        unread=attempt.run.execution.unread_events(),
     )
 
 
