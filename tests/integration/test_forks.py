@@ -327,6 +327,19 @@ def test_a_cancelled_run_is_retried_and_a_completed_one_is_not(shop: Shop, app: 
         again.retry()
 
 
+def test_a_run_whose_function_collects_batches_now_is_rerun_only(app: Stepflow, url: str) -> None:
+    async def buy(ctx: Context) -> None:
+        pass
+
+    run = app.start(app.function("buy")(buy))
+    run.cancel()
+    present = Stepflow("shop", redis_url=url)
+    present.function("buy", batch=Batch(max_size=2, timeout="1h"))(buy)
+    with pytest.raises(ForkError, match="shop/buy collects runs in batches now, which have no such results: use rerun"):
+        present.run(run.id).retry()
+    assert present.run(run.id).rerun().status() is RunStatus.WAITING
+
+
 @pytest.mark.parametrize("partitions", [4])
 def test_a_run_in_a_partition_where_its_function_no_longer_counts_is_refused(app: Stepflow, url: str) -> None:
     async def buy(ctx: Context) -> None:

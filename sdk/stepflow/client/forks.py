@@ -222,11 +222,7 @@ def fork_operation(
             f"{request.action}: function {record.name} is not registered, so nothing could execute the fork: "
             "start a worker that has it"
         )
-    if config.pinned_partition and partition.of(config.pinned_partition) is not partition.of(run_id):
-        raise ForkError(
-            f"{request.action}: run {run_id} is in another partition than that in which function {record.name} counts "
-            "its runs since it has this flow control: start a new run with the same data"
-        )
+    _check_flow(partition, record, config, request)
     fork_id = _fork_id(run_id, config, request.id)
     plan = _Plan(context, record, _steps(memos, pending), request, fork_id)
     start = ForkStart(
@@ -264,6 +260,22 @@ def _check_status(record: RunRecord, request: ForkRequest) -> None:
         )
     if request.failed and record.status is RunStatus.COMPLETED:
         raise ForkError(f"{name} is completed, so there is nothing to retry: rerun it, or pass before=")
+
+
+def _check_flow(partition: Partition, record: RunRecord, config: FunctionConfig, request: ForkRequest) -> None:
+    """Refuse what the present flow control of the function does not allow."""
+    name = f"{request.action}: run {record.id}"
+    if config.pinned_partition and partition.of(config.pinned_partition) is not partition.of(record.id):
+        raise ForkError(
+            f"{name} is in another partition than that in which function {record.name} counts its runs since it has "
+            "this flow control: start a new run with the same data"
+        )
+    keeps_results = request.failed or request.before is not None or bool(request.results)
+    if config.flow and config.flow.batch and not record.batch and keeps_results:
+        raise ForkError(
+            f"{name} has results of its own, and {record.name} collects runs in batches now, which have no such "
+            "results: use rerun, which executes all steps again"
+        )
 
 
 def _fork_id(run_id: str, config: FunctionConfig, own_id: str | None) -> str:
