@@ -343,7 +343,9 @@ def _with_prefix(partition: Partition, wanted: RunQuery) -> Operation[list[str]]
             if following == b"0":
                 del cursors[key]
         if len(ids) > _MAX_MATCHES:
-            raise FilterError("id", f"more than {_MAX_MATCHES:,} run ids begin with {prefix!r}: write more of its digits")
+            raise FilterError(
+                "id", f"more than {_MAX_MATCHES:,} run ids begin with {prefix!r}: write more of its digits"
+            )
     return list(ids)
 
 
