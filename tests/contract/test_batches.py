@@ -202,3 +202,17 @@ def test_every_run_is_in_one_batch_that_is_not_too_large_and_ends_with_it(driver
 def _is_good(driver: Driver, lease: Lease) -> bool:
     score = driver.client.zscore(driver.keys("LEASES"), lease.job)
     return score is not None and score > driver.now_ms
+
+
+def test_failed_members_are_whole_jobs_of_rq(driver: Driver) -> None:
+    for run in ("run1", "run2", "run3"):
+        start(driver, run)
+    (lease,) = driver.claim() or ()
+    ended(driver, lease, RunStatus.FAILED)
+    fields = {"created_at", "description", "ended_at", "exc_info", "origin"}
+    for run in ("run1", "run2", "run3"):
+        job = driver.client.hgetall(driver.keys("RQ_JOB", run))
+        assert fields <= job.keys()
+        assert job["data"] == f'["stepflow_workers.rq_job.perform", null, ["{run}"], {{}}]'
+        assert (job["origin"], job["status"], job["description"]) == ("shop", "failed", "shop/buy")
+        assert driver.client.pttl(driver.keys("RQ_JOB", run)) > 0

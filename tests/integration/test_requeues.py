@@ -13,7 +13,7 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 
-from stepflow import BackendUnavailableError, Context, Encryption, Run, RunFailedError, RunStatus, Stepflow
+from stepflow import BackendUnavailableError, Batch, Context, Encryption, Run, RunFailedError, RunStatus, Stepflow
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.transitions.runs import read_run
 from tests.support.processes import until
@@ -126,6 +126,29 @@ def test_a_retry_that_fails_can_be_requeued_as_well(
     requeue(connection, second)
     until(lambda: orders.forks(app.run(second)))
     assert app.run(orders.forks(app.run(second))[0]).result(30) == "charged"
+
+
+def test_failed_runs_of_a_batch_are_requeued_with_all_others(
+    app: Stepflow, run_worker: Callable[..., Any], connection: redis.Redis
+) -> None:
+    orders = Orders(app)
+
+    @app.function("store", batch=Batch(2, "1m"), retries=0)
+    async def store(ctx: Context) -> int:
+        if orders.broken:
+            raise ValueError("the store is closed")
+        return len(ctx.events)
+
+    run_worker(app)
+    members = app.start_many(store, [1, 2])
+    for run in members:
+        with pytest.raises(RunFailedError):
+            run.result(30)
+    alone = orders.failed()
+    orders.broken = False
+    requeue_by_command(connection, "--all")
+    until(lambda: all(orders.forks(run) for run in (*members, alone)))
+    assert [app.run(orders.forks(run)[0]).result(30) for run in (*members, alone)] == [2, 2, "charged"]
 
 
 def test_a_run_that_cannot_be_retried_is_a_failed_job_again(

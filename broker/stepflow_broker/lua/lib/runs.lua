@@ -172,9 +172,13 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   if was.owner then more = {'ended_by', was.owner} end
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload, unpack(more))
   local keep_ms = math.max(retention_ms, (tonumber(was.dedupe_ms) or 0) - math.max(0, now - was.created_at))
+  local name = (was.app or '') .. '/' .. (was.function_id or '')
   redis.call('ZREM', LIVE, run)
-  index_end(run, (was.app or '') .. '/' .. (was.function_id or ''), status, now, keep_ms)
+  index_end(run, name, status, now, keep_ms)
   if status == 'failed' then
+    if was.batch and was.batch ~= run then -- it had no job: without a whole one, RQ's tools cannot requeue it
+      describe_job(run, queue, 'failed', name, now)
+    end
     redis.call('HSET', RQ_JOB .. run, 'origin', queue, 'status', 'failed', 'ended_at', iso8601(now), 'exc_info', payload)
     redis.call('PEXPIRE', RQ_JOB .. run, keep_ms)
     redis.call('ZADD', RQ_FAILED .. queue, math.floor((now + keep_ms) / 1000), run)
