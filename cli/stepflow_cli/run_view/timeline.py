@@ -165,23 +165,38 @@ def _steps(run: RunRecord, steps: Sequence[StepView], width: int, now: int) -> T
         made.columns[5].max_width = _LONGEST_WORKER
     made.columns[-1].ratio = 1
     made.expand = True
-    begin, end = _time_axis(run, steps, now)
+    executed = [step for step in steps if not _inherited(run, step)]
+    begin, end = _time_axis(run, executed, now)
     for step in steps:
+        inherited = _inherited(run, step)
         cells: list[Cell] = [Text(printable(step.id)), state_text(step.state), str(step.attempts)]
-        cells += [_start(step, begin, now), span(step.started_at, step.ended_at or (now if _is_live(step) else None))]
+        cells += [Text(inherited, style="dim") if inherited else _start(step, begin, now)]
+        cells += [span(step.started_at, step.ended_at or (now if _is_live(step) else None))]
         cells += [printable(step.worker)] * with_worker
-        cells += [_bar(step, begin, end)] * with_bar
+        cells += [Text() if inherited else _bar(step, begin, end)] * with_bar
         made.add_row(*cells, _result(step, now))
     return made
+
+
+def _inherited(run: RunRecord, step: StepView) -> str:
+    """What a fork has of a step that it has not executed: ``kept`` or ``given`` results; ``""``: none."""
+    if not run.forked_from or step.ended_at is None or step.state not in ("done", "failed"):
+        return ""
+    if not step.attempts:
+        return "given"
+    return "kept" if step.ended_at < run.created_at else ""
 
 
 # -- attempts that gave no result ---------------------------------------------------
 
 
 def _history(details: RunDetails) -> Iterator[tuple[str, AttemptView]]:
-    """The step and the attempt of each attempt that gave no result; ``""``: of the code between steps."""
+    """The step and the attempt of each attempt that gave no result; ``""``: of the code between steps.
+
+    The only attempt of the code between steps is left out: its error is that of the run.
+    """
     for attempt in details.history:
-        if attempt.outcome in _NO_RESULT and attempt.ended_at != details.run.ended_at:
+        if attempt.outcome in _NO_RESULT and (attempt.ended_at != details.run.ended_at or details.run.attempt):
             yield "", attempt
     for step in details.steps:
         for attempt in step.history:
