@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -15,18 +16,20 @@ from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.tags import check_tag_name, tag_value
 from stepflow_broker.views.find_runs import functions_named
 from stepflow_cli.options import duration
-from stepflow_engine.errors import ConfigurationError
+from stepflow_engine.errors import ConfigurationError, FilterError
 from stepflow_engine.expression import condition
 
 __all__ = [
     "TimeArgument",
     "function_names",
     "function_option",
+    "named_as_options",
     "parse_condition",
     "parse_function",
     "parse_tag",
     "parse_time",
     "resolve_time",
+    "tag_filter",
 ]
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -86,6 +89,32 @@ def parse_tag(value: str) -> tuple[str, str]:
         return check_tag_name(name), tag_value(name, text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def tag_filter(tags: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The values of ``--tag`` by name.
+
+    Raises:
+        BadParameter: two of them have one name.
+    """
+    found: dict[str, str] = {}
+    for name, value in tags:
+        if found.setdefault(name, value) != value:
+            text = (
+                f"a run has one value of a tag, got {name}={found[name]} and {name}={value}: list each value by itself"
+            )
+            raise click.BadParameter(text, click.get_current_context(), param_hint="'--tag'")
+    return found
+
+
+@contextmanager
+def named_as_options() -> Iterator[None]:
+    """Errors of filters name the option of the command line."""
+    try:
+        yield
+    except FilterError as error:
+        option = {"tags": "tag"}.get(error.parameter, error.parameter.rstrip("_"))
+        raise click.BadParameter(str(error), click.get_current_context(), param_hint=f"'--{option}'") from error
 
 
 def function_option(text: str) -> Callable[[C], C]:

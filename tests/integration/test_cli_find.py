@@ -36,7 +36,7 @@ def test_runs_are_listed_by_filters_and_page_by_page(app: Stepflow, found: list[
 
     bad = app.run(function="buy", id="order-1").id
     assert ids("--status", "failed") == ids("--error", "NonRetriableError") == ids("--error", "card 17") == [bad]
-    assert ids("--event", "order-1") == ids("--id", bad[:12]) == ids("--if", "event.data.bad") == [bad]
+    assert ids("--event", "order-1") == ids("--id", bad[:12].upper()) == ids("--if", "event.data.bad") == [bad]
     tagged = as_json("runs", "list", "--tag", "tenant=1", "--since", "1h", "--redis-url", url)
     assert {run["tags"]["tenant"] for run in tagged} == {"1"}
     assert len(tagged) == 2
@@ -73,18 +73,19 @@ def test_errors_are_listed_in_groups(found: list[str], url: str) -> None:
     [
         (("--function", "byu"), 4, "could not find function with ID: byu: did you mean 'buy'?"),
         (("--function", "shop/byu"), 4, "could not find function with ID: shop/byu: did you mean 'shop/buy'?"),
-        (("--tag", "tenat=1"), 2, "no function declares a tag 'tenat': did you mean 'tenant'?"),
+        (("--tag", "tenat=1"), 2, "there is no tag 'tenat': did you mean 'tenant'?"),
         (("--tag", "tenant"), 2, "tag must be NAME=VALUE, got 'tenant'"),
         (("--tag", "a b=1"), 2, "the name of a tag must have"),
         (("--tag", f"a={'z' * 129}"), 2, "the value must have 1 to 128 bytes"),
-        (("--cursor", "made-up"), 2, "cursor must be the next_cursor of an earlier page"),
+        (("--cursor", "made-up"), 2, "'--cursor': cursor must be one that a page has ended with"),
         (("--since", "yesterday"), 2, "time must be an age such as 2h"),
-        (("--since", "1h", "--until", "2h"), 2, "since must be before until"),
+        (("--since", "1h", "--until", "2h"), 2, "'--since': since must be earlier than until"),
         (("--id", "xyz"), 2, "id must be the beginning of a run id"),
         (("--parent", "nobody"), 4, "there is no run 'nobody'"),
         (("--error", "0123456789abcdef"), 2, "there is no group of errors"),
-        (("--error", "E", "--status", "completed"), 2, "error finds failed runs"),
+        (("--error", "E", "--status", "completed"), 2, "'--error': error is a filter of failed runs"),
         (("--if", "event.data ="), 2, "is not CEL"),
+        (("--tag", "tenant=1", "--tag", "tenant=2"), 2, "a run has one value of a tag, got tenant=1 and tenant=2"),
     ],
 )
 def test_what_is_wrong_is_one_line(found: list[str], url: str, words: tuple[str, ...], code: int, text: str) -> None:

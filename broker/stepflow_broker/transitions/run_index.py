@@ -42,6 +42,9 @@ class Place:
         return base64.urlsafe_b64encode(f"1 {order} {self.time_ms} {self.run_id}".encode()).decode().rstrip("=")
 
 
+_ORDERS = {"created": "creation", "ended": "the ends of the runs"}
+
+
 def parse_cursor(cursor: object, order: Order) -> Place:
     """The place that a cursor names.
 
@@ -56,14 +59,12 @@ def parse_cursor(cursor: object, order: Order) -> Place:
         text = ""
     found = _CURSOR.fullmatch(text)
     if found is None:
-        raise FilterError(
-            "cursor", "cursor must be the next_cursor of an earlier page: leave it out for the first page"
-        )
+        raise FilterError("cursor", "cursor must be one that a page has ended with: leave it out for the first page")
     if found[1] != order:
         raise FilterError(
             "cursor",
-            f"cursor belongs to a list by the time at which runs were {found[1]}, and this one is by the time at which "
-            f"they {'were created' if order == 'created' else 'ended'}: use the filters of the page that it came with",
+            f"cursor is of a list in the order of {_ORDERS[found[1]]}, and this list is in the order of "
+            f"{_ORDERS[order]}: use the same filters for all pages",
         )
     return Place(int(found[2]), found[3])
 

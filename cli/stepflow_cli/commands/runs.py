@@ -25,10 +25,12 @@ from stepflow_cli.filters import (
     TimeArgument,
     function_names,
     function_option,
+    named_as_options,
     parse_condition,
     parse_tag,
     parse_time,
     resolve_time,
+    tag_filter,
 )
 from stepflow_cli.formatting import (
     Cell,
@@ -143,20 +145,21 @@ def list_runs(
     --since and --until refer to the same time.
     """
     broker, partition = find_partitions(redis_url, cipher_of(None))
-    wanted = run_query(
-        "",
-        function_names(broker, partition, function),
-        status=statuses,
-        tags=dict(tags),
-        since=resolve_time(after),
-        until=resolve_time(until),
-        parent=parent,
-        error=error,
-        if_=condition,
-        event=event,
-        id=prefix,
-    )
-    page = run_operation(broker, read_page(partition, wanted, cursor=cursor or "", limit=limit))
+    with named_as_options():
+        wanted = run_query(
+            "",
+            function_names(broker, partition, function),
+            status=statuses,
+            tags=tag_filter(tags),
+            since=resolve_time(after),
+            until=resolve_time(until),
+            parent=parent,
+            error=error,
+            if_=condition,
+            event=event,
+            id=prefix,
+        )
+        page = run_operation(broker, read_page(partition, wanted, cursor=cursor or "", limit=limit))
     if output == "json":
         print_json([{**run.to_json(), "cursor": cursor_after(run, wanted)} for run in page.runs])
     elif page.runs:

@@ -62,13 +62,16 @@ def run_query(
     statuses = _statuses(status)
     if error is not None:
         if statuses and RunStatus.FAILED not in statuses:
-            raise FilterError("error", "error finds failed runs: leave out status, or pass status='failed'")
+            raise FilterError(
+                "error",
+                f"error is a filter of failed runs, so status must be failed or left out, got {_names(statuses)}",
+            )
         statuses = frozenset({RunStatus.FAILED})
         error = _text(error, "error")
     is_group = error is not None and _GROUP.fullmatch(error) is not None
     since_ms, until_ms = _time_ms(since, "since"), _time_ms(until, "until")
     if since_ms is not None and until_ms is not None and since_ms >= until_ms:
-        raise FilterError("since", "since must be before until")
+        raise FilterError("since", "since must be earlier than until: of two ages, since is the longer one")
     return RunQuery(
         app=app,
         functions=functions,
@@ -93,9 +96,10 @@ def _text(value: object, parameter: str) -> str:
 
 
 def _prefix(value: object) -> str:
-    if not isinstance(value, str) or not _PREFIX.fullmatch(value):
+    found = value.lower() if isinstance(value, str) else ""
+    if not _PREFIX.fullmatch(found):
         raise FilterError("id", f"id must be the beginning of a run id, at least 4 of its hex digits, got {value!r}")
-    return value
+    return found
 
 
 def _statuses(status: RunStatus | str | Iterable[RunStatus | str] | None) -> frozenset[RunStatus]:
@@ -105,6 +109,10 @@ def _statuses(status: RunStatus | str | Iterable[RunStatus | str] | None) -> fro
         if one not in known:
             raise FilterError("status", f"status must be one or several of {', '.join(known)}, got {one!r}")
     return frozenset(RunStatus(one) for one in wanted)
+
+
+def _names(statuses: Iterable[RunStatus]) -> str:
+    return ", ".join(sorted(statuses))
 
 
 def _tags(tags: Mapping[str, str | int | bool] | None) -> tuple[tuple[str, str], ...]:
@@ -135,11 +143,11 @@ def _time_ms(value: datetime | Duration | None, parameter: str) -> int | None:
         return max(0, -((_EPOCH - value) // timedelta(milliseconds=1)))
     try:
         if not isinstance(value, str | timedelta):
-            raise ValueError("it is neither text nor a timedelta")
+            raise ValueError
         return max(0, now_ms() - duration_ms(value, name=parameter))
-    except ValueError as error:
-        text = f"{parameter} must be a datetime with a time zone, or how long ago it is, such as '2h', got {value!r}"
-        raise FilterError(parameter, f"{text}: {error}") from None
+    except ValueError:
+        text = "a datetime with a time zone, or how long ago it is: '2h', '1d12h' or a timedelta of at most 366 days"
+        raise FilterError(parameter, f"{parameter} must be {text}, got {value!r}") from None
 
 
 def groups_operation(
