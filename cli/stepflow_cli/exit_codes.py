@@ -16,6 +16,7 @@ from stepflow_engine.errors import (
     BackendUnavailableError,
     ConfigurationError,
     CorruptDataError,
+    EncryptionKeyMissingError,
     EventError,
     FilterError,
     ForkError,
@@ -50,7 +51,8 @@ Exit codes:
   1    the run failed or was cancelled (start --wait, invoke); check has findings
   2    usage error
   3    configuration error: no such module or app, a bad URL or password,
-       a server that evicts keys, two functions with one id
+       a missing encryption key, a server that evicts keys, two functions
+       with one id
   4    no such run, function or event
   5    the server is unavailable
   6    timed out waiting; the run continues
@@ -80,7 +82,7 @@ def exit_code(error: Exception) -> ExitCode:
     match error:
         case click.UsageError() | EventError() | FilterError() | ForkError():
             return ExitCode.USAGE
-        case ConfigurationError():
+        case ConfigurationError() | EncryptionKeyMissingError():
             return ExitCode.CONFIGURATION
         case RunNotFoundError() | FunctionNotFoundError():
             return ExitCode.NOT_FOUND

@@ -139,7 +139,9 @@ def _aead(key: bytes, scope: Scope) -> Any:
 def _what(scopes: tuple[Scope, ...]) -> str:
     """A scope for an error. The ids are cut, because the id of an event may be long."""
     kind, *ids = scopes[0] if scopes else ("payload",)
-    return " ".join([kind, *(repr(one[:100]) for one in ids)])
+    of = "" if kind == "event" or kind.startswith("batch ") else "of run "
+    names = (f"{before}{one[:100]!r}" for before, one in zip((f" {of}", ", key ", " "), ids, strict=False))
+    return "".join([kind, *names])
 
 
 def _cannot_open(scopes: tuple[Scope, ...], why: str) -> str:

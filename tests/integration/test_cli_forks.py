@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
+from stepflow import Context, Encryption, RunFailedError, Stepflow
 from tests.integration.apps import shop
 from tests.support.command_line import as_json, assert_refused, burst, call, enqueue, register
 
@@ -54,9 +58,29 @@ def test_the_difference_of_two_runs(failed: str, url: str) -> None:
 def test_bad_input_is_one_line_and_an_exit_code(failed: str, url: str) -> None:
     server = ("--redis-url", url)
     assert_refused(call("runs", "retry", "f" * 32, *server), 4, "there is no run")
+    assert_refused(call("runs", "retry", failed[:8], *server), 4, f"there is no run '{failed[:8]}': an id is longer")
     assert_refused(call("runs", "fork", failed, "--before", "fin", *server), 2, "its steps: 'fine', 'refused'")
     assert_refused(call("runs", "fork", failed, *server), 2, "--before")
     assert_refused(call("runs", "fork", failed, "--before", "fine", "--result", "fine", *server), 2, "STEP=JSON")
     assert_refused(call("runs", "rerun", failed, "--data", "{", *server), 2, "data must be JSON")
     both = call("runs", "retry", failed, "f" * 32, *server)
     assert (both.returncode, len(both.stdout.split())) == (4, 1), "the others are retried"
+
+
+def test_a_run_that_cannot_be_retried_does_not_stop_the_others(failed: str, url: str, run_worker: Any) -> None:
+    vault = Stepflow("vault", redis_url=url, encryption=Encryption(keys=[b"k" * 32]))
+
+    @vault.function("open", retries=0)
+    async def open_(ctx: Context) -> None:
+        await ctx.step.run("count", lambda: 1)
+        raise ValueError("no")
+
+    worker = run_worker(vault)
+    sealed = vault.start(open_)
+    with pytest.raises(RunFailedError):
+        sealed.result(30)
+    worker.stop()
+    done = call("runs", "retry", sealed.id, failed, "--output", "json", "--redis-url", url)
+    assert done.returncode == 3
+    assert "this process does not have its key" in done.stderr
+    assert [one["forked_from"] for one in json.loads(done.stdout)] == [failed]

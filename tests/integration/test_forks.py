@@ -308,7 +308,7 @@ def test_a_live_run_is_forked_beside_itself_only(app: Stepflow, run_worker) -> N
     run = app.start(waits)
     until(lambda: run.status() is RunStatus.WAITING)
     for call in (run.retry, run.rerun):
-        with pytest.raises(ForkError, match="is waiting and continues: cancel it first, or pass before="):
+        with pytest.raises(ForkError, match="has not ended, it is waiting: cancel it first, or fork it before a step"):
             call()
     beside = app.fork(run, before="end", results={"first": 2})
     until(lambda: beside.status() is RunStatus.WAITING)

@@ -444,9 +444,7 @@ def _check_names(partition: Partition, wanted: RunQuery, known: Iterable[str]) -
         tag_names |= {name for part in parts for name in part}
     for name, _ in wanted.tags:
         if name not in tag_names and len(tag_names) < _MAX_TAG_NAMES:
-            raise FilterError(
-                "tags", f"there is no tag {name!r}: {suggestion(name, tag_names, 'tags')}"
-            )
+            raise FilterError("tags", f"there is no tag {name!r}: {suggestion(name, tag_names, 'tags')}")
     if wanted.error_group and not (yield from _has_group(partition, wanted.error_group)):
         raise FilterError("error", f"there is no group of errors {wanted.error_group!r}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,12 +15,14 @@ from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import WaitView, find_waits
 from stepflow_engine.errors import RunNotFoundError
 from stepflow_engine.failure import Failure
+from stepflow_engine.product import NAME
 
 __all__ = ["FORGOTTEN", "RunView", "forgotten_run", "run_not_found", "view_run"]
 
 FORGOTTEN = "forgotten"
 """The status of a run that ended longer ago than its retention: only a memo of its parent names it."""
 
+_PART_OF_ID = re.compile("[0-9a-f]{4,31}")
 _CONTINUATIONS = {
     "waitlisted": "waits for a slot, for its turn by priority, or for a worker with its code",
     "batched": "collected in a batch",
@@ -146,7 +149,10 @@ def _blocked_by(run: RunRecord, delayed_by: str, limits: Sequence[tuple[int, str
 
 def run_not_found(run_id: str) -> RunNotFoundError:
     """The error for a run id that Redis does not know."""
-    text = f"there is no run {run_id!r}: the id is wrong, or the run ended longer ago than the retention"
+    why = "the id is wrong, or the run ended longer ago than the retention"
+    if _PART_OF_ID.fullmatch(run_id):
+        why = f"an id is longer. app.runs(id=…) and '{NAME} runs list --id' find a run by the beginning of its id"
+    text = f"there is no run {run_id!r}: {why}"
     return RunNotFoundError(run_id, "unknown", text)
 
 

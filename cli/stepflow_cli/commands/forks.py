@@ -9,11 +9,11 @@ import click
 
 from stepflow import Stepflow
 from stepflow.client.forks import SAME_DATA, ForkRequest, create_fork
-from stepflow_cli.exit_codes import EPILOG, ExitCode, print_error
+from stepflow_cli.exit_codes import EPILOG, ExitCode, exit_code, print_error
 from stepflow_cli.formatting import echo, print_json
 from stepflow_cli.options import json_data, output_option, reason_option, server_options
 from stepflow_cli.server import find_app
-from stepflow_engine.errors import ForkError, RunNotFoundError
+from stepflow_engine.errors import BackendUnavailableError, StepflowError
 from stepflow_engine.product import variable
 from stepflow_engine.state_machine import RunStatus
 
@@ -53,12 +53,12 @@ def retry(run_ids: tuple[str, ...], *, reason: str, output: str, redis_url: str 
     for run_id in dict.fromkeys(run_ids):
         try:
             done.append(_create(app, run_id, ForkRequest(failed=True, reason=reason, action="retry")))
-        except RunNotFoundError as error:
+        except BackendUnavailableError:
+            _print(done, output, single=False)
+            raise
+        except StepflowError as error:  # the other runs are retried
             print_error(str(error))
-            code = ExitCode.NOT_FOUND
-        except ForkError as error:
-            print_error(str(error))
-            code = code or ExitCode.USAGE
+            code = code or exit_code(error)
     _print(done, output, single=len(run_ids) == 1)
     if code:
         click.get_current_context().exit(code)

@@ -253,13 +253,11 @@ def _check_status(record: RunRecord, request: ForkRequest) -> None:
             f"{name} was part of a batch, so it has no steps of its own: fork it without before and results"
         )
     if record.batch == record.id:
-        raise ForkError(f"{name} is a batch: fork the runs that it has collected; each joins the next batch")
+        raise ForkError(f"{name} executed a batch: repeat the runs of the batch; each joins the next batch")
     if not record.status.ended and request.before is None:
-        raise ForkError(
-            f"{name} is {record.status} and continues: cancel it first, or pass before= for a second run beside it"
-        )
+        raise ForkError(f"{name} has not ended, it is {record.status}: cancel it first, or fork it before a step")
     if request.failed and record.status is RunStatus.COMPLETED:
-        raise ForkError(f"{name} is completed, so there is nothing to retry: rerun it, or pass before=")
+        raise ForkError(f"{name} is completed, so there is nothing to retry: rerun it, or fork it before a step")
 
 
 def _check_flow(partition: Partition, record: RunRecord, config: FunctionConfig, request: ForkRequest) -> None:

@@ -148,7 +148,7 @@ class Run(Generic[O]):
         """Run again from the failure, as a new run: steps that succeeded keep their results, all others are executed.
 
         The steps keep their idempotency keys, so another system sees a failed step as the same request. See
-        `Client.fork` for more choices and all errors.
+        `Stepflow.fork` for more choices and all errors.
 
         Args:
             id: makes the call repeatable: the same id returns the same run.
