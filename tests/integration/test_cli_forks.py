@@ -37,6 +37,11 @@ def test_a_run_is_retried_rerun_and_forked(failed: str, url: str) -> None:
     assert as_json("runs", "show", rerun, "--redis-url", url)["event"]["data"] == {"n": 1}
     source = as_json("runs", "show", failed, "--redis-url", url)
     assert source["forks"] == [forked, rerun, retried["run_id"]]
+    listed = {run["run_id"]: run for run in as_json("runs", "list", "--status", "failed", "--redis-url", url)}
+    assert listed[failed]["forks"] == source["forks"]
+    assert (listed[forked]["forked_from"], listed[forked]["forks"]) == (failed, [])
+    table = call("runs", "list", "--id", failed, "--redis-url", url, COLUMNS="200").stdout
+    assert "(run again) NonRetriableError" in " ".join(table.split())
     text = call("runs", "show", retried["run_id"], "--redis-url", url).stdout
     assert f"fork of   {failed}" in text
     assert ": card)" in text

@@ -120,6 +120,7 @@ def test_errors_that_are_alike_are_counted(app: Stepflow, run_worker) -> None:
     run_worker(app)
     ended(app, 3)
     [group] = app.error_groups()
+    assert [run.id for run in app.runs(error=group)] == [run.id for run in app.runs(error=group.id)] != []
     assert (group.function, group.name, group.count) == ("shop/order", "NonRetriableError", 3)
     assert group.step.startswith("charge-")
     assert "of 'bob' is not valid" in group.message

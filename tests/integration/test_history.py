@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stepflow import Batch, Context, Encryption, Run, RunFailedError, Stepflow, SyncContext
+from stepflow import Batch, Context, Encryption, Run, RunFailedError, RunNotFoundError, Stepflow, SyncContext
 from stepflow.event import Event
 from stepflow_broker.views.run_details import RunDetails, read_run_details
 from stepflow_broker.views.step_view import StepView
@@ -106,6 +106,13 @@ def test_each_attempt_of_the_code_is_kept_and_the_last_is_the_end_of_the_run(app
     assert {one.worker for one in found.history} == {worker.worker.name}
     times = [(one.started_at, one.ended_at) for one in found.history]
     assert all(start is not None and end is not None and start <= end for start, end in times)
+    read = run.attempts()
+    assert read == asyncio.run(run.aattempts())
+    assert [(one.number, one.outcome, one.error) for one in read] == [
+        (one.number, one.outcome, one.failure) for one in found.history
+    ]
+    with pytest.raises(RunNotFoundError):
+        app.run("nobody").attempts()
     assert times[0][0] == found.run.started_at
     assert times[2][1] == found.run.ended_at
     assert outcomes(step(run, "fine")) == [(1, "done")]

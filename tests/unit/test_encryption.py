@@ -103,7 +103,7 @@ def test_a_missing_key_is_named() -> None:
     for cipher in (NO_ENCRYPTION, Cipher([OTHER])):
         with pytest.raises(
             EncryptionKeyMissingError,
-            match=rf"'run' 'key': this process does not have its key '{key_id(OLD)}'.*STEPFLOW_ENCRYPTION",
+            match=rf"run 'run' \(step 'key'\): this process does not have its key '{key_id(OLD)}'.*STEPFLOW_ENCRYPTION",
         ) as caught:
             cipher.open(sealed(), PLACE)
         assert caught.value.key_id == key_id(OLD)

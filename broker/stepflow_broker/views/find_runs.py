@@ -81,6 +81,7 @@ _RUN_FIELDS = (
     "remote_parent",
     "indexed",
     "forked_from",
+    "forks",
     "version",
 )
 

@@ -6,6 +6,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.attempts import read_attempts
 from stepflow_broker.transitions.runs import read_memos, read_run, read_steps
+from stepflow_broker.views.attempt_view import AttemptView, function_attempts, kept_attempts
 from stepflow_broker.views.find_runs import read_children, read_views
 from stepflow_broker.views.invoke_view import find_invokes
 from stepflow_broker.views.opened import opened_attempt, opened_run, opened_step
@@ -14,7 +15,7 @@ from stepflow_broker.views.step_view import StepView, step_views
 from stepflow_engine.encryption_scopes import redacted_memo
 from stepflow_engine.memo import read_memo
 
-__all__ = ["read_children_views", "read_run_view", "read_step_views"]
+__all__ = ["read_attempt_views", "read_children_views", "read_run_view", "read_step_views"]
 
 
 def read_run_view(partition: Partition, run_id: str) -> Operation[RunView]:
@@ -52,6 +53,20 @@ def read_step_views(partition: Partition, run_id: str) -> Operation[list[StepVie
     children = [invoke.run_id for invoke in find_invokes(memos, steps, attempts) if invoke.run_id]
     views = yield from read_views(partition, children)
     return step_views(run, memos, steps, attempts, {view.id: view for view in views})
+
+
+def read_attempt_views(partition: Partition, run_id: str) -> Operation[list[AttemptView]]:
+    """The attempts of the code between the steps of a run that are kept, the oldest first. One round trip.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    record, kept = yield [read_run(partition, run_id), read_attempts(partition, run_id)]
+    if record is None:
+        raise run_not_found(run_id)
+    run = opened_run(partition.cipher, record)
+    attempts = [opened_attempt(partition.cipher, run, attempt) for attempt in kept]
+    return function_attempts(run, kept_attempts(run, attempts).get("", ()))
 
 
 def read_children_views(partition: Partition, run_id: str) -> Operation[list[RunView]]:

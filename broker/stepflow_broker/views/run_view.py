@@ -47,6 +47,7 @@ class RunView:
         error_group: the group of its error; ``""``: it has not failed.
         parent: the run that invoked it; ``""``: none, or it was not read.
         forked_from: the run that it repeats; ``""``: none, or it was not read.
+        forks: its last forks, the newest first.
     """
 
     id: str
@@ -69,6 +70,7 @@ class RunView:
     error_group: str = ""
     parent: str = ""
     forked_from: str = ""
+    forks: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -94,6 +96,8 @@ class RunView:
             "waits": [wait.to_json_with_step() for wait in self.waits],
             "tags": dict(self.tags),
             "error_group": self.error_group or None,
+            "forked_from": self.forked_from or None,
+            "forks": list(self.forks),
             "error": self.failure.to_json() if self.failure else None,
         }
 
@@ -136,6 +140,7 @@ def view_run(
         error_group=run.error_group,
         parent=run.parent,
         forked_from=run.forked_from,
+        forks=run.forks,
     )
 
 

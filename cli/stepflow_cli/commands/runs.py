@@ -212,10 +212,11 @@ def _why(run: RunView, now: int) -> str:
 
 
 def _end(run: RunView) -> str:
-    """Why a run failed, or was cancelled."""
+    """Why a run failed, or was cancelled, and whether it was run again."""
+    again = "(run again) " if run.forks and run.status in (RunStatus.FAILED, RunStatus.CANCELLED) else ""
     if run.failure is not None and run.status == RunStatus.CANCELLED:
-        return printable(" ".join(run.failure.message.split()))
-    return printable(brief_failure(run.failure))
+        return again + printable(" ".join(run.failure.message.split()))
+    return again + printable(brief_failure(run.failure))
 
 
 # -- show ----------------------------------------------------------------------

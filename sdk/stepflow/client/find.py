@@ -43,7 +43,7 @@ def run_query(
     since: datetime | Duration | None = None,
     until: datetime | Duration | None = None,
     parent: Run[Any] | str | None = None,
-    error: str | None = None,
+    error: ErrorGroup | str | None = None,
     if_: str | None = None,
     event: str | None = None,
     id: str | None = None,
@@ -60,6 +60,7 @@ def run_query(
     if sum(one is not None for one in (parent, event, id)) > 1:
         raise FilterError("parent", "parent, event and id cannot be combined: pass one of them")
     statuses = _statuses(status)
+    error = error.id if isinstance(error, ErrorGroup) else error
     if error is not None:
         if statuses and RunStatus.FAILED not in statuses:
             raise FilterError(

@@ -10,25 +10,21 @@ from typing_extensions import TypeVar
 
 from stepflow.client.bulk_cancel import cancelling
 from stepflow.client.forks import SAME_DATA, Fork, ForkRequest, acreate_fork, create_fork
-from stepflow.client.run_info import RunInfo, StepInfo, run_info, step_info
+from stepflow.client.result_error import result_error
+from stepflow.client.run_info import AttemptInfo, RunInfo, StepInfo, attempt_info, run_info, step_info
 from stepflow.event import Event, read_event
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
 from stepflow_broker.transitions.runs import RunRecord, cancel_run, read_run
 from stepflow_broker.views.explain import Reason, explain_run
-from stepflow_broker.views.run_reads import read_children_views, read_run_view, read_step_views
+from stepflow_broker.views.run_reads import read_attempt_views, read_children_views, read_run_view, read_step_views
 from stepflow_broker.views.run_view import RunView, run_not_found
 from stepflow_engine.codec import Restore, restore
-from stepflow_engine.durations import Duration, duration_ms, show_duration
-from stepflow_engine.encryption_scopes import end_scopes, open_event, open_failure
+from stepflow_engine.durations import Duration, duration_ms
+from stepflow_engine.encryption_scopes import end_scopes, open_event
 from stepflow_engine.errors import (
-    ResultTimeoutError,
-    RunCancelledError,
-    RunFailedError,
     RunNotFoundError,
-    RunSkippedError,
 )
-from stepflow_engine.failure import Failure
 from stepflow_engine.limits import check_id
 from stepflow_engine.state_machine import RunStatus
 
@@ -239,6 +235,26 @@ class Run(Generic[O]):
         views = await self._aexecute(read_step_views(self._backend.partition, self._checked_id()))
         return [step_info(view) for view in views]
 
+    def attempts(self) -> list[AttemptInfo]:
+        """The attempts of the code between steps that are kept, the oldest first; those of a step are in `steps`.
+
+        Raises:
+            RunNotFoundError: no run has this id, or its retention is over.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            for attempt in run.attempts():
+                print(attempt.number, attempt.outcome, attempt.version, attempt.error)
+        """
+        views = self._execute(read_attempt_views(self._backend.partition, self._checked_id()))
+        return [attempt_info(view) for view in views]
+
+    async def aattempts(self) -> list[AttemptInfo]:
+        """The asyncio twin of `attempts`."""
+        views = await self._aexecute(read_attempt_views(self._backend.partition, self._checked_id()))
+        return [attempt_info(view) for view in views]
+
     def children(self) -> list[Run[Any]]:
         """The runs that this run has invoked, the oldest first, without those whose retention is over.
 
@@ -375,29 +391,9 @@ class Run(Generic[O]):
 
     def _read_result(self, reply: RunRecord | None, timeout_ms: int | None) -> O:
         record = self._known(reply)
-        match record.status:
-            case RunStatus.COMPLETED:
-                return cast(O, self._opened_output(record))
-            case RunStatus.FAILED:
-                failure = record.failure or Failure("Error", "unknown")
-                scopes = end_scopes(self.id, record.name, failed=True)
-                failure = open_failure(self._backend.cipher, failure, *scopes)
-                text = f"run {self.id} of {record.name} failed: {failure.name}: {failure.message}"
-                raise RunFailedError(self.id, "failed", text, failure=failure)
-            case RunStatus.CANCELLED:
-                failure = record.failure or Failure("RunCancelledError", "the run was cancelled")
-                text = f"run {self.id} of {record.name} was cancelled: {failure.message}"
-                raise RunCancelledError(self.id, "cancelled", text, failure=failure)
-            case RunStatus.SKIPPED:
-                text = f"run {self.id} of {record.name} was skipped: {record.reason}"
-                raise RunSkippedError(self.id, "skipped", text, failure=record.failure)
-            case _:
-                raise ResultTimeoutError(
-                    self.id,
-                    record.status,
-                    f"run {self.id} of {record.name} has not ended after {show_duration(timeout_ms or 0)}; "
-                    f"it is {record.status} and continues",
-                )
+        if record.status is not RunStatus.COMPLETED:
+            raise result_error(record, self._backend.cipher, timeout_ms)
+        return cast(O, self._opened_output(record))
 
 
 def _timeout_ms(timeout: Duration | None) -> int | None:

@@ -90,7 +90,7 @@ class RunFinder(ConnectedApp):
         since: datetime | str | timedelta | None = None,
         until: datetime | str | timedelta | None = None,
         parent: Run[Any] | str | None = None,
-        error: str | None = None,
+        error: ErrorGroup | str | None = None,
         if_: str | None = None,
         event: str | None = None,
         id: str | None = None,
@@ -114,7 +114,7 @@ class RunFinder(ConnectedApp):
             until: before this time.
             parent: only runs that this run has invoked.
             error: only runs that have failed with an error of this name (``"TimeoutError"``), with this text in its
-                message, or of this group (`RunInfo.error_group`).
+                message, or of this group: an `ErrorGroup`, or its id (`RunInfo.error_group`).
             if_: a CEL expression on the run's ``event``, such as ``"event.data.total > 100"``.
             event: only runs that the event with this id has started.
             id: only runs whose id begins with this, at least 4 hex digits; at most 1,000 are compared.
@@ -159,7 +159,7 @@ class RunFinder(ConnectedApp):
         since: datetime | str | timedelta | None = None,
         until: datetime | str | timedelta | None = None,
         parent: Run[Any] | str | None = None,
-        error: str | None = None,
+        error: ErrorGroup | str | None = None,
         if_: str | None = None,
         event: str | None = None,
         id: str | None = None,

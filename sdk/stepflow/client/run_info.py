@@ -13,7 +13,7 @@ from stepflow_broker.views.step_view import StepView
 from stepflow_engine.failure import Failure
 from stepflow_engine.state_machine import RunStatus
 
-__all__ = ["AttemptInfo", "RunInfo", "StepInfo"]
+__all__ = ["AttemptInfo", "RunInfo", "StepInfo", "attempt_info", "run_info", "step_info"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -31,6 +31,7 @@ class RunInfo:
         version: the version of the code that started the run; ``""``: it is unknown.
         parent: the id of the run that invoked it; ``""``: none.
         forked_from: the id of the run of which it is a fork; ``""``: none.
+        forks: the ids of its last 20 forks, the newest first: a failed run that was retried has some.
         error: the failure that ended the run, or that of its last attempt; ``None``: none.
         error_group: the group of errors that are alike, by which ``app.runs(error=…)`` finds the run; ``""``: none.
         queue: the queue of its jobs.
@@ -56,16 +57,17 @@ class RunInfo:
     error_group: str = ""
     queue: str = ""
     reason: str = ""
+    forks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptInfo:
-    """An attempt of a step, as it was when it was read. It does not change.
+    """An attempt of a step, or of the code between steps, as it was when it was read. It does not change.
 
     Attributes:
         number: the number of the attempt, from 1. When a worker dies, the next attempt has the same number.
-        outcome: ``done``, ``failed``, ``worker_died``, ``running``, ``waiting`` or ``unfinished`` (the run ended before
-            it did).
+        outcome: ``done``, ``failed``, ``worker_died``, ``running``, ``waiting`` (the code waits for its steps) or
+            ``unfinished`` (the run ended before it did).
         started_at, ended_at: in UTC; ``None``: not yet, or unknown.
         worker: the worker that executed it; ``""``: it is unknown.
         version: the version of the code; ``""``: it is unknown.
@@ -139,6 +141,7 @@ def run_info(view: RunView) -> RunInfo:
         forked_from=view.forked_from,
         error=view.failure,
         error_group=view.error_group,
+        forks=view.forks,
         queue=view.queue,
         reason=view.reason,
     )
@@ -159,11 +162,12 @@ def step_info(view: StepView) -> StepInfo:
         run_id=view.invoke.run_id if view.invoke else "",
         due_at=_time(view.due_at),
         version=view.version,
-        history=tuple(_attempt_info(one) for one in view.history),
+        history=tuple(attempt_info(one) for one in view.history),
     )
 
 
-def _attempt_info(view: AttemptView) -> AttemptInfo:
+def attempt_info(view: AttemptView) -> AttemptInfo:
+    """An attempt from its view."""
     return AttemptInfo(
         number=view.number,
         outcome=view.outcome,
