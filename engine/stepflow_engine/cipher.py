@@ -139,9 +139,10 @@ def _aead(key: bytes, scope: Scope) -> Any:
 def _what(scopes: tuple[Scope, ...]) -> str:
     """A scope for an error. The ids are cut, because the id of an event may be long."""
     kind, *ids = scopes[0] if scopes else ("payload",)
-    of = "" if kind == "event" or kind.startswith("batch ") else "of run "
-    names = (f"{before}{one[:100]!r}" for before, one in zip((f" {of}", ", key ", " "), ids, strict=False))
-    return "".join([kind, *names])
+    names = [repr(one[:100]) for one in ids]
+    if names and kind != "event" and not kind.startswith("batch "):
+        return f"run {names[0]} ({' '.join([kind, *names[1:]])})"
+    return " ".join([kind, *names])
 
 
 def _cannot_open(scopes: tuple[Scope, ...], why: str) -> str:

@@ -116,7 +116,9 @@ def _names() -> str:
     return _table(("name", "meaning"), [(_code(name), _summary(thing)) for name, thing in _public(errors=False)])
 
 
-_CLASSES = ("Stepflow", "Run", "Context", "SyncContext", "StepTools", "SyncStepTools")
+_HANDLES = ("Stepflow", "Run", "Context", "SyncContext", "StepTools", "SyncStepTools")
+_VALUES = ("RunIterator", "RunInfo", "StepInfo", "AttemptInfo", "ErrorGroup", "Reason", "Pause", "Event", "Failure")
+_CLASSES = (*_HANDLES, *_VALUES)
 
 
 def _members() -> str:
@@ -133,7 +135,7 @@ def _members_of(cls: type) -> str:
             continue
         if isinstance(member, property | cached_property):
             rows.append((_code(name), _summary(member)))
-        elif callable(member):
+        elif callable(member) and cls.__name__ in _HANDLES:
             rows.append((_code(f"{name}({_parameters(member)})"), _summary(member)))
     return f"### {cls.__name__}\n\n{_table(('member', 'meaning'), sorted(rows, key=lambda row: row[0].lower()))}"
 

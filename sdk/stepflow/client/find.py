@@ -219,7 +219,7 @@ class _Pages:
         cursor: str | None,
         **filters: Any,
     ) -> Self:
-        """The iteration of `Client.runs`.
+        """The iteration of `Stepflow.runs`.
 
         Args:
             functions: the functions that this process has declared, by id.
