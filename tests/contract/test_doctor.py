@@ -176,7 +176,17 @@ def test_of_very_many_findings_of_a_code_a_hundred_are_named_and_the_rest_is_cou
     driver.client.zadd(driver.keys("LIVE"), {f"nobody{number}": 1 for number in range(250)})
     findings = look(driver)
     assert len(findings) == 101
-    assert findings[-1].text == "and 150 more such findings"
+    assert (findings[-1].text, findings[-1].count) == ("and 150 more such findings", 150)
+    look(driver, repair=True)
+    assert look(driver) == []
+
+
+def test_a_function_whose_runs_are_not_listed_is_one_finding(driver: Driver) -> None:
+    for run in ("run1", "run2"):
+        driver.started(run)
+    driver.client.delete(driver.keys("RUN_FUNCTIONS"))
+    [finding] = look(driver)
+    assert (finding.where, finding.repair, finding.count) == ("run_functions", "adds it", 1)
     look(driver, repair=True)
     assert look(driver) == []
 

@@ -40,6 +40,7 @@ class Finding:
         where: the kind of key that is wrong, of `PLACES`; ``""``: the code says it.
         repair: what ``--repair`` does; ``""``: nothing.
         repaired: whether it was repaired.
+        count: how many problems it stands for.
     """
 
     code: str
@@ -49,6 +50,7 @@ class Finding:
     where: str = ""
     repair: str = ""
     repaired: bool = False
+    count: int = 1
 
     @property
     def is_open(self) -> bool:
@@ -109,10 +111,12 @@ class Place:
     Attributes:
         entry: the entry, with ``{subject}`` and ``{detail}``.
         loss: what happens while it is missing.
+        left: what of it is not repaired.
     """
 
     entry: str
     loss: str = ""
+    left: str = ""
 
 
 def _error(text: str, repair: str = "", *, where: str = "", warnings: str = "") -> Rule:
@@ -144,7 +148,7 @@ PLACES: dict[str, Place] = {
     # jobs
     "rq_queue": Place("the entry of job {subject} in queue {detail}", "no worker can claim it"),
     "leases": Place("the lease of job {subject}", "no worker would reclaim the job"),
-    "timeouts": Place("the timer {subject}", "it is not set, or to another time than the run says"),
+    "timeouts": Place("the timer {subject}", "it is not set, or to another time than the run says", "a start deadline"),
     "wait_list": Place("the entry of job {subject} in wait list {detail}", "it would never get a concurrency slot"),
     "concurrency_slots": Place("the concurrency slot of job {subject} of {detail}"),
     # waits
@@ -187,7 +191,7 @@ _FLOW = "idempotency throttle debounce batch rate event_history event_index comp
 
 RULES: dict[str, Rule] = {
     # an entry against what its run demands
-    "missing": _error("{entry} is missing: {loss}", "adds it, except a start deadline", where=f"{_INDEXES} timeout waits live index run_functions expiry singleton", warnings="rq_job rq_wip rq_scheduled"),
+    "missing": _error("{entry} is missing: {loss}", "adds it", where=f"{_INDEXES} timeout waits live index run_functions expiry singleton", warnings="rq_job rq_wip rq_scheduled"),
     "duplicated": _error("{entry} is there more than once", "keeps one", where="rq_queue wait_list"),
     "orphaned": _error("{entry} is left over: no run needs it", "removes it", where=f"{_INDEXES} concurrency_slots timeout waits finished live index run_functions expiry continuation steps memos memo_order attempts batched rq_job", warnings="singleton rq_wip rq_scheduled rq_failed"),
     "expires_early": _error("{entry} expires, but the run is live or its parent does not know its end yet", "removes the expiry", where="run memos memo_order attempts steps"),
@@ -242,16 +246,19 @@ class Findings:
         self._has_workers = has_workers
         self._found: list[Finding] = []
         self._count: Counter[tuple[str, str, bool]] = Counter()
+        self._named: set[tuple[str, str, bool, str]] = set()
 
     def add(self, code: str, subject: str, detail: object = "", *, where: str = "", repaired: bool = False) -> None:
-        """Add a problem of the data."""
-        self._count[code, where, repaired] += 1
-        if self._count[code, where, repaired] > _MAX_OF_A_KIND:
-            return
+        """Add a problem of the data. The same one may be found from several runs."""
         place = PLACES[where] if where else Place("")
         entry = place.entry.format(subject=subject, detail=detail)
         text = RULES[code].text.format(subject=subject, detail=detail, entry=entry, loss=place.loss)
-        self._found.append(self._finding(code, where, subject, text, repaired=repaired))
+        if (code, where, repaired, text) in self._named:
+            return
+        self._count[code, where, repaired] += 1
+        if self._count[code, where, repaired] <= _MAX_OF_A_KIND:
+            self._named.add((code, where, repaired, text))
+            self._found.append(self._finding(code, where, subject, text, repaired=repaired))
 
     def add_all(self, reply: Iterable[list[bytes]]) -> None:
         """Add what a script has found."""
@@ -274,11 +281,14 @@ class Findings:
     def _rest(self) -> Iterator[Finding]:
         for (code, where, repaired), count in self._count.items():
             if count > _MAX_OF_A_KIND:
-                text = f"and {count - _MAX_OF_A_KIND:,} more such findings"
-                yield self._finding(code, where, "", text, repaired=repaired)
+                more = count - _MAX_OF_A_KIND
+                text = f"and {more:,} more such findings"
+                yield self._finding(code, where, "", text, repaired=repaired, count=more)
 
-    def _finding(self, code: str, where: str, subject: str, text: str, *, repaired: bool) -> Finding:
+    def _finding(self, code: str, where: str, subject: str, text: str, *, repaired: bool, count: int = 1) -> Finding:
         rule = RULES[code]
         is_excused = not self._has_workers and code in _NEEDS_WORKERS
         severity = Severity.WARNING if is_excused else rule.severity_at(where)
-        return Finding(code, severity, subject, text, where, rule.repair, repaired)
+        left = PLACES[where].left if where and code == "missing" else ""
+        repair = f"{rule.repair}, except {left}" if left else rule.repair
+        return Finding(code, severity, subject, text, where, repair, repaired, count)

@@ -57,7 +57,10 @@ def doctor(*, repair: bool, output: str, redis_url: str | None) -> int:
 
 def _record(broker: Broker, partition: Partition, findings: Sequence[Finding]) -> None:
     """Record what was repaired in the audit log."""
-    repaired = Counter(finding.code for finding in findings if finding.repaired)
+    repaired: Counter[str] = Counter()
+    for finding in findings:
+        repaired[finding.code] += finding.count if finding.repaired else 0
+    repaired = +repaired
     if repaired:
         broker.execute(record_action(partition, Action(actor(), "repair", "all data", details=repaired)))
 
@@ -75,20 +78,23 @@ def _print(findings: Sequence[Finding], *, repair: bool) -> None:
 
 
 def _repair_text(finding: Finding, *, repair: bool) -> str:
-    """The repair that was done, or that ``--repair`` would do."""
+    """Whether it was repaired, or what ``--repair`` would do."""
     if finding.repaired:
-        return f"; repaired: {finding.repair}"
+        return "; repaired"
     if repair or finding.severity is Severity.OK:
         return ""
     return f"; --repair {finding.repair}" if finding.repair else ""
 
 
 def _summary(findings: Sequence[Finding]) -> str:
-    repaired = sum(finding.repaired for finding in findings)
-    errors = sum(finding.is_open for finding in findings)
-    warnings = sum(finding.severity is Severity.WARNING and not finding.repaired for finding in findings)
-    return f"{_count(errors, 'error')}, {_count(warnings, 'warning')}" + (f", {repaired} repaired" if repaired else "")
+    repaired = sum(finding.count for finding in findings if finding.repaired)
+    errors = sum(finding.count for finding in findings if finding.is_open)
+    warnings = sum(
+        finding.count for finding in findings if finding.severity is Severity.WARNING and not finding.repaired
+    )
+    done = f", {repaired:,} repaired" if repaired else ""
+    return f"{_count(errors, 'error')}, {_count(warnings, 'warning')}{done}"
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
