@@ -56,17 +56,20 @@ def _ends(left: RunDetails, right: RunDetails) -> Iterator[Difference]:
 
 
 def _first_step(left: Sequence[StepView], right: Sequence[StepView]) -> list[Difference]:
-    """Steps are compared in the order in which their results were stored."""
-    for one, other in zip(left, right, strict=False):
-        if one.key != other.key:
-            return [Difference(one.id, "step", "", one.id, other.id)]
+    """The difference of the first step, in the order of the results of the left run, that the right one has otherwise.
+
+    Steps are the same by their id, and by their number if several have one id. Steps beside each other may end in
+    another order.
+    """
+    others, known = {step.key: step for step in right}, {step.key for step in left}
+    more = next((step for step in right if step.key not in known), None)
+    for one in left:
+        other = others.get(one.key)
+        if other is None:
+            return [Difference(one.id, "step", "", one.id, more and more.id)]
         if differences := list(_steps(one, other)):
             return differences
-    longer, at = (left, "left") if len(left) > len(right) else (right, "right")
-    if len(left) == len(right):
-        return []
-    step = longer[min(len(left), len(right))]
-    return [Difference(step.id, "step", "", *((step.id, None) if at == "left" else (None, step.id)))]
+    return [Difference(more.id, "step", "", None, more.id)] if more else []
 
 
 def _steps(one: StepView, other: StepView) -> Iterator[Difference]:

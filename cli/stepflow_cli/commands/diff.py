@@ -24,7 +24,7 @@ __all__ = ["diff"]
 def diff(run_a: str, run_b: str, *, output: str, redis_url: str | None) -> None:
     """Show how run B differs from run A: their data, the first step that differs, and their ends.
 
-    Steps are compared in the order in which their results were stored.
+    Steps are compared by their ids, in the order in which A has stored their results.
     """
     broker, partition = find_server(redis_url, cipher_of(None))
     left, right = (read_run_details(broker, partition, run, depth=0) for run in (run_a, run_b))
