@@ -97,14 +97,14 @@ def tag_filter(tags: Iterable[tuple[str, str]]) -> dict[str, str]:
     Raises:
         BadParameter: two of them have one name.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in tags:
-        if found.setdefault(name, value) != value:
+        if values.setdefault(name, value) != value:
             text = (
-                f"a run has one value of a tag, got {name}={found[name]} and {name}={value}: list each value by itself"
+                f"a run has one value of a tag, got {name}={values[name]} and {name}={value}: list each value by itself"
             )
             raise click.BadParameter(text, click.get_current_context(), param_hint="'--tag'")
-    return found
+    return values
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from stepflow_engine.expression import ExpressionCostError, expression
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_by_event, run_id_for, split_job_id, with_partition_prefix
 from stepflow_engine.memo import read_memo
+from stepflow_engine.product import NAME
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.suggestions import suggestion
 
@@ -447,7 +448,7 @@ def _check_names(partition: Partition, wanted: RunQuery, known: Iterable[str]) -
         if name not in tag_names and len(tag_names) < _MAX_TAG_NAMES:
             raise FilterError("tags", f"there is no tag {name!r}: {suggestion(name, tag_names, 'tags')}")
     if wanted.error_group and not (yield from _has_group(partition, wanted.error_group)):
-        raise FilterError("error", f"there is no group of errors {wanted.error_group!r}")
+        raise FilterError("error", f"there is no group of errors {wanted.error_group!r}: '{NAME} errors' lists them")
 
 
 def _has_group(partition: Partition, group: str) -> Operation[bool]:

@@ -44,7 +44,8 @@ def send(event: str, *, data: Any, id: str | None, output: str, redis_url: str |
         return
     echo(event_id)
     if not names:
-        echo(f"note: event {event!r} with this data starts no registered function; see '{NAME} functions'", err=True)
+        text = f"note: event {event!r} with this data starts no registered function: see '{NAME} functions'. "
+        echo(f"{text}Runs that wait for it receive it", err=True)
 
 
 def _starts(config: FunctionConfig, sent: dict[str, Any]) -> bool:

@@ -97,10 +97,10 @@ def _text(value: object, parameter: str) -> str:
 
 
 def _prefix(value: object) -> str:
-    found = value.lower() if isinstance(value, str) else ""
-    if not _PREFIX.fullmatch(found):
+    prefix = value.lower() if isinstance(value, str) else ""
+    if not _PREFIX.fullmatch(prefix):
         raise FilterError("id", f"id must be the beginning of a run id, at least 4 of its hex digits, got {value!r}")
-    return found
+    return prefix
 
 
 def _statuses(status: RunStatus | str | Iterable[RunStatus | str] | None) -> frozenset[RunStatus]:

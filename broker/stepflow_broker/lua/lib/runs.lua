@@ -176,7 +176,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   redis.call('ZREM', LIVE, run)
   index_end(run, name, status, now, keep_ms)
   if status == 'failed' then
-    if was.batch and was.batch ~= run then -- it had no job: without a whole one, RQ's tools cannot requeue it
+    if was.batch and was.batch ~= run then -- it had no job, and a requeue needs a whole one
       describe_job(run, queue, 'failed', name, now)
     end
     redis.call('HSET', RQ_JOB .. run, 'origin', queue, 'status', 'failed', 'ended_at', iso8601(now), 'exc_info', payload)
