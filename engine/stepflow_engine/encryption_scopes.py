@@ -7,6 +7,7 @@ an event's data    ``event``, the event's id             streams, runs, memos of
 a wait's values    ``wait``, run, step key               the waiting step, its memo
 a step's result    ``step``, run, step key               its memo
 a step's failure   ``step failure``, run, step key       its memo, or its record
+a heartbeat        ``heartbeat``, run, step key          the attempts of the run
 a run's output     ``output``, run                       the run, the memo of its parent
 a run's failure    ``failure``, run                      the run, the memo of its parent
 =================  ====================================  =================================
@@ -34,6 +35,7 @@ __all__ = [
     "end_scope",
     "end_scopes",
     "event_scope",
+    "heartbeat_scope",
     "open_event",
     "open_event_text",
     "open_failure",
@@ -63,6 +65,11 @@ def event_scope(event_id: str) -> Scope:
 def step_scope(run_id: str, key: str, *, failed: bool = False) -> Scope:
     """The scope of the result or the failure of a step."""
     return ("step failure" if failed else "step", run_id, key)
+
+
+def heartbeat_scope(run_id: str, key: str) -> Scope:
+    """The scope of the detail of a heartbeat."""
+    return ("heartbeat", run_id, key)
 
 
 def wait_scope(run_id: str, key: str) -> Scope:

@@ -37,12 +37,10 @@ from stepflow_engine.suspension import is_blocked_on_run
 from stepflow_engine.user_code import original, shielded
 from stepflow_engine.value_class import value_class
 
-__all__ = ["HANDLER_ATTEMPT", "HANDLER_KEY", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
+__all__ = ["HANDLER_ATTEMPT", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
 
 HANDLER_ATTEMPT: contextvars.ContextVar[int | None] = contextvars.ContextVar("handler_attempt", default=None)
 """The attempt number of the step whose handler runs in this context; ``None``: no handler runs."""
-HANDLER_KEY: contextvars.ContextVar[str] = contextvars.ContextVar("handler_key", default="")
-"""The idempotency key of that step; ``""``: no handler runs."""
 
 _MAX_REFUSAL_S = 60.0
 

@@ -287,6 +287,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "page_index": "none",
         "forget_runs": "none",
         "tag_run": "none",
+        "record_heartbeat": "none",
         "finish_run": f"run running -> completed|failed; continuation leased -> none; {_ANY_STEP}; promote",
         "retry_run": "run running -> waiting; continuation leased -> delayed; promote",
         "continue_run": "run waiting -> queued; continuation parked -> queued|waitlisted; promote",

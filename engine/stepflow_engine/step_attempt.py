@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import functools
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,8 @@ from stepflow_engine.callables import is_async_callable
 from stepflow_engine.codec import dumps_output, round_trip
 from stepflow_engine.declared_types import check_value
 from stepflow_engine.durations import show_duration
-from stepflow_engine.execution import HANDLER_ATTEMPT, HANDLER_KEY
+from stepflow_engine.execution import HANDLER_ATTEMPT
+from stepflow_engine.handler_control import HANDLER, HandlerControl
 from stepflow_engine.run_loop import ACTIVITY
 from stepflow_engine.steps import RunRequest
 from stepflow_engine.thread_pool import ThreadPool
@@ -42,7 +44,7 @@ async def attempt_step(
     attempt: int,
     limit_bytes: int,
     threads: ThreadPool,
-    idempotency_key: str = "",
+    control: HandlerControl | None = None,
     around: AroundAttempt = NOTHING_AROUND,
     loop: asyncio.AbstractEventLoop | None = None,
 ) -> Result:
@@ -56,23 +58,29 @@ async def attempt_step(
         attempt: the number of the attempt, 0-based.
         limit_bytes: the largest size of the result, in bytes of JSON.
         threads: where a plain ``def`` handler runs.
-        idempotency_key: the key that all attempts of the step have; the handler can read it.
+        control: the heartbeats of the handler, and its cancellation; ``None``: nobody follows them.
         around: the context managers around the handler.
         loop: the running event loop; ``None``: asks for it, which is a system call before Python 3.12.
 
     Raises:
         StepOutputError: the result is not JSON, or is over the limit.
-        TimeoutError: the attempt took longer than the timeout of the step. A handler in a thread cannot be stopped. It
-            runs on, and its result is dropped.
+        TimeoutError: the attempt took longer than the timeout of the step, or sent no heartbeat for the time that the
+            step allows. A handler in a thread cannot be stopped: its next heartbeat raises `StepCancelled`, until then
+            it runs on, and its result is dropped.
         EscapedError: the handler raised an error that is not an `Exception`.
         Exception: any other error of the handler.
     """
-    context = request.context.copy()
-    context.run(_enter_handler, attempt, idempotency_key)
+    context, control = request.context.copy(), control or HandlerControl(step_id)
+    context.run(_enter_handler, attempt, control)
     described = functools.partial(Attempt, function, run_id, step_id, attempt)  # most attempts need it not
     code = _call(described, request, around, threads)
     task = (loop or asyncio.get_running_loop()).create_task(code, name=step_id, context=context)
-    value = await _result(task, request.timeout_ms)
+    if is_async_callable(request.handler):
+        control.task = task
+    try:
+        value = await _result(task, request, control)
+    finally:
+        control.task = None
     text = dumps_output(value, what=f"step {step_id!r}", limit_bytes=limit_bytes)
     data = round_trip(value, text)
     if request.adapter is not None:
@@ -80,10 +88,10 @@ async def attempt_step(
     return Result(text, data)
 
 
-def _enter_handler(attempt: int, idempotency_key: str) -> None:
+def _enter_handler(attempt: int, control: HandlerControl) -> None:
     ACTIVITY.set(None)
     HANDLER_ATTEMPT.set(attempt)
-    HANDLER_KEY.set(idempotency_key)
+    HANDLER.set(control)
 
 
 async def _call(
@@ -138,20 +146,37 @@ def _in_thread(function: Callable[[], Any], threads: ThreadPool, name: str) -> a
     return result
 
 
-async def _result(task: asyncio.Task[Any], timeout_ms: int | None) -> Any:
+async def _result(task: asyncio.Task[Any], request: RunRequest, control: HandlerControl) -> Any:
     try:
-        if timeout_ms is None:
+        if request.timeout_ms is None and request.heartbeat_timeout_ms is None:
             return await task
-        done, _ = await asyncio.wait((task,), timeout=timeout_ms / 1000)
+        late = await _late(task, request, control)
     except asyncio.CancelledError:
         caller = asyncio.current_task()
         if not task.cancelled() or (caller is not None and caller.cancelling()):
             task.cancel()
             raise
-        raise RuntimeError("the handler was cancelled by its own code") from None
-    if not done:
+        raise RuntimeError(control.cancelled or "the handler was cancelled by its own code") from None
+    if late:
+        control.cancel(late)
         task.cancel()
-        raise TimeoutError(f"the handler did not finish within {show_duration(timeout_ms)}")
+        raise TimeoutError(late)
     if task.cancelled():
         raise RuntimeError("the handler was cancelled by its own code")
     return task.result()
+
+
+async def _late(task: asyncio.Task[Any], request: RunRequest, control: HandlerControl) -> str:
+    """Wait for a handler within its times; why it is late, ``""``: it has ended."""
+    began = control.beat_at = time.monotonic()
+    timeout_ms, beats_ms = request.timeout_ms, request.heartbeat_timeout_ms
+    while not task.done():
+        now = time.monotonic()
+        if timeout_ms is not None and (now - began) * 1000 >= timeout_ms:
+            return f"the handler did not finish within {show_duration(timeout_ms)}"
+        if beats_ms is not None and (now - control.beat_at) * 1000 >= beats_ms:
+            return f"the handler sent no heartbeat for {show_duration(beats_ms)}"
+        ends = [began + timeout_ms / 1000] if timeout_ms is not None else []
+        ends += [control.beat_at + beats_ms / 1000] if beats_ms is not None else []
+        await asyncio.wait((task,), timeout=max(0.0, min(ends) - now))
+    return ""

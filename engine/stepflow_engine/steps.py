@@ -59,6 +59,7 @@ class RunRequest:
         handler, args, kwargs: the callable and its arguments.
         retries: attempts after the first, or a policy; ``None``: those of the function.
         timeout_ms: the longest duration of an attempt, in milliseconds; ``None``: no limit.
+        heartbeat_timeout_ms: the longest time between two heartbeats, in milliseconds; ``None``: no limit.
         adapter: restores the result to the type that the handler declares; ``None``: plain JSON data.
         context: the context variables of the code that requests the step. The handler sees their values.
     """
@@ -69,6 +70,7 @@ class RunRequest:
     kwargs: dict[str, Any]
     retries: int | Retry | None = None
     timeout_ms: int | None = None
+    heartbeat_timeout_ms: int | None = None
     adapter: Restore | None = field(default=None, repr=False, compare=False)
     context: contextvars.Context = field(default_factory=contextvars.copy_context, repr=False, compare=False)
 

@@ -96,6 +96,7 @@ from stepflow_engine.errors import (
     StepUsageError,
 )
 from stepflow_engine.failure import Failure
+from stepflow_engine.handler_control import StepCancelled
 from stepflow_engine.limits import Limits
 from stepflow_engine.retry_policy import Retry
 from stepflow_engine.state_machine import RunStatus
@@ -152,6 +153,7 @@ __all__ = [
     "RunSkippedError",
     "RunStatus",
     "Singleton",
+    "StepCancelled",
     "StepError",
     "StepInfo",
     "StepKindError",

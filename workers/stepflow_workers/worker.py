@@ -574,8 +574,11 @@ def _drop_lost(state: WorkerState, leases: HeldLeases, jobs: list[str]) -> None:
     """Drop jobs whose leases another worker has now, and the runs of lost continuations."""
     for job in jobs:
         lease = leases.pop(job, None)
-        if lease is not None and not lease.key:
+        if lease is None:
+            continue
+        if not lease.key:
             state.evict(lease.run_id)
+        state.interrupt(lease.run_id, job=job, reason="the run has ended, or another worker has the step")
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: Any) -> None:

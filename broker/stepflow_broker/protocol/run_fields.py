@@ -83,6 +83,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("deferred", "integer", "retry_run", "end_run retry_run", "How often in a row a worker could not execute the run, because it could not read it or did not have its code. The delay doubles each time."),
     _field("left_by", "words", "leave_job", "end_run", "The versions of the code whose workers have left the continuation to another version, because their code has a step of another kind."),
     # flow control
+    _field("heartbeats", "1", "record_heartbeat", "", "A handler of the run has sent a heartbeat with a detail, so the attempts of the run may have one."),
     _field("concurrency", "text", "APPLY.field", "", "The concurrency limits of the run's jobs. `<limit> <length of the name> <name>` repeated."),
     _field("priority_ms", "duration in ms, may be negative", "APPLY.field", "", "The time by which the run comes earlier in a wait list."),
     _field("singleton", "text", "APPLY.singleton", "", "The name of the singleton key that the run holds."),

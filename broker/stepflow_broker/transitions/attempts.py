@@ -125,7 +125,12 @@ def _time(reply: bytes | None) -> int | None:
 
 
 def _attempts(fields: Mapping[str, bytes]) -> Iterator[AttemptRecord]:
-    numbered = [(int(number), key, name) for name in fields for number, colon, key in [name.partition(":")] if colon]
+    numbered = [
+        (int(number), key, name)
+        for name in fields
+        for number, _, key in [name.partition(":")]
+        if ":" in name and number.isdigit()
+    ]
     for _, key, name in sorted(numbered):
         yield _attempt(key, fields[name])
 

@@ -22,7 +22,7 @@ from stepflow_engine.ids import split_job_id
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.value_class import value_class
 
-_LEASE_FIELDS = 15
+_LEASE_FIELDS = 16
 __all__ = [
     "ClaimedJobs",
     "Lease",
@@ -73,6 +73,7 @@ class Lease:
         parent: the run that waits for this one, if one does (continuation).
         depth: how many parents the run has above it (continuation).
         version: the version of the code that started the run; ``""``: none.
+        has_heartbeats: whether handlers of the run have sent heartbeats with details.
     """
 
     job: str
@@ -91,6 +92,7 @@ class Lease:
     parent: str
     depth: int
     version: str
+    has_heartbeats: bool = False
 
     @classmethod
     def parse(cls, reply: list[Any]) -> Lease:
@@ -111,6 +113,7 @@ class Lease:
             parent,
             depth,
             version,
+            heartbeats,
         ) = reply + [None] * (_LEASE_FIELDS - len(reply))
         name = job.decode()
         run_id, key = split_job_id(name)
@@ -131,6 +134,7 @@ class Lease:
             replies.shown_text(parent),
             depth or 0,
             replies.shown_text(version),
+            heartbeats is not None,
         )
 
 

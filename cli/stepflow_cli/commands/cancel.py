@@ -131,7 +131,7 @@ def cancel(
 ) -> None:
     """Cancel RUNs, or all live runs that match the filters, oldest first, and the child runs that they wait for.
 
-    A step that is executing is not interrupted; its result is dropped. With filters, the command asks for confirmation
+    The result of a step that is executing is dropped. With filters, the command asks for confirmation
     with the number of runs. Without a terminal, it needs --yes or --dry-run.
     """
     filters = Filters(function, statuses, created_before, created_after, condition, limit)

@@ -98,6 +98,14 @@ def process_options(command: C) -> C:
     help="How long a stop waits for handlers; after that, their jobs return to the queue.",
 )
 @click.option(
+    "--cancel-grace",
+    metavar="TIME",
+    type=duration,
+    default="5s",
+    show_default=True,
+    help="How long an async handler may go on after its run was cancelled; then it is cancelled too.",
+)
+@click.option(
     "--max-jobs",
     metavar="N",
     type=click.IntRange(min=1),
@@ -128,6 +136,7 @@ def worker(
     sticky: int,
     lease: float,
     grace: float,
+    cancel_grace: float,
     max_jobs: int | None,
     max_memory: int | None,
     redis_url: str | None,
@@ -150,6 +159,7 @@ def worker(
         sticky=sticky,
         lease_ms=round(lease * 1000),
         grace_s=grace,
+        cancel_grace_s=cancel_grace,
         max_jobs=max_jobs or 0,
         max_memory_bytes=max_memory or 0,
     )

@@ -119,7 +119,8 @@ class Run(Generic[O]):
     def cancel(self, reason: str = "", *, children: bool = True) -> bool:
         """Cancel the run. False if it had already ended.
 
-        A step handler that is executing is not interrupted; its result is discarded.
+        The result of a step that is executing is dropped. Its handler is interrupted: its next
+        ``ctx.step.heartbeat`` raises, and an ``async def`` handler is cancelled after 5 seconds.
 
         Args:
             reason: becomes the message of `RunCancelledError`.

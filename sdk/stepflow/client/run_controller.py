@@ -116,9 +116,9 @@ class RunController(ConnectedApp):
         """Cancel the live runs that match all filters, oldest first. At least one filter or ``all=True`` is required.
 
         The call first finds all matching runs, then cancels them, many in a round trip. A run that changes its status
-        in between is still cancelled. Runs that start during the call may be missed. A step handler that is executing
-        is not interrupted; its result is discarded. If the server becomes unavailable half-way, the runs cancelled
-        so far stay cancelled, and the same call cancels the rest.
+        in between is still cancelled. Runs that start during the call may be missed. Handlers that are executing
+        are interrupted as by `Run.cancel`. If the server becomes unavailable half-way, the runs cancelled so far stay
+        cancelled, and the same call cancels the rest.
 
         Args:
             function: filter: a function, an id of this app, or ``"app/function"`` for another app. ``None``: any

@@ -12,7 +12,8 @@ from stepflow_engine.codec import restore, result_adapter
 from stepflow_engine.declared_types import check_result_type
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import StepError, StepUsageError
-from stepflow_engine.execution import HANDLER_KEY, Execution
+from stepflow_engine.execution import Execution
+from stepflow_engine.handler_control import current_handler
 from stepflow_engine.limits import Limits
 from stepflow_engine.retry_policy import Retry, combined_retries
 from stepflow_engine.steps import RunRequest
@@ -46,6 +47,7 @@ class StepTools:
         limits: Limits,
         retries: int | Retry | None = None,
         timeout_ms: int | None = None,
+        heartbeat_timeout_ms: int | None = None,
     ) -> None:
         self._execution = execution
         self._app_id = app_id
@@ -53,6 +55,7 @@ class StepTools:
         self._limits = limits
         self._retries = retries
         self._timeout_ms = timeout_ms
+        self._heartbeat_timeout_ms = heartbeat_timeout_ms
 
     @overload
     async def run(self, id: str, handler: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -90,7 +93,9 @@ class StepTools:
         except ValueError as error:
             raise StepUsageError(f"step {id!r}: {error}") from None
         adapter = result_adapter(handler)
-        request = RunRequest(handler, args, kwargs, self._retries, self._timeout_ms, adapter)
+        request = RunRequest(
+            handler, args, kwargs, self._retries, self._timeout_ms, self._heartbeat_timeout_ms, adapter
+        )
         memo = await self._execution.request(id, request)
         if memo.failure is not None:
             raise StepError(id, memo.failure)
@@ -251,21 +256,77 @@ class StepTools:
 
             payments.charge(order, idempotency_key=ctx.step.idempotency_key)
         """
-        key = HANDLER_KEY.get()
-        if not key:
-            raise StepUsageError(
-                "idempotency_key: there is none outside of the handler of a step: "
-                "read it in the handler that is passed to ctx.step.run"
-            )
-        return key
+        return current_handler("idempotency_key").idempotency_key
 
-    def with_options(self, *, retries: int | Retry | None = None, timeout: Duration | None = None) -> StepTools:
+    def heartbeat(self, detail: Any = None) -> None:
+        """In a step's handler: report that it still works, and how far it is. Not awaited, also in async handlers.
+
+        With ``with_options(heartbeat_timeout=…)`` an attempt that sends no heartbeat for that time fails, and is
+        retried. The next attempt can read the last detail as `last_heartbeat` and continue from there. The detail is
+        stored at once, then at most once a second; when the attempt fails, the last one is stored.
+
+        Args:
+            detail: JSON of at most 16 KiB; ``None``: the last detail stays.
+
+        Raises:
+            StepCancelled: nobody needs the result any more: the run has ended, another worker has the step, or the
+                attempt took too long. Let it pass.
+            StepUsageError: the detail is not JSON, or is too large, or the code is not inside a handler of
+                ``step.run``.
+
+        Example::
+
+            for number in range((ctx.step.last_heartbeat or 0) + 1, 1001):
+                upload(part=number)
+                ctx.step.heartbeat(number)
+        """
+        current_handler("heartbeat").beat(detail)
+
+    @property
+    def last_heartbeat(self) -> Any:
+        """In a step's handler: the detail of the last heartbeat of the attempts before; ``None``: there is none.
+
+        Raises:
+            StepUsageError: the code is not inside a handler of ``step.run``.
+
+        Example::
+
+            done = ctx.step.last_heartbeat or 0
+        """
+        return current_handler("last_heartbeat").last_heartbeat
+
+    @property
+    def cancelled(self) -> bool:
+        """In a step's handler: whether nobody needs its result any more, so that it should end soon.
+
+        The run has ended, another worker has the step, or the attempt took too long. A handler in a thread cannot be
+        interrupted: it can look here between two pieces of its work, or call `heartbeat`, which raises.
+
+        Raises:
+            StepUsageError: the code is not inside a handler of ``step.run``.
+
+        Example::
+
+            while not ctx.step.cancelled and (part := queue.next()):
+                handle(part)
+        """
+        return bool(current_handler("cancelled").cancelled)
+
+    def with_options(
+        self,
+        *,
+        retries: int | Retry | None = None,
+        timeout: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
+    ) -> StepTools:
         """The same step tools with other options for the calls made with them.
 
         Args:
             retries: attempts after the first, 0 to 20, with the delays and errors of the function; or a `Retry`.
                 ``None``: those of the function.
             timeout: the longest duration of one attempt; a longer attempt fails with ``TimeoutError``.
+            heartbeat_timeout: the longest time between two calls of `heartbeat`; an attempt without a heartbeat for
+                longer fails with ``TimeoutError``.
 
         Raises:
             ValueError: a value is out of range.
@@ -282,4 +343,9 @@ class StepTools:
             limits=self._limits,
             retries=self._retries if retries is None else combined_retries(self._retries, retries),
             timeout_ms=self._timeout_ms if timeout is None else duration_ms(timeout, name="timeout"),
+            heartbeat_timeout_ms=(
+                self._heartbeat_timeout_ms
+                if heartbeat_timeout is None
+                else duration_ms(heartbeat_timeout, name="heartbeat_timeout")
+            ),
         )

@@ -103,6 +103,27 @@ class SyncStepTools:
         """In a step's handler: an idempotency key for calls to other systems; see `StepTools.idempotency_key`."""
         return self._tools.idempotency_key
 
-    def with_options(self, *, retries: int | Retry | None = None, timeout: Duration | None = None) -> SyncStepTools:
+    def heartbeat(self, detail: Any = None) -> None:
+        """In a step's handler: report that it still works, and how far it is; see `StepTools.heartbeat`."""
+        self._tools.heartbeat(detail)
+
+    @property
+    def last_heartbeat(self) -> Any:
+        """In a step's handler: the detail of the last heartbeat before; see `StepTools.last_heartbeat`."""
+        return self._tools.last_heartbeat
+
+    @property
+    def cancelled(self) -> bool:
+        """In a step's handler: whether nobody needs its result any more; see `StepTools.cancelled`."""
+        return self._tools.cancelled
+
+    def with_options(
+        self,
+        *,
+        retries: int | Retry | None = None,
+        timeout: Duration | None = None,
+        heartbeat_timeout: Duration | None = None,
+    ) -> SyncStepTools:
         """The same step tools with other options; see `StepTools.with_options`."""
-        return SyncStepTools(self._tools.with_options(retries=retries, timeout=timeout), self._bridge)
+        tools = self._tools.with_options(retries=retries, timeout=timeout, heartbeat_timeout=heartbeat_timeout)
+        return SyncStepTools(tools, self._bridge)

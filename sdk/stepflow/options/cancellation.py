@@ -19,7 +19,7 @@ _MAX_EVENTS = 5
 
 @dataclass(frozen=True, slots=True)
 class CancelOn:
-    """An event that cancels the live runs of a function. A step handler that is executing is not interrupted.
+    """An event that cancels the live runs of a function. Their handlers are interrupted as by `Run.cancel`.
 
     Attributes:
         event: the name of the event; without wildcards.
@@ -64,7 +64,7 @@ class CancelOn:
 class Timeouts:
     """Deadlines of a run. A run that misses one is cancelled, with the children that it waits for.
 
-    The timers are in Redis and survive crashes. A step handler that is executing is not interrupted.
+    The timers are in Redis and survive crashes. A step handler that is executing is interrupted as by `Run.cancel`.
 
     Attributes:
         start: the longest time from the run's creation until a worker starts it; a duration, or seconds. ``None``: no

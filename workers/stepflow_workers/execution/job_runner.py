@@ -18,12 +18,13 @@ from stepflow_engine.errors import (
     EncryptionKeyMissingError,
 )
 from stepflow_engine.product import WORKER_LOGGER
+from stepflow_workers.execution.heartbeats import forget_heartbeats
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.job_failure import fail_job, fail_poisoned_job, fail_unreadable_run
 from stepflow_workers.execution.run_driver import RunDriver
 from stepflow_workers.execution.run_loader import defer_job, load_cached_run
 from stepflow_workers.execution.steps.job import PlannedStep
-from stepflow_workers.execution.steps.run import execute_step
+from stepflow_workers.execution.steps.run import StepFinished, execute_step
 from stepflow_workers.state.poison import POISON_DEATHS
 from stepflow_workers.state.run_cache import CachedRun
 
@@ -66,6 +67,8 @@ async def _run_job(context: JobContext, lease: Lease) -> None:
                     continues = await job.commit(attempt, result)  # commit
                 finally:
                     run.drop_uncommitted(attempt.key)
+                if isinstance(result, StepFinished) and result.had_heartbeats:
+                    forget_heartbeats(context.state, attempt)
                 if not continues:
                     break
     finally:

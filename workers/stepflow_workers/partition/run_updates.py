@@ -79,5 +79,6 @@ class RunUpdates:
         else:
             if status is None or status.ended:
                 self._state.cache.drop(run)
+                self._state.interrupt(run.run_id, reason="the run has ended")
         finally:
             self._checked.discard(run)

@@ -25,6 +25,7 @@ class WorkerSettings:
         lease_ms: how long a job stays with a worker that does not renew its lease, in milliseconds.
         grace_s: how long a warm shutdown waits for handlers, in seconds; then it releases their jobs.
         backoff: the delays between attempts.
+        cancel_grace_s: how long an async handler may go on after its run was cancelled, in seconds.
         max_jobs: after how many jobs a new process takes the place of this one; 0: never.
         max_memory_bytes: above how much resident memory a new process takes its place, in bytes; 0: never.
     """
@@ -39,6 +40,7 @@ class WorkerSettings:
     lease_ms: int = 10_000
     grace_s: float = 30.0
     backoff: Backoff = field(default_factory=Backoff)
+    cancel_grace_s: float = 5.0
     max_jobs: int = 0
     max_memory_bytes: int = 0
 

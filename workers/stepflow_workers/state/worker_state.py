@@ -14,6 +14,8 @@ from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.transitions.jobs import Lease, by_partition, continue_run, fail_attempt, leave_job, release_jobs
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.errors import BackendUnavailableError, DecryptionError
+from stepflow_engine.handler_control import HandlerControl
+from stepflow_engine.ids import split_job_id
 from stepflow_engine.memo import Memo, read_memo
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.thread_pool import ThreadPool
@@ -47,6 +49,7 @@ class WorkerState:
         version: the version of its code; ``""``: unknown.
         executing: job of a continuation → the step that it executes: key, id, and since when, in milliseconds since the
             epoch. A plain tuple, because each step makes one. The thread of the lease renewer reads it.
+        handlers: job → the handler that executes in it.
         wakeups: wakes the worker's dispatchers.
         slots: limit how many jobs it executes at once.
         cache: the runs in its memory.
@@ -77,6 +80,7 @@ class WorkerState:
     failed_jobs: int = 0
     version: str = ""
     executing: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+    handlers: dict[str, HandlerControl] = field(default_factory=dict)
     missed_log: LogThrottle = field(default_factory=LogThrottle)
     unsafe_log: LogThrottle = field(default_factory=LogThrottle)
     keys_log: LogThrottle = field(default_factory=LogThrottle)
@@ -212,8 +216,28 @@ class WorkerState:
         for partition, part in by_partition(self.partition, [(lease.job, lease.fence) for lease in leases]):
             await self.broker.execute(release_jobs(partition, part))
 
+    def interrupt(self, run_id: str, *, job: str = "", reason: str) -> None:
+        """Interrupt the handlers of a run whose results nobody needs any more.
+
+        The next heartbeat of a handler raises. An async handler is also cancelled, after a while in which it may end by
+        itself.
+
+        Args:
+            job: only the handler of this job; ``""``: all of the run.
+        """
+        for name, control in list(self.handlers.items()):
+            if (name == job or not job) and split_job_id(name)[0] == run_id and not control.cancelled:
+                control.cancel(reason)
+                loop = asyncio.get_running_loop()
+                contextvars.Context().run(loop.call_later, self.settings.cancel_grace_s, _cancel, control)
+
     def evict(self, run_id: str) -> None:
         """Drop a run that has ended elsewhere, or whose lease is lost."""
         run = self.cache.get(run_id)
         if run is not None:
             self.cache.drop(run)
+
+
+def _cancel(control: HandlerControl) -> None:
+    if control.task is not None:
+        control.task.cancel()

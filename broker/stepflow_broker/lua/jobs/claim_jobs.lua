@@ -105,18 +105,19 @@ end
 -- the reply for a continuation (see `Lease.parse`). `event` is the run's event if the run starts now.
 local function describe_continuation(job, list, fence, run, event)
   return {job, list, fence, run[2], run[3], tonumber(run[4]), redis.call('LLEN', MEMO_ORDER .. job), run[5] or '', event,
-    '', 0, redis.call('HLEN', STEPS .. job), run[6] or run[12], tonumber(run[7] or 0), run[13] or ''}
+    '', 0, redis.call('HLEN', STEPS .. job), run[6] or run[12], tonumber(run[7] or 0), run[13] or '', run[15]}
 end
 
 -- the reply for a planned step
 local function describe_step(job, list, fence, step, run, owner)
   return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), redis.call('LLEN', MEMO_ORDER .. run), step[4] or '',
-    false, step[2], tonumber(step[3] or 0), 0, false, 0, owner[5] or ''}
+    false, step[2], tonumber(step[3] or 0), 0, false, 0, owner[5] or '', owner[6]}
 end
 
 local function read_continuation(job)
   return redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth',
-    'fence', 'started_at', 'concurrency', 'lease', 'remote_parent', 'version', 'attempt_started_at')
+    'fence', 'started_at', 'concurrency', 'lease', 'remote_parent', 'version', 'attempt_started_at',
+    'heartbeats')
 end
 
 local function read_step(run, key)
@@ -124,7 +125,7 @@ local function read_step(run, key)
 end
 
 local function read_owner(run)
-  return redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt', 'concurrency', 'version')
+  return redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt', 'concurrency', 'version', 'heartbeats')
 end
 
 -- the job of a run that has ended: note it if RQ's tools have requeued it. A job that was left on the list is dropped: the

@@ -12,13 +12,13 @@ from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.encryption_scopes import seal_failure, step_scope
 from stepflow_engine.errors import LimitError
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import idempotency_key
 from stepflow_engine.memo import Memo, memo_of_data, memo_of_error
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest
 from stepflow_engine.user_code import original
 from stepflow_engine.value_class import value_class
 from stepflow_workers.execution.failure_log import log_failed_attempt
+from stepflow_workers.execution.heartbeats import begin_handler, end_handler
 from stepflow_workers.execution.next_attempt import next_attempt_delay_ms
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
@@ -29,10 +29,15 @@ __all__ = ["StepFinished", "StepRetry", "execute_step", "seal_step_failure", "st
 
 @value_class
 class StepFinished:
-    """The step has ended. ``text`` is the stored form; ``memo`` is its value when read back."""
+    """The step has ended. ``text`` is the stored form; ``memo`` is its value when read back.
+
+    Attributes:
+        had_heartbeats: whether its last attempt has stored heartbeats.
+    """
 
     text: bytes
     memo: Memo
+    had_heartbeats: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
     job, step = attempt.lease.job, (attempt.key, attempt.id, started_at)
     if not attempt.lease.key:  # the claim of a planned step says that it executes
         state.executing[job] = step
+    control = await begin_handler(state, attempt)
+    state.handlers[job] = control
     try:
         if len(attempt.deaths) >= POISON_DEATHS:
             raise PoisonError(died_text(attempt.deaths, "this step"))
@@ -62,7 +69,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
             attempt=attempt.number,
             limit_bytes=run.function.limits.step_output_bytes,
             threads=state.threads,
-            idempotency_key=idempotency_key(run.keys_of, attempt.key),
+            control=control,
             around=run.function.around,
             loop=attempt.call.future.get_loop(),
         )
@@ -71,12 +78,16 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001  user code: any error of a handler is the failure of the step
+        end_handler(control, failed=True)
         return await _failed(state, attempt, original(error), started_at=started_at)
     finally:
+        if state.handlers.get(job) is control:
+            del state.handlers[job]
         if state.executing.get(job) is step:  # not that of a later lease
             del state.executing[job]
     run.add_uncommitted(attempt.key, len(text))
-    return StepFinished(text, Memo(attempt.id, data=result.data, detail=detail))
+    end_handler(control, failed=False)
+    return StepFinished(text, Memo(attempt.id, data=result.data, detail=detail), control.log is not None)
 
 
 def step_failed(
@@ -159,9 +170,10 @@ async def _failed(
             attempt=attempt.number,
             started_at=started_at,
         )
-    log_failed_attempt(
-        run.function, run.run_id, failure, step_id=attempt.id, attempt=attempt.number + 1, delay_ms=delay_ms
-    )
+    if not run.execution.closed:  # else nobody needs the result any more
+        log_failed_attempt(
+            run.function, run.run_id, failure, step_id=attempt.id, attempt=attempt.number + 1, delay_ms=delay_ms
+        )
     return step_retry(
         state,
         attempt.lease,
