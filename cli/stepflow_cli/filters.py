@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
 
+from stepflow.client.find import run_query
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.tags import check_tag_name, tag_value
+from stepflow_broker.transitions.run_index import RunQuery
 from stepflow_broker.views.find_runs import functions_named
 from stepflow_cli.options import duration
 from stepflow_engine.errors import ConfigurationError, FilterError
 from stepflow_engine.expression import condition
+from stepflow_engine.product import variable
+from stepflow_engine.state_machine import RunStatus
 
 __all__ = [
+    "RunFilters",
     "TimeArgument",
+    "condition_option",
     "function_names",
     "function_option",
     "named_as_options",
@@ -29,7 +37,11 @@ __all__ = [
     "parse_tag",
     "parse_time",
     "resolve_time",
+    "run_filter_options",
+    "since_option",
+    "status_option",
     "tag_filter",
+    "time_option",
 ]
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -117,9 +129,142 @@ def named_as_options() -> Iterator[None]:
         raise click.BadParameter(str(error), click.get_current_context(), param_hint=f"'--{option}'") from error
 
 
-def function_option(text: str) -> Callable[[C], C]:
+# -- options -------------------------------------------------------------------
+# `command` is the name of the command in the names of environment variables, such as "RUNS_LIST".
+
+
+def function_option(text: str = "Only runs of this function: NAME or APP/NAME.") -> Callable[[C], C]:
     """The option ``--function`` with this help."""
     return click.option("--function", type=parse_function, metavar="NAME", help=text)
+
+
+def status_option(command: str, statuses: Iterable[RunStatus] = RunStatus) -> Callable[[C], C]:
+    """The option ``--status``, which may be repeated: one of these statuses."""
+    return click.option(
+        "--status",
+        "statuses",
+        envvar=variable(f"{command}_STATUS"),
+        type=click.Choice([status.value for status in statuses]),
+        multiple=True,
+        help="Only runs with this status; may be repeated.",
+    )
+
+
+def condition_option(command: str) -> Callable[[C], C]:
+    """The option ``--if``."""
+    return click.option(
+        "--if",
+        "condition",
+        envvar=variable(f"{command}_IF"),
+        type=parse_condition,
+        metavar="CEL",
+        help="Only runs whose event matches this expression: 'event.data.n > 1'.",
+    )
+
+
+def time_option(name: str, text: str, parameter: str = "", envvar: str | None = None) -> Callable[[C], C]:
+    """An option for a time, whose help begins with this text."""
+    names = (name, parameter) if parameter else (name,)
+    help_text = f"{text}: an age such as 2h, or an ISO time."
+    return click.option(*names, envvar=envvar, type=parse_time, metavar="TIME", help=help_text)
+
+
+def since_option(command: str, text: str = "Only runs since this") -> Callable[[C], C]:
+    """The option ``--since``."""
+    return time_option("--since", text, "after", variable(f"{command}_SINCE"))
+
+
+def _tag_option(command: str) -> Callable[[C], C]:
+    return click.option(
+        "--tag",
+        "tags",
+        envvar=variable(f"{command}_TAG"),
+        type=parse_tag,
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Only runs with this tag; may be repeated.",
+    )
+
+
+def _prefix_option(command: str) -> Callable[[C], C]:
+    return click.option(
+        "--id",
+        "prefix",
+        envvar=variable(f"{command}_ID"),
+        metavar="PREFIX",
+        help="Only runs whose id begins with this: at least 4 digits.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilters:
+    """The values of `run_filter_options`; ``function`` is an app id or ``None``, and a function id."""
+
+    statuses: tuple[str, ...]
+    function: tuple[str | None, str] | None
+    tags: tuple[tuple[str, str], ...]
+    after: TimeArgument | None
+    until: TimeArgument | None
+    parent: str | None
+    error: str | None
+    condition: str | None
+    event: str | None
+    prefix: str | None
+
+    def query(self, broker: Broker, partition: Partition) -> RunQuery:
+        """The filter for the server, with ages resolved now.
+
+        Raises:
+            FilterError: a filter is invalid.
+            BadParameter: a tag has two values.
+            FunctionNotFoundError: no app has a function with this id.
+        """
+        return run_query(
+            "",
+            function_names(broker, partition, self.function),
+            status=self.statuses,
+            tags=tag_filter(self.tags),
+            since=resolve_time(self.after),
+            until=resolve_time(self.until),
+            parent=self.parent,
+            error=self.error,
+            if_=self.condition,
+            event=self.event,
+            id=self.prefix,
+        )
+
+
+def run_filter_options(command: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """All filters of a list of runs, which the command gets as one argument: ``filters``, a `RunFilters`."""
+    error = "Only runs that failed with this error: its name, a part of its message, or a group of 'errors'."
+    options = (
+        status_option(command),
+        function_option(),
+        _tag_option(command),
+        since_option(command),
+        time_option("--until", "Only runs before this"),
+        click.option("--parent", metavar="RUN", help="Only runs that this run has invoked."),
+        click.option("--error", metavar="TEXT", help=error),
+        condition_option(command),
+        click.option("--event", metavar="ID", help="Only runs that the event with this id has started."),
+        _prefix_option(command),
+    )
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def with_filters(*args: Any, **others: Any) -> Any:
+            filters = RunFilters(**{one.name: others.pop(one.name) for one in fields(RunFilters)})
+            return function(*args, filters=filters, **others)
+
+        decorated: Callable[..., Any] = with_filters
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+# -- values --------------------------------------------------------------------
 
 
 def function_names(broker: Broker, partition: Partition, function: tuple[str | None, str] | None) -> tuple[str, ...]:

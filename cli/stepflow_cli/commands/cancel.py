@@ -14,7 +14,14 @@ from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.transitions.bulk_cancel import RunFilter, cancel_runs, find_live
 from stepflow_cli.exit_codes import EPILOG, ExitCode, print_error
-from stepflow_cli.filters import TimeArgument, function_option, parse_condition, parse_time, resolve_time
+from stepflow_cli.filters import (
+    TimeArgument,
+    condition_option,
+    function_option,
+    resolve_time,
+    status_option,
+    time_option,
+)
 from stepflow_cli.formatting import echo, print_json
 from stepflow_cli.options import output_option, reason_option, server_options
 from stepflow_cli.server import find_app
@@ -75,35 +82,11 @@ class CancelOptions:
 
 @click.command(epilog=EPILOG)
 @click.argument("run_ids", metavar="[RUN]...", nargs=-1)
-@function_option("Only runs of this function: NAME or APP/NAME.")
-@click.option(
-    "--status",
-    "statuses",
-    envvar=variable("RUNS_CANCEL_STATUS"),
-    type=click.Choice([status.value for status in RunStatus if not status.ended]),
-    multiple=True,
-    help="Only runs with this status; may be repeated.",
-)
-@click.option(
-    "--created-before",
-    type=parse_time,
-    metavar="TIME",
-    help="Only runs created before this: an age such as 2h, or an ISO time.",
-)
-@click.option(
-    "--created-after",
-    type=parse_time,
-    metavar="TIME",
-    help="Only runs created after this: an age such as 2h, or an ISO time.",
-)
-@click.option(
-    "--if",
-    "condition",
-    envvar=variable("RUNS_CANCEL_IF"),
-    type=parse_condition,
-    metavar="CEL",
-    help="Only runs whose event matches this expression: 'event.data.n > 1'.",
-)
+@function_option()
+@status_option("RUNS_CANCEL", [status for status in RunStatus if not status.ended])
+@time_option("--created-before", "Only runs created before this")
+@time_option("--created-after", "Only runs created after this")
+@condition_option("RUNS_CANCEL")
 @click.option("--all", "every", envvar=variable("RUNS_CANCEL_ALL"), is_flag=True, help="All live runs, of all apps.")
 @click.option("--limit", type=click.IntRange(min=1), help="The maximum number of runs, oldest first.")
 @reason_option

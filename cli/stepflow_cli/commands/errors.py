@@ -8,12 +8,12 @@ from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.views.error_groups import ErrorGroup, read_error_groups
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.filters import TimeArgument, function_names, function_option, parse_time, resolve_time
+from stepflow_cli.filters import TimeArgument, function_names, function_option, resolve_time, since_option
 from stepflow_cli.formatting import Cell, console, echo, print_json, printable, since, table
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_partitions
 from stepflow_engine.cipher import NO_ENCRYPTION
-from stepflow_engine.product import NAME, variable
+from stepflow_engine.product import NAME
 from stepflow_engine.terminal_text import cut
 
 __all__ = ["errors"]
@@ -21,14 +21,7 @@ __all__ = ["errors"]
 
 @click.command(epilog=EPILOG)
 @function_option("Only errors of this function: NAME or APP/NAME.")
-@click.option(
-    "--since",
-    "after",
-    envvar=variable("ERRORS_SINCE"),
-    type=parse_time,
-    metavar="TIME",
-    help="Only errors since this: an age such as 2h, or an ISO time.",
-)
+@since_option("ERRORS", "Only errors since this")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The largest number of groups."
 )

@@ -9,7 +9,6 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from stepflow.client.find import run_query
 from stepflow.options.encryption import cipher_of
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.redis_client.operation import run_operation
@@ -21,17 +20,7 @@ from stepflow_cli.commands.cancel import cancel
 from stepflow_cli.commands.diff import diff
 from stepflow_cli.commands.forks import fork, rerun, retry
 from stepflow_cli.exit_codes import EPILOG, Session
-from stepflow_cli.filters import (
-    TimeArgument,
-    function_names,
-    function_option,
-    named_as_options,
-    parse_condition,
-    parse_tag,
-    parse_time,
-    resolve_time,
-    tag_filter,
-)
+from stepflow_cli.filters import RunFilters, named_as_options, run_filter_options
 from stepflow_cli.formatting import (
     Cell,
     brief_failure,
@@ -49,7 +38,6 @@ from stepflow_cli.run_view.timeline import timeline
 from stepflow_cli.run_view.wait_text import wait_texts
 from stepflow_cli.server import find_partitions, find_server
 from stepflow_engine.limits import MAX_DEPTH
-from stepflow_engine.product import variable
 from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["runs"]
@@ -67,78 +55,12 @@ def runs() -> None:
 
 
 @runs.command("list", epilog=EPILOG)
-@click.option(
-    "--status",
-    "statuses",
-    envvar=variable("RUNS_LIST_STATUS"),
-    type=click.Choice([status.value for status in RunStatus]),
-    multiple=True,
-    help="Only runs with this status; may be repeated.",
-)
-@function_option("Only runs of this function: NAME or APP/NAME.")
-@click.option(
-    "--tag",
-    "tags",
-    envvar=variable("RUNS_LIST_TAG"),
-    type=parse_tag,
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Only runs with this tag; may be repeated.",
-)
-@click.option(
-    "--since",
-    "after",
-    envvar=variable("RUNS_LIST_SINCE"),
-    type=parse_time,
-    metavar="TIME",
-    help="Only runs since this: an age such as 2h, or an ISO time.",
-)
-@click.option(
-    "--until", type=parse_time, metavar="TIME", help="Only runs before this: an age such as 2h, or an ISO time."
-)
-@click.option("--parent", metavar="RUN", help="Only runs that this run has invoked.")
-@click.option(
-    "--error",
-    metavar="TEXT",
-    help="Only runs that failed with this error: its name, a part of its message, or a group of 'errors'.",
-)
-@click.option(
-    "--if",
-    "condition",
-    envvar=variable("RUNS_LIST_IF"),
-    type=parse_condition,
-    metavar="CEL",
-    help="Only runs whose event matches this expression: 'event.data.n > 1'.",
-)
-@click.option("--event", metavar="ID", help="Only runs that the event with this id has started.")
-@click.option(
-    "--id",
-    "prefix",
-    envvar=variable("RUNS_LIST_ID"),
-    metavar="PREFIX",
-    help="Only runs whose id begins with this: at least 4 digits.",
-)
+@run_filter_options("RUNS_LIST")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The maximum number of runs.")
 @click.option("--cursor", metavar="CURSOR", help="Continue a list: the cursor that it ended with.")
 @output_option
 @server_options
-def list_runs(
-    *,
-    statuses: tuple[str, ...],
-    function: tuple[str | None, str] | None,
-    tags: tuple[tuple[str, str], ...],
-    after: TimeArgument | None,
-    until: TimeArgument | None,
-    parent: str | None,
-    error: str | None,
-    condition: str | None,
-    event: str | None,
-    prefix: str | None,
-    limit: int,
-    cursor: str | None,
-    output: str,
-    redis_url: str | None,
-) -> None:
+def list_runs(*, filters: RunFilters, limit: int, cursor: str | None, output: str, redis_url: str | None) -> None:
     """List runs, the newest first.
 
     The order is that of their creation. If only runs that have ended are wanted, and no tags, it is that of their end.
@@ -146,19 +68,7 @@ def list_runs(
     """
     broker, partition = find_partitions(redis_url, cipher_of(None))
     with named_as_options():
-        wanted = run_query(
-            "",
-            function_names(broker, partition, function),
-            status=statuses,
-            tags=tag_filter(tags),
-            since=resolve_time(after),
-            until=resolve_time(until),
-            parent=parent,
-            error=error,
-            if_=condition,
-            event=event,
-            id=prefix,
-        )
+        wanted = filters.query(broker, partition)
         page = run_operation(broker, read_page(partition, wanted, cursor=cursor or "", limit=limit))
     if output == "json":
         print_json([{**run.to_json(), "cursor": cursor_after(run, wanted)} for run in page.runs])
