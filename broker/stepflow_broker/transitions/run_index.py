@@ -176,7 +176,9 @@ def page_index(
 def _read_page(reply: Sequence[Any]) -> IndexPage:
     score, run, read, found = reply
     last = Place(int(score), run.decode()) if run else None
-    return IndexPage(last, int(read), [Place(int(at), one.decode()) for at, one in found])
+    return IndexPage(
+        last, int(read), [Place(int(at), one.decode()) for at, one in zip(found[::2], found[1::2], strict=True)]
+    )
 
 
 def read_run_functions(partition: Partition) -> Command[list[str]]:
