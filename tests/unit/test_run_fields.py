@@ -24,7 +24,7 @@ TABLES: Mapping[str, tuple[HashField, ...]] = {"RUN": RUN_FIELDS, "STEPS": STEP_
 READS, WRITES, DELETES = {"HGET", "HMGET", "HEXISTS"}, {"HSET", "HSETNX"}, {"HDEL"}
 
 COMPUTED: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("end_run", "field"): ("output", "error"),
+    ("close_run", "field"): ("output", "error"),
     ("cancel_overdue", "what .. '_within'"): ("start_within", "finish_within"),
     ("examine_runs", "field"): ("output", "error"),
     ("defer", "key == '' and 'continuation' or key .. ':state'"): ("continuation", "<key>:state"),

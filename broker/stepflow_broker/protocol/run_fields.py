@@ -38,9 +38,9 @@ def _field(name: str, type: str, writers: str, deleters: str, meaning: str) -> H
 
 _TIME = "time in ms"
 _DURATION = "duration in ms"
-_CREATE = "create_run join_batch start_or_skip"
-_MOVE = "claim_jobs create_run join_batch queue_run retry_run"
-_LEASE_ENDS = "end_run leave_job park_run requeue_run retry_run"
+_CREATE = "start_or_skip store_run"
+_MOVE = "claim_jobs queue_run retry_run store_run"
+_LEASE_ENDS = "close_run leave_job park_run requeue_run retry_run"
 
 # fmt: off
 RUN_FIELDS: tuple[HashField, ...] = (
@@ -53,14 +53,14 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("retention_ms", _DURATION, "APPLY.field", "", "How long the ended run is kept. Only runs with flow control or cancellation rules store it; for others the caller of a script passes it."),
     _field("dedupe_ms", _DURATION, "fire_cron fork_run route_event start_runs", "", "How long after its creation the run is kept at least, so that its id prevents a second start. 0: no minimum."),
     # its state
-    _field("status", "text", f"{_MOVE} end_run leave_job park_run start_or_skip", "", "The status that users see. While the run is live, it follows from `continuation`."),
-    _field("continuation", "text", f"{_MOVE} defer promote", "end_run park_run", "The state of the run's own job. A parked or ended run has no such field."),
+    _field("status", "text", f"{_MOVE} close_run leave_job park_run start_or_skip", "", "The status that users see. While the run is live, it follows from `continuation`."),
+    _field("continuation", "text", f"{_MOVE} create_run defer promote", "close_run park_run", "The state of the run's own job. A parked or ended run has no such field."),
     _field("started_at", _TIME, "claim_jobs mend_run", "", "The first claim of the run."),
-    _field("ended_at", _TIME, "end_run", "", "The end of the run."),
-    _field("ended_by", "text", "end_run", "", "The worker that had the lease of the continuation when the run ended."),
+    _field("ended_at", _TIME, "close_run", "", "The end of the run."),
+    _field("ended_by", "text", "close_run", "", "The worker that had the lease of the continuation when the run ended."),
     _field("version", "text", "claim_jobs", "", "The version of the code of the worker that started the run. Without the field it has none."),
-    _field("output", "JSON", "end_run", "", "The result of a completed run. It may be encrypted."),
-    _field("error", "JSON", "end_run", "", "The failure of a run that has failed, was cancelled or was skipped. It may be encrypted."),
+    _field("output", "JSON", "close_run", "", "The result of a completed run. It may be encrypted."),
+    _field("error", "JSON", "close_run", "", "The failure of a run that has failed, was cancelled or was skipped. It may be encrypted."),
     _field("indexed", "text", "note_error tag_run with_tags", "", "The further indexes that list the run: of its tags, and of the group of its error. `<length> <subject>` repeated."),
     _field("reason", "text", "skip_run start_or_skip", "", "Why the run was skipped."),
     _field("ended_version", "text", "finish_run", "", "The version of the code that ended the run, if it differs from `version`."),
@@ -71,7 +71,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("owner", "text", "claim_jobs", _LEASE_ENDS, "The worker that has the lease of the continuation."),
     _field("leased_at", _TIME, "claim_jobs", _LEASE_ENDS, "When the lease of the continuation was granted."),
     _field("executing", "text", "extend_leases", _LEASE_ENDS, "The step that the continuation has executed for longer than a second: `<fence> <since, in ms> <step key> <step id>`. It counts while the lease has this fence and the step has no memo and no job."),
-    _field("deaths", "lines of text", "reclaim_leases", "commit_step end_run forget_deaths record_memo", "The workers that died with the continuation since its last progress, each with the time. With too many the run is poison."),
+    _field("deaths", "lines of text", "reclaim_leases", "commit_step close_run forget_deaths record_memo", "The workers that died with the continuation since its last progress, each with the time. With too many the run is poison."),
     _field("attempt", "integer", f"{_CREATE} retry_run", "", "How many attempts of the function's own code have failed."),
     _field("attempt_started_at", _TIME, "claim_jobs", "retry_run", "The first claim of a later attempt of the function's own code. The first attempt starts at `started_at`."),
     _field("first_failed_at", _TIME, "retry_run", "", "When the first attempt of the function's own code failed. The budget of a retry policy counts from it."),
@@ -79,9 +79,9 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("due", _TIME, "create_run mend_run retry_run", "", "When the delayed continuation is queued. It is out of date in other states."),
     _field("delayed_at", _TIME, "mend_run retry_run", "", "When the delay of a started run began. `due` counts from it. Without the field, `due` counts from `created_at`."),
     _field("delayed_by", "text", "join_batch start_or_skip", "", "The flow control rule that delays or delayed the start."),
-    _field("blocked", "text", "retry_run", "end_run leave_job retry_run", "Why the last worker that claimed the run could not execute it."),
-    _field("deferred", "integer", "retry_run", "end_run retry_run", "How often in a row a worker could not execute the run, because it could not read it or did not have its code. The delay doubles each time."),
-    _field("left_by", "words", "leave_job", "end_run", "The versions of the code whose workers have left the continuation to another version, because their code has a step of another kind."),
+    _field("blocked", "text", "retry_run", "close_run leave_job retry_run", "Why the last worker that claimed the run could not execute it."),
+    _field("deferred", "integer", "retry_run", "close_run retry_run", "How often in a row a worker could not execute the run, because it could not read it or did not have its code. The delay doubles each time."),
+    _field("left_by", "words", "leave_job", "close_run", "The versions of the code whose workers have left the continuation to another version, because their code has a step of another kind."),
     # flow control
     _field("heartbeats", "1", "record_heartbeat", "", "A handler of the run has sent a heartbeat with a detail, so the attempts of the run may have one."),
     _field("concurrency", "text", "APPLY.field", "", "The concurrency limits of the run's jobs. `<limit> <length of the name> <name>` repeated."),
@@ -110,8 +110,8 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("parent_step", "text", "invoke_child start_remote_child", "", "The key of the step that waits for this run."),
     _field("depth", "integer", "invoke_child start_remote_child", "", "How many ancestors the run has."),
     _field("start_message", "text", "start_remote_child", "", "The message on the stream of finished events that started this run, in the partition of its parent."),
-    _field("finished", "text", "end_run", "", "The entry for the end of this run on the stream of finished events. It is deleted when the parent, or all members of the batch, know of it."),
-    _field("keep_ms", _DURATION, "end_run", "", "The retention that begins when `finished` is deleted from the stream."),
+    _field("finished", "text", "close_run", "", "The entry for the end of this run on the stream of finished events. It is deleted when the parent, or all members of the batch, know of it."),
+    _field("keep_ms", _DURATION, "close_run", "", "The retention that begins when `finished` is deleted from the stream."),
 )
 """The fields of the hash ``RUN``."""
 

@@ -2,19 +2,24 @@
 
 The file of a script begins with its contract (see ``lua/runs/start_runs.lua``). Its ``USES`` line names the files of
 ``lua/lib`` that are put before it, as far as it needs them: the server makes each function of a script at each call.
+
+A line ``-- REST`` divides a script. The part above it serves the most frequent case and returns, else it has written
+nothing. The functions that only the rest needs are made, and its rights are checked, only if the rest is executed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from operator import add
 
 from stepflow_broker.protocol.keys import lua_constants
-from stepflow_broker.protocol.lua_rights import called_commands, lua_rights
+from stepflow_broker.protocol.lua_rights import lua_rights
 from stepflow_broker.protocol.lua_states import lua_states
 
 __all__ = ["Script", "script", "script_names"]
@@ -23,6 +28,7 @@ _FOLDER = files("stepflow_broker") / "lua"
 _USES = re.compile(r"^-- USES +(.+)$", re.MULTILINE)
 _KEYS = re.compile(r"^-- KEYS +(.+)$", re.MULTILINE)
 _RIGHTS = re.compile(r"^-- RIGHTS +(.+)$", re.MULTILINE)
+_REST = re.compile(r"^-- REST\b.*\n", re.MULTILINE)
 _DEFINITION = re.compile(r"^(?=local |function )", re.MULTILINE)
 _DEFINED = re.compile(r"(?:local )?function (\w+)|local ([\w, ]+)")
 
@@ -50,11 +56,13 @@ def script(name: str) -> Script:
     body = _paths(_FOLDER)[name].read_text()
     uses = _USES.search(body)
     parts = [_strip((_FOLDER / "lib" / f"{part}.lua").read_text()) for part in (uses.group(1).split() if uses else ())]
-    code = _needed("".join(parts), _strip(body))
+    sections = _needed("".join(parts), [_strip(section) for section in _REST.split(body)])
     checked = _RIGHTS.search(body)
-    commands = checked.group(1).split() if checked else called_commands(code)
-    rights = "" if name in _examinations() else lua_rights(code, commands)
-    text = lua_constants(code) + lua_states(code) + rights + code
+    rights = [""] * len(sections)
+    if name not in _examinations():
+        rights = lua_rights(sections, checked.group(1).split() if checked else None)
+    code = "".join(sections)
+    text = lua_constants(code) + lua_states(code) + "".join(map(add, rights, sections))
     keys = _KEYS.search(body)
     names = re.findall(r"\d+ (\w+)", keys.group(1)) if keys else ()
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), tuple(names))
@@ -77,14 +85,17 @@ def _paths(folder: Traversable) -> dict[str, Traversable]:
     return {file.name.removesuffix(".lua"): file for group in groups for file in group.iterdir()}
 
 
-def _needed(libraries: str, body: str) -> str:
-    """The definitions of the libraries that a script needs, in their order, and its body."""
+def _needed(libraries: str, parts: Sequence[str]) -> list[str]:
+    """The parts of a script, each after the definitions of the libraries that it is the first to need."""
     chunks = [chunk for chunk in _DEFINITION.split(libraries) if chunk.strip()]
-    needed, words = set[int](), _words(body)
-    while more := {n for n, chunk in enumerate(chunks) if n not in needed and words & _defined(chunk)}:
-        needed |= more
-        words |= {word for n in more for word in _words(chunks[n])}
-    return "".join([chunk for n, chunk in enumerate(chunks) if n in needed] + [body])
+    needed, sections = set[int](), []
+    for part in parts:
+        before, words = set(needed), _words(part)
+        while more := {n for n, chunk in enumerate(chunks) if n not in needed and words & _defined(chunk)}:
+            needed |= more
+            words |= {word for n in more for word in _words(chunks[n])}
+        sections.append("".join([chunk for n, chunk in enumerate(chunks) if n in needed - before] + [part]))
+    return sections
 
 
 def _defined(chunk: str) -> set[str]:

@@ -12,16 +12,23 @@ local now, run, key, child = clock(ARGV[1]), ARGV[2], ARGV[5], ARGV[11]
 local was = read_run(run)
 local refused = invoke_refusal(run, was, ARGV[3], key, ARGV[4])
 if refused then return {refused, 0, ''} end
+local is_new = redis.call('EXISTS', RUN .. child) == 0
+local paused = is_paused('function', ARGV[12] .. '/' .. ARGV[13])
+local more = {'parent', run, 'parent_step', key, 'depth', ARGV[16]}
+if ARGV[10] == '' and ARGV[18] == '0' and is_new and not paused then
+  await_child(run, key, ARGV[6], child, ARGV[7], now, ARGV[8], ARGV[9])
+  create_queued_run(child, ARGV[12], ARGV[13], ARGV[14], ARGV[15], now, more)
+  return {1, 0, ''}
+end
+-- REST: a child with flow control, cancellation or tags, one that exists, or one that cannot start
 if ARGV[10] ~= '' then
   local _, position = record_memo(run, was, key, ARGV[10])
   return {3, position, ARGV[10]}
 end
 await_child(run, key, ARGV[6], child, ARGV[7], now, ARGV[8], ARGV[9])
-local more = {'parent', run, 'parent_step', key, 'depth', ARGV[16]}
 local waits
-if redis.call('EXISTS', RUN .. child) == 0 then
-  local rules = read_rules(18)
-  if is_paused('function', ARGV[12] .. '/' .. ARGV[13]) then rules = {{kind = 'skip', name = 'paused'}} end
+if is_new then
+  local rules = paused and {{kind = 'skip', name = 'paused'}} or read_rules(18)
   waits = start_or_skip(child, ARGV[12], ARGV[13], ARGV[14], ARGV[15], now, more, tonumber(ARGV[17]), rules)
 else
   waits = is_live(child)

@@ -7,21 +7,30 @@
 -- it. If the parent lives in another partition, it is in the field `remote_parent`, and the finished event is a message
 -- that a worker delivers to that partition.
 
+-- store a new live run
+local function store_run(run, app, function_id, queue, event, now, status, continuation, more)
+  redis.call('HSET', RUN .. run, 'app', app, 'function', function_id, 'queue', queue, 'event', event, 'attempt', 0,
+    'created_at', now, 'status', status, 'continuation', continuation, unpack(more))
+  redis.call('ZADD', LIVE, now, run)
+  index_start(run, app .. '/' .. function_id, now)
+end
+
+-- create a run, and queue its job
+local function create_queued_run(run, app, function_id, queue, event, now, more)
+  store_run(run, app, function_id, queue, event, now, 'queued', 'queued', more)
+  push_job(run, list_of(queue, false), app .. '/' .. function_id, now)
+end
+
 -- create a run and queue it, or delay it until `due`. `may_wait` says that its job may need to enter a wait list.
 local function create_run(run, app, function_id, queue, event, now, more, may_wait, due)
-  redis.call('HSET', RUN .. run, 'app', app, 'function', function_id, 'queue', queue, 'event', event, 'attempt', 0,
-    'created_at', now, 'status', due and 'waiting' or 'queued', 'continuation', due and 'delayed' or 'queued',
-    unpack(more or {}))
-  redis.call('ZADD', LIVE, now, run)
+  if not (due or may_wait) then return create_queued_run(run, app, function_id, queue, event, now, more) end
+  store_run(run, app, function_id, queue, event, now, due and 'waiting' or 'queued', due and 'delayed' or 'queued', more)
   local list, name = list_of(queue, false), app .. '/' .. function_id
-  index_start(run, name, now)
   if due then
     redis.call('HSET', RUN .. run, 'due', due)
     delay_job(run, list, name, now, due)
-  elseif may_wait then
-    redis.call('HSET', RUN .. run, 'continuation', enqueue_or_wait(run, run, read_run(run), list, name, now))
   else
-    push_job(run, list, name, now)
+    redis.call('HSET', RUN .. run, 'continuation', enqueue_or_wait(run, run, read_run(run), list, name, now))
   end
 end
 
@@ -139,6 +148,38 @@ local function expire_run(run, keep_ms)
   if redis.call('PEXPIRE', MEMO_ORDER .. run, keep_ms) == 1 then redis.call('PEXPIRE', MEMOS .. run, keep_ms) end
 end
 
+-- end a run that has no jobs, timers and waits any more: keep its hash, memos and attempts for the retention
+local function close_run(run, was, status, field, payload, now, retention_ms)
+  -- delete before adding, so that the hash rarely exceeds 16 fields: its table would double, and stay so
+  redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner', 'leased_at', 'executing', 'deaths', 'blocked',
+    'deferred', 'left_by')
+  local more = {}
+  if was.owner then more = {'ended_by', was.owner} end
+  redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload, unpack(more))
+  local keep_ms = math.max(retention_ms, (tonumber(was.dedupe_ms) or 0) - math.max(0, now - was.created_at))
+  redis.call('ZREM', LIVE, run)
+  local name = (was.app or '') .. '/' .. (was.function_id or '')
+  index_end(run, name, status, now, keep_ms)
+  if status == 'failed' then
+    if was.batch and was.batch ~= run then -- it had no job, and a requeue needs a whole one
+      describe_job(run, was.queue, 'failed', name, now)
+    end
+    redis.call('HSET', RQ_JOB .. run, 'origin', was.queue, 'status', 'failed', 'ended_at', iso8601(now), 'exc_info', payload)
+    redis.call('PEXPIRE', RQ_JOB .. run, keep_ms)
+    redis.call('ZADD', RQ_FAILED .. was.queue, math.floor((now + keep_ms) / 1000), run)
+  else
+    redis.call('DEL', RQ_JOB .. run)
+  end
+  redis.call('PUBLISH', RUN_ENDED .. run, status)
+  local kind = was.parent and 'run' or was.remote_parent and 'remote_run' or was.batch == run and 'batch'
+  if kind then -- no expiry until its parent, or the members of its batch, know that it has ended
+    local entry = redis.call('XADD', FINISHED, '*', kind, run)
+    redis.call('HSET', RUN .. run, 'finished', entry, 'keep_ms', keep_ms)
+  else
+    expire_run(run, keep_ms)
+  end
+end
+
 -- end a run: delete its jobs, leases, timers and waits, and keep its hash, memos and attempts for the retention -> the
 -- worker that had its lease, and the children that it waited for, in this partition and in others
 local function end_run(run, was, status, field, payload, now, retention_ms)
@@ -165,34 +206,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
     children, jobs, remote = drop_steps(run, was, fields)
     redis.call('DEL', STEPS .. run)
   end
-  -- delete before adding, so that the hash rarely exceeds 16 fields: its table would double, and stay so
-  redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner', 'leased_at', 'executing', 'deaths', 'blocked',
-    'deferred', 'left_by')
-  local more = {}
-  if was.owner then more = {'ended_by', was.owner} end
-  redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload, unpack(more))
-  local keep_ms = math.max(retention_ms, (tonumber(was.dedupe_ms) or 0) - math.max(0, now - was.created_at))
-  local name = (was.app or '') .. '/' .. (was.function_id or '')
-  redis.call('ZREM', LIVE, run)
-  index_end(run, name, status, now, keep_ms)
-  if status == 'failed' then
-    if was.batch and was.batch ~= run then -- it had no job, and a requeue needs a whole one
-      describe_job(run, queue, 'failed', name, now)
-    end
-    redis.call('HSET', RQ_JOB .. run, 'origin', queue, 'status', 'failed', 'ended_at', iso8601(now), 'exc_info', payload)
-    redis.call('PEXPIRE', RQ_JOB .. run, keep_ms)
-    redis.call('ZADD', RQ_FAILED .. queue, math.floor((now + keep_ms) / 1000), run)
-  else
-    redis.call('DEL', RQ_JOB .. run)
-  end
-  redis.call('PUBLISH', RUN_ENDED .. run, status)
-  local kind = was.parent and 'run' or was.remote_parent and 'remote_run' or was.batch == run and 'batch'
-  if kind then -- no expiry until its parent, or the members of its batch, know that it has ended
-    local entry = redis.call('XADD', FINISHED, '*', kind, run)
-    redis.call('HSET', RUN .. run, 'finished', entry, 'keep_ms', keep_ms)
-  else
-    expire_run(run, keep_ms)
-  end
+  close_run(run, was, status, field, payload, now, retention_ms)
   if was.concurrency then
     jobs[#jobs + 1] = run
     for _, job in ipairs(jobs) do release_slots(job, was, now) end

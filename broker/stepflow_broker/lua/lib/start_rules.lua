@@ -215,10 +215,8 @@ local function join_batch(rule, run, app, function_id, queue, event, now, more, 
   end
   redis.call('HSET', BATCH .. rule.name, 'run', batch, 'bytes', bytes + #event)
   redis.call('PEXPIRE', BATCH .. rule.name, rule.timeout_ms)
-  redis.call('HSET', RUN .. run, 'app', app, 'function', function_id, 'queue', queue, 'event', event, 'attempt', 0,
-    'created_at', now, 'status', 'waiting', 'continuation', 'batched', 'batch', batch, unpack(more))
-  redis.call('ZADD', LIVE, now, run)
-  index_start(run, app .. '/' .. function_id, now)
+  more = {'batch', batch, unpack(more)}
+  store_run(run, app, function_id, queue, event, now, 'waiting', 'batched', more)
   if redis.call('RPUSH', BATCHED .. batch, run) >= tonumber(rule.max_size) then start_batch(rule, batch, now) end
 end
 

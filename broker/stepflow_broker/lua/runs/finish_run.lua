@@ -9,11 +9,26 @@
 -- MOVES    run running -> completed|failed; continuation leased -> none;
 --          step queued|waitlisted|leased|delayed|waiting -> none; promote
 -- RETURNS  1 ENDED, 0 ALREADY_ENDED, -1 NO_RUN, -2 STALE_FENCE
-local GROUP_MS = 30 * 86400000 -- how long a group of errors is kept after its last
-local MAX_GROUPS = 1000
 local run, was = ARGV[2], read_run(ARGV[2])
 if not holds_run(was, ARGV[3]) then return was.status == ARGV[4] and 0 or refusal(was) end
-local now, group = clock(ARGV[1]), ARGV[11]
+local now, retention_ms = clock(ARGV[1]), tonumber(ARGV[7])
+
+-- before the end, with which a run that is not kept is gone
+local function note_version()
+  if ARGV[10] ~= '' then redis.call('HSET', KEYS[1], 'ended_version', ARGV[10]) end
+end
+
+local has_more = was.concurrency or was.singleton or was.cancel_events or redis.call('EXISTS', STEPS .. run) == 1
+if ARGV[4] == 'completed' and not has_more then
+  note_version()
+  drop_lease(run, was.list, was.lease)
+  close_run(run, was, 'completed', ARGV[5], ARGV[6], now, retention_ms)
+  return 1
+end
+-- REST: a run that fails, that leaves steps, or that has flow control or cancellation
+local GROUP_MS = 30 * 86400000 -- how long a group of errors is kept after its last
+local MAX_GROUPS = 1000
+local group = ARGV[11]
 if group ~= '' then
   note_error(run, group)
   redis.call('HINCRBY', ERROR_GROUP .. group, 'count', 1)
@@ -28,9 +43,8 @@ if group ~= '' then
     redis.call('ZREM', ERROR_GROUPS, oldest)
   end
 end
--- before the end, with which a run that is not kept is gone
-if ARGV[10] ~= '' then redis.call('HSET', KEYS[1], 'ended_version', ARGV[10]) end
-end_run(run, was, ARGV[4], ARGV[5], ARGV[6], now, tonumber(ARGV[7]))
+note_version()
+end_run(run, was, ARGV[4], ARGV[5], ARGV[6], now, retention_ms)
 -- nobody else deletes the entries of runs that are gone
 if ARGV[4] == 'failed' then redis.call('ZREMRANGEBYSCORE', RQ_FAILED .. was.queue, '-inf', math.floor(now / 1000) - 1) end
 if ARGV[8] ~= '' then redis.call('XADD', KEYS[2], '*', 'event', ARGV[8], 'id', ARGV[9], 'dedupe', 0) end

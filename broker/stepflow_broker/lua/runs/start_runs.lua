@@ -5,8 +5,19 @@
 --          7.. run, event, rules (see read_rules), ...
 -- MOVES    start
 -- RETURNS  list of 1 STARTED, 0 ALREADY_STARTED, 3 SKIPPED
-local now, retention_ms, codes, i = clock(ARGV[1]), tonumber(ARGV[6]), {}, 7
+local now, codes, has_rules = clock(ARGV[1]), {}, false
 local more = {'dedupe_ms', ARGV[5]}
+for i = 9, #ARGV, 3 do has_rules = has_rules or ARGV[i] ~= '0' end
+if not has_rules then
+  for i = 7, #ARGV, 3 do
+    local is_new = redis.call('EXISTS', RUN .. ARGV[i]) == 0
+    if is_new then create_queued_run(ARGV[i], ARGV[2], ARGV[3], ARGV[4], ARGV[i + 1], now, more) end
+    codes[#codes + 1] = is_new and 1 or 0
+  end
+  return codes
+end
+-- REST: with flow control, cancellation or tags
+local retention_ms, i = tonumber(ARGV[6]), 7
 while i <= #ARGV do
   local run, code, rules, following = ARGV[i], 0, read_rules(i + 2)
   if redis.call('EXISTS', RUN .. run) == 0 then
