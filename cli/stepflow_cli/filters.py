@@ -18,7 +18,7 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.tags import check_tag_name, tag_value
 from stepflow_broker.transitions.run_index import RunQuery
-from stepflow_broker.views.find_runs import functions_named
+from stepflow_broker.views.filter_names import functions_named
 from stepflow_cli.options import duration
 from stepflow_engine.errors import ConfigurationError, FilterError
 from stepflow_engine.expression import condition

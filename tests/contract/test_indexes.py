@@ -13,7 +13,7 @@ from stepflow_broker.registry.tags import TagConfig
 from stepflow_broker.transitions.batches import end_batch
 from stepflow_broker.transitions.run_index import Place, RunQuery, page_index
 from stepflow_broker.transitions.runs import forget_runs, start_run, tag_run
-from stepflow_broker.views import find_runs
+from stepflow_broker.views import find_runs, run_candidates
 from stepflow_broker.views.error_groups import read_error_groups
 from stepflow_broker.views.find_runs import find_page
 from stepflow_engine.codec import dumps
@@ -59,7 +59,7 @@ def pages(driver: Driver, wanted: RunQuery, *, limit: int) -> list[list[str]]:
 
 
 def test_a_prefix_that_very_many_ids_have_is_refused(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find_runs, "_MAX_MATCHES", 3)
+    monkeypatch.setattr(run_candidates, "_MAX_MATCHES", 3)
     for number in range(5):
         start(driver, f"abcd{number}", "buy" if number < 3 else "sell")
     with pytest.raises(FilterError, match="more than 3 run ids begin with 'abcd': write more of its digits"):
@@ -164,7 +164,7 @@ def test_running_runs_are_found_behind_many_that_are_queued(driver: Driver, monk
         driver.advance(1)
         start(driver, f"later{number}")
     assert listed(driver, statuses=frozenset({RunStatus.RUNNING})) == ["run1"]
-    monkeypatch.setattr(find_runs, "_MAX_MATCHES", 1)
+    monkeypatch.setattr(run_candidates, "_MAX_MATCHES", 1)
     monkeypatch.setattr(find_runs, "BUDGET", 100)
     assert listed(driver, statuses=frozenset({RunStatus.RUNNING})) == ["run1"]
 

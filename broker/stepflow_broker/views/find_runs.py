@@ -13,40 +13,25 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import command, in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.registry.functions import FunctionConfig, read_functions
-from stepflow_broker.transitions.attempts import read_attempts
 from stepflow_broker.transitions.pauses import Pause, read_pauses
-from stepflow_broker.transitions.run_index import (
-    Place,
-    RunQuery,
-    page_index,
-    parse_cursor,
-    read_run_functions,
-    read_tag_names,
-)
-from stepflow_broker.transitions.runs import parse_run, read_memos, read_run, read_steps
-from stepflow_broker.views.invoke_view import find_invokes
+from stepflow_broker.transitions.run_index import Place, RunQuery, page_index, parse_cursor
+from stepflow_broker.transitions.runs import parse_run, read_steps
+from stepflow_broker.views.filter_names import check_names
+from stepflow_broker.views.run_candidates import read_candidates
 from stepflow_broker.views.run_pauses import limits_of
-from stepflow_broker.views.run_view import RunView, run_not_found, view_run
+from stepflow_broker.views.run_view import RunView, view_run
 from stepflow_broker.views.wait_view import WaitView, find_waits
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.encryption_scopes import end_scopes, open_event, read_event, redacted_failure
-from stepflow_engine.errors import DecryptionError, FilterError, FunctionNotFoundError
+from stepflow_engine.errors import DecryptionError
 from stepflow_engine.expression import ExpressionCostError, expression
-from stepflow_engine.failure import Failure
-from stepflow_engine.ids import run_id_by_event, run_id_for, split_job_id, with_partition_prefix
-from stepflow_engine.memo import read_memo
-from stepflow_engine.product import NAME
 from stepflow_engine.state_machine import RunStatus
-from stepflow_engine.suggestions import suggestion
 
 __all__ = [
     "BUDGET",
     "RunPage",
     "cursor_after",
     "find_page",
-    "functions_named",
-    "read_children",
     "read_page",
     "read_views",
 ]
@@ -58,10 +43,7 @@ _MOST = 1_000
 _EVENT_BYTES = 64 * 1024 * 1024
 """How many bytes of events are read for a page."""
 _CHUNK = 50
-_SCANNED = 1_000
 _ROWS = 500
-_MAX_MATCHES = 1_000
-_MAX_TAG_NAMES = 1_000
 _RUN_FIELDS = (
     "status",
     "app",
@@ -144,7 +126,7 @@ def find_page(
         RunNotFoundError: the parent does not exist.
     """
     after = parse_cursor(cursor, wanted.order) if cursor else None
-    ids = yield from _candidates(partition, wanted)
+    ids = yield from read_candidates(partition, wanted)
     if ids is not None:
         page = yield from _page_of(partition, wanted, ids, after, limit)
     else:
@@ -154,7 +136,7 @@ def find_page(
         next_cursor = found.next_place.cursor(wanted.order) if found.next_place else ""
         page = RunPage(runs, next_cursor, found.compared, found.is_cut)
     if not page.runs and not cursor:
-        yield from _check_names(partition, wanted, known)
+        yield from check_names(partition, wanted, known)
     return page
 
 
@@ -263,94 +245,6 @@ def _error_matches(text: str, error: bytes | None, run_id: str, name: str, ciphe
 # -- from ids ------------------------------------------------------------------
 
 
-def _candidates(partition: Partition, wanted: RunQuery) -> Operation[list[str] | None]:
-    """The ids among which are those of all wanted runs, where they are few; ``None``: the indexes have them."""
-    if wanted.parent:
-        return (yield from read_children(partition, wanted.parent))
-    if wanted.event_id:
-        return (yield from _started_by(partition, wanted.event_id))
-    if wanted.id_prefix:
-        return (yield from _with_prefix(partition, wanted))
-    return (yield from _executing(partition)) if wanted.statuses == {RunStatus.RUNNING} else None
-
-
-def _executing(partition: Partition) -> Operation[list[str] | None]:
-    """The ids of the runs whose code workers hold; ``None``: there are very many.
-
-    Behind very many queued runs, these would be at the end of the index of live runs.
-    """
-    parts = yield [command(replies.texts, "ZRANGE", one.keys("LEASES"), 0, _MAX_MATCHES) for one in partition.all]
-    jobs = [job for part in parts for job in part]
-    return None if len(jobs) > _MAX_MATCHES else [job for job in jobs if not split_job_id(job)[1]]
-
-
-def read_children(partition: Partition, run_id: str) -> Operation[list[str]]:
-    """The ids of the runs that a run has invoked, in the order of the invokes. One round trip.
-
-    Raises:
-        RunNotFoundError: there is no such run.
-    """
-    record, pending, attempts, memos = yield [
-        read_run(partition, run_id),
-        read_steps(partition, run_id),
-        read_attempts(partition, run_id),
-        read_memos(partition, run_id),
-    ]
-    if record is None:
-        raise run_not_found(run_id)
-    invokes = find_invokes(((key, read_memo(text)) for key, text in memos), pending, attempts)
-    return list(dict.fromkeys(invoke.run_id for invoke in invokes if invoke.run_id))
-
-
-def _started_by(partition: Partition, event_id: str) -> Operation[list[str]]:
-    """The ids that runs by an event have: of all functions, also those that nothing registers any more."""
-    configs, *names = yield [read_functions(partition.keys), *[read_run_functions(one) for one in partition.all]]
-    pinned = {config.name: config.pinned_partition for config in configs}
-    pinned = dict.fromkeys((name for part in names for name in part), "") | pinned
-    return [
-        run_id
-        for name, prefix in sorted(pinned.items())
-        for run_id in (
-            run_id_by_event(event_id, name, prefix),
-            with_partition_prefix(prefix, run_id_for(event_id, name)),  # of `start`
-        )
-    ]
-
-
-def _with_prefix(partition: Partition, wanted: RunQuery) -> Operation[list[str]]:
-    """The ids of runs that start with a prefix, of the wanted functions.
-
-    Raises:
-        FilterError: there are more than a thousand, so which of them are the newest is not known.
-    """
-    prefix = wanted.id_prefix
-    parts = [partition.of(prefix)] if len(prefix) >= 4 else partition.all
-    names = yield [read_run_functions(one) for one in parts]
-    cursors = {
-        one.keys("INDEX", f"function {name}"): b"0"
-        for one, found in zip(parts, names, strict=True)
-        for name in found
-        if name in wanted.functions or (not wanted.functions and name.startswith(wanted.app and f"{wanted.app}/"))
-    }
-    ids: dict[str, None] = {}
-    while cursors:
-        batch = list(cursors.items())[:_CHUNK]
-        pages = yield [
-            command(replies.raw, "ZSCAN", key, cursor, "MATCH", f"{prefix}*", "COUNT", _SCANNED)
-            for key, cursor in batch
-        ]
-        for (key, _), (following, flat) in zip(batch, pages, strict=True):
-            ids |= dict.fromkeys(run.decode() for run in flat[::2])
-            cursors[key] = following
-            if following == b"0":
-                del cursors[key]
-        if len(ids) > _MAX_MATCHES:
-            raise FilterError(
-                "id", f"more than {_MAX_MATCHES:,} run ids begin with {prefix!r}: write more of its digits"
-            )
-    return list(ids)
-
-
 def _page_of(
     partition: Partition, wanted: RunQuery, ids: Sequence[str], after: Place | None, limit: int
 ) -> Operation[RunPage]:
@@ -407,59 +301,3 @@ def _view(run_id: str, row: Sequence[bytes | None], pauses: Mapping[str, Pause])
         return None
     limits = limits_of(fields.get("concurrency", b""))
     return view_run(run, delayed_by=fields.get("delayed_by", b"").decode(), limits=limits, pauses=pauses)
-
-
-# -- names ---------------------------------------------------------------------
-
-
-def functions_named(partition: Partition, name: str) -> Operation[tuple[str, ...]]:
-    """The functions of all apps that have this id, as ``app/function``. One round trip.
-
-    Raises:
-        FunctionNotFoundError: there is none.
-    """
-    names, _ = yield from _known_functions(partition)
-    found = tuple(sorted(one for one in names if one.partition("/")[2] == name))
-    if not found:
-        raise _no_function(name, [one.partition("/")[2] for one in names])
-    return found
-
-
-def _known_functions(partition: Partition) -> Operation[tuple[set[str], list[FunctionConfig]]]:
-    """The functions that are registered, or that have runs."""
-    configs, *parts = yield [read_functions(partition.keys), *[read_run_functions(one) for one in partition.all]]
-    return {*(config.name for config in configs), *(name for part in parts for name in part)}, configs
-
-
-def _check_names(partition: Partition, wanted: RunQuery, known: Iterable[str]) -> Operation[None]:
-    """Refuse a filter that finds nothing because it names what does not exist."""
-    if not (wanted.functions or wanted.tags or wanted.error_group):
-        return
-    names, configs = yield from _known_functions(partition)
-    names |= set(known)
-    for name in wanted.functions:
-        if name not in names:
-            raise _no_function(name, names)
-    tag_names = {tag.name for config in configs for tag in config.tags}
-    if wanted.tags:
-        parts = yield [read_tag_names(one) for one in partition.all]
-        tag_names |= {name for part in parts for name in part}
-    for name, _ in wanted.tags:
-        if name not in tag_names and len(tag_names) < _MAX_TAG_NAMES:
-            raise FilterError("tags", f"there is no tag {name!r}: {suggestion(name, tag_names, 'tags')}")
-    if wanted.error_group and not (yield from _has_group(partition, wanted.error_group)):
-        raise FilterError("error", f"there is no group of errors {wanted.error_group!r}: '{NAME} errors' lists them")
-
-
-def _has_group(partition: Partition, group: str) -> Operation[bool]:
-    counts = yield [
-        command(int, "EXISTS", one.keys(kind, subject))
-        for one in partition.all
-        for kind, subject in (("ERROR_GROUP", group), ("INDEX", f"error {group}"))
-    ]
-    return any(counts)
-
-
-def _no_function(name: str, known: Iterable[str]) -> FunctionNotFoundError:
-    text = f"could not find function with ID: {name}: {suggestion(name, known, 'functions')}"
-    return FunctionNotFoundError("", Failure("FunctionNotFoundError", text), function_id=name)

@@ -7,9 +7,10 @@ from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.attempts import read_attempts
 from stepflow_broker.transitions.runs import read_memos, read_run, read_steps
 from stepflow_broker.views.attempt_view import AttemptView, function_attempts, kept_attempts
-from stepflow_broker.views.find_runs import read_children, read_views
+from stepflow_broker.views.find_runs import read_views
 from stepflow_broker.views.invoke_view import find_invokes
 from stepflow_broker.views.opened import opened_attempt, opened_run, opened_step
+from stepflow_broker.views.run_candidates import read_children
 from stepflow_broker.views.run_view import RunView, run_not_found
 from stepflow_broker.views.step_view import StepView, step_views
 from stepflow_engine.encryption_scopes import redacted_memo
