@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import redis
@@ -12,10 +14,16 @@ from stepflow_broker.access.acl import rules
 from stepflow_broker.access.roles import WORKER
 from stepflow_broker.protocol.keys import KEYS
 from stepflow_broker.protocol.lua_rights import called_commands
-from stepflow_broker.protocol.scripts import script
+from stepflow_broker.protocol.scripts import script, script_names
+from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.errors import is_permission_error
+from stepflow_broker.registry.flow_control import RateConfig
+from stepflow_broker.transitions.jobs import Lease
+from stepflow_engine.errors import StepflowError
+from stepflow_engine.state_machine import RunStatus
 from tests.support.backends import real_store
 from tests.support.driver import Driver
+from tests.support.observed_moves import MoveRecorder
 
 USER = "limited"
 CHANNELS = {key.name: key.text for key in KEYS if key.type == "channel"}
@@ -37,6 +45,12 @@ def limited(admin: redis.Redis, url: str) -> Iterator[redis.Redis]:
         yield client
 
 
+def checks_of(name: str) -> list[list[str]]:
+    """The commands that each section of a script checks."""
+    checks = re.findall(r"^do\n  local may, key.*?^end$", script(name).text, re.MULTILINE | re.DOTALL)
+    return [[right.upper() for right in re.findall(r"run the '([a-z|]+)' command", check)] for check in checks]
+
+
 def commands_of(name: str) -> list[str]:
     """The commands that a script may call, but for those that it calls before it writes, whatever it finds."""
     called = called_commands(script(name).text)
@@ -54,16 +68,59 @@ def refusal(client: redis.Redis, name: str, key: str) -> str:
 def test_a_script_that_may_not_call_one_of_its_commands_names_it_and_does_nothing(
     admin: redis.Redis, limited: redis.Redis, name: str
 ) -> None:
-    if "acl_check_cmd" not in script(name).text:
+    checks = checks_of(name)
+    if not checks:
         assert len(called_commands(script(name).text)) < 2
         return
+    assert {command for check in checks for command in check} == set(commands_of(name))
     before = admin.dbsize()
-    for command in commands_of(name):
+    for command in checks[0]:
         right = command.lower()
         admin.execute_command("ACL", "SETUSER", USER, f"-{right}")
         assert f"'{right}'" in refusal(limited, name, "stepflow:run:r")
         admin.execute_command("ACL", "SETUSER", USER, f"+{right}")
     assert admin.dbsize() == before
+
+
+def contents(client: redis.Redis) -> dict[str, object]:
+    return {key: client.dump(key) for key in client.scan_iter()}
+
+
+RESTS: dict[str, Callable[[Driver, Lease], object]] = {
+    "start_runs": lambda driver, _: driver.start("r2", rate=RateConfig(1, 60_000)),
+    "finish_run": lambda driver, lease: driver.finish(lease, RunStatus.FAILED),
+    "invoke_child": lambda driver, lease: driver.invoke(lease, rate=RateConfig(1, 60_000)),
+}
+"""Calls of the scripts that are divided, which need their rest."""
+
+
+def test_all_divided_scripts_are_tested() -> None:
+    assert set(RESTS) == {name for name in script_names() if len(checks_of(name)) > 1}
+
+
+@pytest.mark.parametrize("name", RESTS)
+def test_a_rest_that_may_not_call_one_of_its_commands_names_it_and_the_script_does_nothing(
+    admin: redis.Redis, limited: redis.Redis, url: str, name: str
+) -> None:
+    store = real_store(url)
+    broker = MoveRecorder(Broker(url.replace("://", f"://{USER}:secret@")), store.client)
+    try:
+        lease = Driver(store).started("r1")
+        driver = Driver(replace(store, broker=broker))
+        before = contents(store.client)
+        for command in checks_of(name)[1]:
+            right = command.lower()
+            admin.execute_command("ACL", "SETUSER", USER, f"-{right}")
+            with pytest.raises(StepflowError, match=re.escape(f"'{right}'")):
+                RESTS[name](driver, lease)
+            admin.execute_command("ACL", "SETUSER", USER, f"+{right}")
+        assert contents(store.client) == before
+        RESTS[name](driver, lease)
+        assert contents(store.client) != before
+    finally:
+        broker.close()
+        store.client.close()
+        store.broker.close()
 
 
 def test_a_script_that_may_not_publish_what_it_may_have_to_does_nothing(
