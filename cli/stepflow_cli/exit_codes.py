@@ -24,6 +24,7 @@ from stepflow_engine.errors import (
     ResultTimeoutError,
     RunNotFoundError,
     StepflowError,
+    StepOutputError,
 )
 from stepflow_engine.product import DEBUG, NAME, OUTPUT, REDIS_URL, variable
 from stepflow_engine.terminal_text import printable, printable_lines
@@ -80,7 +81,7 @@ class Session:
 def exit_code(error: Exception) -> ExitCode:
     """The exit code for an error."""
     match error:
-        case click.UsageError() | EventError() | FilterError() | ForkError():
+        case click.UsageError() | EventError() | FilterError() | ForkError() | StepOutputError():
             return ExitCode.USAGE
         case ConfigurationError() | EncryptionKeyMissingError():
             return ExitCode.CONFIGURATION

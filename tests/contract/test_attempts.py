@@ -310,6 +310,14 @@ def test_a_run_with_very_many_unfinished_steps_keeps_a_hundred_of_them(driver: D
     assert len(driver.attempts()) == 100
 
 
+def test_a_run_keeps_many_more_of_its_unfinished_invokes_for_its_forks(driver: Driver) -> None:
+    lease = driver.started()
+    calls = [driver.invoking(lease, f"call {number}", child=f"child{number}") for number in range(101)]
+    driver.store.broker.execute_all(calls)
+    driver.finish(lease, RunStatus.FAILED)
+    assert len(driver.attempts()) == 101
+
+
 def test_a_failed_run_says_which_worker_ended_it(driver: Driver) -> None:
     driver.finish(driver.started(worker="anna"), RunStatus.FAILED)
     assert driver.run().ended_by == "anna"

@@ -102,3 +102,34 @@ def test_a_fork_is_executed_on_the_present_queue_with_another_event(driver: Driv
     record = driver.send(read_run(driver.partition, "run2"))
     assert record is not None
     assert record.event["data"] == {"n": 2}
+
+
+def test_a_copied_memo_gets_what_the_caller_adds(driver: Driver) -> None:
+    ended(driver)
+    fork(driver, memos=[(A, b',"version":"1.4"'), (B, b"")])
+    (_, first), (_, second) = memos(driver)
+    assert first == memo(0)[:-1] + b',"version":"1.4"}'
+    assert second == memo(1)
+    before = driver.snapshot()
+    assert fork(driver, "run3", memos=[(step_key("gone"), b',"version":"1.4"')]) is ScriptStatus.NO_RUN
+    assert driver.snapshot() == before
+
+
+def test_a_source_is_kept_for_as_long_as_a_run_that_ends_with_its_fork(driver: Driver) -> None:
+    ended(driver)
+    for name in ("RUN", "MEMOS", "MEMO_ORDER"):
+        driver.client.pexpire(driver.keys(name, "run1"), RETENTION_MS // 2)
+    fork(driver)
+    for name in ("RUN", "MEMOS", "MEMO_ORDER"):
+        assert RETENTION_MS // 2 < driver.client.pttl(driver.keys(name, "run1")) <= RETENTION_MS
+    driver.client.pexpire(driver.keys("RUN", "run1"), 2 * RETENTION_MS)
+    fork(driver, "run3")
+    assert driver.client.pttl(driver.keys("RUN", "run1")) > RETENTION_MS, "it is never kept for a shorter time"
+
+
+def test_a_source_that_lives_gets_no_expiry(driver: Driver) -> None:
+    lease = driver.started()
+    driver.commit(lease, "a")
+    assert fork(driver, memos=[(A, b"")]) is ScriptStatus.DONE
+    assert driver.client.pttl(driver.keys("RUN", "run1")) == -1
+    assert driver.finish(lease, RunStatus.COMPLETED) is ScriptStatus.DONE

@@ -389,9 +389,9 @@ def test_the_commands_work_where_the_version_of_the_code_is_set(url: str) -> Non
 def test_a_fork_shows_what_it_took_over(
     url: str, run_worker, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STEPFLOW_VERSION", "1.5")
+    monkeypatch.setenv("STEPFLOW_VERSION", "1.4")
     app = Stepflow("shop", redis_url=url, encryption=Encryption(keys=keys) if keys else None)
-    charge = Failing(1)
+    charge = Failing(2)
 
     @app.function("order", retries=0)
     async def order(ctx: Context) -> None:
@@ -399,19 +399,26 @@ def test_a_fork_shows_what_it_took_over(
         await ctx.step.wait_for_event("paid", event="paid", timeout="1h", match={"data.order": 17})
         await ctx.step.run("charge", charge)
 
-    run_worker(app)
+    old = run_worker(app)
     run = app.start(order)
     until(lambda: step(run, "paid"), what="the wait")
     app.send("paid", {"order": 17}, id="evt-1")
     with pytest.raises(RunFailedError):
         run.result(20)
-    fork = run.retry()
+    old.stop()
+    monkeypatch.setenv("STEPFLOW_VERSION", "1.5")
+    run_worker(app)
+    first = run.retry()
+    with pytest.raises(RunFailedError):
+        first.result(20)
+    fork = first.retry()
     fork.result(20)
     paid = step(fork, "paid")
     assert paid is not None
     assert paid.wait is not None
     assert (paid.wait.outcome, paid.wait.values, paid.wait.event_id) == ("came", {"data.order": 17}, "evt-1")
-    assert {one.id: one.version for one in details(fork).steps} == {"reserve": "", "paid": "", "charge": "1.5"}
+    assert {one.id: one.version for one in details(fork).steps} == {"reserve": "1.4", "paid": "", "charge": "1.5"}
+    assert {one.id: one.version for one in fork.steps()} == {"reserve": "1.4", "paid": "", "charge": "1.5"}
     assert outcomes(step(fork, "charge")) == [(1, "done")]
 
 

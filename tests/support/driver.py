@@ -312,6 +312,23 @@ class Driver:
         rate: RateConfig | None = None,
         version: int = 0,
     ) -> tuple[ScriptStatus, Resolved | None]:
+        call = self.invoking(
+            lease, step_id, child=child, timeout_ms=timeout_ms, refusal=refusal, rate=rate, version=version
+        )
+        return self.send(call)
+
+    def invoking(
+        self,
+        lease: Lease,
+        step_id: str = "call",
+        *,
+        child: str = "child1",
+        timeout_ms: int = 60_000,
+        refusal: bytes = b"",
+        rate: RateConfig | None = None,
+        version: int = 0,
+    ) -> Command[tuple[ScriptStatus, Resolved | None]]:
+        """The call by which a step invokes a function."""
         event = {"name": "e", "id": child, "ts": 1, "data": {}}
         start = ChildStart(
             key=step_key(step_id),
@@ -325,9 +342,7 @@ class Driver:
             config=FunctionConfig("shop", "sell", "shop", flow=FlowConfig(rate), retention_ms=RETENTION_MS),
             depth=1,
         )
-        return self.send(
-            invokes.invoke_child(self.partition, start, run_id=lease.run_id, fence=lease.fence, version=version)
-        )
+        return invokes.invoke_child(self.partition, start, run_id=lease.run_id, fence=lease.fence, version=version)
 
     def wake(self, child: str = "child1", *, worker: str = "w1") -> Resolved | None:
         return self.send(invokes.wake_parent(self.partition, child, worker=worker))

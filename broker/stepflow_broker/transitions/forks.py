@@ -26,7 +26,8 @@ class ForkStart:
         source: the run whose memos it gets.
         event: the event of the new run as JSON text.
         replaces_event: whether the event differs from that of the source.
-        memos: key and text of each memo, in their order; ``b""``: copied as it is.
+        memos: key and text of each memo, in their order; ``b""``: copied as it is; ``b',"name":value'``: copied, with
+            that JSON text at its end.
         forked_at: the step before which the source was cut; ``""``: not by a step.
         forked_by: who has made the fork, and why.
         keys_of: the run whose idempotency keys it uses; ``""``: it has its own.

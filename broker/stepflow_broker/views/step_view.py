@@ -31,8 +31,7 @@ class StepView:
         attempts: how many attempts started; for a step that has not ended, how many failed.
         started_at, ended_at: of the last attempt, or of the wait.
         worker: the worker that executes it, or executed it last.
-        version: the version of the code of that worker; ``""``: unknown, such as of the result that a fork has taken
-            over, or the step is a wait.
+        version: the version of the code of that worker; ``""``: unknown, or the step is a wait.
         due_at: when the next attempt is due.
         failure: the failure of the step, or of its last attempt.
         kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event) or ``send``.
@@ -108,8 +107,7 @@ def _ended(
     invoke, detail = ended_invoke(key, memo), memo.detail
     child = children.get(invoke.run_id) if invoke and invoke.outcome != "timeout" else None
     has_attempts = "worker" in detail
-    is_inherited = bool(run.forked_from) and detail.get("ended_at", 0) < run.created_at
-    version = detail.get("version", "" if is_inherited else run.version) if has_attempts else ""
+    version = detail.get("version", run.version) if has_attempts else ""
     last = AttemptView(
         number=detail.get("attempts", 1),
         outcome=FAILED if memo.failure else DONE,

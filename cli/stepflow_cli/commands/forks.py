@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from stepflow import Stepflow
-from stepflow.client.forks import SAME_DATA, ForkRequest, create_fork
+from stepflow.client.fork_request import SAME_DATA, ForkRequest
+from stepflow.client.forks import create_fork
 from stepflow_cli.exit_codes import EPILOG, ExitCode, exit_code, print_error
 from stepflow_cli.formatting import echo, print_json
 from stepflow_cli.options import json_data, output_option, reason_option, server_options

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 from typing_extensions import TypeVar
 
 from stepflow.client.bulk_cancel import cancelling
-from stepflow.client.forks import SAME_DATA, Fork, ForkRequest, acreate_fork, create_fork
+from stepflow.client.fork_request import SAME_DATA, ForkRequest
+from stepflow.client.forks import Fork, acreate_fork, create_fork
 from stepflow.client.result_error import result_error
 from stepflow.client.run_info import AttemptInfo, RunInfo, StepInfo, attempt_info, run_info, step_info
 from stepflow.event import Event, read_event

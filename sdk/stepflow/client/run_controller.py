@@ -10,7 +10,8 @@ from typing_extensions import TypeVar
 
 from stepflow.client.bulk_cancel import cancel_operation
 from stepflow.client.connected_app import ConnectedApp
-from stepflow.client.forks import SAME_DATA, Children, ForkRequest, Keys, acreate_fork, create_fork
+from stepflow.client.fork_request import SAME_DATA, Children, ForkRequest, Keys
+from stepflow.client.forks import acreate_fork, create_fork
 from stepflow.client.pauses import check_one_subject, check_reason, pause_target
 from stepflow.client.run import Run
 from stepflow.functions.function import Function

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stepflow import Stepflow
-from stepflow.client.forks import ForkRequest, fork_operation
+from stepflow.client.fork_request import ForkRequest
+from stepflow.client.forks import fork_operation
 from stepflow.client.function_names import DeclaredFunctions
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus

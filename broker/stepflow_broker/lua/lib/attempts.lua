@@ -6,6 +6,7 @@ local MAX_OF_STEP = 10 -- attempts that are kept of a step
 local MAX_OF_RUN = 1000 -- attempts that are kept of a run
 local MAX_BYTES = 4194304 -- the size of all of them
 local MAX_UNFINISHED = 100 -- steps that are kept of those that had not ended when their run was cancelled or failed
+local MAX_INVOKES = 800 -- invokes that are kept of those: a fork of the run gets the results of their children
 
 -- a text as JSON
 local function json_string(text)
@@ -75,7 +76,7 @@ end
 -- keep what a run that is cancelled or fails was doing: the steps that have not ended. `fields` is the hash of its steps.
 local function keep_unfinished(run, was, fields, now)
   local end_ = ',"ended_at":' .. now .. ',"outcome":"unfinished"'
-  local kept = 0
+  local kept, invokes = 0, 0
   if was.continuation == 'leased' then
     local key, id, since = executing_step(run, was)
     if key then
@@ -85,8 +86,8 @@ local function keep_unfinished(run, was, fields, now)
     end
   end
   for field, id in pairs(fields) do
-    local state = fields[field .. ':state']
-    if state and kept < MAX_UNFINISHED then
+    local state, child = fields[field .. ':state'], fields[field .. ':child']
+    if child and invokes < MAX_INVOKES or state and not child and kept < MAX_UNFINISHED then
       local nth = (tonumber(fields[field .. ':attempt']) or 0) + 1
       local attempt = '{"number":' .. nth .. end_
       if fields[field .. ':detail'] then
@@ -96,7 +97,7 @@ local function keep_unfinished(run, was, fields, now)
           .. ',"worker":' .. json_string(fields[field .. ':owner'] or '') .. '}'
       end
       keep_attempt(run, field, nth, attempt)
-      kept = kept + 1
+      if child then invokes = invokes + 1 else kept = kept + 1 end
     end
   end
 end

@@ -1,5 +1,6 @@
 -- fork_run: create a run with memos of another run of the same partition, once. Flow control may delay or skip it.
--- The caller names the memos to keep, in their order. It sends the text of those that are not copied as they are.
+-- The caller names the memos to keep, in their order. It sends the text of those that are not copied as they are. A text
+-- that begins with a comma is more JSON for the end of the copy.
 -- An event that has ended a kept wait ends no later wait of the new run.
 -- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation start_rules deliveries audit
 -- KEYS     1 run (the new one)
@@ -7,7 +8,7 @@
 --          source)  10 forked_at  11 forked_by  12 keys_of (the run whose idempotency keys it uses; '': its own)
 --          13 who ('': not audited)  14 action  15 reason  16 details (JSON)
 --          17 takes_events (1: its waits also take events that came since the source was created; 0)
---          18 memos: how many  19.. step_key, memo ('': copied), ... then rules (see read_rules)
+--          18 memos: how many  19.. step_key, memo ('': copied; ',...': copied, with more), ... then rules (see read_rules)
 -- MOVES    start; step none -> memo
 -- RETURNS  1 STARTED, 0 ALREADY_STARTED, 3 SKIPPED, -1 NO_RUN (the source, or a memo to copy, does not exist)
 local MAX_FORKS = 20 -- of a run, that it names
@@ -18,7 +19,10 @@ if not was[1] then return -1 end
 local memos = {}
 for i = 1, count do
   local key, memo = ARGV[17 + 2 * i], ARGV[18 + 2 * i]
-  if memo == '' then memo = redis.call('HGET', MEMOS .. source, key) end
+  if memo == '' or string.sub(memo, 1, 1) == ',' then
+    local copy = redis.call('HGET', MEMOS .. source, key)
+    memo = copy and (memo == '' and copy or string.sub(copy, 1, -2) .. memo .. '}')
+  end
   if not memo then return -1 end
   memos[i] = {key, memo}
 end
@@ -32,6 +36,8 @@ for fork in string.gmatch(was[2] or '', '%S+') do
 end
 -- before the start: a singleton may cancel the source, which is gone then if it is not kept
 redis.call('HSET', RUN .. source, 'forks', table.concat(forks, ' '))
+local left_ms = redis.call('PTTL', RUN .. source)
+if left_ms >= 0 and left_ms < tonumber(ARGV[8]) then expire_run(source, ARGV[8]) end -- the fork names it
 local deliveries = deliveries_of(source)
 audit(ARGV[13], ARGV[14], source, ARGV[15], ARGV[16])
 if not start_or_skip(run, ARGV[4], ARGV[5], ARGV[6], event, now, more, tonumber(ARGV[8]), (read_rules(19 + 2 * count)))

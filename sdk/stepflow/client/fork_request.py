@@ -1,0 +1,85 @@
+"""What a caller wants of a fork."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from stepflow.client.pauses import check_reason
+from stepflow.event import checked_event_id
+from stepflow_engine.codec import dumps
+from stepflow_engine.errors import ForkError
+
+__all__ = ["SAME_DATA", "Children", "ForkRequest", "Keys"]
+
+_NAMED_RESULTS = 20
+Keys = Literal["auto", "keep", "new"]
+"""Which idempotency keys the steps of a fork use."""
+Children = Literal["adopt", "again"]
+"""What becomes of children that have ended."""
+
+
+class _SameData:
+    """The type of `SAME_DATA`."""
+
+    def __repr__(self) -> str:
+        return "the data of the run"
+
+
+SAME_DATA: Final = _SameData()
+"""The default of ``data=``: the fork has the data of its source."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForkRequest:
+    """What to fork; see `Client.fork`.
+
+    Attributes:
+        action: the name of the call, for messages.
+    """
+
+    before: str | None = None
+    failed: bool = False
+    data: Any = SAME_DATA
+    results: Mapping[str, Any] = field(default_factory=dict)
+    keys: Keys = "auto"
+    children: Children = "adopt"
+    id: str | None = None
+    reason: str = ""
+    action: str = "fork"
+
+    def check(self) -> None:
+        """Refuse arguments that can never be right.
+
+        Raises:
+            ForkError: an argument is invalid, or two contradict each other.
+            EventError: the id is invalid.
+            ConfigurationError: the reason is invalid.
+        """
+        if self.before is not None and (not isinstance(self.before, str) or not self.before):
+            raise ForkError(f"{self.action}: before must be the id of a step, got {self.before!r}")
+        if self.before is not None and self.failed:
+            raise ForkError(f"{self.action}: before and failed=True contradict each other: pass one of them")
+        if not isinstance(self.results, Mapping) or not all(isinstance(one, str) for one in self.results):
+            raise ForkError(f'{self.action}: results must be a dict from step ids to values, as in {{"price": 12}}')
+        if self.keys not in ("auto", "keep", "new"):
+            raise ForkError(f'{self.action}: keys must be "auto", "keep" or "new", got {self.keys!r}')
+        if self.children not in ("adopt", "again"):
+            raise ForkError(f'{self.action}: children must be "adopt" or "again", got {self.children!r}')
+        checked_event_id(self.id)
+        check_reason(self.reason)
+
+    def details(self, fork_id: str) -> bytes:
+        """What the audit log has of the fork, as JSON text."""
+        more = {"before": self.before} if self.before is not None else {}
+        names = list(self.results)
+        more_names = [f"and {len(names) - _NAMED_RESULTS:,} more"] if len(names) > _NAMED_RESULTS else []
+        edited = {"results": [*names[:_NAMED_RESULTS], *more_names]} if names else {}
+        data = {} if self.data is SAME_DATA else {"data": "other"}
+        return dumps({"run": fork_id, **more, **edited, **data})
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether the fork uses the idempotency keys of its source."""
+        return self.keys == "keep" or (self.keys == "auto" and self.failed)
