@@ -21,6 +21,7 @@ from stepflow import (
     Stepflow,
 )
 from stepflow_broker.transitions.runs import read_run
+from tests.support.dying_caller import DyingCaller
 from tests.support.processes import until
 
 layouts = pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"])
@@ -202,6 +203,28 @@ def test_a_fork_of_a_child_has_no_parent(family: Family) -> None:
     assert record is not None
     assert record.parent == ""
     assert run.status() is RunStatus.FAILED
+
+
+@layouts
+def test_a_caller_that_dies_while_it_reads_children_has_one_whole_fork(
+    family: Family, partitions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = family.failed(family.both)
+    family.go(family.left(run))
+
+    def retry(name: str) -> Run[Any]:
+        return Stepflow("other", redis_url=family.app.backend.url).run(run.id).retry(id=name)
+
+    forks = set[str]()
+    for name in DyingCaller(monkeypatch).deaths(retry):
+        again = retry(name)
+        assert again.result(30) == [5, 1]
+        forks.add(again.id)
+    assert len(forks) >= 2 * 4, "it reads the run, the function and the child, and creates the fork"
+    assert family.calls["child"] == 1
+    record = family.app.backend.broker.execute(read_run(family.app.backend.partition, run.id))
+    assert record is not None
+    assert len(record.forks) == len(forks) + 1
 
 
 def test_a_step_that_a_cancelled_run_has_left_can_be_the_cut(family: Family) -> None:

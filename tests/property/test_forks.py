@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -16,24 +14,44 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepflow import Context, Encryption, Run, RunFailedError, StepError, Stepflow
-from stepflow_broker.redis_client.broker import Broker
+from stepflow import Context, Encryption, Event, RateLimit, Run, RunFailedError, StepError, Stepflow
+from stepflow_broker.redis_client.blocking_client import BlockingClient
 from stepflow_broker.transitions.runs import read_memos, read_run
 from stepflow_engine.encryption_scopes import open_memo
-from stepflow_engine.ids import step_key
+from stepflow_engine.ids import idempotency_key, step_key
 from stepflow_engine.memo import Memo, read_memo
+from stepflow_engine.steps import StepKind, stored_kind
+from tests.support.dying_caller import DyingCaller
 
 Stage = tuple[str, Sequence[str]]
-"""A kind (``step``, ``gather``, ``invoke`` or ``sleep``), and the ids of its steps."""
+"""A kind (``step``, ``gather``, ``invoke``, ``sleep``, ``send`` or ``wait``), and the ids of its steps."""
 NAMES = st.sampled_from(["a", "b", "fail"])
 STAGES = st.one_of(
     st.tuples(st.just("step"), NAMES.map(lambda name: [name])),
     st.tuples(st.just("gather"), st.lists(NAMES, min_size=2, max_size=3)),
-    st.tuples(st.just("invoke"), st.just(["child"])),
-    st.tuples(st.just("sleep"), st.just(["nap"])),
+    st.tuples(st.just("invoke"), st.sampled_from([["child"], ["far"]])),
+    st.tuples(st.sampled_from(["sleep", "send", "wait"]), st.just([])).map(lambda stage: (stage[0], [stage[0]])),
 )
 FLOWS = st.lists(STAGES, min_size=1, max_size=4)
+KEYS = st.sampled_from(["auto", "keep", "new"])
 TIMEOUT_S = 60
+both_layouts = pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"])
+with_secrecy = pytest.mark.parametrize("encryption", [None, Encryption(keys=[b"k" * 32])], ids=["plain", "encrypted"])
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How to fork.
+
+    Attributes:
+        at: before which memo; ``None``: from the failure.
+        edited: the memos, by number, that get another result.
+        keys: whose idempotency keys the fork uses.
+    """
+
+    at: int | None
+    edited: frozenset[int] = frozenset()
+    keys: Any = "auto"
 
 
 @dataclass
@@ -44,17 +62,25 @@ class World:
         turn: is part of each new result. In the first, flows that say so fail at their end.
         given: results that handlers return in place of their own, by step key; of a failure, its message.
         calls: the keys of the steps that were executed.
+        used: the idempotency keys of the steps that were executed, but for those of children.
+        keys_of: the run whose idempotency keys a fork uses.
     """
 
     app: Stepflow
     turn: int = 1
     given: dict[str, Memo] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
+    used: set[str] = field(default_factory=set)
+    keys_of: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         @self.app.function("child", retries=0)
         async def child(ctx: Context) -> str:
             return await self.handle("child", ctx.event.data["key"], ctx.event.data["before"])
+
+        @self.app.function("far", retries=0, rate_limit=RateLimit(1_000_000, "1h"))  # in a partition of its own
+        async def far(ctx: Context) -> str:
+            return await self.handle("far", ctx.event.data["key"], ctx.event.data["before"])
 
         @self.app.function("flow", retries=0)
         async def flow(ctx: Context) -> list[Any]:
@@ -70,26 +96,52 @@ class World:
                 raise ValueError(repr(results))
             return results
 
-        self.child, self.flow = child, flow
+        self.flow, self.functions = flow, {"child": child, "far": far}
 
     async def stage(self, ctx: Context, kind: str, steps: list[tuple[str, str]], before: list[Any]) -> Any:
         """Execute a stage of a flow."""
+        name, key = steps[0]
         match kind:
             case "sleep":
-                return await ctx.step.sleep("nap", 0.001)
+                return await ctx.step.sleep(name, 0.001)
+            case "send":
+                return len(await ctx.step.send_event(name, Event("nobody", {"before": before})))
+            case "wait":
+                return await self.wait(ctx, name, key)
             case "invoke":
-                data = {"key": steps[0][1], "before": before}
-                return await ctx.step.invoke("child", function=self.child, data=data)
+                return await ctx.step.invoke(name, self.functions[name], {"key": key, "before": before})
             case _:
                 return await asyncio.gather(*[self.step(ctx, name, key, before) for name, key in steps])
 
+    async def wait(self, ctx: Context, name: str, key: str) -> int:
+        """Wait for an event, which tells the turn. It comes too early, and may come again: that makes no difference."""
+        data = {"to": ctx.run_id, "key": key, "turn": self.turn_of(key)}
+        await self.app.asend("signal", data)
+        match = {"data.to": ctx.run_id, "data.key": key}
+        event = await ctx.step.wait_for_event(name, event="signal", timeout="1h", match=match)
+        assert event is not None
+        return int(event.data["turn"])
+
+    def turn_of(self, key: str) -> int:
+        """The turn that an event for a wait tells."""
+        given = self.given.get(key)
+        return self.turn if given is None else int(given.data["data"]["turn"])
+
     async def step(self, ctx: Context, name: str, key: str, before: list[Any]) -> str:
+        def handler() -> str:
+            self.used.add(ctx.step.idempotency_key)
+            return self.result_of(name, key, before)
+
         try:
-            return await ctx.step.with_options(retries=0).run(name, partial(self.handle, name, key, before))
+            return await ctx.step.with_options(retries=0).run(name, handler)
         except StepError as error:
             return f"failed: {error.message}"
 
     async def handle(self, name: str, key: str, before: list[Any]) -> str:
+        """What children do."""
+        return self.result_of(name, key, before)
+
+    def result_of(self, name: str, key: str, before: list[Any]) -> str:
         """What all handlers do: their result tells the turn, and what came before."""
         self.calls[key] += 1
         if (given := self.given.get(key)) is not None:
@@ -114,39 +166,80 @@ class World:
         found = backend.broker.execute(read_memos(backend.partition, run_id))
         return [(key, open_memo(backend.cipher, run_id, key, read_memo(text))) for key, text in found]
 
-    def expected(self, stages: Sequence[Stage], given: Sequence[tuple[str, Memo]]) -> tuple[Any, dict[str, Any]]:
+    def expected(self, stages: Sequence[Stage], given: Mapping[str, Memo]) -> tuple[Any, dict[str, Any]]:
         """How a run ends in which the handlers of some steps return what they are given."""
-        self.given = {key: memo for key, memo in given if memo.data is not None or memo.failure is not None}
+        self.given = {key: memo for key, memo in given.items() if memo.data is not None or memo.failure is not None}
         control = self.app.start(self.flow, {"stages": stages, "fails": False})
         try:
             return self.end(control), self.contents(control.id)
         finally:
             self.given = {}
             self.calls.clear()
+            self.used.clear()
 
     def contents(self, run_id: str) -> dict[str, Any]:
-        """What the memos of a run say, by their keys, without times and names of children."""
+        """What the memos of a run say, by their keys, without times, names of children and ids of events."""
         return {
-            key: (memo.id, memo.data, memo.failure and memo.failure.message, memo.detail.get("kind"))
+            key: (memo.id, _data_of(memo), memo.failure and memo.failure.message, memo.detail.get("kind"))
             for key, memo in self.memos(run_id)
         }
 
-    def check_fork(self, source: Run[Any], stages: Sequence[Stage], number: int | None) -> Run[Any]:
+    def check_fork(self, source: Run[Any], stages: Sequence[Stage], cut: Cut) -> Run[Any]:
         """Fork before a step, or from the failure, and compare with a run that had the same results before."""
         memos = self.memos(source.id)
         self.turn += 1
-        kept = memos[:number] if number is not None else [one for one in memos if one[1].failure is None]
-        result, contents = self.expected(stages, kept)
-        if number is None:
-            fork = self.app.fork(source, failed=True)
-        else:
-            fork = self.app.fork(source, before=_name_of(memos, number))
+        edits = {memos[n][0]: Memo(memos[n][1].id, data=f"edited in turn {self.turn}") for n in cut.edited}
+        kept = [
+            (key, edits.get(key, memo))
+            for n, (key, memo) in enumerate(memos)
+            if (n < cut.at if cut.at is not None else memo.failure is None or key in edits)
+        ]
+        given = dict(kept) | edits
+        result, contents = self.expected(stages, given)
+        fork = self.app.fork(
+            source,
+            before=None if cut.at is None else _name_of(memos, cut.at),
+            failed=cut.at is None,
+            results={_name_of(memos, n): edits[memos[n][0]].data for n in cut.edited},
+            keys=cut.keys,
+        )
         assert self.end(fork) == result
         assert self.contents(fork.id) == contents
-        executed = {key for key, memo in self.memos(fork.id) if memo.detail.get("kind") != "sleep"}
-        assert self.calls == Counter(executed - {key for key, _ in kept}), "each of the other steps once, and no more"
+        self.check_order(fork, stages, [key for key, _ in kept], given.keys())
+        self.check_executed(source, fork, given, keeps=cut.keys == "keep" or (cut.keys == "auto" and cut.at is None))
         self.calls.clear()
+        self.used.clear()
         return fork
+
+    def check_order(self, fork: Run[Any], stages: Sequence[Stage], kept: list[str], given: Collection[str]) -> None:
+        """Memos that are kept come first, in their order, and those that are executed follow by the stages."""
+        order = [key for key, _ in self.memos(fork.id)]
+        assert order[: len(kept)] == kept
+        asked: Counter[str] = Counter()
+        stage_of: dict[str, int] = {}
+        for number, (_, names) in enumerate(stages):
+            for name in names:
+                stage_of[step_key(name, asked[name])] = number
+                asked[name] += 1
+        executed = [stage_of[key] for key in order if key not in given]
+        assert executed == sorted(executed)
+
+    def check_executed(self, source: Run[Any], fork: Run[Any], given: Collection[str], *, keeps: bool) -> None:
+        """Each of the other steps is executed once, and no more, with the idempotency keys that were wanted."""
+        memos = [(key, stored_kind(memo.detail)) for key, memo in self.memos(fork.id) if key not in given]
+        assert self.calls == Counter(key for key, kind in memos if kind in (StepKind.RUN, StepKind.INVOKE))
+        self.keys_of[fork.id] = self.keys_of.get(source.id, source.id) if keeps else fork.id
+        assert self.used == {idempotency_key(self.keys_of[fork.id], key) for key, kind in memos if kind == StepKind.RUN}
+
+
+def _data_of(memo: Memo) -> Any:
+    match stored_kind(memo.detail):
+        case StepKind.SEND:
+            return len(memo.data)
+        case StepKind.WAIT:
+            return memo.data["data"]["turn"]
+        case _:
+            return memo.data
 
 
 def _name_of(memos: Sequence[tuple[str, Memo]], number: int) -> str:
@@ -164,8 +257,8 @@ def world(url: str, run_worker: Callable[..., Any], encryption: Encryption | Non
     return world
 
 
-@pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"])
-@pytest.mark.parametrize("encryption", [None, Encryption(keys=[b"k" * 32])], ids=["plain", "encrypted"])
+@both_layouts
+@with_secrecy
 def test_a_fork_is_the_run_that_had_the_same_results_before_the_cut(world: World, partitions: int) -> None:
     @settings(max_examples=4 * int(os.environ.get("STEPFLOW_EXAMPLES", "1")))
     @given(stages=FLOWS, fails=st.booleans(), data=st.data())
@@ -174,52 +267,30 @@ def test_a_fork_is_the_run_that_had_the_same_results_before_the_cut(world: World
         source = world.app.start(world.flow, {"stages": stages, "fails": fails})
         world.end(source)
         world.calls.clear()
-        count = len(world.memos(source.id))
-        cuts: list[int | None] = [*range(count), *([None] if fails else [])]
-        for cut in cuts:
+        world.used.clear()
+        memos = world.memos(source.id)
+        assert len(memos) == sum(len(names) for _, names in stages)
+        can_be_edited = [n for n, (_, memo) in enumerate(memos) if stored_kind(memo.detail) in ("run", "invoke")]
+        edits = st.frozensets(st.sampled_from(can_be_edited), max_size=2) if can_be_edited else st.just(frozenset())
+        for at in [*range(len(memos)), *([None] if fails else [])]:
+            cut = Cut(at, data.draw(edits, label="edited"), data.draw(KEYS, label="keys"))
             fork = world.check_fork(source, stages, cut)
-        world.check_fork(fork, stages, data.draw(st.integers(0, count - 1), label="cut of the fork"))
+        for _ in range(2):
+            at = data.draw(st.integers(0, len(memos) - 1), label="cut of the fork")
+            fork = world.check_fork(fork, stages, Cut(at, keys=data.draw(KEYS, label="keys of the fork")))
 
     check()
 
 
-class CrashError(Exception):
-    """The caller dies."""
-
-
-class Crash:
-    """Ends the caller at one of its round trips, before or after the server has executed the commands."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.at: tuple[int, bool] | None = None
-        self.count = 0
-        self.broker = Broker.execute_all
-        crash = self
-
-        def execute_all(self: Broker, calls: Any) -> Any:
-            return crash.execute(self, calls)
-
-        monkeypatch.setattr(Broker, "execute_all", execute_all)
-
-    def execute(self, broker: Broker, calls: Any) -> Any:
-        number, self.count = self.count, self.count + 1
-        if self.at == (number, False):
-            raise CrashError
-        answers = self.broker(broker, calls)
-        if self.at == (number, True):
-            raise CrashError
-        return answers
-
-
-@pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"])
-@pytest.mark.parametrize("encryption", [None, Encryption(keys=[b"k" * 32])], ids=["plain", "encrypted"])
+@both_layouts
+@with_secrecy
 def test_a_caller_that_dies_at_any_round_trip_and_calls_again_has_one_whole_fork(
     world: World, partitions: int, encryption: Encryption | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages: list[Stage] = [("step", ["a"]), ("gather", ["a", "b"]), ("step", ["a"])]
     source = world.app.start(world.flow, {"stages": stages, "fails": False})
     world.end(source)
-    crash, forks = Crash(monkeypatch), set[str]()
+    forks = set[str]()
 
     def fork(name: str) -> Run[Any]:
         """As another process does, which does not declare the function."""
@@ -227,13 +298,8 @@ def test_a_caller_that_dies_at_any_round_trip_and_calls_again_has_one_whole_fork
             source.id, before="a#3", id=name
         )
 
-    fork("not counted")
-    for number, executed in itertools.product(range(crash.count), (False, True)):
-        crash.at, crash.count = (number, executed), 0
-        with pytest.raises(CrashError):
-            fork(f"{number} {executed}")
-        crash.at = None
-        again = fork(f"{number} {executed}")
+    for name in DyingCaller(monkeypatch).deaths(fork):
+        again = fork(name)
         assert world.app.run(again.id).result(TIMEOUT_S) == source.result(TIMEOUT_S)
         assert world.contents(again.id) == world.contents(source.id)
         forks.add(again.id)
@@ -241,3 +307,35 @@ def test_a_caller_that_dies_at_any_round_trip_and_calls_again_has_one_whole_fork
     record = world.app.backend.broker.execute(read_run(world.app.backend.partition, source.id))
     assert record is not None
     assert len(record.forks) == len(forks) + 1, "each is created once"
+
+
+@both_layouts
+@with_secrecy
+def test_a_fork_of_which_any_reply_is_lost_is_sent_again_and_created_once(
+    world: World, partitions: int, encryption: Encryption | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[Stage] = [("gather", ["a", "b"]), ("step", ["a"])]
+    source = world.app.start(world.flow, {"stages": stages, "fails": False})
+    world.end(source)
+    sends, lost, forks = [0], [0], list[Run[Any]]()
+    send = BlockingClient._send
+
+    def lossy(self: BlockingClient, commands: Any) -> Any:
+        replies = send(self, commands)
+        sends[0] += 1
+        if sends[0] == lost[0]:
+            raise ConnectionError("the server has executed the commands, and its reply does not come")
+        return replies
+
+    monkeypatch.setattr(BlockingClient, "_send", lossy)
+    while lost[0] <= sends[0]:  # the last of them loses none
+        lost[0], sends[0] = lost[0] + 1, 0
+        forks.append(world.app.fork(source.id, before="a#2"))
+    monkeypatch.undo()
+    assert len(forks) >= 3, "a reply to the reads is lost, one to the fork, and none"
+    for fork in forks:
+        assert world.end(fork) == source.result(TIMEOUT_S)
+        assert world.contents(fork.id) == world.contents(source.id)
+    record = world.app.backend.broker.execute(read_run(world.app.backend.partition, source.id))
+    assert record is not None
+    assert sorted(record.forks) == sorted(fork.id for fork in forks), "none is half, and none is double"
