@@ -57,7 +57,8 @@ class RunController(ConnectedApp):
             keys: the idempotency keys of the steps. ``"keep"``: those of the earlier run, so another system sees a step
                 that is executed again as the same request. ``"new"``: others. ``"auto"``: keep with ``failed``, new
                 otherwise.
-            children: ``"adopt"``: an ``invoke`` whose result is kept is not invoked again. ``"again"``: it is.
+            children: ``"adopt"``: an ``invoke`` whose result is kept is not invoked again. If its child completed after
+                the earlier run had ended, the fork gets that result. ``"again"``: each is invoked again.
             id: makes the call repeatable, as in `start`.
             reason: is stored with the new run.
 
@@ -68,7 +69,7 @@ class RunController(ConnectedApp):
             ForkError: the run has no such step, has not ended, or an argument is invalid.
             RunNotFoundError: no run has this id, or its retention is over.
             EventError: the data is not JSON, over the limit, or not what the function takes; or the id is invalid.
-            StepOutputError: a result is not JSON, or is over the limit.
+            StepOutputError: a result is not JSON, over the limit, or not what the invoked function returns.
             DecryptionError: a stored result is encrypted, and this process does not have the key.
             BackendUnavailableError: the server does not answer. With an ``id``, it is safe to repeat the call.
 
