@@ -107,6 +107,7 @@ def test_waits_that_had_not_ended_begin_anew_and_a_time_stays_the_same(
     assert before["then"] == after["then"] == int(TIME.timestamp() * 1000)
 
 
+@pytest.mark.roles("producer", "read-only")
 @pytest.mark.parametrize(
     ("gate", "status", "reason"),
     [
