@@ -48,6 +48,16 @@ def test_a_run_is_retried_rerun_and_forked(failed: str, url: str) -> None:
     assert "forks" in call("runs", "show", failed, "--redis-url", url).stdout
 
 
+def test_links_to_forgotten_runs_say_so(failed: str, url: str, client: Any) -> None:
+    fork = call("runs", "retry", failed, "--redis-url", url).stdout.strip()
+    client.delete(f"stepflow:run:{fork}")
+    assert as_json("runs", "show", failed, "--redis-url", url)["forks"] == []
+    fork = call("runs", "retry", failed, "--redis-url", url).stdout.strip()
+    client.delete(f"stepflow:run:{failed}")
+    assert f"fork of   {failed} (forgotten)" in call("runs", "show", fork, "--redis-url", url, COLUMNS="200").stdout
+    assert as_json("runs", "show", fork, "--redis-url", url)["forked_from"] == failed
+
+
 def test_the_difference_of_two_runs(failed: str, url: str) -> None:
     forked = call(
         *("runs", "fork", failed, "--before", "refused", "--result", 'fine={"a": [1]}', "--redis-url", url)

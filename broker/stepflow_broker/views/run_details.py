@@ -11,7 +11,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.attempts import read_attempts
 from stepflow_broker.transitions.pauses import Pause, read_pauses
-from stepflow_broker.transitions.runs import RunRecord, read_memos, read_run, read_steps
+from stepflow_broker.transitions.runs import RunRecord, read_memos, read_run, read_status, read_steps
 from stepflow_broker.views.attempt_view import AttemptView, function_attempts, kept_attempts
 from stepflow_broker.views.invoke_view import find_invokes
 from stepflow_broker.views.opened import opened_attempt, opened_run, opened_step
@@ -32,6 +32,7 @@ class RunDetails:
 
     Attributes:
         history: the attempts of the function's own code that are kept, oldest first.
+        forgotten: those of its source and its forks that exist no more.
     """
 
     run: RunRecord
@@ -39,6 +40,12 @@ class RunDetails:
     tree: RunTree
     pauses: tuple[Pause, ...] = ()
     history: tuple[AttemptView, ...] = ()
+    forgotten: frozenset[str] = frozenset()
+
+    @property
+    def forks(self) -> list[str]:
+        """The forks of the run that still exist, newest first."""
+        return [fork for fork in self.run.forks if fork not in self.forgotten]
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the JSON output."""
@@ -64,7 +71,7 @@ class RunDetails:
             "forked_from": run.forked_from or None,
             "forked_at": run.forked_at or None,
             "forked_by": run.forked_by or None,
-            "forks": list(run.forks),
+            "forks": self.forks,
             "tags": dict(run.tags),
             "error_group": run.error_group or None,
             "event": run.event,
@@ -102,7 +109,15 @@ def read_run_details(broker: Broker, partition: Partition, run_id: str, *, depth
     children = {child.run.id: child.run for child in tree.children}
     pauses = () if run.status.ended else _read_pauses(broker, partition, run)
     history = function_attempts(run, kept_attempts(run, attempts).get("", ()))
-    return RunDetails(run, step_views(run, memos, pending, attempts, children), tree, pauses, tuple(history))
+    steps, forgotten = step_views(run, memos, pending, attempts, children), _forgotten(broker, partition, run)
+    return RunDetails(run, steps, tree, pauses, tuple(history), forgotten)
+
+
+def _forgotten(broker: Broker, partition: Partition, run: RunRecord) -> frozenset[str]:
+    """The source and the forks of a run that exist no more. One round trip, if it has any."""
+    links = [link for link in (run.forked_from, *run.forks) if link]
+    statuses = broker.execute_all([read_status(partition, link) for link in links]) if links else []
+    return frozenset(link for link, status in zip(links, statuses, strict=True) if status is None)
 
 
 def _read_pauses(broker: Broker, partition: Partition, run: RunRecord) -> tuple[Pause, ...]:

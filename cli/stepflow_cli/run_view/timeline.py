@@ -92,9 +92,9 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
         yield "took" if run.ended_at else "so far", span(run.started_at, run.ended_at or now)
     yield from _execution(run)
     if run.forked_from:
-        yield "fork of", _source(run)
-    if run.forks:
-        yield "forks", " ".join(run.forks[:_SHOWN_FORKS])
+        yield "fork of", _source(run, is_forgotten=run.forked_from in details.forgotten)
+    if details.forks:
+        yield "forks", " ".join(details.forks[:_SHOWN_FORKS])
     for pause in details.pauses:
         yield "paused", Text(printable(pause_text(pause)), style="yellow")
     if run.blocked:
@@ -116,11 +116,12 @@ def _end(run: RunRecord) -> Iterator[tuple[str, RenderableType]]:
         yield "error", Text(printable(brief_failure(run.failure, 600)), style="red")
 
 
-def _source(run: RunRecord) -> str:
+def _source(run: RunRecord, *, is_forgotten: bool) -> str:
     """The run that this one repeats, from which step on, and who wanted it."""
+    forgotten = " (forgotten)" if is_forgotten else ""
     before = f", before step {run.forked_at}" if run.forked_at else ""
     by = f"  ({run.forked_by})" if run.forked_by else ""
-    return printable(f"{run.forked_from}{before}{by}")
+    return printable(f"{run.forked_from}{forgotten}{before}{by}")
 
 
 def _execution(run: RunRecord) -> Iterator[tuple[str, str]]:
