@@ -14,6 +14,7 @@ import click
 
 from stepflow_engine.errors import (
     BackendUnavailableError,
+    BulkNotFoundError,
     ConfigurationError,
     CorruptDataError,
     EncryptionKeyMissingError,
@@ -54,7 +55,7 @@ Exit codes:
   3    configuration error: no such module or app, a bad URL or password,
        a missing encryption key, a server that evicts keys, two functions
        with one id
-  4    no such run, function or event
+  4    no such run, bulk, function or event
   5    the server is unavailable
   6    timed out waiting; the run continues
   70   internal error: a bug in {NAME}
@@ -85,7 +86,7 @@ def exit_code(error: Exception) -> ExitCode:
             return ExitCode.USAGE
         case ConfigurationError() | EncryptionKeyMissingError():
             return ExitCode.CONFIGURATION
-        case RunNotFoundError() | FunctionNotFoundError():
+        case RunNotFoundError() | FunctionNotFoundError() | BulkNotFoundError():
             return ExitCode.NOT_FOUND
         case BackendUnavailableError():
             return ExitCode.SERVER

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from stepflow_cli.commands.audit import audit
+from stepflow_cli.commands.bulk import bulk
 from stepflow_cli.commands.check import check
 from stepflow_cli.commands.dev import dev
 from stepflow_cli.commands.doctor import doctor
@@ -38,6 +39,7 @@ _COMMANDS = (
     start,
     invoke,
     runs,
+    bulk,
     errors,
     events,
     explain,

@@ -17,6 +17,7 @@
     ├─ LimitError                   a run is over a limit
     ├─ EventError                   an event is not JSON, or is over a limit
     ├─ ForkError                    a run cannot be run again as requested (also a ValueError)
+    ├─ BulkNotFoundError            no bulk has this id
     ├─ RunError                     a client waits for a run that gives no result
     │  ├─ RunFailedError
     │  ├─ RunCancelledError
@@ -43,6 +44,7 @@ from stepflow_engine.product import ENCRYPTION_KEYS, NAME
 
 __all__ = [
     "BackendUnavailableError",
+    "BulkNotFoundError",
     "ConfigurationError",
     "CorruptDataError",
     "DecryptionError",
@@ -235,6 +237,10 @@ class EventError(StepflowError):
 
 class ForkError(StepflowError, ValueError):
     """A run cannot be run again as requested: it has no such step, it has not ended, or an argument is invalid."""
+
+
+class BulkNotFoundError(StepflowError):
+    """No bulk has this id, or it ended over 7 days ago."""
 
 
 class RunError(StepflowError):

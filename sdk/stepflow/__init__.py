@@ -30,6 +30,7 @@ All errors are in one tree::
     ├─ LimitError                   a run is over a limit
     ├─ EventError                   an event is not JSON, or is over a limit
     ├─ ForkError                    a run cannot be run again as requested (also a ValueError)
+    ├─ BulkNotFoundError            no bulk has this id
     ├─ RunError                     a client waits for a run that gives no result
     │  ├─ RunFailedError
     │  ├─ RunCancelledError
@@ -47,6 +48,7 @@ All errors are in one tree::
 """
 
 from stepflow.app import Stepflow
+from stepflow.client.bulk import Bulk
 from stepflow.client.find import AsyncRunIterator, RunIterator
 from stepflow.client.run import Run
 from stepflow.client.run_info import AttemptInfo, RunInfo, StepInfo
@@ -61,11 +63,13 @@ from stepflow.options.encryption import Encryption
 from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle
 from stepflow.options.triggers import CronTrigger, EventTrigger
 from stepflow_broker.transitions.pauses import Pause
+from stepflow_broker.views.bulk_view import BulkInfo, BulkReason
 from stepflow_broker.views.error_groups import ErrorGroup
 from stepflow_broker.views.explain import Reason
 from stepflow_engine.around_attempt import Attempt
 from stepflow_engine.errors import (
     BackendUnavailableError,
+    BulkNotFoundError,
     ConfigurationError,
     CorruptDataError,
     DecryptionError,
@@ -108,6 +112,10 @@ __all__ = [
     "AttemptInfo",
     "BackendUnavailableError",
     "Batch",
+    "Bulk",
+    "BulkInfo",
+    "BulkNotFoundError",
+    "BulkReason",
     "CancelOn",
     "Concurrency",
     "ConfigurationError",

@@ -133,3 +133,13 @@ def test_a_source_that_lives_gets_no_expiry(driver: Driver) -> None:
     assert fork(driver, memos=[(A, b"")]) is ScriptStatus.DONE
     assert driver.client.pttl(driver.keys("RUN", "run1")) == -1
     assert driver.finish(lease, RunStatus.COMPLETED) is ScriptStatus.DONE
+
+
+def test_a_fork_that_must_be_the_first_is_refused_if_there_is_another(driver: Driver) -> None:
+    ended(driver)
+    assert fork(driver, only_first=True) is ScriptStatus.DONE
+    before = driver.snapshot()
+    assert fork(driver, only_first=True) is ScriptStatus.ALREADY
+    assert fork(driver, "run3", only_first=True) is ScriptStatus.FORKED
+    assert driver.snapshot() == before
+    assert fork(driver, "run3") is ScriptStatus.DONE

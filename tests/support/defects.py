@@ -12,6 +12,7 @@ from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
 from stepflow_broker.registry.functions import FunctionConfig, register_code
 from stepflow_broker.registry.tags import TagConfig
+from stepflow_broker.transitions.bulks import BulkStart, add_bulk_runs, start_bulk
 from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.outbox import StartChild, read_finished
@@ -788,6 +789,13 @@ def a_function_whose_code_nobody_has(driver: Driver) -> None:
 @defect("queue_unserved", leaves="queue_unserved")
 def a_queue_that_nobody_serves(driver: Driver) -> None:
     driver.client.hset(driver.keys("FUNCTIONS"), "other/f", FunctionConfig("other", "f", "other").to_json())
+
+
+@defect("bulk_unserved", leaves="bulk_unserved")
+def a_bulk_that_no_worker_executes(driver: Driver) -> None:
+    driver.send(add_bulk_runs(driver.partition, "b1", 0, ["run8", "run9"]))
+    driver.send(start_bulk(driver.partition, BulkStart("b1", 2, "shop/buy", b"{}", 50, "ann")))
+    driver.advance(61_000)
 
 
 @defect("events_aside", leaves="events_aside")

@@ -177,7 +177,10 @@ EXAMPLES = {
     "stepflow invoke": "stepflow invoke shop/square -d '{\"number\": 4}'",
     "stepflow runs list": "stepflow runs list --status failed --function shop/import --tag tenant=17 --since 2d --limit 50",
     "stepflow runs show": "stepflow runs show 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --depth 1",
-    "stepflow runs retry": "stepflow runs retry 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --reason 'the bank is open'",
+    "stepflow runs retry": (
+        "stepflow runs retry 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --reason 'the bank is open'\n"
+        "stepflow runs retry --function shop/order --error TimeoutError --since 2d --rate 20 --dry-run"
+    ),
     "stepflow runs rerun": "stepflow runs rerun 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --data '{\"order\": 18}'",
     "stepflow runs fork": (
         "stepflow runs fork 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --before charge --result 'price={\"total\": 12}'"
@@ -195,6 +198,9 @@ EXAMPLES = {
     ),
     "stepflow resume": "stepflow resume function shop/import",
     "stepflow check": "stepflow check shop:app billing:app",
+    "stepflow bulk list": "stepflow bulk list",
+    "stepflow bulk show": "stepflow bulk show 68db07905edd4283 --follow",
+    "stepflow bulk stop": "stepflow bulk stop 68db07905edd4283 --reason 'the bank has closed again'",
     "stepflow errors": "stepflow errors --function shop/import --since 2d",
     "stepflow events aside": "stepflow events aside",
     "stepflow events resend": "stepflow events resend 1764401234567-0",

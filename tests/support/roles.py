@@ -22,7 +22,7 @@ _FRESH = ("resetkeys", "resetchannels", "-@all")
 """What a user's rules begin with."""
 
 _PRODUCING = frozenset({"start", "send", "invoke"})
-_STEERING = frozenset({"cancel", "fork", "pause", "rerun", "resume", "retry"})
+_STEERING = frozenset({"cancel", "fork", "pause", "rerun", "resume", "retry", "stop"})
 
 
 def password_of(role: str) -> str:

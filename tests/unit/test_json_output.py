@@ -14,6 +14,7 @@ from stepflow_broker.transitions.audit import AuditEntry
 from stepflow_broker.transitions.runs import parse_run
 from stepflow_broker.views.attempt_view import AttemptView
 from stepflow_broker.views.audit import audit_json
+from stepflow_broker.views.bulk_view import BulkInfo, BulkReason
 from stepflow_broker.views.error_groups import ErrorGroup
 from stepflow_broker.views.explain import Reason
 from stepflow_broker.views.invoke_view import InvokeView
@@ -46,6 +47,8 @@ PRINTED = {
     "stepflow functions": set(listings._function_json(FunctionConfig("shop", "order", "shop"), frozenset(), 0)),
     "stepflow workers": {field.name for field in fields(WorkerRecord)},
     "stepflow audit": set(audit_json(AuditEntry("1-1", "shop", "cancel", "run1", "", {}))),
+    "stepflow bulk show": set(BulkInfo("b", "running", "shop/order", 1).to_json()),
+    "A reason of a bulk": set(BulkReason("skipped", "it was forgotten", 1, "run1").to_json()),
     "stepflow queues": {field.name for field in fields(QueueRecord)},
 }
 

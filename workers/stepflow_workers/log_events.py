@@ -278,6 +278,25 @@ _EVENTS = (
         f"`{NAME} runs show RUN` prints the traceback while the run waits for the next attempt.",
     ),
     LogEvent(
+        "bulk_started",
+        _INFO,
+        ("bulk", "function", "runs", "who"),
+        "A worker has begun to run many runs again.",
+    ),
+    LogEvent(
+        "bulk_ended",
+        _INFO,
+        ("bulk", "function", "state", "runs", "done", "skipped", "refused"),
+        "A bulk has run all of its runs again, or was stopped.",
+    ),
+    LogEvent(
+        "bulk_interrupted",
+        _WARNING,
+        ("bulk", "function", "error"),
+        "The server did not answer while the worker ran many runs again.",
+        _RETRIES,
+    ),
+    LogEvent(
         "run_requeued",
         _INFO,
         ("run_id", "function", "new_run_id"),

@@ -66,6 +66,7 @@ from stepflow_workers.liveness.recycling import RecycleLimits, memory_bytes
 from stepflow_workers.partition.dispatcher import Dispatcher
 from stepflow_workers.partition.notifications import NotificationListener
 from stepflow_workers.partition.partition_worker import PartitionWorker, PartitionWorkers
+from stepflow_workers.scheduling.bulks import Bulks
 from stepflow_workers.scheduling.cron import CronTicker
 from stepflow_workers.scheduling.maintenance import MaintenanceLoop
 from stepflow_workers.scheduling.requeues import Requeues
@@ -301,6 +302,7 @@ class StepWorker(BaseWorker):
             lost=partial(_drop_lost, state, leases),
             call_in_loop=partial(_from_thread, loop),
         )
+        bulks = Bulks(state, self._apps)
         runner = IsolatingRunner(state, partial(run_job, JobContext(state, completions, self.functions, registries)))
 
         def build(partition: Partition) -> PartitionWorker:
@@ -320,6 +322,7 @@ class StepWorker(BaseWorker):
                     completions=completions,
                     cron_ticker=cron_ticker,
                     requeues=requeues,
+                    bulks=bulks if partition is self.partition.all[0] else None,
                     code=self._code_names,
                     functions=self._configs,
                 ),
@@ -340,7 +343,7 @@ class StepWorker(BaseWorker):
             listeners.append(loop.create_task(self._recycle(state)))
         try:
             await partition_workers.run()
-            await partition_workers.finish(self.settings.grace_s)
+            await asyncio.gather(bulks.leave(), partition_workers.finish(self.settings.grace_s))
         finally:
             await end_tasks(listeners)
             await self._leave_streams(broker)

@@ -28,7 +28,17 @@ zrevrangebyscore zrevrank zscan zscore info script|load
 """
 _EXAMINATIONS = tuple(name for name in script_names() if name.startswith("examine_"))
 _OPERATING = ("pause", "resume", "resend_event", "check_permissions", *_EXAMINATIONS)
-_STEERING = ("pause", "resume", "cancel_run", "fork_run", "resend_event", "record_action")
+_STEERING = (
+    "pause",
+    "resume",
+    "cancel_run",
+    "fork_run",
+    "add_bulk_runs",
+    "start_bulk",
+    "stop_bulk",
+    "resend_event",
+    "record_action",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.functions import read_function_queues, read_functions
 from stepflow_broker.transitions.batches import end_batch
+from stepflow_broker.transitions.bulks import read_bulk, read_live_bulks
 from stepflow_broker.transitions.invokes import wake_parent
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases
 from stepflow_broker.transitions.outbox import EndedBatch, EndedRun, Finished, finished_in
@@ -48,9 +49,20 @@ def examine_queues(broker: Broker, partition: Partition, findings: Findings, wor
         findings.add("queue_unserved", queue, ", ".join(names[:3]) + more)
     for name in unserved_functions(broker, partition, [config.name for config in functions]):
         findings.add("function_unserved", name)
+    _examine_bulks(broker, partition, findings)
     former = {queue for _, queue in broker.execute(read_function_queues(keys))} - {config.queue for config in functions}
     for queue, count in sorted(_count_live(broker, keys, former - served).items()):
         findings.add("queue_unserved", queue, f"{count:,} live runs, which started when their function had this queue")
+
+
+def _examine_bulks(broker: Broker, partition: Partition, findings: Findings) -> None:
+    """Find bulks that no worker has held for a minute."""
+    now = partition.now_ms() or broker.execute(server_time_ms())
+    for bulk_id in broker.execute(read_live_bulks(partition)):
+        bulk = broker.execute(read_bulk(partition, bulk_id))
+        if bulk is not None and max(bulk.created_at, bulk.held_until) < now - _OVERDUE_MS:
+            left = bulk.matched - bulk.done - bulk.skipped - bulk.refused
+            findings.add("bulk_unserved", bulk_id, f"{left:,} runs of function {bulk.function} are left")
 
 
 def _count_live(broker: Broker, keys: Keys, queues: set[str]) -> Counter[str]:

@@ -227,6 +227,7 @@ RULES: dict[str, Rule] = {
     "foreign_job": _warning("job {subject} in queue {detail} belongs to another program that uses RQ: workers leave it there; start an `rq worker` for it, or give that program another queue"),
     "events_aside": _warning(f"events are set aside ({{detail}}), as `{NAME} events aside` shows with the reason of each"),
     "function_unserved": _warning(f"no live worker has the code of function {{subject}}, which events still start: start a worker that has it, or run `{NAME} functions forget`"),
+    "bulk_unserved": _warning("no worker executes bulk {subject}, of which {detail}: start one that has the function"),
     "suspended": _warning("RQ is suspended{detail}: no worker claims a job until `rq resume`"),
 }
 # fmt: on

@@ -20,3 +20,4 @@ class ScriptStatus(IntEnum):
     STALE_REGISTRY = -3
     MORE_VALUES = -4
     EARLIER_EVENT = -5
+    FORKED = -6

@@ -43,8 +43,8 @@ class AuditEntry:
     Attributes:
         entry: its entry in the stream of its partition.
         who: ``user@host`` for the command line, the app id for Python.
-        action: ``fork``, ``retry``, ``rerun``, ``cancel``, ``cancel_many``, ``pause``, ``resume``, ``forget``,
-            ``resend`` or ``repair``.
+        action: ``fork``, ``retry``, ``rerun``, ``fork_many``, ``stop_bulk``, ``cancel``, ``cancel_many``, ``pause``,
+            ``resume``, ``forget``, ``resend`` or ``repair``.
         subject: the run id; else what is meant, such as ``function shop/order``.
     """
 

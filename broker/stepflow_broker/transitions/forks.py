@@ -35,6 +35,7 @@ class ForkStart:
         who: who forks, for the audit log; ``""``: it is not recorded.
         action, reason, details: what is recorded; the details as JSON text.
         dedupe: whether the caller chose the id. Then the same id returns the same run for 24 hours at least.
+        only_first: whether it is not created if the source has another fork.
     """
 
     run_id: str
@@ -51,10 +52,14 @@ class ForkStart:
     reason: str = ""
     details: bytes = b"{}"
     dedupe: bool = False
+    only_first: bool = False
 
 
 def fork_run(partition: Partition, config: FunctionConfig, fork: ForkStart) -> Command[ScriptStatus]:
-    """Create a fork. DONE, ALREADY (it exists), RESOLVED (it was skipped), or NO_RUN (the source has been forgotten).
+    """Create a fork.
+
+    DONE, ALREADY (it exists), RESOLVED (it was skipped), NO_RUN (the source has been forgotten), or FORKED (the source
+    has another fork).
 
     Raises:
         EventError: the event has no value for a key of the flow control.
@@ -82,6 +87,7 @@ def fork_run(partition: Partition, config: FunctionConfig, fork: ForkStart) -> C
         fork.reason,
         fork.details,
         1 if fork.takes_events else 0,
+        1 if fork.only_first else 0,
         len(fork.memos),
         *memos,
         *config.rules(fork.event, partition.cipher, repeats=True),

@@ -15,7 +15,20 @@ from stepflow_engine.cipher import NO_ENCRYPTION
 
 __all__ = ["audit"]
 
-_ACTIONS = ("fork", "retry", "rerun", "cancel", "cancel_many", "pause", "resume", "forget", "resend", "repair")
+_ACTIONS = (
+    "fork",
+    "retry",
+    "rerun",
+    "fork_many",
+    "stop_bulk",
+    "cancel",
+    "cancel_many",
+    "pause",
+    "resume",
+    "forget",
+    "resend",
+    "repair",
+)
 
 
 @click.command(epilog=EPILOG)

@@ -1,4 +1,4 @@
-"""``stepflow runs retry``, ``rerun`` and ``fork``: run again, as a new run."""
+"""``stepflow runs rerun`` and ``fork``: run again, as a new run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import click
 from stepflow import Stepflow
 from stepflow.client.fork_request import SAME_DATA, ForkRequest
 from stepflow.client.forks import create_fork
-from stepflow_cli.exit_codes import EPILOG, ExitCode, exit_code, print_error
+from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import echo, print_json
 from stepflow_cli.options import json_data, output_option, reason_option, server_options
 from stepflow_cli.server import find_app
-from stepflow_engine.errors import BackendUnavailableError, StepflowError
 from stepflow_engine.product import variable
 from stepflow_engine.state_machine import RunStatus
 
-__all__ = ["fork", "rerun", "retry"]
+__all__ = ["create", "fork", "print_forks", "rerun"]
 
 id_option = click.option("--id", help="Makes the call repeatable: the same id names the same new run.")
 
@@ -40,32 +39,6 @@ def _result(value: str) -> tuple[str, Any]:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
-@reason_option
-@output_option
-@server_options
-def retry(run_ids: tuple[str, ...], *, reason: str, output: str, redis_url: str | None) -> None:
-    """Run each RUN again from its failure, as a new run, and print the ids of the new runs.
-
-    Steps that succeeded keep their results; all others are executed, with the idempotency keys of RUN. RUN itself is
-    not changed.
-    """
-    app, code, done = find_app(redis_url), ExitCode.OK, []
-    for run_id in dict.fromkeys(run_ids):
-        try:
-            done.append(_create(app, run_id, ForkRequest(failed=True, reason=reason, action="retry")))
-        except BackendUnavailableError:
-            _print(done, output, single=False)
-            raise
-        except StepflowError as error:  # the other runs are retried
-            print_error(str(error))
-            code = code or exit_code(error)
-    _print(done, output, single=len(run_ids) == 1)
-    if code:
-        click.get_current_context().exit(code)
-
-
-@click.command(epilog=EPILOG)
 @click.argument("run_id", metavar="RUN")
 @new_data_option
 @id_option
@@ -80,7 +53,7 @@ def rerun(
     All steps are executed, with new idempotency keys.
     """
     request = ForkRequest(data=_data(data), id=id, reason=reason, action="rerun")
-    _print([_create(find_app(redis_url), run_id, request)], output, single=True)
+    print_forks([create(find_app(redis_url), run_id, request)], output, single=True)
 
 
 @click.command(epilog=EPILOG)
@@ -145,15 +118,17 @@ def fork(
         id=id,
         reason=reason,
     )
-    _print([_create(find_app(redis_url), run_id, request)], output, single=True)
+    print_forks([create(find_app(redis_url), run_id, request)], output, single=True)
 
 
-def _create(app: Stepflow, run_id: str, request: ForkRequest) -> dict[str, Any]:
+def create(app: Stepflow, run_id: str, request: ForkRequest) -> dict[str, Any]:
+    """Create a fork; returns the fields of the JSON output."""
     new = app.run(create_fork(app.backend, run_id, request).run_id)
     return {"run_id": new.id, "forked_from": run_id, "status": new.status()}
 
 
-def _print(done: Sequence[dict[str, Any]], output: str, *, single: bool) -> None:
+def print_forks(done: Sequence[dict[str, Any]], output: str, *, single: bool) -> None:
+    """Print what `create` has returned."""
     if output == "json":
         print_json(done[0] if single and done else done)
         return

@@ -18,7 +18,8 @@ from stepflow_broker.views.run_tree import DEPTH
 from stepflow_broker.views.run_view import RunView
 from stepflow_cli.commands.cancel import cancel
 from stepflow_cli.commands.diff import diff
-from stepflow_cli.commands.forks import fork, rerun, retry
+from stepflow_cli.commands.forks import fork, rerun
+from stepflow_cli.commands.retry import retry
 from stepflow_cli.exit_codes import EPILOG, Session
 from stepflow_cli.filters import RunFilters, named_as_options, run_filter_options
 from stepflow_cli.formatting import (

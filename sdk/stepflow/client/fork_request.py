@@ -37,6 +37,8 @@ class ForkRequest:
 
     Attributes:
         action: the name of the call, for messages.
+        bulk: the bulk that it belongs to, which is in the audit log, so that its forks are not; ``""``: none. A run
+            that has a fork already gets none by a bulk.
     """
 
     before: str | None = None
@@ -48,6 +50,7 @@ class ForkRequest:
     id: str | None = None
     reason: str = ""
     action: str = "fork"
+    bulk: str = ""
 
     def check(self) -> None:
         """Refuse arguments that can never be right.
@@ -78,6 +81,11 @@ class ForkRequest:
         edited = {"results": [*names[:_NAMED_RESULTS], *more_names]} if names else {}
         data = {} if self.data is SAME_DATA else {"data": "other"}
         return dumps({"run": fork_id, **more, **edited, **data})
+
+    def forked_by(self, actor: str) -> str:
+        """Who has made the fork, and why, as it is stored."""
+        who = f"{actor}, bulk {self.bulk}" if self.bulk else actor
+        return ": ".join(part for part in (who, self.reason) if part)
 
     @property
     def keeps_keys(self) -> bool:

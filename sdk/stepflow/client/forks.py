@@ -23,7 +23,7 @@ from stepflow_engine.ids import PARTITION_PREFIX_LENGTH, run_id_for, with_partit
 from stepflow_engine.limits import check_id
 from stepflow_engine.state_machine import RunStatus
 
-__all__ = ["Fork", "ForkContext", "acreate_fork", "create_fork", "fork_operation"]
+__all__ = ["Fork", "ForkContext", "acreate_fork", "create_fork", "fork_operation", "fork_run_id"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def fork_operation(
             "start a worker that has it"
         )
     _check_flow(partition, record, config, request)
-    fork_id = _fork_id(run_id, config, request.id)
+    fork_id = fork_run_id(run_id, config.name, request.id)
     plan = ForkPlan(context, record, source_steps(record, memos, pending, attempts), request, fork_id)
     start = ForkStart(
         run_id=fork_id,
@@ -104,14 +104,15 @@ def fork_operation(
         replaces_event=request.data is not SAME_DATA,
         memos=(yield from plan.read_memos()),
         forked_at=request.before or "",
-        forked_by=": ".join(part for part in (context.actor, request.reason) if part),
+        forked_by=request.forked_by(context.actor),
         keys_of=(record.keys_of or run_id) if request.keeps_keys else "",
         takes_events=request.failed,
-        who=context.actor,
+        who="" if request.bulk else context.actor,
         action=request.action.removeprefix("a"),
         reason=request.reason,
         details=request.details(fork_id),
         dedupe=request.id is not None,
+        only_first=bool(request.bulk),
     )
     output = function.output if function is not None else None
     return Fork(fork_id, output), fork_run(partition, config, start)
@@ -148,6 +149,12 @@ def _check_flow(partition: Partition, record: RunRecord, config: FunctionConfig,
         )
 
 
-def _fork_id(run_id: str, config: FunctionConfig, own_id: str | None) -> str:
-    unique = uuid.uuid4().hex if own_id is None else run_id_for(run_id, own_id, config.name, "fork")
+def fork_run_id(run_id: str, function: str, own_id: str | None) -> str:
+    """The id of a fork of a run.
+
+    Args:
+        function: the function of the run, as ``app/function``.
+        own_id: the id that the caller of `fork` has chosen; ``None``: none, so that each call makes another run.
+    """
+    unique = uuid.uuid4().hex if own_id is None else run_id_for(run_id, own_id, function, "fork")
     return with_partition_prefix(run_id[:PARTITION_PREFIX_LENGTH], unique)

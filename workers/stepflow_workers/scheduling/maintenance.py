@@ -26,6 +26,7 @@ from stepflow_broker.transitions.runs import forget_runs
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.completions import CompletionConsumer
+from stepflow_workers.scheduling.bulks import Bulks
 from stepflow_workers.scheduling.cron import CronTicker
 from stepflow_workers.scheduling.requeues import Requeues
 from stepflow_workers.scheduling.server_clock import ServerClock
@@ -62,6 +63,7 @@ class MaintenanceLoop:
     """Runs the periodic tasks of one partition, for one worker.
 
     Args:
+        bulks: executes bulks; ``None``: not here, because they are in another partition.
         code: the functions of which the worker has the code, and its version; see `code_names`.
         functions: these functions.
     """
@@ -74,6 +76,7 @@ class MaintenanceLoop:
         completions: CompletionConsumer,
         cron_ticker: CronTicker,
         requeues: Requeues,
+        bulks: Bulks | None,
         code: Sequence[str],
         functions: Sequence[FunctionConfig],
     ) -> None:
@@ -102,6 +105,7 @@ class MaintenanceLoop:
             _PeriodicTask(self._check_server, _CHECK_S),
             _PeriodicTask(self._remove_consumers, 300.0),
             _PeriodicTask(self._forget, 15.0),
+            *([_PeriodicTask(bulks.take_up, 1.0)] if bulks is not None else []),
         )
 
     async def run_due(self) -> None:
