@@ -141,7 +141,8 @@ WORDS = st.sampled_from(
     ["send", "start", "invoke", "runs", "list", "show", "cancel", "explain", "pause", "resume", "pauses", "functions",
      "workers", "queues", "function", "queue", "key", "--data", "--id", "--timeout", "--limit", "--status", "failed",
      "--if", "--all", "--yes", "--created-before", "--reason", "-o", "json", "--app", "--wait", "-d", "--depth",
-     "--function", "--redis-url", "redis://:1", "@/nowhere", "-h", "--", "1", "1h", "a/b", "{}"],
+     "--function", "--redis-url", "redis://:1", "@/nowhere", "-h", "--", "1", "1h", "a/b", "{}", "bulk", "stop",
+     "retry", "--rate"],
 )  # fmt: skip
 
 

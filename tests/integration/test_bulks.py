@@ -182,6 +182,22 @@ def test_a_bulk_without_workers_waits_for_one_that_has_the_function(
     assert app.bulk(bulk.id).wait("30s").done == 2
 
 
+def test_a_damaged_bulk_keeps_no_other_from_being_executed(
+    app: Stepflow, run_worker: Callable[..., Any], client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    orders = Orders(app)
+    worker = run_worker(app)
+    orders.failed(2)
+    worker.stop()
+    damaged, unread, good = (app.fork_many("order") for _ in range(3))
+    keys = app.backend.partition.all[0].keys
+    client.hset(keys("BULK", damaged.id), "request", "[]")
+    client.hset(keys("BULK", unread.id), "per_second", "fast")
+    run_worker(app)
+    assert good.wait("30s").done == 2
+    until(lambda: caplog.text.count("bulk_interrupted") == 2)
+
+
 def test_a_stopped_bulk_leaves_the_rest_alone(app: Stepflow, run_worker: Callable[..., Any]) -> None:
     orders = Orders(app)
     run_worker(app)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from stepflow import AsyncRunIterator, ErrorGroup, Run, RunInfo, RunIterator, Stepflow, StepInfo
+from stepflow import AsyncRunIterator, Bulk, BulkInfo, ErrorGroup, Run, RunInfo, RunIterator, Stepflow, StepInfo
 
 app = Stepflow("shop")
 
@@ -17,6 +17,9 @@ def find() -> None:
         assert_type(run.listed, RunInfo | None)
     assert_type(found.next_cursor, str | None)
     assert_type(app.error_groups(), list[ErrorGroup])
+    assert_type(app.fork_many("order", dry_run=True), Bulk)
+    assert_type(app.bulk("b1").info(), BulkInfo)
+    assert_type(app.bulks(), list[BulkInfo])
 
 
 def read(run: Run[int]) -> None:
@@ -33,3 +36,4 @@ async def afind(run: Run[int]) -> None:
         assert_type(one, Run[Any])
     assert_type(await run.ainfo(), RunInfo)
     assert_type(await run.aoutput(), int | None)
+    assert_type(await (await app.afork_many("order")).await_end(), BulkInfo)

@@ -293,7 +293,7 @@ _EVENTS = (
         "bulk_interrupted",
         _WARNING,
         ("bulk", "function", "error"),
-        "The server did not answer while the worker ran many runs again.",
+        "The server did not answer while the worker ran many runs again, or the bulk is damaged. Once a minute.",
         _RETRIES,
     ),
     LogEvent(

@@ -24,7 +24,7 @@ from stepflow_broker.transitions.run_index import RunQuery
 from stepflow_broker.views.find_runs import find_ids
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.durations import Duration
-from stepflow_engine.errors import FilterError, ForkError
+from stepflow_engine.errors import CorruptDataError, FilterError, ForkError
 from stepflow_engine.state_machine import RunStatus
 
 __all__ = ["BulkRequest", "acreate_bulk", "bulk_request", "create_bulk", "read_request"]
@@ -91,13 +91,21 @@ class BulkRequest:
 
 
 def read_request(text: bytes, *, bulk_id: str, reason: str) -> ForkRequest:
-    """How each run of a stored bulk is forked."""
-    stored = loads(text)
+    """How each run of a stored bulk is forked.
+
+    Raises:
+        CorruptDataError: the text is not that of a request.
+    """
+    try:
+        stored = loads(text)
+        before, failed, keys, children = (stored[name] for name in ("before", "failed", "keys", "children"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptDataError(f"bulk {bulk_id}", error) from None
     return ForkRequest(
-        before=stored["before"],
-        failed=stored["failed"],
-        keys=stored["keys"],
-        children=stored["children"],
+        before=before,
+        failed=failed,
+        keys=keys,
+        children=children,
         id=f"bulk-{bulk_id}",
         reason=reason,
         action=ACTION,

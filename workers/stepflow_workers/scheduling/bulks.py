@@ -32,14 +32,15 @@ from stepflow_engine.cipher import Cipher
 from stepflow_engine.errors import BackendUnavailableError, CorruptDataError, RunNotFoundError, StepflowError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.state_machine import RunStatus
+from stepflow_workers.state.log_throttle import LogThrottle
 from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["Bulks"]
 
 _log = logging.getLogger(WORKER_LOGGER)
-_HOLD_MS = 3_000
+_HOLD_MS = 2_000
 _SHORTEST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 0.5
 _AT_ONCE = 10
 """How many runs are forked at once: their results are in memory meanwhile."""
 _MOST_TEXT = 300
@@ -69,17 +70,30 @@ class Bulks:
         self._apps = apps
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leaving = asyncio.Event()
+        self._interruption_log = LogThrottle()
 
     async def take_up(self) -> None:
         """Begin to execute the bulks that no worker holds. One command if there are no bulks."""
         live = await self._broker.execute(read_live_bulks(self._partition))
         waiting = [bulk_id for bulk_id in live if bulk_id not in self._tasks]
-        records = await asyncio.gather(*[self._broker.execute(read_bulk(self._partition, one)) for one in waiting])
+        records = await asyncio.gather(*[self._read(bulk_id) for bulk_id in waiting])
         for record in records:
             if record is not None and not self._leaving.is_set() and self._has_code(record):
                 task = asyncio.get_running_loop().create_task(self._execute(record))
                 self._tasks[record.id] = task
                 task.add_done_callback(partial(self._drop, record.id))
+
+    async def _read(self, bulk_id: str) -> BulkRecord | None:
+        """A bulk; ``None``: there is none, or it is damaged, which keeps no other from being executed."""
+        try:
+            return await self._broker.execute(read_bulk(self._partition, bulk_id))
+        except CorruptDataError as error:
+            self._report_interruption(bulk_id, "", error)
+            return None
+
+    def _report_interruption(self, bulk_id: str, function: str, error: Exception) -> None:
+        if self._interruption_log.allows(bulk_id):
+            _log.warning("bulk_interrupted", extra={"bulk": bulk_id, "function": function, "error": str(error)})
 
     def _drop(self, bulk_id: str, _: asyncio.Task[None]) -> None:
         self._tasks.pop(bulk_id, None)
@@ -111,9 +125,7 @@ class Bulks:
                 if await self._paused(taken.wait_ms / 1000):
                     await self._settle(record, [], settled=taken.settled + len(taken.runs), hold_ms=0)
         except BackendUnavailableError as error:
-            _log.warning(
-                "bulk_interrupted", extra={"bulk": record.id, "function": record.function, "error": str(error)}
-            )
+            self._report_interruption(record.id, record.function, error)
 
     async def _paused(self, wait_s: float) -> bool:
         """Pause until the rate allows more runs, but not for long: the worker must hold the bulk. Whether it leaves."""
