@@ -118,6 +118,18 @@ def test_a_late_worker_makes_up_for_a_quarter_of_a_second(driver: Driver) -> Non
     assert len(take(driver).runs) == 3
 
 
+def test_a_worker_may_take_fewer_or_only_hold_the_bulk(driver: Driver) -> None:
+    started(driver, 50, per_second=100)
+    held = driver.send(take_bulk_runs(driver.partition, "b1", worker="w1", hold_ms=HOLD_MS, most=0))
+    assert (held.status, held.runs) == (ScriptStatus.DONE, ())
+    assert take(driver, "w2").status is ScriptStatus.ALREADY
+    driver.advance(100)
+    taken = driver.send(take_bulk_runs(driver.partition, "b1", worker="w1", hold_ms=HOLD_MS, most=2))
+    assert len(taken.runs) == 2
+    assert settle(driver, taken) is ScriptStatus.DONE
+    assert len(take(driver).runs) == 9, "the rest of what the rate allows"
+
+
 def test_another_worker_takes_a_bulk_over_with_what_was_taken_and_makes_up_for_nothing(driver: Driver) -> None:
     started(driver, 50)
     taken = take(driver)

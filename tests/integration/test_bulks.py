@@ -182,6 +182,21 @@ def test_a_bulk_without_workers_waits_for_one_that_has_the_function(
     assert app.bulk(bulk.id).wait("30s").done == 2
 
 
+def test_a_bulk_makes_no_backlog(app: Stepflow, run_worker: Callable[..., Any], client: Any) -> None:
+    orders = Orders(app)
+    serving = run_worker(app)
+    orders.failed(60)
+    serving.stop()
+    run_worker(app, queues=("elsewhere",))
+    bulk = app.fork_many("order", per_second=200)
+    until(lambda: bulk.info().done == 50)
+    until(lambda: client.llen(app.backend.partition.keys("RQ_QUEUE", "shop")) == 50)
+    assert not bulk.wait("1s").ended
+    assert bulk.info().done == 50
+    run_worker(app)
+    assert bulk.wait("30s").done == 60
+
+
 def test_a_damaged_bulk_keeps_no_other_from_being_executed(
     app: Stepflow, run_worker: Callable[..., Any], client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,6 +22,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 
 __all__ = [
+    "MOST_TAKEN",
     "BulkRecord",
     "BulkStart",
     "Outcome",
@@ -36,6 +37,8 @@ __all__ = [
     "take_bulk_runs",
 ]
 
+MOST_TAKEN = 200
+"""How many runs are taken at once, at most."""
 _SELECTED_MS = 3_600_000
 """How long selected runs are kept that no bulk has started with."""
 _WHY = "why:"
@@ -166,15 +169,18 @@ def start_bulk(partition: Partition, start: BulkStart) -> Command[ScriptStatus]:
     )
 
 
-def take_bulk_runs(partition: Partition, bulk_id: str, *, worker: str, hold_ms: int) -> Command[TakenRuns]:
+def take_bulk_runs(
+    partition: Partition, bulk_id: str, *, worker: str, hold_ms: int, most: int = MOST_TAKEN
+) -> Command[TakenRuns]:
     """Take the next runs of a bulk, or again those that are not settled; the runs that were selected last come first.
 
     Args:
         worker: takes them. It holds the bulk, so that no other can.
         hold_ms: for how long, in ms.
+        most: how many runs it takes at most; 0: none, it only holds the bulk.
     """
     keys = _key(partition, bulk_id)
-    return run_script("take_bulk_runs", _read_taken, keys, partition.now_ms(), bulk_id, worker, hold_ms)
+    return run_script("take_bulk_runs", _read_taken, keys, partition.now_ms(), bulk_id, worker, hold_ms, most)
 
 
 def _read_taken(reply: Sequence[Any]) -> TakenRuns:

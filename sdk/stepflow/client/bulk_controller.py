@@ -45,7 +45,8 @@ class BulkController(ConnectedApp):
         This call selects the runs and starts a bulk, which the workers execute: it goes on when this process ends, and
         when a worker dies. Each run is forked once. A run that has a fork already is skipped, so a second bulk with
         the same filters does nothing. The runs that ended first are forked first. The forks pass the flow control of
-        the function, and wait on its queue like all new runs: ``per_second`` leaves room for the others.
+        the function, and wait in its queue like all new runs. None is made while the queue is long, so other new runs
+        keep their latency.
 
         Selecting reads 1,000 runs in a round trip, and at most 1,000,000. With ``if_``, or the text of an error, it
         reads 50 in a round trip, with their events.

@@ -14,11 +14,12 @@ from stepflow.client.fork_many import read_request
 from stepflow.client.fork_request import ForkRequest
 from stepflow.client.forks import fork_operation, fork_run_id
 from stepflow.client.function_names import DeclaredFunctions
-from stepflow_broker.protocol.command import in_chunks
+from stepflow_broker.protocol.command import command, in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import arun_operation
 from stepflow_broker.transitions.bulks import (
+    MOST_TAKEN,
     BulkRecord,
     Outcome,
     TakenRuns,
@@ -41,6 +42,8 @@ _log = logging.getLogger(WORKER_LOGGER)
 _HOLD_MS = 2_000
 _SHORTEST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
+_LEAST_READY, _READY_S = 50, 0.2
+"""How many new runs may be ready in the queue of the function: so many, or as many as are forked in this time."""
 _AT_ONCE = 10
 """How many runs are forked at once: their results are in memory meanwhile."""
 _MOST_TEXT = 300
@@ -114,8 +117,7 @@ class Bulks:
         try:
             request = read_request(record.request, bulk_id=record.id, reason=record.reason)
             while not self._leaving.is_set():
-                call = take_bulk_runs(self._partition, record.id, worker=self._state.worker, hold_ms=_HOLD_MS)
-                taken = await self._broker.execute(call)
+                taken = await self._take(record)
                 if taken.is_first:
                     _report_start(record)
                 if taken.status is not ScriptStatus.DONE:
@@ -126,6 +128,23 @@ class Bulks:
                     await self._settle(record, [], settled=taken.settled + len(taken.runs), hold_ms=0)
         except BackendUnavailableError as error:
             self._report_interruption(record.id, record.function, error)
+
+    async def _take(self, record: BulkRecord) -> TakenRuns:
+        """Take as many runs as the queue of the function has room for: a long queue would delay all other new runs.
+
+        The forks would wait there anyway.
+        """
+        app_id, _, function = record.function.partition("/")
+        declared = self._apps[app_id].backend.declared.find(app_id, function)
+        queue = declared.config.queue if declared is not None else ""
+        lengths = await self._broker.execute_all(
+            [command(int, "LLEN", one.keys("RQ_QUEUE", queue)) for one in self._partition.all]
+        )
+        room = max(_LEAST_READY, round(record.per_second * _READY_S)) - sum(lengths)
+        most, worker = max(0, min(room, MOST_TAKEN)), self._state.worker
+        return await self._broker.execute(
+            take_bulk_runs(self._partition, record.id, worker=worker, hold_ms=_HOLD_MS, most=most)
+        )
 
     async def _paused(self, wait_s: float) -> bool:
         """Pause until the rate allows more runs, but not for long: the worker must hold the bulk. Whether it leaves."""

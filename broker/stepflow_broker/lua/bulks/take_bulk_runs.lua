@@ -3,11 +3,10 @@
 -- A worker that takes a bulk over starts with no more than one run: the time in which nobody held it is not made up for.
 -- USES     clock bulks
 -- KEYS     1 bulk
--- ARGV     1 now_ms  2 bulk  3 worker  4 hold_ms
+-- ARGV     1 now_ms  2 bulk  3 worker  4 hold_ms  5 most (runs that are taken, at most)
 -- MOVES    none
 -- RETURNS  {1 TAKEN | 0 ALREADY (another worker holds it) | -1 NO_RUN (it has ended), how many are settled,
 --          ms until the rate allows more, 1 if no worker had it before, list of runs}
-local MOST = 200 -- runs at once
 local CREDIT_MS = 250 -- the time that a late worker makes up for
 local now, bulk, worker, hold_ms = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local was = redis.call('HMGET', BULK .. bulk, 'done', 'skipped', 'refused', 'state', 'holder', 'held_until', 'taken',
@@ -24,7 +23,7 @@ local per_ms = tonumber(was[9]) / 1000
 local next_at = tonumber(was[8]) or now
 next_at = math.min(math.max(next_at, was[5] == worker and now - CREDIT_MS or now), now + 1 / per_ms)
 if taken == 0 and is_running and next_at <= now then
-  taken = math.min(math.floor((now - next_at) * per_ms) + 1, MOST)
+  taken = math.min(math.floor((now - next_at) * per_ms) + 1, tonumber(ARGV[5]))
   next_at = next_at + taken / per_ms
 end
 local runs = taken > 0 and redis.call('LRANGE', BULK_RUNS .. bulk, -taken, -1) or {}
