@@ -14,7 +14,7 @@ SOURCES := engine broker sdk workers cli
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo demo-kill test test-all test-unsticky test-acl test-cluster needs coverage chaos-short check lint \
-	bench bench-long bench-cluster bench-peers chaos fuzz audit clean
+	bench bench-long bench-cluster bench-bulk bench-peers chaos fuzz audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench-long: $(VENV)/.installed ## the same at depth: 100,000 runs queued or park
 
 bench-cluster: $(VENV)/.installed-dev ## measure one server beside clusters of 1 and of 3 primaries (4 minutes)
 	$(BIN)/python -m benchmarks.cluster
+
+bench-bulk: $(VENV)/.installed ## retry 15,000 failed runs at 500 a second, a worker killed every 5 s, beside other work (4 minutes)
+	$(BIN)/python -m benchmarks.bulk
 
 bench-peers: $(VENV)/.installed ## measure stepflow side by side with queues and engines (half an hour)
 	$(BIN)/python -m benchmarks.peers --long 3

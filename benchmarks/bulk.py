@@ -155,12 +155,15 @@ def _measure(producer: Stepflow, workers: _Workers, closed: Path, options: argpa
     )
     print(f"selected and started in {selected_s:.2f} s, all forked in {took_s:.1f} s: {info.rate:g} in a second")
     print(f"done {info.done:,}, skipped {info.skipped:,}, refused {info.refused:,}")
-    print(f"each retried once: {'yes' if forks == failed and len(every) == 2 * options.runs else 'NO'}\n")
+    is_exact = forks == failed and len(every) == 2 * options.runs
+    print(f"each retried once: {'yes' if is_exact else 'NO'}\n")
     print(f"{'other runs':<12} {'count':>6} {'p50 ms':>8} {'p95 ms':>8} {'max ms':>8}")
     for name, work in (("before", before), ("meanwhile", during)):
         times = work.latencies_ms()
         p95 = statistics.quantiles(times, n=20)[-1]
         print(f"{name:<12} {len(times):>6} {statistics.median(times):>8.1f} {p95:>8.1f} {max(times):>8.1f}")
+    if not is_exact:
+        sys.exit("runs were lost, or retried twice")
 
 
 def _watch(bulk: Bulk, workers: _Workers, kill_every_s: float) -> tuple[BulkInfo, int]:

@@ -303,7 +303,7 @@ def test_a_function_or_a_bulk_that_does_not_exist_is_an_error(app: Stepflow) -> 
     ("count", "per_second", "kill_every_s"),
     [
         pytest.param(600, 300, 0.0, id="the-holder-once"),
-        pytest.param(15_000, 500, 5.0, id="one-every-5-s", marks=pytest.mark.slow),
+        pytest.param(3_000, 300, 3.0, id="one-every-3-s", marks=pytest.mark.slow),
     ],
 )
 def test_each_run_is_forked_once_and_none_is_lost_while_workers_are_killed(
