@@ -15,12 +15,16 @@ from stepflow_cli.commands.forks import create, print_forks
 from stepflow_cli.exit_codes import EPILOG, ExitCode, exit_code, print_error
 from stepflow_cli.filters import (
     TimeArgument,
+    condition_option,
     function_names,
     function_option,
-    parse_condition,
+    named_as_options,
     parse_tag,
-    parse_time,
     resolve_time,
+    since_option,
+    status_option,
+    tag_filter,
+    time_option,
 )
 from stepflow_cli.formatting import echo, print_json
 from stepflow_cli.options import output_option, reason_option, server_options
@@ -64,60 +68,35 @@ class Filters:
         name, *others = function_names(app.backend.broker, app.backend.partition, self.function)
         if others:
             raise click.UsageError(f"several apps have this function: pass --function {' or '.join((name, *others))}")
-        return app.fork_many(
-            name,
-            status=self.statuses or RunStatus.FAILED,
-            error=self.error,
-            if_=self.condition,
-            since=resolve_time(self.after),
-            until=resolve_time(self.until),
-            tags=dict(self.tags),
-            before=self.before,
-            per_second=50 if self.rate is None else self.rate,
-            limit=self.limit,
-            reason=reason,
-            dry_run=dry_run,
-        )
+        with named_as_options():
+            return app.fork_many(
+                name,
+                status=self.statuses or RunStatus.FAILED,
+                error=self.error,
+                if_=self.condition,
+                since=resolve_time(self.after),
+                until=resolve_time(self.until),
+                tags=tag_filter(self.tags),
+                before=self.before,
+                per_second=50 if self.rate is None else self.rate,
+                limit=self.limit,
+                reason=reason,
+                dry_run=dry_run,
+            )
 
 
 @click.command(epilog=EPILOG)
 @click.argument("run_ids", metavar="[RUN]...", nargs=-1)
 @function_option("Many: the runs of this function, NAME or APP/NAME, that match the filters.")
-@click.option(
-    "--status",
-    "statuses",
-    envvar=variable("RUNS_RETRY_STATUS"),
-    type=click.Choice([status.value for status in RunStatus if status.ended]),
-    multiple=True,
-    help="Only runs with this status; may be repeated. Default: failed. With completed: only with --before.",
-)
+@status_option("RUNS_RETRY", [status for status in RunStatus if status.ended])
 @click.option(
     "--error",
     metavar="TEXT",
     help="Only runs that failed with this error: its name, a part of its message, or a group of 'errors'.",
 )
-@click.option(
-    "--if",
-    "condition",
-    envvar=variable("RUNS_RETRY_IF"),
-    type=parse_condition,
-    metavar="CEL",
-    help="Only runs whose event matches this expression: 'event.data.n > 1'.",
-)
-@click.option(
-    "--since",
-    "after",
-    envvar=variable("RUNS_RETRY_SINCE"),
-    type=parse_time,
-    metavar="TIME",
-    help="Only runs that ended since this: an age such as 2h, or an ISO time. With --tag: that were created.",
-)
-@click.option(
-    "--until",
-    type=parse_time,
-    metavar="TIME",
-    help="Only runs that ended before this: an age such as 2h, or an ISO time.",
-)
+@condition_option("RUNS_RETRY")
+@since_option("RUNS_RETRY", "Only runs that ended since this")
+@time_option("--until", "Only runs that ended before this")
 @click.option(
     "--tag",
     "tags",
