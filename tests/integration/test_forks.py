@@ -195,6 +195,8 @@ def test_an_encrypted_run_is_sealed_anew(url: str, run_worker: Callable[..., Any
     assert shop.calls == {"send": 1}
     assert app.fork(run, before="charge", results={"price": 10, "stock": 7}).result(30) == [10, 7, 18, 19, 1]
     assert app.fork(run.id, before="charge#2", data=4).result(30) == [2, 3, 6, 7, 4]
+    with pytest.raises(ForkError, match=r"has no step 'charge#9'; its steps: .*'charge' \([0-9]+ times\)"):
+        app.fork(run.id, before="charge#9")
 
 
 def test_a_retry_of_a_failure_of_the_function_itself_keeps_all_steps(app: Stepflow, run_worker) -> None:

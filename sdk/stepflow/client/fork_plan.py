@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -193,8 +194,9 @@ class ForkPlan:
         keys = [step_key(step_id), *([step_key(numbered[1], int(numbered[2]) - 1)] if numbered else [])]
         known = next((key for key in keys if key in self.steps), None)
         if known is None:
-            ids = list(dict.fromkeys(step.id for step in self.steps.values()))
-            names = ", ".join(repr(one) for one in ids[:_SHOWN_STEPS]) or "none"
+            ids = Counter(step.id for step in self.steps.values())
+            shown = list(ids.items())[:_SHOWN_STEPS]
+            names = ", ".join(repr(one) if times == 1 else f"{one!r} ({times} times)" for one, times in shown) or "none"
             more = f" and {len(ids) - _SHOWN_STEPS} more" if len(ids) > _SHOWN_STEPS else ""
             raise ForkError(
                 f"{self.request.action}: run {self.record.id} of {self.record.name} has no step {step_id!r}; "
