@@ -24,6 +24,7 @@ from stepflow_engine.errors import (
     FunctionNotFoundError,
     ResultTimeoutError,
     RunNotFoundError,
+    ScheduleNotFoundError,
     StepflowError,
     StepOutputError,
 )
@@ -55,7 +56,7 @@ Exit codes:
   3    configuration error: no such module or app, a bad URL or password,
        a missing encryption key, a server that evicts keys, two functions
        with one id
-  4    no such run, bulk, function or event
+  4    no such run, bulk, function, event or schedule
   5    the server is unavailable
   6    timed out waiting; the run continues
   70   internal error: a bug in {NAME}
@@ -84,10 +85,10 @@ def exit_code(error: Exception) -> ExitCode:
     match error:
         case click.UsageError() | EventError() | FilterError() | ForkError() | StepOutputError():
             return ExitCode.USAGE
+        case RunNotFoundError() | FunctionNotFoundError() | BulkNotFoundError() | ScheduleNotFoundError():
+            return ExitCode.NOT_FOUND
         case ConfigurationError() | EncryptionKeyMissingError():
             return ExitCode.CONFIGURATION
-        case RunNotFoundError() | FunctionNotFoundError() | BulkNotFoundError():
-            return ExitCode.NOT_FOUND
         case BackendUnavailableError():
             return ExitCode.SERVER
         case ResultTimeoutError():

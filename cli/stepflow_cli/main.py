@@ -15,6 +15,7 @@ from stepflow_cli.commands.explain import explain
 from stepflow_cli.commands.listings import functions, queues, workers
 from stepflow_cli.commands.pauses import pause, pauses, resume
 from stepflow_cli.commands.runs import runs
+from stepflow_cli.commands.schedules import schedules
 from stepflow_cli.commands.send import invoke, send, start
 from stepflow_cli.commands.worker import worker
 from stepflow_cli.exit_codes import EPILOG, run
@@ -42,6 +43,7 @@ _COMMANDS = (
     bulk,
     errors,
     events,
+    schedules,
     explain,
     doctor,
     check,

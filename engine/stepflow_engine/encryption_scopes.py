@@ -1,6 +1,5 @@
 """The payloads of a run that are sealed, and the scope of each.
 
-=================  ====================================  =================================
 payload            scope                                 stored in
 =================  ====================================  =================================
 an event's data    ``event``, the event's id             streams, runs, memos of waits
@@ -8,9 +7,23 @@ a wait's values    ``wait``, run, step key               the waiting step, its m
 a step's result    ``step``, run, step key               its memo
 a step's failure   ``step failure``, run, step key       its memo, or its record
 a heartbeat        ``heartbeat``, run, step key          the attempts of the run
+a heartbeat         ``heartbeat``, run, step key          the attempts of the run
 a run's output     ``output``, run                       the run, the memo of its parent
 a run's failure    ``failure``, run                      the run, the memo of its parent
 =================  ====================================  =================================
+=======
+==================  ====================================  =================================
+payload             scope                                 stored in
+==================  ====================================  =================================
+an event's data     ``event``, the event's id             streams, runs, memos of waits
+a wait's values     ``wait``, run, step key               the waiting step, its memo
+a step's result     ``step``, run, step key               its memo
+a step's failure    ``step failure``, run, step key       its memo, or its record
+a heartbeat         ``heartbeat``, run, step key          the attempts of the run
+a run's output      ``output``, run                       the run, the memo of its parent
+a run's failure     ``failure``, run                      the run, the memo of its parent
+a schedule's data   ``schedule``, app/schedule            the schedule
+==================  ====================================  =================================
 
 A script copies the end of a child into the memo of its parent. Its scope stays that of the child, whose id follows from
 the run and the step of the parent. The end of a batch is copied to all of its runs, so its scope has the function only:
@@ -46,6 +59,7 @@ __all__ = [
     "redacted_memo",
     "reseal_memo",
     "result_scope",
+    "schedule_scope",
     "seal_failure",
     "step_scope",
     "wait_scope",
@@ -75,6 +89,11 @@ def heartbeat_scope(run_id: str, key: str) -> Scope:
 def wait_scope(run_id: str, key: str) -> Scope:
     """The scope of the values that a wait compares with those of events."""
     return ("wait", run_id, key)
+
+
+def schedule_scope(name: str) -> Scope:
+    """The scope of the data of a schedule (``app/schedule``)."""
+    return ("schedule", name)
 
 
 def end_scope(run_id: str, function: str, *, failed: bool, batched: bool) -> Scope:

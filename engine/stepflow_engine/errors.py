@@ -28,6 +28,7 @@
     │  └─ EncryptionKeyMissingError
     ├─ ConfigurationError           names the setting and the fix
     │  ├─ FilterError               a filter of runs is invalid, or names what does not exist (also a ValueError)
+    │  ├─ ScheduleNotFoundError     there is no such schedule
     │  └─ PermissionDeniedError     the Redis user does not have the right
     └─ BackendUnavailableError      the Redis server cannot be used now
        ├─ CorruptDataError          stored data is damaged, or was not written by stepflow
@@ -68,6 +69,7 @@ __all__ = [
     "RunFailedError",
     "RunNotFoundError",
     "RunSkippedError",
+    "ScheduleNotFoundError",
     "StepError",
     "StepKindError",
     "StepOutputError",
@@ -329,6 +331,18 @@ class FilterError(ConfigurationError, ValueError):
     def __init__(self, parameter: str, message: str) -> None:
         super().__init__(message)
         self.parameter = parameter
+
+
+class ScheduleNotFoundError(ConfigurationError):
+    """There is no schedule with this id: it was not created, or was deleted. Schedules in code have no id.
+
+    Attributes:
+        schedule: the schedule, as ``app/id``.
+    """
+
+    def __init__(self, schedule: str) -> None:
+        super().__init__(f"there is no schedule {schedule!r}: `{NAME} schedules list` lists those that there are")
+        self.schedule = schedule
 
 
 class PermissionDeniedError(ConfigurationError):

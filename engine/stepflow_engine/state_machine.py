@@ -106,7 +106,7 @@ class ContinuationState(StrEnum):
         QUEUED: its job is on a list and ready.
         WAITLISTED: it is in the wait list of a concurrency limit, a pause or a priority.
         LEASED: a worker executes it.
-        DELAYED: a timer queues it: a retry, a throttle, a debounce, or the start of a batch.
+        DELAYED: a timer queues it: a retry, a throttle, a debounce, the start of a batch, or a later start of a client.
         BATCHED: the run is a member of a batch and ends with it.
         PARKED: the run waits for its steps. This is not stored: the run has no field ``continuation``.
     """
@@ -268,6 +268,14 @@ for _name, _function, _why, _text in (
         "run none -> queued|waiting|skipped; continuation none -> queued|waitlisted|delayed|batched; "
         "run waiting -> queued|skipped; continuation delayed -> queued|waitlisted|none; cancel",
     ),
+    (
+        "begin",
+        "begin_run",
+        "A run that a client has started for a later time is due. Its function's flow control may delay it again, skip "
+        "it, cancel or skip the run that it replaces, or add it to a batch.",
+        "run waiting -> skipped; continuation delayed -> batched|none; run none -> waiting; "
+        "continuation none -> delayed; cancel",
+    ),
 ):
     EFFECTS[_name] = Effect(_function, _why, read_moves(_text))
 
@@ -279,6 +287,7 @@ TRANSITIONS: Mapping[str, Transition] = {
     for name, text in {
         # runs
         "start_runs": "start",
+        "start_runs_later": "start",
         "fork_run": "start; step none -> memo",
         "settle_requeue": "none",
         "record_action": "none",
@@ -311,7 +320,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "reclaim_leases": f"{_REQUEUE}; step leased -> queued|waitlisted; promote",
         "repair_jobs": "step queued -> waitlisted; promote",
         "fire_timers": "run waiting -> queued; continuation delayed -> queued|waitlisted; "
-        "step delayed -> queued|waitlisted; step waiting -> memo; cancel",
+        "step delayed -> queued|waitlisted; step waiting -> memo; cancel; begin",
         # steps
         "commit_step": "step none -> memo",
         "plan_steps": "step none -> queued|waitlisted; promote",
@@ -329,6 +338,8 @@ TRANSITIONS: Mapping[str, Transition] = {
         "send_events": "step none -> memo",
         "begin_wait": "step none -> waiting|memo",
         "route_event": "step waiting -> memo; start",
+        "delay_event": "none",
+        "cancel_event": "none",
         "set_aside_event": "none",
         "resend_event": "none",
         "deliver_event": "step waiting -> memo; cancel",
@@ -337,6 +348,8 @@ TRANSITIONS: Mapping[str, Transition] = {
         "remove_consumers": "none",
         # schedules, pauses, registry
         "fire_cron": "start",
+        "fire_schedule": "start",
+        "change_schedule": "none",
         "pause": "none",
         "resume": "none",
         "forget_function": "none",

@@ -132,12 +132,17 @@ class WaitRequest:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEvent:
-    """An event to send, with its data as JSON text. Without an id or a time, its step sets them."""
+    """An event to send, with its data as JSON text. Without an id or a time, its step sets them.
+
+    Attributes:
+        at_ms: when it is sent, in milliseconds since the epoch; 0: now.
+    """
 
     name: str
     data: bytes
     id: str = ""
     ts: int = 0
+    at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ All errors are in one tree::
     │  └─ EncryptionKeyMissingError
     ├─ ConfigurationError           names the setting and the fix
     │  ├─ FilterError               a filter of runs is invalid, or names what does not exist (also a ValueError)
+    │  ├─ ScheduleNotFoundError     there is no such schedule
     │  └─ PermissionDeniedError     the Redis user does not have the right
     └─ BackendUnavailableError      the Redis server cannot be used now
        ├─ CorruptDataError          stored data is damaged, or was not written by stepflow
@@ -49,9 +50,12 @@ All errors are in one tree::
 
 from stepflow.app import Stepflow
 from stepflow.client.bulk import Bulk
+from stepflow.client.delayed_events import DelayedEvent
 from stepflow.client.find import AsyncRunIterator, RunIterator
 from stepflow.client.run import Run
 from stepflow.client.run_info import AttemptInfo, RunInfo, StepInfo
+from stepflow.client.schedule_info import Schedule, ScheduledRun
+from stepflow.client.schedules import Schedules
 from stepflow.event import Event
 from stepflow.functions.context import Context, SyncContext
 from stepflow.functions.function import Function
@@ -93,6 +97,7 @@ from stepflow_engine.errors import (
     RunFailedError,
     RunNotFoundError,
     RunSkippedError,
+    ScheduleNotFoundError,
     StepError,
     StepflowError,
     StepKindError,
@@ -124,6 +129,7 @@ __all__ = [
     "CronTrigger",
     "Debounce",
     "DecryptionError",
+    "DelayedEvent",
     "Encryption",
     "EncryptionKeyMissingError",
     "ErrorGroup",
@@ -160,6 +166,10 @@ __all__ = [
     "RunNotFoundError",
     "RunSkippedError",
     "RunStatus",
+    "Schedule",
+    "ScheduleNotFoundError",
+    "ScheduledRun",
+    "Schedules",
     "Singleton",
     "StepCancelled",
     "StepError",

@@ -9,6 +9,8 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
+from stepflow.later import When, later
+from stepflow_broker.protocol.clock import now_ms
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps_event
 from stepflow_engine.encryption_scopes import event_scope
@@ -58,6 +60,9 @@ class Event(Generic[T]):
         id: identifies the event; if it is sent twice within 24 hours, it starts each function once. Not given:
             stepflow generates an id. An empty id is refused when the event is sent.
         ts: the time of the event, in milliseconds since the epoch; 0: the time at which it is sent.
+        at: when it is sent: a datetime with a time zone, ISO 8601 text with an offset, or seconds since 1970, at most
+            366 days ahead. Until then it starts and ends nothing, and can be cancelled by its id. ``None``, or a time
+            that is over: now. The event of a run has none.
 
     Example::
 
@@ -68,6 +73,7 @@ class Event(Generic[T]):
     data: T = None  # type: ignore[assignment]
     id: str = GENERATED_ID
     ts: int = 0
+    at: When | None = None
 
     @property
     def time(self) -> datetime:
@@ -82,7 +88,9 @@ def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
         EventError: the name, id or time is invalid, or the data is not JSON or over the limit.
     """
     event_id = checked_event_id(event.id)
-    return OutgoingEvent(event.name, _checked_data(event, limit_bytes), event_id or "", event.ts)
+    delayed = None if event.at is None else later("event", None, event.at, now_ms=now_ms())
+    at_ms = delayed.at_ms if delayed else 0
+    return OutgoingEvent(event.name, _checked_data(event, limit_bytes), event_id or "", event.ts, at_ms)
 
 
 def _checked_data(event: Event[Any], limit_bytes: int) -> bytes:

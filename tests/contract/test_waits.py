@@ -17,6 +17,7 @@ from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.runs import read_memos, read_steps
 from stepflow_broker.transitions.waits import (
     BegunWait,
+    SentEvent,
     WaitStart,
     begin_wait,
     deliver_event,
@@ -441,7 +442,8 @@ def test_the_end_of_a_run_ends_its_waits(driver: Driver) -> None:
 
 def test_events_of_a_step_are_sent_with_its_memo_and_once(driver: Driver) -> None:
     lease = driver.started()
-    events = [(dumps({"name": "told", "id": f"e{n}", "ts": 1, "data": n}), f"e{n}", bool(n)) for n in range(2)]
+    told = [dumps({"name": "told", "id": f"e{n}", "ts": 1, "data": n}) for n in range(2)]
+    events = [SentEvent(one, f"e{n}", dedupe=bool(n)) for n, one in enumerate(told)]
     text = b'{"data":["e0","e1"],"id":"send"}'
 
     def send(fence: int) -> tuple[ScriptStatus, int]:
@@ -464,7 +466,7 @@ def test_a_stale_worker_sends_nothing(driver: Driver) -> None:
         fence=lease.fence + 1,
         key=step_key("send"),
         memo=b"{}",
-        events=[(b"{}", "e", False)],
+        events=[SentEvent(b"{}", "e", dedupe=False)],
     )
     assert driver.send(call) == (ScriptStatus.STALE_FENCE, 0)
     assert driver.client.xlen(driver.keys("EVENTS")) == 0

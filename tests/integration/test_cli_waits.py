@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from stepflow import Context, CronTrigger, Event, EventTrigger, Stepflow
-from stepflow_broker.registry.functions import CronConfig
-from stepflow_cli.run_view.next_time import next_time
+from stepflow.options.cron_times import next_start
+from stepflow_broker.registry.crons import CronConfig
 from tests.support.command_line import as_json, call, register
 from tests.support.processes import WorkerThread, until
 
@@ -166,7 +166,7 @@ def test_functions_show_conditions_and_schedules_with_their_next_time(triggered:
     event, schedule = report["triggers"]
     assert event == {"event": "report/*", "if": None}
     next_at = schedule.pop("next_at")
-    assert schedule == {"cron": "0 9 * * 1", "zone": "Europe/Rome", "catch_up": "all"}
+    assert schedule == {"cron": "0 9 * * 1", "zone": "Europe/Rome", "catch_up": "all", "jitter_ms": 0, "window": None}
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT0[78]:00:00.000Z", next_at)
     shown = call("functions", "--redis-url", triggered).stdout
     assert "order/paid if event.data.total > 100" in shown
@@ -194,4 +194,4 @@ def test_the_next_time_of_a_schedule(cron: CronConfig, now: str, expected: str) 
     def ms(text: str) -> int:
         return round(datetime.fromisoformat(text).timestamp() * 1000)
 
-    assert next_time(cron, ms(now)) == ms(expected)
+    assert next_start(cron, after_ms=ms(now)) == ms(expected)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from stepflow_broker.doctor.findings import RULES
 from stepflow_broker.protocol.keys import GROUP
 from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
+from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
 from stepflow_broker.registry.functions import FunctionConfig, register_code
+from stepflow_broker.registry.schedules import ScheduleConfig
 from stepflow_broker.registry.tags import TagConfig
 from stepflow_broker.transitions.bulks import BulkStart, add_bulk_runs, start_bulk
 from stepflow_broker.transitions.invokes import ChildStart
@@ -18,6 +20,7 @@ from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.outbox import StartChild, read_finished
 from stepflow_broker.transitions.remote_invokes import invoke_remote_child, start_remote_child
 from stepflow_broker.transitions.runs import start_run
+from stepflow_broker.transitions.schedules import ByHand, change_schedule
 from stepflow_broker.transitions.waits import WaitStart, begin_wait
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import job_id, step_key
@@ -801,6 +804,13 @@ def a_bulk_that_no_worker_executes(driver: Driver) -> None:
 @defect("events_aside", leaves="events_aside")
 def an_event_that_is_set_aside(driver: Driver) -> None:
     driver.client.xadd(driver.keys("EVENTS_ASIDE"), {"event": "{}", "id": "e1", "dedupe": "1", "reason": "too long"})
+
+
+@defect("schedule_without_function", leaves="schedule_without_function")
+def a_schedule_of_a_function_that_was_forgotten(driver: Driver) -> None:
+    schedule = ScheduleConfig("shop", "s", "shop/old", CronConfig("0 6 * * *")).changed()
+    by = ByHand("", "create")
+    driver.send(change_schedule(driver.partition, schedule.name, before=None, after=schedule, state="now", by=by))
 
 
 @defect("suspended", leaves="suspended")

@@ -11,6 +11,7 @@ This model is independent of ``lua/lib/expected.lua``; ``tests/contract/test_exp
 ``R5``   memos and their order name the same steps, each once
 ``W1``   a step that waits has a timeout key and a timer, and its child lives or has left a finished event
 ``L1``   lists, leases and timers hold what R3 and R4 ask for and nothing else
+``E1``   each delayed event has a text and a timer of its own
 ``Q1``   RQ's hashes and registries say the same
 =====  =============================================================================================
 """
@@ -234,7 +235,11 @@ def _compare(client: redis.Redis | Part, expected: Expected) -> None:
     assert on_lists == expected.queued, "L1: the lists hold other jobs than the truth asks for"
     assert set(client.zrange(_KEYS("LEASES"), 0, -1)) == expected.leases, "L1: the leases are others"
     timers = dict(client.zrange(_KEYS("TIMEOUTS"), 0, -1, withscores=True))
-    timers = {name: due for name, due in timers.items() if not name.startswith("resume:")}  # of no run
+    delayed = client.zrange(_KEYS("DELAYED_EVENTS"), 0, -1, withscores=True)
+    events = [(name.removeprefix("event:"), due) for name, due in timers.items() if name.startswith("event:")]
+    assert events == delayed, "E1: the timers of delayed events are others"
+    assert set(client.hkeys(_KEYS("DELAYED_EVENT_TEXTS"))) == dict(delayed).keys(), "E1: the delayed events are others"
+    timers = {name: due for name, due in timers.items() if not name.startswith(("resume:", "event:"))}  # of no run
     assert timers == expected.timers, "L1: the timers are others"
     lines = [job for name in _subjects(client, "WAIT_LIST") for job in client.zrange(_KEYS("WAIT_LIST", name), 0, -1)]
     assert sorted(lines) == sorted(expected.in_line), "G1: others stand in line"

@@ -22,7 +22,9 @@ _FRESH = ("resetkeys", "resetchannels", "-@all")
 """What a user's rules begin with."""
 
 _PRODUCING = frozenset({"start", "send", "invoke"})
-_STEERING = frozenset({"cancel", "fork", "pause", "rerun", "resume", "retry", "stop"})
+_STEERING = frozenset(
+    {"backfill", "cancel", "create", "delete", "fork", "pause", "rerun", "resume", "retry", "stop", "trigger"}
+)
 
 
 def password_of(role: str) -> str:

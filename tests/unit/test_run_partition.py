@@ -52,7 +52,9 @@ CALLS: dict[str, Callable[[Partition], Command[Any]]] = {
     "read_status": lambda at: runs.read_status(at, RUN),
     "read_steps": lambda at: runs.read_steps(at, RUN),
     "retry_run": lambda at: jobs.retry_run(at, **HELD, attempts=1, error=b"{}", delay_ms=1),
-    "send_events": lambda at: waits.send_events(at, **HELD, key="k", memo=b"{}", events=[(EVENT, "1", True)]),
+    "send_events": lambda at: waits.send_events(
+        at, **HELD, key="k", memo=b"{}", events=[waits.SentEvent(EVENT, "1", dedupe=True)]
+    ),
     "start_by_event": lambda at: events.start_by_event(at, RUN, CONFIG, STREAMED),
     "start_remote_child": lambda at: remote_invokes.start_remote_child(at, StartChild("1-1", RUN, EVENT, ())),
     "start_run": lambda at: runs.start_run(at, CONFIG, run_id=RUN, event=EVENT, dedupe=True),

@@ -51,7 +51,9 @@ def read() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     source = re.sub(r"--.*", "", LIBRARIES["start_rules"])
     for chunk in re.split(r"^(?=(?:local )?function )", source, flags=re.MULTILINE):
-        head = re.match(r"(?:local )?function (?:(?:CHECK|APPLY|MEND)\.(\w+)|(?:start|join)_(batch)\b|(\w+))", chunk)
+        head = re.match(
+            r"(?:local )?function (?:(?:CHECK|APPLY|MEND)\.(\w+)|(?:start|join|find)_(batch)\b|(\w+))", chunk
+        )
         fields = set(re.findall(r"\brule\.(\w+)", chunk)) - {"kind", "name"}
         if head and (kind := head[1] or head[2]):
             found[kind] = found.get(kind, set()) | fields

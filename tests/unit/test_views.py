@@ -28,7 +28,7 @@ def run_view(**fields: bytes) -> RunView:
 def test_a_run_has_the_fields_of_runs_list() -> None:
     fields = (
         "run_id app function queue status attempt created_at started_at ended_at "
-        "version blocked blocked_by paused waits tags error_group forked_from forks error"
+        "version blocked blocked_by starts_at paused waits tags error_group forked_from forks error"
     )
     shown = run_view().to_json()
     assert list(shown) == fields.split()

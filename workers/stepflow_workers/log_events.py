@@ -311,6 +311,19 @@ _EVENTS = (
     ),
     LogEvent("cron_fired", _INFO, ("function", "runs"), "A cron schedule started runs."),
     LogEvent(
+        "schedule_fired",
+        _INFO,
+        ("schedule", "function", "runs"),
+        "A schedule that was created at run time started runs.",
+    ),
+    LogEvent(
+        "schedule_not_readable",
+        _WARNING,
+        ("schedule", "error"),
+        "This worker cannot decrypt the data of a schedule, whose runs are due. It tries again once a minute.",
+        "Give the worker the encryption key that the error names, or create the schedule again.",
+    ),
+    LogEvent(
         "code_missing",
         _WARNING,
         ("function", "count"),

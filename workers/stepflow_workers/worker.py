@@ -70,6 +70,7 @@ from stepflow_workers.scheduling.bulks import Bulks
 from stepflow_workers.scheduling.cron import CronTicker
 from stepflow_workers.scheduling.maintenance import MaintenanceLoop
 from stepflow_workers.scheduling.requeues import Requeues
+from stepflow_workers.scheduling.schedules import ScheduleTicker
 from stepflow_workers.state.log_throttle import LogThrottle
 from stepflow_workers.state.registry import Registries
 from stepflow_workers.state.settings import WorkerSettings
@@ -308,6 +309,7 @@ class StepWorker(BaseWorker):
         def build(partition: Partition) -> PartitionWorker:
             router = Router(broker, partition, self.name, registries.of(partition))
             cron_ticker = CronTicker(broker, partition, self.functions.values())
+            schedule_ticker = ScheduleTicker(broker, partition, self.functions.values())
             requeues = Requeues(broker, partition, self._apps)
             dispatcher = Dispatcher(
                 state,
@@ -321,6 +323,7 @@ class StepWorker(BaseWorker):
                     partition,
                     completions=completions,
                     cron_ticker=cron_ticker,
+                    schedule_ticker=schedule_ticker,
                     requeues=requeues,
                     bulks=bulks if partition is self.partition.all[0] else None,
                     code=self._code_names,

@@ -38,6 +38,9 @@ _STEERING = (
     "stop_bulk",
     "resend_event",
     "record_action",
+    "cancel_event",
+    "change_schedule",
+    "fire_schedule",
 )
 
 
@@ -127,9 +130,18 @@ def _commands(*texts: str) -> tuple[str, ...]:
 
 PRODUCER = Role(
     "producer",
-    "starts runs, sends events, waits for results, cancels runs that it knows",
-    scripts=("start_runs", "cancel_run", "agree_partitions"),
-    sent=_commands(_CONNECTING, _CALLING, _LISTENING, "get hget hgetall hvals xadd set wait"),
+    "starts runs, sends events, changes schedules, waits for results, cancels runs that it knows",
+    scripts=(
+        "start_runs",
+        "start_runs_later",
+        "cancel_run",
+        "delay_event",
+        "cancel_event",
+        "change_schedule",
+        "fire_schedule",
+        "agree_partitions",
+    ),
+    sent=_commands(_CONNECTING, _CALLING, _LISTENING, "get hget hgetall hmget hvals xadd set wait zrange"),
     reads=frozenset({"PAUSED", "FUNCTIONS"}),
     writes=frozenset({"MEMOS", "EVENTS", "REPLICATED"}),
     subscribed=frozenset({"RUN_ENDED"}),

@@ -22,6 +22,7 @@ from stepflow_broker.transitions.invokes import wake_parent
 from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases
 from stepflow_broker.transitions.outbox import EndedBatch, EndedRun, Finished, finished_in
 from stepflow_broker.transitions.remote_invokes import deliver
+from stepflow_broker.transitions.schedules import read_schedules
 from stepflow_broker.views.listings import WorkerRecord, unserved_functions
 
 __all__ = ["examine_backlog", "examine_queues"]
@@ -32,7 +33,7 @@ _DOCTOR = "doctor"
 
 
 def examine_queues(broker: Broker, partition: Partition, findings: Findings, workers: Sequence[WorkerRecord]) -> None:
-    """Find queues and functions that no worker serves, and partitions in which RQ is suspended."""
+    """Find queues, functions and schedules that no worker serves, and partitions in which RQ is suspended."""
     keys = partition.keys
     exist = broker.execute_all([command(int, "EXISTS", one("RQ_SUSPENDED")) for one in keys.all])
     suspended = [one for one, found in zip(keys.all, exist, strict=True) if found]
@@ -50,6 +51,7 @@ def examine_queues(broker: Broker, partition: Partition, findings: Findings, wor
     for name in unserved_functions(broker, partition, [config.name for config in functions]):
         findings.add("function_unserved", name)
     _examine_bulks(broker, partition, findings)
+    _examine_schedules(broker, partition, findings, {config.name for config in functions})
     former = {queue for _, queue in broker.execute(read_function_queues(keys))} - {config.queue for config in functions}
     for queue, count in sorted(_count_live(broker, keys, former - served).items()):
         findings.add("queue_unserved", queue, f"{count:,} live runs, which started when their function had this queue")
@@ -63,6 +65,14 @@ def _examine_bulks(broker: Broker, partition: Partition, findings: Findings) -> 
         if bulk is not None and max(bulk.created_at, bulk.held_until) < now - _OVERDUE_MS:
             left = bulk.matched - bulk.done - bulk.skipped - bulk.refused
             findings.add("bulk_unserved", bulk_id, f"{left:,} runs of function {bulk.function} are left")
+
+
+def _examine_schedules(broker: Broker, partition: Partition, findings: Findings, known: set[str]) -> None:
+    """Find schedules of functions that are not registered."""
+    for schedules in broker.execute_all([read_schedules(one) for one in partition.all]):
+        for schedule in schedules:
+            if schedule.function not in known:
+                findings.add("schedule_without_function", schedule.name, schedule.function)
 
 
 def _count_live(broker: Broker, keys: Keys, queues: set[str]) -> Counter[str]:

@@ -228,6 +228,7 @@ RULES: dict[str, Rule] = {
     "events_aside": _warning(f"events are set aside ({{detail}}), as `{NAME} events aside` shows with the reason of each"),
     "function_unserved": _warning(f"no live worker has the code of function {{subject}}, which events still start: start a worker that has it, or run `{NAME} functions forget`"),
     "bulk_unserved": _warning("no worker executes bulk {subject}, of which {detail}: start one that has the function"),
+    "schedule_without_function": _warning(f"schedule {{subject}} starts nothing: its function {{detail}} is not registered; start a worker that has it, or run `{NAME} schedules delete`"),
     "suspended": _warning("RQ is suspended{detail}: no worker claims a job until `rq resume`"),
 }
 # fmt: on

@@ -39,7 +39,7 @@ def _field(name: str, type: str, writers: str, deleters: str, meaning: str) -> H
 _TIME = "time in ms"
 _DURATION = "duration in ms"
 _CREATE = "start_or_skip store_run"
-_MOVE = "claim_jobs queue_run retry_run store_run"
+_MOVE = "begin_run claim_jobs queue_run retry_run store_run"
 _LEASE_ENDS = "close_run leave_job park_run requeue_run retry_run"
 
 # fmt: off
@@ -50,8 +50,8 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("queue", "text", _CREATE, "", "The queue of the jobs of the run."),
     _field("event", "JSON", _CREATE, "", "The event that started the run. Its data may be encrypted."),
     _field("created_at", _TIME, f"{_CREATE} mend_run", "", "The creation of the run."),
-    _field("retention_ms", _DURATION, "APPLY.field", "", "How long the ended run is kept. Only runs with flow control or cancellation rules store it; for others the caller of a script passes it."),
-    _field("dedupe_ms", _DURATION, "fire_cron fork_run route_event start_runs", "", "How long after its creation the run is kept at least, so that its id prevents a second start. 0: no minimum."),
+    _field("retention_ms", _DURATION, "APPLY.field start_later", "", "How long the ended run is kept. Only runs with flow control or cancellation rules, and those that were started for a later time, store it; for others the caller of a script passes it."),
+    _field("dedupe_ms", _DURATION, "fire_cron fire_schedule fork_run route_event start_runs start_runs_later", "", "How long after its creation the run is kept at least, so that its id prevents a second start. 0: no minimum."),
     # its state
     _field("status", "text", f"{_MOVE} close_run leave_job park_run start_or_skip", "", "The status that users see. While the run is live, it follows from `continuation`."),
     _field("continuation", "text", f"{_MOVE} create_run defer promote", "close_run park_run", "The state of the run's own job. A parked or ended run has no such field."),
@@ -76,9 +76,11 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("attempt_started_at", _TIME, "claim_jobs", "retry_run", "The first claim of a later attempt of the function's own code. The first attempt starts at `started_at`."),
     _field("first_failed_at", _TIME, "retry_run", "", "When the first attempt of the function's own code failed. The budget of a retry policy counts from it."),
     _field("last_error", "JSON", "retry_run", "", "The failure of the last attempt of the function's own code. It may be encrypted."),
-    _field("due", _TIME, "create_run mend_run retry_run", "", "When the delayed continuation is queued. It is out of date in other states."),
-    _field("delayed_at", _TIME, "mend_run retry_run", "", "When the delay of a started run began. `due` counts from it. Without the field, `due` counts from `created_at`."),
-    _field("delayed_by", "text", "join_batch start_or_skip", "", "The flow control rule that delays or delayed the start."),
+    _field("due", _TIME, "begin_run create_run mend_run retry_run", "", "When the delayed continuation is queued. It is out of date in other states."),
+    _field("delayed_at", _TIME, "begin_run mend_run retry_run", "", "When the delay of a started run began, or that of a run whose own time is over. `due` counts from it. Without the field, `due` counts from `created_at`."),
+    _field("delayed_by", "text", "begin_run find_batch start_later start_or_skip", "", "The flow control rule that delays or delayed the start; `delayed`: the client does."),
+    _field("start_rules", "packed texts", "start_later", "begin_run", "The rules of the start of a run that a client has started for a later time. They are checked and applied when it is due."),
+    _field("due_is_fixed", "1", "start_later", "begin_run", "The client has named the time itself, so it does not count from `created_at`."),
     _field("blocked", "text", "retry_run", "close_run leave_job retry_run", "Why the last worker that claimed the run could not execute it."),
     _field("deferred", "integer", "retry_run", "close_run retry_run", "How often in a row a worker could not execute the run, because it could not read it or did not have its code. The delay doubles each time."),
     _field("left_by", "words", "leave_job", "close_run", "The versions of the code whose workers have left the continuation to another version, because their code has a step of another kind."),
@@ -88,7 +90,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("priority_ms", "duration in ms, may be negative", "APPLY.field", "", "The time by which the run comes earlier in a wait list."),
     _field("singleton", "text", "APPLY.singleton", "", "The name of the singleton key that the run holds."),
     _field("rate", "text", "APPLY.rate", "", "The name of the rate limit key that counts the run."),
-    _field("batch", "text", "join_batch", "", "The run id of the batch. A batch is a run itself: both its members and the batch have the field."),
+    _field("batch", "text", "begin_run create_member find_batch", "", "The run id of the batch. A batch is a run itself: both its members and the batch have the field."),
     # cancellation
     _field("cancel_events", "integer", "APPLY.field", "", "How many events can cancel the run. Runs without cancellation rules have no such field."),
     _field("cancel:<n>", "text", "APPLY.cancel_on", "", "The index of the wait for cancelling event n."),

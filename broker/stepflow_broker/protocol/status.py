@@ -21,3 +21,4 @@ class ScriptStatus(IntEnum):
     MORE_VALUES = -4
     EARLIER_EVENT = -5
     FORKED = -6
+    CHANGED = -7

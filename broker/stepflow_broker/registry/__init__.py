@@ -2,6 +2,8 @@
 
 ================  ================================================================================
 `functions`       `FunctionConfig`: queue, triggers, retries; commands that read and write it
+`crons`           `CronConfig`: the times of a schedule
+`schedules`       `ScheduleConfig`: a schedule that was created at run time; the events of scheduled runs
 `flow_control`    `FlowConfig`: limits, throttling, debouncing, batches, priorities
 `cancellation`    `CancellationConfig`: events that cancel runs, timeouts of start and end
 `event_filter`    `EventFilter`: which event ends a wait or cancels a run

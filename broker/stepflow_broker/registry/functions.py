@@ -15,6 +15,7 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.cancellation import CancellationConfig
+from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig, Rule, known
 from stepflow_broker.registry.tags import TagConfig, pack_subjects
 from stepflow_engine.cipher import Cipher
@@ -28,7 +29,6 @@ from stepflow_engine.product import WORKER_LOGGER
 _log = logging.getLogger(WORKER_LOGGER)
 __all__ = [
     "DEDUPE_MS",
-    "CronConfig",
     "EventConfig",
     "FunctionConfig",
     "code_names",
@@ -65,21 +65,6 @@ class EventConfig:
     def takes(self, name: str) -> bool:
         """Whether the name of the trigger matches the name of an event."""
         return name.startswith(self.name[:-1]) if self.name.endswith("*") else name == self.name
-
-
-@dataclass(frozen=True, slots=True)
-class CronConfig:
-    """A schedule that starts a function.
-
-    Attributes:
-        schedule: five fields, as in crontab(5).
-        zone: the IANA name of the time zone.
-        catch_up: which times are caught up after no worker was running: ``skip`` (none), ``latest`` or ``all``.
-    """
-
-    schedule: str
-    zone: str = "UTC"
-    catch_up: str = "latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +112,11 @@ class FunctionConfig:
     def triggers(self) -> tuple[str, ...]:
         """Its triggers as text for people."""
         events = (f"{event.name} if {event.condition}" if event.condition else event.name for event in self.events)
-        return (*events, *(f"{cron.schedule} {cron.zone}" for cron in self.crons))
+        return (*events, *(cron.text for cron in self.crons))
 
     def to_json(self) -> bytes:
         """The stored form."""
-        return dumps(asdict(self))
+        return dumps({**asdict(self), "crons": [cron.to_json() for cron in self.crons]})
 
     @classmethod
     def from_json(cls, text: bytes) -> FunctionConfig:

@@ -9,7 +9,8 @@
 `waits`           sleep, wait for an event, send events
 `events`          the stream of events, routing, forwarding to other partitions
 `batches`         runs that are executed as one
-`schedules`       cron schedules
+`delayed_events`  events that are sent at a later time
+`schedules`       schedules in code and at run time
 `pauses`          pause and resume functions, queues and keys
 `bulk_cancel`     find live runs and cancel them
 ================  ================================================================================

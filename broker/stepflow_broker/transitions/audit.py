@@ -44,7 +44,8 @@ class AuditEntry:
         entry: its entry in the stream of its partition.
         who: ``user@host`` for the command line, the app id for Python.
         action: ``fork``, ``retry``, ``rerun``, ``fork_many``, ``stop_bulk``, ``cancel``, ``cancel_many``, ``pause``,
-            ``resume``, ``forget``, ``resend`` or ``repair``.
+            ``resume``, ``forget``, ``resend``, ``repair``, ``create``, ``trigger``,
+            ``backfill`` or ``delete``.
         subject: the run id; else what is meant, such as ``function shop/order``.
     """
 

@@ -21,7 +21,17 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import stored_kind
 
-__all__ = ["RunRecord", "StepRecord", "cancel_run", "forget_runs", "read_run", "read_steps", "start_run", "start_runs"]
+__all__ = [
+    "RunRecord",
+    "StepRecord",
+    "cancel_run",
+    "forget_runs",
+    "read_run",
+    "read_steps",
+    "start_run",
+    "start_runs",
+    "start_runs_later",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,36 @@ def start_runs(
     args = _start_args(partition, config, runs, dedupe=False)
     return run_script(
         "start_runs", lambda reply: [ScriptStatus(code) for code in reply], partition.run_keys(runs[0][0], "RUN"), *args
+    )
+
+
+def start_runs_later(
+    partition: Partition,
+    config: FunctionConfig,
+    runs: Sequence[tuple[str, bytes]],
+    *,
+    due_ms: int,
+    delay_ms: int,
+    dedupe_ms: int,
+) -> Command[list[ScriptStatus]]:
+    """Create runs (id, event) of a function that start at a later time. All ids must be of one partition.
+
+    A run exists from the call on, and can be cancelled. Its rules of flow control are computed now, and checked and
+    applied when it is due.
+
+    Args:
+        due_ms: the time, in milliseconds since the epoch; 0: ``delay_ms`` from now, by the clock of the server.
+        dedupe_ms: for how long at least the ids prevent a second start.
+    """
+    args: list[Arg] = [partition.now_ms(), config.app, config.id, config.queue]
+    args += (dedupe_ms, config.retention_ms, due_ms, delay_ms)
+    for run_id, event in runs:
+        args += (run_id, event, *config.rules(event, partition.cipher))
+    return run_script(
+        "start_runs_later",
+        lambda reply: [ScriptStatus(code) for code in reply],
+        partition.run_keys(runs[0][0], "RUN"),
+        *args,
     )
 
 

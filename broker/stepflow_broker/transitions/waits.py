@@ -20,6 +20,7 @@ from stepflow_broker.transitions.invokes import Resolved
 
 __all__ = [
     "BegunWait",
+    "SentEvent",
     "WaitStart",
     "begin_wait",
     "deliver_event",
@@ -136,14 +137,31 @@ def deliver_event(partition: Partition, run_id: str, key: str, event: bytes, *, 
     return run_script("deliver_event", bool, partition.run_keys(run_id, "RUN"), *args)
 
 
+@dataclass(frozen=True, slots=True)
+class SentEvent:
+    """An event of a step.
+
+    Attributes:
+        text: the event as JSON text.
+        id: its id.
+        dedupe: whether the sender chose the id.
+        due_ms: when it is sent, in milliseconds since the epoch; 0: now.
+    """
+
+    text: bytes
+    id: str
+    dedupe: bool
+    due_ms: int = 0
+
+
 def send_events(
-    partition: Partition, *, run_id: str, fence: int, key: str, memo: bytes, events: Sequence[tuple[bytes, str, bool]]
+    partition: Partition, *, run_id: str, fence: int, key: str, memo: bytes, events: Sequence[SentEvent]
 ) -> Command[tuple[ScriptStatus, int]]:
-    """Add events (text, id, whether the sender chose the id) to the stream, and store the memo of their step.
+    """Add events to the stream, or delay them, and store the memo of their step.
 
     Both happen in one script, so a crash sends all events or none. Returns what `commit_step` returns.
     """
-    args = [part for text, event_id, dedupe in events for part in (text, event_id, 1 if dedupe else 0)]
+    args = [part for one in events for part in (one.text, one.id, 1 if one.dedupe else 0, one.due_ms)]
     return run_script(
         "send_events",
         replies.status_and_number,

@@ -21,6 +21,7 @@ from stepflow_broker.views.listings import WorkerRecord, read_workers
 from stepflow_broker.views.opened import opened_run, opened_step
 from stepflow_broker.views.run_pauses import limits_of, pause_text, pauses_of
 from stepflow_broker.views.step_view import executing_step
+from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import pending_wait
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import redacted_memo
@@ -32,6 +33,8 @@ from stepflow_engine.terminal_text import cut, one_line_failure
 __all__ = ["Reason", "explain_run"]
 
 _DEPTH = 20
+DELAYED = "delayed"
+"""What delays a run that a client has started for a later time."""
 _LATEST_MEMOS = 100
 
 
@@ -179,7 +182,9 @@ class _Explainer:
             failure = f": {record.failure.name}: {record.failure.message}" if record.failure else ""
             text = f"the code of {record.name} failed, and is tried again (retry {record.attempt}){failure}"
             return Reason("retrying", record.id, text, record.due_at)
-        return Reason("delayed", record.id, f"{record.name} is {delayed_by or 'delayed'}", record.due_at)
+        if delayed_by == DELAYED and record.due_at is not None:
+            return Reason("delayed", record.id, f"{record.name} starts at {iso(record.due_at)}", record.due_at)
+        return Reason("delayed", record.id, f"{record.name} is {delayed_by or DELAYED}", record.due_at)
 
     def _steps(
         self, run_id: str, steps: list[StepRecord], limits: list[tuple[int, str]], record: RunRecord, *, depth: int

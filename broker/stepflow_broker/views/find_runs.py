@@ -61,6 +61,7 @@ _RUN_FIELDS = (
     "reason",
     "continuation",
     "delayed_by",
+    "due",
     "concurrency",
     "parent",
     "remote_parent",

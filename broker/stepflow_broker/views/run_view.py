@@ -40,6 +40,7 @@ class RunView:
         reason: why the run was skipped.
         blocked: why no worker can execute the run.
         blocked_by: the flow control rule that delays the run or skipped it; ``""``: none.
+        starts_at: when it starts, if its start is delayed: by the client, a throttle, a debounce or a batch.
         paused: why a pause stops it, as `run_pauses.pause_reason` says; ``""``: none does, or it was not read.
         waits: the sleeps and event waits of its steps, the one that ends first at the front.
         version: the version of the code that started it; ``""``: unknown.
@@ -63,6 +64,7 @@ class RunView:
     reason: str = ""
     blocked: str = ""
     blocked_by: str = ""
+    starts_at: int | None = None
     paused: str = ""
     waits: tuple[WaitView, ...] = ()
     version: str = ""
@@ -92,6 +94,7 @@ class RunView:
             "version": self.version or None,
             "blocked": self.blocked or None,
             "blocked_by": self.blocked_by or None,
+            "starts_at": iso(self.starts_at),
             "paused": self.paused or None,
             "waits": [wait.to_json_with_step() for wait in self.waits],
             "tags": dict(self.tags),
@@ -133,6 +136,7 @@ def view_run(
         reason=run.reason,
         blocked=run.blocked,
         blocked_by=_blocked_by(run, delayed_by, limits),
+        starts_at=None if run.started_at else run.due_at,
         paused="" if run.status.ended else pause_reason(pauses_of(pauses, run.name, run.queue, limits)),
         waits=find_waits(pending),
         version=run.version,

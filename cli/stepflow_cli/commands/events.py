@@ -1,4 +1,4 @@
-"""``stepflow events``: the events that are set aside."""
+"""``stepflow events``: the events that are set aside, and those that are delayed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import re
 
 import click
 
+from stepflow.options.encryption import cipher_of
 from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.transitions.aside_events import read_aside_events, resend_event
+from stepflow_broker.transitions.delayed_events import find_delayed_events
 from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG, ExitCode
-from stepflow_cli.formatting import console, echo, print_json, printable, since, table
-from stepflow_cli.options import output_option, server_options
-from stepflow_cli.server import actor, find_server
+from stepflow_cli.formatting import brief, console, echo, print_json, printable, since, table, waits_until
+from stepflow_cli.options import output_option, reason_option, server_options
+from stepflow_cli.server import actor, find_app, find_server
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.product import NAME
 
@@ -23,7 +26,7 @@ _ENTRY = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 
 @click.group(epilog=EPILOG)
 def events() -> None:
-    """List and resend events that workers have set aside."""
+    """List and cancel delayed events. List and resend events that workers have set aside."""
 
 
 @events.command("aside", epilog=EPILOG)
@@ -83,3 +86,51 @@ def resend(entries: tuple[str, ...], *, output: str, redis_url: str | None) -> E
         for entry, was_sent in sent.items():
             echo(f"event {entry} is sent again" if was_sent else f"no event {entry} is set aside")
     return ExitCode.OK if all(sent.values()) else ExitCode.NOT_FOUND
+
+
+# -- delayed -------------------------------------------------------------------
+
+
+@events.command("delayed", epilog=EPILOG)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The maximum number of events."
+)
+@output_option
+@server_options
+def delayed(*, limit: int, output: str, redis_url: str | None) -> None:
+    """List the events that are sent at a later time, those that are due first."""
+    broker, partition = find_server(redis_url, cipher_of(None))
+    listed, now = run_operation(broker, find_delayed_events(partition, limit=limit)), now_ms()
+    if output == "json":
+        print_json([{"id": one.id, "event": one.name, "data": one.data, "due_at": iso(one.due_at)} for one in listed])
+        return
+    if not listed:
+        echo("no event is delayed")
+        return
+    grid = table("ID", "EVENT", "DUE", "DATA")
+    grid.columns[0].min_width = max(len(printable(one.id)) for one in listed)  # `cancel` needs all of it
+    for one in listed:
+        grid.add_row(
+            printable(one.id), printable(one.name), waits_until(one.due_at, now), printable(brief(one.data, 100))
+        )
+    console().print(grid)
+
+
+@events.command("cancel", epilog=EPILOG)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@reason_option
+@output_option
+@server_options
+def cancel(ids: tuple[str, ...], *, reason: str, output: str, redis_url: str | None) -> ExitCode:
+    """Cancel delayed events before they are sent.
+
+    If one of them is not delayed, the others are cancelled, and the exit code is 4.
+    """
+    app = find_app(redis_url)
+    cancelled = {id: app.cancel_event(id, reason=reason) for id in dict.fromkeys(ids)}
+    if output == "json":
+        print_json([{"id": id, "cancelled": was_cancelled} for id, was_cancelled in cancelled.items()])
+    else:
+        for id, was_cancelled in cancelled.items():
+            echo(f"event {id} is cancelled" if was_cancelled else f"no event {id} is delayed")
+    return ExitCode.OK if all(cancelled.values()) else ExitCode.NOT_FOUND

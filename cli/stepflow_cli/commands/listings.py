@@ -9,11 +9,13 @@ from typing import Any
 import click
 from rich.text import Text
 
+from stepflow.options.cron_times import next_start
 from stepflow_broker.protocol.clock import now_ms, server_time_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import run_operation
+from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.flow_control import RateConfig
-from stepflow_broker.registry.functions import CronConfig, FunctionConfig, forget_function, read_functions
+from stepflow_broker.registry.functions import FunctionConfig, forget_function, read_functions
 from stepflow_broker.transitions.run_index import RunQuery
 from stepflow_broker.views.find_runs import find_page
 from stepflow_broker.views.listings import read_queues, read_workers, served_queues, unserved_functions
@@ -31,7 +33,6 @@ from stepflow_cli.formatting import (
     unserved,
 )
 from stepflow_cli.options import output_option, server_options
-from stepflow_cli.run_view.next_time import next_time
 from stepflow_cli.server import actor, find_partitions, find_server
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.durations import show_duration
@@ -119,7 +120,7 @@ def _function_json(config: FunctionConfig, served: frozenset[str], now: int) -> 
         "events": [event.name for event in config.events],
         "triggers": [
             *({"event": event.name, "if": event.condition or None} for event in config.events),
-            *({"cron": cron.schedule, **_schedule_json(cron, now)} for cron in config.crons),
+            *({"cron": cron.schedule, **_schedule_json(config.name, cron, now)} for cron in config.crons),
         ],
         "retries": config.retries,
         "rate_limit": asdict(config.rate_limit) if config.rate_limit else None,
@@ -127,8 +128,14 @@ def _function_json(config: FunctionConfig, served: frozenset[str], now: int) -> 
     }
 
 
-def _schedule_json(cron: CronConfig, now: int) -> dict[str, Any]:
-    return {"zone": cron.zone, "catch_up": cron.catch_up, "next_at": iso(next_time(cron, now))}
+def _schedule_json(function: str, cron: CronConfig, now: int) -> dict[str, Any]:
+    return {
+        "zone": cron.zone,
+        "catch_up": cron.catch_up,
+        "jitter_ms": cron.jitter_ms,
+        "window": cron.window or None,
+        "next_at": iso(next_start(cron, after_ms=now, name=cron.name_of(function))),
+    }
 
 
 def _function_row(
@@ -137,7 +144,7 @@ def _function_row(
     return [
         printable(config.name),
         printable(", ".join(config.triggers)) or "—",
-        *[_next(config.crons, now)] * has_crons,
+        *[_next(config.name, config.crons, now)] * has_crons,
         str(config.retries),
         *[_rate(config.rate_limit)] * has_rates,
         printable(config.queue),
@@ -145,9 +152,10 @@ def _function_row(
     ]
 
 
-def _next(crons: Sequence[CronConfig], now: int) -> str:
+def _next(function: str, crons: Sequence[CronConfig], now: int) -> str:
     """The next time that a cron schedule starts a function, in the local time zone: ``2025-01-31 09:30``."""
-    times = [time_ms for cron in crons if (time_ms := next_time(cron, now)) is not None]
+    starts = (next_start(cron, after_ms=now, name=cron.name_of(function)) for cron in crons)
+    times = [time_ms for time_ms in starts if time_ms is not None]
     return local_time(min(times)).removesuffix(":00") if times else "—"
 
 

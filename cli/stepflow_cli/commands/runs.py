@@ -33,6 +33,7 @@ from stepflow_cli.formatting import (
     span,
     state_text,
     table,
+    waits_until,
 )
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.run_view.timeline import timeline
@@ -119,6 +120,8 @@ def _cells(run: RunView, now: int) -> list[Cell]:
 
 def _why(run: RunView, now: int) -> str:
     """What a run waits for, or why it failed, in one line."""
+    if run.starts_at is not None and not run.paused:
+        return f"{printable(run.blocked_by)} {waits_until(run.starts_at, now)}".strip()
     return printable(run.paused or run.blocked or run.blocked_by) or "; ".join(wait_texts(run.waits, now)) or _end(run)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -18,24 +19,43 @@ from stepflow_engine.product import NAME
 
 __all__ = ["invoke", "send", "start"]
 
+C = TypeVar("C", bound=Callable[..., Any])
 app_option = click.option(
     "--app", metavar="APP", help="The app of the function, if the argument is FUNCTION without APP/."
 )
+
+
+def later_options(command: C) -> C:
+    """The options ``--delay`` and ``--at``."""
+    delay = click.option("--delay", type=duration, metavar="TIME", help="Start after this time: 30s, 10m, 3d.")
+    at = click.option("--at", metavar="TIME", help="Start at this time: ISO 8601 with an offset. A past time: now.")
+    return delay(at(command))
 
 
 @click.command(epilog=EPILOG)
 @click.argument("event")
 @data_option
 @click.option("--id", help="The event id. An event with the same id within 24 hours starts nothing.")
+@later_options
 @output_option
 @server_options
-def send(event: str, *, data: Any, id: str | None, output: str, redis_url: str | None) -> None:
+def send(
+    event: str,
+    *,
+    data: Any,
+    id: str | None,
+    delay: float | None,
+    at: str | None,
+    output: str,
+    redis_url: str | None,
+) -> None:
     """Send an event, and print its id.
 
-    The event starts a run of every function whose trigger matches, and resumes every step that waits for it.
+    The event starts a run of every function whose trigger matches, and resumes every step that waits for it. With
+    --delay or --at, it does so later; until then 'events delayed' lists it, and 'events cancel' cancels it.
     """
     producer = find_app(redis_url)
-    event_id = producer.send(event, data, id=id)
+    event_id = producer.send(event, data, id=id, delay=delay, at=at)
     functions = producer.backend.broker.execute(read_functions(producer.backend.partition.keys))
     sent = {"name": event, "data": {} if data is None else data, "id": event_id, "ts": now_ms()}
     names = [config.name for config in functions if _starts(config, sent)]
@@ -61,6 +81,7 @@ def _starts(config: FunctionConfig, sent: dict[str, Any]) -> bool:
 @app_option
 @data_option
 @click.option("--id", help="Makes the start idempotent: within 24 hours, the same id names the same run.")
+@later_options
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
 @click.option(
     "--timeout", type=duration, metavar="TIME", help="Wait for the result, but no longer than this: 30s, 5m, 1h."
@@ -73,6 +94,8 @@ def start(
     app: str | None,
     data: Any,
     id: str | None,
+    delay: float | None,
+    at: str | None,
     wait: bool,
     timeout: float | None,
     output: str,
@@ -80,9 +103,10 @@ def start(
 ) -> None:
     """Start a run and print its id.
 
-    With --wait or --timeout, it waits for the end of the run and prints the result.
+    With --wait or --timeout, it waits for the end of the run and prints the result. With --delay or --at, the run
+    starts later; until then it is waiting, and 'runs cancel' cancels it.
     """
-    run = _start(function, app, data, id, redis_url)
+    run = _start(function, app, data, id, redis_url, delay=delay, at=at)
     if not wait and timeout is None:
         _print_run(run, output)
         return
@@ -106,12 +130,21 @@ def invoke(function: str, *, app: str | None, data: Any, timeout: float | None, 
     print_json(_start(function, app, data, None, redis_url).result(timeout))
 
 
-def _start(function: str, app: str | None, data: Any, id: str | None, redis_url: str | None) -> Run[Any]:
+def _start(
+    function: str,
+    app: str | None,
+    data: Any,
+    id: str | None,
+    redis_url: str | None,
+    *,
+    delay: float | None = None,
+    at: str | None = None,
+) -> Run[Any]:
     if "/" not in function and not app:
         hint = f"function must be APP/FUNCTION, got {function!r}: write APP/{function}, or use --app"
         raise click.BadParameter(hint, param_hint="APP/FUNCTION")
     name = function if "/" in function else f"{app}/{function}"
-    return find_app(redis_url).start(name, data, id=id)
+    return find_app(redis_url).start(name, data, id=id, delay=delay, at=at)
 
 
 def _print_run(run: Run[Any], output: str) -> None:

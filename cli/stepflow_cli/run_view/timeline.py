@@ -140,7 +140,8 @@ def _execution(run: RunRecord) -> Iterator[tuple[str, str]]:
 def _status(run: RunRecord, now: int) -> Text:
     text = state_text(run.status)
     if run.due_at is not None:
-        text.append(f"  next attempt in {show_duration(max(0, run.due_at - now))}", style="yellow")
+        what = "next attempt" if run.started_at else "starts"
+        text.append(f"  {what} in {show_duration(max(0, run.due_at - now))}", style="yellow")
     return text
 
 

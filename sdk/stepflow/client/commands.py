@@ -8,19 +8,31 @@ from typing import Any, TypeVar
 
 from stepflow.client.backend import Backend
 from stepflow.event import GENERATED_ID, INVOKED, Event, checked_event_id, encode_event
+from stepflow.later import Later, When, later
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.command import Command
+from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
+from stepflow_broker.transitions.delayed_events import delay_event
 from stepflow_broker.transitions.events import add_event
-from stepflow_broker.transitions.runs import start_run, start_runs
+from stepflow_broker.transitions.runs import start_run, start_runs, start_runs_later
 from stepflow_engine.codec import Restore
 from stepflow_engine.declared_types import check_event_data
+from stepflow_engine.durations import Duration
 from stepflow_engine.errors import ConfigurationError, EventError
 from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.limits import Limits
 
-__all__ = ["as_events", "check_run_names", "event_commands", "start_command", "start_id", "start_many_commands"]
+__all__ = [
+    "as_events",
+    "check_run_names",
+    "event_commands",
+    "later_time",
+    "start_command",
+    "start_id",
+    "start_many_commands",
+]
 
 T = TypeVar("T")
 _START_CHUNK = 100
@@ -28,7 +40,13 @@ _START_CHUNK = 100
 
 
 def as_events(
-    event: str | Event[Any] | Sequence[Event[Any]], data: Any, id: str | None, *, limits: Limits
+    event: str | Event[Any] | Sequence[Event[Any]],
+    data: Any,
+    id: str | None,
+    *,
+    limits: Limits,
+    delay: Duration | None = None,
+    at: When | None = None,
 ) -> tuple[list[Event[Any]], bool]:
     """The events to send, and whether the caller has passed a single one.
 
@@ -36,7 +54,9 @@ def as_events(
         EventError: an item is not an event, or there are too many.
     """
     if isinstance(event, str):
-        return [Event(event, data, GENERATED_ID if id is None else id)], True
+        return [Event(event, data, GENERATED_ID if id is None else id, at=at)], True
+    if delay is not None or at is not None:
+        raise EventError('send: delay and at are for an event that is sent by its name: write Event("name", …, at=…)')
     if isinstance(event, Event):
         return [event], True
     items: Any = event
@@ -50,9 +70,12 @@ def as_events(
 
 
 def event_commands(
-    backend: Backend, events: Sequence[Event[Any]], *, limits: Limits
-) -> tuple[list[str], list[Command[str]]]:
+    backend: Backend, events: Sequence[Event[Any]], *, limits: Limits, delay: Duration | None = None
+) -> tuple[list[str], list[Command[Any]]]:
     """The ids of events and the commands that add them, in the same order.
+
+    Args:
+        delay: how long after now they are sent; ``None``: each event says it itself.
 
     Raises:
         EventError: an event is invalid or over the limit.
@@ -61,10 +84,23 @@ def event_commands(
     for event in events:
         own_id = checked_event_id(event.id)
         event_id = own_id or uuid.uuid4().hex
-        text = _encode(backend, event, event_id, created_ms, limits)
+        delayed = later_time("send", delay, event.at)
+        text = _encode(backend, event, event_id, delayed.due_ms(created_ms) if delayed else created_ms, limits)
         ids.append(event_id)
-        commands.append(add_event(backend.partition.at(event_id), text, event_id=event_id, dedupe=own_id is not None))
+        commands.append(_sending(backend.partition.at(event_id), text, event_id, own_id is not None, delayed))
     return ids, commands
+
+
+def _sending(partition: Partition, text: bytes, event_id: str, dedupe: bool, delayed: Later | None) -> Command[Any]:
+    if delayed is None:
+        return add_event(partition, text, event_id=event_id, dedupe=dedupe)
+    at_ms, delay_ms = delayed.at_ms, delayed.delay_ms
+    return delay_event(partition, text, event_id=event_id, dedupe=dedupe, due_ms=at_ms, delay_ms=delay_ms)
+
+
+def later_time(what: str, delay: Duration | None, at: When | None) -> Later | None:
+    """The later time that a call names; ``None``: now. See `later`."""
+    return None if delay is None and at is None else later(what, delay, at, now_ms=now_ms())
 
 
 def start_command(
@@ -75,10 +111,12 @@ def start_command(
     *,
     limits: Limits,
     declared: Restore | None = None,
-) -> tuple[str, Command[ScriptStatus]]:
+    later: Later | None = None,
+) -> tuple[str, Command[Any]]:
     """The id of a new run and the command that starts it.
 
     Args:
+        later: the time at which it starts; ``None``: now.
         declared: the adapter of the data that the function declares, if it is known here.
 
     Raises:
@@ -87,14 +125,17 @@ def start_command(
     check_event_data(declared, data, limit_bytes=limits.event_bytes)
     id = checked_event_id(id)
     run_id = with_partition_prefix(config.pinned_partition, uuid.uuid4().hex) if id is None else start_id(config, id)
-    command = start_run(
+    event = _invoked(backend, data, run_id if id is None else id, limits, later)
+    if later is None:
+        return run_id, start_run(backend.partition, config, run_id=run_id, event=event, dedupe=id is not None)
+    return run_id, start_runs_later(
         backend.partition,
         config,
-        run_id=run_id,
-        event=_invoked(backend, data, run_id if id is None else id, limits),
-        dedupe=id is not None,
+        [(run_id, event)],
+        due_ms=later.at_ms,
+        delay_ms=later.delay_ms,
+        dedupe_ms=DEDUPE_MS if id is not None else 0,
     )
-    return run_id, command
 
 
 def start_id(config: FunctionConfig, id: str) -> str:
@@ -116,11 +157,18 @@ def check_run_names(run_id: str | None, function: object, id: str | None, event:
 
 
 def start_many_commands(
-    backend: Backend, config: FunctionConfig, data: Iterable[Any], *, limits: Limits, declared: Restore | None = None
+    backend: Backend,
+    config: FunctionConfig,
+    data: Iterable[Any],
+    *,
+    limits: Limits,
+    declared: Restore | None = None,
+    later: Later | None = None,
 ) -> tuple[list[str], list[Command[list[ScriptStatus]]]]:
     """The ids of new runs, one for each item of ``data``, and the commands that start them in chunks.
 
     Args:
+        later: the time at which they start; ``None``: now.
         declared: the adapter of the data that the function declares, if it is known here.
 
     Raises:
@@ -136,8 +184,14 @@ def start_many_commands(
         chunk = [
             (with_partition_prefix(prefix, uuid.uuid4().hex), item) for item in items[first : first + _START_CHUNK]
         ]
-        started = [(run_id, _invoked(backend, item, run_id, limits)) for run_id, item in chunk]
-        commands.append(start_runs(backend.partition, config, started))
+        started = [(run_id, _invoked(backend, item, run_id, limits, later)) for run_id, item in chunk]
+        commands.append(
+            start_runs(backend.partition, config, started)
+            if later is None
+            else start_runs_later(
+                backend.partition, config, started, due_ms=later.at_ms, delay_ms=later.delay_ms, dedupe_ms=0
+            )
+        )
         run_ids += [run_id for run_id, _ in chunk]
     return run_ids, commands
 
@@ -149,9 +203,10 @@ def _limited(items: Iterable[T], what: str, limits: Limits) -> list[T]:
     return listed
 
 
-def _invoked(backend: Backend, data: Any, event_id: str, limits: Limits) -> bytes:
-    """The event of a run that is started by name and not by an event."""
-    return _encode(backend, Event(INVOKED, data), event_id, now_ms(), limits)
+def _invoked(backend: Backend, data: Any, event_id: str, limits: Limits, later: Later | None) -> bytes:
+    """The event of a run that is started by name and not by an event. Its time is that at which the run starts."""
+    at_ms = now_ms() if later is None else later.due_ms(now_ms())
+    return _encode(backend, Event(INVOKED, data), event_id, at_ms, limits)
 
 
 def _encode(backend: Backend, event: Event[Any], event_id: str, now_ms: int, limits: Limits) -> bytes:

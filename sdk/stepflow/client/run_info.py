@@ -36,6 +36,7 @@ class RunInfo:
         error_group: the group of errors that are alike, by which ``app.runs(error=…)`` finds the run; ``""``: none.
         queue: the queue of its jobs.
         reason: why flow control has skipped the run; ``""``: it has not.
+        starts_at: when the run starts, in UTC, if its start is delayed; ``None``: it is not.
 
     Example::
 
@@ -58,6 +59,7 @@ class RunInfo:
     queue: str = ""
     reason: str = ""
     forks: tuple[str, ...] = ()
+    starts_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def run_info(view: RunView) -> RunInfo:
         forks=view.forks,
         queue=view.queue,
         reason=view.reason,
+        starts_at=_time(view.starts_at),
     )
 
 

@@ -19,8 +19,9 @@ from stepflow.functions.invocable import Invocable
 from stepflow.functions.step_tools import StepTools
 from stepflow.functions.sync_step_tools import SyncStepTools
 from stepflow_broker.registry.cancellation import CancellationConfig
+from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.flow_control import FlowConfig
-from stepflow_broker.registry.functions import CronConfig, EventConfig, FunctionConfig
+from stepflow_broker.registry.functions import EventConfig, FunctionConfig
 from stepflow_broker.registry.tags import TagConfig
 from stepflow_engine.around_attempt import AroundAttempt
 from stepflow_engine.callables import is_async_callable, undecorated

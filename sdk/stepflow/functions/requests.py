@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from stepflow.event import Event, event_path, outgoing_event
+from stepflow.later import When, time_ms
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.registry.event_values import value_at
 from stepflow_engine.codec import dumps
@@ -26,11 +26,9 @@ __all__ = [
     "wait_request",
 ]
 
-When = datetime | str | int | float
 Match = str | Mapping[str, Any]
 MAX_LOOKBACK_MS = 3_600_000
 """The longest lookback: 1 hour."""
-_WHEN = 'pass a datetime with a time zone, ISO 8601 text such as "2030-01-31T09:00:00+01:00", or seconds since 1970'
 
 
 def sleep_request(duration: Duration) -> SleepRequest:
@@ -48,7 +46,10 @@ def until_request(when: When) -> SleepRequest:
     Raises:
         StepUsageError: the time is invalid, has no time zone, or is over 366 days ahead.
     """
-    until_ms = _time_ms(when)
+    try:
+        until_ms = time_ms(when, "sleep_until: when")
+    except ValueError as error:
+        raise StepUsageError(str(error)) from None
     if until_ms > now_ms() + MAX_DURATION_MS:
         raise StepUsageError(f"sleep_until: when must be at most 366 days ahead, got {when}")
     return SleepRequest(until_ms=max(1, until_ms))
@@ -115,26 +116,6 @@ def _duration(value: Duration, name: str) -> int:
         return duration_ms(value, name=name)
     except ValueError as error:
         raise StepUsageError(str(error)) from None
-
-
-def _time_ms(when: When) -> int:
-    try:
-        match when:
-            case bool():
-                raise ValueError
-            case int() | float():
-                moment = datetime.fromtimestamp(when, UTC)
-            case str():
-                moment = datetime.fromisoformat(when)
-            case datetime():
-                moment = when
-            case _:
-                raise ValueError
-    except (ValueError, OverflowError, OSError):
-        raise StepUsageError(f"sleep_until: when must be a time, got {when!r}: {_WHEN}") from None
-    if moment.tzinfo is None:
-        raise StepUsageError(f"sleep_until: when must have a time zone, got {when!r}: {_WHEN}")
-    return round(moment.timestamp() * 1000)
 
 
 def _wanted(match: Match | None, of: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ option raises `ConfigurationError` when the function is declared, never when a r
 
 Options have no state of their own. The rules act in Redis:
 
-- ``triggers``: events and schedules that start runs. ``cron_times`` computes the times of a schedule.
+- ``triggers``: events and schedules that start runs. ``cron_times`` computes the times of a schedule, and
+  ``window`` has the hours in which its runs start.
 - ``flow_control``: which runs start, when they start, and how many steps execute at once. Scripts count starts, slots
   and wait lists.
 - ``cancellation``: events and deadlines that cancel live runs.

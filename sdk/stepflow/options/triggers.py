@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from zoneinfo import ZoneInfo
 
-from stepflow_broker.registry.functions import CronConfig, EventConfig
-from stepflow_engine.errors import ConfigurationError
+from stepflow.options.window import Window
+from stepflow_broker.registry.crons import CronConfig
+from stepflow_broker.registry.functions import EventConfig
+from stepflow_engine.codec import dumps_event
+from stepflow_engine.durations import Duration, duration_ms
+from stepflow_engine.errors import ConfigurationError, EventError
 from stepflow_engine.expression import condition
-from stepflow_engine.limits import check_id
+from stepflow_engine.limits import Limits, check_id
 
-__all__ = ["CatchUp", "CronTrigger", "EventTrigger", "Trigger", "trigger_configs"]
+__all__ = [
+    "CatchUp",
+    "CronTrigger",
+    "EventTrigger",
+    "Trigger",
+    "check_zone",
+    "checked_catch_up",
+    "checked_window",
+    "jitter_ms",
+    "split_zone",
+    "trigger_configs",
+]
 
 CatchUp = Literal["skip", "latest", "all"]
 _MAX_TRIGGERS = 10
+_LONGEST_JITTER_MS = 24 * 3600 * 1000
 _FORMS = (
     'write five fields, as "0 9 * * 1-5", with a time zone before them if it is not UTC: "TZ=Europe/Rome 0 9 * * *"'
 )
@@ -69,34 +86,42 @@ class CronTrigger:
             schedule matches every hour or every minute.
         catch_up: what to do with times at which no worker was running: ``skip`` them, start a run for the ``latest``,
             or for ``all`` (at most 1,000).
+        jitter: how much later than its time a run starts at most: a duration or seconds, at most 24 hours. It derives
+            from the schedule and the time, so each time has its own, the same on all workers.
+        window: the hours in which runs start, by the clock of the zone: ``"22:00-06:00"``. A time outside of it moves
+            to its next beginning; several that move to the same beginning start one run.
+        data: the data of the runs' events, JSON; ``None``: ``schedule``, ``zone`` and ``time``. The time that a run is
+            for is also ``ctx.event.time``.
 
     Raises:
         ConfigurationError: a value is invalid; raised when the function is declared.
 
     Example::
 
-        @app.function("report", triggers=[CronTrigger("TZ=Europe/Rome 0 2 * * *", catch_up="all")])
+        @app.function("report", triggers=[CronTrigger("TZ=Europe/Rome 0 2 * * *", catch_up="all", jitter="5m")])
     """
 
     schedule: str
     catch_up: CatchUp = "latest"
+    jitter: Duration | None = None
+    window: str | None = None
+    data: Any = None
 
     def to_config(self) -> CronConfig:
         """The form in which the registry stores it.
 
         Raises:
-            ConfigurationError: the schedule, the zone or the policy is invalid.
+            ConfigurationError: the schedule, the zone or another value is invalid.
         """
-        if not isinstance(self.schedule, str):
-            raise ConfigurationError(f"cron: schedule must be text, got {self.schedule!r}: {_FORMS}")
-        zone, fields = "UTC", self.schedule.strip()
-        if fields.startswith("TZ="):
-            zone, _, fields = fields.removeprefix("TZ=").partition(" ")
-        _check_zone(zone)
-        _check_fields(fields)
-        if self.catch_up not in get_args(CatchUp):
-            raise ConfigurationError(f"cron: catch_up must be 'skip', 'latest' or 'all', got {self.catch_up!r}")
-        return CronConfig(" ".join(fields.split()), zone, self.catch_up)
+        zone, fields = split_zone(self.schedule)
+        return CronConfig(
+            fields,
+            zone,
+            checked_catch_up(self.catch_up),
+            jitter_ms=jitter_ms(self.jitter),
+            window=checked_window(self.window, zone),
+            data=b"" if self.data is None else _json(self.data),
+        )
 
 
 Trigger = str | EventTrigger | CronTrigger
@@ -123,10 +148,90 @@ def trigger_configs(
     if wrong is not None:
         raise ConfigurationError(f"triggers must be event names, EventTrigger or CronTrigger, got {wrong!r}")
     events = tuple(one.to_config() for one in listed if isinstance(one, EventTrigger))
-    return events, tuple(one.to_config() for one in listed if isinstance(one, CronTrigger))
+    return events, _numbered([one.to_config() for one in listed if isinstance(one, CronTrigger)])
 
 
-def _check_zone(zone: str) -> None:
+def _numbered(crons: Sequence[CronConfig]) -> tuple[CronConfig, ...]:
+    """The schedules; those with the same times, such as one for each value of their data, get numbers."""
+    seen = Counter[tuple[str, str]]()
+    numbered = []
+    for cron in crons:
+        times = (cron.zone, cron.schedule)
+        numbered.append(replace(cron, number=seen[times]))
+        seen[times] += 1
+    return tuple(numbered)
+
+
+# -- the parts of a schedule -----------------------------------------------------
+
+
+def split_zone(schedule: object) -> tuple[str, str]:
+    """The time zone and the five fields of a schedule.
+
+    Raises:
+        ConfigurationError: the zone does not exist, or the fields are invalid.
+    """
+    if not isinstance(schedule, str):
+        raise ConfigurationError(f"cron: schedule must be text, got {schedule!r}: {_FORMS}")
+    zone, fields = "UTC", schedule.strip()
+    if fields.startswith("TZ="):
+        zone, _, fields = fields.removeprefix("TZ=").partition(" ")
+    check_zone(zone)
+    _check_fields(fields)
+    return zone, " ".join(fields.split())
+
+
+def checked_catch_up(value: object) -> str:
+    """The policy for missed times.
+
+    Raises:
+        ConfigurationError: there is no such policy.
+    """
+    if not isinstance(value, str) or value not in get_args(CatchUp):
+        raise ConfigurationError(f"cron: catch_up must be 'skip', 'latest' or 'all', got {value!r}")
+    return value
+
+
+def jitter_ms(value: Duration | None) -> int:
+    """The largest jitter in milliseconds; 0: none.
+
+    Raises:
+        ConfigurationError: it is not a duration, or is over 24 hours.
+    """
+    try:
+        return 0 if value is None else duration_ms(value, name="cron: jitter", max_ms=_LONGEST_JITTER_MS)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def checked_window(value: object, zone: str) -> str:
+    """The window; ``""``: none.
+
+    Raises:
+        ConfigurationError: it is not two times of day.
+    """
+    if value is None:
+        return ""
+    try:
+        Window.parse(value, ZoneInfo(zone))
+    except ValueError as error:
+        raise ConfigurationError(f"cron: {error}") from None
+    return str(value)
+
+
+def _json(data: Any) -> bytes:
+    try:
+        return dumps_event(data, limit_bytes=Limits().event_bytes)
+    except EventError as error:
+        raise ConfigurationError(f"cron: data: {error}") from None
+
+
+def check_zone(zone: str) -> None:
+    """Check that a time zone exists.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
     try:
         ZoneInfo(zone)
     except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError

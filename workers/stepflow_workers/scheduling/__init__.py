@@ -4,10 +4,11 @@ There is no scheduler process. Every worker runs every task for each partition (
 
 - compare the clock of the server with the time that only grows (``ServerClock``): every 2 s;
 - fire due timers: at their times, at least every second;
-- start the runs of cron schedules (``CronTicker``): every second;
+- start the runs of cron schedules (``CronTicker``) and of schedules created at run time (``ScheduleTicker``): every
+  second; ask whether the latter have changed: every 2 s;
 - process finished runs: every 4 s; take over those of dead workers: every 8 s;
 - reclaim expired leases: every 4 s;
-- read the pauses, and repair jobs that are missing from their queues: every 10 s;
+- read the pauses, repair jobs that are missing from their queues, and send delayed events that are overdue: every 10 s;
 - note again which functions the worker has: every 20 s;
 - delete the index entries of expired runs: every 5 minutes.
 

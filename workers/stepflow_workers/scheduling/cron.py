@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from datetime import datetime
-from zoneinfo import ZoneInfo
-
-from cronsim import CronSim
 
 from stepflow import Function
-from stepflow.options.cron_times import due_times
+from stepflow.options.cron_times import due_times, next_start
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
-from stepflow_broker.registry.functions import CronConfig, FunctionConfig
+from stepflow_broker.registry.crons import CronConfig
+from stepflow_broker.registry.schedules import cron_event, partition_prefix_of, scheduled_run_id
 from stepflow_broker.transitions.schedules import fire_cron, read_crons
-from stepflow_engine.codec import dumps
-from stepflow_engine.ids import partition_prefix_for, run_id_for, with_partition_prefix
-from stepflow_engine.product import NAME, WORKER_LOGGER
-from stepflow_engine.steps import event_text
+from stepflow_engine.ids import run_id_for
+from stepflow_engine.product import WORKER_LOGGER
 
-__all__ = ["CRON_EVENT", "CronTicker"]
+__all__ = ["CronTicker"]
 
-CRON_EVENT = f"{NAME}/cron"
-"""The name of the event of a run that a schedule has started."""
 _log = logging.getLogger(WORKER_LOGGER)
+_FAR_MS = 24 * 3600 * 1000
+"""When a schedule without a time in the next years is looked at again."""
 _SET_BACK_MS = 1_000
 """A clock that goes back by more was set back. After a failover it may go back by less."""
 
@@ -45,9 +40,9 @@ class CronTicker:
         self._broker = broker
         self._partition = partition
         self._schedules = {
-            f"{function.name}\n{cron.zone}\n{cron.schedule}": (function.config, cron)
+            cron.name_of(function.name): (function.config, cron)
             for function in functions
-            if partition.of(_prefix_of(function.config)) is partition
+            if partition.of(partition_prefix_of(function.config)) is partition
             for cron in function.config.crons
         }
         self._next_ms = dict.fromkeys(self._schedules, 0)
@@ -69,31 +64,16 @@ class CronTicker:
 
     async def _fire(self, name: str, *, last_ms: int, now_ms: int) -> None:
         config, cron = self._schedules[name]
-        times = due_times(cron, after_ms=last_ms, now_ms=now_ms) if last_ms else []
-        prefix = _prefix_of(config)
+        times = due_times(cron, after_ms=last_ms, now_ms=now_ms, name=name) if last_ms else []
         starts = [
-            (with_partition_prefix(prefix, _id(name, time_ms)), config, _event(name, cron, time_ms))
-            for time_ms in times
+            (scheduled_run_id(config, name, time_ms), config, self._event(name, cron, time_ms)) for time_ms in times
         ]
         started = await self._broker.execute(
             fire_cron(self._partition, name, last_ms=last_ms, until_ms=now_ms, starts=starts)
         )
         if started:
             _log.info("cron_fired", extra={"function": config.name, "runs": started})
-        now = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(cron.zone))
-        self._next_ms[name] = int(next(CronSim(cron.schedule, now)).timestamp() * 1000)
+        self._next_ms[name] = next_start(cron, after_ms=now_ms, name=name) or now_ms + _FAR_MS
 
-
-def _prefix_of(config: FunctionConfig) -> str:
-    """The partition prefix of the scheduled runs of a function, and of the state of its schedules."""
-    return config.pinned_partition or partition_prefix_for(config.name)
-
-
-def _event(name: str, cron: CronConfig, time_ms: int) -> bytes:
-    moment = datetime.fromtimestamp(time_ms / 1000, ZoneInfo(cron.zone))
-    data = dumps({"schedule": cron.schedule, "zone": cron.zone, "time": moment.isoformat()})
-    return event_text(CRON_EVENT, id=_id(name, time_ms), ts=time_ms, data=data)
-
-
-def _id(name: str, time_ms: int) -> str:
-    return run_id_for("cron", name, str(time_ms))
+    def _event(self, name: str, cron: CronConfig, time_ms: int) -> bytes:
+        return cron_event(self._partition.cipher, cron, run_id_for("cron", name, str(time_ms)), time_ms)

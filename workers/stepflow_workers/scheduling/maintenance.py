@@ -29,6 +29,7 @@ from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.scheduling.bulks import Bulks
 from stepflow_workers.scheduling.cron import CronTicker
 from stepflow_workers.scheduling.requeues import Requeues
+from stepflow_workers.scheduling.schedules import ScheduleTicker
 from stepflow_workers.scheduling.server_clock import ServerClock
 from stepflow_workers.state.worker_state import WorkerState
 
@@ -75,6 +76,7 @@ class MaintenanceLoop:
         *,
         completions: CompletionConsumer,
         cron_ticker: CronTicker,
+        schedule_ticker: ScheduleTicker,
         requeues: Requeues,
         bulks: Bulks | None,
         code: Sequence[str],
@@ -97,6 +99,8 @@ class MaintenanceLoop:
             _PeriodicTask(self._watch_clock, 2.0),
             self._requeues_task,
             _PeriodicTask(cron_ticker.tick, 1.0),
+            _PeriodicTask(schedule_ticker.refresh, 2.0),
+            _PeriodicTask(schedule_ticker.tick, 1.0),
             self._completions_task,
             _PeriodicTask(partial(completions.take_over, partition), 8.0),
             _PeriodicTask(self._reclaim, min(4.0, state.settings.lease_ms * _SCAN_LEASES / 1000)),

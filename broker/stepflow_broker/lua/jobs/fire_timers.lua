@@ -1,12 +1,12 @@
 -- fire_timers: fire the timers that are due.
--- The member names the action: job:<job> queues a delayed job. wait:<run>:<step key> ends the wait for a child, an
+-- The member names the action: job:<job> queues a delayed job, or starts a run that was started for this time. wait:<run>:<step key> ends the wait for a child, an
 -- event or a time. resume:<subject> continues what a pause has stopped. start:<run> and finish:<run> cancel a run that
--- has not started, or ended, in time.
--- USES     clock jobs waits state concurrency pauses attempts indexes runs invokes cancellation
+-- has not started, or ended, in time. event:<id> sends a delayed event.
+-- USES     clock jobs waits state concurrency pauses attempts indexes runs invokes cancellation start_rules later_starts delayed_events
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
 -- MOVES    run waiting -> queued; continuation delayed -> queued|waitlisted; step delayed -> queued|waitlisted;
---          step waiting -> memo; cancel
+--          step waiting -> memo; cancel; begin
 -- RETURNS  {how many timers fired, milliseconds until the next (-1: there is none)}
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if not first[1] then return {0, -1} end
@@ -21,7 +21,7 @@ for _, member in ipairs(due) do
     if key == '' then
       if was.continuation == 'delayed' then
         redis.call('ZREM', RQ_SCHEDULED .. list_of(was.queue, was.started_at), subject)
-        requeue_run(run, was, now)
+        if was.started_at then requeue_run(run, was, now) else begin_run(run, was, now) end
       end
     elseif redis.call('HGET', STEPS .. run, key .. ':state') == 'delayed' then
       requeue_step(run, was, key, now)
@@ -41,6 +41,8 @@ for _, member in ipairs(due) do
     end
   elseif kind == 'resume' then
     resume_subject(subject, now)
+  elseif kind == 'event' then
+    send_delayed_event(subject)
   else
     cancel_overdue(subject, kind, now)
   end

@@ -1,7 +1,7 @@
 -- repair_jobs: queue the ready jobs of live runs and planned steps again where another tool has removed them.
 -- `rq empty` deletes jobs, and a plain `rq worker` takes and fails them. The hashes of runs and steps say which jobs
--- there must be.
--- USES     clock jobs waits state concurrency attempts indexes runs truth
+-- there must be. It also sends delayed events that are overdue: a worker of an older version has dropped their timers.
+-- USES     clock jobs waits state concurrency attempts indexes runs truth delayed_events
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 cursor  3 count
 -- MOVES    step queued -> waitlisted; promote
@@ -9,6 +9,11 @@
 local now = clock(ARGV[1])
 local page = redis.call('ZSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
 local repaired = {}
+local OVERDUE_MS, MAX_OVERDUE = 5000, 100 -- of delayed events, in one script
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELAYED_EVENTS, '-inf', now - OVERDUE_MS, 'LIMIT', 0, MAX_OVERDUE)) do
+  redis.call('ZREM', TIMEOUTS, 'event:' .. id)
+  send_delayed_event(id)
+end
 
 for i = 1, #page[2], 2 do
   local run = page[2][i]

@@ -163,7 +163,7 @@ local function owner_of(kind, member)
     local what, subject = string.match(member, '^(%a+):(.*)$')
     if what == 'start' or what == 'finish' then return subject, '' end
     if what == 'wait' then return string.match(subject, '^(.*):(%x+)$') end
-    if what ~= 'job' then return nil end -- resume, or a kind of a newer stepflow
+    if what ~= 'job' then return nil end -- resume, event, or a kind of a newer stepflow
     job = subject
   elseif kind == 'TIMEOUT' or kind == 'WAITS' then
     local run, key = string.match(member, '^(.*):(!?%x+)$')

@@ -201,7 +201,9 @@ end
 -- batch: the run joins the batch of its name. The batch starts when it has `max_size` runs, or `timeout_ms` after its
 -- first. It is a run itself, which is created with its first member and has the fields that the rules give. Its members
 -- end when it ends.
-local function join_batch(rule, run, app, function_id, queue, event, now, more, fields, may_wait)
+
+-- the batch of the name of a rule, with room for the event of a run; it is created if there is none
+local function find_batch(rule, run, app, function_id, queue, event, now, fields, may_wait)
   local batch, bytes = open_batch(rule.name)
   if batch and bytes + #event > MAX_BATCH_BYTES then
     start_batch(rule, batch, now)
@@ -215,21 +217,37 @@ local function join_batch(rule, run, app, function_id, queue, event, now, more, 
   end
   redis.call('HSET', BATCH .. rule.name, 'run', batch, 'bytes', bytes + #event)
   redis.call('PEXPIRE', BATCH .. rule.name, rule.timeout_ms)
-  more = {'batch', batch, unpack(more)}
-  store_run(run, app, function_id, queue, event, now, 'waiting', 'batched', more)
+  return batch
+end
+
+-- add a run to its batch, which starts if it is full
+local function join_batch(rule, run, batch, now)
   if redis.call('RPUSH', BATCHED .. batch, run) >= tonumber(rule.max_size) then start_batch(rule, batch, now) end
 end
 
--- rules in ARGV from an index on -> rules, the index after them. The format: the number of rules, then of each rule its
--- kind, its name, the number of its fields, and each field with its value.
-local function read_rules(at)
+-- create a run as a member of its batch
+local function create_member(rule, run, app, function_id, queue, event, now, more, fields, may_wait)
+  local batch = find_batch(rule, run, app, function_id, queue, event, now, fields, may_wait)
+  more = {'batch', batch, unpack(more)}
+  store_run(run, app, function_id, queue, event, now, 'waiting', 'batched', more)
+  join_batch(rule, run, batch, now)
+end
+
+-- rules in a list of arguments from an index on -> rules, the index after them. The format: the number of rules, then of
+-- each rule its kind, its name, the number of its fields, and each field with its value.
+local function parse_rules(args, at)
   local rules, i = {}, at + 1
-  for n = 1, tonumber(ARGV[at]) do
-    local rule, last = {kind = ARGV[i], name = ARGV[i + 1]}, i + 2 + 2 * ARGV[i + 2]
-    for field = i + 3, last, 2 do rule[ARGV[field]] = ARGV[field + 1] end
+  for n = 1, tonumber(args[at]) do
+    local rule, last = {kind = args[i], name = args[i + 1]}, i + 2 + 2 * args[i + 2]
+    for field = i + 3, last, 2 do rule[args[field]] = args[field + 1] end
     rules[n], i = rule, last + 1
   end
   return rules, i
+end
+
+-- the rules in ARGV from an index on; see parse_rules
+local function read_rules(at)
+  return parse_rules(ARGV, at)
 end
 
 -- the first reason to skip the run; if there is none, nil and the run that it replaces
@@ -259,6 +277,25 @@ end
 
 local MAY_WAIT = {concurrency = true, priority_ms = true} -- fields of runs whose jobs may need to enter a wait list
 
+-- apply the rules to a run, which none of them refuses -> whether its jobs may need to enter a wait list, its batch, the
+-- time at which it starts if that is later than now, and the reason for the delay. `fields` gets the fields of the run.
+-- Rules of a kind in `applied` are left out: they were applied before.
+local function apply_rules(rules, run, now, fields, replaced, applied)
+  local may_wait, batch, due, delayed_by = false, nil, nil, nil
+  for _, rule in ipairs(rules) do
+    local start, why
+    if APPLY[rule.kind] and not (applied and applied[rule.kind]) then
+      start, why = APPLY[rule.kind](rule, run, now, fields, replaced)
+    end
+    if start and start > (due or now) then
+      due, delayed_by = start, why
+    end
+    if rule.kind == 'field' and MAY_WAIT[rule.name] then may_wait = true end
+    if rule.kind == 'batch' then batch = rule end
+  end
+  return may_wait, batch, due, delayed_by
+end
+
 -- start a run, now or later, or skip it -> whether it was started
 local function start_or_skip(run, app, function_id, queue, event, now, more, retention_ms, rules)
   local reason, replaced = first_refusal(rules, now)
@@ -272,18 +309,10 @@ local function start_or_skip(run, app, function_id, queue, event, now, more, ret
     end_run(run, read_run(run), 'skipped', 'error', skipped_failure(reason), now, retention_ms)
     return false
   end
-  local fields, may_wait, batch, due, delayed_by = {}, false, nil, nil, nil
-  for _, rule in ipairs(rules) do
-    local start, why
-    if APPLY[rule.kind] then start, why = APPLY[rule.kind](rule, run, now, fields, replaced) end
-    if start and start > (due or now) then
-      due, delayed_by = start, why
-    end
-    if rule.kind == 'field' and MAY_WAIT[rule.name] then may_wait = true end
-    if rule.kind == 'batch' then batch = rule end
-  end
+  local fields = {}
+  local may_wait, batch, due, delayed_by = apply_rules(rules, run, now, fields, replaced)
   if batch then
-    join_batch(batch, run, app, function_id, queue, event, now, more, fields, may_wait)
+    create_member(batch, run, app, function_id, queue, event, now, more, fields, may_wait)
     return true
   end
   for _, field in ipairs(more) do fields[#fields + 1] = field end

@@ -40,9 +40,10 @@ end
 
 -- treat the impossible times of a live run as now
 local function mend_run(run, now)
-  local was, f = read_run(run), redis.call('HMGET', RUN .. run, 'created_at', 'started_at', 'delayed_at', 'due')
+  local was, f = read_run(run), redis.call('HMGET', RUN .. run, 'created_at', 'started_at', 'delayed_at', 'due',
+    'due_is_fixed')
   local from = f[3] or not f[2] and f[1] -- the delay of a run that has not started counts from its creation
-  if was.continuation == 'delayed' and f[4] and is_ahead(from, now) then
+  if was.continuation == 'delayed' and f[4] and not f[5] and is_ahead(from, now) then
     local due = f[4] - (from - now)
     redis.call('HSET', RUN .. run, 'due', due)
     move_delayed(run, list_of(was.queue, was.started_at), due, from - now)
@@ -84,6 +85,7 @@ local function mend_timer(member, score, now)
     if is_ahead(score, now) then redis.call('ZADD', TIMEOUTS, now, member) end
     return is_ahead(score, now)
   end
+  if kind == 'event' then return false end -- its sender has named the time
   local run, key = subject, ''
   if kind == 'wait' then
     run, key = string.match(subject, '^(.*):(%x+)$')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.waits import send_events
+from stepflow_broker.transitions.waits import SentEvent, send_events
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import event_scope
@@ -34,7 +34,7 @@ async def send_step_events(state: WorkerState, attempt: StepAttempt[SendRequest]
     }
     if (version := state.version_beside(lease)) is not None:
         detail["version"] = version
-    memo = memo_of_data(dumps([event_id for _, event_id, _ in events]), detail)
+    memo = memo_of_data(dumps([event_id for event_id, _ in named]), detail)
     code, position = await state.broker.execute(
         send_events(state.partition, run_id=lease.run_id, fence=lease.fence, key=attempt.key, memo=memo, events=events)
     )
@@ -44,6 +44,7 @@ async def send_step_events(state: WorkerState, attempt: StepAttempt[SendRequest]
     return code
 
 
-def _sealed(cipher: Cipher, event_id: str, event: OutgoingEvent, now: int) -> tuple[bytes, str, bool]:
-    data = cipher.seal(event.data, event_scope(event_id))
-    return event_text(event.name, id=event_id, ts=event.ts or now, data=data), event_id, bool(event.id)
+def _sealed(cipher: Cipher, event_id: str, event: OutgoingEvent, now: int) -> SentEvent:
+    data, at_ms = cipher.seal(event.data, event_scope(event_id)), event.at_ms if event.at_ms > now else 0
+    text = event_text(event.name, id=event_id, ts=event.ts or at_ms or now, data=data)
+    return SentEvent(text, event_id, bool(event.id), at_ms)
