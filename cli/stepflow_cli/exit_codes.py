@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from stepflow_engine.errors import (
+    AnswerError,
     BackendUnavailableError,
     BulkNotFoundError,
     ConfigurationError,
@@ -23,8 +24,10 @@ from stepflow_engine.errors import (
     ForkError,
     FunctionNotFoundError,
     ResultTimeoutError,
+    RunEndedError,
     RunNotFoundError,
     ScheduleNotFoundError,
+    SignalError,
     StepflowError,
     StepOutputError,
 )
@@ -87,6 +90,8 @@ def exit_code(error: Exception) -> ExitCode:
             return ExitCode.USAGE
         case RunNotFoundError() | FunctionNotFoundError() | BulkNotFoundError() | ScheduleNotFoundError():
             return ExitCode.NOT_FOUND
+        case SignalError() | AnswerError() | RunEndedError():
+            return ExitCode.USAGE
         case ConfigurationError() | EncryptionKeyMissingError():
             return ExitCode.CONFIGURATION
         case BackendUnavailableError():

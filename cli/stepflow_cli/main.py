@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from stepflow_cli.commands.asks import answer, asks
 from stepflow_cli.commands.audit import audit
 from stepflow_cli.commands.bulk import bulk
 from stepflow_cli.commands.check import check
@@ -45,6 +46,8 @@ _COMMANDS = (
     events,
     schedules,
     explain,
+    asks,
+    answer,
     doctor,
     check,
     pause,

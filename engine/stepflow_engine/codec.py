@@ -142,6 +142,26 @@ def dumps_heartbeat(detail: Any, *, step_id: str, limit_bytes: int) -> bytes:
         raise StepUsageError(f"{what}: detail must be at most {limit_bytes:,} bytes of JSON, got {error}") from None
 
 
+def dumps_checked(value: Any, *, what: str, limit_bytes: int, refuse: Callable[[str], Exception]) -> bytes:
+    """JSON text of a value of the caller, other than the data of an event and a result.
+
+    Args:
+        value: the value.
+        what: what it is, for errors.
+        limit_bytes: the largest size, in bytes of JSON.
+        refuse: makes the error of a message. It is raised if the value is not JSON, or its text is over the limit.
+    """
+    try:
+        return _encode_user_value(value, limit_bytes, Exception)
+    except _NotJsonError as error:
+        raise refuse(f"{what} must be JSON ({error}): pass plain data or a model") from error
+    except _TooLongError as error:
+        raise refuse(
+            f"{what} must be at most {limit_bytes:,} bytes of JSON, got {error}: "
+            "store it elsewhere and pass a reference to it"
+        ) from None
+
+
 def _encode_user_value(value: Any, limit_bytes: int, guarded: type[BaseException] = BaseException) -> bytes:
     """JSON text of a value whose code may raise anything.
 

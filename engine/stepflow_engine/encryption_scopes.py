@@ -1,29 +1,20 @@
 """The payloads of a run that are sealed, and the scope of each.
 
-payload            scope                                 stored in
-=================  ====================================  =================================
-an event's data    ``event``, the event's id             streams, runs, memos of waits
-a wait's values    ``wait``, run, step key               the waiting step, its memo
-a step's result    ``step``, run, step key               its memo
-a step's failure   ``step failure``, run, step key       its memo, or its record
-a heartbeat        ``heartbeat``, run, step key          the attempts of the run
-a heartbeat         ``heartbeat``, run, step key          the attempts of the run
-a run's output     ``output``, run                       the run, the memo of its parent
-a run's failure    ``failure``, run                      the run, the memo of its parent
-=================  ====================================  =================================
-=======
-==================  ====================================  =================================
+==================  ====================================  ==========================================
 payload             scope                                 stored in
-==================  ====================================  =================================
+==================  ====================================  ==========================================
 an event's data     ``event``, the event's id             streams, runs, memos of waits
 a wait's values     ``wait``, run, step key               the waiting step, its memo
 a step's result     ``step``, run, step key               its memo
 a step's failure    ``step failure``, run, step key       its memo, or its record
 a heartbeat         ``heartbeat``, run, step key          the attempts of the run
+a signal's data     ``signal``, run, the signal's id      the signals of the run, the memo of the wait
+an ask's schema     ``ask``, run, step key                the waiting step, its memo
+a run's values      ``values``, run                       the run
 a run's output      ``output``, run                       the run, the memo of its parent
 a run's failure     ``failure``, run                      the run, the memo of its parent
 a schedule's data   ``schedule``, app/schedule            the schedule
-==================  ====================================  =================================
+==================  ====================================  ==========================================
 
 A script copies the end of a child into the memo of its parent. Its scope stays that of the child, whose id follows from
 the run and the step of the parent. The end of a batch is copied to all of its runs, so its scope has the function only:
@@ -32,6 +23,7 @@ the run and the step of the parent. The end of a batch is copied to all of its r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +37,8 @@ from stepflow_engine.steps import StepKind
 
 __all__ = [
     "ENCRYPTED",
+    "ask_scope",
+    "detail_scopes",
     "end_scope",
     "end_scopes",
     "event_scope",
@@ -53,15 +47,19 @@ __all__ = [
     "open_event_text",
     "open_failure",
     "open_memo",
+    "open_signal",
     "read_event",
     "redacted",
+    "redacted_detail",
     "redacted_failure",
     "redacted_memo",
     "reseal_memo",
     "result_scope",
     "schedule_scope",
     "seal_failure",
+    "signal_scope",
     "step_scope",
+    "values_scope",
     "wait_scope",
 ]
 
@@ -94,6 +92,26 @@ def wait_scope(run_id: str, key: str) -> Scope:
 def schedule_scope(name: str) -> Scope:
     """The scope of the data of a schedule (``app/schedule``)."""
     return ("schedule", name)
+
+
+def signal_scope(run_id: str, signal_id: str) -> Scope:
+    """The scope of the data of a signal."""
+    return ("signal", run_id, signal_id)
+
+
+def ask_scope(run_id: str, key: str) -> Scope:
+    """The scope of the JSON schema of an ask. Its answer has the scope of a result of the step."""
+    return ("ask", run_id, key)
+
+
+def values_scope(run_id: str) -> Scope:
+    """The scope of the values that the code of a run has set."""
+    return ("values", run_id)
+
+
+def detail_scopes(run_id: str, key: str) -> dict[str, Scope]:
+    """The fields of the detail of a waiting step that are sealed, and the scope of each."""
+    return {"match": wait_scope(run_id, key), "schema": ask_scope(run_id, key)}
 
 
 def end_scope(run_id: str, function: str, *, failed: bool, batched: bool) -> Scope:
@@ -153,6 +171,20 @@ def open_event_text(cipher: Cipher, text: bytes) -> bytes:
     return dumps(open_event(cipher, read_event(text))) if _SEALED_DATA in text else text
 
 
+def open_signal(cipher: Cipher, run_id: str, signal: dict[str, Any]) -> dict[str, Any]:
+    """A parsed signal with its data opened.
+
+    Raises:
+        DecryptionError: the data cannot be opened.
+        CorruptDataError: the value is not a signal.
+    """
+    if "data" not in signal or not isinstance(signal.get("id"), str):
+        raise CorruptDataError("a signal", "it has no data or no id")
+    if not is_sealed(signal["data"]):
+        return signal
+    return {**signal, "data": cipher.open(signal["data"], signal_scope(run_id, signal["id"]))}
+
+
 # -- failures ------------------------------------------------------------------
 
 
@@ -194,6 +226,9 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
             return memo
         case StepKind.WAIT:
             return replace(memo, data=open_event(cipher, memo.data)) if isinstance(memo.data, dict) else memo
+        case StepKind.SIGNAL:
+            is_open = not (isinstance(memo.data, dict) and is_sealed(memo.data.get("data")))
+            return memo if is_open else replace(memo, data=open_signal(cipher, run_id, memo.data))
         case _ if is_sealed(memo.data):
             return replace(memo, data=cipher.open(memo.data, *_scopes(run_id, key, memo, failed=False)))
     return memo
@@ -219,26 +254,33 @@ def reseal_memo(cipher: Cipher, text: bytes, key: str, *, of: str, to: str) -> b
         CorruptDataError: the text is not a memo.
     """
     sealed = read_memo(text)
-    if sealed.detail.get("kind") == StepKind.WAIT:
-        return _reseal_wait(cipher, sealed, key, of=of, to=to)
-    memo = open_memo(cipher, of, key, sealed)
+    resealed = _resealed_detail(cipher, sealed.detail, key, of=of, to=to)
+    detail, is_event = {"id": sealed.id, **resealed}, sealed.detail.get("kind") == StepKind.WAIT
+    memo = sealed if is_event else open_memo(cipher, of, key, sealed)  # the data of an event is bound to the event
     if memo is sealed:
-        return b""
-    detail = {"id": memo.id, **memo.detail}
+        return memo_of_data(dumps(memo.data), detail) if resealed != sealed.detail else b""
+    if memo.detail.get("kind") == StepKind.SIGNAL:
+        return memo_of_data(_resealed_signal(cipher, memo.data, to), detail)
     scope = result_scope(to, key, memo)
     if memo.failure is not None:
         return memo_of_error(seal_failure(cipher, memo.failure, scope), detail)
     return memo_of_data(cipher.seal(dumps(memo.data), scope), detail)
 
 
-def _reseal_wait(cipher: Cipher, memo: Memo, key: str, *, of: str, to: str) -> bytes:
-    """The text of the memo of a wait: its values are bound to the run, and the data of its event to the event."""
-    match = memo.detail.get("match")
-    if not is_sealed(match):
-        return b""
-    values = dumps(cipher.open(match, wait_scope(of, key)))
-    detail = {"id": memo.id, **memo.detail, "match": loads(cipher.seal(values, wait_scope(to, key)))}
-    return memo_of_data(dumps(memo.data), detail)
+def _resealed_detail(cipher: Cipher, detail: dict[str, Any], key: str, *, of: str, to: str) -> dict[str, Any]:
+    """The detail of a memo, with what is sealed in it bound to another run."""
+    scopes, new = detail_scopes(of, key), detail_scopes(to, key)
+    sealed = {name: detail[name] for name in scopes if is_sealed(detail.get(name))}
+    resealed = {
+        name: loads(cipher.seal(dumps(cipher.open(value, scopes[name])), new[name])) for name, value in sealed.items()
+    }
+    return {**detail, **resealed}
+
+
+def _resealed_signal(cipher: Cipher, signal: dict[str, Any], run_id: str) -> bytes:
+    """The text of an opened signal, with its data bound to a run."""
+    head = dumps({name: value for name, value in signal.items() if name != "data"})
+    return head[:-1] + b',"data":' + cipher.seal(dumps(signal["data"]), signal_scope(run_id, signal["id"])) + b"}"
 
 
 def _scopes(run_id: str, key: str, memo: Memo, *, failed: bool) -> tuple[Scope, ...]:
@@ -269,13 +311,18 @@ def redacted_failure(cipher: Cipher, failure: Failure | None, *scopes: Scope) ->
         return replace(failure, sealed="") if failure else None
 
 
+def redacted_detail(cipher: Cipher, run_id: str, key: str, detail: Mapping[str, Any]) -> dict[str, Any]:
+    """The detail of a waiting step, or of its memo, with what is sealed in it opened, or ``"encrypted"``."""
+    sealed = {name: scope for name, scope in detail_scopes(run_id, key).items() if is_sealed(detail.get(name))}
+    return {**detail, **{name: redacted(cipher, detail[name], scope) for name, scope in sealed.items()}}
+
+
 def redacted_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
     """A memo; if it cannot be opened, with a payload as in `redacted` or a failure as in `redacted_failure`."""
-    if is_sealed(match := memo.detail.get("match")):
-        memo = replace(memo, detail={**memo.detail, "match": redacted(cipher, match, wait_scope(run_id, key))})
+    memo = replace(memo, detail=redacted_detail(cipher, run_id, key, memo.detail))
     try:
         return open_memo(cipher, run_id, key, memo)
     except DecryptionError:
-        if memo.detail.get("kind") == StepKind.WAIT and isinstance(memo.data, dict):
+        if memo.detail.get("kind") in (StepKind.WAIT, StepKind.SIGNAL) and isinstance(memo.data, dict):
             return replace(memo, data={**memo.data, "data": ENCRYPTED})
         return memo if memo.failure is not None else replace(memo, data=ENCRYPTED)

@@ -16,6 +16,8 @@
     │  └─ StepKindError             the id of a step belongs to a step of another kind
     ├─ LimitError                   a run is over a limit
     ├─ EventError                   an event is not JSON, or is over a limit
+    ├─ SignalError                  a signal is invalid, is not JSON, or is over a limit (also a ValueError)
+    ├─ AnswerError                  an answer does not fit, or nothing waits for it (also a ValueError)
     ├─ ForkError                    a run cannot be run again as requested (also a ValueError)
     ├─ BulkNotFoundError            no bulk has this id
     ├─ RunError                     a client waits for a run that gives no result
@@ -23,6 +25,7 @@
     │  ├─ RunCancelledError
     │  ├─ RunSkippedError
     │  ├─ RunNotFoundError
+    │  ├─ RunEndedError
     │  └─ ResultTimeoutError
     ├─ DecryptionError              an encrypted payload cannot be opened
     │  └─ EncryptionKeyMissingError
@@ -44,6 +47,7 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.product import ENCRYPTION_KEYS, NAME
 
 __all__ = [
+    "AnswerError",
     "BackendUnavailableError",
     "BulkNotFoundError",
     "ConfigurationError",
@@ -65,11 +69,13 @@ __all__ = [
     "ResultTimeoutError",
     "RetryAfterError",
     "RunCancelledError",
+    "RunEndedError",
     "RunError",
     "RunFailedError",
     "RunNotFoundError",
     "RunSkippedError",
     "ScheduleNotFoundError",
+    "SignalError",
     "StepError",
     "StepKindError",
     "StepOutputError",
@@ -237,6 +243,48 @@ class EventError(StepflowError):
     """An event cannot be sent: it is invalid, is not JSON, or is over a limit. In a function, it is not retried."""
 
 
+class SignalError(StepflowError, ValueError):
+    """A signal cannot be sent: its name, its id or its data is invalid, or the run keeps too many. Nothing was stored.
+
+    Attributes:
+        run_id: the run.
+        signal: the name of the signal.
+    """
+
+    def __init__(self, message: str, *, run_id: str, signal: str) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.signal = signal
+
+
+class AnswerError(StepflowError, ValueError):
+    """An answer is refused: it does not fit the schema, the step has its answer, or waits for none. Nothing was stored.
+
+    Attributes:
+        run_id, step_id: the step.
+        paths: the parts of the answer that do not fit, such as ``$.amount``; empty: that is not the reason.
+        answered_by: who has answered before; ``""``: that is not the reason.
+        answered_at: when, in UTC.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        run_id: str,
+        step_id: str,
+        paths: tuple[str, ...] = (),
+        answered_by: str = "",
+        answered_at: datetime | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.step_id = step_id
+        self.paths = paths
+        self.answered_by = answered_by
+        self.answered_at = answered_at
+
+
 class ForkError(StepflowError, ValueError):
     """A run cannot be run again as requested: it has no such step, it has not ended, or an argument is invalid."""
 
@@ -285,6 +333,10 @@ class RunSkippedError(RunError):
 
 class RunNotFoundError(RunError):
     """No run has this id, or its retention is over."""
+
+
+class RunEndedError(RunError):
+    """The run has ended, so it receives no signal and no answer. ``status`` says how it has ended."""
 
 
 class ResultTimeoutError(RunError):

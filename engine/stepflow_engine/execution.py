@@ -93,6 +93,7 @@ class Execution:
         has_other_kind: whether the code has requested a step whose memo is that of a step of another kind: it is of
             another version than the code that stored the memo.
         tags: the tags that the code has given to the run, by name.
+        values: what the code has set with ``ctx.set``: JSON text by key.
         is_driven: whether this pass decides how the run continues. A worker that replays the code only to find a
             planned step sets it to false.
         cancelled: the keys of steps that the code has requested and cancelled. The worker removes those that it has
@@ -118,6 +119,7 @@ class Execution:
         self._cancelled: dict[str, tuple[int, Memo] | None] = {}
         self._waits: list[Memo] = []
         self.tags: dict[str, str] = {}
+        self.values: dict[str, bytes] = {}
         self._body = body
         self._max_steps = max_steps
         self._own_tasks = own_tasks

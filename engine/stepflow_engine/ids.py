@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 __all__ = [
     "PARTITION_PREFIX_LENGTH",
     "StepKeys",
     "idempotency_key",
     "job_id",
+    "numbered_id",
+    "numbered_keys",
     "partition_prefix_for",
     "run_id_by_event",
     "run_id_for",
@@ -29,6 +32,22 @@ def step_key(step_id: str, repeat: int = 0) -> str:
     """
     text = f"{step_id}:{repeat}" if repeat else step_id
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+_NUMBERED = re.compile(r"(.+)#([1-9][0-9]{0,8})", re.DOTALL)
+_MAX_REPEATS = 10_000
+
+
+def numbered_keys(step_id: str) -> list[str]:
+    """The keys of the steps that an id may name: ``charge#2`` may be the second step with the id ``charge``."""
+    numbered = _NUMBERED.fullmatch(step_id)
+    return [step_key(step_id), *([step_key(numbered[1], int(numbered[2]) - 1)] if numbered else [])]
+
+
+def numbered_id(step_id: str, key: str) -> str:
+    """The id by which a person names a step: the second step of a run with the id ``charge`` is ``charge#2``."""
+    repeat = next((n for n in range(_MAX_REPEATS) if step_key(step_id, n) == key), 0)
+    return f"{step_id}#{repeat + 1}" if repeat else step_id
 
 
 class StepKeys:

@@ -5,9 +5,9 @@ Theory of operation. Three machines describe a run.
 - **run** is what users see: `RunStatus`. It is the field ``status`` of the run.
 - **continuation** is the run's own job, which replays its code: `ContinuationState`. It is the field ``continuation``
   of the run. A run has at most one continuation, however many of its steps end at the same time.
-- **step** is a step that has a job of its own, or that waits for a child, an event or a time: `StepState`. It is the
-  field ``<step key>:state`` of the run's steps. A step that the continuation executes itself has no state: it moves
-  from ``none`` to ``memo``.
+- **step** is a step that has a job of its own, or that waits for a child, an event, a signal, an answer or a time:
+  `StepState`. It is the field ``<step key>:state`` of the run's steps. A step that the continuation executes itself has
+  no state: it moves from ``none`` to ``memo``.
 
 While a run is live, its status follows from its continuation (`STATUS_OF`). The doctor computes it again from there.
 
@@ -127,7 +127,7 @@ class StepState(StrEnum):
         WAITLISTED: it is in the wait list of a concurrency limit, of a pause, or of functions without code.
         LEASED: a worker executes it.
         DELAYED: a timer queues its next attempt.
-        WAITING: it waits for a child, an event or a time. It has no job.
+        WAITING: it waits for a child, an event, a signal, an answer or a time. It has no job.
         MEMO: it has ended. This is not stored as a state: the memo is in the run's memos.
     """
 
@@ -302,6 +302,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "forget_runs": "none",
         "tag_run": "none",
         "record_heartbeat": "none",
+        "set_values": "none",
         "finish_run": f"run running -> completed|failed; continuation leased -> none; {_ANY_STEP}; promote",
         "retry_run": "run running -> waiting; continuation leased -> delayed; promote",
         "continue_run": "run waiting -> queued; continuation parked -> queued|waitlisted; promote",
@@ -346,6 +347,11 @@ TRANSITIONS: Mapping[str, Transition] = {
         "deliver_remote_event": "step waiting -> memo; cancel",
         "read_early_events": "none",
         "remove_consumers": "none",
+        # signals and asks
+        "begin_signal_wait": "step none -> waiting|memo",
+        "send_signal": "step waiting -> memo; wake",
+        "begin_ask": "step none -> waiting",
+        "answer_ask": "step waiting -> memo; wake",
         # schedules, pauses, registry
         "fire_cron": "start",
         "fire_schedule": "start",

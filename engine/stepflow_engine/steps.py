@@ -15,10 +15,12 @@ from stepflow_engine.retry_policy import Retry
 from stepflow_engine.value_class import value_class
 
 __all__ = [
+    "AskRequest",
     "InvokeRequest",
     "OutgoingEvent",
     "RunRequest",
     "SendRequest",
+    "SignalRequest",
     "SleepRequest",
     "StepCall",
     "StepKind",
@@ -40,6 +42,8 @@ class StepKind(StrEnum):
     SLEEP = "sleep"
     WAIT = "wait"
     SEND = "send"
+    SIGNAL = "signal"
+    ASK = "ask"
 
 
 _RUN = StepKind.RUN
@@ -153,7 +157,37 @@ class SendRequest:
     events: tuple[OutgoingEvent, ...]
 
 
-StepRequest = RunRequest | InvokeRequest | SleepRequest | WaitRequest | SendRequest
+@dataclass(frozen=True, slots=True)
+class SignalRequest:
+    """``step.wait_for_signal``: continue when somebody sends the run a signal, or after a timeout.
+
+    Attributes:
+        name: the name of the signal.
+        timeout_ms: the longest wait, in milliseconds.
+    """
+
+    kind: ClassVar[StepKind] = StepKind.SIGNAL
+    name: str
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskRequest:
+    """``step.ask``: continue when a person has answered, or after a timeout.
+
+    Attributes:
+        schema: the JSON schema of the answer, as JSON text.
+        to: whom the question is for; ``""``: anybody.
+        timeout_ms: the longest wait, in milliseconds.
+    """
+
+    kind: ClassVar[StepKind] = StepKind.ASK
+    schema: bytes
+    to: str
+    timeout_ms: int
+
+
+StepRequest = RunRequest | InvokeRequest | SleepRequest | WaitRequest | SendRequest | SignalRequest | AskRequest
 
 
 def event_text(name: str, *, id: str, ts: int, data: bytes) -> bytes:

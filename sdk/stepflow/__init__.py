@@ -29,6 +29,8 @@ All errors are in one tree::
     │  └─ StepKindError             the id of a step belongs to a step of another kind
     ├─ LimitError                   a run is over a limit
     ├─ EventError                   an event is not JSON, or is over a limit
+    ├─ SignalError                  a signal is invalid, is not JSON, or is over a limit (also a ValueError)
+    ├─ AnswerError                  an answer does not fit, or nothing waits for it (also a ValueError)
     ├─ ForkError                    a run cannot be run again as requested (also a ValueError)
     ├─ BulkNotFoundError            no bulk has this id
     ├─ RunError                     a client waits for a run that gives no result
@@ -36,6 +38,7 @@ All errors are in one tree::
     │  ├─ RunCancelledError
     │  ├─ RunSkippedError
     │  ├─ RunNotFoundError
+    │  ├─ RunEndedError
     │  └─ ResultTimeoutError
     ├─ DecryptionError              an encrypted payload cannot be opened
     │  └─ EncryptionKeyMissingError
@@ -49,6 +52,7 @@ All errors are in one tree::
 """
 
 from stepflow.app import Stepflow
+from stepflow.client.asks import Ask
 from stepflow.client.bulk import Bulk
 from stepflow.client.delayed_events import DelayedEvent
 from stepflow.client.find import AsyncRunIterator, RunIterator
@@ -66,12 +70,14 @@ from stepflow.options.cancellation import CancelOn, Timeouts
 from stepflow.options.encryption import Encryption
 from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle
 from stepflow.options.triggers import CronTrigger, EventTrigger
+from stepflow.signals import Signal
 from stepflow_broker.transitions.pauses import Pause
 from stepflow_broker.views.bulk_view import BulkInfo, BulkReason
 from stepflow_broker.views.error_groups import ErrorGroup
 from stepflow_broker.views.explain import Reason
 from stepflow_engine.around_attempt import Attempt
 from stepflow_engine.errors import (
+    AnswerError,
     BackendUnavailableError,
     BulkNotFoundError,
     ConfigurationError,
@@ -93,11 +99,13 @@ from stepflow_engine.errors import (
     ResultTimeoutError,
     RetryAfterError,
     RunCancelledError,
+    RunEndedError,
     RunError,
     RunFailedError,
     RunNotFoundError,
     RunSkippedError,
     ScheduleNotFoundError,
+    SignalError,
     StepError,
     StepflowError,
     StepKindError,
@@ -112,6 +120,8 @@ from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.version import __version__ as __version__
 
 __all__ = [
+    "AnswerError",
+    "Ask",
     "AsyncRunIterator",
     "Attempt",
     "AttemptInfo",
@@ -159,6 +169,7 @@ __all__ = [
     "RetryAfterError",
     "Run",
     "RunCancelledError",
+    "RunEndedError",
     "RunError",
     "RunFailedError",
     "RunInfo",
@@ -170,6 +181,8 @@ __all__ = [
     "ScheduleNotFoundError",
     "ScheduledRun",
     "Schedules",
+    "Signal",
+    "SignalError",
     "Singleton",
     "StepCancelled",
     "StepError",

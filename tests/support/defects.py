@@ -14,6 +14,7 @@ from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig
 from stepflow_broker.registry.functions import FunctionConfig, register_code
 from stepflow_broker.registry.schedules import ScheduleConfig
 from stepflow_broker.registry.tags import TagConfig
+from stepflow_broker.transitions.asks import begin_ask
 from stepflow_broker.transitions.bulks import BulkStart, add_bulk_runs, start_bulk
 from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_broker.transitions.jobs import Lease
@@ -21,6 +22,7 @@ from stepflow_broker.transitions.outbox import StartChild, read_finished
 from stepflow_broker.transitions.remote_invokes import invoke_remote_child, start_remote_child
 from stepflow_broker.transitions.runs import start_run
 from stepflow_broker.transitions.schedules import ByHand, change_schedule
+from stepflow_broker.transitions.signals import send_signal
 from stepflow_broker.transitions.waits import WaitStart, begin_wait
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import job_id, step_key
@@ -104,6 +106,19 @@ def waiting(driver: Driver, name: str = "") -> None:
     wait = WaitStart(W, "w", detail, HOUR_MS, event=name, index=index)
     driver.send(begin_wait(driver.partition, wait, run_id="run1", fence=lease.fence))
     driver.park(lease)
+
+
+def asking(driver: Driver) -> None:
+    """A parked run that waits for an answer."""
+    lease = driver.started()
+    wait = WaitStart(W, "w", dumps({"id": "w", "kind": "ask", "schema": True})[1:], HOUR_MS)
+    driver.send(begin_ask(driver.partition, wait, run_id="run1", fence=lease.fence))
+    driver.park(lease)
+
+
+def signalled(driver: Driver) -> None:
+    """The run keeps a signal."""
+    driver.send(send_signal(driver.partition, run_id="run1", name="go", signal_id="s1", data=b"1"))
 
 
 def parent_and_child(driver: Driver) -> None:
@@ -543,6 +558,18 @@ def a_lease_of_an_ended_run(driver: Driver) -> None:
     driver.client.zadd(driver.keys("LEASES"), {"run1": driver.now_ms, STEP: driver.now_ms})
 
 
+@defect("missing asks")
+def an_ask_that_is_not_listed(driver: Driver) -> None:
+    asking(driver)
+    driver.client.delete(driver.keys("ASKS"))
+
+
+@defect("orphaned asks")
+def asks_of_nobody(driver: Driver) -> None:
+    waiting(driver)
+    driver.client.zadd(driver.keys("ASKS"), {STEP: 1, f"run1:{W}": 1})
+
+
 @defect("orphaned timeouts")
 def timers_of_nobody(driver: Driver) -> None:
     driver.start()
@@ -619,6 +646,29 @@ def memos_of_nobody(driver: Driver) -> None:
 @defect("orphaned attempts")
 def attempts_of_nobody(driver: Driver) -> None:
     driver.client.hset(driver.keys("ATTEMPTS", NOBODY), f"1:{A}", "{}")
+
+
+@defect("orphaned signals", "orphaned signal_ids")
+def signals_of_nobody(driver: Driver) -> None:
+    driver.client.hset(driver.keys("SIGNALS", NOBODY), "count", 1)
+    driver.client.sadd(driver.keys("SIGNAL_IDS", NOBODY), "x")
+
+
+@defect("expires_early signals", "expires_early signal_ids")
+def a_live_run_whose_signals_expire(driver: Driver) -> None:
+    driver.start()
+    signalled(driver)
+    for kind in ("SIGNALS", "SIGNAL_IDS"):
+        driver.client.pexpire(driver.keys(kind, "run1"), HOUR_MS)
+
+
+@defect("never_expires signals", "never_expires signal_ids")
+def an_ended_run_whose_signals_stay(driver: Driver) -> None:
+    lease = driver.started()
+    signalled(driver)
+    driver.finish(lease)
+    for kind in ("SIGNALS", "SIGNAL_IDS"):
+        driver.client.persist(driver.keys(kind, "run1"))
 
 
 @defect("orphaned batched")

@@ -10,6 +10,8 @@ This model is independent of ``lua/lib/expected.lua``; ``tests/contract/test_exp
 ``R4``   a planned step is queued once, or leased, or delayed, or waits for a child, and has no memo
 ``R5``   memos and their order name the same steps, each once
 ``W1``   a step that waits has a timeout key and a timer, and its child lives or has left a finished event
+``W3``   the index of asks has the steps that wait for an answer, and no others
+``S1``   the signals that a run keeps, their count and their size agree; none is kept while a wait for it lasts
 ``L1``   lists, leases and timers hold what R3 and R4 ask for and nothing else
 ``E1``   each delayed event has a text and a timer of its own
 ``Q1``   RQ's hashes and registries say the same
@@ -54,6 +56,7 @@ class Expected:
     leases: set[str] = field(default_factory=set)
     in_line: set[str] = field(default_factory=set)
     timers: dict[str, float] = field(default_factory=dict)
+    asks: dict[str, float] = field(default_factory=dict)
     waits: set[str] = field(default_factory=set)
     indexed: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     rq_status: dict[str, str] = field(default_factory=dict)
@@ -112,7 +115,7 @@ class Part:
 def check_invariants(client: redis.Redis | Part) -> None:
     """Fail if the server, or a part, is in a state that it must never be in. ``client`` decodes replies."""
     expected = read_expected(client)
-    for kind in ("MEMOS", "MEMO_ORDER", "ATTEMPTS", "STEPS"):
+    for kind in ("MEMOS", "MEMO_ORDER", "ATTEMPTS", "STEPS", "SIGNALS", "SIGNAL_IDS"):
         for run in _subjects(client, kind):
             assert client.exists(_KEYS("RUN", run)), f"R2: {kind} of {run} outlives its run"
     _compare(client, expected)
@@ -131,13 +134,15 @@ def _check_run(client: redis.Redis | Part, run: str, expected: Expected) -> None
     status = RunStatus(truth["status"])
     memos, order = set(client.hkeys(_KEYS("MEMOS", run))), client.lrange(_KEYS("MEMO_ORDER", run), 0, -1)
     _list(run, truth, expected)
+    if "signals" in truth:
+        _check_signals(client, run, truth)
     assert len(order) == len(set(order)), f"R5: a step of {run} is recorded twice"
     assert memos == set(order), f"R5: the memos of {run} and their order differ"
     if status.ended:
         _check_ended(client, run, truth, expected)
         return
     expected.live.add(run)
-    for kind in ("RUN", "MEMOS", "MEMO_ORDER", "ATTEMPTS", "STEPS"):
+    for kind in ("RUN", "MEMOS", "MEMO_ORDER", "ATTEMPTS", "STEPS", "SIGNALS", "SIGNAL_IDS"):
         assert client.pttl(_KEYS(kind, run)) < 0, f"R2: {kind} of the live run {run} expires"
     planned = _check_steps(client, run, memos, expected)
     continuation = truth.get("continuation")
@@ -178,6 +183,8 @@ def _check_ended(client: redis.Redis | Part, run: str, truth: dict[str, str], ex
     assert not client.exists(_KEYS("STEPS", run)), f"R2: {run} has ended and has steps"
     finished = truth.get("finished")
     unseen = bool(finished and client.xrange(_KEYS("FINISHED"), finished, finished))
+    for kind in ("SIGNALS", "SIGNAL_IDS"):
+        assert client.pttl(_KEYS(kind, run)) != -1, f"R2: {kind} of the ended run {run} has no expiry"
     for kind in ("RUN", "MEMOS", "MEMO_ORDER", "ATTEMPTS"):
         expires = client.pttl(_KEYS(kind, run)) != -1
         assert expires or unseen, f"R2: {kind} of the ended run {run} has no expiry"
@@ -209,7 +216,12 @@ def _check_wait(client: redis.Redis | Part, run: str, key: str, fields: dict[str
     expected.waits.add(f"{run}:{key}")
     expected.timers[f"wait:{run}:{key}"] = float(fields[f"{key}:due"])
     if f"{key}:child" not in fields:
-        if index := fields.get(f"{key}:index"):
+        index = fields.get(f"{key}:index", "")
+        if index == "ask":
+            expected.asks[f"{run}:{key}"] = float(fields[f"{key}:began"])
+        elif index.startswith("signal\n"):
+            _check_signal_wait(client, run, index)
+        elif index:
             expected.indexed[index].add(f"{run}:{key}")
         return
     if f"{key}:message" in fields:  # it is in another partition
@@ -220,6 +232,25 @@ def _check_wait(client: redis.Redis | Part, run: str, key: str, fields: dict[str
     if RunStatus(child["status"]).ended:
         entries = client.xrange(_KEYS("FINISHED"), child["finished"], child["finished"])
         assert entries, f"W1: step {key} of {run} waits for a run that has ended without an event"
+
+
+def _check_signal_wait(client: redis.Redis | Part, run: str, index: str) -> None:
+    """No signal is kept while a wait for its name has begun."""
+    name = index.split("\n", 2)[2]
+    kept = client.hget(_KEYS("SIGNALS", run), f"queue {name}")
+    assert not kept, f"S1: {run} waits for signal {name} and keeps {kept}"
+
+
+def _check_signals(client: redis.Redis | Part, run: str, truth: dict[str, str]) -> None:
+    """The signals that are kept, their count, their size and the queues of their names agree."""
+    fields = client.hgetall(_KEYS("SIGNALS", run))
+    kept = {name: text for name, text in fields.items() if name.isdecimal()}
+    queued = [number for name, queue in fields.items() if name.startswith("queue ") for number in queue.split()]
+    assert sorted(queued) == sorted(kept), f"S1: the signals of {run} and their queues differ"
+    assert int(truth["signals"]) == len(kept), f"S1: {run} keeps {len(kept)} signals, not {truth['signals']}"
+    assert int(fields.get("bytes", 0)) == sum(len(text.encode()) for text in kept.values()), (
+        f"S1: the size of the signals of {run} is wrong"
+    )
 
 
 def _is_foreign(client: redis.Redis | Part, job: str) -> bool:
@@ -250,6 +281,8 @@ def _compare(client: redis.Redis | Part, expected: Expected) -> None:
     }
     assert slots <= expected.leases | set(expected.queued) | expected.in_line, "G2: a job that is over has a slot"
     assert set(_subjects(client, "TIMEOUT")) == expected.waits, "W1: the timeout keys are others"
+    asks = dict(client.zrange(_KEYS("ASKS"), 0, -1, withscores=True))
+    assert asks == expected.asks, "W3: the index of asks is another"
     _compare_index(client, expected)
     assert {_KEYS("RQ_QUEUE", name) for name in lists} <= client.smembers(_KEYS("RQ_QUEUES")), "Q1: a list is unknown"
     _compare_rq(client, expected, {job: name for name, jobs in lists.items() for job in jobs})

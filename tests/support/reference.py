@@ -177,6 +177,7 @@ EXAMPLES = {
     "stepflow invoke": "stepflow invoke shop/square -d '{\"number\": 4}'",
     "stepflow runs list": "stepflow runs list --status failed --function shop/import --tag tenant=17 --since 2d --limit 50",
     "stepflow runs show": "stepflow runs show 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --depth 1",
+    "stepflow runs signal": "stepflow runs signal 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f address --data '\"Via Roma 1\"' --id form-17",
     "stepflow runs retry": (
         "stepflow runs retry 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --reason 'the bank is open'\n"
         "stepflow runs retry --function shop/order --error TimeoutError --since 2d --rate 20 --dry-run"
@@ -191,6 +192,8 @@ EXAMPLES = {
         "stepflow runs cancel --function shop/import --created-before 2h --if 'event.data.total > 100' --dry-run"
     ),
     "stepflow explain": "stepflow explain 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f",
+    "stepflow asks": "stepflow asks --to ops --output json",
+    "stepflow answer": "stepflow answer 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f approve --data '{\"approved\": true}' --by ada",
     "stepflow doctor": "stepflow doctor\nstepflow doctor --repair --output json",
     "stepflow pause": (
         "stepflow pause function shop/import --reason 'stock is counted'\n"
@@ -351,6 +354,12 @@ _LIMITS: tuple[tuple[str, str, str, Callable[[int], str], str], ...] = (
     ("stored causes of a failure", "engine/stepflow_engine/failure.py", "_MAX_CAUSES", _count, "further causes are dropped"),
     ("stored text of a failure, characters", "engine/stepflow_engine/failure.py", "_MAX_TEXT", _count, "the middle of the text is cut"),
     ("lookback of a wait", "sdk/stepflow/functions/requests.py", "MAX_LOOKBACK_MS", show_duration, "`StepUsageError`"),
+    ("signals of a run that no wait has received", "broker/stepflow_broker/lua/lib/signals.lua", "MAX_SIGNALS", _count, "`SignalError`"),
+    ("size of these signals", "broker/stepflow_broker/lua/lib/signals.lua", "MAX_SIGNAL_BYTES", _bytes, "`SignalError`"),
+    ("JSON schema of an ask", "sdk/stepflow/functions/ask_schema.py", "MAX_SCHEMA_BYTES", _bytes, "`StepUsageError`"),
+    ("open asks that are compared with a filter, of a partition", "broker/stepflow_broker/views/asks.py", "MAX_COMPARED", _count, "later ones are not listed"),
+    ("values of a run", "sdk/stepflow/functions/values.py", "MAX_VALUES", _count, "`LimitError`"),
+    ("size of the values of a run", "sdk/stepflow/functions/values.py", "MAX_VALUES_BYTES", _bytes, "`LimitError`"),
     ("events of a name that a wait with `if_` searches", "broker/stepflow_broker/lua/lib/event_history.lua", "MAX_HISTORY", _count, "older events are not seen"),
     ("events of a name that a wait with `match` finds", "broker/stepflow_broker/lua/lib/event_history.lua", "MAX_INDEXED", _count, "older events are not seen; fewer of events larger than 1.6 kB"),
     ("triggers of a function", "sdk/stepflow/options/triggers.py", "_MAX_TRIGGERS", _count, "`ConfigurationError`"),

@@ -23,7 +23,21 @@ _FRESH = ("resetkeys", "resetchannels", "-@all")
 
 _PRODUCING = frozenset({"start", "send", "invoke"})
 _STEERING = frozenset(
-    {"backfill", "cancel", "create", "delete", "fork", "pause", "rerun", "resume", "retry", "stop", "trigger"}
+    {
+        "answer",
+        "backfill",
+        "cancel",
+        "create",
+        "delete",
+        "fork",
+        "pause",
+        "rerun",
+        "resume",
+        "retry",
+        "signal",
+        "stop",
+        "trigger",
+    }
 )
 
 

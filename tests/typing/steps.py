@@ -6,7 +6,7 @@ import asyncio
 import functools
 from typing import Any, assert_type
 
-from stepflow import Context, Retry, SyncContext
+from stepflow import Context, Retry, Signal, SyncContext
 from tests.typing.functions import Square, app
 
 
@@ -44,6 +44,10 @@ async def steps(ctx: Context) -> None:
     policy = Retry(5, initial="1s", budget="1h", on=(TimeoutError, OSError), unless=lambda error: "gone" in str(error))
     assert_type(await step.with_options(retries=policy).run("with a policy", total, 1), int)
     assert_type(step.idempotency_key, str)
+    assert_type(await step.wait_for_signal("a signal", "go", timeout="1h"), Signal | None)
+    assert_type(await step.ask("a model", schema=Square, to="ops", timeout="1h"), Square | None)
+    assert_type(await step.ask("a scalar", schema=bool, timeout="1h"), bool | None)
+    assert_type(await step.ask("a JSON schema", schema={"type": "boolean"}, timeout="1h"), Any)
     assert_type(
         await asyncio.gather(step.run("left", copy, ["a.png"]), step.run("right", total, 1)), tuple[list[str], int]
     )
@@ -58,6 +62,8 @@ async def wrong_steps(ctx: Context) -> None:
     await step.run("an unknown keyword", copy, [], folder="b")  # error
     await step.run("not callable", 40)  # error
     await step.run(40, total, 1)  # error
+    await step.ask("no timeout", schema=bool)  # error
+    await step.wait_for_signal("no name")  # error
     print((await step.run("no such field", square, 4)).root)  # error
     await step.with_options(retries="2").run("a wrong option", total, 1)  # error
     await step.with_options(retries=Retry(5, on="TimeoutError")).run("a wrong policy", total, 1)  # error

@@ -548,6 +548,8 @@ CALLS: dict[StepKind, Callable[[Context], Awaitable[object]]] = {
     StepKind.SLEEP: lambda ctx: ctx.step.sleep("x", "1h"),
     StepKind.WAIT: lambda ctx: ctx.step.wait_for_event("x", event="paid", timeout="1h"),
     StepKind.SEND: lambda ctx: ctx.step.send_event("x", Event("paid")),
+    StepKind.SIGNAL: lambda ctx: ctx.step.wait_for_signal("x", "go"),
+    StepKind.ASK: lambda ctx: ctx.step.ask("x", schema=bool, timeout="1h"),
 }
 
 

@@ -12,10 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("engine", "sdk", "workers", "cli")
 REPLACED = {
-    "ask": "request",
     "asked": "requested",
     "asking": "requesting",
-    "asks": "requests",
     "away": "remote",
     "bench": "worker_state",
     "bounds": "cancellation",

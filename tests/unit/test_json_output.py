@@ -12,6 +12,7 @@ from stepflow_broker.doctor.findings import Finding, Severity
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.audit import AuditEntry
 from stepflow_broker.transitions.runs import parse_run
+from stepflow_broker.views.asks import AskView
 from stepflow_broker.views.attempt_view import AttemptView
 from stepflow_broker.views.audit import audit_json
 from stepflow_broker.views.bulk_view import BulkInfo, BulkReason
@@ -43,6 +44,7 @@ PRINTED = {
     "A child": set(RunTree(VIEW).to_json()),
     "A failure": set(Failure("ValueError", "no").to_json()),
     "stepflow explain": set(Reason("ended", "run1", "it ended").to_json()),
+    "stepflow asks": set(AskView("run1", "shop/order", "a", "", 0, 0, {}).to_json()),
     "stepflow doctor": set(Finding("missing", Severity.ERROR, "run1", "it is missing").to_json()),
     "stepflow functions": set(listings._function_json(FunctionConfig("shop", "order", "shop"), frozenset(), 0)),
     "stepflow workers": {field.name for field in fields(WorkerRecord)},

@@ -104,8 +104,11 @@ def test_the_types_that_handles_return_are_exported() -> None:
 def test_blocking_methods_have_asyncio_twins() -> None:
     """A twin has the same parameters."""
     twins = {
-        stepflow.Stepflow: ("send", "start", "start_many", "invoke", "cancel_many", "pause", "resume", "pauses"),
-        stepflow.Run: ("result", "status", "cancel", "explain"),
+        stepflow.Stepflow: (
+            *("send", "start", "start_many", "invoke", "cancel_many", "pause", "resume", "pauses"),
+            *("asks", "answer"),
+        ),
+        stepflow.Run: ("result", "status", "cancel", "explain", "signal", "values"),
     }
     for owner, names in twins.items():
         for name in names:

@@ -26,6 +26,8 @@ METHODS = {
     StepKind.SLEEP: {"sleep", "sleep_until"},
     StepKind.WAIT: {"wait_for_event"},
     StepKind.SEND: {"send_event"},
+    StepKind.SIGNAL: {"wait_for_signal"},
+    StepKind.ASK: {"ask"},
 }
 """The methods of `StepTools` that make a step of each kind."""
 

@@ -69,8 +69,8 @@ def test_details_have_the_fields_of_runs_show() -> None:
     assert run is not None
     fields = (
         "run_id app function queue served status attempt created_at started_at ended_at due_at worker version "
-        "batch blocked paused reason forked_from forked_at forked_by forks tags error_group event output error history "
-        "steps parent children children_not_shown"
+        "batch blocked paused reason forked_from forked_at forked_by forks tags error_group values signals event "
+        "output error history steps parent children children_not_shown"
     )
     assert list(RunDetails(run, [], RunTree(view_run(run))).to_json()) == fields.split()
 

@@ -41,6 +41,8 @@ _STEERING = (
     "cancel_event",
     "change_schedule",
     "fire_schedule",
+    "send_signal",
+    "answer_ask",
 )
 
 
@@ -130,7 +132,7 @@ def _commands(*texts: str) -> tuple[str, ...]:
 
 PRODUCER = Role(
     "producer",
-    "starts runs, sends events, changes schedules, waits for results, cancels runs that it knows",
+    "starts runs, sends events and signals, changes schedules, waits for results, cancels runs that it knows",
     scripts=(
         "start_runs",
         "start_runs_later",
@@ -139,6 +141,7 @@ PRODUCER = Role(
         "cancel_event",
         "change_schedule",
         "fire_schedule",
+        "send_signal",
         "agree_partitions",
     ),
     sent=_commands(_CONNECTING, _CALLING, _LISTENING, "get hget hgetall hmget hvals xadd set wait zrange"),

@@ -154,6 +154,7 @@ PLACES: dict[str, Place] = {
     # waits
     "timeout": Place("the timeout key of wait {subject}", "the wait could not end by its time"),
     "waits": Place("the entry of {subject} in the index of waits", "the event would not reach it"),
+    "asks": Place("the entry of {subject} in the index of asks", "nobody would see that it waits for an answer"),
     "finished": Place("the finished event {subject}"),
     # runs
     "live": Place("the entry of run {subject} in the index of live runs", "lists and bulk commands would leave it out"),
@@ -167,6 +168,8 @@ PLACES: dict[str, Place] = {
     "memos": Place("the memos of run {subject}"),
     "memo_order": Place("the order of the memos of run {subject}"),
     "attempts": Place("the kept attempts of run {subject}"),
+    "signals": Place("the signals of run {subject}"),
+    "signal_ids": Place("the ids of the signals of run {subject}"),
     "batched": Place("the list of batch {subject}"),
     # flow control and events
     "idempotency": Place("the idempotency key {subject}"),
@@ -191,11 +194,11 @@ _FLOW = "idempotency throttle debounce batch rate event_history event_index comp
 
 RULES: dict[str, Rule] = {
     # an entry against what its run demands
-    "missing": _error("{entry} is missing: {loss}", "adds it", where=f"{_INDEXES} timeout waits live index run_functions expiry singleton", warnings="rq_job rq_wip rq_scheduled"),
+    "missing": _error("{entry} is missing: {loss}", "adds it", where=f"{_INDEXES} timeout waits asks live index run_functions expiry singleton", warnings="rq_job rq_wip rq_scheduled"),
     "duplicated": _error("{entry} is there more than once", "keeps one", where="rq_queue wait_list"),
-    "orphaned": _error("{entry} is left over: no run needs it", "removes it", where=f"{_INDEXES} concurrency_slots timeout waits finished live index run_functions expiry continuation steps memos memo_order attempts batched rq_job", warnings="singleton rq_wip rq_scheduled rq_failed"),
-    "expires_early": _error("{entry} expires, but the run is live or its parent does not know its end yet", "removes the expiry", where="run memos memo_order attempts steps"),
-    "never_expires": _error("{entry} never expires", "sets the expiry: the retention, or a day", where="run memos memo_order attempts rq_job", warnings=_FLOW),
+    "orphaned": _error("{entry} is left over: no run needs it", "removes it", where=f"{_INDEXES} concurrency_slots timeout waits asks finished live index run_functions expiry continuation steps memos memo_order attempts signals signal_ids batched rq_job", warnings="singleton rq_wip rq_scheduled rq_failed"),
+    "expires_early": _error("{entry} expires, but the run is live or its parent does not know its end yet", "removes the expiry", where="run memos memo_order attempts steps signals signal_ids"),
+    "never_expires": _error("{entry} never expires", "sets the expiry: the retention, or a day", where="run memos memo_order attempts signals signal_ids rq_job", warnings=_FLOW),
     # runs
     "run_stuck": _error("run {subject} has no job and waits for no step: it would never continue", "queues it"),
     "run_status_wrong": _error("run {subject} has status {detail}, which its continuation contradicts", "sets the status that follows from the continuation"),

@@ -106,6 +106,9 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("events_since", _TIME, "fork_run", "", "From when on waits take early events: of a retry, the creation of the first run. Without the field: the creation of this run."),
     _field("keys_of", "text", "fork_run", "", "The run whose idempotency keys the steps of this run use. Without the field they use their own."),
     _field("forks", "run ids", "fork_run", "", "The last 20 forks of this run, newest first, with a space between them."),
+    # what others send it, and what it says of itself
+    _field("signals", "integer", "keep_signal signal_index take_signal", "", "How many signals are kept that no wait has received. A run that was sent no signal, and has waited for none, has no such field."),
+    _field("values", "JSON", "set_values", "", "What the code of the run has set, as an object. It may be encrypted."),
     # its parent
     _field("parent", "text", "invoke_child", "", "The run that waits for this one, in the same partition."),
     _field("remote_parent", "text", "start_remote_child", "", "The run that waits for this one, in another partition."),
@@ -119,7 +122,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
 
 _STEP_ENDS = "drop_planned_step"
 _WAIT_ENDS = "drop_wait"
-_BEGIN_WAIT = "await_child begin_wait"
+_BEGIN_WAIT = "await_child begin_wait store_wait"
 _STEP_LEASE_ENDS = "drop_planned_step fail_attempt leave_job requeue_step"
 
 STEP_FIELDS: tuple[HashField, ...] = (
@@ -139,7 +142,7 @@ STEP_FIELDS: tuple[HashField, ...] = (
     _field("<key>:detail", "JSON without its first brace", _BEGIN_WAIT, _WAIT_ENDS, "The end of the memo of a waiting step, which does not depend on the outcome."),
     _field("<key>:child", "text", "await_child", _WAIT_ENDS, "The run that the step waits for."),
     _field("<key>:message", "text", "invoke_remote_child", _WAIT_ENDS, "The message on the stream of finished events that starts the child, if the child lives in another partition."),
-    _field("<key>:index", "text", "begin_wait", _WAIT_ENDS, "The index of a wait for an event."),
+    _field("<key>:index", "text", "begin_wait store_wait", _WAIT_ENDS, "The index of a wait for an event. `ask` of a wait for an answer, `signal\\n<number>\\n<name>` of a wait for a signal."),
     _field("<key>:condition", "JSON", "begin_wait", _WAIT_ENDS, "The condition of a wait for an event, which a worker evaluates. Empty: none."),
     _field("<key>:lookback", _TIME, "begin_wait", f"{_WAIT_ENDS} early_events_matched", "From when on early events may end a wait for an event, until a worker has matched them."),
     _field("<key>:since", "position", "begin_wait", _WAIT_ENDS, "The position of the latest memo that the code had when it requested a wait for an event. 0: none."),

@@ -22,3 +22,4 @@ class ScriptStatus(IntEnum):
     EARLIER_EVENT = -5
     FORKED = -6
     CHANGED = -7
+    FULL = -8

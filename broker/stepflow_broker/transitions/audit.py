@@ -1,4 +1,4 @@
-"""The audit log: who has forked, cancelled, paused, resumed, forgotten, resent or repaired what, and why.
+"""The audit log: who has forked, answered, cancelled, paused, resumed, forgotten, resent or repaired what, and why.
 
 The script of an action records it, so both happen or neither does. An action of many calls, such as `cancel_runs`, has
 one entry, which is sent with the first call. Flow control, deadlines and cancelling events are not recorded.
@@ -43,9 +43,9 @@ class AuditEntry:
     Attributes:
         entry: its entry in the stream of its partition.
         who: ``user@host`` for the command line, the app id for Python.
-        action: ``fork``, ``retry``, ``rerun``, ``fork_many``, ``stop_bulk``, ``cancel``, ``cancel_many``, ``pause``,
-            ``resume``, ``forget``, ``resend``, ``repair``, ``create``, ``trigger``,
-            ``backfill`` or ``delete``.
+        action: ``fork``, ``retry``, ``rerun``, ``fork_many``, ``stop_bulk``, ``answer``, ``cancel``, ``cancel_many``,
+            ``pause``, ``resume``, ``forget``, ``resend``, ``repair``, ``create``, ``trigger``, ``backfill`` or
+            ``delete``.
         subject: the run id; else what is meant, such as ``function shop/order``.
     """
 

@@ -28,6 +28,7 @@ __all__ = [
     "forget_runs",
     "read_run",
     "read_steps",
+    "set_values",
     "start_run",
     "start_runs",
     "start_runs_later",
@@ -49,6 +50,8 @@ class RunRecord:
         executing: the report of its worker on the step that it executes; see `stepflow_broker.transitions.attempts`.
         tags: its tags by name.
         error_group: the group of its error; ``""``: it has not failed.
+        signals: how many signals are kept that no wait has received.
+        values: what its code has set with ``ctx.set``, a dict by key, or sealed; ``None``: it has set nothing.
     """
 
     id: str
@@ -85,6 +88,8 @@ class RunRecord:
     fence: int = 0
     tags: Mapping[str, str] = field(default_factory=dict)
     error_group: str = ""
+    signals: int = 0
+    values: Any = None
 
     @property
     def name(self) -> str:
@@ -282,6 +287,11 @@ def read_steps(partition: Partition, run_id: str) -> Command[list[StepRecord]]:
     return command(lambda reply: list(_steps(replies.fields(reply))), "HGETALL", partition.run_key("STEPS", run_id))
 
 
+def read_values(partition: Partition, run_id: str) -> Command[Any]:
+    """What the code of a run has set, as a dict by key, or sealed; ``None``: it has set nothing."""
+    return command(lambda reply: loads(reply) if reply else None, "HGET", partition.run_key("RUN", run_id), "values")
+
+
 def forget_deaths(partition: Partition, run_id: str) -> Command[int]:
     """Forget which workers died with this run: its code was suspended since, so it did not kill them."""
     return command(int, "HDEL", partition.run_key("RUN", run_id), "deaths")
@@ -296,6 +306,11 @@ def tag_run(partition: Partition, *, run_id: str, fence: int, tags: Mapping[str,
     """Give a run tags, each in the place of one of the same name. DONE, NO_RUN or STALE_FENCE."""
     subjects = pack_subjects(tag_subject(name, value) for name, value in tags.items())
     return run_script("tag_run", ScriptStatus, partition.run_keys(run_id, "RUN"), run_id, fence, subjects)
+
+
+def set_values(partition: Partition, *, run_id: str, fence: int, values: bytes) -> Command[ScriptStatus]:
+    """Store what the code of a run has set, as JSON text, in place of earlier values. DONE, NO_RUN or STALE_FENCE."""
+    return run_script("set_values", ScriptStatus, partition.run_keys(run_id, "RUN"), run_id, fence, values)
 
 
 def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
@@ -357,6 +372,8 @@ def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
         fence=number("lease") or 0,
         tags=tags_of(subjects),
         error_group=error_group_of(subjects),
+        signals=number("signals") or 0,
+        values=loads(fields["values"]) if fields.get("values") else None,
     )
 
 

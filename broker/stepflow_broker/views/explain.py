@@ -6,6 +6,7 @@ read.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -22,12 +23,14 @@ from stepflow_broker.views.opened import opened_run, opened_step
 from stepflow_broker.views.run_pauses import limits_of, pause_text, pauses_of
 from stepflow_broker.views.step_view import executing_step
 from stepflow_broker.views.times import iso
-from stepflow_broker.views.wait_view import pending_wait
+from stepflow_broker.views.wait_view import WaitView, pending_wait
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import redacted_memo
-from stepflow_engine.ids import split_job_id
+from stepflow_engine.ids import numbered_id, split_job_id
 from stepflow_engine.memo import read_memo
+from stepflow_engine.product import NAME
 from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.steps import StepKind
 from stepflow_engine.terminal_text import cut, one_line_failure
 
 __all__ = ["Reason", "explain_run"]
@@ -44,13 +47,14 @@ class Reason:
 
     Attributes:
         kind: of a run: ended, paused, executing, queued, waitlisted, delayed, retrying, waiting, batch, code_missing,
-            not_readable. Behind it: child, event, sleep, step, code, retrying, waitlisted, pause, queue, concurrency.
+            not_readable. Behind it: child, event, signal, ask, command (which ends these two), sleep, step,
+            code, retrying, waitlisted, pause, queue, concurrency.
         subject: a run, a step, a queue, or a concurrency limit.
         text: a sentence without a full stop.
         until: when it ends by itself, in milliseconds since the epoch; ``None``: it does not end by time.
         because: the reasons for this reason.
-        since: since when a worker executes it, in milliseconds since the epoch; ``None``: it is not executed, or the
-            time is unknown.
+        since: since when a worker executes it, or it waits for a signal or an answer, in milliseconds since the epoch;
+            ``None``: neither, or the time is unknown.
     """
 
     kind: str
@@ -70,6 +74,7 @@ def explain_run(broker: Broker, partition: Partition, run_id: str) -> Reason | N
     return _Explainer(broker, partition).run(run_id, depth=0)
 
 
+_WAITS = ("child", "event", "signal", "ask", "sleep")
 _OWN_CODE = "its code runs between steps, or executes a step that has just begun or keeps the GIL"
 
 
@@ -111,7 +116,7 @@ class _Explainer:
             case "leased":
                 executing = tuple(self._executing(record, steps))
                 because = (*executing, *self._steps(run_id, steps, names, record, depth=depth))
-                if because and all(reason.kind in ("child", "event", "sleep") for reason in because):
+                if because and all(reason.kind in _WAITS for reason in because):
                     text = f"{record.name} waits, in the memory of {self._holder(record.owner)}"
                     return Reason("waiting", run_id, text, None, because)
                 text = f"{record.name} is executed by {self._holder(record.owner)}"
@@ -196,6 +201,10 @@ class _Explainer:
                     child = self.run(step.child, depth=depth + 1) if depth < _DEPTH else None
                     because = (child,) if child else ()
                     yield Reason("child", step.id, f"step {step.id!r} waits for run {step.child}", step.due_at, because)
+                case "waiting" if step.kind == StepKind.SIGNAL:
+                    yield _signal(run_id, step)
+                case "waiting" if step.kind == StepKind.ASK:
+                    yield _ask(run_id, step)
                 case "waiting" if step.index:
                     yield Reason("event", step.id, f"step {step.id!r} waits for {_event(step)}", step.due_at)
                 case "waiting":
@@ -296,6 +305,31 @@ def _end(record: RunRecord) -> str:
     if record.status is RunStatus.CANCELLED:
         return f": {record.failure.message}" if record.failure.message else ""
     return f": {one_line_failure(record.failure)}"
+
+
+def _signal(run_id: str, step: StepRecord) -> Reason:
+    """The signal that a step waits for, and how to send it."""
+    wait = pending_wait(step)
+    name = wait.signal if wait else ""
+    send = f"{NAME} runs signal {run_id} {shlex.quote(name)}"
+    text = f"step {step.id!r} waits for signal {name!r}"
+    return Reason(
+        "signal", step.id, text, step.due_at, (Reason("command", send, f"send it with: {send}"),), _since(wait)
+    )
+
+
+def _ask(run_id: str, step: StepRecord) -> Reason:
+    """Whose answer a step waits for, and how to give it."""
+    wait, name = pending_wait(step), numbered_id(step.id, step.key)
+    answer = f"{NAME} answer {run_id} {shlex.quote(name)} --data JSON"
+    text = f"step {step.id!r} waits for an answer" + (f" of {wait.to}" if wait and wait.to else "")
+    return Reason(
+        "ask", step.id, text, step.due_at, (Reason("command", answer, f"give it with: {answer}"),), _since(wait)
+    )
+
+
+def _since(wait: WaitView | None) -> int | None:
+    return wait.started_at if wait else None
 
 
 def _event(step: StepRecord) -> str:

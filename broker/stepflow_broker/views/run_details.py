@@ -12,9 +12,10 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.attempts import read_attempts
 from stepflow_broker.transitions.pauses import Pause, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, read_memos, read_run, read_status, read_steps
+from stepflow_broker.transitions.signals import WaitingSignal, read_signals
 from stepflow_broker.views.attempt_view import AttemptView, function_attempts, kept_attempts
 from stepflow_broker.views.invoke_view import find_invokes
-from stepflow_broker.views.opened import opened_attempt, opened_run, opened_step
+from stepflow_broker.views.opened import opened_attempt, opened_run, opened_signal, opened_step
 from stepflow_broker.views.run_pauses import limits_of, pause_reason, pauses_of
 from stepflow_broker.views.run_tree import RunTree, read_run_tree
 from stepflow_broker.views.run_view import run_not_found
@@ -33,6 +34,7 @@ class RunDetails:
     Attributes:
         history: the attempts of the function's own code that are kept, oldest first.
         forgotten: those of its source and its forks that exist no more.
+        signals: the signals that no wait has received, in the order of arrival.
     """
 
     run: RunRecord
@@ -41,6 +43,7 @@ class RunDetails:
     pauses: tuple[Pause, ...] = ()
     history: tuple[AttemptView, ...] = ()
     forgotten: frozenset[str] = frozenset()
+    signals: tuple[WaitingSignal, ...] = ()
 
     @property
     def forks(self) -> list[str]:
@@ -74,6 +77,10 @@ class RunDetails:
             "forks": self.forks,
             "tags": dict(run.tags),
             "error_group": run.error_group or None,
+            "values": run.values or {},
+            "signals": [
+                {"signal": one.name, "id": one.id, "at": iso(one.at_ms), "data": one.data} for one in self.signals
+            ],
             "event": run.event,
             "output": run.output,
             "error": run.failure.to_json() if run.failure else None,
@@ -110,7 +117,9 @@ def read_run_details(broker: Broker, partition: Partition, run_id: str, *, depth
     pauses = () if run.status.ended else _read_pauses(broker, partition, run)
     history = function_attempts(run, kept_attempts(run, attempts).get("", ()))
     steps, forgotten = step_views(run, memos, pending, attempts, children), _forgotten(broker, partition, run)
-    return RunDetails(run, steps, tree, pauses, tuple(history), forgotten)
+    waiting = broker.execute(read_signals(partition, run_id)) if run.signals else []
+    signals = tuple(opened_signal(cipher, run_id, one) for one in waiting)
+    return RunDetails(run, steps, tree, pauses, tuple(history), forgotten, signals)
 
 
 def _forgotten(broker: Broker, partition: Partition, run: RunRecord) -> frozenset[str]:

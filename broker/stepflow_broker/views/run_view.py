@@ -13,11 +13,11 @@ from stepflow_broker.transitions.runs import RunRecord, StepRecord
 from stepflow_broker.views.run_pauses import pause_reason, pauses_of
 from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import WaitView, find_waits
-from stepflow_engine.errors import RunNotFoundError
+from stepflow_engine.errors import RunEndedError, RunNotFoundError
 from stepflow_engine.failure import Failure
 from stepflow_engine.product import NAME
 
-__all__ = ["FORGOTTEN", "RunView", "forgotten_run", "run_not_found", "view_run"]
+__all__ = ["FORGOTTEN", "RunView", "forgotten_run", "run_ended", "run_not_found", "view_run"]
 
 FORGOTTEN = "forgotten"
 """The status of a run that ended longer ago than its retention: only a memo of its parent names it."""
@@ -163,6 +163,11 @@ def run_not_found(run_id: str) -> RunNotFoundError:
         why = f"an id is longer. app.runs(id=…) and '{NAME} runs list --id' find a run by the beginning of its id"
     text = f"there is no run {run_id!r}: {why}"
     return RunNotFoundError(run_id, "unknown", text)
+
+
+def run_ended(run_id: str, status: str, what: str) -> RunEndedError:
+    """The error for something that a run which has ended cannot receive any more."""
+    return RunEndedError(run_id, status, f"run {run_id} has ended ({status}), so it receives no {what}")
 
 
 def forgotten_run(run_id: str, name: str) -> RunView:

@@ -26,7 +26,7 @@ class StepView:
 
     Attributes:
         state: ``done``, ``failed``, ``running``, ``queued``, ``retrying``, ``delayed``, ``waiting`` (for a child, a
-            time or an event) or ``unfinished`` (its run was cancelled, or failed, or the code has
+            time, an event, a signal or an answer) or ``unfinished`` (its run was cancelled, or failed, or the code has
             cancelled the step).
         attempts: how many attempts started; for a step that has not ended, how many failed.
         started_at, ended_at: of the last attempt, or of the wait.
@@ -34,9 +34,9 @@ class StepView:
         version: the version of the code of that worker; ``""``: unknown, or the step is a wait.
         due_at: when the next attempt is due.
         failure: the failure of the step, or of its last attempt.
-        kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event) or ``send``.
+        kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event), ``send``, ``signal`` (a wait for one) or ``ask``.
         invoke: the invoke; ``None`` for a step of another kind.
-        wait: the sleep or event wait; ``None`` for a step of another kind.
+        wait: the sleep, or the wait for an event, a signal or an answer; ``None`` for a step of another kind.
         history: its attempts that are kept, oldest first; empty for a wait.
     """
 
@@ -194,7 +194,7 @@ def _unfinished(
     last = {attempt.key: attempt for attempt in attempts if attempt.key and attempt.key not in known}
     for key, attempt in last.items():
         kind = stored_kind(attempt.detail)
-        is_wait = kind in (StepKind.SLEEP, StepKind.WAIT, StepKind.INVOKE)
+        is_wait = kind not in (StepKind.RUN, StepKind.SEND)
         failures = [view.failure for view in kept[key] if view.failure is not None]
         yield StepView(
             id=attempt.step_id or key,

@@ -21,6 +21,7 @@ _ACTIONS = (
     "rerun",
     "fork_many",
     "stop_bulk",
+    "answer",
     "cancel",
     "cancel_many",
     "pause",
@@ -38,7 +39,7 @@ _ACTIONS = (
 @output_option
 @server_options
 def audit(*, action: str | None, subject: str | None, limit: int, output: str, redis_url: str | None) -> None:
-    """List who has forked, cancelled, paused, resumed, forgotten, resent or repaired what, newest first.
+    """List who has forked, answered, cancelled, paused, resumed, forgotten, resent or repaired what, newest first.
 
     The log has what the command line and Python have done, not what flow control, deadlines and events did. It keeps
     about 100,000 actions of each partition.

@@ -20,6 +20,7 @@ from stepflow_cli.commands.cancel import cancel
 from stepflow_cli.commands.diff import diff
 from stepflow_cli.commands.forks import fork, rerun
 from stepflow_cli.commands.retry import retry
+from stepflow_cli.commands.signal import signal
 from stepflow_cli.exit_codes import EPILOG, Session
 from stepflow_cli.filters import RunFilters, named_as_options, run_filter_options
 from stepflow_cli.formatting import (
@@ -50,7 +51,7 @@ _REASON_WIDTH = 120
 
 @click.group(epilog=EPILOG)
 def runs() -> None:
-    """List, show, cancel and repeat runs."""
+    """List, show, signal, cancel and repeat runs."""
 
 
 # -- list ----------------------------------------------------------------------
@@ -163,5 +164,5 @@ def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None
     out.print(timeline(details, out.width, whole_tracebacks=debug))
 
 
-for _command in (cancel, retry, rerun, fork, diff):
+for _command in (cancel, signal, retry, rerun, fork, diff):
     runs.add_command(_command)

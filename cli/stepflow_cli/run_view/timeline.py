@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -12,6 +13,7 @@ from rich.text import Text
 from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.attempts import FAILED, UNFINISHED, WORKER_DIED
 from stepflow_broker.transitions.runs import RunRecord
+from stepflow_broker.transitions.signals import WaitingSignal
 from stepflow_broker.views.attempt_view import AttemptView
 from stepflow_broker.views.run_details import RunDetails
 from stepflow_broker.views.run_pauses import pause_text
@@ -45,6 +47,8 @@ _LONGEST_BAR = 32
 _LONGEST_ID = 32
 _LONGEST_WORKER = 24
 _SHOWN_FORKS = 5
+_SHOWN_SIGNALS = 5
+_LONGEST_VALUE = 60
 _BAR_STYLES = {"done": "green", "failed": "red"}
 _MOST_ATTEMPTS = 20
 _NO_RESULT = (FAILED, WORKER_DIED, UNFINISHED)
@@ -85,6 +89,8 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
     yield "status", _status(run, now)
     if run.tags:
         yield "tags", printable("  ".join(f"{name}={value}" for name, value in run.tags.items()))
+    if run.values is not None:
+        yield "values", printable(_values(run.values))
     yield "event", printable(f"{run.event['name']}  {brief(run.event['data'], 120)}")
     yield "created", f"{local_time(run.created_at)}  ({since(run.created_at, now)})"
     if run.started_at is not None:
@@ -95,6 +101,8 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
         yield "fork of", _source(run, is_forgotten=run.forked_from in details.forgotten)
     if details.forks:
         yield "forks", " ".join(details.forks[:_SHOWN_FORKS])
+    if details.signals:
+        yield "signals", Text(printable(_signals(details.signals, now)), style="yellow")
     for pause in details.pauses:
         yield "paused", Text(printable(pause_text(pause)), style="yellow")
     if run.blocked:
@@ -102,6 +110,22 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
     if details.tree.served is False:
         yield "", Text(unserved(run.queue), style="yellow")
     yield from _end(run)
+
+
+def _values(values: Any) -> str:
+    """What the code of the run has set; ``encrypted`` without the key."""
+    if not isinstance(values, dict):
+        return str(values)
+    return "  ".join(f"{name}={brief(value, _LONGEST_VALUE)}" for name, value in values.items())
+
+
+def _signals(signals: Sequence[WaitingSignal], now: int) -> str:
+    """The signals that no wait has received."""
+    texts = [
+        f"{one.name} {brief(one.data, _LONGEST_VALUE)} ({since(one.at_ms, now)})" for one in signals[:_SHOWN_SIGNALS]
+    ]
+    more = len(signals) - len(texts)
+    return "not received yet: " + ", ".join(texts) + (f" and {more:,} more" if more else "")
 
 
 def _end(run: RunRecord) -> Iterator[tuple[str, RenderableType]]:

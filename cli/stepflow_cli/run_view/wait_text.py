@@ -1,4 +1,4 @@
-"""The text for steps that sleep or wait for an event."""
+"""The text for steps that sleep, or wait for an event, a signal or an answer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from stepflow_broker.transitions.attempts import UNFINISHED
 from stepflow_broker.views.wait_view import WaitView
 from stepflow_cli.formatting import brief, cut, printable, waits_until
+from stepflow_engine.steps import StepKind
 
 __all__ = ["ended_text", "wait_text", "wait_texts"]
 
@@ -18,8 +19,14 @@ _LONGEST_CONDITION = 120
 def wait_text(wait: WaitView, now: int) -> str:
     """What a step waits for, and until when."""
     until = waits_until(wait.until or now, now)
-    if not wait.event:
-        return f"sleeping {until}"
+    match wait.kind:
+        case StepKind.SLEEP:
+            return f"sleeping {until}"
+        case StepKind.SIGNAL:
+            return f"waits for signal {printable(wait.signal)} {until}"
+        case StepKind.ASK:
+            of = f" of {printable(wait.to)}" if wait.to else ""
+            return f"waits for an answer{of} {until}"
     match = f" with {_match(wait)}" if wait.match else ""
     condition = f" if {cut(printable(wait.condition), _LONGEST_CONDITION)}" if wait.condition else ""
     return f"waits for event {printable(wait.event)}{match}{condition} {until}"
@@ -34,14 +41,20 @@ def wait_texts(waits: Sequence[WaitView], now: int) -> list[str]:
 
 def ended_text(wait: WaitView, result: Any) -> str:
     """How a wait ended; ``result`` is the result of its step."""
-    if not wait.event:
+    if wait.kind == StepKind.SLEEP:
         return "slept until the run ended" if wait.outcome == UNFINISHED else "slept"
+    if wait.kind == StepKind.ASK:
+        what = "an answer" + (f" of {printable(wait.to)}" if wait.to else "")
+    else:
+        what = f"signal {printable(wait.signal)}" if wait.signal else f"event {printable(wait.event)}"
     if wait.outcome == "time":
-        return f"timed out waiting for event {printable(wait.event)}"
+        return f"timed out waiting for {what}"
     if wait.outcome == UNFINISHED:
-        return f"waited for event {printable(wait.event)} until the run ended"
+        return f"waited for {what} until the run ended"
+    if wait.kind == StepKind.ASK:
+        return f"answered by {printable(wait.answered_by)}: {printable(brief(result))}"
     data = result.get("data") if isinstance(result, dict) else None
-    return f"received event {printable(wait.event)}: {brief(data)}"
+    return f"received {what}: {printable(brief(data))}"
 
 
 def _match(wait: WaitView) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,14 +21,13 @@ from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_event, dumps_output, loads, restore
 from stepflow_engine.encryption_scopes import end_scopes, reseal_memo, result_scope
 from stepflow_engine.errors import ForkError
-from stepflow_engine.ids import run_id_for, step_key, with_partition_prefix
+from stepflow_engine.ids import numbered_keys, run_id_for, with_partition_prefix
 from stepflow_engine.memo import Memo, memo_of_data, read_memo
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import StepKind, stored_kind
 
 __all__ = ["ForkContext", "ForkPlan", "SourceStep", "source_steps"]
 
-_NUMBERED = re.compile(r"(.+)#([1-9][0-9]*)")
 _SHOWN_STEPS = 20
 _CHILDREN_AT_ONCE = 100
 _INVOKE_FACTS = ("kind", "function", "started_at", "run_id")
@@ -190,9 +188,7 @@ class ForkPlan:
         Raises:
             ForkError: the run has no such step; the message names those that it has.
         """
-        numbered = _NUMBERED.fullmatch(step_id)
-        keys = [step_key(step_id), *([step_key(numbered[1], int(numbered[2]) - 1)] if numbered else [])]
-        known = next((key for key in keys if key in self.steps), None)
+        known = next((key for key in numbered_keys(step_id) if key in self.steps), None)
         if known is None:
             ids = Counter(step.id for step in self.steps.values())
             shown = list(ids.items())[:_SHOWN_STEPS]

@@ -1,4 +1,4 @@
-"""The handle of a run: its result, its status, its steps, why it waits, and how to cancel it."""
+"""The handle of a run: its result, its status, its steps, why it waits, and how to cancel it; see also `LiveRun`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ from typing_extensions import TypeVar
 from stepflow.client.bulk_cancel import cancelling
 from stepflow.client.fork_request import SAME_DATA, ForkRequest
 from stepflow.client.forks import Fork, acreate_fork, create_fork
+from stepflow.client.live_run import LiveRun
 from stepflow.client.result_error import result_error
 from stepflow.client.run_info import AttemptInfo, RunInfo, StepInfo, attempt_info, run_info, step_info
 from stepflow.event import Event, read_event
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
 from stepflow_broker.transitions.runs import RunRecord, cancel_run, read_run
 from stepflow_broker.views.explain import Reason, explain_run
 from stepflow_broker.views.run_reads import read_attempt_views, read_children_views, read_run_view, read_step_views
-from stepflow_broker.views.run_view import RunView, run_not_found
+from stepflow_broker.views.run_view import RunView
 from stepflow_engine.codec import Restore, restore
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.encryption_scopes import end_scopes, open_event
-from stepflow_engine.errors import (
-    RunNotFoundError,
-)
-from stepflow_engine.limits import check_id
 from stepflow_engine.state_machine import RunStatus
 
 if TYPE_CHECKING:
@@ -36,10 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["Run"]
 
 O = TypeVar("O", default=Any)  # noqa: E741  output
-T = TypeVar("T")
 
 
-class Run(Generic[O]):
+class Run(LiveRun, Generic[O]):
     """A handle of a run, made by `Stepflow.start` and `Stepflow.run`. It is cheap and holds no connection.
 
     The run lives in Redis: a handle for the same id in another process, or after a crash, shows the same run. An ended
@@ -59,10 +54,8 @@ class Run(Generic[O]):
     def __init__(
         self, backend: Backend, run_id: str, output: Restore | None = None, *, listed: RunInfo | None = None
     ) -> None:
-        self.id = run_id
+        super().__init__(backend, run_id)
         self.listed = listed
-        self._is_checked = False
-        self._backend = backend
         self._output = output
 
     def __repr__(self) -> str:
@@ -327,12 +320,6 @@ class Run(Generic[O]):
         result: O = restore(self._output, output, what=f"function {record.name!r}")
         return result
 
-    def _execute(self, operation: Operation[T]) -> T:
-        return run_operation(self._backend.broker, operation)
-
-    async def _aexecute(self, operation: Operation[T]) -> T:
-        return await arun_operation(self._backend.abroker, operation)
-
     def explain(self) -> Reason:
         """Why the run is in its current state: what it waits for, and what that waits for in turn.
 
@@ -356,16 +343,6 @@ class Run(Generic[O]):
     def _read(self) -> Command[RunRecord | None]:
         return read_run(self._backend.partition, self._checked_id())
 
-    def _checked_id(self) -> str:
-        """The id, if a run can have it."""
-        if not self._is_checked:
-            try:
-                check_id(self.id, "run id")
-            except ValueError:
-                raise self._not_found() from None
-            self._is_checked = True
-        return self.id
-
     def _cancel(self, reason: str, children: bool) -> Command[ScriptStatus]:
         request = cancelling(reason, retention_ms=self._backend.retention_ms, children=children)
         return cancel_run(
@@ -387,9 +364,6 @@ class Run(Generic[O]):
         if record is None:
             raise self._not_found()
         return record
-
-    def _not_found(self) -> RunNotFoundError:
-        return run_not_found(self.id)
 
     def _read_result(self, reply: RunRecord | None, timeout_ms: int | None) -> O:
         record = self._known(reply)

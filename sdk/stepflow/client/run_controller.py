@@ -1,4 +1,4 @@
-"""What changes runs by hand: fork, cancel, pause and resume."""
+"""What changes runs by hand: fork, answer, cancel, pause and resume."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from typing_extensions import TypeVar
 
+from stepflow.client.asks import answer_operation
 from stepflow.client.bulk_cancel import cancel_operation
 from stepflow.client.connected_app import ConnectedApp
 from stepflow.client.fork_request import SAME_DATA, Children, ForkRequest, Keys
@@ -24,7 +25,7 @@ O = TypeVar("O", default=Any)  # noqa: E741  output
 
 
 class RunController(ConnectedApp):
-    """Repeats, cancels, pauses and resumes runs."""
+    """Repeats, answers, cancels, pauses and resumes runs."""
 
     # -- forking -----------------------------------------------------------------
 
@@ -98,6 +99,39 @@ class RunController(ConnectedApp):
         request = ForkRequest(before, failed, data, results or {}, keys, children, id, reason)
         fork = await acreate_fork(self.backend, run if isinstance(run, str) else run.id, request)
         return Run(self.backend, fork.run_id, fork.output)
+
+    # -- answering ---------------------------------------------------------------
+
+    def answer(self, run: Run[Any] | str, step_id: str, data: Any, *, by: str | None = None) -> None:
+        """Answer a step that waits for a person. The first answer counts; the run continues with it.
+
+        The answer is checked with the JSON schema of the step before anything is stored. The audit log records it.
+
+        Args:
+            run: the run, or its id.
+            step_id: the id of the step, as `asks` lists it. ``"approve#2"`` is the second step with the id ``approve``.
+            data: the answer; JSON data, at most as large as the data of an event.
+            by: who answers; by default the app. It is stored with the answer.
+
+        Raises:
+            AnswerError: the answer does not fit the schema, or is not JSON; the step was answered before, has timed
+                out, or waits for no answer.
+            RunEndedError: the run has ended.
+            RunNotFoundError: no run has this id, or its retention is over.
+            DecryptionError: the schema is encrypted, and this process does not have the key.
+            BackendUnavailableError: the server does not answer. The answer may be stored; repeat the call to find out.
+
+        Example::
+
+            app.answer(run, "approve", {"approved": True}, by="ada")
+        """
+        run_id = run if isinstance(run, str) else run.id
+        run_operation(self.backend.broker, answer_operation(self.backend, run_id, step_id, data, by=by))
+
+    async def aanswer(self, run: Run[Any] | str, step_id: str, data: Any, *, by: str | None = None) -> None:
+        """The asyncio twin of `answer`."""
+        run_id = run if isinstance(run, str) else run.id
+        await arun_operation(self.backend.abroker, answer_operation(self.backend, run_id, step_id, data, by=by))
 
     # -- cancelling --------------------------------------------------------------
 

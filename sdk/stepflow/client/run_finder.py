@@ -1,4 +1,4 @@
-"""What finds runs, and names one."""
+"""What finds runs and asks, and names a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from stepflow.client.asks import Ask, ask_of, asks_operation
 from stepflow.client.commands import (
     check_run_names,
     start_id,
@@ -24,7 +25,7 @@ __all__ = ["RunFinder"]
 
 
 class RunFinder(ConnectedApp):
-    """Finds runs by filters, by their ids, and by their errors."""
+    """Finds runs by filters, by their ids, and by their errors, and what waits for answers."""
 
     def run(
         self,
@@ -184,6 +185,36 @@ class RunFinder(ConnectedApp):
             limit=limit,
             cursor=cursor,
         )
+
+    def asks(
+        self, function: Function[Any, Any] | str | None = None, *, to: str | None = None, limit: int = 50
+    ) -> list[Ask]:
+        """The steps that wait for the answer of a person, the oldest first. `answer` answers one.
+
+        Args:
+            function: a function, an id of this app, or ``"app/function"`` for another app. ``None``: any function of
+                this app.
+            to: only those for this person or group, as the code has named it.
+            limit: the largest number. At most 20,000 of a partition are compared with the filters.
+
+        Raises:
+            FilterError: an argument is invalid.
+            BackendUnavailableError: the server does not answer.
+
+        Example::
+
+            for ask in app.asks(to="ops"):
+                print(ask.run_id, ask.step, ask.since, ask.schema)
+        """
+        views = run_operation(self.backend.broker, asks_operation(self.backend, self.id, function, to, limit))
+        return [ask_of(view) for view in views]
+
+    async def aasks(
+        self, function: Function[Any, Any] | str | None = None, *, to: str | None = None, limit: int = 50
+    ) -> list[Ask]:
+        """The asyncio twin of `asks`."""
+        views = await arun_operation(self.backend.abroker, asks_operation(self.backend, self.id, function, to, limit))
+        return [ask_of(view) for view in views]
 
     def error_groups(
         self,

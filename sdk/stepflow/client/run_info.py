@@ -95,7 +95,7 @@ class StepInfo:
 
     Attributes:
         id: the id of the step, as the code gave it.
-        kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event) or ``send``.
+        kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event), ``send``, ``signal`` (a wait for one) or ``ask``.
         state: ``done``, ``failed``, ``running``, ``queued``, ``retrying``, ``delayed``, ``waiting`` or ``unfinished``
             (the run ended before the step did).
         attempts: how many attempts have started; of a step that has not ended, how many have failed.
@@ -107,6 +107,7 @@ class StepInfo:
         due_at: when the next attempt is due, in UTC; ``None``: none is planned.
         version: the version of the code of that worker; ``""``: it is unknown.
         history: its last attempts, the oldest first; empty for a wait.
+        answered_by: of an ask, who has answered, at ``ended_at``; ``""``: nobody.
 
     Example::
 
@@ -126,6 +127,7 @@ class StepInfo:
     due_at: datetime | None = None
     version: str = ""
     history: tuple[AttemptInfo, ...] = ()
+    answered_by: str = ""
 
 
 def run_info(view: RunView) -> RunInfo:
@@ -166,6 +168,7 @@ def step_info(view: StepView) -> StepInfo:
         due_at=_time(view.due_at),
         version=view.version,
         history=tuple(attempt_info(one) for one in view.history),
+        answered_by=view.wait.answered_by if view.wait else "",
     )
 
 

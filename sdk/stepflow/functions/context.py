@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 from stepflow.event import Event
 from stepflow.functions.step_tools import StepTools
 from stepflow.functions.sync_step_tools import SyncStepTools
+from stepflow.functions.values import set_value
 from stepflow_broker.registry.tags import MAX_TAGS, check_tag_name, tag_value
 from stepflow_engine.errors import LimitError, StepUsageError
 from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
@@ -155,6 +156,28 @@ class _RunContext(Generic[T]):
                 f"ctx.{name}() is in the handler of a step: handlers are not replayed, so use {instead} there, or call "
                 f"ctx.{name}() between steps and pass its value to the handler"
             )
+
+    def set(self, key: str, value: Any) -> None:
+        """Say something of the live run, such as its stage, which `Run.values` reads. A later value of a key counts.
+
+        Call it in the code between steps. The values are stored when the code next waits for a step, or ends, and are
+        kept with the run. With ``encryption=`` they are encrypted.
+
+        Args:
+            key: the name of the value, at most 128 bytes.
+            value: JSON data. The values of a run are at most 100, and at most 256 KiB of JSON in all.
+
+        Raises:
+            StepUsageError: the key is invalid, the value is not JSON, or the call is in the handler of a step.
+            LimitError: there would be too many values, or they would be too large.
+
+        Example::
+
+            ctx.set("stage", "waiting for the bank")
+        """
+        if HANDLER_ATTEMPT.get() is not None:
+            raise StepUsageError(f"ctx.set({key!r:.80}) is in the handler of a step: call it in the code between steps")
+        set_value(self._execution.values, key, value)
 
     @property
     def attempt(self) -> int:

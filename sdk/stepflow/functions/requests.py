@@ -1,4 +1,4 @@
-"""Requests of the step tools: check the arguments of a sleep, a wait and a send."""
+"""Requests of the step tools: check the arguments of a sleep, a wait, an ask and a send."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError, EventError, StepUsageError
 from stepflow_engine.expression import ON_EVENT_AND_RUN, condition
 from stepflow_engine.limits import check_id
-from stepflow_engine.steps import SendRequest, SleepRequest, WaitRequest
+from stepflow_engine.steps import AskRequest, SendRequest, SignalRequest, SleepRequest, WaitRequest
 
 __all__ = [
     "MAX_LOOKBACK_MS",
     "Match",
     "When",
+    "ask_request",
     "send_request",
+    "signal_request",
     "sleep_request",
     "until_request",
     "wait_request",
@@ -29,6 +31,7 @@ __all__ = [
 Match = str | Mapping[str, Any]
 MAX_LOOKBACK_MS = 3_600_000
 """The longest lookback: 1 hour."""
+_LONGEST_TO = 128
 
 
 def sleep_request(duration: Duration) -> SleepRequest:
@@ -91,6 +94,35 @@ def wait_request(
         raise StepUsageError(f"wait_for_event: match must be JSON ({error}), got {match!r}") from None
     timeout_ms = _duration(timeout, "wait_for_event: timeout")
     return WaitRequest(event, timeout_ms, ",".join(wanted), values, wanted_if, lookback_ms)
+
+
+def signal_request(name: str, timeout: Duration | None) -> SignalRequest:
+    """The request of a wait for a signal.
+
+    Raises:
+        StepUsageError: the name or the timeout is invalid.
+    """
+    try:
+        check_id(name, "wait_for_signal: name")
+    except ValueError as error:
+        raise StepUsageError(str(error)) from None
+    timeout_ms = MAX_DURATION_MS if timeout is None else _duration(timeout, "wait_for_signal: timeout")
+    return SignalRequest(name, timeout_ms)
+
+
+def ask_request(schema: bytes, to: str | None, timeout: Duration) -> AskRequest:
+    """The request of an ask; ``schema`` is JSON text.
+
+    Raises:
+        StepUsageError: ``to`` or the timeout is invalid.
+    """
+    try:
+        recipient = "" if to is None else check_id(to, "ask: to")
+    except ValueError as error:
+        raise StepUsageError(str(error)) from None
+    if len(recipient) > _LONGEST_TO:
+        raise StepUsageError(f"ask: to must be at most {_LONGEST_TO} characters, got {len(recipient):,}")
+    return AskRequest(schema, recipient, _duration(timeout, "ask: timeout"))
 
 
 def send_request(events: Event[Any] | Sequence[Event[Any]], *, most: int, event_bytes: int) -> SendRequest:

@@ -6,8 +6,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, overload
 
 from stepflow.event import Event, read_event
+from stepflow.functions.ask_schema import answer_type
 from stepflow.functions.invocable import Invocable, invoke_error, invoke_request
-from stepflow.functions.requests import Match, When, send_request, sleep_request, until_request, wait_request
+from stepflow.functions.requests import (
+    Match,
+    When,
+    ask_request,
+    send_request,
+    signal_request,
+    sleep_request,
+    until_request,
+    wait_request,
+)
+from stepflow.signals import Signal, read_signal
 from stepflow_engine.codec import restore, result_adapter
 from stepflow_engine.declared_types import check_result_type
 from stepflow_engine.durations import Duration, duration_ms
@@ -219,6 +230,65 @@ class StepTools:
         request = wait_request(event, timeout, match=match, if_=if_, lookback=lookback, of=self._event)
         memo = await self._execution.request(id, request)
         return None if memo.data is None else read_event(memo.data)
+
+    async def wait_for_signal(self, id: str, name: str, *, timeout: Duration | None = None) -> Signal | None:
+        """Wait for a signal to this run without holding a worker. The wait is in Redis and survives crashes.
+
+        Another program sends it by `Run.signal`. A signal that arrives before the wait is kept, also if the run has not
+        started yet. Signals of a name are received in the order of their arrival, each by one wait.
+
+        Args:
+            id: identifies the step in the run.
+            name: the name of the signal.
+            timeout: the longest wait, a duration or seconds; by default, and at most, 366 days. 0: take a signal that
+                has arrived, and do not wait.
+
+        Returns:
+            The signal, or ``None`` after the timeout.
+
+        Raises:
+            StepUsageError: an argument is invalid.
+
+        Example::
+
+            address = await ctx.step.wait_for_signal("new address", "address", timeout="1d")
+        """
+        memo = await self._execution.request(id, signal_request(name, timeout))
+        return None if memo.data is None else read_signal(memo.data)
+
+    @overload
+    async def ask(self, id: str, *, schema: type[R], to: str | None = None, timeout: Duration) -> R | None: ...
+    @overload
+    async def ask(self, id: str, *, schema: Any, to: str | None = None, timeout: Duration) -> Any: ...
+    async def ask(self, id: str, *, schema: Any, to: str | None = None, timeout: Duration) -> Any:
+        """Ask a person and wait for the answer without holding a worker. The wait is in Redis and survives crashes.
+
+        `Stepflow.asks` and ``stepflow asks`` list it, `Stepflow.answer` and ``stepflow answer`` answer it. An answer
+        that does not fit the schema is refused before anything is stored. The first answer counts.
+
+        Args:
+            id: identifies the step in the run, and the ask.
+            schema: what the answer must be: a type, such as a pydantic model, a dataclass or ``bool``; or a JSON
+                schema.
+            to: whom the question is for, a name by which asks are listed; at most 128 characters. ``None``: anybody.
+            timeout: the longest wait, a duration or seconds; at most 366 days.
+
+        Returns:
+            The answer, as the type; plain JSON data for a JSON schema. ``None`` after the timeout.
+
+        Raises:
+            StepUsageError: an argument is invalid.
+            StepOutputError: the answer fits the JSON schema, but a validator of the type refuses it.
+
+        Example::
+
+            approval = await ctx.step.ask("approve", schema=Approval, to="ops", timeout="3d")
+        """
+        answer = answer_type(schema)
+        memo = await self._execution.request(id, ask_request(answer.schema, to, timeout))
+        if "answered_by" not in memo.detail:
+            return None
+        return restore(answer.adapter, memo.data, what=f"the answer to step {id!r}")
 
     async def send_event(self, id: str, events: Event[Any] | Sequence[Event[Any]]) -> list[str]:
         """Send events exactly once, also after crashes and on replays.

@@ -9,6 +9,7 @@ from stepflow.event import Event
 from stepflow.functions.invocable import Invocable
 from stepflow.functions.requests import Match, When
 from stepflow.functions.step_tools import StepTools
+from stepflow.signals import Signal
 from stepflow_engine.durations import Duration
 from stepflow_engine.retry_policy import Retry
 from stepflow_engine.threads import ThreadBridge
@@ -81,6 +82,18 @@ class SyncStepTools:
                 id, event=event, timeout=timeout, match=match, if_=if_, lookback=lookback
             )
         )
+
+    def wait_for_signal(self, id: str, name: str, *, timeout: Duration | None = None) -> Signal | None:
+        """Wait for a signal to this run; ``None`` after the timeout; see `StepTools.wait_for_signal`."""
+        return self._bridge.call(lambda: self._tools.wait_for_signal(id, name, timeout=timeout))
+
+    @overload
+    def ask(self, id: str, *, schema: type[R], to: str | None = None, timeout: Duration) -> R | None: ...
+    @overload
+    def ask(self, id: str, *, schema: Any, to: str | None = None, timeout: Duration) -> Any: ...
+    def ask(self, id: str, *, schema: Any, to: str | None = None, timeout: Duration) -> Any:
+        """Ask a person and wait for the answer; ``None`` after the timeout; see `StepTools.ask`."""
+        return self._bridge.call(lambda: self._tools.ask(id, schema=schema, to=to, timeout=timeout))
 
     def send_event(self, id: str, events: Event[Any] | Sequence[Event[Any]]) -> list[str]:
         """Send events exactly once; see `StepTools.send_event`."""

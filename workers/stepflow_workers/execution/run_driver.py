@@ -14,7 +14,9 @@ from typing import Self
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_step, park_run, yield_run
-from stepflow_broker.transitions.runs import StepRecord, forget_deaths, read_steps, tag_run
+from stepflow_broker.transitions.runs import StepRecord, forget_deaths, read_steps, set_values, tag_run
+from stepflow_engine.codec import dumps
+from stepflow_engine.encryption_scopes import values_scope
 from stepflow_engine.errors import StepKindError
 from stepflow_engine.execution import Outcome, Waiting
 from stepflow_engine.steps import RunRequest
@@ -65,7 +67,7 @@ class RunDriver:
             if run.execution.closed:  # dropped meanwhile: the lease is lost, the run has ended, or the worker stops
                 await self._state.release([lease])
                 return None
-            if run.execution.tags != run.stored_tags and not await self._store_tags():
+            if run.has_unstored and not (await self._store_tags() and await self._store_values()):
                 return None
             if not isinstance(outcome, Waiting):
                 if run.execution.has_other_kind and await self._left_to_other_version():
@@ -118,12 +120,27 @@ class RunDriver:
         return is_left
 
     async def _store_tags(self) -> bool:
-        """Store the tags that the code has given to the run; false if the lease is lost."""
+        """Store the tags that the code has given to the run, if they are new; false if the lease is lost."""
         run, tags = self._run, dict(self._run.execution.tags)
+        if tags == run.stored_tags:
+            return True
         code = await self._state.broker.execute(
             tag_run(self._state.partition, run_id=run.run_id, fence=self._lease.fence, tags=tags)
         )
         run.stored_tags = tags
+        return self._state.accepted(run, code)
+
+    async def _store_values(self) -> bool:
+        """Store what the code has set, if it is new; false if the lease is lost."""
+        run, values = self._run, dict(self._run.execution.values)
+        if values == run.stored_values:
+            return True
+        text = b"{" + b",".join(dumps(key) + b":" + value for key, value in values.items()) + b"}"
+        sealed = run.function.cipher.seal(text, values_scope(run.run_id))
+        code = await self._state.broker.execute(
+            set_values(self._state.partition, run_id=run.run_id, fence=self._lease.fence, values=sealed)
+        )
+        run.stored_values = values
         return self._state.accepted(run, code)
 
     async def _read_planned(self) -> bool:

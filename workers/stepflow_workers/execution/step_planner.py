@@ -5,16 +5,29 @@ Waits start first, so that no wait misses an event that another step of the same
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import assert_never
 
 from stepflow_broker.protocol.command import in_chunks
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, plan_steps
-from stepflow_engine.steps import InvokeRequest, RunRequest, SendRequest, SleepRequest, StepCall, WaitRequest
+from stepflow_engine.steps import (
+    AskRequest,
+    InvokeRequest,
+    RunRequest,
+    SendRequest,
+    SignalRequest,
+    SleepRequest,
+    StepCall,
+    WaitRequest,
+)
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.run_loader import catch_up
+from stepflow_workers.execution.steps.ask import start_ask
 from stepflow_workers.execution.steps.invoke import invoke_children
 from stepflow_workers.execution.steps.send import send_step_events
+from stepflow_workers.execution.steps.signal import start_signal_wait
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.execution.steps.wait import start_wait
 from stepflow_workers.state.run_cache import CachedRun
@@ -30,7 +43,7 @@ async def start_steps(context: JobContext, run: CachedRun, lease: Lease, calls: 
     """Start a wait, a job or a child run for each step, or send its events; true if the run continues here."""
     jobs: list[tuple[str, str]] = []
     invokes: list[StepAttempt[InvokeRequest]] = []
-    waits: list[StepAttempt[SleepRequest | WaitRequest]] = []
+    waits: list[Callable[[], Awaitable[ScriptStatus]]] = []
     sends: list[StepAttempt[SendRequest]] = []
     for call in calls:
         match call.request:
@@ -39,14 +52,18 @@ async def start_steps(context: JobContext, run: CachedRun, lease: Lease, calls: 
             case InvokeRequest() as request:
                 invokes.append(StepAttempt(run, lease, call, request))
             case SleepRequest() | WaitRequest() as request:
-                waits.append(StepAttempt(run, lease, call, request))
+                waits.append(partial(start_wait, context, StepAttempt(run, lease, call, request)))
+            case SignalRequest() as request:
+                waits.append(partial(start_signal_wait, context, StepAttempt(run, lease, call, request)))
+            case AskRequest() as request:
+                waits.append(partial(start_ask, context.state, StepAttempt(run, lease, call, request)))
             case SendRequest() as request:
                 sends.append(StepAttempt(run, lease, call, request))
             case other:
                 assert_never(other)
     run.planned.update(call.key for call in calls)
     for wait in waits:
-        if not await _accepted(context.state, run, await start_wait(context, wait)):
+        if not await _accepted(context.state, run, await wait()):
             return False
     for send in sends:
         if not await _accepted(context.state, run, await send_step_events(context.state, send)):

@@ -36,6 +36,7 @@ class CachedRun:
         uncommitted_bytes: their sum.
         deaths: the workers that died with the continuation since it last made progress.
         stored_tags: the tags of the code that this worker has stored.
+        stored_values: the values of the code that this worker has stored.
         lock: held by the job that advances the code.
     """
 
@@ -54,7 +55,14 @@ class CachedRun:
     uncommitted_bytes: int = 0
     deaths: tuple[str, ...] = ()
     stored_tags: Mapping[str, str] = field(default_factory=dict)
+    stored_values: Mapping[str, bytes] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def has_unstored(self) -> bool:
+        """Whether the code has given the run tags, or set values, that this worker has not stored."""
+        execution = self.execution
+        return execution.tags != self.stored_tags or execution.values != self.stored_values
 
     def apply_memo(self, position: int, key: str, memo: Memo, size: int) -> None:
         """Apply a memo that is stored at a position. A memo can come several ways, and counts once.

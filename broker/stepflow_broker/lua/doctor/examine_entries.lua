@@ -14,9 +14,11 @@ local EXPIRING = {IDEMPOTENCY = IDEMPOTENCY, THROTTLE = THROTTLE, DEBOUNCE = DEB
   EVENT_HISTORY = EVENT_HISTORY, EVENT_INDEX = EVENT_INDEX, COMPARED_PATHS = COMPARED_PATHS, ERROR_GROUP = ERROR_GROUP}
 local FROM_RUNS = {run = true, remote_run = true, batch = true} -- finished events; the other entries are messages
 
+local OF_ANY_RUN = {MEMOS = true, MEMO_ORDER = true, ATTEMPTS = true, SIGNALS = true, SIGNAL_IDS = true}
+
 -- whether the status of a run alone says that an entry is expected: a shortcut for the many ended runs
 local function is_plain(run)
-  if kind == 'MEMOS' or kind == 'MEMO_ORDER' or kind == 'ATTEMPTS' then return redis.call('EXISTS', RUN .. run) == 1 end
+  if OF_ANY_RUN[kind] then return redis.call('EXISTS', RUN .. run) == 1 end
   if kind ~= 'LIVE' and kind ~= 'INDEX' then return false end
   local f = redis.call('HMGET', RUN .. run, 'status', 'app', 'function')
   if kind == 'LIVE' then return LIVE_STATUS[f[1] or ''] end

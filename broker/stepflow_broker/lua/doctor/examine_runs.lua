@@ -158,7 +158,8 @@ local function examine_step(step)
 end
 
 local function examine_live(run, was)
-  examine_expiry(run, {RUN = RUN, MEMOS = MEMOS, MEMO_ORDER = MEMO_ORDER, ATTEMPTS = ATTEMPTS, STEPS = STEPS}, true)
+  examine_expiry(run, {RUN = RUN, MEMOS = MEMOS, MEMO_ORDER = MEMO_ORDER, ATTEMPTS = ATTEMPTS, STEPS = STEPS,
+    SIGNALS = SIGNALS, SIGNAL_IDS = SIGNAL_IDS}, true)
   if not (was.app and was.function_id and was.queue and was.created_at) then return report('run_incomplete', '', run) end
   local future = future_of_run(run, now)
   if future then
@@ -222,6 +223,7 @@ local function examine_ended(run, was)
   end
   examine_expiry(run, {RUN = RUN, MEMOS = MEMOS, MEMO_ORDER = MEMO_ORDER, ATTEMPTS = ATTEMPTS}, retention.is_pending,
     retention.keep_ms)
+  if was.signals then examine_expiry(run, {SIGNALS = SIGNALS, SIGNAL_IDS = SIGNAL_IDS}, false, retention.keep_ms) end
   if was.parent then examine_answer(run, was.status, was.parent, redis.call('HGET', RUN .. run, 'parent_step')) end
 end
 

@@ -38,6 +38,12 @@ local function read_retention(run)
   return {event = f[1], is_pending = is_pending(f[1]), keep_ms = ttl > 0 and ttl or tonumber(f[2] or f[3] or KEPT_MS)}
 end
 
+-- the entry of a waiting step in the index of what it waits for; nil: a time or a signal, of which there is no index
+local function index_entry(job, member, now)
+  if job.index == 'ask' then return {'ASKS', ONE, member, score = job.began or now} end
+  return job.index and not string.match(job.index, '^signal\n') and {'WAITS', {job.index}, member} or nil
+end
+
 -- state -> the entries that it demands
 local DEMANDS = {
   queued = function(job)
@@ -59,7 +65,7 @@ local DEMANDS = {
   waiting = function(job, now)
     local member = job.run .. ':' .. job.key
     return {{'TIMEOUTS', ONE, 'wait:' .. member, score = job.due or now, exact = job.due}, {'TIMEOUT', ONE, member},
-      job.index and {'WAITS', {job.index}, member} or nil}
+      index_entry(job, member, now)}
   end,
   parked = function() return {} end,
   batched = function() return {} end, -- the batch lists it; see examine_runs
@@ -123,7 +129,7 @@ end
 
 -- kinds of keys that only runs demand, or only jobs
 local OF_RUNS = {LIVE = true, INDEX = true, RUN_FUNCTIONS = true, EXPIRY = true, STEPS = true, BATCHED = true, SINGLETON = true, FINISHED = true, RQ_FAILED = true}
-local OF_JOBS = {RQ_QUEUE = true, LEASES = true, WAIT_LIST = true, CONCURRENCY_SLOTS = true, TIMEOUT = true, RQ_WIP = true,
+local OF_JOBS = {RQ_QUEUE = true, ASKS = true, LEASES = true, WAIT_LIST = true, CONCURRENCY_SLOTS = true, TIMEOUT = true, RQ_WIP = true,
   RQ_SCHEDULED = true}
 
 -- the entries that a job demands, a continuation with those of its run -> the entries, and the retention of an ended run.
@@ -165,7 +171,7 @@ local function owner_of(kind, member)
     if what == 'wait' then return string.match(subject, '^(.*):(%x+)$') end
     if what ~= 'job' then return nil end -- resume, event, or a kind of a newer stepflow
     job = subject
-  elseif kind == 'TIMEOUT' or kind == 'WAITS' then
+  elseif kind == 'TIMEOUT' or kind == 'WAITS' or kind == 'ASKS' then
     local run, key = string.match(member, '^(.*):(!?%x+)$')
     return run, run and (string.sub(key, 1, 1) == '!' and '' or key)
   end

@@ -148,6 +148,12 @@ local function expire_run(run, keep_ms)
   if redis.call('PEXPIRE', MEMO_ORDER .. run, keep_ms) == 1 then redis.call('PEXPIRE', MEMOS .. run, keep_ms) end
 end
 
+-- the signals of a run that no wait has received, and the ids of all, are kept as long as the ended run
+local function expire_signals(run, keep_ms)
+  redis.call('PEXPIRE', SIGNALS .. run, keep_ms)
+  redis.call('PEXPIRE', SIGNAL_IDS .. run, keep_ms)
+end
+
 -- end a run that has no jobs, timers and waits any more: keep its hash, memos and attempts for the retention
 local function close_run(run, was, status, field, payload, now, retention_ms)
   -- delete before adding, so that the hash rarely exceeds 16 fields: its table would double, and stay so
@@ -157,6 +163,7 @@ local function close_run(run, was, status, field, payload, now, retention_ms)
   if was.owner then more = {'ended_by', was.owner} end
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload, unpack(more))
   local keep_ms = math.max(retention_ms, (tonumber(was.dedupe_ms) or 0) - math.max(0, now - was.created_at))
+  if was.signals then expire_signals(run, keep_ms) end
   redis.call('ZREM', LIVE, run)
   local name = (was.app or '') .. '/' .. (was.function_id or '')
   index_end(run, name, status, now, keep_ms)

@@ -24,10 +24,10 @@ from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.steps import SleepRequest, WaitRequest
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
-from stepflow_workers.state.run_cache import IDLE_HOLD_S
+from stepflow_workers.state.run_cache import IDLE_HOLD_S, CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 
-__all__ = ["start_wait"]
+__all__ = ["note_timer", "start_wait"]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _MATCHED_AT_ONCE = 50
@@ -45,13 +45,17 @@ async def start_wait(context: JobContext, attempt: StepAttempt[SleepRequest | Wa
     if begun.resolved is not None:
         context.completions.apply_resolved(begun.resolved)
         return ScriptStatus.DONE
-    left_ms = max(0, start.until_ms - now_ms() if start.until_ms else start.delay_ms)
-    state.wakeups.timer_set(lease.run_id, left_ms)
-    if left_ms > IDLE_HOLD_S * 1000:
-        run.distant_waits.add(attempt.key)
+    note_timer(state, run, attempt.key, max(0, start.until_ms - now_ms() if start.until_ms else start.delay_ms))
     if begun.since_ms:
         await _match(state, condition, start, lease, begun)
     return begun.code
+
+
+def note_timer(state: WorkerState, run: CachedRun, key: str, left_ms: int) -> None:
+    """Note that a wait has begun, which ends by its time in ``left_ms`` milliseconds."""
+    state.wakeups.timer_set(run.run_id, left_ms)
+    if left_ms > IDLE_HOLD_S * 1000:
+        run.distant_waits.add(key)
 
 
 async def _match(state: WorkerState, condition: EventFilter, start: WaitStart, lease: Lease, begun: BegunWait) -> None:
