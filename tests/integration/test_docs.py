@@ -157,7 +157,9 @@ def _module(page: Path) -> dict[str, Any]:
 
 
 def _code(block: Block) -> CodeType:
-    return compile("\n" * (block.line - 1) + block.text, str(block), "exec")
+    return compile(
+        "\n" * (block.line - 1) + block.text, str(block), "exec", dont_inherit=True
+    )  # as without the imports of this file
 
 
 def _printed(block: Block, names: dict[str, Any]) -> list[str]:

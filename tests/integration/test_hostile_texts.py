@@ -18,7 +18,7 @@ from tests.support.processes import until
 from tests.support.reference import commands
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b1m\u202e\u2066\u200f\u2028\r\nFORGED line\n"
-RUN, ENTRY = "{run}", "{entry}"
+RUN, ENTRY, WAITING = "{run}", "{entry}", "{waiting}"
 
 CASES: dict[str, list[list[str]]] = {
     "stepflow-worker": [[HOSTILE], ["evil:app", "--queue", HOSTILE], ["evil:app", "--burst"]],
@@ -47,9 +47,17 @@ CASES: dict[str, list[list[str]]] = {
         ["shop/echo", "--timeout", HOSTILE],
     ],
     "stepflow runs list": [[], ["--function", HOSTILE], ["--status", HOSTILE]],
-    "stepflow runs show": [[RUN], [RUN, "--debug"], [HOSTILE], [RUN, "--depth", HOSTILE]],
+    "stepflow runs show": [[RUN], [WAITING], [RUN, "--debug"], [HOSTILE], [RUN, "--depth", HOSTILE]],
     "stepflow runs cancel": [[HOSTILE], ["--where", HOSTILE, "--dry-run"], [RUN, "--reason", HOSTILE]],
-    "stepflow explain": [[RUN], [HOSTILE]],
+    "stepflow runs signal": [[RUN, HOSTILE], [HOSTILE, "go"], [WAITING, HOSTILE, "--id", HOSTILE]],
+    "stepflow asks": [[], ["--to", HOSTILE], ["--function", HOSTILE]],
+    "stepflow answer": [
+        [RUN, HOSTILE],
+        [HOSTILE, "a", "--data", "1"],
+        [WAITING, f"step {HOSTILE}", "--by", HOSTILE],
+        [WAITING, f"step {HOSTILE}", "--by", HOSTILE, "--data", "true"],
+    ],
+    "stepflow explain": [[RUN], [WAITING], [HOSTILE]],
     "stepflow functions": [[]],
     "stepflow functions forget": [[HOSTILE], [f"shop/{HOSTILE}"], ["shop/bad"]],
     "stepflow workers": [[]],
@@ -136,7 +144,16 @@ def hostile_run(app: Stepflow, run_worker: Callable[[Stepflow], object]) -> str:
     async def echo(ctx: Context) -> object:
         return ctx.event.data
 
+    @app.function("wait")
+    async def wait(ctx: Context) -> object:
+        ctx.set(HOSTILE, HOSTILE)
+        schema = {"title": HOSTILE, "type": "boolean"}
+        return await ctx.step.ask(f"step {HOSTILE}", schema=schema, to=HOSTILE, timeout="1h")
+
     run_worker(app)
+    waiting = app.start(wait, id="waiting")
+    waiting.signal(HOSTILE, HOSTILE, id=HOSTILE)
+    until(lambda: waiting.status() == "waiting", what="the wait for an answer")
     run = app.start(bad, {"name": HOSTILE})
     until(lambda: run.status().ended, what="the end of the run")
     app.pause(queue=f"mail{HOSTILE}", reason=HOSTILE)
@@ -171,13 +188,16 @@ def _outputs(command: click.Command) -> list[list[str]]:
     ("name", "command"), [(name, one) for name, _, one in commands()], ids=[name for name, _, _ in commands()]
 )
 def test_no_command_prints_a_control_sequence(
-    hostile_run: str, url: str, client: redis.Redis, folder: Path, name: str, command: click.Command
+    hostile_run: str, app: Stepflow, url: str, client: redis.Redis, folder: Path, name: str, command: click.Command
 ) -> None:
-    entry = set_aside(client)
+    entry, waiting = set_aside(client), app.run(function="wait", id="waiting").id
     program, *path = name.split()
     for words in CASES[name]:
         for output in _outputs(command):
-            args = [word.replace(RUN, hostile_run).replace(ENTRY, entry) for word in (*path, *words, *output)]
+            args = [
+                word.replace(RUN, hostile_run).replace(ENTRY, entry).replace(WAITING, waiting)
+                for word in (*path, *words, *output)
+            ]
             done = call(
                 *args, program="worker" if program == "stepflow-worker" else "main", cwd=folder, STEPFLOW_REDIS_URL=url
             )

@@ -19,7 +19,7 @@ from stepflow_broker.registry.functions import register_functions
 from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
 from tests.support.command_line import SHOP, assert_refused, call, register
-from tests.support.processes import WorkerThread
+from tests.support.processes import WorkerThread, until
 from tests.support.roles import as_role, knows_users, password_of, users_option
 
 pytestmark = [pytest.mark.single_server("a single server of its own, with users"), pytest.mark.slow]
@@ -49,6 +49,12 @@ def shop(url: str) -> Stepflow:
     @app.function("pay", event="shop/paid")
     async def pay(ctx):
         return await ctx.step.run("charge", lambda: "charged")
+
+    @app.function("approve")
+    async def approve(ctx):
+        ctx.set("stage", "asks")
+        signal = await ctx.step.wait_for_signal("go", "go")
+        return [signal.data, await ctx.step.ask("sure", schema=bool, timeout="1h")]
 
     return app
 
@@ -86,7 +92,14 @@ def test_each_role_does_its_work_and_the_server_refuses_none_of_it(site: str, ad
         for words in (["runs", "list"], ["runs", "show", run.id], ["explain", run.id], ["functions"], ["workers"]):
             done = call(*words, "--redis-url", site)
             assert done.returncode == 0, done.stderr
-        for words in (["queues"], ["pauses"]):
+        asked = producer.start("approve")
+        asked.signal("go", 1)
+        until(lambda: call("asks", "--redis-url", as_role(site, "read-only")).stdout.startswith("RUN"), what="the ask")
+        assert asked.values() == {"stage": "asks"}
+        with_rights_of(site, "operator").answer(asked, "sure", data=True)
+        assert asked.result(timeout=30) == [1, True]
+        signalled = producer.start("approve")
+        for words in (["runs", "signal", signalled.id, "go"], ["asks"], ["queues"], ["pauses"]):
             assert call(*words, "--redis-url", site).returncode == 0
     assert refusals(admin) == []
 
