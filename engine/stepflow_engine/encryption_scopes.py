@@ -33,6 +33,7 @@ from stepflow_engine.errors import CorruptDataError, DecryptionError
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.memo import Memo, memo_of_data, memo_of_error, read_memo
+from stepflow_engine.run_events import CANCELLED
 from stepflow_engine.steps import StepKind
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "read_event",
     "redacted",
     "redacted_detail",
+    "redacted_event",
     "redacted_failure",
     "redacted_memo",
     "reseal_memo",
@@ -161,9 +163,26 @@ def open_event(cipher: Cipher, event: dict[str, Any]) -> dict[str, Any]:
     """
     if "data" not in event or not isinstance(event.get("id"), str):
         raise CorruptDataError("an event", "it has no data or no id")
-    if not is_sealed(event["data"]):
+    if is_sealed(event["data"]):
+        return {**event, "data": cipher.open(event["data"], event_scope(event["id"]))}
+    reported = _reported_event(event)
+    if reported is None:
         return event
-    return {**event, "data": cipher.open(event["data"], event_scope(event["id"]))}
+    return {**event, "data": {**event["data"], "event": open_event(cipher, reported)}}
+
+
+def _reported_event(event: dict[str, Any]) -> dict[str, Any] | None:
+    """The event of the run that an event reports as cancelled, if its data is sealed; ``None``: there is none.
+
+    A script writes the event of a cancelled run, so its data is not sealed as a whole, and the run's own event is in it
+    as it was stored. The run may itself have been started by such an event, but what that reports stays sealed. The
+    event may also come from elsewhere and have any form.
+    """
+    data = event["data"]
+    reported = data.get("event") if event.get("name") == CANCELLED and isinstance(data, dict) else None
+    if isinstance(reported, dict) and isinstance(reported.get("id"), str) and is_sealed(reported.get("data")):
+        return reported
+    return None
 
 
 def open_event_text(cipher: Cipher, text: bytes) -> bytes:
@@ -301,6 +320,14 @@ def redacted(cipher: Cipher, value: Any, *scopes: Scope) -> Any:
         return cipher.open(value, *scopes)
     except DecryptionError:
         return ENCRYPTED
+
+
+def redacted_event(cipher: Cipher, event: dict[str, Any]) -> dict[str, Any]:
+    """A parsed event with its data, or that of the event that it reports, as in `redacted`."""
+    reported = _reported_event(event)
+    if reported is not None:
+        return {**event, "data": {**event["data"], "event": redacted_event(cipher, reported)}}
+    return {**event, "data": redacted(cipher, event["data"], event_scope(event["id"]))}
 
 
 def redacted_failure(cipher: Cipher, failure: Failure | None, *scopes: Scope) -> Failure | None:

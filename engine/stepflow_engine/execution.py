@@ -25,7 +25,7 @@ import heapq
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from stepflow_engine.errors import LimitError, StepKindError, StepUsageError
 from stepflow_engine.ids import StepKeys
@@ -37,7 +37,7 @@ from stepflow_engine.suspension import is_blocked_on_run
 from stepflow_engine.user_code import original, shielded
 from stepflow_engine.value_class import value_class
 
-__all__ = ["HANDLER_ATTEMPT", "Execution", "Outcome", "Raised", "Returned", "Waiting"]
+__all__ = ["HANDLER_ATTEMPT", "Execution", "KeySource", "Outcome", "Raised", "Returned", "Waiting"]
 
 HANDLER_ATTEMPT: contextvars.ContextVar[int | None] = contextvars.ContextVar("handler_attempt", default=None)
 """The attempt number of the step whose handler runs in this context; ``None``: no handler runs."""
@@ -77,6 +77,14 @@ class Waiting:
 Outcome = Returned | Raised | Waiting
 
 
+class KeySource(Protocol):
+    """Gives the keys of the steps of a pass."""
+
+    def next(self, step_id: str, /) -> str:
+        """The key of the next step with this id."""
+        ...
+
+
 class Execution:
     """One pass over the code of a function. Use it in one event loop, which has the `RunTrackingMixin`.
 
@@ -85,6 +93,7 @@ class Execution:
         max_steps: the largest number of steps of a run.
         own_tasks: the number of tasks of the engine itself; code in a thread needs one more.
         started_ms: the start of the run, in milliseconds since the epoch.
+        keys: gives the keys of the steps; ``None``: they follow from the ids.
 
     Attributes:
         activity: the tasks, timers and threads of the code.
@@ -94,6 +103,7 @@ class Execution:
             another version than the code that stored the memo.
         tags: the tags that the code has given to the run, by name.
         values: what the code has set with ``ctx.set``: JSON text by key.
+        has_undo: whether the code has requested a step with an undo handler.
         is_driven: whether this pass decides how the run continues. A worker that replays the code only to find a
             planned step sets it to false.
         cancelled: the keys of steps that the code has requested and cancelled. The worker removes those that it has
@@ -107,6 +117,7 @@ class Execution:
         max_steps: int = 10_000,
         own_tasks: int = 1,
         started_ms: int = 0,
+        keys: KeySource | None = None,
     ) -> None:
         self.activity = RunActivity()
         self.context = contextvars.copy_context()
@@ -120,6 +131,7 @@ class Execution:
         self._waits: list[Memo] = []
         self.tags: dict[str, str] = {}
         self.values: dict[str, bytes] = {}
+        self.has_undo = False
         self._body = body
         self._max_steps = max_steps
         self._own_tasks = own_tasks
@@ -127,7 +139,7 @@ class Execution:
         self._thread = 0
         self._main: asyncio.Task[Any] | None = None
         self._end: Returned | Raised | None = None
-        self._keys = StepKeys()
+        self._keys = StepKeys() if keys is None else keys
         self._received = 0
         self._newest: Memo | None = None
         self._now_ms = started_ms
@@ -203,6 +215,8 @@ class Execution:
         return 0.0 if self._late_requests == 1 else min(0.01 * 2.0 ** min(self._late_requests, 20), _MAX_REFUSAL_S)
 
     async def _refuse_late(self) -> None:
+        if HANDLER_ATTEMPT.get() is not None:  # an undo handler, which runs after the pass that has requested it
+            raise StepUsageError("a step must not be inside the handler of another step")
         delay_s = self.refusal_delay_s()
         if delay_s:
             loop = asyncio.get_running_loop()

@@ -17,6 +17,7 @@ __all__ = [
     "run_id_for",
     "split_job_id",
     "step_key",
+    "undo_key",
     "with_partition_prefix",
 ]
 
@@ -48,6 +49,11 @@ def numbered_id(step_id: str, key: str) -> str:
     """The id by which a person names a step: the second step of a run with the id ``charge`` is ``charge#2``."""
     repeat = next((n for n in range(_MAX_REPEATS) if step_key(step_id, n) == key), 0)
     return f"{step_id}#{repeat + 1}" if repeat else step_id
+
+
+def undo_key(key: str) -> str:
+    """The memo key of the step that undoes the step with ``key``. No id has this key: an id is text."""
+    return hashlib.sha1(b"\xffundo " + key.encode(), usedforsecurity=False).hexdigest()
 
 
 class StepKeys:

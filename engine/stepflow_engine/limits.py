@@ -10,7 +10,7 @@ MAX_RETRIES = 20
 """The largest number of retries without a policy."""
 MAX_ATTEMPTS = 10_000
 """The largest number of attempts of a `Retry` policy."""
-_MAX_ID_BYTES = 10_240
+MAX_ID_BYTES = 10_240
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ def check_id(value: object, what: str) -> str:
         size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError:
         raise ValueError(f"{what} must be valid Unicode, got {value!r} with a lone surrogate") from None
-    if size > _MAX_ID_BYTES:
-        raise ValueError(f"{what} must be at most {_MAX_ID_BYTES:,} bytes, got {size:,}")
+    if size > MAX_ID_BYTES:
+        raise ValueError(f"{what} must be at most {MAX_ID_BYTES:,} bytes, got {size:,}")
     return value
 
 

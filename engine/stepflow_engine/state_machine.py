@@ -255,9 +255,11 @@ for _name, _function, _why, _text in (
     (
         "cancel",
         "cancel_tree",
-        "A run is cancelled, and the children that it waits for. The parent's step gets the outcome.",
-        "run queued|running|waiting -> cancelled; "
+        "A run is cancelled, and the children that it waits for. The parent's step gets the outcome. A run with "
+        "something to undo is queued for that.",
+        "run queued|running|waiting -> cancelled|queued; "
         "continuation queued|waitlisted|leased|delayed|batched|parked -> none; "
+        "continuation queued|waitlisted|leased|delayed|parked -> queued|waitlisted; "
         "step queued|waitlisted|leased|delayed|waiting -> none; step waiting -> memo; wake",
     ),
     (
@@ -303,7 +305,11 @@ TRANSITIONS: Mapping[str, Transition] = {
         "tag_run": "none",
         "record_heartbeat": "none",
         "set_values": "none",
-        "finish_run": f"run running -> completed|failed; continuation leased -> none; {_ANY_STEP}; promote",
+        "finish_run": "run running -> completed|failed|queued; continuation leased -> none|queued|waitlisted; "
+        f"{_ANY_STEP}; promote",
+        "note_undo": "none",
+        "end_undo": "run running -> failed|cancelled; continuation leased -> none; "
+        "step queued|waitlisted|leased|delayed -> none; promote",
         "retry_run": "run running -> waiting; continuation leased -> delayed; promote",
         "continue_run": "run waiting -> queued; continuation parked -> queued|waitlisted; promote",
         "cancel_run": "cancel",

@@ -66,6 +66,7 @@ class RunRequest:
         heartbeat_timeout_ms: the longest time between two heartbeats, in milliseconds; ``None``: no limit.
         adapter: restores the result to the type that the handler declares; ``None``: plain JSON data.
         context: the context variables of the code that requests the step. The handler sees their values.
+        undo: undoes the step; it is called with the result. ``None``: nothing does.
     """
 
     kind: ClassVar[StepKind] = StepKind.RUN
@@ -77,6 +78,7 @@ class RunRequest:
     heartbeat_timeout_ms: int | None = None
     adapter: Restore | None = field(default=None, repr=False, compare=False)
     context: contextvars.Context = field(default_factory=contextvars.copy_context, repr=False, compare=False)
+    undo: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

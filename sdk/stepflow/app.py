@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from stepflow.client.client import Client
-from stepflow.event import FAILED
 from stepflow.functions.function import Function, FunctionDecorator, local_names, make_function
 from stepflow.options.cancellation import CancelOn, Timeouts, cancellation_config
 from stepflow.options.encryption import Encryption, cipher_of
@@ -20,6 +19,7 @@ from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.limits import Limits, check_id
 from stepflow_engine.retry import DEFAULT_RETRIES
 from stepflow_engine.retry_policy import Retry, combined_retries
+from stepflow_engine.run_events import CANCELLED, FAILED
 
 __all__ = ["Stepflow"]
 
@@ -113,6 +113,7 @@ class Stepflow(Client):
         timeouts: Timeouts | None = None,
         tags: Mapping[str, str] | None = None,
         on_failure: Callable[..., Any] | None = None,
+        on_cancel: Callable[..., Any] | None = None,
     ) -> FunctionDecorator:
         """Declare a function: a decorator for an ``async def`` or a plain ``def`` with one parameter, the context.
 
@@ -145,6 +146,8 @@ class Stepflow(Client):
                 with ``encryption=``.
             on_failure: the handler of a second function, ``<id>-failed``. Each failed run (not a cancelled one) starts
                 one run of it. Its event's data has ``function``, ``run_id``, ``error`` and the failed run's ``event``.
+            on_cancel: the same for each cancelled run: a handler of ``<id>-cancelled``. The error says why: a call, an
+                event, a deadline, a newer run (singleton), or the run that waited for it.
 
         Raises:
             ConfigurationError: a setting is invalid, an annotation cannot be resolved, or the app already has a
@@ -201,11 +204,13 @@ class Stepflow(Client):
                     f"function {id!r}: app {self.id!r} already has a function with this id: rename one of them"
                 )
             self.functions[id] = function
-            if on_failure is not None:
-                if self._is_rerun(f"{id}-failed", namespace):
-                    del self.functions[f"{id}-failed"]
-                condition = f"event.data.function == {dumps(function.name).decode()}"
-                self.function(f"{id}-failed", event=FAILED, if_=condition, queue=queue)(on_failure)
+            hooks = ((f"{id}-failed", FAILED, on_failure), (f"{id}-cancelled", CANCELLED, on_cancel))
+            for hook_id, reported_by, hook in hooks:
+                if hook is not None:
+                    if self._is_rerun(hook_id, namespace):
+                        del self.functions[hook_id]
+                    condition = f"event.data.function == {dumps(function.name).decode()}"
+                    self.function(hook_id, event=reported_by, if_=condition, queue=queue)(hook)
             return function
 
         return decorate

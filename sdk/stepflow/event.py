@@ -20,7 +20,6 @@ from stepflow_engine.product import NAME
 from stepflow_engine.steps import OutgoingEvent, event_text
 
 __all__ = [
-    "FAILED",
     "GENERATED_ID",
     "INVOKED",
     "Event",
@@ -34,8 +33,6 @@ T = TypeVar("T", default=Any)
 
 _LATEST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999, the latest time of a datetime."""
-FAILED = f"{NAME}/function.failed"
-"""The name of the event of a failed run; its data has ``function``, ``run_id``, ``error`` and ``event``."""
 INVOKED = f"{NAME}/function.invoked"
 """The name of the event of a run that a client has started by the id of its function."""
 

@@ -38,7 +38,7 @@ def came(driver: Driver, data: object, *, bounds: CancellationConfig | None = No
     """An event has come, and starts a run ``new`` of a function with these bounds."""
     text = dumps({"name": name, "id": "e1", "ts": 1, "data": data})
     driver.store.broker.execute(add_event(driver.partition, text, event_id="e1", dedupe=True))
-    (event,) = driver.store.broker.execute(read_events(driver.partition, "w1"))
+    *_, event = driver.store.broker.execute(read_events(driver.partition, "w1"))  # after those of cancelled runs
     starts = [("new", config(bounds))] if bounds else []
     call = route_event(driver.partition, event, starts, version=0, paths=(PATH,))
     answer = driver.store.broker.execute(call)

@@ -255,7 +255,7 @@ def test_the_newest_runs_that_fit_are_found_page_by_page(app: Stepflow, monkeypa
 def test_runs_cancel_ends_a_run_once_and_keeps_the_reason(registered: str) -> None:
     run_id = enqueue(registered, "order", {"number": 1})
     words = ("runs", "cancel", run_id, "--reason", "changed my mind", "--redis-url", registered)
-    assert as_json(*words) == {"run_id": run_id, "cancelled": True, "status": "cancelled"}
+    assert as_json(*words) == {"run_id": run_id, "cancelled": True, "status": "cancelled", "undoing": None}
     assert "had already ended: cancelled" in call(*words).stdout
     assert as_json("runs", "show", run_id, "--redis-url", registered)["error"]["message"] == "changed my mind"
 

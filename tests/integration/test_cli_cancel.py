@@ -62,8 +62,8 @@ def test_several_runs_are_cancelled_by_their_ids(registered: str, client: redis.
     assert done.stdout == f"{first} is cancelled\n{second} is cancelled\n"
     assert live(client) == {left}
     assert as_json(*CANCEL, left, first, "--reason", "sold out", "--redis-url", registered) == [
-        {"run_id": left, "cancelled": True, "status": "cancelled"},
-        {"run_id": first, "cancelled": False, "status": "cancelled"},
+        {"run_id": left, "cancelled": True, "status": "cancelled", "undoing": None},
+        {"run_id": first, "cancelled": False, "status": "cancelled", "undoing": None},
     ]
     assert as_json("runs", "show", left, "--redis-url", registered)["error"]["message"] == "sold out"
 
@@ -82,7 +82,7 @@ def test_a_dry_run_by_ids_cancels_nothing(registered: str, client: redis.Redis) 
     done = call(*CANCEL, run, ended, "--dry-run", "--redis-url", registered)
     assert done.stdout == f"{run} would be cancelled\n{ended} had already ended: cancelled\n"
     shown = as_json(*CANCEL, run, "--dry-run", "--redis-url", registered)
-    assert shown == {"run_id": run, "cancelled": False, "status": "queued"}
+    assert shown == {"run_id": run, "cancelled": False, "status": "queued", "undoing": None}
     assert live(client) == {run}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from stepflow_broker.protocol import scripts
 
-__all__ = ["AWAY_MUTATIONS", "MUTATIONS", "Mutation", "mutated"]
+__all__ = ["AWAY_MUTATIONS", "MUTATIONS", "UNDO_MUTATIONS", "Mutation", "mutated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ MUTATIONS = (
 )
 
 _KEPT = "    redis.call('HSET', RUN .. run, 'finished', entry, 'keep_ms', keep_ms)\n"
-_WAKE_AWAY = "wake_run(run, was, key, position, clock(ARGV[1]), ARGV[9])\n"
+_WAKE_AWAY = "wake_run(run, was, key, position, now, ARGV[9])\n"
 
 AWAY_MUTATIONS = (
     Mutation(
@@ -144,6 +144,31 @@ AWAY_MUTATIONS = (
     Mutation(
         "a child is forgotten before its parent knows",
         (Edit("lib/runs.lua", _KEPT, f"{_KEPT}    expire_run(run, keep_ms)\n"),),
+    ),
+)
+
+UNDO_MUTATIONS = (
+    Mutation(
+        "a run that is cancelled ends without undoing its steps",
+        (Edit("lib/cancellation.lua", "if plan == 'due' then", "if plan == 'never' then"),),
+    ),
+    Mutation(
+        "a run that undoes its steps is cancelled again",
+        (Edit("lib/cancellation.lua", "if was.live and plan ~= 'begun' then", "if was.live then"),),
+    ),
+    Mutation(
+        "the steps of a run that undoes its steps go on",
+        (
+            Edit(
+                "lib/undo.lua",
+                "local children, jobs, remote = drop_work(run, was, false, now)",
+                "local children, jobs, remote = {}, {}, {}",
+            ),
+        ),
+    ),
+    Mutation(
+        "a run that undoes its steps is ended by anyone",
+        (Edit("runs/end_undo.lua", "if not holds_run(was, ARGV[3]) or not plan[1] then", "if not plan[1] then"),),
     ),
 )
 

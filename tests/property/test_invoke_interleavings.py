@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from stepflow_broker.embedded_server import EmbeddedServer
-from tests.property.mutations import MUTATIONS, Mutation, mutated
+from tests.property.mutations import MUTATIONS, UNDO_MUTATIONS, Mutation, mutated
 from tests.support.explorer import Violation, explore
 from tests.support.invoke_model import InvokeModel
 from tests.support.snapshots import SnapshotServer
+from tests.support.undo_model import UndoModel
 
 _SIZES = [
     pytest.param(1, (), 150, id="one-child"),
@@ -56,12 +57,32 @@ def test_in_every_order_the_parent_is_woken_once_with_one_outcome(
     assert found.states >= states_at_least, "the model has shrunk"
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_a_deliberate_bug_is_found(own_server: EmbeddedServer, tmp_path: Path, mutation: Mutation) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_in_every_order_what_has_completed_is_undone_before_the_end(
+    own_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.closing(SnapshotServer(own_server.url)) as server:
+        explored = explore(server, UndoModel(children=1))
+    with capsys.disabled():
+        print(f"\na parent and a child that undo their steps: {explored}")
+    assert explored.states >= 500, "the model has shrunk"
+
+
+@pytest.mark.parametrize(
+    ("mutation", "model"),
+    [
+        *(pytest.param(mutation, InvokeModel(), id=str(mutation)) for mutation in MUTATIONS),
+        *(pytest.param(mutation, UndoModel(children=1), id=str(mutation)) for mutation in UNDO_MUTATIONS),
+    ],
+)
+def test_a_deliberate_bug_is_found(
+    own_server: EmbeddedServer, tmp_path: Path, mutation: Mutation, model: InvokeModel
+) -> None:
     with (
         mutated(mutation, tmp_path),
         contextlib.closing(SnapshotServer(own_server.url)) as server,
         pytest.raises(Violation) as found,
     ):
-        explore(server, InvokeModel())
+        explore(server, model)
     print(f"{mutation.name}: {found.value}")

@@ -863,6 +863,11 @@ def a_schedule_of_a_function_that_was_forgotten(driver: Driver) -> None:
     driver.send(change_schedule(driver.partition, schedule.name, before=None, after=schedule, state="now", by=by))
 
 
+@defect("undo_failed", leaves="undo_failed")
+def an_undo_handler_that_has_failed(driver: Driver) -> None:
+    driver.client.zadd(driver.keys("UNDO_FAILURES"), {"run1": driver.now_ms + HOUR_MS, "old": driver.now_ms - 1})
+
+
 @defect("suspended", leaves="suspended")
 def rq_that_is_suspended(driver: Driver) -> None:
     driver.client.set(driver.keys("RQ_SUSPENDED"), 1)

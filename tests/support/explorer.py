@@ -15,7 +15,7 @@ from tests.support.snapshots import Snapshot, SnapshotServer, Value
 __all__ = ["Explored", "Violation", "explore"]
 
 _KEYS = Keys()
-_RECORDS = tuple(_KEYS(name) for name in ("RQ_QUEUES", "ATTEMPTS", "AUDIT"))
+_RECORDS = tuple(_KEYS(name) for name in ("RQ_QUEUES", "ATTEMPTS", "AUDIT", "EVENTS"))
 """Records of what was. They only grow, and no script decides by them: they do not make states different."""
 _COUNTS = {"fence", "lease", "deaths", "finished", "ended_by", "attempt_started_at", "leased_at"}
 _Id = tuple[frozenset[str], Minds]

@@ -45,15 +45,15 @@ from tests.support.invariants import check_invariants
 from tests.support.plain import plain_at
 from tests.support.snapshots import Snapshot
 
-__all__ = ["PARENT", "InvokeModel", "Minds", "Move", "State"]
+__all__ = ["PARENT", "PARTITION", "RETENTION_MS", "InvokeModel", "Minds", "Move", "State"]
 
 PARENT = "parent"
 _KEYS = Keys()
 _NOW_MS = 1_763_200_000_000
-_PARTITION = plain_at(_KEYS, _NOW_MS)
+PARTITION = plain_at(_KEYS, _NOW_MS)
 _LEASE_MS = 10_000
 _TIMEOUT_MS = 60_000
-_RETENTION_MS = 3_600_000
+RETENTION_MS = 3_600_000
 _CANCELLED = dumps(Failure("RunCancelled", "the run was cancelled").to_json())
 _REFUSED = (ScriptStatus.NO_RUN, ScriptStatus.STALE_FENCE)
 _NOTHING = (ScriptStatus.ALREADY, *_REFUSED)
@@ -159,10 +159,11 @@ class InvokeModel:
         config = self._config(PARENT)
         return [
             create_group(_KEYS, "FINISHED"),
-            runs.start_run(_PARTITION, config, run_id=PARENT, event=_event(PARENT), dedupe=False),
+            create_group(_KEYS, "EVENTS"),
+            runs.start_run(PARTITION, config, run_id=PARENT, event=_event(PARENT), dedupe=False),
             self._claim(PARENT),
             *self._expire("LEASES", PARENT),
-            jobs.reclaim_leases(_PARTITION),
+            jobs.reclaim_leases(PARTITION),
         ]
 
     def twins(self) -> list[dict[str, str]]:
@@ -240,7 +241,7 @@ class InvokeModel:
             yield Move(f"cancel {child}", (self._cancel(child),), without, "event")
         if state.waits_for(child):
             timer = self._expire("TIMEOUTS", f"wait:{PARENT}:{step_key(child)}")
-            fire = jobs.fire_timers(_PARTITION)
+            fire = jobs.fire_timers(PARTITION)
             yield Move(f"timeout {child}", (*timer, fire), minds, "event")
 
     def _of_stream(self, state: State) -> Iterator[Move]:
@@ -249,14 +250,14 @@ class InvokeModel:
         new = [fields["run"] for entry, fields in entries if entry not in pending]
         left = [fields["run"] for entry, fields in entries if entry in pending and fields["run"] not in minds.waking]
         if new:
-            call = messages.read_finished(_PARTITION, "reader", limit=1)
+            call = messages.read_finished(PARTITION, "reader", limit=1)
             yield Move(f"read {new[0]}", (call,), replace(minds, waking=minds.waking | {new[0]}))
         if left:
-            call = messages.take_over_finished(_PARTITION, "reader", idle_ms=0)
+            call = messages.take_over_finished(PARTITION, "reader", idle_ms=0)
             yield Move("take-over all", (call,), replace(minds, waking=minds.waking | set(left)))
 
     def _reclaim(self, run: str, minds: Minds) -> Move:
-        return Move(f"reclaim {run}", (*self._expire("LEASES", run), jobs.reclaim_leases(_PARTITION)), minds)
+        return Move(f"reclaim {run}", (*self._expire("LEASES", run), jobs.reclaim_leases(PARTITION)), minds)
 
     # -- what comes of a move ----------------------------------------------------
 
@@ -352,7 +353,7 @@ class InvokeModel:
                 yield f"cancel {run}, again", self._cancel(run), (ScriptStatus.ALREADY, ScriptStatus.NO_RUN)
             if state.run(run).get("continuation") != "queued":
                 yield f"claim {run}, again", self._claim(run), (jobs.ClaimedJobs([]),)
-        yield "reclaim, again", jobs.reclaim_leases(_PARTITION), ([],)
+        yield "reclaim, again", jobs.reclaim_leases(PARTITION), ([],)
 
     def _unseen(self, state: State) -> set[str]:
         """The children that have left a finished event."""
@@ -376,7 +377,7 @@ class InvokeModel:
     @staticmethod
     def _config(run: str) -> FunctionConfig:
         """Each run waits in a queue of its own, so that they can be claimed in every order."""
-        return FunctionConfig("shop", run, run, retention_ms=_RETENTION_MS)
+        return FunctionConfig("shop", run, run, retention_ms=RETENTION_MS)
 
     @staticmethod
     def _expire(kind: str, member: str) -> tuple[Command[Any], ...]:
@@ -386,7 +387,7 @@ class InvokeModel:
     @staticmethod
     def _claim(run: str) -> Command[Any]:
         lists = jobs.queue_lists([run])
-        return jobs.claim_jobs(_PARTITION, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS)
+        return jobs.claim_jobs(PARTITION, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS)
 
     def _invoke(self, child: str, fence: int) -> Command[Any]:
         start = ChildStart(
@@ -401,38 +402,36 @@ class InvokeModel:
             config=self._config(child),
             depth=1,
         )
-        return invokes.invoke_child(_PARTITION, start, run_id=PARENT, fence=fence, version=0)
+        return invokes.invoke_child(PARTITION, start, run_id=PARENT, fence=fence, version=0)
 
     @staticmethod
     def _lose(child: str, fence: int) -> Command[Any]:
         """The parent's code cancels the step that waits for the child, as that of the loser of a race."""
         keys = [step_key(child)]
-        return cancel_steps(_PARTITION, run_id=PARENT, fence=fence, keys=keys, retention_ms=_RETENTION_MS)
+        return cancel_steps(PARTITION, run_id=PARENT, fence=fence, keys=keys, retention_ms=RETENTION_MS)
 
     @staticmethod
     def _park(fence: int, applied: int) -> Command[Any]:
-        return jobs.park_run(_PARTITION, run_id=PARENT, fence=fence, applied=applied)
+        return jobs.park_run(PARTITION, run_id=PARENT, fence=fence, applied=applied)
 
     @staticmethod
     def _finish(run: str, fence: int, output: bytes) -> Command[Any]:
         return jobs.finish_run(
-            _PARTITION,
+            PARTITION,
             run_id=run,
             fence=fence,
             status=RunStatus.COMPLETED,
             payload=output,
-            retention_ms=_RETENTION_MS,
+            retention_ms=RETENTION_MS,
         )
 
     @staticmethod
     def _wake(child: str) -> Command[Any]:
-        return invokes.wake_parent(_PARTITION, child, worker="w")
+        return invokes.wake_parent(PARTITION, child, worker="w")
 
     @staticmethod
     def _cancel(run: str, *, children: bool = True) -> Command[Any]:
-        return runs.cancel_run(
-            _PARTITION, run_id=run, failure=_CANCELLED, retention_ms=_RETENTION_MS, children=children
-        )
+        return runs.cancel_run(PARTITION, run_id=run, failure=_CANCELLED, retention_ms=RETENTION_MS, children=children)
 
 
 def _event(run: str) -> bytes:

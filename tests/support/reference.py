@@ -345,7 +345,7 @@ _LIMITS: tuple[tuple[str, str, str, Callable[[int], str], str], ...] = (
     ("detail of a heartbeat", "engine/stepflow_engine/handler_control.py", "MAX_HEARTBEAT_BYTES", _bytes, "`StepUsageError`"),
     ("retries, as a number", "engine/stepflow_engine/limits.py", "MAX_RETRIES", _count, "`ConfigurationError`; `ValueError` in `with_options`"),
     ("attempts of a `Retry`", "engine/stepflow_engine/limits.py", "MAX_ATTEMPTS", _count, "`ConfigurationError`"),
-    ("length of an id or a name", "engine/stepflow_engine/limits.py", "_MAX_ID_BYTES", _bytes, "`ConfigurationError`, `StepUsageError` or `EventError`, by place"),
+    ("length of an id or a name", "engine/stepflow_engine/limits.py", "MAX_ID_BYTES", _bytes, "`ConfigurationError`, `StepUsageError` or `EventError`, by place"),
     ("depth of invokes", "engine/stepflow_engine/limits.py", "MAX_DEPTH", _count, "`InvokeError`"),
     ("a sleep, a wait, an invoke, any duration", "engine/stepflow_engine/durations.py", "MAX_DURATION_MS", show_duration, "`StepUsageError` in a step, `ConfigurationError` in an option"),
     ("length of an expression", "engine/stepflow_engine/expression.py", "_MAX_BYTES", _bytes, "`ConfigurationError`; `StepUsageError` in a step"),

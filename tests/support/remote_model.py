@@ -50,7 +50,7 @@ HERE, THERE = plain_at(Keys.over(2), _NOW_MS).all
 _LEASE_MS, _TIMEOUT_MS, _RETENTION_MS = 10_000, 60_000, 3_600_000
 _CANCELLED = dumps(Failure("RunCancelled", "the run was cancelled").to_json())
 _ENTRY = re.compile(r"\d{13}-\d+")
-_RECORDS = tuple(Keys()(name) for name in ("ATTEMPTS", "AUDIT"))
+_RECORDS = tuple(Keys()(name) for name in ("ATTEMPTS", "AUDIT", "EVENTS"))
 _COUNTS = {"fence", "lease", "deaths", "ended_by", "attempt_started_at", "leased_at"}
 
 
@@ -182,7 +182,8 @@ class AwayModel:
         """What makes the first state: the parent is on its queue."""
         event = _event(PARENT)
         start = runs.start_run(HERE, _config(PARENT), run_id=PARENT, event=event, dedupe=False)
-        return [create_group(HERE.keys, "FINISHED"), create_group(THERE.keys, "FINISHED"), start]
+        groups = [create_group(side.keys, stream) for side in (HERE, THERE) for stream in ("FINISHED", "EVENTS")]
+        return [*groups, start]
 
     # -- moves -------------------------------------------------------------------
 

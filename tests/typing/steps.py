@@ -22,6 +22,14 @@ async def square(number: int) -> Square:
     return Square(result=number**2)
 
 
+async def delete(urls: list[str]) -> None:
+    urls.clear()
+
+
+def subtract(result: int) -> str:
+    return str(-result)
+
+
 class Shop:
     async def sell(self, sku: str) -> float:
         return float(len(sku))
@@ -43,6 +51,10 @@ async def steps(ctx: Context) -> None:
     assert_type(await step.with_options(retries=2, timeout="1m").run("with options", total, 1), int)
     policy = Retry(5, initial="1s", budget="1h", on=(TimeoutError, OSError), unless=lambda error: "gone" in str(error))
     assert_type(await step.with_options(retries=policy).run("with a policy", total, 1), int)
+    assert_type(await step.run("undo", copy, ["a.png"], undo=delete), list[str])
+    assert_type(await step.run("undo of a sync handler", total, 40, 2, undo=lambda result: result - 2), int)
+    assert_type(await step.run("undo with a default", total, 40, undo=subtract), int)
+    assert_type(await step.with_options(undo=delete).run("undo of keywords", copy, ["a.png"], bucket="b"), list[str])
     assert_type(step.idempotency_key, str)
     assert_type(await step.wait_for_signal("a signal", "go", timeout="1h"), Signal | None)
     assert_type(await step.ask("a model", schema=Square, to="ops", timeout="1h"), Square | None)
@@ -61,6 +73,9 @@ async def wrong_steps(ctx: Context) -> None:
     await step.run("too many", total, 1, 2, 3)  # error
     await step.run("an unknown keyword", copy, [], folder="b")  # error
     await step.run("not callable", 40)  # error
+    await step.run("a wrong type with undo", total, "40", undo=subtract)  # error
+    await step.run("the undo handler of another result", total, 40, undo=delete)  # error
+    await step.run("undo is not callable", total, 40, undo=40)  # error
     await step.run(40, total, 1)  # error
     await step.ask("no timeout", schema=bool)  # error
     await step.wait_for_signal("no name")  # error
@@ -75,6 +90,7 @@ def sync_steps(ctx: SyncContext) -> None:
     assert_type(step.run("an async handler", copy, ["a.png"], bucket="b"), list[str])
     assert_type(step.run("a sync handler", total, 40), int)
     assert_type(step.run("a model", square, 4), Square)
+    assert_type(step.run("undo", total, 40, undo=subtract), int)
     assert_type(step.with_options(retries=2).run("with options", square, 4), Square)
     assert_type(step.idempotency_key, str)
     assert_type(step.parallel(lambda: step.run("left", total, 1), lambda: step.run("right", copy, [])), list[Any])

@@ -14,10 +14,12 @@ from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import (
     end_scope,
     event_scope,
+    open_event,
     open_event_text,
     open_failure,
     open_memo,
     redacted,
+    redacted_event,
     redacted_failure,
     redacted_memo,
     seal_failure,
@@ -25,6 +27,7 @@ from stepflow_engine.encryption_scopes import (
 )
 from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.memo import memo_of_data, memo_of_error, read_memo
+from stepflow_engine.run_events import CANCELLED
 from stepflow_engine.steps import event_text
 
 OLD, NEW, OTHER = (bytes([n]) * 32 for n in (1, 2, 3))
@@ -218,3 +221,30 @@ def test_without_the_package_the_setting_says_what_to_install(monkeypatch: pytes
     with pytest.raises(ConfigurationError, match=r"pip install 'stepflow\[encryption\]'"):
         Encryption(keys=[OLD])
     assert Stepflow("a").backend.cipher.seal(b"1", PLACE) == b"1"
+
+
+# -- the event of a cancelled run --------------------------------------------------
+
+
+def reporting(reported: object) -> dict[str, object]:
+    return {"name": CANCELLED, "id": "c1", "ts": 1, "data": {"run_id": "r1", "event": reported}}
+
+
+def test_the_event_of_a_cancelled_run_is_opened_within_the_event_that_reports_it() -> None:
+    inner = {"name": "e", "id": "e1", "ts": 1, "data": sealed(place=event_scope("e1"))}
+    opened = open_event(Cipher([OLD]), reporting(inner))
+    assert opened["data"] == {"run_id": "r1", "event": {**inner, "data": SECRET}}
+    assert redacted_event(Cipher([OTHER]), reporting(inner))["data"]["event"]["data"] == "encrypted"
+    with pytest.raises(EncryptionKeyMissingError):
+        open_event(Cipher([OTHER]), reporting(inner))
+    moved = {**inner, "id": "e2"}
+    with pytest.raises(DecryptionError):
+        open_event(Cipher([OLD]), reporting(moved))
+
+
+@pytest.mark.parametrize("reported", [None, 1, [], {}, {"data": {"$enc": "x.y"}}, {"id": 1, "data": {"$enc": "x.y"}}])
+def test_an_event_with_that_name_may_have_any_form(reported: object) -> None:
+    event = reporting(reported)
+    assert open_event(Cipher([OLD]), event) == redacted_event(Cipher([OLD]), event) == event
+    whole = {**event, "data": sealed(place=event_scope("c1"))}
+    assert open_event(Cipher([OLD]), whole)["data"] == SECRET, "a program of the app has sent it"

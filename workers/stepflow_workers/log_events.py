@@ -266,9 +266,31 @@ _EVENTS = (
         "run_ended",
         ("INFO", "WARNING"),
         ("run_id", "function", "status", "error"),
-        "A run has completed (INFO) or failed (WARNING). `error` has the name and the message of the exception; "
-        "only the name if the app encrypts.",
+        "A run has completed (INFO), failed, or ended after its steps were undone (WARNING). `error` has the name and "
+        "the message of the exception; only the name if the app encrypts.",
         f"If it failed: `{NAME} runs show RUN` prints the traceback.",
+    ),
+    LogEvent(
+        "run_undo_started",
+        _WARNING,
+        ("run_id", "function", "error"),
+        "A run has failed for good. Before it ends, the undo handlers of its completed steps run.",
+        f"`{NAME} explain RUN` shows how far it is.",
+    ),
+    LogEvent(
+        "run_undoing",
+        _INFO,
+        ("run_id", "function", "status", "count"),
+        "A worker undoes the steps of a run that will end with `status`. `count` steps have an undo handler, those "
+        "already undone included.",
+    ),
+    LogEvent(
+        "undo_failed",
+        _ERROR,
+        ("run_id", "function", "step_id", "error"),
+        "The undo handler of a step has failed for good. The other steps of the run were undone. Without `step_id`: no "
+        "undo handler could run.",
+        f"Undo the step by hand. `{NAME} runs show RUN` prints the error, and `{NAME} doctor` lists the run.",
     ),
     LogEvent(
         "attempt_failed",

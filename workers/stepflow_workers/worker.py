@@ -576,12 +576,16 @@ def _report_refusal(throttle: LogThrottle, error: ServerRefusesError) -> None:
         _log.warning("server_refuses", extra={"right": error.right, "error": str(error)})
 
 
-def _drop_lost(state: WorkerState, leases: HeldLeases, jobs: list[str]) -> None:
-    """Drop jobs whose leases another worker has now, and the runs of lost continuations."""
-    for job in jobs:
-        lease = leases.pop(job, None)
-        if lease is None:
+def _drop_lost(state: WorkerState, leases: HeldLeases, lost: dict[str, int]) -> None:
+    """Drop jobs whose leases another worker has now, and the runs of lost continuations.
+
+    This worker may have claimed a job again since: that of a run that was cancelled, and undoes its steps now.
+    """
+    for job, fence in lost.items():
+        lease = leases.get(job)
+        if lease is None or lease.fence != fence:
             continue
+        del leases[job]
         if not lease.key:
             state.evict(lease.run_id)
         state.interrupt(lease.run_id, job=job, reason="the run has ended, or another worker has the step")

@@ -99,6 +99,8 @@ def examine_backlog(broker: Broker, partition: Partition, findings: Findings, *,
         backlog.examine_stream(stream)
     if count := broker.execute(command(int, "XLEN", partition.keys("EVENTS_ASIDE"))):
         findings.add("events_aside", partition.keys("EVENTS_ASIDE"), f"{count:,}")
+    for run in broker.execute(command(replies.texts, "ZRANGEBYSCORE", partition.keys("UNDO_FAILURES"), now, "+inf")):
+        findings.add("undo_failed", run)
 
 
 @dataclass(slots=True)

@@ -229,6 +229,7 @@ RULES: dict[str, Rule] = {
     "queue_unserved": _warning("no live worker serves queue {subject} of {detail}: start one"),
     "foreign_job": _warning("job {subject} in queue {detail} belongs to another program that uses RQ: workers leave it there; start an `rq worker` for it, or give that program another queue"),
     "events_aside": _warning(f"events are set aside ({{detail}}), as `{NAME} events aside` shows with the reason of each"),
+    "undo_failed": _warning(f"undo handlers of run {{subject}} have failed, so what its steps did is not undone: `{NAME} runs show` has the errors; undo it by hand"),
     "function_unserved": _warning(f"no live worker has the code of function {{subject}}, which events still start: start a worker that has it, or run `{NAME} functions forget`"),
     "bulk_unserved": _warning("no worker executes bulk {subject}, of which {detail}: start one that has the function"),
     "schedule_without_function": _warning(f"schedule {{subject}} starts nothing: its function {{detail}} is not registered; start a worker that has it, or run `{NAME} schedules delete`"),

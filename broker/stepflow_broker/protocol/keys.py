@@ -16,6 +16,7 @@ from functools import cache
 
 from stepflow_engine.ids import PARTITION_PREFIX_LENGTH, partition_prefix_for
 from stepflow_engine.product import KEY_PREFIX, NAME
+from stepflow_engine.run_events import CANCELLED
 
 __all__ = [
     "ANY_PARTITION",
@@ -69,11 +70,11 @@ _RETENTION = "until the run ends, then its retention; of a child, from when its 
 
 # fmt: off
 KEYS: tuple[Key, ...] = (
-    Key("RUN", f"{KEY_PREFIX}:run:", "<run>", "hash", "begin_run claim_jobs close_run create_run defer extend_leases finish_run fork_run keep_signal leave_job mend_run move_created note_error park_run promote queue_run record_heartbeat retry_run set_values signal_index skip_run start_or_skip store_run tag_run take_signal", "expire_run", _RETENTION, "the truth of a run: see \"Fields of a run\" below"),
+    Key("RUN", f"{KEY_PREFIX}:run:", "<run>", "hash", "begin_run begin_undo claim_jobs close_run create_run defer end_undo extend_leases finish_run fork_run keep_signal leave_job mend_run move_created note_error note_undo park_run promote queue_run record_heartbeat retry_run set_values signal_index skip_run start_or_skip store_run tag_run take_signal", "expire_run", _RETENTION, "the truth of a run: see \"Fields of a run\" below"),
     Key("MEMOS", f"{KEY_PREFIX}:memos:", "<run>", "hash", "commit_step fork_run record_memo", "expire_run", _RETENTION, "step key → memo, the stored result or failure of the step"),
     Key("MEMO_ORDER", f"{KEY_PREFIX}:memo-order:", "<run>", "list", "commit_step fork_run record_memo", "expire_run", _RETENTION, "step keys in the order in which their memos were stored; a replay applies them in this order"),
     Key("ATTEMPTS", f"{KEY_PREFIX}:attempts:", "<run>", "hash", "forget_attempt keep_attempt record_heartbeat", "expire_run forget_attempt", _RETENTION, "`beat:<step key>` → the detail of the last heartbeat of a step that has not ended, as JSON; it may be encrypted. `<number>:<step key>` → an attempt that gave no result, as JSON: of a step, or of the run's own code (no step key). The last 10 of each, at most 1,000 and 4 MiB of a run. `count`, `bytes`: the last number, and the size of all"),
-    Key("STEPS", f"{KEY_PREFIX}:steps:", "<run>", "hash", "await_child begin_wait claim_jobs defer fail_attempt invoke_remote_child leave_job plan_steps promote requeue_step mend_step store_wait", "end_run", "until the run ends; the fields of a step until it ends", "steps that have not ended: see \"Fields of steps\" below"),
+    Key("STEPS", f"{KEY_PREFIX}:steps:", "<run>", "hash", "await_child begin_wait claim_jobs defer fail_attempt invoke_remote_child leave_job mend_step plan_steps promote requeue_step store_wait", "drop_work", "until the run ends; the fields of a step until it ends", "steps that have not ended: see \"Fields of steps\" below"),
     Key("LIVE", f"{KEY_PREFIX}:live", "", "zset", "mend_run store_run", "close_run", "members: until the run ends", "live runs, by creation time in ms"),
     Key("INDEX", f"{KEY_PREFIX}:index:", "<subject>", "zset", "index_end index_start index_tags move_end move_start", "forget_runs tag_run", "members: until the run is forgotten", "runs with something in common. By creation time in ms: function <app>/<function>, tag <name>=<value>. By end time in ms: ended <app>/<function>, failed <app>/<function>, error <group>"),
     Key("EXPIRY", f"{KEY_PREFIX}:expiry", "", "zset", "forget_runs index_end move_end", "forget_runs", "members: the retention of the run", "ended runs, by the time in ms at which they are forgotten: `<run> ` and, as in the field `indexed` of the run, the name of the function and the further indexes that list the run"),
@@ -81,6 +82,7 @@ KEYS: tuple[Key, ...] = (
     Key("TAG_NAMES", f"{KEY_PREFIX}:tag-names", "", "set", "index_tags", "", "for ever", "the names of tags that runs have or had; at most 1,000"),
     Key("ERROR_GROUP", f"{KEY_PREFIX}:error-group:", "<group>", "hash", "finish_run", "finish_run", "30 days after the last failure; at most 1,000 groups", "failures that are alike: `count`, `first` and `last` in ms, the last `run`, `function`, `step`, `name` and `message`. The message is empty if the app encrypts"),
     Key("ERROR_GROUPS", f"{KEY_PREFIX}:error-groups", "", "zset", "finish_run", "finish_run", "members: as the group", "the groups of failures, by the time in ms of the last failure"),
+    Key("UNDO_FAILURES", f"{KEY_PREFIX}:undo-failures", "", "zset", "end_undo", "end_undo", "members: the retention of the run; at most 1,000", "ended runs of which undo handlers have failed, by the time in ms until which the run is kept"),
     Key("REQUEUED", f"{KEY_PREFIX}:requeued", "", "hash", "claim_jobs", "settle_requeue", "fields: until a worker has retried the run", "failed run that RQ's tools have requeued → the time in ms at which its job was claimed"),
     Key("LEASES", f"{KEY_PREFIX}:leases", "", "zset", "extend_leases grant_lease", "drop_lease reclaim_leases", "members: until the lease ends", "leased jobs, by the time in ms at which the lease expires"),
     Key("LAST_CLAIM", f"{KEY_PREFIX}:last-claim:", "<worker>", "string", "claim_jobs", "", "one lease", "the last claim of the worker: its number, then job, list and fence of each job; a claim that is sent again gets the same jobs"),
@@ -89,7 +91,7 @@ KEYS: tuple[Key, ...] = (
     Key("SIGNAL_IDS", f"{KEY_PREFIX}:signal-ids:", "<run>", "set", "send_signal", "expire_signals", "until the run ends, then its retention", "SHA-1 of the ids of all signals that the run was sent; a signal that is sent again has no effect"),
     Key("ASKS", f"{KEY_PREFIX}:asks", "", "zset", "begin_ask", "remove_wait", "members: until the step has its answer, or waits no longer", "steps that wait for an answer, <run>:<step key>, by the time in ms since which they wait"),
     Key("TIMEOUT", f"{KEY_PREFIX}:timeout:", "<run>:<step key>", "string", "await_child begin_wait mend_step store_wait", "drop_wait", "until the wait ends", "the timeout key of a step that waits for a child, a time, an event, a signal or an answer: the memo that the step gets if the time is over first"),
-    Key("TIMEOUTS", f"{KEY_PREFIX}:timeouts", "", "zset", "APPLY.start_within await_child begin_wait claim_jobs delay_event delay_job mend_timer move_timer resume resume_subject store_wait", "cancel_event claim_jobs drop_cancellation drop_step drop_wait end_run fire_timers repair_jobs start_batch", "members: until they fire", "timers, by the time in ms at which they are due: job:<job> queues a delayed job, wait:<run>:<step key> ends a wait, start:<run> and finish:<run> cancel a run that has not started or ended in time, resume:<subject> continues what a pause has deferred, event:<id> sends a delayed event"),
+    Key("TIMEOUTS", f"{KEY_PREFIX}:timeouts", "", "zset", "APPLY.start_within await_child begin_wait claim_jobs delay_event delay_job mend_timer move_timer resume resume_subject store_wait", "cancel_event claim_jobs drop_cancellation drop_continuation drop_step drop_wait fire_timers repair_jobs start_batch", "members: until they fire", "timers, by the time in ms at which they are due: job:<job> queues a delayed job, wait:<run>:<step key> ends a wait, start:<run> and finish:<run> cancel a run that has not started or ended in time, resume:<subject> continues what a pause has deferred, event:<id> sends a delayed event"),
     Key("WAITS", f"{KEY_PREFIX}:waits:", "<paths>\\n<digest>\\n<event>", "set", "add_wait", "remove_wait", "members: until the wait ends", "waits for an event of this name whose values at these paths have this SHA-1: <run>:<step key> of a step, <run>:!<n> of a run that the event cancels. Paths '': any event of the name. Paths '?': a worker evaluates the condition of the wait"),
     Key("WAIT_COUNTS", f"{KEY_PREFIX}:wait-counts:", "<event>", "hash", "add_wait remove_wait", "remove_wait", "fields: until the last of their waits ends", "paths → the number of waits for events of this name that compare values at these paths"),
     Key("EVENT_HISTORY", f"{KEY_PREFIX}:event-history:", "<event>", "stream", "mend_history remember_event", "mend_history trim_history", "an hour after the last event", "about the last 1,000 events of this name, for waits that begin after their event has come; up to 10,000 (about 16 MB) once a wait has compared values"),
@@ -114,7 +116,7 @@ KEYS: tuple[Key, ...] = (
     Key("BATCHED", f"{KEY_PREFIX}:batched:", "<run>", "list", "join_batch", "end_batch leave_batch", "until the batch has ended", "the members of a batch, in the order in which they joined"),
     Key("RATE", f"{KEY_PREFIX}:rate:", "<app>/<function>:<key>", "zset", "APPLY.rate", "APPLY.debounce APPLY.rate", "one period after the last start", "the starts within the period, by time in ms"),
     Key("PAUSED", f"{KEY_PREFIX}:paused", "", "hash", "pause", "forget_function resume", "fields: until they are resumed", "what is paused (function <app/id>, queue <queue>, key <scope>:<key>=<value>) → the time of the pause in ms, and the reason"),
-    Key("EVENTS", f"{KEY_PREFIX}:events", "", "stream", "add_event delay_event finish_run resend_event send_delayed_event send_events", "drop_event route_event set_aside_event", "entries: until they are routed", "events that are not routed yet, read by a consumer group of all workers"),
+    Key("EVENTS", f"{KEY_PREFIX}:events", "", "stream", "add_event delay_event end_undo finish_run report_cancelled resend_event send_delayed_event send_events", "drop_event route_event set_aside_event", "entries: until they are routed", "events that are not routed yet, read by a consumer group of all workers"),
     Key("AUDIT", f"{KEY_PREFIX}:audit", "", "stream", "audit", "", "entries: until newer ones exceed about 100,000", "what people and programs have done by hand: who, action, subject, reason, details"),
     Key("BULK", f"{KEY_PREFIX}:bulk:", "<bulk>", "hash", "end_bulk settle_bulk_runs start_bulk stop_bulk take_bulk_runs", "", "until the bulk ends, then 7 days", "a job of the workers that forks many runs: its `state`, `function`, `request`, rate (`per_second`), `who` and `reason`; `matched`, `done`, `skipped`, `refused`; `why:<outcome> <text>` → how often, and one of the runs; the worker that holds it (`holder`, `held_until`), how many runs it has `taken`, and when the rate allows the next (`next_at`). Only in the first partition"),
     Key("BULK_RUNS", f"{KEY_PREFIX}:bulk-runs:", "<bulk>", "list", "add_bulk_runs", "end_bulk settle_bulk_runs", "until the bulk ends; an hour if it never starts", "the runs that a bulk has still to fork, the next one last"),
@@ -135,11 +137,11 @@ KEYS: tuple[Key, ...] = (
     Key("PAUSES", f"{KEY_PREFIX}:pauses", "", "channel", "pause resume", "", "—", "tells workers to read the pauses again"),
     Key("NOTIFICATIONS", f"{KEY_PREFIX}:notifications:", "<worker>", "channel", "cancel_tree wake_run", "", "—", "tells a worker that a run which it executes has a new memo (`memo <run> <position> <step key>`) or was cancelled (`cancel <run>`). The worker reads the rest"),
     Key("RUN_ENDED", f"{KEY_PREFIX}:run-ended:", "<run>", "channel", "close_run", "", "—", "tells callers that wait for the result of a run that it has ended"),
-    Key("RQ_QUEUE", f"{RQ}:queue:", "<queue> and <queue>:steps", "list", "claim_jobs push_job", "claim_jobs drop_step end_run", "members: until the job is claimed", "RQ: ready jobs. The first list has the first jobs of new runs. The second has the jobs of started runs, which workers claim first"),
+    Key("RQ_QUEUE", f"{RQ}:queue:", "<queue> and <queue>:steps", "list", "claim_jobs push_job", "claim_jobs drop_continuation drop_step", "members: until the job is claimed", "RQ: ready jobs. The first list has the first jobs of new runs. The second has the jobs of started runs, which workers claim first"),
     Key("RQ_QUEUES", f"{RQ}:queues", "", "set", "push_job", "", "for ever", "RQ: all queues"),
     Key("RQ_JOB", f"{RQ}:job:", "<run> or <run>-<step key>", "hash", "close_run defer describe_job grant_lease park_run settle_requeue", "begin_run close_run commit_planned_step drop_step settle_requeue", "until the job ends; of a failed run its retention", "RQ: a job, as RQ's own tools read it. Its data is JSON, never pickle"),
     Key("RQ_WIP", f"{RQ}:wip:", "<queue>", "zset", "extend_leases grant_lease", "drop_lease", "members: until the lease ends", f"RQ: jobs that are executing, as RQ's tools show them. Workers use the leases in {KEY_PREFIX}:leases"),
-    Key("RQ_SCHEDULED", f"{RQ}:scheduled:", "<queue>:steps", "zset", "delay_job move_delayed", "drop_step end_run fire_timers requeue_step start_batch", "members: until the job is queued", f"RQ: delayed jobs, as RQ's tools show them. Workers use the timers in {KEY_PREFIX}:timeouts"),
+    Key("RQ_SCHEDULED", f"{RQ}:scheduled:", "<queue>:steps", "zset", "delay_job move_delayed", "drop_continuation drop_step fire_timers requeue_step start_batch", "members: until the job is queued", f"RQ: delayed jobs, as RQ's tools show them. Workers use the timers in {KEY_PREFIX}:timeouts"),
     Key("RQ_FAILED", f"{RQ}:failed:", "<queue>", "zset", "close_run settle_requeue", "finish_run RQ", "members: the retention of the run", "RQ: failed runs"),
     Key("RQ_SUSPENDED", f"{RQ}:suspended", "", "string", "RQ", "RQ", "until rq resume", "RQ: while it exists, no job is claimed"),
     Key("RQ_WORKERS", f"{RQ}:workers", "", "set", "RQ", "RQ", "members: until the worker ends", "RQ: all workers"),
@@ -242,6 +244,8 @@ def lua_constants(script: str) -> str:
     named = set(re.findall(r"\b[A-Z_]{3,}\b", script))
     keys = [key for key in KEYS if key.name in named]
     group = f"local GROUP = '{GROUP}'\n" if "GROUP" in named else ""
+    if "CANCELLED_EVENT" in named:
+        group += f"local CANCELLED_EVENT = '{CANCELLED}'\n"
     if not keys:
         return group
     names, texts = ", ".join(key.name for key in keys), ", ".join(f"'{key.text}'" for key in keys)

@@ -40,7 +40,7 @@ _TIME = "time in ms"
 _DURATION = "duration in ms"
 _CREATE = "start_or_skip store_run"
 _MOVE = "begin_run claim_jobs queue_run retry_run store_run"
-_LEASE_ENDS = "close_run leave_job park_run requeue_run retry_run"
+_LEASE_ENDS = "begin_undo close_run leave_job park_run requeue_run retry_run"
 
 # fmt: off
 RUN_FIELDS: tuple[HashField, ...] = (
@@ -54,16 +54,16 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("dedupe_ms", _DURATION, "fire_cron fire_schedule fork_run route_event start_runs start_runs_later", "", "How long after its creation the run is kept at least, so that its id prevents a second start. 0: no minimum."),
     # its state
     _field("status", "text", f"{_MOVE} close_run leave_job park_run start_or_skip", "", "The status that users see. While the run is live, it follows from `continuation`."),
-    _field("continuation", "text", f"{_MOVE} create_run defer promote", "close_run park_run", "The state of the run's own job. A parked or ended run has no such field."),
+    _field("continuation", "text", f"{_MOVE} create_run defer promote", "begin_undo close_run park_run", "The state of the run's own job. A parked or ended run has no such field."),
     _field("started_at", _TIME, "claim_jobs mend_run", "", "The first claim of the run."),
     _field("ended_at", _TIME, "close_run", "", "The end of the run."),
     _field("ended_by", "text", "close_run", "", "The worker that had the lease of the continuation when the run ended."),
     _field("version", "text", "claim_jobs", "", "The version of the code of the worker that started the run. Without the field it has none."),
     _field("output", "JSON", "close_run", "", "The result of a completed run. It may be encrypted."),
-    _field("error", "JSON", "close_run", "", "The failure of a run that has failed, was cancelled or was skipped. It may be encrypted."),
+    _field("error", "JSON", "begin_undo close_run", "", "The failure of a run that has failed, was cancelled or was skipped, or that undoes its steps before it ends so. It may be encrypted."),
     _field("indexed", "text", "note_error tag_run with_tags", "", "The further indexes that list the run: of its tags, and of the group of its error. `<length> <subject>` repeated."),
     _field("reason", "text", "skip_run start_or_skip", "", "Why the run was skipped."),
-    _field("ended_version", "text", "finish_run", "", "The version of the code that ended the run, if it differs from `version`."),
+    _field("ended_version", "text", "end_undo finish_run", "", "The version of the code that ended the run, if it differs from `version`."),
     # its job
     _field("lease", "integer", "claim_jobs", _LEASE_ENDS, "The fence of the current lease of the continuation."),
     _field("fence", "integer", "claim_jobs", "", "The last fence of any job of the run. It only grows."),
@@ -71,7 +71,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("owner", "text", "claim_jobs", _LEASE_ENDS, "The worker that has the lease of the continuation."),
     _field("leased_at", _TIME, "claim_jobs", _LEASE_ENDS, "When the lease of the continuation was granted."),
     _field("executing", "text", "extend_leases", _LEASE_ENDS, "The step that the continuation has executed for longer than a second: `<fence> <since, in ms> <step key> <step id>`. It counts while the lease has this fence and the step has no memo and no job."),
-    _field("deaths", "lines of text", "reclaim_leases", "commit_step close_run forget_deaths record_memo", "The workers that died with the continuation since its last progress, each with the time. With too many the run is poison."),
+    _field("deaths", "lines of text", "reclaim_leases", "begin_undo commit_step close_run forget_deaths record_memo", "The workers that died with the continuation since its last progress, each with the time. With too many the run is poison."),
     _field("attempt", "integer", f"{_CREATE} retry_run", "", "How many attempts of the function's own code have failed."),
     _field("attempt_started_at", _TIME, "claim_jobs", "retry_run", "The first claim of a later attempt of the function's own code. The first attempt starts at `started_at`."),
     _field("first_failed_at", _TIME, "retry_run", "", "When the first attempt of the function's own code failed. The budget of a retry policy counts from it."),
@@ -81,24 +81,29 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("delayed_by", "text", "begin_run find_batch start_later start_or_skip", "", "The flow control rule that delays or delayed the start; `delayed`: the client does."),
     _field("start_rules", "packed texts", "start_later", "begin_run", "The rules of the start of a run that a client has started for a later time. They are checked and applied when it is due."),
     _field("due_is_fixed", "1", "start_later", "begin_run", "The client has named the time itself, so it does not count from `created_at`."),
-    _field("blocked", "text", "retry_run", "close_run leave_job retry_run", "Why the last worker that claimed the run could not execute it."),
-    _field("deferred", "integer", "retry_run", "close_run retry_run", "How often in a row a worker could not execute the run, because it could not read it or did not have its code. The delay doubles each time."),
-    _field("left_by", "words", "leave_job", "close_run", "The versions of the code whose workers have left the continuation to another version, because their code has a step of another kind."),
+    _field("blocked", "text", "retry_run", "begin_undo close_run leave_job retry_run", "Why the last worker that claimed the run could not execute it."),
+    _field("deferred", "integer", "retry_run", "begin_undo close_run retry_run", "How often in a row a worker could not execute the run, because it could not read it or did not have its code. The delay doubles each time."),
+    _field("left_by", "words", "leave_job", "begin_undo close_run", "The versions of the code whose workers have left the continuation to another version, because their code has a step of another kind."),
     # flow control
     _field("heartbeats", "1", "record_heartbeat", "", "A handler of the run has sent a heartbeat with a detail, so the attempts of the run may have one."),
     _field("concurrency", "text", "APPLY.field", "", "The concurrency limits of the run's jobs. `<limit> <length of the name> <name>` repeated."),
     _field("priority_ms", "duration in ms, may be negative", "APPLY.field", "", "The time by which the run comes earlier in a wait list."),
-    _field("singleton", "text", "APPLY.singleton", "", "The name of the singleton key that the run holds."),
+    _field("singleton", "text", "APPLY.singleton", "APPLY.singleton", "The name of the singleton key that the run holds."),
     _field("rate", "text", "APPLY.rate", "", "The name of the rate limit key that counts the run."),
     _field("batch", "text", "begin_run create_member find_batch", "", "The run id of the batch. A batch is a run itself: both its members and the batch have the field."),
     # cancellation
-    _field("cancel_events", "integer", "APPLY.field", "", "How many events can cancel the run. Runs without cancellation rules have no such field."),
+    _field("cancel_events", "integer", "APPLY.field", "begin_undo", "How many events can cancel the run. Runs without cancellation rules have no such field."),
     _field("cancel:<n>", "text", "APPLY.cancel_on", "", "The index of the wait for cancelling event n."),
     _field("condition:<n>", "JSON", "APPLY.cancel_on", "", "The condition of cancelling event n, which a worker evaluates. Empty: none."),
     _field("until:<n>", _TIME, "APPLY.cancel_on move_created", "", "Until when cancelling event n counts. Without the field it counts for the whole life of the run."),
     _field("start_within", "text", "APPLY.start_within", "", "The time within which the run must start, as readable text. The timer has the time itself."),
     _field("finish_within", "text", "APPLY.finish_within", "", "The time within which the run must end, as readable text."),
-    _field("finish_ms", _DURATION, "APPLY.finish_within", "", "The time within which the run must end, counted from its start."),
+    _field("finish_ms", _DURATION, "APPLY.finish_within", "begin_undo", "The time within which the run must end, counted from its start."),
+    # undo
+    _field("undo", "1", "fork_run note_undo", "", "The code of the run has requested a step with an undo handler. Other runs have no such field."),
+    _field("undoing", "text", "begin_undo", "end_undo", "The status that the run will have when its steps are undone: `failed` or `cancelled`. Its jobs execute undo handlers."),
+    _field("failed_event", "JSON", "finish_run", "end_undo", "The event that reports the failed run, until its steps are undone."),
+    _field("failed_event_id", "text", "finish_run", "end_undo", "The id of `failed_event`."),
     # its source
     _field("forked_from", "text", "fork_run", "", "The run whose memos it got when it was created."),
     _field("forked_at", "text", "fork_run", "", "The id of the step before which that run was cut. Empty: not by a step."),

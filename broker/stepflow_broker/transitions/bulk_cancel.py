@@ -190,13 +190,17 @@ def _cancel(partition: Partition, run_id: str, request: CancelRequest) -> Comman
 
 
 def _ended_by(partition: Partition, run_ids: Sequence[str], request: CancelRequest) -> Operation[list[str]]:
-    """The runs that this request has ended.
+    """The runs that this request has ended, or that undo their steps because of it.
 
     The statuses do not say it: a command that is sent twice finds that its run has ended.
     """
-    ends = yield [command(tuple, "HMGET", partition.run_key("RUN", run_id), "status", "error") for run_id in run_ids]
-    this = (RunStatus.CANCELLED.encode(), request.failure)
-    return [run_id for run_id, end in zip(run_ids, ends, strict=True) if end == this]
+    fields = ("status", "undoing", "error")
+    ends = yield [command(tuple, "HMGET", partition.run_key("RUN", run_id), *fields) for run_id in run_ids]
+    return [
+        run_id
+        for run_id, (status, undoing, error) in zip(run_ids, ends, strict=True)
+        if RunStatus.CANCELLED.encode() in (status, undoing) and error == request.failure
+    ]
 
 
 def _names(reply: list[bytes | None]) -> tuple[RunStatus, str, str] | None:

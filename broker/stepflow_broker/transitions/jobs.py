@@ -22,7 +22,7 @@ from stepflow_engine.ids import split_job_id
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.value_class import value_class
 
-_LEASE_FIELDS = 16
+_LEASE_FIELDS = 17
 __all__ = [
     "ClaimedJobs",
     "Lease",
@@ -31,6 +31,7 @@ __all__ = [
     "commit_planned_step",
     "commit_step",
     "continue_run",
+    "end_undo",
     "extend_leases",
     "fail_attempt",
     "finish_run",
@@ -74,6 +75,7 @@ class Lease:
         depth: how many parents the run has above it (continuation).
         version: the version of the code that started the run; ``""``: none.
         has_heartbeats: whether handlers of the run have sent heartbeats with details.
+        undoing: the status with which the run ends when its steps are undone; ``""``: it does not undo them.
     """
 
     job: str
@@ -93,6 +95,7 @@ class Lease:
     depth: int
     version: str
     has_heartbeats: bool = False
+    undoing: str = ""
 
     @classmethod
     def parse(cls, reply: list[Any]) -> Lease:
@@ -114,6 +117,7 @@ class Lease:
             depth,
             version,
             heartbeats,
+            undoing,
         ) = reply + [None] * (_LEASE_FIELDS - len(reply))
         name = job.decode()
         run_id, key = split_job_id(name)
@@ -135,6 +139,7 @@ class Lease:
             depth or 0,
             replies.shown_text(version),
             heartbeats is not None,
+            replies.shown_text(undoing),
         )
 
 
@@ -399,7 +404,7 @@ def finish_run(
     version: str | None = None,
     failed_like: FailedLike | None = None,
 ) -> Command[ScriptStatus]:
-    """End a run with its output or its error. DONE, ALREADY, NO_RUN or STALE_FENCE.
+    """End a run with its output or its error. DONE, MORE (it undoes its steps first), ALREADY, NO_RUN or STALE_FENCE.
 
     Args:
         partition: any partition of the server.
@@ -431,6 +436,42 @@ def finish_run(
         like.step,
         like.name,
         like.message,
+    )
+
+
+def end_undo(
+    partition: Partition,
+    *,
+    run_id: str,
+    fence: int,
+    retention_ms: int,
+    version: str | None = None,
+    undo_failed_event: tuple[bytes, str] = (b"", ""),
+) -> Command[ScriptStatus]:
+    """End a run whose undo handlers were executed, as it has stored. DONE, ALREADY, NO_RUN or STALE_FENCE.
+
+    Args:
+        partition: any partition of the server.
+        run_id: the run.
+        fence: the fence of its continuation.
+        retention_ms: how long the ended run is kept, in milliseconds.
+        version: the version of the code that ends it; ``None``: that of the run.
+        undo_failed_event: text and id of the event ``stepflow/function.undo_failed``; empty: none has failed.
+    """
+    return run_script(
+        "end_undo",
+        ScriptStatus,
+        (
+            partition.run_key("RUN", run_id),
+            partition.of(run_id).keys("EVENTS"),
+            partition.of(run_id).keys("UNDO_FAILURES"),
+        ),
+        partition.now_ms(),
+        run_id,
+        fence,
+        retention_ms,
+        version or "",
+        *undo_failed_event,
     )
 
 

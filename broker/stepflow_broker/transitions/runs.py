@@ -52,6 +52,8 @@ class RunRecord:
         error_group: the group of its error; ``""``: it has not failed.
         signals: how many signals are kept that no wait has received.
         values: what its code has set with ``ctx.set``, a dict by key, or sealed; ``None``: it has set nothing.
+        has_undo: whether its code has requested a step with an undo handler.
+        undoing: the status that it will have when its steps are undone; ``""``: it does not undo them.
     """
 
     id: str
@@ -90,6 +92,8 @@ class RunRecord:
     error_group: str = ""
     signals: int = 0
     values: Any = None
+    has_undo: bool = False
+    undoing: str = ""
 
     @property
     def name(self) -> str:
@@ -261,6 +265,16 @@ def read_status(partition: Partition, run_id: str) -> Command[RunStatus | None]:
     )
 
 
+def read_undoing(partition: Partition, run_id: str) -> Command[tuple[RunStatus | None, str]]:
+    """The status of a run, ``None`` if there is no such run, and the status that it will have when it is undone."""
+
+    def read(reply: list[bytes | None]) -> tuple[RunStatus | None, str]:
+        status, undoing = replies.text_pair(reply)
+        return RunStatus(status) if status else None, undoing
+
+    return command(read, "HMGET", partition.run_key("RUN", run_id), "status", "undoing")
+
+
 def count_steps(partition: Partition, run_id: str) -> Command[int]:
     """The number of memos of a run."""
     return command(int, "LLEN", partition.run_key("MEMO_ORDER", run_id))
@@ -311,6 +325,11 @@ def tag_run(partition: Partition, *, run_id: str, fence: int, tags: Mapping[str,
 def set_values(partition: Partition, *, run_id: str, fence: int, values: bytes) -> Command[ScriptStatus]:
     """Store what the code of a run has set, as JSON text, in place of earlier values. DONE, NO_RUN or STALE_FENCE."""
     return run_script("set_values", ScriptStatus, partition.run_keys(run_id, "RUN"), run_id, fence, values)
+
+
+def note_undo(partition: Partition, *, run_id: str, fence: int) -> Command[ScriptStatus]:
+    """Note that the code of a run has requested a step with an undo handler. DONE, NO_RUN or STALE_FENCE."""
+    return run_script("note_undo", ScriptStatus, partition.run_keys(run_id, "RUN"), run_id, fence)
 
 
 def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
@@ -374,6 +393,8 @@ def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
         error_group=error_group_of(subjects),
         signals=number("signals") or 0,
         values=loads(fields["values"]) if fields.get("values") else None,
+        has_undo="undo" in fields,
+        undoing=text("undoing"),
     )
 
 

@@ -46,9 +46,9 @@ class Reason:
     """One reason, and the reasons behind it.
 
     Attributes:
-        kind: of a run: ended, paused, executing, queued, waitlisted, delayed, retrying, waiting, batch, code_missing,
-            not_readable. Behind it: child, event, signal, ask, command (which ends these two), sleep, step,
-            code, retrying, waitlisted, pause, queue, concurrency.
+        kind: of a run: ended, undoing, paused, executing, queued, waitlisted, delayed, retrying, waiting, batch,
+            code_missing, not_readable. Behind it: child, event, signal, ask, command (which ends these two), sleep,
+            step, code, retrying, waitlisted, pause, queue, concurrency.
         subject: a run, a step, a queue, or a concurrency limit.
         text: a sentence without a full stop.
         until: when it ends by itself, in milliseconds since the epoch; ``None``: it does not end by time.
@@ -103,6 +103,9 @@ class _Explainer:
             text = f"{record.name} {record.status.value}{_end(record)}"
             return Reason("ended", run_id, text, None, tuple(self._failed_steps(record)))
         reason = self._live_run(record, steps, names, delayed_by, depth=depth)
+        if record.undoing:
+            text = f"{record.name} is undoing its steps after it {_reason_of_undo(record)}"
+            reason = Reason("undoing", run_id, text, None, (reason,))
         if paused := tuple(self._paused(record, names)):
             return Reason("paused", run_id, f"{record.name} is paused", None, (*paused, reason))
         return reason
@@ -294,6 +297,14 @@ class _Explainer:
                 yield Reason(
                     "concurrency", name, f"number {place + 1} for {name}, limit {limit}, held by {held or 'nobody'}"
                 )
+
+
+def _reason_of_undo(record: RunRecord) -> str:
+    """Why a run undoes its steps."""
+    if record.undoing == RunStatus.CANCELLED:
+        message = record.failure.message if record.failure else ""
+        return f"was cancelled: {message}" if message else "was cancelled"
+    return "failed" + (f": {one_line_failure(record.failure)}" if record.failure else "")
 
 
 def _end(record: RunRecord) -> str:

@@ -69,6 +69,7 @@ _RUN_FIELDS = (
     "forked_from",
     "forks",
     "version",
+    "undoing",
 )
 
 

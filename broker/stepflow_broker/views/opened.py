@@ -11,9 +11,9 @@ from stepflow_engine.cipher import MARK, Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import (
     end_scopes,
-    event_scope,
     redacted,
     redacted_detail,
+    redacted_event,
     redacted_failure,
     signal_scope,
     step_scope,
@@ -27,10 +27,9 @@ _MARK = MARK.encode()
 
 def opened_run(cipher: Cipher, run: RunRecord) -> RunRecord:
     """A run with its event, its output, its failure and its values opened."""
-    data = redacted(cipher, run.event["data"], event_scope(run.event["id"]))
     return replace(
         run,
-        event={**run.event, "data": data},
+        event=redacted_event(cipher, run.event),
         output=redacted(cipher, run.output, *end_scopes(run.id, run.name, failed=False)),
         failure=redacted_failure(cipher, run.failure, *end_scopes(run.id, run.name, failed=True)),
         values=redacted(cipher, run.values, values_scope(run.id)),

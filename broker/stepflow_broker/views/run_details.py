@@ -81,6 +81,7 @@ class RunDetails:
             "signals": [
                 {"signal": one.name, "id": one.id, "at": iso(one.at_ms), "data": one.data} for one in self.signals
             ],
+            "undoing": run.undoing or None,
             "event": run.event,
             "output": run.output,
             "error": run.failure.to_json() if run.failure else None,

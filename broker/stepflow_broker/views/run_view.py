@@ -49,6 +49,7 @@ class RunView:
         parent: the run that invoked it; ``""``: none, or it was not read.
         forked_from: the run that it repeats; ``""``: none, or it was not read.
         forks: its last forks, the newest first.
+        undoing: the status that it will have when its steps are undone; ``""``: it does not undo them.
     """
 
     id: str
@@ -73,6 +74,7 @@ class RunView:
     parent: str = ""
     forked_from: str = ""
     forks: tuple[str, ...] = ()
+    undoing: str = ""
 
     @property
     def name(self) -> str:
@@ -101,6 +103,7 @@ class RunView:
             "error_group": self.error_group or None,
             "forked_from": self.forked_from or None,
             "forks": list(self.forks),
+            "undoing": self.undoing or None,
             "error": self.failure.to_json() if self.failure else None,
         }
 
@@ -145,6 +148,7 @@ def view_run(
         parent=run.parent,
         forked_from=run.forked_from,
         forks=run.forks,
+        undoing=run.undoing,
     )
 
 

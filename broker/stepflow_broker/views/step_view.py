@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stepflow_broker.transitions.attempts import FAILED, UNFINISHED, WORKER_DIED, AttemptRecord, parse_executing
@@ -14,6 +14,7 @@ from stepflow_broker.views.run_view import RunView
 from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import WaitView, ended_wait, pending_wait, unfinished_wait
 from stepflow_engine.failure import Failure
+from stepflow_engine.ids import undo_key
 from stepflow_engine.memo import Memo
 from stepflow_engine.steps import StepKind, stored_kind
 
@@ -38,6 +39,7 @@ class StepView:
         invoke: the invoke; ``None`` for a step of another kind.
         wait: the sleep, or the wait for an event, a signal or an answer; ``None`` for a step of another kind.
         history: its attempts that are kept, oldest first; empty for a wait.
+        undoes: the id of the step that it undoes; ``""``: it is not an undo handler.
     """
 
     id: str
@@ -55,6 +57,7 @@ class StepView:
     invoke: InvokeView | None = None
     wait: WaitView | None = None
     history: tuple[AttemptView, ...] = ()
+    undoes: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the JSON output."""
@@ -74,6 +77,7 @@ class StepView:
             "invoke": self.invoke.to_json() if self.invoke else None,
             "wait": self.wait.to_json() if self.wait else None,
             "history": [attempt.to_json() for attempt in self.history],
+            "undoes": self.undoes or None,
         }
 
 
@@ -98,7 +102,11 @@ def step_views(
     left += _executing(run, kept, known)
     known.update(step.key for step in left)
     left += _unfinished(run, attempts, kept, known)
-    return steps + sorted(left, key=lambda step: step.id)
+    steps += sorted(left, key=lambda step: step.id)
+    if not run.has_undo:
+        return steps
+    undone = {undo_key(key): memo.id for key, memo in memos}
+    return [replace(step, undoes=undone.get(step.key, "")) for step in steps]
 
 
 def _ended(

@@ -13,6 +13,7 @@ from stepflow.client.bulk_cancel import cancel_action, cancelling, select_runs
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.transitions.bulk_cancel import RunFilter, cancel_runs, find_live
+from stepflow_broker.transitions.runs import read_run
 from stepflow_cli.exit_codes import EPILOG, ExitCode, print_error
 from stepflow_cli.filters import (
     TimeArgument,
@@ -160,10 +161,14 @@ def _cancel_by_id(run_ids: Sequence[str], options: CancelOptions) -> None:
 def _cancel_one(run: Run, options: CancelOptions) -> dict[str, object]:
     """Cancel a run, unless this is a dry run. Print the outcome, or return it for the JSON output."""
     cancelled = not options.dry_run and run.cancel(options.reason, children=options.children)
-    status = RunStatus.CANCELLED if cancelled else run.status()
+    status, backend = run.status(), options.app.backend
+    record = backend.broker.execute(read_run(backend.partition, run.id))
+    undoing = record.undoing if record else ""
     if options.output == "json":
-        return {"run_id": run.id, "cancelled": cancelled, "status": status}
-    if status.ended and not cancelled:
+        return {"run_id": run.id, "cancelled": cancelled, "status": status, "undoing": undoing or None}
+    if undoing and not options.dry_run:
+        echo(f"{run.id} is undoing its steps, and ends as {undoing}")
+    elif status.ended and not cancelled:
         echo(f"{run.id} had already ended: {status}")
     else:
         echo(f"{run.id} {_verb(options)}")

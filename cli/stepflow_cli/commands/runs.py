@@ -123,7 +123,13 @@ def _why(run: RunView, now: int) -> str:
     """What a run waits for, or why it failed, in one line."""
     if run.starts_at is not None and not run.paused:
         return f"{printable(run.blocked_by)} {waits_until(run.starts_at, now)}".strip()
-    return printable(run.paused or run.blocked or run.blocked_by) or "; ".join(wait_texts(run.waits, now)) or _end(run)
+    undoing = f"is undoing its steps, ends as {run.undoing}: {_end(run)}" if run.undoing else ""
+    return (
+        printable(run.paused or run.blocked or run.blocked_by)
+        or undoing
+        or "; ".join(wait_texts(run.waits, now))
+        or _end(run)
+    )
 
 
 def _end(run: RunView) -> str:

@@ -163,6 +163,8 @@ def _execution(run: RunRecord) -> Iterator[tuple[str, str]]:
 
 def _status(run: RunRecord, now: int) -> Text:
     text = state_text(run.status)
+    if run.undoing:
+        text.append(f"  undoing its steps, ends as {run.undoing}", style="yellow")
     if run.due_at is not None:
         what = "next attempt" if run.started_at else "starts"
         text.append(f"  {what} in {show_duration(max(0, run.due_at - now))}", style="yellow")

@@ -21,7 +21,7 @@ from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_event, dumps_output, loads, restore
 from stepflow_engine.encryption_scopes import end_scopes, reseal_memo, result_scope
 from stepflow_engine.errors import ForkError
-from stepflow_engine.ids import numbered_keys, run_id_for, with_partition_prefix
+from stepflow_engine.ids import numbered_keys, run_id_for, undo_key, with_partition_prefix
 from stepflow_engine.memo import Memo, memo_of_data, read_memo
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import StepKind, stored_kind
@@ -167,13 +167,30 @@ class ForkPlan:
     # -- what the source had when it was cut -------------------------------------
 
     def _before_the_cut(self) -> list[SourceStep]:
-        """The steps with memos that the fork may keep, in the order of the memos."""
+        """The steps with memos that the fork may keep, in the order of the memos: none that the source has undone."""
         ended = [step for step in self.steps.values() if step.memo is not None]
         if self.request.before is not None:
             cut = self._key_of(self.request.before)
-            at = next((number for number, step in enumerate(ended) if step.key == cut), len(ended))
-            return ended[:at]
-        return ended if self.request.failed else []
+            ended = ended[: next((number for number, step in enumerate(ended) if step.key == cut), len(ended))]
+        elif not self.request.failed:
+            return []
+        left_out = self._undone | {undo_key(key) for key in self._undone}
+        return [step for step in ended if step.key not in left_out]
+
+    @property
+    def _undone(self) -> frozenset[str]:
+        """The keys of the steps that the source has undone, or tried to undo."""
+        steps = self.steps if self.record.has_undo else ()
+        return frozenset(key for key in steps if undo_key(key) in steps)
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether the fork uses the idempotency keys of its source.
+
+        By itself it does not if it executes steps again that were undone: to another system, they are new requests.
+        """
+        request = self.request
+        return request.keys == "keep" or (request.keys == "auto" and request.failed and not self._undone)
 
     def _is_repeated(self, step: SourceStep) -> bool:
         """Whether the fork executes a step again although its memo was stored before the cut."""

@@ -86,8 +86,3 @@ class ForkRequest:
         """Who has made the fork, and why, as it is stored."""
         who = f"{actor}, bulk {self.bulk}" if self.bulk else actor
         return ": ".join(part for part in (who, self.reason) if part)
-
-    @property
-    def keeps_keys(self) -> bool:
-        """Whether the fork uses the idempotency keys of its source."""
-        return self.keys == "keep" or (self.keys == "auto" and self.failed)

@@ -105,7 +105,7 @@ def fork_operation(
         memos=(yield from plan.read_memos()),
         forked_at=request.before or "",
         forked_by=request.forked_by(context.actor),
-        keys_of=(record.keys_of or run_id) if request.keeps_keys else "",
+        keys_of=(record.keys_of or run_id) if plan.keeps_keys else "",
         takes_events=request.failed,
         who="" if request.bulk else context.actor,
         action=request.action.removeprefix("a"),
@@ -127,6 +127,8 @@ def _check_status(record: RunRecord, request: ForkRequest) -> None:
         )
     if record.batch == record.id:
         raise ForkError(f"{name} executed a batch: repeat the runs of the batch; each joins the next batch")
+    if record.undoing:
+        raise ForkError(f"{name} is undoing its steps, and ends as {record.undoing} then: fork it when it has ended")
     if not record.status.ended and request.before is None:
         raise ForkError(f"{name} has not ended, it is {record.status}: cancel it first, or fork it before a step")
     if request.failed and record.status is RunStatus.COMPLETED:

@@ -111,10 +111,11 @@ class Run(LiveRun, Generic[O]):
         return self._known(await self._backend.abroker.execute(self._read())).status
 
     def cancel(self, reason: str = "", *, children: bool = True) -> bool:
-        """Cancel the run. False if it had already ended.
+        """Cancel the run. False if it had already ended, or already undoes its steps.
 
         The result of a step that is executing is dropped. Its handler is interrupted: its next
         ``ctx.step.heartbeat`` raises, and an ``async def`` handler is cancelled after 5 seconds.
+        A run that has completed steps with an undo handler ends when they are undone.
 
         Args:
             reason: becomes the message of `RunCancelledError`.

@@ -52,12 +52,12 @@ class RunController(ConnectedApp):
             run: the run, or its id. It must have ended, unless ``before`` is given.
             before: the id of a step. The fork has the results that were stored before that of the step, and executes
                 the step and what follows. ``"charge#2"`` is the second step with the id ``charge``.
-            failed: keep the results of all steps that succeeded, and execute the failed ones again.
+            failed: keep the results of all steps that succeeded and were not undone, and execute the others again.
             data: other input data; by default the event of the run as it is.
             results: results by step id, in place of stored ones, or of steps that are not to be executed.
             keys: the idempotency keys of the steps. ``"keep"``: those of the earlier run, so another system sees a step
-                that is executed again as the same request. ``"new"``: others. ``"auto"``: keep with ``failed``, new
-                otherwise.
+                that is executed again as the same request. ``"new"``: others. ``"auto"``: keep with ``failed``, unless
+                the earlier run has undone steps; new otherwise.
             children: ``"adopt"``: an ``invoke`` whose result is kept is not invoked again. If its child completed after
                 the earlier run had ended, the fork gets that result. ``"again"``: each is invoked again.
             id: makes the call repeatable, as in `start`.

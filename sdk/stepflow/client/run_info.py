@@ -37,6 +37,7 @@ class RunInfo:
         queue: the queue of its jobs.
         reason: why flow control has skipped the run; ``""``: it has not.
         starts_at: when the run starts, in UTC, if its start is delayed; ``None``: it is not.
+        undoing: the status that the run will have when its steps are undone; ``""``: it does not undo them.
 
     Example::
 
@@ -60,6 +61,7 @@ class RunInfo:
     reason: str = ""
     forks: tuple[str, ...] = ()
     starts_at: datetime | None = None
+    undoing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class StepInfo:
         version: the version of the code of that worker; ``""``: it is unknown.
         history: its last attempts, the oldest first; empty for a wait.
         answered_by: of an ask, who has answered, at ``ended_at``; ``""``: nobody.
+        undoes: the id of the step that it undoes; ``""``: it is not an undo handler.
 
     Example::
 
@@ -128,6 +131,7 @@ class StepInfo:
     version: str = ""
     history: tuple[AttemptInfo, ...] = ()
     answered_by: str = ""
+    undoes: str = ""
 
 
 def run_info(view: RunView) -> RunInfo:
@@ -149,6 +153,7 @@ def run_info(view: RunView) -> RunInfo:
         queue=view.queue,
         reason=view.reason,
         starts_at=_time(view.starts_at),
+        undoing=view.undoing,
     )
 
 
@@ -169,6 +174,7 @@ def step_info(view: StepView) -> StepInfo:
         version=view.version,
         history=tuple(attempt_info(one) for one in view.history),
         answered_by=view.wait.answered_by if view.wait else "",
+        undoes=view.undoes,
     )
 
 

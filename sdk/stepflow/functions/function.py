@@ -46,6 +46,7 @@ __all__ = ["Function", "FunctionDecorator", "check_input"]
 
 I = TypeVar("I", default=Any)  # noqa: E741  input
 O = TypeVar("O", default=Any)  # noqa: E741  output
+E = TypeVar("E", bound=Execution, default=Execution)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,8 +103,15 @@ class Function(Invocable[I, O]):
         return self.handler(ctx)
 
     def execution(
-        self, events_json: Sequence[bytes], *, run_id: str, attempt: int, threads: ThreadPool, started_ms: int
-    ) -> Execution:
+        self,
+        events_json: Sequence[bytes],
+        *,
+        run_id: str,
+        attempt: int,
+        threads: ThreadPool,
+        started_ms: int,
+        kind: type[E] = Execution,  # type: ignore[assignment]
+    ) -> E:
         """One pass over the code for a run, not started yet.
 
         Args:
@@ -112,6 +120,7 @@ class Function(Invocable[I, O]):
             attempt: the 0-based attempt of the function.
             threads: where a plain ``def`` function runs.
             started_ms: the start of the run, in milliseconds since the epoch.
+            kind: the class of the pass.
         """
 
         async def body(execution: Execution) -> Any:
@@ -130,7 +139,7 @@ class Function(Invocable[I, O]):
             return self._checked_result(await bridge.run(lambda: self.handler(blocking)))
 
         own_tasks = 1 if self.is_async else 2
-        return Execution(body, max_steps=self.limits.steps_per_run, own_tasks=own_tasks, started_ms=started_ms)
+        return kind(body, max_steps=self.limits.steps_per_run, own_tasks=own_tasks, started_ms=started_ms)
 
     def _checked_result(self, result: Any) -> Any:
         """Refuse the coroutine of an ``async def`` that a decorator hides."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from stepflow.event import Event, event_path, outgoing_event
@@ -19,8 +20,10 @@ from stepflow_engine.steps import AskRequest, SendRequest, SignalRequest, SleepR
 __all__ = [
     "MAX_LOOKBACK_MS",
     "Match",
+    "Undo",
     "When",
     "ask_request",
+    "checked_undo",
     "send_request",
     "signal_request",
     "sleep_request",
@@ -29,9 +32,33 @@ __all__ = [
 ]
 
 Match = str | Mapping[str, Any]
+Undo = Callable[[Any], Any]
 MAX_LOOKBACK_MS = 3_600_000
 """The longest lookback: 1 hour."""
 _LONGEST_TO = 128
+
+
+def checked_undo(step_id: str, handler: Callable[..., Any], undo: Undo) -> Undo:
+    """Return an undo handler of a step if it can be called.
+
+    Raises:
+        StepUsageError: it is not callable, or the handler of the step has a parameter of this name itself.
+    """
+    try:
+        has_parameter = "undo" in inspect.signature(handler).parameters
+    except (TypeError, ValueError):  # a callable of C code without a signature
+        has_parameter = False
+    if has_parameter:
+        raise StepUsageError(
+            f"step {step_id!r}: undo= is the undo handler of the step, and the handler has a parameter undo itself: "
+            "pass functools.partial(handler, undo=...)"
+        )
+    if not callable(undo):
+        raise StepUsageError(
+            f"step {step_id!r}: undo must be callable, got {type(undo).__name__}: "
+            "pass a function with one parameter, the result of the step"
+        )
+    return undo
 
 
 def sleep_request(duration: Duration) -> SleepRequest:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar, overload
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from stepflow.event import Event, read_event
 from stepflow.functions.ask_schema import answer_type
 from stepflow.functions.invocable import Invocable, invoke_error, invoke_request
 from stepflow.functions.requests import (
     Match,
+    Undo,
     When,
     ask_request,
+    checked_undo,
     send_request,
     signal_request,
     sleep_request,
@@ -33,6 +36,7 @@ __all__ = ["StepTools"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+A = TypeVarTuple("A")
 I = TypeVar("I")  # noqa: E741  input
 O = TypeVar("O")  # noqa: E741  output
 
@@ -59,6 +63,7 @@ class StepTools:
         retries: int | Retry | None = None,
         timeout_ms: int | None = None,
         heartbeat_timeout_ms: int | None = None,
+        undo: Undo | None = None,
     ) -> None:
         self._execution = execution
         self._app_id = app_id
@@ -67,12 +72,19 @@ class StepTools:
         self._retries = retries
         self._timeout_ms = timeout_ms
         self._heartbeat_timeout_ms = heartbeat_timeout_ms
+        self._undo = undo
 
     @overload
     async def run(self, id: str, handler: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     async def run(self, id: str, handler: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    async def run(self, id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    @overload
+    async def run(
+        self, id: str, handler: Callable[[*A], Awaitable[R]], /, *args: *A, undo: Callable[[R], Any]
+    ) -> R: ...
+    @overload
+    async def run(self, id: str, handler: Callable[[*A], R], /, *args: *A, undo: Callable[[R], Any]) -> R: ...
+    async def run(self, id: str, handler: Any, /, *args: object, **kwargs: Any) -> Any:
         """Call ``handler(*args, **kwargs)`` as a step and return its result.
 
         The result is converted to JSON and back, so the first pass and every replay return the same value. With a
@@ -84,6 +96,10 @@ class StepTools:
             id: identifies the step in the run and finds its memo. Each repeat of an id is a separate step.
             handler: the callable; may be async or not.
             args, kwargs: passed to the handler; they are not stored.
+            undo: undoes the step. If the run fails for good or is cancelled after the step has completed, ``undo`` is
+                called with the result of the step, as a step of its own with retries. The undo handlers of a run are
+                called one after the other, that of the step that completed last first. For type checkers, a call
+                with ``undo`` takes positional arguments only; ``with_options(undo=…)`` takes all.
 
         Raises:
             StepError: the handler failed and no retries are left; with name, message, traceback and cause.
@@ -94,6 +110,7 @@ class StepTools:
 
             urls = await ctx.step.run("copy-images", copy_images, ctx.event.data["urls"])
         """
+        undo = kwargs.pop("undo", self._undo) if kwargs else self._undo
         if not callable(handler):
             raise StepUsageError(
                 f"step {id!r}: handler must be callable, got {type(handler).__name__}: "
@@ -107,6 +124,9 @@ class StepTools:
         request = RunRequest(
             handler, args, kwargs, self._retries, self._timeout_ms, self._heartbeat_timeout_ms, adapter
         )
+        if undo is not None:
+            request = replace(request, undo=checked_undo(id, handler, undo))
+            self._execution.has_undo = True
         memo = await self._execution.request(id, request)
         if memo.failure is not None:
             raise StepError(id, memo.failure)
@@ -149,6 +169,7 @@ class StepTools:
 
             square = await ctx.step.invoke("square", compute_square, data={"number": 4}, timeout="1h")
         """
+        self._refuse_undo("invoke")
         event_bytes = self._limits.event_bytes
         request, output = invoke_request(function, data, timeout, app_id=self._app_id, event_bytes=event_bytes)
         memo = await self._execution.request(id, request)
@@ -170,6 +191,7 @@ class StepTools:
 
             await ctx.step.sleep("trial", "14d")
         """
+        self._refuse_undo("sleep")
         await self._execution.request(id, sleep_request(duration))
 
     async def sleep_until(self, id: str, when: When) -> None:
@@ -186,6 +208,7 @@ class StepTools:
 
             await ctx.step.sleep_until("new year", "2030-01-01T00:00:00+01:00")
         """
+        self._refuse_undo("sleep_until")
         await self._execution.request(id, until_request(when))
 
     async def wait_for_event(
@@ -227,6 +250,7 @@ class StepTools:
 
             paid = await ctx.step.wait_for_event("paid", event="shop/order.paid", match="data.order", timeout="3d")
         """
+        self._refuse_undo("wait_for_event")
         request = wait_request(event, timeout, match=match, if_=if_, lookback=lookback, of=self._event)
         memo = await self._execution.request(id, request)
         return None if memo.data is None else read_event(memo.data)
@@ -307,6 +331,7 @@ class StepTools:
 
             await ctx.step.send_event("closed", Event("shop/order.closed", {"order": 17}))
         """
+        self._refuse_undo("send_event")
         limits = self._limits
         request = send_request(events, most=limits.events_per_send, event_bytes=limits.event_bytes)
         memo = await self._execution.request(id, request)
@@ -382,12 +407,17 @@ class StepTools:
         """
         return bool(current_handler("cancelled").cancelled)
 
+    def _refuse_undo(self, call: str) -> None:
+        if self._undo is not None:
+            raise StepUsageError(f"with_options(undo=...) is for step.run, not for step.{call}: remove undo")
+
     def with_options(
         self,
         *,
         retries: int | Retry | None = None,
         timeout: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
+        undo: Undo | None = None,
     ) -> StepTools:
         """The same step tools with other options for the calls made with them.
 
@@ -397,6 +427,7 @@ class StepTools:
             timeout: the longest duration of one attempt; a longer attempt fails with ``TimeoutError``.
             heartbeat_timeout: the longest time between two calls of `heartbeat`; an attempt without a heartbeat for
                 longer fails with ``TimeoutError``.
+            undo: the undo handler of ``run``; see there. Other steps have none.
 
         Raises:
             ValueError: a value is out of range.
@@ -418,4 +449,5 @@ class StepTools:
                 if heartbeat_timeout is None
                 else duration_ms(heartbeat_timeout, name="heartbeat_timeout")
             ),
+            undo=self._undo if undo is None else undo,
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from stepflow.event import Event
 from stepflow.functions.invocable import Invocable
-from stepflow.functions.requests import Match, When
+from stepflow.functions.requests import Match, Undo, When
 from stepflow.functions.step_tools import StepTools
 from stepflow.signals import Signal
 from stepflow_engine.durations import Duration
@@ -18,6 +18,7 @@ __all__ = ["SyncStepTools"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+A = TypeVarTuple("A")
 I = TypeVar("I")  # noqa: E741  input
 O = TypeVar("O")  # noqa: E741  output
 
@@ -39,7 +40,11 @@ class SyncStepTools:
     def run(self, id: str, handler: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     def run(self, id: str, handler: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    def run(self, id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    @overload
+    def run(self, id: str, handler: Callable[[*A], Awaitable[R]], /, *args: *A, undo: Callable[[R], Any]) -> R: ...
+    @overload
+    def run(self, id: str, handler: Callable[[*A], R], /, *args: *A, undo: Callable[[R], Any]) -> R: ...
+    def run(self, id: str, handler: Any, /, *args: object, **kwargs: Any) -> Any:
         """Call ``handler(*args, **kwargs)`` as a step and return its result; see `StepTools.run`."""
         return self._bridge.call(lambda: self._tools.run(id, handler, *args, **kwargs))
 
@@ -136,7 +141,10 @@ class SyncStepTools:
         retries: int | Retry | None = None,
         timeout: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
+        undo: Undo | None = None,
     ) -> SyncStepTools:
         """The same step tools with other options; see `StepTools.with_options`."""
-        tools = self._tools.with_options(retries=retries, timeout=timeout, heartbeat_timeout=heartbeat_timeout)
+        tools = self._tools.with_options(
+            retries=retries, timeout=timeout, heartbeat_timeout=heartbeat_timeout, undo=undo
+        )
         return SyncStepTools(tools, self._bridge)

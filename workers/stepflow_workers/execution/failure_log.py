@@ -10,7 +10,7 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.terminal_text import one_line_failure
 
-__all__ = ["log_failed_attempt", "log_run_ended"]
+__all__ = ["log_failed_attempt", "log_run_ended", "log_run_undoing", "log_run_undone", "shown_failure"]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _LONGEST_ERROR = 300
@@ -34,7 +34,7 @@ def log_failed_attempt(
             "step_id": step_id,
             "attempt": attempt,
             "retry_in": show_duration(delay_ms),
-            "error": _error(function, failure),
+            "error": shown_failure(function, failure),
         },
     )
 
@@ -44,12 +44,25 @@ def log_run_ended(function: Function, run_id: str, failure: Failure | None) -> N
     if failure is None:
         _log.info("run_ended", extra={"run_id": run_id, "function": function.name, "status": "completed"})
     else:
-        error = _error(function, failure)
+        error = shown_failure(function, failure)
         _log.warning(
             "run_ended", extra={"run_id": run_id, "function": function.name, "status": "failed", "error": error}
         )
 
 
-def _error(function: Function, failure: Failure) -> str:
+def log_run_undoing(function: Function, run_id: str, failure: Failure) -> None:
+    """Log that a run has failed for good, and undoes its steps before it ends."""
+    _log.warning(
+        "run_undo_started",
+        extra={"run_id": run_id, "function": function.name, "error": shown_failure(function, failure)},
+    )
+
+
+def log_run_undone(function: Function, run_id: str, status: str) -> None:
+    """Log the end of a run whose steps were undone."""
+    _log.warning("run_ended", extra={"run_id": run_id, "function": function.name, "status": status})
+
+
+def shown_failure(function: Function, failure: Failure) -> str:
     """Name and message of a failure; only the name if the app encrypts messages."""
     return failure.name if function.cipher.encrypts else one_line_failure(failure, _LONGEST_ERROR)

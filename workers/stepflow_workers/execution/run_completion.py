@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stepflow import Function
-from stepflow.event import FAILED
 from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.attempts import attempt_detail
-from stepflow_broker.transitions.jobs import Lease, finish_run, retry_run
+from stepflow_broker.transitions.jobs import Lease, end_undo, finish_run, retry_run
 from stepflow_broker.transitions.outbox import RemoteChildFinished
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_output, round_trip
@@ -18,12 +20,15 @@ from stepflow_engine.errors import CorruptDataError, DecryptionError, StepOutput
 from stepflow_engine.execution import Raised, Returned
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
+from stepflow_engine.run_events import FAILED
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import event_text
+from stepflow_engine.undo import UndoFailure
 from stepflow_workers.execution.cancelled_steps import drop_cancelled_steps
-from stepflow_workers.execution.failure_log import log_failed_attempt, log_run_ended
+from stepflow_workers.execution.failure_log import log_failed_attempt, log_run_ended, log_run_undoing, log_run_undone
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.next_attempt import next_attempt_delay_ms
+from stepflow_workers.execution.undo import log_undo_failures, undo_failed_event
 from stepflow_workers.state.run_cache import CachedRun
 
 __all__ = ["complete_run", "fail_run"]
@@ -31,6 +36,11 @@ __all__ = ["complete_run", "fail_run"]
 
 async def complete_run(context: JobContext, run: CachedRun, lease: Lease, outcome: Returned | Raised) -> None:
     """End a run whose code has returned or raised, or schedule another attempt at the function."""
+    if run.undoing:
+        if isinstance(outcome, Raised):
+            raise outcome.error  # a fault of the pass that undoes, not of user code
+        await _end_undo(context, run.function, lease, run.event, outcome.value)
+        return
     match outcome:
         case Returned(value):
             await _complete(context, run, lease, value)
@@ -56,6 +66,9 @@ async def fail_run(
         step_id: the step whose failure the code has not caught; ``""``: the code itself failed.
     """
     state, run_id = context.state, lease.run_id
+    if delay_ms is None and lease.undoing:
+        await _end_undo(context, function, lease, event, [UndoFailure("", failure)])
+        return
     if delay_ms is None:
         opened = _opened_event(state.partition.cipher, event)
         failed_event = _failed_event(function, lease, opened, failure)
@@ -115,19 +128,49 @@ async def _finish(
     """End the run with its output, as JSON text, or with its failure."""
     state, run_id = context.state, lease.run_id
     status = RunStatus.COMPLETED if isinstance(end, bytes) else RunStatus.FAILED
-    ended = state.broker.submit(
-        finish_run(
-            state.partition,
-            run_id=run_id,
-            fence=lease.fence,
-            status=status,
-            payload=_sealed(function, run_id, end),
-            retention_ms=function.config.retention_ms,
-            failed_event=failed_event,
-            version=state.version_beside(lease),
-            failed_like=failed_like,
-        )
+    call = finish_run(
+        state.partition,
+        run_id=run_id,
+        fence=lease.fence,
+        status=status,
+        payload=_sealed(function, run_id, end),
+        retention_ms=function.config.retention_ms,
+        failed_event=failed_event,
+        version=state.version_beside(lease),
+        failed_like=failed_like,
     )
+    code = await _end(context, function, lease, call)
+    failure = end if isinstance(end, Failure) else None
+    if code is ScriptStatus.DONE:
+        log_run_ended(function, run_id, failure)
+    elif code is ScriptStatus.MORE and failure is not None:
+        log_run_undoing(function, run_id, failure)
+        state.wakeups.job_queued(run_id)
+
+
+async def _end_undo(
+    context: JobContext, function: Function, lease: Lease, event: bytes, failures: Sequence[UndoFailure]
+) -> None:
+    """End a run whose undo handlers have ended, as it has stored."""
+    state, run_id = context.state, lease.run_id
+    opened = _opened_event(state.partition.cipher, event) if failures else b""
+    call = end_undo(
+        state.partition,
+        run_id=run_id,
+        fence=lease.fence,
+        retention_ms=function.config.retention_ms,
+        version=state.version_beside(lease),
+        undo_failed_event=undo_failed_event(function, lease, opened, failures),
+    )
+    if await _end(context, function, lease, call) is ScriptStatus.DONE:
+        log_undo_failures(function, run_id, failures)
+        log_run_undone(function, run_id, lease.undoing)
+
+
+async def _end(context: JobContext, function: Function, lease: Lease, call: Command[ScriptStatus]) -> ScriptStatus:
+    """End the run by a transition, and tell those that wait for it."""
+    state, run_id = context.state, lease.run_id
+    ended = state.broker.submit(call)
     if lease.parent:  # in the same round trip; if this is lost, the finished event is still on the stream
         await _wake_parent(context, lease)
     elif function.is_batched:
@@ -136,7 +179,7 @@ async def _finish(
     state.evict(run_id)
     if code is ScriptStatus.DONE:
         state.finished_jobs += 1
-        log_run_ended(function, run_id, end if isinstance(end, Failure) else None)
+    return code
 
 
 async def _wake_parent(context: JobContext, lease: Lease) -> None:

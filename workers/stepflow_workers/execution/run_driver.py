@@ -14,7 +14,7 @@ from typing import Self
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_step, park_run, yield_run
-from stepflow_broker.transitions.runs import StepRecord, forget_deaths, read_steps, set_values, tag_run
+from stepflow_broker.transitions.runs import StepRecord, forget_deaths, note_undo, read_steps, set_values, tag_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import values_scope
 from stepflow_engine.errors import StepKindError
@@ -67,7 +67,7 @@ class RunDriver:
             if run.execution.closed:  # dropped meanwhile: the lease is lost, the run has ended, or the worker stops
                 await self._state.release([lease])
                 return None
-            if run.has_unstored and not (await self._store_tags() and await self._store_values()):
+            if run.has_unstored and not await self._store_facts():
                 return None
             if not isinstance(outcome, Waiting):
                 if run.execution.has_other_kind and await self._left_to_other_version():
@@ -119,6 +119,10 @@ class RunDriver:
             self._state.cache.drop(self._run)
         return is_left
 
+    async def _store_facts(self) -> bool:
+        """Store what the code has said of the run: tags, values, that it can be undone; false if the lease is lost."""
+        return await self._store_tags() and await self._store_values() and await self._note_undo()
+
     async def _store_tags(self) -> bool:
         """Store the tags that the code has given to the run, if they are new; false if the lease is lost."""
         run, tags = self._run, dict(self._run.execution.tags)
@@ -141,6 +145,17 @@ class RunDriver:
             set_values(self._state.partition, run_id=run.run_id, fence=self._lease.fence, values=sealed)
         )
         run.stored_values = values
+        return self._state.accepted(run, code)
+
+    async def _note_undo(self) -> bool:
+        """Store that the code has requested a step with an undo handler; false if the lease is lost."""
+        run = self._run
+        if run.has_stored_undo or not run.execution.has_undo:
+            return True
+        code = await self._state.broker.execute(
+            note_undo(self._state.partition, run_id=run.run_id, fence=self._lease.fence)
+        )
+        run.has_stored_undo = True
         return self._state.accepted(run, code)
 
     async def _read_planned(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 from stepflow import Function
 from stepflow_broker.transitions.batches import load_batch
@@ -11,7 +12,9 @@ from stepflow_broker.transitions.runs import read_memos
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import open_event_text
 from stepflow_engine.failure import Failure
+from stepflow_engine.undo import UndoCollector, undo_pass
 from stepflow_workers.execution.job_context import JobContext
+from stepflow_workers.execution.undo import undo_steps_of
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 
@@ -89,34 +92,42 @@ async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str, *,
 
 def _from_cache(state: WorkerState, lease: Lease) -> CachedRun | None:
     run = state.cache.get(lease.run_id)
-    if run is not None and run.attempt != lease.attempt:
+    if run is not None and (run.attempt != lease.attempt or run.undoing != lease.undoing):
         state.cache.drop(run)
         return None
     return run
 
 
 async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedRun | None:
-    event, memos, keys_of = lease.event, list[tuple[str, bytes]](), lease.run_id
+    event, memos, keys_of, has_undo = lease.event, list[tuple[str, bytes]](), lease.run_id, False
     started_ms = lease.fence  # of a run that starts with this lease
     if event is None or lease.applied:
         record, memos = await state.broker.execute(load_run(state.partition, lease.run_id, 0))
         if record is None:
             return None
-        event, keys_of = dumps(record.event), record.keys_of or lease.run_id
+        event, keys_of, has_undo = dumps(record.event), record.keys_of or lease.run_id, record.has_undo
         started_ms = record.started_at or lease.fence
     events = [event]
     if function.is_batched:
         events = await state.broker.execute(load_batch(state.partition, lease.run_id))
-    if (raced := _from_cache(state, lease)) is not None:
-        return raced
     known = [(key, state.read_memo(lease.run_id, key, text)) for key, text in memos]
     opened = [open_event_text(state.partition.cipher, text) for text in events]
-    execution = function.execution(
-        opened, run_id=lease.run_id, attempt=lease.attempt, threads=state.threads, started_ms=started_ms
+    new_pass = partial(
+        function.execution,
+        opened,
+        run_id=lease.run_id,
+        attempt=lease.attempt,
+        threads=state.threads,
+        started_ms=started_ms,
     )
+    undoes = await undo_steps_of(function, lease, new_pass(kind=UndoCollector), known) if lease.undoing else None
+    if (raced := _from_cache(state, lease)) is not None:
+        return raced
+    execution = new_pass() if undoes is None else undo_pass(undoes, retries=function.config.retries)
     execution.is_driven = False  # until a continuation drives it
     execution.add(known)
-    size = sum(len(text) for _, text in memos)
-    run = CachedRun(lease.run_id, function, events[0], execution, lease.attempt, keys_of, state_bytes=size)
+    run = CachedRun(lease.run_id, function, events[0], execution, lease.attempt, keys_of)
+    run.state_bytes, run.has_stored_undo = sum(len(text) for _, text in memos), has_undo
+    run.undoing = lease.undoing
     state.cache.add(run)
     return run

@@ -53,7 +53,7 @@ class LeaseRenewer:
         lease_sidecar: extends the leases while no thread of the worker can run. The renewer starts and stops it.
         lease_ms: the length of a lease. The renewer extends it three times in that time.
         heartbeat: called every ten seconds, in the thread of the renewer.
-        lost: called in the event loop with the jobs whose leases are lost.
+        lost: called in the event loop with the leases that are lost: job → fence.
         call_in_loop: calls a function in the event loop.
     """
 
@@ -67,7 +67,7 @@ class LeaseRenewer:
         lease_sidecar: LeaseSidecar,
         lease_ms: int,
         heartbeat: Callable[[], None],
-        lost: Callable[[list[str]], None],
+        lost: Callable[[dict[str, int]], None],
         call_in_loop: Callable[[Callable[[], None]], None],
     ) -> None:
         self._leases = leases
@@ -164,7 +164,8 @@ class LeaseRenewer:
             reports = {job: report for job, _ in part if (report := self._report_on(job))}
             lost = self._broker.execute(extend_leases(partition, part, lease_ms=self._lease_ms, executing=reports))
             if lost:
-                self._call_in_loop(partial(self._lost, lost))
+                fences = dict(part)
+                self._call_in_loop(partial(self._lost, {job: fences[job] for job in lost}))
 
     # -- steps that execute --------------------------------------------------------
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from stepflow_broker.transitions.runs import read_status
+from stepflow_broker.transitions.runs import read_undoing
 from stepflow_engine.errors import BackendUnavailableError, CorruptDataError, DecryptionError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.execution.run_loader import catch_up
@@ -48,7 +48,7 @@ class RunUpdates:
             self._start(self._read(run))
 
     def check_cancelled(self, run_id: str) -> None:
-        """Drop a run if it has ended."""
+        """Drop a run if it has ended, or undoes its steps since."""
         run = self._state.cache.get(run_id)
         if run is not None and run not in self._checked:
             self._checked.add(run)
@@ -73,11 +73,11 @@ class RunUpdates:
 
     async def _check(self, run: CachedRun) -> None:
         try:
-            status = await self._state.broker.execute(read_status(self._state.partition, run.run_id))
+            status, undoing = await self._state.broker.execute(read_undoing(self._state.partition, run.run_id))
         except BackendUnavailableError as error:  # the next script call of the run is refused
             _log.warning("server_unavailable", extra={"error": str(error)})
         else:
-            if status is None or status.ended:
+            if status is None or status.ended or undoing != run.undoing:
                 self._state.cache.drop(run)
                 self._state.interrupt(run.run_id, reason="the run has ended")
         finally:

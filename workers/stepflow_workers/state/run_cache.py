@@ -37,6 +37,8 @@ class CachedRun:
         deaths: the workers that died with the continuation since it last made progress.
         stored_tags: the tags of the code that this worker has stored.
         stored_values: the values of the code that this worker has stored.
+        has_stored_undo: whether it is stored that the code has requested a step with an undo handler.
+        undoing: the status with which the run ends when its steps are undone; ``""``: it does not undo them.
         lock: held by the job that advances the code.
     """
 
@@ -56,13 +58,19 @@ class CachedRun:
     deaths: tuple[str, ...] = ()
     stored_tags: Mapping[str, str] = field(default_factory=dict)
     stored_values: Mapping[str, bytes] = field(default_factory=dict)
+    has_stored_undo: bool = False
+    undoing: str = ""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def has_unstored(self) -> bool:
-        """Whether the code has given the run tags, or set values, that this worker has not stored."""
+        """Whether the code has said something of the run that is not stored: tags, values, undo handlers."""
         execution = self.execution
-        return execution.tags != self.stored_tags or execution.values != self.stored_values
+        return (
+            execution.tags != self.stored_tags
+            or execution.values != self.stored_values
+            or (execution.has_undo and not self.has_stored_undo)
+        )
 
     def apply_memo(self, position: int, key: str, memo: Memo, size: int) -> None:
         """Apply a memo that is stored at a position. A memo can come several ways, and counts once.
@@ -78,8 +86,9 @@ class CachedRun:
             self.deaths = ()
 
     def has_room(self, size: int) -> bool:
-        """Whether the limit for all memos of a run allows another memo."""
-        return self.state_bytes + self.uncommitted_bytes + size <= self.function.limits.run_state_bytes
+        """Whether the limit for all memos of a run allows another memo. It does not hold for undo handlers."""
+        size += self.state_bytes + self.uncommitted_bytes
+        return bool(self.undoing) or size <= self.function.limits.run_state_bytes
 
     def add_uncommitted(self, key: str, size: int) -> None:
         """Count the memo of a step until it is applied, or until `drop_uncommitted`."""

@@ -1,5 +1,5 @@
 -- deliver_event: deliver an event to a wait that a worker has matched.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation deliveries events
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation deliveries events
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 step_key  4 event  5 id_digest
 -- MOVES    step waiting -> memo; cancel

@@ -1,7 +1,7 @@
 -- deliver_remote_event: deliver an event of another partition to the matching waits of this one, once.
 -- It is refused when waits compare values whose digests the router has not sent. An event is delivered again only when
 -- there are waits with a condition that a worker must evaluate.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation deliveries events
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation deliveries events
 -- KEYS     1 forwarded
 -- ARGV     1 now_ms  2 event  3 name  4 id_digest  5 digests: how many  6.. paths, digest, ...
 -- MOVES    step waiting -> memo; cancel

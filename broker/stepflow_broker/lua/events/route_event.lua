@@ -3,7 +3,7 @@
 -- compared of late, values whose digests the router has not sent. It is also refused while the event `after`, which must
 -- be routed before, is not: so a router can send many events at once, and they are routed in order. The event stays on
 -- the stream when there are waits with a condition that a worker must evaluate, or other partitions (`keep`).
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation start_rules deliveries events event_history
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation start_rules deliveries events event_history
 -- KEYS     1 events  2 version
 -- ARGV     1 now_ms  2 version  3 group  4 entry  5 event  6 dedupe_ms  7 name  8 keep (1 or 0)
 --          9 id_digest  10 after ('' or an entry)  11 digests: how many  12.. paths, digest, ... then run, app,

@@ -1,7 +1,7 @@
 -- invoke_child: start a child run for a step of its parent, once, with the timeout key that bounds the wait.
 -- The step is resolved at once when the function does not exist (`refusal`) or is paused, or when its flow control
 -- skips the run. The script is refused when the registry of functions has changed since the parent's worker read it.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes remote_children cancellation start_rules
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes remote_children undo cancellation start_rules
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 version  5 step_key  6 step_id  7 detail (rest of the memo's JSON)
 --          8 timeout_ms  9 timeout_memo  10 refusal ('' or a memo)  11 child  12 app  13 function  14 queue  15 event

@@ -1,6 +1,6 @@
 -- start_remote_child: create the child of a parent in another partition, once.
 -- Flow control may delay or skip it. A pause skips it.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation start_rules
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation start_rules
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 start_message  4 event  5 parent  6 step_key  7 depth  8 app  9 function  10 queue
 --          11 retention_ms  12.. rules (see read_rules)

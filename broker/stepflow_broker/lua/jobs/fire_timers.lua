@@ -2,7 +2,7 @@
 -- The member names the action: job:<job> queues a delayed job, or starts a run that was started for this time. wait:<run>:<step key> ends the wait for a child, an
 -- event or a time. resume:<subject> continues what a pause has stopped. start:<run> and finish:<run> cancel a run that
 -- has not started, or ended, in time. event:<id> sends a delayed event.
--- USES     clock jobs waits state concurrency pauses attempts indexes runs invokes cancellation start_rules later_starts delayed_events
+-- USES     clock jobs waits state concurrency pauses attempts indexes runs invokes undo cancellation start_rules later_starts delayed_events
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
 -- MOVES    run waiting -> queued; continuation delayed -> queued|waitlisted; step delayed -> queued|waitlisted;

@@ -49,15 +49,21 @@ local function send_cancel(child, start_message, failure, retention_ms)
 end
 
 -- cancel a live run, and the children that it and they wait for. Children in other partitions are cancelled by
--- messages.
+-- messages. A run with something to undo ends when that is done. A run that undoes already is left alone.
 local function cancel_tree(first, failure, retention_ms, with_children, now)
   local runs, n = {first}, 1
   local has_messages = false
   while n <= #runs do
     local run = runs[n]
     local was = read_run(run)
-    if was.live then
-      local owner, children, remote = end_run(run, was, 'cancelled', 'error', failure, now, retention_ms)
+    local plan = was.live and undo_plan(run)
+    if was.live and plan ~= 'begun' then
+      local owner, children, remote
+      if plan == 'due' then
+        owner, children, remote = begin_undo(run, was, 'cancelled', failure, now)
+      else
+        owner, children, remote = end_run(run, was, 'cancelled', 'error', failure, now, retention_ms)
+      end
       if was.batch then runs[#runs + 1] = leave_batch(run, was.batch) end
       if owner then redis.call('PUBLISH', NOTIFICATIONS .. owner, 'cancel ' .. run) end
       if with_children then

@@ -187,37 +187,61 @@ local function close_run(run, was, status, field, payload, now, retention_ms)
   end
 end
 
--- end a run: delete its jobs, leases, timers and waits, and keep its hash, memos and attempts for the retention -> the
--- worker that had its lease, and the children that it waited for, in this partition and in others
-local function end_run(run, was, status, field, payload, now, retention_ms)
-  local queue = was.queue
+-- take the continuation of a run from its worker, its queue, its timer or its wait lists
+local function drop_continuation(run, was)
   if was.continuation == 'leased' then
     drop_lease(run, was.list, was.lease)
   elseif was.continuation == 'queued' then
     for _, started in ipairs({true, false}) do
-      redis.call('LREM', RQ_QUEUE .. list_of(queue, started), 1, run)
+      redis.call('LREM', RQ_QUEUE .. list_of(was.queue, started), 1, run)
     end
   elseif was.continuation == 'delayed' then
     redis.call('ZREM', TIMEOUTS, 'job:' .. run)
-    redis.call('ZREM', RQ_SCHEDULED .. list_of(queue, was.started_at), run)
+    redis.call('ZREM', RQ_SCHEDULED .. list_of(was.queue, was.started_at), run)
   elseif was.continuation == 'waitlisted' then
     leave_wait_lists(run, was)
   end
-  if was.singleton and redis.call('GET', SINGLETON .. was.singleton) == run then
-    redis.call('DEL', SINGLETON .. was.singleton)
-  end
+end
+
+-- delete the jobs, leases, timers and waits of a run, and keep what had not ended in its history if it did not complete
+-- -> the children that it waited for, its jobs, and the children in other partitions
+local function drop_work(run, was, has_completed, now)
+  drop_continuation(run, was)
   if was.cancel_events then drop_cancellation(run, was.cancel_events) end
   local children, jobs, remote, fields = {}, {}, {}, read_steps(run)
-  if status ~= 'completed' then keep_unfinished(run, was, fields, now) end
+  if not has_completed then keep_unfinished(run, was, fields, now) end
   if next(fields) then
     children, jobs, remote = drop_steps(run, was, fields)
     redis.call('DEL', STEPS .. run)
   end
-  close_run(run, was, status, field, payload, now, retention_ms)
-  if was.concurrency then
-    jobs[#jobs + 1] = run
-    for _, job in ipairs(jobs) do release_slots(job, was, now) end
+  jobs[#jobs + 1] = run
+  return children, jobs, remote
+end
+
+local function release_all_slots(jobs, was, now)
+  if not was.concurrency then return end
+  for _, job in ipairs(jobs) do release_slots(job, was, now) end
+end
+
+-- send the event that reports a cancelled run. The event of the run is in it as it is stored: its data stays encrypted.
+local function report_cancelled(run, was, failure, now)
+  local id, event = run .. '-cancelled', redis.call('HGET', RUN .. run, 'event') or 'null'
+  local name = json_string((was.app or '') .. '/' .. (was.function_id or ''))
+  local data = '{"function":' .. name .. ',"run_id":' .. json_string(run) .. ',"error":' .. failure .. ',"event":' .. event .. '}'
+  local text = '{"name":"' .. CANCELLED_EVENT .. '","id":' .. json_string(id) .. ',"ts":' .. now .. ',"data":' .. data .. '}'
+  redis.call('XADD', EVENTS, '*', 'event', text, 'id', id, 'dedupe', 0)
+end
+
+-- end a run: delete its jobs, leases, timers and waits, and keep its hash, memos and attempts for the retention -> the
+-- worker that had its lease, and the children that it waited for, in this partition and in others
+local function end_run(run, was, status, field, payload, now, retention_ms)
+  if was.singleton and redis.call('GET', SINGLETON .. was.singleton) == run then
+    redis.call('DEL', SINGLETON .. was.singleton)
   end
+  local children, jobs, remote = drop_work(run, was, status == 'completed', now)
+  if status == 'cancelled' then report_cancelled(run, was, payload, now) end
+  close_run(run, was, status, field, payload, now, retention_ms)
+  release_all_slots(jobs, was, now)
   return was.owner, children, remote
 end
 

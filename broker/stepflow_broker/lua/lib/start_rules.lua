@@ -59,6 +59,7 @@ function APPLY.singleton(rule, run, now, fields, replaced)
   if holder then
     local failure = cancelled_failure('a newer run has taken its place (singleton)')
     cancel_tree(holder, failure, tonumber(rule.retention_ms), true, now)
+    if is_live(holder) then redis.call('HDEL', RUN .. holder, 'singleton') end -- it undoes its steps beside the new run
   end
   redis.call('SET', SINGLETON .. rule.name, run)
   add_field(fields, 'singleton', rule.name)

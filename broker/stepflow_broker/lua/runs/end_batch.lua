@@ -1,5 +1,5 @@
 -- end_batch: end the members of an ended batch with the outcome of the batch, and resolve their parents' steps.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation
 -- KEYS     1 run (the batch)
 -- ARGV     1 now_ms  2 batch  3 limit
 -- MOVES    run waiting -> completed|failed|cancelled; continuation batched -> none; step waiting -> memo; wake

@@ -1,14 +1,15 @@
 -- finish_run: end a run whose code has returned or failed.
--- The failed event starts functions that subscribe to failures.
--- USES     clock jobs waits state concurrency attempts indexes runs
+-- The failed event starts functions that subscribe to failures. A run that fails, and has something to undo, does not end
+-- yet: it is queued to undo its steps, and stores the failed event for its end.
+-- USES     clock jobs waits state concurrency attempts indexes runs undo
 -- KEYS     1 run  2 events
 -- ARGV     1 now_ms  2 run  3 fence  4 status  5 field (output or error)  6 payload  7 retention_ms
 --          8 failed_event ('': none)  9 event_id (of the failed event)
 --          10 version (of the worker's code; '': that of the run)  11 group (of the error; '': none)
 --          12 step (in which the code failed; '': between steps)  13 name  14 message (of the error)
--- MOVES    run running -> completed|failed; continuation leased -> none;
+-- MOVES    run running -> completed|failed|queued; continuation leased -> none|queued|waitlisted;
 --          step queued|waitlisted|leased|delayed|waiting -> none; promote
--- RETURNS  1 ENDED, 0 ALREADY_ENDED, -1 NO_RUN, -2 STALE_FENCE
+-- RETURNS  1 ENDED, 2 UNDOING, 0 ALREADY_ENDED, -1 NO_RUN, -2 STALE_FENCE
 local run, was = ARGV[2], read_run(ARGV[2])
 if not holds_run(was, ARGV[3]) then return was.status == ARGV[4] and 0 or refusal(was) end
 local now, retention_ms = clock(ARGV[1]), tonumber(ARGV[7])
@@ -42,6 +43,11 @@ if group ~= '' then
     redis.call('DEL', ERROR_GROUP .. oldest)
     redis.call('ZREM', ERROR_GROUPS, oldest)
   end
+end
+if ARGV[4] == 'failed' and undo_plan(run) == 'due' then
+  begin_undo(run, was, 'failed', ARGV[6], now)
+  if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'failed_event', ARGV[8], 'failed_event_id', ARGV[9]) end
+  return 2
 end
 note_version()
 end_run(run, was, ARGV[4], ARGV[5], ARGV[6], now, retention_ms)

@@ -2,7 +2,7 @@
 -- The caller names the memos to keep, in their order. It sends the text of those that are not copied as they are. A text
 -- that begins with a comma is more JSON for the end of the copy.
 -- An event that has ended a kept wait ends no later wait of the new run.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation start_rules deliveries audit
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation start_rules deliveries audit
 -- KEYS     1 run (the new one)
 -- ARGV     1 now_ms  2 run  3 source  4 app  5 function  6 queue  7 dedupe_ms  8 retention_ms  9 event ('': that of the
 --          source)  10 forked_at  11 forked_by  12 keys_of (the run whose idempotency keys it uses; '': its own)
@@ -16,7 +16,7 @@
 local MAX_FORKS = 20 -- of a run, that it names
 local now, run, source, count = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[19])
 if redis.call('EXISTS', RUN .. run) == 1 then return 0 end
-local was = redis.call('HMGET', RUN .. source, 'event', 'forks', 'events_since', 'created_at')
+local was = redis.call('HMGET', RUN .. source, 'event', 'forks', 'events_since', 'created_at', 'undo')
 if not was[1] then return -1 end
 if ARGV[18] == '1' and was[2] then return -6 end
 local memos = {}
@@ -32,6 +32,7 @@ end
 local more = {'dedupe_ms', ARGV[7], 'forked_from', source, 'forked_at', ARGV[10], 'forked_by', ARGV[11]}
 if ARGV[12] ~= '' then add_field(more, 'keys_of', ARGV[12]) end
 if ARGV[17] == '1' then add_field(more, 'events_since', was[3] or was[4]) end
+if was[5] then add_field(more, 'undo', was[5]) end
 local event = ARGV[9] ~= '' and ARGV[9] or was[1]
 local forks = {run}
 for fork in string.gmatch(was[2] or '', '%S+') do

@@ -1,5 +1,5 @@
 -- start_runs: create runs of a function, each once, and queue their first jobs. Flow control may delay or skip a run.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation start_rules
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation start_rules
 -- KEYS     1 run (the first)
 -- ARGV     1 now_ms  2 app  3 function  4 queue  5 dedupe_ms  6 retention_ms
 --          7.. run, event, rules (see read_rules), ...

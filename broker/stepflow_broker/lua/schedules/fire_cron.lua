@@ -1,6 +1,6 @@
 -- fire_cron: start the runs of the due times of a schedule, each once. The first worker that sends it starts them.
 -- While the function is paused, nothing is started. Its `catch_up` policy decides about the missed times.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation start_rules
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation start_rules
 -- KEYS     1 cron  2 paused
 -- ARGV     1 now_ms  2 schedule (function, zone, fields; a line each)
 --          3 last_ms (the last started time, as the caller read it; 0: none)

@@ -1,7 +1,7 @@
 -- cancel_steps: delete the waits and the jobs of steps that the code of a run has cancelled, and cancel their children.
 -- A step that a worker executes is left alone: a handler is not interrupted, and its result is stored. Without its
 -- memo, a cancelled step is one that the code has not requested: it may request it again.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation
 -- KEYS     1 run  2 steps
 -- ARGV     1 now_ms  2 run  3 fence  4 failure (of the children)  5 retention_ms (of the children)  6.. step_key, ...
 -- MOVES    step queued|waitlisted|delayed|waiting -> none; promote; cancel

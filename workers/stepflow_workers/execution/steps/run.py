@@ -15,6 +15,7 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.memo import Memo, memo_of_data, memo_of_error
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import RunRequest
+from stepflow_engine.undo import UNDO
 from stepflow_engine.user_code import original
 from stepflow_engine.value_class import value_class
 from stepflow_workers.execution.failure_log import log_failed_attempt
@@ -135,6 +136,8 @@ def seal_step_failure(function: Function, run_id: str, key: str, failure: Failur
 
 def _memo_text(attempt: StepAttempt[RunRequest], data: bytes, detail: dict[str, object]) -> bytes:
     run = attempt.run
+    if attempt.request.undo is not None:
+        detail[UNDO] = True
     text = memo_of_data(run.function.cipher.seal(data, step_scope(run.run_id, attempt.key)), detail)
     if not run.has_room(len(text)):
         limit = run.function.limits.run_state_bytes
