@@ -1,5 +1,5 @@
 -- start_runs_later: create runs of a function that start at a later time, each once. If the time is over, they start now.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation start_rules later_starts
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation start_rules later_starts
 -- KEYS     1 run (the first)
 -- ARGV     1 now_ms  2 app  3 function  4 queue  5 dedupe_ms  6 retention_ms  7 due_ms (0: by the delay)  8 delay_ms
 --          9.. run, event, rules (see parse_rules), ...

@@ -1,7 +1,7 @@
 -- fire_schedule: start runs of a schedule, each once, if it is as the caller has read it.
 -- The first worker that sends the due times starts their runs. While the function is paused, it starts nothing. A call by
 -- hand, for now or for past times, starts its runs in any case, and leaves open which times are due.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes cancellation start_rules audit
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation start_rules audit
 -- KEYS     1 schedules  2 schedule_states  3 paused
 -- ARGV     1 now_ms  2 schedule  3 revision (as the caller read it)  4 last_ms (up to which runs were started, as the
 --          caller read it; '': by hand)  5 until_ms (up to which they are started then)  6 who ('': not audited)
