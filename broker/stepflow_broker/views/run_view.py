@@ -163,7 +163,7 @@ def _blocked_by(run: RunRecord, delayed_by: str, limits: Sequence[tuple[int, str
 def run_not_found(run_id: str) -> RunNotFoundError:
     """The error for a run id that Redis does not know."""
     why = "the id is wrong, or the run ended longer ago than the retention"
-    if _PART_OF_ID.fullmatch(run_id):
+    if isinstance(run_id, str) and _PART_OF_ID.fullmatch(run_id):
         why = f"an id is longer. app.runs(id=…) and '{NAME} runs list --id' find a run by the beginning of its id"
     text = f"there is no run {run_id!r}: {why}"
     return RunNotFoundError(run_id, "unknown", text)
