@@ -6,7 +6,7 @@ import math
 import re
 from datetime import timedelta
 
-__all__ = ["MAX_DURATION_MS", "Duration", "duration_ms", "show_duration"]
+__all__ = ["MAX_DURATION_MS", "Duration", "duration_ms", "show_duration", "show_value"]
 
 _FORMS = 'write "30s", "1h", "1d12h", a timedelta, or a number of seconds'
 
@@ -35,20 +35,22 @@ def duration_ms(value: Duration, *, name: str = "duration", max_ms: int = MAX_DU
     """
     milliseconds = _parse_ms(value)
     if milliseconds is None:
-        raise ValueError(f"{name} must be a duration, got {_shown(value)}: {_FORMS}")
+        raise ValueError(f"{name} must be a duration, got {show_value(value)}: {_FORMS}")
     if milliseconds < 0:
-        raise ValueError(f"{name} must not be negative, got {_shown(value)}: {_FORMS}")
+        raise ValueError(f"{name} must not be negative, got {show_value(value)}: {_FORMS}")
     if milliseconds > max_ms:
-        raise ValueError(f"{name} must be at most {show_duration(max_ms)}, got {_shown(value)}")
+        raise ValueError(f"{name} must be at most {show_duration(max_ms)}, got {show_value(value)}")
     return round(milliseconds)
 
 
-def _shown(value: object) -> str:
+def show_value(value: object) -> str:
     """A value for an error, cut. Python does not convert numbers of more than 4,300 digits to text."""
     try:
         text = repr(value)
     except ValueError:
         return "a number of too many digits"
+    except Exception:  # noqa: BLE001  user code: __repr__
+        return f"a {type(value).__name__}"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stepflow_engine.durations import show_value
+
 __all__ = ["MAX_ATTEMPTS", "MAX_RETRIES", "Limits", "check_id", "check_retries"]
 
 MAX_RETRIES = 20
@@ -63,7 +65,7 @@ def check_retries(value: object) -> int:
         ValueError: it is not an integer from 0 to 20.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_RETRIES:
-        raise ValueError(f"retries must be an integer from 0 to {MAX_RETRIES}, or a Retry, got {value!r}")
+        raise ValueError(f"retries must be an integer from 0 to {MAX_RETRIES}, or a Retry, got {show_value(value)}")
     return value
 
 

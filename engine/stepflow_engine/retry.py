@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import cast
 
+from stepflow_engine.durations import MAX_DURATION_MS
 from stepflow_engine.errors import (
     ConfigurationError,
     CorruptDataError,
@@ -83,7 +84,7 @@ def _named_delay_ms(error: BaseException, now_ms: int) -> int | None:
     after = cast("RetryAfterError | None", next(errors, None))
     if after is not None:
         with contextlib.suppress(Exception):  # user code: a subclass, or a time that was changed afterwards
-            return max(0, int(after.delay_ms(now_ms)))
+            return min(max(0, int(after.delay_ms(now_ms))), MAX_DURATION_MS)
     return None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from stepflow_engine.callables import is_async_callable
-from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms, show_duration
+from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms, show_duration, show_value
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.failure import group_parts
 from stepflow_engine.limits import MAX_ATTEMPTS, check_retries
@@ -93,7 +94,7 @@ class Retry:
     def __post_init__(self) -> None:
         if not _is_integer(self.attempts) or not 1 <= self.attempts <= MAX_ATTEMPTS:
             raise ConfigurationError(
-                f"retry: attempts must be an integer from 1 to {MAX_ATTEMPTS:,}, got {self.attempts!r}"
+                f"retry: attempts must be an integer from 1 to {MAX_ATTEMPTS:,}, got {show_value(self.attempts)}"
             )
         _check_number("factor", self.factor, 1, _MAX_FACTOR)
         _check_number("jitter", self.jitter, 0, 1)
@@ -105,7 +106,7 @@ class Retry:
         if self.budget is not None and _milliseconds("budget", self.budget) < first_ms * (1 - self.jitter):
             raise ConfigurationError(
                 f"retry: budget must leave time for a second attempt after {show_duration(first_ms)}, "
-                f"got {self.budget!r}"
+                f"got {show_value(self.budget)}"
             )
         _check_matchers("on", self.on)
         _check_matchers("unless", self.unless)
@@ -168,18 +169,21 @@ def _matches(error: BaseException, matchers: Matchers, name: str, *, broken: boo
         broken: the result for a predicate that raises: it must not take an attempt from the step.
     """
     for matcher in matchers if isinstance(matchers, tuple) else (matchers,):
-        if isinstance(matcher, type):
-            if issubclass(type(error), matcher):
-                return True
-            continue
         try:
-            if matcher(error):
+            if issubclass(type(error), matcher) if isinstance(matcher, type) else _answer(matcher(error)):
                 return True
         except BaseException as mistake:  # noqa: BLE001  user code
             _note(error, f"{name}={_shown(matcher)} was ignored: it raised {type(mistake).__name__}")
             if broken:
                 return True
     return False
+
+
+def _answer(result: object) -> object:
+    if inspect.iscoroutine(result):  # it would count as true
+        result.close()
+        raise TypeError("a predicate must not be a coroutine")
+    return result
 
 
 def _note(error: BaseException, text: str) -> None:
@@ -190,7 +194,10 @@ def _note(error: BaseException, text: str) -> None:
 
 
 def _shown(matcher: object) -> str:
-    return str(getattr(matcher, "__qualname__", type(matcher).__name__))[:100]
+    try:
+        return str(getattr(matcher, "__qualname__", type(matcher).__name__))[:100]
+    except BaseException:  # noqa: BLE001  user code: an object with __getattr__
+        return type(matcher).__name__[:100]
 
 
 def _is_integer(value: object) -> bool:
@@ -198,9 +205,9 @@ def _is_integer(value: object) -> bool:
 
 
 def _check_number(name: str, value: Any, least: float, most: float) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
     if not is_number or not least <= value <= most:
-        raise ConfigurationError(f"retry: {name} must be a number from {least:g} to {most:g}, got {value!r}")
+        raise ConfigurationError(f"retry: {name} must be a number from {least:g} to {most:g}, got {show_value(value)}")
 
 
 def _milliseconds(name: str, value: Duration) -> int:
@@ -217,5 +224,5 @@ def _check_matchers(name: str, matchers: object) -> None:
         if not (is_class or is_predicate):
             raise ConfigurationError(
                 f"retry: {name} must be a class of errors, a plain function that takes the error, or a tuple of them, "
-                f"got {matcher!r}"
+                f"got {show_value(matcher)}"
             )

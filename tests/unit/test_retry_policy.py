@@ -86,6 +86,49 @@ def test_a_predicate_that_raises_is_ignored_and_named_in_a_note(option: str) -> 
     assert "broken was ignored: it raised AttributeError" in note
 
 
+class Hidden:
+    """A predicate that answers no question about itself. Its class does."""
+
+    __qualname__ = "Hidden"
+
+    def __call__(self, error: BaseException) -> bool:
+        raise ValueError
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__qualname__":
+            raise RuntimeError(name)
+        return object.__getattribute__(self, name)
+
+
+class _AsksBack(type):
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        raise RuntimeError("no answer")
+
+
+class HostileError(Exception, metaclass=_AsksBack):
+    """A class that raises when it is compared."""
+
+
+def test_hostile_matchers_are_ignored() -> None:
+    async def is_bad(error: BaseException) -> bool:
+        return False
+
+    for matcher in (Hidden(), HostileError, lambda error: is_bad(error)):
+        error = ValueError()
+        assert delay(error, Retry(3, unless=matcher)) == 1_000
+        assert "unless=" in error.__notes__[0]
+        assert delay(error, Retry(3, on=matcher)) == 1_000
+
+
+class _Late(RetryAfterError):
+    def delay_ms(self, now_ms: int) -> int:
+        return 10**30
+
+
+def test_a_named_delay_has_the_longest_duration_at_most() -> None:
+    assert delay(_Late("x", retry_after=1), Retry(3)) == 366 * 86_400_000
+
+
 def test_the_budget_ends_the_attempts() -> None:
     policy = Retry(100, initial="10s", factor=1, jitter=0, budget="1m")
     assert delay(ValueError(), policy, 1, first_failed_ms=NOW - 50_000) == 10_000
@@ -180,6 +223,11 @@ async def _async_predicate(error: BaseException) -> bool:
         ({"on": [TimeoutError]}, "retry: on must be"),
         ({"unless": int}, "retry: unless must be"),
         ({"unless": _async_predicate}, "retry: unless must be"),
+        ({"attempts": 2, "factor": 10**400}, "retry: factor must be a number from 1 to 100"),
+        (
+            {"attempts": 10**5000},
+            "retry: attempts must be an integer from 1 to 10,000, got a number of too many digits",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_where_it_is_written(options: dict[str, Any], message: str) -> None:
