@@ -113,3 +113,21 @@ def test_a_module_that_ends_the_process_while_it_is_imported_is_named(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigurationError, match=text):
         load_app(f"{name}:app")
+
+
+def test_a_signal_during_the_start_of_a_process_stops_it_too(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Starting(Unstoppable):
+        """A process during whose start the pool gets a signal."""
+
+        terminated = False
+
+        def start(self) -> None:
+            pool.stop()
+
+        def terminate(self) -> None:
+            self.terminated = True
+
+    process = Starting()
+    monkeypatch.setattr(pool._context, "Process", lambda **_: process)
+    pool._start(1)
+    assert process.terminated

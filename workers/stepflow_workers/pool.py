@@ -219,6 +219,8 @@ class WorkerPool:
         if number in self._started:
             self._started[number].close()
         self._processes[number], self._started[number] = process, reader
+        if self._stop.is_set():  # a signal came during the start: it was passed to the other processes only
+            process.terminate()
 
     def _exit_code(self) -> int:
         if self._gave_up:

@@ -48,12 +48,15 @@ class RecycleLimits:
     async def reached(self, jobs: Callable[[], int]) -> str:
         """Wait until a limit is reached, and return which: ``jobs`` or ``memory``.
 
+        The memory counts after the first job, so that processes that start with too much still make progress.
+
         Args:
             jobs: how many jobs the worker has finished.
         """
         while True:
             done, used = jobs(), memory_bytes() if self._bytes else 0
-            reason = "jobs" if self._jobs and done >= self._jobs else "memory" if used > self._bytes else ""
+            is_large = done > 0 and used > self._bytes
+            reason = "jobs" if self._jobs and done >= self._jobs else "memory" if is_large else ""
             if reason:
                 return reason
             await asyncio.sleep(_POLL_S)
