@@ -27,6 +27,13 @@ async def fine(ctx: Context) -> None:
 """
 
 
+def test_a_function_without_source_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(f"exec({CODE!r})")
+    done = call("check", "shop:app", cwd=tmp_path)
+    assert done.stdout.splitlines() == ["2 functions checked, 0 findings"]
+    assert "shop/order was not checked: its source cannot be read" in done.stderr
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "shop.py").write_text(CODE)

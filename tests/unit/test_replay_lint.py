@@ -9,6 +9,7 @@ import secrets
 import time
 import uuid
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
 from random import randint
 from time import time as seconds
@@ -16,7 +17,7 @@ from typing import Any
 from uuid import uuid4 as new_id
 
 from stepflow import Context, Stepflow, SyncContext
-from stepflow.functions.replay_lint import lint_function
+from stepflow.functions.replay_lint import has_source, lint_function
 
 app = Stepflow("shop")
 
@@ -73,10 +74,11 @@ def test_clocks_are_found_under_any_name_and_in_functions_of_the_module() -> Non
 def chance(ctx: SyncContext) -> None:
     randint(1, 6)
     random.random()
-    random.Random(4)
+    random.Random()
     new_id()
     uuid.uuid1()
     secrets.token_hex(8)
+    secrets.choice("ab")
     os.urandom(8)
 
 
@@ -88,6 +90,7 @@ def test_ids_and_chance_are_found_in_sync_functions() -> None:
         ("new_id", "ctx.uuid()"),
         ("uuid.uuid1", "ctx.uuid()"),
         ("secrets.token_hex", "a step"),
+        ("secrets.choice", "a step"),
         ("os.urandom", "a step"),
     ]
 
@@ -105,8 +108,22 @@ async def fine(ctx: Context) -> None:
     clock.now()
     Clock.time()
     uuid.UUID(int=4)
-    time.strftime("%H")
+    random.Random(4)
+    time.strftime("%H", time.gmtime(4))
     time.time()  # replay: ok
+    datetime.now(
+        UTC,
+    )  # replay: ok
+
+
+@app.function("shadowed")
+async def shadowed(ctx: Context[Any]) -> None:
+    time = ctx.event.data
+    time.time()
+
+
+def test_a_variable_with_the_name_of_a_module_is_no_finding() -> None:
+    assert found(shadowed) == []
 
 
 def test_handlers_other_names_and_allowed_lines_are_no_findings() -> None:
@@ -122,10 +139,80 @@ def test_a_finding_names_the_place_and_what_to_use() -> None:
     )
 
 
+class Outside:
+    """A proxy outside of its context, and an object that cannot be compared by a hash."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self) -> None: ...
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def with_hash(handler: Any) -> Any:
+    """A decorator whose wrapper is found by the code that it wraps."""
+
+    @wraps(handler)
+    def wrapper(*args: Any) -> Any:
+        return handler(*args)
+
+    return wrapper
+
+
+outside = Outside()
+rolls = random.Random(4)
+
+
+@with_hash
+def decorated() -> float:
+    return time.time()
+
+
+def nested() -> Any:
+    """A function in a function, whose text is not indented, and a name that has no value yet."""
+
+    @app.function("nested")
+    async def function(ctx: Context) -> None:
+        """The first line,
+        and a line that begins at the margin."""
+        import uuid as ids
+        from time import monotonic_ns
+
+        def helper(until: float = time.time()) -> float:
+            return until + time.perf_counter_ns()
+
+        outside()
+        helper()
+        ids.uuid4()
+        monotonic_ns()
+        decorated()
+        rolls.random()
+        if ctx.attempt:
+            later()
+
+    yield function
+
+    def later() -> None: ...
+
+
+def test_nested_code_imports_and_decorated_functions_are_searched_and_hostile_objects_do_no_harm() -> None:
+    assert found(next(nested())) == [
+        ("time.time", "ctx.now()"),
+        ("time.time", "ctx.now()"),
+        ("time.perf_counter_ns", "ctx.now()"),
+        ("ids.uuid4", "ctx.uuid()"),
+        ("monotonic_ns", "ctx.now()"),
+        ("rolls.random", "ctx.random()"),
+    ]
+
+
 def test_a_function_without_source_has_no_findings() -> None:
     names: dict[str, Any] = {"Context": Context, "time": time}
     exec("async def hidden(ctx: Context) -> None: time.time()", names)
-    assert found(app.function("hidden")(names["hidden"])) == []
+    function = app.function("hidden")(names["hidden"])
+    assert found(function) == []
+    assert not has_source(function)
+    assert has_source(fine)
 
 
 def test_functions_that_call_each_other_end() -> None:

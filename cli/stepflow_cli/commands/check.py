@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stepflow.functions.replay_lint import ReplayFinding, lint_function
+from stepflow.functions.replay_lint import ReplayFinding, has_source, lint_function
 from stepflow_cli.exit_codes import EPILOG, ExitCode
 from stepflow_cli.formatting import echo, print_json
 from stepflow_cli.options import debug_option, output_option
@@ -29,6 +29,9 @@ def check(*, apps: tuple[str, ...], output: str) -> int:
     """
     loaded = load_apps(apps)
     functions = [function for app in loaded for function in app.functions.values()]
+    for function in functions:
+        if not has_source(function):
+            echo(f"note: {function.name} was not checked: its source cannot be read", err=True)
     findings = [finding for function in functions for finding in lint_function(function)]
     if output == "json":
         print_json([_to_json(finding) for finding in findings])
