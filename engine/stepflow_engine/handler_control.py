@@ -41,21 +41,24 @@ class HandlerControl:
         on_beat: called after each heartbeat with a detail, in the thread of the handler.
 
     Attributes:
+        on_beat: see the argument; ``None``: the attempt has ended, or nobody follows it.
         beat_at: the time of the last heartbeat, on the clock of `time.monotonic`, in seconds.
         detail: the detail of the last heartbeat that had one, as JSON text; ``b""``: none yet.
         cancelled: why nobody needs the result any more; ``""``: it is needed.
         task: the task of an async handler, while it runs.
+        is_noted: whether the worker is about to look at the last detail.
         log: what the worker has stored of the heartbeats; ``None``: nothing yet.
     """
 
     __slots__ = (
-        "_on_beat",
         "beat_at",
         "cancelled",
         "detail",
         "idempotency_key",
+        "is_noted",
         "last_heartbeat",
         "log",
+        "on_beat",
         "step_id",
         "task",
     )
@@ -70,10 +73,11 @@ class HandlerControl:
         self.step_id = step_id
         self.idempotency_key = idempotency_key
         self.last_heartbeat = last_heartbeat
-        self._on_beat = on_beat
+        self.on_beat = on_beat
         self.beat_at = 0.0
         self.detail = b""
         self.cancelled = ""
+        self.is_noted = False
         self.task: Any = None
         self.log: Any = None
 
@@ -89,8 +93,8 @@ class HandlerControl:
         if detail is not None:
             self.detail = dumps_heartbeat(detail, step_id=self.step_id, limit_bytes=MAX_HEARTBEAT_BYTES)
         self.beat_at = time.monotonic()
-        if detail is not None and self._on_beat is not None:
-            self._on_beat(self)
+        if detail is not None and (on_beat := self.on_beat) is not None:
+            on_beat(self)
 
     def cancel(self, reason: str) -> None:
         """Let the next heartbeat raise `StepCancelled`. Callable from any thread."""

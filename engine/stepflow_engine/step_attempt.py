@@ -26,6 +26,8 @@ from stepflow_engine.value_class import value_class
 
 __all__ = ["Result", "attempt_step"]
 
+_LEFT = "the worker stops, or has left the step to another"
+
 
 @value_class
 class Result:
@@ -115,6 +117,8 @@ async def _call_around(attempt: Attempt, request: RunRequest, around: AroundAtte
     value = await _in_thread(call, threads, f"{attempt.function}: {attempt.step_id}")
     if not inspect.isawaitable(value):
         return value
+    if (control := HANDLER.get()) is not None:  # a coroutine that a lambda has returned can be cancelled too
+        control.task = asyncio.current_task()
     return await (around.wait(attempt, lambda: value) if around.has_async else value)
 
 
@@ -154,6 +158,7 @@ async def _result(task: asyncio.Task[Any], request: RunRequest, control: Handler
     except asyncio.CancelledError:
         caller = asyncio.current_task()
         if not task.cancelled() or (caller is not None and caller.cancelling()):
+            control.cancel(control.cancelled or _LEFT)  # a handler in a thread runs on
             task.cancel()
             raise
         raise RuntimeError(control.cancelled or "the handler was cancelled by its own code") from None

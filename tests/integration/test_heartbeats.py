@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,17 @@ from typing import Any
 import pytest
 import redis
 
-from stepflow import Context, Encryption, Run, StepCancelled, Stepflow, SyncContext
+from stepflow import (
+    Context,
+    Encryption,
+    NonRetriableError,
+    Retry,
+    Run,
+    StepCancelled,
+    StepError,
+    Stepflow,
+    SyncContext,
+)
 from tests.integration.apps.ledger import count
 from tests.support.processes import WorkerProcess, until
 
@@ -43,6 +56,7 @@ def _stored(client: redis.Redis, run: Run) -> bytes | None:
     return next((value.encode() for name, value in values.items() if name.startswith("beat:")), None)
 
 
+@pytest.mark.roles("producer", "read-only")
 def test_a_failed_attempt_stores_its_last_heartbeat_and_a_silent_one_is_retried(app: Stepflow, run_worker) -> None:
     began_with: list[Any] = []
 
@@ -69,6 +83,98 @@ def test_a_failed_attempt_stores_its_last_heartbeat_and_a_silent_one_is_retried(
         "down",
         "the handler sent no heartbeat for 200ms",
     ]
+
+
+def test_the_detail_is_deleted_however_the_step_ends(app: Stepflow, client: redis.Redis, run_worker) -> None:
+    left: list[Any] = []
+
+    async def once(ctx: Context, *, ends: bool) -> Any:
+        if ctx.attempt == 0:
+            ctx.step.heartbeat("old")
+            raise ConnectionError("down")
+        if not ends:
+            raise NonRetriableError("bad")
+        return ctx.step.last_heartbeat
+
+    async def leaves_a_task(ctx: Context) -> None:
+        left.append(ctx)
+        left.append(asyncio.create_task(late_heartbeats(ctx)))
+
+    async def late_heartbeats(ctx: Context) -> None:
+        while len(left) < 3:
+            ctx.step.heartbeat(len(left))
+            await asyncio.sleep(0.01)
+
+    async def look(ctx: Context) -> list[str]:
+        await asyncio.sleep(0.1)
+        return [str(name) for name in client.hkeys(f"stepflow:attempts:{ctx.run_id}") if str(name).startswith("beat:")]
+
+    @app.function("work", retries=Retry(3, initial="10ms"))
+    async def function(ctx: Context) -> list[Any]:
+        first = await ctx.step.run("once", once, ctx, ends=True)
+        with contextlib.suppress(StepError):
+            await ctx.step.run("never", once, ctx, ends=False)
+        await ctx.step.run("leaves", leaves_a_task, ctx)
+        return [first, *await ctx.step.run("look", look, ctx)]
+
+    run_worker(app)
+    assert app.invoke(function, timeout=30) == ["old"]
+    left.append("end")
+
+
+def test_a_worker_that_stops_stores_the_last_detail_of_the_handlers_that_it_interrupts(
+    app: Stepflow, client: redis.Redis, run_worker
+) -> None:
+    began_with: list[Any] = []
+    started = threading.Event()
+
+    def work(ctx: Context) -> None:
+        began_with.append(ctx.step.last_heartbeat)
+        if len(began_with) == 1:
+            ctx.step.heartbeat(98)
+            _wait(client, ctx.run_id)
+            ctx.step.heartbeat(99)  # stored a second later
+            started.set()
+            while True:
+                ctx.step.heartbeat()
+                time.sleep(0.01)
+
+    @app.function("work")
+    async def function(ctx: Context) -> None:
+        await ctx.step.run("work", work, ctx)
+
+    first = run_worker(app, grace_s=0.0)
+    run = app.start(function)
+    assert started.wait(30)
+    first.stop()
+    run_worker(app)
+    run.result(30)
+    assert began_with == [None, 99]
+
+
+class Blob:
+    """A large argument."""
+
+
+def test_the_arguments_of_a_step_that_has_sent_heartbeats_are_freed_at_once(app: Stepflow, run_worker) -> None:
+    blobs: list[weakref.ref[Blob]] = []
+
+    async def work(ctx: Context, blob: Blob) -> None:
+        blobs.append(weakref.ref(blob))
+        ctx.step.heartbeat(1)
+
+    @app.function("work")
+    async def function(ctx: Context) -> int:
+        for number in range(3):
+            await ctx.step.run(f"work {number}", work, ctx, Blob())
+        return sum(blob() is not None for blob in blobs)
+
+    gc.disable()  # only references count
+    try:
+        run_worker(app)
+        assert app.invoke(function, timeout=30) <= 1  # the last one may be referred to still
+    finally:
+        gc.enable()
 
 
 def test_the_details_of_an_app_that_encrypts_are_sealed(url: str, client: redis.Redis, run_worker) -> None:

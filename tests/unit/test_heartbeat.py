@@ -108,6 +108,44 @@ async def test_the_heartbeat_of_a_cancelled_handler_raises() -> None:
     assert str(original(raised.value)) == "the run has ended"
 
 
+@pytest.mark.parametrize("options", [{}, {"timeout_ms": 60_000}])
+async def test_a_coroutine_that_a_lambda_has_returned_can_be_cancelled(options: dict[str, int]) -> None:
+    control, started = HandlerControl("s"), asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(attempt(lambda: work(), control, **options))
+    await started.wait()
+    control.cancel("the run has ended")
+    assert control.task is not None
+    control.task.cancel()
+    with pytest.raises(RuntimeError):
+        await running
+
+
+async def test_a_handler_in_a_thread_whose_worker_gives_up_the_step_ends_at_its_next_heartbeat() -> None:
+    started, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        go_on.wait(30)
+        try:
+            STEP.heartbeat()
+        except StepCancelled:
+            ended.set()
+            raise
+
+    running = asyncio.create_task(attempt(work, HandlerControl("s")))
+    await asyncio.to_thread(started.wait, 30)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    go_on.set()
+    assert await asyncio.to_thread(ended.wait, 30)
+
+
 @pytest.mark.parametrize(
     ("detail", "message"),
     [

@@ -364,8 +364,8 @@ class StepTools:
             detail: JSON of at most 16 KiB; ``None``: the last detail stays.
 
         Raises:
-            StepCancelled: nobody needs the result any more: the run has ended, another worker has the step, or the
-                attempt took too long. Let it pass.
+            StepCancelled: nobody needs the result any more: the run has ended, another worker has the step, the
+                attempt took too long, or the worker stops. Let it pass.
             StepUsageError: the detail is not JSON, or is too large, or the code is not inside a handler of
                 ``step.run``.
 
@@ -394,8 +394,9 @@ class StepTools:
     def cancelled(self) -> bool:
         """In a step's handler: whether nobody needs its result any more, so that it should end soon.
 
-        The run has ended, another worker has the step, or the attempt took too long. A handler in a thread cannot be
-        interrupted: it can look here between two pieces of its work, or call `heartbeat`, which raises.
+        The run has ended, another worker has the step, the attempt took too long, or the worker stops. A handler in a
+        thread cannot be interrupted: it can look here between two pieces of its work, or call `heartbeat`, which
+        raises.
 
         Raises:
             StepUsageError: the code is not inside a handler of ``step.run``.

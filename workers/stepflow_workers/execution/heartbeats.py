@@ -77,13 +77,21 @@ async def begin_handler(state: WorkerState, attempt: StepAttempt[RunRequest]) ->
     return HandlerControl(attempt.id, key, last, partial(_noted, asyncio.get_running_loop(), state, attempt))
 
 
-def end_handler(control: HandlerControl, *, failed: bool) -> None:
-    """Store what a failed attempt has reported last. Call it before the failure is recorded: then the fence is over."""
+def end_handler(control: HandlerControl, *, failed: bool) -> bool:
+    """Store what a failed attempt has reported last. Call it before the failure is recorded: then the fence is over.
+
+    Heartbeats that come later, from what the handler has left behind, are ignored.
+
+    Returns:
+        Whether this attempt, or one before it, has stored a heartbeat.
+    """
     log: _HeartbeatLog | None = control.log
+    control.on_beat = control.log = None  # the log refers to the control: a cycle would keep the arguments of the step
     if log is not None:
         if failed:
             log.flush()
         log.close()
+    return log is not None or control.last_heartbeat is not None
 
 
 def forget_heartbeats(state: WorkerState, attempt: StepAttempt[RunRequest]) -> None:
@@ -103,12 +111,18 @@ async def _last_heartbeat(state: WorkerState, attempt: StepAttempt[RunRequest]) 
 def _noted(
     loop: asyncio.AbstractEventLoop, state: WorkerState, attempt: StepAttempt[RunRequest], control: HandlerControl
 ) -> None:
-    """Called by a heartbeat, in the thread of the handler."""
+    """Called by a heartbeat, in the thread of the handler. The event loop is told once, however many there are."""
+    if control.is_noted:
+        return
+    control.is_noted = True
     with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
         loop.call_soon_threadsafe(_note, state, attempt, control)
 
 
 def _note(state: WorkerState, attempt: StepAttempt[RunRequest], control: HandlerControl) -> None:
+    control.is_noted = False  # before the detail is read
+    if control.on_beat is None:
+        return
     if control.log is None:
         control.log = _HeartbeatLog(state, attempt, control)
     control.log.note()

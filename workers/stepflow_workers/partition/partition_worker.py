@@ -103,6 +103,7 @@ class PartitionWorkers:
     async def finish(self, grace_s: float) -> None:
         """Wait for the running jobs; after ``grace_s`` seconds, release those that are left."""
         await asyncio.gather(*[dispatcher.settle(grace_s) for dispatcher in self._dispatchers])
+        self._state.store_heartbeats()
         left = [lease for dispatcher in self._dispatchers for lease in dispatcher.drop_jobs()]
         self._state.cache.close()
         if left:

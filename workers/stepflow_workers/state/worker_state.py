@@ -231,6 +231,12 @@ class WorkerState:
                 loop = asyncio.get_running_loop()
                 contextvars.Context().run(loop.call_later, self.settings.cancel_grace_s, _cancel, control)
 
+    def store_heartbeats(self) -> None:
+        """Store the last detail of each running handler. Call it before the leases of its jobs end."""
+        for control in list(self.handlers.values()):
+            if control.log is not None:
+                control.log.flush()
+
     def evict(self, run_id: str) -> None:
         """Drop a run that has ended elsewhere, or whose lease is lost."""
         run = self.cache.get(run_id)

@@ -33,7 +33,7 @@ class StepFinished:
     """The step has ended. ``text`` is the stored form; ``memo`` is its value when read back.
 
     Attributes:
-        had_heartbeats: whether its last attempt has stored heartbeats.
+        had_heartbeats: whether its attempts have stored heartbeats.
     """
 
     text: bytes
@@ -77,18 +77,19 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
         detail = _detail(state, attempt.lease, attempt.id, attempt=attempt.number, started_at=started_at)
         text = _memo_text(attempt, result.text, detail)
     except asyncio.CancelledError:
+        end_handler(control, failed=False)
         raise
     except BaseException as error:  # noqa: BLE001  user code: any error of a handler is the failure of the step
-        end_handler(control, failed=True)
-        return await _failed(state, attempt, original(error), started_at=started_at)
+        had_heartbeats = end_handler(control, failed=True)
+        return await _failed(state, attempt, original(error), started_at=started_at, had_heartbeats=had_heartbeats)
     finally:
         if state.handlers.get(job) is control:
             del state.handlers[job]
         if state.executing.get(job) is step:  # not that of a later lease
             del state.executing[job]
     run.add_uncommitted(attempt.key, len(text))
-    end_handler(control, failed=False)
-    return StepFinished(text, Memo(attempt.id, data=result.data, detail=detail), control.log is not None)
+    had_heartbeats = end_handler(control, failed=False)
+    return StepFinished(text, Memo(attempt.id, data=result.data, detail=detail), had_heartbeats)
 
 
 def step_failed(
@@ -100,6 +101,7 @@ def step_failed(
     step_id: str,
     attempt: int,
     started_at: int,
+    had_heartbeats: bool = False,
 ) -> StepFinished:
     """The result of a step that has no attempts left.
 
@@ -108,7 +110,7 @@ def step_failed(
         attempt: the number of the last attempt, 0-based.
     """
     detail = _detail(state, lease, step_id, attempt=attempt, started_at=started_at)
-    return StepFinished(memo_of_error(sealed, detail), Memo(step_id, failure=failure, detail=detail))
+    return StepFinished(memo_of_error(sealed, detail), Memo(step_id, failure=failure, detail=detail), had_heartbeats)
 
 
 def step_retry(
@@ -149,7 +151,12 @@ def _memo_text(attempt: StepAttempt[RunRequest], data: bytes, detail: dict[str, 
 
 
 async def _failed(
-    state: WorkerState, attempt: StepAttempt[RunRequest], error: BaseException, *, started_at: int
+    state: WorkerState,
+    attempt: StepAttempt[RunRequest],
+    error: BaseException,
+    *,
+    started_at: int,
+    had_heartbeats: bool,
 ) -> StepFinished | StepRetry:
     run = attempt.run
     delay_ms = await next_attempt_delay_ms(
@@ -172,6 +179,7 @@ async def _failed(
             step_id=attempt.id,
             attempt=attempt.number,
             started_at=started_at,
+            had_heartbeats=had_heartbeats,
         )
     if not run.execution.closed:  # else nobody needs the result any more
         log_failed_attempt(
