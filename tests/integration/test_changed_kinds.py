@@ -28,6 +28,8 @@ CALLS: dict[StepKind, Call] = {
     StepKind.SLEEP: lambda ctx: ctx.step.sleep("x", "1h"),
     StepKind.WAIT: lambda ctx: ctx.step.wait_for_event("x", event="paid", timeout="1h"),
     StepKind.SEND: lambda ctx: ctx.step.send_event("x", Event("paid")),
+    StepKind.SIGNAL: lambda ctx: ctx.step.wait_for_signal("x", "go", timeout="1h"),
+    StepKind.ASK: lambda ctx: ctx.step.ask("x", schema=bool, timeout="1h"),
 }
 
 
@@ -45,8 +47,14 @@ def code(url: str, call: Call) -> Stepflow:
     return app
 
 
-PAIRS = [(old, new) for old in StepKind for new in StepKind if old not in (new, StepKind.SEND)]
-"""A send has no step that waits."""
+KINDS = list(StepKind)
+PAIRS = [
+    pytest.param(old, new, marks=[] if new is KINDS[KINDS.index(old) - 1] else pytest.mark.slow)
+    for old in KINDS
+    for new in KINDS
+    if old not in (new, StepKind.SEND)
+]
+"""Each kind and each other kind, one of them in the fast tests. A send has no step that waits."""
 
 
 @pytest.mark.parametrize(("old", "new"), PAIRS)
