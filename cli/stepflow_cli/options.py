@@ -16,6 +16,7 @@ from stepflow_engine.codec import loads
 from stepflow_engine.durations import duration_ms
 from stepflow_engine.limits import check_id
 from stepflow_engine.product import DEBUG, NAME, OUTPUT, REDIS_URL
+from stepflow_engine.sizes import size_bytes
 
 __all__ = [
     "data_option",
@@ -66,10 +67,10 @@ def duration(value: str) -> float:
 
 def size(value: str) -> int:
     """Parse a size to bytes: ``500M``, ``2G``, ``512MiB``. The units are powers of 1,024."""
-    match = re.fullmatch(r"(\d{1,9})\s*([kmg])i?b?", value.strip(), re.IGNORECASE)
-    if match is None or not int(match[1]):
-        raise click.BadParameter(f"size must be a number with a unit, as in 500M or 2G, got {value!r}")
-    return int(match[1]) * {"k": 1024, "m": 1024**2, "g": 1024**3}[match[2].lower()]
+    try:
+        return size_bytes(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def lease(value: str) -> float:

@@ -55,6 +55,7 @@ class AroundAttempt:
     def __init__(self) -> None:
         self._sync: dict[Any, Callable[[Attempt], Any]] = {}
         self._async: dict[Any, Callable[[Attempt], Any]] = {}
+        self._managers: dict[Any, Callable[[Attempt], Any]] = {}
         self.has_sync = False
         self.has_async = False
 
@@ -70,7 +71,13 @@ class AroundAttempt:
                 factories.pop(key, None)
             else:
                 factories[key] = factory
+        self._managers[key] = manager
         self.has_sync, self.has_async = bool(self._sync), bool(self._async)
+
+    @property
+    def managers(self) -> list[Callable[[Attempt], Any]]:
+        """The context managers as they were added, in order."""
+        return list(self._managers.values())
 
     def call(self, attempt: Attempt, handler: Callable[[], T]) -> T:
         """Call a handler inside the context managers. Called in the thread of the handler.

@@ -11,6 +11,7 @@
     │     ├─ InvokeTimeoutError
     │     ├─ InvokeSkippedError
     │     └─ InvokeCancelledError
+    ├─ HandlerProcessError          the process of an isolated handler has ended before the handler
     ├─ StepOutputError              a result is not JSON, or is over a limit
     ├─ StepUsageError               a step tool is used incorrectly (also a ValueError)
     │  └─ StepKindError             the id of a step belongs to a step of another kind
@@ -58,6 +59,7 @@ __all__ = [
     "FilterError",
     "ForkError",
     "FunctionNotFoundError",
+    "HandlerProcessError",
     "InvokeCancelledError",
     "InvokeError",
     "InvokeSkippedError",
@@ -204,6 +206,22 @@ class InvokeSkippedError(InvokeError):
 
 class InvokeCancelledError(InvokeError):
     """The invoked run was cancelled."""
+
+
+class HandlerProcessError(StepflowError):
+    """The process of an isolated handler has ended before the handler, or could not start. The step is retried.
+
+    Attributes:
+        exit_code: the exit code of the process; the negative number of a signal that has ended it; ``None``: unknown.
+
+    Example::
+
+        fragile = Retry(3, on=HandlerProcessError)
+    """
+
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class StepOutputError(StepflowError):

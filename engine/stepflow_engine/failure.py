@@ -78,6 +78,23 @@ class Failure:
             sealed=str(value.get("$enc", "")),
         )
 
+    @classmethod
+    def from_hostile(cls, value: object, depth: int = _MAX_CAUSES) -> Failure:
+        """Read the JSON form that code of a user has sent: any value, of which a bounded part is kept."""
+        if not isinstance(value, dict):
+            return cls("Error", "")
+        fields: dict[str, Any] = value
+        cause = fields.get("cause")
+        name, message, trace = (
+            _clean(text) if isinstance(text := fields.get(key), str) else "" for key in ("name", "message", "traceback")
+        )
+        return cls(
+            name=name[:_MAX_NAME] or "Error",
+            message=message,
+            traceback=trace,
+            cause=cls.from_hostile(cause, depth - 1) if isinstance(cause, dict) and depth else None,
+        )
+
 
 # -- reading an error of a user ----------------------------------------------
 # These functions read the fields of the built-in classes directly. A subclass may define attributes that raise.

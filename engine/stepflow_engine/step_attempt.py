@@ -13,7 +13,7 @@ from typing import Any
 
 from stepflow_engine.around_attempt import NOTHING_AROUND, AroundAttempt, Attempt
 from stepflow_engine.callables import is_async_callable
-from stepflow_engine.codec import dumps_output, round_trip
+from stepflow_engine.codec import Restore, dumps_output, round_trip
 from stepflow_engine.declared_types import check_value
 from stepflow_engine.durations import show_duration
 from stepflow_engine.execution import HANDLER_ATTEMPT
@@ -24,7 +24,7 @@ from stepflow_engine.thread_pool import ThreadPool
 from stepflow_engine.user_code import EscapedError, escaped
 from stepflow_engine.value_class import value_class
 
-__all__ = ["Result", "attempt_step"]
+__all__ = ["Result", "attempt_step", "enter_handler", "handler_result"]
 
 _LEFT = "the worker stops, or has left the step to another"
 
@@ -73,7 +73,7 @@ async def attempt_step(
         Exception: any other error of the handler.
     """
     context, control = request.context.copy(), control or HandlerControl(step_id)
-    context.run(_enter_handler, attempt, control)
+    context.run(enter_handler, attempt, control)
     described = functools.partial(Attempt, function, run_id, step_id, attempt)  # most attempts need it not
     code = _call(described, request, around, threads)
     task = (loop or asyncio.get_running_loop()).create_task(code, name=step_id, context=context)
@@ -83,14 +83,28 @@ async def attempt_step(
         value = await _result(task, request, control)
     finally:
         control.task = None
+    return handler_result(step_id, value, request.adapter, limit_bytes=limit_bytes)
+
+
+def handler_result(step_id: str, value: Any, adapter: Restore | None, *, limit_bytes: int) -> Result:
+    """Convert what a handler has returned to JSON.
+
+    Args:
+        adapter: restores the result to the type that the handler declares; ``None``: plain JSON data.
+        limit_bytes: the largest size, in bytes of JSON.
+
+    Raises:
+        StepOutputError: the result is not JSON, is over the limit, or does not come back.
+    """
     text = dumps_output(value, what=f"step {step_id!r}", limit_bytes=limit_bytes)
     data = round_trip(value, text)
-    if request.adapter is not None:
-        check_value(request.adapter, value, data, what=f"step {step_id!r}")
+    if adapter is not None:
+        check_value(adapter, value, data, what=f"step {step_id!r}")
     return Result(text, data)
 
 
-def _enter_handler(attempt: int, control: HandlerControl) -> None:
+def enter_handler(attempt: int, control: HandlerControl) -> None:
+    """Make the current context that of a handler."""
     ACTIVITY.set(None)
     HANDLER_ATTEMPT.set(attempt)
     HANDLER.set(control)

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from stepflow_engine.codec import Restore, dumps
+from stepflow_engine.isolation import Isolation
 from stepflow_engine.memo import Memo
 from stepflow_engine.retry_policy import Retry
 from stepflow_engine.value_class import value_class
@@ -65,6 +66,7 @@ class RunRequest:
         timeout_ms: the longest duration of an attempt, in milliseconds; ``None``: no limit.
         heartbeat_timeout_ms: the longest time between two heartbeats, in milliseconds; ``None``: no limit.
         adapter: restores the result to the type that the handler declares; ``None``: plain JSON data.
+        isolation: that the handler executes in a process of its own; ``None``: it executes in that of the worker.
         context: the context variables of the code that requests the step. The handler sees their values.
         undo: undoes the step; it is called with the result. ``None``: nothing does.
     """
@@ -77,6 +79,7 @@ class RunRequest:
     timeout_ms: int | None = None
     heartbeat_timeout_ms: int | None = None
     adapter: Restore | None = field(default=None, repr=False, compare=False)
+    isolation: Isolation | None = None
     context: contextvars.Context = field(default_factory=contextvars.copy_context, repr=False, compare=False)
     undo: Callable[[Any], Any] | None = None
 

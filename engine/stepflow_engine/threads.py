@@ -19,9 +19,13 @@ from stepflow_engine.errors import StepUsageError
 from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
 from stepflow_engine.thread_pool import ThreadPool
 
-__all__ = ["Suspended", "ThreadBridge"]
+__all__ = ["DetachedThreads", "Suspended", "ThreadBridge"]
 
 T = TypeVar("T")
+
+_IN_HANDLER = (
+    "a step must not be inside the handler of another step: call it in the function itself, before or after that step"
+)
 
 
 class Suspended(BaseException):
@@ -74,10 +78,7 @@ class ThreadBridge:
             Suspended: the execution was closed meanwhile.
         """
         if HANDLER_ATTEMPT.get() is not None:
-            raise StepUsageError(
-                "a step must not be inside the handler of another step: "
-                "call it in the function itself, before or after that step"
-            )
+            raise StepUsageError(_IN_HANDLER)
         body = self._bodies.get(threading.get_ident())
         if body is None:
             raise StepUsageError("a step must be called in a thread of the run: start threads with ctx.step.parallel")
@@ -175,3 +176,18 @@ class ThreadBridge:
         self._activity.touch()
         if not body.first_stop.done():
             body.first_stop.set_result(None)
+
+
+class DetachedThreads(ThreadBridge):
+    """Takes the place of the threads of a run in another process, where only a handler of the run executes."""
+
+    def __init__(self) -> None:
+        """There is nothing to bridge."""
+
+    def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:  # noqa: ARG002
+        """Refuse a step.
+
+        Raises:
+            StepUsageError: always.
+        """
+        raise StepUsageError(_IN_HANDLER)

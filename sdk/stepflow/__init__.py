@@ -24,6 +24,7 @@ All errors are in one tree::
     │     ├─ InvokeTimeoutError
     │     ├─ InvokeSkippedError
     │     └─ InvokeCancelledError
+    ├─ HandlerProcessError          the process of an isolated handler has ended before the handler
     ├─ StepOutputError              a result is not JSON, or is over a limit
     ├─ StepUsageError               a step tool is used incorrectly (also a ValueError)
     │  └─ StepKindError             the id of a step belongs to a step of another kind
@@ -88,6 +89,7 @@ from stepflow_engine.errors import (
     FilterError,
     ForkError,
     FunctionNotFoundError,
+    HandlerProcessError,
     InvokeCancelledError,
     InvokeError,
     InvokeSkippedError,
@@ -152,6 +154,7 @@ __all__ = [
     "Function",
     "FunctionNotFoundError",
     "FunctionReference",
+    "HandlerProcessError",
     "InvokeCancelledError",
     "InvokeError",
     "InvokeSkippedError",

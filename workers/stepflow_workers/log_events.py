@@ -54,6 +54,14 @@ _EVENTS = (
         "The worker has reached --max-jobs or --max-memory. It stops, and a new process takes its place.",
     ),
     LogEvent(
+        "handler_process_ended",
+        _WARNING,
+        ("run_id", "function", "step_id", "pid", "why"),
+        "The process of an isolated handler has ended before the handler, or the worker has ended it: the handler was "
+        "over its time or its memory limit, or its run was cancelled. The attempt fails; nothing else is affected.",
+        "If why is an exit code or a signal, look for the cause in the handler.",
+    ),
+    LogEvent(
         "worker_stopped_at_once",
         _WARNING,
         ("worker",),

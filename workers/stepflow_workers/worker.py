@@ -354,6 +354,7 @@ class StepWorker(BaseWorker):
             self._send_heartbeat()
             await broker.close()
             state.threads.close()
+            state.processes.close()
 
     async def _recycle(self, state: WorkerState) -> None:
         """Stop when the limits of this process are reached."""

@@ -103,7 +103,13 @@ def process_options(command: C) -> C:
     type=duration,
     default="5s",
     show_default=True,
-    help="How long an async handler may go on after its run was cancelled; then it is cancelled too.",
+    help="How long an async or isolated handler may go on after its run was cancelled; then it is ended.",
+)
+@click.option(
+    "--isolated-processes",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="How many isolated handlers a process executes at once, each in a process of its own. Default: the CPUs.",
 )
 @click.option(
     "--max-jobs",
@@ -137,6 +143,7 @@ def worker(
     lease: float,
     grace: float,
     cancel_grace: float,
+    isolated_processes: int | None,
     max_jobs: int | None,
     max_memory: int | None,
     redis_url: str | None,
@@ -162,6 +169,7 @@ def worker(
         cancel_grace_s=cancel_grace,
         max_jobs=max_jobs or 0,
         max_memory_bytes=max_memory or 0,
+        isolated_processes=isolated_processes or 0,
     )
     spec = WorkerSpec(apps, settings, log_level)
     if processes == 1 and not settings.recycles:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from random import Random
@@ -19,9 +20,11 @@ from stepflow.functions.values import set_value
 from stepflow_broker.registry.tags import MAX_TAGS, check_tag_name, tag_value
 from stepflow_engine.errors import LimitError, StepUsageError
 from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
+from stepflow_engine.limits import Limits
 from stepflow_engine.product import RUN_LOGGER
+from stepflow_engine.threads import DetachedThreads
 
-__all__ = ["Context", "SyncContext"]
+__all__ = ["Context", "ContextParts", "SyncContext", "context_parts", "detached_context"]
 
 T = TypeVar("T", default=Any)
 
@@ -250,6 +253,35 @@ class SyncContext(_RunContext[T]):
             execution, events, run_id=run_id, function=function, attempt=attempt, declared_tags=declared_tags
         )
         self.step = step
+
+
+@dataclass(frozen=True, slots=True)
+class ContextParts:
+    """What another process needs of a context to make one for a handler: see `detached_context`."""
+
+    is_async: bool
+    events: list[Event[Any]]
+    run_id: str
+    function: str
+    attempt: int
+
+
+def context_parts(ctx: Context[Any] | SyncContext[Any]) -> ContextParts:
+    """The parts of a context."""
+    return ContextParts(isinstance(ctx, Context), ctx.events, ctx.run_id, ctx._function, ctx._attempt)
+
+
+def detached_context(parts: ContextParts) -> Context[Any] | SyncContext[Any]:
+    """A context for a handler in another process. As in any handler, its steps are refused."""
+    execution = Execution(_no_code)
+    tools = StepTools(execution, app_id=parts.function.partition("/")[0], event={}, limits=Limits())
+    named: Any = {"run_id": parts.run_id, "function": parts.function, "attempt": parts.attempt}
+    if parts.is_async:
+        return Context(execution, parts.events, tools, **named)
+    return SyncContext(execution, parts.events, SyncStepTools(tools, DetachedThreads()), **named)
+
+
+async def _no_code(_execution: Execution) -> None: ...
 
 
 class RunLogger(logging.LoggerAdapter[logging.Logger]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar, TypeVarTuple, overload
+from typing import Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from stepflow.event import Event, read_event
 from stepflow.functions.ask_schema import answer_type
@@ -28,6 +28,7 @@ from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import StepError, StepUsageError
 from stepflow_engine.execution import Execution
 from stepflow_engine.handler_control import current_handler
+from stepflow_engine.isolation import Isolation, check_importable, isolation
 from stepflow_engine.limits import Limits
 from stepflow_engine.retry_policy import Retry, combined_retries
 from stepflow_engine.steps import RunRequest
@@ -64,6 +65,7 @@ class StepTools:
         timeout_ms: int | None = None,
         heartbeat_timeout_ms: int | None = None,
         undo: Undo | None = None,
+        isolation: Isolation | None = None,
     ) -> None:
         self._execution = execution
         self._app_id = app_id
@@ -73,6 +75,7 @@ class StepTools:
         self._timeout_ms = timeout_ms
         self._heartbeat_timeout_ms = heartbeat_timeout_ms
         self._undo = undo
+        self._isolation = isolation
 
     @overload
     async def run(self, id: str, handler: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -104,7 +107,8 @@ class StepTools:
         Raises:
             StepError: the handler failed and no retries are left; with name, message, traceback and cause.
             StepUsageError: the handler is not callable, its return type has a secret, which cannot be stored, or
-                values that do not come back, or the call is inside another step's handler.
+                values that do not come back, the handler is isolated and another process cannot import it, or the
+                call is inside another step's handler.
 
         Example::
 
@@ -120,9 +124,18 @@ class StepTools:
             check_result_type(handler)
         except ValueError as error:
             raise StepUsageError(f"step {id!r}: {error}") from None
+        if self._isolation is not None:
+            check_importable(handler, what=f"step {id!r}: an isolated handler")
         adapter = result_adapter(handler)
         request = RunRequest(
-            handler, args, kwargs, self._retries, self._timeout_ms, self._heartbeat_timeout_ms, adapter
+            handler,
+            args,
+            kwargs,
+            self._retries,
+            self._timeout_ms,
+            self._heartbeat_timeout_ms,
+            adapter,
+            isolation=self._isolation,
         )
         if undo is not None:
             request = replace(request, undo=checked_undo(id, handler, undo))
@@ -419,6 +432,8 @@ class StepTools:
         timeout: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
         undo: Undo | None = None,
+        isolate: Literal["process"] | None = None,
+        memory_limit: int | str | None = None,
     ) -> StepTools:
         """The same step tools with other options for the calls made with them.
 
@@ -429,9 +444,13 @@ class StepTools:
             heartbeat_timeout: the longest time between two calls of `heartbeat`; an attempt without a heartbeat for
                 longer fails with ``TimeoutError``.
             undo: the undo handler of ``run``; see there. Other steps have none.
+            isolate: ``"process"``: the handler runs in a process of its own, and what it does to that process, it does
+                not do to the worker. A timeout then ends a plain ``def`` handler too.
+            memory_limit: above how much resident memory the process of an isolated handler is ended; bytes, or a size
+                such as ``"2G"``, at least ``"100M"``. The attempt fails with ``MemoryError``.
 
         Raises:
-            ValueError: a value is out of range.
+            ValueError: a value is out of range, or a memory limit is set for a handler that is not isolated.
             ConfigurationError: a value of the `Retry` is out of range.
 
         Example::
@@ -451,4 +470,5 @@ class StepTools:
                 else duration_ms(heartbeat_timeout, name="heartbeat_timeout")
             ),
             undo=self._undo if undo is None else undo,
+            isolation=isolation(self._isolation, isolate, memory_limit),
         )

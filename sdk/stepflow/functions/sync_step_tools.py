@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar, TypeVarTuple, overload
+from typing import Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from stepflow.event import Event
 from stepflow.functions.invocable import Invocable
@@ -142,9 +142,16 @@ class SyncStepTools:
         timeout: Duration | None = None,
         heartbeat_timeout: Duration | None = None,
         undo: Undo | None = None,
+        isolate: Literal["process"] | None = None,
+        memory_limit: int | str | None = None,
     ) -> SyncStepTools:
         """The same step tools with other options; see `StepTools.with_options`."""
         tools = self._tools.with_options(
-            retries=retries, timeout=timeout, heartbeat_timeout=heartbeat_timeout, undo=undo
+            retries=retries,
+            timeout=timeout,
+            heartbeat_timeout=heartbeat_timeout,
+            undo=undo,
+            isolate=isolate,
+            memory_limit=memory_limit,
         )
         return SyncStepTools(tools, self._bridge)

@@ -25,9 +25,10 @@ class WorkerSettings:
         lease_ms: how long a job stays with a worker that does not renew its lease, in milliseconds.
         grace_s: how long a warm shutdown waits for handlers, in seconds; then it releases their jobs.
         backoff: the delays between attempts.
-        cancel_grace_s: how long an async handler may go on after its run was cancelled, in seconds.
+        cancel_grace_s: how long an async or isolated handler may go on after its run was cancelled, in seconds.
         max_jobs: after how many jobs a new process takes the place of this one; 0: never.
         max_memory_bytes: above how much resident memory a new process takes its place, in bytes; 0: never.
+        isolated_processes: how many isolated handlers it executes at once; 0: as many as there are CPUs.
     """
 
     redis_url: str = field(repr=False)
@@ -43,6 +44,7 @@ class WorkerSettings:
     cancel_grace_s: float = 5.0
     max_jobs: int = 0
     max_memory_bytes: int = 0
+    isolated_processes: int = 0
 
     @property
     def recycles(self) -> bool:

@@ -19,6 +19,7 @@ from stepflow_engine.ids import split_job_id
 from stepflow_engine.memo import Memo, read_memo
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.thread_pool import ThreadPool
+from stepflow_workers.handler_process.processes import HandlerProcesses
 from stepflow_workers.state.log_throttle import LogThrottle
 from stepflow_workers.state.pauses import Pauses
 from stepflow_workers.state.run_cache import CachedRun, RunCache
@@ -55,6 +56,7 @@ class WorkerState:
         cache: the runs in its memory.
         pauses: what is paused.
         threads: the threads of plain ``def`` handlers and functions.
+        processes: the processes of isolated handlers.
         stopping: it takes no more jobs, and ends its jobs as soon as their steps allow.
         suspended: the partitions where RQ is suspended: runs go back to their queues after the current step.
         finished_jobs, failed_jobs: the counts for RQ.
@@ -74,6 +76,7 @@ class WorkerState:
     cache: RunCache = field(init=False)
     pauses: Pauses = field(init=False)
     threads: ThreadPool = field(init=False)
+    processes: HandlerProcesses = field(init=False)
     stopping: bool = False
     suspended: set[str] = field(default_factory=set)
     finished_jobs: int = 0
@@ -93,6 +96,7 @@ class WorkerState:
         self.cache = RunCache(self.settings.cached_runs)
         self.pauses = Pauses(self.broker, self.partition)
         self.threads = ThreadPool(max_idle=self.settings.concurrency * _THREADS_PER_SLOT)
+        self.processes = HandlerProcesses(self.settings.isolated_processes)
 
     def accepted(self, run: CachedRun, code: ScriptStatus) -> bool:
         """Whether a transition was accepted. If not, another worker has the run, or it has ended: drop it."""

@@ -21,6 +21,7 @@ from stepflow_engine.value_class import value_class
 from stepflow_workers.execution.failure_log import log_failed_attempt
 from stepflow_workers.execution.heartbeats import begin_handler, end_handler
 from stepflow_workers.execution.next_attempt import next_attempt_delay_ms
+from stepflow_workers.execution.steps.isolated import attempt_isolated
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
 from stepflow_workers.state.worker_state import WorkerState
@@ -62,18 +63,21 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
     try:
         if len(attempt.deaths) >= POISON_DEATHS:
             raise PoisonError(died_text(attempt.deaths, "this step"))
-        result = await attempt_step(
-            attempt.id,
-            attempt.request,
-            function=run.function.name,
-            run_id=run.run_id,
-            attempt=attempt.number,
-            limit_bytes=run.function.limits.step_output_bytes,
-            threads=state.threads,
-            control=control,
-            around=run.function.around,
-            loop=attempt.call.future.get_loop(),
-        )
+        if attempt.request.isolation is None:
+            result = await attempt_step(
+                attempt.id,
+                attempt.request,
+                function=run.function.name,
+                run_id=run.run_id,
+                attempt=attempt.number,
+                limit_bytes=run.function.limits.step_output_bytes,
+                threads=state.threads,
+                control=control,
+                around=run.function.around,
+                loop=attempt.call.future.get_loop(),
+            )
+        else:
+            result = await attempt_isolated(state, attempt, control)
         detail = _detail(state, attempt.lease, attempt.id, attempt=attempt.number, started_at=started_at)
         text = _memo_text(attempt, result.text, detail)
     except asyncio.CancelledError:
