@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from stepflow import Context, Run, RunFailedError, Stepflow
+from stepflow import Attempt, Context, Run, RunFailedError, Stepflow
 from stepflow_workers.worker import is_running
 from tests.integration.apps.ledger import count
 from tests.support.processes import WorkerProcess, until
@@ -189,6 +191,25 @@ def test_the_handlers_end_with_their_worker_and_another_executes_them(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("handler", ["gated", "gated_async"])
+def test_a_signal_of_a_service_manager_to_all_processes_leaves_the_handler_its_grace_period(
+    start: Start, client: redis.Redis, start_worker: Callable[..., WorkerProcess], tmp_path: Path, handler: str
+) -> None:
+    worker = begin(client, start_worker)
+    ledger, gate = tmp_path / "ledger", tmp_path / "gate"
+    run = start(handler, str(ledger), str(gate))
+    until(lambda: pids(ledger))
+    worker.send(signal.SIGTERM)
+    os.kill(pids(ledger)[0], signal.SIGTERM)
+    until(lambda: "worker_stopping" in worker.log.read_text())
+    gate.touch()
+    assert worker.process.wait(30) == 0
+    begin(client, start_worker)
+    assert run.result(30) == "done"
+    assert len(pids(ledger)) == 1  # it was executed once
+
+
+@pytest.mark.slow
 def test_no_more_handlers_execute_at_once_than_the_option_says(
     url: str, client: redis.Redis, start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
@@ -212,3 +233,10 @@ def test_what_cannot_be_sent_to_a_process_is_refused(app: Stepflow, run_worker) 
     assert "an isolated handler must be a function at the top of a module, got " in failure(app.start(closure))
     refused = failure(app.start(argument))
     assert refused.startswith("StepUsageError: step 'work': an isolated handler and its arguments must be picklable")
+
+    @app.around_attempt
+    def around(_attempt: Attempt) -> Iterator[None]:
+        yield
+
+    refused = failure(app.start(argument))
+    assert "around_attempt of an app with isolated handlers must be a function at the top of a module" in refused

@@ -162,6 +162,22 @@ def uploads(ctx: SyncContext, ledger: str, gate: str) -> Any:
     return before
 
 
+def gated(ledger: str, gate: str) -> str:
+    """Waits for a file."""
+    note(ledger, f"pid {os.getpid()}")
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    return "done"
+
+
+async def gated_async(ledger: str, gate: str) -> str:
+    """The same, in a task."""
+    note(ledger, f"pid {os.getpid()}")
+    while not Path(gate).exists():
+        await asyncio.sleep(0.01)
+    return "done"
+
+
 def polls(ctx: SyncContext, ledger: str) -> None:
     """A handler that looks whether it is needed."""
     note(ledger, "polls")

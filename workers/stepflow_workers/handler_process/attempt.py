@@ -31,8 +31,8 @@ _POLL_S = 0.1
 _MEMORY_POLL_S = 0.05
 _LOAD_S = 60.0
 """How long a process may take to start and to import a handler."""
-_BEAT_PAUSE_S = 0.002
-"""A handler that sends heartbeats without end gets this pause after each, so that the worker does other things too."""
+_FRAME_PAUSE_S = 0.001
+"""After each message of a handler that executes, so that one that sends them without end does not block the worker."""
 _LAST_FRAMES_S = 0.5
 """How long what an ended process has sent is still read."""
 
@@ -135,7 +135,7 @@ class _FollowedCall:
             elif kind == FrameKind.BEAT:
                 with contextlib.suppress(StepCancelled, StepUsageError):  # too large, or no longer needed
                     self._control.beat(loads(text) if text else None)
-                await asyncio.sleep(_BEAT_PAUSE_S)
+            await asyncio.sleep(_FRAME_PAUSE_S)
 
     async def _end_if_needed(self) -> None:
         """Look at the process and its times, and end it if one is over."""
@@ -153,10 +153,10 @@ class _FollowedCall:
             self._cancel_at = now + self._cancel_grace_s
             process.cancel(self._control.cancelled)
         if now >= self._cancel_at:
-            await self._terminate("cancelled")
+            await self._terminate(self._control.cancelled)
             raise RuntimeError(self._control.cancelled)
         if late := self._late(now):
-            await self._terminate("timeout")
+            await self._terminate(late)
             raise TimeoutError(late)
 
     def _late(self, now: float) -> str:
@@ -179,6 +179,7 @@ class _FollowedCall:
 
     async def _terminate(self, why: str) -> None:
         self._log_end(why)
+        self._process.cancel(why)
         await self._process.terminate()
 
     async def _ended(self, error: Exception) -> HandlerProcessError:

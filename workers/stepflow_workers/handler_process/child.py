@@ -35,6 +35,8 @@ from stepflow_workers.logs import configure_logging
 __all__ = ["Child"]
 
 _ENDED = "the worker has ended the handler"
+_FRAME_S = 0.5
+"""How long after SIGTERM the message of the worker may come."""
 
 
 class _ChildControl(HandlerControl):
@@ -69,10 +71,12 @@ class Child:
         self._lock = threading.Lock()
         self._running = 0
         self._control: HandlerControl | None = None
+        self._is_cancelled = threading.Event()
         self._is_ended = False
 
     def serve(self) -> None:
         """Execute calls until the worker closes the connection."""
+        signal.signal(signal.SIGTERM, self._on_terminate)
         threading.Thread(target=self._read, name=f"{NAME} worker", daemon=True).start()
         while True:
             number, text = self._calls.get()
@@ -94,10 +98,15 @@ class Child:
                 body = self._frames.read(size)
                 if kind == FrameKind.CALL:
                     self._calls.put((number, body))
-                elif (control := self._control) is not None and number == self._running:
-                    control.cancel(body.decode())
+                elif number == self._running:
+                    self._cancel(body.decode())
         finally:
             os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    def _cancel(self, reason: str) -> None:
+        if self._control is not None:
+            self._control.cancel(reason)
+        self._is_cancelled.set()
 
     def _send(self, kind: FrameKind, number: int, body: bytes = b"") -> None:
         with self._lock:
@@ -105,7 +114,6 @@ class Child:
                 self._connection.sendall(frame(kind, number, body))
 
     def _execute(self, number: int, text: bytes) -> None:
-        signal.signal(signal.SIGTERM, self._on_terminate)
         try:
             try:
                 call = load_call(text)
@@ -120,7 +128,7 @@ class Child:
         except BaseException as error:  # noqa: BLE001  user code
             self._send(FrameKind.FAILURE, number, dumps(describe_error(error)))
         finally:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, self._on_terminate)  # an event loop has changed it
 
     def _perform(self, call: HandlerCall, control: HandlerControl) -> bytes:
         """The result of a call, as JSON text."""
@@ -140,16 +148,23 @@ class Child:
 
     async def _await(self, result: Callable[[], Awaitable[Any]]) -> Any:
         """Await a handler. When the worker ends it, it is cancelled at its next ``await``."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._cancel, asyncio.current_task())
+        task = asyncio.current_task()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end_task, task)
         return await result()
 
-    def _cancel(self, task: asyncio.Task[Any] | None) -> None:
-        self._is_ended = True
-        if task is not None:
+    def _end_task(self, task: asyncio.Task[Any] | None) -> None:
+        if self._must_end() and task is not None:
             task.cancel()
 
     def _on_terminate(self, _number: int, _frame: FrameType | None) -> None:
         """Unwind the handler. The worker kills the process if that takes too long."""
-        if not self._is_ended:
-            self._is_ended = True
+        if not self._is_ended and self._must_end():
             raise StepCancelled(_ENDED)
+
+    def _must_end(self) -> bool:
+        """Whether a SIGTERM is from the worker, which has cancelled the handler before.
+
+        A service manager sends it to all processes of a worker that stops. The handlers then have the grace period.
+        """
+        self._is_ended |= self._is_cancelled.wait(_FRAME_S)
+        return self._is_ended

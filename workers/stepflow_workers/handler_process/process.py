@@ -107,6 +107,7 @@ class HandlerProcess:
             text = await self._reader.readexactly(size)
             if call == self.calls:
                 return kind, text
+            await asyncio.sleep(_POLL_S)  # of a thread that an earlier handler has left behind
 
     async def has_ended(self, within_s: float) -> bool:
         """Whether it ends within a time, in seconds."""
