@@ -342,6 +342,7 @@ _LIMITS: tuple[tuple[str, str, str, Callable[[int], str], str], ...] = (
     ("all memos of a run", "engine/stepflow_engine/limits.py", "run_state_bytes", _bytes, "`LimitError`: the step fails"),
     ("data of an event", "engine/stepflow_engine/limits.py", "event_bytes", _bytes, "`EventError`"),
     ("events of one send", "engine/stepflow_engine/limits.py", "events_per_send", _count, "`EventError`"),
+    ("arguments of an isolated handler, as a pickle", "workers/stepflow_workers/handler_process/frames.py", "MAX_CALL_BYTES", _bytes, "`StepUsageError`"),
     ("detail of a heartbeat", "engine/stepflow_engine/handler_control.py", "MAX_HEARTBEAT_BYTES", _bytes, "`StepUsageError`"),
     ("retries, as a number", "engine/stepflow_engine/limits.py", "MAX_RETRIES", _count, "`ConfigurationError`; `ValueError` in `with_options`"),
     ("attempts of a `Retry`", "engine/stepflow_engine/limits.py", "MAX_ATTEMPTS", _count, "`ConfigurationError`"),

@@ -49,6 +49,7 @@ async def steps(ctx: Context) -> None:
     assert_type(await step.run("a partial", functools.partial(total, 40), 2), int)
     assert_type(await step.run("nothing", asyncio.sleep, 1), None)
     assert_type(await step.with_options(retries=2, timeout="1m").run("with options", total, 1), int)
+    assert_type(await step.with_options(isolate="process", memory_limit="2G").run("isolated", total, 1), int)
     policy = Retry(5, initial="1s", budget="1h", on=(TimeoutError, OSError), unless=lambda error: "gone" in str(error))
     assert_type(await step.with_options(retries=policy).run("with a policy", total, 1), int)
     assert_type(await step.run("undo", copy, ["a.png"], undo=delete), list[str])
@@ -81,6 +82,7 @@ async def wrong_steps(ctx: Context) -> None:
     await step.wait_for_signal("no name")  # error
     print((await step.run("no such field", square, 4)).root)  # error
     await step.with_options(retries="2").run("a wrong option", total, 1)  # error
+    await step.with_options(isolate="thread").run("a wrong isolation", total, 1)  # error
     await step.with_options(retries=Retry(5, on="TimeoutError")).run("a wrong policy", total, 1)  # error
 
 

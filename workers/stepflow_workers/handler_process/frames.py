@@ -9,9 +9,9 @@ __all__ = ["HEADER", "MAX_CALL_BYTES", "MAX_FAILURE_BYTES", "FrameKind", "frame"
 
 HEADER = struct.Struct(">BIQ")
 """The kind, the number of the call, and the number of bytes that follow."""
-MAX_CALL_BYTES = 64 * 1024**2
+MAX_CALL_BYTES = 64 * 1024 * 1024
 """The largest pickle of a handler with its arguments."""
-MAX_FAILURE_BYTES = 4 * 1024**2
+MAX_FAILURE_BYTES = 4 * 1024 * 1024
 """The largest description of an error."""
 
 
