@@ -25,7 +25,7 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from stepflow_engine.callables import undecorated
-from stepflow_engine.errors import EventError, StepOutputError, StepUsageError
+from stepflow_engine.errors import EventError, StepOutputError
 from stepflow_engine.failure import Failure
 from stepflow_engine.model_json import is_file, is_secret, plain_model
 from stepflow_engine.product import NAME
@@ -34,8 +34,8 @@ __all__ = [
     "Restore",
     "adapter_for",
     "dumps",
+    "dumps_checked",
     "dumps_event",
-    "dumps_heartbeat",
     "dumps_output",
     "loads",
     "order_of",
@@ -125,21 +125,6 @@ def dumps_output(value: Any, *, what: str, limit_bytes: int) -> bytes:
             f"{what}: result must be at most {limit_bytes:,} bytes of JSON, got {error}: "
             "store it elsewhere and return a reference to it"
         ) from None
-
-
-def dumps_heartbeat(detail: Any, *, step_id: str, limit_bytes: int) -> bytes:
-    """JSON text of the detail of a heartbeat.
-
-    Raises:
-        StepUsageError: the detail is not JSON, or its text is over ``limit_bytes``.
-    """
-    what = f"the heartbeat of step {step_id!r}"
-    try:
-        return _encode_user_value(detail, limit_bytes)
-    except _NotJsonError as error:
-        raise StepUsageError(f"{what}: detail must be JSON ({error}): pass plain data or a model") from error
-    except _TooLongError as error:
-        raise StepUsageError(f"{what}: detail must be at most {limit_bytes:,} bytes of JSON, got {error}") from None
 
 
 def dumps_checked(value: Any, *, what: str, limit_bytes: int, refuse: Callable[[str], Exception]) -> bytes:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from stepflow_engine.codec import dumps_heartbeat
+from stepflow_engine.codec import dumps_checked
 from stepflow_engine.errors import StepUsageError
 
 __all__ = ["HANDLER", "MAX_HEARTBEAT_BYTES", "HandlerControl", "StepCancelled", "current_handler"]
@@ -91,7 +91,12 @@ class HandlerControl:
         if self.cancelled:
             raise StepCancelled(self.cancelled)
         if detail is not None:
-            self.detail = dumps_heartbeat(detail, step_id=self.step_id, limit_bytes=MAX_HEARTBEAT_BYTES)
+            self.detail = dumps_checked(
+                detail,
+                what=f"the heartbeat of step {self.step_id!r}: detail",
+                limit_bytes=MAX_HEARTBEAT_BYTES,
+                refuse=StepUsageError,
+            )
         self.beat_at = time.monotonic()
         if detail is not None and (on_beat := self.on_beat) is not None:
             on_beat(self)
