@@ -10,9 +10,9 @@ from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.registry.functions import read_functions
-from stepflow_broker.transitions.attempts import read_attempts
+from stepflow_broker.transitions.attempts import AttemptRecord, read_attempts
 from stepflow_broker.transitions.run_index import RunQuery, read_run_functions
-from stepflow_broker.transitions.runs import read_memos, read_run, read_steps
+from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_broker.views.invoke_view import find_invokes
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_engine.errors import FilterError
@@ -49,8 +49,12 @@ def _executing(partition: Partition) -> Operation[list[str] | None]:
     return None if len(jobs) > _MAX_MATCHES else [job for job in jobs if not split_job_id(job)[1]]
 
 
-def read_children(partition: Partition, run_id: str) -> Operation[list[str]]:
-    """The ids of the runs that a run has invoked, in the order of the invokes. One round trip.
+def read_run_parts(
+    partition: Partition, run_id: str
+) -> Operation[tuple[RunRecord, list[StepRecord], list[AttemptRecord], list[tuple[str, bytes]]]]:
+    """A run, its steps that have not ended, its kept attempts and its memos. One round trip.
+
+    Memos are read last, so that a step that ends in between is not missed.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -63,6 +67,16 @@ def read_children(partition: Partition, run_id: str) -> Operation[list[str]]:
     ]
     if record is None:
         raise run_not_found(run_id)
+    return record, pending, attempts, memos
+
+
+def read_children(partition: Partition, run_id: str) -> Operation[list[str]]:
+    """The ids of the runs that a run has invoked, in the order of the invokes. One round trip.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    _, pending, attempts, memos = yield from read_run_parts(partition, run_id)
     invokes = find_invokes(((key, read_memo(text)) for key, text in memos), pending, attempts)
     return list(dict.fromkeys(invoke.run_id for invoke in invokes if invoke.run_id))
 

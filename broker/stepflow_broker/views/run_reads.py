@@ -5,12 +5,12 @@ from __future__ import annotations
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.attempts import read_attempts
-from stepflow_broker.transitions.runs import read_memos, read_run, read_steps
+from stepflow_broker.transitions.runs import read_run
 from stepflow_broker.views.attempt_view import AttemptView, function_attempts, kept_attempts
 from stepflow_broker.views.find_runs import read_views
 from stepflow_broker.views.invoke_view import find_invokes
 from stepflow_broker.views.opened import opened_attempt, opened_run, opened_step
-from stepflow_broker.views.run_candidates import read_children
+from stepflow_broker.views.run_candidates import read_children, read_run_parts
 from stepflow_broker.views.run_view import RunView, run_not_found
 from stepflow_broker.views.step_view import StepView, step_views
 from stepflow_engine.encryption_scopes import redacted_memo
@@ -37,15 +37,7 @@ def read_step_views(partition: Partition, run_id: str) -> Operation[list[StepVie
     Raises:
         RunNotFoundError: there is no such run.
     """
-    # memos are read last, so that a step that ends in between is not missed
-    record, pending, kept, stored = yield [
-        read_run(partition, run_id),
-        read_steps(partition, run_id),
-        read_attempts(partition, run_id),
-        read_memos(partition, run_id),
-    ]
-    if record is None:
-        raise run_not_found(run_id)
+    record, pending, kept, stored = yield from read_run_parts(partition, run_id)
     cipher = partition.cipher
     steps = [opened_step(cipher, run_id, step) for step in pending]
     memos = [(key, redacted_memo(cipher, run_id, key, read_memo(text))) for key, text in stored]
