@@ -32,9 +32,12 @@ class Edit:
 
     def apply(self, folder: Path) -> None:
         path = folder / self.file
-        text = path.read_text()
+        path.write_text(self.applied(path.read_text()))
+
+    def applied(self, text: str) -> str:
+        """The text of the file with the change."""
         assert text.count(self.old) == self.times, f"{self.file} has changed: {self.old!r} is not in it {self.times}×"
-        path.write_text(text.replace(self.old, self.new))
+        return text.replace(self.old, self.new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ MUTATIONS = (
         "an invoke that comes again starts again",
         (
             Edit("lib/remote_children.lua", _GUARD, ""),
-            Edit("invokes/invoke_child.lua", "if redis.call('EXISTS', RUN .. child) == 0 then", "if true then"),
+            Edit("invokes/invoke_child.lua", "is_new = redis.call('EXISTS', RUN .. child) == 0", "is_new = true"),
         ),
     ),
     Mutation(
