@@ -13,6 +13,7 @@ from stepflow_engine.codec import Restore, dumps
 from stepflow_engine.isolation import Isolation
 from stepflow_engine.memo import Memo
 from stepflow_engine.retry_policy import Retry
+from stepflow_engine.start_options import StartOptions
 from stepflow_engine.value_class import value_class
 
 __all__ = [
@@ -92,6 +93,7 @@ class InvokeRequest:
         app, function: the app id and the id of the function.
         data: the data of its event, as JSON text.
         timeout_ms: the longest wait, in milliseconds.
+        options: what the child has in place of the settings of the function; ``None``: nothing.
     """
 
     kind: ClassVar[StepKind] = StepKind.INVOKE
@@ -99,6 +101,7 @@ class InvokeRequest:
     function: str
     data: bytes
     timeout_ms: int
+    options: StartOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ WORDS = st.sampled_from(
      "workers", "queues", "function", "queue", "key", "--data", "--id", "--timeout", "--limit", "--status", "failed",
      "--if", "--all", "--yes", "--created-before", "--reason", "-o", "json", "--app", "--wait", "-d", "--depth",
      "--function", "--redis-url", "redis://:1", "@/nowhere", "-h", "--", "1", "1h", "a/b", "{}", "bulk", "stop",
-     "retry", "--rate"],
+     "retry", "--rate", "--priority", "--queue", "--retention", "--run-timeout"],
 )  # fmt: skip
 
 

@@ -52,9 +52,18 @@ def examine_queues(broker: Broker, partition: Partition, findings: Findings, wor
         findings.add("function_unserved", name)
     _examine_bulks(broker, partition, findings)
     _examine_schedules(broker, partition, findings, {config.name for config in functions})
-    former = {queue for _, queue in broker.execute(read_function_queues(keys))} - {config.queue for config in functions}
-    for queue, count in sorted(_count_live(broker, keys, former - served).items()):
-        findings.add("queue_unserved", queue, f"{count:,} live runs, which started when their function had this queue")
+    others = _used_queues(broker, keys) - served - {config.queue for config in functions}
+    for queue, count in sorted(_count_live(broker, keys, others).items()):
+        findings.add("queue_unserved", queue, f"{count:,} live runs that have this queue")
+
+
+def _used_queues(broker: Broker, keys: Keys) -> set[str]:
+    """The queues that functions have or had, and all that had a job: runs can have queues of their own."""
+    queues = {queue for _, queue in broker.execute(read_function_queues(keys))}
+    known = broker.execute_all([command(replies.texts, "SMEMBERS", one("RQ_QUEUES")) for one in keys.all])
+    for one, lists in zip(keys.all, known, strict=True):
+        queues |= {name.removeprefix(one("RQ_QUEUE")).removesuffix(":steps") for name in lists}
+    return queues
 
 
 def _examine_bulks(broker: Broker, partition: Partition, findings: Findings) -> None:

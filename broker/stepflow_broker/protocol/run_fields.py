@@ -50,7 +50,8 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("queue", "text", _CREATE, "", "The queue of the jobs of the run."),
     _field("event", "JSON", _CREATE, "", "The event that started the run. Its data may be encrypted."),
     _field("created_at", _TIME, f"{_CREATE} mend_run", "", "The creation of the run."),
-    _field("retention_ms", _DURATION, "APPLY.field start_later", "", "How long the ended run is kept. Only runs with flow control or cancellation rules, and those that were started for a later time, store it; for others the caller of a script passes it."),
+    _field("retention_ms", _DURATION, "APPLY.field start_later", "", "How long the ended run is kept. Only runs with flow control, cancellation rules or options, and those that were started for a later time, store it; for others the caller of a script passes it."),
+    _field("options", "JSON", "APPLY.field", "", "The options of the start of this run, which it has in place of the settings of its function. Other runs have no such field."),
     _field("dedupe_ms", _DURATION, "fire_cron fire_schedule fork_run route_event start_runs start_runs_later", "", "How long after its creation the run is kept at least, so that its id prevents a second start. 0: no minimum."),
     # its state
     _field("status", "text", f"{_MOVE} close_run leave_job park_run start_or_skip", "", "The status that users see. While the run is live, it follows from `continuation`."),

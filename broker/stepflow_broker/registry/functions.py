@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +25,7 @@ from stepflow_engine.errors import ConfigurationError, EventError
 from stepflow_engine.expression import ExpressionCostError, expression
 from stepflow_engine.ids import partition_prefix_for
 from stepflow_engine.product import WORKER_LOGGER
+from stepflow_engine.start_options import StartOptions
 
 _log = logging.getLogger(WORKER_LOGGER)
 __all__ = [
@@ -80,6 +81,7 @@ class FunctionConfig:
         cancellation: events and times that cancel its runs; ``None``: none.
         retention_ms: how long an ended run is kept, in milliseconds.
         tags: the tags of its runs.
+        options: those of one start; see `with_options`. They are not registered.
     """
 
     app: str
@@ -92,6 +94,7 @@ class FunctionConfig:
     crons: tuple[CronConfig, ...] = ()
     cancellation: CancellationConfig | None = None
     tags: tuple[TagConfig, ...] = ()
+    options: StartOptions | None = None
 
     @property
     def name(self) -> str:
@@ -116,7 +119,9 @@ class FunctionConfig:
 
     def to_json(self) -> bytes:
         """The stored form."""
-        return dumps({**asdict(self), "crons": [cron.to_json() for cron in self.crons]})
+        stored = {**asdict(self), "crons": [cron.to_json() for cron in self.crons]}
+        del stored["options"]
+        return dumps(stored)
 
     @classmethod
     def from_json(cls, text: bytes) -> FunctionConfig:
@@ -136,6 +141,35 @@ class FunctionConfig:
             tuple(known(TagConfig, tag) for tag in value.get("tags", ())),
         )
 
+    def with_options(self, options: StartOptions | None) -> FunctionConfig:
+        """The settings for one start with these options; ``None``: it has none.
+
+        Raises:
+            EventError: the function executes batches, whose runs share one queue and one end.
+        """
+        if options is None:
+            return self
+        flow, cancellation = self.flow, self.cancellation
+        if flow and flow.batch:
+            raise EventError(
+                f"function {self.name} executes several runs as one batch, so one start has no options of its own: "
+                "set them on the function"
+            )
+        if flow and options.priority_ms is not None:
+            flow = replace(flow, priority="")
+        if options.start_ms or options.finish_ms:
+            known = cancellation or CancellationConfig()
+            start_ms, finish_ms = options.start_ms or known.start_ms, options.finish_ms or known.finish_ms
+            cancellation = replace(known, start_ms=start_ms, finish_ms=finish_ms)
+        return replace(
+            self,
+            queue=options.queue or self.queue,
+            retention_ms=self.retention_ms if options.retention_ms is None else options.retention_ms,
+            flow=flow,
+            cancellation=cancellation,
+            options=options,
+        )
+
     def rules(self, event: bytes, cipher: Cipher, *, repeats: bool = False) -> tuple[Arg, ...]:
         """The rules for the start of a run by an event, as a script reads them: their number, then `Rule.args` of each.
 
@@ -147,7 +181,7 @@ class FunctionConfig:
             EventError: the event has no value for a key, or a value that a tag cannot have.
             DecryptionError: the event's data is needed, and cannot be decrypted.
         """
-        if self.flow is None and self.cancellation is None and not self.tags:
+        if not self._has_rules:
             return (0,)
         opened = open_event(cipher, read_event(event))
         rules = [*self._rules(event, opened), *self._tags(opened)]
@@ -172,7 +206,7 @@ class FunctionConfig:
         self, event: bytes, cipher: Cipher, *, passed: type[Exception] | tuple[()] = ()
     ) -> tuple[Arg, ...]:
         """As `rules_or_skip`; ``passed`` is the kind of error that it raises."""
-        if self.flow is None and self.cancellation is None and not self.tags:
+        if not self._has_rules:
             return (0,)
         opened = open_event(cipher, read_event(event))
         tags = self._tags(opened, log=True)
@@ -187,11 +221,24 @@ class FunctionConfig:
         """The names of the concurrency limits of a run by an event."""
         return [name for _, name in self.flow.limits(self.name, self.app, event)] if self.flow else []
 
+    @property
+    def _has_rules(self) -> bool:
+        return self._keeps_retention or bool(self.tags)
+
+    @property
+    def _keeps_retention(self) -> bool:
+        """Whether its runs store how long they are kept."""
+        return self.flow is not None or self.cancellation is not None or self.options is not None
+
     def _rules(self, stored: bytes, event: dict[str, Any]) -> Iterator[Rule]:
         if self.flow:
             yield from self.flow.rules(self.name, self.app, event, retention_ms=self.retention_ms)
         if self.cancellation:
             yield from self.cancellation.rules(event, stored)
+        if self.options:
+            yield Rule.of("field", "options", value=self.options.to_json())
+            if self.options.priority_ms is not None:
+                yield Rule.of("field", "priority_ms", value=self.options.priority_ms)
 
     def _tags(self, event: dict[str, Any], *, log: bool = False) -> list[Rule]:
         """The rule for the tags of a run; empty: it has none.
@@ -213,7 +260,7 @@ class FunctionConfig:
 
     def _rule_args(self, rules: Iterable[Rule]) -> tuple[Arg, ...]:
         found = list(rules)
-        if self.flow is not None or self.cancellation is not None:
+        if self._keeps_retention:
             found.append(Rule.of("field", "retention_ms", value=self.retention_ms))
         return (len(found), *[arg for rule in found for arg in rule.args])
 

@@ -18,6 +18,7 @@ from stepflow_broker.registry.tags import error_group_of, pack_subjects, tag_sub
 from stepflow_engine.codec import loads
 from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.failure import Failure
+from stepflow_engine.start_options import StartOptions
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import stored_kind
 
@@ -54,6 +55,7 @@ class RunRecord:
         values: what its code has set with ``ctx.set``, a dict by key, or sealed; ``None``: it has set nothing.
         has_undo: whether its code has requested a step with an undo handler.
         undoing: the status that it will have when its steps are undone; ``""``: it does not undo them.
+        options: those of its start; ``None``: it has the settings of its function.
     """
 
     id: str
@@ -94,6 +96,7 @@ class RunRecord:
     values: Any = None
     has_undo: bool = False
     undoing: str = ""
+    options: StartOptions | None = None
 
     @property
     def name(self) -> str:
@@ -395,6 +398,7 @@ def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
         values=loads(fields["values"]) if fields.get("values") else None,
         has_undo="undo" in fields,
         undoing=text("undoing"),
+        options=StartOptions.from_json(fields["options"]) if fields.get("options") else None,
     )
 
 

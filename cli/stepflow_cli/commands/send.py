@@ -86,6 +86,12 @@ def _starts(config: FunctionConfig, sent: dict[str, Any]) -> bool:
 @click.option(
     "--timeout", type=duration, metavar="TIME", help="Wait for the result, but no longer than this: 30s, 5m, 1h."
 )
+@click.option(
+    "--priority", type=float, metavar="SECONDS", help="Queue it as if it had been created earlier: -600 to 600."
+)
+@click.option("--queue", help="The queue of its jobs, in place of that of the function.")
+@click.option("--retention", type=duration, metavar="TIME", help="How long it is kept when it has ended: 12h, 30d.")
+@click.option("--run-timeout", type=duration, metavar="TIME", help="Cancel it if it takes longer than this: 5m, 1h.")
 @output_option
 @server_options
 def start(
@@ -98,6 +104,10 @@ def start(
     at: str | None,
     wait: bool,
     timeout: float | None,
+    priority: float | None,
+    queue: str | None,
+    retention: float | None,
+    run_timeout: float | None,
     output: str,
     redis_url: str | None,
 ) -> None:
@@ -106,7 +116,8 @@ def start(
     With --wait or --timeout, it waits for the end of the run and prints the result. With --delay or --at, the run
     starts later; until then it is waiting, and 'runs cancel' cancels it.
     """
-    run = _start(function, app, data, id, redis_url, delay=delay, at=at)
+    options = {"priority": priority, "queue": queue, "retention": retention, "timeout": run_timeout}
+    run = _start(function, app, data, id, redis_url, delay=delay, at=at, **options)
     if not wait and timeout is None:
         _print_run(run, output)
         return
@@ -136,15 +147,13 @@ def _start(
     data: Any,
     id: str | None,
     redis_url: str | None,
-    *,
-    delay: float | None = None,
-    at: str | None = None,
+    **options: Any,
 ) -> Run[Any]:
     if "/" not in function and not app:
         hint = f"function must be APP/FUNCTION, got {function!r}: write APP/{function}, or use --app"
         raise click.BadParameter(hint, param_hint="APP/FUNCTION")
     name = function if "/" in function else f"{app}/{function}"
-    return find_app(redis_url).start(name, data, id=id, delay=delay, at=at)
+    return find_app(redis_url).start(name, data, id=id, **options)
 
 
 def _print_run(run: Run[Any], output: str) -> None:

@@ -94,6 +94,8 @@ def fork_operation(
             f"{request.action}: function {record.name} is not registered, so nothing could execute the fork: "
             "start a worker that has it"
         )
+    if not (config.flow and config.flow.batch):
+        config = config.with_options(record.options)
     _check_flow(partition, record, config, request)
     fork_id = fork_run_id(run_id, config.name, request.id)
     plan = ForkPlan(context, record, source_steps(record, memos, pending, attempts), request, fork_id)

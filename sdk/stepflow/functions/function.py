@@ -18,6 +18,7 @@ from stepflow.functions.context import Context, SyncContext
 from stepflow.functions.invocable import Invocable
 from stepflow.functions.step_tools import StepTools
 from stepflow.functions.sync_step_tools import SyncStepTools
+from stepflow.options.queue import checked_queue
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.flow_control import FlowConfig
@@ -221,12 +222,10 @@ def make_function(
         )
     try:
         check_id(id, "id")
-        check_id(queue, "queue")
+        checked_queue(queue)
         combined_retries(None, retries)
     except ValueError as error:
         raise ConfigurationError(f"{what}: {error}") from None
-    if set(queue) & set(", ") or queue.endswith(":steps"):
-        raise ConfigurationError(f"{what}: queue must not contain ',' or a space, or end with ':steps', got {queue!r}")
     if "/" in id:
         raise ConfigurationError(f"{what}: id must not contain '/', which separates the app id from the function id")
     input_adapter, output_adapter = _adapters(handler, what, namespace)

@@ -6,10 +6,12 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
+from stepflow.options.start import start_options
 from stepflow_engine.codec import Restore, dumps_event
 from stepflow_engine.declared_types import check_event_data
 from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms
 from stepflow_engine.errors import (
+    EventError,
     FunctionNotFoundError,
     InvokeCancelledError,
     InvokeError,
@@ -44,18 +46,30 @@ class Invocable(Generic[I, O]):
 
 
 def invoke_request(
-    function: Any, data: Any, timeout: Duration | None, *, app_id: str, event_bytes: int
+    function: Any,
+    data: Any,
+    *,
+    app_id: str,
+    event_bytes: int,
+    timeout: Duration | None = None,
+    priority: float | None = None,
+    queue: str | None = None,
+    retention: Duration | None = None,
 ) -> tuple[InvokeRequest, Restore | None]:
     """The request of an invoke, and the adapter that restores its result to the declared type.
 
     Raises:
-        StepUsageError: the function or the timeout is invalid.
+        StepUsageError: the function, the timeout or an option is invalid.
         EventError: the data is not JSON, over the limit, or would come back as other data.
     """
     app, name = _name(function, app_id)
     text = dumps_event({} if data is None else data, limit_bytes=event_bytes)
     check_event_data(getattr(function, "input", None), data, limit_bytes=event_bytes)
-    return InvokeRequest(app, name, text, _timeout_ms(timeout)), getattr(function, "output", None)
+    try:
+        options = start_options("invoke", priority=priority, queue=queue, retention=retention)
+    except EventError as error:
+        raise StepUsageError(str(error)) from None
+    return InvokeRequest(app, name, text, _timeout_ms(timeout), options), getattr(function, "output", None)
 
 
 def _name(function: Any, app_id: str) -> tuple[str, str]:

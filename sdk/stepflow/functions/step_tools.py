@@ -153,10 +153,33 @@ class StepTools:
         data: I | Mapping[str, Any] | None = None,
         *,
         timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
     ) -> O: ...
     @overload
-    async def invoke(self, id: str, function: str, data: Any = None, *, timeout: Duration | None = None) -> Any: ...
-    async def invoke(self, id: str, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
+    async def invoke(
+        self,
+        id: str,
+        function: str,
+        data: Any = None,
+        *,
+        timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
+    ) -> Any: ...
+    async def invoke(
+        self,
+        id: str,
+        function: Any,
+        data: Any = None,
+        *,
+        timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
+    ) -> Any:
         """Start a run of another function, a child, and wait for its result without holding a worker.
 
         The child has its own retries and memos. One invoke step starts at most one child, also after crashes and
@@ -168,6 +191,8 @@ class StepTools:
             data: the data of the child's event; JSON.
             timeout: the longest wait, a duration or seconds; by default, and at most, 366 days. The child keeps
                 running after a timeout.
+            priority, queue, retention: options of the child, in place of those of its function, as in
+                `Stepflow.start`.
 
         Raises:
             InvokeError: the child failed; with name, message, traceback, cause and run id.
@@ -175,7 +200,7 @@ class StepTools:
             InvokeTimeoutError: the child has not finished in time.
             InvokeSkippedError: flow control or a pause has skipped the child; ``reason`` names it.
             InvokeCancelledError: the child was cancelled.
-            StepUsageError: the function or the timeout is invalid.
+            StepUsageError: the function, the timeout or an option is invalid.
             EventError: the data is not JSON, or over the limit.
 
         Example::
@@ -183,8 +208,16 @@ class StepTools:
             square = await ctx.step.invoke("square", compute_square, data={"number": 4}, timeout="1h")
         """
         self._refuse_undo("invoke")
-        event_bytes = self._limits.event_bytes
-        request, output = invoke_request(function, data, timeout, app_id=self._app_id, event_bytes=event_bytes)
+        request, output = invoke_request(
+            function,
+            data,
+            timeout=timeout,
+            priority=priority,
+            queue=queue,
+            retention=retention,
+            app_id=self._app_id,
+            event_bytes=self._limits.event_bytes,
+        )
         memo = await self._execution.request(id, request)
         if memo.failure is not None:
             raise invoke_error(id, memo)

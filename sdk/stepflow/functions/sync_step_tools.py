@@ -56,12 +56,39 @@ class SyncStepTools:
         data: I | Mapping[str, Any] | None = None,
         *,
         timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
     ) -> O: ...
     @overload
-    def invoke(self, id: str, function: str, data: Any = None, *, timeout: Duration | None = None) -> Any: ...
-    def invoke(self, id: str, function: Any, data: Any = None, *, timeout: Duration | None = None) -> Any:
+    def invoke(
+        self,
+        id: str,
+        function: str,
+        data: Any = None,
+        *,
+        timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
+    ) -> Any: ...
+    def invoke(
+        self,
+        id: str,
+        function: Any,
+        data: Any = None,
+        *,
+        timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
+    ) -> Any:
         """Start a run of another function and wait for its result; see `StepTools.invoke`."""
-        return self._bridge.call(lambda: self._tools.invoke(id, function, data, timeout=timeout))
+        return self._bridge.call(
+            lambda: self._tools.invoke(
+                id, function, data, timeout=timeout, priority=priority, queue=queue, retention=retention
+            )
+        )
 
     def sleep(self, id: str, duration: Duration) -> None:
         """Wait for a duration; see `StepTools.sleep`."""

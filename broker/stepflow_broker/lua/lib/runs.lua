@@ -154,7 +154,8 @@ local function expire_signals(run, keep_ms)
   redis.call('PEXPIRE', SIGNAL_IDS .. run, keep_ms)
 end
 
--- end a run that has no jobs, timers and waits any more: keep its hash, memos and attempts for the retention
+-- end a run that has no jobs, timers and waits any more: keep its hash, memos and attempts for the retention, or for that
+-- of the run, if it was started with options
 local function close_run(run, was, status, field, payload, now, retention_ms)
   -- delete before adding, so that the hash rarely exceeds 16 fields: its table would double, and stay so
   redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner', 'leased_at', 'executing', 'deaths', 'blocked',
@@ -162,6 +163,7 @@ local function close_run(run, was, status, field, payload, now, retention_ms)
   local more = {}
   if was.owner then more = {'ended_by', was.owner} end
   redis.call('HSET', RUN .. run, 'status', status, 'ended_at', now, field, payload, unpack(more))
+  if was.options then retention_ms = tonumber(redis.call('HGET', RUN .. run, 'retention_ms')) or retention_ms end
   local keep_ms = math.max(retention_ms, (tonumber(was.dedupe_ms) or 0) - math.max(0, now - was.created_at))
   if was.signals then expire_signals(run, keep_ms) end
   redis.call('ZREM', LIVE, run)

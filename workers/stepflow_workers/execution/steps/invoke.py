@@ -18,6 +18,7 @@ from stepflow_broker.transitions.remote_invokes import invoke_remote_child
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import show_duration
 from stepflow_engine.encryption_scopes import event_scope
+from stepflow_engine.errors import EventError
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for, with_partition_prefix
 from stepflow_engine.limits import MAX_DEPTH
@@ -75,6 +76,8 @@ def _start_of(registry: Registry, attempt: StepAttempt[InvokeRequest]) -> ChildS
     event = event_text(INVOKED, id=child, ts=now, data=data)
     detail = {"id": attempt.id, "kind": request.kind, "function": name, "started_at": now}
     rest = dumps({**detail, "run_id": child})[1:]
+    refusal = _refusal(name, config, request, lease.depth + 1, {**detail, "ended_at": now})
+    known = config or FunctionConfig(request.app, request.function, "")
     return ChildStart(
         key=attempt.key,
         step_id=attempt.id,
@@ -83,14 +86,16 @@ def _start_of(registry: Registry, attempt: StepAttempt[InvokeRequest]) -> ChildS
         detail=rest,
         timeout_ms=request.timeout_ms,
         timeout_memo=_timeout(name, request.timeout_ms) + b'"ended_at":%d,' % (now + request.timeout_ms) + rest,
-        refusal=_refusal(name, config, lease.depth + 1, {**detail, "ended_at": now}),
-        config=config or FunctionConfig(request.app, request.function, ""),
+        refusal=refusal,
+        config=known if refusal else known.with_options(request.options),
         depth=lease.depth + 1,
     )
 
 
-def _refusal(name: str, config: FunctionConfig | None, depth: int, detail: dict[str, object]) -> bytes:
-    """The memo of an invoke that is refused: there is no such function, or runs are nested too deep."""
+def _refusal(
+    name: str, config: FunctionConfig | None, request: InvokeRequest, depth: int, detail: dict[str, object]
+) -> bytes:
+    """The memo of an invoke that is refused: no such function, too deep, or options that its runs cannot have."""
     if config is None:
         failure = Failure("FunctionNotFoundError", f"could not find function with ID: {name.partition('/')[2]}")
         return _memo(failure, "not_found", detail)
@@ -101,6 +106,10 @@ def _refusal(name: str, config: FunctionConfig | None, depth: int, detail: dict[
             "check the functions for a cycle of invokes",
         )
         return _memo(failure, "failed", detail)
+    try:
+        config.with_options(request.options)
+    except EventError as error:
+        return _memo(Failure("InvokeError", f"invoke: {error}"), "failed", detail)
     return b""
 
 

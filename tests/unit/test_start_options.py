@@ -1,0 +1,95 @@
+"""The options of one start: what they replace, and which values are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stepflow import Timeouts
+from stepflow.options.start import start_options
+from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
+from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_engine.cipher import NO_ENCRYPTION
+from stepflow_engine.errors import EventError
+from stepflow_engine.start_options import StartOptions
+from stepflow_engine.steps import event_text
+
+EVENT = event_text("order/placed", id="e1", ts=1, data=b"{}")
+PLAIN = FunctionConfig("shop", "buy", "shop")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"priority": 1.5}, StartOptions(priority_ms=1_500)),
+        ({"priority": -600}, StartOptions(priority_ms=-600_000)),
+        ({"priority": 0}, StartOptions(priority_ms=0)),
+        ({"queue": "gpu"}, StartOptions(queue="gpu")),
+        ({"retention": "30d"}, StartOptions(retention_ms=30 * 86_400_000)),
+        ({"retention": 0}, StartOptions(retention_ms=0)),
+        ({"timeout": "2h"}, StartOptions(finish_ms=7_200_000)),
+        ({"timeout": Timeouts(start="1m", finish=2)}, StartOptions(start_ms=60_000, finish_ms=2_000)),
+        ({}, None),
+    ],
+)
+def test_options_are_read_and_survive_storage(options: dict[str, Any], expected: StartOptions | None) -> None:
+    read = start_options("start", **options)
+    assert read == expected
+    assert read is None or StartOptions.from_json(read.to_json()) == read
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"priority": 601}, "start: priority must be a number of seconds from -600 to 600, got 601"),
+        ({"priority": float("nan")}, "start: priority must be a number of seconds from -600 to 600, got nan"),
+        ({"priority": True}, "start: priority must be a number of seconds from -600 to 600, got True"),
+        ({"priority": "high"}, "start: priority must be a number of seconds from -600 to 600, got 'high'"),
+        ({"queue": ""}, "start: queue"),
+        ({"queue": "a b"}, "start: queue must not contain ',' or a space, or end with ':steps', got 'a b'"),
+        ({"queue": 7}, "start: queue"),
+        ({"retention": "long"}, "start: retention must be a duration, got 'long'"),
+        ({"retention": -1}, "start: retention must not be negative"),
+        ({"timeout": 0}, "start: timeout must be longer than 0, got 0"),
+        ({"timeout": Timeouts(start="no")}, "start: timeout: start must be a duration, got 'no'"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_what_is_allowed(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(EventError) as refused:
+        start_options("start", **options)
+    assert str(refused.value).startswith(message)
+
+
+def test_options_replace_what_they_name_and_nothing_else() -> None:
+    function = FunctionConfig(
+        "shop",
+        "buy",
+        "shop",
+        flow=FlowConfig(concurrency=(ConcurrencyConfig(2),), priority="event.ts"),
+        cancellation=CancellationConfig((CancelConfig("order/cancelled"),), start_ms=5, finish_ms=6),
+        retention_ms=7,
+    )
+    one = function.with_options(StartOptions(priority_ms=1, queue="gpu", finish_ms=9))
+    assert (one.queue, one.retention_ms, one.flow) == ("gpu", 7, FlowConfig(concurrency=(ConcurrencyConfig(2),)))
+    assert one.cancellation == CancellationConfig((CancelConfig("order/cancelled"),), start_ms=5, finish_ms=9)
+    assert function.with_options(None) is function
+    assert function.with_options(StartOptions(retention_ms=0)).flow is function.flow
+
+
+def test_a_run_stores_its_options_and_how_long_it_is_kept() -> None:
+    rules = PLAIN.with_options(StartOptions(priority_ms=0, retention_ms=3)).rules(EVENT, NO_ENCRYPTION)
+    assert rules == (
+        3,
+        *("field", "options", 1, "value", b'{"priority_ms":0,"retention_ms":3}'),
+        *("field", "priority_ms", 1, "value", 0),
+        *("field", "retention_ms", 1, "value", 3),
+    )
+    assert b"options" not in PLAIN.with_options(StartOptions(queue="gpu")).to_json()
+
+
+def test_a_function_that_executes_batches_takes_no_options() -> None:
+    batched = FunctionConfig("shop", "buy", "shop", flow=FlowConfig(batch=BatchConfig(2, 1_000)))
+    with pytest.raises(EventError, match="function shop/buy executes several runs as one batch"):
+        batched.with_options(StartOptions(queue="gpu"))
