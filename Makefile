@@ -11,6 +11,9 @@ PYTEST := $(BIN)/pytest
 PARALLEL := -n 3 --dist loadfile
 SOURCES := engine broker sdk workers cli
 
+# containers often set it: each process that a test starts would compile all modules anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo demo-kill test test-all test-unsticky test-acl test-cluster needs coverage chaos-short check lint \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*names): what a test needs, of tests/support/requirements.py")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell that started us in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)  # else the programs under test inherit it
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each program under test compiles all modules anew
     config.pluginmanager.register(Requires(), "requires")
     if config.getoption("--quick"):
         config.pluginmanager.register(Quick(), "quick")

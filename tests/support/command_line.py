@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stepflow import Stepflow
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import keys_for
 from stepflow_broker.registry.functions import register_functions
+from tests.support.forking import fork_program
 from tests.support.processes import ROOT
 from tests.support.roles import as_role, role_of_words
 
@@ -38,16 +40,25 @@ def call(
 ) -> subprocess.CompletedProcess[str]:
     """Run a program of the command line to its end."""
     role = role_of_words(program, words)
-    return subprocess.run(
-        [sys.executable, "-m", MODULES[program], *[as_role(word, role) for word in words]],
-        cwd=cwd,
-        env=environment(**{name: as_role(value, role) for name, value in variables.items()}),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    arguments = [as_role(word, role) for word in words]
+    with contextlib.ExitStack() as opened:
+        files = tuple(opened.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+        files[0].write(stdin.encode())
+        files[0].seek(0)
+        process = fork_program(
+            *arguments,
+            module=MODULES[program],
+            environment=environment(**{name: as_role(value, role) for name, value in variables.items()}),
+            cwd=cwd,
+            files=files,
+        )
+        try:
+            code = process.wait(60)
+        finally:
+            process.kill()
+        for file in files:
+            file.seek(0)
+        return subprocess.CompletedProcess(process.args, code, files[1].read().decode(), files[2].read().decode())
 
 
 @contextlib.contextmanager

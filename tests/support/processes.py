@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +13,7 @@ from pathlib import Path
 from stepflow import Stepflow
 from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
+from tests.support.forking import fork_program
 from tests.support.roles import as_role
 
 ROOT = Path(__file__).parents[2]
@@ -53,13 +52,13 @@ class WorkerProcess:
     ) -> None:
         settings = {"redis_url": as_role(url, "worker"), "lease_ms": 3_000, "backoff": (20, 100)} | settings
         self.log = log
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _MAIN, json.dumps([apps, settings])],
+        with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
+            self.process = fork_program(
+                json.dumps([apps, settings]),
+                code=_MAIN,
                 cwd=ROOT,
-                env={**os.environ, **(env or {})},
-                stderr=output,
-                stdout=output,
+                environment={**os.environ, **(env or {})},
+                files=(nothing, output, output),
             )
 
     @property
