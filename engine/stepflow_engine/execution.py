@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import itertools
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from stepflow_engine.errors import LimitError, StepKindError, StepUsageError
 from stepflow_engine.ids import StepKeys
 from stepflow_engine.limits import check_id
 from stepflow_engine.memo import Memo, unread_events
+from stepflow_engine.patches import Patches
 from stepflow_engine.run_loop import ACTIVITY, RunActivity
 from stepflow_engine.steps import StepCall, StepKind, StepRequest, stored_kind
 from stepflow_engine.suspension import is_blocked_on_run
@@ -99,11 +101,12 @@ class Execution:
         activity: the tasks, timers and threads of the code.
         applied: the number of memos that the pass has received in order.
         closed: whether the pass was closed; see `close`.
-        has_other_kind: whether the code has requested a step whose memo is that of a step of another kind: it is of
-            another version than the code that stored the memo.
+        has_other_kind: whether the code has requested a step whose memo is that of a step of another kind, or lacks the
+            old way of a patch: it is of another version than the code that stored the memos.
         tags: the tags that the code has given to the run, by name.
         values: what the code has set with ``ctx.set``: JSON text by key.
         has_undo: whether the code has requested a step with an undo handler.
+        patches: what the run has decided at the patches of its code.
         is_driven: whether this pass decides how the run continues. A worker that replays the code only to find a
             planned step sets it to false.
         cancelled: the keys of steps that the code has requested and cancelled. The worker removes those that it has
@@ -132,6 +135,7 @@ class Execution:
         self.tags: dict[str, str] = {}
         self.values: dict[str, bytes] = {}
         self.has_undo = False
+        self.patches = Patches()
         self._body = body
         self._max_steps = max_steps
         self._own_tasks = own_tasks
@@ -204,6 +208,35 @@ class Execution:
         if isinstance(ended_at, int):
             self._now_ms = max(self._now_ms, ended_at)
         return self._now_ms
+
+    def patched(self, patch_id: str) -> bool:
+        """Whether the run takes the new way at a patch; see `stepflow_engine.patches`.
+
+        Raises:
+            StepUsageError: the call is in another thread.
+            LimitError: the run has too many patches.
+            asyncio.CancelledError: the pass does not know it, and is closed.
+        """
+        if threading.get_ident() != self._thread:
+            raise StepUsageError(f"patch {patch_id!r} was asked for in another thread: ask in the function itself")
+        patches = self.patches
+        if (known := patches.decisions.get(patch_id)) is not None:
+            return known.patched
+        if not self.closed and patches.is_current and not self.is_driven:
+            patches.is_provisional = True
+            return False
+        if not self.closed and patches.planned is not None and self.is_driven:
+            return patches.decide(patch_id, patched=not self._was_passed(patches.planned), after=self._received)
+        if not self.closed:
+            patches.was_refused = True
+            self.close()
+        raise asyncio.CancelledError
+
+    def _was_passed(self, planned: frozenset[str]) -> bool:
+        """Whether an earlier pass has gone on beyond the point where the code is now."""
+        later = (key for key, (position, _) in self._memos.items() if position > self._received)
+        early = (key for key, _ in self._early.values())
+        return any(key not in self._requested for key in itertools.chain(later, early, planned))
 
     def refusal_delay_s(self) -> float:
         """How long a request of a closed pass waits before it is cancelled, in seconds.

@@ -307,6 +307,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "set_values": "none",
         "finish_run": "run running -> completed|failed|queued; continuation leased -> none|queued|waitlisted; "
         f"{_ANY_STEP}; promote",
+        "note_patches": "none",
         "note_undo": "none",
         "end_undo": "run running -> failed|cancelled; continuation leased -> none; "
         "step queued|waitlisted|leased|delayed -> none; promote",

@@ -91,6 +91,16 @@ class ThreadBridge:
             time.sleep(self._execution.refusal_delay_s())
             raise
 
+    def ask(self, question: Callable[[], T]) -> T:
+        """Call ``question`` in the event loop and return its result. To the run, the thread computes on meanwhile.
+
+        Raises:
+            Suspended: the execution is closed.
+        """
+        result: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._loop.call_soon_threadsafe(self._answer, question, result)
+        return result.result()
+
     def parallel(self, bodies: Sequence[Callable[[], Any]]) -> list[Any]:
         """Run each body in a thread and return their results in order. Called in a thread of the run.
 
@@ -159,6 +169,17 @@ class ThreadBridge:
         self._stopped(body)
         task = self._loop.create_task(make(), context=context)
         task.add_done_callback(lambda done: self._reply(done, result), context=context)
+
+    @staticmethod
+    def _answer(question: Callable[[], T], result: concurrent.futures.Future[T]) -> None:
+        try:
+            answer = question()
+        except asyncio.CancelledError:
+            result.set_exception(Suspended())
+        except Exception as error:  # noqa: BLE001  it is raised in the thread
+            result.set_exception(error)
+        else:
+            result.set_result(answer)
 
     def _reply(self, task: asyncio.Task[T], result: concurrent.futures.Future[T]) -> None:
         self._activity.threads += 1

@@ -51,7 +51,7 @@ def test_findings_are_printed_with_their_place_and_fail_the_command(folder: Path
 
 def test_the_json_output_has_the_fields_of_a_finding(folder: Path) -> None:
     done = call("check", "shop:app", "-o", "json", cwd=folder)
-    (finding,) = json.loads(done.stdout)
+    (finding,) = json.loads(done.stdout)["findings"]
     assert finding == {
         "path": "shop.py",
         "line": 10,

@@ -200,7 +200,7 @@ EXAMPLES = {
         "stepflow pause key 'shop/sync:event.data.shop=17'"
     ),
     "stepflow resume": "stepflow resume function shop/import",
-    "stepflow check": "stepflow check shop:app billing:app",
+    "stepflow check": "stepflow check shop:app billing:app --from redis://127.0.0.1:6379/0",
     "stepflow bulk list": "stepflow bulk list",
     "stepflow bulk show": "stepflow bulk show 68db07905edd4283 --follow",
     "stepflow bulk stop": "stepflow bulk stop 68db07905edd4283 --reason 'the bank has closed again'",

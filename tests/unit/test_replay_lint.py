@@ -17,7 +17,8 @@ from typing import Any
 from uuid import uuid4 as new_id
 
 from stepflow import Context, Stepflow, SyncContext
-from stepflow.functions.replay_lint import has_source, lint_function
+from stepflow.functions.code_calls import has_source
+from stepflow.functions.replay_lint import lint_function
 
 app = Stepflow("shop")
 

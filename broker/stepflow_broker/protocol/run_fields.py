@@ -105,6 +105,8 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("undoing", "text", "begin_undo", "end_undo", "The status that the run will have when its steps are undone: `failed` or `cancelled`. Its jobs execute undo handlers."),
     _field("failed_event", "JSON", "finish_run", "end_undo", "The event that reports the failed run, until its steps are undone."),
     _field("failed_event_id", "text", "finish_run", "end_undo", "The id of `failed_event`."),
+    # patches
+    _field("patches", "JSON", "fork_run note_patches", "", "What the run has decided at each patch of its code: `patched`, and `after`, the position of the latest memo that the code had received. Runs without patches have no such field."),
     # its source
     _field("forked_from", "text", "fork_run", "", "The run whose memos it got when it was created."),
     _field("forked_at", "text", "fork_run", "", "The id of the step before which that run was cut. Empty: not by a step."),

@@ -6,13 +6,15 @@ function as any new run does, apart from the idempotency key: the caller wants a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from stepflow_broker.protocol.command import Command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
+from stepflow_broker.transitions.runs import patches_text
+from stepflow_engine.patches import PatchDecision
 
 __all__ = ["ForkStart", "fork_run"]
 
@@ -35,6 +37,7 @@ class ForkStart:
         who: who forks, for the audit log; ``""``: it is not recorded.
         action, reason, details: what is recorded; the details as JSON text.
         dedupe: whether the caller chose the id. Then the same id returns the same run for 24 hours at least.
+        patches: what it has decided at patches already, with the positions of its own memos.
         only_first: whether it is not created if the source has another fork.
     """
 
@@ -52,6 +55,7 @@ class ForkStart:
     reason: str = ""
     details: bytes = b"{}"
     dedupe: bool = False
+    patches: Mapping[str, PatchDecision] = field(default_factory=dict)
     only_first: bool = False
 
 
@@ -88,6 +92,7 @@ def fork_run(partition: Partition, config: FunctionConfig, fork: ForkStart) -> C
         fork.details,
         1 if fork.takes_events else 0,
         1 if fork.only_first else 0,
+        patches_text(fork.patches),
         len(fork.memos),
         *memos,
         *config.rules(fork.event, partition.cipher, repeats=True),

@@ -15,9 +15,10 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
 from stepflow_broker.registry.tags import error_group_of, pack_subjects, tag_subject, tags_of, unpack_subjects
-from stepflow_engine.codec import loads
+from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.failure import Failure
+from stepflow_engine.patches import PatchDecision
 from stepflow_engine.start_options import StartOptions
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import stored_kind
@@ -27,6 +28,9 @@ __all__ = [
     "StepRecord",
     "cancel_run",
     "forget_runs",
+    "note_patches",
+    "patches_text",
+    "read_patches",
     "read_run",
     "read_steps",
     "set_values",
@@ -56,6 +60,7 @@ class RunRecord:
         has_undo: whether its code has requested a step with an undo handler.
         undoing: the status that it will have when its steps are undone; ``""``: it does not undo them.
         options: those of its start; ``None``: it has the settings of its function.
+        patches: what it has decided at the patches of its code.
     """
 
     id: str
@@ -97,11 +102,17 @@ class RunRecord:
     has_undo: bool = False
     undoing: str = ""
     options: StartOptions | None = None
+    patches: Mapping[str, PatchDecision] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """``app/function``."""
         return f"{self.app}/{self.function}"
+
+    @property
+    def patched(self) -> dict[str, bool]:
+        """Whether it takes the new way at each patch that it has reached."""
+        return {patch_id: decision.patched for patch_id, decision in self.patches.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +346,39 @@ def note_undo(partition: Partition, *, run_id: str, fence: int) -> Command[Scrip
     return run_script("note_undo", ScriptStatus, partition.run_keys(run_id, "RUN"), run_id, fence)
 
 
+def note_patches(
+    partition: Partition, *, run_id: str, fence: int, patches: Mapping[str, PatchDecision]
+) -> Command[ScriptStatus]:
+    """Store all that a run has decided at the patches of its code. DONE, NO_RUN or STALE_FENCE."""
+    keyed = partition.run_keys(run_id, "RUN")
+    return run_script("note_patches", ScriptStatus, keyed, run_id, fence, patches_text(patches))
+
+
+def patches_text(patches: Mapping[str, PatchDecision]) -> bytes:
+    """The stored form of decisions at patches; ``b""``: there are none."""
+    return dumps({patch_id: decision.to_json() for patch_id, decision in patches.items()}) if patches else b""
+
+
+def read_patches(partition: Partition, run_id: str) -> Command[Mapping[str, PatchDecision]]:
+    """What a run has decided at the patches of its code, by their ids.
+
+    Raises:
+        CorruptDataError: the field has another form.
+    """
+
+    def read(reply: bytes | None) -> Mapping[str, PatchDecision]:
+        try:
+            return _patches(reply or b"")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptDataError(f"run {run_id!r:.100}", error) from error
+
+    return command(read, "HGET", partition.run_key("RUN", run_id), "patches")
+
+
+def _patches(text: bytes) -> dict[str, PatchDecision]:
+    return {patch_id: PatchDecision.from_json(value) for patch_id, value in loads(text).items()} if text else {}
+
+
 def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
     """The record of a run from the fields of its hash; ``None`` if there is no such run.
 
@@ -399,6 +443,7 @@ def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
         has_undo="undo" in fields,
         undoing=text("undoing"),
         options=StartOptions.from_json(fields["options"]) if fields.get("options") else None,
+        patches=_patches(fields.get("patches", b"")),
     )
 
 

@@ -70,6 +70,7 @@ _RUN_FIELDS = (
     "forks",
     "version",
     "undoing",
+    "patches",
 )
 
 

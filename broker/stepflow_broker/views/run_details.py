@@ -82,6 +82,7 @@ class RunDetails:
                 {"signal": one.name, "id": one.id, "at": iso(one.at_ms), "data": one.data} for one in self.signals
             ],
             "undoing": run.undoing or None,
+            "patches": run.patched,
             "event": run.event,
             "output": run.output,
             "error": run.failure.to_json() if run.failure else None,

@@ -50,6 +50,7 @@ class RunView:
         forked_from: the run that it repeats; ``""``: none, or it was not read.
         forks: its last forks, the newest first.
         undoing: the status that it will have when its steps are undone; ``""``: it does not undo them.
+        patches: whether it takes the new way at each patch of its code that it has reached.
     """
 
     id: str
@@ -75,6 +76,7 @@ class RunView:
     forked_from: str = ""
     forks: tuple[str, ...] = ()
     undoing: str = ""
+    patches: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -104,6 +106,7 @@ class RunView:
             "forked_from": self.forked_from or None,
             "forks": list(self.forks),
             "undoing": self.undoing or None,
+            "patches": dict(self.patches),
             "error": self.failure.to_json() if self.failure else None,
         }
 
@@ -149,6 +152,7 @@ def view_run(
         forked_from=run.forked_from,
         forks=run.forks,
         undoing=run.undoing,
+        patches=run.patched,
     )
 
 

@@ -89,6 +89,9 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
     yield "status", _status(run, now)
     if run.tags:
         yield "tags", printable("  ".join(f"{name}={value}" for name, value in run.tags.items()))
+    if run.patches:
+        ways = (f"{name}={'yes' if patched else 'no'}" for name, patched in run.patched.items())
+        yield "patches", printable("  ".join(ways))
     if run.values is not None:
         yield "values", printable(_values(run.values))
     yield "event", printable(f"{run.event['name']}  {brief(run.event['data'], 120)}")

@@ -23,6 +23,7 @@ from stepflow_engine.encryption_scopes import end_scopes, reseal_memo, result_sc
 from stepflow_engine.errors import ForkError
 from stepflow_engine.ids import numbered_keys, run_id_for, undo_key, with_partition_prefix
 from stepflow_engine.memo import Memo, memo_of_data, read_memo
+from stepflow_engine.patches import PatchDecision
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import StepKind, stored_kind
 
@@ -159,6 +160,28 @@ class ForkPlan:
         late = yield from self._read_late_results({step.key for step in retained} | edited.keys())
         memos = [(step.key, edited.pop(step.key, b"") or self._retained(step)) for step in retained]
         return [*memos, *late, *edited.items()]
+
+    def patches(self, memos: Sequence[tuple[str, bytes]]) -> dict[str, PatchDecision]:
+        """What the source has decided at those patches that a memo of the fork follows. The others it decides anew.
+
+        Args:
+            memos: see `read_memos`.
+        """
+        ended = [step.key for step in self.steps.values() if step.memo is not None]
+        before = self.request.before
+        cut = self._key_of(before) if before is not None else ""
+        last = ended.index(cut) if cut in ended else len(ended)
+        followed = [ended.index(key) + 1 if key in ended else len(ended) + 1 for key, _ in memos]
+        numbers = {
+            patch_id: sum(position <= decision.after for position in followed)
+            for patch_id, decision in self.record.patches.items()
+            if decision.after <= last
+        }
+        return {
+            patch_id: PatchDecision(self.record.patches[patch_id].patched, after)
+            for patch_id, after in numbers.items()
+            if after < len(memos)
+        }
 
     def _results(self) -> Iterator[tuple[str, Any]]:
         for step_id, value in self.request.results.items():

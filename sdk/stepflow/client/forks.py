@@ -74,7 +74,7 @@ def fork_operation(
         raise run_not_found(str(run_id)) from None
     partition, declared = context.partition, context.declared
     # memos are read last, so that a step that ends in between is not missed
-    record, pending, attempts, memos = yield [
+    record, pending, attempts, stored = yield [
         read_run(partition, run_id),
         read_steps(partition, run_id),
         read_attempts(partition, run_id),
@@ -98,13 +98,14 @@ def fork_operation(
         config = config.with_options(record.options)
     _check_flow(partition, record, config, request)
     fork_id = fork_run_id(run_id, config.name, request.id)
-    plan = ForkPlan(context, record, source_steps(record, memos, pending, attempts), request, fork_id)
+    plan = ForkPlan(context, record, source_steps(record, stored, pending, attempts), request, fork_id)
+    memos = yield from plan.read_memos()
     start = ForkStart(
         run_id=fork_id,
         source=run_id,
         event=plan.event(function),
         replaces_event=request.data is not SAME_DATA,
-        memos=(yield from plan.read_memos()),
+        memos=memos,
         forked_at=request.before or "",
         forked_by=request.forked_by(context.actor),
         keys_of=(record.keys_of or run_id) if plan.keeps_keys else "",
@@ -114,6 +115,7 @@ def fork_operation(
         reason=request.reason,
         details=request.details(fork_id),
         dedupe=request.id is not None,
+        patches=plan.patches(memos),
         only_first=bool(request.bulk),
     )
     output = function.output if function is not None else None

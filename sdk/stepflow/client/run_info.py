@@ -38,6 +38,7 @@ class RunInfo:
         reason: why flow control has skipped the run; ``""``: it has not.
         starts_at: when the run starts, in UTC, if its start is delayed; ``None``: it is not.
         undoing: the status that the run will have when its steps are undone; ``""``: it does not undo them.
+        patches: whether the run takes the new way at each patch of its code that it has reached; see `Context.patched`.
 
     Example::
 
@@ -62,6 +63,7 @@ class RunInfo:
     forks: tuple[str, ...] = ()
     starts_at: datetime | None = None
     undoing: str = ""
+    patches: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ def run_info(view: RunView) -> RunInfo:
         reason=view.reason,
         starts_at=_time(view.starts_at),
         undoing=view.undoing,
+        patches=view.patches,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,6 +21,7 @@ from stepflow_broker.registry.tags import MAX_TAGS, check_tag_name, tag_value
 from stepflow_engine.errors import LimitError, StepUsageError
 from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
 from stepflow_engine.limits import Limits
+from stepflow_engine.patches import check_patch_id
 from stepflow_engine.product import RUN_LOGGER
 from stepflow_engine.threads import DetachedThreads
 
@@ -182,6 +183,66 @@ class _RunContext(Generic[T]):
             raise StepUsageError(f"ctx.set({key!r:.80}) is in the handler of a step: call it in the code between steps")
         set_value(self._execution.values, key, value)
 
+    def patched(self, id: str) -> bool:
+        """Whether this run takes the new way at a change of the code. Each run decides once, and stores it.
+
+        True: the run has reached this point with the new code first. False: it has passed this point with code that
+        did not have the patch, so its stored results are those of the old way. All later calls with the same ``id`` in
+        the run return the same, also after crashes and in forks that keep a result of a step after this point.
+        ``stepflow check`` lists the patches and says which live runs still need the old way.
+
+        Args:
+            id: names the change; at most 128 bytes. A run has at most 100 patches.
+
+        Raises:
+            StepUsageError: the id is invalid, or the call is in the handler of a step.
+            LimitError: the run would have too many patches.
+
+        Example::
+
+            if ctx.patched("charge-with-tax"):
+                await ctx.step.run("charge-with-tax", charge_with_tax, order)
+            else:
+                await ctx.step.run("charge", charge, order)
+        """
+        self._check_patch("patched", id)
+        return self._ask_run(lambda: self._execution.patched(id))
+
+    def deprecate_patch(self, id: str) -> None:
+        """Say that the old way of a patch is gone from the code.
+
+        It takes the place of ``ctx.patched(id)`` when no live run needs the old way any more. A run that has taken the
+        old way is left to a worker with other code, if there is one. Otherwise it fails, instead of continuing with
+        results that belong to other code. Remove the call when no run that could have taken the old way is forked or
+        retried any more.
+
+        Args:
+            id: the id of the patch.
+
+        Raises:
+            StepUsageError: the run has taken the old way, the id is invalid, or the call is in the handler of a step.
+
+        Example::
+
+            ctx.deprecate_patch("charge-with-tax")
+            await ctx.step.run("charge-with-tax", charge_with_tax, order)
+        """
+        self._check_patch("deprecate_patch", id)
+        if not self._ask_run(lambda: self._execution.patched(id)):
+            self._execution.has_other_kind = True
+            raise StepUsageError(
+                f"run {self.run_id} has taken the old way at patch {id!r}, which the code does not have any more: "
+                "bring it back with ctx.patched, then retry the run"
+            )
+
+    def _check_patch(self, method: str, id: str) -> None:
+        if HANDLER_ATTEMPT.get() is not None:
+            raise StepUsageError(f"ctx.{method}({id!r:.80}) is in the handler of a step: ask in the code between steps")
+        check_patch_id(id, method)
+
+    def _ask_run(self, question: Callable[[], bool]) -> bool:
+        return question()
+
     @property
     def attempt(self) -> int:
         """The 0-based number of the attempt: of the step in a step's handler, otherwise of the function.
@@ -253,6 +314,9 @@ class SyncContext(_RunContext[T]):
             execution, events, run_id=run_id, function=function, attempt=attempt, declared_tags=declared_tags
         )
         self.step = step
+
+    def _ask_run(self, question: Callable[[], bool]) -> bool:
+        return self.step._bridge.ask(question)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ def _job(context: JobContext, run: CachedRun, lease: Lease) -> PlannedStep | Run
 def _release(context: JobContext, run: CachedRun, lease: Lease) -> None:
     if run.lease is lease:
         run.lease = None
+    if run.execution.patches.was_refused:
+        context.state.patching.add(run.function.name)
     context.state.cache.release(run)
 
 

@@ -14,7 +14,15 @@ from typing import Self
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_step, park_run, yield_run
-from stepflow_broker.transitions.runs import StepRecord, forget_deaths, note_undo, read_steps, set_values, tag_run
+from stepflow_broker.transitions.runs import (
+    StepRecord,
+    forget_deaths,
+    note_patches,
+    note_undo,
+    read_steps,
+    set_values,
+    tag_run,
+)
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import values_scope
 from stepflow_engine.errors import StepKindError
@@ -120,8 +128,24 @@ class RunDriver:
         return is_left
 
     async def _store_facts(self) -> bool:
-        """Store what the code has said of the run: tags, values, that it can be undone; false if the lease is lost."""
-        return await self._store_tags() and await self._store_values() and await self._note_undo()
+        """Store what the code has said of the run: patches, tags, values, undo; false if the lease is lost."""
+        return (
+            await self._store_patches()
+            and await self._store_tags()
+            and await self._store_values()
+            and await self._note_undo()
+        )
+
+    async def _store_patches(self) -> bool:
+        """Store what the code has decided at patches, if it is new; false if the lease is lost."""
+        run, decisions = self._run, dict(self._run.execution.patches.decisions)
+        if len(decisions) == run.stored_patches:
+            return True
+        code = await self._state.broker.execute(
+            note_patches(self._state.partition, run_id=run.run_id, fence=self._lease.fence, patches=decisions)
+        )
+        run.stored_patches = len(decisions)
+        return self._state.accepted(run, code)
 
     async def _store_tags(self) -> bool:
         """Store the tags that the code has given to the run, if they are new; false if the lease is lost."""

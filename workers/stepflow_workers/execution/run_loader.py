@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from functools import partial
 
 from stepflow import Function
 from stepflow_broker.transitions.batches import load_batch
 from stepflow_broker.transitions.jobs import Lease, load_run, retry_run
-from stepflow_broker.transitions.runs import read_memos
+from stepflow_broker.transitions.runs import read_memos, read_patches, read_steps
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import open_event_text
 from stepflow_engine.failure import Failure
+from stepflow_engine.patches import PatchDecision
 from stepflow_engine.undo import UndoCollector, undo_pass
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.undo import undo_steps_of
@@ -43,6 +45,8 @@ async def load_cached_run(context: JobContext, lease: Lease) -> CachedRun | None
         return await _load(context.state, lease, function)
     if run.execution.applied < lease.applied and not (lease.key and run.lease):
         await catch_up(context.state, run)
+    if run.lease is None:
+        await _refresh_patches(context.state, run, lease)
     return run
 
 
@@ -92,20 +96,43 @@ async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str, *,
 
 def _from_cache(state: WorkerState, lease: Lease) -> CachedRun | None:
     run = state.cache.get(lease.run_id)
-    if run is not None and (run.attempt != lease.attempt or run.undoing != lease.undoing):
+    if run is not None and (run.attempt != lease.attempt or run.undoing != lease.undoing or run.has_open_patches):
         state.cache.drop(run)
         return None
     return run
 
 
+async def _refresh_patches(state: WorkerState, run: CachedRun, lease: Lease) -> None:
+    """Read what others may have decided at patches since this worker had the run, if its code is known to ask."""
+    patches = run.execution.patches
+    patches.expire()
+    if run.function.name in state.patching:
+        planned = await _planned_keys(state, lease)
+        stored = await state.broker.execute(read_patches(state.partition, lease.run_id))
+        if run.lease is None:  # else a continuation has come in between, and has read them itself
+            patches.load(stored, planned)
+            run.stored_patches = len(stored)
+
+
+async def _planned_keys(state: WorkerState, lease: Lease) -> frozenset[str] | None:
+    """The keys of the steps that have a job or a wait; ``None``: not known, and not needed as far as is known."""
+    if not lease.planned:
+        return None if lease.key else frozenset()
+    if f"{lease.app}/{lease.function}" not in state.patching:
+        return None
+    return frozenset(step.key for step in await state.broker.execute(read_steps(state.partition, lease.run_id)))
+
+
 async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedRun | None:
     event, memos, keys_of, has_undo = lease.event, list[tuple[str, bytes]](), lease.run_id, False
+    patches: Mapping[str, PatchDecision] = {}
     started_ms = lease.fence  # of a run that starts with this lease
     if event is None or lease.applied:
         record, memos = await state.broker.execute(load_run(state.partition, lease.run_id, 0))
         if record is None:
             return None
         event, keys_of, has_undo = dumps(record.event), record.keys_of or lease.run_id, record.has_undo
+        patches = record.patches
         started_ms = record.started_at or lease.fence
     events = [event]
     if function.is_batched:
@@ -120,14 +147,21 @@ async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedR
         threads=state.threads,
         started_ms=started_ms,
     )
-    undoes = await undo_steps_of(function, lease, new_pass(kind=UndoCollector), known) if lease.undoing else None
+    planned = await _planned_keys(state, lease)
+    undoes = None
+    if lease.undoing:
+        collector = new_pass(kind=UndoCollector)
+        collector.patches.load(patches, None)
+        undoes = await undo_steps_of(function, lease, collector, known)
     if (raced := _from_cache(state, lease)) is not None:
         return raced
     execution = new_pass() if undoes is None else undo_pass(undoes, retries=function.config.retries)
     execution.is_driven = False  # until a continuation drives it
     execution.add(known)
+    execution.patches.load(patches, planned)
     run = CachedRun(lease.run_id, function, events[0], execution, lease.attempt, keys_of)
     run.state_bytes, run.has_stored_undo = sum(len(text) for _, text in memos), has_undo
+    run.stored_patches = len(patches)
     run.undoing = lease.undoing
     state.cache.add(run)
     return run

@@ -37,6 +37,7 @@ class CachedRun:
         deaths: the workers that died with the continuation since it last made progress.
         stored_tags: the tags of the code that this worker has stored.
         stored_values: the values of the code that this worker has stored.
+        stored_patches: how many decisions at patches are stored.
         has_stored_undo: whether it is stored that the code has requested a step with an undo handler.
         undoing: the status with which the run ends when its steps are undone; ``""``: it does not undo them.
         lock: held by the job that advances the code.
@@ -58,19 +59,27 @@ class CachedRun:
     deaths: tuple[str, ...] = ()
     stored_tags: Mapping[str, str] = field(default_factory=dict)
     stored_values: Mapping[str, bytes] = field(default_factory=dict)
+    stored_patches: int = 0
     has_stored_undo: bool = False
     undoing: str = ""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def has_unstored(self) -> bool:
-        """Whether the code has said something of the run that is not stored: tags, values, undo handlers."""
+        """Whether the code has said something of the run that is not stored: tags, values, patches, undo handlers."""
         execution = self.execution
         return (
             execution.tags != self.stored_tags
             or execution.values != self.stored_values
+            or len(execution.patches.decisions) != self.stored_patches
             or (execution.has_undo and not self.has_stored_undo)
         )
+
+    @property
+    def has_open_patches(self) -> bool:
+        """Whether the code has taken a way at a patch that is not decided, so that another job cannot continue it."""
+        patches = self.execution.patches
+        return self.lease is None and (patches.is_provisional or len(patches.decisions) != self.stored_patches)
 
     def apply_memo(self, position: int, key: str, memo: Memo, size: int) -> None:
         """Apply a memo that is stored at a position. A memo can come several ways, and counts once.

@@ -47,6 +47,7 @@ class WorkerState:
         settings: the settings of the worker.
         code: the digest of the functions of which it has the code.
         fingerprint: identifies the version of its code.
+        patching: the functions whose code has asked for a patch that a pass in memory did not know.
         version: the version of its code; ``""``: unknown.
         executing: job of a continuation → the step that it executes: key, id, and since when, in milliseconds since the
             epoch. A plain tuple, because each step makes one. The thread of the lease renewer reads it.
@@ -87,6 +88,7 @@ class WorkerState:
     missed_log: LogThrottle = field(default_factory=LogThrottle)
     unsafe_log: LogThrottle = field(default_factory=LogThrottle)
     keys_log: LogThrottle = field(default_factory=LogThrottle)
+    patching: set[str] = field(default_factory=set)
     _misses: dict[str, int] = field(default_factory=dict)
     _code_log: LogThrottle = field(default_factory=LogThrottle)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
