@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -86,10 +87,16 @@ def fork_program(
 def _prepared(of: int) -> socket.socket:
     """The socket of the process that forks, one for each process of tests; it ends with the socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.prepared_process", str(theirs.fileno())],
         cwd=_ROOT,
         pass_fds=[theirs.fileno()],
     )
     theirs.close()
+
+    @atexit.register
+    def end() -> None:
+        ours.close()
+        process.wait()
+
     return ours

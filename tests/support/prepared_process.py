@@ -114,17 +114,24 @@ def _run(program: Program) -> Any:
     sys.argv = program.arguments
     sys.path[:0] = [entry for entry in program.path if entry not in sys.path]
     sys.modules["__main__"] = types.ModuleType("__main__")
-    if "COVERAGE_PROCESS_CONFIG" in os.environ:
-        importlib.import_module("coverage").process_startup(force=True)
+    if measured := _coverage():
+        measured.process_startup(force=True)
     if program.module:
         return importlib.import_module(program.module).main()
     return exec(compile(program.code, "<string>", "exec"), vars(sys.modules["__main__"]))
+
+
+def _coverage() -> Any:
+    """The package, if this process is measured."""
+    return importlib.import_module("coverage") if "COVERAGE_PROCESS_CONFIG" in os.environ else None
 
 
 def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     for module in _MODULES:
         importlib.import_module(module)
+    if measured := _coverage():
+        measured.Coverage.current().stop()  # each forked process is measured by itself
     gc.freeze()
     if program := _serve(requests):
         gc.unfreeze()
