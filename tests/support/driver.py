@@ -26,6 +26,7 @@ from stepflow_engine.memo import memo_of_data, memo_of_failure
 from stepflow_engine.state_machine import RunStatus
 from tests.support.backends import Store
 from tests.support.invariants import Part, check_invariants
+from tests.support.snapshots import look
 
 __all__ = [
     "ERROR",
@@ -90,8 +91,9 @@ class Driver:
 
     def check(self) -> None:
         """Fail if a partition is in a state that it must never be in."""
+        held = look(self.client)
         for one in self.keys.all:
-            check_invariants(Part(self.client, one.partition))
+            check_invariants(Part(held, one.partition))
 
     # -- transitions -------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.registry.tags import unpack_subjects
 from stepflow_engine.ids import job_id
 from stepflow_engine.state_machine import RunStatus
+from tests.support.snapshots import Snapshot
 
 __all__ = ["Expected", "Part", "check_invariants", "read_expected"]
 
@@ -94,7 +95,7 @@ class Expected:
 class Part:
     """A client of one partition, which leaves out what all its keys start with."""
 
-    def __init__(self, client: redis.Redis, partition: str) -> None:
+    def __init__(self, client: redis.Redis | Snapshot, partition: str) -> None:
         self._client = client
         self._partition = partition
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import redis
 
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import GROUP, Keys
 from stepflow_broker.protocol.scripts import script, script_names
 from stepflow_broker.redis_client.broker import Broker
 
-__all__ = ["Snapshot", "SnapshotServer", "Value"]
+__all__ = ["Snapshot", "SnapshotServer", "Value", "look"]
 
 T = TypeVar("T")
 _KEPT_MS = 3_600_000
@@ -67,6 +69,9 @@ class Snapshot(dict[str, Value]):
     def hgetall(self, name: str) -> dict[str, str]:
         return dict(self.content(name, {}))
 
+    def hget(self, name: str, field: str) -> str | None:
+        return self.hgetall(name).get(field)
+
     def hkeys(self, name: str) -> list[str]:
         return list(self.content(name, {}))
 
@@ -78,6 +83,9 @@ class Snapshot(dict[str, Value]):
 
     def zrange(self, name: str, _first: int, _last: int, *, withscores: bool = False) -> list[Any]:
         return list(self.content(name, {}).items() if withscores else self.content(name, {}))
+
+    def zscore(self, name: str, member: str) -> float | None:
+        return self.content(name, {}).get(member)  # type: ignore[no-any-return]
 
     def xrange(self, name: str, least: str, most: str) -> list[tuple[str, dict[str, str]]]:
         entries, _ = self.content(name, ([], []))
@@ -92,6 +100,47 @@ class Snapshot(dict[str, Value]):
     def scan_iter(self, pattern: str, *, count: int) -> Iterator[str]:
         del count
         return (name for name in self if name.startswith(pattern.removesuffix("*")))
+
+
+_READS: dict[str, Callable[[Any, str], object]] = {
+    "hash": lambda pipeline, name: pipeline.hgetall(name),
+    "list": lambda pipeline, name: pipeline.lrange(name, 0, -1),
+    "set": lambda pipeline, name: pipeline.smembers(name),
+    "zset": lambda pipeline, name: pipeline.zrange(name, 0, -1, withscores=True),
+    "stream": lambda pipeline, name: pipeline.xrange(name),
+}
+
+
+def look(client: redis.Redis) -> Snapshot:
+    """What a server holds, in three round trips; texts and serialised forms are left out."""
+    names = client.keys()
+    with client.pipeline(transaction=False) as pipeline:
+        for name in names:
+            pipeline.type(name).pttl(name)
+        about = pipeline.execute()
+        kinds, ttls = about[::2], about[1::2]
+        for name, kind in zip(names, kinds, strict=True):
+            _READS.get(kind, _exists)(pipeline, name)
+        contents = pipeline.execute()
+    return Snapshot(
+        (name, Value(kind, ttl >= 0, b"", _decoded(kind, content)))
+        for name, kind, ttl, content in zip(names, kinds, ttls, contents, strict=True)
+        if kind != "none"  # it has expired in between
+    )
+
+
+def _exists(pipeline: Any, name: str) -> object:
+    return pipeline.exists(name)
+
+
+def _decoded(kind: str, content: Any) -> Any:
+    match kind:
+        case "stream":
+            return content, []
+        case "zset":
+            return dict(content)
+        case _:
+            return content
 
 
 class SnapshotServer:
