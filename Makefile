@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check -qq
 ACL_TESTS ?= tests/integration
 CLUSTER_TESTS ?= tests/integration
 PYTEST := $(BIN)/pytest
-PARALLEL := -n 3 --dist loadfile
+PARALLEL := -n 4 --dist loadfile
 SOURCES := engine broker sdk workers cli
 
 # containers often set it: each process that a test starts would compile all modules anew

@@ -302,7 +302,7 @@ def test_a_function_or_a_bulk_that_does_not_exist_is_an_error(app: Stepflow) -> 
 @pytest.mark.parametrize(
     ("count", "per_second", "kill_every_s"),
     [
-        pytest.param(600, 300, 0.0, id="the-holder-once"),
+        pytest.param(600, 300, 0.0, id="the-holder-once", marks=pytest.mark.slow),
         pytest.param(3_000, 300, 3.0, id="one-every-3-s", marks=pytest.mark.slow),
     ],
 )

@@ -116,6 +116,7 @@ def test_dev_outlives_a_syntax_error(dev: Dev) -> None:
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_dev_stops_the_server_that_a_killed_dev_has_left_and_keeps_its_port_and_data(dev: Dev) -> None:
     with dev.running() as process:
         dev.await_workers(1)
@@ -157,6 +158,7 @@ def test_the_folder_of_dev_is_private_and_a_taken_port_is_not_used(dev: Dev, tmp
             assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_an_error_about_the_server_says_where_the_url_comes_from(dev: Dev) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -203,6 +205,7 @@ def _pid_of_server(dev: Dev) -> int:
         return int(client.info("server")["process_id"])
 
 
+@pytest.mark.slow
 def test_dev_says_that_its_server_has_ended_and_starts_it_again_with_its_data(dev: Dev) -> None:
     with dev.running() as process:
         dev.await_workers(1)
@@ -338,7 +341,10 @@ def test_breakpoint_without_a_terminal_fails_with_what_to_do(dev: Dev) -> None:
         assert process.wait(30) == 0
 
 
-@pytest.mark.parametrize(("start", "said"), [(b"VALKEY080", "a newer server (VALKEY080)"), (b"garbage", "damaged")])
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [(b"VALKEY080", "a newer server (VALKEY080)"), pytest.param(b"garbage", "damaged", marks=pytest.mark.slow)],
+)
 def test_dev_says_that_it_cannot_read_the_data_of_another_server(dev: Dev, start: bytes, said: str) -> None:
     folder = dev.folder / ".stepflow" / "appendonlydir"
     folder.mkdir(parents=True)

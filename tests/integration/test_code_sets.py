@@ -131,6 +131,7 @@ def test_no_run_fails_and_none_is_late_while_old_and_new_code_execute_them(url: 
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.slow
 def test_a_step_that_no_version_of_the_code_calls_holds_nothing_up(url: str, run_version, client) -> None:
     newest = run_version("newest", fan(url, "a", "b", later=True))
     run = fan(url).start("fan")

@@ -30,6 +30,10 @@ def _name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+def _marks(page: Path) -> list[pytest.MarkDecorator]:
+    return [] if page.stem in ("README", "quickstart") else [pytest.mark.slow]
+
+
 # -- tutorials ---------------------------------------------------------------------
 
 
@@ -108,7 +112,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 
 @pytest.mark.single_server("it starts a server of its own")
-@pytest.mark.parametrize("page", TUTORIALS, ids=_name)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=_marks(page)) for page in TUTORIALS], ids=_name)
 def test_the_tutorial_works_as_it_is_typed(page: Path, terminal: Terminal) -> None:
     printed = ""
     for block in blocks(page):

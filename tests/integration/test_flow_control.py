@@ -388,6 +388,7 @@ def test_events_that_are_routed_together_keep_their_order_when_some_are_sent_aga
     assert executed == list(range(40))
 
 
+@pytest.mark.slow
 def test_the_order_of_events_survives_a_worker_that_dies_with_some(app: Stepflow, run_worker, client) -> None:
     executed: list[int] = []
 

@@ -268,7 +268,8 @@ def test_a_fork_passes_the_flow_control_of_its_function(app: Stepflow, run_worke
     assert [fork.result(30) for fork in forks] == [1] * 5
     assert most == [1]
 
-    ended, holder = app.start(single), None
+    ended = app.start(single)
+    until(lambda: ended.status() is RunStatus.WAITING)
     app.send("end")
     ended.result(30)
     holder = app.start(single)

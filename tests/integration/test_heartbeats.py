@@ -33,7 +33,9 @@ APP = "tests.integration.apps.uploads:app"
 KEY = Encryption.generate_key()
 
 
-@pytest.mark.parametrize("function", ["upload", "upload-sync", "upload-beside"])
+@pytest.mark.parametrize(
+    "function", ["upload", *(pytest.param(name, marks=pytest.mark.slow) for name in ("upload-sync", "upload-beside"))]
+)
 def test_after_the_death_of_a_worker_the_next_attempt_continues_from_the_last_heartbeat(
     url: str, client: redis.Redis, start_worker: Callable[..., WorkerProcess], tmp_path: Path, function: str
 ) -> None:

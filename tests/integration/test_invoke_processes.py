@@ -115,7 +115,7 @@ def test_ten_children_that_end_together_cost_a_parked_parent_one_continuation(
     assert scene.fence(run) > claims
 
 
-@pytest.mark.parametrize("sticky", [0, 100])
+@pytest.mark.parametrize("sticky", [pytest.param(0, marks=pytest.mark.slow), 100])
 def test_a_parked_parent_is_woken_by_a_child_that_ends_on_another_worker(
     scene: Scene, start_worker: StartWorker, sticky: int
 ) -> None:

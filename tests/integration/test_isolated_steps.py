@@ -172,7 +172,8 @@ def test_the_handlers_of_a_cancelled_run_are_told_and_then_ended(
     until(lambda: not is_running(pids(deaf)[0]))
 
 
-@pytest.mark.parametrize("how", ["kill", pytest.param("terminate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill", "terminate"])
 def test_the_handlers_end_with_their_worker_and_another_executes_them(
     start: Start, client: redis.Redis, start_worker: Callable[..., WorkerProcess], tmp_path: Path, how: str
 ) -> None:

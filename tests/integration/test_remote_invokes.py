@@ -152,6 +152,7 @@ def test_a_child_completes(
     nothing_left(broker, partition)
 
 
+@pytest.mark.slow
 def test_a_worker_that_leaves_when_nothing_is_left_leaves_nothing(
     app: Stepflow, run_worker, broker: Broker, partition: Partition
 ) -> None:

@@ -194,6 +194,7 @@ def test_a_worker_without_the_function_leaves_a_requeue_to_one_that_has_it(
     assert app.run(orders.forks(run)[0]).result(30) == "charged"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settled", [False, True], ids=["before", "after"])
 def test_a_worker_that_dies_with_a_requeue_leaves_it_to_another(
     app: Stepflow,

@@ -58,6 +58,7 @@ def test_a_sleep_takes_its_time_once(app: Stepflow, run_worker, client, sticky: 
     assert nothing_left(client)
 
 
+@pytest.mark.slow
 def test_a_run_that_sleeps_holds_no_lease_and_no_slot(app: Stepflow, run_worker, client) -> None:
     @app.function("sleepy")
     async def sleepy(ctx: Context) -> str:

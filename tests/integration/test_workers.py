@@ -52,8 +52,8 @@ def started(producer: Stepflow, client: redis.Redis, function: str, **data: obje
     return producer.start(function, {name: str(v) if isinstance(v, Path) else v for name, v in data.items()})
 
 
-@pytest.mark.parametrize("function", ["five", "five-sync"])
-@pytest.mark.parametrize("sticky", [0, 100])
+@pytest.mark.parametrize("function", ["five", pytest.param("five-sync", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sticky", [pytest.param(0, marks=pytest.mark.slow), 100])
 def test_a_worker_killed_in_the_third_of_five_steps(
     producer: Stepflow, client, start_worker: StartWorker, ledger: Path, gate: Path, function: str, sticky: int
 ) -> None:

@@ -24,7 +24,7 @@ from tests.support.undo_model import UndoModel
 
 _SIZES = [
     pytest.param(1, (), 150, id="one-child"),
-    pytest.param(2, (), 5_000, id="two-children"),
+    pytest.param(2, (), 5_000, id="two-children", marks=pytest.mark.slow),
 ]
 _LONG_SIZES = [
     pytest.param(3, ("cancel-alone", "die", "forget"), 25_000, id="three-children-and-cancels"),

@@ -15,6 +15,7 @@ FILES = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.n
 Scope = tuple[str, int]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_mypy_sees_the_types_and_the_errors() -> None:
     done = run("mypy", "--output", "json", "--no-error-summary")
@@ -23,6 +24,7 @@ def test_mypy_sees_the_types_and_the_errors() -> None:
     compare([((item["file"], item["line"]), item["message"]) for item in found if item["severity"] == "error"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_pyright_sees_the_types_and_the_errors() -> None:
     done = run("pyright", "--outputjson", "--pythonpath", sys.executable)
