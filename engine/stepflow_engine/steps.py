@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from stepflow_engine.codec import Restore, dumps
 from stepflow_engine.isolation import Isolation
 from stepflow_engine.memo import Memo
+from stepflow_engine.placement import Placement
 from stepflow_engine.retry_policy import Retry
 from stepflow_engine.start_options import StartOptions
 from stepflow_engine.value_class import value_class
@@ -70,6 +71,7 @@ class RunRequest:
         isolation: that the handler executes in a process of its own; ``None``: it executes in that of the worker.
         context: the context variables of the code that requests the step. The handler sees their values.
         undo: undoes the step; it is called with the result. ``None``: nothing does.
+        placement: where it is executed, and how many slots it takes; ``None``: the queue of the run, and one slot.
     """
 
     kind: ClassVar[StepKind] = StepKind.RUN
@@ -83,6 +85,7 @@ class RunRequest:
     isolation: Isolation | None = None
     context: contextvars.Context = field(default_factory=contextvars.copy_context, repr=False, compare=False)
     undo: Callable[[Any], Any] | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,8 @@ class UndoStep:
     def undo_request(self, retries: int) -> RunRequest:
         """The request of the step that undoes it.
 
-        It has the timeout of the step. It has the retries of the function, or those of the step if these are more: a
-        step that must not be repeated may be undone more than once.
+        It has the timeout, the queue and the slots of the step. It has the retries of the function, or those of the
+        step if these are more: a step that must not be repeated may be undone more than once.
 
         Args:
             retries: the number of retries of the function.
@@ -91,7 +91,13 @@ class UndoStep:
         count = own.retries if isinstance(own, Retry) else own or 0
         handler = self._handler(request, request.undo)
         return RunRequest(
-            handler, (), {}, own if count > retries else None, request.timeout_ms, context=request.context
+            handler,
+            (),
+            {},
+            own if count > retries else None,
+            request.timeout_ms,
+            context=request.context,
+            placement=request.placement,
         )
 
     def _not_found(self) -> None:

@@ -172,9 +172,11 @@ class Driver:
     def yield_run(self, lease: Lease) -> ScriptStatus:
         return self.send(jobs.yield_run(self.partition, run_id=lease.run_id, fence=lease.fence))
 
-    def plan(self, lease: Lease, *step_ids: str) -> ScriptStatus:
+    def plan(self, lease: Lease, *step_ids: str, queue: str = "") -> ScriptStatus:
         steps = [(step_key(step_id), step_id) for step_id in step_ids]
-        return self.send(jobs.plan_steps(self.partition, run_id=lease.run_id, fence=lease.fence, steps=steps))
+        return self.send(
+            jobs.plan_steps(self.partition, run_id=lease.run_id, fence=lease.fence, steps=steps, queue=queue)
+        )
 
     def fail(self, lease: Lease, step_id: str = "", *, attempts: int = 1, delay_ms: int = 1_000) -> ScriptStatus:
         return self.send(

@@ -65,6 +65,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("indexed", "text", "note_error tag_run with_tags", "", "The further indexes that list the run: of its tags, and of the group of its error. `<length> <subject>` repeated."),
     _field("reason", "text", "skip_run start_or_skip", "", "Why the run was skipped."),
     _field("ended_version", "text", "end_undo finish_run", "", "The version of the code that ended the run, if it differs from `version`."),
+    _field("step_queues", "1", "plan_steps", "", "The run has had steps with a queue of their own. Other runs have no such field."),
     # its job
     _field("lease", "integer", "claim_jobs", _LEASE_ENDS, "The fence of the current lease of the continuation."),
     _field("fence", "integer", "claim_jobs", "", "The last fence of any job of the run. It only grows."),
@@ -136,6 +137,7 @@ _STEP_LEASE_ENDS = "drop_planned_step fail_attempt leave_job requeue_step"
 STEP_FIELDS: tuple[HashField, ...] = (
     _field("<key>", "text", f"{_BEGIN_WAIT} fail_attempt plan_steps", f"{_STEP_ENDS} {_WAIT_ENDS}", "The id of the step, as the code gave it."),
     _field("<key>:state", "text", f"{_BEGIN_WAIT} claim_jobs defer fail_attempt plan_steps promote requeue_step", f"{_STEP_ENDS} {_WAIT_ENDS}", "The state of the step."),
+    _field("<key>:queue", "text", "plan_steps", _STEP_ENDS, "The queue of the step's job, in place of that of the run. Most steps have no such field."),
     _field("<key>:lease", "integer", "claim_jobs", _STEP_LEASE_ENDS, "The fence of the current lease of the step's job."),
     _field("<key>:owner", "text", "claim_jobs", _STEP_LEASE_ENDS, "The worker that has the lease."),
     _field("<key>:leased_at", _TIME, "claim_jobs", _STEP_LEASE_ENDS, "When the lease was granted."),

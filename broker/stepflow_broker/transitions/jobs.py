@@ -270,10 +270,14 @@ def yield_run(partition: Partition, *, run_id: str, fence: int) -> Command[Scrip
 
 
 def plan_steps(
-    partition: Partition, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]]
+    partition: Partition, *, run_id: str, fence: int, steps: Sequence[tuple[str, str]], queue: str = ""
 ) -> Command[ScriptStatus]:
-    """Queue a job for each of the steps (key, id). DONE, NO_RUN or STALE_FENCE."""
-    args = [part for step in steps for part in step]
+    """Queue a job for each of the steps (key, id). DONE, NO_RUN or STALE_FENCE.
+
+    Args:
+        queue: the queue of the jobs; ``""``: that of the run.
+    """
+    args = [part for step in ([("queue", queue), *steps] if queue else steps) for part in step]
     return run_script(
         "plan_steps",
         ScriptStatus,

@@ -127,6 +127,7 @@ class StepRecord:
         has_early_events: whether the worker that began the wait has yet to match the early events. It may have died.
         deferred: how often in a row a worker could not execute its job.
         leased_at: when the worker ``owner`` claimed its job, in milliseconds since the epoch.
+        queue: the queue of its job; ``""``: that of the run.
     """
 
     key: str
@@ -143,6 +144,7 @@ class StepRecord:
     has_early_events: bool = False
     deferred: int = 0
     leased_at: int | None = None
+    queue: str = ""
 
     @property
     def kind(self) -> str:
@@ -475,4 +477,5 @@ def _step(name: str, value: bytes, fields: dict[str, bytes]) -> StepRecord:
         has_early_events=f"{name}:lookback" in fields,
         deferred=int(fields.get(f"{name}:deferred", b"0")),
         leased_at=int(float(leased_at)) if leased_at else None,
+        queue=fields.get(f"{name}:queue", b"").decode(),
     )

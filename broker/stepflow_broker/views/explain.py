@@ -16,7 +16,7 @@ from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.transitions.jobs import queue_lists
-from stepflow_broker.transitions.pauses import Pause, read_pauses
+from stepflow_broker.transitions.pauses import Pause, pause_subject, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
 from stepflow_broker.views.opened import opened_run, opened_step
@@ -176,11 +176,20 @@ class _Explainer:
 
     def _paused(self, record: RunRecord, limits: list[tuple[int, str]]) -> Iterator[Reason]:
         """The pauses that stop a run, as its partition has them."""
+        for pause in pauses_of(self._read_pauses(record), record.name, record.queue, limits):
+            yield Reason("pause", pause.subject, pause_text(pause))
+
+    def _paused_queue(self, record: RunRecord, queue: str) -> Iterator[Reason]:
+        """The pause of the queue of a step, if that is not the queue of its run."""
+        pause = self._read_pauses(record).get(pause_subject("queue", queue))
+        if pause is not None and queue != record.queue:
+            yield Reason("pause", pause.subject, pause_text(pause))
+
+    def _read_pauses(self, record: RunRecord) -> dict[str, Pause]:
         partition = self.partition.of(record.id)
         if partition not in self._pauses:
             self._pauses[partition] = self.broker.execute(read_pauses(partition))
-        for pause in pauses_of(self._pauses[partition], record.name, record.queue, limits):
-            yield Reason("pause", pause.subject, pause_text(pause))
+        return self._pauses[partition]
 
     def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:
         if record.blocked:
@@ -198,7 +207,7 @@ class _Explainer:
         self, run_id: str, steps: list[StepRecord], limits: list[tuple[int, str]], record: RunRecord, *, depth: int
     ) -> Iterator[Reason]:
         for step in sorted(steps, key=lambda step: step.id):
-            job = f"{run_id}-{step.key}"
+            job, queue = f"{run_id}-{step.key}", step.queue or record.queue
             match step.state:
                 case "waiting" if step.child:
                     child = self.run(step.child, depth=depth + 1) if depth < _DEPTH else None
@@ -213,11 +222,11 @@ class _Explainer:
                 case "waiting":
                     yield Reason("sleep", step.id, f"step {step.id!r} sleeps", step.due_at)
                 case "queued":
-                    queued = self._queued(record.queue, job, started=True)
+                    why = (self._queued(queue, job, started=True), *self._paused_queue(record, queue))
                     text = f"step {step.id!r} is ready, and no worker has taken it"
-                    yield Reason("step", step.id, text, None, (queued,))
+                    yield Reason("step", step.id, text, None, why)
                 case "waitlisted":
-                    positions = tuple(self._positions(job, limits, record))
+                    positions = tuple(self._positions(job, limits, replace(record, queue=queue)))
                     yield Reason("waitlisted", step.id, f"step {step.id!r} waits in a wait list", None, positions)
                 case "leased":
                     text = f"step {step.id!r} is executed by {self._holder(step.owner)}"

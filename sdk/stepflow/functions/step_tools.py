@@ -21,6 +21,7 @@ from stepflow.functions.requests import (
     until_request,
     wait_request,
 )
+from stepflow.options.queue import checked_queue
 from stepflow.signals import Signal, read_signal
 from stepflow_engine.codec import restore, result_adapter
 from stepflow_engine.declared_types import check_result_type
@@ -30,6 +31,7 @@ from stepflow_engine.execution import Execution
 from stepflow_engine.handler_control import current_handler
 from stepflow_engine.isolation import Isolation, check_importable, isolation
 from stepflow_engine.limits import Limits
+from stepflow_engine.placement import Placement, placement
 from stepflow_engine.retry_policy import Retry, combined_retries
 from stepflow_engine.steps import RunRequest
 
@@ -66,6 +68,7 @@ class StepTools:
         heartbeat_timeout_ms: int | None = None,
         undo: Undo | None = None,
         isolation: Isolation | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self._execution = execution
         self._app_id = app_id
@@ -76,6 +79,7 @@ class StepTools:
         self._heartbeat_timeout_ms = heartbeat_timeout_ms
         self._undo = undo
         self._isolation = isolation
+        self._placement = placement
 
     @overload
     async def run(self, id: str, handler: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -136,6 +140,7 @@ class StepTools:
             self._heartbeat_timeout_ms,
             adapter,
             isolation=self._isolation,
+            placement=self._placement,
         )
         if undo is not None:
             request = replace(request, undo=checked_undo(id, handler, undo))
@@ -207,7 +212,7 @@ class StepTools:
 
             square = await ctx.step.invoke("square", compute_square, data={"number": 4}, timeout="1h")
         """
-        self._refuse_undo("invoke")
+        self._refuse_handler_options("invoke")
         request, output = invoke_request(
             function,
             data,
@@ -237,7 +242,7 @@ class StepTools:
 
             await ctx.step.sleep("trial", "14d")
         """
-        self._refuse_undo("sleep")
+        self._refuse_handler_options("sleep")
         await self._execution.request(id, sleep_request(duration))
 
     async def sleep_until(self, id: str, when: When) -> None:
@@ -254,7 +259,7 @@ class StepTools:
 
             await ctx.step.sleep_until("new year", "2030-01-01T00:00:00+01:00")
         """
-        self._refuse_undo("sleep_until")
+        self._refuse_handler_options("sleep_until")
         await self._execution.request(id, until_request(when))
 
     async def wait_for_event(
@@ -296,7 +301,7 @@ class StepTools:
 
             paid = await ctx.step.wait_for_event("paid", event="shop/order.paid", match="data.order", timeout="3d")
         """
-        self._refuse_undo("wait_for_event")
+        self._refuse_handler_options("wait_for_event")
         request = wait_request(event, timeout, match=match, if_=if_, lookback=lookback, of=self._event)
         memo = await self._execution.request(id, request)
         return None if memo.data is None else read_event(memo.data)
@@ -323,6 +328,7 @@ class StepTools:
 
             address = await ctx.step.wait_for_signal("new address", "address", timeout="1d")
         """
+        self._refuse_handler_options("wait_for_signal")
         memo = await self._execution.request(id, signal_request(name, timeout))
         return None if memo.data is None else read_signal(memo.data)
 
@@ -354,6 +360,7 @@ class StepTools:
 
             approval = await ctx.step.ask("approve", schema=Approval, to="ops", timeout="3d")
         """
+        self._refuse_handler_options("ask")
         answer = answer_type(schema)
         memo = await self._execution.request(id, ask_request(answer.schema, to, timeout))
         if "answered_by" not in memo.detail:
@@ -377,7 +384,7 @@ class StepTools:
 
             await ctx.step.send_event("closed", Event("shop/order.closed", {"order": 17}))
         """
-        self._refuse_undo("send_event")
+        self._refuse_handler_options("send_event")
         limits = self._limits
         request = send_request(events, most=limits.events_per_send, event_bytes=limits.event_bytes)
         memo = await self._execution.request(id, request)
@@ -454,9 +461,15 @@ class StepTools:
         """
         return bool(current_handler("cancelled").cancelled)
 
-    def _refuse_undo(self, call: str) -> None:
+    def _refuse_handler_options(self, call: str) -> None:
+        """Refuse options of a handler for a step that has none."""
         if self._undo is not None:
             raise StepUsageError(f"with_options(undo=...) is for step.run, not for step.{call}: remove undo")
+        if self._placement is not None:
+            child = ", or pass queue= to invoke for the queue of the child" if call == "invoke" else ""
+            raise StepUsageError(
+                f"with_options(queue=..., slots=...) is for step.run, not for step.{call}: remove them{child}"
+            )
 
     def with_options(
         self,
@@ -467,6 +480,8 @@ class StepTools:
         undo: Undo | None = None,
         isolate: Literal["process"] | None = None,
         memory_limit: int | str | None = None,
+        queue: str | None = None,
+        slots: int | None = None,
     ) -> StepTools:
         """The same step tools with other options for the calls made with them.
 
@@ -481,6 +496,11 @@ class StepTools:
                 not do to the worker. A timeout then ends a plain ``def`` handler too.
             memory_limit: above how much resident memory the process of an isolated handler is ended; bytes, or a size
                 such as ``"2G"``, at least ``"100M"``. The attempt fails with ``MemoryError``.
+            queue: the queue of the step, in place of that of the run. Workers that serve the queue and have the
+                function execute the step. Other steps have none.
+            slots: how many slots of ``stepflow-worker --concurrency`` the handler takes of its worker, 1 or more. It
+                waits until so many are free, and the worker takes no other job meanwhile. On a worker with fewer
+                slots it takes all of them.
 
         Raises:
             ValueError: a value is out of range, or a memory limit is set for a handler that is not isolated.
@@ -504,4 +524,5 @@ class StepTools:
             ),
             undo=self._undo if undo is None else undo,
             isolation=isolation(self._isolation, isolate, memory_limit),
+            placement=placement(self._placement, None if queue is None else checked_queue(queue), slots),
         )

@@ -171,6 +171,8 @@ class SyncStepTools:
         undo: Undo | None = None,
         isolate: Literal["process"] | None = None,
         memory_limit: int | str | None = None,
+        queue: str | None = None,
+        slots: int | None = None,
     ) -> SyncStepTools:
         """The same step tools with other options; see `StepTools.with_options`."""
         tools = self._tools.with_options(
@@ -180,5 +182,7 @@ class SyncStepTools:
             undo=undo,
             isolate=isolate,
             memory_limit=memory_limit,
+            queue=queue,
+            slots=slots,
         )
         return SyncStepTools(tools, self._bridge)

@@ -18,15 +18,18 @@ from stepflow_engine.errors import (
     EncryptionKeyMissingError,
 )
 from stepflow_engine.product import WORKER_LOGGER
+from stepflow_engine.steps import RunRequest
 from stepflow_workers.execution.heartbeats import forget_heartbeats
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.job_failure import fail_job, fail_poisoned_job, fail_unreadable_run
 from stepflow_workers.execution.run_driver import RunDriver
 from stepflow_workers.execution.run_loader import defer_job, load_cached_run
 from stepflow_workers.execution.steps.job import PlannedStep
-from stepflow_workers.execution.steps.run import StepFinished, execute_step
+from stepflow_workers.execution.steps.run import StepFinished, StepRetry, execute_step
+from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS
 from stepflow_workers.state.run_cache import CachedRun
+from stepflow_workers.state.worker_state import WorkerState
 
 __all__ = ["run_job"]
 
@@ -62,7 +65,9 @@ async def _run_job(context: JobContext, lease: Lease) -> None:
     try:
         async with _job(context, run, lease) as job:
             while (attempt := await job.replay()) is not None:  # replay
-                result = await execute_step(context.state, attempt)  # perform
+                result = await _perform(context.state, attempt)  # perform
+                if result is None:
+                    break
                 try:
                     continues = await job.commit(attempt, result)  # commit
                 finally:
@@ -73,6 +78,18 @@ async def _run_job(context: JobContext, lease: Lease) -> None:
                     break
     finally:
         _release(context, run, lease)
+
+
+async def _perform(state: WorkerState, attempt: StepAttempt[RunRequest]) -> StepFinished | StepRetry | None:
+    """Execute a step with as many slots as it needs. ``None``: the run was dropped while the step waited for them."""
+    placement = attempt.request.placement
+    if placement is None or placement.slots == 1:
+        return await execute_step(state, attempt)
+    async with state.slots.several(placement.slots):
+        if attempt.run.execution.closed:
+            await state.release([attempt.lease])
+            return None
+        return await execute_step(state, attempt)
 
 
 def _job(context: JobContext, run: CachedRun, lease: Lease) -> PlannedStep | RunDriver:

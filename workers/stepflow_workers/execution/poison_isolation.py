@@ -136,13 +136,12 @@ class IsolatingRunner:
 
     def _close(self, lease: Lease) -> None:
         self._closed_for = lease
-        self._state.slots.used += self._state.slots.total
+        self._state.slots.close()
 
     def _open(self, lease: Lease) -> None:
         if self._closed_for is lease:
             self._closed_for = None
-            self._state.slots.used -= self._state.slots.total
-            self._state.slots.freed()
+            self._state.slots.open()
 
 
 def _now_s() -> float:

@@ -92,7 +92,12 @@ class RunDriver:
             fresh = [call for call in outcome.fresh if call.key not in run.planned]
             if fresh and self._may_be_planned:
                 continues = await self._read_planned()
-            elif fresh and outcome.alone and isinstance(request := fresh[0].request, RunRequest):
+            elif (
+                fresh
+                and outcome.alone
+                and isinstance(request := fresh[0].request, RunRequest)
+                and not _has_queue(request)
+            ):
                 self._budget -= 1
                 return StepAttempt(run, lease, fresh[0], request, deaths=run.deaths)
             elif fresh:
@@ -308,3 +313,8 @@ class RunDriver:
         except TimeoutError:
             return False
         return not self._state.stopping
+
+
+def _has_queue(request: RunRequest) -> bool:
+    """Whether a step has a queue of its own. Then it is a job of its own."""
+    return request.placement is not None and request.placement.queue != ""

@@ -5,7 +5,7 @@ Waits start first, so that no wait misses an event that another step of the same
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import assert_never
 
@@ -41,14 +41,14 @@ _CHUNK = 100
 
 async def start_steps(context: JobContext, run: CachedRun, lease: Lease, calls: list[StepCall]) -> bool:
     """Start a wait, a job or a child run for each step, or send its events; true if the run continues here."""
-    jobs: list[tuple[str, str]] = []
+    jobs: dict[str, list[tuple[str, str]]] = {}  # by queue
     invokes: list[StepAttempt[InvokeRequest]] = []
     waits: list[Callable[[], Awaitable[ScriptStatus]]] = []
     sends: list[StepAttempt[SendRequest]] = []
     for call in calls:
         match call.request:
-            case RunRequest():
-                jobs.append((call.key, call.id))
+            case RunRequest() as request:
+                jobs.setdefault(_queue_of(request), []).append((call.key, call.id))
             case InvokeRequest() as request:
                 invokes.append(StepAttempt(run, lease, call, request))
             case SleepRequest() | WaitRequest() as request:
@@ -77,10 +77,20 @@ async def _accepted(state: WorkerState, run: CachedRun, code: ScriptStatus) -> b
     return state.accepted(run, code)
 
 
-async def _plan_jobs(state: WorkerState, run: CachedRun, lease: Lease, steps: list[tuple[str, str]]) -> bool:
-    for part in in_chunks(steps, _CHUNK):
+def _queue_of(request: RunRequest) -> str:
+    """The queue of the job of a step; ``""``: that of the run."""
+    return request.placement.queue if request.placement else ""
+
+
+async def _plan_jobs(
+    state: WorkerState, run: CachedRun, lease: Lease, jobs: Mapping[str, list[tuple[str, str]]]
+) -> bool:
+    parts = ((queue, part) for queue, steps in jobs.items() for part in in_chunks(steps, _CHUNK))
+    for queue, part in parts:
         state.wakeups.job_queued(run.run_id)  # the claim follows on the same connection, before the reply
-        code = await state.broker.execute(plan_steps(state.partition, run_id=run.run_id, fence=lease.fence, steps=part))
+        code = await state.broker.execute(
+            plan_steps(state.partition, run_id=run.run_id, fence=lease.fence, steps=part, queue=queue)
+        )
         if not state.accepted(run, code):
             return False
     return True

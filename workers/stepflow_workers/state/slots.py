@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 __all__ = ["Slots"]
 
@@ -20,6 +22,8 @@ class Slots:
         self.total = total
         self.used = 0
         self.freed = freed
+        self._is_closed = False
+        self._wanted: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @contextmanager
     def reserved(self, count: int) -> Iterator[None]:
@@ -29,11 +33,15 @@ class Slots:
             yield
         finally:
             self.used -= count
+            self._give()
 
     @property
     def free(self) -> int:
-        """The number of free slots; 0 also when resumed jobs use more slots than there are."""
-        return max(0, self.total - self.used)
+        """The number of slots for new jobs; 0 also when resumed jobs use more slots than there are.
+
+        While a step waits for several slots, there are none for new jobs. So it gets them, however many jobs there are.
+        """
+        return 0 if self._is_closed or self._wanted else max(0, self.total - self.used)
 
     def take(self) -> None:
         """Take a slot for a claimed job."""
@@ -41,8 +49,7 @@ class Slots:
 
     def free_one(self) -> None:
         """Free the slot of a finished job."""
-        self.used -= 1
-        self.freed()
+        self._free(1)
 
     @contextmanager
     def released(self) -> Iterator[None]:
@@ -52,3 +59,46 @@ class Slots:
             yield
         finally:
             self.take()
+
+    @asynccontextmanager
+    async def several(self, count: int) -> AsyncIterator[None]:
+        """Use ``count`` slots in place of the one of a job, at most all that there are.
+
+        Waiting jobs get theirs in order, all at once: two that each hold a part of what they need would wait for ever.
+        """
+        count = min(count, self.total)
+        turn = asyncio.get_running_loop().create_future()
+        self._wanted.append((count, turn))
+        self.used -= 1
+        self._give()
+        try:
+            await turn
+            yield
+        finally:
+            self.take()
+            if turn.done() and not turn.cancelled():
+                self._free(count)
+            else:
+                self._wanted.remove((count, turn))
+                self._free(0)
+
+    def close(self) -> None:
+        """Have no slots for new jobs, until `open`."""
+        self._is_closed = True
+
+    def open(self) -> None:
+        """Undo `close`."""
+        self._is_closed = False
+        self.freed()
+
+    def _free(self, count: int) -> None:
+        self.used -= count
+        self._give()
+        self.freed()
+
+    def _give(self) -> None:
+        """Give the free slots to the jobs that wait for several."""
+        while self._wanted and self.used + self._wanted[0][0] <= self.total:
+            count, turn = self._wanted.popleft()
+            self.used += count
+            turn.set_result(None)

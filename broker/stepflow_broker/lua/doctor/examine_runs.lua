@@ -98,7 +98,7 @@ local function forget_step(step)
   end
   redis.call('DEL', RQ_JOB .. step.id)
   drop_wait(run, key)
-  drop_planned_step(run, key, true)
+  drop_planned_step(run, was, key, true)
   if was.concurrency then release_slots(step.id, was, now) end
   if not redis.call('HGET', RUN .. run, 'continuation') then queue_run(run, was, now) end
 end

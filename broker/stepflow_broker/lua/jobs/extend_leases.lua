@@ -15,7 +15,7 @@ for i = 3, #ARGV, 3 do
   local held = key == '' and holds_run(was, fence) or key ~= '' and holds_step(run, key, fence)
   if held and (not was.concurrency or extend_slots(job, was, expiry)) then
     redis.call('ZADD', KEYS[1], expiry, job)
-    local list = key == '' and was.list or list_of(was.queue, true)
+    local list = key == '' and was.list or list_of_step(run, was, key)
     if ARGV[i + 2] ~= '' and key == '' then redis.call('HSET', RUN .. run, 'executing', fence .. ' ' .. ARGV[i + 2]) end
     redis.call('ZADD', RQ_WIP .. list, 'XX', shown_until, job .. ':' .. fence)
   else

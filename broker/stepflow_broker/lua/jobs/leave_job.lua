@@ -20,7 +20,7 @@ if not string.find(' ' .. left_by .. ' ', ' ' .. version .. ' ', 1, true) then
 end
 local name = was.app .. '/' .. was.function_id
 if not has_other_version(name, left_by, now) then return 0 end
-local list = key == '' and was.list or list_of(was.queue, true)
+local list = key == '' and was.list or list_of_step(run, was, key)
 local job, subject = job_of(run, key), list .. '\n' .. name .. '\n' .. left_by
 end_lease(job, was, list, fence, now)
 if key == '' then

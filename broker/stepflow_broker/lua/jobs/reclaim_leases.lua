@@ -46,7 +46,7 @@ for _, job in ipairs(jobs) do
     if was.live and step[1] then
       record_death(STEPS .. run, key .. ':deaths', step[2])
       keep_death(run, key, (step[3] or 0) + 1, step[4] or '', step[5], now, step[2])
-      end_lease(job, was, list_of(was.queue, true), step[1], now)
+      end_lease(job, was, list_of_step(run, was, key), step[1], now)
       requeue_step(run, was, key, now, true)
     end
   end

@@ -14,7 +14,7 @@ for i = 2, #ARGV, 2 do
     requeue_run(run, was, now, true)
     count = count + 1
   elseif key ~= '' and holds_step(run, key, fence) then
-    end_lease(job, was, list_of(was.queue, true), fence, now)
+    end_lease(job, was, list_of_step(run, was, key), fence, now)
     requeue_step(run, was, key, now, true)
     count = count + 1
   end

@@ -111,7 +111,7 @@ local function promote(job, wait_list, now, at_front)
   elseif was.live and redis.call('HGET', STEPS .. run, key .. ':state') == 'waitlisted' then
     local id = redis.call('HGET', STEPS .. run, key)
     local description = name .. ': ' .. string.sub(id, 1, 100)
-    local state = enqueue_or_wait(job, run, was, list_of(was.queue, true), description, now, at_front, wait_list)
+    local state = enqueue_or_wait(job, run, was, list_of_step(run, was, key), description, now, at_front, wait_list)
     redis.call('HSET', STEPS .. run, key .. ':state', state)
   end
 end
@@ -148,8 +148,8 @@ local function leave_wait_lists(job, was)
   local name = was.app .. '/' .. was.function_id
   redis.call('ZREM', WAIT_LIST .. 'function ' .. name, job)
   redis.call('ZREM', WAIT_LIST .. 'queue ' .. was.queue, job)
-  for _, started in ipairs({true, false}) do
-    local code = list_of(was.queue, started) .. '\n' .. name
+  for _, list in ipairs(lists_of_job(job, was)) do
+    local code = list .. '\n' .. name
     redis.call('ZREM', WAIT_LIST .. 'code ' .. code, job)
     for _, subject in ipairs(redis.call('SMEMBERS', CODE_WAITS)) do -- in other versions of the code
       if string.sub(subject, 1, #code + 1) == code .. '\n' then redis.call('ZREM', WAIT_LIST .. 'code ' .. subject, job) end
@@ -162,7 +162,7 @@ end
 local function move_up(job, was, by_ms)
   local name, lists = was.app .. '/' .. was.function_id, {'queue ' .. was.queue}
   lists[2] = 'function ' .. name
-  for _, started in ipairs({true, false}) do lists[#lists + 1] = 'code ' .. list_of(was.queue, started) .. '\n' .. name end
+  for _, list in ipairs(lists_of_job(job, was)) do lists[#lists + 1] = 'code ' .. list .. '\n' .. name end
   for _, subject in ipairs(redis.call('SMEMBERS', CODE_WAITS)) do lists[#lists + 1] = 'code ' .. subject end
   for _, limit in ipairs(read_limits(was.concurrency)) do lists[#lists + 1] = limit.name end
   for _, list in ipairs(lists) do

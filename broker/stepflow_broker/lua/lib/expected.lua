@@ -10,13 +10,13 @@ local KEPT_MS = 86400000 -- how long data without a known retention is kept
 local SOON_MS = 60000 -- entries that expire within this time may be missing, and may still be there
 
 -- the names of the wait lists in which a job may be
-local function wait_lists_of(was)
+local function wait_lists_of(id, was)
   local names = {}
   for _, limit in ipairs(read_limits(was.concurrency)) do names[#names + 1] = limit.name end
   local name = was.app .. '/' .. was.function_id
   names[#names + 1] = 'function ' .. name
-  for _, started in ipairs({true, false}) do
-    local code = list_of(was.queue, started) .. '\n' .. name
+  for _, list in ipairs(lists_of_job(id, was)) do
+    local code = list .. '\n' .. name
     names[#names + 1] = 'code ' .. code
     for _, subject in ipairs(redis.call('SMEMBERS', CODE_WAITS)) do
       if string.sub(subject, 1, #code + 1) == code .. '\n' then names[#names + 1] = 'code ' .. subject end
@@ -47,7 +47,7 @@ end
 -- state -> the entries that it demands
 local DEMANDS = {
   queued = function(job)
-    return {{'RQ_QUEUE', {job.was.queue, list_of(job.was.queue, true)}, job.id}}
+    return {{'RQ_QUEUE', lists_of_job(job.id, job.was), job.id}}
   end,
   leased = function(job, now)
     local rq_score = math.floor((now + LEASE_MS) / 1000) + RQ_GRACE_S
@@ -55,7 +55,7 @@ local DEMANDS = {
       {'RQ_WIP', {job.list}, job.id .. ':' .. (job.lease or ''), score = rq_score}}
   end,
   waitlisted = function(job)
-    return {{'WAIT_LIST', wait_lists_of(job.was), job.id}}
+    return {{'WAIT_LIST', wait_lists_of(job.id, job.was), job.id}}
   end,
   delayed = function(job, now)
     local due = job.due or now
@@ -148,7 +148,7 @@ local function expected(job, now, kind)
     for _, entry in ipairs(demands(job, now)) do entries[#entries + 1] = entry end
     if RQ_STATUS[job.state] then entries[#entries + 1] = {'RQ_JOB', ONE, job.id, value = RQ_STATUS[job.state]} end
     if was.concurrency and (job.state == 'queued' or job.state == 'leased' or job.state == 'waitlisted') then
-      entries[#entries + 1] = {'CONCURRENCY_SLOTS', wait_lists_of(was), job.id, optional = true}
+      entries[#entries + 1] = {'CONCURRENCY_SLOTS', wait_lists_of(job.id, was), job.id, optional = true}
     end
   end
   return entries, retention

@@ -27,6 +27,19 @@ local function list_of(queue, started)
   return started and queue .. ':steps' or queue
 end
 
+-- the list of the job of a planned step. Only runs with `step_queues` have steps with a queue of their own.
+local function list_of_step(run, was, key)
+  local own = was.step_queues and redis.call('HGET', STEPS .. run, key .. ':queue')
+  return list_of(own or was.queue, true)
+end
+
+-- the lists on which a job of a run may be
+local function lists_of_job(job, was)
+  local run, key = split_job(job)
+  if key ~= '' then return {list_of_step(run, was, key)} end
+  return {list_of(was.queue, true), list_of(was.queue, false)}
+end
+
 local function describe_job(job, list, status, description, now, more)
   redis.call('HSET', RQ_JOB .. job, 'origin', list, 'status', status, 'description', description,
     'data', OWN_DATA .. 'rq_job.perform", null, ["' .. job .. '"], {}]',

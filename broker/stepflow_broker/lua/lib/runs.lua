@@ -73,12 +73,13 @@ local function wake_run(run, was, key, position, now, caller)
 end
 
 -- delete the fields of a planned step. Only a step that was attempted before has the later fields.
-local function drop_planned_step(run, key, tried)
+local function drop_planned_step(run, was, key, tried)
   redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':owner', key .. ':leased_at')
   if tried then
     redis.call('HDEL', STEPS .. run, key .. ':attempt', key .. ':error', key .. ':deaths', key .. ':due', key .. ':deferred',
       key .. ':left_by', key .. ':began', key .. ':first_failed_at')
   end
+  if was.step_queues then redis.call('HDEL', STEPS .. run, key .. ':queue') end
 end
 
 -- a deferral of a job that a worker cannot execute -> how many there were in a row, and the delay, which doubles each time
@@ -93,7 +94,7 @@ end
 -- delete the job or the wait of a step -> the child that it waited for, and the message that starts a remote child.
 -- `step` has the fields of the step, by their names without the key. The caller deletes those of a job.
 local function drop_step(run, was, key, step)
-  local job, list = job_of(run, key), list_of(was.queue, true)
+  local job, list = job_of(run, key), list_of_step(run, was, key)
   redis.call('DEL', RQ_JOB .. job)
   if step.state == 'waiting' then
     drop_wait(run, key, step.index)
@@ -248,7 +249,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
 end
 
 local function requeue_step(run, was, key, now, at_front)
-  local list, job = list_of(was.queue, true), job_of(run, key)
+  local list, job = list_of_step(run, was, key), job_of(run, key)
   redis.call('ZREM', RQ_SCHEDULED .. list, job)
   redis.call('HDEL', STEPS .. run, key .. ':lease', key .. ':owner', key .. ':leased_at')
   local id = redis.call('HGET', STEPS .. run, key) or key

@@ -6,11 +6,11 @@ local function read_run(run)
   local f = redis.call('HMGET', RUN .. run, 'status', 'continuation', 'lease', 'list', 'owner', 'queue', 'app',
     'function', 'deaths', 'parent', 'created_at', 'dedupe_ms', 'started_at', 'concurrency', 'singleton',
     'cancel_events', 'batch', 'remote_parent', 'signals',
-    'options')
+    'options', 'step_queues')
   return {status = f[1], continuation = f[2], lease = f[3], list = f[4], owner = f[5], queue = f[6], app = f[7],
     function_id = f[8], deaths = f[9], parent = f[10], created_at = f[11], dedupe_ms = f[12], started_at = f[13],
     concurrency = f[14], singleton = f[15], cancel_events = f[16], batch = f[17], remote_parent = f[18],
-    signals = f[19], options = f[20], live = LIVE_STATUS[f[1] or '']}
+    signals = f[19], options = f[20], step_queues = f[21], live = LIVE_STATUS[f[1] or '']}
 end
 
 -- whether this fence is the valid lease of the continuation

@@ -70,7 +70,7 @@ local function mend_step(run, key, now)
   local due = step[3] - by_ms
   redis.call('HSET', STEPS .. run, key .. ':began', now, key .. ':due', due)
   if step[1] == 'delayed' then
-    move_delayed(job_of(run, key), list_of(redis.call('HGET', RUN .. run, 'queue'), true), due, by_ms)
+    move_delayed(job_of(run, key), list_of_step(run, read_run(run), key), due, by_ms)
   elseif step[1] == 'waiting' then
     move_timer('wait:' .. run .. ':' .. key, by_ms)
     if not step[5] then redis.call('SET', TIMEOUT .. run .. ':' .. key, memo_of_time(due, step[4])) end

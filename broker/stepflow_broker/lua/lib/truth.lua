@@ -12,7 +12,7 @@ local function continuation_of(run, was)
 end
 
 local function step_of(run, was, key, step)
-  step.id, step.run, step.key, step.was, step.list = job_of(run, key), run, key, was, was.queue and list_of(was.queue, true)
+  step.id, step.run, step.key, step.was, step.list = job_of(run, key), run, key, was, was.queue and list_of_step(run, was, key)
   return step
 end
 

@@ -16,7 +16,7 @@ for i = 6, #ARGV do
   if step.state and step.state ~= 'leased' then
     local child, message = drop_step(run, was, key, step)
     if step.state ~= 'waiting' then
-      drop_planned_step(run, key, true)
+      drop_planned_step(run, was, key, true)
       release_slots(job_of(run, key), was, now)
     elseif message then
       send_cancel(child, message, failure, retention_ms)

@@ -13,9 +13,9 @@ if not held then
   return {refusal(was), 0}
 end
 local job = job_of(run, key)
-end_lease(job, was, list_of(was.queue, true), fence, now)
+end_lease(job, was, list_of_step(run, was, key), fence, now)
 redis.call('DEL', RQ_JOB .. job)
-drop_planned_step(run, key, tried)
+drop_planned_step(run, was, key, tried)
 local stored, position = record_memo(run, was, key, memo)
 wake_run(run, was, key, position, now, ARGV[6])
 return {stored, position}

@@ -16,7 +16,7 @@ if not held then
   if tonumber(planned[1] or 0) >= tonumber(ARGV[7]) then return 0 end
   return refusal(was)
 end
-local list, name = list_of(was.queue, true), was.app .. '/' .. was.function_id .. ': ' .. string.sub(ARGV[6], 1, 100)
+local list, name = list_of_step(run, was, key), was.app .. '/' .. was.function_id .. ': ' .. string.sub(ARGV[6], 1, 100)
 local deferred, delay_ms = count_deferral(planned[3], planned[4], now, tonumber(ARGV[9]), tonumber(ARGV[10]))
 local job, due = job_of(run, key), now + delay_ms
 if job_key ~= '' then end_lease(job, was, list, ARGV[4], now) end
