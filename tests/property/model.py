@@ -21,12 +21,14 @@ class Job:
         fence: of the lease, while there is one.
         until_ms: when the lease ends, or the delay.
         attempts: failed attempts of a step.
+        queue: the queue of the job.
     """
 
     state: str
     fence: int = 0
     until_ms: int = 0
     attempts: int = 0
+    queue: str = "shop"
 
     def become(self, state: str, *, fence: int = 0, until_ms: int = 0) -> None:
         """Change the state."""
@@ -126,14 +128,14 @@ class Model:
             job.become("queued")
         return code, list(run.memos).index(key) + 1
 
-    def plan(self, lease: Lease, step_ids: list[str]) -> ScriptStatus:
-        """Steps get jobs."""
+    def plan(self, lease: Lease, step_ids: list[str], queue: str) -> ScriptStatus:
+        """Steps get jobs on a queue."""
         if self.holds(lease) is None:
             return self.refusal(lease)
         run = self.runs[lease.run_id]
         for key in map(step_key, step_ids):
             if key not in run.memos:
-                run.steps.setdefault(key, Job("queued"))
+                run.steps.setdefault(key, Job("queued", queue=queue))
         return ScriptStatus.DONE
 
     def fail(self, lease: Lease, key: str, attempts: int, due_ms: int) -> ScriptStatus:

@@ -23,8 +23,9 @@ RUNS = ("run1", "run2")
 STEPS = ("a", "b", "c")
 WORKERS = ("w1", "w2")
 ENDS = (RunStatus.COMPLETED, RunStatus.FAILED)
-LATE = {"lease_overdue", "timer_overdue"}
-"""Findings that need a moving clock only."""
+QUEUES = ("shop", "gpu")
+LATE = {"lease_overdue", "timer_overdue", "queue_unserved"}
+"""Findings that need a moving clock, or a live worker, only."""
 UNROUTED = {"no_consumers", "stream_behind"}
 """Findings on the events of cancelled runs, which nothing routes here."""
 
@@ -62,7 +63,7 @@ class Transitions(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 4), worker=st.sampled_from(WORKERS))
     def claim(self, limit: int, worker: str) -> None:
         started, new = self.model.ready()
-        claimed = self.driver.claim(limit, worker=worker) or []
+        claimed = self.driver.claim(limit, worker=worker, queues=QUEUES) or []
         assert len(claimed) == min(limit, len(started) + len(new))
         assert {lease.job for lease in claimed[: len(started)]} <= started
         for lease in claimed:
@@ -104,12 +105,18 @@ class Transitions(RuleBasedStateMachine):
             assert self.driver.commit(lease, step_id, text=text, keep=keep) == expected
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), step_ids=st.lists(st.sampled_from(STEPS), min_size=1, unique=True), twice=st.booleans())
-    def plan(self, data: st.DataObject, step_ids: list[str], twice: bool) -> None:
+    @rule(
+        data=st.data(),
+        step_ids=st.lists(st.sampled_from(STEPS), min_size=1, unique=True),
+        queue=st.sampled_from(QUEUES),
+        twice=st.booleans(),
+    )
+    def plan(self, data: st.DataObject, step_ids: list[str], queue: str, twice: bool) -> None:
         lease = self.lease(data, of_step=False)
         if lease is not None:
             self.driver.twice = twice
-            assert self.driver.plan(lease, *step_ids) == self.model.plan(lease, step_ids)
+            own = queue if queue != "shop" else ""
+            assert self.driver.plan(lease, *step_ids, queue=own) == self.model.plan(lease, step_ids, queue)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), delay_ms=st.integers(0, 2 * LEASE_MS), twice=st.booleans())
@@ -212,7 +219,10 @@ class Transitions(RuleBasedStateMachine):
                 assert steps == {key: (job.state, job.attempts) for key, job in run.steps.items()}
             assert self.driver.memos(name) == list(run.memos.items())
         started, new = self.model.ready()
-        assert set(self.driver.queued("shop:steps")) == started
+        queued = self.model.jobs("queued")
+        for queue in QUEUES:
+            on_queue = {name for name in started if queued[name].queue == queue}
+            assert set(self.driver.queued(f"{queue}:steps")) == on_queue
         assert set(self.driver.queued("shop")) == new
 
     @invariant()
@@ -238,7 +248,7 @@ class Transitions(RuleBasedStateMachine):
             self.driver.advance(3 * LEASE_MS)
             self.driver.reclaim()
             self.driver.fire()
-            for lease in self.driver.claim() or ():
+            for lease in self.driver.claim(queues=QUEUES) or ():
                 self.complete(lease)
         for name in live:
             assert self.driver.run(name).status is RunStatus.COMPLETED
