@@ -241,7 +241,7 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
             return memo
         return replace(memo, failure=open_failure(cipher, memo.failure, *_scopes(run_id, key, memo, failed=True)))
     match memo.detail.get("kind"):
-        case StepKind.SLEEP | StepKind.SEND:
+        case StepKind.SLEEP | StepKind.SEND | StepKind.START:
             return memo
         case StepKind.WAIT:
             return replace(memo, data=open_event(cipher, memo.data)) if isinstance(memo.data, dict) else memo

@@ -187,7 +187,7 @@ class FunctionNotFoundError(InvokeError):
 
 
 class InvokeTimeoutError(InvokeError):
-    """The invoked function did not finish in time. Its run continues."""
+    """The invoked function did not finish in time. Its run continues, unless ``start_child`` has set the time."""
 
 
 class InvokeSkippedError(InvokeError):

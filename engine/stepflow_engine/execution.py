@@ -28,13 +28,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stepflow_engine.errors import LimitError, StepKindError, StepUsageError
+from stepflow_engine.errors import LimitError, StepflowError, StepKindError, StepUsageError
 from stepflow_engine.ids import StepKeys
 from stepflow_engine.limits import check_id
 from stepflow_engine.memo import Memo, unread_events
 from stepflow_engine.patches import Patches
 from stepflow_engine.run_loop import ACTIVITY, RunActivity
-from stepflow_engine.steps import StepCall, StepKind, StepRequest, stored_kind
+from stepflow_engine.steps import ParentClose, StepCall, StepKind, StepRequest, stored_kind
 from stepflow_engine.suspension import is_blocked_on_run
 from stepflow_engine.user_code import original, shielded
 from stepflow_engine.value_class import value_class
@@ -107,6 +107,8 @@ class Execution:
         values: what the code has set with ``ctx.set``: JSON text by key.
         has_undo: whether the code has requested a step with an undo handler.
         patches: what the run has decided at the patches of its code.
+        children: of the children of which the code has a handle, and whose end it has not received: the key of the end
+            → what becomes of the child when the run ends.
         is_driven: whether this pass decides how the run continues. A worker that replays the code only to find a
             planned step sets it to false.
         cancelled: the keys of steps that the code has requested and cancelled. The worker removes those that it has
@@ -136,6 +138,7 @@ class Execution:
         self.values: dict[str, bytes] = {}
         self.has_undo = False
         self.patches = Patches()
+        self.children: dict[str, ParentClose] = {}
         self._body = body
         self._max_steps = max_steps
         self._own_tasks = own_tasks
@@ -161,8 +164,11 @@ class Execution:
 
     # -- called by the code ------------------------------------------------------
 
-    async def request(self, step_id: str, request: StepRequest) -> Memo:
+    async def request(self, step_id: str, request: StepRequest, key: str | None = None) -> Memo:
         """Request a step and wait for its end. The step tools call it, inside the context of the run.
+
+        Args:
+            key: the key of the step; ``None``: it follows from the id.
 
         Raises:
             StepUsageError: the call is inside the handler of a step, in another thread, or outside of the context of
@@ -172,7 +178,7 @@ class Execution:
         """
         if self.closed:
             await self._refuse_late()
-        key = self._next_key(step_id)
+        key = self._next_key(step_id, key)
         task = asyncio.current_task(self._loop)  # to ask for the running loop is a system call before Python 3.12
         if task is None:
             raise StepUsageError("a step must be awaited in an asyncio task")
@@ -268,7 +274,7 @@ class Execution:
             self._waits.append(memo)
         return memo
 
-    def _next_key(self, step_id: str) -> str:
+    def _next_key(self, step_id: str, key: str | None) -> str:
         if HANDLER_ATTEMPT.get() is not None:
             raise StepUsageError(
                 f"step {step_id!r} must not be inside the handler of another step: "
@@ -294,7 +300,8 @@ class Execution:
                 f"a run must have at most {self._max_steps:,} steps: split the work over several runs with "
                 "step.invoke, or do more in one step"
             )
-        key = self._keys.next(step_id)
+        if key is None:
+            key = self._keys.next(step_id)
         self._requested.add(key)
         if (waiter := self._request_waiters.pop(key, None)) is not None and not waiter.done():
             waiter.set_result(None)
@@ -395,7 +402,7 @@ class Execution:
         call = self._pending.get(key)
         return call is not None and not call.future.done() and key not in self._memos
 
-    def refuse(self, key: str, error: StepUsageError) -> None:
+    def refuse(self, key: str, error: StepflowError) -> None:
         """Raise an error at the call of a step, if the code waits for it."""
         call = self._pending.get(key)
         if call is not None and not call.future.done():
@@ -422,6 +429,15 @@ class Execution:
         if key not in self._requested:
             waiter = self._request_waiters.setdefault(key, asyncio.get_running_loop().create_future())
             await asyncio.shield(waiter)
+
+    def open_children(self, parent_close: ParentClose) -> list[str]:
+        """The keys of the ends of children that have not ended, and that the run treats so when it ends."""
+        return [key for key, one in self.children.items() if one is parent_close and key not in self._memos]
+
+    def cancel_child(self, key: str) -> None:
+        """Cancel a child, by the key of its end, when the code next waits for a step or the run ends."""
+        self.children.pop(key, None)
+        self.cancelled.append(key)
 
     def pending_ids(self) -> list[str]:
         """The ids of the steps that the code waits for."""

@@ -8,6 +8,7 @@ import re
 __all__ = [
     "PARTITION_PREFIX_LENGTH",
     "StepKeys",
+    "child_key",
     "idempotency_key",
     "job_id",
     "numbered_id",
@@ -54,6 +55,11 @@ def numbered_id(step_id: str, key: str) -> str:
 def undo_key(key: str) -> str:
     """The memo key of the step that undoes the step with ``key``. No id has this key: an id is text."""
     return hashlib.sha1(b"\xffundo " + key.encode(), usedforsecurity=False).hexdigest()
+
+
+def child_key(key: str) -> str:
+    """The memo key of the end of the child that the step with ``key`` starts. No id has this key: an id is text."""
+    return hashlib.sha1(b"\xffchild " + key.encode(), usedforsecurity=False).hexdigest()
 
 
 class StepKeys:

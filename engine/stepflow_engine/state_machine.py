@@ -309,6 +309,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         f"{_ANY_STEP}; promote",
         "note_patches": "none",
         "note_undo": "none",
+        "note_closing": "none",
         "end_undo": "run running -> failed|cancelled; continuation leased -> none; "
         "step queued|waitlisted|leased|delayed -> none; promote",
         "retry_run": "run running -> waiting; continuation leased -> delayed; promote",
@@ -338,6 +339,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         # invokes
         "invoke_child": "step none -> waiting|memo; step waiting -> memo; start",
         "invoke_remote_child": "step none -> waiting",
+        "start_child": "step none -> waiting|memo; step waiting -> memo; start",
         "start_remote_child": "start",
         "wake_parent": "step waiting -> memo; wake",
         "wake_remote_parent": "step waiting -> memo; wake",

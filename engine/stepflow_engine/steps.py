@@ -21,10 +21,12 @@ __all__ = [
     "AskRequest",
     "InvokeRequest",
     "OutgoingEvent",
+    "ParentClose",
     "RunRequest",
     "SendRequest",
     "SignalRequest",
     "SleepRequest",
+    "StartRequest",
     "StepCall",
     "StepKind",
     "StepRequest",
@@ -47,9 +49,24 @@ class StepKind(StrEnum):
     SEND = "send"
     SIGNAL = "signal"
     ASK = "ask"
+    START = "start"
 
 
 _RUN = StepKind.RUN
+
+
+class ParentClose(StrEnum):
+    """What becomes of a child that its parent has started and that has not ended when the parent ends.
+
+    Attributes:
+        CANCEL: it is cancelled.
+        LEAVE: it continues.
+        WAIT: the parent ends after it. If the parent cannot wait, because it is cancelled, the child is cancelled.
+    """
+
+    CANCEL = "cancel"
+    LEAVE = "leave"
+    WAIT = "wait"
 
 
 def stored_kind(detail: Mapping[str, Any]) -> str:
@@ -90,13 +107,14 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class InvokeRequest:
-    """``step.invoke``: run another function and wait for it.
+    """``step.invoke``: run another function and wait for it. Or: wait for a child that an earlier step has started.
 
     Attributes:
         app, function: the app id and the id of the function.
         data: the data of its event, as JSON text.
         timeout_ms: the longest wait, in milliseconds.
         options: what the child has in place of the settings of the function; ``None``: nothing.
+        child: the run that was started; ``""``: the step starts one.
     """
 
     kind: ClassVar[StepKind] = StepKind.INVOKE
@@ -104,6 +122,26 @@ class InvokeRequest:
     function: str
     data: bytes
     timeout_ms: int
+    options: StartOptions | None = None
+    child: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """``step.start_child``: start a run of another function, and continue.
+
+    Attributes:
+        app, function, data, options: see `InvokeRequest`.
+        timeout_ms: the longest time that the child may take, in milliseconds.
+        parent_close: what becomes of the child if it takes longer, or its parent ends.
+    """
+
+    kind: ClassVar[StepKind] = StepKind.START
+    app: str
+    function: str
+    data: bytes
+    timeout_ms: int
+    parent_close: ParentClose
     options: StartOptions | None = None
 
 
@@ -198,7 +236,9 @@ class AskRequest:
     timeout_ms: int
 
 
-StepRequest = RunRequest | InvokeRequest | SleepRequest | WaitRequest | SendRequest | SignalRequest | AskRequest
+StepRequest = (
+    RunRequest | InvokeRequest | SleepRequest | WaitRequest | SendRequest | SignalRequest | AskRequest | StartRequest
+)
 
 
 def event_text(name: str, *, id: str, ts: int, data: bytes) -> bytes:

@@ -137,13 +137,13 @@ class UndoCollector(Execution):
     requests: dict[str, RunRequest]
     _requested_now: StepRequest | None = None
 
-    async def request(self, step_id: str, request: StepRequest) -> Memo:
+    async def request(self, step_id: str, request: StepRequest, key: str | None = None) -> Memo:
         """Note the request, and give the memo of the step; see `Execution.request`."""
         self._requested_now = request
-        return await super().request(step_id, request)
+        return await super().request(step_id, request, key)
 
-    def _next_key(self, step_id: str) -> str:
-        key, request = super()._next_key(step_id), self._requested_now
+    def _next_key(self, step_id: str, key: str | None) -> str:
+        key, request = super()._next_key(step_id, key), self._requested_now
         if isinstance(request, RunRequest) and request.undo is not None:
             self.requests[key] = request
         return key

@@ -62,6 +62,7 @@ from stepflow.client.run_info import AttemptInfo, RunInfo, StepInfo
 from stepflow.client.schedule_info import Schedule, ScheduledRun
 from stepflow.client.schedules import Schedules
 from stepflow.event import Event
+from stepflow.functions.child_handle import ChildHandle, SyncChildHandle
 from stepflow.functions.context import Context, SyncContext
 from stepflow.functions.function import Function
 from stepflow.functions.reference import FunctionReference, reference_function
@@ -134,6 +135,7 @@ __all__ = [
     "BulkNotFoundError",
     "BulkReason",
     "CancelOn",
+    "ChildHandle",
     "Concurrency",
     "ConfigurationError",
     "Context",
@@ -196,6 +198,7 @@ __all__ = [
     "StepUsageError",
     "Stepflow",
     "StepflowError",
+    "SyncChildHandle",
     "SyncContext",
     "SyncStepTools",
     "Throttle",

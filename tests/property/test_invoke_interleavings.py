@@ -23,12 +23,14 @@ from tests.support.snapshots import SnapshotServer
 from tests.support.undo_model import UndoModel
 
 _SIZES = [
-    pytest.param(1, (), 150, id="one-child"),
-    pytest.param(2, (), 5_000, id="two-children", marks=pytest.mark.slow),
+    pytest.param(1, (), 150, False, id="one-child"),
+    pytest.param(1, (), 100, True, id="one-handle"),
+    pytest.param(2, (), 5_000, False, id="two-children", marks=pytest.mark.slow),
+    pytest.param(2, (), 2_000, True, id="two-handles", marks=pytest.mark.slow),
 ]
 _LONG_SIZES = [
-    pytest.param(3, ("cancel-alone", "die", "forget"), 25_000, id="three-children-and-cancels"),
-    pytest.param(3, ("cancel-alone", "die", "cancel"), 20_000, id="three-children-and-forgetting"),
+    pytest.param(3, ("cancel-alone", "die", "forget"), 25_000, False, id="three-children-and-cancels"),
+    pytest.param(3, ("cancel-alone", "die", "cancel"), 20_000, False, id="three-children-and-forgetting"),
 ]
 if os.environ.get("STEPFLOW_INTERLEAVINGS") == "long":
     _SIZES += _LONG_SIZES
@@ -42,18 +44,19 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSer
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("children", "without", "states_at_least"), _SIZES)
+@pytest.mark.parametrize(("children", "without", "states_at_least", "handles"), _SIZES)
 def test_in_every_order_the_parent_is_woken_once_with_one_outcome(
     own_server: EmbeddedServer,
     children: int,
     without: tuple[str, ...],
     states_at_least: int,
+    handles: bool,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with contextlib.closing(SnapshotServer(own_server.url)) as server:
-        found = explore(server, InvokeModel(children=children, without=frozenset(without)))
+        found = explore(server, InvokeModel(children=children, without=frozenset(without), handles=handles))
     with capsys.disabled():
-        print(f"\na parent and {children} child(ren): {found}")
+        print(f"\na parent and {children} child(ren){' with handles' if handles else ''}: {found}")
     assert found.states >= states_at_least, "the model has shrunk"
 
 

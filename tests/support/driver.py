@@ -14,16 +14,18 @@ from stepflow_broker.registry.flow_control import FlowConfig, RateConfig
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions import invokes, jobs, runs
 from stepflow_broker.transitions.attempts import AttemptRecord, attempt_detail, executing_report, read_attempts
-from stepflow_broker.transitions.invokes import ChildStart, Resolved
+from stepflow_broker.transitions.invokes import ChildStart, HandleStart, Resolved
 from stepflow_broker.transitions.jobs import Lease, queue_lists
+from stepflow_broker.transitions.outbox import StartChild
 from stepflow_broker.transitions.runs import RunRecord, StepRecord
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.codec import dumps
 from stepflow_engine.error_group import FailedLike
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import step_key
+from stepflow_engine.ids import child_key, step_key
 from stepflow_engine.memo import memo_of_data, memo_of_failure
 from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.steps import StepKind
 from tests.support.backends import Store
 from tests.support.invariants import Part, check_invariants
 from tests.support.snapshots import look
@@ -34,6 +36,7 @@ __all__ = [
     "LEASE_MS",
     "NOBODY",
     "RETENTION_MS",
+    "STARTED_MEMO",
     "START_MS",
     "TIMEOUT_MEMO",
     "Driver",
@@ -46,6 +49,7 @@ LEASE_MS = 10_000
 RETENTION_MS = 3_600_000
 _END = "-- end of the messages --"
 TIMEOUT_MEMO = memo_of_failure(Failure("InvokeTimeoutError", "too late"), {"id": "call"})
+STARTED_MEMO = memo_of_data(b"null", {"id": "call", "kind": StepKind.START})
 GROUP_OF_ERRORS = "0123456789abcdef"
 _FAILED_LIKE = FailedLike(GROUP_OF_ERRORS, "charge", "ValueError", "no")
 ERROR = dumps(Failure("ValueError", "no").to_json())
@@ -347,6 +351,37 @@ class Driver:
             depth=1,
         )
         return invokes.invoke_child(self.partition, start, run_id=lease.run_id, fence=lease.fence, version=version)
+
+    def start_child(
+        self,
+        lease: Lease,
+        step_id: str = "call",
+        *,
+        child: str = "child1",
+        parent_close: str = "cancel",
+        timeout_ms: int = 60_000,
+        refusal: bytes = b"",
+        rate: RateConfig | None = None,
+        version: int = 0,
+    ) -> tuple[ScriptStatus, list[Resolved | StartChild]]:
+        """Start a child of which the code gets a handle. Its end is the step with the id ``<step_id> end``."""
+        event = {"name": "e", "id": child, "ts": 1, "data": {}}
+        key = step_key(step_id)
+        end = ChildStart(
+            key=child_key(key),
+            step_id=f"{step_id} end",
+            child=child,
+            event=dumps(event),
+            detail=dumps({"id": f"{step_id} end"})[1:],
+            timeout_ms=timeout_ms,
+            timeout_memo=TIMEOUT_MEMO,
+            refusal=refusal,
+            config=FunctionConfig("shop", "sell", "shop", flow=FlowConfig(rate), retention_ms=RETENTION_MS),
+            depth=1,
+        )
+        start = HandleStart(key, refusal or STARTED_MEMO, end, parent_close)
+        call = invokes.start_child(self.partition, start, run_id=lease.run_id, fence=lease.fence, version=version)
+        return self.send(call)
 
     def wake(self, child: str = "child1", *, worker: str = "w1") -> Resolved | None:
         return self.send(invokes.wake_parent(self.partition, child, worker=worker))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,12 +35,13 @@ from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions import invokes, jobs, runs
 from stepflow_broker.transitions import outbox as messages
 from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.invokes import ChildStart
+from stepflow_broker.transitions.invokes import ChildStart, HandleStart
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import step_key
-from stepflow_engine.memo import memo_of_failure
+from stepflow_engine.ids import child_key, step_key
+from stepflow_engine.memo import memo_of_data, memo_of_failure
 from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.steps import ParentClose
 from tests.support.invariants import check_invariants
 from tests.support.plain import plain_at
 from tests.support.snapshots import Snapshot
@@ -113,8 +114,10 @@ class State:
     def is_parked(self, run: str) -> bool:
         return self.is_live(run) and "continuation" not in self.run(run)
 
-    def waits_for(self, child: str) -> bool:
-        return self.held.hgetall(_KEYS("STEPS", PARENT)).get(f"{step_key(child)}:state") == "waiting"
+    def waiting(self) -> set[str]:
+        """The keys of the steps of the parent that wait."""
+        fields = self.held.hgetall(_KEYS("STEPS", PARENT))
+        return {name.partition(":")[0] for name, value in fields.items() if value == "waiting"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +151,29 @@ class InvokeModel:
     Args:
         children: how many the parent invokes.
         without: verbs of events and faults that never happen.
+        handles: whether the parent starts the children and has handles, in the place of invokes. The end of a child is
+            then the memo of another step than that of the start, and a child that takes too long is cancelled.
     """
 
-    def __init__(self, *, children: int = 2, without: frozenset[str] = frozenset()) -> None:
+    def __init__(self, *, children: int = 2, without: frozenset[str] = frozenset(), handles: bool = False) -> None:
         self.children = tuple(f"child{n}" for n in range(1, children + 1))
         self._without = without
+        self._handles = handles
+
+    def _key(self, child: str) -> str:
+        """The key of the step that waits for a child."""
+        return child_key(step_key(child)) if self._handles else step_key(child)
+
+    def _waits_for(self, state: State, child: str) -> bool:
+        return self._key(child) in state.waiting()
+
+    def _known(self, memos: Iterable[str]) -> frozenset[str]:
+        """The children whose ends have memos."""
+        return frozenset(child for child in self.children if self._key(child) in memos)
+
+    def _started(self, memos: Iterable[str]) -> frozenset[str]:
+        """The children of whose starts there are memos."""
+        return frozenset(child for child in self.children if self._handles and step_key(child) in memos)
 
     def beginning(self) -> list[Command[Any]]:
         """What makes the first state: the parent has been started, and its first worker has died."""
@@ -172,6 +193,7 @@ class InvokeModel:
         return [
             dict(zip(self.children, names, strict=True))
             | dict(zip(map(step_key, self.children), map(step_key, names), strict=True))
+            | dict(zip(map(self._key, self.children), map(self._key, names), strict=True))
             for names in ways
         ]
 
@@ -187,8 +209,8 @@ class InvokeModel:
         run, minds = state.run(PARENT), state.minds
         continuation = run.get("continuation")
         if continuation == "queued":
-            known = frozenset(child for child in self.children if step_key(child) in state.memos())
-            yield Move("claim parent", (self._claim(PARENT),), replace(minds, holder=Holder(known)))
+            holder = Holder(self._known(state.memos()), self._started(state.memos()))
+            yield Move("claim parent", (self._claim(PARENT),), replace(minds, holder=holder))
         elif continuation == "leased" and minds.holder:
             yield from self._by_holder(state, minds.holder, int(run["lease"]))
             yield Move("die parent", (), replace(minds, holder=None), "fault")
@@ -202,7 +224,7 @@ class InvokeModel:
     def _by_holder(self, state: State, holder: Holder, fence: int) -> Iterator[Move]:
         minds = state.minds
         for child in holder.invoked - holder.known:
-            if state.waits_for(child):
+            if self._waits_for(state, child):
                 after = replace(holder, invoked=holder.invoked - {child})
                 lost = replace(minds, holder=after, live=minds.live - {child}, lost=minds.lost | {child})
                 yield Move(f"lose {child}", (self._lose(child, fence),), lost, "event")
@@ -212,7 +234,8 @@ class InvokeModel:
                 after = replace(holder, invoked=holder.invoked | {child})
                 yield Move(f"invoke {child}", (self._invoke(child, fence),), replace(state.minds, holder=after))
         elif len(holder.known | minds.lost) < len(self.children):
-            yield Move("park parent", (self._park(fence, len(holder.known)),), replace(state.minds, holder=None))
+            applied = len(holder.known) + len(self._started(state.memos()))
+            yield Move("park parent", (self._park(fence, applied),), replace(state.minds, holder=None))
         else:
             call = self._finish(PARENT, fence, dumps("the parent's result"))
             yield Move("finish parent", (call,), replace(state.minds, holder=None))
@@ -239,10 +262,11 @@ class InvokeModel:
             yield Move(f"forget {child}", (), awake, "fault")
         if state.is_live(child):
             yield Move(f"cancel {child}", (self._cancel(child),), without, "event")
-        if state.waits_for(child):
-            timer = self._expire("TIMEOUTS", f"wait:{PARENT}:{step_key(child)}")
+        if self._waits_for(state, child):
+            timer = self._expire("TIMEOUTS", f"wait:{PARENT}:{self._key(child)}")
             fire = jobs.fire_timers(PARTITION)
-            yield Move(f"timeout {child}", (*timer, fire), minds, "event")
+            after = without if self._handles else minds
+            yield Move(f"timeout {child}", (*timer, fire), after, "event")
 
     def _of_stream(self, state: State) -> Iterator[Move]:
         entries, pending = state.held.content(_KEYS("FINISHED"), ([], []))
@@ -265,9 +289,10 @@ class InvokeModel:
         """What the workers have in mind when the answer has come."""
         match move.verb, answer:
             case "park", ScriptStatus.MORE:
-                known = frozenset(c for c in self.children if step_key(c) in after.hgetall(_KEYS("MEMOS", PARENT)))
+                known = self._known(after.hgetall(_KEYS("MEMOS", PARENT)))
                 assert not known & move.minds.lost, "M3: a cancelled step has a memo"
-                return replace(move.minds, holder=Holder(known, known))
+                started = self._started(after.hgetall(_KEYS("MEMOS", PARENT)))
+                return replace(move.minds, holder=Holder(known, known | (started - move.minds.lost)))
             case (("park" | "finish"), code):
                 assert code is ScriptStatus.DONE, f"M3: the holder was not obeyed: {move.name} was answered {code!r}"
             case "lose", code:
@@ -306,7 +331,9 @@ class InvokeModel:
         woken = before.is_parked(PARENT) and after.run(PARENT).get("continuation")
         assert not woken or len(new) == len(old) + 1, f"M1: {move.name} woke the parent without a memo"
         for key in new.keys() - old.keys():
-            child = {step_key(child): child for child in self.children}[key]
+            if self._handles and move.verb == "invoke" and key == step_key(move.run):
+                continue
+            child = {self._key(child): child for child in self.children}[key]
             outcome, data = (json.loads(new[key]).get(field) for field in ("outcome", "data"))
             assert move.run == child, f"M1: {move.name} made the memo of {child}"
             assert outcome in self._outcomes(before, move), f"M1: {move.name} made memo {new[key]}"
@@ -342,7 +369,7 @@ class InvokeModel:
         yield from self._late(state)
         holder, fence = state.minds.holder, int(state.run(PARENT).get("lease", 0))
         for child in holder.invoked if holder else ():
-            yield f"invoke {child}, again", self._invoke(child, fence), ((ScriptStatus.ALREADY, None),)
+            yield f"invoke {child}, again", self._invoke(child, fence), ((ScriptStatus.ALREADY, self._nothing),)
         for child in state.minds.lost if holder else ():
             yield f"lose {child}, again", self._lose(child, fence), (ScriptStatus.DONE,)
         for child in self.children:
@@ -364,7 +391,7 @@ class InvokeModel:
         """The calls of those who have lost their leases, or have given them up."""
         fence = _last_fence(state.run(PARENT))
         for child in self.children:
-            answers = tuple((code, None) for code in _REFUSED)
+            answers = tuple((code, self._nothing) for code in _REFUSED)
             yield f"invoke {child}, late", self._invoke(child, fence), answers
             yield f"lose {child}, late", self._lose(child, fence), _REFUSED
         yield "park, late", self._park(fence, 0), _REFUSED
@@ -389,9 +416,14 @@ class InvokeModel:
         lists = jobs.queue_lists([run])
         return jobs.claim_jobs(PARTITION, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS)
 
+    @property
+    def _nothing(self) -> list[Any] | None:
+        """What an invoke that changes nothing answers beside its status."""
+        return [] if self._handles else None
+
     def _invoke(self, child: str, fence: int) -> Command[Any]:
         start = ChildStart(
-            key=step_key(child),
+            key=self._key(child),
             step_id=child,
             child=child,
             event=_event(child),
@@ -402,12 +434,14 @@ class InvokeModel:
             config=self._config(child),
             depth=1,
         )
+        if self._handles:
+            handle = HandleStart(step_key(child), memo_of_data(b"null", {"id": child}), start, ParentClose.CANCEL)
+            return invokes.start_child(PARTITION, handle, run_id=PARENT, fence=fence, version=0)
         return invokes.invoke_child(PARTITION, start, run_id=PARENT, fence=fence, version=0)
 
-    @staticmethod
-    def _lose(child: str, fence: int) -> Command[Any]:
+    def _lose(self, child: str, fence: int) -> Command[Any]:
         """The parent's code cancels the step that waits for the child, as that of the loser of a race."""
-        keys = [step_key(child)]
+        keys = [self._key(child)]
         return cancel_steps(PARTITION, run_id=PARENT, fence=fence, keys=keys, retention_ms=RETENTION_MS)
 
     @staticmethod

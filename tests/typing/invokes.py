@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any, assert_type
 
-from stepflow import Context, FunctionReference, SyncContext, reference_function
+from stepflow import ChildHandle, Context, FunctionReference, SyncChildHandle, SyncContext, reference_function
 from tests.typing.functions import (
     Number,
     Order,
@@ -50,6 +50,24 @@ async def invokes(ctx: Context) -> None:
     assert_type(await step.invoke("text", compute_square, timeout="1h"), Square)
     assert_type(await step.invoke("seconds", compute_square, timeout=30), Square)
     assert_type(await step.invoke("a timedelta", compute_square, timeout=timedelta(hours=1)), Square)
+
+
+@app.function("starts")
+async def starts(ctx: Context) -> None:
+    child = await ctx.step.start_child("a model", compute_square, data=Number(number=4), parent_close="wait")
+    assert_type(child, ChildHandle[Square])
+    assert_type(await child.result(timeout="1h"), Square)
+    assert_type(await ctx.step.start_child("a mapping", both, {"number": 4}, timeout=30), ChildHandle[Square])
+    assert_type(await ctx.step.start_child("by id", "maths/compute-square"), ChildHandle[Any])
+    await ctx.step.start_child("close", compute_square, parent_close="stop")  # error
+    await ctx.step.start_child("data", compute_square, data=Point(4))  # error
+
+
+@app.function("starts-in-a-thread")
+def starts_in_a_thread(ctx: SyncContext) -> None:
+    child = ctx.step.start_child("a model", compute_square, data=Number(number=4), parent_close="leave")
+    assert_type(child, SyncChildHandle[Square])
+    assert_type(child.result(), Square)
 
 
 @app.function("references")

@@ -50,7 +50,7 @@ def _member(name: str, member: Any) -> Iterator[tuple[str, str, str]]:
 def _is_twin(text: str) -> bool:
     """Whether a docstring refers to the one of its twin, which has the example."""
     first = text.partition("\n")[0]
-    return first.startswith("The asyncio twin of `") or "see `StepTools." in first
+    return first.startswith("The asyncio twin of `") or "see `StepTools." in first or "see `ChildHandle." in first
 
 
 EXAMPLES = [(name, text.partition(_MARK)[2]) for name, _, text in _public() if _MARK in text]

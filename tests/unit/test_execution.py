@@ -550,6 +550,7 @@ CALLS: dict[StepKind, Callable[[Context], Awaitable[object]]] = {
     StepKind.SEND: lambda ctx: ctx.step.send_event("x", Event("paid")),
     StepKind.SIGNAL: lambda ctx: ctx.step.wait_for_signal("x", "go"),
     StepKind.ASK: lambda ctx: ctx.step.ask("x", schema=bool, timeout="1h"),
+    StepKind.START: lambda ctx: ctx.step.start_child("x", "other"),
 }
 
 
@@ -571,6 +572,8 @@ def test_a_step_does_not_take_the_memo_of_a_step_of_another_kind(
         return "same kind"
 
     detail = {} if stored is StepKind.RUN else {"kind": stored.value}
+    if stored is StepKind.START:
+        detail |= {"function": "app/other", "run_id": "r", "end_key": "k", "parent_close": "cancel"}
     data = ["id"] if requested is StepKind.SEND else None
     memos = [(step_key("x"), Memo("x", data=data, detail=detail)), *data_memos(other=1)]
     expected = "same kind" if stored is requested else f"x {stored} {requested}"

@@ -28,6 +28,7 @@ METHODS = {
     StepKind.SEND: {"send_event"},
     StepKind.SIGNAL: {"wait_for_signal"},
     StepKind.ASK: {"ask"},
+    StepKind.START: {"start_child"},
 }
 """The methods of `StepTools` that make a step of each kind."""
 

@@ -1,4 +1,4 @@
-"""Invokes within one partition: start a child, and wake its parent. `remote_invokes` has those between partitions.
+"""Invokes: start a child, and wake its parent. `remote_invokes` has the invokes between partitions.
 
 The wait and the child are stored in one script. When the child ends, its message stays in the outbox until the step of
 the parent has its memo.
@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.protocol.command import Command, run_script
+from stepflow_broker.protocol import replies
+from stepflow_broker.protocol.command import Arg, Command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.outbox import StartChild
+from stepflow_engine.codec import dumps
 
-__all__ = ["ChildStart", "Resolved", "invoke_child", "wake_parent"]
+__all__ = ["ChildStart", "HandleStart", "Resolved", "invoke_child", "start_child", "wake_parent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,24 @@ class ChildStart:
     refusal: bytes
     config: FunctionConfig
     depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandleStart:
+    """A child that a step of a parent starts without waiting for it. The code gets a handle.
+
+    Attributes:
+        key: the step of the parent.
+        memo: its memo.
+        end: the child, and the step that waits for its end. If the function cannot be invoked, it has a refusal, which
+            is also the memo.
+        parent_close: what becomes of the child when the parent ends; see `stepflow_engine.steps.ParentClose`.
+    """
+
+    key: str
+    memo: bytes
+    end: ChildStart
+    parent_close: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +114,64 @@ def invoke_child(
         start.depth,
         start.config.retention_ms,
         *start.config.rules_or_skip(start.event, partition.cipher),
+    )
+
+
+def start_child(
+    partition: Partition,
+    start: HandleStart,
+    *,
+    run_id: str,
+    fence: int,
+    version: int,
+) -> Command[tuple[ScriptStatus, list[Resolved | StartChild]]]:
+    """Start a child and store the memo of the step that starts it. DONE, ALREADY, NO_RUN, STALE_FENCE, STALE_REGISTRY.
+
+    Also returns the steps that have a memo now, and the message that starts a child in another partition, so that the
+    caller can deliver it at once. It is also on the stream.
+    """
+    end, config = start.end, start.end.config
+    rules = config.rules_or_skip(end.event, partition.cipher)
+    is_remote = partition.of(end.child) is not partition.of(run_id)
+    parts: list[Arg] = [run_id, end.key, end.depth, config.app, config.id, config.queue, config.retention_ms, *rules]
+    args = tuple(replies.text(arg) for arg in parts) if is_remote else ()
+
+    def read(reply: list[Any]) -> tuple[ScriptStatus, list[Resolved | StartChild]]:
+        code, position, end_position, memo, message = reply
+        found: list[Resolved | StartChild] = []
+        if position:
+            found.append(Resolved(run_id, start.key, position, start.memo))
+        if end_position:
+            found.append(Resolved(run_id, end.key, end_position, memo))
+        if message:
+            found.append(StartChild(message.decode(), end.child, end.event, args))
+        return ScriptStatus(code), found
+
+    return run_script(
+        "start_child",
+        read,
+        partition.run_keys(run_id, "RUN"),
+        partition.now_ms(),
+        run_id,
+        fence,
+        version,
+        start.key,
+        start.memo,
+        end.key,
+        end.step_id,
+        end.detail,
+        end.timeout_ms,
+        end.timeout_memo,
+        start.parent_close,
+        "" if end.refusal else end.child,
+        config.app,
+        config.id,
+        config.queue,
+        end.event,
+        end.depth,
+        config.retention_ms,
+        dumps(args) if is_remote else b"",
+        *rules,
     )
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "StepRecord",
     "cancel_run",
     "forget_runs",
+    "note_closing",
     "note_patches",
     "patches_text",
     "read_patches",
@@ -61,6 +62,7 @@ class RunRecord:
         undoing: the status that it will have when its steps are undone; ``""``: it does not undo them.
         options: those of its start; ``None``: it has the settings of its function.
         patches: what it has decided at the patches of its code.
+        closing: the status that it will have when its children have ended; ``""``: it does not wait for them to end.
     """
 
     id: str
@@ -103,6 +105,7 @@ class RunRecord:
     undoing: str = ""
     options: StartOptions | None = None
     patches: Mapping[str, PatchDecision] = field(default_factory=dict)
+    closing: str = ""
 
     @property
     def name(self) -> str:
@@ -126,6 +129,7 @@ class StepRecord:
         index, condition: of a step that waits for an event; see `stepflow_broker.transitions.waits.WaitStart`.
         has_early_events: whether the worker that began the wait has yet to match the early events. It may have died.
         deferred: how often in a row a worker could not execute its job.
+        parent_close: of a wait for a child of which the code has a handle: what becomes of the child when the run ends.
         leased_at: when the worker ``owner`` claimed its job, in milliseconds since the epoch.
         queue: the queue of its job; ``""``: that of the run.
     """
@@ -145,6 +149,7 @@ class StepRecord:
     deferred: int = 0
     leased_at: int | None = None
     queue: str = ""
+    parent_close: str = ""
 
     @property
     def kind(self) -> str:
@@ -381,6 +386,11 @@ def _patches(text: bytes) -> dict[str, PatchDecision]:
     return {patch_id: PatchDecision.from_json(value) for patch_id, value in loads(text).items()} if text else {}
 
 
+def note_closing(partition: Partition, *, run_id: str, fence: int, status: RunStatus) -> Command[ScriptStatus]:
+    """Note how the code of a run has ended, while the run waits for its children. DONE, NO_RUN or STALE_FENCE."""
+    return run_script("note_closing", ScriptStatus, partition.run_keys(run_id, "RUN"), run_id, fence, status)
+
+
 def parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord | None:
     """The record of a run from the fields of its hash; ``None`` if there is no such run.
 
@@ -446,6 +456,7 @@ def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
         undoing=text("undoing"),
         options=StartOptions.from_json(fields["options"]) if fields.get("options") else None,
         patches=_patches(fields.get("patches", b"")),
+        closing="" if RunStatus(text("status")).ended else text("closing"),
     )
 
 
@@ -478,4 +489,5 @@ def _step(name: str, value: bytes, fields: dict[str, bytes]) -> StepRecord:
         deferred=int(fields.get(f"{name}:deferred", b"0")),
         leased_at=int(float(leased_at)) if leased_at else None,
         queue=fields.get(f"{name}:queue", b"").decode(),
+        parent_close=fields.get(f"{name}:close", b"").decode(),
     )

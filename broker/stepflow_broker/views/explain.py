@@ -46,9 +46,9 @@ class Reason:
     """One reason, and the reasons behind it.
 
     Attributes:
-        kind: of a run: ended, undoing, paused, executing, queued, waitlisted, delayed, retrying, waiting, batch,
-            code_missing, not_readable. Behind it: child, event, signal, ask, command (which ends these two), sleep,
-            step, code, retrying, waitlisted, pause, queue, concurrency.
+        kind: of a run: ended, undoing, closing (it waits for its children before it ends), paused, executing, queued,
+            waitlisted, delayed, retrying, waiting, batch, code_missing, not_readable. Behind it: child, event, signal,
+            ask, command (which ends these two), sleep, step, code, retrying, waitlisted, pause, queue, concurrency.
         subject: a run, a step, a queue, or a concurrency limit.
         text: a sentence without a full stop.
         until: when it ends by itself, in milliseconds since the epoch; ``None``: it does not end by time.
@@ -106,6 +106,9 @@ class _Explainer:
         if record.undoing:
             text = f"{record.name} is undoing its steps after it {_reason_of_undo(record)}"
             reason = Reason("undoing", run_id, text, None, (reason,))
+        elif record.closing:
+            text = f"the code of {record.name} has {record.closing}: the run ends when its children have ended"
+            reason = Reason("closing", run_id, text, None, (reason,))
         if paused := tuple(self._paused(record, names)):
             return Reason("paused", run_id, f"{record.name} is paused", None, (*paused, reason))
         return reason
@@ -212,7 +215,7 @@ class _Explainer:
                 case "waiting" if step.child:
                     child = self.run(step.child, depth=depth + 1) if depth < _DEPTH else None
                     because = (child,) if child else ()
-                    yield Reason("child", step.id, f"step {step.id!r} waits for run {step.child}", step.due_at, because)
+                    yield Reason("child", step.id, _child(step), step.due_at, because)
                 case "waiting" if step.kind == StepKind.SIGNAL:
                     yield _signal(run_id, step)
                 case "waiting" if step.kind == StepKind.ASK:
@@ -325,6 +328,13 @@ def _end(record: RunRecord) -> str:
     if record.status is RunStatus.CANCELLED:
         return f": {record.failure.message}" if record.failure.message else ""
     return f": {one_line_failure(record.failure)}"
+
+
+def _child(step: StepRecord) -> str:
+    """That a child has not ended. If the code has a handle of it, the code may wait for it or not."""
+    if not step.parent_close:
+        return f"step {step.id!r} waits for run {step.child}"
+    return f"run {step.child}, which step {step.id!r} has started, has not ended (parent_close={step.parent_close!r})"
 
 
 def _signal(run_id: str, step: StepRecord) -> Reason:

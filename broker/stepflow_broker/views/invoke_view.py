@@ -15,6 +15,7 @@ from stepflow_engine.steps import StepKind
 __all__ = ["InvokeView", "ended_invoke", "find_invokes", "unfinished_invoke", "waiting_invoke"]
 
 WAITING = "waiting"
+GIVEN_UP = "given_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class InvokeView:
         function: ``app/function``; ``""`` while the step waits: the child has the name.
         run_id: the child; ``""``: there is none, because the function was not found.
         outcome: ``waiting``, or how the wait ended: ``completed``, ``failed``, ``cancelled``, ``skipped``, ``timeout``,
-            ``not_found``, or ``unfinished`` (the run itself was cancelled, or failed).
+            ``not_found``, ``unfinished`` (the run itself was cancelled, or failed), or ``given_up`` (the run has
+            completed without the end of a child that it has started, or its code has cancelled it).
         waits_until: the timeout of the wait, in milliseconds since the epoch; ``None``: the wait has ended.
     """
 
@@ -56,11 +58,26 @@ def find_invokes(
     memos: Iterable[tuple[str, Memo]], pending: Sequence[StepRecord], attempts: Iterable[AttemptRecord] = ()
 ) -> list[InvokeView]:
     """The invoke steps of a run: those that wait, then those that did not complete, then those that did."""
-    ended = {attempt.key: invoke for attempt in attempts if (invoke := unfinished_invoke(attempt)) is not None}
-    ended |= {key: invoke for key, memo in memos if (invoke := ended_invoke(key, memo)) is not None}
-    waiting = [invoke for step in pending if step.key not in ended and (invoke := waiting_invoke(step)) is not None]
+    stored = list(memos)
+    found = [_started_child(memo) for _, memo in stored]
+    found += [waiting_invoke(step) for step in pending]
+    found += [unfinished_invoke(attempt) for attempt in attempts]
+    found += [ended_invoke(key, memo) for key, memo in stored]
+    known = {invoke.key: invoke for invoke in found if invoke is not None}.values()  # of a step, the last
+    waiting = [invoke for invoke in known if invoke.waiting]
     waiting.sort(key=lambda invoke: (invoke.waits_until or 0, invoke.step_id))
-    return waiting + sorted(ended.values(), key=lambda invoke: invoke.outcome == "completed")
+    rest = [invoke for invoke in known if not invoke.waiting]
+    return waiting + sorted(rest, key=lambda invoke: invoke.outcome == "completed")
+
+
+def _started_child(memo: Memo) -> InvokeView | None:
+    """The wait for the child that a step has started, as if nothing else was known of it."""
+    detail = memo.detail
+    if detail.get("kind") != StepKind.START or memo.failure is not None:
+        return None
+    return InvokeView(
+        detail.get("end_key", ""), memo.id, detail.get("function", ""), detail.get("run_id", ""), GIVEN_UP
+    )
 
 
 def ended_invoke(key: str, memo: Memo) -> InvokeView | None:

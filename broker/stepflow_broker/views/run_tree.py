@@ -54,7 +54,7 @@ _JSON_FIELDS = (
     "children",
     "children_not_shown",
 )
-_INVOKE = b'"kind":' + dumps(StepKind.INVOKE)  # part of the memo of an invoke
+_INVOKES = [b'"kind":' + dumps(kind) for kind in (StepKind.INVOKE, StepKind.START)]  # parts of memos that name children
 _CHUNK = 25  # runs per round trip: their results may be large, and memory holds one chunk at a time
 
 
@@ -181,7 +181,7 @@ class _TreeReader:
         for run_id in run_ids:
             record, pending, attempts, memos = next(replies), next(replies), next(replies), next(replies)
             self.runs[run_id] = self._node(record, pending) if record else None
-            ended = ((key, read_memo(text)) for key, text in memos if _INVOKE in text)
+            ended = ((key, read_memo(text)) for key, text in memos if any(part in text for part in _INVOKES))
             self.invokes[run_id] = find_invokes(ended, pending, attempts)
 
     def _calls(self, run_id: str) -> Iterator[Command[Any]]:

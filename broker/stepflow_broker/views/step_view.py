@@ -35,7 +35,8 @@ class StepView:
         version: the version of the code of that worker; ``""``: unknown, or the step is a wait.
         due_at: when the next attempt is due.
         failure: the failure of the step, or of its last attempt.
-        kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event), ``send``, ``signal`` (a wait for one) or ``ask``.
+        kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event), ``send``, ``signal`` (a wait for one), ``ask``
+            or ``start`` (of a child; a step ``invoke`` with the same id waits for its end).
         invoke: the invoke; ``None`` for a step of another kind.
         wait: the sleep, or the wait for an event, a signal or an answer; ``None`` for a step of another kind.
         history: its attempts that are kept, oldest first; empty for a wait.

@@ -18,7 +18,11 @@ __all__ = ["run_tree"]
 _ONE_LINE_WIDTH = 120
 _LONGEST_NAME = 60
 _LONGEST_STEP = 32
-_OUTCOMES = {"timeout": "timed out waiting", "not_found": "did not find the function"}
+_OUTCOMES = {
+    "timeout": "timed out waiting",
+    "not_found": "did not find the function",
+    "given_up": "has not waited for its end",
+}
 
 
 def run_tree(tree: RunTree, width: int) -> Tree | None:

@@ -65,6 +65,8 @@ class SourceStep:
     Attributes:
         text, memo: its memo, stored and read; ``b""`` and ``None``: it has none.
         invoke: of an invoke: the facts of its memo that do not depend on its outcome.
+        starts: of a step that has started a child: the key of the step that waits for its end. The fork keeps both, or
+            starts a child again.
     """
 
     key: str
@@ -73,6 +75,7 @@ class SourceStep:
     text: bytes = b""
     memo: Memo | None = None
     invoke: Mapping[str, Any] = field(default_factory=dict)
+    starts: str = ""
 
 
 def source_steps(
@@ -89,7 +92,8 @@ def source_steps(
     steps: dict[str, SourceStep] = {}
     for key, text in memos:
         memo = read_memo(text)
-        steps[key] = SourceStep(key, memo.id, stored_kind(memo.detail), text, memo, _invoke_facts(memo.detail))
+        starts = str(memo.detail.get("end_key", ""))
+        steps[key] = SourceStep(key, memo.id, stored_kind(memo.detail), text, memo, _invoke_facts(memo.detail), starts)
     for step in pending:
         detail = loads(b"{" + step.detail) if step.kind == StepKind.INVOKE else {}
         steps.setdefault(step.key, SourceStep(step.key, step.id, step.kind, invoke=_invoke_facts(detail)))
@@ -158,6 +162,8 @@ class ForkPlan:
         edited = {key: self._edited(key, value) for key, value in self._results()}
         retained = [step for step in self._before_the_cut() if step.key in edited or not self._is_repeated(step)]
         late = yield from self._read_late_results({step.key for step in retained} | edited.keys())
+        ends = {step.key for step in retained} | {key for key, _ in late}
+        retained = [step for step in retained if not step.starts or step.starts in ends]
         memos = [(step.key, edited.pop(step.key, b"") or self._retained(step)) for step in retained]
         return [*memos, *late, *edited.items()]
 

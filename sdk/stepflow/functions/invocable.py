@@ -1,4 +1,4 @@
-"""The base class of what can be invoked, the request of an invoke, and its errors."""
+"""The base class of what can be invoked, the requests of an invoke and of a start, and their errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing_extensions import TypeVar
 from stepflow.options.start import start_options
 from stepflow_engine.codec import Restore, dumps_event
 from stepflow_engine.declared_types import check_event_data
-from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms
+from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms, show_value
 from stepflow_engine.errors import (
     EventError,
     FunctionNotFoundError,
@@ -22,9 +22,10 @@ from stepflow_engine.errors import (
 from stepflow_engine.failure import Failure
 from stepflow_engine.limits import check_id
 from stepflow_engine.memo import Memo
-from stepflow_engine.steps import InvokeRequest
+from stepflow_engine.start_options import StartOptions
+from stepflow_engine.steps import InvokeRequest, ParentClose, StartRequest
 
-__all__ = ["Invocable", "invoke_error", "invoke_request"]
+__all__ = ["Invocable", "invoke_error", "invoke_request", "invoke_timeout_ms", "start_request"]
 
 I = TypeVar("I", default=Any)  # noqa: E741  input
 O = TypeVar("O", default=Any)  # noqa: E741  output
@@ -52,48 +53,96 @@ def invoke_request(
     app_id: str,
     event_bytes: int,
     timeout: Duration | None = None,
-    priority: float | None = None,
-    queue: str | None = None,
-    retention: Duration | None = None,
+    **options: Any,
 ) -> tuple[InvokeRequest, Restore | None]:
     """The request of an invoke, and the adapter that restores its result to the declared type.
+
+    Args:
+        options: see `stepflow.options.start.start_options`.
 
     Raises:
         StepUsageError: the function, the timeout or an option is invalid.
         EventError: the data is not JSON, over the limit, or would come back as other data.
     """
-    app, name = _name(function, app_id)
+    called = _called("invoke", function, data, app_id=app_id, event_bytes=event_bytes)
+    timeout_ms = invoke_timeout_ms(timeout, "invoke: timeout")
+    return InvokeRequest(*called, timeout_ms, _options("invoke", options)), getattr(function, "output", None)
+
+
+def start_request(
+    function: Any,
+    data: Any,
+    *,
+    app_id: str,
+    event_bytes: int,
+    parent_close: str,
+    timeout: Duration | None = None,
+    **options: Any,
+) -> tuple[StartRequest, Restore | None]:
+    """The request of a start of a child, and the adapter that restores its result to the declared type.
+
+    Args:
+        options: see `stepflow.options.start.start_options`.
+
+    Raises:
+        StepUsageError: the function, the timeout, ``parent_close`` or an option is invalid.
+        EventError: the data is not JSON, over the limit, or would come back as other data.
+    """
+    called = _called("start_child", function, data, app_id=app_id, event_bytes=event_bytes)
+    timeout_ms = invoke_timeout_ms(timeout, "start_child: timeout")
+    try:
+        close = ParentClose(parent_close)
+    except ValueError:
+        allowed = ", ".join(repr(one.value) for one in ParentClose)
+        raise StepUsageError(
+            f"start_child: parent_close must be one of {allowed}, got {show_value(parent_close)}"
+        ) from None
+    request = StartRequest(*called, timeout_ms, close, _options("start_child", options))
+    return request, getattr(function, "output", None)
+
+
+def _called(call: str, function: Any, data: Any, *, app_id: str, event_bytes: int) -> tuple[str, str, bytes]:
+    """The app id and the function id of what is called, and the JSON text of its data."""
+    app, name = _name(call, function, app_id)
     text = dumps_event({} if data is None else data, limit_bytes=event_bytes)
     check_event_data(getattr(function, "input", None), data, limit_bytes=event_bytes)
+    return app, name, text
+
+
+def _options(call: str, options: dict[str, Any]) -> StartOptions | None:
     try:
-        options = start_options("invoke", priority=priority, queue=queue, retention=retention)
+        return start_options(call, **options)
     except EventError as error:
         raise StepUsageError(str(error)) from None
-    return InvokeRequest(app, name, text, _timeout_ms(timeout), options), getattr(function, "output", None)
 
 
-def _name(function: Any, app_id: str) -> tuple[str, str]:
+def _name(call: str, function: Any, app_id: str) -> tuple[str, str]:
     """The app id and the function id of a function, a reference, or an id."""
     if isinstance(function, Invocable):
         return function.app_id or app_id, function.id
     if not isinstance(function, str):
         raise StepUsageError(
-            "invoke: function must be a function of @app.function, a reference_function or an id, "
+            f"{call}: function must be a function of @app.function, a reference_function or an id, "
             f"got {type(function).__name__}"
         )
     app, slash, name = function.partition("/")
     app, name = (app, name) if slash else (app_id, function)
     try:
-        return check_id(app, "invoke: app id"), check_id(name, "invoke: function id")
+        return check_id(app, f"{call}: app id"), check_id(name, f"{call}: function id")
     except ValueError as error:
         raise StepUsageError(str(error)) from None
 
 
-def _timeout_ms(timeout: Duration | None) -> int:
+def invoke_timeout_ms(timeout: Duration | None, name: str) -> int:
+    """The longest wait for a child, in milliseconds.
+
+    Raises:
+        StepUsageError: the timeout is invalid.
+    """
     if timeout is None:
         return MAX_DURATION_MS
     try:
-        return duration_ms(timeout, name="invoke: timeout")
+        return duration_ms(timeout, name=name)
     except ValueError as error:
         raise StepUsageError(str(error)) from None
 

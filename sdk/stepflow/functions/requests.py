@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from stepflow.event import Event, event_path, outgoing_event
 from stepflow.later import When, time_ms
@@ -19,6 +19,7 @@ from stepflow_engine.steps import AskRequest, SendRequest, SignalRequest, SleepR
 
 __all__ = [
     "MAX_LOOKBACK_MS",
+    "Close",
     "Match",
     "Undo",
     "When",
@@ -31,6 +32,7 @@ __all__ = [
     "wait_request",
 ]
 
+Close = Literal["cancel", "leave", "wait"]
 Match = str | Mapping[str, Any]
 Undo = Callable[[Any], Any]
 MAX_LOOKBACK_MS = 3_600_000

@@ -8,8 +8,10 @@ from typing import Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from stepflow.event import Event, read_event
 from stepflow.functions.ask_schema import answer_type
-from stepflow.functions.invocable import Invocable, invoke_error, invoke_request
+from stepflow.functions.child_handle import ChildHandle
+from stepflow.functions.invocable import Invocable, invoke_error, invoke_request, start_request
 from stepflow.functions.requests import (
+    Close,
     Match,
     Undo,
     When,
@@ -227,6 +229,89 @@ class StepTools:
         if memo.failure is not None:
             raise invoke_error(id, memo)
         return restore(output, memo.data, what=f"function {request.app}/{request.function}")
+
+    @overload
+    async def start_child(
+        self,
+        id: str,
+        function: Invocable[I, O],
+        data: I | Mapping[str, Any] | None = None,
+        *,
+        parent_close: Close = "cancel",
+        timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
+    ) -> ChildHandle[O]: ...
+    @overload
+    async def start_child(
+        self,
+        id: str,
+        function: str,
+        data: Any = None,
+        *,
+        parent_close: Close = "cancel",
+        timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
+    ) -> ChildHandle[Any]: ...
+    async def start_child(
+        self,
+        id: str,
+        function: Any,
+        data: Any = None,
+        *,
+        parent_close: Close = "cancel",
+        timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
+    ) -> ChildHandle[Any]:
+        """Start a run of another function, a child, and continue. The handle waits for its result later.
+
+        The step starts one child, also after crashes and retransmissions. Its memo, the child and the wait for its end
+        are stored together.
+
+        Args:
+            id: identifies the step in the run.
+            function: see `invoke`.
+            data: the data of the child's event; JSON.
+            parent_close: what becomes of the child if this run completes, fails for good or is cancelled before it.
+                ``"cancel"``: it is cancelled. ``"leave"``: it continues. ``"wait"``: this run ends after it; if this
+                run is cancelled, the child is too.
+            timeout: the longest time that the child may take, a duration or seconds; by default, and at most, 366 days.
+                After it, ``result`` raises `InvokeTimeoutError`, and the child is cancelled, unless ``parent_close`` is
+                ``"leave"``.
+            priority, queue, retention: options of the child, in place of those of its function, as in
+                `Stepflow.start`.
+
+        Raises:
+            FunctionNotFoundError: no worker has registered the function.
+            InvokeError: the runs are nested too deep, or the options are refused.
+            StepUsageError: the function, the timeout, ``parent_close`` or an option is invalid.
+            EventError: the data is not JSON, or over the limit.
+
+        Example::
+
+            child = await ctx.step.start_child("report", make_report, data={"month": 7}, parent_close="wait")
+        """
+        self._refuse_handler_options("start_child")
+        request, output = start_request(
+            function,
+            data,
+            parent_close=parent_close,
+            timeout=timeout,
+            priority=priority,
+            queue=queue,
+            retention=retention,
+            app_id=self._app_id,
+            event_bytes=self._limits.event_bytes,
+        )
+        memo = await self._execution.request(id, request)
+        if memo.failure is not None:
+            raise invoke_error(id, memo)
+        return ChildHandle(self._execution, id, memo.detail, output)
 
     async def sleep(self, id: str, duration: Duration) -> None:
         """Wait for a duration without holding a worker. The timer is in Redis and survives crashes and restarts.
@@ -466,7 +551,9 @@ class StepTools:
         if self._undo is not None:
             raise StepUsageError(f"with_options(undo=...) is for step.run, not for step.{call}: remove undo")
         if self._placement is not None:
-            child = ", or pass queue= to invoke for the queue of the child" if call == "invoke" else ""
+            child = (
+                f", or pass queue= to {call} for the queue of the child" if call in ("invoke", "start_child") else ""
+            )
             raise StepUsageError(
                 f"with_options(queue=..., slots=...) is for step.run, not for step.{call}: remove them{child}"
             )

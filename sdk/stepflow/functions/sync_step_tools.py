@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from stepflow.event import Event
+from stepflow.functions.child_handle import SyncChildHandle
 from stepflow.functions.invocable import Invocable
-from stepflow.functions.requests import Match, Undo, When
+from stepflow.functions.requests import Close, Match, Undo, When
 from stepflow.functions.step_tools import StepTools
 from stepflow.signals import Signal
 from stepflow_engine.durations import Duration
@@ -89,6 +90,59 @@ class SyncStepTools:
                 id, function, data, timeout=timeout, priority=priority, queue=queue, retention=retention
             )
         )
+
+    @overload
+    def start_child(
+        self,
+        id: str,
+        function: Invocable[I, O],
+        data: I | Mapping[str, Any] | None = None,
+        *,
+        parent_close: Close = "cancel",
+        timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
+    ) -> SyncChildHandle[O]: ...
+    @overload
+    def start_child(
+        self,
+        id: str,
+        function: str,
+        data: Any = None,
+        *,
+        parent_close: Close = "cancel",
+        timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
+    ) -> SyncChildHandle[Any]: ...
+    def start_child(
+        self,
+        id: str,
+        function: Any,
+        data: Any = None,
+        *,
+        parent_close: Close = "cancel",
+        timeout: Duration | None = None,
+        priority: float | None = None,
+        queue: str | None = None,
+        retention: Duration | None = None,
+    ) -> SyncChildHandle[Any]:
+        """Start a run of another function, and continue; see `StepTools.start_child`."""
+        child = self._bridge.call(
+            lambda: self._tools.start_child(
+                id,
+                function,
+                data,
+                parent_close=parent_close,
+                timeout=timeout,
+                priority=priority,
+                queue=queue,
+                retention=retention,
+            )
+        )
+        return SyncChildHandle(child, self._bridge)
 
     def sleep(self, id: str, duration: Duration) -> None:
         """Wait for a duration; see `StepTools.sleep`."""

@@ -14,6 +14,7 @@ from stepflow_broker.transitions.runs import read_run_event
 from stepflow_engine.errors import CorruptDataError, DecryptionError
 from stepflow_engine.failure import Failure
 from stepflow_engine.product import NAME
+from stepflow_workers.execution.children import cancel_children
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.run_completion import fail_run
 from stepflow_workers.execution.steps.job import failed_attempt, store_result
@@ -70,4 +71,6 @@ async def _fail_run(context: JobContext, function: Function, lease: Lease, failu
     delay_ms = None
     if not is_final and attempt < function.config.retries:
         delay_ms = state.settings.backoff.delay_ms(attempt, random.random())
+    if delay_ms is None and lease.planned:
+        await cancel_children(state, lease, retention_ms=function.config.retention_ms)
     await fail_run(context, function, lease, event, failure, delay_ms=delay_ms)

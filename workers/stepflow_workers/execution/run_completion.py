@@ -24,7 +24,7 @@ from stepflow_engine.run_events import FAILED
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import event_text
 from stepflow_engine.undo import UndoFailure
-from stepflow_workers.execution.cancelled_steps import drop_cancelled_steps
+from stepflow_workers.execution.children import close_children
 from stepflow_workers.execution.failure_log import log_failed_attempt, log_run_ended, log_run_undoing, log_run_undone
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.next_attempt import next_attempt_delay_ms
@@ -34,18 +34,21 @@ from stepflow_workers.state.run_cache import CachedRun
 __all__ = ["complete_run", "fail_run"]
 
 
-async def complete_run(context: JobContext, run: CachedRun, lease: Lease, outcome: Returned | Raised) -> None:
-    """End a run whose code has returned or raised, or schedule another attempt at the function."""
+async def complete_run(context: JobContext, run: CachedRun, lease: Lease, outcome: Returned | Raised) -> bool:
+    """End a run whose code has returned or raised, or schedule another attempt at the function.
+
+    False: the run must wait for children before it ends.
+    """
     if run.undoing:
         if isinstance(outcome, Raised):
             raise outcome.error  # a fault of the pass that undoes, not of user code
         await _end_undo(context, run.function, lease, run.event, outcome.value)
-        return
+        return True
     match outcome:
         case Returned(value):
-            await _complete(context, run, lease, value)
+            return await _complete(context, run, lease, value)
         case Raised(error):
-            await _fail(context, run, lease, error)
+            return await _fail(context, run, lease, error)
 
 
 async def fail_run(
@@ -92,28 +95,34 @@ async def fail_run(
     log_failed_attempt(function, run_id, failure, attempt=lease.attempt + 1, delay_ms=delay_ms)
 
 
-async def _complete(context: JobContext, run: CachedRun, lease: Lease, value: object) -> None:
+async def _complete(context: JobContext, run: CachedRun, lease: Lease, value: object) -> bool:
     limit, what = run.function.limits.step_output_bytes, f"function {run.function.name!r}"
     try:
         text = dumps_output(value, what=what, limit_bytes=limit)
         if (declared := run.function.output) is not None:
             check_value(declared, value, round_trip(value, text), what=what)
     except StepOutputError as error:
-        await _fail(context, run, lease, error)
-    else:
-        if run.execution.cancelled:
-            await drop_cancelled_steps(context.state, run, lease)
-        await _finish(context, run.function, lease, text)
+        return await _fail(context, run, lease, error)
+    if not await _closed_children(context, run, lease, RunStatus.COMPLETED):
+        return False
+    await _finish(context, run.function, lease, text)
+    return True
 
 
-async def _fail(context: JobContext, run: CachedRun, lease: Lease, error: BaseException) -> None:
+async def _fail(context: JobContext, run: CachedRun, lease: Lease, error: BaseException) -> bool:
     delay_ms = await next_attempt_delay_ms(context.state, run.function, run.run_id, error, attempt=lease.attempt)
-    if (
-        delay_ms is None and run.execution.cancelled
-    ):  # another attempt may need the steps that this one has cancelled because of its error
-        await drop_cancelled_steps(context.state, run, lease)
+    # another attempt may need the children of this one, and the steps that it has cancelled because of its error
+    if delay_ms is None and not await _closed_children(context, run, lease, RunStatus.FAILED):
+        return False
     failure, step_id = Failure.of(error), failed_step(error)
     await fail_run(context, run.function, lease, run.event, failure, delay_ms=delay_ms, step_id=step_id)
+    return True
+
+
+async def _closed_children(context: JobContext, run: CachedRun, lease: Lease, status: RunStatus) -> bool:
+    """Whether the run waits for no child before it ends. Its other children, and its cancelled steps, are dropped."""
+    has_any = run.execution.children or run.execution.cancelled
+    return not has_any or await close_children(context.state, run, lease, status)
 
 
 async def _finish(

@@ -77,13 +77,13 @@ class RunDriver:
                 return None
             if run.has_unstored and not await self._store_facts():
                 return None
-            if not isinstance(outcome, Waiting):
-                if run.execution.has_other_kind and await self._left_to_other_version():
-                    return None
-                await complete_run(self._context, run, lease, outcome)
-                return None
             if run.execution.has_other_kind and await self._left_to_other_version():
                 return None
+            if not isinstance(outcome, Waiting):
+                if await complete_run(self._context, run, lease, outcome):
+                    return None
+                continues = await self._park(run.execution.applied)  # until a child has ended
+                continue
             if self._state.pauses.is_paused(run):
                 await self._yield()
                 return None

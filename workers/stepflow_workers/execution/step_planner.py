@@ -5,13 +5,16 @@ Waits start first, so that no wait misses an event that another step of the same
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
 from stepflow_broker.protocol.command import in_chunks
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, plan_steps
+from stepflow_engine.errors import InvokeCancelledError
+from stepflow_engine.failure import Failure
+from stepflow_engine.ids import child_key
 from stepflow_engine.steps import (
     AskRequest,
     InvokeRequest,
@@ -19,6 +22,7 @@ from stepflow_engine.steps import (
     SendRequest,
     SignalRequest,
     SleepRequest,
+    StartRequest,
     StepCall,
     WaitRequest,
 )
@@ -42,14 +46,15 @@ _CHUNK = 100
 async def start_steps(context: JobContext, run: CachedRun, lease: Lease, calls: list[StepCall]) -> bool:
     """Start a wait, a job or a child run for each step, or send its events; true if the run continues here."""
     jobs: dict[str, list[tuple[str, str]]] = {}  # by queue
-    invokes: list[StepAttempt[InvokeRequest]] = []
+    invokes: list[StepAttempt[InvokeRequest | StartRequest]] = []
     waits: list[Callable[[], Awaitable[ScriptStatus]]] = []
     sends: list[StepAttempt[SendRequest]] = []
+    calls = [call for call in calls if not _is_refused(run, call)]
     for call in calls:
         match call.request:
             case RunRequest() as request:
                 jobs.setdefault(_queue_of(request), []).append((call.key, call.id))
-            case InvokeRequest() as request:
+            case InvokeRequest() | StartRequest() as request:
                 invokes.append(StepAttempt(run, lease, call, request))
             case SleepRequest() | WaitRequest() as request:
                 waits.append(partial(start_wait, context, StepAttempt(run, lease, call, request)))
@@ -69,6 +74,17 @@ async def start_steps(context: JobContext, run: CachedRun, lease: Lease, calls: 
         if not await _accepted(context.state, run, await send_step_events(context.state, send)):
             return False
     return await _plan_jobs(context.state, run, lease, jobs) and await _start_children(context, run, lease, invokes)
+
+
+def _is_refused(run: CachedRun, call: StepCall) -> bool:
+    """Whether the code waits for a child that its run has given up: a pass with other code did. It gets an error."""
+    request = call.request
+    if not (isinstance(request, InvokeRequest) and request.child):
+        return False
+    failure = Failure("RunCancelledError", f"this run does not wait for child {request.child} any more")
+    error = InvokeCancelledError(call.id, failure, function_id=request.function, run_id=request.child)
+    run.execution.refuse(call.key, error)
+    return True
 
 
 async def _accepted(state: WorkerState, run: CachedRun, code: ScriptStatus) -> bool:
@@ -97,14 +113,20 @@ async def _plan_jobs(
 
 
 async def _start_children(
-    context: JobContext, run: CachedRun, lease: Lease, invokes: list[StepAttempt[InvokeRequest]]
+    context: JobContext,
+    run: CachedRun,
+    lease: Lease,
+    invokes: Sequence[StepAttempt[InvokeRequest | StartRequest]],
 ) -> bool:
     state, completions = context.state, context.completions
+    run.planned.update(child_key(one.key) for one in invokes if isinstance(one.request, StartRequest))
     for part in in_chunks(invokes, _CHUNK):
         state.wakeups.job_queued(run.run_id)
         code, resolved, remote = await invoke_children(context, lease, part)
         for one in resolved:
             completions.apply_resolved(one)
+            if one.memo.startswith(b'{"error":'):
+                run.planned.discard(child_key(one.key))  # the function cannot be started
         await completions.deliver(state.partition.of(run.run_id), remote)
         if not await _accepted(state, run, code):
             return False

@@ -28,7 +28,8 @@ for _, member in ipairs(due) do
     end
   elseif kind == 'wait' then
     local run, key = string.match(subject, '^(.*):(%x+)$')
-    local step = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':child', key .. ':index')
+    local step = redis.call('HMGET', STEPS .. run, key .. ':state', key .. ':child', key .. ':index',
+      key .. ':close', key .. ':message')
     if step[1] == 'waiting' then
       local position, memo, was, _ = 0
       if step[2] then position, memo, _, _, was = resolve_by_child(step[2]) end
@@ -36,6 +37,7 @@ for _, member in ipairs(due) do
         memo, was = redis.call('GET', TIMEOUT .. run .. ':' .. key), read_run(run)
         drop_wait(run, key, step[3])
         position = select(2, record_memo(run, was, key, memo))
+        if step[4] and step[4] ~= 'leave' then cancel_late_child(step[2], step[5], now) end
       end
       wake_run(run, was, key, position, now, '')
     end

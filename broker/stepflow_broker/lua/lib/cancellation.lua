@@ -81,6 +81,17 @@ local function cancel_tree(first, failure, retention_ms, with_children, now)
   wake_parents(runs, now)
 end
 
+-- cancel a child that has taken longer than its parent allows; `message` has started it in another partition
+local function cancel_late_child(child, message, now)
+  local failure, retention_ms = cancelled_failure('the run did not end in the time that its parent allows'), retention_of(child)
+  if message then
+    send_cancel(child, message, failure, retention_ms)
+    notify_outbox()
+  else
+    cancel_tree(child, failure, retention_ms, true, now)
+  end
+end
+
 -- cancel a run that did not start, or finish, in time; `what` is start or finish
 local function cancel_overdue(run, what, now)
   local within = redis.call('HGET', RUN .. run, what .. '_within')

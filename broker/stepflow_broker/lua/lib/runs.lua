@@ -91,14 +91,15 @@ local function count_deferral(count, last_due, now, delay_ms, longest_ms)
   return count, math.min(delay_ms * 2 ^ math.min(count - 1, 40), longest_ms)
 end
 
--- delete the job or the wait of a step -> the child that it waited for, and the message that starts a remote child.
+-- delete the job or the wait of a step -> the child that it waited for, and the message that starts a remote child. A
+-- child that is left when its parent ends is not one of them.
 -- `step` has the fields of the step, by their names without the key. The caller deletes those of a job.
 local function drop_step(run, was, key, step)
   local job, list = job_of(run, key), list_of_step(run, was, key)
   redis.call('DEL', RQ_JOB .. job)
   if step.state == 'waiting' then
     drop_wait(run, key, step.index)
-    return step.child, step.message
+    if step.close ~= 'leave' then return step.child, step.message end
   elseif step.state == 'leased' then
     drop_lease(job, list, step.lease)
   elseif step.state == 'delayed' then

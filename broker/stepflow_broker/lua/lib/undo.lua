@@ -16,7 +16,7 @@ end
 local function begin_undo(run, was, status, failure, now)
   local children, jobs, remote = drop_work(run, was, false, now)
   redis.call('HDEL', RUN .. run, 'continuation', 'lease', 'list', 'owner', 'leased_at', 'executing', 'deaths', 'blocked',
-    'deferred', 'left_by', 'cancel_events', 'finish_ms')
+    'deferred', 'left_by', 'cancel_events', 'finish_ms', 'closing')
   redis.call('HSET', RUN .. run, 'undoing', status, 'error', failure)
   release_all_slots(jobs, was, now)
   queue_run(run, was, now, true)

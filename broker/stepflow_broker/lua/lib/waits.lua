@@ -45,7 +45,8 @@ end
 local function drop_wait(run, key, index)
   local member = run .. ':' .. key
   redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':child', key .. ':detail', key .. ':due',
-    key .. ':began', key .. ':index', key .. ':condition', key .. ':since', key .. ':lookback', key .. ':message')
+    key .. ':began', key .. ':index', key .. ':condition', key .. ':since', key .. ':lookback', key .. ':message',
+    key .. ':close')
   redis.call('DEL', TIMEOUT .. member)
   redis.call('ZREM', TIMEOUTS, 'wait:' .. member)
   if index then remove_wait(index, member) end

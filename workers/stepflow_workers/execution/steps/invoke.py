@@ -1,4 +1,4 @@
-"""Starts the child runs of ``step.invoke``."""
+"""Starts the child runs of ``step.invoke`` and ``step.start_child``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.invokes import ChildStart, Resolved, invoke_child
+from stepflow_broker.transitions.invokes import ChildStart, HandleStart, Resolved, invoke_child, start_child
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.outbox import StartChild
 from stepflow_broker.transitions.remote_invokes import invoke_remote_child
@@ -20,9 +20,9 @@ from stepflow_engine.durations import show_duration
 from stepflow_engine.encryption_scopes import event_scope
 from stepflow_engine.errors import EventError
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import run_id_for, with_partition_prefix
+from stepflow_engine.ids import child_key, run_id_for, with_partition_prefix
 from stepflow_engine.limits import MAX_DEPTH
-from stepflow_engine.steps import InvokeRequest, event_text
+from stepflow_engine.steps import InvokeRequest, StartRequest, StepKind, event_text
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.registry import Registry
@@ -31,13 +31,15 @@ from stepflow_workers.state.worker_state import WorkerState
 __all__ = ["invoke_children"]
 
 _REPORTED = (ScriptStatus.NO_RUN, ScriptStatus.STALE_FENCE, ScriptStatus.ALREADY)
+_Attempt = StepAttempt[InvokeRequest | StartRequest]
 _Invoke = Callable[..., Command[Any]]
+_Started = Resolved | StartChild | list[Resolved | StartChild] | None
 
 
 async def invoke_children(
-    context: JobContext, lease: Lease, invokes: Sequence[StepAttempt[InvokeRequest]]
+    context: JobContext, lease: Lease, invokes: Sequence[_Attempt]
 ) -> tuple[ScriptStatus, list[Resolved], list[StartChild]]:
-    """Start a child run for each step, once; also returns the steps that were resolved at once.
+    """Start a child run for each step, once; also returns the steps that have a memo at once.
 
     The status is DONE; ALREADY if an earlier attempt started a child, which may have a memo; or NO_RUN or STALE_FENCE
     if this worker no longer has the parent. The messages start the children in other partitions.
@@ -47,8 +49,9 @@ async def invoke_children(
     while invokes:
         replies = await state.broker.execute_all([_command(state, registry, one) for one in invokes])
         codes.update(code for code, _ in replies)
-        resolved += [one for _, one in replies if isinstance(one, Resolved)]
-        remote += [one for _, one in replies if isinstance(one, StartChild)]
+        started = [one for _, some in replies for one in (some if isinstance(some, list) else [some])]
+        resolved += [one for one in started if isinstance(one, Resolved)]
+        remote += [one for one in started if isinstance(one, StartChild)]
         stale = [code is ScriptStatus.STALE_REGISTRY for code, _ in replies]
         invokes = [one for one, is_stale in zip(invokes, stale, strict=True) if is_stale]
         if invokes:
@@ -56,30 +59,51 @@ async def invoke_children(
     return next((code for code in _REPORTED if code in codes), ScriptStatus.DONE), resolved, remote
 
 
-def _command(
-    state: WorkerState, registry: Registry, attempt: StepAttempt[InvokeRequest]
-) -> Command[tuple[ScriptStatus, Resolved | StartChild | None]]:
-    partition, lease, start = state.partition, attempt.lease, _start_of(registry, attempt)
-    is_local = start.refusal or partition.of(start.child) is partition.of(lease.run_id)
-    invoke: _Invoke = invoke_child if is_local else invoke_remote_child
+def _command(state: WorkerState, registry: Registry, attempt: _Attempt) -> Command[tuple[ScriptStatus, _Started]]:
+    partition, lease, request = state.partition, attempt.lease, attempt.request
+    start: ChildStart | HandleStart
+    invoke: _Invoke = start_child
+    if isinstance(request, StartRequest):
+        start = _handle_start(registry, attempt, request)
+    else:
+        start = _start_of(registry, attempt, attempt.key)
+        is_local = start.refusal or partition.of(start.child) is partition.of(lease.run_id)
+        invoke = invoke_child if is_local else invoke_remote_child
     return invoke(partition, start, run_id=lease.run_id, fence=lease.fence, version=registry.version)
 
 
-def _start_of(registry: Registry, attempt: StepAttempt[InvokeRequest]) -> ChildStart:
+def _handle_start(registry: Registry, attempt: _Attempt, request: StartRequest) -> HandleStart:
+    end = _start_of(registry, attempt, child_key(attempt.key))
+    now = now_ms()
+    detail = {
+        "id": attempt.id,
+        "kind": request.kind,
+        "function": f"{request.app}/{request.function}",
+        "run_id": end.child,
+        "end_key": end.key,
+        "parent_close": request.parent_close,
+        "started_at": now,
+        "ended_at": now,
+    }
+    return HandleStart(attempt.key, end.refusal or dumps({"data": None, **detail}), end, request.parent_close)
+
+
+def _start_of(registry: Registry, attempt: _Attempt, key: str) -> ChildStart:
+    """The child of a step, and the step with ``key``, which waits for its end."""
     lease, request = attempt.lease, attempt.request
     name = f"{request.app}/{request.function}"
     config = registry.functions.get(name)
     partition = (config and config.pinned_partition) or lease.run_id
-    child = with_partition_prefix(partition, run_id_for(lease.run_id, attempt.key))
+    child = with_partition_prefix(partition, run_id_for(lease.run_id, key))
     now = now_ms()
     data = attempt.run.function.cipher.seal(request.data, event_scope(child))
     event = event_text(INVOKED, id=child, ts=now, data=data)
-    detail = {"id": attempt.id, "kind": request.kind, "function": name, "started_at": now}
+    detail = {"id": attempt.id, "kind": StepKind.INVOKE, "function": name, "started_at": now}
     rest = dumps({**detail, "run_id": child})[1:]
-    refusal = _refusal(name, config, request, lease.depth + 1, {**detail, "ended_at": now})
+    refusal = _refusal(name, config, request, lease.depth + 1, {**detail, "kind": request.kind, "ended_at": now})
     known = config or FunctionConfig(request.app, request.function, "")
     return ChildStart(
-        key=attempt.key,
+        key=key,
         step_id=attempt.id,
         child=child,
         event=event,
@@ -93,7 +117,11 @@ def _start_of(registry: Registry, attempt: StepAttempt[InvokeRequest]) -> ChildS
 
 
 def _refusal(
-    name: str, config: FunctionConfig | None, request: InvokeRequest, depth: int, detail: dict[str, object]
+    name: str,
+    config: FunctionConfig | None,
+    request: InvokeRequest | StartRequest,
+    depth: int,
+    detail: dict[str, object],
 ) -> bytes:
     """The memo of an invoke that is refused: no such function, too deep, or options that its runs cannot have."""
     if config is None:
