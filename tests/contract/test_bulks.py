@@ -111,11 +111,33 @@ def test_runs_are_taken_at_the_rate_the_oldest_first_and_again_until_they_are_se
     assert take(driver).runs == ("run2", "run3")
 
 
-def test_a_late_worker_makes_up_for_a_quarter_of_a_second(driver: Driver) -> None:
-    started(driver, 50)
+def taken_within(driver: Driver, seconds: float, worker: str = "w1") -> int:
+    """How many runs a worker takes in some time, of a bulk that it may take runs of now."""
+    count = 0
+    for _ in range(round(seconds * 5)):
+        driver.advance(200)
+        count += len((taken := take(driver, worker)).runs)
+        settle(driver, taken, worker=worker)
+    return count
+
+
+def test_the_rate_is_kept_and_time_without_takes_is_made_up_for_at_one_and_a_half_times_the_rate(
+    driver: Driver,
+) -> None:
+    started(driver, 1_000)
     settle(driver, take(driver))
+    assert taken_within(driver, 2) == 20
     driver.advance(4_000)
-    assert len(take(driver).runs) == 3
+    assert taken_within(driver, 4) == pytest.approx(60, abs=4)
+    assert taken_within(driver, 4) == pytest.approx(60, abs=4)
+    assert taken_within(driver, 4) == pytest.approx(40, abs=1)
+
+
+def test_no_more_than_five_seconds_are_made_up_for(driver: Driver) -> None:
+    started(driver, 1_000)
+    settle(driver, take(driver))
+    driver.advance(60_000)
+    assert taken_within(driver, 20) == pytest.approx(250, abs=2)
 
 
 def test_a_worker_may_take_fewer_or_only_hold_the_bulk(driver: Driver) -> None:
@@ -130,8 +152,10 @@ def test_a_worker_may_take_fewer_or_only_hold_the_bulk(driver: Driver) -> None:
     assert len(take(driver).runs) == 9, "the rest of what the rate allows"
 
 
-def test_another_worker_takes_a_bulk_over_with_what_was_taken_and_makes_up_for_nothing(driver: Driver) -> None:
-    started(driver, 50)
+def test_another_worker_takes_a_bulk_over_with_what_was_taken_and_makes_up_for_the_time_between(
+    driver: Driver,
+) -> None:
+    started(driver, 500)
     taken = take(driver)
     other = take(driver, "w2")
     assert (other.status, other.runs) == (ScriptStatus.ALREADY, ())
@@ -141,8 +165,8 @@ def test_another_worker_takes_a_bulk_over_with_what_was_taken_and_makes_up_for_n
     assert (other.status, other.runs, other.is_first) == (ScriptStatus.DONE, taken.runs, False)
     assert settle(driver, taken) is ScriptStatus.ALREADY, "the worker that was thought dead"
     assert settle(driver, other, worker="w2") is ScriptStatus.DONE
-    assert len(take(driver, "w2").runs) <= 1
     assert record(driver).done == 1
+    assert taken_within(driver, 10, "w2") == pytest.approx(150, abs=2), "5 s of the time between, and 10 s"
 
 
 def test_a_worker_that_leaves_lets_another_begin_at_once(driver: Driver) -> None:

@@ -59,7 +59,8 @@ class BulkController(ConnectedApp):
             failed: keep the results of all steps that succeeded, and execute the failed ones again. ``None``: unless
                 ``before`` is given. False without ``before``: run them again from the start.
             keys, children: as in `fork`.
-            per_second: how many runs are forked in a second, from 0.01 to 1,000.
+            per_second: how many runs are forked in a second on average, from 0.01 to 1,000. A bulk that has fallen
+                behind makes up for at most 5 seconds, at 1.5 times the rate.
             dry_run: count the runs and start nothing.
             limit: the largest number of runs, those that ended last.
             reason: is stored with the new runs, and in the audit log.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,9 +40,13 @@ from stepflow_workers.state.worker_state import WorkerState
 __all__ = ["Bulks"]
 
 _log = logging.getLogger(WORKER_LOGGER)
-_HOLD_MS = 2_000
-_SHORTEST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 0.5
+_HOLD_MS = 1_000
+"""For how long a worker holds a bulk, unless it extends the time: so much later another takes it over."""
+_EXTEND_S = _HOLD_MS / 1000 / 4
+_SHORTEST_S, _LONGEST_S = 0.05, 0.25
+"""How soon after it has taken runs a worker takes the next ones."""
+_LATEST_S = 0.1
+"""Within this time, the workers that wait for a bulk look whether its worker has died, not all at once."""
 _LEAST_READY, _READY_S = 50, 0.2
 """How many new runs may be ready in the queue of the function: so many, or as many as are forked in this time."""
 _AT_ONCE = 10
@@ -117,20 +122,21 @@ class Bulks:
         try:
             request = read_request(record.request, bulk_id=record.id, reason=record.reason)
             while not self._leaving.is_set():
-                taken = await self._take(record)
+                taken = await self._take(record, await self._room(record))
                 if taken.is_first:
                     _report_start(record)
-                if taken.status is not ScriptStatus.DONE:
-                    return
-                if taken.runs and not await self._fork_taken(record, request, taken):
-                    return
-                if await self._paused(taken.wait_ms / 1000):
-                    await self._settle(record, [], settled=taken.settled + len(taken.runs), hold_ms=0)
+                match taken.status:
+                    case ScriptStatus.DONE:
+                        await self._execute_taken(record, request, taken)
+                    case ScriptStatus.ALREADY:
+                        await self._paused(taken.wait_ms / 1000 + random.uniform(0, _LATEST_S))
+                    case _:
+                        return
         except BackendUnavailableError as error:
             self._report_interruption(record.id, record.function, error)
 
-    async def _take(self, record: BulkRecord) -> TakenRuns:
-        """Take as many runs as the queue of the function has room for: a long queue would delay all other new runs.
+    async def _room(self, record: BulkRecord) -> int:
+        """How many runs the queue of the function has room for: a long queue would delay all other new runs.
 
         The forks would wait there anyway.
         """
@@ -141,22 +147,42 @@ class Bulks:
             [command(int, "LLEN", one.keys("RQ_QUEUE", queue)) for one in self._partition.all]
         )
         room = max(_LEAST_READY, round(record.per_second * _READY_S)) - sum(lengths)
-        most, worker = max(0, min(room, MOST_TAKEN)), self._state.worker
+        return max(0, min(room, MOST_TAKEN))
+
+    async def _take(self, record: BulkRecord, most: int) -> TakenRuns:
+        worker = self._state.worker
         return await self._broker.execute(
             take_bulk_runs(self._partition, record.id, worker=worker, hold_ms=_HOLD_MS, most=most)
         )
 
     async def _paused(self, wait_s: float) -> bool:
-        """Pause until the rate allows more runs, but not for long: the worker must hold the bulk. Whether it leaves."""
+        """Pause, or until the worker leaves. Whether it does."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(max(wait_s, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S)):
+            async with asyncio.timeout(wait_s):
                 await self._leaving.wait()
         return self._leaving.is_set()
+
+    async def _execute_taken(self, record: BulkRecord, request: ForkRequest, taken: TakenRuns) -> None:
+        """Fork and settle runs that this worker has taken, then pause until the rate allows more.
+
+        The pause is short, because the worker must hold the bulk.
+        """
+        began = asyncio.get_running_loop().time()
+        if taken.runs and not await self._fork_taken(record, request, taken):
+            return
+        period_s = min(max(taken.wait_ms / 1000, _SHORTEST_S), _LONGEST_S)
+        if await self._paused(began + period_s - asyncio.get_running_loop().time()):
+            await self._settle(record, [], settled=taken.settled + len(taken.runs), hold_ms=0)
 
     async def _fork_taken(self, record: BulkRecord, request: ForkRequest, taken: TakenRuns) -> bool:
         """Fork runs that this worker has taken, and settle them. Whether it still holds the bulk."""
         outcomes = list[Outcome]()
+        extended = asyncio.get_running_loop().time()
         for part in in_chunks(taken.runs, _AT_ONCE):
+            if (now := asyncio.get_running_loop().time()) > extended + _EXTEND_S:
+                again, extended = await self._take(record, 0), now
+                if (again.status, again.settled) != (ScriptStatus.DONE, taken.settled):
+                    return False  # another worker has the runs
             outcomes += await asyncio.gather(*[self._fork(record, request, run_id) for run_id in part])
         status = await self._settle(record, outcomes, settled=taken.settled)
         if status is ScriptStatus.MORE:
