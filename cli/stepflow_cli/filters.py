@@ -18,12 +18,14 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.tags import check_tag_name, tag_value
 from stepflow_broker.transitions.run_index import RunQuery
-from stepflow_broker.views.filter_names import functions_named
+from stepflow_broker.views.filter_names import check_app, functions_named
+from stepflow_cli.formatting import echo
 from stepflow_cli.options import duration
 from stepflow_engine.errors import ConfigurationError, FilterError
 from stepflow_engine.expression import condition
-from stepflow_engine.product import variable
+from stepflow_engine.product import ENCRYPTION_KEYS, variable
 from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.times import utc_time
 
 __all__ = [
     "RunFilters",
@@ -32,6 +34,7 @@ __all__ = [
     "function_names",
     "function_option",
     "named_as_options",
+    "note_unreadable",
     "parse_condition",
     "parse_function",
     "parse_tag",
@@ -69,7 +72,7 @@ def resolve_time(moment: TimeArgument | None, at_ms: int | None = None) -> datet
     """A time, with an age resolved at a time in ms since the epoch; ``None``: now."""
     if not isinstance(moment, timedelta):
         return moment
-    now = datetime.fromtimestamp((now_ms() if at_ms is None else at_ms) / 1000, UTC)
+    now = utc_time(now_ms() if at_ms is None else at_ms)
     try:
         return now - moment
     except OverflowError:
@@ -201,11 +204,13 @@ class RunFilters:
     """The values of `run_filter_options`; ``function`` is an app id or ``None``, and a function id."""
 
     statuses: tuple[str, ...]
+    app: str | None
     function: tuple[str | None, str] | None
     tags: tuple[tuple[str, str], ...]
     after: TimeArgument | None
     until: TimeArgument | None
     parent: str | None
+    batch: str | None
     error: str | None
     condition: str | None
     event: str | None
@@ -217,16 +222,25 @@ class RunFilters:
         Raises:
             FilterError: a filter is invalid.
             BadParameter: a tag has two values.
-            FunctionNotFoundError: no app has a function with this id.
+            UsageError: the app and the function contradict each other.
+            FunctionNotFoundError: no app, or not this one, has a function with this id.
         """
+        app, function = self.app, self.function
+        if app is not None and function is not None:
+            if function[0] not in (None, app):
+                raise click.UsageError(f"--app {app} and a function of app {function[0]} contradict each other")
+            function = (app, function[1])
+        if app is not None:
+            run_operation(broker, check_app(partition, app))
         return run_query(
-            "",
-            function_names(broker, partition, self.function),
+            "" if app is None else app,
+            function_names(broker, partition, function),
             status=self.statuses,
             tags=tag_filter(self.tags),
             since=resolve_time(self.after),
             until=resolve_time(self.until),
             parent=self.parent,
+            batch=self.batch,
             error=self.error,
             if_=self.condition,
             event=self.event,
@@ -239,11 +253,15 @@ def run_filter_options(command: str) -> Callable[[Callable[..., Any]], Callable[
     error = "Only runs that failed with this error: its name, a part of its message, or a group of 'errors'."
     options = (
         status_option(command),
+        click.option("--app", metavar="APP", help="Only runs of this app."),
         function_option(),
         _tag_option(command),
         since_option(command),
         time_option("--until", "Only runs before this"),
         click.option("--parent", metavar="RUN", help="Only runs that this run has invoked."),
+        click.option(
+            "--batch", metavar="RUN", help="Only the runs of a batch: the run that executes it, or one of them."
+        ),
         click.option("--error", metavar="TEXT", help=error),
         condition_option(command),
         click.option("--event", metavar="ID", help="Only runs that the event with this id has started."),
@@ -265,6 +283,14 @@ def run_filter_options(command: str) -> Callable[[Callable[..., Any]], Callable[
 
 
 # -- values --------------------------------------------------------------------
+
+
+def note_unreadable(count: int) -> None:
+    """Say how many runs a list or a bulk left out because this process cannot decrypt them."""
+    if count:
+        runs = "1 run was" if count == 1 else f"{count:,} runs were"
+        text = f"{runs} left out: their events or errors are encrypted, and this process does not have the keys"
+        echo(f"note: {text}; set {ENCRYPTION_KEYS}", err=True)
 
 
 def function_names(broker: Broker, partition: Partition, function: tuple[str | None, str] | None) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import IO, Any, TextIO, cast
 
 import click
@@ -21,6 +22,7 @@ from stepflow_engine.codec import dumps, pretty
 from stepflow_engine.durations import show_duration
 from stepflow_engine.failure import Failure
 from stepflow_engine.terminal_text import cut, one_line_failure, printable, printable_lines
+from stepflow_engine.times import epoch_ms
 
 __all__ = [
     "Cell",
@@ -128,21 +130,29 @@ def print_status(label: str, text: str = "") -> None:
         click.echo(f"{click.style(f'{label:<9}', bold=True)} {printable(text)}".rstrip())
 
 
-def waits_until(at_ms: int, now: int) -> str:
+Time = datetime | int
+"""A time, or the milliseconds since the epoch."""
+
+
+def waits_until(at: Time, now: int) -> str:
     """The end of a wait: ``until 2025-01-31 09:30:00 (in 59m)``."""
-    return f"until {local_time(at_ms)} (in {show_duration(max(0, at_ms - now) // 1000 * 1000)})"
+    return f"until {local_time(at)} (in {show_duration(max(0, _ms(at) - now) // 1000 * 1000)})"
 
 
-def since(at_ms: int | None, now: int) -> str:
+def since(at: Time | None, now: int) -> str:
     """How long ago a time is, in one unit: ``3m ago``."""
-    if at_ms is None:
+    if at is None:
         return ""
-    return f"{show_duration(max(0, now - at_ms) // 1000 * 1000).split()[0].replace('0ms', '0s')} ago"
+    return f"{show_duration(max(0, now - _ms(at)) // 1000 * 1000).split()[0].replace('0ms', '0s')} ago"
 
 
-def span(start_ms: int | None, end_ms: int | None) -> str:
+def span(start: Time | None, end: Time | None) -> str:
     """The duration between two times; ``""`` if one is unknown."""
-    return "" if start_ms is None or end_ms is None else show_duration(max(0, end_ms - start_ms))
+    return "" if start is None or end is None else show_duration(max(0, _ms(end) - _ms(start)))
+
+
+def _ms(at: Time) -> int:
+    return epoch_ms(at) if isinstance(at, datetime) else at
 
 
 def brief(value: Any, length: int = 200) -> str:

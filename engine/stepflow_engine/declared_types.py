@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter
 
 from stepflow_engine.codec import (
     Restore,
@@ -36,7 +36,7 @@ from stepflow_engine.codec import (
 from stepflow_engine.errors import EventError, StepOutputError
 from stepflow_engine.model_json import find_secret, models_of
 
-__all__ = ["check_event_data", "check_result_type", "check_value", "refuse_unreadable_type"]
+__all__ = ["check_event_data", "check_result_type", "check_value", "plain_adapter", "refuse_unreadable_type"]
 
 _SAMPLES: dict[Any, tuple[Any, ...]] = {
     type(None): (None,),
@@ -79,6 +79,22 @@ def check_result_type(handler: Callable[..., Any]) -> None:
         ValueError: the type of the result is or has a secret, or its values do not come back.
     """
     refuse_unreadable_type(return_annotation(handler))
+
+
+def plain_adapter(handler: Callable[..., Any]) -> Restore:
+    """The adapter that checks a result which the handler has not returned, of a handler that declares plain data."""
+    try:
+        return _strict_adapter(return_annotation(handler) or Any)
+    except TypeError:  # not hashable
+        return _strict_adapter(Any)
+
+
+@lru_cache(maxsize=1024)
+def _strict_adapter(annotation: Any) -> Restore:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(strict=True))
+    except PydanticUserError:  # a type that has a configuration of its own, or that pydantic does not know
+        return TypeAdapter(Any)
 
 
 def refuse_unreadable_type(annotation: Any) -> None:

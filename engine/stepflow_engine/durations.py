@@ -22,16 +22,18 @@ _MAX_TEXT = 1_000
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 
 
-def duration_ms(value: Duration, *, name: str = "duration", max_ms: int = MAX_DURATION_MS) -> int:
+def duration_ms(value: Duration, *, name: str = "duration", least_ms: int = 0, max_ms: int = MAX_DURATION_MS) -> int:
     """Turn a duration into whole milliseconds.
 
     Args:
         value: text of numbers with units (w, d, h, m, s, ms), a timedelta, or seconds as a number.
         name: the name of the value in an error.
+        least_ms: the shortest duration that is accepted, in milliseconds: 1 where 0 would make no sense.
         max_ms: the longest duration that is accepted, in milliseconds.
 
     Raises:
-        ValueError: the value is not a duration, is negative, or is longer than ``max_ms``.
+        ValueError: the value is not a duration, is negative or shorter than ``least_ms``, or is longer than
+            ``max_ms``.
     """
     milliseconds = _parse_ms(value)
     if milliseconds is None:
@@ -40,6 +42,8 @@ def duration_ms(value: Duration, *, name: str = "duration", max_ms: int = MAX_DU
         raise ValueError(f"{name} must not be negative, got {show_value(value)}: {_FORMS}")
     if milliseconds > max_ms:
         raise ValueError(f"{name} must be at most {show_duration(max_ms)}, got {show_value(value)}")
+    if round(milliseconds) < least_ms:
+        raise ValueError(f"{name} must be at least {show_duration(least_ms)}, got {show_value(value)}")
     return round(milliseconds)
 
 

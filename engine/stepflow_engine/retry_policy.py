@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepflow_engine.callables import is_async_callable
-from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms, show_duration, show_value
+from stepflow_engine.durations import Duration, duration_ms, show_duration, show_value
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.failure import group_parts
 from stepflow_engine.limits import MAX_ATTEMPTS, check_retries
@@ -103,7 +103,7 @@ class Retry:
             raise ConfigurationError(
                 f"retry: maximum must not be shorter than initial, got {self.maximum!r} and {self.initial!r}"
             )
-        if self.budget is not None and _milliseconds("budget", self.budget) < first_ms * (1 - self.jitter):
+        if self.budget is not None and _milliseconds("budget", self.budget, least_ms=1) < first_ms * (1 - self.jitter):
             raise ConfigurationError(
                 f"retry: budget must leave time for a second attempt after {show_duration(first_ms)}, "
                 f"got {show_value(self.budget)}"
@@ -210,9 +210,9 @@ def _check_number(name: str, value: Any, least: float, most: float) -> None:
         raise ConfigurationError(f"retry: {name} must be a number from {least:g} to {most:g}, got {show_value(value)}")
 
 
-def _milliseconds(name: str, value: Duration) -> int:
+def _milliseconds(name: str, value: Duration, *, least_ms: int = 0) -> int:
     try:
-        return duration_ms(value, name=f"retry: {name}", max_ms=MAX_DURATION_MS)
+        return duration_ms(value, name=f"retry: {name}", least_ms=least_ms)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
 

@@ -73,6 +73,7 @@ from stepflow.options.encryption import Encryption
 from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle
 from stepflow.options.triggers import CronTrigger, EventTrigger
 from stepflow.signals import Signal
+from stepflow_broker.transitions.audit import AuditEntry
 from stepflow_broker.transitions.pauses import Pause
 from stepflow_broker.views.bulk_view import BulkInfo, BulkReason
 from stepflow_broker.views.error_groups import ErrorGroup
@@ -128,6 +129,7 @@ __all__ = [
     "AsyncRunIterator",
     "Attempt",
     "AttemptInfo",
+    "AuditEntry",
     "BackendUnavailableError",
     "Batch",
     "Bulk",

@@ -287,7 +287,5 @@ def _replica_timeout_ms(durability: str, timeout: Duration) -> int:
     """
     if durability not in ("primary", "replicated"):
         raise ValueError(f'durability must be "primary" or "replicated", got {durability!r}')
-    timeout_ms = duration_ms(timeout, name="replica_timeout")
-    if not 1 <= timeout_ms <= _LONGEST_REPLICA_TIMEOUT_MS:
-        raise ValueError(f"replica_timeout must be from 1ms to 10s, got {timeout!r}")
+    timeout_ms = duration_ms(timeout, name="replica_timeout", least_ms=1, max_ms=_LONGEST_REPLICA_TIMEOUT_MS)
     return timeout_ms if durability == "replicated" else 0

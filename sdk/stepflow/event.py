@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -18,6 +18,7 @@ from stepflow_engine.errors import EventError, StepUsageError
 from stepflow_engine.limits import check_id
 from stepflow_engine.product import NAME
 from stepflow_engine.steps import OutgoingEvent, event_text
+from stepflow_engine.times import utc_time
 
 __all__ = [
     "GENERATED_ID",
@@ -75,7 +76,7 @@ class Event(Generic[T]):
     @property
     def time(self) -> datetime:
         """``ts`` as a datetime, in UTC."""
-        return datetime.fromtimestamp(self.ts / 1000, UTC)
+        return utc_time(self.ts)
 
 
 def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:

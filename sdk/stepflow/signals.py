@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from stepflow_engine.codec import dumps_checked
 from stepflow_engine.errors import SignalError
 from stepflow_engine.limits import check_id
+from stepflow_engine.times import utc_time
 
 __all__ = ["Signal", "check_signal", "read_signal"]
 
@@ -39,7 +40,7 @@ class Signal:
 
 def read_signal(value: Mapping[str, Any]) -> Signal:
     """The signal with the parsed JSON text ``value``."""
-    at = datetime.fromtimestamp(value["at"] / 1000, UTC)
+    at = utc_time(value["at"])
     return Signal(value["name"], value["data"], value["id"], at)
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig
 from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.batches import end_batch, load_batch
+from stepflow_broker.transitions.batches import end_batch, load_batch, read_members
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.outbox import EndedBatch, read_finished
 from stepflow_broker.transitions.runs import start_run
@@ -96,11 +97,15 @@ def test_the_end_of_a_batch_is_that_of_its_runs_whoever_sees_to_it(driver: Drive
     driver.finish(lease, status)  # and its worker dies
     (found,) = driver.store.broker.execute(read_finished(driver.partition, "w2"))
     assert found == EndedBatch(lease.run_id)
+    members = [f"run{n}" for n in range(SIZE)]
+    assert run_operation(driver.store.broker, read_members(driver.partition, lease.run_id)) == members
     assert driver.send(end_batch(driver.partition, lease.run_id, limit=2)) in (0, 1)
+    assert run_operation(driver.store.broker, read_members(driver.partition, lease.run_id)) == members
     while driver.send(end_batch(driver.partition, lease.run_id, limit=2)):
         pass
     assert {driver.run(f"run{n}").status for n in range(SIZE)} == {status}
     assert not driver.client.exists(driver.keys("BATCHED", lease.run_id))
+    assert run_operation(driver.store.broker, read_members(driver.partition, lease.run_id)) == members
     assert driver.client.pttl(driver.keys("RUN", lease.run_id)) > 0
 
 

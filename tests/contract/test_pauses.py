@@ -15,6 +15,7 @@ from stepflow_broker.transitions.runs import start_run
 from stepflow_broker.transitions.schedules import fire_cron
 from stepflow_engine.codec import dumps
 from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.times import epoch_ms
 from tests.support.driver import RETENTION_MS, START_MS, Driver
 
 GATE = "shop/buy:event.data.tenant=1"
@@ -48,7 +49,7 @@ def test_what_is_paused_is_known_with_its_reason_and_its_time(driver: Driver) ->
     driver.advance(1_000)
     assert not paused(driver, "queue", "shop", "still: the stock")
     (one,) = driver.store.broker.execute(read_pauses(driver.partition)).values()
-    assert (one.kind, one.name, one.since, one.reason) == ("queue", "shop", START_MS, "still: the stock")
+    assert (one.kind, one.name, epoch_ms(one.since), one.reason) == ("queue", "shop", START_MS, "still: the stock")
     assert resumed(driver, "queue", "shop")
     assert not resumed(driver, "queue", "shop")
     assert not driver.store.broker.execute(read_pauses(driver.partition))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import socket
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from stepflow import Context, RunCancelledError, Stepflow, Timeouts
+from stepflow import Context, FilterError, RunCancelledError, Stepflow, Timeouts
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.transitions.audit import AuditEntry
 from stepflow_broker.views.audit import find_actions
@@ -71,6 +73,26 @@ def test_actions_of_python_are_recorded_once_with_the_app(shop_app: Stepflow, pa
     assert {"runs": 1, "if": "event.data.n == 2"}.items() <= details["cancel_many"].items()
     assert [one.action for one in actions(app, subject=run.id, action="retry")] == ["retry"]
     assert len(actions(app, limit=2)) == 2
+    assert app.audit() == found[::-1]
+    assert app.audit(subject=run, action="retry", since="1h") == actions(app, subject=run.id, action="retry")
+    assert app.audit(since=found[-1].at + timedelta(seconds=1)) == []
+    assert asyncio.run(app.aaudit(limit=2)) == app.audit(limit=2)
+
+
+@pytest.mark.parametrize(
+    ("filters", "text"),
+    [
+        ({"action": "delete_all"}, "action must be one of fork, retry"),
+        ({"subject": ""}, "subject"),
+        ({"subject": 7}, "subject"),
+        ({"since": "soon"}, "since must be a datetime with a time zone, or how long ago"),
+        ({"limit": 0}, "limit must be an integer >= 1, got 0"),
+        ({"limit": None}, "limit must be an integer >= 1, got None"),
+    ],
+)
+def test_a_wrong_filter_is_refused(app: Stepflow, filters: dict[str, Any], text: str) -> None:
+    with pytest.raises(FilterError, match=text):
+        app.audit(**filters)
 
 
 def test_what_rules_do_is_not_recorded(app: Stepflow, run_worker: Any) -> None:

@@ -36,6 +36,7 @@ def test_runs_are_listed_by_filters_and_page_by_page(app: Stepflow, found: list[
 
     bad = app.run(function="buy", id="order-1").id
     assert ids("--status", "failed") == ids("--error", "NonRetriableError") == ids("--error", "card 17") == [bad]
+    assert ids("--app", "shop") == ids("--app", "shop", "--function", "buy") == found[::-1]
     assert ids("--event", "order-1") == ids("--id", bad[:12].upper()) == ids("--if", "event.data.bad") == [bad]
     tagged = as_json("runs", "list", "--tag", "tenant=1", "--since", "1h", "--redis-url", url)
     assert {run["tags"]["tenant"] for run in tagged} == {"1"}
@@ -82,6 +83,10 @@ def test_errors_are_listed_in_groups(found: list[str], url: str) -> None:
         (("--since", "1h", "--until", "2h"), 2, "'--since': since must be earlier than until"),
         (("--id", "xyz"), 2, "id must be the beginning of a run id"),
         (("--parent", "nobody"), 4, "there is no run 'nobody'"),
+        (("--batch", "nobody"), 4, "there is no run 'nobody'"),
+        (("--batch", "nobody", "--event", "e"), 2, "parent, batch, event and id cannot be combined"),
+        (("--app", "shpo"), 2, "there is no app 'shpo': did you mean 'shop'?"),
+        (("--app", "shop", "--function", "bank/buy"), 2, "--app shop and a function of app bank contradict each other"),
         (("--error", "0123456789abcdef"), 2, "there is no group of errors"),
         (("--error", "E", "--status", "completed"), 2, "'--error': error is a filter of failed runs"),
         (("--if", "event.data ="), 2, "is not CEL"),

@@ -1,4 +1,4 @@
-"""Runs are found by function, status, tags, time, error, event, parent and id; and are read by their handles."""
+"""Runs are found by function, status, tags, time, error, event, parent, batch and id; and are read by their handles."""
 
 from __future__ import annotations
 
@@ -216,6 +216,10 @@ def test_what_is_mistyped_is_an_error_that_names_what_is_close(app: Stepflow, ru
         list(app.runs(error="0123456789abcdef"))
     with pytest.raises(RunNotFoundError, match="there is no run 'nobody'"):
         list(app.runs(parent="nobody"))
+    with pytest.raises(RunNotFoundError, match="there is no run 'nobody'"):
+        list(app.runs(batch="nobody"))
+    with pytest.raises(FilterError, match=r"batch must be a run of a batch: run \w+ is of none"):
+        list(app.runs(batch=next(app.runs())))
 
 
 @pytest.mark.parametrize(
@@ -234,6 +238,7 @@ def test_what_is_mistyped_is_an_error_that_names_what_is_close(app: Stepflow, ru
         ({"if_": "event.data ="}, "is not CEL"),
         ({"id": "xyz1"}, "id must be the beginning of a run id"),
         ({"id": "abcd", "parent": "e"}, "cannot be combined"),
+        ({"id": "abcd", "batch": "e"}, "cannot be combined"),
         ({"parent": ""}, "parent must be non-empty text"),
         (
             {"error": "E", "status": "completed"},
@@ -359,8 +364,19 @@ def test_an_encrypted_app_has_tags_and_groups_of_errors_without_messages(url: st
     assert runs[0].event.data["bad"] == 1
     stranger = Stepflow("shop", redis_url=url)
     assert set(ids(stranger.runs(tags={"tenant": 1}))) == set(ids(runs))
-    assert ids(stranger.runs(error="card 2")) == []
-    assert len(ids(stranger.runs(error="NonRetriableError"))) == 2
+    left_out = [
+        stranger.runs(error="card 2"),
+        stranger.runs(if_="event.data.bad > 0"),
+        stranger.runs(parent=None, id=runs[0].id[:30], error="card 2"),
+    ]
+    assert [(ids(found), found.unreadable) for found in left_out] == [([], 2), ([], 2), ([], 1)]
+    assert (by_name := stranger.runs(error="NonRetriableError")).unreadable == 0
+    assert len(ids(by_name)) == 2
+    bulk = stranger.fork_many("order", if_="event.data.bad > 0", dry_run=True)
+    assert (bulk.matched, bulk.unreadable) == (0, 2)
+    note = "note: 2 runs were left out: their events or errors are encrypted, and this process does not have the keys"
+    for words in (["runs", "list", "--app", "shop"], ["runs", "retry", "--function", "order", "--dry-run"]):
+        assert note in call(*words, "--if", "event.data.bad > 0", "--redis-url", url).stderr
     with pytest.raises(DecryptionError):
         _ = stranger.run(runs[0].id).event
 
@@ -401,3 +417,7 @@ def test_the_members_of_a_batch_are_found_by_their_own_tags(app: Stepflow, run_w
     assert ids(app.runs(tags={"n": 2})) == [runs[1].id]
     [batch] = app.runs(tags={"size": 2})
     assert batch.id not in ids(runs)
+    for of in (batch, *runs):
+        assert sorted(ids(app.runs(batch=of))) == sorted(ids(runs))
+    assert ids(app.runs(batch=batch.id, tags={"n": 2})) == [runs[1].id]
+    assert list(app.runs(batch=batch, status="failed")) == []

@@ -330,7 +330,7 @@ def test_a_priority_is_a_better_place_in_line(app: Stepflow, run_worker) -> None
         ({"concurrency": Concurrency(1, key="data.user")}, "write event.data"),
         ({"concurrency": Concurrency(1, key="event.data.")}, "is not CEL"),
         ({"throttle": Throttle(0, "1m")}, "throttle: limit must be an integer >= 1, got 0"),
-        ({"throttle": Throttle(1, "0s")}, "throttle: period must be longer than 0, got '0s'"),
+        ({"throttle": Throttle(1, "0s")}, "throttle: period must be at least 1ms, got '0s'"),
         ({"throttle": Throttle(1, "1m", burst=0)}, "throttle: burst must be an integer >= 1, got 0"),
         ({"debounce": Debounce(-1)}, "must not be negative"),
         ({"debounce": Debounce("1s"), "throttle": Throttle(1, "1m")}, "cannot be combined"),

@@ -186,6 +186,12 @@ def test_a_result_of_another_type_is_refused_where_the_type_is_known(
     def look_up() -> Price:
         return Price(total=1)
 
+    def count() -> int:
+        return 0
+
+    def lines() -> list[str]:
+        return []
+
     @app.function("child")
     async def child(ctx: Context) -> Price:
         return Price(total=2)
@@ -193,6 +199,8 @@ def test_a_result_of_another_type_is_refused_where_the_type_is_known(
     @app.function("f", retries=0)
     async def f(ctx: Context) -> int:
         price = await ctx.step.run("price", look_up)
+        await ctx.step.run("count", count)
+        await ctx.step.run("lines", lines)
         more = await ctx.step.invoke("more", child)
         return price.total + more.total
 
@@ -204,6 +212,11 @@ def test_a_result_of_another_type_is_refused_where_the_type_is_known(
         app.fork(run, before="more", results={"more": {"total": "much"}})
     with pytest.raises(StepOutputError, match="step 'price'"):
         app.fork(run, before="more", results={"price": object()})
+    edited = {"count": 5, "lines": ["a"]}
+    assert app.fork(run, before="more", results=edited).result(30) == 3
+    for wrong in ({"count": "many"}, {"count": 5.5}, {"count": True}, {"lines": "none"}, {"lines": [1]}):
+        with pytest.raises(RunFailedError, match=f"step '{next(iter(wrong))}': result does not fit the declared"):
+            app.fork(run, before="more", results=wrong).result(30)
     other = Stepflow("shop", redis_url=url)  # does not declare the functions
     for wrong in ({"price": {"total": "much"}}, {"more": {"total": "much"}}):
         with pytest.raises(RunFailedError, match="result does not fit the declared return type: total"):

@@ -16,6 +16,7 @@ from stepflow import Batch, Context, Encryption, Run, RunFailedError, RunNotFoun
 from stepflow.event import Event
 from stepflow_broker.views.run_details import RunDetails, read_run_details
 from stepflow_broker.views.step_view import StepView
+from stepflow_engine.times import utc_time
 from tests.integration.apps import history
 from tests.support.command_line import as_json, call
 from tests.support.processes import WorkerProcess, until
@@ -241,7 +242,7 @@ def test_the_step_that_executes_is_visible_before_the_lease_is_extended(app: Ste
     reason = run.explain()
     [executing] = [one for one in reason.because if one.subject == "charge"]
     assert executing.text == f"step 'charge' is executed by worker {worker.worker.name}"
-    assert executing.since == charge.started_at
+    assert executing.since == utc_time(charge.started_at)
     gate.set()
     run.result(20)
     assert outcomes(step(run, "charge")) == [(1, "done")]

@@ -129,7 +129,7 @@ def idle_app(url: str) -> Stepflow:
         ([CancelOn("a*")], "must not have a"),
         ([CancelOn("a", match="order")], "must be a path"),
         ([CancelOn("a", if_="event.(")], "not CEL"),
-        ([CancelOn("a", timeout=0)], "longer than 0"),
+        ([CancelOn("a", timeout=0)], "at least 1ms"),
         ([CancelOn("a", timeout=-1)], "cancel_on: timeout must not be negative"),
         (["a"], "a CancelOn"),
         ([CancelOn("a")] * 6, "at most 5"),

@@ -117,7 +117,18 @@ def _names() -> str:
 
 
 _HANDLES = ("Stepflow", "Run", "Context", "SyncContext", "StepTools", "SyncStepTools")
-_VALUES = ("RunIterator", "RunInfo", "StepInfo", "AttemptInfo", "ErrorGroup", "Reason", "Pause", "Event", "Failure")
+_VALUES = (
+    "RunIterator",
+    "RunInfo",
+    "StepInfo",
+    "AttemptInfo",
+    "AuditEntry",
+    "ErrorGroup",
+    "Reason",
+    "Pause",
+    "Event",
+    "Failure",
+)
 _CLASSES = (*_HANDLES, *_VALUES)
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from stepflow import CancelOn, ConfigurationError, Debounce, Retry, StepUsageError, Timeouts
+from stepflow.functions.invocable import invoke_request
+from stepflow.functions.requests import ask_request
+from stepflow.options.cancellation import cancellation_config
 from stepflow_engine.durations import MAX_DURATION_MS, duration_ms, show_duration
 
 
@@ -103,3 +109,26 @@ def test_a_long_text_is_refused_at_once_and_not_shown_whole() -> None:
     assert len(str(caught.value)) < 300
     with pytest.raises(ValueError, match="duration must be at most 366d, got a number of too many digits"):
         duration_ms(10**5_000)
+
+
+@pytest.mark.parametrize("value", [0, "0s", 0.0004, timedelta(0)])
+def test_a_duration_that_would_make_no_sense_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="timeout must be at least 1ms, got "):
+        duration_ms(value, name="timeout", least_ms=1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Retry(2, initial=0, budget=0),
+        lambda: Debounce("0s").to_config(),
+        lambda: cancellation_config(cancel_on=CancelOn("a", timeout=0), timeouts=None),
+        lambda: cancellation_config(cancel_on=None, timeouts=Timeouts(start=0)),
+        lambda: cancellation_config(cancel_on=None, timeouts=Timeouts(finish="0s")),
+        lambda: ask_request({}, None, 0),
+        lambda: invoke_request("f", None, timeout=0, app_id="shop", event_bytes=9),
+    ],
+)
+def test_no_option_has_a_duration_of_zero_that_would_make_no_sense(call: Callable[[], object]) -> None:
+    with pytest.raises((ConfigurationError, StepUsageError), match=r"must be at least 1ms, got (0|'0s')"):
+        call()

@@ -167,10 +167,12 @@ def test_outside_of_a_handler_they_are_refused(name: str) -> None:
         _ = STEP.heartbeat() if name == "heartbeat" else getattr(STEP, name)
 
 
-@pytest.mark.parametrize("value", ["soon", -1, "400d"])
+@pytest.mark.parametrize("value", ["soon", -1, 0, "400d"])
 def test_a_heartbeat_timeout_of_another_form_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="heartbeat_timeout must"):
         STEP.with_options(heartbeat_timeout=value)
+    with pytest.raises(ValueError, match=r"timeout must (be|not be) "):
+        STEP.with_options(timeout=value)
 
 
 def test_options_are_kept_by_further_options() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import fields
+from datetime import UTC, datetime
 
 import pytest
 
@@ -33,9 +34,10 @@ PAGE = (ROOT / "docs" / "reference" / "json-output.md").read_text()
 RUN = parse_run("run1", {"status": b"waiting", "app": b"shop", "function": b"order", "event": b"null"})
 assert RUN is not None
 VIEW = view_run(RUN)
+NOW = datetime.now(UTC)
 PRINTED = {
     "stepflow runs list": {*VIEW.to_json(), "cursor"},
-    "stepflow errors": set(ErrorGroup("g", "shop/order", "", "ValueError", "no", 1, 0, 0, "run1").to_json()),
+    "stepflow errors": set(ErrorGroup("g", "shop/order", "", "ValueError", "no", 1, NOW, NOW, "run1").to_json()),
     "stepflow runs show": set(RunDetails(RUN, [], RunTree(VIEW)).to_json()),
     "A step": set(StepView("a", "k", "done", 1).to_json()),
     "An attempt": set(AttemptView(1, "done").to_json()),
@@ -48,8 +50,8 @@ PRINTED = {
     "stepflow doctor": set(Finding("missing", Severity.ERROR, "run1", "it is missing").to_json()),
     "stepflow functions": set(listings._function_json(FunctionConfig("shop", "order", "shop"), frozenset(), 0)),
     "stepflow workers": {field.name for field in fields(WorkerRecord)},
-    "stepflow audit": set(audit_json(AuditEntry("1-1", "shop", "cancel", "run1", "", {}))),
-    "stepflow bulk show": set(BulkInfo("b", "running", "shop/order", 1).to_json()),
+    "stepflow audit": set(audit_json(AuditEntry("1-1", NOW, "shop", "cancel", "run1", "", {}))),
+    "stepflow bulk show": set(BulkInfo("b", "running", "shop/order", 1, NOW).to_json()),
     "A reason of a bulk": set(BulkReason("skipped", "it was forgotten", 1, "run1").to_json()),
     "stepflow queues": {field.name for field in fields(QueueRecord)},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -106,7 +107,7 @@ def test_blocking_methods_have_asyncio_twins() -> None:
     twins = {
         stepflow.Stepflow: (
             *("send", "start", "start_many", "invoke", "cancel_many", "pause", "resume", "pauses"),
-            *("asks", "answer"),
+            *("asks", "answer", "audit"),
         ),
         stepflow.Run: ("result", "status", "cancel", "explain", "signal", "values"),
     }
@@ -115,6 +116,19 @@ def test_blocking_methods_have_asyncio_twins() -> None:
             blocking, twin = getattr(owner, name), getattr(owner, f"a{name}")
             assert inspect.iscoroutinefunction(twin), f"a{name}"
             assert inspect.signature(twin).parameters == inspect.signature(blocking).parameters, name
+
+
+def test_times_of_public_values_are_datetimes() -> None:
+    times = {
+        f"{name}.{field.name}": field.type
+        for name in stepflow.__all__
+        if dataclasses.is_dataclass(thing := getattr(stepflow, name))
+        for field in dataclasses.fields(thing)
+        if re.search(r"(^|_)(at|since|until|time)$|_ms$", field.name)
+    }
+    others = {name for name, kind in times.items() if "datetime" not in str(kind)}
+    assert others == {"Event.at"}, "which takes several forms"
+    assert "Reason.until" in times
 
 
 def test_the_error_tree_in_the_docstring_is_the_real_one() -> None:

@@ -52,7 +52,7 @@ def test_options_are_read_and_survive_storage(options: dict[str, Any], expected:
         ({"queue": 7}, "start: queue"),
         ({"retention": "long"}, "start: retention must be a duration, got 'long'"),
         ({"retention": -1}, "start: retention must not be negative"),
-        ({"timeout": 0}, "start: timeout must be longer than 0, got 0"),
+        ({"timeout": 0}, "start: timeout must be at least 1ms, got 0"),
         ({"timeout": Timeouts(start="no")}, "start: timeout: start must be a duration, got 'no'"),
     ],
 )

@@ -160,7 +160,7 @@ WORKER = Role(
         _LISTENING,
         "client|info info multi exec",
         "xadd xack xdel xautoclaim xpending xreadgroup xgroup|create xrange",
-        "exists expire del get hdel hget hgetall hincrby hkeys hmget hset hvals llen lrange hrandfield",
+        "exists expire del get hdel hget hgetall hincrby hkeys hmget hrandfield hscan hset hvals llen lrange",
         "sadd scard smembers srem zrange zremrangebyscore zrevrangebyscore zscan set wait",
     ),
     keys=_all_keys(),

@@ -93,6 +93,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("singleton", "text", "APPLY.singleton", "APPLY.singleton", "The name of the singleton key that the run holds."),
     _field("rate", "text", "APPLY.rate", "", "The name of the rate limit key that counts the run."),
     _field("batch", "text", "begin_run create_member find_batch", "", "The run id of the batch. A batch is a run itself: both its members and the batch have the field."),
+    _field("members", "run ids", "end_batch", "", "Of a batch: the members that have ended with it, in the order in which they joined, with a space between them."),
     # cancellation
     _field("cancel_events", "integer", "APPLY.field", "begin_undo", "How many events can cancel the run. Runs without cancellation rules have no such field."),
     _field("cancel:<n>", "text", "APPLY.cancel_on", "", "The index of the wait for cancelling event n."),

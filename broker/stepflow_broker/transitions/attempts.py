@@ -37,6 +37,8 @@ WORKER_DIED = "worker_died"
 UNFINISHED = "unfinished"
 """The outcome of a step that had not ended when its run was cancelled or failed."""
 _LONGEST_REPORTED_ID = 256
+_MOST_FIELDS = 1_000_000
+"""More fields than the hash has: 1,000 attempts, and a heartbeat for each step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,16 @@ def attempt_detail(
 
 
 def read_attempts(partition: Partition, run_id: str) -> Command[list[AttemptRecord]]:
-    """The kept attempts of a run, oldest first."""
-    return command(
-        lambda reply: list(_attempts(replies.fields(reply))), "HGETALL", partition.run_key("ATTEMPTS", run_id)
-    )
+    """The kept attempts of a run, oldest first.
+
+    The details of heartbeats, which are in the same hash and may be large, are not read. The scan is complete: there
+    are fewer fields than it may look at.
+    """
+
+    def read(reply: Any) -> list[AttemptRecord]:
+        return list(_attempts(replies.fields(reply[1])))
+
+    return command(read, "HSCAN", partition.run_key("ATTEMPTS", run_id), 0, "MATCH", "[0-9]*", "COUNT", _MOST_FIELDS)
 
 
 def read_first_failure(partition: Partition, run_id: str, key: str) -> Command[int | None]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_engine.codec import dumps, loads
+from stepflow_engine.times import utc_time
 
-__all__ = ["Action", "AuditEntry", "read_audit_page", "record_action"]
+__all__ = ["ACTIONS", "Action", "AuditEntry", "read_audit_page", "record_action"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +38,56 @@ class Action:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+ACTIONS = (
+    "fork",
+    "retry",
+    "rerun",
+    "fork_many",
+    "stop_bulk",
+    "answer",
+    "cancel",
+    "cancel_many",
+    "pause",
+    "resume",
+    "forget",
+    "resend",
+    "repair",
+    "create",
+    "trigger",
+    "backfill",
+    "delete",
+)
+"""What the audit log records."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """An entry of the audit log.
+    """Something that was done by hand, as `Stepflow.audit` lists it.
 
     Attributes:
-        entry: its entry in the stream of its partition.
+        id: the id of the entry, which only entries of other partitions may share.
+        at: when, in UTC.
         who: ``user@host`` for the command line, the app id for Python.
         action: ``fork``, ``retry``, ``rerun``, ``fork_many``, ``stop_bulk``, ``answer``, ``cancel``, ``cancel_many``,
             ``pause``, ``resume``, ``forget``, ``resend``, ``repair``, ``create``, ``trigger``, ``backfill`` or
             ``delete``.
         subject: the run id; else what is meant, such as ``function shop/order``.
+        reason: why; ``""``: none was given.
+        details: more; which, depends on the action.
+
+    Example::
+
+        for entry in app.audit(action="cancel", since="1d"):
+            print(entry.at, entry.who, entry.subject, entry.reason)
     """
 
-    entry: str
+    id: str
+    at: datetime
     who: str
     action: str
     subject: str
     reason: str
     details: Mapping[str, Any]
-
-    @property
-    def at_ms(self) -> int:
-        """When, in ms since the epoch."""
-        return int(self.entry.partition("-")[0])
 
 
 def record_action(partition: Partition, action: Action) -> Command[bool]:
@@ -78,14 +106,17 @@ def record_action(partition: Partition, action: Action) -> Command[bool]:
     )
 
 
-def read_audit_page(partition: Partition, *, before: str, limit: int) -> Command[list[AuditEntry]]:
+def read_audit_page(
+    partition: Partition, *, before: str = "", since_ms: int = 0, limit: int
+) -> Command[list[AuditEntry]]:
     """Read entries of one partition, newest first.
 
     Args:
         before: only entries older than this one; ``""``: all.
+        since_ms: only entries from this time on, in ms since the epoch.
     """
     end = f"({before}" if before else "+"
-    return command(_entries, "XREVRANGE", partition.keys("AUDIT"), end, "-", "COUNT", limit)
+    return command(_entries, "XREVRANGE", partition.keys("AUDIT"), end, since_ms, "COUNT", limit)
 
 
 def _entries(reply: list[Any]) -> list[AuditEntry]:
@@ -100,4 +131,5 @@ def _entry(entry: str, fields: Mapping[bytes, bytes]) -> AuditEntry:
         details = loads(fields[b"details"])
     except (KeyError, ValueError):
         details = None
-    return AuditEntry(entry, who, action, subject, reason, details if isinstance(details, dict) else {})
+    known = {name: value for name, value in details.items() if name != "id"} if isinstance(details, dict) else {}
+    return AuditEntry(entry, utc_time(int(entry.partition("-")[0])), who, action, subject, reason, known)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Literal
 
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
+from stepflow_engine.times import utc_time
 
 __all__ = [
     "PAUSE_KINDS",
@@ -38,14 +40,14 @@ class Pause:
     Attributes:
         kind, name: what: a function by ``app/id``, a queue, or a key of a concurrency, as in
             ``shop/sync:event.data.shop=17``.
-        since: in milliseconds since the epoch.
+        since: since when, in UTC.
         reason: why; ``""``: none was given.
         complete: whether all partitions agree. If not, a pause or a resume was interrupted: call it again.
     """
 
     kind: PauseKind
     name: str
-    since: int
+    since: datetime
     reason: str
     complete: bool = True
 
@@ -129,6 +131,6 @@ def _pause(subject: bytes, value: bytes) -> Pause | None:
     try:
         kind, _, name = subject.decode().partition(" ")
         since, _, reason = value.decode().partition(" ")
-        return next((Pause(one, name, int(since), reason) for one in PAUSE_KINDS if one == kind), None)
-    except ValueError:
+        return next((Pause(one, name, utc_time(int(since)), reason) for one in PAUSE_KINDS if one == kind), None)
+    except (ValueError, OverflowError):
         return None

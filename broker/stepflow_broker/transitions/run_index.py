@@ -84,6 +84,7 @@ class RunQuery:
         error: only runs that failed with an error of this name, or with this text in its message; ``""``: any.
         condition: a CEL expression on ``event``, the event of the run; ``""``: none.
         parent: only children of this run; ``""``: any run.
+        batch: only runs of this batch: the run that executes it, or one of them; ``""``: any run.
         event_id: only runs that the event with this id started; ``""``: any.
         id_prefix: only runs whose id starts with this; ``""``: any.
     """
@@ -98,6 +99,7 @@ class RunQuery:
     error: str = ""
     condition: str = ""
     parent: str = ""
+    batch: str = ""
     event_id: str = ""
     id_prefix: str = ""
 

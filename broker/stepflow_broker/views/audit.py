@@ -15,13 +15,14 @@ _PAGE = 1_000
 
 
 def find_actions(
-    partition: Partition, *, action: str = "", subject: str = "", limit: int = 50
+    partition: Partition, *, action: str = "", subject: str = "", since_ms: int = 0, limit: int = 50
 ) -> Operation[list[AuditEntry]]:
     """The newest actions of all partitions, newest first.
 
     Args:
         action: only actions of this name; ``""``: any.
         subject: only actions with this subject; ``""``: any.
+        since_ms: only actions from this time on, in ms since the epoch.
         limit: how many.
     """
     found: list[AuditEntry] = []
@@ -29,7 +30,7 @@ def find_actions(
     left = dict.fromkeys(partition.all, limit)
     while before:
         pages: list[list[AuditEntry]] = yield [
-            read_audit_page(one, before=last, limit=_PAGE) for one, last in before.items()
+            read_audit_page(one, before=last, since_ms=since_ms, limit=_PAGE) for one, last in before.items()
         ]
         for one, page in zip(list(before), pages, strict=True):
             matching = [entry for entry in page if action in ("", entry.action) and subject in ("", entry.subject)]
@@ -38,17 +39,17 @@ def find_actions(
             if len(page) < _PAGE or left[one] <= 0:
                 del before[one]
             else:
-                before[one] = page[-1].entry
-    return sorted(found, key=lambda entry: entry.at_ms, reverse=True)[:limit]
+                before[one] = page[-1].id
+    return sorted(found, key=lambda entry: entry.at, reverse=True)[:limit]
 
 
 def audit_json(entry: AuditEntry) -> dict[str, Any]:
     """An entry as the JSON output has it."""
     return {
-        "at": iso(entry.at_ms),
+        "at": iso(entry.at),
         "who": entry.who,
         "action": entry.action,
         "subject": entry.subject,
         "reason": entry.reason,
-        "details": {name: value for name, value in entry.details.items() if name != "id"},
+        "details": entry.details,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from stepflow_broker.protocol.clock import now_ms
@@ -13,6 +14,7 @@ from stepflow_broker.transitions.bulks import BulkRecord, read_bulk, read_bulk_i
 from stepflow_broker.views.times import iso
 from stepflow_engine.errors import BulkNotFoundError
 from stepflow_engine.limits import check_id
+from stepflow_engine.times import utc_time, utc_time_or_none
 
 __all__ = ["BulkInfo", "BulkReason", "read_bulk_info", "read_bulk_infos"]
 
@@ -67,7 +69,7 @@ class BulkInfo:
         who: who has started it.
         reason: why.
         created_at, started_at, ended_at: when it was started, when a worker took it first, and when it ended, in
-            milliseconds since the epoch; ``None``: not yet.
+            UTC; ``None``: not yet.
         worker: the worker that executes it; ``""``: none has it now.
         stopped_by: who has stopped it; ``""``: nobody.
 
@@ -81,6 +83,7 @@ class BulkInfo:
     state: str
     function: str
     matched: int
+    created_at: datetime
     done: int = 0
     skipped: int = 0
     refused: int = 0
@@ -89,9 +92,8 @@ class BulkInfo:
     rate: float = 0.0
     who: str = ""
     reason: str = ""
-    created_at: int = 0
-    started_at: int | None = None
-    ended_at: int | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
     worker: str = ""
     stopped_by: str = ""
 
@@ -149,7 +151,7 @@ def read_bulk_infos(partition: Partition) -> Operation[list[BulkInfo]]:
     records = (yield [read_bulk(partition, bulk_id) for bulk_id in ids]) if ids else []
     now = now_ms()
     found = [_view(record, now) for record in records if record is not None]
-    return sorted(found, key=lambda one: (-one.created_at, one.id))
+    return sorted(sorted(found, key=lambda one: one.id), key=lambda one: one.created_at, reverse=True)
 
 
 def _view(record: BulkRecord, now: int) -> BulkInfo:
@@ -169,9 +171,9 @@ def _view(record: BulkRecord, now: int) -> BulkInfo:
         rate=round(settled * 1000 / lasted_ms, 1) if lasted_ms > 0 else 0.0,
         who=record.who,
         reason=record.reason,
-        created_at=record.created_at,
-        started_at=record.started_at or None,
-        ended_at=record.ended_at or None,
+        created_at=utc_time(record.created_at),
+        started_at=utc_time_or_none(record.started_at or None),
+        ended_at=utc_time_or_none(record.ended_at or None),
         worker=record.holder if record.held_until > now else "",
         stopped_by=record.stopped_by,
     )

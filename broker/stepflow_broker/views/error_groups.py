@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from stepflow_broker.protocol import replies
@@ -11,6 +12,7 @@ from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.views.times import iso
+from stepflow_engine.times import utc_time
 
 __all__ = ["ErrorGroup", "read_error_groups"]
 
@@ -30,7 +32,7 @@ class ErrorGroup:
         name: the name of the error.
         message: the message of the last failure; ``""``: it is encrypted.
         count: how many runs have failed, also those that are forgotten. A run with a batch counts once.
-        first_at, last_at: the first and the last failure, in milliseconds since the epoch.
+        first_at, last_at: the first and the last failure, in UTC.
         run: the run that failed last.
 
     Example::
@@ -45,8 +47,8 @@ class ErrorGroup:
     name: str
     message: str
     count: int
-    first_at: int
-    last_at: int
+    first_at: datetime
+    last_at: datetime
     run: str
 
     def to_json(self) -> dict[str, Any]:
@@ -91,7 +93,8 @@ def read_error_groups(
         for group in groups
         if group and app in ("", group.function.partition("/")[0]) and (not functions or group.function in functions)
     ]
-    return sorted(found, key=lambda group: (-group.last_at, group.id))[:limit]
+    found.sort(key=lambda group: group.id)
+    return sorted(found, key=lambda group: group.last_at, reverse=True)[:limit]
 
 
 def _read_group(partition: Partition, group: str) -> Command[ErrorGroup | None]:
@@ -106,8 +109,8 @@ def _read_group(partition: Partition, group: str) -> Command[ErrorGroup | None]:
             name=fields.get("name", ""),
             message=fields.get("message", ""),
             count=int(fields.get("count") or 0),
-            first_at=int(fields.get("first") or 0),
-            last_at=int(fields["last"]),
+            first_at=utc_time(int(fields.get("first") or 0)),
+            last_at=utc_time(int(fields["last"])),
             run=fields.get("run", ""),
         )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from stepflow_broker.protocol import replies
@@ -32,6 +33,7 @@ from stepflow_engine.product import NAME
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import StepKind
 from stepflow_engine.terminal_text import cut, one_line_failure
+from stepflow_engine.times import utc_time_or_none as _time
 
 __all__ = ["Reason", "explain_run"]
 
@@ -51,22 +53,29 @@ class Reason:
             ask, command (which ends these two), sleep, step, code, retrying, waitlisted, pause, queue, concurrency.
         subject: a run, a step, a queue, or a concurrency limit.
         text: a sentence without a full stop.
-        until: when it ends by itself, in milliseconds since the epoch; ``None``: it does not end by time.
+        until: when it ends by itself, in UTC; ``None``: it does not end by time.
         because: the reasons for this reason.
-        since: since when a worker executes it, or it waits for a signal or an answer, in milliseconds since the epoch;
-            ``None``: neither, or the time is unknown.
+        since: since when a worker executes it, or it waits for a signal or an answer, in UTC; ``None``: neither, or the
+            time is unknown.
     """
 
     kind: str
     subject: str
     text: str
-    until: int | None = None
+    until: datetime | None = None
     because: tuple[Reason, ...] = ()
-    since: int | None = None
+    since: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the JSON output."""
-        return asdict(self)
+        return {
+            "kind": self.kind,
+            "subject": self.subject,
+            "text": self.text,
+            "until": iso(self.until),
+            "because": [one.to_json() for one in self.because],
+            "since": iso(self.since),
+        }
 
 
 def explain_run(broker: Broker, partition: Partition, run_id: str) -> Reason | None:
@@ -127,7 +136,7 @@ class _Explainer:
                     return Reason("waiting", run_id, text, None, because)
                 text = f"{record.name} is executed by {self._holder(record.owner)}"
                 code = Reason("code", record.name, _OWN_CODE)
-                return Reason("executing", run_id, text, None, because or (code,), record.leased_at)
+                return Reason("executing", run_id, text, None, because or (code,), _time(record.leased_at))
             case "queued":
                 because = (self._queued(record.queue, run_id, started=record.started_at is not None),)
                 return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
@@ -157,7 +166,7 @@ class _Explainer:
         ended = self.broker.execute(command(int, "HEXISTS", self.partition.run_key("MEMOS", record.id), key))
         if not ended:
             text = f"step {step_id!r} is executed by {self._holder(record.owner)}"
-            yield Reason("step", step_id, text, since=since)
+            yield Reason("step", step_id, text, since=_time(since))
 
     def _failed_steps(self, record: RunRecord) -> Iterator[Reason]:
         """The latest step of a failed run that failed, which is why it failed, unless its code handled that."""
@@ -197,14 +206,14 @@ class _Explainer:
     def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:
         if record.blocked:
             kind = "code_missing" if record.blocked.startswith("the code of") else "not_readable"
-            return Reason(kind, record.id, record.blocked, record.due_at)
+            return Reason(kind, record.id, record.blocked, _time(record.due_at))
         if record.attempt:
             failure = f": {record.failure.name}: {record.failure.message}" if record.failure else ""
             text = f"the code of {record.name} failed, and is tried again (retry {record.attempt}){failure}"
-            return Reason("retrying", record.id, text, record.due_at)
+            return Reason("retrying", record.id, text, _time(record.due_at))
         if delayed_by == DELAYED and record.due_at is not None:
-            return Reason("delayed", record.id, f"{record.name} starts at {iso(record.due_at)}", record.due_at)
-        return Reason("delayed", record.id, f"{record.name} is {delayed_by or DELAYED}", record.due_at)
+            return Reason("delayed", record.id, f"{record.name} starts at {iso(record.due_at)}", _time(record.due_at))
+        return Reason("delayed", record.id, f"{record.name} is {delayed_by or DELAYED}", _time(record.due_at))
 
     def _steps(
         self, run_id: str, steps: list[StepRecord], limits: list[tuple[int, str]], record: RunRecord, *, depth: int
@@ -215,15 +224,15 @@ class _Explainer:
                 case "waiting" if step.child:
                     child = self.run(step.child, depth=depth + 1) if depth < _DEPTH else None
                     because = (child,) if child else ()
-                    yield Reason("child", step.id, _child(step), step.due_at, because)
+                    yield Reason("child", step.id, _child(step), _time(step.due_at), because)
                 case "waiting" if step.kind == StepKind.SIGNAL:
                     yield _signal(run_id, step)
                 case "waiting" if step.kind == StepKind.ASK:
                     yield _ask(run_id, step)
                 case "waiting" if step.index:
-                    yield Reason("event", step.id, f"step {step.id!r} waits for {_event(step)}", step.due_at)
+                    yield Reason("event", step.id, f"step {step.id!r} waits for {_event(step)}", _time(step.due_at))
                 case "waiting":
-                    yield Reason("sleep", step.id, f"step {step.id!r} sleeps", step.due_at)
+                    yield Reason("sleep", step.id, f"step {step.id!r} sleeps", _time(step.due_at))
                 case "queued":
                     why = (self._queued(queue, job, started=True), *self._paused_queue(record, queue))
                     text = f"step {step.id!r} is ready, and no worker has taken it"
@@ -233,14 +242,14 @@ class _Explainer:
                     yield Reason("waitlisted", step.id, f"step {step.id!r} waits in a wait list", None, positions)
                 case "leased":
                     text = f"step {step.id!r} is executed by {self._holder(step.owner)}"
-                    yield Reason("step", step.id, text, since=step.leased_at)
+                    yield Reason("step", step.id, text, since=_time(step.leased_at))
                 case "delayed" if step.deferred and step.failure:
                     kind = "code_missing" if step.failure.name == "CodeMissing" else "not_readable"
-                    yield Reason(kind, step.id, f"step {step.id!r}: {step.failure.message}", step.due_at)
+                    yield Reason(kind, step.id, f"step {step.id!r}: {step.failure.message}", _time(step.due_at))
                 case "delayed":
                     failure = f": {step.failure.name}: {step.failure.message}" if step.failure else ""
                     text = f"step {step.id!r} failed, and is tried again (retry {step.attempts}){failure}"
-                    yield Reason("retrying", step.id, text, step.due_at)
+                    yield Reason("retrying", step.id, text, _time(step.due_at))
 
     def _queued(self, queue: str, job: str, *, started: bool) -> Reason:
         """The position of a job on the queue of its partition, and the workers that serve the queue."""
@@ -344,7 +353,7 @@ def _signal(run_id: str, step: StepRecord) -> Reason:
     send = f"{NAME} runs signal {run_id} {shlex.quote(name)}"
     text = f"step {step.id!r} waits for signal {name!r}"
     return Reason(
-        "signal", step.id, text, step.due_at, (Reason("command", send, f"send it with: {send}"),), _since(wait)
+        "signal", step.id, text, _time(step.due_at), (Reason("command", send, f"send it with: {send}"),), _since(wait)
     )
 
 
@@ -354,12 +363,12 @@ def _ask(run_id: str, step: StepRecord) -> Reason:
     answer = f"{NAME} answer {run_id} {shlex.quote(name)} --data JSON"
     text = f"step {step.id!r} waits for an answer" + (f" of {wait.to}" if wait and wait.to else "")
     return Reason(
-        "ask", step.id, text, step.due_at, (Reason("command", answer, f"give it with: {answer}"),), _since(wait)
+        "ask", step.id, text, _time(step.due_at), (Reason("command", answer, f"give it with: {answer}"),), _since(wait)
     )
 
 
-def _since(wait: WaitView | None) -> int | None:
-    return wait.started_at if wait else None
+def _since(wait: WaitView | None) -> datetime | None:
+    return _time(wait.started_at) if wait else None
 
 
 def _event(step: StepRecord) -> str:

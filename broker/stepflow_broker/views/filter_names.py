@@ -1,4 +1,4 @@
-"""What a filter of runs names: functions, tags and groups of errors. One that does not exist is an error."""
+"""What a filter of runs names: apps, functions, tags and groups of errors. One that does not exist is an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.product import NAME
 from stepflow_engine.suggestions import suggestion
 
-__all__ = ["check_names", "functions_named"]
+__all__ = ["check_app", "check_names", "functions_named"]
 
 _MAX_TAG_NAMES = 1_000
 
@@ -30,6 +30,18 @@ def functions_named(partition: Partition, name: str) -> Operation[tuple[str, ...
     if not found:
         raise _no_function(name, [one.partition("/")[2] for one in names])
     return found
+
+
+def check_app(partition: Partition, app: str) -> Operation[None]:
+    """Refuse an app of which no function is registered or has runs. One round trip.
+
+    Raises:
+        FilterError: there is no such app.
+    """
+    names, _ = yield from _known_functions(partition)
+    apps = {name.partition("/")[0] for name in names}
+    if app not in apps:
+        raise FilterError("app", f"there is no app {app!r}: {suggestion(app, apps, 'apps')}")
 
 
 def _known_functions(partition: Partition) -> Operation[tuple[set[str], list[FunctionConfig]]]:

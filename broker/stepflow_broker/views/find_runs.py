@@ -18,13 +18,12 @@ from stepflow_broker.transitions.run_index import Place, RunQuery, page_index, p
 from stepflow_broker.transitions.runs import parse_run, read_steps
 from stepflow_broker.views.filter_names import check_names
 from stepflow_broker.views.run_candidates import read_candidates
+from stepflow_broker.views.run_comparison import CHUNK, compare_runs
 from stepflow_broker.views.run_pauses import limits_of
 from stepflow_broker.views.run_view import RunView, view_run
 from stepflow_broker.views.wait_view import WaitView, find_waits
 from stepflow_engine.cipher import Cipher
-from stepflow_engine.encryption_scopes import end_scopes, open_event, read_event, redacted_failure
-from stepflow_engine.errors import DecryptionError
-from stepflow_engine.expression import ExpressionCostError, expression
+from stepflow_engine.encryption_scopes import end_scopes, redacted_failure
 from stepflow_engine.state_machine import RunStatus
 
 __all__ = [
@@ -44,7 +43,6 @@ _MOST = 1_000
 """How many entries one script reads."""
 _EVENT_BYTES = 64 * 1024 * 1024
 """How many bytes of events are read for a page."""
-_CHUNK = 50
 _ROWS = 500
 _RUN_FIELDS = (
     "status",
@@ -82,6 +80,7 @@ class RunPage:
         runs: the runs, the newest first.
         next_cursor: where the next page begins; ``""``: there are no more runs.
         compared: how many runs were compared with the filter.
+        unreadable: how many of them were left out because this process lacks the key of their event or error.
         is_cut: whether the page ended before it was full, because it would have had to read too many runs.
     """
 
@@ -89,6 +88,7 @@ class RunPage:
     next_cursor: str = ""
     compared: int = 0
     is_cut: bool = False
+    unreadable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,7 @@ class _Found:
     next_place: Place | None
     compared: int
     is_cut: bool = False
+    unreadable: int = 0
 
 
 def read_page(
@@ -128,7 +129,7 @@ def find_page(
     Raises:
         FilterError: the cursor is wrong, or a tag or a group of errors does not exist.
         FunctionNotFoundError: a function does not exist.
-        RunNotFoundError: the parent does not exist.
+        RunNotFoundError: the parent or the batch does not exist.
     """
     after = parse_cursor(cursor, wanted.order) if cursor else None
     ids = yield from read_candidates(partition, wanted)
@@ -139,7 +140,7 @@ def find_page(
         runs = yield from read_views(partition, [place.run_id for place in found.places])
         runs = [run for run in runs if not wanted.statuses or run.status in wanted.statuses]
         next_cursor = found.next_place.cursor(wanted.order) if found.next_place else ""
-        page = RunPage(runs, next_cursor, found.compared, found.is_cut)
+        page = RunPage(runs, next_cursor, found.compared, found.is_cut, found.unreadable)
     if not page.runs and not cursor:
         yield from check_names(partition, wanted, known)
     return page
@@ -152,22 +153,24 @@ class IdPage:
     Attributes:
         ids: the ids, those of the newest runs first.
         next_cursor: where the next page begins; ``""``: there are no more runs. A page may be empty before the end.
+        unreadable: as `RunPage.unreadable`.
     """
 
     ids: list[str]
     next_cursor: str
+    unreadable: int
 
 
 def find_ids(
     partition: Partition, wanted: RunQuery, *, cursor: str = "", limit: int, known: Iterable[str] = ()
 ) -> Operation[IdPage]:
-    """As `find_page`, without reading the runs, for filters that the indexes have: no parent, event id or id prefix."""
+    """As `find_page`, without reading the runs, for filters of indexes: no parent, batch, event id or id prefix."""
     after = parse_cursor(cursor, wanted.order) if cursor else None
     found = yield from _walk(partition, wanted, after, limit)
     if not found.places and not cursor:
         yield from check_names(partition, wanted, known)
     next_cursor = found.next_place.cursor(wanted.order) if found.next_place else ""
-    return IdPage([place.run_id for place in found.places], next_cursor)
+    return IdPage([place.run_id for place in found.places], next_cursor, found.unreadable)
 
 
 def _opened(run: RunView, cipher: Cipher) -> RunView:
@@ -206,70 +209,30 @@ class _Source:
 def _walk(partition: Partition, wanted: RunQuery, after: Place | None, limit: int) -> Operation[_Found]:
     """The next runs of all partitions, merged."""
     sources = [_Source(one, after) for one in partition.all]
-    places, read, event_bytes = list[Place](), 0, 0
+    places, read, event_bytes, unreadable = list[Place](), 0, 0, 0
     while len(places) < limit:
         best = max((source for source in sources if source.found), key=lambda one: one.found[-1], default=None)
         behind = [source for source in sources if source.may_have_newer(best.found[-1] if best else None)]
         if behind and (read >= BUDGET or event_bytes > _EVENT_BYTES):
             last = max((one.after for one in behind if one.after), default=None)
-            return _Found(places, last, read, is_cut=True)
+            return _Found(places, last, read, is_cut=True, unreadable=unreadable)
         if behind:
-            size = min(limit - len(places), _CHUNK) if wanted.condition or wanted.error else limit - len(places)
+            size = min(limit - len(places), CHUNK) if wanted.condition or wanted.error else limit - len(places)
             pages = yield [
                 page_index(one.partition, wanted, one.after, limit=size, most=min(_MOST, max(1, BUDGET - read)))
                 for one in behind
             ]
             for source, page in zip(behind, pages, strict=True):
-                found, size = yield from _matching(source.partition, wanted, page.found)
-                source.found, source.after, source.is_done = found[::-1], page.last, page.last is None
-                read, event_bytes = read + page.read, event_bytes + size
+                compared = yield from compare_runs(source.partition, wanted, page.found)
+                source.found, source.after, source.is_done = compared.matching[::-1], page.last, page.last is None
+                read, event_bytes = read + page.read, event_bytes + compared.size_bytes
+                unreadable += compared.unreadable
         elif best is None:
-            return _Found(places, None, read)
+            return _Found(places, None, read, unreadable=unreadable)
         else:
             places.append(best.found.pop())
     has_more = any(source.found or not source.is_done for source in sources)
-    return _Found(places, places[-1] if has_more else None, read)
-
-
-def _matching(partition: Partition, wanted: RunQuery, places: Sequence[Place]) -> Operation[tuple[list[Place], int]]:
-    """The runs whose event and error match, and the number of bytes that were read."""
-    if not wanted.condition and not wanted.error:
-        return list(places), 0
-    matching, size = list[Place](), 0
-    for part in in_chunks(places, _CHUNK):
-        fields = ("event" if wanted.condition else "status", "error", "app", "function")
-        payloads = yield [
-            command(replies.raw, "HMGET", partition.run_key("RUN", place.run_id), *fields) for place in part
-        ]
-        for place, (event, error, app, function) in zip(part, payloads, strict=True):
-            size += len(event or b"") + len(error or b"")
-            name = f"{replies.shown_text(app)}/{replies.shown_text(function)}"
-            if _condition_holds(wanted.condition, event, partition.cipher) and _error_matches(
-                wanted.error, error, place.run_id, name, partition.cipher
-            ):
-                matching.append(place)
-    return matching, size
-
-
-def _condition_holds(condition: str, event: bytes | None, cipher: Cipher) -> bool:
-    """Whether a condition holds for the event of a run; not for one that is too expensive, or cannot be opened."""
-    if not condition:
-        return True
-    if event is None:
-        return False
-    try:
-        return expression(condition).holds(event=open_event(cipher, read_event(event)))
-    except (ExpressionCostError, DecryptionError):
-        return False
-
-
-def _error_matches(text: str, error: bytes | None, run_id: str, name: str, cipher: Cipher) -> bool:
-    """Whether the name of the error of a run is the text, or its message has it."""
-    if not text:
-        return True
-    run = parse_run(run_id, {"status": b"failed", "event": b"null", **({"error": error} if error else {})})
-    failure = redacted_failure(cipher, run.failure if run else None, *end_scopes(run_id, name, failed=True))
-    return failure is not None and (failure.name == text or text in failure.message)
+    return _Found(places, places[-1] if has_more else None, read, unreadable=unreadable)
 
 
 # -- from ids ------------------------------------------------------------------
@@ -284,11 +247,12 @@ def _page_of(
         if _is_wanted(run, wanted):
             at_ms = run.ended_at if wanted.order == "ended" else run.created_at
             places[Place(at_ms or 0, run.id)] = run
-    matching, _ = yield from _matching(partition, wanted, [place for place in places if after is None or place < after])
-    first = sorted(matching, reverse=True)[: limit + 1]
+    left = [place for place in places if after is None or place < after]
+    compared = yield from compare_runs(partition, wanted, left)
+    first = sorted(compared.matching, reverse=True)[: limit + 1]
     next_place = first[limit - 1] if len(first) > limit else None
     cursor = next_place.cursor(wanted.order) if next_place else ""
-    return RunPage([places[place] for place in first[:limit]], cursor, len(ids))
+    return RunPage([places[place] for place in first[:limit]], cursor, len(ids), unreadable=compared.unreadable)
 
 
 def _is_wanted(run: RunView, wanted: RunQuery) -> bool:

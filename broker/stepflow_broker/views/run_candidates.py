@@ -1,6 +1,7 @@
 """Candidates: few runs among which are all that a filter wants, where it names them by more than an index does.
 
-These are the children of a run, the runs of an event, those whose id begins in some way, and those that are executed.
+These are the children of a run, the runs of a batch, those of an event, those whose id begins in some way, and those
+that are executed.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
-from stepflow_broker.redis_client.operation import Operation
+from stepflow_broker.redis_client.operation import Operation, single
 from stepflow_broker.registry.functions import read_functions
 from stepflow_broker.transitions.attempts import AttemptRecord, read_attempts
+from stepflow_broker.transitions.batches import read_members
 from stepflow_broker.transitions.run_index import RunQuery, read_run_functions
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_broker.views.invoke_view import find_invokes
@@ -32,6 +34,8 @@ def read_candidates(partition: Partition, wanted: RunQuery) -> Operation[list[st
     """The ids among which are those of all wanted runs, where they are few; ``None``: the indexes have them."""
     if wanted.parent:
         return (yield from read_children(partition, wanted.parent))
+    if wanted.batch:
+        return (yield from _batched(partition, wanted.batch))
     if wanted.event_id:
         return (yield from _started_by(partition, wanted.event_id))
     if wanted.id_prefix:
@@ -79,6 +83,26 @@ def read_children(partition: Partition, run_id: str) -> Operation[list[str]]:
     _, pending, attempts, memos = yield from read_run_parts(partition, run_id)
     invokes = find_invokes(((key, read_memo(text)) for key, text in memos), pending, attempts)
     return list(dict.fromkeys(invoke.run_id for invoke in invokes if invoke.run_id))
+
+
+def _batched(partition: Partition, run_id: str) -> Operation[list[str]]:
+    """The ids of the runs of a batch, in the order in which they joined it. A round trip, or two.
+
+    Args:
+        run_id: the run that executes the batch, or one of the runs.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        FilterError: it is not of a batch.
+    """
+    status, batch = yield from single(
+        command(replies.texts, "HMGET", partition.run_key("RUN", run_id), "status", "batch")
+    )
+    if not status:
+        raise run_not_found(run_id)
+    if not batch:
+        raise FilterError("batch", f"batch must be a run of a batch: run {run_id} is of none")
+    return (yield from read_members(partition, batch))
 
 
 def _started_by(partition: Partition, event_id: str) -> Operation[list[str]]:

@@ -13,6 +13,7 @@ from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import console, echo, print_json, printable, since, span, state_text, table
 from stepflow_cli.options import output_option, reason_option, server_options
 from stepflow_cli.server import find_app
+from stepflow_engine.times import epoch_ms
 
 __all__ = ["bulk"]
 
@@ -97,7 +98,7 @@ def _print(info: BulkInfo) -> None:
         for one in info.reasons:
             reasons.add_row(f"{one.count:,}", one.outcome, printable(one.text), printable(one.run))
         out.print("", reasons, sep="\n")
-    if not info.ended and not info.worker and now - info.created_at > _UNHELD_MS:
+    if not info.ended and not info.worker and now - epoch_ms(info.created_at) > _UNHELD_MS:
         echo(f"note: no worker executes it: start one that has function {info.function}", err=True)
 
 

@@ -19,6 +19,7 @@ from stepflow_cli.filters import (
     function_names,
     function_option,
     named_as_options,
+    note_unreadable,
     parse_tag,
     resolve_time,
     since_option,
@@ -154,6 +155,7 @@ def retry(
     if not dry_run and not yes and bulk.matched and click.confirm(f"Retry {_count(bulk.matched)}?", err=True):
         bulk = filters.start(app, reason=reason, dry_run=False)
     _print_bulk(bulk, output, dry_run=dry_run)
+    note_unreadable(bulk.unreadable)
 
 
 def _check(run_ids: Sequence[str], filters: Filters, *, is_bulk: bool) -> None:

@@ -22,7 +22,7 @@ from stepflow_cli.commands.forks import fork, rerun
 from stepflow_cli.commands.retry import retry
 from stepflow_cli.commands.signal import signal
 from stepflow_cli.exit_codes import EPILOG, Session
-from stepflow_cli.filters import RunFilters, named_as_options, run_filter_options
+from stepflow_cli.filters import RunFilters, named_as_options, note_unreadable, run_filter_options
 from stepflow_cli.formatting import (
     Cell,
     brief_failure,
@@ -79,6 +79,7 @@ def list_runs(*, filters: RunFilters, limit: int, cursor: str | None, output: st
         _print_runs(page.runs)
     else:
         echo("no runs")
+    note_unreadable(page.unreadable)
     if page.next_cursor and (output != "json" or page.is_cut):
         cut = f", after {page.compared:,} runs were compared" if page.is_cut else ""
         echo(f"there may be more runs{cut}: --cursor {page.next_cursor}", err=output == "json")

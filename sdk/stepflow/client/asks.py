@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from stepflow.client.backend import Backend
+from stepflow.client.find import checked_limit
 from stepflow.client.function_names import parse_name
 from stepflow.functions.function import Function
 from stepflow_broker.protocol.status import ScriptStatus
@@ -26,6 +27,7 @@ from stepflow_engine.limits import check_id
 from stepflow_engine.memo import Memo, read_memo
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import StepKind, stored_kind
+from stepflow_engine.times import utc_time
 
 __all__ = ["Ask", "answer_operation", "ask_of", "asks_operation"]
 
@@ -63,7 +65,7 @@ class Ask:
 
 def ask_of(view: AskView) -> Ask:
     """An ask from its view."""
-    since, until = _time(view.since), _time(view.until)
+    since, until = utc_time(view.since), utc_time(view.until)
     return Ask(view.run_id, view.function, view.step, view.to, since, until, view.schema)
 
 
@@ -77,15 +79,13 @@ def asks_operation(
         ConfigurationError: ``function`` is neither a function nor text.
     """
     names = () if function is None else ("/".join(parse_name(function, app_id)),)
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise FilterError("limit", f"limit must be an integer >= 1, got {limit!r}")
     if to is not None:
         try:
             check_id(to, "to")
         except ValueError as error:
             raise FilterError("to", str(error)) from None
     app = "" if names else app_id
-    return find_asks(backend.partition, app=app, functions=names, to=to, limit=limit)
+    return find_asks(backend.partition, app=app, functions=names, to=to, limit=checked_limit(limit))
 
 
 def answer_operation(
@@ -167,7 +167,7 @@ class _Answer:
         kind, ended_at = stored_kind(memo.detail), memo.detail.get("ended_at")
         if kind != StepKind.ASK:
             return self._refusal(f"step {memo.id!r:.100} of run {self._run_id} is a step of kind '{kind}', not an ask")
-        by, at = str(memo.detail.get("answered_by", "")), _time(ended_at or 0)
+        by, at = str(memo.detail.get("answered_by", "")), utc_time(ended_at or 0)
         if not by:
             return self._refusal(f"step {memo.id!r:.100} of run {self._run_id} waits no longer: it timed out at {at}")
         return self._refusal(
@@ -207,7 +207,3 @@ class _Answer:
 
     def _refusal(self, message: str, **facts: Any) -> AnswerError:
         return AnswerError(message, run_id=self._run_id, step_id=str(self._step_id), **facts)
-
-
-def _time(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)

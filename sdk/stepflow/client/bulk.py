@@ -35,6 +35,8 @@ class Bulk:
         matched: how many runs were selected.
         sample: the ids of some of them, the newest first; empty if the handle was made by `Stepflow.bulk`.
         dry_run: whether it was a dry run.
+        unreadable: how many runs were left out because this process lacks the key of their event or error, with which
+            ``if_`` or ``error`` were to be compared.
 
     Example::
 
@@ -43,12 +45,20 @@ class Bulk:
     """
 
     def __init__(
-        self, backend: Backend, bulk_id: str, *, matched: int, sample: Sequence[str] = (), dry_run: bool = False
+        self,
+        backend: Backend,
+        bulk_id: str,
+        *,
+        matched: int,
+        sample: Sequence[str] = (),
+        dry_run: bool = False,
+        unreadable: int = 0,
     ) -> None:
         self.id = bulk_id
         self.matched = matched
         self.sample = tuple(sample)
         self.dry_run = dry_run
+        self.unreadable = unreadable
         self._backend = backend
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from stepflow.client.backend import Backend
@@ -18,11 +18,11 @@ from stepflow_engine.expression import condition
 from stepflow_engine.failure import Failure
 from stepflow_engine.limits import check_id
 from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.times import epoch_ms
 
 __all__ = ["cancel_action", "cancel_operation", "cancelling", "select_runs"]
 
 _LIVE = [status.value for status in RunStatus if not status.ended]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def cancel_operation(
@@ -160,4 +160,4 @@ def _ms(value: datetime, name: str) -> int:
         raise ConfigurationError(
             f"{name} must be a datetime with a time zone, got {value!r}: write datetime.now(UTC) - timedelta(hours=2)"
         )
-    return -((_EPOCH - value) // timedelta(milliseconds=1))
+    return epoch_ms(value)

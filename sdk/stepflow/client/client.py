@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from stepflow.client.audit_log import AuditLog
 from stepflow.client.bulk_controller import BulkController
 from stepflow.client.delayed_events import DelayedEvents
 from stepflow.client.run_controller import RunController
@@ -14,7 +15,7 @@ from stepflow.client.schedules import Schedules
 __all__ = ["Client"]
 
 
-class Client(RunStarter, RunFinder, RunController, BulkController, DelayedEvents):
+class Client(RunStarter, RunFinder, RunController, BulkController, DelayedEvents, AuditLog):
     """What a program does with an app that it does not execute. `Stepflow` is a client that also declares functions.
 
     Each method has an asyncio twin with an ``a`` before its name. The blocking methods may be called from several

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from stepflow.client.connected_app import ConnectedApp
@@ -12,6 +12,7 @@ from stepflow.event import checked_event_id
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
 from stepflow_broker.transitions.delayed_events import DelayedEventRecord, cancel_event, find_delayed_events
 from stepflow_engine.errors import ConfigurationError, EventError
+from stepflow_engine.times import utc_time
 
 __all__ = ["DelayedEvent", "DelayedEvents"]
 
@@ -103,4 +104,4 @@ class DelayedEvents(ConnectedApp):
 
 
 def _events(records: list[DelayedEventRecord]) -> list[DelayedEvent]:
-    return [DelayedEvent(one.id, one.name, one.data, datetime.fromtimestamp(one.due_at / 1000, UTC)) for one in records]
+    return [DelayedEvent(one.id, one.name, one.data, utc_time(one.due_at)) for one in records]

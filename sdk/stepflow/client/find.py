@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from stepflow.client.backend import Backend
@@ -25,11 +25,11 @@ from stepflow_engine.errors import ConfigurationError, FilterError
 from stepflow_engine.expression import condition
 from stepflow_engine.limits import check_id
 from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.times import epoch_ms
 
-__all__ = ["AsyncRunIterator", "RunIterator", "groups_operation", "run_query"]
+__all__ = ["AsyncRunIterator", "RunIterator", "checked_limit", "groups_operation", "run_query", "time_ms"]
 
 _PAGE = 100
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GROUP = re.compile(rf"[0-9a-f]{{{GROUP_LENGTH}}}")
 _PREFIX = re.compile(r"[0-9a-f]{4,40}")
 
@@ -43,6 +43,7 @@ def run_query(
     since: datetime | Duration | None = None,
     until: datetime | Duration | None = None,
     parent: Run[Any] | str | None = None,
+    batch: Run[Any] | str | None = None,
     error: ErrorGroup | str | None = None,
     if_: str | None = None,
     event: str | None = None,
@@ -57,8 +58,10 @@ def run_query(
     Raises:
         FilterError: an argument is invalid.
     """
-    if sum(one is not None for one in (parent, event, id)) > 1:
-        raise FilterError("parent", "parent, event and id cannot be combined: pass one of them")
+    named = {"parent": parent, "batch": batch, "event": event, "id": id}
+    passed = [name for name, value in named.items() if value is not None]
+    if len(passed) > 1:
+        raise FilterError(passed[0], "parent, batch, event and id cannot be combined: pass one of them")
     statuses = _statuses(status)
     error = error.id if isinstance(error, ErrorGroup) else error
     if error is not None:
@@ -70,7 +73,7 @@ def run_query(
         statuses = frozenset({RunStatus.FAILED})
         error = _text(error, "error")
     is_group = error is not None and _GROUP.fullmatch(error) is not None
-    since_ms, until_ms = _time_ms(since, "since"), _time_ms(until, "until")
+    since_ms, until_ms = time_ms(since, "since"), time_ms(until, "until")
     if since_ms is not None and until_ms is not None and since_ms >= until_ms:
         raise FilterError("since", "since must be earlier than until: of two ages, since is the longer one")
     return RunQuery(
@@ -83,7 +86,8 @@ def run_query(
         error_group=(error or "") if is_group else "",
         error="" if is_group else error or "",
         condition="" if if_ is None else _condition(if_),
-        parent="" if parent is None else _text(parent.id if isinstance(parent, Run) else parent, "parent"),
+        parent=_run_id(parent, "parent"),
+        batch=_run_id(batch, "batch"),
         event_id="" if event is None else _text(event, "event"),
         id_prefix="" if id is None else _prefix(id),
     )
@@ -94,6 +98,10 @@ def _text(value: object, parameter: str) -> str:
         return check_id(value, parameter)
     except ValueError as error:
         raise FilterError(parameter, str(error)) from None
+
+
+def _run_id(run: Run[Any] | str | None, parameter: str) -> str:
+    return "" if run is None else _text(run.id if isinstance(run, Run) else run, parameter)
 
 
 def _prefix(value: object) -> str:
@@ -134,14 +142,18 @@ def _condition(text: str) -> str:
         raise FilterError("if_", str(error)) from None
 
 
-def _time_ms(value: datetime | Duration | None, parameter: str) -> int | None:
-    """A time in ms since the epoch, rounded up: a datetime with a zone, or how long ago it is."""
+def time_ms(value: datetime | Duration | None, parameter: str) -> int | None:
+    """A time in ms since the epoch, rounded up: a datetime with a zone, or how long ago it is.
+
+    Raises:
+        FilterError: it is neither.
+    """
     if value is None:
         return None
     if isinstance(value, datetime):
         if value.utcoffset() is None:
             raise FilterError(parameter, f"{parameter} must have a time zone, got {value!r}: write datetime.now(UTC)")
-        return max(0, -((_EPOCH - value) // timedelta(milliseconds=1)))
+        return max(0, epoch_ms(value))
     try:
         if not isinstance(value, str | timedelta):
             raise ValueError
@@ -164,17 +176,23 @@ def groups_operation(
         FilterError: an argument is invalid.
         ConfigurationError: ``function`` is neither a function nor text.
     """
-    since_ms = _time_ms(since, "since") or 0
+    since_ms = time_ms(since, "since") or 0
     app, name = (app_id, "") if function is None else parse_name(function, app_id)
     names = () if function is None else (f"{_text(app, 'function')}/{_text(name, 'function')}",)
-    return read_error_groups(
-        backend.partition, app=app, functions=names, since_ms=since_ms, limit=_checked_limit(limit) or 1
-    )
+    return read_error_groups(backend.partition, app=app, functions=names, since_ms=since_ms, limit=checked_limit(limit))
 
 
-def _checked_limit(limit: int | None) -> int | None:
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise FilterError("limit", f"limit must be an integer >= 1, or None for all runs, got {limit!r}")
+def checked_limit(limit: int, *, or_none: str = "") -> int:
+    """The limit of a list.
+
+    Args:
+        or_none: what ``None`` means, where it is allowed, for the error.
+
+    Raises:
+        FilterError: it is no number, or below 1.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise FilterError("limit", f"limit must be an integer >= 1{or_none}, got {limit!r}")
     return limit
 
 
@@ -195,7 +213,7 @@ class _Pages:
         known: Iterable[str],
         function: Function[Any, Any] | None,
     ) -> None:
-        self._left = _checked_limit(limit)
+        self._left = None if limit is None else checked_limit(limit, or_none=", or None for all runs")
         if cursor:
             parse_cursor(cursor, wanted.order)
         self._backend = backend
@@ -206,6 +224,7 @@ class _Pages:
         self._runs: deque[Run[Any]] = deque()
         self._has_read = self._is_done = False
         self._is_cut = False
+        self._unreadable = 0
 
     @classmethod
     def of(
@@ -255,6 +274,14 @@ class _Pages:
         """
         return self._is_cut
 
+    @property
+    def unreadable(self) -> int:
+        """How many runs were left out so far because this process lacks the key of their event or error.
+
+        ``if_`` and the text of an error cannot be compared with them.
+        """
+        return self._unreadable
+
     def _next_page(self) -> Operation[RunPage] | None:
         """The read of the next page; ``None``: there is none."""
         if self._is_done or self._left == 0 or (self._has_read and (not self._cursor or self._is_cut)):
@@ -266,6 +293,7 @@ class _Pages:
     def _accept(self, page: RunPage) -> None:
         self._has_read, self._cursor = True, page.next_cursor
         self._is_cut = page.is_cut and self._left is not None
+        self._unreadable += page.unreadable
         if self._left is not None:
             self._left -= len(page.runs)
         self._runs += [Run(self._backend, view.id, self._output, listed=run_info(view)) for view in page.runs]

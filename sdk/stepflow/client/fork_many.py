@@ -166,22 +166,42 @@ def bulk_request(
 
 def create_bulk(backend: Backend, request: BulkRequest, *, dry_run: bool) -> Bulk:
     """Select the runs, and start the bulk unless this is a dry run. See `Stepflow.fork_many`."""
-    matched, sample = run_operation(backend.broker, _select(backend, request, dry_run=dry_run))
+    selection = run_operation(backend.broker, _select(backend, request, dry_run=dry_run))
     if not dry_run:
-        _check(backend.deliver([_start(backend, request, matched)])[0])
-    return Bulk(backend, "" if dry_run else request.id, matched=matched, sample=sample, dry_run=dry_run)
+        _check(backend.deliver([_start(backend, request, selection)])[0])
+    return _handle(backend, request, selection, dry_run=dry_run)
 
 
 async def acreate_bulk(backend: Backend, request: BulkRequest, *, dry_run: bool) -> Bulk:
     """The asyncio twin of `create_bulk`."""
-    matched, sample = await arun_operation(backend.abroker, _select(backend, request, dry_run=dry_run))
+    selection = await arun_operation(backend.abroker, _select(backend, request, dry_run=dry_run))
     if not dry_run:
-        _check((await backend.adeliver([_start(backend, request, matched)]))[0])
-    return Bulk(backend, "" if dry_run else request.id, matched=matched, sample=sample, dry_run=dry_run)
+        _check((await backend.adeliver([_start(backend, request, selection)]))[0])
+    return _handle(backend, request, selection, dry_run=dry_run)
 
 
-def _start(backend: Backend, request: BulkRequest, matched: int) -> Command[ScriptStatus]:
-    return start_bulk(backend.partition, request.start(backend.actor, matched))
+@dataclass(slots=True)
+class _Selection:
+    """The runs of a bulk; see `Bulk` for the attributes."""
+
+    matched: int = 0
+    sample: list[str] = field(default_factory=list)
+    unreadable: int = 0
+
+
+def _start(backend: Backend, request: BulkRequest, selection: _Selection) -> Command[ScriptStatus]:
+    return start_bulk(backend.partition, request.start(backend.actor, selection.matched))
+
+
+def _handle(backend: Backend, request: BulkRequest, selection: _Selection, *, dry_run: bool) -> Bulk:
+    return Bulk(
+        backend,
+        "" if dry_run else request.id,
+        matched=selection.matched,
+        sample=selection.sample,
+        dry_run=dry_run,
+        unreadable=selection.unreadable,
+    )
 
 
 def _check(status: ScriptStatus) -> None:
@@ -191,22 +211,24 @@ def _check(status: ScriptStatus) -> None:
         )
 
 
-def _select(backend: Backend, request: BulkRequest, *, dry_run: bool) -> Operation[tuple[int, list[str]]]:
-    """How many runs match, and some of them. Unless it is a dry run, their ids are stored for the bulk.
+def _select(backend: Backend, request: BulkRequest, *, dry_run: bool) -> Operation[_Selection]:
+    """Find the runs that match. Unless it is a dry run, their ids are stored for the bulk.
 
     Raises:
         ForkError: too many runs match.
     """
-    matched, sample, cursor, is_first = 0, list[str](), "", True
-    while is_first or (cursor and matched != request.limit):
-        size = _PAGE if request.limit is None else min(_PAGE, request.limit - matched)
+    selection, cursor, is_first = _Selection(), "", True
+    while is_first or (cursor and selection.matched != request.limit):
+        size = _PAGE if request.limit is None else min(_PAGE, request.limit - selection.matched)
         page = yield from find_ids(
             backend.partition, request.query, cursor=cursor, limit=size, known=(request.function,)
         )
-        if matched + len(page.ids) > _MOST:
+        if selection.matched + len(page.ids) > _MOST:
             raise ForkError(f"{ACTION}: over {_MOST:,} runs match: pass limit=, or a narrower filter")
         if page.ids and not dry_run:
-            yield from single(add_bulk_runs(backend.partition, request.id, matched, page.ids))
-        matched, cursor, is_first = matched + len(page.ids), page.next_cursor, False
-        sample += page.ids[: _SAMPLE - len(sample)]
-    return matched, sample
+            yield from single(add_bulk_runs(backend.partition, request.id, selection.matched, page.ids))
+        selection.matched += len(page.ids)
+        selection.unreadable += page.unreadable
+        selection.sample += page.ids[: _SAMPLE - len(selection.sample)]
+        cursor, is_first = page.next_cursor, False
+    return selection

@@ -91,6 +91,7 @@ class RunFinder(ConnectedApp):
         since: datetime | str | timedelta | None = None,
         until: datetime | str | timedelta | None = None,
         parent: Run[Any] | str | None = None,
+        batch: Run[Any] | str | None = None,
         error: ErrorGroup | str | None = None,
         if_: str | None = None,
         event: str | None = None,
@@ -114,6 +115,8 @@ class RunFinder(ConnectedApp):
             since: from this time on: a datetime with a time zone, or how long ago, such as ``"2h"`` or a timedelta.
             until: before this time.
             parent: only runs that this run has invoked.
+            batch: only the runs of a batch: the run that executes or executed it, or one of them. Runs that were
+                cancelled before it started are not of the batch any more.
             error: only runs that have failed with an error of this name (``"TimeoutError"``), with this text in its
                 message, or of this group: an `ErrorGroup`, or its id (`RunInfo.error_group`).
             if_: a CEL expression on the run's ``event``, such as ``"event.data.total > 100"``.
@@ -125,7 +128,7 @@ class RunFinder(ConnectedApp):
         Raises:
             FilterError: an argument is invalid. While it is iterated: there is no such tag or group of errors.
             FunctionNotFoundError: while it is iterated: there is no such function.
-            RunNotFoundError: while it is iterated: the parent does not exist.
+            RunNotFoundError: while it is iterated: the parent or the batch does not exist.
             BackendUnavailableError: while it is iterated: the server does not answer.
 
         Example::
@@ -143,6 +146,7 @@ class RunFinder(ConnectedApp):
             since=since,
             until=until,
             parent=parent,
+            batch=batch,
             error=error,
             if_=if_,
             event=event,
@@ -160,6 +164,7 @@ class RunFinder(ConnectedApp):
         since: datetime | str | timedelta | None = None,
         until: datetime | str | timedelta | None = None,
         parent: Run[Any] | str | None = None,
+        batch: Run[Any] | str | None = None,
         error: ErrorGroup | str | None = None,
         if_: str | None = None,
         event: str | None = None,
@@ -178,6 +183,7 @@ class RunFinder(ConnectedApp):
             since=since,
             until=until,
             parent=parent,
+            batch=batch,
             error=error,
             if_=if_,
             event=event,

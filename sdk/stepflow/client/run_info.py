@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from stepflow_broker.views.attempt_view import AttemptView
@@ -12,10 +12,9 @@ from stepflow_broker.views.run_view import RunView
 from stepflow_broker.views.step_view import StepView
 from stepflow_engine.failure import Failure
 from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.times import utc_time, utc_time_or_none
 
 __all__ = ["AttemptInfo", "RunInfo", "StepInfo", "attempt_info", "run_info", "step_info"]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +141,9 @@ def run_info(view: RunView) -> RunInfo:
         id=view.id,
         function=view.name,
         status=RunStatus(view.status),
-        created_at=_time(view.created_at) or _EPOCH,
-        started_at=_time(view.started_at),
-        ended_at=_time(view.ended_at),
+        created_at=utc_time(view.created_at or 0),
+        started_at=utc_time_or_none(view.started_at),
+        ended_at=utc_time_or_none(view.ended_at),
         tags=view.tags,
         version=view.version,
         parent=view.parent,
@@ -154,7 +153,7 @@ def run_info(view: RunView) -> RunInfo:
         forks=view.forks,
         queue=view.queue,
         reason=view.reason,
-        starts_at=_time(view.starts_at),
+        starts_at=utc_time_or_none(view.starts_at),
         undoing=view.undoing,
         patches=view.patches,
     )
@@ -167,13 +166,13 @@ def step_info(view: StepView) -> StepInfo:
         kind=view.kind,
         state=view.state,
         attempts=view.attempts,
-        started_at=_time(view.started_at),
-        ended_at=_time(view.ended_at),
+        started_at=utc_time_or_none(view.started_at),
+        ended_at=utc_time_or_none(view.ended_at),
         worker=view.worker,
         error=view.failure,
         output=view.result,
         run_id=view.invoke.run_id if view.invoke else "",
-        due_at=_time(view.due_at),
+        due_at=utc_time_or_none(view.due_at),
         version=view.version,
         history=tuple(attempt_info(one) for one in view.history),
         answered_by=view.wait.answered_by if view.wait else "",
@@ -186,13 +185,9 @@ def attempt_info(view: AttemptView) -> AttemptInfo:
     return AttemptInfo(
         number=view.number,
         outcome=view.outcome,
-        started_at=_time(view.started_at),
-        ended_at=_time(view.ended_at),
+        started_at=utc_time_or_none(view.started_at),
+        ended_at=utc_time_or_none(view.ended_at),
         worker=view.worker,
         version=view.version,
         error=view.failure,
     )
-
-
-def _time(at_ms: int | None) -> datetime | None:
-    return None if at_ms is None else _EPOCH + timedelta(milliseconds=at_ms)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from stepflow.client.run import Run
 from stepflow.options.cron_times import upcoming
 from stepflow_broker.registry.schedules import ScheduleConfig, ScheduleState
 from stepflow_engine.cipher import Cipher
+from stepflow_engine.times import utc_time
 
-__all__ = ["Schedule", "ScheduledRun", "schedule_info", "to_datetime"]
+__all__ = ["Schedule", "ScheduledRun", "schedule_info"]
 
 _NEXT = 5
 
@@ -107,20 +108,15 @@ def schedule_info(config: ScheduleConfig, state: ScheduleState, cipher: Cipher, 
         end=_bound(cron.end_ms),
         catch_up=cron.catch_up,
         reason=config.reason,
-        created_at=to_datetime(config.created_at),
+        created_at=utc_time(config.created_at),
         created_by=config.created_by,
         paused_at=_bound(config.paused_at),
         paused_reason=config.paused_reason,
-        next_times=() if config.paused_at else tuple(to_datetime(at) for at, _ in itertools.islice(starts, _NEXT)),
+        next_times=() if config.paused_at else tuple(utc_time(at) for at, _ in itertools.islice(starts, _NEXT)),
         last_time=_bound(state.last_ms),
         last_run=state.last_run,
     )
 
 
-def to_datetime(at_ms: int) -> datetime:
-    """A time in UTC."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
-
-
 def _bound(at_ms: int) -> datetime | None:
-    return to_datetime(at_ms) if at_ms else None
+    return utc_time(at_ms) if at_ms else None

@@ -14,7 +14,7 @@ from stepflow.client.backend import Backend
 from stepflow.client.function_names import require_config, split_name
 from stepflow.client.pauses import check_reason
 from stepflow.client.run import Run
-from stepflow.client.schedule_info import Schedule, ScheduledRun, schedule_info, to_datetime
+from stepflow.client.schedule_info import Schedule, ScheduledRun, schedule_info
 from stepflow.client.schedule_request import from_now
 from stepflow.later import When, time_ms
 from stepflow.options.cron_times import due_times
@@ -41,6 +41,7 @@ from stepflow_broker.transitions.schedules import (
 )
 from stepflow_engine.errors import ConfigurationError, ScheduleNotFoundError
 from stepflow_engine.ids import with_partition_prefix
+from stepflow_engine.times import utc_time
 
 __all__ = ["backfill", "create", "delete", "get", "list_all", "pause", "read_config", "resume", "trigger"]
 
@@ -239,7 +240,7 @@ def backfill(
             raise ConfigurationError(
                 f"backfill: schedule {name!r} has changed meanwhile: call it again, which starts the rest"
             )
-    return [ScheduledRun(to_datetime(at_ms), Run(backend, run_id)) for at_ms, run_id in missed]
+    return [ScheduledRun(utc_time(at_ms), Run(backend, run_id)) for at_ms, run_id in missed]
 
 
 def _range(since: When, until: When | None) -> tuple[int, int]:
@@ -265,4 +266,4 @@ def _times(schedule: ScheduleConfig, since_ms: int, until_ms: int) -> list[int]:
 
 
 def _iso(at_ms: int) -> str:
-    return datetime.isoformat(to_datetime(at_ms))
+    return datetime.isoformat(utc_time(at_ms))

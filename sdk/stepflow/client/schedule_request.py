@@ -75,11 +75,11 @@ class ScheduleRequest:
             check_zone(self.timezone)
             zone = self.timezone
         try:
-            every_ms = 0 if self.every is None else duration_ms(self.every, name="schedule: every")
+            every_ms = (
+                0 if self.every is None else duration_ms(self.every, name="schedule: every", least_ms=_SHORTEST_MS)
+            )
             start_ms = 0 if self.start is None else max(1, time_ms(self.start, "schedule: start"))
             end_ms = 0 if self.end is None else max(1, time_ms(self.end, "schedule: end"))
-            if self.every is not None and every_ms < _SHORTEST_MS:
-                raise ValueError(f"schedule: every must be at least 1s, got {self.every!r}")
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
         return CronConfig(

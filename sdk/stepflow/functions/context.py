@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from random import Random
 from typing import Any, Generic
@@ -24,6 +24,7 @@ from stepflow_engine.limits import Limits
 from stepflow_engine.patches import check_patch_id
 from stepflow_engine.product import RUN_LOGGER
 from stepflow_engine.threads import DetachedThreads
+from stepflow_engine.times import utc_time
 
 __all__ = ["Context", "ContextParts", "SyncContext", "context_parts", "detached_context"]
 
@@ -118,7 +119,7 @@ class _RunContext(Generic[T]):
             overdue = ctx.now() > ctx.event.data.due
         """
         self._refuse_in_handler("now", "datetime.now(UTC)")
-        return datetime.fromtimestamp(self._execution.now_ms() / 1000, UTC)
+        return utc_time(self._execution.now_ms())
 
     def uuid(self) -> UUID:
         """A new UUID, with the same value on every replay. Use it between steps in the place of `uuid.uuid4`.

@@ -142,7 +142,7 @@ def invoke_timeout_ms(timeout: Duration | None, name: str) -> int:
     if timeout is None:
         return MAX_DURATION_MS
     try:
-        return duration_ms(timeout, name=name)
+        return duration_ms(timeout, name=name, least_ms=1)
     except ValueError as error:
         raise StepUsageError(str(error)) from None
 

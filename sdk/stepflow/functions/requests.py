@@ -151,7 +151,7 @@ def ask_request(schema: bytes, to: str | None, timeout: Duration) -> AskRequest:
         raise StepUsageError(str(error)) from None
     if len(recipient) > _LONGEST_TO:
         raise StepUsageError(f"ask: to must be at most {_LONGEST_TO} characters, got {len(recipient):,}")
-    return AskRequest(schema, recipient, _duration(timeout, "ask: timeout"))
+    return AskRequest(schema, recipient, _duration(timeout, "ask: timeout", least_ms=1))
 
 
 def send_request(events: Event[Any] | Sequence[Event[Any]], *, most: int, event_bytes: int) -> SendRequest:
@@ -172,9 +172,9 @@ def send_request(events: Event[Any] | Sequence[Event[Any]], *, most: int, event_
     return SendRequest(tuple(outgoing_event(event, limit_bytes=event_bytes) for event in listed))
 
 
-def _duration(value: Duration, name: str) -> int:
+def _duration(value: Duration, name: str, *, least_ms: int = 0) -> int:
     try:
-        return duration_ms(value, name=name)
+        return duration_ms(value, name=name, least_ms=least_ms)
     except ValueError as error:
         raise StepUsageError(str(error)) from None
 

@@ -26,7 +26,7 @@ from stepflow.functions.requests import (
 from stepflow.options.queue import checked_queue
 from stepflow.signals import Signal, read_signal
 from stepflow_engine.codec import restore, result_adapter
-from stepflow_engine.declared_types import check_result_type
+from stepflow_engine.declared_types import check_result_type, plain_adapter
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import StepError, StepUsageError
 from stepflow_engine.execution import Execution
@@ -150,7 +150,9 @@ class StepTools:
         memo = await self._execution.request(id, request)
         if memo.failure is not None:
             raise StepError(id, memo.failure)
-        return memo.data if adapter is None else restore(adapter, memo.data, what=f"step {id!r}")
+        if adapter is None and "edited" not in memo.detail:
+            return memo.data
+        return restore(adapter or plain_adapter(handler), memo.data, what=f"step {id!r}")
 
     @overload
     async def invoke(
@@ -575,7 +577,7 @@ class StepTools:
         Args:
             retries: attempts after the first, 0 to 20, with the delays and errors of the function; or a `Retry`.
                 ``None``: those of the function.
-            timeout: the longest duration of one attempt; a longer attempt fails with ``TimeoutError``.
+            timeout: the longest duration of one attempt, at least 1 ms; a longer attempt fails with ``TimeoutError``.
             heartbeat_timeout: the longest time between two calls of `heartbeat`; an attempt without a heartbeat for
                 longer fails with ``TimeoutError``.
             undo: the undo handler of ``run``; see there. Other steps have none.
@@ -603,11 +605,11 @@ class StepTools:
             event=self._event,
             limits=self._limits,
             retries=self._retries if retries is None else combined_retries(self._retries, retries),
-            timeout_ms=self._timeout_ms if timeout is None else duration_ms(timeout, name="timeout"),
+            timeout_ms=self._timeout_ms if timeout is None else duration_ms(timeout, name="timeout", least_ms=1),
             heartbeat_timeout_ms=(
                 self._heartbeat_timeout_ms
                 if heartbeat_timeout is None
-                else duration_ms(heartbeat_timeout, name="heartbeat_timeout")
+                else duration_ms(heartbeat_timeout, name="heartbeat_timeout", least_ms=1)
             ),
             undo=self._undo if undo is None else undo,
             isolation=isolation(self._isolation, isolate, memory_limit),

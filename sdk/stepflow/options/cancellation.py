@@ -112,9 +112,6 @@ def _milliseconds(value: Duration | None, name: str) -> int:
     if value is None:
         return 0
     try:
-        milliseconds = duration_ms(value, name=name)
+        return duration_ms(value, name=name, least_ms=1)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
-    if not milliseconds:
-        raise ConfigurationError(f"{name} must be longer than 0, got {value!r}")
-    return milliseconds

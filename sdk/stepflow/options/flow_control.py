@@ -303,12 +303,9 @@ def _count(value: Any, of: str, *, what: str = "limit") -> int:
 
 def _period(value: Duration, of: str, *, what: str = "period") -> int:
     try:
-        period_ms = duration_ms(value, name=f"{of}: {what}")
+        return duration_ms(value, name=f"{of}: {what}", least_ms=1)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
-    if not period_ms:
-        raise ConfigurationError(f"{of}: {what} must be longer than 0, got {value!r}")
-    return period_ms
 
 
 def _key(value: str | None, of: str) -> str:

@@ -37,8 +37,8 @@ def start_options(
             None if priority is None else _priority_ms(priority, f"{what}: priority"),
             "" if queue is None else checked_queue(queue, f"{what}: queue"),
             None if retention is None else duration_ms(retention, name=f"{what}: retention"),
-            _positive_ms(within.start, f"{what}: timeout: start"),
-            _positive_ms(within.finish, f"{what}: timeout"),
+            _timeout_ms(within.start, f"{what}: timeout: start"),
+            _timeout_ms(within.finish, f"{what}: timeout"),
         )
     except ValueError as error:
         raise EventError(str(error)) from None
@@ -54,10 +54,5 @@ def _priority_ms(value: float, name: str) -> int:
     return round(value * 1000)
 
 
-def _positive_ms(value: Duration | None, name: str) -> int | None:
-    if value is None:
-        return None
-    milliseconds = duration_ms(value, name=name)
-    if not milliseconds:
-        raise ValueError(f"{name} must be longer than 0, got {value!r}")
-    return milliseconds
+def _timeout_ms(value: Duration | None, name: str) -> int | None:
+    return None if value is None else duration_ms(value, name=name, least_ms=1)

@@ -6,7 +6,7 @@
 -- RETURNS  how many members are still live
 local now, batch = clock(ARGV[1]), ARGV[2]
 local ended = redis.call('HMGET', KEYS[1], 'status', 'output', 'error', 'finished', 'keep_ms', 'retention_ms',
-  'indexed')
+  'indexed', 'members')
 if not ended[1] or LIVE_STATUS[ended[1]] then return 0 end
 local field, payload = ended[2] and 'output' or 'error', ended[2] or ended[3]
 local _, errors = further_subjects(ended[7])
@@ -17,6 +17,10 @@ for _, run in ipairs(members) do
     if errors[1] then note_error(run, string.sub(errors[1], 7)) end
     end_run(run, was, ended[1], field, payload, now, tonumber(ended[6]))
   end
+end
+if members[1] then
+  local ids = table.concat(members, ' ')
+  redis.call('HSET', KEYS[1], 'members', ended[8] and ended[8] .. ' ' .. ids or ids)
 end
 redis.call('LTRIM', BATCHED .. batch, #members, -1)
 wake_parents(members, now)
