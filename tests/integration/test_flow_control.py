@@ -77,6 +77,28 @@ def test_no_more_steps_than_the_limit_are_executed_at_once(app: Stepflow, run_wo
     until(lambda: no_slots(client))
 
 
+def test_no_more_runs_than_the_limit_are_live_at_once(app: Stepflow, run_worker, client) -> None:
+    gauge = Gauge()
+
+    @app.function("live", concurrency=Concurrency(2, of="runs"))
+    async def live(ctx: Context) -> int:
+        await ctx.step.run("enter", gauge.enter, "all")
+        await asyncio.gather(*[ctx.step.run("many", lambda: None) for _ in range(3)])
+        await ctx.step.sleep("nap", "10ms")
+        await ctx.step.run("leave", gauge.leave, "all")
+        return ctx.event.data
+
+    runs = app.start_many(live, range(8))
+    reason = runs[7].explain()
+    assert (reason.kind, reason.because[0].kind) == ("waitlisted", "concurrency")
+    assert reason.because[0].text.startswith("number 6 for runs shop/live, limit 2 live runs, held by ")
+    for _ in range(2):
+        run_worker(app)
+    assert [run.result(60) for run in runs] == list(range(8))
+    assert gauge.most["all"] == 2
+    until(lambda: no_slots(client))
+
+
 def test_each_key_has_a_limit_of_its_own(app: Stepflow, run_worker, client) -> None:
     gauge = Gauge()
 
@@ -327,6 +349,8 @@ def test_a_priority_is_a_better_place_in_line(app: Stepflow, run_worker) -> None
         ({"concurrency": [Concurrency(1), Concurrency(2), Concurrency(3)]}, "at most two"),
         ({"concurrency": Concurrency(1, scope="global")}, "needs a key"),
         ({"concurrency": Concurrency(1, scope="planet")}, "'function', 'app' or 'global'"),
+        ({"concurrency": Concurrency(1, of="jobs")}, "concurrency: of must be 'steps' or 'runs', got 'jobs'"),
+        ({"concurrency": [Concurrency(1, of="runs")] * 3}, "at most two Concurrency of steps and two of runs"),
         ({"concurrency": Concurrency(1, key="data.user")}, "write event.data"),
         ({"concurrency": Concurrency(1, key="event.data.")}, "is not CEL"),
         ({"throttle": Throttle(0, "1m")}, "throttle: limit must be an integer >= 1, got 0"),

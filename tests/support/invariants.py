@@ -20,6 +20,7 @@ This model is independent of ``lua/lib/expected.lua``; ``tests/contract/test_exp
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ import redis
 
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.registry.tags import unpack_subjects
+from stepflow_broker.views.run_pauses import limits_of
 from stepflow_engine.ids import job_id
 from stepflow_engine.state_machine import RunStatus
 from tests.support.snapshots import Snapshot
@@ -56,6 +58,7 @@ class Expected:
     queued: Counter[str] = field(default_factory=Counter)
     leases: set[str] = field(default_factory=set)
     in_line: set[str] = field(default_factory=set)
+    started: dict[str, set[str]] = field(default_factory=dict)
     timers: dict[str, float] = field(default_factory=dict)
     asks: dict[str, float] = field(default_factory=dict)
     waits: set[str] = field(default_factory=set)
@@ -145,6 +148,8 @@ def _check_run(client: redis.Redis | Part, run: str, expected: Expected) -> None
     expected.live.add(run)
     for kind in ("RUN", "MEMOS", "MEMO_ORDER", "ATTEMPTS", "STEPS", "SIGNALS", "SIGNAL_IDS"):
         assert client.pttl(_KEYS(kind, run)) < 0, f"R2: {kind} of the live run {run} expires"
+    if "started_at" in truth:
+        expected.started[run] = {name for _, name in limits_of(truth.get("concurrency", "").encode())}
     planned = _check_steps(client, run, memos, expected)
     continuation = truth.get("continuation")
     assert status is _OF_CONTINUATION[continuation], f"R3: {run} is {status} with its continuation {continuation}"
@@ -277,12 +282,18 @@ def _compare(client: redis.Redis | Part, expected: Expected) -> None:
     assert timers == expected.timers, "L1: the timers are others"
     lines = [job for name in _subjects(client, "WAIT_LIST") for job in client.zrange(_KEYS("WAIT_LIST", name), 0, -1)]
     assert sorted(lines) == sorted(expected.in_line), "G1: others stand in line"
-    slots = {
-        job
-        for name in _subjects(client, "CONCURRENCY_SLOTS")
-        for job in client.zrange(_KEYS("CONCURRENCY_SLOTS", name), 0, -1)
-    }
-    assert slots <= expected.leases | set(expected.queued) | expected.in_line, "G2: a job that is over has a slot"
+    jobs, of_runs = expected.leases | set(expected.queued) | expected.in_line, defaultdict[str, set[str]](set)
+    for name in _subjects(client, "CONCURRENCY_SLOTS"):
+        slots = dict(client.zrange(_KEYS("CONCURRENCY_SLOTS", name), 0, -1, withscores=True))
+        if name.startswith("runs "):
+            assert set(slots.values()) <= {math.inf}, "G3: the slot of a run expires"
+            assert set(slots) <= jobs | set(expected.started), "G3: a run that is over, or is not ready, has a slot"
+            of_runs[name] = set(slots)
+        else:
+            assert set(slots) <= jobs, "G2: a job that is over has a slot"
+    for run, limits in expected.started.items():
+        for name in limits:
+            assert not name.startswith("runs ") or run in of_runs[name], f"G3: {run} lives without a slot of {name}"
     assert set(_subjects(client, "TIMEOUT")) == expected.waits, "W1: the timeout keys are others"
     asks = dict(client.zrange(_KEYS("ASKS"), 0, -1, withscores=True))
     assert asks == expected.asks, "W3: the index of asks is another"

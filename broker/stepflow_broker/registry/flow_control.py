@@ -12,6 +12,8 @@ from stepflow_engine.codec import dumps
 from stepflow_engine.errors import EventError
 
 __all__ = [
+    "RUNS",
+    "STEPS",
     "BatchConfig",
     "ConcurrencyConfig",
     "DebounceConfig",
@@ -24,6 +26,9 @@ __all__ = [
 ]
 
 C = TypeVar("C")
+STEPS = "steps"
+RUNS = "runs"
+"""What a concurrency limit counts."""
 _PARTS = ("rate_limit", "throttle", "debounce", "singleton", "batch")
 _LONGEST_VALUE = 200
 _IDEMPOTENCY_MS = 24 * 3600 * 1000
@@ -104,11 +109,15 @@ class BatchConfig:
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyConfig:
-    """At most ``limit`` jobs at once for each value of ``key``, counted per ``scope``: function, app or global."""
+    """At most ``limit`` at once for each value of ``key``, counted per ``scope``: function, app or global.
+
+    ``of``: ``steps``, jobs that execute, or ``runs``, which count from their start to their end.
+    """
 
     limit: int
     key: str = ""
     scope: str = "function"
+    of: str = STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +198,25 @@ class FlowConfig:
     def limits(self, name: str, app: str, event: dict[str, Any]) -> Iterator[tuple[ConcurrencyConfig, str]]:
         """The concurrency limits of a run, and their names, in the order in which its jobs acquire slots.
 
-        Narrower limits come first. With another order, two jobs could wait for each other's slots.
+        Limits of runs come first, and narrower limits. With another order, two jobs could wait for each other's slots.
         """
         scopes = _scopes(name, app)
-        for one in sorted(self.concurrency, key=lambda one: (list(scopes).index(one.scope), not one.key, one.key)):
-            yield one, _named(scopes[one.scope], one.key, event)
+
+        def order(one: ConcurrencyConfig) -> tuple[object, ...]:
+            return (one.of != RUNS, list(scopes).index(one.scope), not one.key, one.key)
+
+        for one in sorted(self.concurrency, key=order):
+            yield one, _of(one, _named(scopes[one.scope], one.key, event))
 
     def limit_forms(self, name: str, app: str) -> list[str]:
         """What the names of the limits begin with: the whole name of one without a key, else ``name:key=``."""
         scopes = _scopes(name, app)
-        return [scopes[one.scope] + (f":{one.key}=" if one.key else "") for one in self.concurrency]
+        return [_of(one, scopes[one.scope] + (f":{one.key}=" if one.key else "")) for one in self.concurrency]
+
+
+def _of(one: ConcurrencyConfig, name: str) -> str:
+    """The name of a limit. A limit of runs has a word before it: no app has a space in its name."""
+    return f"{RUNS} {name}" if one.of == RUNS else name
 
 
 def _scopes(name: str, app: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.registry.flow_control import RUNS
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_broker.transitions.pauses import Pause, pause_subject, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
@@ -315,9 +316,9 @@ class _Explainer:
                     command(replies.texts, "ZRANGE", partition.keys("CONCURRENCY_SLOTS", name), 0, 9)
                 )
                 held = ", ".join(holder.partition("-")[0] for holder in holders)
-                yield Reason(
-                    "concurrency", name, f"number {place + 1} for {name}, limit {limit}, held by {held or 'nobody'}"
-                )
+                counted = " live runs" if name.startswith(f"{RUNS} ") else ""
+                text = f"number {place + 1} for {name}, limit {limit}{counted}, held by {held or 'nobody'}"
+                yield Reason("concurrency", name, text)
 
 
 def _reason_of_undo(record: RunRecord) -> str:

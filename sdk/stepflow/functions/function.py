@@ -21,7 +21,7 @@ from stepflow.functions.sync_step_tools import SyncStepTools
 from stepflow.options.queue import checked_queue
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.crons import CronConfig
-from stepflow_broker.registry.flow_control import FlowConfig
+from stepflow_broker.registry.flow_control import STEPS, FlowConfig
 from stepflow_broker.registry.functions import EventConfig, FunctionConfig
 from stepflow_broker.registry.tags import TagConfig
 from stepflow_engine.around_attempt import AroundAttempt
@@ -90,9 +90,9 @@ class Function(Invocable[I, O]):
         return self.config.name
 
     @property
-    def has_concurrency_limits(self) -> bool:
-        """Whether it has a concurrency limit."""
-        return self.config.flow is not None and bool(self.config.flow.concurrency)
+    def limits_steps(self) -> bool:
+        """Whether it has a concurrency limit of steps."""
+        return self.config.flow is not None and any(one.of == STEPS for one in self.config.flow.concurrency)
 
     @property
     def is_batched(self) -> bool:

@@ -22,6 +22,7 @@ from stepflow_engine.expression import expression
 __all__ = ["Batch", "Concurrency", "Debounce", "RateLimit", "Singleton", "Throttle", "flow_config"]
 
 Scope = Literal["function", "app", "global"]
+CountOf = Literal["steps", "runs"]
 Mode = Literal["skip", "cancel"]
 _MAX_LIMITS = 2
 _MAX_BATCHED = 1_000
@@ -201,17 +202,19 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Concurrency:
-    """Execute at most ``limit`` steps at once. A run that sleeps or waits does not count.
+    """Execute at most ``limit`` steps at once, or have at most ``limit`` live runs.
 
-    Steps without a slot wait in order, older runs first, and start as soon as a slot is free. With a ``key``, each
-    value has its own wait list, so the runs of one value do not delay those of another. A slot is a lease: after a
-    crash of its worker it becomes free again.
+    A run that sleeps or waits executes no step, and is live. Steps or runs without a slot wait in order, older runs
+    first, and start as soon as a slot is free. With a ``key``, each value has its own wait list, so the runs of one
+    value do not delay those of another. A slot of a step is a lease: after a crash of its worker it becomes free again.
+    A run has its slot from its start to its end.
 
     Attributes:
-        limit: the number of steps; 1 or more.
+        limit: the number of steps or runs; 1 or more.
         key: a CEL expression on the event; each value has its own limit.
         scope: what shares the limit: the steps of the ``function``, of its ``app``, or ``global``, of all functions
             with the same key.
+        of: what is counted: ``steps`` that execute, or ``runs`` that are live: started and not ended.
 
     Raises:
         ConfigurationError: a value is out of range; raised when the function is declared.
@@ -224,6 +227,7 @@ class Concurrency:
     limit: int
     key: str | None = None
     scope: Scope = "function"
+    of: CountOf = "steps"
 
     def to_config(self) -> ConcurrencyConfig:
         """The form in which the registry stores it.
@@ -235,7 +239,9 @@ class Concurrency:
             raise ConfigurationError(f"concurrency: scope must be 'function', 'app' or 'global', got {self.scope!r}")
         if self.scope == "global" and self.key is None:
             raise ConfigurationError("concurrency: scope 'global' needs a key, which the functions share")
-        return ConcurrencyConfig(_count(self.limit, "concurrency"), _key(self.key, "concurrency"), self.scope)
+        if self.of not in get_args(CountOf):
+            raise ConfigurationError(f"concurrency: of must be 'steps' or 'runs', got {self.of!r}")
+        return ConcurrencyConfig(_count(self.limit, "concurrency"), _key(self.key, "concurrency"), self.scope, self.of)
 
 
 def flow_config(
@@ -288,9 +294,12 @@ def _limits(concurrency: int | Concurrency | Sequence[Concurrency] | None) -> li
         case int():
             return [Concurrency(concurrency)]
     limits = list(concurrency)
-    if len(limits) > _MAX_LIMITS or not all(isinstance(one, Concurrency) for one in limits):
+    if not all(isinstance(one, Concurrency) for one in limits) or any(
+        [one.of for one in limits].count(of) > _MAX_LIMITS for of in get_args(CountOf)
+    ):
         raise ConfigurationError(
-            f"concurrency: must be an integer, a Concurrency, or at most two of them, got {concurrency!r}"
+            "concurrency: must be an integer, a Concurrency, or a list of at most two Concurrency of steps and two of "
+            f"runs, got {concurrency!r}"
         )
     return limits
 

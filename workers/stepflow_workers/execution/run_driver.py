@@ -277,7 +277,7 @@ class RunDriver:
             bool(state.settings.sticky)
             and not state.stopping
             and len(state.cache) <= state.settings.cached_runs
-            and not self._run.function.has_concurrency_limits
+            and not self._run.function.limits_steps
         )
 
     async def _park(self, applied: int) -> bool:

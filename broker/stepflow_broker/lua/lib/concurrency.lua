@@ -6,6 +6,9 @@
 -- own limits first, then those that functions share. It keeps the first slots while it waits for the next. So a tenant
 -- has at most as many jobs in the wait list of a shared limit as it has slots of its own.
 
+-- A limit of live runs has a name that begins with `runs `. Its slots belong to runs: a run acquires one before its first
+-- job is queued, and keeps it until it ends, so such a slot has no expiry. Jobs of started runs need none.
+
 -- A paused limit gives out no slots. Jobs of a paused function wait in the wait list `function <app/id>`. Jobs that a
 -- worker without their code has met wait in the wait list `code <list>\\n<app/id>`, from which claim_jobs takes them. New runs with
 -- a priority and without limits wait in the wait list `queue <queue>`, from which claim_jobs takes them.
@@ -13,13 +16,14 @@
 local RESERVED_MS = 60000 -- how long a job keeps its slots while it is on a queue
 local LONGEST_LEASE_MS = 3600000 -- a lease, or a slot, that lasts longer was granted while the clock was ahead
 
--- the field `concurrency`, `<max_jobs> <length of the name> <name>` repeated -> list of {name, max_jobs}
+-- the field `concurrency`, `<max_jobs> <length of the name> <name>` repeated -> list of {name, max_jobs, of_runs}
 local function read_limits(text)
   local limits, at = {}, 1
   text = text or ''
   while at <= #text do
     local max_jobs, size, first = string.match(text, '^(%d+) (%d+) ()', at)
-    limits[#limits + 1] = {name = string.sub(text, first, first + size - 1), max_jobs = tonumber(max_jobs)}
+    local name = string.sub(text, first, first + size - 1)
+    limits[#limits + 1] = {name = name, max_jobs = tonumber(max_jobs), of_runs = string.sub(name, 1, 5) == 'runs '}
     at = first + size
   end
   return limits
@@ -53,8 +57,8 @@ end
 local function extend_slots(job, was, until_ms)
   local has_all = true
   for _, limit in ipairs(read_limits(was.concurrency)) do
-    local has = redis.call('ZSCORE', CONCURRENCY_SLOTS .. limit.name, job)
-    if has then redis.call('ZADD', CONCURRENCY_SLOTS .. limit.name, until_ms, job) end
+    local has = limit.of_runs or redis.call('ZSCORE', CONCURRENCY_SLOTS .. limit.name, job)
+    if has and not limit.of_runs then redis.call('ZADD', CONCURRENCY_SLOTS .. limit.name, until_ms, job) end
     has_all = has_all and has
   end
   return has_all
@@ -63,16 +67,18 @@ end
 -- acquire a slot of each limit in turn -> the first limit without a free slot, or nil. The slots acquired before it do
 -- not expire while the job waits. `promoted_from` is the wait list that the job was popped from.
 local function acquire_slots(job, was, now, until_ms, promoted_from)
-  local limits, last, full = read_limits(was.concurrency), 0, nil
-  for n, limit in ipairs(limits) do
-    if not has_slot(limit, job, now, promoted_from == limit.name) then
-      full = limit
-      break
+  local acquired, full = {}, nil
+  for _, limit in ipairs(read_limits(was.concurrency)) do
+    if not (limit.of_runs and was.started_at) then
+      if not has_slot(limit, job, now, promoted_from == limit.name) then
+        full = limit
+        break
+      end
+      redis.call('ZADD', CONCURRENCY_SLOTS .. limit.name, limit.of_runs and '+inf' or until_ms, job)
+      acquired[#acquired + 1] = limit.name
     end
-    redis.call('ZADD', CONCURRENCY_SLOTS .. limit.name, until_ms, job)
-    last = n
   end
-  for n = 1, full and last or 0 do redis.call('ZADD', CONCURRENCY_SLOTS .. limits[n].name, '+inf', job) end
+  for n = 1, full and #acquired or 0 do redis.call('ZADD', CONCURRENCY_SLOTS .. acquired[n], '+inf', job) end
   return full
 end
 
@@ -171,10 +177,12 @@ local function move_up(job, was, by_ms)
   end
 end
 
--- free a job's slots, and give them to the jobs that wait for them
-local function release_slots(job, was, now)
+-- free a job's slots, and give them to the jobs that wait for them. A started run keeps its own until it `has_ended`.
+local function release_slots(job, was, now, has_ended)
   for _, limit in ipairs(read_limits(was.concurrency)) do
-    redis.call('ZREM', CONCURRENCY_SLOTS .. limit.name, job)
-    fill_slots(limit, now)
+    if has_ended or not (limit.of_runs and was.started_at) then
+      redis.call('ZREM', CONCURRENCY_SLOTS .. limit.name, job)
+      fill_slots(limit, now)
+    end
   end
 end

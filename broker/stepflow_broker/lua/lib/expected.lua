@@ -132,6 +132,13 @@ local OF_RUNS = {LIVE = true, INDEX = true, RUN_FUNCTIONS = true, EXPIRY = true,
 local OF_JOBS = {RQ_QUEUE = true, ASKS = true, LEASES = true, WAIT_LIST = true, CONCURRENCY_SLOTS = true, TIMEOUT = true, RQ_WIP = true,
   RQ_SCHEDULED = true}
 
+-- a started run has a slot of each of its limits of live runs
+local function slots_of_run(entries, run, was)
+  for _, limit in ipairs(read_limits(was.concurrency)) do
+    if limit.of_runs then entries[#entries + 1] = {'CONCURRENCY_SLOTS', {limit.name}, run, score = '+inf'} end
+  end
+end
+
 -- the entries that a job demands, a continuation with those of its run -> the entries, and the retention of an ended run.
 -- `kind` may leave out what has none of this kind. nil: unknown, because the run has lost fields, or a newer stepflow
 -- wrote the state
@@ -151,6 +158,7 @@ local function expected(job, now, kind)
       entries[#entries + 1] = {'CONCURRENCY_SLOTS', wait_lists_of(job.id, was), job.id, optional = true}
     end
   end
+  if was.live and was.started_at and job.key == '' and not OF_RUNS[kind] then slots_of_run(entries, job.run, was) end
   return entries, retention
 end
 

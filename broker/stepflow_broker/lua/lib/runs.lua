@@ -222,9 +222,9 @@ local function drop_work(run, was, has_completed, now)
   return children, jobs, remote
 end
 
-local function release_all_slots(jobs, was, now)
+local function release_all_slots(jobs, was, now, has_ended)
   if not was.concurrency then return end
-  for _, job in ipairs(jobs) do release_slots(job, was, now) end
+  for _, job in ipairs(jobs) do release_slots(job, was, now, has_ended) end
 end
 
 -- send the event that reports a cancelled run. The event of the run is in it as it is stored: its data stays encrypted.
@@ -245,7 +245,7 @@ local function end_run(run, was, status, field, payload, now, retention_ms)
   local children, jobs, remote = drop_work(run, was, status == 'completed', now)
   if status == 'cancelled' then report_cancelled(run, was, payload, now) end
   close_run(run, was, status, field, payload, now, retention_ms)
-  release_all_slots(jobs, was, now)
+  release_all_slots(jobs, was, now, true)
   return was.owner, children, remote
 end
 
