@@ -310,6 +310,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "note_patches": "none",
         "note_undo": "none",
         "note_closing": "none",
+        "unpin_run": "promote",
         "end_undo": "run running -> failed|cancelled; continuation leased -> none; "
         "step queued|waitlisted|leased|delayed -> none; promote",
         "retry_run": "run running -> waiting; continuation leased -> delayed; promote",

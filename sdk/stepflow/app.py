@@ -112,6 +112,7 @@ class Stepflow(Client):
         cancel_on: CancelOn | Sequence[CancelOn] | None = None,
         timeouts: Timeouts | None = None,
         tags: Mapping[str, str] | None = None,
+        pin: Literal["version"] | None = None,
         on_failure: Callable[..., Any] | None = None,
         on_cancel: Callable[..., Any] | None = None,
     ) -> FunctionDecorator:
@@ -144,6 +145,9 @@ class Stepflow(Client):
                 or a boolean, of at most 128 bytes. Another value is refused when a run is started by name. When an
                 event starts the run, the tag is left out, with a warning in the log. Tags are stored in clear, also
                 with ``encryption=``.
+            pin: ``"version"``: a run is executed only by workers with the version of the code that has started it:
+                ``STEPFLOW_VERSION``, else the git commit, else the version of the package. Workers of the version that
+                was registered last start new runs. ``None``: workers of any version execute a run.
             on_failure: the handler of a second function, ``<id>-failed``. Each failed run (not a cancelled one) starts
                 one run of it. Its event's data has ``function``, ``run_id``, ``error`` and the failed run's ``event``.
             on_cancel: the same for each cancelled run: a handler of ``<id>-cancelled``. The error says why: a call, an
@@ -173,6 +177,8 @@ class Stepflow(Client):
             )
             cancellation = cancellation_config(cancel_on=cancel_on, timeouts=timeouts)
             tagged = tag_configs(tags)
+            if pin not in (None, "version"):
+                raise ConfigurationError(f'pin must be "version" or None, got {pin!r}')
             if batch and (cancel_on or (cancellation and cancellation.start_ms)):
                 raise ConfigurationError(
                     "batch: cannot be combined with cancel_on or Timeouts(start=...): remove one of them"
@@ -193,6 +199,7 @@ class Stepflow(Client):
                 flow=flow,
                 cancellation=cancellation,
                 tags=tagged,
+                pinned=pin is not None,
                 retention_ms=self.backend.retention_ms,
                 limits=self.limits,
                 namespace=namespace,

@@ -275,6 +275,7 @@ def test_functions_workers_and_queues_are_listed(url: str, tmp_path: Path) -> No
             "retries": 4,
             "rate_limit": None,
             "served": True,
+            "pinned": None,
         }
         enqueue(url, "slow", {"path": str(path)})
         until(Path(f"{path}.begun").exists, what="the step's start")

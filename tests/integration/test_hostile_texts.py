@@ -49,6 +49,7 @@ CASES: dict[str, list[list[str]]] = {
     "stepflow runs list": [[], ["--function", HOSTILE], ["--status", HOSTILE]],
     "stepflow runs show": [[RUN], [WAITING], [RUN, "--debug"], [HOSTILE], [RUN, "--depth", HOSTILE]],
     "stepflow runs cancel": [[HOSTILE], ["--where", HOSTILE, "--dry-run"], [RUN, "--reason", HOSTILE]],
+    "stepflow runs unpin": [[RUN], [HOSTILE], ["--function", HOSTILE, "--version", HOSTILE]],
     "stepflow runs signal": [[RUN, HOSTILE], [HOSTILE, "go"], [WAITING, HOSTILE, "--id", HOSTILE]],
     "stepflow asks": [[], ["--to", HOSTILE], ["--function", HOSTILE]],
     "stepflow answer": [

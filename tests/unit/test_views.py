@@ -27,8 +27,8 @@ def run_view(**fields: bytes) -> RunView:
 
 def test_a_run_has_the_fields_of_runs_list() -> None:
     fields = (
-        "run_id app function queue status attempt created_at started_at ended_at "
-        "version blocked blocked_by starts_at paused waits tags error_group forked_from forks undoing patches error"
+        "run_id app function queue status attempt created_at started_at ended_at version pinned "
+        "blocked blocked_by starts_at paused waits tags error_group forked_from forks undoing patches error"
     )
     shown = run_view().to_json()
     assert list(shown) == fields.split()
@@ -68,7 +68,7 @@ def test_details_have_the_fields_of_runs_show() -> None:
     run = parse_run("run1", RUN_FIELDS)
     assert run is not None
     fields = (
-        "run_id app function queue served status attempt created_at started_at ended_at due_at worker version "
+        "run_id app function queue served status attempt created_at started_at ended_at due_at worker version pinned "
         "batch blocked paused reason forked_from forked_at forked_by forks tags error_group values signals undoing "
         "patches event output error history steps parent children children_not_shown"
     )

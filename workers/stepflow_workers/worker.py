@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from types import FrameType
 from typing import Any
@@ -51,7 +52,7 @@ from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, 
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
 from stepflow_workers.code_fingerprint import code_fingerprint
-from stepflow_workers.code_version import code_version
+from stepflow_workers.code_version import VERSION, code_version
 from stepflow_workers.consumers.completions import CompletionConsumer
 from stepflow_workers.consumers.event_router import Router
 from stepflow_workers.encryption_keys import KEY_IDS, check_keys, key_ids
@@ -112,7 +113,6 @@ class StepWorker(BaseWorker):
         self._apps = {app.id: app for app in apps}
         self.functions = {function.name: function for app in apps for function in app.functions.values()}
         self._fingerprint = code_fingerprint(self.functions.values())
-        self._code_names = code_names(self.functions, self._fingerprint)
         if not self.functions:
             names = ", ".join(app.id for app in apps)
             raise ConfigurationError(
@@ -122,6 +122,8 @@ class StepWorker(BaseWorker):
         self._ciphers = {app.id: app.backend.cipher for app in apps}
         self.partition = partition_for(settings.redis_url, NO_ENCRYPTION.merged_with(*self._ciphers.values()))
         self._code_version = code_version(apps)
+        self._code_names = code_names(self.functions, self._fingerprint, release=self._code_version)
+        self._check_release()
         client = connect_all(settings.redis_url)
         try:
             for info in infos(client):
@@ -204,7 +206,21 @@ class StepWorker(BaseWorker):
 
     @property
     def _configs(self) -> list[FunctionConfig]:
-        return [function.config for function in self.functions.values()]
+        configs = [function.config for function in self.functions.values()]
+        return [replace(one, release=self._code_version) if one.pinned else one for one in configs]
+
+    def _check_release(self) -> None:
+        pinned = [name for name, function in self.functions.items() if function.config.pinned]
+        if pinned and not self._code_version:
+            raise ConfigurationError(
+                f'function {pinned[0]} has pin="version", but the version of the code is unknown: set {VERSION}, or '
+                "start the worker in a git repository or with an installed package"
+            )
+        if pinned and set(self._code_version) & {'"', "\\"}:  # scripts find it in the JSON text of the config
+            raise ConfigurationError(
+                f'{VERSION} must not contain \'"\' or a backslash, because function {pinned[0]} has pin="version", got '
+                f"{self._code_version!r}"
+            )
 
     def _register_functions(self, *, only_missing: bool = False) -> None:
         """Register the functions in all partitions. Those whose nodes a cluster has lost follow later.

@@ -178,6 +178,7 @@ OPERATOR = Role(
         "check_permissions",
         "agree_partitions",
         "forget_function",
+        "unpin_run",
         "load_run",
         "page_index",
         "reclaim_leases",

@@ -86,6 +86,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("blocked", "text", "retry_run", "begin_undo close_run leave_job retry_run", "Why the last worker that claimed the run could not execute it."),
     _field("deferred", "integer", "retry_run", "begin_undo close_run retry_run", "How often in a row a worker could not execute the run, because it could not read it or did not have its code. The delay doubles each time."),
     _field("left_by", "words", "leave_job", "begin_undo close_run", "The versions of the code whose workers have left the continuation to another version, because their code has a step of another kind."),
+    _field("pinned", "1", "APPLY.field", "unpin_run", "Only workers of the release that `version` names execute the run. Without the field, all do."),
     # flow control
     _field("heartbeats", "1", "record_heartbeat", "", "A handler of the run has sent a heartbeat with a detail, so the attempts of the run may have one."),
     _field("concurrency", "text", "APPLY.field", "", "The concurrency limits of the run's jobs. `<limit> <length of the name> <name>` repeated."),

@@ -82,6 +82,8 @@ class FunctionConfig:
         retention_ms: how long an ended run is kept, in milliseconds.
         tags: the tags of its runs.
         options: those of one start; see `with_options`. They are not registered.
+        pinned: whether a run is executed only by workers of the release that has started it.
+        release: of a pinned function, that of the worker which has registered it last; ``""``: it is not registered.
     """
 
     app: str
@@ -95,6 +97,8 @@ class FunctionConfig:
     cancellation: CancellationConfig | None = None
     tags: tuple[TagConfig, ...] = ()
     options: StartOptions | None = None
+    pinned: bool = False
+    release: str = ""
 
     @property
     def name(self) -> str:
@@ -139,6 +143,8 @@ class FunctionConfig:
             tuple(known(CronConfig, cron) for cron in value.get("crons", ())),
             CancellationConfig.from_json(cancellation) if cancellation else None,
             tuple(known(TagConfig, tag) for tag in value.get("tags", ())),
+            pinned=bool(value.get("pinned", False)),
+            release=str(value.get("release", "")),
         )
 
     def with_options(self, options: StartOptions | None) -> FunctionConfig:
@@ -223,7 +229,7 @@ class FunctionConfig:
 
     @property
     def _has_rules(self) -> bool:
-        return self._keeps_retention or bool(self.tags)
+        return self._keeps_retention or bool(self.tags) or self.pinned
 
     @property
     def _keeps_retention(self) -> bool:
@@ -235,6 +241,8 @@ class FunctionConfig:
             yield from self.flow.rules(self.name, self.app, event, retention_ms=self.retention_ms)
         if self.cancellation:
             yield from self.cancellation.rules(event, stored)
+        if self.pinned:
+            yield Rule.of("field", "pinned", value=1)
         if self.options:
             yield Rule.of("field", "options", value=self.options.to_json())
             if self.options.priority_ms is not None:
@@ -271,13 +279,14 @@ def _pinned_prefix(flow: FlowConfig, name: str, app: str) -> str:
     return partition_prefix_for(pinned) if pinned else ""
 
 
-def code_names(functions: Iterable[str], version: str) -> list[str]:
+def code_names(functions: Iterable[str], version: str, *, release: str = "") -> list[str]:
     """What the set of a worker contains: the functions (``app/function``) of which it has the code, and its version.
 
     Args:
         version: identifies the version of the code, without spaces.
+        release: what users call the version; ``""``: it has no name.
     """
-    return [*functions, "versions", f"version {version}"]
+    return [*functions, "versions", f"version {version}", *([f"release {release}"] if release else [])]
 
 
 def digest_of_code(names: Iterable[str]) -> str:

@@ -38,6 +38,7 @@ __all__ = [
     "start_run",
     "start_runs",
     "start_runs_later",
+    "unpin_run",
 ]
 
 
@@ -63,6 +64,7 @@ class RunRecord:
         options: those of its start; ``None``: it has the settings of its function.
         patches: what it has decided at the patches of its code.
         closing: the status that it will have when its children have ended; ``""``: it does not wait for them to end.
+        pinned: whether only workers of the release ``version`` execute it.
     """
 
     id: str
@@ -106,6 +108,7 @@ class RunRecord:
     options: StartOptions | None = None
     patches: Mapping[str, PatchDecision] = field(default_factory=dict)
     closing: str = ""
+    pinned: bool = False
 
     @property
     def name(self) -> str:
@@ -267,6 +270,12 @@ def cancel_run(
         who,
         reason,
     )
+
+
+def unpin_run(partition: Partition, run_id: str, *, who: str, reason: str = "") -> Command[ScriptStatus]:
+    """Let workers of any release execute a pinned run. DONE, ALREADY (it is not pinned), or NO_RUN (it has ended)."""
+    keyed = (*partition.run_keys(run_id, "RUN"), partition.of(run_id).keys("CODE_WAITS"))
+    return run_script("unpin_run", ScriptStatus, keyed, partition.now_ms(), run_id, who, reason)
 
 
 def read_run(partition: Partition, run_id: str) -> Command[RunRecord | None]:
@@ -457,6 +466,7 @@ def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
         options=StartOptions.from_json(fields["options"]) if fields.get("options") else None,
         patches=_patches(fields.get("patches", b"")),
         closing="" if RunStatus(text("status")).ended else text("closing"),
+        pinned="pinned" in fields,
     )
 
 

@@ -16,12 +16,15 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
+from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.flow_control import RUNS
+from stepflow_broker.registry.functions import read_function
 from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_broker.transitions.pauses import Pause, pause_subject, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
 from stepflow_broker.views.opened import opened_run, opened_step
+from stepflow_broker.views.releases import read_live_releases
 from stepflow_broker.views.run_pauses import limits_of, pause_text, pauses_of
 from stepflow_broker.views.step_view import executing_step
 from stepflow_broker.views.times import iso
@@ -51,7 +54,8 @@ class Reason:
     Attributes:
         kind: of a run: ended, undoing, closing (it waits for its children before it ends), paused, executing, queued,
             waitlisted, delayed, retrying, waiting, batch, code_missing, not_readable. Behind it: child, event, signal,
-            ask, command (which ends these two), sleep, step, code, retrying, waitlisted, pause, queue, concurrency.
+            ask, command (which ends it), sleep, step, code, release (of a pinned run), retrying, waitlisted, pause,
+            queue, concurrency.
         subject: a run, a step, a queue, or a concurrency limit.
         text: a sentence without a full stop.
         until: when it ends by itself, in UTC; ``None``: it does not end by time.
@@ -284,6 +288,23 @@ class _Explainer:
         kind, field = ("STEPS", f"{key}:left_by") if key else ("RUN", "left_by")
         return self.broker.execute(command(replies.texts, "HMGET", self.partition.run_key(kind, run_id), field))[0]
 
+    def _pinned(self, job: str, record: RunRecord) -> Reason | None:
+        """The version for whose workers the job of a pinned run waits; ``None``: it does not wait for one."""
+        config = self.broker.execute(read_function(self.partition.keys, record.app, record.function))
+        release = record.version or (config.release if config else "")
+        partition = self.partition.of(job)
+        lists = [f"code {name}\n{record.name}\n={release}" for name in queue_lists([record.queue])]
+        ranks = [command(replies.integer_or_none, "ZRANK", partition.keys("WAIT_LIST", one), job) for one in lists]
+        if all(place is None for place in self.broker.execute_all(ranks)):
+            return None
+        if release in run_operation(self.broker, read_live_releases(partition, record.name)):
+            return Reason("release", release, f"only workers with version {release} of its code execute it")
+        unpin = f"{NAME} runs unpin {record.id}"
+        text = f"it is pinned to version {release} of its code, and no live worker has it: start one, or: {unpin}"
+        return Reason(
+            "release", release, text, None, (Reason("command", unpin, f"let any version execute it: {unpin}"),)
+        )
+
     def _positions(self, job: str, limits: list[tuple[int, str]], record: RunRecord) -> Iterator[Reason]:
         """The positions of a job in the wait lists of its queue and its limits, and the runs that hold the slots."""
         partition = self.partition.of(job)
@@ -307,6 +328,9 @@ class _Explainer:
                 )
                 yield Reason("code_missing", record.name, text)
                 return
+        if record.pinned and (pinned := self._pinned(job, record)) is not None:
+            yield pinned
+            return
         for limit, name in limits:
             place = self.broker.execute(
                 command(replies.integer_or_none, "ZRANK", partition.keys("WAIT_LIST", name), job)

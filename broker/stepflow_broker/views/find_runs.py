@@ -69,6 +69,7 @@ _RUN_FIELDS = (
     "version",
     "undoing",
     "patches",
+    "pinned",
 )
 
 

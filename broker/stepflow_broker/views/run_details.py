@@ -67,6 +67,7 @@ class RunDetails:
             "due_at": iso(run.due_at),
             "worker": run.owner or run.ended_by or None,
             "version": run.version or None,
+            "pinned": run.pinned,
             "batch": run.batch or None,
             "blocked": run.blocked or None,
             "paused": pause_reason(self.pauses) or None,

@@ -50,6 +50,7 @@ class RunView:
         forked_from: the run that it repeats; ``""``: none, or it was not read.
         forks: its last forks, the newest first.
         undoing: the status that it will have when its steps are undone; ``""``: it does not undo them.
+        pinned: whether only workers with the version ``version`` execute it.
         patches: whether it takes the new way at each patch of its code that it has reached.
     """
 
@@ -77,6 +78,7 @@ class RunView:
     forks: tuple[str, ...] = ()
     undoing: str = ""
     patches: Mapping[str, bool] = field(default_factory=dict)
+    pinned: bool = False
 
     @property
     def name(self) -> str:
@@ -96,6 +98,7 @@ class RunView:
             "started_at": iso(self.started_at),
             "ended_at": iso(self.ended_at),
             "version": self.version or None,
+            "pinned": self.pinned,
             "blocked": self.blocked or None,
             "blocked_by": self.blocked_by or None,
             "starts_at": iso(self.starts_at),
@@ -153,6 +156,7 @@ def view_run(
         forks=run.forks,
         undoing=run.undoing,
         patches=run.patched,
+        pinned=run.pinned,
     )
 
 

@@ -19,6 +19,7 @@ from stepflow_broker.registry.functions import FunctionConfig, forget_function, 
 from stepflow_broker.transitions.run_index import RunQuery
 from stepflow_broker.views.find_runs import find_page
 from stepflow_broker.views.listings import read_queues, read_workers, served_queues, unserved_functions
+from stepflow_broker.views.releases import ReleaseRecord, read_releases
 from stepflow_broker.views.times import iso, local_time
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import (
@@ -57,8 +58,9 @@ def functions(context: click.Context, *, output: str, redis_url: str | None) -> 
     without_code = unserved_functions(broker, partition, [config.name for config in configs])
     served = frozenset(config.name for config in configs if config.queue in queues) - {*without_code}
     now = broker.execute(server_time_ms())
+    releases = {one.name: run_operation(broker, read_releases(partition, one.name)) for one in configs if one.pinned}
     if output == "json":
-        print_json([_function_json(config, served, now) for config in configs])
+        print_json([_function_json(config, served, now, releases.get(config.name)) for config in configs])
         return
     has_rates = any(config.rate_limit for config in configs)
     has_crons = any(config.crons for config in configs)
@@ -78,6 +80,13 @@ def functions(context: click.Context, *, output: str, redis_url: str | None) -> 
     for config in configs:
         if config.queue in queues and config.name not in served:
             echo(f"no live worker has the code of function {printable(config.name)}")
+    for name, records in releases.items():
+        echo(printable(f"{name} is pinned. {'; '.join(map(_release_text, records)) or 'No version is live'}"))
+
+
+def _release_text(release: ReleaseRecord) -> str:
+    runs = f"{release.runs:,} live run{'' if release.runs == 1 else 's'}"
+    return f"Version {release.version}: {runs}{'' if release.live else ', no live worker'}"
 
 
 @functions.command(epilog=EPILOG)
@@ -112,7 +121,9 @@ def forget(name: str, *, output: str, redis_url: str | None) -> None:
         echo(f"function {name} is forgotten")
 
 
-def _function_json(config: FunctionConfig, served: frozenset[str], now: int) -> dict[str, Any]:
+def _function_json(
+    config: FunctionConfig, served: frozenset[str], now: int, releases: Sequence[ReleaseRecord] | None = None
+) -> dict[str, Any]:
     return {
         "app": config.app,
         "id": config.id,
@@ -125,6 +136,7 @@ def _function_json(config: FunctionConfig, served: frozenset[str], now: int) -> 
         "retries": config.retries,
         "rate_limit": asdict(config.rate_limit) if config.rate_limit else None,
         "served": config.name in served,
+        "pinned": None if releases is None else [one.to_json() for one in releases],
     }
 
 

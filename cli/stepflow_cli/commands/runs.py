@@ -21,6 +21,7 @@ from stepflow_cli.commands.diff import diff
 from stepflow_cli.commands.forks import fork, rerun
 from stepflow_cli.commands.retry import retry
 from stepflow_cli.commands.signal import signal
+from stepflow_cli.commands.unpin import unpin
 from stepflow_cli.exit_codes import EPILOG, Session
 from stepflow_cli.filters import RunFilters, named_as_options, note_unreadable, run_filter_options
 from stepflow_cli.formatting import (
@@ -171,5 +172,5 @@ def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None
     out.print(timeline(details, out.width, whole_tracebacks=debug))
 
 
-for _command in (cancel, signal, retry, rerun, fork, diff):
+for _command in (cancel, signal, retry, rerun, fork, diff, unpin):
     runs.add_command(_command)

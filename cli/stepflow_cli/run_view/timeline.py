@@ -157,7 +157,8 @@ def _execution(run: RunRecord) -> Iterator[tuple[str, str]]:
         yield "batch", run.batch if run.batch != run.id else "this run executes a batch of runs"
     if run.version:
         ended = f", ended with {run.ended_version}" if run.ended_at and run.ended_version != run.version else ""
-        yield "version", printable(f"{run.version}{ended}")
+        pinned = " (pinned)" if run.pinned and not run.ended_at else ""
+        yield "version", printable(f"{run.version}{pinned}{ended}")
     if run.attempt:
         yield "attempt", f"{run.attempt + 1} of the code between steps"
     if run.owner or run.ended_by:

@@ -37,6 +37,7 @@ class RunInfo:
         reason: why flow control has skipped the run; ``""``: it has not.
         starts_at: when the run starts, in UTC, if its start is delayed; ``None``: it is not.
         undoing: the status that the run will have when its steps are undone; ``""``: it does not undo them.
+        pinned: whether only workers with the version ``version`` execute the run.
         patches: whether the run takes the new way at each patch of its code that it has reached; see `Context.patched`.
 
     Example::
@@ -63,6 +64,7 @@ class RunInfo:
     starts_at: datetime | None = None
     undoing: str = ""
     patches: Mapping[str, bool] = field(default_factory=dict)
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ def run_info(view: RunView) -> RunInfo:
         starts_at=utc_time_or_none(view.starts_at),
         undoing=view.undoing,
         patches=view.patches,
+        pinned=view.pinned,
     )
 
 

@@ -2,8 +2,8 @@
 -- A job that its run or step no longer needs is dropped. A job of a paused function is deferred to a wait list. Nothing
 -- is claimed while RQ is suspended, or from a paused queue. A claim that a worker sends again, because it lost the
 -- reply, gets the same jobs. Jobs of other programs that use RQ stay on their list. A job of which this worker does not
--- have the code is deferred to a wait list, from which the next claim of a worker that has it takes it. A job of a run
--- that has failed, which RQ's tools have requeued, is noted: a worker retries the run.
+-- have the code is deferred to a wait list, from which the next claim of a worker that has it takes it. So is a job of a
+-- pinned run that another release executes. A job of a run that has failed, which RQ's tools have requeued, is noted: a worker retries the run.
 -- USES     clock jobs state concurrency code
 -- KEYS     1 rq_suspended  2 paused  3 last_claim
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5 claim (a number that the worker uses once; 0: never repeated)
@@ -45,20 +45,45 @@ local function has_code(name)
   return has[name]
 end
 
--- leave a job to a worker that has the code of its function -> false: it is not claimed
-local function leave_to_others(job, run, key, list, name)
-  local was, subject = read_run(run), list .. '\n' .. name
+-- leave a job to the workers of a wait list -> false: it is not claimed
+local function leave_to(job, run, key, list, subject)
+  local was = read_run(run)
   release_slots(job, was, now)
   defer(job, run, key, was, 'code ' .. subject)
   redis.call('SADD', CODE_WAITS, subject)
   if redis.call('ZCARD', WAIT_LIST .. 'code ' .. subject) == 1 then redis.call('PUBLISH', READY, list) end
-  lacking[name], deferred = (lacking[name] or 0) + 1, deferred + 1
+  deferred = deferred + 1
   return false
+end
+
+-- leave a job to a worker that has the code of its function -> false
+local function leave_to_others(job, run, key, list, name)
+  lacking[name] = (lacking[name] or 0) + 1
+  return leave_to(job, run, key, list, list .. '\n' .. name)
+end
+
+-- leave a job of a pinned run to a worker of its release -> false
+local function leave_to_release(job, run, key, list, name, release)
+  return leave_to(job, run, key, list, list .. '\n' .. name .. '\n=' .. release)
+end
+
+-- the release that executes a started run, if it is pinned to another one than that of this worker
+local function pinned_elsewhere(run, version)
+  return (version or '') ~= ARGV[7] and redis.call('HEXISTS', RUN .. run, 'pinned') == 1 and version
+end
+
+-- the release that starts the runs of a pinned function, if this worker has another one: that of the worker which has
+-- registered the function last, while there is a live worker of it
+local function started_elsewhere(name)
+  local release = string.match(redis.call('HGET', FUNCTIONS, name) or '', '"release":"([^"\\]+)"')
+  return release and release ~= ARGV[7] and has_release(name, release, now) and release
 end
 
 -- whether this worker has a function in a version that has not left a job; `left_by` is nil if the version does not count
 local function has_version(name, left_by)
   if not has_code(name) then return false end
+  local release = release_of(left_by)
+  if release then return release == ARGV[7] end
   for _, version in ipairs(split_words(left_by or '')) do
     if redis.call('SISMEMBER', CODE .. ARGV[6], 'version ' .. version) == 1 then return false end
   end
@@ -89,9 +114,12 @@ local function take_from_others(lists)
   end
 end
 
+local function read_first(run)
+  return redis.call('HMGET', RUN .. run, 'event', 'cancel_events', 'finish_ms', 'forked_from', 'pinned')
+end
+
 -- a run starts now: set its timers -> its event; false for a fork, of which the worker must load more
-local function first_event(run)
-  local first = redis.call('HMGET', RUN .. run, 'event', 'cancel_events', 'finish_ms', 'forked_from')
+local function first_event(run, first)
   if first[2] then redis.call('ZREM', TIMEOUTS, 'start:' .. run) end
   if first[3] then redis.call('ZADD', TIMEOUTS, now + first[3], 'finish:' .. run) end
   return not first[4] and first[1]
@@ -146,11 +174,14 @@ local function claim_continuation(job, list)
   end
   local name = (run[2] or '') .. '/' .. (run[3] or '')
   if not has_code(name) then return leave_to_others(job, job, '', list, name) end
+  local first, release = not run[9] and read_first(job), nil
+  if first then release = first[5] and started_elsewhere(name) else release = pinned_elsewhere(job, run[13]) end
+  if release then return leave_to_release(job, job, '', list, name, release) end
   if (run[10] or pauses[1]) and not may_execute(job, job, '') then return false end
   local fence, event = next_fence(run[8]), false
   local more = {}
-  if not run[9] then
-    event, run[13] = first_event(job), ARGV[7]
+  if first then
+    event, run[13] = first_event(job, first), ARGV[7]
     more = {'started_at', now}
     if ARGV[7] ~= '' then more = {'started_at', now, 'version', ARGV[7]} end
   elseif run[4] ~= '0' and not run[14] then
@@ -168,6 +199,8 @@ local function claim_step(job, list, run, key)
   local owner = read_owner(run)
   local name = (owner[1] or '') .. '/' .. (owner[2] or '')
   if not has_code(name) then return leave_to_others(job, run, key, list, name) end
+  local release = pinned_elsewhere(run, owner[5])
+  if release then return leave_to_release(job, run, key, list, name, release) end
   if (owner[4] or pauses[1]) and not may_execute(job, run, key) then return false end
   local fence = next_fence(redis.call('HGET', RUN .. run, 'fence'))
   redis.call('HSET', RUN .. run, 'fence', fence)

@@ -4,7 +4,8 @@
 -- KEYS     1 run  2 steps  3 code_waits
 -- ARGV     1 now_ms  2 run  3 step_key ('' for the continuation)  4 fence  5 version (of the code of this worker)
 -- MOVES    run running -> queued; continuation leased -> waitlisted; step leased -> waitlisted; promote
--- RETURNS  1 LEFT, 0 NO_OTHER_VERSION (no live worker has one: the lease is kept), -1 NO_RUN, -2 STALE_FENCE
+-- RETURNS  1 LEFT, 0 NO_OTHER_VERSION (no live worker has one, or the run is
+--          pinned: the lease is kept), -1 NO_RUN, -2 STALE_FENCE
 local now, run, key, fence, version, was = clock(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5], read_run(ARGV[2])
 local held
 if key == '' then held = holds_run(was, fence) else held = holds_step(run, key, fence) end
@@ -19,6 +20,7 @@ if not string.find(' ' .. left_by .. ' ', ' ' .. version .. ' ', 1, true) then
   left_by = left_by == '' and version or left_by .. ' ' .. version
 end
 local name = was.app .. '/' .. was.function_id
+if redis.call('HEXISTS', KEYS[1], 'pinned') == 1 then return 0 end
 if not has_other_version(name, left_by, now) then return 0 end
 local list = key == '' and was.list or list_of_step(run, was, key)
 local job, subject = job_of(run, key), list .. '\n' .. name .. '\n' .. left_by
