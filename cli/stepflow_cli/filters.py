@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import click
 
@@ -68,6 +68,12 @@ def parse_time(value: str) -> TimeArgument:
     return when
 
 
+@overload
+def resolve_time(moment: TimeArgument, at_ms: int | None = None) -> datetime: ...
+@overload
+def resolve_time(moment: None, at_ms: int | None = None) -> None: ...
+@overload
+def resolve_time(moment: TimeArgument | None, at_ms: int | None = None) -> datetime | None: ...
 def resolve_time(moment: TimeArgument | None, at_ms: int | None = None) -> datetime | None:
     """A time, with an age resolved at a time in ms since the epoch; ``None``: now."""
     if not isinstance(moment, timedelta):
@@ -165,11 +171,13 @@ def condition_option(command: str) -> Callable[[C], C]:
     )
 
 
-def time_option(name: str, text: str, parameter: str = "", envvar: str | None = None) -> Callable[[C], C]:
+def time_option(
+    name: str, text: str, parameter: str = "", envvar: str | None = None, *, required: bool = False
+) -> Callable[[C], C]:
     """An option for a time, whose help begins with this text."""
     names = (name, parameter) if parameter else (name,)
     help_text = f"{text}: an age such as 2h, or an ISO time."
-    return click.option(*names, envvar=envvar, type=parse_time, metavar="TIME", help=help_text)
+    return click.option(*names, envvar=envvar, type=parse_time, required=required, metavar="TIME", help=help_text)
 
 
 def since_option(command: str, text: str = "Only runs since this") -> Callable[[C], C]:

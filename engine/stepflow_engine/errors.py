@@ -354,7 +354,7 @@ class RunNotFoundError(RunError):
 
 
 class RunEndedError(RunError):
-    """The run has ended, so it receives no signal and no answer. ``status`` says how it has ended."""
+    """The run has ended or undoes its steps, so it receives no signal and no answer. ``status`` says how it ends."""
 
 
 class ResultTimeoutError(RunError):

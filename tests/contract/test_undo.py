@@ -13,6 +13,7 @@ from stepflow_broker.registry.functions import FunctionConfig, code_names, regis
 from stepflow_broker.transitions.forks import ForkStart, fork_run
 from stepflow_broker.transitions.jobs import Lease, end_undo, finish_run
 from stepflow_broker.transitions.runs import note_undo, start_run
+from stepflow_broker.transitions.signals import send_signal
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.ids import step_key, undo_key
 from stepflow_engine.run_events import CANCELLED
@@ -161,6 +162,14 @@ def test_a_run_that_undoes_its_steps_is_not_cancelled(driver: Driver) -> None:
     assert driver.snapshot() == before
     end(driver, driver.claim_one())
     assert driver.run().status is RunStatus.FAILED
+
+
+def test_a_run_that_undoes_its_steps_receives_no_signal(driver: Driver) -> None:
+    cancel(driver, booked(driver))
+    before = driver.snapshot()
+    call = send_signal(driver.partition, run_id="run1", name="go", signal_id="s1", data=b"1")
+    assert driver.send(call) == (ScriptStatus.NO_RUN, "undoing cancelled")
+    assert driver.snapshot() == before
 
 
 def test_no_deadline_and_no_event_stops_an_undo(driver: Driver) -> None:

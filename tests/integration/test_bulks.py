@@ -262,7 +262,7 @@ def test_the_asyncio_twins_do_the_same(app: Stepflow, run_worker: Callable[..., 
     ("arguments", "error", "text"),
     [
         ({"before": "charge", "failed": True}, ForkError, "contradict"),
-        ({"before": ""}, ForkError, "before must be the id of a step"),
+        ({"before": ""}, ForkError, "before must be non-empty text"),
         ({"status": "completed"}, FilterError, "pass before="),
         ({"status": "running", "before": "charge"}, FilterError, "status must be one or several of completed"),
         ({"status": []}, FilterError, "status must be"),

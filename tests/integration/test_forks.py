@@ -369,7 +369,12 @@ def test_a_run_in_a_partition_where_its_function_no_longer_counts_is_refused(app
     [
         ({"before": "chrge"}, "has no step 'chrge'; its steps: 'price', 'stock', 'nap', 'charge'"),
         ({"before": "charge#3"}, "has no step 'charge#3'"),
-        ({"before": ""}, "before must be the id of a step"),
+        ({"before": ""}, "fork: before must be non-empty text"),
+        ({"before": 7}, "fork: before must be non-empty text"),
+        ({"before": "\ud800"}, "fork: before must be valid Unicode"),
+        ({"before": "x" * 20_000}, "fork: before must be at most 10,240 bytes"),
+        ({"results": {"\ud800": 1}}, "fork: results: step id must be valid Unicode"),
+        ({"before": "x" * 10_000}, r"has no step 'x{99}; its steps: 'price'"),
         ({"before": "price", "failed": True}, "contradict each other"),
         ({"before": "charge", "results": {"other": 1}}, "has no step 'other'"),
         ({"before": "charge", "results": {"nap": None}}, "of kind 'sleep': only results of step.run and step.invoke"),

@@ -55,6 +55,10 @@ def pids(ledger: Path) -> list[int]:
     return [int(line.split()[1]) for line in count(ledger) if line.startswith("pid")] if ledger.exists() else []
 
 
+def test_a_process_that_a_handler_has_forked_ends_and_gives_no_answer(start: Start, worker: WorkerProcess) -> None:
+    assert [start("forks", how).result(30) for how in ("returns", "raises", "exits")] == [[0], [1], [7]]
+
+
 def test_an_isolated_step_has_a_process_of_its_own_that_the_next_one_uses_too(
     start: Start, worker: WorkerProcess
 ) -> None:

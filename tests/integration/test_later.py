@@ -376,6 +376,8 @@ def test_a_schedule_of_what_does_not_exist_is_refused(app: Stepflow, report) -> 
         app.schedules.backfill("m", "2026-01-01T00:00:00Z")
     with pytest.raises(ConfigurationError, match="until must not be in the future"):
         app.schedules.backfill("s", 0, datetime.now(UTC) + timedelta(hours=1))
+    ahead = datetime.now(UTC) + timedelta(seconds=30)  # the clock of the caller
+    assert app.schedules.backfill("s", ahead - timedelta(minutes=1), ahead, dry_run=True) == []
 
 
 def test_the_data_of_a_schedule_is_sealed_if_the_app_encrypts(url: str, run_worker, client) -> None:
@@ -427,6 +429,7 @@ def test_schedules_on_the_command_line(app: Stepflow, report, run_worker, url: s
     assert shown["last_run"] == run_id
     missed = as_json("schedules", "backfill", "shop/s", "--since", "2026-01-01T00:00:00Z", "--dry-run", *server)
     assert {one["started"] for one in missed} == {False}
+    assert as_json("schedules", "backfill", "shop/s", "--since", "30s", "--dry-run", *server) == []
     assert as_json("schedules", "delete", "shop/s", *server) == {"schedule": "shop/s", "deleted": True}
     assert call("schedules", "delete", "shop/s", *server).returncode == 4
     assert_refused(call("schedules", "show", "shop/s", *server), 4, "there is no schedule 'shop/s'")

@@ -21,6 +21,7 @@ from stepflow import (
     NonRetriableError,
     Run,
     RunCancelledError,
+    RunEndedError,
     RunFailedError,
     RunStatus,
     StepError,
@@ -212,6 +213,9 @@ def test_a_run_that_undoes_its_steps_says_so(app: Stepflow, run_worker: Callable
         assert "is undoing its steps, and ends as failed" in call("runs", "cancel", run.id, "--redis-url", url).stdout
         with pytest.raises(ForkError, match="is undoing its steps"):
             app.fork(run, before="hotel")
+        with pytest.raises(RunEndedError, match="is undoing its steps, and ends as failed then") as refused:
+            run.signal("go")
+        assert refused.value.status == "failed"
     finally:
         gate.set()
     assert ended(run) is RunStatus.FAILED

@@ -227,7 +227,7 @@ EXAMPLES = {
     "stepflow schedules resume": "stepflow schedules resume shop/report-4",
     "stepflow schedules trigger": "stepflow schedules trigger shop/report-4",
     "stepflow schedules delete": "stepflow schedules delete shop/report-4",
-    "stepflow schedules backfill": "stepflow schedules backfill shop/report-4 --since 2026-03-01T00:00:00Z --dry-run",
+    "stepflow schedules backfill": "stepflow schedules backfill shop/report-4 --since 2d --dry-run",
     "stepflow events resend": "stepflow events resend 1764401234567-0",
     "stepflow audit": "stepflow audit --action cancel --limit 10",
     "stepflow pauses": "stepflow pauses --output json",

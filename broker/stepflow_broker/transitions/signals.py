@@ -42,8 +42,8 @@ def send_signal(
 ) -> Command[tuple[ScriptStatus, str]]:
     """Send a run a signal. DONE, ALREADY (it was sent one with this id), NO_RUN, or FULL.
 
-    Returns also, with NO_RUN, the status of a run that has ended (``""``: there is no such run), and with FULL what the
-    run keeps already.
+    Returns also, with NO_RUN, the status of a run that has ended, or ``undoing`` and the status that it will have
+    (``""``: there is no such run), and with FULL what the run keeps already.
 
     Args:
         partition: any partition of the server.

@@ -173,13 +173,19 @@ def run_not_found(run_id: str) -> RunNotFoundError:
     why = "the id is wrong, or the run ended longer ago than the retention"
     if isinstance(run_id, str) and _PART_OF_ID.fullmatch(run_id):
         why = f"an id is longer. app.runs(id=…) and '{NAME} runs list --id' find a run by the beginning of its id"
-    text = f"there is no run {run_id!r}: {why}"
+    text = f"there is no run {run_id!r:.100}: {why}"
     return RunNotFoundError(run_id, "unknown", text)
 
 
 def run_ended(run_id: str, status: str, what: str) -> RunEndedError:
-    """The error for something that a run which has ended cannot receive any more."""
-    return RunEndedError(run_id, status, f"run {run_id} has ended ({status}), so it receives no {what}")
+    """The error for something that a run cannot receive any more.
+
+    Args:
+        status: its status; or ``undoing`` and the status that it will have when its steps are undone.
+    """
+    undoing, _, status = status.rpartition(" ")
+    how = f"is undoing its steps, and ends as {status} then" if undoing else f"has ended ({status})"
+    return RunEndedError(run_id, status, f"run {run_id} {how}, so it receives no {what}")
 
 
 def forgotten_run(run_id: str, name: str) -> RunView:

@@ -8,12 +8,16 @@ from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.audit import ACTIONS
 from stepflow_broker.views.audit import audit_json
 from stepflow_cli.exit_codes import EPILOG
-from stepflow_cli.filters import TimeArgument, resolve_time, since_option
-from stepflow_cli.formatting import console, echo, print_json, printable, since, table
+from stepflow_cli.filters import TimeArgument, named_as_options, resolve_time, since_option
+from stepflow_cli.formatting import console, cut, echo, print_json, printable, since, table
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_app
 
 __all__ = ["audit"]
+
+
+_WIDEST = 100
+"""How many characters of a text the table shows."""
 
 
 @click.command(epilog=EPILOG)
@@ -37,7 +41,8 @@ def audit(
     The log has what the command line and Python have done, not what flow control, deadlines and events did. It keeps
     about 100,000 actions of each partition.
     """
-    actions = find_app(redis_url).audit(action=action, subject=subject, since=resolve_time(after), limit=limit)
+    with named_as_options():
+        actions = find_app(redis_url).audit(action=action, subject=subject, since=resolve_time(after), limit=limit)
     lines = [audit_json(one) for one in actions]
     if output == "json":
         print_json(lines)
@@ -48,6 +53,6 @@ def audit(
     grid, now = table("WHEN", "WHO", "ACTION", "SUBJECT", "DETAILS", "REASON"), now_ms()
     for one, entry in zip(actions, lines, strict=True):
         details = " ".join(f"{name}={value}" for name, value in entry["details"].items())
-        texts = (printable(text) for text in (one.who, one.action, one.subject, details, one.reason))
+        texts = (printable(cut(text, _WIDEST)) for text in (one.who, one.action, one.subject, details, one.reason))
         grid.add_row(since(one.at, now), *texts)
     console().print(grid)

@@ -18,12 +18,16 @@ from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.functions import FunctionConfig, read_functions
 from stepflow_broker.views.times import iso, local_time
 from stepflow_cli.exit_codes import EPILOG, ExitCode
-from stepflow_cli.formatting import Cell, brief, console, echo, print_json, printable, state_text, table
+from stepflow_cli.filters import TimeArgument, resolve_time, time_option
+from stepflow_cli.formatting import Cell, brief, console, cut, echo, print_json, printable, state_text, table
 from stepflow_cli.options import data_option, duration, output_option, reason_option, server_options
 from stepflow_cli.server import find_app
 from stepflow_engine.durations import show_duration
 
 __all__ = ["schedules"]
+
+_WIDEST = 100
+"""How many characters of a name a table shows."""
 
 
 @click.group(epilog=EPILOG)
@@ -76,8 +80,8 @@ def _row(schedule: Schedule) -> list[Cell]:
     else:
         state = Text("active" if schedule.next_times else "ended")
     return [
-        printable(f"{schedule.app}/{schedule.id}"),
-        printable(schedule.function),
+        printable(cut(f"{schedule.app}/{schedule.id}", _WIDEST)),
+        printable(cut(schedule.function, _WIDEST)),
         printable(_times(schedule)),
         _shown(_ms(schedule.next_times[0]) if schedule.next_times else None),
         _shown(_ms(schedule.last_time)),
@@ -253,8 +257,8 @@ def trigger(schedule: str, *, reason: str, output: str, redis_url: str | None) -
 
 @schedules.command("backfill", epilog=EPILOG)
 @_schedule_argument
-@click.option("--since", required=True, metavar="TIME", help="The first time: ISO 8601 with an offset.")
-@click.option("--until", metavar="TIME", help="The last time: ISO 8601 with an offset. Default: now.")
+@time_option("--since", "The first time", required=True)
+@time_option("--until", "The last time, by default now")
 @click.option("--dry-run", is_flag=True, help="Print what would be started, and start nothing.")
 @reason_option
 @output_option
@@ -262,8 +266,8 @@ def trigger(schedule: str, *, reason: str, output: str, redis_url: str | None) -
 def backfill(
     schedule: str,
     *,
-    since: str,
-    until: str | None,
+    since: TimeArgument,
+    until: TimeArgument | None,
     dry_run: bool,
     reason: str,
     output: str,
@@ -271,7 +275,7 @@ def backfill(
 ) -> None:
     """Start the runs of past times that have none, each once; at most 1,000."""
     app = find_app(redis_url)
-    missed = app.schedules.backfill(schedule, since, until, dry_run=dry_run, reason=reason)
+    missed = app.schedules.backfill(schedule, resolve_time(since), resolve_time(until), dry_run=dry_run, reason=reason)
     if output == "json":
         print_json([{"time": iso(_ms(one.time)), "run_id": one.run.id, "started": not dry_run} for one in missed])
         return

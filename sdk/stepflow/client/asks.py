@@ -18,6 +18,7 @@ from stepflow_broker.transitions.asks import AnswerStart, answer_ask, read_answe
 from stepflow_broker.transitions.runs import StepRecord, read_status, read_steps
 from stepflow_broker.views.asks import AskView, find_asks
 from stepflow_broker.views.run_view import run_ended, run_not_found
+from stepflow_broker.views.times import iso
 from stepflow_engine.codec import dumps, dumps_checked, loads
 from stepflow_engine.encryption_scopes import ask_scope, step_scope
 from stepflow_engine.errors import AnswerError, CorruptDataError, FilterError
@@ -168,10 +169,11 @@ class _Answer:
         if kind != StepKind.ASK:
             return self._refusal(f"step {memo.id!r:.100} of run {self._run_id} is a step of kind '{kind}', not an ask")
         by, at = str(memo.detail.get("answered_by", "")), utc_time(ended_at or 0)
+        step = f"step {memo.id!r:.100} of run {self._run_id}"
         if not by:
-            return self._refusal(f"step {memo.id!r:.100} of run {self._run_id} waits no longer: it timed out at {at}")
+            return self._refusal(f"{step} waits no longer: it timed out at {iso(at)}")
         return self._refusal(
-            f"step {memo.id!r:.100} of run {self._run_id} was answered by {by} at {at}: only the first answer counts",
+            f"{step} was answered by {by} at {iso(at)}: only the first answer counts",
             answered_by=by,
             answered_at=at,
         )

@@ -238,10 +238,11 @@ class ForkPlan:
         if known is None:
             ids = Counter(step.id for step in self.steps.values())
             shown = list(ids.items())[:_SHOWN_STEPS]
-            names = ", ".join(repr(one) if times == 1 else f"{one!r} ({times} times)" for one, times in shown) or "none"
+            times = {one: "" if count == 1 else f" ({count} times)" for one, count in shown}
+            names = ", ".join(f"{one!r:.100}{times[one]}" for one in times) or "none"
             more = f" and {len(ids) - _SHOWN_STEPS} more" if len(ids) > _SHOWN_STEPS else ""
             raise ForkError(
-                f"{self.request.action}: run {self.record.id} of {self.record.name} has no step {step_id!r}; "
+                f"{self.request.action}: run {self.record.id} of {self.record.name} has no step {step_id!r:.100}; "
                 f"its steps: {names}{more}"
             )
         return known

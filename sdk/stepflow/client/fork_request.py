@@ -10,6 +10,7 @@ from stepflow.client.pauses import check_reason
 from stepflow.event import checked_event_id
 from stepflow_engine.codec import dumps
 from stepflow_engine.errors import ForkError
+from stepflow_engine.limits import check_id
 
 __all__ = ["SAME_DATA", "Children", "ForkRequest", "Keys"]
 
@@ -60,18 +61,26 @@ class ForkRequest:
             EventError: the id is invalid.
             ConfigurationError: the reason is invalid.
         """
-        if self.before is not None and (not isinstance(self.before, str) or not self.before):
-            raise ForkError(f"{self.action}: before must be the id of a step, got {self.before!r}")
+        if self.before is not None:
+            self._check_step(self.before, "before")
         if self.before is not None and self.failed:
             raise ForkError(f"{self.action}: before and failed=True contradict each other: pass one of them")
         if not isinstance(self.results, Mapping) or not all(isinstance(one, str) for one in self.results):
             raise ForkError(f'{self.action}: results must be a dict from step ids to values, as in {{"price": 12}}')
+        for step_id in self.results:
+            self._check_step(step_id, "results: step id")
         if self.keys not in ("auto", "keep", "new"):
             raise ForkError(f'{self.action}: keys must be "auto", "keep" or "new", got {self.keys!r}')
         if self.children not in ("adopt", "again"):
             raise ForkError(f'{self.action}: children must be "adopt" or "again", got {self.children!r}')
         checked_event_id(self.id)
         check_reason(self.reason)
+
+    def _check_step(self, step_id: str, what: str) -> None:
+        try:
+            check_id(step_id, what)
+        except ValueError as error:
+            raise ForkError(f"{self.action}: {error}") from None
 
     def details(self, fork_id: str) -> bytes:
         """What the audit log has of the fork, as JSON text."""

@@ -166,7 +166,7 @@ def step_info(view: StepView) -> StepInfo:
     """A step from its view."""
     return StepInfo(
         id=view.id,
-        kind=view.kind,
+        kind=str(view.kind),
         state=view.state,
         attempts=view.attempts,
         started_at=utc_time_or_none(view.started_at),

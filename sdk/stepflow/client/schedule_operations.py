@@ -47,6 +47,8 @@ __all__ = ["backfill", "create", "delete", "get", "list_all", "pause", "read_con
 
 _TRIES = 5
 _MOST_TIMES = 1_000
+_CLOCKS_DIFFER_MS = 60_000
+"""How far ahead of the server a clock may be whose time counts as now."""
 _STARTS = 100
 """Runs that one script starts. More would block other clients of the server for longer."""
 Stored = tuple[Partition, ScheduleConfig]
@@ -225,9 +227,9 @@ def backfill(
     since_ms, until_ms = _range(since, until)
     home, schedule, config = yield from _require_home(backend, name)
     now_ms = yield from _now_ms(backend)
-    if until_ms > now_ms:
+    if until_ms > now_ms + _CLOCKS_DIFFER_MS:
         raise ConfigurationError("backfill: until must not be in the future, got a later time: leave it out for now")
-    times = _times(schedule, since_ms, until_ms or now_ms)
+    times = _times(schedule, since_ms, min(until_ms or now_ms, now_ms))
     missed: list[tuple[int, str]] = []
     for part in in_chunks([(one, scheduled_run_id(config, name, one)) for one in times], _STARTS):
         statuses = yield [read_status(backend.partition, run_id) for _, run_id in part]

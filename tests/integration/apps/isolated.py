@@ -106,6 +106,19 @@ def starts_another(ledger: str) -> None:
         note(ledger, f"pid {other.pid}")
 
 
+def forks(how: str) -> list[int]:
+    """The exit code of a process that comes back from the handler like the handler, before it."""
+    sys.stdout.flush()
+    if (child := os.fork()) == 0:
+        match how:
+            case "raises":
+                raise ValueError("the child")
+            case "exits":
+                sys.exit(7)
+        return []
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
+
+
 def eats_memory() -> None:
     """A handler that allocates until it is ended."""
     eaten = []

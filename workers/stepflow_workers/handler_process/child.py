@@ -73,6 +73,7 @@ class Child:
         self._control: HandlerControl | None = None
         self._is_cancelled = threading.Event()
         self._is_ended = False
+        self._pid = os.getpid()
 
     def serve(self) -> None:
         """Execute calls until the worker closes the connection."""
@@ -89,6 +90,16 @@ class Child:
                     stream.flush()
             if self._is_ended:
                 os._exit(0)
+            if self._is_forked:
+                return
+
+    @property
+    def _is_forked(self) -> bool:
+        """Whether this is a process that a handler has forked, and that has come back from the handler.
+
+        It ends like a program. What it returns or raises is no answer to the worker.
+        """
+        return os.getpid() != self._pid
 
     def _read(self) -> None:
         """Read what the worker sends. When the connection ends, so does this process, with those it has started."""
@@ -109,6 +120,8 @@ class Child:
         self._is_cancelled.set()
 
     def _send(self, kind: FrameKind, number: int, body: bytes = b"") -> None:
+        if self._is_forked:
+            return
         with self._lock:
             if number == self._running:  # not of a thread that an earlier handler has left behind
                 self._connection.sendall(frame(kind, number, body))
@@ -117,7 +130,7 @@ class Child:
         try:
             try:
                 call = load_call(text)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 kind, message = type(error).__name__, str(error)
                 raise HandlerProcessError(f"the process cannot load the handler: {kind}: {message}") from error
             configure_logging(self._log_level)  # after the import of the handler, which may configure logging too
@@ -125,7 +138,9 @@ class Child:
             self._send(FrameKind.LOADED, number)
             result = contextvars.Context().run(self._perform, call, control)
             self._send(FrameKind.RESULT, number, result)
-        except BaseException as error:  # noqa: BLE001  user code
+        except BaseException as error:  # user code
+            if self._is_forked:
+                raise
             self._send(FrameKind.FAILURE, number, dumps(describe_error(error)))
         finally:
             signal.signal(signal.SIGTERM, self._on_terminate)  # an event loop has changed it
