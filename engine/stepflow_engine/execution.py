@@ -107,6 +107,7 @@ class Execution:
         values: what the code has set with ``ctx.set``: JSON text by key.
         has_undo: whether the code has requested a step with an undo handler.
         patches: what the run has decided at the patches of its code.
+        has_continued: whether the code has called for the next round of the run.
         children: of the children of which the code has a handle, and whose end it has not received: the key of the end
             → what becomes of the child when the run ends.
         is_driven: whether this pass decides how the run continues. A worker that replays the code only to find a
@@ -138,6 +139,7 @@ class Execution:
         self.values: dict[str, bytes] = {}
         self.has_undo = False
         self.patches = Patches()
+        self.has_continued = False
         self.children: dict[str, ParentClose] = {}
         self._body = body
         self._max_steps = max_steps

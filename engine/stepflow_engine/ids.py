@@ -6,6 +6,7 @@ import hashlib
 import re
 
 __all__ = [
+    "KEY_LENGTH",
     "PARTITION_PREFIX_LENGTH",
     "StepKeys",
     "child_key",
@@ -14,6 +15,7 @@ __all__ = [
     "numbered_id",
     "numbered_keys",
     "partition_prefix_for",
+    "round_key",
     "run_id_by_event",
     "run_id_for",
     "split_job_id",
@@ -23,6 +25,8 @@ __all__ = [
 ]
 
 RUN_ID_LENGTH = 32
+KEY_LENGTH = 40
+"""The length of a memo key in the first round of a run."""
 PARTITION_PREFIX_LENGTH = 4
 """The number of hex digits at the start of a run id that determine its partition."""
 
@@ -36,19 +40,30 @@ def step_key(step_id: str, repeat: int = 0) -> str:
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
+def round_key(key: str, round: int) -> str:
+    """The memo key of a step in a round of its run. The round, in hex digits, is behind the key of the first round."""
+    return f"{key}{round:x}" if round else key
+
+
 _NUMBERED = re.compile(r"(.+)#([1-9][0-9]{0,8})", re.DOTALL)
 _MAX_REPEATS = 10_000
 
 
-def numbered_keys(step_id: str) -> list[str]:
-    """The keys of the steps that an id may name: ``charge#2`` may be the second step with the id ``charge``."""
+def numbered_keys(step_id: str, round: int = 0) -> list[str]:
+    """The keys of the steps that an id may name: ``charge#2`` may be the second step with the id ``charge``.
+
+    Args:
+        round: the round of the run.
+    """
     numbered = _NUMBERED.fullmatch(step_id)
-    return [step_key(step_id), *([step_key(numbered[1], int(numbered[2]) - 1)] if numbered else [])]
+    keys = [step_key(step_id), *([step_key(numbered[1], int(numbered[2]) - 1)] if numbered else [])]
+    return [round_key(key, round) for key in keys]
 
 
 def numbered_id(step_id: str, key: str) -> str:
     """The id by which a person names a step: the second step of a run with the id ``charge`` is ``charge#2``."""
-    repeat = next((n for n in range(_MAX_REPEATS) if step_key(step_id, n) == key), 0)
+    first = key[:KEY_LENGTH]
+    repeat = next((n for n in range(_MAX_REPEATS) if step_key(step_id, n) == first), 0)
     return f"{step_id}#{repeat + 1}" if repeat else step_id
 
 
@@ -63,18 +78,24 @@ def child_key(key: str) -> str:
 
 
 class StepKeys:
-    """Generates the keys of one pass over a function. It counts the repeats of each id."""
+    """Generates the keys of one pass over a function. It counts the repeats of each id.
 
-    __slots__ = ("_seen",)
+    Args:
+        round: the round of the run. Each round has other keys, and so other children, events and idempotency keys.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_round", "_seen")
+
+    def __init__(self, round: int = 0) -> None:
+        self._round = round
         self._seen: dict[str, int] = {}
 
     def next(self, step_id: str) -> str:
         """The key of the next step with this id."""
         repeat = self._seen.get(step_id, 0)
         self._seen[step_id] = repeat + 1
-        return step_key(step_id, repeat)
+        key = step_key(step_id, repeat)
+        return round_key(key, self._round) if self._round else key
 
     def __len__(self) -> int:
         return sum(self._seen.values())

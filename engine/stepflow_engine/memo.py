@@ -10,7 +10,7 @@ from typing import Any
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import step_key
+from stepflow_engine.ids import KEY_LENGTH, step_key
 from stepflow_engine.value_class import value_class
 
 __all__ = ["Memo", "memo_of_data", "memo_of_error", "memo_of_failure", "read_memo", "unread_events"]
@@ -104,6 +104,6 @@ def _memo_of(text: bytes, key: str) -> str:
             step_id = loads(id_text)
         except ValueError:
             continue
-        if any(step_key(step_id, repeat) == key for repeat in range(_MAX_REPEATS)):
+        if any(step_key(step_id, repeat) == key[:KEY_LENGTH] for repeat in range(_MAX_REPEATS)):
             return f"the memo of step {step_id[:100]!r}"
     return f"the memo of the step with key {key}" if key else "a memo"

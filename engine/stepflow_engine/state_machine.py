@@ -314,6 +314,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "end_undo": "run running -> failed|cancelled; continuation leased -> none; "
         "step queued|waitlisted|leased|delayed -> none; promote",
         "retry_run": "run running -> waiting; continuation leased -> delayed; promote",
+        "continue_as_new": f"{_REQUEUE}; step queued|waitlisted|leased|delayed|waiting|memo -> none; promote",
         "continue_run": "run waiting -> queued; continuation parked -> queued|waitlisted; promote",
         "cancel_run": "cancel",
         "end_batch": "run waiting -> completed|failed|cancelled; continuation batched -> none; "

@@ -45,6 +45,7 @@ class Run:
     memos: dict[str, bytes] = field(default_factory=dict)
     fences: int = 0
     claimed: bool = False
+    round: int = 0
 
     def job(self, key: str) -> Job | None:
         """The job of a step, or the continuation."""
@@ -104,7 +105,7 @@ class Model:
         job = run.job(lease.key)
         assert job is not None
         assert job.state == "queued", f"{lease.job} was claimed and is {job.state}"
-        assert (lease.applied, lease.step_attempt) == (len(run.memos), job.attempts)
+        assert (lease.applied, lease.step_attempt, lease.round) == (len(run.memos), job.attempts, run.round)
         assert lease.fence > run.fences
         run.fences = lease.fence
         assert (lease.event is not None) == (not lease.key and not run.claimed)
@@ -176,6 +177,17 @@ class Model:
         if self.holds(lease) is None:
             return ScriptStatus.ALREADY if run.status is status else self.refusal(lease)
         run.end(status)
+        return ScriptStatus.DONE
+
+    def continue_as_new(self, lease: Lease) -> ScriptStatus:
+        """The code goes on with new data, and without what it has done."""
+        run = self.runs[lease.run_id]
+        if self.holds(lease) is None:
+            return ScriptStatus.ALREADY if run.round > lease.round and not run.status.ended else self.refusal(lease)
+        run.round += 1
+        run.memos.clear()
+        run.steps.clear()
+        run.continuation.become("queued")
         return ScriptStatus.DONE
 
     def cancel(self, name: str) -> ScriptStatus:

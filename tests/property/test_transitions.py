@@ -206,6 +206,14 @@ class Transitions(RuleBasedStateMachine):
 
     # -- what holds ------------------------------------------------------------------------
 
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), twice=st.booleans())
+    def continue_as_new(self, data: st.DataObject, twice: bool) -> None:
+        lease = self.lease(data, of_step=False)
+        if lease is not None:
+            self.driver.twice = twice
+            assert self.driver.continue_as_new(lease) == self.model.continue_as_new(lease)
+
     @invariant()
     def the_server_has_what_the_model_has(self) -> None:
         for name, run in self.model.runs.items():

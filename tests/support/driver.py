@@ -31,6 +31,7 @@ from tests.support.invariants import Part, check_invariants
 from tests.support.snapshots import look
 
 __all__ = [
+    "DIGEST",
     "ERROR",
     "GROUP_OF_ERRORS",
     "LEASE_MS",
@@ -50,6 +51,8 @@ RETENTION_MS = 3_600_000
 _END = "-- end of the messages --"
 TIMEOUT_MEMO = memo_of_failure(Failure("InvokeTimeoutError", "too late"), {"id": "call"})
 STARTED_MEMO = memo_of_data(b"null", {"id": "call", "kind": StepKind.START})
+DIGEST = "0123456789abcdef"
+"""Of the event of a round."""
 GROUP_OF_ERRORS = "0123456789abcdef"
 _FAILED_LIKE = FailedLike(GROUP_OF_ERRORS, "charge", "ValueError", "no")
 ERROR = dumps(Failure("ValueError", "no").to_json())
@@ -278,6 +281,21 @@ class Driver:
                 retention_ms=retention_ms,
                 version=version,
                 failed_like=_FAILED_LIKE if status is RunStatus.FAILED else None,
+            )
+        )
+
+    def continue_as_new(self, lease: Lease, *, own_event: str = "") -> ScriptStatus:
+        """End the round of a lease."""
+        following = f"round{lease.round + 1}"
+        return self.send(
+            jobs.continue_as_new(
+                self.partition,
+                run_id=lease.run_id,
+                fence=lease.fence,
+                round=lease.round,
+                event=dumps({"name": "e", "id": following, "ts": 1, "data": {"round": lease.round + 1}}),
+                digest=DIGEST,
+                own_event=own_event or f"round{lease.round}",
             )
         )
 

@@ -75,3 +75,20 @@ assert_type(compute_square_in_a_thread, Function[Number, Square])
 assert_type(untyped, Function[Any, str])
 assert_type(of_a_point, Function[Point, list[int]])
 assert_type(of_an_order, Function[Order, None])
+
+
+@app.function("loops")
+async def loops(ctx: Context[Number]) -> Square:
+    if ctx.round > 3:
+        ctx.continue_as_new("text")  # error
+    if ctx.event.data.number:
+        return ctx.continue_as_new({"number": 1})
+    return ctx.continue_as_new(Number(number=ctx.event.data.number - 1))
+
+
+@app.function("loops-in-a-thread")
+def loops_in_a_thread(ctx: SyncContext[Number]) -> int:
+    return ctx.round if ctx.round > 3 else ctx.continue_as_new(Number(number=1))
+
+
+assert_type(loops, Function[Number, Square])

@@ -28,7 +28,7 @@ def run_view(**fields: bytes) -> RunView:
 def test_a_run_has_the_fields_of_runs_list() -> None:
     fields = (
         "run_id app function queue status attempt created_at started_at ended_at version pinned "
-        "blocked blocked_by starts_at paused waits tags error_group forked_from forks undoing patches error"
+        "blocked blocked_by starts_at paused waits tags error_group forked_from forks undoing patches round error"
     )
     shown = run_view().to_json()
     assert list(shown) == fields.split()
@@ -70,7 +70,7 @@ def test_details_have_the_fields_of_runs_show() -> None:
     fields = (
         "run_id app function queue served status attempt created_at started_at ended_at due_at worker version pinned "
         "batch blocked paused reason forked_from forked_at forked_by forks tags error_group values signals undoing "
-        "patches event output error history steps parent children children_not_shown"
+        "patches round round_started_at rounds event output error history steps parent children children_not_shown"
     )
     assert list(RunDetails(run, [], RunTree(view_run(run))).to_json()) == fields.split()
 

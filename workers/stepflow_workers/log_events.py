@@ -293,6 +293,12 @@ _EVENTS = (
         "already undone included.",
     ),
     LogEvent(
+        "run_continued",
+        _INFO,
+        ("run_id", "function", "round"),
+        "The code of a run has continued as new: the run is queued for round `round`.",
+    ),
+    LogEvent(
         "undo_failed",
         _ERROR,
         ("run_id", "function", "step_id", "error"),

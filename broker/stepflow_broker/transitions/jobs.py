@@ -16,13 +16,14 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.registry.event_values import id_digest
 from stepflow_broker.transitions.runs import RunRecord, pair_memos, parse_run
 from stepflow_engine.error_group import FailedLike
 from stepflow_engine.ids import split_job_id
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.value_class import value_class
 
-_LEASE_FIELDS = 17
+_LEASE_FIELDS = 18
 __all__ = [
     "ClaimedJobs",
     "Lease",
@@ -30,6 +31,7 @@ __all__ = [
     "claim_jobs",
     "commit_planned_step",
     "commit_step",
+    "continue_as_new",
     "continue_run",
     "end_undo",
     "extend_leases",
@@ -76,6 +78,7 @@ class Lease:
         version: the version of the code that started the run; ``""``: none.
         has_heartbeats: whether handlers of the run have sent heartbeats with details.
         undoing: the status with which the run ends when its steps are undone; ``""``: it does not undo them.
+        round: how often the run has continued as new.
     """
 
     job: str
@@ -96,6 +99,7 @@ class Lease:
     version: str
     has_heartbeats: bool = False
     undoing: str = ""
+    round: int = 0
 
     @classmethod
     def parse(cls, reply: list[Any]) -> Lease:
@@ -118,6 +122,7 @@ class Lease:
             version,
             heartbeats,
             undoing,
+            round_,
         ) = reply + [None] * (_LEASE_FIELDS - len(reply))
         name = job.decode()
         run_id, key = split_job_id(name)
@@ -140,6 +145,7 @@ class Lease:
             replies.shown_text(version),
             heartbeats is not None,
             replies.shown_text(undoing),
+            int(round_ or 0),
         )
 
 
@@ -388,6 +394,33 @@ def park_run(partition: Partition, *, run_id: str, fence: int, applied: int) -> 
         run_id,
         fence,
         applied,
+    )
+
+
+def continue_as_new(
+    partition: Partition, *, run_id: str, fence: int, round: int, event: bytes, digest: str, own_event: str
+) -> Command[ScriptStatus]:
+    """End a round of a run and queue the run for the next one. DONE, ALREADY, NO_RUN or STALE_FENCE.
+
+    Args:
+        round: the round that ends.
+        event: the event of the next round, as JSON text.
+        digest: identifies the event of this round; see `stepflow_engine.rounds.PastRound`.
+        own_event: the id of the event that has started the run, which ends no wait of the next round; ``""``: it is
+            known already.
+    """
+    kinds = ("RUN", "MEMOS", "MEMO_ORDER", "STEPS", "ATTEMPTS", "DELIVERED", "SIGNAL_IDS")
+    return run_script(
+        "continue_as_new",
+        ScriptStatus,
+        partition.run_keys(run_id, *kinds),
+        partition.now_ms(),
+        run_id,
+        fence,
+        round,
+        event,
+        digest,
+        id_digest(own_event),
     )
 
 

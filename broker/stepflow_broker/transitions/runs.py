@@ -19,6 +19,7 @@ from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.failure import Failure
 from stepflow_engine.patches import PatchDecision
+from stepflow_engine.rounds import PastRound, read_rounds
 from stepflow_engine.start_options import StartOptions
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import stored_kind
@@ -65,6 +66,9 @@ class RunRecord:
         patches: what it has decided at the patches of its code.
         closing: the status that it will have when its children have ended; ``""``: it does not wait for them to end.
         pinned: whether only workers of the release ``version`` execute it.
+        round: how often it has continued as new.
+        round_at: the start of its round; ``None``: it is in the first one.
+        rounds: the last rounds that have ended, the latest first.
     """
 
     id: str
@@ -109,6 +113,9 @@ class RunRecord:
     patches: Mapping[str, PatchDecision] = field(default_factory=dict)
     closing: str = ""
     pinned: bool = False
+    round: int = 0
+    round_at: int | None = None
+    rounds: tuple[PastRound, ...] = ()
 
     @property
     def name(self) -> str:
@@ -305,6 +312,11 @@ def read_undoing(partition: Partition, run_id: str) -> Command[tuple[RunStatus |
     return command(read, "HMGET", partition.run_key("RUN", run_id), "status", "undoing")
 
 
+def read_round(partition: Partition, run_id: str) -> Command[int]:
+    """How often a run has continued as new."""
+    return command(replies.integer, "HGET", partition.run_key("RUN", run_id), "round")
+
+
 def count_steps(partition: Partition, run_id: str) -> Command[int]:
     """The number of memos of a run."""
     return command(int, "LLEN", partition.run_key("MEMO_ORDER", run_id))
@@ -465,6 +477,9 @@ def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
         undoing=text("undoing"),
         options=StartOptions.from_json(fields["options"]) if fields.get("options") else None,
         patches=_patches(fields.get("patches", b"")),
+        round=number("round") or 0,
+        round_at=number("round_at"),
+        rounds=read_rounds(text("rounds")) if "rounds" in fields else (),
         closing="" if RunStatus(text("status")).ended else text("closing"),
         pinned="pinned" in fields,
     )

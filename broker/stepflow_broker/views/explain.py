@@ -131,36 +131,36 @@ class _Explainer:
         self, record: RunRecord, steps: list[StepRecord], names: list[tuple[int, str]], delayed_by: str, *, depth: int
     ) -> Reason:
         """The reason for a run that has not ended, without pauses."""
-        run_id = record.id
+        run_id, name = record.id, _named(record)
         match record.continuation:
             case "leased":
                 executing = tuple(self._executing(record, steps))
                 because = (*executing, *self._steps(run_id, steps, names, record, depth=depth))
                 if because and all(reason.kind in _WAITS for reason in because):
-                    text = f"{record.name} waits, in the memory of {self._holder(record.owner)}"
+                    text = f"{name} waits, in the memory of {self._holder(record.owner)}"
                     return Reason("waiting", run_id, text, None, because)
-                text = f"{record.name} is executed by {self._holder(record.owner)}"
+                text = f"{name} is executed by {self._holder(record.owner)}"
                 code = Reason("code", record.name, _OWN_CODE)
                 return Reason("executing", run_id, text, None, because or (code,), _time(record.leased_at))
             case "queued":
                 because = (self._queued(record.queue, run_id, started=record.started_at is not None),)
-                return Reason("queued", run_id, f"{record.name} is ready, and no worker has taken it", None, because)
+                return Reason("queued", run_id, f"{name} is ready, and no worker has taken it", None, because)
             case "batched":
                 batch = self.broker.execute(
                     command(replies.texts, "HMGET", self.partition.run_key("RUN", run_id), "batch")
                 )[0]
                 batch_reason = self.run(batch, depth=depth + 1)
-                text = f"{record.name} is part of batch {batch}"
+                text = f"{name} is part of batch {batch}"
                 return Reason("batch", run_id, text, None, (batch_reason,) if batch_reason else ())
             case "waitlisted":
                 because = tuple(self._positions(run_id, names, record))
                 if because and because[0].kind == "code_missing":
                     return replace(because[0], subject=run_id)
-                return Reason("waitlisted", run_id, f"{record.name} waits in a wait list", None, because)
+                return Reason("waitlisted", run_id, f"{name} waits in a wait list", None, because)
             case "delayed":
                 return self._delayed(record, delayed_by)
         because = tuple(self._steps(run_id, steps, names, record, depth=depth))
-        return Reason("waiting", run_id, f"{record.name} waits for its steps", None, because)
+        return Reason("waiting", run_id, f"{name} waits for its steps", None, because)
 
     def _executing(self, record: RunRecord, steps: list[StepRecord]) -> Iterator[Reason]:
         """The step that the worker of a run executes in it, if it has executed for over a second."""
@@ -343,6 +343,11 @@ class _Explainer:
                 counted = " live runs" if name.startswith(f"{RUNS} ") else ""
                 text = f"number {place + 1} for {name}, limit {limit}{counted}, held by {held or 'nobody'}"
                 yield Reason("concurrency", name, text)
+
+
+def _named(record: RunRecord) -> str:
+    """The function of a run, and its round if the run has continued as new."""
+    return f"{record.name} (round {record.round})" if record.round else record.name
 
 
 def _reason_of_undo(record: RunRecord) -> str:

@@ -70,6 +70,7 @@ _RUN_FIELDS = (
     "undoing",
     "patches",
     "pinned",
+    "round",
 )
 
 

@@ -84,6 +84,18 @@ class RunDetails:
             ],
             "undoing": run.undoing or None,
             "patches": run.patched,
+            "round": run.round,
+            "round_started_at": iso(run.round_at),
+            "rounds": [
+                {
+                    "round": past.number,
+                    "started_at": iso(past.started_at),
+                    "ended_at": iso(past.ended_at),
+                    "steps": past.steps,
+                    "digest": past.digest,
+                }
+                for past in run.rounds
+            ],
             "event": run.event,
             "output": run.output,
             "error": run.failure.to_json() if run.failure else None,

@@ -49,6 +49,7 @@ class RunView:
         parent: the run that invoked it; ``""``: none, or it was not read.
         forked_from: the run that it repeats; ``""``: none, or it was not read.
         forks: its last forks, the newest first.
+        round: how often the run has continued as new.
         undoing: the status that it will have when its steps are undone; ``""``: it does not undo them.
         pinned: whether only workers with the version ``version`` execute it.
         patches: whether it takes the new way at each patch of its code that it has reached.
@@ -79,6 +80,7 @@ class RunView:
     undoing: str = ""
     patches: Mapping[str, bool] = field(default_factory=dict)
     pinned: bool = False
+    round: int = 0
 
     @property
     def name(self) -> str:
@@ -110,6 +112,7 @@ class RunView:
             "forks": list(self.forks),
             "undoing": self.undoing or None,
             "patches": dict(self.patches),
+            "round": self.round,
             "error": self.failure.to_json() if self.failure else None,
         }
 
@@ -157,6 +160,7 @@ def view_run(
         undoing=run.undoing,
         patches=run.patched,
         pinned=run.pinned,
+        round=run.round,
     )
 
 

@@ -159,6 +159,8 @@ def _execution(run: RunRecord) -> Iterator[tuple[str, str]]:
         ended = f", ended with {run.ended_version}" if run.ended_at and run.ended_version != run.version else ""
         pinned = " (pinned)" if run.pinned and not run.ended_at else ""
         yield "version", printable(f"{run.version}{pinned}{ended}")
+    if run.round:
+        yield "round", f"{run.round}, after {run.round} that {'has' if run.round == 1 else 'have'} ended"
     if run.attempt:
         yield "attempt", f"{run.attempt + 1} of the code between steps"
     if run.owner or run.ended_by:

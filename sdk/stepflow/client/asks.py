@@ -15,7 +15,7 @@ from stepflow.functions.function import Function
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.asks import AnswerStart, answer_ask, read_answer
-from stepflow_broker.transitions.runs import StepRecord, read_status, read_steps
+from stepflow_broker.transitions.runs import StepRecord, read_round, read_status, read_steps
 from stepflow_broker.views.asks import AskView, find_asks
 from stepflow_broker.views.run_view import run_ended, run_not_found
 from stepflow_broker.views.times import iso
@@ -123,8 +123,9 @@ class _Answer:
     def give(self) -> Operation[None]:
         """Store the answer, if the step still waits for it."""
         partition, run_id = self._backend.partition, self._run_id
-        keys = numbered_keys(self._step_id)
         for _ in range(_MAX_TRIES):
+            (round_,) = yield [read_round(partition, run_id)]
+            keys = numbered_keys(self._step_id, round_)
             # memos are read last, so that a step that ends in between is not missed
             status, pending, *memos = yield [
                 read_status(partition, run_id),

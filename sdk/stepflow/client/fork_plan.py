@@ -234,7 +234,7 @@ class ForkPlan:
         Raises:
             ForkError: the run has no such step; the message names those that it has.
         """
-        known = next((key for key in numbered_keys(step_id) if key in self.steps), None)
+        known = next((key for key in numbered_keys(step_id, self.record.round) if key in self.steps), None)
         if known is None:
             ids = Counter(step.id for step in self.steps.values())
             shown = list(ids.items())[:_SHOWN_STEPS]

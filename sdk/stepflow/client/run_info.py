@@ -38,6 +38,7 @@ class RunInfo:
         starts_at: when the run starts, in UTC, if its start is delayed; ``None``: it is not.
         undoing: the status that the run will have when its steps are undone; ``""``: it does not undo them.
         pinned: whether only workers with the version ``version`` execute the run.
+        round: how often the run has continued as new; see `Context.continue_as_new`.
         patches: whether the run takes the new way at each patch of its code that it has reached; see `Context.patched`.
 
     Example::
@@ -65,6 +66,7 @@ class RunInfo:
     undoing: str = ""
     patches: Mapping[str, bool] = field(default_factory=dict)
     pinned: bool = False
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ def run_info(view: RunView) -> RunInfo:
         undoing=view.undoing,
         patches=view.patches,
         pinned=view.pinned,
+        round=view.round,
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from random import Random
-from typing import Any, Generic
+from typing import Any, Generic, Never
 from uuid import UUID, uuid5
 
 from typing_extensions import TypeVar
@@ -23,6 +23,7 @@ from stepflow_engine.execution import HANDLER_ATTEMPT, Execution
 from stepflow_engine.limits import Limits
 from stepflow_engine.patches import check_patch_id
 from stepflow_engine.product import RUN_LOGGER
+from stepflow_engine.rounds import ContinueAsNew
 from stepflow_engine.threads import DetachedThreads
 from stepflow_engine.times import utc_time
 
@@ -41,6 +42,7 @@ class _RunContext(Generic[T]):
         event: the event that started the run; its ``data`` has the type ``T``.
         events: the events of a batch in the order of their arrival, of which ``event`` is the first; else only it.
         run_id: the id of the run.
+        round: how often the run has continued as new; see `continue_as_new`.
     """
 
     def __init__(
@@ -52,10 +54,14 @@ class _RunContext(Generic[T]):
         function: str,
         attempt: int,
         declared_tags: int = 0,
+        round: int = 0,
+        next_data: Callable[[Any], bytes] | None = None,
     ) -> None:
         self.event = events[0]
         self.events = list(events)
         self.run_id = run_id
+        self.round = round
+        self._next_data = next_data
         self._execution = execution
         self._function = function
         self._attempt = attempt
@@ -124,8 +130,8 @@ class _RunContext(Generic[T]):
     def uuid(self) -> UUID:
         """A new UUID, with the same value on every replay. Use it between steps in the place of `uuid.uuid4`.
 
-        The nth call of a run returns the nth UUID that is derived from the id of the run (version 5), so it is unique,
-        but whoever knows the id of the run can compute it: use no such UUID as a secret.
+        The nth call of a run returns the nth UUID that is derived from the id of the run and its round (version 5), so
+        it is unique, but whoever knows the id of the run can compute it: use no such UUID as a secret.
 
         Raises:
             StepUsageError: the call is in the handler of a step.
@@ -136,12 +142,12 @@ class _RunContext(Generic[T]):
         """
         self._refuse_in_handler("uuid", "uuid4()")
         self._uuids += 1
-        return uuid5(_UUIDS, f"{self.run_id}/{self._uuids}")
+        return uuid5(_UUIDS, f"{self._seed}/{self._uuids}")
 
     def random(self) -> Random:
         """A generator of random numbers, with the same numbers on every replay. Each call returns the same generator.
 
-        Its seed is the id of the run. Use it between steps in the place of the functions of `random`.
+        Its seed is the id of the run, and its round. Use it between steps in the place of the functions of `random`.
 
         Raises:
             StepUsageError: the call is in the handler of a step.
@@ -152,8 +158,38 @@ class _RunContext(Generic[T]):
         """
         self._refuse_in_handler("random", "random")
         if self._random is None:
-            self._random = Random(self.run_id)
+            self._random = Random(self._seed)
         return self._random
+
+    @property
+    def _seed(self) -> str:
+        return f"{self.run_id}/round {self.round}" if self.round else self.run_id
+
+    def continue_as_new(self, data: T | Mapping[str, Any] | None = None) -> Never:
+        """Go on as a new round of this run, with new data and without the results of the steps so far.
+
+        Write ``return ctx.continue_as_new(data)``: the round ends when the code returns the value. The code then begins
+        again, with ``data`` as the data of its event. The run keeps its id, so a program that waits for it, its parent,
+        its tags and its singleton key do not notice. A loop without an end needs no more memory than one round.
+
+        For type checkers it does not return, so the code may declare the type of its last result.
+
+        Args:
+            data: the data of the event of the next round; JSON.
+
+        Raises:
+            EventError: the data is not JSON, over the limit, or not what the function takes.
+            StepUsageError: the function executes batches, or the call is in the handler of a step.
+
+        Example::
+
+            return ctx.continue_as_new({"cursor": cursor})
+        """
+        if HANDLER_ATTEMPT.get() is not None or self._next_data is None:
+            raise StepUsageError("ctx.continue_as_new is in the handler of a step: call it in the code between steps")
+        data_json = self._next_data(data)
+        self._execution.has_continued = True
+        return ContinueAsNew(data_json)  # type: ignore[misc]
 
     def _refuse_in_handler(self, name: str, instead: str) -> None:
         if HANDLER_ATTEMPT.get() is not None:
@@ -280,9 +316,18 @@ class Context(_RunContext[T]):
         function: str,
         attempt: int,
         declared_tags: int = 0,
+        round: int = 0,
+        next_data: Callable[[Any], bytes] | None = None,
     ) -> None:
         super().__init__(
-            execution, events, run_id=run_id, function=function, attempt=attempt, declared_tags=declared_tags
+            execution,
+            events,
+            run_id=run_id,
+            function=function,
+            attempt=attempt,
+            declared_tags=declared_tags,
+            round=round,
+            next_data=next_data,
         )
         self.step = step
 
@@ -310,9 +355,18 @@ class SyncContext(_RunContext[T]):
         function: str,
         attempt: int,
         declared_tags: int = 0,
+        round: int = 0,
+        next_data: Callable[[Any], bytes] | None = None,
     ) -> None:
         super().__init__(
-            execution, events, run_id=run_id, function=function, attempt=attempt, declared_tags=declared_tags
+            execution,
+            events,
+            run_id=run_id,
+            function=function,
+            attempt=attempt,
+            declared_tags=declared_tags,
+            round=round,
+            next_data=next_data,
         )
         self.step = step
 
@@ -329,18 +383,19 @@ class ContextParts:
     run_id: str
     function: str
     attempt: int
+    round: int = 0
 
 
 def context_parts(ctx: Context[Any] | SyncContext[Any]) -> ContextParts:
     """The parts of a context."""
-    return ContextParts(isinstance(ctx, Context), ctx.events, ctx.run_id, ctx._function, ctx._attempt)
+    return ContextParts(isinstance(ctx, Context), ctx.events, ctx.run_id, ctx._function, ctx._attempt, ctx.round)
 
 
 def detached_context(parts: ContextParts) -> Context[Any] | SyncContext[Any]:
     """A context for a handler in another process. As in any handler, its steps are refused."""
     execution = Execution(_no_code)
     tools = StepTools(execution, app_id=parts.function.partition("/")[0], event={}, limits=Limits())
-    named: Any = {"run_id": parts.run_id, "function": parts.function, "attempt": parts.attempt}
+    named: Any = {"run_id": parts.run_id, "function": parts.function, "attempt": parts.attempt, "round": parts.round}
     if parts.is_async:
         return Context(execution, parts.events, tools, **named)
     return SyncContext(execution, parts.events, SyncStepTools(tools, DetachedThreads()), **named)

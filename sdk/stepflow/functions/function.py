@@ -31,15 +31,19 @@ from stepflow_engine.codec import (
     Restore,
     adapter_for,
     dumps,
+    dumps_event,
+    loads,
     resolve_annotation,
     validation_message,
 )
-from stepflow_engine.declared_types import refuse_unreadable_type
+from stepflow_engine.declared_types import check_event_data, refuse_unreadable_type
 from stepflow_engine.encryption_scopes import read_event
-from stepflow_engine.errors import ConfigurationError, EventError, NonRetriableError
+from stepflow_engine.errors import ConfigurationError, EventError, NonRetriableError, StepUsageError
 from stepflow_engine.execution import Execution
+from stepflow_engine.ids import StepKeys
 from stepflow_engine.limits import Limits, check_id
 from stepflow_engine.retry_policy import Retry, combined_retries
+from stepflow_engine.rounds import ContinueAsNew
 from stepflow_engine.thread_pool import ThreadPool
 from stepflow_engine.threads import ThreadBridge
 
@@ -111,6 +115,7 @@ class Function(Invocable[I, O]):
         attempt: int,
         threads: ThreadPool,
         started_ms: int,
+        round: int = 0,
         kind: type[E] = Execution,  # type: ignore[assignment]
     ) -> E:
         """One pass over the code for a run, not started yet.
@@ -120,7 +125,8 @@ class Function(Invocable[I, O]):
             run_id: the id of the run.
             attempt: the 0-based attempt of the function.
             threads: where a plain ``def`` function runs.
-            started_ms: the start of the run, in milliseconds since the epoch.
+            started_ms: the start of the round, in milliseconds since the epoch.
+            round: how often the run has continued as new.
             kind: the class of the pass.
         """
 
@@ -129,18 +135,36 @@ class Function(Invocable[I, O]):
             tools = StepTools(execution, app_id=self.app_id, event=sent, limits=self.limits)
             events = [self._read_event(event) for event in (sent, *others)]
             named: Any = {"run_id": run_id, "function": self.name, "attempt": attempt}
-            named["declared_tags"] = len(self.config.tags)
+            named |= {"declared_tags": len(self.config.tags), "round": round, "next_data": self._next_data}
             if self.is_async:
                 context = Context(execution, events, tools, **named)
                 result = self.handler(context)
-                return await result if inspect.isawaitable(result) else result
+                return _checked_end(execution, await result if inspect.isawaitable(result) else result)
             bridge = ThreadBridge(execution, threads, self.name)
             step = SyncStepTools(tools, bridge)
             blocking = SyncContext(execution, events, step, **named)
-            return self._checked_result(await bridge.run(lambda: self.handler(blocking)))
+            result = self._checked_result(await bridge.run(lambda: self.handler(blocking)))
+            return _checked_end(execution, result)
 
-        own_tasks = 1 if self.is_async else 2
-        return kind(body, max_steps=self.limits.steps_per_run, own_tasks=own_tasks, started_ms=started_ms)
+        own_tasks, keys = 1 if self.is_async else 2, StepKeys(round)
+        return kind(body, max_steps=self.limits.steps_per_run, own_tasks=own_tasks, started_ms=started_ms, keys=keys)
+
+    def _next_data(self, data: Any) -> bytes:
+        """The data of the next round of a run, as JSON text.
+
+        Raises:
+            EventError: it is not JSON, over the limit, or not what the function takes.
+            StepUsageError: the function executes batches.
+        """
+        if self.is_batched:
+            raise StepUsageError(
+                f"ctx.continue_as_new: a run of {self.name} is a batch of events, which ends as one: start a run of "
+                "another function"
+            )
+        text = dumps_event({} if data is None else data, limit_bytes=self.limits.event_bytes)
+        check_event_data(self.input, data, limit_bytes=self.limits.event_bytes)
+        check_input(self, loads(text))
+        return text
 
     def _checked_result(self, result: Any) -> Any:
         """Refuse the coroutine of an ``async def`` that a decorator hides."""
@@ -178,6 +202,16 @@ def _typed(function: Function[Any, Any], declared: Restore, data: Any) -> Any:
         raise NonRetriableError(
             f"event data does not fit the input of {function.name}: {validation_message(error)}"
         ) from None
+
+
+def _checked_end(execution: Execution, result: Any) -> Any:
+    """Refuse an end of code that has called for the next round, and returns something else."""
+    if execution.has_continued and not isinstance(result, ContinueAsNew):
+        raise StepUsageError(
+            f"the code has called ctx.continue_as_new and returns {type(result).__name__}: "
+            "write return ctx.continue_as_new(data)"
+        )
+    return result
 
 
 class FunctionDecorator(Protocol):

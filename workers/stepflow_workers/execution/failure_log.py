@@ -10,7 +10,14 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.terminal_text import one_line_failure
 
-__all__ = ["log_failed_attempt", "log_run_ended", "log_run_undoing", "log_run_undone", "shown_failure"]
+__all__ = [
+    "log_failed_attempt",
+    "log_next_round",
+    "log_run_ended",
+    "log_run_undoing",
+    "log_run_undone",
+    "shown_failure",
+]
 
 _log = logging.getLogger(WORKER_LOGGER)
 _LONGEST_ERROR = 300
@@ -48,6 +55,11 @@ def log_run_ended(function: Function, run_id: str, failure: Failure | None) -> N
         _log.warning(
             "run_ended", extra={"run_id": run_id, "function": function.name, "status": "failed", "error": error}
         )
+
+
+def log_next_round(function: Function, run_id: str, number: int) -> None:
+    """Log that a run has continued as new."""
+    _log.info("run_continued", extra={"run_id": run_id, "function": function.name, "round": number})
 
 
 def log_run_undoing(function: Function, run_id: str, failure: Failure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from stepflow import Function
@@ -9,7 +10,7 @@ from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.attempts import attempt_detail
-from stepflow_broker.transitions.jobs import Lease, end_undo, finish_run, retry_run
+from stepflow_broker.transitions.jobs import Lease, continue_as_new, end_undo, finish_run, retry_run
 from stepflow_broker.transitions.outbox import RemoteChildFinished
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_output, round_trip
@@ -20,18 +21,27 @@ from stepflow_engine.errors import CorruptDataError, DecryptionError, StepOutput
 from stepflow_engine.execution import Raised, Returned
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import run_id_for
+from stepflow_engine.rounds import ContinueAsNew
 from stepflow_engine.run_events import FAILED
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import event_text
 from stepflow_engine.undo import UndoFailure
 from stepflow_workers.execution.children import close_children
-from stepflow_workers.execution.failure_log import log_failed_attempt, log_run_ended, log_run_undoing, log_run_undone
+from stepflow_workers.execution.failure_log import (
+    log_failed_attempt,
+    log_next_round,
+    log_run_ended,
+    log_run_undoing,
+    log_run_undone,
+)
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.next_attempt import next_attempt_delay_ms
 from stepflow_workers.execution.undo import log_undo_failures, undo_failed_event
 from stepflow_workers.state.run_cache import CachedRun
 
 __all__ = ["complete_run", "fail_run"]
+
+_DIGEST_LENGTH = 16
 
 
 async def complete_run(context: JobContext, run: CachedRun, lease: Lease, outcome: Returned | Raised) -> bool:
@@ -45,6 +55,8 @@ async def complete_run(context: JobContext, run: CachedRun, lease: Lease, outcom
         await _end_undo(context, run.function, lease, run.event, outcome.value)
         return True
     match outcome:
+        case Returned(ContinueAsNew(data)):
+            return await _continue_as_new(context, run, lease, data)
         case Returned(value):
             return await _complete(context, run, lease, value)
         case Raised(error):
@@ -106,6 +118,31 @@ async def _complete(context: JobContext, run: CachedRun, lease: Lease, value: ob
     if not await _closed_children(context, run, lease, RunStatus.COMPLETED):
         return False
     await _finish(context, run.function, lease, text)
+    return True
+
+
+async def _continue_as_new(context: JobContext, run: CachedRun, lease: Lease, data: bytes) -> bool:
+    """End the round of a run. Its children are treated as at the end of the run."""
+    if not await _closed_children(context, run, lease, RunStatus.COMPLETED):
+        return False
+    state, run_id, old = context.state, lease.run_id, read_event(run.event)
+    event_id = run_id_for(run_id, "round", str(lease.round + 1))
+    sealed = run.function.cipher.seal(data, event_scope(event_id))
+    call = continue_as_new(
+        state.partition,
+        run_id=run_id,
+        fence=lease.fence,
+        round=lease.round,
+        event=event_text(old["name"], id=event_id, ts=now_ms(), data=sealed),
+        digest=hashlib.sha256(run.event).hexdigest()[:_DIGEST_LENGTH],
+        own_event="" if lease.round else old["id"],  # later rounds begin with events that nobody has sent
+    )
+    code = await state.broker.execute(call)
+    state.evict(run_id)
+    if code is ScriptStatus.DONE:
+        state.finished_jobs += 1
+        log_next_round(run.function, run_id, lease.round + 1)
+    state.wakeups.job_queued(run_id)
     return True
 
 

@@ -96,10 +96,14 @@ async def defer_job(state: WorkerState, lease: Lease, kind: str, reason: str, *,
 
 def _from_cache(state: WorkerState, lease: Lease) -> CachedRun | None:
     run = state.cache.get(lease.run_id)
-    if run is not None and (run.attempt != lease.attempt or run.undoing != lease.undoing or run.has_open_patches):
+    if run is not None and (_is_of_another_pass(run, lease) or run.has_open_patches):
         state.cache.drop(run)
         return None
     return run
+
+
+def _is_of_another_pass(run: CachedRun, lease: Lease) -> bool:
+    return (run.attempt, run.undoing, run.round) != (lease.attempt, lease.undoing, lease.round)
 
 
 async def _refresh_patches(state: WorkerState, run: CachedRun, lease: Lease) -> None:
@@ -129,11 +133,11 @@ async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedR
     started_ms = lease.fence  # of a run that starts with this lease
     if event is None or lease.applied:
         record, memos = await state.broker.execute(load_run(state.partition, lease.run_id, 0))
-        if record is None:
+        if record is None or record.round != lease.round:  # the lease is lost
             return None
         event, keys_of, has_undo = dumps(record.event), record.keys_of or lease.run_id, record.has_undo
         patches = record.patches
-        started_ms = record.started_at or lease.fence
+        started_ms = record.round_at or record.started_at or lease.fence
     events = [event]
     if function.is_batched:
         events = await state.broker.execute(load_batch(state.partition, lease.run_id))
@@ -146,6 +150,7 @@ async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedR
         attempt=lease.attempt,
         threads=state.threads,
         started_ms=started_ms,
+        round=lease.round,
     )
     planned = await _planned_keys(state, lease)
     undoes = None
@@ -162,6 +167,6 @@ async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedR
     run = CachedRun(lease.run_id, function, events[0], execution, lease.attempt, keys_of)
     run.state_bytes, run.has_stored_undo = sum(len(text) for _, text in memos), has_undo
     run.stored_patches = len(patches)
-    run.undoing = lease.undoing
+    run.undoing, run.round = lease.undoing, lease.round
     state.cache.add(run)
     return run

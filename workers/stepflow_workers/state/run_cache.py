@@ -40,6 +40,7 @@ class CachedRun:
         stored_patches: how many decisions at patches are stored.
         has_stored_undo: whether it is stored that the code has requested a step with an undo handler.
         undoing: the status with which the run ends when its steps are undone; ``""``: it does not undo them.
+        round: how often the run has continued as new.
         lock: held by the job that advances the code.
     """
 
@@ -62,6 +63,7 @@ class CachedRun:
     stored_patches: int = 0
     has_stored_undo: bool = False
     undoing: str = ""
+    round: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

@@ -130,24 +130,25 @@ local function next_fence(last)
   return math.max(tonumber(last or 0) + 1, now)
 end
 
--- the reply for a continuation (see `Lease.parse`). `event` is the run's event if the run starts now. The last value is
--- there only for a run that undoes its steps.
+-- the reply for a continuation (see `Lease.parse`). `event` is the run's event if the run starts now. The last two
+-- values are there only for a run that undoes its steps, and for one that has continued as new.
 local function describe_continuation(job, list, fence, run, event)
   return {job, list, fence, run[2], run[3], tonumber(run[4]), redis.call('LLEN', MEMO_ORDER .. job), run[5] or '', event,
     '', 0, redis.call('HLEN', STEPS .. job), run[6] or run[12], tonumber(run[7] or 0), run[13] or '', run[15],
-    run[16] or nil}
+    run[16] or not run[17] and nil, run[17] or nil}
 end
 
 -- the reply for a planned step
 local function describe_step(job, list, fence, step, run, owner)
   return {job, list, fence, owner[1], owner[2], tonumber(owner[3]), redis.call('LLEN', MEMO_ORDER .. run), step[4] or '',
-    false, step[2], tonumber(step[3] or 0), 0, false, 0, owner[5] or '', owner[6], owner[7] or nil}
+    false, step[2], tonumber(step[3] or 0), 0, false, 0, owner[5] or '', owner[6], owner[7] or not owner[8] and nil,
+    owner[8] or nil}
 end
 
 local function read_continuation(job)
   return redis.call('HMGET', RUN .. job, 'continuation', 'app', 'function', 'attempt', 'deaths', 'parent', 'depth',
     'fence', 'started_at', 'concurrency', 'lease', 'remote_parent', 'version', 'attempt_started_at',
-    'heartbeats', 'undoing')
+    'heartbeats', 'undoing', 'round')
 end
 
 local function read_step(run, key)
@@ -155,7 +156,8 @@ local function read_step(run, key)
 end
 
 local function read_owner(run)
-  return redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt', 'concurrency', 'version', 'heartbeats', 'undoing')
+  return redis.call('HMGET', RUN .. run, 'app', 'function', 'attempt', 'concurrency', 'version', 'heartbeats', 'undoing',
+    'round')
 end
 
 -- the job of a run that has ended: note it if RQ's tools have requeued it. A job that was left on the list is dropped: the

@@ -14,11 +14,13 @@ local function note_delivery(run, digest, since, position)
   return true
 end
 
--- the events that have ended waits of a run, by the step key of the first wait that each has ended -> lists of digests
+-- the events that have ended waits of a run, by the step key of the first wait that each has ended -> lists of digests.
+-- The key is '' if that was in an earlier round of the run.
 local function deliveries_of(run)
   local found, delivered = {}, redis.call('HGETALL', DELIVERED .. run)
   for i = 1, #delivered, 2 do
-    local key = redis.call('LINDEX', MEMO_ORDER .. run, delivered[i + 1] - 1)
+    local position = tonumber(delivered[i + 1])
+    local key = position == 0 and '' or redis.call('LINDEX', MEMO_ORDER .. run, position - 1)
     if key then
       found[key] = found[key] or {}
       table.insert(found[key], delivered[i])

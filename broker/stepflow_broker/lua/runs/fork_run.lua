@@ -16,7 +16,7 @@
 local MAX_FORKS = 20 -- of a run, that it names
 local now, run, source, count = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[20])
 if redis.call('EXISTS', RUN .. run) == 1 then return 0 end
-local was = redis.call('HMGET', RUN .. source, 'event', 'forks', 'events_since', 'created_at', 'undo')
+local was = redis.call('HMGET', RUN .. source, 'event', 'forks', 'events_since', 'created_at', 'undo', 'round')
 if not was[1] then return -1 end
 if ARGV[18] == '1' and was[2] then return -6 end
 local memos = {}
@@ -33,6 +33,7 @@ local more = {'dedupe_ms', ARGV[7], 'forked_from', source, 'forked_at', ARGV[10]
 if ARGV[12] ~= '' then add_field(more, 'keys_of', ARGV[12]) end
 if ARGV[17] == '1' then add_field(more, 'events_since', was[3] or was[4]) end
 if was[5] then add_field(more, 'undo', was[5]) end
+if was[6] then add_field(more, 'round', was[6]) end
 if ARGV[19] ~= '' then add_field(more, 'patches', ARGV[19]) end
 local event = ARGV[9] ~= '' and ARGV[9] or was[1]
 local forks = {run}
@@ -47,6 +48,7 @@ local deliveries = deliveries_of(source)
 audit(ARGV[13], ARGV[14], source, ARGV[15], ARGV[16])
 if not start_or_skip(run, ARGV[4], ARGV[5], ARGV[6], event, now, more, tonumber(ARGV[8]), (read_rules(21 + 2 * count)))
 then return 3 end
+for _, digest in ipairs(deliveries[''] or {}) do note_delivery(run, digest, 0, 0) end
 for position, memo in ipairs(memos) do
   redis.call('HSET', MEMOS .. run, memo[1], memo[2])
   redis.call('RPUSH', MEMO_ORDER .. run, memo[1])
