@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 import click
 
 from stepflow.client.find import run_query
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
@@ -78,7 +78,7 @@ def resolve_time(moment: TimeArgument | None, at_ms: int | None = None) -> datet
     """A time, with an age resolved at a time in ms since the epoch; ``None``: now."""
     if not isinstance(moment, timedelta):
         return moment
-    now = utc_time(now_ms() if at_ms is None else at_ms)
+    now = utc_time(REAL_CLOCK.now_ms() if at_ms is None else at_ms)
     try:
         return now - moment
     except OverflowError:

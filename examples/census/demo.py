@@ -21,7 +21,7 @@ from examples.census.report import Report, format_table
 from examples.census.workers import DemoError, Worker, started_workers
 from stepflow import Stepflow, StepflowError
 from stepflow_broker.embedded_server import EmbeddedServer
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_engine.ids import run_id_by_event
 
@@ -81,7 +81,7 @@ def _watch(progress: Progress, workers: list[Worker], *, kill: bool) -> Crash | 
         if kill and crash is None and progress.total and progress.done >= progress.total // 2:
             crash = _kill_one(progress, workers)
         if crash is not None and crash.reclaimed_at_ms is None and not progress.in_hand(crash.worker):
-            crash = replace(crash, reclaimed_at_ms=now_ms())
+            crash = replace(crash, reclaimed_at_ms=REAL_CLOCK.now_ms())
         _check(workers, crash, deadline)
         time.sleep(_POLL_S)
     progress.refresh()
@@ -109,7 +109,7 @@ def _kill_one(progress: Progress, workers: list[Worker]) -> Crash | None:
     if worker is None:
         return None
     worker.kill()
-    crash = Crash(worker.name, now_ms(), progress.in_hand(worker.name))
+    crash = Crash(worker.name, REAL_CLOCK.now_ms(), progress.in_hand(worker.name))
     print(f"\n{worker.name} was killed (SIGKILL) after {progress.done} of {progress.total} steps.")
     print(f"It was executing: {', '.join(crash.in_hand) or 'nothing'}.\n", flush=True)
     return crash

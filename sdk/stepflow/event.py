@@ -10,7 +10,6 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from stepflow.later import When, later
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps_event
 from stepflow_engine.encryption_scopes import event_scope
@@ -79,14 +78,17 @@ class Event(Generic[T]):
         return utc_time(self.ts)
 
 
-def outgoing_event(event: Event[Any], *, limit_bytes: int) -> OutgoingEvent:
+def outgoing_event(event: Event[Any], *, now_ms: int, limit_bytes: int) -> OutgoingEvent:
     """An event in the form in which it is sent.
+
+    Args:
+        now_ms: the time, in milliseconds since the epoch.
 
     Raises:
         EventError: the name, id or time is invalid, or the data is not JSON or over the limit.
     """
     event_id = checked_event_id(event.id)
-    delayed = None if event.at is None else later("event", None, event.at, now_ms=now_ms())
+    delayed = None if event.at is None else later("event", None, event.at, now_ms=now_ms)
     at_ms = delayed.at_ms if delayed else 0
     return OutgoingEvent(event.name, _checked_data(event, limit_bytes), event_id or "", event.ts, at_ms)
 

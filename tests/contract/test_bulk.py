@@ -58,6 +58,7 @@ def test_live_runs_are_found_oldest_first_however_many_are_made_in_one_milliseco
     runs = [f"run{number:02}" for number in range(13)]
     for number, run in enumerate(runs):
         start(driver, run, after_ms=number // together)
+    driver.now_ms += 1_000
     assert found(driver) == runs
     assert found(driver, limit=5) == runs[:5]
 
@@ -83,6 +84,7 @@ def test_runs_are_found_by_app_and_function(driver: Driver) -> None:
 def test_runs_are_found_by_status(driver: Driver) -> None:
     for number, run in enumerate(("parked", "running", "queued")):
         start(driver, run, after_ms=number)
+    driver.now_ms += 1_000
     driver.advance(3)
     first, _ = driver.claim(2) or []
     driver.plan(first, "a")
@@ -98,6 +100,7 @@ def test_runs_are_found_from_a_time_on_and_before_another(driver: Driver) -> Non
     runs = [f"run{number}" for number in range(9)]
     for number, run in enumerate(runs):
         start(driver, run, after_ms=number)
+    driver.now_ms += 1_000
     assert found(driver, after_ms=START_MS + 2) == runs[2:]
     assert found(driver, before_ms=START_MS + 6) == runs[:6]
     assert found(driver, after_ms=START_MS + 2, before_ms=START_MS + 6) == runs[2:6]
@@ -144,6 +147,7 @@ def test_runs_that_end_while_they_are_looked_through_disturb_nothing(
     runs = [f"run{number:02}" for number in range(12)]
     for number, run in enumerate(runs):
         start(driver, run, after_ms=number // 5)
+    driver.now_ms += 1_000
     broker = driver.store.broker
     send, left = broker.execute_all, runs[::2]
 

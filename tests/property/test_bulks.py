@@ -27,6 +27,7 @@ from stepflow_broker.transitions.bulks import (
 from stepflow_engine.cipher import NO_ENCRYPTION
 from tests.support.backends import FakeBroker
 from tests.support.driver import START_MS
+from tests.support.plain import SetClock
 
 HOLD_MS = 2_000
 PACE = 1.5
@@ -56,7 +57,7 @@ class Bulk:
     partition: Partition = field(init=False)
 
     def __post_init__(self) -> None:
-        self.partition = Partition.first_of(Keys(), NO_ENCRYPTION, lambda: self.now_ms)
+        self.partition = Partition.first_of(Keys(), NO_ENCRYPTION, SetClock(lambda: self.now_ms))
         self.broker.execute(add_bulk_runs(self.partition, "b1", 0, [f"run{number}" for number in range(self.total)]))
         start = BulkStart("b1", self.total, "shop/buy", b"{}", self.per_second, "me")
         assert self.broker.execute(start_bulk(self.partition, start)) is ScriptStatus.DONE

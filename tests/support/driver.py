@@ -28,6 +28,7 @@ from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import StepKind
 from tests.support.backends import Store
 from tests.support.invariants import Part, check_invariants
+from tests.support.plain import SetClock
 from tests.support.snapshots import look
 
 __all__ = [
@@ -84,7 +85,7 @@ class Driver:
         self.store = store
         self.client = store.client
         self.keys = keys or Keys()
-        self.partition = Partition.first_of(self.keys, NO_ENCRYPTION, lambda: self.now_ms)
+        self.partition = Partition.first_of(self.keys, NO_ENCRYPTION, SetClock(lambda: self.now_ms))
         self.now_ms = now_ms
         self.twice = twice
 

@@ -21,7 +21,7 @@ from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.ids import partition_prefix_for, run_id_for, with_partition_prefix
 from tests.support.pages import ROOT
-from tests.support.plain import PLAIN
+from tests.support.plain import PLAIN, SetClock
 
 RUN = run_id_for("order-17", "shop/buy")
 
@@ -135,12 +135,12 @@ def test_the_place_of_a_key_is_its_partition() -> None:
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_partition_finds_the_others_and_shares_its_cipher_and_clock(count: int) -> None:
     cipher = Cipher([bytes(32)])
-    first = Partition.first_of(Keys.over(count), cipher, lambda: 17)
+    first = Partition.first_of(Keys.over(count), cipher, clock := SetClock(lambda: 17))
     assert len(first.all) == count
     assert first.all[0] is first
     for number, one in enumerate(first.all):
         assert one.keys is first.keys.all[number]
-        assert (one.cipher, one.now_ms()) == (cipher, 17)
+        assert (one.cipher, one.clock) == (cipher, clock)
         assert one.of(RUN) is first.of(RUN)
         assert one.at("shop/buy") is first.at("shop/buy")
         assert one.run_key("RUN", RUN) == first.of(RUN).keys("RUN", RUN)
@@ -148,7 +148,7 @@ def test_a_partition_finds_the_others_and_shares_its_cipher_and_clock(count: int
 
 
 def test_a_partition_leaves_the_time_to_the_server_and_must_be_given_a_cipher() -> None:
-    assert Partition.first_of(Keys(), NO_ENCRYPTION).now_ms() == 0
+    assert Partition.first_of(Keys(), NO_ENCRYPTION).clock.script_ms() == 0
     with pytest.raises(TypeError):
         Partition.first_of(Keys())  # type: ignore[call-arg]
 

@@ -27,6 +27,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, register
 from stepflow import Stepflow
 from stepflow_broker.access.rights import missing_rights
 from stepflow_broker.access.roles import WORKER
+from stepflow_broker.protocol.clock import REAL_CLOCK, Clock
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.heartbeat import HEARTBEAT_TTL_S
 from stepflow_broker.protocol.partition import Partition
@@ -97,6 +98,7 @@ class StepWorker(BaseWorker):
     Args:
         apps: the apps whose functions it executes.
         settings: its settings.
+        clock: the time of its runs, timers and schedules.
         on_start: called when it is ready to claim jobs.
 
     Attributes:
@@ -108,7 +110,12 @@ class StepWorker(BaseWorker):
     """
 
     def __init__(
-        self, apps: Sequence[Stepflow], settings: WorkerSettings, *, on_start: Callable[[], None] | None = None
+        self,
+        apps: Sequence[Stepflow],
+        settings: WorkerSettings,
+        *,
+        clock: Clock = REAL_CLOCK,
+        on_start: Callable[[], None] | None = None,
     ) -> None:
         self._apps = {app.id: app for app in apps}
         self.functions = {function.name: function for app in apps for function in app.functions.values()}
@@ -120,7 +127,8 @@ class StepWorker(BaseWorker):
             )
         self.settings = settings
         self._ciphers = {app.id: app.backend.cipher for app in apps}
-        self.partition = partition_for(settings.redis_url, NO_ENCRYPTION.merged_with(*self._ciphers.values()))
+        cipher = NO_ENCRYPTION.merged_with(*self._ciphers.values())
+        self.partition = partition_for(settings.redis_url, cipher, clock)
         self._code_version = code_version(apps)
         self._code_names = code_names(self.functions, self._fingerprint, release=self._code_version)
         self._check_release()

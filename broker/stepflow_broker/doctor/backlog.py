@@ -68,7 +68,7 @@ def _used_queues(broker: Broker, keys: Keys) -> set[str]:
 
 def _examine_bulks(broker: Broker, partition: Partition, findings: Findings) -> None:
     """Find bulks that no worker has held for a minute."""
-    now = partition.now_ms() or broker.execute(server_time_ms())
+    now = broker.execute(server_time_ms(partition.clock))
     for bulk_id in broker.execute(read_live_bulks(partition)):
         bulk = broker.execute(read_bulk(partition, bulk_id))
         if bulk is not None and max(bulk.created_at, bulk.held_until) < now - _OVERDUE_MS:
@@ -100,7 +100,7 @@ def _count_live(broker: Broker, keys: Keys, queues: set[str]) -> Counter[str]:
 
 def examine_backlog(broker: Broker, partition: Partition, findings: Findings, *, repair: bool) -> None:
     """Find what workers should have done by now in a partition."""
-    now = partition.now_ms() or broker.execute(server_time_ms())
+    now = broker.execute(server_time_ms(partition.clock))
     backlog = _Backlog(broker, partition, partition.keys, findings, repair, now)
     backlog.examine_index("lease_overdue", "LEASES")
     backlog.examine_index("timer_overdue", "TIMEOUTS")

@@ -106,7 +106,7 @@ class _Examination:
     # -- lists -------------------------------------------------------------------
 
     def _examine_lists(self) -> None:
-        now = self.partition.now_ms() or self.broker.execute(server_time_ms())
+        now = self.broker.execute(server_time_ms(self.partition.clock))
         self.began = datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         prefix = self.keys("RQ_QUEUE")
         known = self.broker.execute(command(replies.texts, "SMEMBERS", self.keys("RQ_QUEUES")))
@@ -211,7 +211,9 @@ class _Examination:
         ]
 
     def _script(self, name: str, *words: str | bytes | int) -> Command[Any]:
-        return run_script(name, replies.raw, (self.keys("LIVE"),), self.partition.now_ms(), int(self.repair), *words)
+        return run_script(
+            name, replies.raw, (self.keys("LIVE"),), self.partition.clock.script_ms(), int(self.repair), *words
+        )
 
     def _send(self, calls: Sequence[Command[Any]]) -> None:
         for found in self.broker.execute_all(calls) if calls else ():

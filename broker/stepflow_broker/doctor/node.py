@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from stepflow_broker.access.roles import ROLES, Role
 from stepflow_broker.doctor.findings import Finding, Severity
 from stepflow_broker.protocol import replies
-from stepflow_broker.protocol.clock import now_ms, server_time_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK, server_time_ms
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import KEYS, Key, Keys
 from stepflow_broker.protocol.scripts import script, script_names
@@ -199,16 +199,16 @@ def _coverage(server: _Server) -> Iterator[Finding]:
 
 def _clock(node: Node, partitions: Sequence[Keys]) -> Finding:
     """Compare the clock of the server with that of this machine and with stored times."""
-    calls: list[Command[Any]] = [server_time_ms()]
+    calls: list[Command[Any]] = [server_time_ms(REAL_CLOCK)]
     for keys in partitions:
         calls += (
             command(lambda reply: int(float(reply[1])) if reply else 0, "ZREVRANGE", keys("LIVE"), 0, 0, "WITHSCORES"),
             command(replies.entry_ms, "XREVRANGE", keys("EVENTS"), "+", "-", "COUNT", 1),
             command(replies.entry_ms, "XREVRANGE", keys("FINISHED"), "+", "-", "COUNT", 1),
         )
-    before = now_ms()
+    before = REAL_CLOCK.now_ms()
     now, *stored = node.execute_all(calls)
-    after = now_ms()
+    after = REAL_CLOCK.now_ms()
     if (back_ms := max(stored, default=0) - now) > _BACK_MS:
         text = f"the clock of the server is {back_ms / 1000:.0f} s behind stored times, so leases and timers are late"
         return _error(

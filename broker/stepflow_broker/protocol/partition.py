@@ -8,21 +8,14 @@ timer acts in the partition that it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+from stepflow_broker.protocol.clock import REAL_CLOCK, Clock
 from stepflow_broker.protocol.keys import Keys
 from stepflow_engine.cipher import Cipher
 
-__all__ = ["Clock", "Partition", "server_clock"]
-
-Clock = Callable[[], int]
-"""The time that a script is given, in ms since the epoch; 0: the script asks the server."""
-
-
-def server_clock() -> int:
-    """Leave the time to the server. Only tests use another clock."""
-    return 0
+__all__ = ["Partition"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,21 +26,21 @@ class Partition:
         keys: builds the keys of this partition.
         cipher: opens the payloads that this process has to read. It has no default: a missing cipher would leave
             encrypted payloads unread. A process that opens none says `NO_ENCRYPTION`.
-        now_ms: the clock of the scripts.
+        clock: gives the time of runs, timers and events.
     """
 
     keys: Keys
     cipher: Cipher
-    now_ms: Clock
+    clock: Clock
     _by_keys: dict[Keys, Partition] = field(repr=False)
     _lost: frozenset[str] = frozenset()
 
     @classmethod
-    def first_of(cls, keys: Keys, cipher: Cipher, now_ms: Clock = server_clock) -> Partition:
+    def first_of(cls, keys: Keys, cipher: Cipher, clock: Clock = REAL_CLOCK) -> Partition:
         """The partition that has these keys. It knows the other partitions of the server."""
         found: dict[Keys, Partition] = {}
         for one in keys.all:
-            found[one] = cls(one, cipher, now_ms, found)
+            found[one] = cls(one, cipher, clock, found)
         return found[keys]
 
     @property

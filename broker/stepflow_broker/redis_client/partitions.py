@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 
 from stepflow_broker.protocol import replies
+from stepflow_broker.protocol.clock import REAL_CLOCK, Clock
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.partition import Partition
@@ -29,13 +30,13 @@ def keys_for(url: str) -> Keys:
     return Keys.over(read_url(url).partitions)
 
 
-def partition_for(url: str, cipher: Cipher) -> Partition:
+def partition_for(url: str, cipher: Cipher, clock: Clock = REAL_CLOCK) -> Partition:
     """The first partition of a server; `Partition.of` and `Partition.at` find the others.
 
     Raises:
         ConfigurationError: the URL cannot be one of a server.
     """
-    return Partition.first_of(keys_for(url), cipher)
+    return Partition.first_of(keys_for(url), cipher, clock)
 
 
 def agree_partitions(keys: Keys) -> Command[int]:

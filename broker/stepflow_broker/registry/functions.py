@@ -302,7 +302,7 @@ def register_code(partition: Partition, names: Sequence[str]) -> Command[ScriptS
     """
     digest = digest_of_code(names)
     keyed = (partition.keys("CODE", digest), partition.keys("CODES"), partition.keys("CODE_WAITS"))
-    return run_script("register_code", ScriptStatus, keyed, partition.now_ms(), digest, _CODE_TTL_MS, *names)
+    return run_script("register_code", ScriptStatus, keyed, partition.clock.script_ms(), digest, _CODE_TTL_MS, *names)
 
 
 def register_functions(keys: Keys, configs: Sequence[FunctionConfig], *, only_missing: bool = False) -> Command[int]:
@@ -323,7 +323,7 @@ def forget_function(partition: Partition, name: str, *, who: str = "") -> Comman
     """Delete the registration of a function in one partition. DONE, ALREADY or SERVED."""
     keys = partition.keys
     keyed = (keys("FUNCTIONS"), keys("VERSION"), keys("FUNCTION_QUEUES"), keys("CODES"), keys("CRON"), keys("PAUSED"))
-    return run_script("forget_function", ScriptStatus, keyed, partition.now_ms(), name, who)
+    return run_script("forget_function", ScriptStatus, keyed, partition.clock.script_ms(), name, who)
 
 
 def read_code(partition: Partition, now_ms: int) -> Command[list[str]]:

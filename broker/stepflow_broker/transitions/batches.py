@@ -23,7 +23,7 @@ def load_batch(partition: Partition, batch: str) -> Command[list[bytes]]:
 
 def end_batch(partition: Partition, batch: str, *, limit: int = _LIMIT) -> Command[int]:
     """End members of a batch that has ended, and wake their parents. Returns how many members are left."""
-    return run_script("end_batch", int, partition.run_keys(batch, "RUN"), partition.now_ms(), batch, limit)
+    return run_script("end_batch", int, partition.run_keys(batch, "RUN"), partition.clock.script_ms(), batch, limit)
 
 
 def read_members(partition: Partition, batch: str) -> Operation[list[str]]:

@@ -87,7 +87,7 @@ class CancelRequest:
 
 def find_live(partition: Partition, run_filter: RunFilter) -> Operation[list[str]]:
     """Ids of the live runs of all partitions that match, oldest first. Runs created during the search are left out."""
-    now_ms = yield from single(server_time_ms())
+    now_ms = yield from single(server_time_ms(partition.clock))
     last_ms = now_ms if run_filter.before_ms is None else min(now_ms, run_filter.before_ms - 1)
     first, found = dict.fromkeys(partition.all, str(run_filter.after_ms)), list[str]()
     read: dict[Partition, list[_Made]] = {one: [] for one in partition.all}

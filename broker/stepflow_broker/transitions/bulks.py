@@ -153,7 +153,7 @@ def start_bulk(partition: Partition, start: BulkStart) -> Command[ScriptStatus]:
         "start_bulk",
         ScriptStatus,
         _key(partition, start.id),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         start.id,
         start.matched,
         start.who,
@@ -180,7 +180,7 @@ def take_bulk_runs(
         most: how many runs it takes at most; 0: none, it only holds the bulk.
     """
     keys = _key(partition, bulk_id)
-    return run_script("take_bulk_runs", _read_taken, keys, partition.now_ms(), bulk_id, worker, hold_ms, most)
+    return run_script("take_bulk_runs", _read_taken, keys, partition.clock.script_ms(), bulk_id, worker, hold_ms, most)
 
 
 def _read_taken(reply: Sequence[Any]) -> TakenRuns:
@@ -207,7 +207,7 @@ def settle_bulk_runs(
         "settle_bulk_runs",
         ScriptStatus,
         _key(partition, bulk_id),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         bulk_id,
         worker,
         hold_ms,
@@ -221,7 +221,9 @@ def settle_bulk_runs(
 
 def stop_bulk(partition: Partition, bulk_id: str, *, who: str, reason: str = "") -> Command[ScriptStatus]:
     """Stop a bulk. DONE, ALREADY (it was stopped, or has ended), or NO_RUN (there is none)."""
-    return run_script("stop_bulk", ScriptStatus, _key(partition, bulk_id), partition.now_ms(), bulk_id, who, reason)
+    return run_script(
+        "stop_bulk", ScriptStatus, _key(partition, bulk_id), partition.clock.script_ms(), bulk_id, who, reason
+    )
 
 
 def read_live_bulks(partition: Partition) -> Command[list[str]]:

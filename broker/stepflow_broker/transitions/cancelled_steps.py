@@ -33,7 +33,7 @@ def cancel_steps(
         "cancel_steps",
         ScriptStatus,
         partition.run_keys(run_id, "RUN", "STEPS"),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         fence,
         _FAILURE,

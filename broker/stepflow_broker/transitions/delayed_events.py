@@ -46,7 +46,7 @@ def delay_event(
         due_ms: the time, in milliseconds since the epoch; 0: ``delay_ms`` from now, by the clock of the server.
     """
     dedupes = 1 if dedupe else 0
-    args = (partition.now_ms(), due_ms, delay_ms, event, event_id, dedupes)
+    args = (partition.clock.script_ms(), due_ms, delay_ms, event, event_id, dedupes)
     return run_script("delay_event", ScriptStatus, (partition.keys("DELAYED_EVENTS"),), *args)
 
 

@@ -74,7 +74,7 @@ def fork_run(partition: Partition, config: FunctionConfig, fork: ForkStart) -> C
         "fork_run",
         ScriptStatus,
         partition.run_keys(fork.run_id, "RUN"),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         fork.run_id,
         fork.source,
         config.app,

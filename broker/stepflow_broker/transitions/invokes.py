@@ -96,7 +96,7 @@ def invoke_child(
         "invoke_child",
         read,
         partition.run_keys(run_id, "RUN"),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         fence,
         version,
@@ -151,7 +151,7 @@ def start_child(
         "start_child",
         read,
         partition.run_keys(run_id, "RUN"),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         fence,
         version,
@@ -182,4 +182,4 @@ def wake_parent(partition: Partition, child: str, *, worker: str) -> Command[Res
         code, position, memo, run_id, key = reply
         return Resolved(run_id.decode(), key.decode(), position, memo) if code == 1 else None
 
-    return run_script("wake_parent", read, partition.run_keys(child, "RUN"), partition.now_ms(), child, worker)
+    return run_script("wake_parent", read, partition.run_keys(child, "RUN"), partition.clock.script_ms(), child, worker)

@@ -202,7 +202,7 @@ def claim_jobs(
         "claim_jobs",
         _claimed,
         (partition.keys("RQ_SUSPENDED"), partition.keys("PAUSED"), partition.keys("LAST_CLAIM", worker)),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         worker,
         limit,
         lease_ms,
@@ -261,7 +261,7 @@ def commit_planned_step(
         "commit_planned_step",
         replies.status_and_number,
         partition.run_keys(run_id, "RUN", "MEMOS", "MEMO_ORDER"),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         key,
         fence,
@@ -272,7 +272,9 @@ def commit_planned_step(
 
 def yield_run(partition: Partition, *, run_id: str, fence: int) -> Command[ScriptStatus]:
     """Queue the continuation again and end its lease. DONE, NO_RUN or STALE_FENCE."""
-    return run_script("yield_run", ScriptStatus, partition.run_keys(run_id, "RUN"), partition.now_ms(), run_id, fence)
+    return run_script(
+        "yield_run", ScriptStatus, partition.run_keys(run_id, "RUN"), partition.clock.script_ms(), run_id, fence
+    )
 
 
 def plan_steps(
@@ -288,7 +290,7 @@ def plan_steps(
         "plan_steps",
         ScriptStatus,
         partition.run_keys(run_id, "RUN", "MEMOS", "STEPS"),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         fence,
         *args,
@@ -329,7 +331,7 @@ def fail_attempt(
         "fail_attempt",
         ScriptStatus,
         partition.run_keys(run_id, "RUN", "STEPS"),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         job_key,
         fence,
@@ -372,7 +374,7 @@ def retry_run(
         "retry_run",
         ScriptStatus,
         partition.run_keys(run_id, "RUN"),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         fence,
         attempts,
@@ -390,7 +392,7 @@ def park_run(partition: Partition, *, run_id: str, fence: int, applied: int) -> 
         "park_run",
         ScriptStatus,
         partition.run_keys(run_id, "RUN", "MEMO_ORDER"),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         fence,
         applied,
@@ -426,7 +428,9 @@ def continue_as_new(
 
 def continue_run(partition: Partition, run_id: str) -> Command[ScriptStatus]:
     """Queue the continuation of a parked run whose code has continued. DONE, ALREADY (it has one) or NO_RUN."""
-    return run_script("continue_run", ScriptStatus, partition.run_keys(run_id, "RUN"), partition.now_ms(), run_id)
+    return run_script(
+        "continue_run", ScriptStatus, partition.run_keys(run_id, "RUN"), partition.clock.script_ms(), run_id
+    )
 
 
 def finish_run(
@@ -460,7 +464,7 @@ def finish_run(
         "finish_run",
         ScriptStatus,
         (partition.run_key("RUN", run_id), partition.of(run_id).keys("EVENTS")),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         fence,
         status.value,
@@ -503,7 +507,7 @@ def end_undo(
             partition.of(run_id).keys("EVENTS"),
             partition.of(run_id).keys("UNDO_FAILURES"),
         ),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         fence,
         retention_ms,
@@ -518,7 +522,7 @@ def release_jobs(partition: Partition, leases: Sequence[tuple[str, int]]) -> Com
         "release_jobs",
         int,
         (partition.keys("LEASES"),),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         *[part for lease in leases for part in lease],
     )
 
@@ -533,7 +537,7 @@ def leave_job(partition: Partition, *, run_id: str, key: str, fence: int, versio
         version: the version of the code that cannot execute it, as registered; see `code_names`.
     """
     keyed = (*partition.run_keys(run_id, "RUN", "STEPS"), partition.of(run_id).keys("CODE_WAITS"))
-    return run_script("leave_job", ScriptStatus, keyed, partition.now_ms(), run_id, key, fence, version)
+    return run_script("leave_job", ScriptStatus, keyed, partition.clock.script_ms(), run_id, key, fence, version)
 
 
 def extend_leases(
@@ -556,7 +560,7 @@ def extend_leases(
         "extend_leases",
         replies.texts,
         (partition.keys("LEASES"),),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         lease_ms,
         *args,
     )
@@ -571,7 +575,7 @@ def reclaim_leases(partition: Partition, *, limit: int = 100, lease_ms: int = 10
         lease_ms: the length of the workers' leases. After an outage, live workers get half of it to extend theirs.
     """
     keyed = (partition.keys("LEASES"), partition.keys("LAST_LEASE_SCAN"))
-    return run_script("reclaim_leases", replies.texts, keyed, partition.now_ms(), limit, lease_ms)
+    return run_script("reclaim_leases", replies.texts, keyed, partition.clock.script_ms(), limit, lease_ms)
 
 
 def fire_timers(partition: Partition, *, limit: int = 500) -> Command[tuple[int, int]]:
@@ -580,7 +584,7 @@ def fire_timers(partition: Partition, *, limit: int = 500) -> Command[tuple[int,
         "fire_timers",
         replies.integer_pair,
         (partition.keys("TIMEOUTS"),),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         limit,
     )
 
@@ -591,7 +595,7 @@ def mend_times(partition: Partition, *, cursor: int, count: int = 500) -> Comman
     Returns the next cursor (0: the page was the last), and how many runs and timers had such a time.
     """
     keyed = (partition.keys("TIMEOUTS"), partition.keys("LIVE"))
-    return run_script("mend_times", replies.integer_pair, keyed, partition.now_ms(), cursor, count)
+    return run_script("mend_times", replies.integer_pair, keyed, partition.clock.script_ms(), cursor, count)
 
 
 def repair_jobs(partition: Partition, *, cursor: int, count: int = 500) -> Command[tuple[int, list[str]]]:
@@ -600,7 +604,7 @@ def repair_jobs(partition: Partition, *, cursor: int, count: int = 500) -> Comma
         "repair_jobs",
         replies.cursor_and_texts,
         (partition.keys("LIVE"),),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         cursor,
         count,
     )

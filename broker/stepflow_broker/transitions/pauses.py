@@ -69,13 +69,13 @@ def pause(partition: Partition, kind: PauseKind, name: str, *, reason: str, who:
         who: for the audit log; ``""``: the pause is not recorded.
     """
     subject, keys = pause_subject(kind, name), (partition.keys("PAUSED"),)
-    return run_script("pause", bool, keys, partition.now_ms(), subject, reason, who)
+    return run_script("pause", bool, keys, partition.clock.script_ms(), subject, reason, who)
 
 
 def resume(partition: Partition, kind: PauseKind, name: str, *, who: str = "") -> Command[bool]:
     """Resume something in one partition, which queues its jobs again. False if it was not paused."""
     subject, keys = pause_subject(kind, name), (partition.keys("PAUSED"),)
-    return run_script("resume", bool, keys, partition.now_ms(), subject, who)
+    return run_script("resume", bool, keys, partition.clock.script_ms(), subject, who)
 
 
 def read_pauses(partition: Partition) -> Command[dict[str, Pause]]:

@@ -31,4 +31,6 @@ def settle_requeue(partition: Partition, run_id: str, noted_at: int, *, is_retri
         is_retried: whether the run has been retried. If not, its job is a failed job of RQ again.
     """
     keys = (partition.keys("REQUEUED"), partition.run_key("RUN", run_id))
-    return run_script("settle_requeue", bool, keys, partition.now_ms(), run_id, noted_at, 1 if is_retried else 0)
+    return run_script(
+        "settle_requeue", bool, keys, partition.clock.script_ms(), run_id, noted_at, 1 if is_retried else 0
+    )

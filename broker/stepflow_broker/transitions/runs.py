@@ -217,7 +217,7 @@ def start_runs_later(
         due_ms: the time, in milliseconds since the epoch; 0: ``delay_ms`` from now, by the clock of the server.
         dedupe_ms: for how long at least the ids prevent a second start.
     """
-    args: list[Arg] = [partition.now_ms(), config.app, config.id, config.queue]
+    args: list[Arg] = [partition.clock.script_ms(), config.app, config.id, config.queue]
     args += (dedupe_ms, config.retention_ms, due_ms, delay_ms)
     for run_id, event in runs:
         args += (run_id, event, *config.rules(event, partition.cipher))
@@ -233,7 +233,7 @@ def _start_args(
     partition: Partition, config: FunctionConfig, runs: Sequence[tuple[str, bytes]], *, dedupe: bool
 ) -> list[Arg]:
     args: list[Arg] = [
-        partition.now_ms(),
+        partition.clock.script_ms(),
         config.app,
         config.id,
         config.queue,
@@ -269,7 +269,7 @@ def cancel_run(
         "cancel_run",
         ScriptStatus,
         partition.run_keys(run_id, "RUN"),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         failure,
         retention_ms,
@@ -282,7 +282,7 @@ def cancel_run(
 def unpin_run(partition: Partition, run_id: str, *, who: str, reason: str = "") -> Command[ScriptStatus]:
     """Let workers of any release execute a pinned run. DONE, ALREADY (it is not pinned), or NO_RUN (it has ended)."""
     keyed = (*partition.run_keys(run_id, "RUN"), partition.of(run_id).keys("CODE_WAITS"))
-    return run_script("unpin_run", ScriptStatus, keyed, partition.now_ms(), run_id, who, reason)
+    return run_script("unpin_run", ScriptStatus, keyed, partition.clock.script_ms(), run_id, who, reason)
 
 
 def read_run(partition: Partition, run_id: str) -> Command[RunRecord | None]:
@@ -355,7 +355,9 @@ def forget_deaths(partition: Partition, run_id: str) -> Command[int]:
 
 def forget_runs(partition: Partition, *, limit: int) -> Command[tuple[int, int]]:
     """Take runs whose retention is over out of the indexes. Returns how many were due, and how many of them gone."""
-    return run_script("forget_runs", replies.integer_pair, (partition.keys("EXPIRY"),), partition.now_ms(), limit)
+    return run_script(
+        "forget_runs", replies.integer_pair, (partition.keys("EXPIRY"),), partition.clock.script_ms(), limit
+    )
 
 
 def tag_run(partition: Partition, *, run_id: str, fence: int, tags: Mapping[str, str]) -> Command[ScriptStatus]:

@@ -95,7 +95,7 @@ def begin_wait(partition: Partition, start: WaitStart, *, run_id: str, fence: in
         "begin_wait",
         read,
         partition.run_keys(run_id, "RUN"),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         fence,
         start.key,
@@ -122,7 +122,12 @@ def read_early_events(partition: Partition, index: str, *, since_ms: int) -> Com
     """
     event = index.split("\n", 2)[2]
     return run_script(
-        "read_early_events", list, (partition.keys("COMPARED_PATHS", event),), partition.now_ms(), index, since_ms
+        "read_early_events",
+        list,
+        (partition.keys("COMPARED_PATHS", event),),
+        partition.clock.script_ms(),
+        index,
+        since_ms,
     )
 
 
@@ -133,7 +138,7 @@ def early_events_matched(partition: Partition, run_id: str, key: str) -> Command
 
 def deliver_event(partition: Partition, run_id: str, key: str, event: bytes, *, event_id: str) -> Command[bool]:
     """End the wait of a step with an event. False if the step no longer waits, or had the event before it waited."""
-    args = (partition.now_ms(), run_id, key, event, id_digest(event_id))
+    args = (partition.clock.script_ms(), run_id, key, event, id_digest(event_id))
     return run_script("deliver_event", bool, partition.run_keys(run_id, "RUN"), *args)
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation, single
 from stepflow_broker.transitions.bulks import BulkRecord, read_bulk, read_bulk_ids
@@ -142,14 +141,14 @@ def read_bulk_info(partition: Partition, bulk_id: str) -> Operation[BulkInfo]:
         record = None
     if record is None:
         raise BulkNotFoundError(f"no bulk has the id {str(bulk_id)[:100]!r}, or it ended over 7 days ago")
-    return _view(record, now_ms())
+    return _view(record, partition.clock.now_ms())
 
 
 def read_bulk_infos(partition: Partition) -> Operation[list[BulkInfo]]:
     """All bulks, the newest first, at most a thousand. Two round trips."""
     ids = yield from single(read_bulk_ids(partition))
     records = (yield [read_bulk(partition, bulk_id) for bulk_id in ids]) if ids else []
-    now = now_ms()
+    now = partition.clock.now_ms()
     found = [_view(record, now) for record in records if record is not None]
     return sorted(sorted(found, key=lambda one: one.id), key=lambda one: one.created_at, reverse=True)
 

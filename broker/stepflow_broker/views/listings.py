@@ -134,7 +134,7 @@ def unserved_functions(broker: Broker, partition: Partition, names: Iterable[str
 
     Workers of an older version do not say which code they have. If no worker says it, all functions count as served.
     """
-    now = partition.now_ms() or broker.execute(server_time_ms())
+    now = broker.execute(server_time_ms(partition.clock))
     digests = broker.execute(read_code(partition, now))
     sets = [command(replies.texts, "SMEMBERS", partition.keys("CODE", digest)) for digest in digests]
     has_code = {name for found in broker.execute_all(sets) for name in found}
@@ -146,7 +146,7 @@ def unserved_functions(broker: Broker, partition: Partition, names: Iterable[str
 
 def read_queues(broker: Broker, partition: Partition) -> list[QueueRecord]:
     """All queues that a function names or that ever had a job, by name, over all partitions. Two round trips."""
-    calls: list[Command[Any]] = [server_time_ms(), read_functions(partition.keys)]
+    calls: list[Command[Any]] = [server_time_ms(partition.clock), read_functions(partition.keys)]
     calls += [command(replies.texts, "SMEMBERS", one.keys("RQ_QUEUES")) for one in partition.all]
     now_ms, functions, *known = broker.execute_all(calls)
     lists = [

@@ -43,7 +43,7 @@ class ReleaseRecord:
 
 def read_live_releases(partition: Partition, function: str) -> Operation[frozenset[str]]:
     """The releases of a function (``app/function``) that live workers have. Three round trips."""
-    now = partition.now_ms() or (yield from single(server_time_ms()))
+    now = partition.clock.script_ms() or (yield from single(server_time_ms(partition.clock)))
     digests = yield from single(read_code(partition, now))
     sets = (
         (yield [command(replies.texts, "SMEMBERS", partition.keys("CODE", one)) for one in digests]) if digests else []

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from stepflow.options.encryption import cipher_of
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.views.asks import AskView, find_asks
 from stepflow_cli.exit_codes import EPILOG
@@ -45,7 +45,7 @@ def asks(
     grid = table("RUN", "STEP", "TO", "FUNCTION", "SINCE", "UNTIL", "SCHEMA")
     grid.columns[0].min_width = max(len(ask.run_id) for ask in listed)  # `answer` needs all of it
     grid.columns[-1].ratio, grid.expand = 1, True
-    now = now_ms()
+    now = REAL_CLOCK.now_ms()
     for ask in listed:
         grid.add_row(*_cells(ask, now))
     console().print(grid)

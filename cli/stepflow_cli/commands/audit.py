@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.transitions.audit import ACTIONS
 from stepflow_broker.views.audit import audit_json
 from stepflow_cli.exit_codes import EPILOG
@@ -50,7 +50,7 @@ def audit(
     if not actions:
         echo("no actions")
         return
-    grid, now = table("WHEN", "WHO", "ACTION", "SUBJECT", "DETAILS", "REASON"), now_ms()
+    grid, now = table("WHEN", "WHO", "ACTION", "SUBJECT", "DETAILS", "REASON"), REAL_CLOCK.now_ms()
     for one, entry in zip(actions, lines, strict=True):
         details = " ".join(f"{name}={value}" for name, value in entry["details"].items())
         texts = (printable(cut(text, _WIDEST)) for text in (one.who, one.action, one.subject, details, one.reason))

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from stepflow import Bulk, BulkInfo
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import console, echo, print_json, printable, since, span, state_text, table
 from stepflow_cli.options import output_option, reason_option, server_options
@@ -31,7 +31,7 @@ def bulk() -> None:
 @server_options
 def list_bulks(*, output: str, redis_url: str | None) -> None:
     """List the bulks that go on, and those of the last 7 days, the newest first."""
-    bulks, now = find_app(redis_url).bulks(), now_ms()
+    bulks, now = find_app(redis_url).bulks(), REAL_CLOCK.now_ms()
     if output == "json":
         print_json([one.to_json() for one in bulks])
         return
@@ -73,7 +73,7 @@ def _followed(handle: Bulk, output: str) -> BulkInfo:
 
 
 def _print(info: BulkInfo) -> None:
-    now = now_ms()
+    now = REAL_CLOCK.now_ms()
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

@@ -184,7 +184,7 @@ def _verb(options: CancelOptions) -> str:
 
 def _cancel_matching(filters: Filters, options: CancelOptions, *, confirm: bool) -> None:
     backend = options.app.backend
-    selection = filters.selection(backend.broker.execute(server_time_ms()))
+    selection = filters.selection(backend.broker.execute(server_time_ms(backend.partition.clock)))
     run_ids = run_operation(backend.broker, find_live(backend.partition, selection))
     if options.dry_run or not run_ids:
         _print_runs(run_ids, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.views.error_groups import ErrorGroup, read_error_groups
 from stepflow_cli.exit_codes import EPILOG
@@ -52,7 +52,7 @@ def errors(
         return
     grid = table("GROUP", "COUNT", "LAST", "FUNCTION", "STEP", "ERROR", right=("COUNT",))
     grid.columns[-1].ratio, grid.expand = 1, True
-    now = now_ms()
+    now = REAL_CLOCK.now_ms()
     for group in groups:
         grid.add_row(*_cells(group, now))
     console().print(grid)

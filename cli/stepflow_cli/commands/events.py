@@ -7,7 +7,7 @@ import re
 import click
 
 from stepflow.options.encryption import cipher_of
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.transitions.aside_events import read_aside_events, resend_event
 from stepflow_broker.transitions.delayed_events import find_delayed_events
@@ -41,7 +41,7 @@ def aside(*, output: str, redis_url: str | None) -> None:
     """
     broker, partition = find_server(redis_url, NO_ENCRYPTION)
     read = broker.execute_all([read_aside_events(one) for one in partition.all])
-    listed, now = sorted((event for part in read for event in part), key=lambda event: event.at_ms), now_ms()
+    listed, now = sorted((event for part in read for event in part), key=lambda event: event.at_ms), REAL_CLOCK.now_ms()
     if output == "json":
         print_json(
             [
@@ -100,7 +100,7 @@ def resend(entries: tuple[str, ...], *, output: str, redis_url: str | None) -> E
 def delayed(*, limit: int, output: str, redis_url: str | None) -> None:
     """List the events that are sent at a later time, those that are due first."""
     broker, partition = find_server(redis_url, cipher_of(None))
-    listed, now = run_operation(broker, find_delayed_events(partition, limit=limit)), now_ms()
+    listed, now = run_operation(broker, find_delayed_events(partition, limit=limit)), REAL_CLOCK.now_ms()
     if output == "json":
         print_json([{"id": one.id, "event": one.name, "data": one.data, "due_at": iso(one.due_at)} for one in listed])
         return

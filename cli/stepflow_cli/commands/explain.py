@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from stepflow.options.encryption import cipher_of
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.views.explain import Reason, explain_run
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_broker.views.times import local_time
@@ -32,7 +32,7 @@ def explain(run_id: str, *, output: str, redis_url: str | None) -> None:
     if output == "json":
         print_json(reason.to_json())
         return
-    now = now_ms()
+    now = REAL_CLOCK.now_ms()
     for line in _lines(reason, now, indent=""):
         echo(line)
 

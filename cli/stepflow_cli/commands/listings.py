@@ -10,7 +10,7 @@ import click
 from rich.text import Text
 
 from stepflow.options.cron_times import next_start
-from stepflow_broker.protocol.clock import now_ms, server_time_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK, server_time_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.crons import CronConfig
@@ -57,7 +57,7 @@ def functions(context: click.Context, *, output: str, redis_url: str | None) -> 
     configs, queues = broker.execute(read_functions(partition.keys)), served_queues(broker, partition)
     without_code = unserved_functions(broker, partition, [config.name for config in configs])
     served = frozenset(config.name for config in configs if config.queue in queues) - {*without_code}
-    now = broker.execute(server_time_ms())
+    now = broker.execute(server_time_ms(partition.clock))
     releases = {one.name: run_operation(broker, read_releases(partition, one.name)) for one in configs if one.pinned}
     if output == "json":
         print_json([_function_json(config, served, now, releases.get(config.name)) for config in configs])
@@ -188,7 +188,7 @@ def workers(*, output: str, redis_url: str | None) -> None:
     if output == "json":
         print_json([{**asdict(record), "last_heartbeat": iso(record.last_heartbeat)} for record in records])
         return
-    now = now_ms()
+    now = REAL_CLOCK.now_ms()
     rows = [
         (
             printable(record.name),

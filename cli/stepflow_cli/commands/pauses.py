@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from stepflow import Stepflow
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.registry.functions import read_functions
 from stepflow_broker.transitions.pauses import PAUSE_KINDS, Pause
 from stepflow_broker.views.times import iso
@@ -77,7 +77,7 @@ def resume(kind: str, name: str, *, output: str, redis_url: str | None) -> None:
 @server_options
 def pauses(*, output: str, redis_url: str | None) -> None:
     """List the paused functions, queues and keys."""
-    listed, now = find_app(redis_url).pauses(), now_ms()
+    listed, now = find_app(redis_url).pauses(), REAL_CLOCK.now_ms()
     if output == "json":
         print_json([_pause_json(paused) for paused in listed])
         return

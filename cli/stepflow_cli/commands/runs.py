@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from stepflow.options.encryption import cipher_of
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.views.find_runs import cursor_after, read_page
 from stepflow_broker.views.run_details import read_run_details
@@ -88,7 +88,7 @@ def list_runs(*, filters: RunFilters, limit: int, cursor: str | None, output: st
 
 def _print_runs(listed: Sequence[RunView]) -> None:
     """Print the table. On a narrow terminal, the reason of a run is on a line of its own."""
-    out, now = console(), now_ms()
+    out, now = console(), REAL_CLOCK.now_ms()
     if out.width < _REASON_WIDTH:
         out.print(*_narrow_rows(listed, out.width, now), sep="\n")
         return

@@ -12,7 +12,7 @@ from stepflow import Schedule
 from stepflow.client.schedule_operations import list_all
 from stepflow.options.cron_times import next_start
 from stepflow.options.triggers import CatchUp
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.functions import FunctionConfig, read_functions
@@ -56,7 +56,7 @@ def list_schedules(*, output: str, redis_url: str | None) -> None:
     created = run_operation(app.backend.broker, list_all(app.backend))
     functions = app.backend.broker.execute(read_functions(app.backend.partition.keys))
     declared = [(config, cron) for config in functions for cron in config.crons]
-    now = now_ms()
+    now = REAL_CLOCK.now_ms()
     if output == "json":
         print_json([*map(_json, created), *(_declared_json(config, cron, now) for config, cron in declared)])
         return

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from stepflow import Run
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.registry.functions import FunctionConfig, read_functions, starts
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import echo, print_json
@@ -57,7 +57,7 @@ def send(
     producer = find_app(redis_url)
     event_id = producer.send(event, data, id=id, delay=delay, at=at)
     functions = producer.backend.broker.execute(read_functions(producer.backend.partition.keys))
-    sent = {"name": event, "data": {} if data is None else data, "id": event_id, "ts": now_ms()}
+    sent = {"name": event, "data": {} if data is None else data, "id": event_id, "ts": REAL_CLOCK.now_ms()}
     names = [config.name for config in functions if _starts(config, sent)]
     if output == "json":
         print_json({"event_id": event_id, "event": event, "functions": names})

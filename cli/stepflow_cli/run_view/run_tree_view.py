@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.text import Text
 from rich.tree import Tree
 
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.views.invoke_view import InvokeView
 from stepflow_broker.views.run_tree import RunTree
 from stepflow_cli.formatting import brief_failure, cut, printable, span, state_text, unserved, waits_until
@@ -32,7 +32,7 @@ def run_tree(tree: RunTree, width: int) -> Tree | None:
     """
     if tree.parent is None and not tree.children and not tree.hidden:
         return None
-    renderer = _TreeRenderer(now_ms(), width >= _ONE_LINE_WIDTH, tree.run.id)
+    renderer = _TreeRenderer(REAL_CLOCK.now_ms(), width >= _ONE_LINE_WIDTH, tree.run.id)
     if tree.parent is None:
         return renderer.render(tree)
     rendered = Tree(renderer.label(tree.parent), guide_style="dim")

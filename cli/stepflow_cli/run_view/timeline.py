@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.transitions.attempts import FAILED, UNFINISHED, WORKER_DIED
 from stepflow_broker.transitions.runs import RunRecord
 from stepflow_broker.transitions.signals import WaitingSignal
@@ -56,7 +56,7 @@ _NO_RESULT = (FAILED, WORKER_DIED, UNFINISHED)
 
 def timeline(details: RunDetails, width: int, *, whole_tracebacks: bool = False) -> RenderableType:
     """The details of a run for a terminal of this width in cells."""
-    now = now_ms()
+    now = REAL_CLOCK.now_ms()
     parts: list[RenderableType] = [_properties(details, now)]
     if details.steps:
         parts += ["", _steps(details.run, details.steps, width, now)]

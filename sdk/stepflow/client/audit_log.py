@@ -78,6 +78,6 @@ class AuditLog(ConnectedApp):
             self.backend.partition,
             action=action or "",
             subject=name,
-            since_ms=time_ms(since, "since") or 0,
+            since_ms=time_ms(since, "since", self.backend.partition.clock) or 0,
             limit=checked_limit(limit),
         )

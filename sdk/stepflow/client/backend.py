@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from stepflow.client.connections import LoopConnections, ProcessConnections
 from stepflow.client.function_names import DeclaredFunctions
+from stepflow_broker.protocol.clock import REAL_CLOCK, Clock
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
@@ -57,6 +59,7 @@ class Backend:
         self.actor = declared.app_id
         self._replica_timeout_ms = replica_timeout_ms
         self._url = url
+        self._clock = REAL_CLOCK
         self._partition: tuple[str, Partition] | None = None
         self._agreed_at = ""
         self._lock = threading.RLock()  # a signal handler may use the client, too, while its thread has the lock
@@ -68,6 +71,16 @@ class Backend:
         """The URL of the server."""
         return self._url or os.environ.get(REDIS_URL) or DEFAULT_URL
 
+    @contextlib.contextmanager
+    def moved(self, url: str, clock: Clock) -> Iterator[None]:
+        """Use another server with another clock, within a block. A test moves the app of a module with it."""
+        before = self._url, self._clock
+        self._url, self._clock, self._partition = url, clock, None
+        try:
+            yield
+        finally:
+            (self._url, self._clock), self._partition = before, None
+
     @property
     def broker(self) -> Broker:
         """The blocking broker of this process; a forked child makes its own."""
@@ -78,7 +91,7 @@ class Backend:
         """The first partition of the server."""
         url = self.url
         if self._partition is None or self._partition[0] != url:
-            self._partition = (url, partition_for(url, self.cipher))
+            self._partition = (url, partition_for(url, self.cipher, self._clock))
         return self._partition[1]
 
     @property

@@ -98,6 +98,7 @@ class BulkController(ConnectedApp):
             per_second=per_second,
             limit=limit,
             reason=reason,
+            clock=self.backend.partition.clock,
         )
         return create_bulk(self.backend, request, dry_run=dry_run)
 
@@ -136,6 +137,7 @@ class BulkController(ConnectedApp):
             per_second=per_second,
             limit=limit,
             reason=reason,
+            clock=self.backend.partition.clock,
         )
         return await acreate_bulk(self.backend, request, dry_run=dry_run)
 

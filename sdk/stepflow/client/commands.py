@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from stepflow.client.backend import Backend
 from stepflow.event import GENERATED_ID, INVOKED, Event, checked_event_id, encode_event
 from stepflow.later import Later, When, later
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import Clock
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
@@ -80,11 +80,11 @@ def event_commands(
     Raises:
         EventError: an event is invalid or over the limit.
     """
-    ids, commands, created_ms = [], [], now_ms()
+    ids, commands, created_ms = [], [], backend.partition.clock.now_ms()
     for event in events:
         own_id = checked_event_id(event.id)
         event_id = own_id or uuid.uuid4().hex
-        delayed = later_time("send", delay, event.at)
+        delayed = later_time("send", delay, event.at, clock=backend.partition.clock)
         text = _encode(backend, event, event_id, delayed.due_ms(created_ms) if delayed else created_ms, limits)
         ids.append(event_id)
         commands.append(_sending(backend.partition.at(event_id), text, event_id, own_id is not None, delayed))
@@ -98,9 +98,9 @@ def _sending(partition: Partition, text: bytes, event_id: str, dedupe: bool, del
     return delay_event(partition, text, event_id=event_id, dedupe=dedupe, due_ms=at_ms, delay_ms=delay_ms)
 
 
-def later_time(what: str, delay: Duration | None, at: When | None) -> Later | None:
+def later_time(what: str, delay: Duration | None, at: When | None, *, clock: Clock) -> Later | None:
     """The later time that a call names; ``None``: now. See `later`."""
-    return None if delay is None and at is None else later(what, delay, at, now_ms=now_ms())
+    return None if delay is None and at is None else later(what, delay, at, now_ms=clock.now_ms())
 
 
 def start_command(
@@ -205,7 +205,8 @@ def _limited(items: Iterable[T], what: str, limits: Limits) -> list[T]:
 
 def _invoked(backend: Backend, data: Any, event_id: str, limits: Limits, later: Later | None) -> bytes:
     """The event of a run that is started by name and not by an event. Its time is that at which the run starts."""
-    at_ms = now_ms() if later is None else later.due_ms(now_ms())
+    now_ms = backend.partition.clock.now_ms()
+    at_ms = now_ms if later is None else later.due_ms(now_ms)
     return _encode(backend, Event(INVOKED, data), event_id, at_ms, limits)
 
 

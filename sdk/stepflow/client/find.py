@@ -13,7 +13,7 @@ from stepflow.client.function_names import parse_name
 from stepflow.client.run import Run
 from stepflow.client.run_info import run_info
 from stepflow.functions.function import Function
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import REAL_CLOCK, Clock
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
 from stepflow_broker.registry.tags import check_tag_name, tag_value
 from stepflow_broker.transitions.run_index import RunQuery, parse_cursor
@@ -48,10 +48,12 @@ def run_query(
     if_: str | None = None,
     event: str | None = None,
     id: str | None = None,
+    clock: Clock = REAL_CLOCK,
 ) -> RunQuery:
     """A filter of runs; see `Stepflow.runs`.
 
     Args:
+        clock: the clock by which ages are resolved.
         app: only runs of this app; ``""``: of any.
         functions: only runs of these functions, as ``app/function``; empty: of any.
 
@@ -73,7 +75,7 @@ def run_query(
         statuses = frozenset({RunStatus.FAILED})
         error = _text(error, "error")
     is_group = error is not None and _GROUP.fullmatch(error) is not None
-    since_ms, until_ms = time_ms(since, "since"), time_ms(until, "until")
+    since_ms, until_ms = time_ms(since, "since", clock), time_ms(until, "until", clock)
     if since_ms is not None and until_ms is not None and since_ms >= until_ms:
         raise FilterError("since", "since must be earlier than until: of two ages, since is the longer one")
     return RunQuery(
@@ -142,7 +144,7 @@ def _condition(text: str) -> str:
         raise FilterError("if_", str(error)) from None
 
 
-def time_ms(value: datetime | Duration | None, parameter: str) -> int | None:
+def time_ms(value: datetime | Duration | None, parameter: str, clock: Clock) -> int | None:
     """A time in ms since the epoch, rounded up: a datetime with a zone, or how long ago it is.
 
     Raises:
@@ -157,7 +159,7 @@ def time_ms(value: datetime | Duration | None, parameter: str) -> int | None:
     try:
         if not isinstance(value, str | timedelta):
             raise ValueError
-        return max(0, now_ms() - duration_ms(value, name=parameter))
+        return max(0, clock.now_ms() - duration_ms(value, name=parameter))
     except ValueError:
         text = "a datetime with a time zone, or how long ago it is: '2h', '1d12h' or a timedelta of at most 366 days"
         raise FilterError(parameter, f"{parameter} must be {text}, got {value!r}") from None
@@ -176,7 +178,7 @@ def groups_operation(
         FilterError: an argument is invalid.
         ConfigurationError: ``function`` is neither a function nor text.
     """
-    since_ms = time_ms(since, "since") or 0
+    since_ms = time_ms(since, "since", backend.partition.clock) or 0
     app, name = (app_id, "") if function is None else parse_name(function, app_id)
     names = () if function is None else (f"{_text(app, 'function')}/{_text(name, 'function')}",)
     return read_error_groups(backend.partition, app=app, functions=names, since_ms=since_ms, limit=checked_limit(limit))
@@ -254,9 +256,8 @@ class _Pages:
             local = functions.get(name) if app == app_id else None
             function = local if isinstance(function, str) else function
         known = {one.name for one in functions.values()} | ({function.name} if function else set())
-        return cls(
-            backend, run_query(app, names, **filters), limit=limit, cursor=cursor, known=known, function=function
-        )
+        query = run_query(app, names, clock=backend.partition.clock, **filters)
+        return cls(backend, query, limit=limit, cursor=cursor, known=known, function=function)
 
     @property
     def next_cursor(self) -> str | None:

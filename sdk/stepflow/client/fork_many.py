@@ -16,6 +16,7 @@ from stepflow.client.backend import Backend
 from stepflow.client.bulk import Bulk
 from stepflow.client.find import run_query
 from stepflow.client.fork_request import Children, ForkRequest, Keys
+from stepflow_broker.protocol.clock import Clock
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation, single
@@ -129,10 +130,12 @@ def bulk_request(
     per_second: float,
     limit: int | None,
     reason: str,
+    clock: Clock,
 ) -> BulkRequest:
     """Check the arguments of `Stepflow.fork_many`.
 
     Args:
+        clock: the clock by which ages are resolved.
         function: as ``app/function``.
 
     Raises:
@@ -150,7 +153,9 @@ def bulk_request(
     )
     fork.check()
     app = function.partition("/")[0]
-    query = run_query(app, (function,), status=status, error=error, if_=if_, since=since, until=until, tags=tags)
+    query = run_query(
+        app, (function,), status=status, error=error, if_=if_, since=since, until=until, tags=tags, clock=clock
+    )
     allowed = [one for one in RunStatus if one.ended and not (fork.failed and one is RunStatus.COMPLETED)]
     if not query.statuses or not query.statuses <= set(allowed):
         names = ", ".join(allowed)

@@ -11,7 +11,6 @@ from stepflow.client.fork_request import SAME_DATA, ForkRequest
 from stepflow.client.function_names import DeclaredFunctions
 from stepflow.event import Event, encode_event, read_event
 from stepflow.functions.function import Function, check_input
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.attempts import AttemptRecord
@@ -141,7 +140,7 @@ class ForkPlan:
         text = encode_event(
             Event(old.name, data, old.id, old.ts),
             event_id=old.id,
-            now_ms=now_ms(),
+            now_ms=self.context.partition.clock.now_ms(),
             limit_bytes=self.context.declared.limits.event_bytes,
             cipher=self.context.cipher,
         )
@@ -302,7 +301,7 @@ class ForkPlan:
             ForkError: a step of this kind has no such result.
             StepOutputError: the value is not JSON, over the limit, or not what the invoked function returns.
         """
-        step, now, action = self.steps[key], now_ms(), self.request.action
+        step, now, action = self.steps[key], self.context.partition.clock.now_ms(), self.request.action
         if step.kind not in (StepKind.RUN, StepKind.INVOKE):
             raise ForkError(
                 f"{action}: step {step.id!r} is of kind {step.kind!r}: only results of step.run and step.invoke can be "

@@ -117,7 +117,7 @@ class RunStarter(EventSender):
             id,
             limits=self.limits,
             declared=declared,
-            later=later_time("start", delay, at),
+            later=later_time("start", delay, at, clock=self.backend.partition.clock),
         )
         self.backend.deliver([command])
         return Run(self.backend, run_id, getattr(function, "output", None))
@@ -173,7 +173,7 @@ class RunStarter(EventSender):
             id,
             limits=self.limits,
             declared=declared,
-            later=later_time("start", delay, at),
+            later=later_time("start", delay, at, clock=self.backend.partition.clock),
         )
         await self.backend.adeliver([command])
         return Run(self.backend, run_id, getattr(function, "output", None))
@@ -245,7 +245,7 @@ class RunStarter(EventSender):
             data,
             limits=self.limits,
             declared=declared,
-            later=later_time("start_many", delay, at),
+            later=later_time("start_many", delay, at, clock=self.backend.partition.clock),
         )
         self.backend.deliver(commands)
         return [Run(self.backend, run_id, getattr(function, "output", None)) for run_id in run_ids]
@@ -297,7 +297,7 @@ class RunStarter(EventSender):
             data,
             limits=self.limits,
             declared=declared,
-            later=later_time("start_many", delay, at),
+            later=later_time("start_many", delay, at, clock=self.backend.partition.clock),
         )
         await self.backend.adeliver(commands)
         return [Run(self.backend, run_id, getattr(function, "output", None)) for run_id in run_ids]

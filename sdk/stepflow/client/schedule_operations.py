@@ -22,7 +22,7 @@ from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.redis_client.operation import Operation
+from stepflow_broker.redis_client.operation import Operation, single
 from stepflow_broker.registry.functions import FunctionConfig, read_function
 from stepflow_broker.registry.schedules import (
     ScheduleConfig,
@@ -77,9 +77,7 @@ def _require(backend: Backend, name: str) -> Operation[Stored]:
 
 
 def _now_ms(backend: Backend) -> Operation[int]:
-    (now_ms,) = yield [server_time_ms()]
-    now: int = backend.partition.now_ms() or now_ms
-    return now
+    return (yield from single(server_time_ms(backend.partition.clock)))
 
 
 def _busy(name: str) -> ConfigurationError:

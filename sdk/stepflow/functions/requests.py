@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from stepflow.event import Event, event_path, outgoing_event
 from stepflow.later import When, time_ms
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.registry.event_values import value_at
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms
@@ -72,8 +71,11 @@ def sleep_request(duration: Duration) -> SleepRequest:
     return SleepRequest(duration_ms=_duration(duration, "sleep: duration"))
 
 
-def until_request(when: When) -> SleepRequest:
+def until_request(when: When, *, now_ms: int) -> SleepRequest:
     """The request of a sleep until a time. A time in the past is accepted and ends at once.
+
+    Args:
+        now_ms: the time of the run, in milliseconds since the epoch.
 
     Raises:
         StepUsageError: the time is invalid, has no time zone, or is over 366 days ahead.
@@ -82,7 +84,7 @@ def until_request(when: When) -> SleepRequest:
         until_ms = time_ms(when, "sleep_until: when")
     except ValueError as error:
         raise StepUsageError(str(error)) from None
-    if until_ms > now_ms() + MAX_DURATION_MS:
+    if until_ms > now_ms + MAX_DURATION_MS:
         raise StepUsageError(f"sleep_until: when must be at most 366 days ahead, got {when}")
     return SleepRequest(until_ms=max(1, until_ms))
 
@@ -154,8 +156,11 @@ def ask_request(schema: bytes, to: str | None, timeout: Duration) -> AskRequest:
     return AskRequest(schema, recipient, _duration(timeout, "ask: timeout", least_ms=1))
 
 
-def send_request(events: Event[Any] | Sequence[Event[Any]], *, most: int, event_bytes: int) -> SendRequest:
+def send_request(events: Event[Any] | Sequence[Event[Any]], *, now_ms: int, most: int, event_bytes: int) -> SendRequest:
     """The request of a send.
+
+    Args:
+        now_ms: the time of the run, in milliseconds since the epoch.
 
     Raises:
         EventError: an item is not an event, an event is invalid or over a limit, or there are too many.
@@ -169,7 +174,7 @@ def send_request(events: Event[Any] | Sequence[Event[Any]], *, most: int, event_
             )
     if len(listed) > most:
         raise EventError(f"send_event: events must have at most {most:,} items, got {len(listed):,}: use several steps")
-    return SendRequest(tuple(outgoing_event(event, limit_bytes=event_bytes) for event in listed))
+    return SendRequest(tuple(outgoing_event(event, now_ms=now_ms, limit_bytes=event_bytes) for event in listed))
 
 
 def _duration(value: Duration, name: str, *, least_ms: int = 0) -> int:

@@ -347,7 +347,7 @@ class StepTools:
             await ctx.step.sleep_until("new year", "2030-01-01T00:00:00+01:00")
         """
         self._refuse_handler_options("sleep_until")
-        await self._execution.request(id, until_request(when))
+        await self._execution.request(id, until_request(when, now_ms=self._execution.now_ms()))
 
     async def wait_for_event(
         self,
@@ -473,7 +473,9 @@ class StepTools:
         """
         self._refuse_handler_options("send_event")
         limits = self._limits
-        request = send_request(events, most=limits.events_per_send, event_bytes=limits.event_bytes)
+        request = send_request(
+            events, now_ms=self._execution.now_ms(), most=limits.events_per_send, event_bytes=limits.event_bytes
+        )
         memo = await self._execution.request(id, request)
         return list(memo.data)
 

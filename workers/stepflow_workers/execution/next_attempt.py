@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 from stepflow import Function, Retry
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.attempts import read_first_failure
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_workers.state.worker_state import WorkerState
@@ -43,6 +42,6 @@ async def next_attempt_delay_ms(
         policy=policy,
         backoff=state.settings.backoff,
         chance=random.random(),
-        now_ms=now_ms(),
+        now_ms=state.clock.now_ms(),
         first_failed_ms=first_failed_ms,
     )

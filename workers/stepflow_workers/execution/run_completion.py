@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 
 from stepflow import Function
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.attempts import attempt_detail
@@ -86,7 +85,7 @@ async def fail_run(
         return
     if delay_ms is None:
         opened = _opened_event(state.partition.cipher, event)
-        failed_event = _failed_event(function, lease, opened, failure)
+        failed_event = _failed_event(function, lease, opened, failure, now_ms=state.clock.now_ms())
         like = error_group(function.name, step_id, failure, is_secret=function.cipher.encrypts)
         await _finish(context, function, lease, failure, failed_event=failed_event, failed_like=like)
         return
@@ -206,7 +205,7 @@ async def _end_undo(
         fence=lease.fence,
         retention_ms=function.config.retention_ms,
         version=state.version_beside(lease),
-        undo_failed_event=undo_failed_event(function, lease, opened, failures),
+        undo_failed_event=undo_failed_event(function, lease, opened, failures, now_ms=state.clock.now_ms()),
     )
     if await _end(context, function, lease, call) is ScriptStatus.DONE:
         log_undo_failures(function, run_id, failures)
@@ -260,10 +259,12 @@ def _opened_event(cipher: Cipher, event: bytes) -> bytes:
     return opened
 
 
-def _failed_event(function: Function, lease: Lease, event: bytes, failure: Failure) -> tuple[bytes, str]:
+def _failed_event(
+    function: Function, lease: Lease, event: bytes, failure: Failure, *, now_ms: int
+) -> tuple[bytes, str]:
     """The event that reports a failed run, and its id; ``event`` is the event of the run with decrypted data."""
     event_id = run_id_for(lease.run_id, FAILED)
     fields = {"function": function.name, "run_id": lease.run_id, "error": failure.to_json()}
     data = dumps(fields)[:-1] + b',"event":' + event + b"}"
     sealed = function.cipher.seal(data, event_scope(event_id))
-    return event_text(FAILED, id=event_id, ts=now_ms(), data=sealed), event_id
+    return event_text(FAILED, id=event_id, ts=now_ms, data=sealed), event_id

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 
 from stepflow import Function
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import event_scope
@@ -43,7 +42,7 @@ async def undo_steps_of(
 
 
 def undo_failed_event(
-    function: Function, lease: Lease, event: bytes, failures: Sequence[UndoFailure]
+    function: Function, lease: Lease, event: bytes, failures: Sequence[UndoFailure], *, now_ms: int
 ) -> tuple[bytes, str]:
     """The event that reports undo handlers that failed, and its id.
 
@@ -57,7 +56,7 @@ def undo_failed_event(
     fields = {"function": function.name, "run_id": lease.run_id, "status": lease.undoing, "steps": steps}
     data = dumps(fields)[:-1] + b',"event":' + event + b"}"
     sealed = function.cipher.seal(data, event_scope(event_id))
-    return event_text(UNDO_FAILED, id=event_id, ts=now_ms(), data=sealed), event_id
+    return event_text(UNDO_FAILED, id=event_id, ts=now_ms, data=sealed), event_id
 
 
 def log_undo_failures(function: Function, run_id: str, failures: Sequence[UndoFailure]) -> None:

@@ -52,7 +52,7 @@ class CronTicker:
         """Start the runs that are due."""
         if not self._schedules:
             return
-        now_ms = await self._broker.execute(server_time_ms())
+        now_ms = await self._broker.execute(server_time_ms(self._partition.clock))
         if now_ms < self._seen_ms - _SET_BACK_MS:  # the times that were computed then may be far in the future
             self._next_ms = dict.fromkeys(self._schedules, 0)
         self._seen_ms = now_ms

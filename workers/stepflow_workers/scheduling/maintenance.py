@@ -147,7 +147,7 @@ class MaintenanceLoop:
 
     async def _watch_clock(self) -> None:
         """Mend the times that were noted while the clock of the server was ahead, when it is right again."""
-        now_ms = await self._state.broker.execute(server_time_ms())
+        now_ms = await self._state.broker.execute(server_time_ms(self._partition.clock))
         if not self._clock.has_come_back(now_ms, round(asyncio.get_running_loop().time() * 1000)):
             return
         mended, cursor, is_first = 0, 0, True

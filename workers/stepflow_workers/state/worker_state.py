@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass, field
 from functools import partial
 
+from stepflow_broker.protocol.clock import Clock
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
@@ -43,6 +44,7 @@ class WorkerState:
     Attributes:
         broker: the connection to the server.
         partition: the first partition; its cipher has the keys of all apps of this worker.
+        clock: the clock of the partitions.
         worker: the worker's name.
         settings: the settings of the worker.
         code: the digest of the functions of which it has the code.
@@ -73,6 +75,7 @@ class WorkerState:
     code: str
     wakeups: Wakeups
     fingerprint: str = ""
+    clock: Clock = field(init=False)
     slots: Slots = field(init=False)
     cache: RunCache = field(init=False)
     pauses: Pauses = field(init=False)
@@ -94,6 +97,7 @@ class WorkerState:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.clock = self.partition.clock
         self.slots = Slots(self.settings.concurrency, self.wakeups.slot_freed)
         self.cache = RunCache(self.settings.cached_runs)
         self.pauses = Pauses(self.broker, self.partition)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.asks import begin_ask
 from stepflow_broker.transitions.waits import WaitStart
@@ -19,7 +18,7 @@ __all__ = ["start_ask"]
 async def start_ask(state: WorkerState, attempt: StepAttempt[AskRequest]) -> ScriptStatus:
     """Start the wait of a step, once. ALREADY: an earlier attempt started it, and it may have its answer."""
     run, lease, request = attempt.run, attempt.lease, attempt.request
-    detail = {"id": attempt.id, "started_at": now_ms(), "kind": request.kind}
+    detail = {"id": attempt.id, "started_at": state.clock.now_ms(), "kind": request.kind}
     if request.to:
         detail["to"] = request.to
     schema = run.function.cipher.seal(request.schema, ask_scope(run.run_id, attempt.key))

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 from stepflow.event import INVOKED
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import FunctionConfig
@@ -60,21 +59,20 @@ async def invoke_children(
 
 
 def _command(state: WorkerState, registry: Registry, attempt: _Attempt) -> Command[tuple[ScriptStatus, _Started]]:
-    partition, lease, request = state.partition, attempt.lease, attempt.request
+    partition, lease, request, now = state.partition, attempt.lease, attempt.request, state.clock.now_ms()
     start: ChildStart | HandleStart
     invoke: _Invoke = start_child
     if isinstance(request, StartRequest):
-        start = _handle_start(registry, attempt, request)
+        start = _handle_start(registry, attempt, request, now)
     else:
-        start = _start_of(registry, attempt, attempt.key)
+        start = _start_of(registry, attempt, attempt.key, now)
         is_local = start.refusal or partition.of(start.child) is partition.of(lease.run_id)
         invoke = invoke_child if is_local else invoke_remote_child
     return invoke(partition, start, run_id=lease.run_id, fence=lease.fence, version=registry.version)
 
 
-def _handle_start(registry: Registry, attempt: _Attempt, request: StartRequest) -> HandleStart:
-    end = _start_of(registry, attempt, child_key(attempt.key))
-    now = now_ms()
+def _handle_start(registry: Registry, attempt: _Attempt, request: StartRequest, now: int) -> HandleStart:
+    end = _start_of(registry, attempt, child_key(attempt.key), now)
     detail = {
         "id": attempt.id,
         "kind": request.kind,
@@ -88,14 +86,13 @@ def _handle_start(registry: Registry, attempt: _Attempt, request: StartRequest) 
     return HandleStart(attempt.key, end.refusal or dumps({"data": None, **detail}), end, request.parent_close)
 
 
-def _start_of(registry: Registry, attempt: _Attempt, key: str) -> ChildStart:
+def _start_of(registry: Registry, attempt: _Attempt, key: str, now: int) -> ChildStart:
     """The child of a step, and the step with ``key``, which waits for its end."""
     lease, request = attempt.lease, attempt.request
     name = f"{request.app}/{request.function}"
     config = registry.functions.get(name)
     partition = (config and config.pinned_partition) or lease.run_id
     child = with_partition_prefix(partition, run_id_for(lease.run_id, key))
-    now = now_ms()
     data = attempt.run.function.cipher.seal(request.data, event_scope(child))
     event = event_text(INVOKED, id=child, ts=now, data=data)
     detail = {"id": attempt.id, "kind": StepKind.INVOKE, "function": name, "started_at": now}

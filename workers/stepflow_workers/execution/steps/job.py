@@ -9,7 +9,6 @@ import random
 from typing import Self
 
 from stepflow import Function
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_planned_step
 from stepflow_engine.errors import StepKindError
@@ -89,7 +88,13 @@ class PlannedStep:
         lease, failure = self._lease, Failure("StepCancelledError", "the code has cancelled the step")
         number = lease.step_attempt
         return step_failed(
-            self._state, lease, result.error, failure, step_id=lease.step_id, attempt=number, started_at=now_ms()
+            self._state,
+            lease,
+            result.error,
+            failure,
+            step_id=lease.step_id,
+            attempt=number,
+            started_at=self._state.clock.now_ms(),
         )
 
     async def _find(self) -> StepCall | None:
@@ -151,10 +156,12 @@ def failed_attempt(
     """The result of a planned step whose handler was not called: another attempt, or the end."""
     attempt, sealed = lease.step_attempt, seal_step_failure(function, lease.run_id, lease.key, failure)
     if is_final or attempt >= min(function.config.retries, MAX_RETRIES):
-        return step_failed(state, lease, sealed, failure, step_id=lease.step_id, attempt=attempt, started_at=now_ms())
+        return step_failed(
+            state, lease, sealed, failure, step_id=lease.step_id, attempt=attempt, started_at=state.clock.now_ms()
+        )
     delay_ms = state.settings.backoff.delay_ms(attempt, random.random())
     return step_retry(
-        state, lease, sealed, step_id=lease.step_id, attempt=attempt, started_at=now_ms(), delay_ms=delay_ms
+        state, lease, sealed, step_id=lease.step_id, attempt=attempt, started_at=state.clock.now_ms(), delay_ms=delay_ms
     )
 
 

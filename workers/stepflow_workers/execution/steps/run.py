@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import dataclass
 
 from stepflow import Function
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.transitions.attempts import attempt_detail
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.encryption_scopes import seal_failure, step_scope
@@ -54,7 +53,7 @@ class StepRetry:
 
 async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> StepFinished | StepRetry:
     """Call the handler of the step once and decide what follows."""
-    run, started_at = attempt.run, now_ms()
+    run, started_at = attempt.run, state.clock.now_ms()
     job, step = attempt.lease.job, (attempt.key, attempt.id, started_at)
     if not attempt.lease.key:  # the claim of a planned step says that it executes
         state.executing[job] = step
@@ -130,7 +129,7 @@ def step_retry(
         worker=state.worker,
         version=state.version_beside(lease),
         step_id=step_id,
-        times=(started_at, now_ms()),
+        times=(started_at, state.clock.now_ms()),
     )
     return StepRetry(attempt + 1, sealed, delay_ms, detail)
 
@@ -205,7 +204,7 @@ def _detail(state: WorkerState, lease: Lease, step_id: str, *, attempt: int, sta
         "id": step_id,
         "attempts": attempt + 1,
         "started_at": started_at,
-        "ended_at": now_ms(),
+        "ended_at": state.clock.now_ms(),
         "worker": state.worker,
     }
     version = state.version_beside(lease)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.waits import SentEvent, send_events
 from stepflow_engine.cipher import Cipher
@@ -19,7 +18,7 @@ __all__ = ["send_step_events"]
 
 async def send_step_events(state: WorkerState, attempt: StepAttempt[SendRequest]) -> ScriptStatus:
     """Send the events of a step and store its memo; DONE, ALREADY, NO_RUN or STALE_FENCE."""
-    run, lease, now = attempt.run, attempt.lease, now_ms()
+    run, lease, now = attempt.run, attempt.lease, state.clock.now_ms()
     named = [
         (event.id or run_id_for(lease.run_id, attempt.key, str(n)), event)
         for n, event in enumerate(attempt.request.events)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from stepflow_broker.protocol.clock import now_ms
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.signals import begin_signal_wait
 from stepflow_broker.transitions.waits import WaitStart
@@ -18,7 +17,7 @@ __all__ = ["start_signal_wait"]
 async def start_signal_wait(context: JobContext, attempt: StepAttempt[SignalRequest]) -> ScriptStatus:
     """Start the wait of a step, once. ALREADY: an earlier attempt started it, and it may have a memo."""
     state, lease, request = context.state, attempt.lease, attempt.request
-    detail = {"id": attempt.id, "started_at": now_ms(), "kind": request.kind, "signal": request.name}
+    detail = {"id": attempt.id, "started_at": state.clock.now_ms(), "kind": request.kind, "signal": request.name}
     start = WaitStart(attempt.key, attempt.id, dumps(detail)[1:], request.timeout_ms)
     code, resolved = await state.broker.execute(
         begin_signal_wait(state.partition, start, request.name, run_id=lease.run_id, fence=lease.fence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from stepflow_broker.protocol.clock import now_ms
+from stepflow_broker.protocol.clock import Clock
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.event_filter import EventFilter, wait_index
 from stepflow_broker.transitions.jobs import Lease
@@ -40,12 +40,13 @@ async def start_wait(context: JobContext, attempt: StepAttempt[SleepRequest | Wa
     """Start the wait of a step, once. ALREADY: an earlier attempt started it, and it may have a memo."""
     state, run, lease = context.state, attempt.run, attempt.lease
     condition = EventFilter.of(attempt.request, run.event)
-    start = _start_of(attempt, condition)
+    start = _start_of(attempt, condition, state.clock)
     begun = await state.broker.execute(begin_wait(state.partition, start, run_id=lease.run_id, fence=lease.fence))
     if begun.resolved is not None:
         context.completions.apply_resolved(begun.resolved)
         return ScriptStatus.DONE
-    note_timer(state, run, attempt.key, max(0, start.until_ms - now_ms() if start.until_ms else start.delay_ms))
+    left_ms = start.until_ms - state.clock.now_ms() if start.until_ms else start.delay_ms
+    note_timer(state, run, attempt.key, max(0, left_ms))
     if begun.since_ms:
         await _match(state, condition, start, lease, begun)
     return begun.code
@@ -94,9 +95,9 @@ async def _early_elsewhere(state: WorkerState, lease: Lease, start: WaitStart, s
     return sorted(early, key=lambda event: read_event(event)["ts"])
 
 
-def _start_of(attempt: StepAttempt[SleepRequest | WaitRequest], condition: EventFilter) -> WaitStart:
+def _start_of(attempt: StepAttempt[SleepRequest | WaitRequest], condition: EventFilter, clock: Clock) -> WaitStart:
     key, step_id, request = attempt.key, attempt.id, attempt.request
-    detail: dict[str, object] = {"id": step_id, "started_at": now_ms(), "kind": request.kind}
+    detail: dict[str, object] = {"id": step_id, "started_at": clock.now_ms(), "kind": request.kind}
     if isinstance(request, SleepRequest):
         text = dumps(detail)[1:]
         return WaitStart(key, step_id, text, request.duration_ms, request.until_ms)
