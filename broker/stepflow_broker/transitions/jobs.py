@@ -416,7 +416,7 @@ def continue_as_new(
         "continue_as_new",
         ScriptStatus,
         partition.run_keys(run_id, *kinds),
-        partition.now_ms(),
+        partition.clock.script_ms(),
         run_id,
         fence,
         round,
