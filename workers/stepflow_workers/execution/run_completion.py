@@ -132,7 +132,7 @@ async def _continue_as_new(context: JobContext, run: CachedRun, lease: Lease, da
         run_id=run_id,
         fence=lease.fence,
         round=lease.round,
-        event=event_text(old["name"], id=event_id, ts=now_ms(), data=sealed),
+        event=event_text(old["name"], id=event_id, ts=state.clock.now_ms(), data=sealed),
         digest=hashlib.sha256(run.event).hexdigest()[:_DIGEST_LENGTH],
         own_event="" if lease.round else old["id"],  # later rounds begin with events that nobody has sent
     )
