@@ -38,7 +38,7 @@ RATE = RateConfig(3, 6 * TICK_MS, SHOP)
 THROTTLE = ThrottleConfig(4, 6 * TICK_MS, 2, USER)
 DEBOUNCE = DebounceConfig(3 * TICK_MS, 0, USER)
 BOUNDED = DebounceConfig(3 * TICK_MS, 5 * TICK_MS, USER)
-SKIP, CANCEL = SingletonConfig("skip", SHOP), SingletonConfig("cancel", SHOP)
+SKIP, CANCEL, ATTACH = (SingletonConfig(mode, SHOP) for mode in ("skip", "cancel", "attach"))
 GATES = (ConcurrencyConfig(1, USER), ConcurrencyConfig(TOTAL))
 
 FLOWS = {  # debounce and throttle cannot go together
@@ -53,6 +53,7 @@ FLOWS = {  # debounce and throttle cannot go together
     "rate-debounce": FlowConfig(rate_limit=RATE, debounce=DEBOUNCE),
     "rate-singleton-skip": FlowConfig(rate_limit=RATE, singleton=SKIP),
     "rate-singleton-cancel": FlowConfig(rate_limit=RATE, singleton=CANCEL),
+    "rate-singleton-attach": FlowConfig(rate_limit=RATE, singleton=ATTACH),
     "singleton-skip-debounce": FlowConfig(singleton=SKIP, debounce=BOUNDED),
     "singleton-cancel-debounce": FlowConfig(singleton=CANCEL, debounce=BOUNDED),
     "throttle-concurrency": FlowConfig(throttle=THROTTLE, concurrency=GATES),

@@ -17,10 +17,10 @@ from stepflow_broker.registry.flow_control import (
     SingletonConfig,
     ThrottleConfig,
 )
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
 from stepflow_broker.registry.tags import TagConfig
 from stepflow_broker.transitions.jobs import mend_times
-from stepflow_broker.transitions.runs import start_run, start_runs_later
+from stepflow_broker.transitions.runs import runs_of_callers, start_run, start_runs, start_runs_later
 from stepflow_engine.codec import dumps
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, Driver
@@ -123,6 +123,40 @@ def test_a_delayed_start_is_skipped_by_a_singleton_that_is_live_when_it_is_due(d
     assert start_now(driver, "now", config) is ScriptStatus.DONE
     pass_time(driver)
     assert state(driver, "run1") == ("skipped", "", "singleton")
+
+
+def test_the_caller_of_a_start_is_attached_to_the_live_run_whatever_it_repeats(driver: Driver) -> None:
+    config = with_flow(singleton=SingletonConfig("attach"))
+    assert start_now(driver, "live", config) is ScriptStatus.DONE
+    [lease] = driver.claim() or []
+
+    def callers(*runs: str, due_ms: int = 0) -> list[str]:
+        words = [(run, text(run)) for run in runs]
+        call = (
+            start_runs_later(driver.partition, config, words, due_ms=due_ms, delay_ms=0, dedupe_ms=DEDUPE_MS)
+            if due_ms
+            else start_runs(driver.partition, config, words)
+        )
+        return driver.send(runs_of_callers(call, runs))
+
+    assert callers("run1", "live", "run2") == ["live", "live", "live"]
+    assert callers("run3", due_ms=1) == ["live"]
+    assert start_now(driver, "run4", config) is ScriptStatus.RESOLVED
+    assert state(driver, "run1") == ("skipped", "", "attached to live")
+    driver.finish(lease)
+    assert callers("run1", "run3", "new") == ["live", "live", "new"]
+
+
+def test_a_delayed_start_that_is_due_while_a_run_is_live_is_skipped_and_names_it(driver: Driver) -> None:
+    config = with_flow(singleton=SingletonConfig("attach"))
+    start_later(driver, "run1", config=config, dedupe_ms=DEDUPE_MS)
+    assert start_now(driver, "live", config) is ScriptStatus.DONE
+    pass_time(driver)
+    assert state(driver, "run1") == ("skipped", "", "attached to live")
+    call = start_runs_later(
+        driver.partition, config, [("run1", text("run1"))], due_ms=0, delay_ms=HOUR_MS, dedupe_ms=DEDUPE_MS
+    )
+    assert driver.send(runs_of_callers(call, ["run1"])) == ["live"]
 
 
 def test_a_delayed_start_takes_the_place_of_a_singleton_when_it_is_due(driver: Driver) -> None:

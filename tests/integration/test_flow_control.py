@@ -342,6 +342,38 @@ def test_a_priority_is_a_better_place_in_line(app: Stepflow, run_worker) -> None
     assert order == ["first", "vip", "a", "b"]
 
 
+@pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"])
+def test_a_start_gets_the_live_run_of_a_singleton_that_attaches(app: Stepflow, run_worker, client, url) -> None:
+    @app.function("build", singleton=Singleton("event.data.branch", mode="attach"), event="pushed")
+    async def build(ctx: Context) -> str:
+        signal = await ctx.step.wait_for_signal("go", "go")
+        return f"built {ctx.event.data['branch']} for {signal.data if signal else 'nobody'}"
+
+    @app.function("release")
+    async def release(ctx: Context) -> str:
+        try:
+            return await ctx.step.invoke("build", build, {"branch": "main"})
+        except InvokeSkippedError as error:
+            return error.reason
+
+    run_worker(app)
+    run = app.start(build, {"branch": "main"})
+    other, same = app.start_many(build, [{"branch": "dev"}, {"branch": "main"}])
+    again = app.start("build", {"branch": "main"}, id="push-17")
+    assert (run.attached, other.attached, same.attached, again.attached) == (False, False, True, True)
+    assert {run.id, same.id, again.id} == {run.id}
+    assert app.start(release).result(30) == f"attached to {run.id}"
+    app.send("pushed", {"branch": "main"})
+    until(lambda: len([*app.runs("build", status="skipped")]) == 4)
+    done = call("start", "shop/build", "--data", '{"branch": "main"}', STEPFLOW_REDIS_URL=url)
+    assert (done.stdout.strip(), "was live, and none was started" in done.stderr) == (run.id, True)
+    run.signal("go", "all")
+    assert [one.result(30) for one in (run, same, again)] == ["built main for all"] * 3
+    assert app.start("build", {"branch": "main"}, id="push-17").id == run.id
+    assert not app.start("build", {"branch": "main"}).attached
+    assert asyncio.run(app.astart("build", {"branch": "main"})).attached
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -358,7 +390,7 @@ def test_a_priority_is_a_better_place_in_line(app: Stepflow, run_worker) -> None
         ({"throttle": Throttle(1, "1m", burst=0)}, "throttle: burst must be an integer >= 1, got 0"),
         ({"debounce": Debounce(-1)}, "must not be negative"),
         ({"debounce": Debounce("1s"), "throttle": Throttle(1, "1m")}, "cannot be combined"),
-        ({"singleton": Singleton(mode="wait")}, "'skip' or 'cancel'"),
+        ({"singleton": Singleton(mode="wait")}, "singleton: mode must be 'skip', 'cancel' or 'attach', got 'wait'"),
         ({"idempotency": "event.data. >"}, "is not CEL"),
         ({"priority": "high"}, "write event.data.high"),
         ({"priority": "600"}, "must use the event"),

@@ -101,8 +101,8 @@ class FlowModel:
         waiting = self._waiting(sent)
         if waiting and sent.ts < waiting.sent.ts:
             yield "debounced"
-        if (one := self.flow.singleton) and one.mode == "skip" and self._holder(sent):
-            yield "singleton"
+        if (one := self.flow.singleton) and one.mode != "cancel" and (holder := self._holder(sent)):
+            yield "singleton" if one.mode == "skip" else f"attached to {holder.sent.run}"
         if self.flow.rate_limit and self._is_over_rate(sent):
             yield "rate limited"
 

@@ -43,6 +43,7 @@ from stepflow_engine.errors import CorruptDataError
         (replies.entry_ms, [], 0),
         (replies.time_ms, [b"17", b"123999"], 17_123),
         (replies.first_status, [1], ScriptStatus.DONE),
+        (replies.first_status, [b"run1"], ScriptStatus.RESOLVED),
         (replies.status_and_number, [-1, 4], (ScriptStatus.NO_RUN, 4)),
     ],
 )

@@ -25,6 +25,7 @@ __all__ = [
     "scored_members",
     "server_info",
     "shown_text",
+    "start_status",
     "status_and_number",
     "text",
     "text_pair",
@@ -120,9 +121,14 @@ def time_ms(reply: Sequence[bytes]) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-def first_status(reply: Sequence[int]) -> ScriptStatus:
-    """The status that a script returns for each item, of a call with one item."""
-    return ScriptStatus(reply[0])
+def start_status(code: int | bytes) -> ScriptStatus:
+    """The status of the start of a run. RESOLVED if the script returns the live run to which it attaches the caller."""
+    return ScriptStatus.RESOLVED if isinstance(code, bytes) else ScriptStatus(code)
+
+
+def first_status(reply: Sequence[int | bytes]) -> ScriptStatus:
+    """The status of a start of one run."""
+    return start_status(reply[0])
 
 
 def status_and_number(reply: Sequence[int]) -> tuple[ScriptStatus, int]:

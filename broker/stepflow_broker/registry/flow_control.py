@@ -92,7 +92,7 @@ class DebounceConfig:
 
 @dataclass(frozen=True, slots=True)
 class SingletonConfig:
-    """One live run for each value of ``key``. ``mode``: ``skip`` the new run, or ``cancel`` the live one."""
+    """One live run for each value of ``key``. ``mode``: ``skip`` or ``attach`` new ones, or ``cancel`` the live one."""
 
     mode: str
     key: str = ""

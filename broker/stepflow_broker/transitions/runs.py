@@ -35,6 +35,7 @@ __all__ = [
     "read_patches",
     "read_run",
     "read_steps",
+    "runs_of_callers",
     "set_values",
     "start_run",
     "start_runs",
@@ -182,7 +183,10 @@ def start_run(
     event: bytes,
     dedupe: bool,
 ) -> Command[ScriptStatus]:
-    """Create a run of a function and queue its first job. DONE, ALREADY (it exists) or RESOLVED (it was skipped)."""
+    """Create a run of a function and queue its first job. DONE, ALREADY (it exists) or RESOLVED (it was skipped).
+
+    If a singleton attaches the caller to a live run, the status is RESOLVED too: see `runs_of_callers`.
+    """
     args = _start_args(partition, config, [(run_id, event)], dedupe=dedupe)
     return run_script("start_runs", replies.first_status, partition.run_keys(run_id, "RUN"), *args)
 
@@ -195,7 +199,10 @@ def start_runs(
     """Create runs (id, event) of a function with one script. All ids must be of one partition. See `start_run`."""
     args = _start_args(partition, config, runs, dedupe=False)
     return run_script(
-        "start_runs", lambda reply: [ScriptStatus(code) for code in reply], partition.run_keys(runs[0][0], "RUN"), *args
+        "start_runs",
+        lambda reply: [replies.start_status(code) for code in reply],
+        partition.run_keys(runs[0][0], "RUN"),
+        *args,
     )
 
 
@@ -223,10 +230,23 @@ def start_runs_later(
         args += (run_id, event, *config.rules(event, partition.cipher))
     return run_script(
         "start_runs_later",
-        lambda reply: [ScriptStatus(code) for code in reply],
+        lambda reply: [replies.start_status(code) for code in reply],
         partition.run_keys(runs[0][0], "RUN"),
         *args,
     )
+
+
+def runs_of_callers(start: Command[Any], run_ids: Sequence[str]) -> Command[list[str]]:
+    """The command of a start of these runs, which answers with the run of each caller.
+
+    It is the new run, or the live run that a singleton attaches the caller to.
+    """
+
+    def read(reply: list[int | bytes]) -> list[str]:
+        pairs = zip(run_ids, reply, strict=True)
+        return [code.decode() if isinstance(code, bytes) else run_id for run_id, code in pairs]
+
+    return Command(start.args, read, start.script)
 
 
 def _start_args(

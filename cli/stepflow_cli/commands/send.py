@@ -158,6 +158,8 @@ def _start(
 
 def _print_run(run: Run[Any], output: str) -> None:
     if output == "json":
-        print_json({"run_id": run.id, "status": run.status()})
-    else:
-        echo(run.id)
+        print_json({"run_id": run.id, "status": run.status(), "attached": run.attached})
+        return
+    echo(run.id)
+    if run.attached:
+        echo("note: this run was live, and none was started (singleton)", err=True)

@@ -12,11 +12,10 @@ from stepflow.later import Later, When, later
 from stepflow_broker.protocol.clock import Clock
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.partition import Partition
-from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
 from stepflow_broker.transitions.delayed_events import delay_event
 from stepflow_broker.transitions.events import add_event
-from stepflow_broker.transitions.runs import start_run, start_runs, start_runs_later
+from stepflow_broker.transitions.runs import runs_of_callers, start_run, start_runs, start_runs_later
 from stepflow_engine.codec import Restore
 from stepflow_engine.declared_types import check_event_data
 from stepflow_engine.durations import Duration
@@ -112,8 +111,8 @@ def start_command(
     limits: Limits,
     declared: Restore | None = None,
     later: Later | None = None,
-) -> tuple[str, Command[Any]]:
-    """The id of a new run and the command that starts it.
+) -> tuple[str, Command[list[str]]]:
+    """The id of a new run and the command that starts it, which answers as `runs_of_callers`.
 
     Args:
         later: the time at which it starts; ``None``: now.
@@ -126,16 +125,19 @@ def start_command(
     id = checked_event_id(id)
     run_id = with_partition_prefix(config.pinned_partition, uuid.uuid4().hex) if id is None else start_id(config, id)
     event = _invoked(backend, data, run_id if id is None else id, limits, later)
+    command: Command[Any]
     if later is None:
-        return run_id, start_run(backend.partition, config, run_id=run_id, event=event, dedupe=id is not None)
-    return run_id, start_runs_later(
-        backend.partition,
-        config,
-        [(run_id, event)],
-        due_ms=later.at_ms,
-        delay_ms=later.delay_ms,
-        dedupe_ms=DEDUPE_MS if id is not None else 0,
-    )
+        command = start_run(backend.partition, config, run_id=run_id, event=event, dedupe=id is not None)
+    else:
+        command = start_runs_later(
+            backend.partition,
+            config,
+            [(run_id, event)],
+            due_ms=later.at_ms,
+            delay_ms=later.delay_ms,
+            dedupe_ms=DEDUPE_MS if id is not None else 0,
+        )
+    return run_id, runs_of_callers(command, [run_id])
 
 
 def start_id(config: FunctionConfig, id: str) -> str:
@@ -164,8 +166,10 @@ def start_many_commands(
     limits: Limits,
     declared: Restore | None = None,
     later: Later | None = None,
-) -> tuple[list[str], list[Command[list[ScriptStatus]]]]:
+) -> tuple[list[str], list[Command[list[str]]]]:
     """The ids of new runs, one for each item of ``data``, and the commands that start them in chunks.
+
+    The commands answer as `runs_of_callers`.
 
     Args:
         later: the time at which they start; ``None``: now.
@@ -178,21 +182,23 @@ def start_many_commands(
     for item in items:
         check_event_data(declared, item, limit_bytes=limits.event_bytes)
     run_ids: list[str] = []
-    commands: list[Command[list[ScriptStatus]]] = []
+    commands: list[Command[list[str]]] = []
     for first in range(0, len(items), _START_CHUNK):
         prefix = config.pinned_partition or uuid.uuid4().hex  # all runs of one script are in one partition
         chunk = [
             (with_partition_prefix(prefix, uuid.uuid4().hex), item) for item in items[first : first + _START_CHUNK]
         ]
         started = [(run_id, _invoked(backend, item, run_id, limits, later)) for run_id, item in chunk]
-        commands.append(
+        ids = [run_id for run_id, _ in chunk]
+        command = (
             start_runs(backend.partition, config, started)
             if later is None
             else start_runs_later(
                 backend.partition, config, started, due_ms=later.at_ms, delay_ms=later.delay_ms, dedupe_ms=0
             )
         )
-        run_ids += [run_id for run_id, _ in chunk]
+        commands.append(runs_of_callers(command, ids))
+        run_ids += ids
     return run_ids, commands
 
 

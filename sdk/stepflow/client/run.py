@@ -44,6 +44,7 @@ class Run(LiveRun, Generic[O]):
         id: the id of the run.
         listed: the run as `Stepflow.runs` or `children` has read it; ``None``: the handle was made otherwise. It does
             not change; `info` reads the run again.
+        attached: whether `Stepflow.start` has found this live run, and has started none: see `Singleton`.
 
     Example::
 
@@ -52,10 +53,17 @@ class Run(LiveRun, Generic[O]):
     """
 
     def __init__(
-        self, backend: Backend, run_id: str, output: Restore | None = None, *, listed: RunInfo | None = None
+        self,
+        backend: Backend,
+        run_id: str,
+        output: Restore | None = None,
+        *,
+        listed: RunInfo | None = None,
+        attached: bool = False,
     ) -> None:
         super().__init__(backend, run_id)
         self.listed = listed
+        self.attached = attached
         self._output = output
 
     def __repr__(self) -> str:

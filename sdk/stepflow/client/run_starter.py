@@ -72,7 +72,8 @@ class RunStarter(EventSender):
     ) -> Run[Any]:
         """Start a run of a function and return its handle without waiting.
 
-        When the call returns, Redis has the run. A worker executes it, even if this process crashes.
+        When the call returns, Redis has the run. A worker executes it, even if this process crashes. If the function
+        has ``Singleton(mode="attach")`` and a run is live, the handle is of that run, and its ``attached`` is true.
 
         Args:
             function: a function, an id of this app, or ``"app/function"`` for another app.
@@ -119,8 +120,8 @@ class RunStarter(EventSender):
             declared=declared,
             later=later_time("start", delay, at, clock=self.backend.partition.clock),
         )
-        self.backend.deliver([command])
-        return Run(self.backend, run_id, getattr(function, "output", None))
+        [[started]] = self.backend.deliver([command])
+        return self._handle(function, run_id, started)
 
     @overload
     async def astart(
@@ -175,8 +176,8 @@ class RunStarter(EventSender):
             declared=declared,
             later=later_time("start", delay, at, clock=self.backend.partition.clock),
         )
-        await self.backend.adeliver([command])
-        return Run(self.backend, run_id, getattr(function, "output", None))
+        [[started]] = await self.backend.adeliver([command])
+        return self._handle(function, run_id, started)
 
     @overload
     def start_many(
@@ -247,8 +248,8 @@ class RunStarter(EventSender):
             declared=declared,
             later=later_time("start_many", delay, at, clock=self.backend.partition.clock),
         )
-        self.backend.deliver(commands)
-        return [Run(self.backend, run_id, getattr(function, "output", None)) for run_id in run_ids]
+        started = [run for runs in self.backend.deliver(commands) for run in runs]
+        return [self._handle(function, *ids) for ids in zip(run_ids, started, strict=True)]
 
     @overload
     async def astart_many(
@@ -299,8 +300,8 @@ class RunStarter(EventSender):
             declared=declared,
             later=later_time("start_many", delay, at, clock=self.backend.partition.clock),
         )
-        await self.backend.adeliver(commands)
-        return [Run(self.backend, run_id, getattr(function, "output", None)) for run_id in run_ids]
+        started = [run for runs in await self.backend.adeliver(commands) for run in runs]
+        return [self._handle(function, *ids) for ids in zip(run_ids, started, strict=True)]
 
     @overload
     def invoke(
@@ -381,3 +382,7 @@ class RunStarter(EventSender):
         """The asyncio twin of `invoke`."""
         run = await self.astart(function, data, priority=priority, queue=queue, retention=retention)
         return await run.aresult(timeout)
+
+    def _handle(self, function: Any, run_id: str, started: str) -> Run[Any]:
+        """The handle of a run. ``started`` is another id if a singleton has attached the caller to a live run."""
+        return Run(self.backend, started, getattr(function, "output", None), attached=started != run_id)

@@ -23,7 +23,7 @@ __all__ = ["Batch", "Concurrency", "Debounce", "RateLimit", "Singleton", "Thrott
 
 Scope = Literal["function", "app", "global"]
 CountOf = Literal["steps", "runs"]
-Mode = Literal["skip", "cancel"]
+Mode = Literal["skip", "cancel", "attach"]
 _MAX_LIMITS = 2
 _MAX_BATCHED = 1_000
 
@@ -139,7 +139,9 @@ class Singleton:
 
     Attributes:
         key: a CEL expression on the event; one live run for each value.
-        mode: ``skip`` the new run, or ``cancel`` the live one.
+        mode: what happens to a new run while another is live: ``skip`` it, ``cancel`` the live one, or ``attach`` its
+            caller to the live one: `Stepflow.start` returns the handle of the live run. A run that an event or an
+            invoke would start is skipped.
 
     Raises:
         ConfigurationError: the mode or the key is invalid; raised when the function is declared.
@@ -159,7 +161,7 @@ class Singleton:
             ConfigurationError: the mode or the key is invalid.
         """
         if self.mode not in get_args(Mode):
-            raise ConfigurationError(f"singleton: mode must be 'skip' or 'cancel', got {self.mode!r}")
+            raise ConfigurationError(f"singleton: mode must be 'skip', 'cancel' or 'attach', got {self.mode!r}")
         return SingletonConfig(self.mode, _key(self.key, "singleton"))
 
 

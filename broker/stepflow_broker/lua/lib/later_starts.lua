@@ -36,10 +36,13 @@ local function begin_run(run, was, now)
   if not packed then return queue_run(run, was, now) end
   redis.call('HDEL', RUN .. run, 'start_rules', 'due_is_fixed')
   local rules = parse_rules(unpack_texts(packed), 1)
-  local reason, replaced = first_refusal(rules, now)
-  if reason then return skip_run(run, reason, now) end
+  local reason, other = first_refusal(rules, now)
+  if reason then
+    note_attached(run, other)
+    return skip_run(run, reason, now)
+  end
   local fields = {}
-  local may_wait, batch, due, delayed_by = apply_rules(rules, run, now, fields, replaced, kinds_at_the_call(rules))
+  local may_wait, batch, due, delayed_by = apply_rules(rules, run, now, fields, other, kinds_at_the_call(rules))
   if batch then
     local event = redis.call('HGET', RUN .. run, 'event')
     redis.call('DEL', RQ_JOB .. run)

@@ -3,7 +3,8 @@
 -- So a refused run has used up no limit, and has replaced no other run.
 
 local MEND = {} -- kind -> function(rule, now): treats what was noted while the clock was ahead as noted now
-local CHECK = {} -- kind -> function(rule, now, replaced) -> the reason to skip the run, or nil. A check writes nothing.
+local CHECK = {} -- kind -> function(rule, now, replaced) -> the reason to skip the run, or nil, and the live run that the
+-- caller gets in its place. A check writes nothing.
 local APPLY = {} -- kind -> function(rule, run, now, fields, replaced) -> the time at which the run starts if that is
 -- later than now, and the reason for the delay. It may add fields to the run.
 
@@ -49,9 +50,12 @@ local function live_holder(rule, replaced)
   return holder and holder ~= replaced and is_live(holder) and holder
 end
 
--- singleton: one live run for each name. `mode` says which run gives way: skip (the new one) or cancel (the old one).
+-- singleton: one live run for each name. `mode` says which run gives way: skip (the new one), attach (the new one, whose
+-- caller gets the old one) or cancel (the old one).
 function CHECK.singleton(rule, _, replaced)
-  return rule.mode == 'skip' and live_holder(rule, replaced) and 'singleton'
+  local holder = rule.mode ~= 'cancel' and live_holder(rule, replaced)
+  if holder and rule.mode == 'attach' then return 'attached to ' .. holder, holder end
+  return holder and 'singleton'
 end
 
 function APPLY.singleton(rule, run, now, fields, replaced)
@@ -251,7 +255,8 @@ local function read_rules(at)
   return parse_rules(ARGV, at)
 end
 
--- the first reason to skip the run; if there is none, nil and the run that it replaces
+-- the first reason to skip the run, and the live run that its caller gets; if there is none, nil and the run that it
+-- replaces
 local function first_refusal(rules, now)
   local replaced
   for _, rule in ipairs(rules) do
@@ -259,8 +264,10 @@ local function first_refusal(rules, now)
     if rule.kind == 'debounce' then replaced = debounced_run(rule, now) end
   end
   for _, rule in ipairs(rules) do
-    local reason = CHECK[rule.kind] and CHECK[rule.kind](rule, now, replaced)
-    if reason then return reason end
+    if CHECK[rule.kind] then
+      local reason, live = CHECK[rule.kind](rule, now, replaced)
+      if reason then return reason, live end
+    end
   end
   return nil, replaced
 end
@@ -297,21 +304,27 @@ local function apply_rules(rules, run, now, fields, replaced, applied)
   return may_wait, batch, due, delayed_by
 end
 
--- start a run, now or later, or skip it -> whether it was started
+-- note that the caller of a run that is skipped has got a live run
+local function note_attached(run, live)
+  if live then redis.call('HSET', RUN .. run, 'attached_to', live) end
+end
+
+-- start a run, now or later, or skip it -> whether it was started, and the live run that its caller gets in its place
 local function start_or_skip(run, app, function_id, queue, event, now, more, retention_ms, rules)
-  local reason, replaced = first_refusal(rules, now)
+  local reason, other = first_refusal(rules, now)
   local tags
   more, tags = with_tags(more, rules)
   if reason then
     redis.call('HSET', RUN .. run, 'app', app, 'function', function_id, 'queue', queue, 'event', event, 'attempt', 0,
       'created_at', now, 'status', 'queued', 'reason', reason, unpack(more))
     index_start(run, app .. '/' .. function_id, now)
+    note_attached(run, other)
     if tags then APPLY.tags(tags, run, now) end
     end_run(run, read_run(run), 'skipped', 'error', skipped_failure(reason), now, retention_ms)
-    return false
+    return false, other
   end
   local fields = {}
-  local may_wait, batch, due, delayed_by = apply_rules(rules, run, now, fields, replaced)
+  local may_wait, batch, due, delayed_by = apply_rules(rules, run, now, fields, other)
   if batch then
     create_member(batch, run, app, function_id, queue, event, now, more, fields, may_wait)
     return true

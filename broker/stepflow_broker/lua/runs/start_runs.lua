@@ -4,7 +4,7 @@
 -- ARGV     1 now_ms  2 app  3 function  4 queue  5 dedupe_ms  6 retention_ms
 --          7.. run, event, rules (see read_rules), ...
 -- MOVES    start
--- RETURNS  list of 1 STARTED, 0 ALREADY_STARTED, 3 SKIPPED
+-- RETURNS  list of 1 STARTED, 0 ALREADY_STARTED, 3 SKIPPED; or, in its place, the live run that the caller is attached to
 local now, codes, has_rules = clock(ARGV[1]), {}, false
 local more = {'dedupe_ms', ARGV[5]}
 for i = 9, #ARGV, 3 do has_rules = has_rules or ARGV[i] ~= '0' end
@@ -19,11 +19,13 @@ end
 -- REST: with flow control, cancellation or tags
 local retention_ms, i = tonumber(ARGV[6]), 7
 while i <= #ARGV do
-  local run, code, rules, following = ARGV[i], 0, read_rules(i + 2)
+  local run, rules, following = ARGV[i], read_rules(i + 2)
   if redis.call('EXISTS', RUN .. run) == 0 then
-    code = start_or_skip(run, ARGV[2], ARGV[3], ARGV[4], ARGV[i + 1], now, more, retention_ms, rules) and 1 or 3
+    local started, live = start_or_skip(run, ARGV[2], ARGV[3], ARGV[4], ARGV[i + 1], now, more, retention_ms, rules)
+    codes[#codes + 1] = live or started and 1 or 3
+  else
+    codes[#codes + 1] = redis.call('HGET', RUN .. run, 'attached_to') or 0
   end
-  codes[#codes + 1] = code
   i = following
 end
 return codes

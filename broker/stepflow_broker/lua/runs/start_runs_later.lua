@@ -4,22 +4,24 @@
 -- ARGV     1 now_ms  2 app  3 function  4 queue  5 dedupe_ms  6 retention_ms  7 due_ms (0: by the delay)  8 delay_ms
 --          9.. run, event, rules (see parse_rules), ...
 -- MOVES    start
--- RETURNS  list of 1 STARTED, 0 ALREADY_STARTED, 3 SKIPPED
+-- RETURNS  list of 1 STARTED, 0 ALREADY_STARTED, 3 SKIPPED; or, in its place, the live run that the caller is attached to
 local now, retention_ms, codes, i = clock(ARGV[1]), tonumber(ARGV[6]), {}, 9
 local more = {'dedupe_ms', ARGV[5]}
 local is_fixed = ARGV[7] ~= '0'
 local due = is_fixed and tonumber(ARGV[7]) or now + ARGV[8]
 while i <= #ARGV do
-  local run, event, code, rules, following = ARGV[i], ARGV[i + 1], 0, read_rules(i + 2)
-  if redis.call('EXISTS', RUN .. run) == 0 and due > now then
+  local run, event, rules, following = ARGV[i], ARGV[i + 1], read_rules(i + 2)
+  if redis.call('EXISTS', RUN .. run) == 1 then
+    codes[#codes + 1] = redis.call('HGET', RUN .. run, 'attached_to') or 0
+  elseif due > now then
     local packed = {}
     for n = i + 2, rules[1] and following - 1 or 0 do packed[#packed + 1] = pack_text(ARGV[n]) end
     start_later(run, ARGV[2], ARGV[3], ARGV[4], event, now, due, is_fixed, more, retention_ms, rules, table.concat(packed))
-    code = 1
-  elseif redis.call('EXISTS', RUN .. run) == 0 then
-    code = start_or_skip(run, ARGV[2], ARGV[3], ARGV[4], event, now, more, retention_ms, rules) and 1 or 3
+    codes[#codes + 1] = 1
+  else
+    local started, live = start_or_skip(run, ARGV[2], ARGV[3], ARGV[4], event, now, more, retention_ms, rules)
+    codes[#codes + 1] = live or started and 1 or 3
   end
-  codes[#codes + 1] = code
   i = following
 end
 return codes
