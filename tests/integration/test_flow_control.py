@@ -23,6 +23,7 @@ from stepflow import (
     SyncContext,
     Throttle,
 )
+from tests.support.command_line import call
 from tests.support.processes import until
 
 
