@@ -297,8 +297,8 @@ def note_unreadable(count: int) -> None:
     """Say how many runs a list or a bulk left out because this process cannot decrypt them."""
     if count:
         runs = "1 run was" if count == 1 else f"{count:,} runs were"
-        text = f"{runs} left out: their events or errors are encrypted, and this process does not have the keys"
-        echo(f"note: {text}; set {ENCRYPTION_KEYS}", err=True)
+        text = f"{runs} left out, because this process does not have the keys to compare"
+        echo(f"note: {text}: set {ENCRYPTION_KEYS}", err=True)
 
 
 def function_names(broker: Broker, partition: Partition, function: tuple[str | None, str] | None) -> tuple[str, ...]:

@@ -262,6 +262,8 @@ def test_the_asyncio_twins_do_the_same(app: Stepflow, run_worker: Callable[..., 
     ("arguments", "error", "text"),
     [
         ({"before": "charge", "failed": True}, ForkError, "contradict"),
+        ({"failed": "no"}, ForkError, "failed must be True or False, got 'no'"),
+        ({"dry_run": "no"}, ForkError, "dry_run must be True or False, got 'no'"),
         ({"before": ""}, ForkError, "before must be non-empty text"),
         ({"status": "completed"}, FilterError, "pass before="),
         ({"status": "running", "before": "charge"}, FilterError, "status must be one or several of completed"),

@@ -374,7 +374,7 @@ def test_an_encrypted_app_has_tags_and_groups_of_errors_without_messages(url: st
     assert len(ids(by_name)) == 2
     bulk = stranger.fork_many("order", if_="event.data.bad > 0", dry_run=True)
     assert (bulk.matched, bulk.unreadable) == (0, 2)
-    note = "note: 2 runs were left out: their events or errors are encrypted, and this process does not have the keys"
+    note = "note: 2 runs were left out, because this process does not have the keys to compare: set STEPFLOW_ENCRYPTION"
     for words in (["runs", "list", "--app", "shop"], ["runs", "retry", "--function", "order", "--dry-run"]):
         assert note in call(*words, "--if", "event.data.bad > 0", "--redis-url", url).stderr
     with pytest.raises(DecryptionError):

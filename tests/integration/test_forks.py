@@ -371,6 +371,7 @@ def test_a_run_in_a_partition_where_its_function_no_longer_counts_is_refused(app
         ({"before": "charge#3"}, "has no step 'charge#3'"),
         ({"before": ""}, "fork: before must be non-empty text"),
         ({"before": 7}, "fork: before must be non-empty text"),
+        ({"failed": "no"}, "fork: failed must be True or False, got 'no'"),
         ({"before": "\ud800"}, "fork: before must be valid Unicode"),
         ({"before": "x" * 20_000}, "fork: before must be at most 10,240 bytes"),
         ({"results": {"\ud800": 1}}, "fork: results: step id must be valid Unicode"),
@@ -398,8 +399,11 @@ def test_what_is_gone_or_does_not_fit(app: Stepflow, run_worker) -> None:
     run_worker(app)
     run = app.start(typed, {"total": 1})
     run.result(30)
-    with pytest.raises(RunNotFoundError):
-        app.fork("f" * 32)
+    for unknown in ("f" * 32, "", 123, None, app):
+        with pytest.raises(RunNotFoundError):
+            app.fork(unknown)  # type: ignore[arg-type]
+        with pytest.raises(RunNotFoundError):
+            app.answer(unknown, "ok", 1)  # type: ignore[arg-type]
     with pytest.raises(EventError, match="does not fit the input of shop/typed"):
         run.rerun(data={"total": "much"})
     with pytest.raises(EventError):

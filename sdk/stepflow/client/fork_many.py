@@ -169,8 +169,14 @@ def bulk_request(
     return BulkRequest(function, query, fork, per_second, limit)
 
 
+def _check_dry_run(dry_run: object) -> None:
+    if not isinstance(dry_run, bool):
+        raise ForkError(f"{ACTION}: dry_run must be True or False, got {dry_run!r:.100}")
+
+
 def create_bulk(backend: Backend, request: BulkRequest, *, dry_run: bool) -> Bulk:
     """Select the runs, and start the bulk unless this is a dry run. See `Stepflow.fork_many`."""
+    _check_dry_run(dry_run)
     selection = run_operation(backend.broker, _select(backend, request, dry_run=dry_run))
     if not dry_run:
         _check(backend.deliver([_start(backend, request, selection)])[0])
@@ -179,6 +185,7 @@ def create_bulk(backend: Backend, request: BulkRequest, *, dry_run: bool) -> Bul
 
 async def acreate_bulk(backend: Backend, request: BulkRequest, *, dry_run: bool) -> Bulk:
     """The asyncio twin of `create_bulk`."""
+    _check_dry_run(dry_run)
     selection = await arun_operation(backend.abroker, _select(backend, request, dry_run=dry_run))
     if not dry_run:
         _check((await backend.adeliver([_start(backend, request, selection)]))[0])

@@ -63,6 +63,8 @@ class ForkRequest:
         """
         if self.before is not None:
             self._check_step(self.before, "before")
+        if not isinstance(self.failed, bool):
+            raise ForkError(f"{self.action}: failed must be True or False, got {self.failed!r:.100}")
         if self.before is not None and self.failed:
             raise ForkError(f"{self.action}: before and failed=True contradict each other: pass one of them")
         if not isinstance(self.results, Mapping) or not all(isinstance(one, str) for one in self.results):

@@ -19,9 +19,9 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.runs import RunRecord, cancel_run, read_run
 from stepflow_broker.views.explain import Reason, explain_run
 from stepflow_broker.views.run_reads import read_attempt_views, read_children_views, read_run_view, read_step_views
-from stepflow_broker.views.run_view import RunView
+from stepflow_broker.views.run_view import RunView, run_not_found
 from stepflow_engine.codec import Restore, restore
-from stepflow_engine.durations import Duration, duration_ms
+from stepflow_engine.durations import Duration, duration_ms, show_value
 from stepflow_engine.encryption_scopes import end_scopes, open_event
 from stepflow_engine.state_machine import RunStatus
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stepflow.client.backend import Backend
     from stepflow_broker.protocol.command import Command
 
-__all__ = ["Run"]
+__all__ = ["Run", "id_of"]
 
 O = TypeVar("O", default=Any)  # noqa: E741  output
 
@@ -383,3 +383,14 @@ class Run(LiveRun, Generic[O]):
 
 def _timeout_ms(timeout: Duration | None) -> int | None:
     return None if timeout is None else duration_ms(timeout, name="timeout")
+
+
+def id_of(run: Run[Any] | str) -> str:
+    """The id of a run that is passed as its handle or as its id.
+
+    Raises:
+        RunNotFoundError: it is neither.
+    """
+    if not isinstance(run, Run | str):
+        raise run_not_found(show_value(run))
+    return run.id if isinstance(run, Run) else run

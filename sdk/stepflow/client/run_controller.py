@@ -14,7 +14,7 @@ from stepflow.client.connected_app import ConnectedApp
 from stepflow.client.fork_request import SAME_DATA, Children, ForkRequest, Keys
 from stepflow.client.forks import acreate_fork, create_fork
 from stepflow.client.pauses import check_one_subject, check_reason, pause_target
-from stepflow.client.run import Run
+from stepflow.client.run import Run, id_of
 from stepflow.functions.function import Function
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
 from stepflow_broker.transitions.pauses import Pause, PauseKind, pause_everywhere, read_all_pauses, resume_everywhere
@@ -79,7 +79,7 @@ class RunController(ConnectedApp):
             app.fork(run, before="charge", results={"price": 12}, reason="the price was wrong")
         """
         request = ForkRequest(before, failed, data, results or {}, keys, children, id, reason)
-        fork = create_fork(self.backend, run if isinstance(run, str) else run.id, request)
+        fork = create_fork(self.backend, id_of(run), request)
         return Run(self.backend, fork.run_id, fork.output)
 
     async def afork(
@@ -97,7 +97,7 @@ class RunController(ConnectedApp):
     ) -> Run[O]:
         """The asyncio twin of `fork`."""
         request = ForkRequest(before, failed, data, results or {}, keys, children, id, reason)
-        fork = await acreate_fork(self.backend, run if isinstance(run, str) else run.id, request)
+        fork = await acreate_fork(self.backend, id_of(run), request)
         return Run(self.backend, fork.run_id, fork.output)
 
     # -- answering ---------------------------------------------------------------
@@ -125,12 +125,12 @@ class RunController(ConnectedApp):
 
             app.answer(run, "approve", {"approved": True}, by="ada")
         """
-        run_id = run if isinstance(run, str) else run.id
+        run_id = id_of(run)
         run_operation(self.backend.broker, answer_operation(self.backend, run_id, step_id, data, by=by))
 
     async def aanswer(self, run: Run[Any] | str, step_id: str, data: Any, *, by: str | None = None) -> None:
         """The asyncio twin of `answer`."""
-        run_id = run if isinstance(run, str) else run.id
+        run_id = id_of(run)
         await arun_operation(self.backend.abroker, answer_operation(self.backend, run_id, step_id, data, by=by))
 
     # -- cancelling --------------------------------------------------------------
