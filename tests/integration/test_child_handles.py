@@ -240,3 +240,25 @@ def test_a_retry_keeps_the_children_that_completed_and_starts_the_others_again(
     assert results == ["half False", "half True"]
     assert kept in first
     assert again not in first
+
+
+def test_a_run_names_children_that_it_has_not_waited_for(app: Stepflow, run_worker) -> None:
+    @app.function("parent")
+    async def parent(ctx: Context) -> None:
+        waits = asyncio.create_task(ctx.step.invoke("left", "patient"))
+        lost = asyncio.create_task(ctx.step.invoke("lost", "patient"))
+        await ctx.step.sleep("nap", "10ms")
+        lost.cancel()
+        await ctx.step.sleep("rest", "10ms")
+        del waits
+
+    run_worker(app)
+    run = app.start(parent)
+    run.result(timeout=20)
+    assert sorted(child.status() for child in run.children()) == ["cancelled", "waiting"]
+    assert {step.id: step.state for step in run.steps()} == {
+        "nap": "done",
+        "rest": "done",
+        "left": "unfinished",
+        "lost": "unfinished",
+    }

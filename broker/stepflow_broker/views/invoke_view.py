@@ -15,7 +15,6 @@ from stepflow_engine.steps import StepKind
 __all__ = ["InvokeView", "ended_invoke", "find_invokes", "unfinished_invoke", "waiting_invoke"]
 
 WAITING = "waiting"
-GIVEN_UP = "given_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +26,8 @@ class InvokeView:
         function: ``app/function``; ``""`` while the step waits: the child has the name.
         run_id: the child; ``""``: there is none, because the function was not found.
         outcome: ``waiting``, or how the wait ended: ``completed``, ``failed``, ``cancelled``, ``skipped``, ``timeout``,
-            ``not_found``, ``unfinished`` (the run itself was cancelled, or failed), or ``given_up`` (the run has
-            completed without the end of a child that it has started, or its code has cancelled it).
+            ``not_found``, or ``unfinished`` (the run has ended without the end of the child, or its code has cancelled
+            the step).
         waits_until: the timeout of the wait, in milliseconds since the epoch; ``None``: the wait has ended.
     """
 
@@ -76,7 +75,7 @@ def _started_child(memo: Memo) -> InvokeView | None:
     if detail.get("kind") != StepKind.START or memo.failure is not None:
         return None
     return InvokeView(
-        detail.get("end_key", ""), memo.id, detail.get("function", ""), detail.get("run_id", ""), GIVEN_UP
+        detail.get("end_key", ""), memo.id, detail.get("function", ""), detail.get("run_id", ""), UNFINISHED
     )
 
 

@@ -21,7 +21,6 @@ _LONGEST_STEP = 32
 _OUTCOMES = {
     "timeout": "timed out waiting",
     "not_found": "did not find the function",
-    "given_up": "has not waited for its end",
 }
 
 

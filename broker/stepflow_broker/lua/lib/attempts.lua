@@ -73,11 +73,12 @@ local function executing_step(run, was)
   return key, id, since
 end
 
--- keep what a run that is cancelled or fails was doing: the steps that have not ended. `fields` is the hash of its steps.
-local function keep_unfinished(run, was, fields, now)
+-- keep what a run was doing when it ends: the steps that have not ended, and of a completed run the children that it has
+-- not waited for. `fields` is the hash of its steps.
+local function keep_unfinished(run, was, fields, now, has_completed)
   local end_ = ',"ended_at":' .. now .. ',"outcome":"unfinished"'
   local kept, invokes = 0, 0
-  if was.continuation == 'leased' then
+  if was.continuation == 'leased' and not has_completed then
     local key, id, since = executing_step(run, was)
     if key then
       kept = 1
@@ -87,7 +88,8 @@ local function keep_unfinished(run, was, fields, now)
   end
   for field, id in pairs(fields) do
     local state, child = fields[field .. ':state'], fields[field .. ':child']
-    if child and invokes < MAX_INVOKES or state and not child and kept < MAX_UNFINISHED then
+    local is_kept = state and not child and not has_completed and kept < MAX_UNFINISHED
+    if is_kept or child and invokes < MAX_INVOKES then
       local nth = (tonumber(fields[field .. ':attempt']) or 0) + 1
       local attempt = '{"number":' .. nth .. end_
       if fields[field .. ':detail'] then

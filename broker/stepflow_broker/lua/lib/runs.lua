@@ -207,13 +207,13 @@ local function drop_continuation(run, was)
   end
 end
 
--- delete the jobs, leases, timers and waits of a run, and keep what had not ended in its history if it did not complete
+-- delete the jobs, leases, timers and waits of a run, and keep what had not ended in its history
 -- -> the children that it waited for, its jobs, and the children in other partitions
 local function drop_work(run, was, has_completed, now)
   drop_continuation(run, was)
   if was.cancel_events then drop_cancellation(run, was.cancel_events) end
   local children, jobs, remote, fields = {}, {}, {}, read_steps(run)
-  if not has_completed then keep_unfinished(run, was, fields, now) end
+  if next(fields) or not has_completed then keep_unfinished(run, was, fields, now, has_completed) end
   if next(fields) then
     children, jobs, remote = drop_steps(run, was, fields)
     redis.call('DEL', STEPS .. run)

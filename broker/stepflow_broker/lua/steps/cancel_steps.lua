@@ -11,9 +11,13 @@ local was, has_messages = read_run(run), false
 if not holds_run(was, ARGV[3]) then return refusal(was) end
 for i = 6, #ARGV do
   local key = ARGV[i]
-  local f = redis.call('HMGET', KEYS[2], key .. ':state', key .. ':index', key .. ':child', key .. ':message')
+  local f = redis.call('HMGET', KEYS[2], key .. ':state', key .. ':index', key .. ':child', key .. ':message',
+    key .. ':detail')
   local step = {state = f[1], index = f[2], child = f[3], message = f[4]}
   if step.state and step.state ~= 'leased' then
+    if step.child then -- the run names it as its child for good
+      keep_attempt(run, key, 1, '{"number":1,"ended_at":' .. now .. ',"outcome":"unfinished",' .. f[5])
+    end
     local child, message = drop_step(run, was, key, step)
     if step.state ~= 'waiting' then
       drop_planned_step(run, was, key, true)
