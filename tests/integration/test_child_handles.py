@@ -26,6 +26,8 @@ from stepflow import (
 )
 from tests.support.processes import WorkerThread, until
 
+pytestmark = pytest.mark.roles("producer", "operator")
+
 
 @pytest.fixture
 def app(url: str) -> Stepflow:

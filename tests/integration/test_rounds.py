@@ -21,6 +21,8 @@ from stepflow import (
 from tests.support.command_line import as_json, call
 from tests.support.processes import until
 
+pytestmark = pytest.mark.roles("producer", "operator")
+
 KEY = Encryption.generate_key()
 
 
