@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stepflow import (
+    AnswerError,
     Context,
     Encryption,
     Event,
@@ -174,3 +175,25 @@ def test_a_bad_end_of_a_round_is_refused(app: Stepflow, run_worker) -> None:
         with pytest.raises(RunFailedError, match=says) as failed:
             app.invoke(loop, {"bad": bad}, timeout=20)
         assert failed.value.name == name
+
+
+def test_asks_are_answered_and_steps_are_undone_in_their_round(app: Stepflow, run_worker) -> None:
+    undone: list[int] = []
+
+    @app.function("loop", retries=0)
+    async def loop(ctx: Context) -> None:
+        await ctx.step.run("book", lambda: ctx.round, undo=undone.append)
+        if await ctx.step.ask("more", schema=bool, timeout="1h"):
+            return ctx.continue_as_new()
+        raise NonRetriableError("no more")
+
+    run_worker(app)
+    run = app.start(loop)
+    for number, more in enumerate((True, True, False)):
+        until(lambda: run.info().round == number and list(app.asks()), what="the ask")  # noqa: B023
+        app.answer(run, "more", more)
+    with pytest.raises(RunFailedError, match="no more"):
+        run.result(timeout=20)
+    assert undone == [2]
+    with pytest.raises(AnswerError, match="was answered by"):
+        app.answer(run, "more", True)
