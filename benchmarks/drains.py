@@ -40,9 +40,12 @@ LOADS = {
     ("seq10", 200): SEQ10,
     ("seq1000", 1): Load(flows.seq, 1000),
     ("fan1000", 200): Load(flows.fan, 1000, at_once=1),
+    ("map1000", 200): Load(flows.mapped, 1000, at_once=1),
+    ("map100000", 200): Load(flows.mapped, 100_000, at_once=1),
     ("invoke", 1): Load(flows.invoke, 1000, at_once=1),
     ("invoke", 200): Load(flows.invoke, 10, at_once=200),
     ("invoke_fan1000", 200): Load(flows.invoke_fan, 1000, at_once=1),
+    ("invoke_map1000", 200): Load(flows.invoke_map, 1000, at_once=1),
 }
 
 

@@ -67,6 +67,12 @@ async def fan(ctx: Context) -> int:
     return len(await asyncio.gather(*[ctx.step.run("s", noop, n) for n in range(ctx.event.data)]))
 
 
+@app.function("map")
+async def mapped(ctx: Context) -> int:
+    """The items of a map."""
+    return len(await ctx.step.map("s", noop, range(ctx.event.data)))
+
+
 @app.function("child")
 async def child(ctx: Context) -> int:
     """A child that does nothing."""
@@ -85,6 +91,12 @@ async def invoke(ctx: Context) -> int:
 async def invoke_fan(ctx: Context) -> int:
     """Children, all at once, and their join."""
     return len(await asyncio.gather(*[ctx.step.invoke("c", child, data=n) for n in range(ctx.event.data)]))
+
+
+@app.function("invoke-map")
+async def invoke_map(ctx: Context) -> int:
+    """Children, as the items of a map."""
+    return len(await ctx.step.map("c", child, range(ctx.event.data)))
 
 
 @app.function("endless", queue=UNSERVED)

@@ -12,6 +12,7 @@ import datetime as dt
 import enum
 import logging
 import math
+import sys
 import types
 import typing
 from collections import deque
@@ -36,6 +37,7 @@ __all__ = [
     "dumps",
     "dumps_checked",
     "dumps_event",
+    "dumps_if_json",
     "dumps_output",
     "loads",
     "order_of",
@@ -145,6 +147,14 @@ def dumps_checked(value: Any, *, what: str, limit_bytes: int, refuse: Callable[[
             f"{what} must be at most {limit_bytes:,} bytes of JSON, got {error}: "
             "store it elsewhere and pass a reference to it"
         ) from None
+
+
+def dumps_if_json(value: Any) -> bytes | None:
+    """JSON text of a value of the caller; ``None``: it has none."""
+    try:
+        return _encode_user_value(value, sys.maxsize, Exception)
+    except _NotJsonError:
+        return None
 
 
 def _encode_user_value(value: Any, limit_bytes: int, guarded: type[BaseException] = BaseException) -> bytes:

@@ -10,6 +10,7 @@ a step's failure    ``step failure``, run, step key       its memo, or its recor
 a heartbeat         ``heartbeat``, run, step key          the attempts of the run
 a signal's data     ``signal``, run, the signal's id      the signals of the run, the memo of the wait
 an ask's schema     ``ask``, run, step key                the waiting step, its memo
+a map's failures    ``map failures``, run, step key       its memo
 a run's values      ``values``, run                       the run
 a run's output      ``output``, run                       the run, the memo of its parent
 a run's failure     ``failure``, run                      the run, the memo of its parent
@@ -44,6 +45,7 @@ __all__ = [
     "end_scopes",
     "event_scope",
     "heartbeat_scope",
+    "map_failures_scope",
     "open_event",
     "open_event_text",
     "open_failure",
@@ -106,14 +108,23 @@ def ask_scope(run_id: str, key: str) -> Scope:
     return ("ask", run_id, key)
 
 
+def map_failures_scope(run_id: str, key: str) -> Scope:
+    """The scope of the failures of the items of a map. Its results have the scope of a result of the step."""
+    return ("map failures", run_id, key)
+
+
 def values_scope(run_id: str) -> Scope:
     """The scope of the values that the code of a run has set."""
     return ("values", run_id)
 
 
 def detail_scopes(run_id: str, key: str) -> dict[str, Scope]:
-    """The fields of the detail of a waiting step that are sealed, and the scope of each."""
-    return {"match": wait_scope(run_id, key), "schema": ask_scope(run_id, key)}
+    """The fields of the detail of a waiting step, or of a memo, that are sealed, and the scope of each."""
+    return {
+        "match": wait_scope(run_id, key),
+        "schema": ask_scope(run_id, key),
+        "failures": map_failures_scope(run_id, key),
+    }
 
 
 def end_scope(run_id: str, function: str, *, failed: bool, batched: bool) -> Scope:
@@ -237,9 +248,10 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
         CorruptDataError: the memo is not one of its kind.
     """
     if memo.failure is not None:
+        opened = _with_open_items(cipher, run_id, key, memo)
         if not memo.failure.sealed:
-            return memo
-        return replace(memo, failure=open_failure(cipher, memo.failure, *_scopes(run_id, key, memo, failed=True)))
+            return opened
+        return replace(opened, failure=open_failure(cipher, memo.failure, *_scopes(run_id, key, memo, failed=True)))
     match memo.detail.get("kind"):
         case StepKind.SLEEP | StepKind.SEND | StepKind.START:
             return memo
@@ -248,9 +260,19 @@ def open_memo(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
         case StepKind.SIGNAL:
             is_open = not (isinstance(memo.data, dict) and is_sealed(memo.data.get("data")))
             return memo if is_open else replace(memo, data=open_signal(cipher, run_id, memo.data))
-        case _ if is_sealed(memo.data):
-            return replace(memo, data=cipher.open(memo.data, *_scopes(run_id, key, memo, failed=False)))
+        case StepKind.MAP:
+            memo = _with_open_items(cipher, run_id, key, memo)
+    if is_sealed(memo.data):
+        return replace(memo, data=cipher.open(memo.data, *_scopes(run_id, key, memo, failed=False)))
     return memo
+
+
+def _with_open_items(cipher: Cipher, run_id: str, key: str, memo: Memo) -> Memo:
+    """The memo of a map with the failures of its items opened, any other memo as it is."""
+    failures = memo.detail.get("failures")
+    if not is_sealed(failures):
+        return memo
+    return replace(memo, detail={**memo.detail, "failures": cipher.open(failures, map_failures_scope(run_id, key))})
 
 
 def result_scope(run_id: str, key: str, memo: Memo) -> Scope:

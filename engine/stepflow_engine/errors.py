@@ -6,6 +6,7 @@
     ├─ NonRetriableError            raise it to stop retrying
     ├─ RetryAfterError              raise it to set the time of the next attempt
     ├─ StepError                    a step failed for good
+    │  ├─ MapFailedError            more items of a map failed than may fail
     │  └─ InvokeError               an invoked function gave no result (also a NonRetriableError)
     │     ├─ FunctionNotFoundError
     │     ├─ InvokeTimeoutError
@@ -14,7 +15,8 @@
     ├─ HandlerProcessError          the process of an isolated handler has ended before the handler
     ├─ StepOutputError              a result is not JSON, or is over a limit
     ├─ StepUsageError               a step tool is used incorrectly (also a ValueError)
-    │  └─ StepKindError             the id of a step belongs to a step of another kind
+    │  ├─ StepKindError             the id of a step belongs to a step of another kind
+    │  └─ MapItemsError             the items of a map are not those with which it began
     ├─ LimitError                   a run is over a limit
     ├─ EventError                   an event is not JSON, or is over a limit
     ├─ SignalError                  a signal is invalid, is not JSON, or is over a limit (also a ValueError)
@@ -41,11 +43,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.failure import Failure
 from stepflow_engine.product import ENCRYPTION_KEYS, NAME
+
+if TYPE_CHECKING:
+    from stepflow_engine.item_failure import ItemFailure
 
 __all__ = [
     "AnswerError",
@@ -65,6 +72,8 @@ __all__ = [
     "InvokeSkippedError",
     "InvokeTimeoutError",
     "LimitError",
+    "MapFailedError",
+    "MapItemsError",
     "NonRetriableError",
     "PermissionDeniedError",
     "ReplicationError",
@@ -182,6 +191,34 @@ class InvokeError(StepError, NonRetriableError):
         return self.message
 
 
+class MapFailedError(StepError):
+    """More items of ``step.map`` failed than may fail. It is raised at the call, also on every replay.
+
+    Attributes:
+        failures: all items that failed, in their order.
+        count: how many items the map has.
+        completed: how many of them have a result. The others were not executed.
+
+    Example::
+
+        try:
+            await ctx.step.map("import", import_row, rows, tolerate=0.05)
+        except MapFailedError as error:
+            await ctx.step.run("report", report, [(one.index, one.error.message) for one in error.failures])
+    """
+
+    def __init__(
+        self, step_id: str, failure: Failure, *, failures: Sequence[ItemFailure], count: int, completed: int
+    ) -> None:
+        super().__init__(step_id, failure)
+        self.failures = tuple(failures)
+        self.count = count
+        self.completed = completed
+
+    def __str__(self) -> str:
+        return f"step {self.step_id!r}: {self.message}"
+
+
 class FunctionNotFoundError(InvokeError):
     """No worker has registered the invoked function."""
 
@@ -251,6 +288,28 @@ class StepKindError(StepUsageError):
         self.step_id = step_id
         self.stored = stored
         self.requested = requested
+
+
+class MapItemsError(StepUsageError):
+    """The items of ``step.map`` are not those with which the step began. It is not retried.
+
+    The code must make the same items, in the same order, on each replay: it must not read them outside of a step, and a
+    new version of the code must not change them while a run executes them.
+
+    Attributes:
+        step_id: the id of the step.
+        began_with, has: how many items there were, and are.
+    """
+
+    def __init__(self, step_id: str, *, began_with: int, has: int) -> None:
+        counts = f"{began_with:,} then, {has:,} now" if began_with != has else "others, or the same in another order"
+        super().__init__(
+            f"step {step_id!r} began with other items ({counts}): make the items in a step, so that each replay has "
+            "the same, or give the new step another id"
+        )
+        self.step_id = step_id
+        self.began_with = began_with
+        self.has = has
 
 
 class LimitError(StepflowError):

@@ -87,6 +87,11 @@ class KeySource(Protocol):
         ...
 
 
+def _is_failed_job(memo: Memo, request: StepRequest) -> bool:
+    """Whether a memo is of the job that collects the results of a map, which no worker could execute."""
+    return request.kind == StepKind.MAP and memo.failure is not None and "kind" not in memo.detail
+
+
 class Execution:
     """One pass over the code of a function. Use it in one event loop, which has the `RunTrackingMixin`.
 
@@ -269,7 +274,7 @@ class Execution:
     def _of_kind(self, step_id: str, request: StepRequest, memo: Memo) -> Memo:
         """The memo, if it is that of a step of the requested kind."""
         stored = stored_kind(memo.detail)
-        if stored != request.kind:
+        if stored != request.kind and not _is_failed_job(memo, request):
             self.has_other_kind = True
             raise StepKindError(step_id, stored=stored, requested=request.kind)
         if stored == StepKind.WAIT:

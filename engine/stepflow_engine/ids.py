@@ -11,6 +11,8 @@ __all__ = [
     "StepKeys",
     "child_key",
     "idempotency_key",
+    "is_item_key",
+    "item_key",
     "job_id",
     "numbered_id",
     "numbered_keys",
@@ -18,6 +20,7 @@ __all__ = [
     "round_key",
     "run_id_by_event",
     "run_id_for",
+    "split_item_key",
     "split_job_id",
     "step_key",
     "undo_key",
@@ -27,6 +30,9 @@ __all__ = [
 RUN_ID_LENGTH = 32
 KEY_LENGTH = 40
 """The length of a memo key in the first round of a run."""
+ITEMS_DIGEST_DIGITS = 8
+_ITEM_DIGITS = 2 * ITEMS_DIGEST_DIGITS
+"""How many hex digits the key of an item of a map has behind that of the map."""
 PARTITION_PREFIX_LENGTH = 4
 """The number of hex digits at the start of a run id that determine its partition."""
 
@@ -75,6 +81,26 @@ def undo_key(key: str) -> str:
 def child_key(key: str) -> str:
     """The memo key of the end of the child that the step with ``key`` starts. No id has this key: an id is text."""
     return hashlib.sha1(b"\xffchild " + key.encode(), usedforsecurity=False).hexdigest()
+
+
+def item_key(key: str, digest: str, index: int) -> str:
+    """The key of an item of a map: that of the map, the digest of all items, and the index of the item.
+
+    Args:
+        key: the key of the map.
+        digest: 8 hex digits.
+    """
+    return f"{key}{digest}{index:08x}"
+
+
+def is_item_key(key: str) -> bool:
+    """Whether a key is that of an item of a map. A round has fewer digits than an item."""
+    return len(key) >= KEY_LENGTH + _ITEM_DIGITS
+
+
+def split_item_key(key: str) -> tuple[str, str, int]:
+    """The key of the map, the digest of its items, and the index of an item; see `item_key`."""
+    return key[:-_ITEM_DIGITS], key[-_ITEM_DIGITS:-ITEMS_DIGEST_DIGITS], int(key[-ITEMS_DIGEST_DIGITS:], 16)
 
 
 class StepKeys:

@@ -35,6 +35,8 @@ class Memo:
 
 def memo_of_data(data_json: bytes, detail: dict[str, Any]) -> bytes:
     """The stored text of a success. ``data_json`` is JSON text and is not encoded again."""
+    if not detail:
+        return b'{"data":' + data_json + b"}"
     return b'{"data":' + data_json + b"," + dumps(detail)[1:]
 
 

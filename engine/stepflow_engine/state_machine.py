@@ -19,6 +19,7 @@ never within it. So a crash can leave every state here behind, and each state ha
 - ``leased``: the worker's next transition, or the end of the lease.
 - ``delayed`` and ``waiting``: a timer.
 - ``parked``: the end of a step.
+- ``mapping``: the end of an item, which is a step too.
 - ``batched``: the end of the batch.
 
 `TRANSITIONS` is the table of all transitions and the moves that each may make. The ``MOVES`` line in the header of each
@@ -128,6 +129,7 @@ class StepState(StrEnum):
         LEASED: a worker executes it.
         DELAYED: a timer queues its next attempt.
         WAITING: it waits for a child, an event, a signal, an answer or a time. It has no job.
+        MAPPING: it is a map whose items have not all ended. Each item is a step with a job of its own.
         MEMO: it has ended. This is not stored as a state: the memo is in the run's memos.
     """
 
@@ -136,6 +138,7 @@ class StepState(StrEnum):
     LEASED = "leased"
     DELAYED = "delayed"
     WAITING = "waiting"
+    MAPPING = "mapping"
     MEMO = "memo"
 
 
@@ -260,7 +263,15 @@ for _name, _function, _why, _text in (
         "run queued|running|waiting -> cancelled|queued; "
         "continuation queued|waitlisted|leased|delayed|batched|parked -> none; "
         "continuation queued|waitlisted|leased|delayed|parked -> queued|waitlisted; "
-        "step queued|waitlisted|leased|delayed|waiting -> none; step waiting -> memo; wake",
+        "step queued|waitlisted|leased|delayed|waiting|mapping -> none; step waiting -> memo; wake",
+    ),
+    (
+        "end_item",
+        "MAPS",
+        "An item of a map has ended, which has no memo. The next is handed out, or the map is queued to collect the "
+        "results. If too many items have failed, those that no worker executes are dropped.",
+        "step mapping -> queued|waitlisted; step none -> queued|waitlisted; "
+        "step queued|waitlisted|delayed|waiting -> none; promote",
     ),
     (
         "start",
@@ -281,7 +292,7 @@ for _name, _function, _why, _text in (
 ):
     EFFECTS[_name] = Effect(_function, _why, read_moves(_text))
 
-_ANY_STEP = "step queued|waitlisted|leased|delayed|waiting -> none"
+_ANY_STEP = "step queued|waitlisted|leased|delayed|waiting|mapping -> none"
 _REQUEUE = "run running -> queued; continuation leased -> queued|waitlisted"
 
 TRANSITIONS: Mapping[str, Transition] = {
@@ -314,7 +325,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "end_undo": "run running -> failed|cancelled; continuation leased -> none; "
         "step queued|waitlisted|leased|delayed -> none; promote",
         "retry_run": "run running -> waiting; continuation leased -> delayed; promote",
-        "continue_as_new": f"{_REQUEUE}; step queued|waitlisted|leased|delayed|waiting|memo -> none; promote",
+        "continue_as_new": f"{_REQUEUE}; step queued|waitlisted|leased|delayed|waiting|mapping|memo -> none; promote",
         "continue_run": "run waiting -> queued; continuation parked -> queued|waitlisted; promote",
         "cancel_run": "cancel",
         "end_batch": "run waiting -> completed|failed|cancelled; continuation batched -> none; "
@@ -331,20 +342,23 @@ TRANSITIONS: Mapping[str, Transition] = {
         "reclaim_leases": f"{_REQUEUE}; step leased -> queued|waitlisted; promote",
         "repair_jobs": "step queued -> waitlisted; promote",
         "fire_timers": "run waiting -> queued; continuation delayed -> queued|waitlisted; "
-        "step delayed -> queued|waitlisted; step waiting -> memo; cancel; begin",
+        "step delayed -> queued|waitlisted; step waiting -> memo; cancel; begin; end_item",
         # steps
         "commit_step": "step none -> memo",
         "plan_steps": "step none -> queued|waitlisted; promote",
         "commit_planned_step": "step leased -> memo; wake",
         "fail_attempt": "step none|leased -> delayed; promote",
-        "cancel_steps": "step queued|waitlisted|delayed|waiting -> none; promote; cancel",
+        "cancel_steps": "step queued|waitlisted|delayed|waiting|mapping -> none; promote; cancel; end_item",
+        # maps
+        "begin_map": "step none -> mapping; end_item",
+        "commit_item": "step leased -> none; end_item",
         # invokes
-        "invoke_child": "step none -> waiting|memo; step waiting -> memo; start",
-        "invoke_remote_child": "step none -> waiting",
+        "invoke_child": "step none -> waiting|memo; step leased -> waiting|none; step waiting -> memo; start; end_item",
+        "invoke_remote_child": "step none|leased -> waiting; end_item",
         "start_child": "step none -> waiting|memo; step waiting -> memo; start",
         "start_remote_child": "start",
-        "wake_parent": "step waiting -> memo; wake",
-        "wake_remote_parent": "step waiting -> memo; wake",
+        "wake_parent": "step waiting -> memo; wake; end_item",
+        "wake_remote_parent": "step waiting -> memo; wake; end_item",
         "ack_message": "none",
         # events
         "send_events": "step none -> memo",
@@ -383,7 +397,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "run waiting -> completed|failed|cancelled; "
         "continuation leased|waitlisted|delayed|parked -> queued|waitlisted; "
         "continuation queued|waitlisted|leased|delayed|batched|parked -> none; "
-        f"step leased|waitlisted|delayed -> queued|waitlisted; {_ANY_STEP}; step waiting -> memo; wake",
+        f"step leased|waitlisted|delayed -> queued|waitlisted; {_ANY_STEP}; step waiting -> memo; wake; end_item",
     }.items()
 }
 """The moves of each transition, by the name of its script."""

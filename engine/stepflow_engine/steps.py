@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, ClassVar
 
-from stepflow_engine.codec import Restore, dumps
+from stepflow_engine.codec import Restore, dumps, dumps_if_json
+from stepflow_engine.ids import ITEMS_DIGEST_DIGITS
 from stepflow_engine.isolation import Isolation
 from stepflow_engine.memo import Memo
 from stepflow_engine.placement import Placement
@@ -20,6 +23,8 @@ from stepflow_engine.value_class import value_class
 __all__ = [
     "AskRequest",
     "InvokeRequest",
+    "MapItems",
+    "MapRequest",
     "OutgoingEvent",
     "ParentClose",
     "RunRequest",
@@ -50,6 +55,7 @@ class StepKind(StrEnum):
     SIGNAL = "signal"
     ASK = "ask"
     START = "start"
+    MAP = "map"
 
 
 _RUN = StepKind.RUN
@@ -236,8 +242,55 @@ class AskRequest:
     timeout_ms: int
 
 
+class MapItems:
+    """The items of a map, in their order.
+
+    Args:
+        values: the items.
+    """
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self.values = values
+
+    @cached_property
+    def digest(self) -> str:
+        """Identifies the items: 8 hex digits. Items that are not JSON are only counted."""
+        parts = str(len(self.values)).encode(), dumps_if_json(self.values) or b""
+        return hashlib.sha1(b"\0".join(parts), usedforsecurity=False).hexdigest()[:ITEMS_DIGEST_DIGITS]
+
+
+@dataclass(frozen=True, slots=True)
+class MapRequest:
+    """``step.map``: call a handler, or invoke a function, for each of many items.
+
+    Attributes:
+        items: the items.
+        request: makes the request of an item.
+        at_once: how many items may be open at once.
+        tolerated: how many items may fail.
+        function: the function that is invoked, as ``app/id``; ``""``: a handler is called.
+        queue: the queue of the jobs of the items; ``""``: that of the run.
+    """
+
+    kind: ClassVar[StepKind] = StepKind.MAP
+    items: MapItems
+    request: Callable[[Any], RunRequest | InvokeRequest]
+    at_once: int
+    tolerated: int
+    function: str = ""
+    queue: str = ""
+
+
 StepRequest = (
-    RunRequest | InvokeRequest | SleepRequest | WaitRequest | SendRequest | SignalRequest | AskRequest | StartRequest
+    RunRequest
+    | InvokeRequest
+    | SleepRequest
+    | WaitRequest
+    | SendRequest
+    | SignalRequest
+    | AskRequest
+    | MapRequest
+    | StartRequest
 )
 
 

@@ -19,6 +19,7 @@ All errors are in one tree::
     ├─ NonRetriableError            raise it to stop retrying
     ├─ RetryAfterError              raise it to set the time of the next attempt
     ├─ StepError                    a step failed for good
+    │  ├─ MapFailedError            more items of a map failed than may fail
     │  └─ InvokeError               an invoked function gave no result (also a NonRetriableError)
     │     ├─ FunctionNotFoundError
     │     ├─ InvokeTimeoutError
@@ -27,7 +28,8 @@ All errors are in one tree::
     ├─ HandlerProcessError          the process of an isolated handler has ended before the handler
     ├─ StepOutputError              a result is not JSON, or is over a limit
     ├─ StepUsageError               a step tool is used incorrectly (also a ValueError)
-    │  └─ StepKindError             the id of a step belongs to a step of another kind
+    │  ├─ StepKindError             the id of a step belongs to a step of another kind
+    │  └─ MapItemsError             the items of a map are not those with which it began
     ├─ LimitError                   a run is over a limit
     ├─ EventError                   an event is not JSON, or is over a limit
     ├─ SignalError                  a signal is invalid, is not JSON, or is over a limit (also a ValueError)
@@ -65,6 +67,7 @@ from stepflow.event import Event
 from stepflow.functions.child_handle import ChildHandle, SyncChildHandle
 from stepflow.functions.context import Context, SyncContext
 from stepflow.functions.function import Function
+from stepflow.functions.maps import MapResult
 from stepflow.functions.reference import FunctionReference, reference_function
 from stepflow.functions.step_tools import StepTools
 from stepflow.functions.sync_step_tools import SyncStepTools
@@ -78,6 +81,7 @@ from stepflow_broker.transitions.pauses import Pause
 from stepflow_broker.views.bulk_view import BulkInfo, BulkReason
 from stepflow_broker.views.error_groups import ErrorGroup
 from stepflow_broker.views.explain import Reason
+from stepflow_broker.views.map_view import MapProgress
 from stepflow_engine.around_attempt import Attempt
 from stepflow_engine.errors import (
     AnswerError,
@@ -97,6 +101,8 @@ from stepflow_engine.errors import (
     InvokeSkippedError,
     InvokeTimeoutError,
     LimitError,
+    MapFailedError,
+    MapItemsError,
     NonRetriableError,
     PermissionDeniedError,
     ReplicationError,
@@ -118,6 +124,7 @@ from stepflow_engine.errors import (
 )
 from stepflow_engine.failure import Failure
 from stepflow_engine.handler_control import StepCancelled
+from stepflow_engine.item_failure import ItemFailure
 from stepflow_engine.limits import Limits
 from stepflow_engine.retry_policy import Retry
 from stepflow_engine.state_machine import RunStatus
@@ -163,8 +170,13 @@ __all__ = [
     "InvokeError",
     "InvokeSkippedError",
     "InvokeTimeoutError",
+    "ItemFailure",
     "LimitError",
     "Limits",
+    "MapFailedError",
+    "MapItemsError",
+    "MapProgress",
+    "MapResult",
     "NonRetriableError",
     "Pause",
     "PermissionDeniedError",

@@ -52,6 +52,30 @@ async def journey(ctx: Context) -> list[str]:
     return tokens
 
 
+@app.function("maps")
+async def maps(ctx: Context) -> tuple[list[str], list[int]]:
+    """Two maps at once: of a handler, whose results say of which item they are, and of a function."""
+    count, ledger = ctx.event.data["count"], EffectLedger(ctx.event.data["ledger"])
+
+    async def item(number: int) -> str:
+        token = secrets.token_hex(8)
+        await asyncio.sleep(0.02)
+        ledger.write(ctx.run_id, f"item {number}", note=token)
+        return f"{number} {token}"
+
+    handled, invoked = await asyncio.gather(
+        ctx.step.map("items", item, range(count), at_once=20),
+        ctx.step.map("children", double, range(count // 10), at_once=5),
+    )
+    return handled, invoked
+
+
+@app.function("double")
+async def double(ctx: Context) -> int:
+    """A child of a map."""
+    return int(ctx.event.data) * 2
+
+
 @app.function("errand")
 async def errand(ctx: Context) -> str:
     """One step."""

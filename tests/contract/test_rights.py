@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +19,10 @@ from stepflow_broker.protocol.scripts import script, script_names
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.errors import is_permission_error
 from stepflow_broker.registry.flow_control import RateConfig
+from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.transitions.invokes import ChildStart
 from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.remote_invokes import invoke_remote_child
 from stepflow_engine.errors import StepflowError
 from stepflow_engine.state_machine import RunStatus
 from tests.support.backends import real_store
@@ -83,15 +87,38 @@ def test_a_script_that_may_not_call_one_of_its_commands_names_it_and_does_nothin
 
 
 def contents(client: redis.Redis) -> dict[str, object]:
-    return {key: client.dump(key) for key in client.scan_iter()}
+    return {key: client.dump(key) if client.type(key) != "hash" else client.hgetall(key) for key in client.scan_iter()}
 
 
-RESTS: dict[str, Callable[[Driver, Lease], object]] = {
-    "start_runs": lambda driver, _: driver.start("r2", rate=RateConfig(1, 60_000)),
-    "finish_run": lambda driver, lease: driver.finish(lease, RunStatus.FAILED),
-    "invoke_child": lambda driver, lease: driver.invoke(lease, rate=RateConfig(1, 60_000)),
+def item(driver: Driver, lease: Lease) -> Lease:
+    """A claimed item of a map."""
+    driver.begin_map(lease, count=1)
+    return driver.claim_one(worker="w2")
+
+
+def remote_child(_: Driver, lease: Lease) -> Callable[[Driver], object]:
+    start = ChildStart(
+        lease.key, "map[0]", "child1", b"{}", b'"id":1}', 1, b"{}", b"", FunctionConfig("a", "f", "q"), 1
+    )
+    return lambda driver: driver.send(
+        invoke_remote_child(driver.partition, start, run_id=lease.run_id, fence=lease.fence, version=0)
+    )
+
+
+def ended_child(driver: Driver, lease: Lease) -> Callable[[Driver], object]:
+    driver.invoke(lease)
+    driver.finish(driver.claim_one())
+    return lambda limited: limited.wake()
+
+
+RESTS: dict[str, Callable[[Driver, Lease], Callable[[Driver], object]]] = {
+    "start_runs": lambda _, __: lambda driver: driver.start("r2", rate=RateConfig(1, 60_000)),
+    "finish_run": lambda _, lease: lambda driver: driver.finish(lease, RunStatus.FAILED),
+    "invoke_child": lambda _, lease: lambda driver: driver.invoke(lease, rate=RateConfig(1, 60_000)),
+    "invoke_remote_child": lambda driver, lease: remote_child(driver, item(driver, lease)),
+    "wake_parent": lambda driver, lease: ended_child(driver, item(driver, lease)),
 }
-"""Calls of the scripts that are divided, which need their rest."""
+"""What makes a call of each divided script that needs all of its rest. It may arrange something before."""
 
 
 def test_all_divided_scripts_are_tested() -> None:
@@ -105,17 +132,17 @@ def test_a_rest_that_may_not_call_one_of_its_commands_names_it_and_the_script_do
     store = real_store(url)
     broker = MoveRecorder(Broker(url.replace("://", f"://{USER}:secret@")), store.client)
     try:
-        lease = Driver(store).started("r1")
+        call = RESTS[name](Driver(store), Driver(store).started("r1"))
         driver = Driver(replace(store, broker=broker))
         before = contents(store.client)
-        for command in checks_of(name)[1]:
+        for command in itertools.chain(*checks_of(name)[1:]):
             right = command.lower()
             admin.execute_command("ACL", "SETUSER", USER, f"-{right}")
             with pytest.raises(StepflowError, match=re.escape(f"'{right}'")):
-                RESTS[name](driver, lease)
+                call(driver)
             admin.execute_command("ACL", "SETUSER", USER, f"+{right}")
         assert contents(store.client) == before
-        RESTS[name](driver, lease)
+        call(driver)
         assert contents(store.client) != before
     finally:
         broker.close()

@@ -31,6 +31,7 @@ CALLS: dict[StepKind, Call] = {
     StepKind.SIGNAL: lambda ctx: ctx.step.wait_for_signal("x", "go", timeout="1h"),
     StepKind.ASK: lambda ctx: ctx.step.ask("x", schema=bool, timeout="1h"),
     StepKind.START: lambda ctx: ctx.step.start_child("x", "child"),
+    StepKind.MAP: lambda ctx: ctx.step.map("x", lambda _: later(), [1]),
 }
 
 
@@ -66,7 +67,7 @@ def test_a_step_that_waits_and_has_another_kind_in_new_code_ends_with_an_error_t
     worker = run_worker(app)
     run = app.start("f")
     broker = Broker(url)
-    waits = ("waiting", "delayed")
+    waits = ("waiting", "delayed", "mapping")
     until(lambda: any(s.id == "x" and s.state in waits for s in broker.execute(read_steps(partition, run.id))))
     broker.close()
     worker.stop()

@@ -52,9 +52,8 @@ class Mutation:
 
 
 _GUARD = """\
-  if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then
+  elseif redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then
     return 0
-  end
 """
 _LEASED = "return was.continuation == 'leased'"
 _WAKE = "wake_run(run, was, key, position, clock(ARGV[1]), ARGV[3])\n"

@@ -31,6 +31,7 @@ from tests.support.driver import GROUP_OF_ERRORS, RETENTION_MS, TIMEOUT_MEMO, Dr
 
 __all__ = ["DEFECTS", "Defect"]
 
+STEP_FIELDS = ("state", "lease", "owner", "leased_at")
 A, CALL, W = step_key("a"), step_key("call"), step_key("w")
 NOBODY = "nobody"
 STEP = f"{NOBODY}:{A}"
@@ -592,6 +593,24 @@ def one_in_line_who_has_a_slot(driver: Driver) -> None:
 @defect("orphaned timeout")
 def a_timeout_key_of_nobody(driver: Driver) -> None:
     driver.client.set(driver.keys("TIMEOUT", STEP), "{}")
+
+
+@defect("orphaned items")
+def results_of_no_map(driver: Driver) -> None:
+    driver.start()
+    driver.client.hset(driver.keys("ITEMS", f"run1:{A}"), "0", "{}")
+
+
+@defect("map_stuck")
+def a_map_whose_items_are_gone(driver: Driver) -> None:
+    driver.begin_map(driver.started(), count=5)
+    key = step_key("map")
+    (gone, *_) = [lease for lease in driver.claim(worker="w2") or () if lease.key]
+    driver.client.hdel(driver.keys("STEPS", "run1"), gone.key, *[f"{gone.key}:{name}" for name in STEP_FIELDS])
+    driver.client.zrem(driver.keys("LEASES"), gone.job)
+    driver.client.zrem(driver.keys("RQ_WIP", "shop:steps"), f"{gone.job}:{gone.fence}")
+    driver.client.delete(driver.keys("RQ_JOB", gone.job))
+    assert driver.steps()["map"].key == key
 
 
 @defect("orphaned waits")

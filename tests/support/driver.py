@@ -12,7 +12,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig
 from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions import invokes, jobs, runs
+from stepflow_broker.transitions import invokes, jobs, maps, runs
 from stepflow_broker.transitions.attempts import AttemptRecord, attempt_detail, executing_report, read_attempts
 from stepflow_broker.transitions.invokes import ChildStart, HandleStart, Resolved
 from stepflow_broker.transitions.jobs import Lease, queue_lists
@@ -22,7 +22,7 @@ from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.codec import dumps
 from stepflow_engine.error_group import FailedLike
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import child_key, step_key
+from stepflow_engine.ids import child_key, is_item_key, round_key, step_key
 from stepflow_engine.memo import memo_of_data, memo_of_failure
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import StepKind
@@ -157,6 +157,8 @@ class Driver:
     ) -> tuple[ScriptStatus, int]:
         """Commit the step of a lease; unless ``keep``, yield the run when that was accepted."""
         text = memo(worker=worker) if text is None else text
+        if is_item_key(lease.key):
+            return self.commit_item(lease, text), 0
         if lease.key:
             return self.commit_planned(lease, text, worker=worker)
         key = step_key(step_id)
@@ -358,7 +360,7 @@ class Driver:
         """The call by which a step invokes a function."""
         event = {"name": "e", "id": child, "ts": 1, "data": {}}
         start = ChildStart(
-            key=step_key(step_id),
+            key=lease.key or step_key(step_id),
             step_id=step_id,
             child=child,
             event=dumps(event),
@@ -401,6 +403,31 @@ class Driver:
         start = HandleStart(key, refusal or STARTED_MEMO, end, parent_close)
         call = invokes.start_child(self.partition, start, run_id=lease.run_id, fence=lease.fence, version=version)
         return self.send(call)
+
+    def begin_map(
+        self,
+        lease: Lease,
+        step_id: str = "map",
+        *,
+        count: int,
+        at_once: int = 2,
+        tolerated: int = 0,
+        room: int = 10_000,
+        digest: str = "0" * 8,
+        round: int = 0,
+    ) -> ScriptStatus:
+        key, detail = round_key(step_key(step_id), round), dumps({"id": step_id, "kind": "map"})[1:]
+        start = maps.MapStart(key, step_id, detail, digest, count, at_once, tolerated, room)
+        return self.send(maps.begin_map(self.partition, start, run_id=lease.run_id, fence=lease.fence))
+
+    def commit_item(self, lease: Lease, text: bytes = b'{"data":1}') -> ScriptStatus:
+        call = maps.commit_item(self.partition, run_id=lease.run_id, key=lease.key, fence=lease.fence, memo=text)
+        return self.send(call)
+
+    def results(self, step_id: str = "map", *, run: str = "run1") -> dict[int, str]:
+        """The results of the items of a map that has not ended, by index."""
+        stored = self.client.hgetall(self.keys("ITEMS", f"{run}:{step_key(step_id)}"))
+        return {int(index): text for index, text in stored.items()}
 
     def wake(self, child: str = "child1", *, worker: str = "w1") -> Resolved | None:
         return self.send(invokes.wake_parent(self.partition, child, worker=worker))

@@ -11,6 +11,7 @@ This model is independent of ``lua/lib/expected.lua``; ``tests/contract/test_exp
 ``R5``   memos and their order name the same steps, each once
 ``W1``   a step that waits has a timeout key and a timer, and its child lives or has left a finished event
 ``W3``   the index of asks has the steps that wait for an answer, and no others
+``M1``   the open items of a map are steps, at most as many as may be; its results are of items that it has handed out
 ``S1``   the signals that a run keeps, their count and their size agree; none is kept while a wait for it lasts
 ``L1``   lists, leases and timers hold what R3 and R4 ask for and nothing else
 ``E1``   each delayed event has a text and a timer of its own
@@ -62,6 +63,7 @@ class Expected:
     timers: dict[str, float] = field(default_factory=dict)
     asks: dict[str, float] = field(default_factory=dict)
     waits: set[str] = field(default_factory=set)
+    maps: set[str] = field(default_factory=set)
     indexed: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     rq_status: dict[str, str] = field(default_factory=dict)
     rq_wip: set[str] = field(default_factory=set)
@@ -213,11 +215,34 @@ def _check_steps(client: redis.Redis | Part, run: str, memos: set[str], expected
         state, fence = fields.get(f"{key}:state"), fields.get(f"{key}:lease")
         assert state, f"R4: step {key} of {run} has no state"
         assert (f"{key}:owner" in fields) == (state == "leased"), f"R4: step {key} of {run} is {state} with owner"
+        if f"{key}:count" in fields:
+            _check_map(client, run, key, fields, planned)
+            expected.maps.add(f"{run}:{key}")
+        if state == "mapping":
+            continue
         if state == "waiting":
             _check_wait(client, run, key, fields, expected)
         else:
             expected.job(job_id(run, key), state, fence=fence, due=fields.get(f"{key}:due"))
     return planned
+
+
+def _check_map(client: redis.Redis | Part, run: str, key: str, fields: dict[str, str], planned: set[str]) -> None:
+    names = ("count", "next", "open", "at_once", "failed", "tolerated", "bytes", "room")
+    numbers = {name: int(fields[f"{key}:{name}"]) for name in names}
+    prefix = key + fields[f"{key}:digest"]
+    indexes = {int(name[-8:], 16) for name in planned if len(name) == len(key) + 16 and name.startswith(prefix)}
+    steps = {index for index in indexes if index < numbers["next"]}
+    results = client.hgetall(_KEYS("ITEMS", f"{run}:{key}"))
+    assert len(steps) == numbers["open"] <= numbers["at_once"], f"M1: {key} of {run} has {len(steps)} open items"
+    assert not steps & {int(index) for index in results}, f"M1: an item of {key} of {run} has ended and has a step"
+    assert numbers["next"] <= numbers["count"], f"M1: {key} of {run} has handed out too many items"
+    is_stopped = numbers["failed"] > numbers["tolerated"] or numbers["bytes"] > numbers["room"]
+    assert is_stopped or len(results) + len(steps) == numbers["next"], f"M1: {key} of {run} has lost an item"
+    assert numbers["failed"] == sum(text.startswith('{"error":') for text in results.values()), f"M1: {key} of {run}"
+    assert numbers["bytes"] == sum(len(text.encode()) for text in results.values()), f"M1: the size of {key} of {run}"
+    is_over = not steps and (is_stopped or len(results) == numbers["count"])
+    assert is_over == (fields[f"{key}:state"] != "mapping"), f"M1: {key} of {run} is {fields[f'{key}:state']}"
 
 
 def _check_wait(client: redis.Redis | Part, run: str, key: str, fields: dict[str, str], expected: Expected) -> None:
@@ -295,6 +320,7 @@ def _compare(client: redis.Redis | Part, expected: Expected) -> None:
         for name in limits:
             assert not name.startswith("runs ") or run in of_runs[name], f"G3: {run} lives without a slot of {name}"
     assert set(_subjects(client, "TIMEOUT")) == expected.waits, "W1: the timeout keys are others"
+    assert set(_subjects(client, "ITEMS")) <= expected.maps, "M1: there are results of maps that do not exist"
     asks = dict(client.zrange(_KEYS("ASKS"), 0, -1, withscores=True))
     assert asks == expected.asks, "W3: the index of asks is another"
     _compare_index(client, expected)

@@ -6,7 +6,15 @@ import asyncio
 from datetime import timedelta
 from typing import Any, assert_type
 
-from stepflow import ChildHandle, Context, FunctionReference, SyncChildHandle, SyncContext, reference_function
+from stepflow import (
+    ChildHandle,
+    Context,
+    FunctionReference,
+    MapResult,
+    SyncChildHandle,
+    SyncContext,
+    reference_function,
+)
 from tests.typing.functions import (
     Number,
     Order,
@@ -61,6 +69,13 @@ async def starts(ctx: Context) -> None:
     assert_type(await ctx.step.start_child("by id", "maths/compute-square"), ChildHandle[Any])
     await ctx.step.start_child("close", compute_square, parent_close="stop")  # error
     await ctx.step.start_child("data", compute_square, data=Point(4))  # error
+
+
+@app.function("maps-of-functions")
+async def maps_of_functions(ctx: Context) -> None:
+    step = ctx.step
+    assert_type(await step.map("models", compute_square, [Number(number=4)], timeout="1h"), MapResult[Square])
+    assert_type(await step.map("mappings", both, [{"number": 4}], at_once=3), MapResult[Square])
 
 
 @app.function("starts-in-a-thread")

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from typing import Any, assert_type
 
-from stepflow import Context, Retry, Signal, SyncContext
+from stepflow import Context, ItemFailure, MapResult, Retry, Signal, SyncContext
 from tests.typing.functions import Square, app
 
 
@@ -86,6 +86,20 @@ async def wrong_steps(ctx: Context) -> None:
     await step.with_options(retries=Retry(5, on="TimeoutError")).run("a wrong policy", total, 1)  # error
 
 
+@app.function("maps")
+async def maps(ctx: Context) -> None:
+    step = ctx.step
+    assert_type(await step.map("a sync handler", total, [1, 2], at_once=5), MapResult[int])
+    assert_type(await step.map("an async handler", copy, [["a.png"]], tolerate=0.5), MapResult[list[str]])
+    assert_type((await step.map("a model", square, [4], tolerate=1))[0], Square)
+    assert_type((await step.map("failures", total, [1])).failures, tuple[ItemFailure, ...])
+    assert_type(await step.map("an id", "shop/child", [{}], timeout="1h"), MapResult[Any])
+    await step.map("items of a wrong type", total, ["40"])  # error
+    await step.map("no items", total)  # error
+    await step.map("not callable", 40, [1])  # error
+    await step.map("a timeout of a handler", total, [1], timeout="1h")  # error
+
+
 @app.function("sync-steps")
 def sync_steps(ctx: SyncContext) -> None:
     step = ctx.step
@@ -95,6 +109,7 @@ def sync_steps(ctx: SyncContext) -> None:
     assert_type(step.run("undo", total, 40, undo=subtract), int)
     assert_type(step.with_options(retries=2).run("with options", square, 4), Square)
     assert_type(step.idempotency_key, str)
+    assert_type(step.map("a map", total, [1, 2]), MapResult[int])
     assert_type(step.parallel(lambda: step.run("left", total, 1), lambda: step.run("right", copy, [])), list[Any])
     step.run("a wrong type", total, "40")  # error
     step.run("not callable", None)  # error

@@ -551,6 +551,7 @@ CALLS: dict[StepKind, Callable[[Context], Awaitable[object]]] = {
     StepKind.SIGNAL: lambda ctx: ctx.step.wait_for_signal("x", "go"),
     StepKind.ASK: lambda ctx: ctx.step.ask("x", schema=bool, timeout="1h"),
     StepKind.START: lambda ctx: ctx.step.start_child("x", "other"),
+    StepKind.MAP: lambda ctx: ctx.step.map("x", echo, [1]),
 }
 
 
@@ -574,7 +575,7 @@ def test_a_step_does_not_take_the_memo_of_a_step_of_another_kind(
     detail = {} if stored is StepKind.RUN else {"kind": stored.value}
     if stored is StepKind.START:
         detail |= {"function": "app/other", "run_id": "r", "end_key": "k", "parent_close": "cancel"}
-    data = ["id"] if requested is StepKind.SEND else None
+    data = ["id"] if requested in (StepKind.SEND, StepKind.MAP) else None
     memos = [(step_key("x"), Memo("x", data=data, detail=detail)), *data_memos(other=1)]
     expected = "same kind" if stored is requested else f"x {stored} {requested}"
     assert replay(code, memos).value == expected

@@ -33,7 +33,7 @@ SOURCES = sorted(
 _KEY_TEXT = re.compile(r"(?<![\w./])(stepflow|rq|\{sf):")
 _JOB_MEMBER = "job:"
 _WRITE = {"SET", "HSET", "HSETNX", "HINCRBY", "SADD", "ZADD", "RPUSH", "LPUSH", "XADD", "INCR", "PUBLISH"}
-_DELETE = {"DEL", "SREM", "ZREM", "ZREMRANGEBYSCORE", "ZPOPMIN", "LREM", "LTRIM", "LPOP", "XDEL"}
+_DELETE = {"DEL", "UNLINK", "SREM", "ZREM", "ZREMRANGEBYSCORE", "ZPOPMIN", "LREM", "LTRIM", "LPOP", "XDEL"}
 IN_PYTHON = {"RQ", "add_event", "drop_event", "run_replicated"}
 """What writes or deletes keys and is not Lua."""
 

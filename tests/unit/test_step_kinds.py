@@ -29,6 +29,7 @@ METHODS = {
     StepKind.SIGNAL: {"wait_for_signal"},
     StepKind.ASK: {"ask"},
     StepKind.START: {"start_child"},
+    StepKind.MAP: {"map"},
 }
 """The methods of `StepTools` that make a step of each kind."""
 

@@ -154,6 +154,7 @@ PLACES: dict[str, Place] = {
     # waits
     "timeout": Place("the timeout key of wait {subject}", "the wait could not end by its time"),
     "waits": Place("the entry of {subject} in the index of waits", "the event would not reach it"),
+    "items": Place("the results of the items of map {subject}"),
     "asks": Place("the entry of {subject} in the index of asks", "nobody would see that it waits for an answer"),
     "finished": Place("the finished event {subject}"),
     # runs
@@ -196,7 +197,7 @@ RULES: dict[str, Rule] = {
     # an entry against what its run demands
     "missing": _error("{entry} is missing: {loss}", "adds it", where=f"{_INDEXES} timeout waits asks live index run_functions expiry singleton", warnings="rq_job rq_wip rq_scheduled"),
     "duplicated": _error("{entry} is there more than once", "keeps one", where="rq_queue wait_list"),
-    "orphaned": _error("{entry} is left over: no run needs it", "removes it", where=f"{_INDEXES} concurrency_slots timeout waits asks finished live index run_functions expiry continuation steps memos memo_order attempts signals signal_ids batched rq_job", warnings="singleton rq_wip rq_scheduled rq_failed"),
+    "orphaned": _error("{entry} is left over: no run needs it", "removes it", where=f"{_INDEXES} concurrency_slots timeout items waits asks finished live index run_functions expiry continuation steps memos memo_order attempts signals signal_ids batched rq_job", warnings="singleton rq_wip rq_scheduled rq_failed"),
     "expires_early": _error("{entry} expires, but the run is live or its parent does not know its end yet", "removes the expiry", where="run memos memo_order attempts steps signals signal_ids"),
     "never_expires": _error("{entry} never expires", "sets the expiry: the retention, or a day", where="run memos memo_order attempts signals signal_ids rq_job", warnings=_FLOW),
     # runs
@@ -211,6 +212,7 @@ RULES: dict[str, Rule] = {
     # steps
     "step_incomplete": _error("step {subject} has lost its id, its state or the detail of its wait: it would never end", "drops it; the run plans it again"),
     "step_has_memo": _error("step {subject} has a memo but is still {detail}", "drops its job or its wait; the memo counts"),
+    "map_stuck": _error("map {subject} has {detail}: it would not end", "hands out again what has no job and has not ended"),
     "child_missing": _error("step {subject} waits for run {detail}, which does not exist", "ends the wait as timed out"),
     "child_result_lost": _error("step {subject} waits for run {detail}, which has ended without an event", "gives the step the result of the run"),
     "child_outcome_differs": _error("run {subject} ended otherwise than the memo of step {detail} of its parent says"),

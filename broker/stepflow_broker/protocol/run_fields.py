@@ -65,7 +65,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("indexed", "text", "note_error tag_run with_tags", "", "The further indexes that list the run: of its tags, and of the group of its error. `<length> <subject>` repeated."),
     _field("reason", "text", "skip_run start_or_skip", "", "Why the run was skipped."),
     _field("ended_version", "text", "end_undo finish_run", "", "The version of the code that ended the run, if it differs from `version`."),
-    _field("step_queues", "1", "plan_steps", "", "The run has had steps with a queue of their own. Other runs have no such field."),
+    _field("step_queues", "1", "begin_map plan_steps", "", "The run has had steps with a queue of their own. Other runs have no such field."),
     _field("attached_to", "text", "note_attached", "", "The live run that the caller of a skipped run has got in its place, by a singleton."),
     # its job
     _field("lease", "integer", "claim_jobs", _LEASE_ENDS, "The fence of the current lease of the continuation."),
@@ -74,7 +74,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("owner", "text", "claim_jobs", _LEASE_ENDS, "The worker that has the lease of the continuation."),
     _field("leased_at", _TIME, "claim_jobs", _LEASE_ENDS, "When the lease of the continuation was granted."),
     _field("executing", "text", "extend_leases", _LEASE_ENDS, "The step that the continuation has executed for longer than a second: `<fence> <since, in ms> <step key> <step id>`. It counts while the lease has this fence and the step has no memo and no job."),
-    _field("deaths", "lines of text", "reclaim_leases", "begin_undo commit_step close_run forget_deaths record_memo continue_as_new", "The workers that died with the continuation since its last progress, each with the time. With too many the run is poison."),
+    _field("deaths", "lines of text", "reclaim_leases", "begin_undo commit_step close_run MAPS.end_item forget_deaths record_memo continue_as_new", "The workers that died with the continuation since its last progress, each with the time. With too many the run is poison."),
     _field("attempt", "integer", f"{_CREATE} retry_run continue_as_new", "", "How many attempts of the function's own code have failed."),
     _field("attempt_started_at", _TIME, "claim_jobs", "retry_run continue_as_new", "The first claim of a later attempt of the function's own code. The first attempt starts at `started_at`."),
     _field("first_failed_at", _TIME, "retry_run", "continue_as_new", "When the first attempt of the function's own code failed. The budget of a retry policy counts from it."),
@@ -142,14 +142,16 @@ _WAIT_ENDS = "drop_wait"
 _BEGIN_WAIT = "await_child begin_wait store_wait"
 _STEP_LEASE_ENDS = "drop_planned_step fail_attempt leave_job requeue_step"
 
+_MAP_ENDS = "drop_planned_step"
+
 STEP_FIELDS: tuple[HashField, ...] = (
-    _field("<key>", "text", f"{_BEGIN_WAIT} fail_attempt plan_steps", f"{_STEP_ENDS} {_WAIT_ENDS}", "The id of the step, as the code gave it."),
-    _field("<key>:state", "text", f"{_BEGIN_WAIT} claim_jobs defer fail_attempt plan_steps promote requeue_step", f"{_STEP_ENDS} {_WAIT_ENDS}", "The state of the step."),
-    _field("<key>:queue", "text", "plan_steps", _STEP_ENDS, "The queue of the step's job, in place of that of the run. Most steps have no such field."),
+    _field("<key>", "text", f"{_BEGIN_WAIT} begin_map fail_attempt MAPS.plan_item plan_steps", f"{_STEP_ENDS} {_WAIT_ENDS}", "The id of the step, as the code gave it."),
+    _field("<key>:state", "text", f"{_BEGIN_WAIT} begin_map claim_jobs defer fail_attempt MAPS.hand_out MAPS.plan_item plan_steps promote requeue_step", f"{_STEP_ENDS} {_WAIT_ENDS}", "The state of the step."),
+    _field("<key>:queue", "text", "begin_map MAPS.plan_item plan_steps", _STEP_ENDS, "The queue of the step's job, in place of that of the run. Most steps have no such field."),
     _field("<key>:lease", "integer", "claim_jobs", _STEP_LEASE_ENDS, "The fence of the current lease of the step's job."),
     _field("<key>:owner", "text", "claim_jobs", _STEP_LEASE_ENDS, "The worker that has the lease."),
     _field("<key>:leased_at", _TIME, "claim_jobs", _STEP_LEASE_ENDS, "When the lease was granted."),
-    _field("<key>:attempt", "integer", "fail_attempt leave_job", _STEP_ENDS, "How many attempts have failed."),
+    _field("<key>:attempt", "integer", "begin_map fail_attempt leave_job", _STEP_ENDS, "How many attempts have failed."),
     _field("<key>:first_failed_at", _TIME, "fail_attempt", _STEP_ENDS, "When the first attempt failed. The budget of a retry policy counts from it."),
     _field("<key>:error", "JSON", "fail_attempt", _STEP_ENDS, "The failure of the last attempt. It may be encrypted."),
     _field("<key>:deaths", "lines of text", "reclaim_leases", _STEP_ENDS, "The workers that died with the step's job, each with the time."),
@@ -157,13 +159,22 @@ STEP_FIELDS: tuple[HashField, ...] = (
     _field("<key>:deferred", "integer", "fail_attempt", f"{_STEP_ENDS} fail_attempt", "How often in a row a worker could not execute the step's job, as `deferred` of a run."),
     _field("<key>:left_by", "words", "leave_job", f"{_STEP_ENDS}", "The versions of the code whose workers have left the step's job to another version, because their code does not call the step."),
     _field("<key>:began", _TIME, f"{_BEGIN_WAIT} fail_attempt mend_step", f"{_STEP_ENDS} {_WAIT_ENDS}", "When the wait, or the delay before the next attempt, began. `due` counts from it. A wait until a time that the code has named has no such field."),
-    _field("<key>:detail", "JSON without its first brace", _BEGIN_WAIT, _WAIT_ENDS, "The end of the memo of a waiting step, which does not depend on the outcome."),
+    _field("<key>:detail", "JSON without its first brace", f"{_BEGIN_WAIT} begin_map", f"{_STEP_ENDS} {_WAIT_ENDS}", "The end of the memo of a waiting step, or of a map, which does not depend on the outcome."),
     _field("<key>:child", "text", "await_child", _WAIT_ENDS, "The run that the step waits for."),
     _field("<key>:close", "text", "start_child", _WAIT_ENDS, "Of a wait for a child of which the code has a handle: what becomes of the child when the run ends: `cancel`, `leave` or `wait`."),
     _field("<key>:message", "text", "invoke_remote_child start_child", _WAIT_ENDS, "The message on the stream of finished events that starts the child, if the child lives in another partition."),
     _field("<key>:index", "text", "begin_wait store_wait", _WAIT_ENDS, "The index of a wait for an event. `ask` of a wait for an answer, `signal\\n<number>\\n<name>` of a wait for a signal."),
     _field("<key>:condition", "JSON", "begin_wait", _WAIT_ENDS, "The condition of a wait for an event, which a worker evaluates. Empty: none."),
     _field("<key>:lookback", _TIME, "begin_wait", f"{_WAIT_ENDS} early_events_matched", "From when on early events may end a wait for an event, until a worker has matched them."),
+    _field("<key>:count", "integer", "begin_map", _MAP_ENDS, "How many items a map has. Only a map has this field and those below. The key of an item is that of its map, with 16 more digits."),
+    _field("<key>:digest", "text", "begin_map", _MAP_ENDS, "The first 8 hex digits of the digest of the items of a map. They are part of the keys of the items."),
+    _field("<key>:at_once", "integer", "begin_map", _MAP_ENDS, "How many items of a map may be open at once."),
+    _field("<key>:tolerated", "integer", "begin_map", _MAP_ENDS, "How many items of a map may fail."),
+    _field("<key>:room", "size in bytes", "begin_map", _MAP_ENDS, "How large the results of all items of a map may be."),
+    _field("<key>:next", "integer", "begin_map MAPS.hand_out", _MAP_ENDS, "The index of the next item that a map hands out."),
+    _field("<key>:open", "integer", "begin_map MAPS.hand_out", _MAP_ENDS, "How many items a map has handed out that have not ended."),
+    _field("<key>:failed", "integer", "begin_map MAPS.hand_out", _MAP_ENDS, "How many items of a map have failed."),
+    _field("<key>:bytes", "size in bytes", "begin_map MAPS.hand_out", _MAP_ENDS, "How large the results of the items of a map are so far."),
     _field("<key>:since", "position", "begin_wait", _WAIT_ENDS, "The position of the latest memo that the code had when it requested a wait for an event. 0: none."),
 )
 """The fields of the hash ``STEPS``."""

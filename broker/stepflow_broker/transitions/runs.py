@@ -18,6 +18,7 @@ from stepflow_broker.registry.tags import error_group_of, pack_subjects, tag_sub
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.errors import CorruptDataError
 from stepflow_engine.failure import Failure
+from stepflow_engine.ids import is_item_key
 from stepflow_engine.patches import PatchDecision
 from stepflow_engine.rounds import PastRound, read_rounds
 from stepflow_engine.start_options import StartOptions
@@ -25,6 +26,7 @@ from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import stored_kind
 
 __all__ = [
+    "ItemCounts",
     "RunRecord",
     "StepRecord",
     "cancel_run",
@@ -130,6 +132,27 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemCounts:
+    """How far a map is.
+
+    Attributes:
+        digest: identifies its items.
+        count: how many items it has.
+        begun: how many of them were handed out.
+        open: how many of those have not ended.
+        failed: how many have failed.
+        tolerated: how many may fail.
+    """
+
+    digest: str
+    count: int
+    begun: int
+    open: int
+    failed: int
+    tolerated: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepRecord:
     """A step that has no memo yet: it is planned, executes, is retried, or waits for a child, a time or an event.
 
@@ -143,6 +166,7 @@ class StepRecord:
         parent_close: of a wait for a child of which the code has a handle: what becomes of the child when the run ends.
         leased_at: when the worker ``owner`` claimed its job, in milliseconds since the epoch.
         queue: the queue of its job; ``""``: that of the run.
+        items: of a map: the counts of its items.
     """
 
     key: str
@@ -161,6 +185,12 @@ class StepRecord:
     leased_at: int | None = None
     queue: str = ""
     parent_close: str = ""
+    items: ItemCounts | None = None
+
+    @property
+    def is_item(self) -> bool:
+        """Whether it is an item of a map."""
+        return is_item_key(self.key)
 
     @property
     def kind(self) -> str:
@@ -363,6 +393,11 @@ def read_steps(partition: Partition, run_id: str) -> Command[list[StepRecord]]:
     return command(lambda reply: list(_steps(replies.fields(reply))), "HGETALL", partition.run_key("STEPS", run_id))
 
 
+def read_depth(partition: Partition, run_id: str) -> Command[int]:
+    """How many parents a run has above it."""
+    return command(replies.integer, "HGET", partition.run_key("RUN", run_id), "depth")
+
+
 def read_values(partition: Partition, run_id: str) -> Command[Any]:
     """What the code of a run has set, as a dict by key, or sealed; ``None``: it has set nothing."""
     return command(lambda reply: loads(reply) if reply else None, "HGET", partition.run_key("RUN", run_id), "values")
@@ -513,7 +548,7 @@ def _steps(fields: dict[str, bytes]) -> Iterator[StepRecord]:
             continue
         try:
             yield _step(name, value, fields)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptDataError(f"step {value.decode(errors='replace')[:100]!r}", error) from error
 
 
@@ -537,4 +572,12 @@ def _step(name: str, value: bytes, fields: dict[str, bytes]) -> StepRecord:
         leased_at=int(float(leased_at)) if leased_at else None,
         queue=fields.get(f"{name}:queue", b"").decode(),
         parent_close=fields.get(f"{name}:close", b"").decode(),
+        items=_items(name, fields) if f"{name}:count" in fields else None,
     )
+
+
+def _items(name: str, fields: dict[str, bytes]) -> ItemCounts:
+    count, begun, opened, failed, tolerated = (
+        int(fields[f"{name}:{field}"]) for field in ("count", "next", "open", "failed", "tolerated")
+    )
+    return ItemCounts(fields[f"{name}:digest"].decode(), count, begun, opened, failed, tolerated)

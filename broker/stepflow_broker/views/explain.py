@@ -23,6 +23,7 @@ from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_broker.transitions.pauses import Pause, pause_subject, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
+from stepflow_broker.views.map_view import MapProgress, pending_map
 from stepflow_broker.views.opened import opened_run, opened_step
 from stepflow_broker.views.releases import read_live_releases
 from stepflow_broker.views.run_pauses import limits_of, pause_text, pauses_of
@@ -31,10 +32,10 @@ from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import WaitView, pending_wait
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import redacted_memo
-from stepflow_engine.ids import numbered_id, split_job_id
+from stepflow_engine.ids import numbered_id, split_item_key, split_job_id
 from stepflow_engine.memo import read_memo
 from stepflow_engine.product import NAME
-from stepflow_engine.state_machine import RunStatus
+from stepflow_engine.state_machine import RunStatus, StepState
 from stepflow_engine.steps import StepKind
 from stepflow_engine.terminal_text import cut, one_line_failure
 from stepflow_engine.times import utc_time_or_none as _time
@@ -45,6 +46,7 @@ _DEPTH = 20
 DELAYED = "delayed"
 """What delays a run that a client has started for a later time."""
 _LATEST_MEMOS = 100
+_SHOWN_ITEMS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ class Reason:
     Attributes:
         kind: of a run: ended, undoing, closing (it waits for its children before it ends), paused, executing, queued,
             waitlisted, delayed, retrying, waiting, batch, code_missing, not_readable. Behind it: child, event, signal,
-            ask, command (which ends it), sleep, step, code, release (of a pinned run), retrying, waitlisted, pause,
-            queue, concurrency.
+            ask, command (which ends it), sleep, step, map, code, release (of a pinned run), retrying, waitlisted,
+            pause, queue, concurrency.
         subject: a run, a step, a queue, or a concurrency limit.
         text: a sentence without a full stop.
         until: when it ends by itself, in UTC; ``None``: it does not end by time.
@@ -220,41 +222,71 @@ class _Explainer:
             return Reason("delayed", record.id, f"{record.name} starts at {iso(record.due_at)}", _time(record.due_at))
         return Reason("delayed", record.id, f"{record.name} is {delayed_by or DELAYED}", _time(record.due_at))
 
+    def _map(
+        self,
+        run_id: str,
+        step: StepRecord,
+        items: list[StepRecord],
+        limits: list[tuple[int, str]],
+        record: RunRecord,
+        *,
+        depth: int,
+    ) -> Reason:
+        """How far a map is, and what its first items do that workers have taken; else what those do that are ready."""
+        progress = pending_map(step) or MapProgress(0, 0, 0)
+        text = f"step {step.id!r} has {progress.completed:,} of {progress.count:,} results, {progress.failed:,} failed"
+        text += f"; {progress.open:,} items are open, {progress.left:,} are left"
+        taken = [one for one in items if one.state != "queued"] or items
+        shown = sorted(taken, key=lambda one: one.key)[:_SHOWN_ITEMS]
+        because = tuple(self._steps(run_id, shown, limits, record, depth=depth))
+        return Reason("map", step.id, text, None, because)
+
     def _steps(
         self, run_id: str, steps: list[StepRecord], limits: list[tuple[int, str]], record: RunRecord, *, depth: int
     ) -> Iterator[Reason]:
+        maps = {step.key for step in steps if step.items is not None}
+        of_maps = [step for step in steps if step.is_item and split_item_key(step.key)[0] in maps]
         for step in sorted(steps, key=lambda step: step.id):
-            job, queue = f"{run_id}-{step.key}", step.queue or record.queue
-            match step.state:
-                case "waiting" if step.child:
-                    child = self.run(step.child, depth=depth + 1) if depth < _DEPTH else None
-                    because = (child,) if child else ()
-                    yield Reason("child", step.id, _child(step), _time(step.due_at), because)
-                case "waiting" if step.kind == StepKind.SIGNAL:
-                    yield _signal(run_id, step)
-                case "waiting" if step.kind == StepKind.ASK:
-                    yield _ask(run_id, step)
-                case "waiting" if step.index:
-                    yield Reason("event", step.id, f"step {step.id!r} waits for {_event(step)}", _time(step.due_at))
-                case "waiting":
-                    yield Reason("sleep", step.id, f"step {step.id!r} sleeps", _time(step.due_at))
-                case "queued":
-                    why = (self._queued(queue, job, started=True), *self._paused_queue(record, queue))
-                    text = f"step {step.id!r} is ready, and no worker has taken it"
-                    yield Reason("step", step.id, text, None, why)
-                case "waitlisted":
-                    positions = tuple(self._positions(job, limits, replace(record, queue=queue)))
-                    yield Reason("waitlisted", step.id, f"step {step.id!r} waits in a wait list", None, positions)
-                case "leased":
-                    text = f"step {step.id!r} is executed by {self._holder(step.owner)}"
-                    yield Reason("step", step.id, text, since=_time(step.leased_at))
-                case "delayed" if step.deferred and step.failure:
-                    kind = "code_missing" if step.failure.name == "CodeMissing" else "not_readable"
-                    yield Reason(kind, step.id, f"step {step.id!r}: {step.failure.message}", _time(step.due_at))
-                case "delayed":
-                    failure = f": {step.failure.name}: {step.failure.message}" if step.failure else ""
-                    text = f"step {step.id!r} failed, and is tried again (retry {step.attempts}){failure}"
-                    yield Reason("retrying", step.id, text, _time(step.due_at))
+            if step.state == StepState.MAPPING:
+                items = [one for one in of_maps if split_item_key(one.key)[0] == step.key]
+                yield self._map(run_id, step, items, limits, record, depth=depth)
+            elif step not in of_maps:  # its map shows it
+                yield from self._step(run_id, step, limits, record, depth=depth)
+
+    def _step(
+        self, run_id: str, step: StepRecord, limits: list[tuple[int, str]], record: RunRecord, *, depth: int
+    ) -> Iterator[Reason]:
+        job, queue = f"{run_id}-{step.key}", step.queue or record.queue
+        match step.state:
+            case "waiting" if step.child:
+                child = self.run(step.child, depth=depth + 1) if depth < _DEPTH else None
+                because = (child,) if child else ()
+                yield Reason("child", step.id, _child(step), _time(step.due_at), because)
+            case "waiting" if step.kind == StepKind.SIGNAL:
+                yield _signal(run_id, step)
+            case "waiting" if step.kind == StepKind.ASK:
+                yield _ask(run_id, step)
+            case "waiting" if step.index:
+                yield Reason("event", step.id, f"step {step.id!r} waits for {_event(step)}", _time(step.due_at))
+            case "waiting":
+                yield Reason("sleep", step.id, f"step {step.id!r} sleeps", _time(step.due_at))
+            case "queued":
+                why = (self._queued(queue, job, started=True), *self._paused_queue(record, queue))
+                text = f"step {step.id!r} is ready, and no worker has taken it"
+                yield Reason("step", step.id, text, None, why)
+            case "waitlisted":
+                positions = tuple(self._positions(job, limits, replace(record, queue=queue)))
+                yield Reason("waitlisted", step.id, f"step {step.id!r} waits in a wait list", None, positions)
+            case "leased":
+                text = f"step {step.id!r} is executed by {self._holder(step.owner)}"
+                yield Reason("step", step.id, text, since=_time(step.leased_at))
+            case "delayed" if step.deferred and step.failure:
+                kind = "code_missing" if step.failure.name == "CodeMissing" else "not_readable"
+                yield Reason(kind, step.id, f"step {step.id!r}: {step.failure.message}", _time(step.due_at))
+            case "delayed":
+                failure = f": {step.failure.name}: {step.failure.message}" if step.failure else ""
+                text = f"step {step.id!r} failed, and is tried again (retry {step.attempts}){failure}"
+                yield Reason("retrying", step.id, text, _time(step.due_at))
 
     def _queued(self, queue: str, job: str, *, started: bool) -> Reason:
         """The position of a job on the queue of its partition, and the workers that serve the queue."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,10 @@ class InvokeView:
 def find_invokes(
     memos: Iterable[tuple[str, Memo]], pending: Sequence[StepRecord], attempts: Iterable[AttemptRecord] = ()
 ) -> list[InvokeView]:
-    """The invoke steps of a run: those that wait, then those that did not complete, then those that did."""
+    """The invoke steps of a run: those that wait, then those that did not complete, then those that did.
+
+    Also those items of maps that have failed, or have not ended.
+    """
     stored = list(memos)
     found = [_started_child(memo) for _, memo in stored]
     found += [waiting_invoke(step) for step in pending]
@@ -66,6 +69,7 @@ def find_invokes(
     waiting = [invoke for invoke in known if invoke.waiting]
     waiting.sort(key=lambda invoke: (invoke.waits_until or 0, invoke.step_id))
     rest = [invoke for invoke in known if not invoke.waiting]
+    rest += [invoke for key, memo in stored for invoke in _failed_items(key, memo)]
     return waiting + sorted(rest, key=lambda invoke: invoke.outcome == "completed")
 
 
@@ -77,6 +81,15 @@ def _started_child(memo: Memo) -> InvokeView | None:
     return InvokeView(
         detail.get("end_key", ""), memo.id, detail.get("function", ""), detail.get("run_id", ""), UNFINISHED
     )
+
+
+def _failed_items(key: str, memo: Memo) -> Iterator[InvokeView]:
+    """The runs of the items that have failed, of a map that has invoked a function."""
+    failures = memo.detail.get("failures") if memo.detail.get("kind") == StepKind.MAP else None
+    for one in failures if isinstance(failures, list) else ():  # encrypted failures are none
+        if one.get("run_id"):
+            item_id = f"{memo.id}[{one['index']}]"
+            yield InvokeView(key, item_id, one.get("function", ""), one["run_id"], one.get("outcome", ""))
 
 
 def ended_invoke(key: str, memo: Memo) -> InvokeView | None:

@@ -10,11 +10,13 @@ from stepflow_broker.transitions.attempts import FAILED, UNFINISHED, WORKER_DIED
 from stepflow_broker.transitions.runs import RunRecord, StepRecord
 from stepflow_broker.views.attempt_view import DONE, RUNNING, AttemptView, kept_attempts
 from stepflow_broker.views.invoke_view import InvokeView, ended_invoke, unfinished_invoke, waiting_invoke
+from stepflow_broker.views.map_view import MapProgress, ended_map, pending_map
 from stepflow_broker.views.run_view import RunView
 from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import WaitView, ended_wait, pending_wait, unfinished_wait
+from stepflow_engine.codec import loads
 from stepflow_engine.failure import Failure
-from stepflow_engine.ids import undo_key
+from stepflow_engine.ids import is_item_key, split_item_key, undo_key
 from stepflow_engine.memo import Memo
 from stepflow_engine.steps import StepKind, stored_kind
 
@@ -35,11 +37,12 @@ class StepView:
         version: the version of the code of that worker; ``""``: unknown, or the step is a wait.
         due_at: when the next attempt is due.
         failure: the failure of the step, or of its last attempt.
-        kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event), ``send``, ``signal`` (a wait for one), ``ask``
-            or ``start`` (of a child; a step ``invoke`` with the same id waits for its end).
+        kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event), ``send``, ``signal`` (a wait for one), ``ask``,
+            ``map`` or ``start`` (of a child; a step ``invoke`` with the same id waits for its end).
         invoke: the invoke; ``None`` for a step of another kind.
         wait: the sleep, or the wait for an event, a signal or an answer; ``None`` for a step of another kind.
-        history: its attempts that are kept, oldest first; empty for a wait.
+        map: how far a map is; ``None`` for a step of another kind.
+        history: its attempts that are kept, oldest first; empty for a wait and a map.
         undoes: the id of the step that it undoes; ``""``: it is not an undo handler.
     """
 
@@ -57,6 +60,7 @@ class StepView:
     kind: str = StepKind.RUN
     invoke: InvokeView | None = None
     wait: WaitView | None = None
+    map: MapProgress | None = None
     history: tuple[AttemptView, ...] = ()
     undoes: str = ""
 
@@ -77,6 +81,7 @@ class StepView:
             "error": self.failure.to_json() if self.failure else None,
             "invoke": self.invoke.to_json() if self.invoke else None,
             "wait": self.wait.to_json() if self.wait else None,
+            "map": self.map.to_json() if self.map else None,
             "history": [attempt.to_json() for attempt in self.history],
             "undoes": self.undoes or None,
         }
@@ -91,6 +96,8 @@ def step_views(
 ) -> list[StepView]:
     """All steps of a run: those with memos in the order of the memos, then the others by id.
 
+    The items of a map that has not ended are steps too. Those that are ready, and no worker has taken, are left out.
+
     Args:
         attempts: the attempts of the run that gave no result.
         children: the children of the run by id; an invoke step takes its times from its child.
@@ -98,7 +105,11 @@ def step_views(
     kept = kept_attempts(run, attempts)
     steps = [_ended(run, key, memo, kept.get(key, ()), children) for key, memo in memos]
     known = {step.key for step in steps}
-    left = [_pending(step, kept.get(step.key, ()), children) for step in pending if step.key not in known]
+    left = [
+        _map(step) if step.items else _pending(step, kept.get(step.key, ()), children)
+        for step in pending
+        if step.key not in known and not (step.is_item and step.state == "queued")
+    ]
     known.update(step.key for step in left)
     left += _executing(run, kept, known)
     known.update(step.key for step in left)
@@ -140,6 +151,7 @@ def _ended(
         kind=stored_kind(detail),
         invoke=invoke,
         wait=ended_wait(key, memo),
+        map=ended_map(memo),
         history=(*kept, last) if has_attempts else tuple(kept),
     )
 
@@ -171,6 +183,20 @@ def _pending(step: StepRecord, kept: Sequence[AttemptView], children: Mapping[st
     )
 
 
+def _map(step: StepRecord) -> StepView:
+    """A map whose items have not all ended, or whose results are being collected."""
+    detail = loads(b"{" + step.detail)
+    return StepView(
+        id=step.id,
+        key=step.key,
+        state=RUNNING,
+        attempts=1,
+        started_at=detail.get("started_at"),
+        kind=StepKind.MAP,
+        map=pending_map(step),
+    )
+
+
 def executing_step(run: RunRecord, ended: frozenset[str] | set[str]) -> tuple[str, str, int] | None:
     """The step that the continuation of a run executes, as its worker has reported it: key, id, and since when.
 
@@ -182,6 +208,11 @@ def executing_step(run: RunRecord, ended: frozenset[str] | set[str]) -> tuple[st
     if found is None or found.fence != run.fence or found.key in ended:
         return None
     return found.key, found.step_id, found.since
+
+
+def _is_item_of(key: str, known: set[str]) -> bool:
+    """Whether a key is that of an item of a map among some steps, which shows how many items have failed."""
+    return is_item_key(key) and split_item_key(key)[0] in known
 
 
 def _executing(run: RunRecord, kept: Mapping[str, Sequence[AttemptView]], known: set[str]) -> list[StepView]:
@@ -200,7 +231,11 @@ def _unfinished(
 
     Their run has ended, or the code has cancelled them. A live run requests a step again after the death of its worker.
     """
-    last = {attempt.key: attempt for attempt in attempts if attempt.key and attempt.key not in known}
+    last = {
+        attempt.key: attempt
+        for attempt in attempts
+        if attempt.key and attempt.key not in known and not _is_item_of(attempt.key, known)
+    }
     for key, attempt in last.items():
         kind = stored_kind(attempt.detail)
         is_wait = kind not in (StepKind.RUN, StepKind.SEND)

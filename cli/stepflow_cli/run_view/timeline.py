@@ -14,7 +14,8 @@ from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.transitions.attempts import FAILED, UNFINISHED, WORKER_DIED
 from stepflow_broker.transitions.runs import RunRecord
 from stepflow_broker.transitions.signals import WaitingSignal
-from stepflow_broker.views.attempt_view import AttemptView
+from stepflow_broker.views.attempt_view import RUNNING, AttemptView
+from stepflow_broker.views.map_view import MapProgress
 from stepflow_broker.views.run_details import RunDetails
 from stepflow_broker.views.run_pauses import pause_text
 from stepflow_broker.views.step_view import StepView
@@ -296,7 +297,14 @@ def _result(step: StepView, now: int) -> Text:
         return Text(waits_until(step.invoke.waits_until, now), style="yellow")
     if step.wait is not None and step.wait.outcome == WAITING:
         return Text(wait_text(step.wait, now), style="yellow", no_wrap=False, overflow="fold")
+    if step.map is not None and step.state == RUNNING:
+        return Text(_progress(step.map), style="yellow")
     return Text(_result_text(step)) if step.state in ("done", UNFINISHED) else Text()
+
+
+def _progress(progress: MapProgress) -> str:
+    failed = f", {progress.failed:,} failed" if progress.failed else ""
+    return f"{progress.completed:,} of {progress.count:,} items{failed}, {progress.open:,} open"
 
 
 def _result_text(step: StepView) -> str:

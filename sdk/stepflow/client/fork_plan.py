@@ -20,7 +20,7 @@ from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_event, dumps_output, loads, restore
 from stepflow_engine.encryption_scopes import end_scopes, reseal_memo, result_scope
 from stepflow_engine.errors import ForkError
-from stepflow_engine.ids import numbered_keys, run_id_for, undo_key, with_partition_prefix
+from stepflow_engine.ids import is_item_key, numbered_keys, run_id_for, undo_key, with_partition_prefix
 from stepflow_engine.memo import Memo, memo_of_data, read_memo
 from stepflow_engine.patches import PatchDecision
 from stepflow_engine.state_machine import RunStatus
@@ -83,7 +83,7 @@ def source_steps(
     pending: Sequence[StepRecord],
     attempts: Sequence[AttemptRecord],
 ) -> dict[str, SourceStep]:
-    """The steps of a run by key: those with memos in the order of the memos, then the others.
+    """The steps of a run by key: those with memos in the order of the memos, then the others. No items of maps.
 
     Args:
         attempts: the attempts that gave no result. They name the steps that a cancelled or failed run has left.
@@ -94,13 +94,15 @@ def source_steps(
         starts = str(memo.detail.get("end_key", ""))
         steps[key] = SourceStep(key, memo.id, stored_kind(memo.detail), text, memo, _invoke_facts(memo.detail), starts)
     for step in pending:
+        if step.is_item:
+            continue
         detail = loads(b"{" + step.detail) if step.kind == StepKind.INVOKE else {}
         steps.setdefault(step.key, SourceStep(step.key, step.id, step.kind, invoke=_invoke_facts(detail)))
     if (executing := executing_step(record, set(steps))) is not None:
         key, step_id, _ = executing
         steps[key] = SourceStep(key, step_id, StepKind.RUN)
     for one in attempts:
-        if one.key:
+        if one.key and not is_item_key(one.key):
             left = SourceStep(one.key, one.step_id, stored_kind(one.detail), invoke=_invoke_facts(one.detail))
             steps.setdefault(one.key, left)
     return steps

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from stepflow_broker.views.attempt_view import AttemptView
+from stepflow_broker.views.map_view import MapProgress
 from stepflow_broker.views.run_view import RunView
 from stepflow_broker.views.step_view import StepView
 from stepflow_engine.failure import Failure
@@ -102,7 +103,8 @@ class StepInfo:
 
     Attributes:
         id: the id of the step, as the code gave it.
-        kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event), ``send``, ``signal`` (a wait for one) or ``ask``.
+        kind: ``run``, ``invoke``, ``sleep``, ``wait`` (for an event), ``send``, ``signal`` (a wait for one), ``ask``
+            or ``map``.
         state: ``done``, ``failed``, ``running``, ``queued``, ``retrying``, ``delayed``, ``waiting`` or ``unfinished``
             (the run ended before the step did).
         attempts: how many attempts have started; of a step that has not ended, how many have failed.
@@ -116,6 +118,7 @@ class StepInfo:
         history: its last attempts, the oldest first; empty for a wait.
         answered_by: of an ask, who has answered, at ``ended_at``; ``""``: nobody.
         undoes: the id of the step that it undoes; ``""``: it is not an undo handler.
+        map: of a map, how far it is; ``None``: it is a step of another kind.
 
     Example::
 
@@ -137,6 +140,7 @@ class StepInfo:
     history: tuple[AttemptInfo, ...] = ()
     answered_by: str = ""
     undoes: str = ""
+    map: MapProgress | None = None
 
 
 def run_info(view: RunView) -> RunInfo:
@@ -183,6 +187,7 @@ def step_info(view: StepView) -> StepInfo:
         history=tuple(attempt_info(one) for one in view.history),
         answered_by=view.wait.answered_by if view.wait else "",
         undoes=view.undoes,
+        map=view.map,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -25,7 +26,14 @@ from stepflow_engine.memo import Memo
 from stepflow_engine.start_options import StartOptions
 from stepflow_engine.steps import InvokeRequest, ParentClose, StartRequest
 
-__all__ = ["Invocable", "invoke_error", "invoke_request", "invoke_timeout_ms", "start_request"]
+__all__ = [
+    "Invocable",
+    "invoke_error",
+    "invoke_request",
+    "invoke_requests",
+    "invoke_timeout_ms",
+    "start_request",
+]
 
 I = TypeVar("I", default=Any)  # noqa: E741  input
 O = TypeVar("O", default=Any)  # noqa: E741  output
@@ -107,6 +115,24 @@ def _called(call: str, function: Any, data: Any, *, app_id: str, event_bytes: in
     text = dumps_event({} if data is None else data, limit_bytes=event_bytes)
     check_event_data(getattr(function, "input", None), data, limit_bytes=event_bytes)
     return app, name, text
+
+
+def invoke_requests(
+    function: Any, timeout: Duration | None, *, app_id: str, event_bytes: int
+) -> tuple[str, Callable[[Any], InvokeRequest]]:
+    """The name of a function, as ``app/id``, and what makes the requests of a map that invokes it from their data.
+
+    Raises:
+        StepUsageError: the function or the timeout is invalid.
+    """
+    app, name = _name("map", function, app_id)
+    timeout_ms = invoke_timeout_ms(timeout, "map: timeout")
+
+    def request(data: Any) -> InvokeRequest:
+        called = _called("map", function, data, app_id=app_id, event_bytes=event_bytes)
+        return InvokeRequest(*called, timeout_ms)
+
+    return f"{app}/{name}", request
 
 
 def _options(call: str, options: dict[str, Any]) -> StartOptions | None:

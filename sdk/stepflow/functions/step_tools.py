@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from stepflow.event import Event, read_event
 from stepflow.functions.ask_schema import answer_type
 from stepflow.functions.child_handle import ChildHandle
-from stepflow.functions.invocable import Invocable, invoke_error, invoke_request, start_request
+from stepflow.functions.invocable import Invocable, invoke_error, invoke_request, invoke_requests, start_request
+from stepflow.functions.maps import MapResult, item_requests, map_request, map_result
 from stepflow.functions.requests import (
     Close,
     Match,
@@ -35,12 +36,13 @@ from stepflow_engine.isolation import Isolation, check_importable, isolation
 from stepflow_engine.limits import Limits
 from stepflow_engine.placement import Placement, placement
 from stepflow_engine.retry_policy import Retry, combined_retries
-from stepflow_engine.steps import RunRequest
+from stepflow_engine.steps import InvokeRequest, RunRequest
 
 __all__ = ["StepTools"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 A = TypeVarTuple("A")
 I = TypeVar("I")  # noqa: E741  input
 O = TypeVar("O")  # noqa: E741  output
@@ -121,6 +123,19 @@ class StepTools:
             urls = await ctx.step.run("copy-images", copy_images, ctx.event.data["urls"])
         """
         undo = kwargs.pop("undo", self._undo) if kwargs else self._undo
+        request = self._run_request(id, handler, args, kwargs)
+        if undo is not None:
+            request = replace(request, undo=checked_undo(id, handler, undo))
+            self._execution.has_undo = True
+        memo = await self._execution.request(id, request)
+        if memo.failure is not None:
+            raise StepError(id, memo.failure)
+        adapter = request.adapter
+        if adapter is None and "edited" not in memo.detail:
+            return memo.data
+        return restore(adapter or plain_adapter(handler), memo.data, what=f"step {id!r}")
+
+    def _run_request(self, id: str, handler: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunRequest:
         if not callable(handler):
             raise StepUsageError(
                 f"step {id!r}: handler must be callable, got {type(handler).__name__}: "
@@ -133,7 +148,7 @@ class StepTools:
         if self._isolation is not None:
             check_importable(handler, what=f"step {id!r}: an isolated handler")
         adapter = result_adapter(handler)
-        request = RunRequest(
+        return RunRequest(
             handler,
             args,
             kwargs,
@@ -144,15 +159,106 @@ class StepTools:
             isolation=self._isolation,
             placement=self._placement,
         )
-        if undo is not None:
-            request = replace(request, undo=checked_undo(id, handler, undo))
-            self._execution.has_undo = True
+
+    @overload
+    async def map(
+        self,
+        id: str,
+        handler: Invocable[I, O],
+        items: Iterable[I | Mapping[str, Any]],
+        *,
+        at_once: int | None = None,
+        tolerate: float = 0,
+        timeout: Duration | None = None,
+    ) -> MapResult[O]: ...
+    @overload
+    async def map(
+        self,
+        id: str,
+        handler: Callable[[T], Awaitable[R]],
+        items: Iterable[T],
+        *,
+        at_once: int | None = None,
+        tolerate: float = 0,
+    ) -> MapResult[R]: ...
+    @overload
+    async def map(
+        self,
+        id: str,
+        handler: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        at_once: int | None = None,
+        tolerate: float = 0,
+    ) -> MapResult[R]: ...
+    @overload
+    async def map(
+        self,
+        id: str,
+        handler: str,
+        items: Iterable[Any],
+        *,
+        at_once: int | None = None,
+        tolerate: float = 0,
+        timeout: Duration | None = None,
+    ) -> MapResult[Any]: ...
+    async def map(
+        self,
+        id: str,
+        handler: Any,
+        items: Iterable[Any],
+        *,
+        at_once: int | None = None,
+        tolerate: float = 0,
+        timeout: Duration | None = None,
+    ) -> MapResult[Any]:
+        """Call a handler, or invoke a function, for each item, on all workers, and return the results in order.
+
+        It is one step. Each item is executed, stored and retried on its own, and is never executed again once its
+        result is stored. Only as many items have a job as may be open at once, so a map of 100,000 items needs little
+        memory. All results together count to the limit of a run's state, 32 MiB.
+
+        Args:
+            id: identifies the step in the run.
+            handler: called with the item as its one argument, as by ``run``; or a function, a `reference_function` or
+                the id of a function, invoked with the item as its data, as by ``invoke``.
+            items: at most 1,000,000 items. Each replay must make the same items in the same order.
+            at_once: how many items may be open at once: executing, ready, waiting for a child or for a retry. 1 to
+                1,000; ``None``: 1,000.
+            tolerate: how many items may fail: an integer, or a float from 0.0 to 1.0 as their share. If more fail, no
+                further item begins, and the step fails when those that execute have ended. Children continue.
+            timeout: of a function: the longest wait for each child, a duration or seconds; by default, and at most,
+                366 days. For a handler, use ``with_options(timeout=…)``.
+
+        Returns:
+            A list with the result of each item. An item that failed has ``None`` in its place, and is in ``failures``.
+
+        Raises:
+            MapFailedError: more items failed than may fail. It has all of their errors, and the runs of functions.
+            MapItemsError: the items are not those with which the step began.
+            StepUsageError: an argument is invalid.
+            LimitError: there are more than 1,000,000 items.
+
+        Example::
+
+            counts = await ctx.step.map("count", count, names, at_once=20, tolerate=0.05)
+        """
+        self._refuse_undo("map")
+        make: Callable[[Any], RunRequest | InvokeRequest]
+        function = ""
+        if isinstance(handler, Invocable | str):
+            self._refuse_handler_options("map with a function")
+            limit = self._limits.event_bytes
+            function, make = invoke_requests(handler, timeout, app_id=self._app_id, event_bytes=limit)
+            adapter = getattr(handler, "output", None)
+        elif timeout is not None:
+            raise StepUsageError(f"step {id!r}: map: timeout is for functions: use with_options(timeout=...)")
+        else:
+            make, adapter = item_requests(self._run_request(id, handler, (), {}))
+        queue = self._placement.queue if self._placement else ""
+        request = map_request(id, items, make, function=function, queue=queue, at_once=at_once, tolerate=tolerate)
         memo = await self._execution.request(id, request)
-        if memo.failure is not None:
-            raise StepError(id, memo.failure)
-        if adapter is None and "edited" not in memo.detail:
-            return memo.data
-        return restore(adapter or plain_adapter(handler), memo.data, what=f"step {id!r}")
+        return map_result(id, memo, adapter)
 
     @overload
     async def invoke(
@@ -550,10 +656,13 @@ class StepTools:
         """
         return bool(current_handler("cancelled").cancelled)
 
-    def _refuse_handler_options(self, call: str) -> None:
-        """Refuse options of a handler for a step that has none."""
+    def _refuse_undo(self, call: str) -> None:
         if self._undo is not None:
             raise StepUsageError(f"with_options(undo=...) is for step.run, not for step.{call}: remove undo")
+
+    def _refuse_handler_options(self, call: str) -> None:
+        """Refuse options of a handler for a step that has none."""
+        self._refuse_undo(call)
         if self._placement is not None:
             child = (
                 f", or pass queue= to {call} for the queue of the child" if call in ("invoke", "start_child") else ""

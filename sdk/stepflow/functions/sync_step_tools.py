@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from stepflow.event import Event
 from stepflow.functions.child_handle import SyncChildHandle
 from stepflow.functions.invocable import Invocable
+from stepflow.functions.maps import MapResult
 from stepflow.functions.requests import Close, Match, Undo, When
 from stepflow.functions.step_tools import StepTools
 from stepflow.signals import Signal
@@ -19,6 +20,7 @@ __all__ = ["SyncStepTools"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 A = TypeVarTuple("A")
 I = TypeVar("I")  # noqa: E741  input
 O = TypeVar("O")  # noqa: E741  output
@@ -48,6 +50,63 @@ class SyncStepTools:
     def run(self, id: str, handler: Any, /, *args: object, **kwargs: Any) -> Any:
         """Call ``handler(*args, **kwargs)`` as a step and return its result; see `StepTools.run`."""
         return self._bridge.call(lambda: self._tools.run(id, handler, *args, **kwargs))
+
+    @overload
+    def map(
+        self,
+        id: str,
+        handler: Invocable[I, O],
+        items: Iterable[I | Mapping[str, Any]],
+        *,
+        at_once: int | None = None,
+        tolerate: float = 0,
+        timeout: Duration | None = None,
+    ) -> MapResult[O]: ...
+    @overload
+    def map(
+        self,
+        id: str,
+        handler: Callable[[T], Awaitable[R]],
+        items: Iterable[T],
+        *,
+        at_once: int | None = None,
+        tolerate: float = 0,
+    ) -> MapResult[R]: ...
+    @overload
+    def map(
+        self,
+        id: str,
+        handler: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        at_once: int | None = None,
+        tolerate: float = 0,
+    ) -> MapResult[R]: ...
+    @overload
+    def map(
+        self,
+        id: str,
+        handler: str,
+        items: Iterable[Any],
+        *,
+        at_once: int | None = None,
+        tolerate: float = 0,
+        timeout: Duration | None = None,
+    ) -> MapResult[Any]: ...
+    def map(
+        self,
+        id: str,
+        handler: Any,
+        items: Iterable[Any],
+        *,
+        at_once: int | None = None,
+        tolerate: float = 0,
+        timeout: Duration | None = None,
+    ) -> MapResult[Any]:
+        """Call a handler, or invoke a function, for each item, and return the results in order; see `StepTools.map`."""
+        return self._bridge.call(
+            lambda: self._tools.map(id, handler, items, at_once=at_once, tolerate=tolerate, timeout=timeout)
+        )
 
     @overload
     def invoke(

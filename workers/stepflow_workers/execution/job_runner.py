@@ -93,7 +93,7 @@ async def _perform(state: WorkerState, attempt: StepAttempt[RunRequest]) -> Step
 
 
 def _job(context: JobContext, run: CachedRun, lease: Lease) -> PlannedStep | RunDriver:
-    return PlannedStep(context.state, run, lease) if lease.key else RunDriver(context, run, lease)
+    return PlannedStep(context, run, lease) if lease.key else RunDriver(context, run, lease)
 
 
 def _release(context: JobContext, run: CachedRun, lease: Lease) -> None:

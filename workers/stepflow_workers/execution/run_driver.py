@@ -25,9 +25,9 @@ from stepflow_broker.transitions.runs import (
 )
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import values_scope
-from stepflow_engine.errors import StepKindError
+from stepflow_engine.errors import MapItemsError, StepKindError, StepUsageError
 from stepflow_engine.execution import Outcome, Waiting
-from stepflow_engine.steps import RunRequest
+from stepflow_engine.steps import MapRequest, RunRequest
 from stepflow_workers.execution.cancelled_steps import drop_cancelled_steps
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.run_completion import complete_run
@@ -195,23 +195,29 @@ class RunDriver:
         """
         run, state = self._run, self._state
         steps = await state.broker.execute(read_steps(state.partition, run.run_id))
-        errors = {step.key: error for step in steps if (error := self._kind_error(step)) is not None}
+        errors = {step.key: error for step in steps if (error := self._other_code(step)) is not None}
         if errors and await self._left_to_other_version():
             return False
         for key, error in errors.items():
             run.execution.refuse(key, error)
-        run.planned.update(step.key for step in steps if step.state and not step.has_early_events)
+        planned = (step for step in steps if step.state and not step.has_early_events and not step.is_item)
+        run.planned.update(step.key for step in planned)
         await catch_up(state, run)
         run.execution.request_again()
         self._may_be_planned = False
         return True
 
-    def _kind_error(self, step: StepRecord) -> StepKindError | None:
-        """The error for a step that the code requests, if a step of another kind has its id in the run."""
+    def _other_code(self, step: StepRecord) -> StepUsageError | None:
+        """The error for a step that the code requests, if a step of another kind, or a map of others, has its id."""
         call = self._run.execution.pending(step.key)
-        if call is None or not step.state or call.request.kind == step.kind:
+        if call is None or not step.state:
             return None
-        return StepKindError(call.id, stored=step.kind, requested=call.request.kind)
+        request = call.request
+        if request.kind != step.kind:
+            return StepKindError(call.id, stored=step.kind, requested=request.kind)
+        if isinstance(request, MapRequest) and step.items is not None and step.items.digest != request.items.digest:
+            return MapItemsError(call.id, began_with=step.items.count, has=len(request.items.values))
+        return None
 
     # -- commit ------------------------------------------------------------------
 

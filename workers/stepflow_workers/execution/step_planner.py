@@ -1,4 +1,4 @@
-"""Starts the steps that a continuation does not execute itself: waits, sends, jobs and child runs.
+"""Starts the steps that a continuation does not execute itself: waits, maps, sends, jobs and child runs.
 
 Waits start first, so that no wait misses an event that another step of the same gather causes.
 """
@@ -18,6 +18,7 @@ from stepflow_engine.ids import child_key
 from stepflow_engine.steps import (
     AskRequest,
     InvokeRequest,
+    MapRequest,
     RunRequest,
     SendRequest,
     SignalRequest,
@@ -30,6 +31,7 @@ from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.run_loader import catch_up
 from stepflow_workers.execution.steps.ask import start_ask
 from stepflow_workers.execution.steps.invoke import invoke_children
+from stepflow_workers.execution.steps.map import start_map
 from stepflow_workers.execution.steps.send import send_step_events
 from stepflow_workers.execution.steps.signal import start_signal_wait
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
@@ -44,7 +46,7 @@ _CHUNK = 100
 
 
 async def start_steps(context: JobContext, run: CachedRun, lease: Lease, calls: list[StepCall]) -> bool:
-    """Start a wait, a job or a child run for each step, or send its events; true if the run continues here."""
+    """Start a wait, a job, a map or a child run for each step, or send its events; true if the run continues here."""
     jobs: dict[str, list[tuple[str, str]]] = {}  # by queue
     invokes: list[StepAttempt[InvokeRequest | StartRequest]] = []
     waits: list[Callable[[], Awaitable[ScriptStatus]]] = []
@@ -56,16 +58,10 @@ async def start_steps(context: JobContext, run: CachedRun, lease: Lease, calls: 
                 jobs.setdefault(_queue_of(request), []).append((call.key, call.id))
             case InvokeRequest() | StartRequest() as request:
                 invokes.append(StepAttempt(run, lease, call, request))
-            case SleepRequest() | WaitRequest() as request:
-                waits.append(partial(start_wait, context, StepAttempt(run, lease, call, request)))
-            case SignalRequest() as request:
-                waits.append(partial(start_signal_wait, context, StepAttempt(run, lease, call, request)))
-            case AskRequest() as request:
-                waits.append(partial(start_ask, context.state, StepAttempt(run, lease, call, request)))
             case SendRequest() as request:
                 sends.append(StepAttempt(run, lease, call, request))
-            case other:
-                assert_never(other)
+            case request:
+                waits.append(_starter(context, run, lease, call, request))
     run.planned.update(call.key for call in calls)
     for wait in waits:
         if not await _accepted(context.state, run, await wait()):
@@ -85,6 +81,27 @@ def _is_refused(run: CachedRun, call: StepCall) -> bool:
     error = InvokeCancelledError(call.id, failure, function_id=request.function, run_id=request.child)
     run.execution.refuse(call.key, error)
     return True
+
+
+def _starter(
+    context: JobContext,
+    run: CachedRun,
+    lease: Lease,
+    call: StepCall,
+    request: SleepRequest | WaitRequest | SignalRequest | AskRequest | MapRequest,
+) -> Callable[[], Awaitable[ScriptStatus]]:
+    """Starts a wait, or a map."""
+    match request:
+        case SleepRequest() | WaitRequest():
+            return partial(start_wait, context, StepAttempt(run, lease, call, request))
+        case SignalRequest():
+            return partial(start_signal_wait, context, StepAttempt(run, lease, call, request))
+        case AskRequest():
+            return partial(start_ask, context.state, StepAttempt(run, lease, call, request))
+        case MapRequest():
+            return partial(start_map, context, StepAttempt(run, lease, call, request))
+        case other:
+            assert_never(other)
 
 
 async def _accepted(state: WorkerState, run: CachedRun, code: ScriptStatus) -> bool:

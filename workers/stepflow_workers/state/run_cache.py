@@ -41,6 +41,7 @@ class CachedRun:
         has_stored_undo: whether it is stored that the code has requested a step with an undo handler.
         undoing: the status with which the run ends when its steps are undone; ``""``: it does not undo them.
         round: how often the run has continued as new.
+        depth: how many parents it has above it; ``None``: this worker has not read it.
         lock: held by the job that advances the code.
     """
 
@@ -64,6 +65,7 @@ class CachedRun:
     has_stored_undo: bool = False
     undoing: str = ""
     round: int = 0
+    depth: int | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

@@ -23,7 +23,7 @@ end
 
 for _, words in ipairs({
   {'TIME'}, {'SET', key, 1}, {'GET', key}, {'INCR', key}, {'EXISTS', key}, {'PEXPIRE', key, 1000}, {'PTTL', key}, {'PERSIST', key},
-  {'DEL', key}, {'HSET', key, 'f', 1}, {'HSETNX', key, 'f', 1}, {'HGET', key, 'f'}, {'HMGET', key, 'f'},
+  {'DEL', key}, {'UNLINK', key}, {'HSET', key, 'f', 1}, {'HSETNX', key, 'f', 1}, {'HGET', key, 'f'}, {'HMGET', key, 'f'},
   {'HGETALL', key}, {'HKEYS', key}, {'HLEN', key}, {'HEXISTS', key, 'f'}, {'HINCRBY', key, 'f', 1}, {'HDEL', key, 'f'},
   {'RPUSH', key, 1}, {'LPUSH', key, 1}, {'LLEN', key}, {'LINDEX', key, 0}, {'LRANGE', key, 0, 1}, {'LPOS', key, 1}, {'LPOP', key},
   {'LREM', key, 1, 1}, {'LTRIM', key, 0, 1}, {'SADD', key, 1}, {'SMEMBERS', key}, {'SISMEMBER', key, 1}, {'SCARD', key}, {'SREM', key, 1},

@@ -5,7 +5,7 @@
 -- KEYS     1 live (any key of the partition)
 -- ARGV     1 now_ms  2 repair (1 or 0)  3 kind  4 id (of the index; '': there is one, or the members are keys)
 --          5 own (1: only stepflow writes to it)  6.. members
--- MOVES    step queued|waitlisted|leased|delayed|waiting -> none; promote
+-- MOVES    step queued|waitlisted|leased|delayed|waiting|mapping -> none; promote
 -- RETURNS  list of {code, where, subject, detail, 1 REPAIRED | 0 FOUND}
 local now, kind, id, own = clock(ARGV[1]), ARGV[3], ARGV[4], ARGV[5] == '1'
 repairs = ARGV[2] == '1'

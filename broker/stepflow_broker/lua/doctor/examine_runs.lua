@@ -1,12 +1,12 @@
 -- examine_runs: compare each run with itself and with all that it demands elsewhere. With `repair`, restore what is missing.
 -- It examines fewer runs than are named when these have very many steps, so that the server is not blocked for long.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes undo cancellation truth expected findings times
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes maps undo cancellation truth expected findings times
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 repair (1 or 0)  3.. runs
 -- MOVES    run queued|running|waiting -> queued|running|waiting; run waiting -> completed|failed|cancelled;
 --          continuation leased|waitlisted|delayed|parked -> queued|waitlisted;
 --          continuation queued|waitlisted|leased|delayed|batched|parked -> none; step leased|waitlisted|delayed -> queued|waitlisted;
---          step queued|waitlisted|leased|delayed|waiting -> none; step waiting -> memo; wake
+--          step queued|waitlisted|leased|delayed|waiting|mapping -> none; step waiting -> memo; wake; end_item
 -- RETURNS  {how many were examined, list of {code, where, subject, detail, 1 REPAIRED | 0 FOUND},
 --          list of {ready job, when it was queued},
 --          list of {run, step key, child, message} of waits for children in other partitions, which are not examined}
@@ -77,11 +77,12 @@ local function examine_child(step)
     report('child_missing', '', member, step.child, function()
       local memo, was = redis.call('GET', TIMEOUT .. member) or memo_of_timeout(step, now), read_run(run)
       drop_wait(run, key)
-      wake_run(run, was, key, select(2, record_memo(run, was, key, memo)), now, '')
+      end_child_wait(run, was, key, memo, now)
     end)
   elseif not LIVE_STATUS[child[1]] and not is_pending(child[2]) then
     report('child_result_lost', '', member, step.child, function()
       local position, _, parent, name, was = resolve_by_child(step.child)
+      if not position then return MAPS.resolve_item(step.child, now) end
       if position == 0 then return false end
       wake_run(parent, was, name, position, now, '')
     end)
@@ -157,6 +158,26 @@ local function examine_step(step)
   end
 end
 
+-- a map whose items have not all ended: as many are open as it says, and those that it has handed out are open or ended
+local function examine_map(map, jobs)
+  local run, key, open = map.run, map.key, 0
+  for i = 2, #jobs do
+    if #jobs[i].key >= 56 and MAPS.of_item(jobs[i].key) == key then open = open + 1 end
+  end
+  if open > 0 and open == tonumber(map.open) then return end
+  report('map_stuck', '', run .. ':' .. key, open .. ' of ' .. map.open .. ' open items', function()
+    local m = MAPS.read(run, key)
+    m.open = 0
+    for index = 0, m.next - 1 do
+      if redis.call('HEXISTS', ITEMS .. run .. ':' .. key, index) == 0 then
+        MAPS.plan_item(run, map.was, key, m, index, now)
+        m.open = m.open + 1
+      end
+    end
+    MAPS.hand_out(run, map.was, key, m, 100, now)
+  end)
+end
+
 local function examine_live(run, was)
   examine_expiry(run, {RUN = RUN, MEMOS = MEMOS, MEMO_ORDER = MEMO_ORDER, ATTEMPTS = ATTEMPTS, STEPS = STEPS,
     SIGNALS = SIGNALS, SIGNAL_IDS = SIGNAL_IDS}, true)
@@ -178,7 +199,10 @@ local function examine_live(run, was)
   elseif state == 'parked' and not jobs[2] then
     report('run_stuck', '', run, '', function() queue_run(run, was, now) end)
   end
-  for i = 2, #jobs do examine_step(jobs[i]) end
+  for i = 2, #jobs do
+    if jobs[i].state == 'mapping' then examine_map(jobs[i], jobs) end
+    examine_step(jobs[i])
+  end
 end
 
 -- a parent's memo is how its child ended, unless the wait ended by its time before

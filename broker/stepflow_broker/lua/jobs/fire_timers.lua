@@ -2,11 +2,11 @@
 -- The member names the action: job:<job> queues a delayed job, or starts a run that was started for this time. wait:<run>:<step key> ends the wait for a child, an
 -- event or a time. resume:<subject> continues what a pause has stopped. start:<run> and finish:<run> cancel a run that
 -- has not started, or ended, in time. event:<id> sends a delayed event.
--- USES     clock jobs waits state concurrency pauses attempts indexes runs invokes undo cancellation start_rules later_starts delayed_events
+-- USES     clock jobs waits state concurrency pauses attempts indexes runs invokes undo cancellation start_rules later_starts delayed_events maps
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
 -- MOVES    run waiting -> queued; continuation delayed -> queued|waitlisted; step delayed -> queued|waitlisted;
---          step waiting -> memo; cancel; begin
+--          step waiting -> memo; cancel; begin; end_item
 -- RETURNS  {how many timers fired, milliseconds until the next (-1: there is none)}
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 if not first[1] then return {0, -1} end
@@ -33,13 +33,15 @@ for _, member in ipairs(due) do
     if step[1] == 'waiting' then
       local position, memo, was, _ = 0
       if step[2] then position, memo, _, _, was = resolve_by_child(step[2]) end
+      if not position then MAPS.resolve_item(step[2], now) end
       if position == 0 then -- no child, a live child, or a remote child: the time is over
         memo, was = redis.call('GET', TIMEOUT .. run .. ':' .. key), read_run(run)
         drop_wait(run, key, step[3])
-        position = select(2, record_memo(run, was, key, memo))
+        end_child_wait(run, was, key, memo, now)
         if step[4] and step[4] ~= 'leave' then cancel_late_child(step[2], step[5], now) end
+      elseif position then
+        wake_run(run, was, key, position, now, '')
       end
-      wake_run(run, was, key, position, now, '')
     end
   elseif kind == 'resume' then
     resume_subject(subject, now)

@@ -8,17 +8,21 @@ local function skipped_failure(reason)
   return '{"name":"RunSkippedError","message":' .. json_string('the run was skipped: ' .. reason) .. '}'
 end
 
--- resolve the parents' steps of runs that have ended
+-- wake idle workers to handle finished events, and to deliver messages to other partitions
+local function notify_outbox()
+  redis.call('PUBLISH', READY, '')
+end
+
+-- resolve the parents' steps of runs that have ended. A worker ends the items of maps, by their finished events.
 local function wake_parents(runs, now)
   for _, run in ipairs(runs) do
     local position, _, parent, key, was = resolve_by_child(run)
-    if position ~= 0 then wake_run(parent, was, key, position, now, '') end
+    if not position then
+      notify_outbox()
+    elseif position ~= 0 then
+      wake_run(parent, was, key, position, now, '')
+    end
   end
-end
-
--- wake idle workers to deliver messages to other partitions
-local function notify_outbox()
-  redis.call('PUBLISH', READY, '')
 end
 
 -- the retention of a run. Only runs with flow control or cancellation rules store it: for others the caller passes it.

@@ -67,6 +67,7 @@ local DEMANDS = {
     return {{'TIMEOUTS', ONE, 'wait:' .. member, score = job.due or now, exact = job.due}, {'TIMEOUT', ONE, member},
       index_entry(job, member, now)}
   end,
+  mapping = function() return {} end, -- its items have jobs; see examine_runs
   parked = function() return {} end,
   batched = function() return {} end, -- the batch lists it; see examine_runs
 }
@@ -129,7 +130,7 @@ end
 
 -- kinds of keys that only runs demand, or only jobs
 local OF_RUNS = {LIVE = true, INDEX = true, RUN_FUNCTIONS = true, EXPIRY = true, STEPS = true, BATCHED = true, SINGLETON = true, FINISHED = true, RQ_FAILED = true}
-local OF_JOBS = {RQ_QUEUE = true, ASKS = true, LEASES = true, WAIT_LIST = true, CONCURRENCY_SLOTS = true, TIMEOUT = true, RQ_WIP = true,
+local OF_JOBS = {RQ_QUEUE = true, ASKS = true, LEASES = true, WAIT_LIST = true, CONCURRENCY_SLOTS = true, TIMEOUT = true, ITEMS = true, RQ_WIP = true,
   RQ_SCHEDULED = true}
 
 -- a started run has a slot of each of its limits of live runs
@@ -153,6 +154,7 @@ local function expected(job, now, kind)
   if job.key == '' and not OF_JOBS[kind] then entries, retention = demands_of_run(job.run, was, now) end
   if was.live and demands and not OF_RUNS[kind] then
     for _, entry in ipairs(demands(job, now)) do entries[#entries + 1] = entry end
+    if job.count then entries[#entries + 1] = {'ITEMS', ONE, job.run .. ':' .. job.key, optional = true} end
     if RQ_STATUS[job.state] then entries[#entries + 1] = {'RQ_JOB', ONE, job.id, value = RQ_STATUS[job.state]} end
     if was.concurrency and (job.state == 'queued' or job.state == 'leased' or job.state == 'waitlisted') then
       entries[#entries + 1] = {'CONCURRENCY_SLOTS', wait_lists_of(job.id, was), job.id, optional = true}
@@ -179,7 +181,7 @@ local function owner_of(kind, member)
     if what == 'wait' then return string.match(subject, '^(.*):(%x+)$') end
     if what ~= 'job' then return nil end -- resume, event, or a kind of a newer stepflow
     job = subject
-  elseif kind == 'TIMEOUT' or kind == 'WAITS' or kind == 'ASKS' then
+  elseif kind == 'TIMEOUT' or kind == 'ITEMS' or kind == 'WAITS' or kind == 'ASKS' then
     local run, key = string.match(member, '^(.*):(!?%x+)$')
     return run, run and (string.sub(key, 1, 1) == '!' and '' or key)
   end

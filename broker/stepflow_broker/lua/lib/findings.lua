@@ -5,7 +5,7 @@ local findings, repairs = {}, false
 local ZSETS = {LIVE = LIVE, INDEX = INDEX, EXPIRY = EXPIRY, ASKS = ASKS, LEASES = LEASES, TIMEOUTS = TIMEOUTS, CONCURRENCY_SLOTS = CONCURRENCY_SLOTS,
   WAIT_LIST = WAIT_LIST, RQ_WIP = RQ_WIP, RQ_SCHEDULED = RQ_SCHEDULED, RQ_FAILED = RQ_FAILED}
 local WHOLE_KEYS = {MEMOS = MEMOS, MEMO_ORDER = MEMO_ORDER, ATTEMPTS = ATTEMPTS, SIGNALS = SIGNALS, SIGNAL_IDS = SIGNAL_IDS, STEPS = STEPS, BATCHED = BATCHED, TIMEOUT = TIMEOUT,
-  RQ_JOB = RQ_JOB, SINGLETON = SINGLETON}
+  ITEMS = ITEMS,  RQ_JOB = RQ_JOB, SINGLETON = SINGLETON}
 
 -- report a finding at a place: a kind of key, or ''. `repair` may answer false: not now.
 local function report(code, kind, subject, detail, repair)

@@ -31,12 +31,14 @@ local function resolve_step(run, key, child, status, payload, reason, ended_at)
 end
 
 -- resolve the step that waits for an ended child -> position, memo, run, step key, the run before;
--- 0 and '' when no step of this partition waits for the child
+-- 0 and '' when no step of this partition waits for the child; nil when an item of a map may wait for it: MAPS.resolve_item
+-- has to be called then
 local function resolve_by_child(child)
   local state = redis.call('HMGET', RUN .. child, 'parent', 'parent_step', 'status', 'output', 'error', 'reason',
     'finished', 'keep_ms', 'ended_at')
   local run, key, status = state[1], state[2], state[3]
   if not run or LIVE_STATUS[status] then return 0, '' end
+  if #key >= 56 then return nil end
   if state[7] then ack_finished(child, state[7], state[8]) end
   local position, memo, was = resolve_step(run, key, child, status, state[4] or state[5], state[6] or '',
     state[9])

@@ -8,10 +8,14 @@
 -- kept until its parent knows that it has ended. The start message is deleted at that time at the latest, so no later
 -- delivery creates the child again.
 
--- why a step cannot start to wait for a child: a status code; nil if it can
+-- why a step cannot start to wait for a child: a status code; nil if it can. An item of a map starts it by its own job.
 local function invoke_refusal(run, was, fence, key, version)
-  if not holds_run(was, fence) then return refusal(was) end
-  if redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then
+  if #key >= 56 then
+    if redis.call('HGET', STEPS .. run, key .. ':state') == 'waiting' then return 0 end
+    if not holds_step(run, key, fence) then return refusal(was) end
+  elseif not holds_run(was, fence) then
+    return refusal(was)
+  elseif redis.call('HEXISTS', MEMOS .. run, key) == 1 or redis.call('HEXISTS', STEPS .. run, key .. ':state') == 1 then
     return 0
   end
   if tonumber(redis.call('GET', VERSION) or 0) ~= tonumber(version) then return -3 end

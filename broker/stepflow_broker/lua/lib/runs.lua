@@ -72,12 +72,17 @@ local function wake_run(run, was, key, position, now, caller)
   end
 end
 
--- delete the fields of a planned step. Only a step that was attempted before has the later fields.
+-- delete the fields of a planned step. Only a step that was attempted before, or a map, has the later fields.
 local function drop_planned_step(run, was, key, tried)
   redis.call('HDEL', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':owner', key .. ':leased_at')
   if tried then
     redis.call('HDEL', STEPS .. run, key .. ':attempt', key .. ':error', key .. ':deaths', key .. ':due', key .. ':deferred',
       key .. ':left_by', key .. ':began', key .. ':first_failed_at')
+    if redis.call('HDEL', STEPS .. run, key .. ':count') == 1 then
+      redis.call('HDEL', STEPS .. run, key .. ':detail', key .. ':digest', key .. ':at_once', key .. ':tolerated',
+        key .. ':room', key .. ':next', key .. ':open', key .. ':failed', key .. ':bytes')
+      redis.call('UNLINK', ITEMS .. run .. ':' .. key)
+    end
   end
   if was.step_queues then redis.call('HDEL', STEPS .. run, key .. ':queue') end
 end
@@ -131,6 +136,7 @@ local function drop_steps(run, was, fields)
     end
   end
   for key, step in pairs(steps) do
+    if step.count then redis.call('UNLINK', ITEMS .. run .. ':' .. key) end
     if step.state then
       jobs[#jobs + 1] = job_of(run, key)
       local child, message = drop_step(run, was, key, step)

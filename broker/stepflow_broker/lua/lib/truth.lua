@@ -33,9 +33,10 @@ end
 local function read_job(run, key)
   local was = read_run(run)
   if key == '' then return continuation_of(run, was) end
-  local f = was.live and redis.call('HMGET', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':due', key .. ':index')
+  local f = was.live and redis.call('HMGET', STEPS .. run, key, key .. ':state', key .. ':lease', key .. ':due', key .. ':index',
+    key .. ':count')
     or {}
-  return step_of(run, was, key, {name = f[1], state = f[2], lease = f[3], due = f[4], index = f[5]})
+  return step_of(run, was, key, {name = f[1], state = f[2], lease = f[3], due = f[4], index = f[5], count = f[6]})
 end
 
 -- how RQ's tools describe a job

@@ -7,7 +7,7 @@
 -- ARGV     1 now_ms  2 run  3 fence  4 round (that ends)  5 event (of the next round)  6 digest (of the event of this one)
 --          7 id_digest (of the event that has started the run; '': noted before)
 -- MOVES    run running -> queued; continuation leased -> queued|waitlisted;
---          step queued|waitlisted|leased|delayed|waiting|memo -> none; promote
+--          step queued|waitlisted|leased|delayed|waiting|mapping|memo -> none; promote
 -- RETURNS  1 CONTINUED, 0 ALREADY, -1 NO_RUN, -2 STALE_FENCE
 local MAX_ROUNDS = 20 -- that are kept of a run
 local MAX_DELIVERED = 2000 -- received events that a next round remembers

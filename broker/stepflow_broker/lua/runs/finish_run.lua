@@ -8,7 +8,7 @@
 --          10 version (of the worker's code; '': that of the run)  11 group (of the error; '': none)
 --          12 step (in which the code failed; '': between steps)  13 name  14 message (of the error)
 -- MOVES    run running -> completed|failed|queued; continuation leased -> none|queued|waitlisted;
---          step queued|waitlisted|leased|delayed|waiting -> none; promote
+--          step queued|waitlisted|leased|delayed|waiting|mapping -> none; promote
 -- RETURNS  1 ENDED, 2 UNDOING, 0 ALREADY_ENDED, -1 NO_RUN, -2 STALE_FENCE
 local run, was = ARGV[2], read_run(ARGV[2])
 if not holds_run(was, ARGV[3]) then return was.status == ARGV[4] and 0 or refusal(was) end

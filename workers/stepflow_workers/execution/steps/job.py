@@ -11,11 +11,16 @@ from typing import Self
 from stepflow import Function
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.transitions.jobs import Lease, commit_planned_step
-from stepflow_engine.errors import StepKindError
+from stepflow_broker.transitions.maps import commit_item, read_map
+from stepflow_engine.errors import MapItemsError, StepflowError, StepKindError, StepUsageError
 from stepflow_engine.failure import Failure
+from stepflow_engine.ids import is_item_key, split_item_key
 from stepflow_engine.limits import MAX_RETRIES
 from stepflow_engine.product import WORKER_LOGGER
-from stepflow_engine.steps import RunRequest, StepCall
+from stepflow_engine.steps import MapRequest, RunRequest, StepCall, StepKind
+from stepflow_workers.execution.job_context import JobContext
+from stepflow_workers.execution.steps.map import item_attempt, start_item_child
+from stepflow_workers.execution.steps.map_results import collect_map
 from stepflow_workers.execution.steps.run import (
     StepFinished,
     StepRetry,
@@ -43,10 +48,14 @@ _NEXT_CALL_TIMEOUT_S = 0.5
 class PlannedStep:
     """One job of a planned step. It shares the run with other jobs of this worker."""
 
-    def __init__(self, state: WorkerState, run: CachedRun, lease: Lease) -> None:
-        self._state = state
+    def __init__(self, context: JobContext, run: CachedRun, lease: Lease) -> None:
+        self._context = context
+        self._state = context.state
         self._run = run
         self._lease = lease
+        self._key, self._digest, self._index = lease.key, "", 0  # of the step that the code calls
+        if is_item_key(lease.key):
+            self._key, self._digest, self._index = split_item_key(lease.key)
 
     async def __aenter__(self) -> Self:
         return self
@@ -60,14 +69,43 @@ class PlannedStep:
         if run.execution.closed:
             await self._state.release([lease])
             return None
-        if call is not None and isinstance(call.request, RunRequest):
-            return self._attempt(call, call.request)
-        if call is not None or not run.execution.was_requested(lease.key):  # else the code gave the step up
+        match call and call.request:
+            case RunRequest() as request if call is not None and not self._digest:
+                return self._attempt(call, request)
+            case MapRequest() as request if call is not None and self._digest in ("", request.items.digest):
+                return await self._of_map(call, request)
+        if call is not None or not run.execution.was_requested(self._key):  # else the code gave the step up
             self._report_not_found()
             if await self._state.left_to_other_version(lease):
                 return None
-        await self._store(self._not_found() if call is None else self._of_another_kind(call))
+        await self._store(self._not_found() if call is None else await self._of_other_code(call))
         return None
+
+    async def _of_map(self, call: StepCall, request: MapRequest) -> StepAttempt[RunRequest] | None:
+        """The attempt of an item that calls a handler. ``None``: the item has a child now, or the map has ended."""
+        context, run, lease = self._context, self._run, self._lease
+        if not self._digest:
+            await self._collect(call, request)
+            return None
+        try:
+            of_item = request.request(request.items.values[self._index])
+        except StepflowError as error:  # the data of a child
+            await self._store(failed_attempt(self._state, run.function, lease, Failure.of(error), is_final=True))
+            return None
+        if isinstance(of_item, RunRequest):
+            return item_attempt(run, lease, call, of_item)
+        await start_item_child(context, run, lease, call, of_item)
+        return None
+
+    async def _collect(self, call: StepCall, request: MapRequest) -> None:
+        try:
+            result: StepFinished | StepRetry = await collect_map(self._context, self._run, call, request)
+        except (StepKindError, MapItemsError):
+            self._report_not_found()
+            if await self._state.left_to_other_version(self._lease):
+                return
+            result = await self._of_other_code(call)
+        await self._store(result)
 
     def _attempt(self, call: StepCall, request: RunRequest) -> StepAttempt[RunRequest]:
         run, lease = self._run, self._lease
@@ -78,7 +116,7 @@ class PlannedStep:
 
         A step that the code has cancelled meanwhile, as far as this worker knows, gets no other attempt.
         """
-        if isinstance(result, StepRetry) and self._run.execution.has_cancelled(self._lease.key):
+        if isinstance(result, StepRetry) and self._run.execution.has_cancelled(self._key):
             result = self._last_attempt(result)
         await self._store(result)
         return False
@@ -99,7 +137,7 @@ class PlannedStep:
 
     async def _find(self) -> StepCall | None:
         """The call of the step, if the code makes it."""
-        run, key = self._run, self._lease.key
+        run, key = self._run, self._key
         execution = run.execution
         if not execution.was_requested(key):
             if run.lease is not None or run.lock.locked():
@@ -131,7 +169,7 @@ class PlannedStep:
             f"step {lease.step_id!r} was planned, but the code of {run.function.name} does not wait for it; "
             f"steps that it waits for: {pending}; bring the step back, or cancel the run",
         )
-        if run.execution.was_requested(lease.key):
+        if run.execution.was_requested(self._key):
             return failed_attempt(state, run.function, lease, failure, is_final=True)
         misses = state.count_miss(lease.job)
         if misses <= _FREE_MISSES:
@@ -140,24 +178,41 @@ class PlannedStep:
             return StepRetry(lease.step_attempt, sealed, delay_ms)
         return failed_attempt(state, run.function, lease, failure, is_final=False)
 
-    def _of_another_kind(self, call: StepCall) -> StepFinished | StepRetry:
-        """The result of a step whose id belongs to a step of another kind in the code of this worker."""
-        lease = self._lease
-        error = StepKindError(lease.step_id, stored=RunRequest.kind, requested=call.request.kind)
-        return failed_attempt(self._state, self._run.function, lease, Failure.of(error), is_final=True)
+    async def _of_other_code(self, call: StepCall) -> StepFinished | StepRetry:
+        """The result of a step whose id belongs to a step of another kind, or to a map of other items."""
+        state, lease, request = self._state, self._lease, call.request
+        record = await state.broker.execute(read_map(state.partition, lease.run_id, self._key))
+        stored = MapRequest.kind if record.digest else RunRequest.kind
+        error: StepUsageError = StepKindError(call.id, stored=stored, requested=request.kind)
+        if isinstance(request, MapRequest) and record.digest:
+            error = MapItemsError(call.id, began_with=record.count, has=len(request.items.values))
+        return failed_attempt(state, self._run.function, lease, Failure.of(error), is_final=True, kind=stored)
 
     async def _store(self, result: StepFinished | StepRetry) -> None:
         await store_result(self._state, self._lease, result, self._run)
 
 
 def failed_attempt(
-    state: WorkerState, function: Function, lease: Lease, failure: Failure, *, is_final: bool
+    state: WorkerState,
+    function: Function,
+    lease: Lease,
+    failure: Failure,
+    *,
+    is_final: bool,
+    kind: StepKind = StepKind.RUN,
 ) -> StepFinished | StepRetry:
     """The result of a planned step whose handler was not called: another attempt, or the end."""
     attempt, sealed = lease.step_attempt, seal_step_failure(function, lease.run_id, lease.key, failure)
     if is_final or attempt >= min(function.config.retries, MAX_RETRIES):
         return step_failed(
-            state, lease, sealed, failure, step_id=lease.step_id, attempt=attempt, started_at=state.clock.now_ms()
+            state,
+            lease,
+            sealed,
+            failure,
+            step_id=lease.step_id,
+            attempt=attempt,
+            started_at=state.clock.now_ms(),
+            kind=kind,
         )
     delay_ms = state.settings.backoff.delay_ms(attempt, random.random())
     return step_retry(
@@ -184,6 +239,9 @@ async def store_result(
 
 
 async def _commit(state: WorkerState, lease: Lease, result: StepFinished, run: CachedRun | None) -> None:
+    if is_item_key(lease.key):
+        await _commit_item(state, lease, result, run)
+        return
     code, position = await state.broker.execute(
         commit_planned_step(
             state.partition,
@@ -198,5 +256,16 @@ async def _commit(state: WorkerState, lease: Lease, result: StepFinished, run: C
         state.finished_jobs += 1
         if run is not None:
             run.apply_memo(position, lease.key, result.memo, len(result.text))
+    elif code is ScriptStatus.NO_RUN and run is not None:
+        state.cache.drop(run)
+
+
+async def _commit_item(state: WorkerState, lease: Lease, result: StepFinished, run: CachedRun | None) -> None:
+    state.wakeups.job_queued(lease.run_id)
+    code = await state.broker.execute(
+        commit_item(state.partition, run_id=lease.run_id, key=lease.key, fence=lease.fence, memo=result.text)
+    )
+    if code in (ScriptStatus.DONE, ScriptStatus.ALREADY):
+        state.finished_jobs += 1
     elif code is ScriptStatus.NO_RUN and run is not None:
         state.cache.drop(run)

@@ -11,9 +11,10 @@ from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.encryption_scopes import seal_failure, step_scope
 from stepflow_engine.errors import LimitError
 from stepflow_engine.failure import Failure
+from stepflow_engine.ids import is_item_key
 from stepflow_engine.memo import Memo, memo_of_data, memo_of_error
 from stepflow_engine.step_attempt import attempt_step
-from stepflow_engine.steps import RunRequest
+from stepflow_engine.steps import RunRequest, StepKind
 from stepflow_engine.undo import UNDO
 from stepflow_engine.user_code import original
 from stepflow_engine.value_class import value_class
@@ -105,6 +106,7 @@ def step_failed(
     attempt: int,
     started_at: int,
     had_heartbeats: bool = False,
+    kind: StepKind = StepKind.RUN,
 ) -> StepFinished:
     """The result of a step that has no attempts left.
 
@@ -113,6 +115,8 @@ def step_failed(
         attempt: the number of the last attempt, 0-based.
     """
     detail = _detail(state, lease, step_id, attempt=attempt, started_at=started_at)
+    if kind is not StepKind.RUN:
+        detail["kind"] = kind
     return StepFinished(memo_of_error(sealed, detail), Memo(step_id, failure=failure, detail=detail), had_heartbeats)
 
 
@@ -143,6 +147,8 @@ def _memo_text(attempt: StepAttempt[RunRequest], data: bytes, detail: dict[str, 
     run = attempt.run
     if attempt.request.undo is not None:
         detail[UNDO] = True
+    if is_item_key(attempt.key):  # a map may have very many, and collects the results only
+        detail = {}
     text = memo_of_data(run.function.cipher.seal(data, step_scope(run.run_id, attempt.key)), detail)
     if not run.has_room(len(text)):
         limit = run.function.limits.run_state_bytes
