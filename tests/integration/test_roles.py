@@ -118,13 +118,20 @@ def with_rights_of(site: str, role: str) -> Stepflow:
     return shop(as_role(site, role))
 
 
+_RUN = "a" * 32
+
+
+def _retry(app: Stepflow) -> object:
+    return app.run(_RUN).retry()
+
+
 @pytest.mark.parametrize(
     ("role", "action", "roles", "does"),
     [
         ("producer", "pause", ["operator"], lambda app: app.pause("pay")),
         ("producer", "zrangebyscore stepflow:live", ["operator", "read-only"], lambda app: app.cancel_many(all=True)),
         ("producer", "register_functions", ["worker"], lambda app: register_as(app)),
-        ("producer", "load_run", ["worker", "operator", "read-only"], lambda app: app.run("a" * 32).retry()),
+        ("producer", f"hscan stepflow:attempts:{_RUN}", ["worker", "operator", "read-only"], _retry),
         ("operator", "xadd stepflow:events", ["producer", "worker"], lambda app: app.send("shop/paid")),
         ("operator", "register_functions", ["worker"], lambda app: register_as(app)),
         ("read-only", "start_runs", ["producer", "worker"], lambda app: app.start("pay")),
