@@ -118,6 +118,11 @@ def values_scope(run_id: str) -> Scope:
     return ("values", run_id)
 
 
+def cache_scope(digest: str) -> Scope:
+    """The scope of a cached result of a step, by the digest under which it is stored."""
+    return ("cached", digest)
+
+
 def detail_scopes(run_id: str, key: str) -> dict[str, Scope]:
     """The fields of the detail of a waiting step, or of a memo, that are sealed, and the scope of each."""
     return {

@@ -320,6 +320,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         f"{_ANY_STEP}; promote",
         "note_patches": "none",
         "note_undo": "none",
+        "cache_result": "none",
         "note_closing": "none",
         "unpin_run": "promote",
         "end_undo": "run running -> failed|cancelled; continuation leased -> none; "

@@ -18,6 +18,7 @@ from stepflow_engine.memo import Memo
 from stepflow_engine.placement import Placement
 from stepflow_engine.retry_policy import Retry
 from stepflow_engine.start_options import StartOptions
+from stepflow_engine.step_cache import StepCache
 from stepflow_engine.value_class import value_class
 
 __all__ = [
@@ -95,6 +96,7 @@ class RunRequest:
         context: the context variables of the code that requests the step. The handler sees their values.
         undo: undoes the step; it is called with the result. ``None``: nothing does.
         placement: where it is executed, and how many slots it takes; ``None``: the queue of the run, and one slot.
+        cache: where its result is found by other runs; ``None``: nowhere.
     """
 
     kind: ClassVar[StepKind] = StepKind.RUN
@@ -109,6 +111,7 @@ class RunRequest:
     context: contextvars.Context = field(default_factory=contextvars.copy_context, repr=False, compare=False)
     undo: Callable[[Any], Any] | None = None
     placement: Placement | None = None
+    cache: StepCache | None = None
 
 
 @dataclass(frozen=True, slots=True)

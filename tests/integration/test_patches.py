@@ -88,7 +88,7 @@ def test_runs_of_old_code_keep_their_way_and_new_ones_take_the_new_way(
     assert "tax=no" in call("runs", "show", passed[0].id, STEPFLOW_REDIS_URL=url).stdout
 
     # a fork before the charge decides anew, a fork after it keeps the way of its source
-    anew = new.fork(passed[0], before="old0")
+    anew = new.fork(passed[1], before="old0")
     same = new.fork(passed[0], before="last")
     wait_for("last", anew, same)
     new.send("last")

@@ -33,7 +33,6 @@ from tests.support.command_line import as_json, call
 from tests.support.ledgers import whole_lines
 from tests.support.processes import until
 
-pytestmark = pytest.mark.roles("producer", "operator")
 both_layouts = pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"])
 
 

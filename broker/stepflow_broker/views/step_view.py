@@ -44,6 +44,7 @@ class StepView:
         map: how far a map is; ``None`` for a step of another kind.
         history: its attempts that are kept, oldest first; empty for a wait and a map.
         undoes: the id of the step that it undoes; ``""``: it is not an undo handler.
+        cached_from: the run whose result it has taken from the cache; ``""``: none.
     """
 
     id: str
@@ -63,6 +64,7 @@ class StepView:
     map: MapProgress | None = None
     history: tuple[AttemptView, ...] = ()
     undoes: str = ""
+    cached_from: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the JSON output."""
@@ -84,6 +86,7 @@ class StepView:
             "map": self.map.to_json() if self.map else None,
             "history": [attempt.to_json() for attempt in self.history],
             "undoes": self.undoes or None,
+            "cached_from": self.cached_from or None,
         }
 
 
@@ -126,7 +129,8 @@ def _ended(
 ) -> StepView:
     invoke, detail = ended_invoke(key, memo), memo.detail
     child = children.get(invoke.run_id) if invoke and invoke.outcome != "timeout" else None
-    has_attempts = "worker" in detail
+    cached_from = str(detail.get("cached_from", ""))
+    has_attempts = "worker" in detail and not cached_from
     version = detail.get("version", run.version) if has_attempts else ""
     last = AttemptView(
         number=detail.get("attempts", 1),
@@ -153,6 +157,7 @@ def _ended(
         wait=ended_wait(key, memo),
         map=ended_map(memo),
         history=(*kept, last) if has_attempts else tuple(kept),
+        cached_from=cached_from,
     )
 
 

@@ -314,4 +314,6 @@ def _result_text(step: StepView) -> str:
     if step.state == UNFINISHED:
         return "had not ended when the run ended"
     text = printable(brief(step.result))
+    if step.cached_from:
+        text += f"  (cached, of run {step.cached_from})"
     return f"sent {text}" if step.kind == StepKind.SEND else text

@@ -119,6 +119,7 @@ class StepInfo:
         answered_by: of an ask, who has answered, at ``ended_at``; ``""``: nobody.
         undoes: the id of the step that it undoes; ``""``: it is not an undo handler.
         map: of a map, how far it is; ``None``: it is a step of another kind.
+        cached_from: the id of the run whose result it has taken from the cache; ``""``: none.
 
     Example::
 
@@ -141,6 +142,7 @@ class StepInfo:
     answered_by: str = ""
     undoes: str = ""
     map: MapProgress | None = None
+    cached_from: str = ""
 
 
 def run_info(view: RunView) -> RunInfo:
@@ -188,6 +190,7 @@ def step_info(view: StepView) -> StepInfo:
         answered_by=view.wait.answered_by if view.wait else "",
         undoes=view.undoes,
         map=view.map,
+        cached_from=view.cached_from,
     )
 
 

@@ -36,6 +36,7 @@ from stepflow_engine.isolation import Isolation, check_importable, isolation
 from stepflow_engine.limits import Limits
 from stepflow_engine.placement import Placement, placement
 from stepflow_engine.retry_policy import Retry, combined_retries
+from stepflow_engine.step_cache import CacheOptions, cache_options, step_cache
 from stepflow_engine.steps import InvokeRequest, RunRequest
 
 __all__ = ["StepTools"]
@@ -73,6 +74,7 @@ class StepTools:
         undo: Undo | None = None,
         isolation: Isolation | None = None,
         placement: Placement | None = None,
+        cache: CacheOptions | None = None,
     ) -> None:
         self._execution = execution
         self._app_id = app_id
@@ -84,6 +86,7 @@ class StepTools:
         self._undo = undo
         self._isolation = isolation
         self._placement = placement
+        self._cache = cache
 
     @overload
     async def run(self, id: str, handler: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -124,6 +127,12 @@ class StepTools:
         """
         undo = kwargs.pop("undo", self._undo) if kwargs else self._undo
         request = self._run_request(id, handler, args, kwargs)
+        if self._cache is not None:
+            if undo is not None:
+                raise StepUsageError(
+                    f"step {id!r}: a cached step cannot have an undo handler: its result may come from another run"
+                )
+            request = replace(request, cache=step_cache(id, self._cache, args, kwargs))
         if undo is not None:
             request = replace(request, undo=checked_undo(id, handler, undo))
             self._execution.has_undo = True
@@ -244,6 +253,8 @@ class StepTools:
             counts = await ctx.step.map("count", count, names, at_once=20, tolerate=0.05)
         """
         self._refuse_undo("map")
+        if self._cache is not None:
+            raise StepUsageError(f"step {id!r}: the items of a map are not cached: use run for each item")
         make: Callable[[Any], RunRequest | InvokeRequest]
         function = ""
         if isinstance(handler, Invocable | str):
@@ -682,6 +693,8 @@ class StepTools:
         memory_limit: int | str | None = None,
         queue: str | None = None,
         slots: int | None = None,
+        cache: Duration | None = None,
+        cache_key: Any = None,
     ) -> StepTools:
         """The same step tools with other options for the calls made with them.
 
@@ -701,9 +714,14 @@ class StepTools:
             slots: how many slots of ``stepflow-worker --concurrency`` the handler takes of its worker, 1 or more. It
                 waits until so many are free, and the worker takes no other job meanwhile. On a worker with fewer
                 slots it takes all of them.
+            cache: how long other runs of the function use the result of this ``run`` instead of calling the handler;
+                a duration, or seconds. Other steps are not cached.
+            cache_key: what the result depends on, JSON data; ``None``: the arguments of the handler. Another function
+                and another step id have results of their own.
 
         Raises:
-            ValueError: a value is out of range, or a memory limit is set for a handler that is not isolated.
+            ValueError: a value is out of range, a memory limit is set for a handler that is not isolated, or
+                ``cache_key`` is set without ``cache``.
             ConfigurationError: a value of the `Retry` is out of range.
 
         Example::
@@ -725,4 +743,5 @@ class StepTools:
             undo=self._undo if undo is None else undo,
             isolation=isolation(self._isolation, isolate, memory_limit),
             placement=placement(self._placement, None if queue is None else checked_queue(queue), slots),
+            cache=cache_options(self._cache, cache, cache_key),
         )

@@ -286,6 +286,8 @@ class SyncStepTools:
         memory_limit: int | str | None = None,
         queue: str | None = None,
         slots: int | None = None,
+        cache: Duration | None = None,
+        cache_key: Any = None,
     ) -> SyncStepTools:
         """The same step tools with other options; see `StepTools.with_options`."""
         tools = self._tools.with_options(
@@ -297,5 +299,7 @@ class SyncStepTools:
             memory_limit=memory_limit,
             queue=queue,
             slots=slots,
+            cache=cache,
+            cache_key=cache_key,
         )
         return SyncStepTools(tools, self._bridge)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from stepflow import Function
 from stepflow_broker.transitions.attempts import attempt_detail
 from stepflow_broker.transitions.jobs import Lease
+from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import seal_failure, step_scope
 from stepflow_engine.errors import LimitError
 from stepflow_engine.failure import Failure
@@ -21,6 +22,7 @@ from stepflow_engine.value_class import value_class
 from stepflow_workers.execution.failure_log import log_failed_attempt
 from stepflow_workers.execution.heartbeats import begin_handler, end_handler
 from stepflow_workers.execution.next_attempt import next_attempt_delay_ms
+from stepflow_workers.execution.steps.cached import CachedResult, find_cached, store_cached
 from stepflow_workers.execution.steps.isolated import attempt_isolated
 from stepflow_workers.execution.steps.step_attempt import StepAttempt
 from stepflow_workers.state.poison import POISON_DEATHS, PoisonError, died_text
@@ -58,6 +60,8 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
     job, step = attempt.lease.job, (attempt.key, attempt.id, started_at)
     if not attempt.lease.key:  # the claim of a planned step says that it executes
         state.executing[job] = step
+    if (cache := attempt.request.cache) is not None and (hit := await find_cached(state, attempt, cache)) is not None:
+        return _cached(state, attempt, hit, started_at=started_at)
     control = await begin_handler(state, attempt)
     state.handlers[job] = control
     try:
@@ -93,7 +97,20 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
             del state.executing[job]
     run.add_uncommitted(attempt.key, len(text))
     had_heartbeats = end_handler(control, failed=False)
+    if cache is not None:
+        await store_cached(state, attempt, cache, result.text)
     return StepFinished(text, Memo(attempt.id, data=result.data, detail=detail), had_heartbeats)
+
+
+def _cached(
+    state: WorkerState, attempt: StepAttempt[RunRequest], hit: CachedResult, *, started_at: int
+) -> StepFinished:
+    """The result of a step that an earlier run has computed. The handler is not called."""
+    detail = _detail(state, attempt.lease, attempt.id, attempt=-1, started_at=started_at)
+    detail["cached_from"] = hit.run_id
+    text = _memo_text(attempt, dumps(hit.data), detail)
+    attempt.run.add_uncommitted(attempt.key, len(text))
+    return StepFinished(text, Memo(attempt.id, data=hit.data, detail=detail))
 
 
 def step_failed(
