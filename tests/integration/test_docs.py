@@ -142,6 +142,7 @@ def test_the_examples_of_the_page_print_what_it_says(
 ) -> None:
     """The worker and the program have the module of the page each, as two processes have: they share no variables."""
     monkeypatch.setenv("STEPFLOW_REDIS_URL", url)
+    monkeypatch.setenv("STEPFLOW_VERSION", "1.0")  # pinned functions need one, and the page is in no repository
     monkeypatch.chdir(tmp_path)
     for app in [value for value in _module(page).values() if isinstance(value, Stepflow) and value.functions]:
         run_worker(app)
