@@ -384,6 +384,8 @@ TRANSITIONS: Mapping[str, Transition] = {
         "change_schedule": "none",
         "pause": "none",
         "resume": "none",
+        "set_limit": "none",
+        "reset_limit": "none",
         "forget_function": "none",
         "try_event": "none",
         "register_code": "promote",

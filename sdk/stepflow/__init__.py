@@ -59,6 +59,7 @@ from stepflow.client.asks import Ask
 from stepflow.client.bulk import Bulk
 from stepflow.client.delayed_events import DelayedEvent
 from stepflow.client.find import AsyncRunIterator, RunIterator
+from stepflow.client.flow_limits import FlowLimit, FlowLimits
 from stepflow.client.run import Run
 from stepflow.client.run_info import AttemptInfo, RunInfo, StepInfo
 from stepflow.client.schedule_info import Schedule, ScheduledRun
@@ -161,6 +162,8 @@ __all__ = [
     "EventTrigger",
     "Failure",
     "FilterError",
+    "FlowLimit",
+    "FlowLimits",
     "ForkError",
     "Function",
     "FunctionNotFoundError",

@@ -48,7 +48,7 @@ PRINTED = {
     "stepflow explain": set(Reason("ended", "run1", "it ended").to_json()),
     "stepflow asks": set(AskView("run1", "shop/order", "a", "", 0, 0, {}).to_json()),
     "stepflow doctor": set(Finding("missing", Severity.ERROR, "run1", "it is missing").to_json()),
-    "stepflow functions": set(listings._function_json(FunctionConfig("shop", "order", "shop"), frozenset(), 0)),
+    "stepflow functions": set(listings._function_json(FunctionConfig("shop", "order", "shop"), frozenset(), 0, ())),
     "stepflow workers": {field.name for field in fields(WorkerRecord)},
     "stepflow audit": set(audit_json(AuditEntry("1-1", NOW, "shop", "cancel", "run1", "", {}))),
     "stepflow bulk show": set(BulkInfo("b", "running", "shop/order", 1, NOW).to_json()),

@@ -27,10 +27,12 @@ ttl type xinfo|groups xlen xpending xrange xrevrange zcard zcount zrange zrangeb
 zrevrangebyscore zrevrank zscan zscore info script|load
 """
 _EXAMINATIONS = tuple(name for name in script_names() if name.startswith("examine_"))
-_OPERATING = ("pause", "resume", "resend_event", "check_permissions", *_EXAMINATIONS)
+_OPERATING = ("pause", "resume", "set_limit", "reset_limit", "resend_event", "check_permissions", *_EXAMINATIONS)
 _STEERING = (
     "pause",
     "resume",
+    "set_limit",
+    "reset_limit",
     "cancel_run",
     "fork_run",
     "add_bulk_runs",

@@ -17,6 +17,7 @@ __all__ = [
     "BatchConfig",
     "ConcurrencyConfig",
     "DebounceConfig",
+    "DeclaredLimit",
     "FlowConfig",
     "RateConfig",
     "Rule",
@@ -121,6 +122,32 @@ class ConcurrencyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredLimit:
+    """A limit that a function declares, and that can be changed by hand.
+
+    Attributes:
+        kind: ``concurrency``, ``rate`` or ``throttle``.
+        form: what its names begin with: the whole name of one without a key, else ``name:key=``.
+        limit: how many.
+        key: the key whose values have limits of their own; ``""``: none.
+        of: what a concurrency counts: ``steps`` or ``runs``; ``starts`` for the other kinds.
+        period_ms: the period of a rate limit or a throttle, in milliseconds; 0 for a concurrency.
+    """
+
+    kind: str
+    form: str
+    limit: int
+    key: str
+    of: str = "starts"
+    period_ms: int = 0
+
+    @property
+    def subject(self) -> str:
+        """The name of its change in Redis."""
+        return f"{self.kind} {self.form}"
+
+
+@dataclass(frozen=True, slots=True)
 class FlowConfig:
     """All flow control of a function. ``idempotency`` and ``priority`` are expressions on the event; ``""``: none."""
 
@@ -207,6 +234,15 @@ class FlowConfig:
 
         for one in sorted(self.concurrency, key=order):
             yield one, _of(one, _named(scopes[one.scope], one.key, event))
+
+    def declared_limits(self, name: str, app: str) -> Iterator[DeclaredLimit]:
+        """The limits that can be changed by hand."""
+        for one, form in zip(self.concurrency, self.limit_forms(name, app), strict=True):
+            yield DeclaredLimit("concurrency", form, one.limit, one.key, one.of)
+        for kind, start in (("rate", self.rate_limit), ("throttle", self.throttle)):
+            if start:
+                form = f"{name}:{start.key}=" if start.key else name
+                yield DeclaredLimit(kind, form, start.limit, start.key, period_ms=start.period_ms)
 
     def limit_forms(self, name: str, app: str) -> list[str]:
         """What the names of the limits begin with: the whole name of one without a key, else ``name:key=``."""

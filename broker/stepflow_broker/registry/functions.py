@@ -16,7 +16,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.crons import CronConfig
-from stepflow_broker.registry.flow_control import FlowConfig, RateConfig, Rule, known
+from stepflow_broker.registry.flow_control import DeclaredLimit, FlowConfig, RateConfig, Rule, known
 from stepflow_broker.registry.tags import TagConfig, pack_subjects
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, loads
@@ -222,6 +222,10 @@ class FunctionConfig:
             raise
         except (EventError, ConfigurationError) as error:
             return self._rule_args([Rule("skip", str(error)), *tags])
+
+    def declared_limits(self) -> list[DeclaredLimit]:
+        """Its limits that can be changed by hand."""
+        return list(self.flow.declared_limits(self.name, self.app)) if self.flow else []
 
     def limit_names(self, event: dict[str, Any]) -> list[str]:
         """The names of the concurrency limits of a run by an event."""

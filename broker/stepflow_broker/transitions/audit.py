@@ -56,6 +56,8 @@ ACTIONS = (
     "trigger",
     "backfill",
     "delete",
+    "set_limit",
+    "reset_limit",
 )
 """What the audit log records."""
 

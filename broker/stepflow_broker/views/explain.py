@@ -20,6 +20,7 @@ from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.flow_control import RUNS
 from stepflow_broker.registry.functions import read_function
 from stepflow_broker.transitions.jobs import queue_lists
+from stepflow_broker.transitions.limits import change_of, read_limits
 from stepflow_broker.transitions.pauses import Pause, pause_subject, read_pauses
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
@@ -373,8 +374,19 @@ class _Explainer:
                 )
                 held = ", ".join(holder.partition("-")[0] for holder in holders)
                 counted = " live runs" if name.startswith(f"{RUNS} ") else ""
-                text = f"number {place + 1} for {name}, limit {limit}{counted}, held by {held or 'nobody'}"
-                yield Reason("concurrency", name, text)
+                now = f"{self._changed_limit(partition, name, limit)}{counted}"
+                yield Reason(
+                    "concurrency", name, f"number {place + 1} for {name}, limit {now}, held by {held or 'nobody'}"
+                )
+
+    def _changed_limit(self, partition: Partition, name: str, declared: int) -> str:
+        """A concurrency limit as it is now, and what it was changed from."""
+        changes = self.broker.execute(read_limits(partition))
+        change = change_of(changes, "concurrency", name)
+        if change is None:
+            return str(declared)
+        until = f" until {iso(change.until_ms)}" if change.until_ms else ""
+        return f"{change.limit} (set in place of {declared}{until})"
 
 
 def _named(record: RunRecord) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from stepflow.client.flow_limits import FlowLimit, flow_limits
 from stepflow.options.cron_times import next_start
 from stepflow_broker.protocol.clock import REAL_CLOCK, server_time_ms
 from stepflow_broker.protocol.status import ScriptStatus
@@ -16,11 +17,13 @@ from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.flow_control import RateConfig
 from stepflow_broker.registry.functions import FunctionConfig, forget_function, read_functions
+from stepflow_broker.transitions.limits import read_all_limits
 from stepflow_broker.transitions.run_index import RunQuery
 from stepflow_broker.views.find_runs import find_page
 from stepflow_broker.views.listings import read_queues, read_workers, served_queues, unserved_functions
 from stepflow_broker.views.releases import ReleaseRecord, read_releases
 from stepflow_broker.views.times import iso, local_time
+from stepflow_cli.commands.limits import change_text, limit_json
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import (
     Cell,
@@ -59,8 +62,9 @@ def functions(context: click.Context, *, output: str, redis_url: str | None) -> 
     served = frozenset(config.name for config in configs if config.queue in queues) - {*without_code}
     now = broker.execute(server_time_ms(partition.clock))
     releases = {one.name: run_operation(broker, read_releases(partition, one.name)) for one in configs if one.pinned}
+    changed = [one for one in flow_limits(configs, run_operation(broker, read_all_limits(partition))) if one.changed]
     if output == "json":
-        print_json([_function_json(config, served, now, releases.get(config.name)) for config in configs])
+        print_json([_function_json(config, served, now, changed, releases.get(config.name)) for config in configs])
         return
     has_rates = any(config.rate_limit for config in configs)
     has_crons = any(config.crons for config in configs)
@@ -75,6 +79,8 @@ def functions(context: click.Context, *, output: str, redis_url: str | None) -> 
     ]
     rows = [_function_row(config, served, now, has_rates=has_rates, has_crons=has_crons) for config in configs]
     _print(headers, rows, right=("RETRIES",), wrapped=(1,), empty="no functions: start a worker")
+    for one in changed:
+        echo(change_text(one))
     for queue in sorted({config.queue for config in configs} - queues):
         echo(unserved(queue))
     for config in configs:
@@ -122,7 +128,11 @@ def forget(name: str, *, output: str, redis_url: str | None) -> None:
 
 
 def _function_json(
-    config: FunctionConfig, served: frozenset[str], now: int, releases: Sequence[ReleaseRecord] | None = None
+    config: FunctionConfig,
+    served: frozenset[str],
+    now: int,
+    changed: Sequence[FlowLimit] = (),
+    releases: Sequence[ReleaseRecord] | None = None,
 ) -> dict[str, Any]:
     return {
         "app": config.app,
@@ -135,6 +145,7 @@ def _function_json(
         ],
         "retries": config.retries,
         "rate_limit": asdict(config.rate_limit) if config.rate_limit else None,
+        "changed_limits": [limit_json(one) for one in changed if one.function == config.name],
         "served": config.name in served,
         "pinned": None if releases is None else [one.to_json() for one in releases],
     }

@@ -7,6 +7,7 @@ from functools import cached_property
 from stepflow.client.audit_log import AuditLog
 from stepflow.client.bulk_controller import BulkController
 from stepflow.client.delayed_events import DelayedEvents
+from stepflow.client.flow_limits import FlowLimits
 from stepflow.client.run_controller import RunController
 from stepflow.client.run_finder import RunFinder
 from stepflow.client.run_starter import RunStarter
@@ -37,3 +38,13 @@ class Client(RunStarter, RunFinder, RunController, BulkController, DelayedEvents
             app.schedules.create("report-4", "report", cron="0 6 * * *", data={"tenant": 4})
         """
         return Schedules(self.id, self.functions, self.backend, self.limits)
+
+    @cached_property
+    def flow_limits(self) -> FlowLimits:
+        """The limits of flow control, and their changes at run time: see `FlowLimits`.
+
+        Example::
+
+            app.flow_limits.set("sync", concurrency=2, for_="2h")
+        """
+        return FlowLimits(self.id, self.functions, self.backend)

@@ -1,7 +1,7 @@
 -- fire_timers: fire the timers that are due.
 -- The member names the action: job:<job> queues a delayed job, or starts a run that was started for this time. wait:<run>:<step key> ends the wait for a child, an
 -- event or a time. resume:<subject> continues what a pause has stopped. start:<run> and finish:<run> cancel a run that
--- has not started, or ended, in time. event:<id> sends a delayed event.
+-- has not started, or ended, in time. event:<id> sends a delayed event. limit:<subject> ends the change of a limit.
 -- USES     clock jobs waits state concurrency pauses attempts indexes runs invokes undo cancellation start_rules later_starts delayed_events maps
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
@@ -45,6 +45,10 @@ for _, member in ipairs(due) do
     end
   elseif kind == 'resume' then
     resume_subject(subject, now)
+  elseif kind == 'limit' then
+    redis.call('HDEL', LIMITS, subject)
+    local name = string.match(subject, '^concurrency (.*)$')
+    if name then resume_subject('key ' .. name, now) end
   elseif kind == 'event' then
     send_delayed_event(subject)
   else

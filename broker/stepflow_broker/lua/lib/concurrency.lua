@@ -29,6 +29,22 @@ local function read_limits(text)
   return limits
 end
 
+local changed -- the limits that were changed by hand, as HGETALL returns them; nil: not read yet
+
+-- what a limit is now: as it was changed by hand, else as it is declared. `kind` is concurrency, rate or throttle. A change
+-- names a limit, or the limits of all values of a key: `<scope>:<key>=`.
+local function limit_now(kind, name, declared, now)
+  changed = changed or redis.call('HGETALL', LIMITS)
+  for i = 1, #changed, 2 do
+    local of, form = string.match(changed[i], '^(%a+) (.*)$')
+    local limit, until_ms = string.match(changed[i + 1], '^(%d+) (%d+)')
+    local is_form = name == form or string.sub(form, -1) == '=' and string.sub(name, 1, #form) == form
+      and string.sub(name, #form + 1, #form + 1) ~= '='
+    if of == kind and is_form and (until_ms == '0' or tonumber(until_ms) > now) then return tonumber(limit) end
+  end
+  return tonumber(declared)
+end
+
 local fill_slots -- defined below
 
 local function is_paused(kind, name)
@@ -42,7 +58,7 @@ local function has_slot(limit, job, now, is_promoted)
   local slots = CONCURRENCY_SLOTS .. limit.name
   if redis.call('ZSCORE', slots, job) then return true end
   if not is_promoted then fill_slots(limit, now) end -- slots may have expired
-  return redis.call('ZCARD', slots) < limit.max_jobs
+  return redis.call('ZCARD', slots) < limit_now('concurrency', limit.name, limit.max_jobs, now)
 end
 
 -- the score of a job in a wait list: jobs of started runs first, then by creation time less the priority. Within the
@@ -134,8 +150,9 @@ function fill_slots(limit, now)
   local slots = CONCURRENCY_SLOTS .. limit.name
   redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)
   if is_paused('key', limit.name) then return end
-  if redis.call('ZCARD', slots) >= limit.max_jobs then return shorten(slots, LONGEST_LEASE_MS, now + RESERVED_MS, now) end
-  while redis.call('ZCARD', slots) < limit.max_jobs do
+  local max_jobs = limit_now('concurrency', limit.name, limit.max_jobs, now)
+  if redis.call('ZCARD', slots) >= max_jobs then return shorten(slots, LONGEST_LEASE_MS, now + RESERVED_MS, now) end
+  while redis.call('ZCARD', slots) < max_jobs do
     local job = redis.call('ZPOPMIN', WAIT_LIST .. limit.name)[1]
     if not job then return end
     promote(job, limit.name, now)

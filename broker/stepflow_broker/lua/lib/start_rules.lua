@@ -78,7 +78,7 @@ function CHECK.rate(rule, now, replaced)
   local key = RATE .. rule.name
   local count = redis.call('ZCOUNT', key, '(' .. now - rule.period_ms, '+inf')
   if replaced and redis.call('ZSCORE', key, replaced) then count = count - 1 end
-  return count >= tonumber(rule.limit) and 'rate limited'
+  return count >= limit_now('rate', rule.name, rule.limit, now) and 'rate limited'
 end
 
 function APPLY.rate(rule, run, now, fields)
@@ -102,9 +102,10 @@ function MEND.throttle(rule, now)
 end
 
 function APPLY.throttle(rule, _, now)
-  local key, limit, period_ms = THROTTLE .. rule.name, tonumber(rule.limit), tonumber(rule.period_ms)
+  local key, period_ms = THROTTLE .. rule.name, tonumber(rule.period_ms)
+  local limit = limit_now('throttle', rule.name, rule.limit, now)
   local ms, rest = string.match(redis.call('GET', key) or '0 0', '^(%d+) (%d+)$')
-  ms, rest = tonumber(ms), tonumber(rest)
+  ms, rest = tonumber(ms), math.min(tonumber(rest), limit - 1) -- the limit may have been changed
   local ahead = period_ms * (rule.burst - 1)
   local start = math.ceil(ms - math.floor(ahead / limit) + (rest - ahead % limit) / limit)
   if ms < now then ms, rest = now, 0 end

@@ -85,7 +85,7 @@ local function mend_timer(member, score, now)
     if is_ahead(score, now) then redis.call('ZADD', TIMEOUTS, now, member) end
     return is_ahead(score, now)
   end
-  if kind == 'event' then return false end -- its sender has named the time
+  if kind == 'event' or kind == 'limit' then return false end -- somebody has named the time
   local run, key = subject, ''
   if kind == 'wait' then
     run, key = string.match(subject, '^(.*):(%x+)$')
