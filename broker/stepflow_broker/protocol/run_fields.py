@@ -66,7 +66,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("reason", "text", "skip_run start_or_skip", "", "Why the run was skipped."),
     _field("ended_version", "text", "end_undo finish_run", "", "The version of the code that ended the run, if it differs from `version`."),
     _field("step_queues", "1", "begin_map plan_steps", "", "The run has had steps with a queue of their own. Other runs have no such field."),
-    _field("attached_to", "text", "note_attached", "", "The live run that the caller of a skipped run has got in its place, by a singleton."),
+    _field("attached_to", "text", "begin_run start_or_skip", "", "The live run that the caller of a skipped run has got in its place, by a singleton."),
     # its job
     _field("lease", "integer", "claim_jobs", _LEASE_ENDS, "The fence of the current lease of the continuation."),
     _field("fence", "integer", "claim_jobs", "", "The last fence of any job of the run. It only grows."),

@@ -52,7 +52,7 @@ def set_limit(
             "set_limit",
             ScriptStatus,
             (one.keys("LIMITS"),),
-            one.now_ms(),
+            one.clock.script_ms(),
             subject,
             limit,
             for_ms,
@@ -67,7 +67,9 @@ def set_limit(
 def reset_limit(partition: Partition, subject: str, *, who: str = "") -> Operation[bool]:
     """End the change of a limit in all partitions. False if it was not changed."""
     codes = yield [
-        run_script("reset_limit", ScriptStatus, (one.keys("LIMITS"),), one.now_ms(), subject, "" if number else who)
+        run_script(
+            "reset_limit", ScriptStatus, (one.keys("LIMITS"),), one.clock.script_ms(), subject, "" if number else who
+        )
         for number, one in enumerate(partition.all)
     ]
     return ScriptStatus.DONE in codes

@@ -15,6 +15,7 @@ from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import console, echo, print_json, printable, table
 from stepflow_cli.options import duration, output_option, server_options
 from stepflow_cli.server import find_app
+from stepflow_engine.product import variable
 
 __all__ = ["change_text", "limit_json", "limits"]
 
@@ -30,11 +31,11 @@ def limits() -> None:
 @server_options
 def list_(function: str | None, *, output: str, redis_url: str | None) -> None:
     """List the limits of a function, or of all, and which were changed."""
-    found = find_app(redis_url).flow_limits.list(_name(function))
-    if not found and output != "json":
+    listed = find_app(redis_url).flow_limits.list(_name(function))
+    if not listed and output != "json":
         echo("no function has a limit")
     else:
-        _print(found, output)
+        _print(listed, output)
 
 
 @limits.command("set", epilog=EPILOG)
@@ -44,7 +45,14 @@ def list_(function: str | None, *, output: str, redis_url: str | None) -> None:
 @click.option("--throttle", type=int, help="How many runs start in a period; more are delayed.")
 @click.option("--key", help="Of several concurrency limits: the one with this key.")
 @click.option("--of", type=click.Choice(get_args(CountOf)), help="Of several concurrency limits: the one of these.")
-@click.option("--for", "for_", type=duration, metavar="TIME", help="For how long: 30m, 2h. Without it, until a reset.")
+@click.option(
+    "--for",
+    "for_",
+    envvar=variable("LIMITS_SET_FOR"),
+    type=duration,
+    metavar="TIME",
+    help="For how long: 30m, 2h. Without it, until a reset.",
+)
 @click.option("--reason", default="", help="The reason, which 'limits list' prints and the audit log keeps.")
 @output_option
 @server_options
@@ -94,12 +102,12 @@ def _name(function: str | None) -> str | None:
     return function
 
 
-def _print(found: Sequence[FlowLimit], output: str) -> None:
+def _print(listed: Sequence[FlowLimit], output: str) -> None:
     if output == "json":
-        print_json([limit_json(one) for one in found])
+        print_json([limit_json(one) for one in listed])
         return
     grid = table("FUNCTION", "LIMIT", "KEY", "DECLARED", "NOW", "CHANGED", right=("DECLARED", "NOW"))
-    for one in found:
+    for one in listed:
         grid.add_row(
             printable(one.function),
             _kind(one),

@@ -172,29 +172,29 @@ class FlowLimits:
 
     def _set(self, function: Function[Any, Any] | str, change: _Change) -> Operation[Listed]:
         config = yield from self._config(function)
-        found = {kind: _find(config, kind, change) for kind in change.limits}
+        named = {kind: _find(config, kind, change) for kind in change.limits}
         partition, who = self._backend.partition, self._backend.actor
-        for kind, one in found.items():
+        for kind, one in named.items():
             limit, for_ms = change.limits[kind], change.for_ms
             yield from set_limit(partition, one.subject, limit, for_ms=for_ms, reason=change.reason, who=who)
         changed = yield from read_all_limits(partition)
-        return [_limit(config.name, one, changed.get(one.subject)) for one in found.values()]
+        return [_limit(config.name, one, changed.get(one.subject)) for one in named.values()]
 
     def _reset(self, function: Function[Any, Any] | str) -> Operation[Listed]:
         config = yield from self._config(function)
         changed = yield from read_all_limits(self._backend.partition)
-        found = [one for one in config.declared_limits() if one.subject in changed]
-        for one in found:
+        named = [one for one in config.declared_limits() if one.subject in changed]
+        for one in named:
             yield from reset_limit(self._backend.partition, one.subject, who=self._backend.actor)
-        return [_limit(config.name, one, None) for one in found]
+        return [_limit(config.name, one, None) for one in named]
 
     def _config(self, function: Function[Any, Any] | str) -> Operation[FunctionConfig]:
         known = local_config(function, self._app_id, self._functions)
         if known is not None:
             return known
         names = split_name(function, self._app_id)
-        found = yield from single(read_function(self._backend.partition.keys, *names))
-        return require_config(str(function), found)
+        named = yield from single(read_function(self._backend.partition.keys, *names))
+        return require_config(str(function), named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,13 +242,13 @@ def _find(config: FunctionConfig, kind: LimitKind, change: _Change) -> DeclaredL
         ConfigurationError: the function has no such limit, or several.
     """
     declared = config.declared_limits()
-    found = [one for one in declared if one.kind == _KINDS[kind]]
+    named = [one for one in declared if one.kind == _KINDS[kind]]
     if kind == "concurrency":
-        found = [one for one in found if change.key in (None, one.key) and change.of in (None, one.of)]
-    if len(found) == 1:
-        return found[0]
+        named = [one for one in named if change.key in (None, one.key) and change.of in (None, one.of)]
+    if len(named) == 1:
+        return named[0]
     has = "; ".join(_text(one) for one in declared) or "no limits"
-    if found:
+    if named:
         raise ConfigurationError(
             f"function {config.name} has several such limits: name one with key= and of=: it has {has}"
         )

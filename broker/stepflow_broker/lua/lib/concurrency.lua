@@ -29,12 +29,10 @@ local function read_limits(text)
   return limits
 end
 
-local changed -- the limits that were changed by hand, as HGETALL returns them; nil: not read yet
-
 -- what a limit is now: as it was changed by hand, else as it is declared. `kind` is concurrency, rate or throttle. A change
 -- names a limit, or the limits of all values of a key: `<scope>:<key>=`.
 local function limit_now(kind, name, declared, now)
-  changed = changed or redis.call('HGETALL', LIMITS)
+  local changed = redis.call('HGETALL', LIMITS)
   for i = 1, #changed, 2 do
     local of, form = string.match(changed[i], '^(%a+) (.*)$')
     local limit, until_ms = string.match(changed[i + 1], '^(%d+) (%d+)')

@@ -38,7 +38,7 @@ local function begin_run(run, was, now)
   local rules = parse_rules(unpack_texts(packed), 1)
   local reason, other = first_refusal(rules, now)
   if reason then
-    note_attached(run, other)
+    if other then redis.call('HSET', RUN .. run, 'attached_to', other) end
     return skip_run(run, reason, now)
   end
   local fields = {}

@@ -305,11 +305,6 @@ local function apply_rules(rules, run, now, fields, replaced, applied)
   return may_wait, batch, due, delayed_by
 end
 
--- note that the caller of a run that is skipped has got a live run
-local function note_attached(run, live)
-  if live then redis.call('HSET', RUN .. run, 'attached_to', live) end
-end
-
 -- start a run, now or later, or skip it -> whether it was started, and the live run that its caller gets in its place
 local function start_or_skip(run, app, function_id, queue, event, now, more, retention_ms, rules)
   local reason, other = first_refusal(rules, now)
@@ -319,7 +314,7 @@ local function start_or_skip(run, app, function_id, queue, event, now, more, ret
     redis.call('HSET', RUN .. run, 'app', app, 'function', function_id, 'queue', queue, 'event', event, 'attempt', 0,
       'created_at', now, 'status', 'queued', 'reason', reason, unpack(more))
     index_start(run, app .. '/' .. function_id, now)
-    note_attached(run, other)
+    if other then redis.call('HSET', RUN .. run, 'attached_to', other) end
     if tags then APPLY.tags(tags, run, now) end
     end_run(run, read_run(run), 'skipped', 'error', skipped_failure(reason), now, retention_ms)
     return false, other
