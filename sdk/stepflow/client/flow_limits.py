@@ -193,8 +193,8 @@ class FlowLimits:
         if known is not None:
             return known
         names = split_name(function, self._app_id)
-        named = yield from single(read_function(self._backend.partition.keys, *names))
-        return require_config(str(function), named)
+        config = yield from single(read_function(self._backend.partition.keys, *names))
+        return require_config(str(function), config)
 
 
 @dataclass(frozen=True, slots=True)
