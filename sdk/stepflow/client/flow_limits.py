@@ -40,6 +40,10 @@ class FlowLimit:
         changed: whether it was changed by hand.
         until: when the change ends, in UTC; ``None``: when it is reset.
         reason: why it was changed; ``""``: no reason was given.
+
+    Example::
+
+        changed = [limit for limit in app.flow_limits.list() if limit.changed]
     """
 
     function: str
@@ -154,6 +158,10 @@ class FlowLimits:
         Raises:
             FunctionNotFoundError: neither this app nor any worker has registered the function.
             BackendUnavailableError: the server does not answer. It is safe to repeat the call.
+
+        Example::
+
+            app.flow_limits.reset("sync")
         """
         return run_operation(self._backend.broker, self._reset(function))
 
@@ -258,8 +266,13 @@ def _find(config: FunctionConfig, kind: LimitKind, change: _Change) -> DeclaredL
 
 
 def _text(one: DeclaredLimit) -> str:
-    kind = next(kind for kind, stored in _KINDS.items() if stored == one.kind)
-    return f"{kind} of {one.of}: {one.limit}" + (f" per {one.key}" if one.key else "")
+    return f"{_kind(one)} of {one.of}: {one.limit}" + (f" per {one.key}" if one.key else "")
+
+
+def _kind(one: DeclaredLimit) -> LimitKind:
+    """The public name of the kind of a limit."""
+    kinds: dict[str, LimitKind] = {stored: kind for kind, stored in _KINDS.items()}
+    return kinds[one.kind]
 
 
 def flow_limits(configs: Iterable[FunctionConfig], changed: Mapping[str, ChangedLimit]) -> Listed:
@@ -270,7 +283,7 @@ def flow_limits(configs: Iterable[FunctionConfig], changed: Mapping[str, Changed
 
 
 def _limit(function: str, one: DeclaredLimit, changed: ChangedLimit | None) -> FlowLimit:
-    kind = next(kind for kind, stored in _KINDS.items() if stored == one.kind)
+    kind = _kind(one)
     if changed is None:
         return FlowLimit(function, kind, one.of, one.key, one.limit, one.limit)
     until = utc_time(changed.until_ms) if changed.until_ms else None
