@@ -180,7 +180,7 @@ class FlowLimits:
 
     def _set(self, function: Function[Any, Any] | str, change: _Change) -> Operation[Listed]:
         config = yield from self._config(function)
-        named = {kind: _find(config, kind, change) for kind in change.limits}
+        named: dict[LimitKind, DeclaredLimit] = {kind: _find(config, kind, change) for kind in change.limits}
         partition, who = self._backend.partition, self._backend.actor
         for kind, one in named.items():
             limit, for_ms = change.limits[kind], change.for_ms
@@ -222,7 +222,7 @@ def _checked(limits: Mapping[LimitKind, int | None]) -> dict[LimitKind, int]:
     Raises:
         ConfigurationError: there are none, or one is not an integer of at least 1.
     """
-    wanted = {kind: limit for kind, limit in limits.items() if limit is not None}
+    wanted: dict[LimitKind, int] = {kind: limit for kind, limit in limits.items() if limit is not None}
     if not wanted:
         raise ConfigurationError("set: takes at least one of concurrency, rate_limit and throttle, got none")
     for kind, limit in wanted.items():

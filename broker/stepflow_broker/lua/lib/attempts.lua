@@ -2,11 +2,14 @@
 -- The hash has a field for each, `<number>:<step key>` (`<number>:` of the run's own code), numbered over the whole run.
 -- An attempt is a JSON object, which only readers decode. The attempt that gave a result is in the memo or in the run.
 
-local MAX_OF_STEP = 10 -- attempts that are kept of a step
-local MAX_OF_RUN = 1000 -- attempts that are kept of a run
-local MAX_BYTES = 4194304 -- the size of all of them
-local MAX_UNFINISHED = 100 -- steps that are kept of those that had not ended when their run was cancelled or failed
-local MAX_INVOKES = 800 -- invokes that are kept of those: a fork of the run gets the results of their children
+-- what is kept at most
+local KEPT = {
+  of_step = 10, -- attempts of a step
+  of_run = 1000, -- attempts of a run
+  bytes = 4194304, -- of all of them
+  unfinished = 100, -- steps that had not ended when their run was cancelled or failed
+  invokes = 800, -- invokes among those: a fork of the run gets the results of their children
+}
 
 -- a text as JSON
 local function json_string(text)
@@ -40,14 +43,14 @@ local function keep_attempt(run, key, nth, attempt)
   redis.call('HSET', hash, string.format('%d:%s', number, key), attempt)
   local bytes = redis.call('HINCRBY', hash, 'bytes', #attempt)
   -- deaths have the number of the next attempt, so there may be more attempts than `nth`, but not before the second
-  if (key == '' or tonumber(nth) > 1) and redis.call('HLEN', hash) - 2 > MAX_OF_STEP then
+  if (key == '' or tonumber(nth) > 1) and redis.call('HLEN', hash) - 2 > KEPT.of_step then
     local own = attempts_of(run, key)
-    for i = 1, #own - MAX_OF_STEP do bytes = forget_attempt(run, own[i].name) end
+    for i = 1, #own - KEPT.of_step do bytes = forget_attempt(run, own[i].name) end
   end
-  if redis.call('HLEN', hash) - 2 <= MAX_OF_RUN and bytes <= MAX_BYTES then return end
+  if redis.call('HLEN', hash) - 2 <= KEPT.of_run and bytes <= KEPT.bytes then return end
   local all = attempts_of(run)
   local left = #all
-  while left > 1 and (left > MAX_OF_RUN * 0.9 or bytes > MAX_BYTES * 0.9) do
+  while left > 1 and (left > KEPT.of_run * 0.9 or bytes > KEPT.bytes * 0.9) do
     bytes = forget_attempt(run, all[#all - left + 1].name)
     left = left - 1
   end
@@ -88,8 +91,8 @@ local function keep_unfinished(run, was, fields, now, has_completed)
   end
   for field, id in pairs(fields) do
     local state, child = fields[field .. ':state'], fields[field .. ':child']
-    local is_kept = state and not child and not has_completed and kept < MAX_UNFINISHED
-    if is_kept or child and invokes < MAX_INVOKES then
+    local is_kept = state and not child and not has_completed and kept < KEPT.unfinished
+    if is_kept or child and invokes < KEPT.invokes then
       local nth = (tonumber(fields[field .. ':attempt']) or 0) + 1
       local attempt = '{"number":' .. nth .. end_
       if fields[field .. ':detail'] then
