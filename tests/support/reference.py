@@ -388,10 +388,10 @@ _LIMITS: tuple[tuple[str, str, str, Callable[[int], str], str], ...] = (
     ("idempotency of an event id or a run id", "broker/stepflow_broker/registry/functions.py", "DEDUPE_MS", show_duration, "a repeat after this time and the retention starts a run"),
     ("partitions", "broker/stepflow_broker/redis_client/url.py", "MOST_PARTITIONS", _count, "`ConfigurationError`"),
     ("deaths of workers with one step", "workers/stepflow_workers/state/poison.py", "POISON_DEATHS", _count, "the step fails with `PoisonError`"),
-    ("attempts of a step that are kept", "broker/stepflow_broker/lua/lib/attempts.lua", "MAX_OF_STEP", _count, "the oldest are forgotten"),
-    ("attempts of a run that are kept", "broker/stepflow_broker/lua/lib/attempts.lua", "MAX_OF_RUN", _count, "the oldest tenth is forgotten"),
-    ("size of the attempts of a run that are kept", "broker/stepflow_broker/lua/lib/attempts.lua", "MAX_BYTES", _bytes, "the oldest tenth is forgotten"),
-    ("unfinished steps of a run that are kept", "broker/stepflow_broker/lua/lib/attempts.lua", "MAX_UNFINISHED", _count, "the others are not kept"),
+    ("attempts of a step that are kept", "broker/stepflow_broker/lua/lib/attempts.lua", "of_step", _count, "the oldest are forgotten"),
+    ("attempts of a run that are kept", "broker/stepflow_broker/lua/lib/attempts.lua", "of_run", _count, "the oldest tenth is forgotten"),
+    ("size of the attempts of a run that are kept", "broker/stepflow_broker/lua/lib/attempts.lua", "bytes", _bytes, "the oldest tenth is forgotten"),
+    ("unfinished steps of a run that are kept", "broker/stepflow_broker/lua/lib/attempts.lua", "unfinished", _count, "the others are not kept"),
     ("jobs of one claim", "workers/stepflow_workers/partition/dispatcher.py", "_MAX_CLAIMED", _count, "the worker claims again"),
     ("leases of a worker whose event loop does not run, seconds", "workers/stepflow_workers/liveness/lease_table.py", "BLOCKED_LIMIT_S", _count, "they are no longer extended: other workers take the jobs"),
     ("leases that the sidecar can extend", "workers/stepflow_workers/liveness/lease_table.py", "_ENTRIES", _count, "the thread of the worker extends the rest"),
@@ -407,7 +407,7 @@ def limits() -> dict[tuple[str, str], int]:
 def _constant(path: Path, name: str) -> int:
     """The value of a number that a file defines."""
     text = path.read_text()
-    found = re.search(rf"^(?:local |    )?{name}(?:: int)? = ([\d_* ]+)", text, re.MULTILINE)
+    found = re.search(rf"^(?:local | +)?{name}(?:: int)? = ([\d_* ]+)", text, re.MULTILINE)
     assert found, f"{path.name} has no number {name}"
     value = 1
     for factor in found[1].split("*"):
