@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 import stepflow
+import stepflow.testing as testing
 from stepflow_broker.doctor.findings import CHECKS, PLACES, RULES, Severity
 from stepflow_broker.protocol.keys import KEYS
 from stepflow_broker.protocol.keys_doc import keys_page
@@ -114,6 +115,20 @@ def _exit_codes() -> str:
 
 def _names() -> str:
     return _table(("name", "meaning"), [(_code(name), _summary(thing)) for name, thing in _public(errors=False)])
+
+
+def _testing() -> str:
+    names = [(name, getattr(testing, name)) for name in sorted(testing.__all__, key=str.lower)]
+    return _table(
+        ("name", "meaning"),
+        [(_code(name), _summary(one)) for name, one in names if inspect.isclass(one) or inspect.isfunction(one)],
+    )
+
+
+def _testing_members() -> str:
+    names = [name for name, one in vars(testing.SyncHarness).items() if inspect.isfunction(one) and name[0] != "_"]
+    rows = [(_code(f"h.{name}"), _summary(getattr(testing.SyncHarness, name))) for name in names]
+    return _table(("method", "meaning"), rows)
 
 
 _HANDLES = ("Stepflow", "Run", "Context", "SyncContext", "StepTools", "SyncStepTools")
@@ -510,6 +525,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "errors": _errors,
     "exit codes": _exit_codes,
     "names": _names,
+    "testing": _testing,
+    "testing members": _testing_members,
     "members": _members,
     "statuses": _statuses,
     "commands": _commands,

@@ -100,7 +100,7 @@ def test_a_package_has_its_version_and_not_the_commit_of_the_folder_where_it_is_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_repository(tmp_path / ".git", COMMIT)
-    monkeypatch.setattr(module.metadata, "packages_distributions", lambda: {"shop_flows": ["shop-flows"]})
+    monkeypatch.setattr(module, "_distributions", lambda _path: {"shop_flows": ["shop-flows"]})
     monkeypatch.setattr(module.metadata, "version", {"shop-flows": "2.1"}.__getitem__)
     for app in made(tmp_path / ".venv" / "site-packages" / "shop_flows" / "flows.py"):
         assert code_version([app]) == "2.1"

@@ -160,6 +160,7 @@ def test_the_commands_of_the_shell_exist_with_their_options(block: Block, monkey
 def _variables() -> set[str]:
     """The variables that options of commands are."""
     found = {"STEPFLOW_ENCRYPTION_KEYS", "STEPFLOW_REDIS_URL", "STEPFLOW_OUTPUT", "STEPFLOW_DEBUG", "STEPFLOW_VERSION"}
+    found.add("STEPFLOW_TEST_REDIS_URL")
     left: list[tuple[str, click.Command]] = [("STEPFLOW", cli)]
     while left:
         prefix, command = left.pop()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -56,9 +57,15 @@ def _version_of(module: str) -> str:
 
 def _package_version(package: str) -> str:
     """The version of the distribution that has a top-level package."""
-    names = metadata.packages_distributions().get(package, ())
+    names = _distributions(tuple(sys.path)).get(package, ())
     versions = (metadata.version(name) for name in names)
     return next(versions, "")[:_LONGEST]
+
+
+@cache
+def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:  # noqa: ARG001  the key of the cache
+    """The distributions of each top-level package. Finding them takes long, and a test starts many workers."""
+    return metadata.packages_distributions()
 
 
 def _commit_at(folder: Path) -> str:

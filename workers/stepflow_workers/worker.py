@@ -48,10 +48,12 @@ from stepflow_broker.registry.functions import (
 )
 from stepflow_broker.transitions.consumers import remove_consumers
 from stepflow_broker.transitions.jobs import queue_lists
+from stepflow_engine.around_attempt import Attempt
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, PermissionDeniedError, StepflowError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.run_loop import end_tasks
+from stepflow_engine.steps import RunRequest
 from stepflow_workers.code_fingerprint import code_fingerprint
 from stepflow_workers.code_version import VERSION, code_version
 from stepflow_workers.consumers.completions import CompletionConsumer
@@ -99,6 +101,7 @@ class StepWorker(BaseWorker):
         apps: the apps whose functions it executes.
         settings: its settings.
         clock: the time of its runs, timers and schedules.
+        replace_handler: see `WorkerState`.
         on_start: called when it is ready to claim jobs.
 
     Attributes:
@@ -115,6 +118,7 @@ class StepWorker(BaseWorker):
         settings: WorkerSettings,
         *,
         clock: Clock = REAL_CLOCK,
+        replace_handler: Callable[[Attempt, RunRequest], RunRequest] | None = None,
         on_start: Callable[[], None] | None = None,
     ) -> None:
         self._apps = {app.id: app for app in apps}
@@ -147,6 +151,7 @@ class StepWorker(BaseWorker):
         except CLIENT_ERRORS as error:
             raise server_error(error, settings.redis_url, "info") from None
         self._on_start = on_start
+        self._replace_handler = replace_handler
         self._shown_state = ""
         self._counted = (0, 0)
         self._needs_registration = False
@@ -302,7 +307,11 @@ class StepWorker(BaseWorker):
         registries = Registries(broker, self.partition)
         lease_ms = self.settings.lease_ms
         lease_sidecar = LeaseSidecar(
-            self.settings.redis_url, worker=self.name, rq_worker_key=self.key, lease_ms=lease_ms
+            self.settings.redis_url,
+            worker=self.name,
+            rq_worker_key=self.key,
+            lease_ms=lease_ms,
+            is_wanted=self.settings.has_lease_sidecar,
         )
         leases = HeldLeases(lease_sidecar.table)
         state = WorkerState(
@@ -313,6 +322,7 @@ class StepWorker(BaseWorker):
             code,
             wakeups,
             fingerprint=self._fingerprint,
+            replace_handler=self._replace_handler,
             version=self._code_version,
         )
         completions = CompletionConsumer(broker, self.partition, self.name, state.cache)
@@ -444,6 +454,24 @@ class StepWorker(BaseWorker):
         self._signalled_at = time.monotonic()
         if self._loop is not None and self._partition_workers is not None:
             _from_thread(self._loop, self._partition_workers.stop)
+
+    def clock_set(self) -> None:
+        """Do what is due now: a test has set the clock. Callable from any thread; returns when the loop knows it."""
+        noted, workers = threading.Event(), self._partition_workers
+
+        def note() -> None:
+            if workers is not None:
+                workers.clock_set()
+            noted.set()
+
+        if self._loop is not None:
+            _from_thread(self._loop, note)
+            noted.wait(HARD_END_S)
+
+    @property
+    def has_followed(self) -> bool:
+        """Whether it has started, and all its periodic tasks have run since `clock_set`. Callable from any thread."""
+        return self._partition_workers is not None and self._partition_workers.has_followed
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """First signal: finish the running jobs. Second signal: stop at once; the leases expire.

@@ -281,6 +281,7 @@ class RunDriver:
         state = self._state
         return (
             bool(state.settings.sticky)
+            and state.settings.holds_runs
             and not state.stopping
             and len(state.cache) <= state.settings.cached_runs
             and not self._run.function.limits_steps

@@ -32,14 +32,16 @@ class LeaseSidecar:
         worker: the name of the worker.
         rq_worker_key: RQ's key of the worker. The sidecar extends its expiry with the leases.
         lease_ms: the length of a lease.
+        is_wanted: whether there is a process at all.
 
     Attributes:
         table: the leases, which the worker writes.
     """
 
-    def __init__(self, url: str, *, worker: str, rq_worker_key: str, lease_ms: int) -> None:
+    def __init__(self, url: str, *, worker: str, rq_worker_key: str, lease_ms: int, is_wanted: bool = True) -> None:
         self.table = LeaseTable(LeaseTable.make_file())
         self._config = {"url": url, "worker": worker, "rq_worker_key": rq_worker_key, "lease_s": lease_ms / 1000}
+        self._is_wanted = is_wanted
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,6 +51,8 @@ class LeaseSidecar:
 
     def start(self) -> None:
         """Start the process, without waiting for it. A worker without a lease sidecar works, and logs a warning."""
+        if not self._is_wanted:
+            return
         args = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid())]
         config = {**self._config, "worker_pid": os.getpid(), "table": self.table.file, "path": sys.path}
         try:
@@ -64,7 +68,7 @@ class LeaseSidecar:
     def restart_if_dead(self) -> None:
         """Start the process again if it has died."""
         process = self._process
-        if process is None or process.poll() is not None:
+        if self._is_wanted and (process is None or process.poll() is not None):
             _log.warning("lease_sidecar_died", extra={"exit_code": None if process is None else process.returncode})
             self._close()
             self.start()

@@ -278,6 +278,17 @@ class Dispatcher:
         self._maintenance.timer_set(delay_ms)
         self._woken.set()
 
+    def clock_set(self) -> None:
+        """Do what is due now: a test has set the clock."""
+        self._maintenance.clock_set()
+        self._poll_at = 0.0
+        self._woken.set()
+
+    @property
+    def has_followed(self) -> bool:
+        """Whether all periodic tasks have run since `clock_set`."""
+        return self._maintenance.has_followed
+
     # -- notifications -----------------------------------------------------------
 
     def on_ready(self) -> None:

@@ -119,6 +119,16 @@ class PartitionWorkers:
             for listening in (member.notifications.run(), member.router.run())
         ]
 
+    def clock_set(self) -> None:
+        """Do what is due now: a test has set the clock."""
+        for dispatcher in self._dispatchers:
+            dispatcher.clock_set()
+
+    @property
+    def has_followed(self) -> bool:
+        """Whether all periodic tasks have run since `clock_set`. Callable from any thread."""
+        return all(dispatcher.has_followed for dispatcher in self._dispatchers)
+
     def stop(self) -> None:
         """Claim no more jobs."""
         for dispatcher in self._dispatchers:

@@ -91,10 +91,12 @@ class MaintenanceLoop:
         self._tick_at = 0.0
         self._repair_cursor = 0
         self._clock = ServerClock()
+        self._is_running = False
         self._completions_task = _PeriodicTask(partial(completions.process_new, partition), 4.0)
         self._pauses_task = _PeriodicTask(partial(state.pauses.refresh, partition), 10.0)
         self._requeues_task = _PeriodicTask(self._retry_requeued, 2.0)
         self._tasks = (
+            _PeriodicTask(self._register_code, 20.0),
             self._pauses_task,
             _PeriodicTask(self._watch_clock, 2.0),
             self._requeues_task,
@@ -105,7 +107,6 @@ class MaintenanceLoop:
             _PeriodicTask(partial(completions.take_over, partition), 8.0),
             _PeriodicTask(self._reclaim, min(4.0, state.settings.lease_ms * _SCAN_LEASES / 1000)),
             _PeriodicTask(self._repair, 10.0),
-            _PeriodicTask(self._register_code, 20.0),
             _PeriodicTask(self._check_server, _CHECK_S),
             _PeriodicTask(self._remove_consumers, 300.0),
             _PeriodicTask(self._forget, 15.0),
@@ -115,12 +116,27 @@ class MaintenanceLoop:
     async def run_due(self) -> None:
         """Run the tasks that are due."""
         now = asyncio.get_running_loop().time()
-        if now >= min(self._timers_at, self._tick_at):
-            await self._fire_timers(now)
+        self._is_running = True
+        try:
+            if now >= min(self._timers_at, self._tick_at):
+                await self._fire_timers(now)
+            for task in self._tasks:
+                if now >= task.due_at:
+                    task.due_at = now + task.every_s
+                    await task.run()
+        finally:
+            self._is_running = False
+
+    def clock_set(self) -> None:
+        """Run all tasks at the next opportunity: a test has set the clock."""
+        self._timers_at = 0.0
         for task in self._tasks:
-            if now >= task.due_at:
-                task.due_at = now + task.every_s
-                await task.run()
+            task.due_at = 0.0
+
+    @property
+    def has_followed(self) -> bool:
+        """Whether all tasks have run since `clock_set`."""
+        return not self._is_running and bool(self._timers_at) and all(task.due_at for task in self._tasks)
 
     def seconds_left(self) -> float:
         """Seconds until the next timer may be due. At most one, because other workers set timers too."""

@@ -29,6 +29,8 @@ class WorkerSettings:
         max_jobs: after how many jobs a new process takes the place of this one; 0: never.
         max_memory_bytes: above how much resident memory a new process takes its place, in bytes; 0: never.
         isolated_processes: how many isolated handlers it executes at once; 0: as many as there are CPUs.
+        holds_runs: whether a run that waits keeps its lease for a while. Else it is parked at once.
+        has_lease_sidecar: whether a process extends the leases while no thread of the worker can run.
     """
 
     redis_url: str = field(repr=False)
@@ -45,6 +47,8 @@ class WorkerSettings:
     max_jobs: int = 0
     max_memory_bytes: int = 0
     isolated_processes: int = 0
+    holds_runs: bool = True
+    has_lease_sidecar: bool = True
 
     @property
     def recycles(self) -> bool:

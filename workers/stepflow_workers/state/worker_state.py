@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,12 +14,14 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.transitions.jobs import Lease, by_partition, continue_run, fail_attempt, leave_job, release_jobs
+from stepflow_engine.around_attempt import Attempt
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.errors import BackendUnavailableError, DecryptionError
 from stepflow_engine.handler_control import HandlerControl
 from stepflow_engine.ids import split_job_id
 from stepflow_engine.memo import Memo, read_memo
 from stepflow_engine.product import WORKER_LOGGER
+from stepflow_engine.steps import RunRequest
 from stepflow_engine.thread_pool import ThreadPool
 from stepflow_workers.handler_process.processes import HandlerProcesses
 from stepflow_workers.state.log_throttle import LogThrottle
@@ -45,6 +48,7 @@ class WorkerState:
         broker: the connection to the server.
         partition: the first partition; its cipher has the keys of all apps of this worker.
         clock: the clock of the partitions.
+        replace_handler: the request that is executed in place of that of the code, in a test; ``None``: none is.
         worker: the worker's name.
         settings: the settings of the worker.
         code: the digest of the functions of which it has the code.
@@ -75,6 +79,7 @@ class WorkerState:
     code: str
     wakeups: Wakeups
     fingerprint: str = ""
+    replace_handler: Callable[[Attempt, RunRequest], RunRequest] | None = None
     clock: Clock = field(init=False)
     slots: Slots = field(init=False)
     cache: RunCache = field(init=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stepflow import Function
 from stepflow_broker.transitions.attempts import attempt_detail
 from stepflow_broker.transitions.jobs import Lease
+from stepflow_engine.around_attempt import Attempt
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import seal_failure, step_scope
 from stepflow_engine.errors import LimitError
@@ -62,6 +63,9 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
         state.executing[job] = step
     if (cache := attempt.request.cache) is not None and (hit := await find_cached(state, attempt, cache)) is not None:
         return _cached(state, attempt, hit, started_at=started_at)
+    if state.replace_handler is not None:
+        described = Attempt(attempt.run.function.name, attempt.run.run_id, attempt.id, attempt.number)
+        attempt = replace(attempt, request=state.replace_handler(described, attempt.request))
     control = await begin_handler(state, attempt)
     state.handlers[job] = control
     try:
