@@ -131,7 +131,7 @@ def _retry(app: Stepflow) -> object:
         ("producer", "pause", ["operator"], lambda app: app.pause("pay")),
         ("producer", "zrangebyscore stepflow:live", ["operator", "read-only"], lambda app: app.cancel_many(all=True)),
         ("producer", "register_functions", ["worker"], lambda app: register_as(app)),
-        ("producer", f"hscan stepflow:attempts:{_RUN}", ["worker", "operator", "read-only"], _retry),
+        ("producer", "load_run", ["worker", "operator", "read-only"], _retry),
         ("operator", "xadd stepflow:events", ["producer", "worker"], lambda app: app.send("shop/paid")),
         ("operator", "register_functions", ["worker"], lambda app: register_as(app)),
         ("read-only", "start_runs", ["producer", "worker"], lambda app: app.start("pay")),

@@ -146,7 +146,7 @@ PRODUCER = Role(
         "send_signal",
         "agree_partitions",
     ),
-    sent=_commands(_CONNECTING, _CALLING, _LISTENING, "get hget hgetall hmget hvals xadd set wait zrange"),
+    sent=_commands(_CONNECTING, _CALLING, _LISTENING, "get hget hgetall hmget hscan hvals xadd set wait zrange"),
     reads=frozenset({"PAUSED", "FUNCTIONS"}),
     writes=frozenset({"MEMOS", "EVENTS", "REPLICATED"}),
     subscribed=frozenset({"RUN_ENDED"}),
