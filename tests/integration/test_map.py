@@ -28,6 +28,7 @@ from stepflow import (
 from tests.support.command_line import as_json, call
 from tests.support.processes import until
 
+pytestmark = pytest.mark.roles("producer", "operator")
 both_layouts = pytest.mark.parametrize("partitions", [1, 4], ids=["whole", "divided"])
 
 
@@ -332,3 +333,15 @@ def test_what_is_stored_of_a_map_is_encrypted(
     assert "secret" not in stored.lower()
     assert run.rerun().result(timeout=30) == run.result()
     assert app.fork(run, before="nap").result(timeout=30) == run.result()
+
+
+def test_each_round_of_a_run_may_have_a_map_with_the_same_id(app: Stepflow, run_worker: Callable[..., Any]) -> None:
+    @app.function("f")
+    async def f(ctx: Context) -> list[int]:
+        numbers = await ctx.step.map("double", lambda number: number * 2, ctx.event.data)
+        if len(numbers) < 4:
+            return ctx.continue_as_new([*numbers, 1])
+        return numbers
+
+    run_worker(app)
+    assert app.start(f, [1, 1]).result(timeout=30) == [8, 8, 4, 2]
