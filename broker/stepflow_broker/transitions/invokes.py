@@ -10,14 +10,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.protocol import replies
-from stepflow_broker.protocol.command import Arg, Command, run_script
+from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.outbox import StartChild
 from stepflow_engine.codec import dumps
+from stepflow_engine.steps import ParentClose
 
-__all__ = ["ChildStart", "HandleStart", "Resolved", "invoke_child", "start_child", "wake_parent"]
+__all__ = [
+    "ChildStart",
+    "HandleStart",
+    "Resolved",
+    "invoke_child",
+    "read_closed_children",
+    "start_child",
+    "wake_parent",
+]
+
+_CLOSE = ":close"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +184,19 @@ def start_child(
         dumps(args) if is_remote else b"",
         *rules,
     )
+
+
+def read_closed_children(partition: Partition, run_id: str) -> Command[list[str]]:
+    """The keys of the steps that wait for children which must not outlive their parent.
+
+    Other fields of the steps are not looked at: they may be damaged.
+    """
+
+    def read(reply: Any) -> list[str]:
+        closes = {name: close for name, close in replies.fields(reply).items() if name.endswith(_CLOSE)}
+        return [name.removesuffix(_CLOSE) for name, close in closes.items() if close != ParentClose.LEAVE.encode()]
+
+    return command(read, "HGETALL", partition.run_key("STEPS", run_id))
 
 
 def wake_parent(partition: Partition, child: str, *, worker: str) -> Command[Resolved | None]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from stepflow_broker.protocol.command import in_chunks
 from stepflow_broker.transitions.cancelled_steps import cancel_steps
+from stepflow_broker.transitions.invokes import read_closed_children
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.runs import note_closing, read_steps
 from stepflow_engine.state_machine import RunStatus
@@ -49,8 +50,7 @@ async def _has_steps(state: WorkerState, run: CachedRun, keys: Sequence[str]) ->
 
 async def cancel_children(state: WorkerState, lease: Lease, *, retention_ms: int) -> None:
     """Cancel the children of a run that fails without its code: all that are not to be left."""
-    steps = await state.broker.execute(read_steps(state.partition, lease.run_id))
-    keys = [step.key for step in steps if step.parent_close not in ("", ParentClose.LEAVE)]
+    keys = await state.broker.execute(read_closed_children(state.partition, lease.run_id))
     for part in in_chunks(keys, _CHUNK):
         call = cancel_steps(
             state.partition, run_id=lease.run_id, fence=lease.fence, keys=part, retention_ms=retention_ms

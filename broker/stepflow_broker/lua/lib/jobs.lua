@@ -37,7 +37,7 @@ end
 local function lists_of_job(job, was)
   local run, key = split_job(job)
   if key ~= '' then return {list_of_step(run, was, key)} end
-  return {list_of(was.queue, true), list_of(was.queue, false)}
+  return {list_of(was.queue, false), list_of(was.queue, true)}
 end
 
 local function describe_job(job, list, status, description, now, more)
