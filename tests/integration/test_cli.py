@@ -274,6 +274,7 @@ def test_functions_workers_and_queues_are_listed(url: str, tmp_path: Path) -> No
             "triggers": [{"event": "shop/order.placed", "if": None}],
             "retries": 4,
             "rate_limit": None,
+            "changed_limits": [],
             "served": True,
             "pinned": None,
         }
