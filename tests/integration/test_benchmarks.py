@@ -11,7 +11,7 @@ import pytest
 from benchmarks.stepflow import CASES
 from tests.support.processes import ROOT
 
-TAKE_LONG = {"idle", "processes", "seq10000"}
+TAKE_LONG = {"idle", "map100000", "processes", "seq10000"}
 WORKLOADS = sorted({case.workload for case in CASES} - TAKE_LONG)
 
 
