@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +15,7 @@ from pathlib import Path
 from stepflow import Stepflow
 from stepflow_workers.state.settings import WorkerSettings
 from stepflow_workers.worker import StepWorker
-from tests.support.forking import fork_program
+from tests.support.forking import ForkedProcess, fork_program
 from tests.support.roles import as_role
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +28,10 @@ apps, settings = json.loads(sys.argv[1])
 settings["backoff"] = Backoff(*settings.pop("backoff"))
 run_worker(WorkerSpec(tuple(apps), WorkerSettings(**settings), "INFO"))
 """
+
+
+_READ_AT_START = ("LD_", "PYTHON")
+"""What the variables begin with that a process reads when it starts. A forked process has started before."""
 
 
 def until(condition: Callable[[], object], *, seconds: float = 30.0, what: str = "the condition") -> None:
@@ -52,14 +58,15 @@ class WorkerProcess:
     ) -> None:
         settings = {"redis_url": as_role(url, "worker"), "lease_ms": 3_000, "backoff": (20, 100)} | settings
         self.log = log
+        arguments, environment = json.dumps([apps, settings]), {**os.environ, **(env or {})}
+        self.process: ForkedProcess | subprocess.Popen[bytes]
         with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
-            self.process = fork_program(
-                json.dumps([apps, settings]),
-                code=_MAIN,
-                cwd=ROOT,
-                environment={**os.environ, **(env or {})},
-                files=(nothing, output, output),
-            )
+            if any(name.startswith(_READ_AT_START) for name in env or ()):
+                command = [sys.executable, "-c", _MAIN, arguments]
+                self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+                return
+            files = (nothing, output, output)
+            self.process = fork_program(arguments, code=_MAIN, cwd=ROOT, environment=environment, files=files)
 
     @property
     def pid(self) -> int:
