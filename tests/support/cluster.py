@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import socket
 from collections import Counter
@@ -26,6 +27,8 @@ _BUS = 10_000
 """A node speaks with other nodes at a port so far above its own. Redis 6 and 5 know no other."""
 _PORTS = range(12_000, 22_000)
 """Neither these nor those of the bus are given to outgoing connections: a killed node can have its port again."""
+_SHARES = 8
+"""Each process of the tests takes its own ports: one of two that look at the same time would not get what it saw."""
 _BATCH = 50
 _AGREED_S = 60.0
 
@@ -308,7 +311,8 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _unused(held: contextlib.ExitStack) -> Iterator[int]:
-    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+    own = _PORTS[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES :: _SHARES]
+    for port in random.SystemRandom().sample(own, len(own)):
         with contextlib.suppress(OSError):
             for number in (port, port + _BUS):
                 held.enter_context(socket.socket()).bind(("127.0.0.1", number))

@@ -32,11 +32,14 @@ _STEERING = frozenset(
         "fork",
         "pause",
         "rerun",
+        "reset",
         "resume",
         "retry",
+        "set",
         "signal",
         "stop",
         "trigger",
+        "unpin",
     }
 )
 
