@@ -343,7 +343,7 @@ def test_breakpoint_without_a_terminal_fails_with_what_to_do(dev: Dev) -> None:
 
 @pytest.mark.parametrize(
     ("start", "said"),
-    [(b"VALKEY080", "a newer server (VALKEY080)"), pytest.param(b"garbage", "damaged", marks=pytest.mark.slow)],
+    [(b"VALKEY990", "a newer server (VALKEY990)"), pytest.param(b"garbage", "damaged", marks=pytest.mark.slow)],
 )
 def test_dev_says_that_it_cannot_read_the_data_of_another_server(dev: Dev, start: bytes, said: str) -> None:
     folder = dev.folder / ".stepflow" / "appendonlydir"
