@@ -28,10 +28,10 @@ demo: $(VENV)/.installed ## count the standard library with a server and two wor
 demo-kill: $(VENV)/.installed ## the same, and one of the workers is killed half-way
 	@$(BIN)/python -m examples.census.demo --kill
 
-test: $(VENV)/.installed-dev ## the tests that need only Python; the last line says what is left out (about 10 minutes)
+test: $(VENV)/.installed-dev ## the tests that need only Python; the last line says what is left out (about 5 minutes)
 	@$(PYTEST) -q --quick $(PARALLEL)
 
-test-all: needs coverage chaos-short test-acl test-cluster ## everything, as CI does (about 30 minutes); needs libfaketime
+test-all: needs coverage chaos-short test-acl test-cluster ## everything, as CI does (about 25 minutes); needs libfaketime
 
 coverage: $(VENV)/.installed-dev ## all tests but the fault tests, with branch coverage; fails below 95 %
 	@$(BIN)/coverage erase
