@@ -187,3 +187,10 @@ def test_what_is_sent_again_to_a_server_that_does_not_know_the_script_is_its_sou
 def test_no_payload_is_decoded_in_a_script(name: str) -> None:
     assert "cjson" not in script(name).text
     assert "cmsgpack" not in script(name).text
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_leaves_some_of_the_local_names_that_lua_allows(name: str) -> None:
+    """The server refuses a script with more than 200 at once, with libraries and keys."""
+    declared = re.findall(r"^local (function|[\w, ]+)", script(name).text, re.MULTILINE)
+    assert sum(len(names.split(",")) for names in declared) <= 195, "put some into a table, or inline constants"
