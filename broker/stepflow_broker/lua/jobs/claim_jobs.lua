@@ -3,7 +3,8 @@
 -- is claimed while RQ is suspended, or from a paused queue. A claim that a worker sends again, because it lost the
 -- reply, gets the same jobs. Jobs of other programs that use RQ stay on their list. A job of which this worker does not
 -- have the code is deferred to a wait list, from which the next claim of a worker that has it takes it. So is a job of a
--- pinned run that another release executes. A job of a run that has failed, which RQ's tools have requeued, is noted: a worker retries the run.
+-- pinned run that another release executes. A job of a run that has failed, which RQ's tools have requeued, is noted: a
+-- worker retries the run.
 -- USES     clock jobs state concurrency code
 -- KEYS     1 rq_suspended  2 paused  3 last_claim
 -- ARGV     1 now_ms  2 worker  3 limit  4 lease_ms  5 claim (a number that the worker uses once; 0: never repeated)
