@@ -36,7 +36,7 @@ from stepflow_engine.codec import (
 from stepflow_engine.errors import EventError, StepOutputError
 from stepflow_engine.model_json import find_secret, models_of
 
-__all__ = ["check_event_data", "check_result_type", "check_value", "plain_adapter", "refuse_unreadable_type"]
+__all__ = ["check_event_data", "check_value", "plain_adapter", "refuse_unreadable_type", "storable_adapter"]
 
 _SAMPLES: dict[Any, tuple[Any, ...]] = {
     type(None): (None,),
@@ -72,13 +72,25 @@ _MAX_CHANGES = 1_000
 _MANY = 1_000_000_000
 
 
-def check_result_type(handler: Callable[..., Any]) -> None:
-    """Refuse a handler whose result could not be restored; see `refuse_unreadable_type`.
+def storable_adapter(handler: Callable[..., Any]) -> Restore | None:
+    """The adapter that restores the result of a handler to its return annotation; ``None``: plain JSON data.
 
     Raises:
         ValueError: the type of the result is or has a secret, or its values do not come back.
     """
-    refuse_unreadable_type(return_annotation(handler))
+    annotation = return_annotation(handler)
+    try:
+        fault, adapter = _fault_and_adapter(annotation, order_of(annotation))
+    except TypeError:  # not hashable, so it cannot be cached; pydantic knows no such type
+        return None
+    if fault:
+        raise ValueError(fault)
+    return adapter
+
+
+@lru_cache(maxsize=1024)
+def _fault_and_adapter(annotation: Any, order: str) -> tuple[str, Restore | None]:
+    return _fault(annotation, order), None if annotation is None else adapter_for(annotation)
 
 
 def plain_adapter(handler: Callable[..., Any]) -> Restore:

@@ -68,7 +68,8 @@ class RunActivity:
     def touch(self) -> None:
         """Record that a callback of the run is scheduled."""
         self.touched = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
         if self.on_touch is not None:
             on_touch, self.on_touch = self.on_touch, None
             on_touch()

@@ -75,9 +75,10 @@ async def attempt_step(
     context, control = request.context.copy(), control or HandlerControl(step_id)
     context.run(enter_handler, attempt, control)
     described = functools.partial(Attempt, function, run_id, step_id, attempt)  # most attempts need it not
-    code = _call(described, request, around, threads)
+    is_async = is_async_callable(request.handler)
+    code = _call(request) if is_async and not around.has_async else _call_around(described, request, around, threads)
     task = (loop or asyncio.get_running_loop()).create_task(code, name=step_id, context=context)
-    if is_async_callable(request.handler):
+    if is_async:
         control.task = task
     try:
         value = await _result(task, request, control)
@@ -110,20 +111,27 @@ def enter_handler(attempt: int, control: HandlerControl) -> None:
     HANDLER.set(control)
 
 
-async def _call(
-    described: Callable[[], Attempt], request: RunRequest, around: AroundAttempt, threads: ThreadPool
-) -> Any:
+async def _call(request: RunRequest) -> Any:
     try:
-        if is_async_callable(request.handler) and not around.has_async:
-            return await request.handler(*request.args, **request.kwargs)
-        return await _call_around(described(), request, around, threads)
+        return await request.handler(*request.args, **request.kwargs)
     except (Exception, asyncio.CancelledError):
         raise
     except BaseException as error:  # noqa: BLE001  user code
         raise escaped(error) from None
 
 
-async def _call_around(attempt: Attempt, request: RunRequest, around: AroundAttempt, threads: ThreadPool) -> Any:
+async def _call_around(
+    described: Callable[[], Attempt], request: RunRequest, around: AroundAttempt, threads: ThreadPool
+) -> Any:
+    try:
+        return await _called_around(described(), request, around, threads)
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:  # noqa: BLE001  user code
+        raise escaped(error) from None
+
+
+async def _called_around(attempt: Attempt, request: RunRequest, around: AroundAttempt, threads: ThreadPool) -> Any:
     handler: Callable[..., Any] = functools.partial(request.handler, *request.args, **request.kwargs)
     if is_async_callable(request.handler):
         return await around.wait(attempt, handler)

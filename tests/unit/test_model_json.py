@@ -20,7 +20,7 @@ from stepflow_engine.codec import (
     loads,
     restore,
 )
-from stepflow_engine.declared_types import check_result_type, check_value
+from stepflow_engine.declared_types import check_value, storable_adapter
 
 
 class Camel(BaseModel):
@@ -159,7 +159,7 @@ def test_a_return_type_with_a_secret_is_refused_before_anything_is_executed(anno
 
     handler.__annotations__["return"] = function.__annotations__["return"] = annotation
     with pytest.raises(ValueError, match="secret"):
-        check_result_type(handler)
+        storable_adapter(handler)
     with pytest.raises(ConfigurationError, match="function 'f': the result has the secret"):
         Stepflow("shop").function("f")(function)
 
@@ -170,7 +170,7 @@ def test_other_return_types_are_accepted() -> None:
         def handler() -> None: ...
 
         handler.__annotations__["return"] = annotation
-        check_result_type(handler)
+        storable_adapter(handler)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from stepflow.functions.requests import (
 )
 from stepflow.options.queue import checked_queue
 from stepflow.signals import Signal, read_signal
-from stepflow_engine.codec import restore, result_adapter
-from stepflow_engine.declared_types import check_result_type, plain_adapter
+from stepflow_engine.codec import restore
+from stepflow_engine.declared_types import plain_adapter, storable_adapter
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import StepError, StepUsageError
 from stepflow_engine.execution import Execution
@@ -151,12 +151,11 @@ class StepTools:
                 "pass the function itself, and its arguments after it"
             )
         try:
-            check_result_type(handler)
+            adapter = storable_adapter(handler)
         except ValueError as error:
             raise StepUsageError(f"step {id!r}: {error}") from None
         if self._isolation is not None:
             check_importable(handler, what=f"step {id!r}: an isolated handler")
-        adapter = result_adapter(handler)
         return RunRequest(
             handler,
             args,

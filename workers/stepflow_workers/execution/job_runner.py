@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_engine.errors import (
@@ -45,8 +46,8 @@ async def run_job(context: JobContext, lease: Lease) -> None:
     try:
         if len(lease.deaths) > POISON_DEATHS:  # not even loading and replaying the run is safe
             await fail_poisoned_job(context, lease)
-        else:
-            await _run_job(context, lease)
+        elif (run := await load_cached_run(context, lease)) is not None:  # load
+            await _run_steps(context, run, lease)
     except (DecryptionError, CorruptDataError) as error:
         await _end_unreadable(context, lease, error)
     except (BackendUnavailableError, ConfigurationError, asyncio.CancelledError):
@@ -57,10 +58,7 @@ async def run_job(context: JobContext, lease: Lease) -> None:
         await fail_job(context, lease, error)
 
 
-async def _run_job(context: JobContext, lease: Lease) -> None:
-    run = await load_cached_run(context, lease)  # load
-    if run is None:
-        return
+async def _run_steps(context: JobContext, run: CachedRun, lease: Lease) -> None:
     run.users += 1
     try:
         async with _job(context, run, lease) as job:
@@ -71,7 +69,7 @@ async def _run_job(context: JobContext, lease: Lease) -> None:
                 try:
                     continues = await job.commit(attempt, result)  # commit
                 finally:
-                    run.drop_uncommitted(attempt.key)
+                    run.drop_uncommitted(attempt.call.key)
                 if isinstance(result, StepFinished) and result.had_heartbeats:
                     forget_heartbeats(context.state, attempt)
                 if not continues:
@@ -80,12 +78,18 @@ async def _run_job(context: JobContext, lease: Lease) -> None:
         _release(context, run, lease)
 
 
-async def _perform(state: WorkerState, attempt: StepAttempt[RunRequest]) -> StepFinished | StepRetry | None:
+def _perform(state: WorkerState, attempt: StepAttempt[RunRequest]) -> Awaitable[StepFinished | StepRetry | None]:
     """Execute a step with as many slots as it needs. ``None``: the run was dropped while the step waited for them."""
     placement = attempt.request.placement
     if placement is None or placement.slots == 1:
-        return await execute_step(state, attempt)
-    async with state.slots.several(placement.slots):
+        return execute_step(state, attempt)
+    return _perform_with_slots(state, attempt, placement.slots)
+
+
+async def _perform_with_slots(
+    state: WorkerState, attempt: StepAttempt[RunRequest], slots: int
+) -> StepFinished | StepRetry | None:
+    async with state.slots.several(slots):
         if attempt.run.execution.closed:
             await state.release([attempt.lease])
             return None

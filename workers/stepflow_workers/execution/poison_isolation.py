@@ -47,18 +47,15 @@ class IsolatingRunner:
         self._closed_for: Lease | None = None
         self._deferring_since: float | None = None
 
-    async def run(self, lease: Lease) -> None:
+    def run(self, lease: Lease) -> Awaitable[None]:
         """Run one job, or return it if it or another job must be alone."""
         if self._closed_for is not None:
-            await self._state.release([lease])
-        elif len(lease.deaths) < _SUSPECT_DEATHS:
-            await self._run(lease)
-        elif self._is_settled():
-            await self._run_alone(lease)
-        elif self._may_defer():
-            await self._defer(lease)
-        else:
-            await self._make_room(lease)
+            return self._state.release([lease])
+        if len(lease.deaths) < _SUSPECT_DEATHS:
+            return self._run(lease)
+        if self._is_settled():
+            return self._run_alone(lease)
+        return self._defer(lease) if self._may_defer() else self._make_room(lease)
 
     async def _run(self, lease: Lease) -> None:
         self._started[lease.job, lease.fence] = _now_s()

@@ -96,7 +96,7 @@ class RunDriver:
                 fresh
                 and outcome.alone
                 and isinstance(request := fresh[0].request, RunRequest)
-                and not _has_queue(request)
+                and (request.placement is None or not request.placement.queue)  # else it is a job of its own
             ):
                 self._budget -= 1
                 return StepAttempt(run, lease, fresh[0], request, deaths=run.deaths)
@@ -320,8 +320,3 @@ class RunDriver:
         except TimeoutError:
             return False
         return not self._state.stopping
-
-
-def _has_queue(request: RunRequest) -> bool:
-    """Whether a step has a queue of its own. Then it is a job of its own."""
-    return request.placement is not None and request.placement.queue != ""

@@ -58,13 +58,14 @@ class StepRetry:
 async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> StepFinished | StepRetry:
     """Call the handler of the step once and decide what follows."""
     run, started_at = attempt.run, state.clock.now_ms()
-    job, step = attempt.lease.job, (attempt.key, attempt.id, started_at)
+    call, job = attempt.call, attempt.lease.job
+    step = call.key, call.id, started_at
     if not attempt.lease.key:  # the claim of a planned step says that it executes
         state.executing[job] = step
     if (cache := attempt.request.cache) is not None and (hit := await find_cached(state, attempt, cache)) is not None:
         return _cached(state, attempt, hit, started_at=started_at)
     if state.replace_handler is not None:
-        described = Attempt(attempt.run.function.name, attempt.run.run_id, attempt.id, attempt.number)
+        described = Attempt(run.function.name, run.run_id, call.id, attempt.number)
         attempt = replace(attempt, request=state.replace_handler(described, attempt.request))
     control = await begin_handler(state, attempt)
     state.handlers[job] = control
@@ -73,7 +74,7 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
             raise PoisonError(died_text(attempt.deaths, "this step"))
         if attempt.request.isolation is None:
             result = await attempt_step(
-                attempt.id,
+                call.id,
                 attempt.request,
                 function=run.function.name,
                 run_id=run.run_id,
@@ -82,11 +83,11 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
                 threads=state.threads,
                 control=control,
                 around=run.function.around,
-                loop=attempt.call.future.get_loop(),
+                loop=call.future.get_loop(),
             )
         else:
             result = await attempt_isolated(state, attempt, control)
-        detail = _detail(state, attempt.lease, attempt.id, attempt=attempt.number, started_at=started_at)
+        detail = _detail(state, attempt.lease, call.id, attempt=attempt.number, started_at=started_at)
         text = _memo_text(attempt, result.text, detail)
     except asyncio.CancelledError:
         end_handler(control, failed=False)
@@ -99,11 +100,11 @@ async def execute_step(state: WorkerState, attempt: StepAttempt[RunRequest]) -> 
             del state.handlers[job]
         if state.executing.get(job) is step:  # not that of a later lease
             del state.executing[job]
-    run.add_uncommitted(attempt.key, len(text))
+    run.add_uncommitted(call.key, len(text))
     had_heartbeats = end_handler(control, failed=False)
     if cache is not None:
         await store_cached(state, attempt, cache, result.text)
-    return StepFinished(text, Memo(attempt.id, data=result.data, detail=detail), had_heartbeats)
+    return StepFinished(text, Memo(call.id, data=result.data, detail=detail), had_heartbeats)
 
 
 def _cached(
