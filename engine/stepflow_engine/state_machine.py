@@ -266,12 +266,17 @@ for _name, _function, _why, _text in (
         "step queued|waitlisted|leased|delayed|waiting|mapping -> none; step waiting -> memo; wake",
     ),
     (
-        "end_item",
+        "hand_out",
         "MAPS",
-        "An item of a map has ended, which has no memo. The next is handed out, or the map is queued to collect the "
-        "results. If too many items have failed, those that no worker executes are dropped.",
-        "step mapping -> queued|waitlisted; step none -> queued|waitlisted; "
-        "step queued|waitlisted|delayed|waiting -> none; promote",
+        "The next items of a map are queued, or the map itself, which collects the results.",
+        "step mapping -> queued|waitlisted; step none -> queued|waitlisted",
+    ),
+    (
+        "end_item",
+        "MAP_ITEMS",
+        "An item of a map has ended, which has no memo. The next is handed out. If too many items have failed, those "
+        "that no worker executes are dropped.",
+        "step queued|waitlisted|delayed|waiting -> none; hand_out; promote",
     ),
     (
         "start",
@@ -351,7 +356,7 @@ TRANSITIONS: Mapping[str, Transition] = {
         "fail_attempt": "step none|leased -> delayed; promote",
         "cancel_steps": "step queued|waitlisted|delayed|waiting|mapping -> none; promote; cancel; end_item",
         # maps
-        "begin_map": "step none -> mapping; end_item",
+        "begin_map": "step none -> mapping; hand_out; promote",
         "commit_item": "step leased -> none; end_item",
         # invokes
         "invoke_child": "step none -> waiting|memo; step leased -> waiting|none; step waiting -> memo; start; end_item",

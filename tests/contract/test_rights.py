@@ -111,12 +111,25 @@ def ended_child(driver: Driver, lease: Lease) -> Callable[[Driver], object]:
     return lambda limited: limited.wake()
 
 
+def parked_step(driver: Driver, lease: Lease) -> Lease:
+    """A claimed step of a run that is parked."""
+    driver.plan(lease, "a")
+    driver.park(lease)
+    return driver.claim_one(worker="w2")
+
+
+def commit(lease: Lease, text: bytes) -> Callable[[Driver], object]:
+    return lambda limited: limited.commit(lease, text=text)
+
+
 RESTS: dict[str, Callable[[Driver, Lease], Callable[[Driver], object]]] = {
     "start_runs": lambda _, __: lambda driver: driver.start("r2", rate=RateConfig(1, 60_000)),
     "finish_run": lambda _, lease: lambda driver: driver.finish(lease, RunStatus.FAILED),
     "invoke_child": lambda _, lease: lambda driver: driver.invoke(lease, rate=RateConfig(1, 60_000)),
     "invoke_remote_child": lambda driver, lease: remote_child(driver, item(driver, lease)),
     "wake_parent": lambda driver, lease: ended_child(driver, item(driver, lease)),
+    "commit_item": lambda driver, lease: commit(item(driver, lease), b'{"error":{}}'),
+    "commit_planned_step": lambda driver, lease: commit(parked_step(driver, lease), b'{"data":1}'),
 }
 """What makes a call of each divided script that needs all of its rest. It may arrange something before."""
 

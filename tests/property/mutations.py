@@ -122,7 +122,12 @@ MUTATIONS = (
     ),
     Mutation(
         "a run is queued as often as it is woken",
-        (Edit("lib/runs.lua", "  if not was.continuation then\n", "  if was.continuation ~= 'leased' then\n"),),
+        (
+            Edit(
+                "lib/runs.lua", "  if not was.continuation then return", "  if was.continuation ~= 'leased' then return"
+            ),
+            Edit("steps/commit_planned_step.lua", "was.continuation and", "was.continuation == 'leased' and"),
+        ),
     ),
 )
 

@@ -74,7 +74,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("owner", "text", "claim_jobs", _LEASE_ENDS, "The worker that has the lease of the continuation."),
     _field("leased_at", _TIME, "claim_jobs", _LEASE_ENDS, "When the lease of the continuation was granted."),
     _field("executing", "text", "extend_leases", _LEASE_ENDS, "The step that the continuation has executed for longer than a second: `<fence> <since, in ms> <step key> <step id>`. It counts while the lease has this fence and the step has no memo and no job."),
-    _field("deaths", "lines of text", "reclaim_leases", "begin_undo commit_step close_run MAPS.end_item forget_deaths record_memo continue_as_new", "The workers that died with the continuation since its last progress, each with the time. With too many the run is poison."),
+    _field("deaths", "lines of text", "reclaim_leases", "begin_undo commit_step close_run MAPS.store_end forget_deaths record_memo continue_as_new", "The workers that died with the continuation since its last progress, each with the time. With too many the run is poison."),
     _field("attempt", "integer", f"{_CREATE} retry_run continue_as_new", "", "How many attempts of the function's own code have failed."),
     _field("attempt_started_at", _TIME, "claim_jobs", "retry_run continue_as_new", "The first claim of a later attempt of the function's own code. The first attempt starts at `started_at`."),
     _field("first_failed_at", _TIME, "retry_run", "continue_as_new", "When the first attempt of the function's own code failed. The budget of a retry policy counts from it."),

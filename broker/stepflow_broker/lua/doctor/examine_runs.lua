@@ -1,6 +1,6 @@
 -- examine_runs: compare each run with itself and with all that it demands elsewhere. With `repair`, restore what is missing.
 -- It examines fewer runs than are named when these have very many steps, so that the server is not blocked for long.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes maps undo cancellation truth expected findings times
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes maps map_items undo cancellation truth expected findings times
 -- KEYS     1 live
 -- ARGV     1 now_ms  2 repair (1 or 0)  3.. runs
 -- MOVES    run queued|running|waiting -> queued|running|waiting; run waiting -> completed|failed|cancelled;
@@ -82,7 +82,7 @@ local function examine_child(step)
   elseif not LIVE_STATUS[child[1]] and not is_pending(child[2]) then
     report('child_result_lost', '', member, step.child, function()
       local position, _, parent, name, was = resolve_by_child(step.child)
-      if not position then return MAPS.resolve_item(step.child, now) end
+      if not position then return MAP_ITEMS.resolve(step.child, now) end
       if position == 0 then return false end
       wake_run(parent, was, name, position, now, '')
     end)
@@ -170,11 +170,11 @@ local function examine_map(map, jobs)
     m.open = 0
     for index = 0, m.next - 1 do
       if redis.call('HEXISTS', ITEMS .. run .. ':' .. key, index) == 0 then
-        MAPS.plan_item(run, map.was, key, m, index, now)
+        MAPS.plan_item(run, map.was, key, m, index, now, enqueue_or_wait)
         m.open = m.open + 1
       end
     end
-    MAPS.hand_out(run, map.was, key, m, 100, now)
+    MAPS.hand_out(run, map.was, key, m, 100, now, enqueue_or_wait)
   end)
 end
 

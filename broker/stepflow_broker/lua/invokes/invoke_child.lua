@@ -2,7 +2,7 @@
 -- The step is resolved at once when the function does not exist (`refusal`) or is paused, or when its flow control
 -- skips the run. The script is refused when the registry of functions has changed since the parent's worker read it.
 -- An item of a map starts its child by its own job, which ends then.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes maps remote_children undo cancellation start_rules
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes maps map_items remote_children undo cancellation start_rules
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 version  5 step_key  6 step_id  7 detail (rest of the memo's JSON)
 --          8 timeout_ms  9 timeout_memo  10 refusal ('' or a memo)  11 child  12 app  13 function  14 queue  15 event
@@ -27,14 +27,14 @@ end
 if is_plain and #key < 56 then return create_child() end
 -- REST: the child of an item
 if is_plain then
-  MAPS.leave_item(run, was, key, ARGV[3], now)
+  MAP_ITEMS.leave(run, was, key, ARGV[3], now)
   return create_child()
 end
 -- REST: a child with flow control, cancellation or tags, one that exists, or one that cannot start
-if #key >= 56 then MAPS.leave_item(run, was, key, ARGV[3], now) end
+if #key >= 56 then MAP_ITEMS.leave(run, was, key, ARGV[3], now) end
 if ARGV[10] ~= '' then
   if #key >= 56 then
-    MAPS.end_item(run, was, key, ARGV[10], now)
+    MAP_ITEMS.end_item(run, was, key, ARGV[10], now)
     return {3, 0, ''}
   end
   local _, position = record_memo(run, was, key, ARGV[10])
@@ -50,7 +50,7 @@ else
 end
 if waits then return {1, 0, ''} end
 if #key >= 56 then
-  MAPS.resolve_item(child, now)
+  MAP_ITEMS.resolve(child, now)
   return {3, 0, ''}
 end
 local position, memo = resolve_by_child(child)

@@ -1,7 +1,7 @@
 -- invoke_remote_child: make a step wait for a child in another partition, once.
 -- It adds the message that starts the child to the stream. A repeated call returns the same message while the step
 -- waits. The script is refused as invoke_child is.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes maps remote_children
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes maps map_items remote_children
 -- KEYS     1 run
 -- ARGV     1 now_ms  2 run  3 fence  4 version  5 step_key  6 step_id  7 detail (rest of the memo's JSON)
 --          8 timeout_ms  9 timeout_memo  10 child  11 event  12 args (JSON: ARGV of start_remote_child from 5 on)
@@ -25,5 +25,5 @@ end
 
 if #key < 56 then return await_remote() end
 -- REST: the child of an item, whose job ends
-MAPS.leave_item(run, was, key, ARGV[3], now)
+MAP_ITEMS.leave(run, was, key, ARGV[3], now)
 return await_remote()

@@ -1,5 +1,5 @@
 -- wake_parent: resolve the step that waits for an ended child, and continue the parent. Or end the item of a map.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes maps
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes maps map_items
 -- KEYS     1 run (the child's)
 -- ARGV     1 now_ms  2 child  3 worker
 -- MOVES    step waiting -> memo; wake; end_item
@@ -11,5 +11,5 @@ if position then
   return {1, position, memo, run, key}
 end
 -- REST: the child of an item
-MAPS.resolve_item(ARGV[2], clock(ARGV[1]))
+MAP_ITEMS.resolve(ARGV[2], clock(ARGV[1]))
 return {0, 0, '', '', ''}

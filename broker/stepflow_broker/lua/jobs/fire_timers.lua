@@ -2,7 +2,7 @@
 -- The member names the action: job:<job> queues a delayed job, or starts a run that was started for this time. wait:<run>:<step key> ends the wait for a child, an
 -- event or a time. resume:<subject> continues what a pause has stopped. start:<run> and finish:<run> cancel a run that
 -- has not started, or ended, in time. event:<id> sends a delayed event. limit:<subject> ends the change of a limit.
--- USES     clock jobs waits state concurrency pauses attempts indexes runs invokes undo cancellation start_rules later_starts delayed_events maps
+-- USES     clock jobs waits state concurrency pauses attempts indexes runs invokes undo cancellation start_rules later_starts delayed_events maps map_items
 -- KEYS     1 timeouts
 -- ARGV     1 now_ms  2 limit
 -- MOVES    run waiting -> queued; continuation delayed -> queued|waitlisted; step delayed -> queued|waitlisted;
@@ -33,7 +33,7 @@ for _, member in ipairs(due) do
     if step[1] == 'waiting' then
       local position, memo, was, _ = 0
       if step[2] then position, memo, _, _, was = resolve_by_child(step[2]) end
-      if not position then MAPS.resolve_item(step[2], now) end
+      if not position then MAP_ITEMS.resolve(step[2], now) end
       if position == 0 then -- no child, a live child, or a remote child: the time is over
         memo, was = redis.call('GET', TIMEOUT .. run .. ':' .. key), read_run(run)
         drop_wait(run, key, step[3])

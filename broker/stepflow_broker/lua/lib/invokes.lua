@@ -31,7 +31,7 @@ local function resolve_step(run, key, child, status, payload, reason, ended_at)
 end
 
 -- resolve the step that waits for an ended child -> position, memo, run, step key, the run before;
--- 0 and '' when no step of this partition waits for the child; nil when an item of a map may wait for it: MAPS.resolve_item
+-- 0 and '' when no step of this partition waits for the child; nil when an item of a map may wait for it: MAP_ITEMS.resolve
 -- has to be called then
 local function resolve_by_child(child)
   local state = redis.call('HMGET', RUN .. child, 'parent', 'parent_step', 'status', 'output', 'error', 'reason',

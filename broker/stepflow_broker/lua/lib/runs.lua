@@ -61,15 +61,19 @@ local function record_memo(run, was, key, memo)
   return 0, redis.call('LPOS', MEMO_ORDER .. run, key) + 1
 end
 
--- continue a run after a new memo: queue the continuation of a parked run. A continuation in another state reads the
--- memo when it runs next. A worker that has its lease, other than the caller, is notified that there is a memo. The
--- notification has no data: channels know no databases, so a message may come from another database.
-local function wake_run(run, was, key, position, now, caller)
-  if not was.continuation then
-    queue_run(run, was, now)
-  elseif was.continuation == 'leased' and was.owner ~= caller then
+-- notify the worker that has the lease of a continuation, unless it is the caller, that there is a memo. The notification
+-- has no data: channels know no databases, so a message may come from another database.
+local function notify_holder(run, was, key, position, caller)
+  if was.continuation == 'leased' and was.owner ~= caller then
     redis.call('PUBLISH', NOTIFICATIONS .. was.owner, 'memo ' .. run .. ' ' .. position .. ' ' .. key)
   end
+end
+
+-- continue a run after a new memo: queue the continuation of a parked run. A continuation in another state reads the
+-- memo when it runs next.
+local function wake_run(run, was, key, position, now, caller)
+  if not was.continuation then return queue_run(run, was, now) end
+  notify_holder(run, was, key, position, caller)
 end
 
 -- delete the fields of a planned step. Only a step that was attempted before, or a map, has the later fields.

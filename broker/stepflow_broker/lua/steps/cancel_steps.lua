@@ -2,7 +2,7 @@
 -- With a map, its items are cancelled.
 -- A step that a worker executes is left alone: a handler is not interrupted, and its result is stored. Without its
 -- memo, a cancelled step is one that the code has not requested: it may request it again.
--- USES     clock jobs waits state concurrency attempts indexes runs invokes maps undo cancellation
+-- USES     clock jobs waits state concurrency attempts indexes runs invokes maps map_items undo cancellation
 -- KEYS     1 run  2 steps
 -- ARGV     1 now_ms  2 run  3 fence  4 failure (of the children)  5 retention_ms (of the children)  6.. step_key, ...
 -- MOVES    step queued|waitlisted|delayed|waiting|mapping -> none; promote; cancel; end_item
@@ -34,7 +34,7 @@ for i = 6, #ARGV do
   local f = redis.call('HMGET', KEYS[2], key .. ':state', key .. ':index', key .. ':child', key .. ':message',
     key .. ':detail', key .. ':count')
   if f[6] then
-    for item, step in pairs(MAPS.items(run, key)) do cancel_step(item, step) end
+    for item, step in pairs(MAP_ITEMS.open(run, key)) do cancel_step(item, step) end
   end
   cancel_step(key, {state = f[1], index = f[2], child = f[3], message = f[4], detail = f[5]})
 end
