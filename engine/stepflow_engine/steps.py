@@ -17,7 +17,7 @@ from stepflow_engine.isolation import Isolation
 from stepflow_engine.memo import Memo
 from stepflow_engine.placement import Placement
 from stepflow_engine.retry_policy import Retry
-from stepflow_engine.start_options import StartOptions
+from stepflow_engine.run_overrides import RunOverrides
 from stepflow_engine.step_cache import StepCache
 from stepflow_engine.value_class import value_class
 
@@ -131,7 +131,7 @@ class InvokeRequest:
     function: str
     data: bytes
     timeout_ms: int
-    options: StartOptions | None = None
+    options: RunOverrides | None = None
     child: str = ""
 
 
@@ -151,7 +151,7 @@ class StartRequest:
     data: bytes
     timeout_ms: int
     parent_close: ParentClose
-    options: StartOptions | None = None
+    options: RunOverrides | None = None
 
 
 @dataclass(frozen=True, slots=True)

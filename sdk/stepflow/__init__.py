@@ -75,6 +75,8 @@ from stepflow.functions.sync_step_tools import SyncStepTools
 from stepflow.options.cancellation import CancelOn, Timeouts
 from stepflow.options.encryption import Encryption
 from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle
+from stepflow.options.start import RunOptions, StartOptions
+from stepflow.options.step import MapOptions, StepOptions
 from stepflow.options.triggers import CronTrigger, EventTrigger
 from stepflow.signals import Signal
 from stepflow_broker.transitions.audit import AuditEntry
@@ -178,6 +180,7 @@ __all__ = [
     "Limits",
     "MapFailedError",
     "MapItemsError",
+    "MapOptions",
     "MapProgress",
     "MapResult",
     "NonRetriableError",
@@ -197,6 +200,7 @@ __all__ = [
     "RunInfo",
     "RunIterator",
     "RunNotFoundError",
+    "RunOptions",
     "RunSkippedError",
     "RunStatus",
     "Schedule",
@@ -206,10 +210,12 @@ __all__ = [
     "Signal",
     "SignalError",
     "Singleton",
+    "StartOptions",
     "StepCancelled",
     "StepError",
     "StepInfo",
     "StepKindError",
+    "StepOptions",
     "StepOutputError",
     "StepTools",
     "StepUsageError",

@@ -8,7 +8,7 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.runs import read_run, start_run, start_runs_later
 from stepflow_engine.codec import dumps
-from stepflow_engine.start_options import StartOptions
+from stepflow_engine.run_overrides import RunOverrides
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, Driver
 
@@ -20,7 +20,7 @@ def text(run: str) -> bytes:
     return dumps({"name": "e", "id": run, "ts": 1, "data": {}})
 
 
-def start(driver: Driver, run: str, options: StartOptions | None = None, *, delay_ms: int = 0) -> None:
+def start(driver: Driver, run: str, options: RunOverrides | None = None, *, delay_ms: int = 0) -> None:
     config = PLAIN.with_options(options)
     if delay_ms:
         runs = [(run, text(run))]
@@ -37,7 +37,7 @@ def claimed(driver: Driver, *queues: str) -> list[str]:
 
 @pytest.mark.parametrize("delay_ms", [0, 5_000])
 def test_a_run_is_executed_on_the_queue_of_its_start_and_continues_there(driver: Driver, delay_ms: int) -> None:
-    start(driver, "run1", StartOptions(queue="gpu"), delay_ms=delay_ms)
+    start(driver, "run1", RunOverrides(queue="gpu"), delay_ms=delay_ms)
     driver.advance(delay_ms)
     driver.fire()
     assert claimed(driver, "shop") == []
@@ -49,8 +49,8 @@ def test_a_run_is_executed_on_the_queue_of_its_start_and_continues_there(driver:
 
 def test_the_priority_of_a_start_counts_among_runs_without_one(driver: Driver) -> None:
     start(driver, "usual")
-    start(driver, "urgent", StartOptions(priority_ms=5_000))
-    start(driver, "late", StartOptions(priority_ms=-5_000))
+    start(driver, "urgent", RunOverrides(priority_ms=5_000))
+    start(driver, "late", RunOverrides(priority_ms=-5_000))
     assert claimed(driver, "shop") == ["urgent", "usual", "late"]
 
 
@@ -59,7 +59,7 @@ def test_the_priority_of_a_start_counts_among_runs_without_one(driver: Driver) -
 def test_an_ended_run_is_kept_for_the_retention_of_its_start(
     driver: Driver, ends_as: RunStatus, retention_ms: int
 ) -> None:
-    start(driver, "run1", StartOptions(retention_ms=retention_ms))
+    start(driver, "run1", RunOverrides(retention_ms=retention_ms))
     lease = driver.claim_one()
     if ends_as is RunStatus.CANCELLED:
         driver.cancel("run1")
@@ -69,8 +69,8 @@ def test_an_ended_run_is_kept_for_the_retention_of_its_start(
 
 
 def test_a_run_that_misses_the_deadlines_of_its_start_is_cancelled(driver: Driver) -> None:
-    start(driver, "unclaimed", StartOptions(start_ms=1_000, queue="gpu"))
-    start(driver, "slow", StartOptions(finish_ms=1_000))
+    start(driver, "unclaimed", RunOverrides(start_ms=1_000, queue="gpu"))
+    start(driver, "slow", RunOverrides(finish_ms=1_000))
     driver.claim(queues=("shop",))
     driver.advance(1_001)
     driver.fire()

@@ -154,7 +154,7 @@ def test_a_step_that_cannot_be_is_refused_where_it_is_written(
 ) -> None:
     for ask in (
         lambda: wait_request(event, timeout, match=match, if_=if_, lookback=timeout, of={"data": {"a": 1}}),
-        lambda: invoke_request(event, data, timeout=timeout, app_id="shop", event_bytes=1_000),
+        lambda: invoke_request(event, data, timeout=timeout, options={}, app_id="shop", event_bytes=1_000),
         lambda: send_request(event, now_ms=0, most=10, event_bytes=1_000),
     ):
         with suppress(StepUsageError, EventError):

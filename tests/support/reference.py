@@ -33,7 +33,7 @@ from stepflow_workers.log_events import LOG_EVENTS
 from stepflow_workers.state.settings import WorkerSettings
 from tests.support.pages import ROOT
 
-__all__ = ["EXAMPLES", "PAGES", "SHARED", "commands", "generated_page", "limits"]
+__all__ = ["EXAMPLES", "PAGES", "SHARED", "commands", "declared_options", "generated_page", "limits"]
 
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
@@ -132,6 +132,7 @@ def _testing_members() -> str:
 
 
 _HANDLES = ("Stepflow", "Run", "Context", "SyncContext", "StepTools", "SyncStepTools")
+_OPTIONS = ("StartOptions", "RunOptions", "StepOptions", "MapOptions")
 _VALUES = (
     "RunIterator",
     "RunInfo",
@@ -143,6 +144,7 @@ _VALUES = (
     "Pause",
     "Event",
     "Failure",
+    *_OPTIONS,
 )
 _CLASSES = (*_HANDLES, *_VALUES)
 
@@ -177,9 +179,19 @@ def _parameters(function: Callable[..., Any]) -> str:
         if one.kind is one.KEYWORD_ONLY and not keyword:
             keyword = True
             found.append("*")
-        star = "**" if one.kind is one.VAR_KEYWORD else ""
-        found.append(f"{star}{one.name}{'' if one.default is one.empty else f'={one.default!r}'}")
+        options = declared_options(function) if one.kind is one.VAR_KEYWORD else None
+        star, kind = "**" if one.kind is one.VAR_KEYWORD else "", f": {options.__name__}" if options else ""
+        found.append(f"{star}{one.name}{kind}{'' if one.default is one.empty else f'={one.default!r}'}")
     return ", ".join(found)
+
+
+def declared_options(function: Callable[..., Any]) -> Any:
+    """The ``TypedDict`` of the options that a function takes as ``**options``; ``None``: it declares none."""
+    for one in inspect.signature(function).parameters.values():
+        declared = re.fullmatch(r"Unpack\[(\w+)\]", str(one.annotation))
+        if declared:
+            return getattr(stepflow, declared[1])
+    return None
 
 
 def _arguments(function: Callable[..., Any], doc: object) -> str:

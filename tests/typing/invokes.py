@@ -117,6 +117,10 @@ async def wrong_invokes(ctx: Context) -> None:
     await step.invoke("not a function", 4, data=4)  # error
     await step.invoke("the handler itself", lambda ctx: 4)  # error
     await step.invoke("not a duration", compute_square, timeout=[1])  # error
+    await step.invoke("a queue", compute_square, queue="bulk", retention="1d")
+    await step.invoke("not a queue", compute_square, queue=4)  # error
+    await step.invoke("not an option", both, delay="1d")  # error
+    await step.start_child("not an option of a child", both, slots=4)  # error
     print((await step.invoke("no such field", compute_square)).root)  # error
 
 
@@ -128,5 +132,6 @@ def sync_invokes(ctx: SyncContext) -> None:
     assert_type(step.invoke("a reference", both, timeout="1h"), Square)
     assert_type(step.invoke("by id", "compute-square", data=4), Any)
     step.invoke("a number", compute_square, data=4)  # error
+    step.invoke("not an option", compute_square, slots=4)  # error
     step.invoke("another model", compute_square, data=Square(result=4))  # error
     step.invoke("of a reference", both, data=4)  # error

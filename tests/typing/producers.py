@@ -24,7 +24,15 @@ assert_type(app.send("calculate/square", {"number": 4}, id="order-17"), str)
 assert_type(app.send(Event("calculate/square", {"number": 4})), str)
 assert_type(app.send([Event("calculate/square"), Event("other", 1)]), list[str])
 
+app.start(compute_square, id="four", priority=300, queue="bulk", retention="90d", timeout="2h", delay="3d")
+app.start_many(compute_square, [{"number": 4}], priority=300, delay=30)
+app.invoke(compute_square, {"number": 4}, timeout=30, queue="bulk")
 app.start(4)  # error
+app.start(compute_square, priorty=300)  # error
+app.start(compute_square, priority="high")  # error
+app.start("compute-square", delay=[3])  # error
+app.start_many(compute_square, [], id="four")  # error
+app.invoke(compute_square, delay="3d")  # error
 app.invoke(lambda ctx: 4)  # error
 app.send(4)  # error
 print(app.start(compute_square).result().root)  # error

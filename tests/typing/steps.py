@@ -69,6 +69,9 @@ async def steps(ctx: Context) -> None:
 @app.function("wrong-steps")
 async def wrong_steps(ctx: Context) -> None:
     step = ctx.step
+    await step.with_options(retry=2).run("no such option", total, 1)  # error
+    await step.with_options(isolate="thread").run("no such isolation", total, 1)  # error
+    await step.map("no such option of a map", total, [1], most=3)  # error
     await step.run("a wrong type", total, "40")  # error
     await step.run("too few", total)  # error
     await step.run("too many", total, 1, 2, 3)  # error

@@ -373,8 +373,8 @@ def test_data_that_the_function_would_read_as_other_data_is_not_sent() -> None:
     with pytest.raises(EventError, match="an Extended would lose its fields b"):
         app.start_many(f, [Base(1), Extended(1, 2)])
     with pytest.raises(EventError, match="an Extended would lose its fields b"):
-        invoke_request(f, Extended(1, 2), app_id="shop", event_bytes=1_000)
-    invoke_request(f, Base(1), app_id="shop", event_bytes=1_000)
+        invoke_request(f, Extended(1, 2), timeout=None, options={}, app_id="shop", event_bytes=1_000)
+    invoke_request(f, Base(1), timeout=None, options={}, app_id="shop", event_bytes=1_000)
 
 
 def test_data_that_does_not_fit_is_left_to_the_run_which_names_the_field() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import stepflow
 from stepflow import Context, Run, Stepflow, StepTools, SyncStepTools
+from tests.support.reference import declared_options
 
 _MARK = "Example::"
 _NEEDS_NONE = {
@@ -34,10 +35,14 @@ def _public() -> Iterator[tuple[str, str, str]]:
         value = getattr(stepflow, name)
         kind = "error" if inspect.isclass(value) and issubclass(value, Exception) else type(value).__name__
         yield name, kind, inspect.getdoc(value) or ""
-        for inner, member in vars(value).items() if inspect.isclass(value) else ():
+        for inner, member in _members(value) if inspect.isclass(value) else ():
             yield from _member(f"{name}.{inner}", member)
-    for inner, member in vars(stepflow.Stepflow.__mro__[1]).items():
-        yield from _member(f"Client.{inner}", member)
+
+
+def _members(value: type) -> Iterator[tuple[str, Any]]:
+    """The members of a class, and those that it has from a base class of this project."""
+    bases = [base for base in value.__mro__ if base.__module__.startswith("stepflow")]
+    return iter({name: member for base in reversed(bases) for name, member in vars(base).items()}.items())
 
 
 def _member(name: str, member: Any) -> Iterator[tuple[str, str, str]]:
@@ -75,8 +80,8 @@ def test_the_example_calls_what_exists_with_arguments_that_it_takes(name: str, t
     code = textwrap.dedent(text).strip("\n")
     if code.splitlines()[-1].startswith("@"):
         code += "\nasync def f(ctx): ..."
-    tree = compile(code, name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    compile(code, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    tree = ast.parse("async def example():\n" + textwrap.indent(code, "    "), name)
+    compile(tree, name, "exec")
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             for callee in _callees(node.func):
@@ -101,4 +106,6 @@ def _check_arguments(callee: Callable[..., Any], call: ast.Call, name: str) -> N
     parameters = inspect.signature(callee)
     is_method = inspect.isfunction(callee) and "self" in parameters.parameters
     keywords = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+    declared = declared_options(callee)
+    assert declared is None or keywords.keys() <= {*parameters.parameters, *declared.__optional_keys__}, name
     parameters.bind(*([None] if is_method else []), *call.args, **keywords)

@@ -126,7 +126,7 @@ def test_a_duration_that_would_make_no_sense_is_refused(value: Any) -> None:
         lambda: cancellation_config(cancel_on=None, timeouts=Timeouts(start=0)),
         lambda: cancellation_config(cancel_on=None, timeouts=Timeouts(finish="0s")),
         lambda: ask_request({}, None, 0),
-        lambda: invoke_request("f", None, timeout=0, app_id="shop", event_bytes=9),
+        lambda: invoke_request("f", None, timeout=0, options={}, app_id="shop", event_bytes=9),
     ],
 )
 def test_no_option_has_a_duration_of_zero_that_would_make_no_sense(call: Callable[[], object]) -> None:

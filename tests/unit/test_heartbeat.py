@@ -177,4 +177,4 @@ def test_a_heartbeat_timeout_of_another_form_is_refused(value: Any) -> None:
 
 def test_options_are_kept_by_further_options() -> None:
     tools = STEP.with_options(heartbeat_timeout="30s").with_options(timeout="1h")
-    assert (tools._heartbeat_timeout_ms, tools._timeout_ms) == (30_000, 3_600_000)
+    assert (tools._settings.heartbeat_timeout_ms, tools._settings.timeout_ms) == (30_000, 3_600_000)

@@ -54,9 +54,9 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], message: str) -> Non
 
 def test_options_hold_for_the_tools_made_of_them() -> None:
     tools = STEP.with_options(isolate="process").with_options(memory_limit="2G").with_options(timeout="1m")
-    assert tools._isolation is not None
-    assert tools._isolation.memory_bytes == 2 * 1024**3
-    assert STEP._isolation is None
+    assert tools._settings.isolation is not None
+    assert tools._settings.isolation.memory_bytes == 2 * 1024**3
+    assert STEP._settings.isolation is None
 
 
 class Counter:

@@ -17,9 +17,9 @@ STEP = StepTools(None, app_id="shop", event={}, limits=Limits())  # type: ignore
 
 def test_each_option_replaces_itself_and_keeps_the_other() -> None:
     tools = STEP.with_options(queue="gpu").with_options(timeout="1m").with_options(slots=3)
-    assert tools._placement == Placement("gpu", 3)
-    assert tools.with_options(slots=1)._placement == Placement("gpu", 1)
-    assert STEP.with_options(timeout="1m")._placement is None
+    assert tools._settings.placement == Placement("gpu", 3)
+    assert tools.with_options(slots=1)._settings.placement == Placement("gpu", 1)
+    assert STEP.with_options(timeout="1m")._settings.placement is None
 
 
 @pytest.mark.parametrize(

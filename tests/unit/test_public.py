@@ -95,7 +95,7 @@ def test_public_classes_name_their_parameters() -> None:
     assert list(inspect.signature(stepflow.Stepflow).parameters)[:2] == ["app_id", "redis_url"]
     function = inspect.signature(stepflow.Stepflow.function).parameters
     assert {"id", "event", "triggers", "retries"} <= set(function)
-    assert {"retries", "timeout"} <= set(inspect.signature(stepflow.StepTools.with_options).parameters)
+    assert {"retries", "timeout"} <= stepflow.StepOptions.__optional_keys__
 
 
 def test_the_types_that_handles_return_are_exported() -> None:

@@ -25,7 +25,7 @@ from stepflow_engine.errors import ConfigurationError, EventError
 from stepflow_engine.expression import ExpressionCostError, expression
 from stepflow_engine.ids import partition_prefix_for
 from stepflow_engine.product import WORKER_LOGGER
-from stepflow_engine.start_options import StartOptions
+from stepflow_engine.run_overrides import RunOverrides
 
 _log = logging.getLogger(WORKER_LOGGER)
 __all__ = [
@@ -96,7 +96,7 @@ class FunctionConfig:
     crons: tuple[CronConfig, ...] = ()
     cancellation: CancellationConfig | None = None
     tags: tuple[TagConfig, ...] = ()
-    options: StartOptions | None = None
+    options: RunOverrides | None = None
     pinned: bool = False
     release: str = ""
 
@@ -147,7 +147,7 @@ class FunctionConfig:
             release=str(value.get("release", "")),
         )
 
-    def with_options(self, options: StartOptions | None) -> FunctionConfig:
+    def with_options(self, options: RunOverrides | None) -> FunctionConfig:
         """The settings for one start with these options; ``None``: it has none.
 
         Raises:

@@ -21,7 +21,7 @@ from stepflow_engine.failure import Failure
 from stepflow_engine.ids import is_item_key
 from stepflow_engine.patches import PatchDecision
 from stepflow_engine.rounds import PastRound, read_rounds
-from stepflow_engine.start_options import StartOptions
+from stepflow_engine.run_overrides import RunOverrides
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import stored_kind
 
@@ -112,7 +112,7 @@ class RunRecord:
     values: Any = None
     has_undo: bool = False
     undoing: str = ""
-    options: StartOptions | None = None
+    options: RunOverrides | None = None
     patches: Mapping[str, PatchDecision] = field(default_factory=dict)
     closing: str = ""
     pinned: bool = False
@@ -532,7 +532,7 @@ def _parse_run(run_id: str, fields: dict[str, bytes]) -> RunRecord:
         values=loads(fields["values"]) if fields.get("values") else None,
         has_undo="undo" in fields,
         undoing=text("undoing"),
-        options=StartOptions.from_json(fields["options"]) if fields.get("options") else None,
+        options=RunOverrides.from_json(fields["options"]) if fields.get("options") else None,
         patches=_patches(fields.get("patches", b"")),
         round=number("round") or 0,
         round_at=number("round_at"),

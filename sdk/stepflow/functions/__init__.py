@@ -12,6 +12,6 @@ If the process crashes during a pass, nothing of the pass is kept except the mem
 worker runs the code from the start. Each step with a memo returns its result without being executed; a step without
 one is executed, possibly for a second time. Code between steps runs again on each pass.
 
-Modules: ``function``, ``context``, ``step_tools`` and ``sync_step_tools`` (its blocking twins), ``requests`` (checks of
-arguments), ``invocable`` (the base class of functions and references), ``reference``.
+Modules: ``function``, ``context``, ``step_tools`` (its methods are in ``steps``) and ``sync_step_tools`` (its blocking
+twins), ``requests`` (checks of arguments), ``invocable`` (the base class of functions and references), ``reference``.
 """

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
-from stepflow.options.start import start_options
+from stepflow.options.start import RunOptions, run_overrides
 from stepflow_engine.codec import Restore, dumps_event
 from stepflow_engine.declared_types import check_event_data
 from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms, show_value
@@ -23,7 +23,7 @@ from stepflow_engine.errors import (
 from stepflow_engine.failure import Failure
 from stepflow_engine.limits import check_id
 from stepflow_engine.memo import Memo
-from stepflow_engine.start_options import StartOptions
+from stepflow_engine.run_overrides import RunOverrides
 from stepflow_engine.steps import InvokeRequest, ParentClose, StartRequest
 
 __all__ = [
@@ -60,21 +60,19 @@ def invoke_request(
     *,
     app_id: str,
     event_bytes: int,
-    timeout: Duration | None = None,
-    **options: Any,
+    timeout: Duration | None,
+    options: RunOptions,
 ) -> tuple[InvokeRequest, Restore | None]:
     """The request of an invoke, and the adapter that restores its result to the declared type.
 
-    Args:
-        options: see `stepflow.options.start.start_options`.
-
     Raises:
+        TypeError: there is no such option.
         StepUsageError: the function, the timeout or an option is invalid.
         EventError: the data is not JSON, over the limit, or would come back as other data.
     """
     called = _called("invoke", function, data, app_id=app_id, event_bytes=event_bytes)
     timeout_ms = invoke_timeout_ms(timeout, "invoke: timeout")
-    return InvokeRequest(*called, timeout_ms, _options("invoke", options)), getattr(function, "output", None)
+    return InvokeRequest(*called, timeout_ms, _overrides("invoke", options)), getattr(function, "output", None)
 
 
 def start_request(
@@ -84,15 +82,13 @@ def start_request(
     app_id: str,
     event_bytes: int,
     parent_close: str,
-    timeout: Duration | None = None,
-    **options: Any,
+    timeout: Duration | None,
+    options: RunOptions,
 ) -> tuple[StartRequest, Restore | None]:
     """The request of a start of a child, and the adapter that restores its result to the declared type.
 
-    Args:
-        options: see `stepflow.options.start.start_options`.
-
     Raises:
+        TypeError: there is no such option.
         StepUsageError: the function, the timeout, ``parent_close`` or an option is invalid.
         EventError: the data is not JSON, over the limit, or would come back as other data.
     """
@@ -105,7 +101,7 @@ def start_request(
         raise StepUsageError(
             f"start_child: parent_close must be one of {allowed}, got {show_value(parent_close)}"
         ) from None
-    request = StartRequest(*called, timeout_ms, close, _options("start_child", options))
+    request = StartRequest(*called, timeout_ms, close, _overrides("start_child", options))
     return request, getattr(function, "output", None)
 
 
@@ -135,9 +131,9 @@ def invoke_requests(
     return f"{app}/{name}", request
 
 
-def _options(call: str, options: dict[str, Any]) -> StartOptions | None:
+def _overrides(call: str, options: Mapping[str, Any]) -> RunOverrides | None:
     try:
-        return start_options(call, **options)
+        return run_overrides(call, options, RunOptions)
     except EventError as error:
         raise StepUsageError(str(error)) from None
 

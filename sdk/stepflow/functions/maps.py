@@ -59,8 +59,8 @@ def map_request(
     *,
     function: str,
     queue: str,
-    at_once: int | None,
-    tolerate: float,
+    at_once: int | None = None,
+    tolerate: float = 0,
 ) -> MapRequest:
     """The request of a map.
 

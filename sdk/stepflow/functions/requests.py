@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from stepflow.event import Event, event_path, outgoing_event
 from stepflow.later import When, time_ms
+from stepflow.options.step import Undo
 from stepflow_broker.registry.event_values import value_at
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import MAX_DURATION_MS, Duration, duration_ms
@@ -20,7 +21,6 @@ __all__ = [
     "MAX_LOOKBACK_MS",
     "Close",
     "Match",
-    "Undo",
     "When",
     "ask_request",
     "checked_undo",
@@ -33,7 +33,6 @@ __all__ = [
 
 Close = Literal["cancel", "leave", "wait"]
 Match = str | Mapping[str, Any]
-Undo = Callable[[Any], Any]
 MAX_LOOKBACK_MS = 3_600_000
 """The longest lookback: 1 hour."""
 _LONGEST_TO = 128

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, ParamSpec, TypeVar, TypeVarTuple, overload
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple, Unpack, overload
 
 from stepflow.event import Event
 from stepflow.functions.child_handle import SyncChildHandle
 from stepflow.functions.invocable import Invocable
 from stepflow.functions.maps import MapResult
-from stepflow.functions.requests import Close, Match, Undo, When
+from stepflow.functions.requests import Close, Match, When
 from stepflow.functions.step_tools import StepTools
+from stepflow.options.start import RunOptions
+from stepflow.options.step import MapOptions, StepOptions
 from stepflow.signals import Signal
 from stepflow_engine.durations import Duration
-from stepflow_engine.retry_policy import Retry
 from stepflow_engine.threads import ThreadBridge
 
 __all__ = ["SyncStepTools"]
@@ -58,9 +59,8 @@ class SyncStepTools:
         handler: Invocable[I, O],
         items: Iterable[I | Mapping[str, Any]],
         *,
-        at_once: int | None = None,
-        tolerate: float = 0,
         timeout: Duration | None = None,
+        **options: Unpack[MapOptions],
     ) -> MapResult[O]: ...
     @overload
     def map(
@@ -68,9 +68,7 @@ class SyncStepTools:
         id: str,
         handler: Callable[[T], Awaitable[R]],
         items: Iterable[T],
-        *,
-        at_once: int | None = None,
-        tolerate: float = 0,
+        **options: Unpack[MapOptions],
     ) -> MapResult[R]: ...
     @overload
     def map(
@@ -78,9 +76,7 @@ class SyncStepTools:
         id: str,
         handler: Callable[[T], R],
         items: Iterable[T],
-        *,
-        at_once: int | None = None,
-        tolerate: float = 0,
+        **options: Unpack[MapOptions],
     ) -> MapResult[R]: ...
     @overload
     def map(
@@ -89,9 +85,8 @@ class SyncStepTools:
         handler: str,
         items: Iterable[Any],
         *,
-        at_once: int | None = None,
-        tolerate: float = 0,
         timeout: Duration | None = None,
+        **options: Unpack[MapOptions],
     ) -> MapResult[Any]: ...
     def map(
         self,
@@ -99,14 +94,11 @@ class SyncStepTools:
         handler: Any,
         items: Iterable[Any],
         *,
-        at_once: int | None = None,
-        tolerate: float = 0,
         timeout: Duration | None = None,
+        **options: Unpack[MapOptions],
     ) -> MapResult[Any]:
         """Call a handler, or invoke a function, for each item, and return the results in order; see `StepTools.map`."""
-        return self._bridge.call(
-            lambda: self._tools.map(id, handler, items, at_once=at_once, tolerate=tolerate, timeout=timeout)
-        )
+        return self._bridge.call(lambda: self._tools.map(id, handler, items, timeout=timeout, **options))
 
     @overload
     def invoke(
@@ -116,9 +108,7 @@ class SyncStepTools:
         data: I | Mapping[str, Any] | None = None,
         *,
         timeout: Duration | None = None,
-        priority: float | None = None,
-        queue: str | None = None,
-        retention: Duration | None = None,
+        **options: Unpack[RunOptions],
     ) -> O: ...
     @overload
     def invoke(
@@ -128,9 +118,7 @@ class SyncStepTools:
         data: Any = None,
         *,
         timeout: Duration | None = None,
-        priority: float | None = None,
-        queue: str | None = None,
-        retention: Duration | None = None,
+        **options: Unpack[RunOptions],
     ) -> Any: ...
     def invoke(
         self,
@@ -139,16 +127,10 @@ class SyncStepTools:
         data: Any = None,
         *,
         timeout: Duration | None = None,
-        priority: float | None = None,
-        queue: str | None = None,
-        retention: Duration | None = None,
+        **options: Unpack[RunOptions],
     ) -> Any:
         """Start a run of another function and wait for its result; see `StepTools.invoke`."""
-        return self._bridge.call(
-            lambda: self._tools.invoke(
-                id, function, data, timeout=timeout, priority=priority, queue=queue, retention=retention
-            )
-        )
+        return self._bridge.call(lambda: self._tools.invoke(id, function, data, timeout=timeout, **options))
 
     @overload
     def start_child(
@@ -159,9 +141,7 @@ class SyncStepTools:
         *,
         parent_close: Close = "cancel",
         timeout: Duration | None = None,
-        priority: float | None = None,
-        queue: str | None = None,
-        retention: Duration | None = None,
+        **options: Unpack[RunOptions],
     ) -> SyncChildHandle[O]: ...
     @overload
     def start_child(
@@ -172,9 +152,7 @@ class SyncStepTools:
         *,
         parent_close: Close = "cancel",
         timeout: Duration | None = None,
-        priority: float | None = None,
-        queue: str | None = None,
-        retention: Duration | None = None,
+        **options: Unpack[RunOptions],
     ) -> SyncChildHandle[Any]: ...
     def start_child(
         self,
@@ -184,9 +162,7 @@ class SyncStepTools:
         *,
         parent_close: Close = "cancel",
         timeout: Duration | None = None,
-        priority: float | None = None,
-        queue: str | None = None,
-        retention: Duration | None = None,
+        **options: Unpack[RunOptions],
     ) -> SyncChildHandle[Any]:
         """Start a run of another function, and continue; see `StepTools.start_child`."""
         child = self._bridge.call(
@@ -196,9 +172,7 @@ class SyncStepTools:
                 data,
                 parent_close=parent_close,
                 timeout=timeout,
-                priority=priority,
-                queue=queue,
-                retention=retention,
+                **options,
             )
         )
         return SyncChildHandle(child, self._bridge)
@@ -275,31 +249,6 @@ class SyncStepTools:
         """In a step's handler: whether nobody needs its result any more; see `StepTools.cancelled`."""
         return self._tools.cancelled
 
-    def with_options(
-        self,
-        *,
-        retries: int | Retry | None = None,
-        timeout: Duration | None = None,
-        heartbeat_timeout: Duration | None = None,
-        undo: Undo | None = None,
-        isolate: Literal["process"] | None = None,
-        memory_limit: int | str | None = None,
-        queue: str | None = None,
-        slots: int | None = None,
-        cache: Duration | None = None,
-        cache_key: Any = None,
-    ) -> SyncStepTools:
+    def with_options(self, **options: Unpack[StepOptions]) -> SyncStepTools:
         """The same step tools with other options; see `StepTools.with_options`."""
-        tools = self._tools.with_options(
-            retries=retries,
-            timeout=timeout,
-            heartbeat_timeout=heartbeat_timeout,
-            undo=undo,
-            isolate=isolate,
-            memory_limit=memory_limit,
-            queue=queue,
-            slots=slots,
-            cache=cache,
-            cache_key=cache_key,
-        )
-        return SyncStepTools(tools, self._bridge)
+        return SyncStepTools(self._tools.with_options(**options), self._bridge)

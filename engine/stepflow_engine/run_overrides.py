@@ -1,4 +1,4 @@
-"""The options of one start: what one run has in place of the settings of its function."""
+"""What one run has in place of the settings of its function: the options of its start."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 
 from stepflow_engine.codec import dumps, loads
 
-__all__ = ["StartOptions"]
+__all__ = ["RunOverrides"]
 
 
 @dataclass(frozen=True, slots=True)
-class StartOptions:
+class RunOverrides:
     """What one run has in place of the settings of its function. ``None`` or ``""``: as the function has it.
 
     Attributes:
@@ -32,7 +32,7 @@ class StartOptions:
         return dumps({name: value for name, value in asdict(self).items() if value not in (None, "")})
 
     @classmethod
-    def from_json(cls, text: bytes) -> StartOptions:
+    def from_json(cls, text: bytes) -> RunOverrides:
         """Read the stored form. Unknown options, of a newer stepflow, are ignored."""
         value = loads(text)
         return cls(
