@@ -13,7 +13,7 @@ from stepflow_cli.commands.doctor import doctor
 from stepflow_cli.commands.errors import errors
 from stepflow_cli.commands.events import events
 from stepflow_cli.commands.explain import explain
-from stepflow_cli.commands.limits import limits
+from stepflow_cli.commands.flow_limits import flow_limits
 from stepflow_cli.commands.listings import functions, queues, workers
 from stepflow_cli.commands.pauses import pause, pauses, resume
 from stepflow_cli.commands.runs import runs
@@ -54,7 +54,7 @@ _COMMANDS = (
     pause,
     resume,
     pauses,
-    limits,
+    flow_limits,
     audit,
     functions,
     workers,

@@ -50,8 +50,11 @@ def cache_options(known: CacheOptions | None, cache: Duration | None, cache_key:
     """
     if cache is None and cache_key is None:
         return known
-    ttl_ms = known.ttl_ms if known and cache is None else duration_ms(cache, name="cache", least_ms=1) if cache else 0
-    if not ttl_ms:
+    if cache is not None:
+        ttl_ms = duration_ms(cache, name="cache", least_ms=1)
+    elif known is not None:
+        ttl_ms = known.ttl_ms
+    else:
         raise ValueError('cache_key needs cache=, how long a result is used: cache="24h"')
     key = known.key if known and cache_key is None else None
     return CacheOptions(ttl_ms, key if cache_key is None else _canonical(cache_key, "with_options: cache_key"))

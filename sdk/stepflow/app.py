@@ -7,16 +7,18 @@ from typing import Any, Literal, TypeVar
 
 from stepflow.client.client import Client
 from stepflow.functions.function import Function, FunctionDecorator, local_names, make_function
+from stepflow.options.app_id import checked_app_id
 from stepflow.options.cancellation import CancelOn, Timeouts, cancellation_config
 from stepflow.options.encryption import Encryption, cipher_of
 from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
+from stepflow.options.retention import retention_ms
 from stepflow.options.tags import tag_configs
 from stepflow.options.triggers import Trigger, trigger_configs
 from stepflow_engine.around_attempt import AroundAttempt, Attempt
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError
-from stepflow_engine.limits import Limits, check_id
+from stepflow_engine.limits import Limits
 from stepflow_engine.retry import DEFAULT_RETRIES
 from stepflow_engine.retry_policy import Retry, combined_retries
 from stepflow_engine.run_events import CANCELLED, FAILED
@@ -37,7 +39,7 @@ class Stepflow(Client):
         app_id: the id of the app; also the name of its queue, unless a function sets another.
         redis_url: the URL of the server; ``None``: ``STEPFLOW_REDIS_URL``, else ``redis://127.0.0.1:6379/0``.
         retries: the default number of attempts after the first, of a step and of a function; 0 to 20, or a `Retry`.
-        retention: how long an ended run is kept; a duration, or seconds.
+        retention: how long an ended run is kept; a duration, or seconds; at least a second.
         limits: the limits of the app's runs.
         encryption: the keys that encrypt payloads; ``None``: those of ``STEPFLOW_ENCRYPTION_KEYS``, if set.
         durability: when ``start``, ``start_many``, ``send`` and their asyncio twins return. ``"primary"``: the server
@@ -66,19 +68,15 @@ class Stepflow(Client):
         replica_timeout: Duration = "1s",
     ) -> None:
         try:
-            check_id(app_id, "app id")
-            retention_ms = duration_ms(retention, name="retention")
+            checked_app_id(app_id)
+            retained_ms = retention_ms(retention)
             replica_timeout_ms = _replica_timeout_ms(durability, replica_timeout)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
-        if set(app_id) & set("/, ") or app_id.endswith(":steps"):
-            raise ConfigurationError(
-                f"app id must not contain '/', ',' or a space, or end with ':steps', got {app_id!r}"
-            )
         super().__init__(
             app_id,
             redis_url,
-            retention_ms=retention_ms,
+            retention_ms=retained_ms,
             limits=limits or Limits(),
             cipher=cipher_of(encryption),
             replica_timeout_ms=replica_timeout_ms,

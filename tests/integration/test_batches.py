@@ -46,6 +46,9 @@ def test_a_batch_is_executed_once_and_everybody_is_answered(app: Stepflow, run_w
     assert calls == [[0, 1, 2, 3, 4]]
     both = [app.start(parent), app.start(store_all, 1)]
     assert [run.result(20) for run in both] == [101, 101]
+    bulk = app.fork_many(store_all, status="completed", failed=False, per_second=500).wait("20s")
+    assert (bulk.refused, bulk.done) == (0, 7)
+    assert [(one.count, one.text.partition(":")[0]) for one in bulk.reasons] == [(2, "the run executed a batch")]
 
 
 @pytest.mark.parametrize("sticky", [0, 100])

@@ -53,9 +53,9 @@ def test_a_changed_concurrency_holds_at_once_is_shown_and_ends_with_a_reset(
     assert "shop/sync: concurrency of steps is 3 in place of 1, until " in shown
     [listed] = as_json("functions", **environment)
     assert [one["limit"] for one in listed["changed_limits"]] == [3]
-    table = call("limits", "list", "shop/sync", **environment).stdout
+    table = call("flow-limits", "list", "shop/sync", **environment).stdout
     assert ("catch up" in table, "concurrency of steps" in table) == (True, True)
-    [ended] = as_json("limits", "reset", "shop/sync", **environment)
+    [ended] = as_json("flow-limits", "reset", "shop/sync", **environment)
     assert (ended["limit"], ended["changed"]) == (1, False)
     assert asyncio.run(app.flow_limits.alist(sync))[0].limit == 1
     assert app.flow_limits.reset(sync) == []
@@ -78,7 +78,7 @@ def test_a_limit_is_named_by_its_kind_its_key_and_what_it_counts(app: Stepflow, 
     app.flow_limits.set("many", concurrency=2, key=KEY)
     app.flow_limits.set("shop/many", concurrency=3, of="runs", rate_limit=7, throttle=8)
     words = ["--concurrency", "4", "--key", "", "--of", "steps", "--for", "2h"]
-    assert as_json("limits", "set", "shop/many", *words, STEPFLOW_REDIS_URL=url)[0]["limit"] == 4
+    assert as_json("flow-limits", "set", "shop/many", *words, STEPFLOW_REDIS_URL=url)[0]["limit"] == 4
     found = {(one.kind, one.of, one.key): one.limit for one in app.flow_limits.list()}
     assert found == {
         ("concurrency", "steps", KEY): 2,
@@ -103,5 +103,5 @@ def test_a_limit_is_named_by_its_kind_its_key_and_what_it_counts(app: Stepflow, 
         assert message in str(refused.value)
     with pytest.raises(FunctionNotFoundError):
         app.flow_limits.set("other", concurrency=1)
-    done = call("limits", "set", "many", "--concurrency", "1", STEPFLOW_REDIS_URL=url)
+    done = call("flow-limits", "set", "many", "--concurrency", "1", STEPFLOW_REDIS_URL=url)
     assert_refused(done, 2, "function must be APP/FUNCTION, got 'many'")

@@ -64,13 +64,13 @@ CASES: dict[str, list[list[str]]] = {
     "stepflow workers": [[]],
     "stepflow queues": [[]],
     "stepflow pauses": [[]],
-    "stepflow limits list": [[], [HOSTILE], [f"shop/{HOSTILE}"]],
-    "stepflow limits set": [
+    "stepflow flow-limits list": [[], [HOSTILE], [f"shop/{HOSTILE}"]],
+    "stepflow flow-limits set": [
         [f"shop/{HOSTILE}", "--concurrency", "1"],
         ["shop/bad", "--throttle", "1", "--reason", HOSTILE],
         ["shop/bad", "--concurrency", "1", "--key", HOSTILE],
     ],
-    "stepflow limits reset": [[f"shop/{HOSTILE}"], ["shop/bad"]],
+    "stepflow flow-limits reset": [[f"shop/{HOSTILE}"], ["shop/bad"]],
     "stepflow doctor": [[], ["--repair"]],
     "stepflow events aside": [[]],
     "stepflow events cancel": [[HOSTILE], ["e1", "--reason", HOSTILE]],

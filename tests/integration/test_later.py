@@ -365,6 +365,13 @@ def test_a_wrong_schedule_is_refused_where_it_is_written(
     assert client.keys("*schedule*") == []
 
 
+@pytest.mark.parametrize("app_id", ["a b", "a,b", "a:steps", "", "x" * 20_000])
+def test_the_id_of_a_schedule_of_an_app_that_cannot_be_is_refused(app: Stepflow, report, client, app_id: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"schedule: (app )?id must"):
+        app.schedules.create(f"{app_id}/c", "report", every="1h")
+    assert client.keys("*schedule*") == []
+
+
 def test_a_schedule_of_what_does_not_exist_is_refused(app: Stepflow, report) -> None:
     with pytest.raises(FunctionNotFoundError):
         app.schedules.create("s", "unknown", every="1h")

@@ -302,6 +302,8 @@ def test_an_app_says_what_is_wrong_with_its_settings() -> None:
         app.function("three", retries=21)(one.handler)
     with pytest.raises(ConfigurationError, match="write"):
         Stepflow("shop", retention="soon")
+    with pytest.raises(ConfigurationError, match="at least 1s, got 0"):
+        Stepflow("shop", retention=0)
     with pytest.raises(ConfigurationError, match="must not contain"):
         Stepflow("a/b")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stepflow import Context, StepUsageError
+from stepflow import Context, Event, StepUsageError
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.execution import Waiting
 from stepflow_engine.step_cache import StepCache
@@ -63,13 +63,28 @@ def test_what_cannot_be_cached_is_refused_where_it_is_written() -> None:
     assert "without cache_key must be JSON" in str(no_json)
     assert "cannot have an undo handler" in str(failing({"cache": "1h"}, undo=handler))
 
-    async def mapping(ctx: Context) -> None:
-        await ctx.step.with_options(cache="1h").map("a", handler, [1, 2])
-
-    assert "items of a map are not cached" in str(play(mapping).error)
     assert "needs cache=" in str(failing({"cache_key": 1}))
-    for wrong in ("soon", -1):
-        assert isinstance(failing({"cache": wrong}), ValueError)
+    for wrong in ("soon", -1, 0):
+        error = failing({"cache": wrong})
+        assert isinstance(error, ValueError)
+        assert str(error).startswith("cache must")
+
+
+@pytest.mark.parametrize(
+    ("call", "args"),
+    [
+        ("map", (handler, [1, 2])),
+        ("invoke", ("other",)),
+        ("start_child", ("other",)),
+        ("sleep", ("1m",)),
+        ("send_event", (Event("a"),)),
+    ],
+)
+def test_only_calls_of_handlers_are_cached(call: str, args: tuple[Any, ...]) -> None:
+    async def code(ctx: Context) -> None:
+        await getattr(ctx.step.with_options(cache="1h"), call)("a", *args)
+
+    assert f"with_options(cache=...) is for step.run, not for step.{call}: remove cache" in str(play(code).error)
 
 
 @pytest.mark.parametrize("cipher", [NO_ENCRYPTION, Cipher([b"k" * 32])], ids=["plain", "encrypted"])

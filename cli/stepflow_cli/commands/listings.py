@@ -23,7 +23,7 @@ from stepflow_broker.views.find_runs import find_page
 from stepflow_broker.views.listings import read_queues, read_workers, served_queues, unserved_functions
 from stepflow_broker.views.releases import ReleaseRecord, read_releases
 from stepflow_broker.views.times import iso, local_time
-from stepflow_cli.commands.limits import change_text, limit_json
+from stepflow_cli.commands.flow_limits import change_text, limit_json
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import (
     Cell,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow.functions.function import Function
+from stepflow.options.app_id import checked_app_id
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_engine.errors import ConfigurationError, FunctionNotFoundError
 from stepflow_engine.failure import Failure
@@ -51,7 +52,7 @@ def split_name(function: Any, app_id: str) -> tuple[str, str]:
     """
     app, name = parse_name(function, app_id)
     try:
-        return check_id(app, "app id"), check_id(name, "function id")
+        return checked_app_id(app), check_id(name, "function id")
     except ValueError as error:
         raise _not_found(str(function), str(error)) from None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from stepflow.client.pauses import check_reason
 from stepflow.later import When, time_ms
+from stepflow.options.app_id import checked_app_id
 from stepflow.options.cron_times import next_start
 from stepflow.options.triggers import check_zone, checked_catch_up, checked_window, jitter_ms, split_zone
 from stepflow_broker.registry.crons import CronConfig
@@ -36,6 +37,8 @@ def schedule_name(id: object, app_id: str) -> tuple[str, str]:
         app, slash, own = text.partition("/")
         if slash and (not app or not own or "/" in own):
             raise ValueError(f"schedule: id must be an id without '/', or app/id, got {text!r:.100}")
+        if slash:
+            checked_app_id(app, "schedule: app id")
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
     return (app, own) if slash else (app_id, text)

@@ -8,6 +8,7 @@ from typing import Any, overload
 from typing_extensions import TypeVar
 
 from stepflow.functions.invocable import Invocable
+from stepflow.options.app_id import checked_app_id
 from stepflow_engine.codec import Restore, adapter_for
 from stepflow_engine.declared_types import refuse_unreadable_type
 from stepflow_engine.errors import StepUsageError
@@ -64,7 +65,7 @@ def reference_function(
         output: the type of its result; an invoke returns this type.
 
     Raises:
-        StepUsageError: an id is empty, not text, or too long, or the output has a type that does not come back.
+        StepUsageError: an id is one that no function can have, or the output has a type that does not come back.
 
     Example::
 
@@ -74,7 +75,7 @@ def reference_function(
     try:
         check_id(function_id, "reference_function: function_id")
         if app_id is not None:
-            check_id(app_id, "reference_function: app_id")
+            checked_app_id(app_id, "reference_function: app_id")
     except ValueError as error:
         raise StepUsageError(f'{error}: write reference_function("compute-pi", app_id="maths")') from None
     try:

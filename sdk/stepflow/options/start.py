@@ -9,6 +9,7 @@ from stepflow.later import When
 from stepflow.options.cancellation import Timeouts
 from stepflow.options.keywords import check_keywords
 from stepflow.options.queue import checked_queue
+from stepflow.options.retention import retention_ms
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import EventError
 from stepflow_engine.run_overrides import RunOverrides
@@ -26,7 +27,7 @@ class RunOptions(TypedDict, total=False):
     Attributes:
         priority: seconds from -600 to 600: the run is queued as if it had been created that much earlier.
         queue: the queue of its jobs. Workers that serve the queue and have the function execute the run.
-        retention: how long the ended run is kept; a duration, or seconds.
+        retention: how long the ended run is kept; a duration, or seconds; at least a second.
 
     Example::
 
@@ -84,7 +85,7 @@ def run_overrides(
         return RunOverrides(
             None if priority is None else _priority_ms(priority, f"{call}: priority"),
             "" if queue is None else checked_queue(queue, f"{call}: queue"),
-            None if retention is None else duration_ms(retention, name=f"{call}: retention"),
+            None if retention is None else retention_ms(retention, f"{call}: retention"),
             _timeout_ms(within.start, f"{call}: timeout: start"),
             _timeout_ms(within.finish, f"{call}: timeout"),
         )

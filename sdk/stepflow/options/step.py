@@ -41,7 +41,7 @@ class StepOptions(TypedDict, total=False):
             waits until so many are free, and the worker takes no other job meanwhile. On a worker with fewer
             slots it takes all of them.
         cache: how long other runs of the function use the result of this ``step.run`` instead of calling the
-            handler; a duration, or seconds. Other steps are not cached.
+            handler; a duration, or seconds. Other steps have none.
         cache_key: what the result depends on, JSON data; ``None``: the arguments of the handler. Another function
             and another step id have results of their own.
 

@@ -226,6 +226,8 @@ class Bulks:
                 return made
             if isinstance(error, RunNotFoundError):
                 return Outcome("skipped", "the run was forgotten", run_id)
+            if await self._executed_batch(run_id):
+                return Outcome("skipped", "the run executed a batch: the runs of the batch are run again", run_id)
             return Outcome("refused", _text(error, run_id), run_id)
         match status:
             case ScriptStatus.ALREADY:
@@ -244,6 +246,11 @@ class Bulks:
         context = _Context(self._partition, app.backend.declared, app.backend.cipher, record.who)
         _, command = await arun_operation(self._broker, fork_operation(context, run_id, request))
         return await self._broker.execute(command)
+
+    async def _executed_batch(self, run_id: str) -> bool:
+        """Whether a run is that of a batch, which has the same function as the runs of the batch."""
+        record = await self._broker.execute(read_run(self._partition, run_id))
+        return record is not None and record.batch == run_id
 
     async def _made(self, fork_id: str, run_id: str) -> Outcome | None:
         """What became of a run whose fork exists; ``None``: it does not exist."""

@@ -37,9 +37,14 @@ class StepCalls:
         if self._settings.undo is not None:
             raise StepUsageError(f"with_options(undo=...) is for step.run, not for step.{call}: remove undo")
 
+    def _refuse_cache(self, call: str) -> None:
+        if self._settings.cache is not None:
+            raise StepUsageError(f"with_options(cache=...) is for step.run, not for step.{call}: remove cache")
+
     def _refuse_handler_options(self, call: str) -> None:
         """Refuse options of a handler for a step that has none."""
         self._refuse_undo(call)
+        self._refuse_cache(call)
         if self._settings.placement is not None:
             child = (
                 f", or pass queue= to {call} for the queue of the child" if call in ("invoke", "start_child") else ""

@@ -99,8 +99,7 @@ class MapSteps(RunSteps):
             counts = await ctx.step.map("count", count, names, at_once=20, tolerate=0.05)
         """
         self._refuse_undo("map")
-        if self._settings.cache is not None:
-            raise StepUsageError(f"step {id!r}: the items of a map are not cached: use run for each item")
+        self._refuse_cache("map")
         make: Callable[[Any], RunRequest | InvokeRequest]
         function = ""
         if isinstance(handler, Invocable | str):

@@ -1,4 +1,4 @@
-"""``stepflow limits``: list, change and reset the limits of flow control at run time."""
+"""``stepflow flow-limits``: list, change and reset the limits of flow control at run time."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from stepflow_cli.options import duration, output_option, server_options
 from stepflow_cli.server import find_app
 from stepflow_engine.product import variable
 
-__all__ = ["change_text", "limit_json", "limits"]
+__all__ = ["change_text", "flow_limits", "limit_json"]
 
 
 @click.group(epilog=EPILOG)
-def limits() -> None:
+def flow_limits() -> None:
     """List, change and reset limits of flow control: concurrency, rate limits and throttles."""
 
 
-@limits.command("list", epilog=EPILOG)
+@flow_limits.command("list", epilog=EPILOG)
 @click.argument("function", metavar="[APP/FUNCTION]", required=False)
 @output_option
 @server_options
@@ -38,7 +38,7 @@ def list_(function: str | None, *, output: str, redis_url: str | None) -> None:
         _print(listed, output)
 
 
-@limits.command("set", epilog=EPILOG)
+@flow_limits.command("set", epilog=EPILOG)
 @click.argument("function", metavar="APP/FUNCTION")
 @click.option("--concurrency", type=int, help="How many steps execute at once, or how many runs are live.")
 @click.option("--rate-limit", type=int, help="How many runs start in a period; more are skipped.")
@@ -48,12 +48,12 @@ def list_(function: str | None, *, output: str, redis_url: str | None) -> None:
 @click.option(
     "--for",
     "for_",
-    envvar=variable("LIMITS_SET_FOR"),
+    envvar=variable("FLOW_LIMITS_SET_FOR"),
     type=duration,
     metavar="TIME",
     help="For how long: 30m, 2h. Without it, until a reset.",
 )
-@click.option("--reason", default="", help="The reason, which 'limits list' prints and the audit log keeps.")
+@click.option("--reason", default="", help="The reason, which 'flow-limits list' prints and the audit log keeps.")
 @output_option
 @server_options
 def set_(
@@ -83,7 +83,7 @@ def set_(
     _print(changed, output)
 
 
-@limits.command("reset", epilog=EPILOG)
+@flow_limits.command("reset", epilog=EPILOG)
 @click.argument("function", metavar="APP/FUNCTION")
 @output_option
 @server_options
