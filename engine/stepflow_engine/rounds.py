@@ -13,9 +13,11 @@ class ContinueAsNew:
 
     Attributes:
         data: the data of the event of the next round, as JSON text.
+        keep_version: a pinned run stays with the version that it has.
     """
 
     data: bytes
+    keep_version: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,34 @@ def test_the_release_that_was_registered_last_starts_new_runs_while_it_lives(dri
     assert not driver.client.exists(driver.keys("CODE_WAITS"))
 
 
+@pytest.mark.parametrize(
+    ("keeps", "lives_s", "expected"),
+    [(False, 0, "1.5"), (True, 0, "1.4"), (False, 100, "1.4")],
+    ids=["by default", "told to stay", "the newest has no worker"],
+)
+def test_the_next_round_of_a_pinned_run_belongs_to_the_release_that_starts_new_runs(
+    driver: Driver, keeps: bool, lives_s: int, expected: str
+) -> None:
+    lease = started(driver)
+    lives(driver, "1.5", is_new=True)
+    driver.advance(lives_s * 1_000)
+    assert driver.continue_as_new(lease, keep_version=keeps) is ScriptStatus.DONE
+    assert driver.run("run1").version == expected
+    other = {"1.4": "1.5", "1.5": "1.4"}[expected]
+    assert claim(driver, other) == []
+    (following,) = claim(driver, expected)
+    assert (following.version, following.round) == (expected, 1)
+
+
+def test_the_next_round_of_a_run_that_is_not_pinned_names_the_version_that_began_it(driver: Driver) -> None:
+    lives(driver, "1.4", is_new=True)
+    starts(driver, pinned=False)
+    (lease,) = claim(driver, "1.4")
+    lives(driver, "1.5", is_new=True)
+    driver.continue_as_new(lease)
+    assert driver.run("run1").version == "1.4"
+
+
 def test_a_started_run_waits_for_its_release_though_none_lives(driver: Driver) -> None:
     driver.yield_run(started(driver))
     assert claim(driver, "1.5") == []

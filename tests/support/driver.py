@@ -287,7 +287,7 @@ class Driver:
             )
         )
 
-    def continue_as_new(self, lease: Lease, *, own_event: str = "") -> ScriptStatus:
+    def continue_as_new(self, lease: Lease, *, own_event: str = "", keep_version: bool = False) -> ScriptStatus:
         """End the round of a lease."""
         following = f"round{lease.round + 1}"
         return self.send(
@@ -299,6 +299,7 @@ class Driver:
                 event=dumps({"name": "e", "id": following, "ts": 1, "data": {"round": lease.round + 1}}),
                 digest=DIGEST,
                 own_event=own_event or f"round{lease.round}",
+                keep_version=keep_version,
             )
         )
 

@@ -59,7 +59,7 @@ RUN_FIELDS: tuple[HashField, ...] = (
     _field("started_at", _TIME, "claim_jobs mend_run", "", "The first claim of the run."),
     _field("ended_at", _TIME, "close_run", "", "The end of the run."),
     _field("ended_by", "text", "close_run", "", "The worker that had the lease of the continuation when the run ended."),
-    _field("version", "text", "claim_jobs", "", "The version of the code of the worker that started the run. Without the field it has none."),
+    _field("version", "text", "claim_jobs continue_as_new", "", "The version of the code of the worker that started the run; of a pinned run that has continued as new, that to which its round is pinned. Without the field it has none."),
     _field("output", "JSON", "close_run", "", "The result of a completed run. It may be encrypted."),
     _field("error", "JSON", "begin_undo close_run", "", "The failure of a run that has failed, was cancelled or was skipped, or that undoes its steps before it ends so. It may be encrypted."),
     _field("indexed", "text", "note_error tag_run with_tags", "", "The further indexes that list the run: of its tags, and of the group of its error. `<length> <subject>` repeated."),

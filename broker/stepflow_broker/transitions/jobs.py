@@ -400,7 +400,15 @@ def park_run(partition: Partition, *, run_id: str, fence: int, applied: int) -> 
 
 
 def continue_as_new(
-    partition: Partition, *, run_id: str, fence: int, round: int, event: bytes, digest: str, own_event: str
+    partition: Partition,
+    *,
+    run_id: str,
+    fence: int,
+    round: int,
+    event: bytes,
+    digest: str,
+    own_event: str,
+    keep_version: bool = False,
 ) -> Command[ScriptStatus]:
     """End a round of a run and queue the run for the next one. DONE, ALREADY, NO_RUN or STALE_FENCE.
 
@@ -410,6 +418,7 @@ def continue_as_new(
         digest: identifies the event of this round; see `stepflow_engine.rounds.PastRound`.
         own_event: the id of the event that has started the run, which ends no wait of the next round; ``""``: it is
             known already.
+        keep_version: a pinned run stays with the version that it has.
     """
     kinds = ("RUN", "MEMOS", "MEMO_ORDER", "STEPS", "ATTEMPTS", "DELIVERED", "SIGNAL_IDS")
     return run_script(
@@ -423,6 +432,7 @@ def continue_as_new(
         event,
         digest,
         id_digest(own_event),
+        int(keep_version),
     )
 
 

@@ -165,7 +165,7 @@ class _RunContext(Generic[T]):
     def _seed(self) -> str:
         return f"{self.run_id}/round {self.round}" if self.round else self.run_id
 
-    def continue_as_new(self, data: T | Mapping[str, Any] | None = None) -> Never:
+    def continue_as_new(self, data: T | Mapping[str, Any] | None = None, *, keep_version: bool = False) -> Never:
         """Go on as a new round of this run, with new data and without the results of the steps so far.
 
         Write ``return ctx.continue_as_new(data)``: the round ends when the code returns the value. The code then begins
@@ -176,6 +176,8 @@ class _RunContext(Generic[T]):
 
         Args:
             data: the data of the event of the next round; JSON.
+            keep_version: a run that is pinned to a version of the code stays with it. By default its next round is
+                pinned to the version that starts new runs now.
 
         Raises:
             EventError: the data is not JSON, over the limit, or not what the function takes.
@@ -189,7 +191,7 @@ class _RunContext(Generic[T]):
             raise StepUsageError("ctx.continue_as_new is in the handler of a step: call it in the code between steps")
         data_json = self._next_data(data)
         self._execution.has_continued = True
-        return ContinueAsNew(data_json)  # type: ignore[misc]
+        return ContinueAsNew(data_json, keep_version)  # type: ignore[misc]
 
     def _refuse_in_handler(self, name: str, instead: str) -> None:
         if HANDLER_ATTEMPT.get() is not None:

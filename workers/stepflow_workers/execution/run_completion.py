@@ -54,8 +54,8 @@ async def complete_run(context: JobContext, run: CachedRun, lease: Lease, outcom
         await _end_undo(context, run.function, lease, run.event, outcome.value)
         return True
     match outcome:
-        case Returned(ContinueAsNew(data)):
-            return await _continue_as_new(context, run, lease, data)
+        case Returned(ContinueAsNew() as following):
+            return await _continue_as_new(context, run, lease, following)
         case Returned(value):
             return await _complete(context, run, lease, value)
         case Raised(error):
@@ -120,13 +120,13 @@ async def _complete(context: JobContext, run: CachedRun, lease: Lease, value: ob
     return True
 
 
-async def _continue_as_new(context: JobContext, run: CachedRun, lease: Lease, data: bytes) -> bool:
+async def _continue_as_new(context: JobContext, run: CachedRun, lease: Lease, following: ContinueAsNew) -> bool:
     """End the round of a run. Its children are treated as at the end of the run."""
     if not await _closed_children(context, run, lease, RunStatus.COMPLETED):
         return False
     state, run_id, old = context.state, lease.run_id, read_event(run.event)
     event_id = run_id_for(run_id, "round", str(lease.round + 1))
-    sealed = run.function.cipher.seal(data, event_scope(event_id))
+    sealed = run.function.cipher.seal(following.data, event_scope(event_id))
     call = continue_as_new(
         state.partition,
         run_id=run_id,
@@ -135,6 +135,7 @@ async def _continue_as_new(context: JobContext, run: CachedRun, lease: Lease, da
         event=event_text(old["name"], id=event_id, ts=state.clock.now_ms(), data=sealed),
         digest=hashlib.sha256(run.event).hexdigest()[:_DIGEST_LENGTH],
         own_event="" if lease.round else old["id"],  # later rounds begin with events that nobody has sent
+        keep_version=following.keep_version,
     )
     code = await state.broker.execute(call)
     state.evict(run_id)

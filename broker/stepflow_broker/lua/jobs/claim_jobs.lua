@@ -76,7 +76,7 @@ end
 -- the release that starts the runs of a pinned function, if this worker has another one: that of the worker which has
 -- registered the function last, while there is a live worker of it
 local function started_elsewhere(name)
-  local release = string.match(redis.call('HGET', FUNCTIONS, name) or '', '"release":"([^"\\]+)"')
+  local release = registered_release(name)
   return release and release ~= ARGV[7] and has_release(name, release, now) and release
 end
 

@@ -34,6 +34,11 @@ local function has_release(name, release, now)
   return false
 end
 
+-- the release of the worker that has registered a pinned function last
+local function registered_release(name)
+  return string.match(redis.call('HGET', FUNCTIONS, name) or '', '"release":"([^"\\]+)"')
+end
+
 -- the release of a subject of CODE_WAITS that has jobs of pinned runs; nil: it has other jobs
 local function release_of(left_by)
   return string.match(left_by or '', '^=(.*)$')

@@ -1,11 +1,13 @@
 -- continue_as_new: end a round of a run, and queue the run for the next one, with a new event and without memos.
 -- The jobs and waits that the round has left are deleted, with its memos and its attempts. The signals that no wait has
 -- received stay. An event that the run has received ends no wait of a later round. When it has received very many, the
--- next round takes only those that came since this round began.
--- USES     clock jobs waits state concurrency attempts indexes runs deliveries
+-- next round takes only those that came since this round began. The next round of a pinned run belongs to the release that
+-- starts new runs of its function, if a worker of it lives.
+-- USES     clock jobs waits state concurrency attempts indexes runs deliveries code
 -- KEYS     1 run  2 memos  3 memo_order  4 steps  5 attempts  6 delivered  7 signal_ids
 -- ARGV     1 now_ms  2 run  3 fence  4 round (that ends)  5 event (of the next round)  6 digest (of the event of this one)
 --          7 id_digest (of the event that has started the run; '': noted before)
+--          8 keep_version (1: a pinned run stays with its release)
 -- MOVES    run running -> queued; continuation leased -> queued|waitlisted;
 --          step queued|waitlisted|leased|delayed|waiting|mapping|memo -> none; promote
 -- RETURNS  1 CONTINUED, 0 ALREADY, -1 NO_RUN, -2 STALE_FENCE
@@ -47,6 +49,11 @@ redis.call('HDEL', KEYS[1], 'attempt_started_at', 'first_failed_at', 'last_error
 redis.call('HSET', KEYS[1], 'round', round + 1, 'round_at', now, 'rounds', table.concat(rounds, '\n'), 'event', ARGV[5],
   'attempt', 0)
 if forgets then redis.call('HSET', KEYS[1], 'events_since', f[2] + 1) end
+if ARGV[8] ~= '1' and redis.call('HEXISTS', KEYS[1], 'pinned') == 1 then
+  local name = was.app .. '/' .. was.function_id
+  local release = registered_release(name)
+  if release and has_release(name, release, now) then redis.call('HSET', KEYS[1], 'version', release) end
+end
 release_all_slots(jobs, was, now)
 end_lease(run, was, was.list, ARGV[3], now)
 requeue_run(run, was, now)
