@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
+from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.redis_client.operation import Operation, run_operation
 from stepflow_broker.registry.flow_control import RateConfig
 from stepflow_broker.registry.functions import FunctionConfig, register_functions
 from stepflow_broker.transitions.cancelled_steps import cancel_steps
+from stepflow_broker.transitions.invokes import find_closed_children
 from stepflow_broker.transitions.outbox import ChildCancelled, RemoteChildFinished, StartChild
 from stepflow_broker.transitions.runs import note_closing
 from stepflow_engine.failure import Failure
@@ -178,6 +182,27 @@ def test_a_child_in_another_partition_tells_its_end_once(pair: Pair) -> None:
 
 
 # -- waiting for children ----------------------------------------------------------
+
+
+def test_the_children_of_a_run_with_very_many_steps_are_found_in_parts(driver: Driver) -> None:
+    steps = {f"{number:040x}:state": "queued" for number in range(5_000)}
+    closes = {f"{number:040x}:close": ("wait", "cancel", "leave")[number % 3] for number in range(0, 5_000, 50)}
+    driver.client.hset(driver.keys("STEPS", "run9"), mapping=steps | closes)
+    commands = list[Command[Any]]()
+
+    def counted() -> Operation[set[str]]:
+        operation = find_closed_children(driver.partition, "run9")
+        calls = next(operation)
+        while True:
+            commands.extend(calls)
+            try:
+                calls = operation.send((yield calls))
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+    found = run_operation(driver.store.broker, counted())
+    assert found == {name.removesuffix(":close") for name, close in closes.items() if close != "leave"}
+    assert len(commands) > 4
 
 
 def test_a_run_that_waits_for_its_children_says_how_its_code_has_ended(driver: Driver) -> None:

@@ -279,7 +279,7 @@ def commands() -> Iterator[tuple[str, str, click.Command]]:
 
 def _below(group: click.Group, name: str, prefix: str) -> Iterator[tuple[str, str, click.Command]]:
     for word, command in group.commands.items():
-        inner = (f"{name} {word}", f"{prefix}_{word.upper()}")
+        inner = (f"{name} {word}", f"{prefix}_{word.upper().replace('-', '_')}")
         if not isinstance(command, click.Group) or command.invoke_without_command:
             yield *inner, command
         if isinstance(command, click.Group):

@@ -13,6 +13,7 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
+from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.registry.functions import FunctionConfig
 from stepflow_broker.transitions.outbox import StartChild
 from stepflow_engine.codec import dumps
@@ -22,13 +23,15 @@ __all__ = [
     "ChildStart",
     "HandleStart",
     "Resolved",
+    "find_closed_children",
     "invoke_child",
-    "read_closed_children",
     "start_child",
     "wake_parent",
 ]
 
 _CLOSE = ":close"
+_SCANNED = 1_000
+"""How many fields of the steps of a run one command looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +189,25 @@ def start_child(
     )
 
 
-def read_closed_children(partition: Partition, run_id: str) -> Command[list[str]]:
+def find_closed_children(partition: Partition, run_id: str) -> Operation[set[str]]:
     """The keys of the steps that wait for children which must not outlive their parent.
 
-    Other fields of the steps are not looked at: they may be damaged.
+    Other fields of the steps are not read: they may be very many, and damaged.
     """
+    steps, found, cursor = partition.run_key("STEPS", run_id), set[str](), 0
+    while True:
+        [(cursor, keys)] = yield [
+            command(_read_closed, "HSCAN", steps, cursor, "MATCH", f"*{_CLOSE}", "COUNT", _SCANNED)
+        ]
+        found |= keys
+        if not cursor:
+            return found
 
-    def read(reply: Any) -> list[str]:
-        closes = {name: close for name, close in replies.fields(reply).items() if name.endswith(_CLOSE)}
-        return [name.removesuffix(_CLOSE) for name, close in closes.items() if close != ParentClose.LEAVE.encode()]
 
-    return command(read, "HGETALL", partition.run_key("STEPS", run_id))
+def _read_closed(reply: Any) -> tuple[int, set[str]]:
+    cursor, fields = reply
+    closes = replies.fields(fields).items()
+    return int(cursor), {name.removesuffix(_CLOSE) for name, close in closes if close != ParentClose.LEAVE.encode()}
 
 
 def wake_parent(partition: Partition, child: str, *, worker: str) -> Command[Resolved | None]:

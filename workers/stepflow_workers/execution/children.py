@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stepflow_broker.protocol.command import in_chunks
+from stepflow_broker.redis_client.operation import arun_operation
 from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.invokes import read_closed_children
+from stepflow_broker.transitions.invokes import find_closed_children
 from stepflow_broker.transitions.jobs import Lease
 from stepflow_broker.transitions.runs import note_closing, read_steps
 from stepflow_engine.state_machine import RunStatus
@@ -50,8 +51,8 @@ async def _has_steps(state: WorkerState, run: CachedRun, keys: Sequence[str]) ->
 
 async def cancel_children(state: WorkerState, lease: Lease, *, retention_ms: int) -> None:
     """Cancel the children of a run that fails without its code: all that are not to be left."""
-    keys = await state.broker.execute(read_closed_children(state.partition, lease.run_id))
-    for part in in_chunks(keys, _CHUNK):
+    keys = await arun_operation(state.broker, find_closed_children(state.partition, lease.run_id))
+    for part in in_chunks(sorted(keys), _CHUNK):
         call = cancel_steps(
             state.partition, run_id=lease.run_id, fence=lease.fence, keys=part, retention_ms=retention_ms
         )
