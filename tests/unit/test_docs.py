@@ -166,7 +166,7 @@ def _variables() -> set[str]:
         prefix, command = left.pop()
         found |= {str(one.envvar or f"{prefix}_{str(one.name).upper()}") for one in command.params}
         if isinstance(command, click.Group):
-            left += [(f"{prefix}_{name.upper()}", one) for name, one in command.commands.items()]
+            left += [(f"{prefix}_{name.upper().replace('-', '_')}", one) for name, one in command.commands.items()]
     return found
 
 
