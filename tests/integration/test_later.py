@@ -165,9 +165,9 @@ def test_a_delayed_event_starts_functions_and_ends_waits_when_it_is_due_and_once
 
 def test_delayed_events_of_an_app_that_encrypts_are_sealed(url: str, client) -> None:
     app = Stepflow("shop", redis_url=url, encryption=Encryption([Encryption.generate_key()]))
-    app.send("secret/event", {"pin": 4711}, id="e1", delay="1h")
-    assert "4711" not in str(client.hgetall("stepflow:delayed-event-texts"))
-    assert [event.data for event in app.delayed_events()] == [{"pin": 4711}]
+    app.send("secret/event", {"pin": "47 11"}, id="e1", delay="1h")
+    assert "47 11" not in str(client.hgetall("stepflow:delayed-event-texts"))
+    assert [event.data for event in app.delayed_events()] == [{"pin": "47 11"}]
     assert [event.data for event in Stepflow("other", redis_url=url).delayed_events()] == ["encrypted"]
 
 
@@ -395,14 +395,14 @@ def test_the_data_of_a_schedule_is_sealed_if_the_app_encrypts(url: str, run_work
     async def report(ctx: Context) -> None:
         seen.append(ctx.event.data)
 
-    app.schedules.create("s", report, cron=hourly(), data={"pin": 4711})
-    assert "4711" not in str(client.hgetall("stepflow:schedules"))
-    assert app.schedules.get("s").data == {"pin": 4711}
+    app.schedules.create("s", report, cron=hourly(), data={"pin": "47 11"})
+    assert "47 11" not in str(client.hgetall("stepflow:schedules"))
+    assert app.schedules.get("s").data == {"pin": "47 11"}
     assert Stepflow("shop", redis_url=url).schedules.get("s").data == "encrypted"
     pass_time(client)
     run_worker(app)
-    until(lambda: seen == [{"pin": 4711}])
-    assert "4711" not in str(client.hgetall(f"stepflow:run:{app.schedules.get('s').last_run}"))
+    until(lambda: seen == [{"pin": "47 11"}])
+    assert "47 11" not in str(client.hgetall(f"stepflow:run:{app.schedules.get('s').last_run}"))
 
 
 @pytest.mark.slow
