@@ -319,7 +319,7 @@ class Execution:
     def start(self) -> asyncio.Task[Any]:
         """Start the code. Add the known memos before."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        self._main = self.context.run(self._loop.create_task, shielded(self._body(self)))
+        self._main = self.context.run(self._loop.create_task, shielded(lambda: self._body(self)))
         return self._main
 
     def add(self, memos: Iterable[tuple[str, Memo]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -34,15 +34,15 @@ def original(error: BaseException) -> BaseException:
     return error.error if type(error) is EscapedError else error
 
 
-async def shielded(code: Coroutine[Any, Any, T]) -> T:
-    """Await user code.
+async def shielded(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Call user code and await it. If the task is cancelled before its first turn, there is no coroutine to await.
 
     Raises:
         EscapedError: the code raised an error that is not an `Exception`.
         Exception, asyncio.CancelledError: what the code raised.
     """
     try:
-        return await code
+        return await call()
     except (Exception, asyncio.CancelledError):
         raise
     except BaseException as error:  # noqa: BLE001  user code

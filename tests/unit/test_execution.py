@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
+import warnings
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -493,6 +495,22 @@ def test_a_pass_that_is_closed_unwinds_its_tasks() -> None:
         assert not execution.activity.tasks
 
     on_run_loop(main())
+
+
+def test_a_pass_that_is_closed_before_its_first_turn_leaves_no_coroutine_that_was_never_awaited() -> None:
+    async def main() -> None:
+        async def code(ctx: Context) -> None: ...
+
+        execution = execution_of(code)
+        execution.start()
+        execution.close()
+        assert isinstance(await execution.advance(), Raised)
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        on_run_loop(main())
+        gc.collect()
+    assert [str(one.message) for one in warned] == []
 
 
 def test_a_pass_that_is_closed_asks_for_nothing_more() -> None:

@@ -113,7 +113,7 @@ async def test_a_handler_in_a_thread_may_raise_stop_iteration() -> None:
 
 
 async def test_a_handler_that_the_garbage_collector_closes_raises_nothing() -> None:
-    code = shielded(never())
+    code = shielded(never)
 
     async def begin() -> None:
         code.send(None)
