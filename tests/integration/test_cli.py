@@ -263,7 +263,7 @@ def test_runs_cancel_ends_a_run_once_and_keeps_the_reason(registered: str) -> No
 def test_functions_workers_and_queues_are_listed(url: str, tmp_path: Path) -> None:
     path = tmp_path / "go"
     words = (SHOP, "--redis-url", url, "--name", "anna", "--concurrency", "1")
-    with running(*words, program="worker", log=tmp_path / "worker.log"):
+    with running(*words, program="worker", log=tmp_path / "worker.log", STEPFLOW_VERSION="1.4"):
         until(lambda: as_json("workers", "--redis-url", url), what="the worker's start")
         functions = as_json("functions", "--redis-url", url)
         assert functions[1] == {
@@ -283,9 +283,10 @@ def test_functions_workers_and_queues_are_listed(url: str, tmp_path: Path) -> No
         enqueue(url, "order", {"number": 1})
         [worker] = as_json("workers", "--redis-url", url)
         assert (worker["name"], worker["state"], worker["queues"]) == ("anna", "busy", ["shop"])
+        assert worker["version"] == "1.4"
         [queue] = as_json("queues", "--redis-url", url)
         assert queue == {"name": "shop", "ready_new": 1, "ready_steps": 0, "executing": 1, "delayed": 0, "failed": 0}
-        for command, part in (("functions", "shop/order.placed"), ("workers", "anna"), ("queues", "shop")):
+        for command, part in (("functions", "shop/order.placed"), ("workers", "1.4  "), ("queues", "shop")):
             assert part in call(command, "--redis-url", url).stdout
         path.touch()
 

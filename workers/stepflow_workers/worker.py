@@ -31,6 +31,7 @@ from stepflow_broker.protocol.clock import REAL_CLOCK, Clock
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.heartbeat import HEARTBEAT_TTL_S
 from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.protocol.worker_record import CODE_VERSION
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.connection import check_server, connect_all, infos, safe_url
@@ -214,8 +215,13 @@ class StepWorker(BaseWorker):
         self._remove_stale_registration()
         self._check_keys()
         self.bootstrap(logging_level="WARNING")
-        self.connection.hset(self.key, KEY_IDS, key_ids(self._ciphers))
+        self.connection.hset(self.key, mapping=self._own_fields)
         self._is_registered = True
+
+    @property
+    def _own_fields(self) -> dict[str, Any]:
+        """The fields of its RQ record that RQ does not know."""
+        return {KEY_IDS: key_ids(self._ciphers), CODE_VERSION: self._code_version}
 
     @property
     def _configs(self) -> list[FunctionConfig]:
@@ -553,7 +559,7 @@ class StepWorker(BaseWorker):
         self._register_functions(only_missing=True)
         with self.connection.pipeline() as pipeline:
             pipeline.hset(self.key, mapping={**self.serialize(), "state": self._shown_state})
-            pipeline.hset(self.key, KEY_IDS, key_ids(self._ciphers))
+            pipeline.hset(self.key, mapping=self._own_fields)
             register(self, pipeline)
             pipeline.execute()
         self._needs_registration = False

@@ -15,6 +15,7 @@ from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.heartbeat import is_live
 from stepflow_broker.protocol.partition import Partition
+from stepflow_broker.protocol.worker_record import CODE_VERSION
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import read_code, read_functions
 
@@ -37,6 +38,7 @@ _WORKER_FIELDS = (
     "successful_job_count",
     "failed_job_count",
     "last_heartbeat",
+    CODE_VERSION,
 )
 
 
@@ -50,6 +52,7 @@ class WorkerRecord:
         finished, failed: the number of jobs that it finished, and of attempts that failed.
         last_heartbeat: milliseconds since the epoch.
         live: whether it sends heartbeats. A worker that died stays in the list for up to 30 seconds.
+        version: the version of its code; ``""``: it does not know it.
     """
 
     name: str
@@ -61,6 +64,7 @@ class WorkerRecord:
     failed: int
     last_heartbeat: int | None
     live: bool = True
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +113,13 @@ def _read_worker(partition: Partition, name: str) -> Command[WorkerRecord | None
     """One worker; ``None`` if it died and its name is still in the set of workers."""
 
     def read(reply: list[bytes | None]) -> WorkerRecord | None:
-        host, pid, state, queues, finished, failed, heartbeat = [(value or b"").decode() for value in reply]
+        host, pid, state, queues, finished, failed, heartbeat, version = [(value or b"").decode() for value in reply]
         if not heartbeat:
             return None
         served = _without_step_lists(queues.split(","))
         seen_at = round(datetime.fromisoformat(heartbeat).timestamp() * 1000)
-        return WorkerRecord(name, host, int(pid or 0), state, served, int(finished or 0), int(failed or 0), seen_at)
+        counts = int(finished or 0), int(failed or 0)
+        return WorkerRecord(name, host, int(pid or 0), state, served, *counts, seen_at, version=version)
 
     return command(read, "HMGET", partition.keys("RQ_WORKER", name), *_WORKER_FIELDS)
 

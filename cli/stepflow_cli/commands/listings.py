@@ -208,11 +208,12 @@ def workers(*, output: str, redis_url: str | None) -> None:
             str(record.finished),
             str(record.failed),
             since(record.last_heartbeat, now),
+            printable(record.version) or "—",
             printable(", ".join(record.queues)),
         )
         for record in records
     ]
-    headers = ("WORKER", "STATE", "PID", "DONE", "FAILED", "SEEN", "QUEUES")
+    headers = ("WORKER", "STATE", "PID", "DONE", "FAILED", "SEEN", "VERSION", "QUEUES")
     _print(headers, rows, right=("PID", "DONE", "FAILED"), empty=f"no workers: start one with {WORKER_PROGRAM}")
 
 
