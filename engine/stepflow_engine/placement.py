@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stepflow_engine.counts import check_count
+
 __all__ = ["Placement", "placement"]
 
 
@@ -28,13 +30,11 @@ def placement(outer: Placement | None, queue: str | None, slots: int | None) -> 
         queue: a queue that has been checked; ``None``: that of ``outer``.
 
     Raises:
-        ValueError: the number of slots is not an integer of at least 1.
+        ValueError: the number of slots is out of range.
     """
     if queue is None and slots is None:
         return outer
-    if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-        raise ValueError(
-            f"slots must be an integer >= 1, got {slots!r:.100}: how many slots of its worker a step takes"
-        )
+    if slots is not None:
+        check_count(slots, "slots")
     outer = outer or Placement()
     return Placement(outer.queue if queue is None else queue, outer.slots if slots is None else slots)

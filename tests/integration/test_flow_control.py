@@ -379,6 +379,9 @@ def test_a_start_gets_the_live_run_of_a_singleton_that_attaches(app: Stepflow, r
     ("settings", "message"),
     [
         ({"concurrency": 0}, "concurrency: limit must be an integer >= 1, got 0"),
+        ({"concurrency": 10**30}, "concurrency: limit must be at most 1,000,000,000, got 1000"),
+        ({"throttle": Throttle(10**5_000, "1m")}, "at most 1,000,000,000, got a number of too many digits"),
+        ({"throttle": Throttle(1, "1m", burst=10**10)}, "burst must be at most 1,000,000,000, got 10000000000"),
         ({"concurrency": [Concurrency(1), Concurrency(2), Concurrency(3)]}, "at most two"),
         ({"concurrency": Concurrency(1, scope="global")}, "needs a key"),
         ({"concurrency": Concurrency(1, scope="planet")}, "'function', 'app' or 'global'"),

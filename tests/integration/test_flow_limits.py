@@ -90,6 +90,7 @@ def test_a_limit_is_named_by_its_kind_its_key_and_what_it_counts(app: Stepflow, 
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"function": many}, "takes at least one of concurrency, rate_limit and throttle, got none"),
         ({"function": many, "concurrency": 0}, "concurrency must be an integer >= 1, got 0: to stop a function, pause"),
+        ({"function": many, "concurrency": 10**30}, "concurrency must be at most 1,000,000,000, got 1000"),
         ({"function": many, "throttle": True}, "throttle must be an integer >= 1, got True"),
         ({"function": many, "concurrency": 1}, "has several such limits: name one with key= and of="),
         ({"function": many, "concurrency": 1, "key": "event.id"}, "declares no such concurrency, and a limit can be"),

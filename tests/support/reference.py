@@ -408,6 +408,7 @@ _LIMITS: tuple[tuple[str, str, str, Callable[[int], str], str], ...] = (
     ("triggers of a function", "sdk/stepflow/options/triggers.py", "_MAX_TRIGGERS", _count, "`ConfigurationError`"),
     ("events that cancel a run", "sdk/stepflow/options/cancellation.py", "_MAX_EVENTS", _count, "`ConfigurationError`"),
     ("concurrency limits of a function", "sdk/stepflow/options/flow_control.py", "_MAX_LIMITS", _count, "`ConfigurationError`"),
+    ("a limit of flow control, the slots of a step, the runs of a list", "engine/stepflow_engine/counts.py", "MAX_COUNT", _count, "`ConfigurationError`; `ValueError` in `with_options`; `FilterError`"),
     ("runs of a batch", "sdk/stepflow/options/flow_control.py", "_MAX_BATCHED", _count, "`ConfigurationError`"),
     ("events of a batch, together", "broker/stepflow_broker/lua/lib/start_rules.lua", "MAX_BATCH_BYTES", _bytes, "the batch starts; the next event begins another"),
     ("missed times of a schedule that start runs", "sdk/stepflow/options/cron_times.py", "_MAX_TIMES", _count, "earlier times are skipped"),

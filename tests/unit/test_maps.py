@@ -64,7 +64,7 @@ def double(item: int) -> int:
         (0.5, 3, 1),
         (1.0, 9, 9),
         (1, 9, 1),
-        (20, 3, 20),
+        (10**30, 3, 3),
     ],
 )
 def test_a_float_tolerates_a_share_of_the_items_and_an_integer_a_number(

@@ -26,6 +26,7 @@ def test_each_option_replaces_itself_and_keeps_the_other() -> None:
     ("options", "message"),
     [
         ({"slots": 0}, "slots must be an integer >= 1, got 0"),
+        ({"slots": 10**30}, "slots must be at most 1,000,000,000, got 1000"),
         ({"slots": True}, "slots must be an integer >= 1, got True"),
         ({"slots": "3"}, "slots must be an integer >= 1, got '3'"),
         ({"queue": "a,b"}, "queue must not contain ',' or a space"),

@@ -13,6 +13,7 @@ from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.audit import Action
 from stepflow_broker.transitions.bulk_cancel import CancelRequest, RunFilter, cancel_runs, find_live
 from stepflow_engine.codec import dumps
+from stepflow_engine.counts import check_count
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.expression import condition
 from stepflow_engine.failure import Failure
@@ -128,8 +129,11 @@ def select_runs(
     Raises:
         ConfigurationError: an argument is invalid.
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ConfigurationError(f"limit must be an integer >= 1, or None for all runs, got {limit!r}")
+    try:
+        if limit is not None:
+            check_count(limit, "limit", instead=", or None for all runs")
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
     return RunFilter(
         app=_text(app, "app id"),
         function=_text(function, "function id"),

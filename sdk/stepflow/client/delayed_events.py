@@ -11,6 +11,7 @@ from stepflow.client.pauses import check_reason
 from stepflow.event import checked_event_id
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
 from stepflow_broker.transitions.delayed_events import DelayedEventRecord, cancel_event, find_delayed_events
+from stepflow_engine.counts import check_count
 from stepflow_engine.errors import ConfigurationError, EventError
 from stepflow_engine.times import utc_time
 
@@ -86,8 +87,10 @@ class DelayedEvents(ConnectedApp):
         return await arun_operation(self.backend.abroker, self._cancel(id, reason))
 
     def _find(self, limit: int) -> Operation[list[DelayedEventRecord]]:
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ConfigurationError(f"delayed_events: limit must be an integer ≥ 1, got {limit!r}")
+        try:
+            check_count(limit, "delayed_events: limit")
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
         return find_delayed_events(self.backend.partition, limit=limit)
 
     def _cancel(self, id: str, reason: str) -> Operation[bool]:

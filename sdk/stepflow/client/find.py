@@ -19,6 +19,7 @@ from stepflow_broker.registry.tags import check_tag_name, tag_value
 from stepflow_broker.transitions.run_index import RunQuery, parse_cursor
 from stepflow_broker.views.error_groups import ErrorGroup, read_error_groups
 from stepflow_broker.views.find_runs import RunPage, find_page
+from stepflow_engine.counts import check_count
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.error_group import GROUP_LENGTH
 from stepflow_engine.errors import ConfigurationError, FilterError
@@ -191,11 +192,12 @@ def checked_limit(limit: int, *, or_none: str = "") -> int:
         or_none: what ``None`` means, where it is allowed, for the error.
 
     Raises:
-        FilterError: it is no number, or below 1.
+        FilterError: it is out of range.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise FilterError("limit", f"limit must be an integer >= 1{or_none}, got {limit!r}")
-    return limit
+    try:
+        return check_count(limit, "limit", instead=or_none)
+    except ValueError as error:
+        raise FilterError("limit", str(error)) from None
 
 
 class _Pages:

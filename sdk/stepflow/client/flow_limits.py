@@ -15,6 +15,7 @@ from stepflow_broker.redis_client.operation import Operation, arun_operation, ru
 from stepflow_broker.registry.flow_control import DeclaredLimit
 from stepflow_broker.registry.functions import FunctionConfig, read_function, read_functions
 from stepflow_broker.transitions.limits import ChangedLimit, read_all_limits, reset_limit, set_limit
+from stepflow_engine.counts import check_count
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.times import utc_time
@@ -226,10 +227,10 @@ def _checked(limits: Mapping[LimitKind, int | None]) -> dict[LimitKind, int]:
     if not wanted:
         raise ConfigurationError("set: takes at least one of concurrency, rate_limit and throttle, got none")
     for kind, limit in wanted.items():
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ConfigurationError(
-                f"set: {kind} must be an integer >= 1, got {limit!r:.100}: to stop a function, pause it"
-            )
+        try:
+            check_count(limit, f"set: {kind}")
+        except ValueError as error:
+            raise ConfigurationError(f"{error}: to stop a function, pause it") from None
     return wanted
 
 

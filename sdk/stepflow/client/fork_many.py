@@ -24,6 +24,7 @@ from stepflow_broker.transitions.bulks import BulkStart, add_bulk_runs, start_bu
 from stepflow_broker.transitions.run_index import RunQuery
 from stepflow_broker.views.find_runs import find_ids
 from stepflow_engine.codec import dumps, loads
+from stepflow_engine.counts import check_count
 from stepflow_engine.durations import Duration
 from stepflow_engine.errors import CorruptDataError, FilterError, ForkError
 from stepflow_engine.state_machine import RunStatus
@@ -164,8 +165,11 @@ def bulk_request(
     is_number = isinstance(per_second, int | float) and not isinstance(per_second, bool)
     if not is_number or not _SLOWEST <= per_second <= _FASTEST:
         raise ForkError(f"{ACTION}: per_second must be a number from {_SLOWEST} to {_FASTEST:,}, got {per_second!r}")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ForkError(f"{ACTION}: limit must be an integer >= 1, or None for all runs, got {limit!r}")
+    try:
+        if limit is not None:
+            check_count(limit, f"{ACTION}: limit", instead=", or None for all runs")
+    except ValueError as wrong:
+        raise ForkError(str(wrong)) from None
     return BulkRequest(function, query, fork, per_second, limit)
 
 

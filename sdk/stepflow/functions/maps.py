@@ -112,7 +112,7 @@ def _tolerated(what: str, tolerate: Any, count: int) -> int:
             f"{what} tolerate must be how many items may fail, an integer ≥ 0, or their share, a float from 0.0 to "
             f"1.0, got {show_value(tolerate)}"
         )
-    return tolerate
+    return min(tolerate, count)
 
 
 def map_result(step_id: str, memo: Memo, adapter: Restore | None) -> MapResult[Any]:

@@ -15,6 +15,7 @@ from stepflow_broker.registry.flow_control import (
     SingletonConfig,
     ThrottleConfig,
 )
+from stepflow_engine.counts import check_count
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.expression import expression
@@ -307,9 +308,10 @@ def _limits(concurrency: int | Concurrency | Sequence[Concurrency] | None) -> li
 
 
 def _count(value: Any, of: str, *, what: str = "limit") -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{of}: {what} must be an integer >= 1, got {value!r}")
-    return value
+    try:
+        return check_count(value, f"{of}: {what}")
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _period(value: Duration, of: str, *, what: str = "period") -> int:
