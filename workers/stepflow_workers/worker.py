@@ -215,13 +215,13 @@ class StepWorker(BaseWorker):
         self._remove_stale_registration()
         self._check_keys()
         self.bootstrap(logging_level="WARNING")
-        self.connection.hset(self.key, mapping=self._own_fields)
+        self.connection.hset(self.key, items=self._own_fields)
         self._is_registered = True
 
     @property
-    def _own_fields(self) -> dict[str, Any]:
-        """The fields of its RQ record that RQ does not know."""
-        return {KEY_IDS: key_ids(self._ciphers), CODE_VERSION: self._code_version}
+    def _own_fields(self) -> list[str]:
+        """The fields of its RQ record that RQ does not know, each followed by its value."""
+        return [KEY_IDS, key_ids(self._ciphers), CODE_VERSION, self._code_version]
 
     @property
     def _configs(self) -> list[FunctionConfig]:
@@ -559,7 +559,7 @@ class StepWorker(BaseWorker):
         self._register_functions(only_missing=True)
         with self.connection.pipeline() as pipeline:
             pipeline.hset(self.key, mapping={**self.serialize(), "state": self._shown_state})
-            pipeline.hset(self.key, mapping=self._own_fields)
+            pipeline.hset(self.key, items=self._own_fields)
             register(self, pipeline)
             pipeline.execute()
         self._needs_registration = False
