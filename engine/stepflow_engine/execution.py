@@ -24,10 +24,11 @@ import contextvars
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from stepflow_engine.call_site import site_of_running_call
 from stepflow_engine.errors import LimitError, StepflowError, StepKindError, StepUsageError
 from stepflow_engine.ids import StepKeys
 from stepflow_engine.limits import check_id
@@ -108,6 +109,9 @@ class Execution:
         closed: whether the pass was closed; see `close`.
         has_other_kind: whether the code has requested a step whose memo is that of a step of another kind, or lacks the
             old way of a patch: it is of another version than the code that stored the memos.
+        other_kind: of the last such step: its id, the stored kind, the requested one, and where the code requests it.
+        depends_on_attempt: whether a retry of the code has read which attempt it is, so it may request other steps.
+        threads: the threads in which plain ``def`` code runs, by their identifiers.
         tags: the tags that the code has given to the run, by name.
         values: what the code has set with ``ctx.set``: JSON text by key.
         has_undo: whether the code has requested a step with an undo handler.
@@ -137,6 +141,9 @@ class Execution:
         self.closed = False
         self.is_driven = True
         self.has_other_kind = False
+        self.other_kind: tuple[str, str, str, str] | None = None
+        self.depends_on_attempt = False
+        self.threads: Collection[int] = ()
         self.cancelled: list[str] = []
         self._cancelled: dict[str, tuple[int, Memo] | None] = {}
         self._waits: list[Memo] = []
@@ -155,6 +162,7 @@ class Execution:
         self._end: Returned | Raised | None = None
         self._keys = StepKeys() if keys is None else keys
         self._received = 0
+        self._compared = 0
         self._newest: Memo | None = None
         self._now_ms = started_ms
         self._requested: set[str] = set()
@@ -276,6 +284,7 @@ class Execution:
         stored = stored_kind(memo.detail)
         if stored != request.kind and not _is_failed_job(memo, request):
             self.has_other_kind = True
+            self.other_kind = (step_id, stored, request.kind, site_of_running_call(step_id, self.threads))
             raise StepKindError(step_id, stored=stored, requested=request.kind)
         if stored == StepKind.WAIT:
             self._waits.append(memo)
@@ -431,6 +440,46 @@ class Execution:
         ended = [stored or self._memos.get(key) for key, stored in self._cancelled.items()]
         return unread_events([one for one in ended if one is not None], self._waits)
 
+    # -- compared with the history: see `stepflow_engine.mismatch`
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether there are memos that the code has not received, and that were not compared with it yet."""
+        return self.has_other_kind or (bool(self._memos) and self.applied > self._compared)
+
+    @property
+    def has_left_steps(self) -> bool:
+        """Whether the code waits for steps or children that it has requested, or has given them up."""
+        return bool(self._pending or self._cancelled or self.children)
+
+    def trust(self, applied: int) -> None:
+        """Do not compare the first memos of the run with the code."""
+        self._compared = applied
+
+    def expects(self, key: str) -> bool:
+        """Whether the code has requested the step with this key, or it is the end of a child that it has started."""
+        return key in self._requested or key in self.children or key in self._cancelled
+
+    def unrequested_memos(self) -> list[tuple[str, Memo]]:
+        """Key and memo of the steps that the code has not requested, among the memos that were not compared before."""
+        unrequested = []
+        for key, (position, memo) in reversed(self._memos.items()):  # in the order of their positions
+            if position <= self._compared:
+                break
+            if not self.expects(key):
+                unrequested.append((key, memo))
+        self._compared = self.applied
+        return unrequested[::-1]
+
+    def open_calls(self) -> list[StepCall]:
+        """The steps that the code waits for."""
+        return list(self._pending.values())
+
+    def end_with(self, error: StepflowError) -> Raised:
+        """Let the pass end with an error, whatever its code does."""
+        self._end = Raised(error)
+        return self._end
+
     async def requested(self, key: str) -> None:
         """Wait until the code requests the step with this key."""
         if key not in self._requested:
@@ -444,6 +493,7 @@ class Execution:
     def cancel_child(self, key: str) -> None:
         """Cancel a child, by the key of its end, when the code next waits for a step or the run ends."""
         self.children.pop(key, None)
+        self._cancelled.setdefault(key)
         self.cancelled.append(key)
 
     def pending_ids(self) -> list[str]:

@@ -64,6 +64,7 @@ class ThreadBridge:
         self._pool = threads
         self._name = name
         self._bodies: dict[int, _Body] = {}
+        execution.threads = self._bodies
 
     async def run(self, body: Callable[[], T]) -> T:
         """Run ``body`` in a thread and return its result. Called in the event loop."""

@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepflow import Context
-from stepflow_engine.execution import Execution, Raised, Returned, Waiting
+from stepflow_engine.execution import Execution, Outcome, Raised, Returned, Waiting
 from stepflow_engine.memo import Memo
+from stepflow_engine.mismatch import find_mismatch, planned_mismatch
 from stepflow_engine.patches import PatchDecision
+from stepflow_engine.steps import StepKind
 from tests.support.replay import execution_of, on_run_loop
 
 MOST_TURNS = 400
@@ -100,6 +102,7 @@ class Model:
                 turns -= 1
                 outcome = await execution.advance()
                 self._store(execution)
+                self._compare(execution, outcome)
                 if isinstance(outcome, Returned | Raised):
                     assert isinstance(outcome, Returned), outcome
                     assert all(execution.was_requested(key) for key, _ in self.memos), "memos of another way"
@@ -117,6 +120,12 @@ class Model:
         execution.add(self.memos)
         execution.patches.load(self.decisions, frozenset(self.planned) if is_driven else None)
         return execution
+
+    def _compare(self, execution: Execution, outcome: Outcome) -> None:
+        """No run is said to differ: its code has the patch for all that is changed."""
+        planned = [(key, step_id, StepKind.RUN) for key, step_id in self.planned.items()]
+        assert find_mismatch(execution, outcome) is None
+        assert planned_mismatch(execution, outcome, planned) is None
 
     def _store(self, execution: Execution) -> None:
         known = execution.patches.decisions

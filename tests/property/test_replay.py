@@ -143,11 +143,13 @@ def choices(numbers: list[int]) -> Callable[[Any], int]:
 
 
 def replays_the_same(function: Callable[[Any], Any], done: Pass) -> None:
-    assert replay(function, done.memos).outcome == done.outcome
+    replayed = replay(function, done.memos)
+    assert (replayed.outcome, replayed.mismatches, done.mismatches) == (done.outcome, [], [])
     for kept in range(len(done.memos)):
         rest = in_order(*[key for key, _ in done.memos[kept:]])
         again = play(function, done.memos[:kept], choose=rest)
         assert again.outcome == done.outcome, f"another result after {done.performed[:kept]}"
+        assert again.mismatches == [], "the code is the same"
 
 
 ORDERS = st.lists(st.integers(0, 7), min_size=1, max_size=12)
@@ -181,11 +183,34 @@ def test_a_sync_program_replays_as_it_ran(program: Program, order: list[int]) ->
 
 @settings(max_examples=60)
 @given(programs("sequence", "gather"), ORDERS)
-def test_memos_of_steps_that_the_code_has_no_more_change_nothing(program: Program, order: list[int]) -> None:
+def test_memos_of_steps_that_the_code_has_no_more_are_found_and_change_nothing(
+    program: Program, order: list[int]
+) -> None:
     function = function_of(program)
     done = play(function, choose=choices(order))
     extra = play(function_of(Program("step", name="removed")))
-    assert replay(function, [*extra.memos, *done.memos]).outcome == done.outcome
+    replayed = replay(function, [*extra.memos, *done.memos])
+    assert replayed.outcome == done.outcome
+    assert [[one.id for one in found.recorded] for found in replayed.mismatches] == [["removed"]]
+
+
+@settings(max_examples=120)
+@given(programs("sequence", "gather", "group"), ORDERS, st.data())
+def test_another_step_before_recorded_ones_is_found(program: Program, order: list[int], data: st.DataObject) -> None:
+    done = play(function_of(program), choose=choices(order))
+    renamed = data.draw(st.sampled_from(sorted({memo.id for _, memo in done.memos})))
+    replayed = replay(function_of(_renamed(program, renamed)), done.memos)
+    requested = {one.id.partition("#")[0] for found in replayed.mismatches for one in found.requested}
+    recorded = {one.id.partition("#")[0] for found in replayed.mismatches for one in found.recorded}
+    assert renamed in recorded
+    assert requested == {"renamed"}
+
+
+def _renamed(program: Program, name: str) -> Program:
+    """The program with another name for a step."""
+    if program.kind == "step":
+        return Program("step", name="renamed") if program.name == name else program
+    return Program(program.kind, tuple(_renamed(part, name) for part in program.parts))
 
 
 def _count(program: Program) -> int:

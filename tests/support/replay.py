@@ -15,6 +15,7 @@ from stepflow_engine.execution import Execution, Outcome, Raised, Returned, Wait
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import Memo
+from stepflow_engine.mismatch import Mismatch, find_mismatch
 from stepflow_engine.step_attempt import attempt_step
 from stepflow_engine.steps import StepCall
 from stepflow_engine.thread_pool import ThreadPool
@@ -51,11 +52,13 @@ class Pass:
         outcome: the last one.
         performed: ids of the steps that were executed, in the order of their ends.
         memos: those that were there before, and those of the steps performed.
+        mismatches: where the code differed from the memos.
     """
 
     outcome: Outcome
     performed: list[str]
     memos: list[tuple[str, Memo]]
+    mismatches: list[Mismatch]
 
     @property
     def value(self) -> Any:
@@ -148,7 +151,7 @@ async def playing(
         outcome = await player.play(most)
     finally:
         execution.close()
-    return Pass(outcome, player.performed, [*memos, *player.recorded])
+    return Pass(outcome, player.performed, [*memos, *player.recorded], player.mismatches)
 
 
 class _Player:
@@ -158,10 +161,13 @@ class _Player:
         self._asked: list[StepCall] = []
         self.performed: list[str] = []
         self.recorded: list[tuple[str, Memo]] = []
+        self.mismatches: list[Mismatch] = []
 
     async def play(self, most: int | None) -> Outcome:
         while True:
             outcome = await self._execution.advance()
+            if (found := find_mismatch(self._execution, outcome)) is not None:
+                self.mismatches.append(found)
             if not isinstance(outcome, Waiting):
                 return outcome
             self._asked += outcome.fresh

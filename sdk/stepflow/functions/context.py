@@ -292,7 +292,10 @@ class _RunContext(Generic[T]):
                 ctx.logger.info("retrying")
         """
         in_handler = HANDLER_ATTEMPT.get()
-        return self._attempt if in_handler is None else in_handler
+        if in_handler is not None:
+            return in_handler
+        self._execution.depends_on_attempt = self._attempt > 0
+        return self._attempt
 
 
 class Context(_RunContext[T]):
