@@ -4,6 +4,7 @@
 
     StepflowError
     ├─ NonRetriableError            raise it to stop retrying
+    │  └─ HistoryMismatchError      the code requests other steps than the history of its run records
     ├─ RetryAfterError              raise it to set the time of the next attempt
     ├─ StepError                    a step failed for good
     │  ├─ MapFailedError            more items of a map failed than may fail
@@ -67,6 +68,7 @@ __all__ = [
     "ForkError",
     "FunctionNotFoundError",
     "HandlerProcessError",
+    "HistoryMismatchError",
     "InvokeCancelledError",
     "InvokeError",
     "InvokeSkippedError",
@@ -310,6 +312,13 @@ class MapItemsError(StepUsageError):
         self.step_id = step_id
         self.began_with = began_with
         self.has = has
+
+
+class HistoryMismatchError(NonRetriableError):
+    """The code requests other steps than the history of its run records, and its app has ``on_mismatch="fail"``.
+
+    The message names the steps of both, with the file and the line of each new call.
+    """
 
 
 class LimitError(StepflowError):

@@ -328,6 +328,8 @@ TRANSITIONS: Mapping[str, Transition] = {
         "cache_result": "none",
         "note_closing": "none",
         "unpin_run": "promote",
+        "note_mismatch": "none",
+        "accept_mismatch": "none",
         "end_undo": "run running -> failed|cancelled; continuation leased -> none; "
         "step queued|waitlisted|leased|delayed -> none; promote",
         "retry_run": "run running -> waiting; continuation leased -> delayed; promote",

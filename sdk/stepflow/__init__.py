@@ -17,6 +17,7 @@ All errors are in one tree::
 
     StepflowError
     ├─ NonRetriableError            raise it to stop retrying
+    │  └─ HistoryMismatchError      the code requests other steps than the history of its run records
     ├─ RetryAfterError              raise it to set the time of the next attempt
     ├─ StepError                    a step failed for good
     │  ├─ MapFailedError            more items of a map failed than may fail
@@ -99,6 +100,7 @@ from stepflow_engine.errors import (
     ForkError,
     FunctionNotFoundError,
     HandlerProcessError,
+    HistoryMismatchError,
     InvokeCancelledError,
     InvokeError,
     InvokeSkippedError,
@@ -171,6 +173,7 @@ __all__ = [
     "FunctionNotFoundError",
     "FunctionReference",
     "HandlerProcessError",
+    "HistoryMismatchError",
     "InvokeCancelledError",
     "InvokeError",
     "InvokeSkippedError",

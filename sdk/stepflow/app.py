@@ -11,6 +11,7 @@ from stepflow.options.app_id import checked_app_id
 from stepflow.options.cancellation import CancelOn, Timeouts, cancellation_config
 from stepflow.options.encryption import Encryption, cipher_of
 from stepflow.options.flow_control import Batch, Concurrency, Debounce, RateLimit, Singleton, Throttle, flow_config
+from stepflow.options.mismatch import OnMismatch, checked_on_mismatch
 from stepflow.options.retention import retention_ms
 from stepflow.options.tags import tag_configs
 from stepflow.options.triggers import Trigger, trigger_configs
@@ -45,6 +46,10 @@ class Stepflow(Client):
         durability: when ``start``, ``start_many``, ``send`` and their asyncio twins return. ``"primary"``: the server
             has the data. ``"replicated"``: a replica has confirmed it too, so only a failover to a replica that is
             further behind loses it.
+        on_mismatch: what becomes of a run whose code requests other steps than its history records, because the code
+            was changed. ``"warn"``: it goes on, with a warning in the log, once for each run and version of the code.
+            ``"pause"``: it is set aside until a worker has code that fits, or ``stepflow runs accept``. ``"fail"``: it
+            fails with `HistoryMismatchError`. With the last two, live workers that have other code get the run first.
         replica_timeout: how long to wait for the replica before `ReplicationError` is raised; at most 10 seconds.
 
     Raises:
@@ -66,11 +71,13 @@ class Stepflow(Client):
         encryption: Encryption | None = None,
         durability: Literal["primary", "replicated"] = "primary",
         replica_timeout: Duration = "1s",
+        on_mismatch: OnMismatch = "warn",
     ) -> None:
         try:
             checked_app_id(app_id)
             retained_ms = retention_ms(retention)
             replica_timeout_ms = _replica_timeout_ms(durability, replica_timeout)
+            self._on_mismatch: OnMismatch = checked_on_mismatch(on_mismatch)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
         super().__init__(
@@ -203,6 +210,7 @@ class Stepflow(Client):
                 namespace=namespace,
                 cipher=self.backend.cipher,
                 around=self._around,
+                on_mismatch=self._on_mismatch,
             )
             if id in self.functions and not self._is_rerun(id, namespace):
                 raise ConfigurationError(

@@ -216,6 +216,7 @@ EXAMPLES = {
     "stepflow runs list": "stepflow runs list --status failed --function shop/import --tag tenant=17 --since 2d --limit 50",
     "stepflow runs show": "stepflow runs show 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --depth 1",
     "stepflow runs unpin": 'stepflow runs unpin --function shop/order --version 1.4 --reason "1.4 was removed"',
+    "stepflow runs accept": 'stepflow runs accept 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --reason "score may run now"',
     "stepflow runs signal": "stepflow runs signal 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f address --data '\"Via Roma 1\"' --id form-17",
     "stepflow runs retry": (
         "stepflow runs retry 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --reason 'the bank is open'\n"
@@ -413,7 +414,7 @@ _LIMITS: tuple[tuple[str, str, str, Callable[[int], str], str], ...] = (
     ("events of a batch, together", "broker/stepflow_broker/lua/lib/start_rules.lua", "MAX_BATCH_BYTES", _bytes, "the batch starts; the next event begins another"),
     ("missed times of a schedule that start runs", "sdk/stepflow/options/cron_times.py", "_MAX_TIMES", _count, "earlier times are skipped"),
     ("wait for a replica", "sdk/stepflow/app.py", "_LONGEST_REPLICA_TIMEOUT_MS", show_duration, "`ConfigurationError`"),
-    ("idempotency of an event id or a run id", "broker/stepflow_broker/registry/function_config.py", "DEDUPE_MS", show_duration, "a repeat after this time and the retention starts a run"),
+    ("idempotency of an event id or a run id", "broker/stepflow_broker/registry/functions.py", "DEDUPE_MS", show_duration, "a repeat after this time and the retention starts a run"),
     ("partitions", "broker/stepflow_broker/redis_client/url.py", "MOST_PARTITIONS", _count, "`ConfigurationError`"),
     ("deaths of workers with one step", "workers/stepflow_workers/state/poison.py", "POISON_DEATHS", _count, "the step fails with `PoisonError`"),
     ("attempts of a step that are kept", "broker/stepflow_broker/lua/lib/attempts.lua", "of_step", _count, "the oldest are forgotten"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepflow_broker.transitions.runs.run_record import parse_run
+from stepflow_broker.transitions.runs import parse_run
 from stepflow_broker.views.invoke_view import InvokeView
 from stepflow_broker.views.run_details import RunDetails
 from stepflow_broker.views.run_tree import RunTree
@@ -70,7 +70,8 @@ def test_details_have_the_fields_of_runs_show() -> None:
     fields = (
         "run_id app function queue served status attempt created_at started_at ended_at due_at worker version pinned "
         "batch blocked paused reason forked_from forked_at forked_by forks tags error_group values signals undoing "
-        "patches round round_started_at rounds event output error history steps parent children children_not_shown"
+        "patches round mismatch round_started_at rounds event output error history steps parent children "
+        "children_not_shown"
     )
     assert list(RunDetails(run, [], RunTree(view_run(run))).to_json()) == fields.split()
 

@@ -390,6 +390,15 @@ _EVENTS = (
         "Nothing, during a deployment. Else bring the step back, or cancel the run.",
     ),
     LogEvent(
+        "history_differs",
+        _WARNING,
+        ("run_id", "function", "recorded", "requested", "on_mismatch"),
+        "The code of a run does not request steps that its history records. One line for each run and version of the "
+        "code. What becomes of the run, on_mismatch says: it goes on, is set aside, or fails.",
+        "Compare the steps that were recorded with those that are requested, which have the file and the line. Bring "
+        "the old code back, or keep the old way with `ctx.patched`.",
+    ),
+    LogEvent(
         "poison_suspect_isolated",
         _WARNING,
         ("job", "deaths"),

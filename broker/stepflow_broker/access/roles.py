@@ -181,6 +181,7 @@ OPERATOR = Role(
         "agree_partitions",
         "forget_function",
         "unpin_run",
+        "accept_mismatch",
         "load_run",
         "page_index",
         "reclaim_leases",

@@ -58,6 +58,7 @@ ACTIONS = (
     "delete",
     "set_limit",
     "reset_limit",
+    "accept",
 )
 """What the audit log records."""
 

@@ -19,13 +19,13 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.flow_control import RUNS
 from stepflow_broker.registry.functions import read_function
-from stepflow_broker.transitions.jobs.job_claims import queue_lists
+from stepflow_broker.transitions.jobs import queue_lists
 from stepflow_broker.transitions.limits import change_of, read_limits
 from stepflow_broker.transitions.pauses import Pause, pause_subject, read_pauses
-from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
-from stepflow_broker.transitions.steps.step_record import StepRecord, read_steps
+from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
 from stepflow_broker.views.map_view import MapProgress, pending_map
+from stepflow_broker.views.mismatch_view import accept_command, is_set_aside, mismatch_text
 from stepflow_broker.views.opened import opened_run, opened_step
 from stepflow_broker.views.releases import read_live_releases
 from stepflow_broker.views.run_pauses import limits_of, pause_text, pauses_of
@@ -57,9 +57,9 @@ class Reason:
 
     Attributes:
         kind: of a run: ended, undoing, closing (it waits for its children before it ends), paused, executing, queued,
-            waitlisted, delayed, retrying, waiting, batch, code_missing, not_readable. Behind it: child, event, signal,
-            ask, command (which ends it), sleep, step, map, code, release (of a pinned run), retrying, waitlisted,
-            pause, queue, concurrency.
+            waitlisted, delayed, retrying, waiting, batch, code_missing, not_readable, history_differs. Behind it:
+            child, event, signal, ask, command (which ends it), sleep, step, map, code, release (of a pinned run),
+            retrying, waitlisted, pause, queue, concurrency, history_differs.
         subject: a run, a step, a queue, or a concurrency limit.
         text: a sentence without a full stop.
         until: when it ends by itself, in UTC; ``None``: it does not end by time.
@@ -119,8 +119,9 @@ class _Explainer:
         names = limits_of(limits.encode())
         if record.status.ended:
             text = f"{record.name} {record.status.value}{_end(record)}"
-            return Reason("ended", run_id, text, None, tuple(self._failed_steps(record)))
+            return Reason("ended", run_id, text, None, (*self._failed_steps(record), *_mismatch(record)))
         reason = self._live_run(record, steps, names, delayed_by, depth=depth)
+        reason = replace(reason, because=(*reason.because, *_mismatch(record)))
         if record.undoing:
             text = f"{record.name} is undoing its steps after it {_reason_of_undo(record)}"
             reason = Reason("undoing", run_id, text, None, (reason,))
@@ -213,6 +214,9 @@ class _Explainer:
         return self._pauses[partition]
 
     def _delayed(self, record: RunRecord, delayed_by: str) -> Reason:
+        if is_set_aside(record):
+            text = f"{record.name} is set aside: its code differs from its history, and is tried again"
+            return Reason("history_differs", record.id, text, _time(record.due_at))
         if record.blocked:
             kind = "code_missing" if record.blocked.startswith("the code of") else "not_readable"
             return Reason(kind, record.id, record.blocked, _time(record.due_at))
@@ -401,6 +405,14 @@ def _reason_of_undo(record: RunRecord) -> str:
         message = record.failure.message if record.failure else ""
         return f"was cancelled: {message}" if message else "was cancelled"
     return "failed" + (f": {one_line_failure(record.failure)}" if record.failure else "")
+
+
+def _mismatch(record: RunRecord) -> Iterator[Reason]:
+    """How the code of a run differs from its history, and the command that lets a run go on that was set aside."""
+    if text := mismatch_text(record):
+        accept = accept_command(record.id)
+        way_out = (Reason("command", accept, f"let it go on with this code: {accept}"),) if is_set_aside(record) else ()
+        yield Reason("history_differs", record.id, text, None, way_out)
 
 
 def _end(record: RunRecord) -> str:

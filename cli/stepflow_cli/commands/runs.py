@@ -16,6 +16,7 @@ from stepflow_broker.views.find_runs import cursor_after, read_page
 from stepflow_broker.views.run_details import read_run_details
 from stepflow_broker.views.run_tree import DEPTH
 from stepflow_broker.views.run_view import RunView
+from stepflow_cli.commands.accept import accept
 from stepflow_cli.commands.cancel import cancel
 from stepflow_cli.commands.diff import diff
 from stepflow_cli.commands.forks import fork, rerun
@@ -172,5 +173,5 @@ def show(run_id: str, *, depth: int, output: str, redis_url: str | None) -> None
     out.print(timeline(details, out.width, whole_tracebacks=debug))
 
 
-for _command in (cancel, signal, retry, rerun, fork, diff, unpin):
+for _command in (cancel, signal, retry, rerun, fork, diff, unpin, accept):
     runs.add_command(_command)

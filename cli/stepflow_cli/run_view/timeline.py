@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from stepflow_broker.protocol.clock import REAL_CLOCK
-from stepflow_broker.transitions.runs.attempts import FAILED, UNFINISHED, WORKER_DIED
-from stepflow_broker.transitions.runs.run_record import RunRecord
-from stepflow_broker.transitions.steps.signals import WaitingSignal
+from stepflow_broker.transitions.attempts import FAILED, UNFINISHED, WORKER_DIED
+from stepflow_broker.transitions.runs import RunRecord
+from stepflow_broker.transitions.signals import WaitingSignal
 from stepflow_broker.views.attempt_view import RUNNING, AttemptView
 from stepflow_broker.views.map_view import MapProgress
+from stepflow_broker.views.mismatch_view import mismatch_text
 from stepflow_broker.views.run_details import RunDetails
 from stepflow_broker.views.run_pauses import pause_text
 from stepflow_broker.views.step_view import StepView
@@ -109,6 +110,8 @@ def _rows(details: RunDetails, now: int) -> Iterator[tuple[str, RenderableType]]
         yield "signals", Text(printable(_signals(details.signals, now)), style="yellow")
     for pause in details.pauses:
         yield "paused", Text(printable(pause_text(pause)), style="yellow")
+    if text := mismatch_text(run):
+        yield "history", Text(printable(text), style="yellow")
     if run.blocked:
         yield "blocked", Text(printable(run.blocked), style="yellow")
     if details.tree.served is False:

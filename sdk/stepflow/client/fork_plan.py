@@ -13,9 +13,8 @@ from stepflow.event import Event, encode_event, read_event
 from stepflow.functions.function import Function, check_input
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.transitions.runs.attempts import AttemptRecord
-from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
-from stepflow_broker.transitions.steps.step_record import StepRecord
+from stepflow_broker.transitions.attempts import AttemptRecord
+from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run
 from stepflow_broker.views.step_view import executing_step
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_event, dumps_output, loads, restore
@@ -190,6 +189,18 @@ class ForkPlan:
             for patch_id, after in numbers.items()
             if after < len(memos)
         }
+
+    def fits_code(self, memos: Sequence[tuple[str, bytes]]) -> bool:
+        """Whether the code that made the memos requests all of their steps again: they are the first of the source.
+
+        With another event, other results, or without some steps, it may take another way.
+
+        Args:
+            memos: see `read_memos`.
+        """
+        request = self.request
+        first = [step.key for step in self.steps.values() if step.memo is not None][: len(memos)]
+        return request.data is SAME_DATA and not request.results and first == [key for key, _ in memos]
 
     def _results(self) -> Iterator[tuple[str, Any]]:
         for step_id, value in self.request.results.items():

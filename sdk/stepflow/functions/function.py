@@ -18,11 +18,12 @@ from stepflow.functions.context import Context, SyncContext
 from stepflow.functions.invocable import Invocable
 from stepflow.functions.step_tools import StepTools
 from stepflow.functions.sync_step_tools import SyncStepTools
+from stepflow.options.mismatch import OnMismatch
 from stepflow.options.queue import checked_queue
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.flow_control import STEPS, FlowConfig
-from stepflow_broker.registry.function_config import EventConfig, FunctionConfig
+from stepflow_broker.registry.functions import EventConfig, FunctionConfig
 from stepflow_broker.registry.tags import TagConfig
 from stepflow_engine.around_attempt import AroundAttempt
 from stepflow_engine.callables import is_async_callable, undecorated
@@ -70,6 +71,7 @@ class Function(Invocable[I, O]):
         cipher: seals the payloads that its runs store.
         around: the context managers of its app around each attempt of a step.
         retry: its retry policy; ``None``: ``config.retries``, with the delays of the worker.
+        on_mismatch: what becomes of a run whose history records other steps than the code requests.
 
     Example::
 
@@ -87,6 +89,7 @@ class Function(Invocable[I, O]):
     cipher: Cipher
     around: AroundAttempt
     retry: Retry | None = None
+    on_mismatch: OnMismatch = "warn"
 
     @property
     def name(self) -> str:
@@ -241,6 +244,7 @@ def make_function(
     namespace: Mapping[str, Any],
     cipher: Cipher,
     around: AroundAttempt,
+    on_mismatch: OnMismatch,
 ) -> Function[Any, Any]:
     """Check the settings of a function and make it.
 
@@ -288,6 +292,7 @@ def make_function(
         output=output_adapter,
         cipher=cipher,
         around=around,
+        on_mismatch=on_mismatch,
     )
 
 

@@ -13,17 +13,23 @@ from collections.abc import Awaitable
 from typing import Self
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.jobs.continuations import park_run, yield_run
-from stepflow_broker.transitions.jobs.job_claims import Lease
-from stepflow_broker.transitions.runs.run_notes import forget_deaths, note_patches, note_undo, set_values, tag_run
-from stepflow_broker.transitions.steps.step_jobs import commit_step
-from stepflow_broker.transitions.steps.step_record import StepRecord, read_steps
+from stepflow_broker.transitions.jobs import Lease, commit_step, park_run, yield_run
+from stepflow_broker.transitions.runs import (
+    StepRecord,
+    forget_deaths,
+    note_patches,
+    note_undo,
+    read_steps,
+    set_values,
+    tag_run,
+)
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import values_scope
 from stepflow_engine.errors import MapItemsError, StepKindError, StepUsageError
-from stepflow_engine.execution import Outcome, Waiting
+from stepflow_engine.execution import Outcome, Raised, Returned, Waiting
 from stepflow_engine.steps import MapRequest, RunRequest
 from stepflow_workers.execution.cancelled_steps import drop_cancelled_steps
+from stepflow_workers.execution.history_check import check_history, check_planned_steps
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.run_completion import complete_run
 from stepflow_workers.execution.run_loader import catch_up
@@ -72,12 +78,13 @@ class RunDriver:
                 return None
             if run.has_unstored and not await self._store_facts():
                 return None
-            if run.execution.has_other_kind and await self._left_to_other_version():
-                return None
-            if not isinstance(outcome, Waiting):
-                if await complete_run(self._context, run, lease, outcome):
+            if run.execution.may_differ:
+                checked = await check_history(self._state, run, lease, outcome)
+                if checked is None:
                     return None
-                continues = await self._park(run.execution.applied)  # until a child has ended
+                outcome = checked
+            if not isinstance(outcome, Waiting):
+                continues = await self._end(outcome)
                 continue
             if self._state.pauses.is_paused(run):
                 await self._yield()
@@ -86,7 +93,7 @@ class RunDriver:
                 return None
             fresh = [call for call in outcome.fresh if call.key not in run.planned]
             if fresh and self._may_be_planned:
-                continues = await self._read_planned()
+                continues = await self._read_planned(outcome)
             elif (
                 fresh
                 and outcome.alone
@@ -100,6 +107,15 @@ class RunDriver:
             elif outcome.blocked:
                 continues = await self._wait()
         return None
+
+    async def _end(self, outcome: Returned | Raised) -> bool:
+        """End the run, or wait until its children have ended; true if it continues here."""
+        run = self._run
+        if self._may_be_planned and isinstance(outcome, Returned) and not run.execution.has_left_steps:
+            return await self._read_planned(outcome)  # the code has not requested what is planned
+        if await complete_run(self._context, run, self._lease, outcome):
+            return False
+        return await self._park(run.execution.applied)
 
     def commit(self, attempt: StepAttempt[RunRequest], result: StepFinished | StepRetry) -> Awaitable[bool]:
         """Store the result of the step; true if the run continues here."""
@@ -118,14 +134,6 @@ class RunDriver:
     async def _advance_without_slot(self) -> Outcome:
         with self._state.slots.released():
             return await self._run.execution.advance()
-
-    async def _left_to_other_version(self) -> bool:
-        """Leave the run to workers with other code, in which the step has its kind, if there are any."""
-        self._run.execution.has_other_kind = False
-        is_left = await self._state.left_to_other_version(self._lease)
-        if is_left:
-            self._state.cache.drop(self._run)
-        return is_left
 
     async def _store_facts(self) -> bool:
         """Store what the code has said of the run: patches, tags, values, undo; false if the lease is lost."""
@@ -182,16 +190,17 @@ class RunDriver:
         run.has_stored_undo = True
         return self._state.accepted(run, code)
 
-    async def _read_planned(self) -> bool:
+    async def _read_planned(self, outcome: Outcome) -> bool:
         """Read which steps an earlier holder of the run has planned, and then the memos of those that have finished.
 
         The earlier holder may have had other code, in which the id of a step belonged to a step of another kind. False:
-        the run is left to workers with such code.
+        the run is left to workers with such code, or set aside.
         """
         run, state = self._run, self._state
         steps = await state.broker.execute(read_steps(state.partition, run.run_id))
         errors = {step.key: error for step in steps if (error := self._other_code(step)) is not None}
-        if errors and await self._left_to_other_version():
+        run.execution.has_other_kind = bool(errors)
+        if not await check_planned_steps(state, run, self._lease, outcome, steps):
             return False
         for key, error in errors.items():
             run.execution.refuse(key, error)

@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from functools import partial
 
 from stepflow import Function
-from stepflow_broker.transitions.jobs.continuations import retry_run
-from stepflow_broker.transitions.jobs.job_claims import Lease
-from stepflow_broker.transitions.runs.batches import load_batch
-from stepflow_broker.transitions.runs.run_memos import load_run, read_memos
-from stepflow_broker.transitions.runs.run_record import read_patches
-from stepflow_broker.transitions.steps.step_record import read_steps
+from stepflow_broker.transitions.batches import load_batch
+from stepflow_broker.transitions.jobs import Lease, load_run, retry_run
+from stepflow_broker.transitions.runs import read_memos, read_patches, read_steps
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import open_event_text
 from stepflow_engine.failure import Failure
@@ -133,13 +130,14 @@ async def _planned_keys(state: WorkerState, lease: Lease) -> frozenset[str] | No
 async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedRun | None:
     event, memos, keys_of, has_undo = lease.event, list[tuple[str, bytes]](), lease.run_id, False
     patches: Mapping[str, PatchDecision] = {}
+    unchecked = 0
     started_ms = lease.fence  # of a run that starts with this lease
     if event is None or lease.applied:
         record, memos = await state.broker.execute(load_run(state.partition, lease.run_id, 0))
         if record is None or record.round != lease.round:  # the lease is lost
             return None
         event, keys_of, has_undo = dumps(record.event), record.keys_of or lease.run_id, record.has_undo
-        patches = record.patches
+        patches, unchecked = record.patches, record.unchecked_memos
         started_ms = record.round_at or record.started_at or lease.fence
     events = [event]
     if function.is_batched:
@@ -166,6 +164,7 @@ async def _load(state: WorkerState, lease: Lease, function: Function) -> CachedR
     execution = new_pass() if undoes is None else undo_pass(undoes, retries=function.config.retries)
     execution.is_driven = False  # until a continuation drives it
     execution.add(known)
+    execution.trust(unchecked)
     execution.patches.load(patches, planned)
     run = CachedRun(lease.run_id, function, events[0], execution, lease.attempt, keys_of)
     run.state_bytes, run.has_stored_undo = sum(len(text) for _, text in memos), has_undo

@@ -45,7 +45,7 @@ redis.call('DEL', KEYS[3])
 redis.call('DEL', KEYS[4])
 redis.call('DEL', KEYS[5])
 redis.call('HDEL', KEYS[1], 'attempt_started_at', 'first_failed_at', 'last_error', 'deaths', 'blocked', 'deferred',
-  'left_by', 'undo', 'closing', 'patches')
+  'left_by', 'undo', 'closing', 'patches', 'unchecked_memos')
 redis.call('HSET', KEYS[1], 'round', round + 1, 'round_at', now, 'rounds', table.concat(rounds, '\n'), 'event', ARGV[5],
   'attempt', 0)
 if forgets then redis.call('HSET', KEYS[1], 'events_since', f[2] + 1) end

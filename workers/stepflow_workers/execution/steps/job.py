@@ -10,15 +10,15 @@ from typing import Self
 
 from stepflow import Function
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.jobs.job_claims import Lease
-from stepflow_broker.transitions.steps.maps import commit_item, read_map
-from stepflow_broker.transitions.steps.step_jobs import commit_planned_step
+from stepflow_broker.transitions.jobs import Lease, commit_planned_step
+from stepflow_broker.transitions.maps import commit_item, read_map
 from stepflow_engine.errors import MapItemsError, StepflowError, StepKindError, StepUsageError
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import is_item_key, split_item_key
 from stepflow_engine.limits import MAX_RETRIES
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_engine.steps import MapRequest, RunRequest, StepCall, StepKind
+from stepflow_workers.execution.history_check import sets_step_aside
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.execution.steps.map import item_attempt, start_item_child
 from stepflow_workers.execution.steps.map_results import collect_map
@@ -77,7 +77,7 @@ class PlannedStep:
                 return await self._of_map(call, request)
         if call is not None or not run.execution.was_requested(self._key):  # else the code gave the step up
             self._report_not_found()
-            if await self._state.left_to_other_version(lease):
+            if await self._state.left_to_other_version(lease) or await sets_step_aside(self._state, run, lease):
                 return None
         await self._store(self._not_found() if call is None else await self._of_other_code(call))
         return None

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from stepflow_broker.protocol.command import Command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.function_config import DEDUPE_MS, FunctionConfig
-from stepflow_broker.transitions.runs.run_notes import patches_text
+from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
+from stepflow_broker.transitions.runs import patches_text
 from stepflow_engine.patches import PatchDecision
 
 __all__ = ["ForkStart", "fork_run"]
@@ -39,6 +39,7 @@ class ForkStart:
         dedupe: whether the caller chose the id. Then the same id returns the same run for 24 hours at least.
         patches: what it has decided at patches already, with the positions of its own memos.
         only_first: whether it is not created if the source has another fork.
+        fits_code: whether the code that made these memos requests all of their steps again.
     """
 
     run_id: str
@@ -57,6 +58,7 @@ class ForkStart:
     dedupe: bool = False
     patches: Mapping[str, PatchDecision] = field(default_factory=dict)
     only_first: bool = False
+    fits_code: bool = True
 
 
 def fork_run(partition: Partition, config: FunctionConfig, fork: ForkStart) -> Command[ScriptStatus]:
@@ -93,6 +95,7 @@ def fork_run(partition: Partition, config: FunctionConfig, fork: ForkStart) -> C
         1 if fork.takes_events else 0,
         1 if fork.only_first else 0,
         patches_text(fork.patches),
+        0 if fork.fits_code else len(fork.memos),
         len(fork.memos),
         *memos,
         *config.rules(fork.event, partition.cipher, repeats=True),
