@@ -98,7 +98,10 @@ def test_a_map_invokes_a_function_for_each_item(app: Stepflow, run_worker: Calla
         return [results[12:15], failure.index, failure.run_id, str(failure.error), sum(results.results)]
 
     run_worker(app, concurrency=10)
-    assert app.start(every, 12).result(timeout=30) == [number * number for number in range(12)]
+    twelve = app.start(every, 12)
+    assert twelve.result(timeout=30) == [number * number for number in range(12)]
+    assert sorted(child.event.data["number"] for child in twelve.children()) == list(range(12))
+    assert {child.id for child in app.runs(parent=twelve)} == {child.id for child in twelve.children()}
     run = app.start(tolerant)
     expected = sum(number * number for number in range(20) if number != 13)
     around, index, run_id, text, total = run.result(timeout=30)
@@ -271,6 +274,7 @@ def test_a_map_that_the_code_gives_up_cancels_the_children_of_its_items(
     run = app.start(f)
     assert run.result(timeout=30) == "after"
     children = list(app.runs("long"))
+    assert {child.id for child in run.children()} == {child.id for child in children}
     assert len(children) == 2
     until(lambda: all(one.status() is RunStatus.CANCELLED for one in children), what="the children to be cancelled")
 

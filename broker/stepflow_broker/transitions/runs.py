@@ -206,8 +206,17 @@ class StepRecord:
         Raises:
             CorruptDataError: the detail is not JSON.
         """
+        return stored_kind(self.facts)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The detail, read; empty: it has none.
+
+        Raises:
+            CorruptDataError: the detail is not JSON.
+        """
         try:
-            return stored_kind(loads(b"{" + self.detail) if self.detail else {})
+            return dict(loads(b"{" + self.detail)) if self.detail else {}
         except ValueError as invalid:
             raise CorruptDataError(f"step {self.id[:100]!r}", invalid) from None
 

@@ -16,6 +16,7 @@ from stepflow_broker.transitions.batches import read_members
 from stepflow_broker.transitions.run_index import RunQuery, read_run_functions
 from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
 from stepflow_broker.views.invoke_view import find_invokes
+from stepflow_broker.views.map_children import map_children
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_engine.errors import FilterError
 from stepflow_engine.ids import run_id_by_event, run_id_for, split_job_id, with_partition_prefix
@@ -75,14 +76,20 @@ def read_run_parts(
 
 
 def read_children(partition: Partition, run_id: str) -> Operation[list[str]]:
-    """The ids of the runs that a run has invoked, in the order of the invokes. One round trip.
+    """The ids of the runs that a run has invoked, in the order of the invokes, then those of maps. One round trip.
+
+    Some runs of maps may not exist: those of items that were not executed.
 
     Raises:
         RunNotFoundError: there is no such run.
     """
-    _, pending, attempts, memos = yield from read_run_parts(partition, run_id)
-    invokes = find_invokes(((key, read_memo(text)) for key, text in memos), pending, attempts)
-    return list(dict.fromkeys(invoke.run_id for invoke in invokes if invoke.run_id))
+    _, pending, attempts, stored = yield from read_run_parts(partition, run_id)
+    memos = [(key, read_memo(text)) for key, text in stored]
+    invoked = [invoke.run_id for invoke in find_invokes(memos, pending, attempts) if invoke.run_id]
+    ended = ((key, memo.detail, memo.detail.get("count")) for key, memo in memos)
+    live = ((step.key, step.facts, step.items.begun) for step in pending if step.items is not None)
+    of_maps = (child for one in (*ended, *live) for child in map_children(*one))
+    return list(dict.fromkeys((*invoked, *of_maps)))
 
 
 def _batched(partition: Partition, run_id: str) -> Operation[list[str]]:

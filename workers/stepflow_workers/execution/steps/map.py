@@ -22,8 +22,11 @@ async def start_map(context: JobContext, attempt: StepAttempt[MapRequest]) -> Sc
     """Begin a map, and hand out as many items as may be open. ALREADY: an earlier attempt has, and all have ended."""
     state, run, lease, request = context.state, attempt.run, attempt.lease, attempt.request
     detail: dict[str, object] = {"id": attempt.id, "kind": request.kind, "started_at": state.clock.now_ms()}
-    if request.function:
-        detail["function"] = request.function
+    if request.function:  # the runs of the items are found by these facts
+        detail |= {"function": request.function, "digest": request.items.digest, "started_by": run.run_id}
+        config = context.registries.of(state.partition.of(run.run_id)).functions.get(request.function)
+        if config is not None and config.pinned_partition:
+            detail["partition"] = config.pinned_partition
     start = MapStart(
         key=attempt.key,
         step_id=attempt.id,
