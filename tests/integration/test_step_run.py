@@ -374,6 +374,25 @@ def test_retry_after_is_waited_for(app: Stepflow, run_worker) -> None:
     assert times[2] - times[1] >= timedelta(seconds=0.89)
 
 
+def test_a_function_without_steps_is_a_task_that_is_retried_as_a_whole(app: Stepflow, run_worker) -> None:
+    attempts: list[int] = []
+
+    @app.function("mail", retries=1)
+    def mail(ctx: SyncContext) -> str:
+        attempts.append(ctx.attempt)
+        if ctx.event.data["to"] == "nobody" or not ctx.attempt:
+            raise ValueError("no such address")
+        return f"mailed {ctx.event.data['to']}"
+
+    run_worker(app)
+    sent, lost = app.start_many(mail, [{"to": "anna"}, {"to": "nobody"}])
+    assert sent.result(20) == "mailed anna"
+    with pytest.raises(RunFailedError, match="ValueError: no such address"):
+        lost.result(20)
+    assert sorted(attempts) == [0, 0, 1, 1]
+    assert sent.steps() == []
+
+
 def test_the_functions_own_code_is_retried_from_its_memos(app: Stepflow, run_worker) -> None:
     calls, attempts = [], []
 
