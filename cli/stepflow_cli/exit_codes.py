@@ -23,6 +23,7 @@ from stepflow_engine.errors import (
     FilterError,
     ForkError,
     FunctionNotFoundError,
+    HistoryFileError,
     ResultTimeoutError,
     RunEndedError,
     RunNotFoundError,
@@ -86,7 +87,7 @@ class Session:
 def exit_code(error: Exception) -> ExitCode:
     """The exit code for an error."""
     match error:
-        case click.UsageError() | EventError() | FilterError() | ForkError() | StepOutputError():
+        case click.UsageError() | EventError() | FilterError() | ForkError() | HistoryFileError() | StepOutputError():
             return ExitCode.USAGE
         case RunNotFoundError() | FunctionNotFoundError() | BulkNotFoundError() | ScheduleNotFoundError():
             return ExitCode.NOT_FOUND

@@ -13,6 +13,7 @@ from stepflow_cli.commands.doctor import doctor
 from stepflow_cli.commands.errors import errors
 from stepflow_cli.commands.events import events
 from stepflow_cli.commands.explain import explain
+from stepflow_cli.commands.export import export
 from stepflow_cli.commands.flow_limits import flow_limits
 from stepflow_cli.commands.listings import functions, queues, workers
 from stepflow_cli.commands.pauses import pause, pauses, resume
@@ -51,6 +52,7 @@ _COMMANDS = (
     answer,
     doctor,
     check,
+    export,
     pause,
     resume,
     pauses,

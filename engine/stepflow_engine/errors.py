@@ -23,6 +23,7 @@
     ├─ SignalError                  a signal is invalid, is not JSON, or is over a limit (also a ValueError)
     ├─ AnswerError                  an answer does not fit, or nothing waits for it (also a ValueError)
     ├─ ForkError                    a run cannot be run again as requested (also a ValueError)
+    ├─ HistoryFileError             a file is not a history that can be replayed (also a ValueError)
     ├─ BulkNotFoundError            no bulk has this id
     ├─ RunError                     a client waits for a run that gives no result
     │  ├─ RunFailedError
@@ -68,6 +69,7 @@ __all__ = [
     "ForkError",
     "FunctionNotFoundError",
     "HandlerProcessError",
+    "HistoryFileError",
     "HistoryMismatchError",
     "InvokeCancelledError",
     "InvokeError",
@@ -312,6 +314,10 @@ class MapItemsError(StepUsageError):
         self.step_id = step_id
         self.began_with = began_with
         self.has = has
+
+
+class HistoryFileError(StepflowError, ValueError):
+    """A file is not a history of a run that can be replayed, or no such file can be written."""
 
 
 class HistoryMismatchError(NonRetriableError):

@@ -36,6 +36,7 @@ All errors are in one tree::
     ├─ SignalError                  a signal is invalid, is not JSON, or is over a limit (also a ValueError)
     ├─ AnswerError                  an answer does not fit, or nothing waits for it (also a ValueError)
     ├─ ForkError                    a run cannot be run again as requested (also a ValueError)
+    ├─ HistoryFileError             a file is not a history that can be replayed (also a ValueError)
     ├─ BulkNotFoundError            no bulk has this id
     ├─ RunError                     a client waits for a run that gives no result
     │  ├─ RunFailedError
@@ -100,6 +101,7 @@ from stepflow_engine.errors import (
     ForkError,
     FunctionNotFoundError,
     HandlerProcessError,
+    HistoryFileError,
     HistoryMismatchError,
     InvokeCancelledError,
     InvokeError,
@@ -173,6 +175,7 @@ __all__ = [
     "FunctionNotFoundError",
     "FunctionReference",
     "HandlerProcessError",
+    "HistoryFileError",
     "HistoryMismatchError",
     "InvokeCancelledError",
     "InvokeError",

@@ -30,6 +30,7 @@ from stepflow_workers.testing.history import (
     slept,
     waited,
 )
+from stepflow_workers.testing.replays import assert_replays
 from stepflow_workers.testing.stubs import StepCallRecord, Stub, UnstubbedStepError
 from stepflow_workers.testing.sync_harness import SyncHarness
 
@@ -45,6 +46,7 @@ __all__ = [
     "UnusedStubError",
     "VirtualClock",
     "answered",
+    "assert_replays",
     "failed",
     "invoked",
     "pending",
