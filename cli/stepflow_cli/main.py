@@ -8,6 +8,7 @@ from stepflow_cli.commands.asks import answer, asks
 from stepflow_cli.commands.audit import audit
 from stepflow_cli.commands.bulk import bulk
 from stepflow_cli.commands.check import check
+from stepflow_cli.commands.debug import debug
 from stepflow_cli.commands.dev import dev
 from stepflow_cli.commands.doctor import doctor
 from stepflow_cli.commands.errors import errors
@@ -53,6 +54,7 @@ _COMMANDS = (
     doctor,
     check,
     export,
+    debug,
     pause,
     resume,
     pauses,

@@ -13,7 +13,7 @@ from typing import Any
 from stepflow_engine.product import NAME
 from stepflow_engine.steps import StepCall
 
-__all__ = ["site_of_call", "site_of_running_call"]
+__all__ = ["frame_of_running_call", "site_of_call", "site_of_running_call"]
 
 _OWN = {NAME, *(f"{NAME}_{part}" for part in ("broker", "cli", "engine", "workers"))}
 _NOT_OF_USERS = frozenset({"asyncio", "concurrent", "contextlib", "threading", *_OWN})
@@ -30,17 +30,18 @@ def site_of_call(call: StepCall, tasks: Iterable[asyncio.Task[Any]], threads: It
     waiting = {id(getattr(one, "_fut_waiter", None)): one for one in tasks}
     task = waiting.get(id(call.future))
     gathering = (one for one in tasks if task in getattr(getattr(one, "_fut_waiter", None), "_children", ()))
-    sites = (_site_of_task(one) for one in (task, *gathering) if one is not None)
-    return next(filter(None, sites), "") or _site_in_threads(call.id, threads)
+    frames = (_innermost(reversed(list(_suspended_frames(one)))) for one in (task, *gathering) if one is not None)
+    return _site(next(filter(None, frames), None) or _frame_in_threads(call.id, threads))
 
 
 def site_of_running_call(step_id: str, threads: Iterable[int]) -> str:
     """Where the code makes the call of a step that is executed now. See `site_of_call`."""
-    return _innermost(_running_frames(sys._getframe(1))) or _site_in_threads(step_id, threads)
+    return _site(frame_of_running_call(step_id, threads))
 
 
-def _site_of_task(task: asyncio.Task[Any]) -> str:
-    return _innermost(reversed(list(_suspended_frames(task))))
+def frame_of_running_call(step_id: str, threads: Iterable[int]) -> FrameType | None:
+    """The frame in which the code makes the call of a step that is executed now; ``None``: unknown."""
+    return _innermost(_running_frames(sys._getframe(1))) or _frame_in_threads(step_id, threads)
 
 
 def _suspended_frames(task: asyncio.Task[Any]) -> Iterator[FrameType]:
@@ -60,27 +61,26 @@ def _running_frames(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _site_in_threads(step_id: str, threads: Iterable[int]) -> str:
+def _frame_in_threads(step_id: str, threads: Iterable[int]) -> FrameType | None:
     """Where a thread has called a step tool with this id, and waits."""
     frames = sys._current_frames()
     for ident in threads:
         if ident in frames:
             stack = list(_running_frames(frames[ident]))
             called = next((n for n, one in enumerate(stack) if one.f_locals.get("id") == step_id), len(stack))
-            if site := _innermost(stack[called:]):
-                return site
-    return ""
+            if (frame := _innermost(stack[called:])) is not None:
+                return frame
+    return None
 
 
-def _innermost(frames: Iterable[FrameType]) -> str:
-    """The place of the first of some frames that is code of a user, the innermost first."""
-    for frame in frames:
-        module = str(frame.f_globals.get("__name__", ""))
-        if module.partition(".")[0] not in _NOT_OF_USERS:
-            return f"{_shown(frame.f_code.co_filename)}:{frame.f_lineno}"
-    return ""
+def _innermost(frames: Iterable[FrameType]) -> FrameType | None:
+    """The first of some frames that is code of a user, the innermost first."""
+    names = ((frame, str(frame.f_globals.get("__name__", ""))) for frame in frames)
+    return next((frame for frame, module in names if module.partition(".")[0] not in _NOT_OF_USERS), None)
 
 
-def _shown(path: str) -> str:
-    """A path, from the current folder if it is in it."""
-    return path.removeprefix(f"{Path.cwd()}{os.sep}")
+def _site(frame: FrameType | None) -> str:
+    """The file, from the current folder if it is in it, and the line."""
+    if frame is None:
+        return ""
+    return f"{frame.f_code.co_filename.removeprefix(f'{Path.cwd()}{os.sep}')}:{frame.f_lineno}"

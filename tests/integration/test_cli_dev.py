@@ -8,15 +8,14 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import redis
 
-from tests.support.command_line import as_json, assert_refused, call, environment, running
+from tests.support.command_line import as_json, assert_refused, call, running
 from tests.support.processes import until
+from tests.support.terminal import Screen, in_terminal
 
 _FLOW = """
 from stepflow import Context, Stepflow
@@ -239,31 +238,6 @@ def test_dev_ends_with_5_when_its_server_ends_again_and_again(dev: Dev) -> None:
     assert "Traceback" not in said
 
 
-def _in_terminal(words: Sequence[str], *, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """A command that a terminal of its own controls; the process, and the other end of the terminal."""
-    ours, theirs = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", _ON_TERMINAL, *words],
-        cwd=folder,
-        env=environment(),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    return process, ours
-
-
-_ON_TERMINAL = """
-import fcntl, runpy, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-sys.argv = ["stepflow", *sys.argv[1:]]
-from stepflow_cli.main import main
-if __name__ == "__main__":
-    main()
-"""
-
 _DEBUGGED = """
 from stepflow import Context, Stepflow
 
@@ -285,29 +259,11 @@ async def answer(ctx: Context) -> int:
 """
 
 
-class Screen:
-    """What a terminal has shown so far."""
-
-    def __init__(self, ours: int) -> None:
-        self._ours = ours
-        self.text = ""
-        os.set_blocking(ours, False)
-
-    def has(self, text: str) -> bool:
-        with contextlib.suppress(BlockingIOError, OSError):
-            while part := os.read(self._ours, 65_536):
-                self.text += part.decode(errors="replace")
-        return text in self.text
-
-    def type(self, text: str) -> None:
-        os.write(self._ours, f"{text}\n".encode())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("handler", ["handler", "async_handler"])
 def test_breakpoint_in_a_handler_opens_a_debugger_on_the_terminal_of_dev(dev: Dev, handler: str) -> None:
     (dev.folder / "flows.py").write_text(_DEBUGGED.replace("{handler}", handler))
-    process, ours = _in_terminal(["dev", "flows:app"], folder=dev.folder)
+    process, ours = in_terminal(["dev", "flows:app"], folder=dev.folder)
     screen = Screen(ours)
     try:
         until(lambda: screen.has("worker_started"), what="the start of the worker")

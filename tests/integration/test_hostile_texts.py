@@ -50,7 +50,16 @@ CASES: dict[str, list[list[str]]] = {
     "stepflow runs show": [[RUN], [WAITING], [RUN, "--debug"], [HOSTILE], [RUN, "--depth", HOSTILE]],
     "stepflow runs cancel": [[HOSTILE], ["--where", HOSTILE, "--dry-run"], [RUN, "--reason", HOSTILE]],
     "stepflow runs unpin": [[RUN], [HOSTILE], ["--function", HOSTILE, "--version", HOSTILE]],
-    "stepflow export": [[RUN, "--to", HOSTILE, "--redact", HOSTILE], ["--function", HOSTILE, "--to", HOSTILE]],
+    "stepflow debug": [
+        [RUN, "--app", HOSTILE],
+        ["--history", HOSTILE, "--app", "shop:app"],
+        [RUN, "--app", "shop:app"],
+    ],
+    "stepflow export": [
+        [RUN, "--to", "/dev/null/none"],
+        [RUN, "--to", "/dev/null", "--redact", HOSTILE],
+        ["--function", HOSTILE, "--to", "/dev/null"],
+    ],
     "stepflow runs accept": [[RUN], [HOSTILE, "--reason", HOSTILE]],
     "stepflow runs signal": [[RUN, HOSTILE], [HOSTILE, "go"], [WAITING, HOSTILE, "--id", HOSTILE]],
     "stepflow asks": [[], ["--to", HOSTILE], ["--function", HOSTILE]],

@@ -216,6 +216,10 @@ EXAMPLES = {
     "stepflow runs list": "stepflow runs list --status failed --function shop/import --tag tenant=17 --since 2d --limit 50",
     "stepflow runs show": "stepflow runs show 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --depth 1",
     "stepflow runs unpin": 'stepflow runs unpin --function shop/order --version 1.4 --reason "1.4 was removed"',
+    "stepflow debug": (
+        "stepflow debug 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --app shop:app --break charge\n"
+        "stepflow debug --history tests/histories/order-4f1c0d8e.json --app shop:app"
+    ),
     "stepflow export": (
         "stepflow export 4f1c0d8e7a2b4c5d9e8f7a6b5c4d3e2f --to tests/histories --redact event.data.card\n"
         "stepflow export --function shop/order --per-shape 2 --to tests/histories"

@@ -25,6 +25,7 @@ from stepflow_cli.formatting import echo, print_json
 from stepflow_cli.options import output_option, server_options
 from stepflow_cli.server import find_server
 from stepflow_engine.errors import HistoryFileError, StepflowError
+from stepflow_engine.product import variable
 from stepflow_engine.steps import stored_kind
 
 __all__ = ["export", "read_history"]
@@ -50,12 +51,19 @@ _PAGE = 100
     help="With --function: how many runs to look at.",
 )
 @click.option(
-    "--to", "folder", metavar="FOLDER", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where."
+    "--to",
+    "folder",
+    metavar="FOLDER",
+    required=True,
+    envvar=variable("EXPORT_TO"),
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder of the files; it is made.",
 )
 @click.option(
     "--redact",
     "paths",
     metavar="PATH",
+    envvar=variable("EXPORT_REDACT"),
     multiple=True,
     help="A value to leave out: event.data.card, steps.charge.data.number, steps.*.data.email; may be repeated.",
 )
@@ -110,12 +118,12 @@ def read_history(broker: Broker, partition: Partition, run_id: str) -> tuple[Run
         raise run_not_found(run_id)
     if record.batch and record.batch != run_id:
         raise HistoryFileError(f"run {run_id} was part of a batch, which has the steps: name run {record.batch}")
-    found = run_operation(broker, read_histories(partition, [run_id], is_batched=record.batch == run_id))
-    if not found:
+    histories = run_operation(broker, read_histories(partition, [run_id], is_batched=record.batch == run_id))
+    if not histories:
         raise run_not_found(run_id)
-    if isinstance(found[0], StepflowError):
-        raise found[0]
-    return found[0], record.version
+    if isinstance(histories[0], StepflowError):
+        raise histories[0]
+    return histories[0], record.version
 
 
 def _run_ids(broker: Broker, partition: Partition, function: str, limit: int) -> Iterator[str]:

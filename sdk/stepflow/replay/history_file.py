@@ -121,8 +121,8 @@ def _step_json(key: str, memo: Memo) -> dict[str, Any]:
 
 def _without_tracebacks(error: dict[str, Any]) -> dict[str, Any]:
     cause = error["cause"]
-    kept = {"name": error["name"], "message": error["message"]}
-    return {**kept, "cause": _without_tracebacks(cause)} if cause else kept
+    short = {"name": error["name"], "message": error["message"]}
+    return {**short, "cause": _without_tracebacks(cause)} if cause else short
 
 
 def _memo(step: Mapping[str, Any]) -> tuple[str, Memo]:

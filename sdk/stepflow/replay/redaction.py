@@ -23,14 +23,14 @@ def redact(history: dict[str, Any], paths: Sequence[str]) -> None:
     """
     for path in paths:
         root, _, rest = path.partition(".")
-        found = 0
+        count = 0
         if root == "event" and rest:
-            found = sum(_redact(event, rest.split(".")) for event in history["events"])
+            count = sum(_redact(event, rest.split(".")) for event in history["events"])
         elif root == "steps":
             for step in history["steps"]:
                 if (inner := _within(step["id"], rest)) is not None:
-                    found += _redact(step, inner)
-        if not found:
+                    count += _redact(step, inner)
+        if not count:
             ids = ", ".join(sorted({step["id"] for step in history["steps"]}))[:200] or "none"
             raise HistoryFileError(
                 f"redact: path {path!r:.100} leads to no value: it begins with 'event.data', or with 'steps', the id "
@@ -49,15 +49,15 @@ def _within(step_id: str, rest: str) -> list[str] | None:
 def _redact(value: Any, names: Sequence[str]) -> int:
     """Redact what is at the names; how many values were there."""
     keys = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
-    found = 0
+    count = 0
     for key in list(keys):
         if names[0] not in ("*", str(key)):
             continue
         if len(names) > 1:
-            found += _redact(value[key], names[1:])
+            count += _redact(value[key], names[1:])
         else:
-            value[key], found = _blank(value[key]), found + 1
-    return found
+            value[key], count = _blank(value[key]), count + 1
+    return count
 
 
 def _blank(value: Any) -> Any:

@@ -78,8 +78,19 @@ class Replayer:
             return Replayed(ReplayOutcome.STUCK, error_site=site)
 
 
-async def replay(function: Function[Any, Any], history: RunHistory, *, timeout_s: float = 5.0) -> Replayed:
-    """Replay a run in the running event loop, which is a `RunLoop`; see `Replayer`."""
+async def replay(
+    function: Function[Any, Any],
+    history: RunHistory,
+    *,
+    timeout_s: float | None = 5.0,
+    kind: type[RecordingExecution] = RecordingExecution,
+) -> Replayed:
+    """Replay a run in the running event loop, which is a `RunLoop`; see `Replayer`.
+
+    Args:
+        timeout_s: the longest time, in seconds; ``None``: any.
+        kind: the class of the pass.
+    """
     context = contextvars.copy_context()
     calls = context.run(guarded)
     if (refused := context.run(_refusal, function, history)) is not None:
@@ -92,7 +103,7 @@ async def replay(function: Function[Any, Any], history: RunHistory, *, timeout_s
         threads=ThreadPool(),
         started_ms=history.started_ms,
         round=history.round,
-        kind=RecordingExecution,
+        kind=kind,
     )
     execution.patches.load(history.patches, frozenset(step.key for step in history.planned))
     execution.add(history.memos)
@@ -119,7 +130,7 @@ async def _replayed(
     history: RunHistory,
     execution: RecordingExecution,
     calls: Sequence[OutsideCall],
-    timeout_s: float,
+    timeout_s: float | None,
 ) -> Replayed:
     outcome, waits_outside = ReplayOutcome.STUCK, False
     error: BaseException | None = None
