@@ -22,7 +22,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.redis_client.partitions import partition_for
-from stepflow_broker.transitions.run_index import RunQuery
+from stepflow_broker.transitions.runs.run_index import RunQuery
 from stepflow_broker.views.find_runs import RunPage, find_page
 from stepflow_engine.cipher import NO_ENCRYPTION
 

@@ -17,7 +17,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.tags import check_tag_name, tag_value
-from stepflow_broker.transitions.run_index import RunQuery
+from stepflow_broker.transitions.runs.run_index import RunQuery
 from stepflow_broker.views.filter_names import check_app, functions_named
 from stepflow_cli.formatting import echo
 from stepflow_cli.options import duration

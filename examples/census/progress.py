@@ -12,7 +12,10 @@ from examples.census.listing import Package, cut_package
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import partition_for
-from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_status, read_steps
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
+from stepflow_broker.transitions.runs.run_state import read_status
+from stepflow_broker.transitions.steps.step_record import StepRecord, read_steps
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.memo import Memo, read_memo
 

@@ -10,7 +10,7 @@ import redis
 
 from stepflow import RunStatus, Stepflow
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.transitions.runs import read_status
+from stepflow_broker.transitions.runs.run_state import read_status
 from tests.chaos.health import check_health
 from tests.chaos.worker_fleet import Crew
 from tests.support.ledgers import BEGIN, END, Effect, EffectLedger, StartLedger

@@ -13,7 +13,7 @@ import redis
 
 from stepflow import Run, Stepflow
 from stepflow_broker.embedded_server import EmbeddedServer
-from stepflow_broker.transitions.runs import read_memos
+from stepflow_broker.transitions.runs.run_memos import read_memos
 from stepflow_engine.memo import read_memo
 from stepflow_workers.liveness.lease_sidecar_process import is_stopped
 from tests.chaos.health import check_health

@@ -15,7 +15,7 @@ import redis
 
 from stepflow import Stepflow
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.transitions.runs import read_memos
+from stepflow_broker.transitions.runs.run_memos import read_memos
 from stepflow_engine.memo import read_memo
 from tests.chaos.code_versions import STEPS
 from tests.chaos.health import check_health

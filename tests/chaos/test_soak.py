@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from stepflow import Context, Stepflow
-from stepflow_broker.transitions.runs import forget_runs
+from stepflow_broker.transitions.runs.run_control import forget_runs
 from tests.chaos.health import check_health
 from tests.support.plain import PLAIN
 from tests.support.processes import WorkerProcess, until

@@ -19,10 +19,13 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions import invokes, jobs, runs
-from stepflow_broker.transitions.invokes import ChildStart
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.invokes import invokes
+from stepflow_broker.transitions.invokes.invokes import ChildStart
+from stepflow_broker.transitions.jobs import continuations, job_claims, timers
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs import run_ends, run_memos, run_starts
+from stepflow_broker.transitions.steps import step_record
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
@@ -80,22 +83,22 @@ class Race:
     def _prepare(self) -> list[Trial]:
         names = [f"parent{n}" for n in range(BATCH)]
         self._broker.execute_all(
-            [runs.start_run(PLAIN, PARENT, run_id=name, event=_event(name), dedupe=False) for name in names]
+            [run_starts.start_run(PLAIN, PARENT, run_id=name, event=_event(name), dedupe=False) for name in names]
         )
         parents = self._claim("parent")
         self._broker.execute_all([self._invoke(parent, LEAD_MS + n * SPACING_MS) for n, parent in enumerate(parents)])
         children = {child.parent: child for child in self._claim("child")}
         self._broker.execute_all([_park(parent) for parent in parents[::2]])
-        steps = self._broker.execute_all([runs.read_steps(PLAIN, parent.run_id) for parent in parents])
+        steps = self._broker.execute_all([step_record.read_steps(PLAIN, parent.run_id) for parent in parents])
         return [
             Trial(parent, children[parent.run_id], step.due_at or 0)
             for parent, (step,) in zip(parents, steps, strict=True)
         ]
 
     def _claim(self, queue: str) -> list[Lease]:
-        lists = jobs.queue_lists([queue])
+        lists = job_claims.queue_lists([queue])
         claimed = self._broker.execute(
-            jobs.claim_jobs(PLAIN, lists=lists, worker="w", limit=BATCH * 2, lease_ms=600_000)
+            job_claims.claim_jobs(PLAIN, lists=lists, worker="w", limit=BATCH * 2, lease_ms=600_000)
         )
         return claimed.leases if claimed else []
 
@@ -137,13 +140,13 @@ class Race:
         next_ms = 0
         while next_ms >= 0:
             time.sleep(next_ms / 1000)
-            _, next_ms = self._other.execute(jobs.fire_timers(PLAIN))
+            _, next_ms = self._other.execute(timers.fire_timers(PLAIN))
 
     # -- what came of it -----------------------------------------------------------
 
     def _outcomes(self, trials: Sequence[Trial]) -> Counter[str]:
         """Each step has one outcome, and each parent goes on once, and ends."""
-        memos = self._broker.execute_all([runs.read_memos(PLAIN, trial.parent.run_id) for trial in trials])
+        memos = self._broker.execute_all([run_memos.read_memos(PLAIN, trial.parent.run_id) for trial in trials])
         held = [trial.parent for trial in trials[1::2]]
         assert self._broker.execute_all([_park(parent) for parent in held]) == [ScriptStatus.MORE] * len(held)
         woken = self._claim("parent")
@@ -169,11 +172,11 @@ def _event(run: str) -> bytes:
 
 
 def _park(parent: Lease) -> Command[ScriptStatus]:
-    return jobs.park_run(PLAIN, run_id=parent.run_id, fence=parent.fence, applied=0)
+    return continuations.park_run(PLAIN, run_id=parent.run_id, fence=parent.fence, applied=0)
 
 
 def _finish(lease: Lease) -> Command[ScriptStatus]:
-    return jobs.finish_run(
+    return run_ends.finish_run(
         PLAIN,
         run_id=lease.run_id,
         fence=lease.fence,

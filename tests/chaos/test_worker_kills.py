@@ -12,7 +12,8 @@ import redis
 
 from stepflow import RunStatus, Stepflow
 from stepflow_broker.protocol.keys import Keys
-from stepflow_broker.transitions.runs import RunRecord, read_memos, read_run
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import read_memo
 from tests.chaos.apps import STEPS

@@ -8,11 +8,11 @@ import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.transitions.asks import AnswerStart, answer_ask, begin_ask
 from stepflow_broker.transitions.audit import read_audit_page
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.waits import WaitStart
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.steps.asks import AnswerStart, answer_ask, begin_ask
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
+from stepflow_broker.transitions.steps.waits import WaitStart
 from stepflow_broker.views.asks import AskView, find_asks
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.ids import step_key

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions import jobs
-from stepflow_broker.transitions.attempts import (
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.attempts import (
     FAILED,
     UNFINISHED,
     WORKER_DIED,
@@ -13,8 +13,8 @@ from stepflow_broker.transitions.attempts import (
     parse_executing,
     read_first_failure,
 )
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.waits import WaitStart, begin_wait
+from stepflow_broker.transitions.steps import step_jobs
+from stepflow_broker.transitions.steps.waits import WaitStart, begin_wait
 from stepflow_broker.views.step_view import executing_step
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key
@@ -209,7 +209,7 @@ def test_the_attempts_of_a_run_have_at_most_four_mebibytes(driver: Driver) -> No
 def fail_at_once(driver: Driver, lease: Lease, step_id: str, error: bytes) -> None:
     """Fail a step once, without the checks of the driver, which would read all steps each time."""
     detail = attempt_detail(number=1, worker="w1", version=None, step_id=step_id, times=(START_MS, START_MS))
-    call = jobs.fail_attempt(
+    call = step_jobs.fail_attempt(
         driver.partition,
         run_id=lease.run_id,
         job_key="",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.streams import create_group
-from stepflow_broker.registry.functions import FunctionConfig, forget_function, register_functions
-from stepflow_broker.transitions.aside_events import read_aside_events, resend_event, set_aside_event
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import forget_function, register_functions
 from stepflow_broker.transitions.audit import Action, AuditEntry, read_audit_page, record_action
-from stepflow_broker.transitions.events import add_event, read_events
-from stepflow_broker.transitions.forks import ForkStart, fork_run
+from stepflow_broker.transitions.events.aside_events import read_aside_events, resend_event, set_aside_event
+from stepflow_broker.transitions.events.event_stream import add_event, read_events
 from stepflow_broker.transitions.pauses import pause, resume
-from stepflow_broker.transitions.runs import cancel_run
+from stepflow_broker.transitions.runs.forks import ForkStart, fork_run
+from stepflow_broker.transitions.runs.run_control import cancel_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import ERROR, RETENTION_MS, Driver

@@ -10,11 +10,11 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.batches import end_batch, load_batch, read_members
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.outbox import EndedBatch, read_finished
-from stepflow_broker.transitions.runs import start_run
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.invokes.outbox import EndedBatch, read_finished
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.batches import end_batch, load_batch, read_members
+from stepflow_broker.transitions.runs.run_starts import start_run
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, Driver

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions import bulk_cancel as bulk
-from stepflow_broker.transitions.bulk_cancel import CancelRequest, RunFilter, cancel_runs, find_live
-from stepflow_broker.transitions.runs import start_run
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.runs import bulk_cancel as bulk
+from stepflow_broker.transitions.runs.bulk_cancel import CancelRequest, RunFilter, cancel_runs, find_live
+from stepflow_broker.transitions.runs.run_starts import start_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.state_machine import RunStatus

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.bulks import (
+from stepflow_broker.transitions.runs.bulks import (
     BulkRecord,
     BulkStart,
     Outcome,

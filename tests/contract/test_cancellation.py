@@ -7,10 +7,10 @@ import pytest
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.events import Routed, add_event, read_events, route_event
-from stepflow_broker.transitions.runs import start_run
-from stepflow_broker.transitions.waits import deliver_event, read_condition, read_waits
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.events.event_stream import Routed, add_event, read_events, route_event
+from stepflow_broker.transitions.runs.run_starts import start_run
+from stepflow_broker.transitions.steps.waits import deliver_event, read_condition, read_waits
 from stepflow_engine.codec import dumps
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, Driver

@@ -6,8 +6,8 @@ import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.state_machine import RunStatus
 from tests.contract import test_pauses as pauses

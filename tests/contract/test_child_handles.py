@@ -12,11 +12,12 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.operation import Operation, run_operation
 from stepflow_broker.registry.flow_control import RateConfig
-from stepflow_broker.registry.functions import FunctionConfig, register_functions
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.invokes import find_closed_children
-from stepflow_broker.transitions.outbox import ChildCancelled, RemoteChildFinished, StartChild
-from stepflow_broker.transitions.runs import note_closing
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import register_functions
+from stepflow_broker.transitions.invokes.invokes import find_closed_children
+from stepflow_broker.transitions.invokes.outbox import ChildCancelled, RemoteChildFinished, StartChild
+from stepflow_broker.transitions.runs.run_notes import note_closing
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import child_key, step_key
 from stepflow_engine.memo import memo_of_failure

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import FunctionConfig, code_names, digest_of_code, register_code
-from stepflow_broker.transitions.jobs import ClaimedJobs, Lease, claim_jobs, queue_lists
-from stepflow_broker.transitions.runs import start_run
+from stepflow_broker.registry.code import code_names, digest_of_code, register_code
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.jobs.job_claims import ClaimedJobs, Lease, claim_jobs, queue_lists
+from stepflow_broker.transitions.runs.run_starts import start_run
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.state_machine import RunStatus

@@ -14,6 +14,7 @@ from stepflow_broker.protocol.heartbeat import is_live
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group, read_group, renew_pending
 from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
+from stepflow_broker.registry.code import digest_of_code, read_code, register_code
 from stepflow_broker.registry.flow_control import (
     BatchConfig,
     ConcurrencyConfig,
@@ -22,12 +23,13 @@ from stepflow_broker.registry.flow_control import (
     RateConfig,
     ThrottleConfig,
 )
-from stepflow_broker.registry.functions import FunctionConfig, digest_of_code, read_code, register_code
-from stepflow_broker.transitions.events import add_event, read_events, route_event
-from stepflow_broker.transitions.jobs import mend_times, reclaim_leases
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.events.event_stream import add_event, read_events, route_event
+from stepflow_broker.transitions.jobs.leases import reclaim_leases
+from stepflow_broker.transitions.jobs.timers import mend_times
 from stepflow_broker.transitions.pauses import pause, resume
-from stepflow_broker.transitions.runs import start_run
-from stepflow_broker.transitions.waits import begin_wait
+from stepflow_broker.transitions.runs.run_starts import start_run
+from stepflow_broker.transitions.steps.waits import begin_wait
 from stepflow_engine.codec import dumps
 from stepflow_engine.memo import read_memo
 from stepflow_engine.state_machine import RunStatus

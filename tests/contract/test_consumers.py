@@ -7,10 +7,10 @@ from redis.utils import str_if_bytes
 
 from stepflow_broker.protocol.keys import GROUP
 from stepflow_broker.protocol.streams import create_group
-from stepflow_broker.transitions import consumers
-from stepflow_broker.transitions.consumers import remove_consumers
-from stepflow_broker.transitions.events import add_event, read_events, take_over_events
-from stepflow_broker.transitions.outbox import read_finished
+from stepflow_broker.transitions.events import consumers
+from stepflow_broker.transitions.events.consumers import remove_consumers
+from stepflow_broker.transitions.events.event_stream import add_event, read_events, take_over_events
+from stepflow_broker.transitions.invokes.outbox import read_finished
 from stepflow_engine.codec import dumps
 from tests.support.driver import Driver
 

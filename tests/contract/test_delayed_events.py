@@ -5,9 +5,10 @@ from __future__ import annotations
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.transitions.delayed_events import cancel_event, delay_event, find_delayed_events
-from stepflow_broker.transitions.jobs import mend_times, repair_jobs
-from stepflow_broker.transitions.waits import SentEvent, send_events
+from stepflow_broker.transitions.events.delayed_events import cancel_event, delay_event, find_delayed_events
+from stepflow_broker.transitions.jobs.leases import repair_jobs
+from stepflow_broker.transitions.jobs.timers import mend_times
+from stepflow_broker.transitions.steps.waits import SentEvent, send_events
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key
 from tests.support.backends import Store

@@ -7,9 +7,9 @@ import pytest
 from stepflow_broker.doctor.examine import examine
 from stepflow_broker.doctor.findings import RULES, Finding, Severity
 from stepflow_broker.protocol.keys import GROUP
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.batches import end_batch
-from stepflow_broker.transitions.jobs import fire_timers
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.jobs.timers import fire_timers
+from stepflow_broker.transitions.runs.batches import end_batch
 from stepflow_engine.ids import step_key
 from tests.support.defects import DEFECTS, Defect
 from tests.support.driver import Driver

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.runs import forget_runs
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.run_control import forget_runs
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import ERROR, LEASE_MS, NOBODY, RETENTION_MS, Driver
 from tests.support.found_runs import ENDED, found_runs

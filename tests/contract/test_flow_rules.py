@@ -17,9 +17,9 @@ from stepflow_broker.registry.flow_control import (
     SingletonConfig,
     ThrottleConfig,
 )
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.runs import start_runs
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.run_starts import start_runs
 from stepflow_engine.codec import dumps
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, Driver

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import FlowConfig, SingletonConfig
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.forks import ForkStart, fork_run
-from stepflow_broker.transitions.runs import read_memos, read_run, start_runs
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.runs.forks import ForkStart, fork_run
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.runs.run_record import read_run
+from stepflow_broker.transitions.runs.run_starts import start_runs
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key
 from stepflow_engine.state_machine import RunStatus

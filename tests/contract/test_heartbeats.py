@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.heartbeats import forget_heartbeat, read_heartbeat, record_heartbeat
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.steps.heartbeats import forget_heartbeat, read_heartbeat, record_heartbeat
 from stepflow_engine.ids import step_key
 from tests.support.driver import LEASE_MS, RETENTION_MS, Driver
 

@@ -10,11 +10,13 @@ from stepflow_broker.doctor.examine import examine
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.flow_control import BatchConfig, FlowConfig, RateConfig
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.registry.tags import TagConfig
-from stepflow_broker.transitions.batches import end_batch
-from stepflow_broker.transitions.run_index import Place, RunQuery, page_index
-from stepflow_broker.transitions.runs import forget_runs, start_run, tag_run
+from stepflow_broker.transitions.runs.batches import end_batch
+from stepflow_broker.transitions.runs.run_control import forget_runs
+from stepflow_broker.transitions.runs.run_index import Place, RunQuery, page_index
+from stepflow_broker.transitions.runs.run_notes import tag_run
+from stepflow_broker.transitions.runs.run_starts import start_run
 from stepflow_broker.views import find_runs, run_candidates
 from stepflow_broker.views.error_groups import read_error_groups
 from stepflow_broker.views.find_runs import find_page

@@ -9,9 +9,10 @@ import pytest
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.flow_control import RateConfig
-from stepflow_broker.registry.functions import FunctionConfig, register_functions
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.outbox import EndedRun, read_finished, take_over_finished
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import register_functions
+from stepflow_broker.transitions.invokes.outbox import EndedRun, read_finished, take_over_finished
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
 from stepflow_engine.memo import memo_of_failure

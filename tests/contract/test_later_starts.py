@@ -17,10 +17,10 @@ from stepflow_broker.registry.flow_control import (
     SingletonConfig,
     ThrottleConfig,
 )
-from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
+from stepflow_broker.registry.function_config import DEDUPE_MS, FunctionConfig
 from stepflow_broker.registry.tags import TagConfig
-from stepflow_broker.transitions.jobs import mend_times
-from stepflow_broker.transitions.runs import runs_of_callers, start_run, start_runs, start_runs_later
+from stepflow_broker.transitions.jobs.timers import mend_times
+from stepflow_broker.transitions.runs.run_starts import runs_of_callers, start_run, start_runs, start_runs_later
 from stepflow_engine.codec import dumps
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, Driver

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stepflow_broker.transitions.jobs import Lease, reclaim_leases
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.jobs.leases import reclaim_leases
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import LEASE_MS, NOBODY, Driver

@@ -8,10 +8,10 @@ from stepflow_broker.doctor.examine import examine
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.flow_control import RUNS, ConcurrencyConfig, FlowConfig, RateConfig, ThrottleConfig
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.jobs import mend_times
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.jobs.timers import mend_times
 from stepflow_broker.transitions.limits import change_of, read_limits, reset_limit, set_limit
-from stepflow_broker.transitions.runs import start_run
+from stepflow_broker.transitions.runs.run_starts import start_run
 from stepflow_engine.codec import dumps
 from tests.support.driver import RETENTION_MS, Driver
 

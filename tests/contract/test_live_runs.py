@@ -10,10 +10,10 @@ from stepflow_broker.doctor.examine import examine
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.flow_control import RUNS, ConcurrencyConfig, FlowConfig
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_broker.transitions.pauses import pause, resume
-from stepflow_broker.transitions.runs import start_run, start_runs_later
+from stepflow_broker.transitions.runs.run_starts import start_run, start_runs_later
 from stepflow_engine.codec import dumps
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import LEASE_MS, RETENTION_MS, Driver

@@ -6,11 +6,11 @@ import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import RateConfig
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.invokes import ChildStart
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.remote_invokes import invoke_remote_child
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.invokes.invokes import ChildStart
+from stepflow_broker.transitions.invokes.remote_invokes import invoke_remote_child
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
 from stepflow_engine.ids import is_item_key, item_key, step_key
 from stepflow_engine.state_machine import RunStatus
 from tests.contract.test_moves import close, started

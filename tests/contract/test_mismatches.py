@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.transitions.audit import read_audit_page
-from stepflow_broker.transitions.forks import ForkStart, fork_run
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.mismatches import accept_mismatch, has_accepted_mismatch, note_mismatch
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.forks import ForkStart, fork_run
+from stepflow_broker.transitions.runs.mismatches import accept_mismatch, has_accepted_mismatch, note_mismatch
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key
 from stepflow_engine.mismatch import Mismatch, NamedStep

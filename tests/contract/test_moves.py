@@ -14,11 +14,12 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.flow_control import BatchConfig, FlowConfig
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.batches import end_batch
-from stepflow_broker.transitions.events import StreamedEvent, deliver_remote_event
-from stepflow_broker.transitions.invokes import ChildStart, invoke_child
-from stepflow_broker.transitions.jobs import Lease, repair_jobs
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.events.event_stream import StreamedEvent, deliver_remote_event
+from stepflow_broker.transitions.invokes.invokes import ChildStart, invoke_child
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.jobs.leases import repair_jobs
+from stepflow_broker.transitions.runs.batches import end_batch
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.ids import step_key
 from stepflow_engine.state_machine import EFFECTS, TRANSITIONS, Machine, Move

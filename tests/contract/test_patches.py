@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.forks import ForkStart, fork_run
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.runs import note_patches, read_patches, read_run
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.forks import ForkStart, fork_run
+from stepflow_broker.transitions.runs.run_notes import note_patches
+from stepflow_broker.transitions.runs.run_record import read_patches, read_run
 from stepflow_broker.views.run_view import view_run
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key

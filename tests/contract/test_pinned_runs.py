@@ -5,16 +5,13 @@ from __future__ import annotations
 import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import (
-    FunctionConfig,
-    code_names,
-    digest_of_code,
-    register_code,
-    register_functions,
-)
+from stepflow_broker.registry.code import code_names, digest_of_code, register_code
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import register_functions
 from stepflow_broker.transitions.audit import read_audit_page
-from stepflow_broker.transitions.jobs import Lease, claim_jobs, queue_lists
-from stepflow_broker.transitions.runs import start_run, unpin_run
+from stepflow_broker.transitions.jobs.job_claims import Lease, claim_jobs, queue_lists
+from stepflow_broker.transitions.runs.run_control import unpin_run
+from stepflow_broker.transitions.runs.run_starts import start_run
 from stepflow_engine.codec import dumps
 from tests.support.driver import LEASE_MS, Driver
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_engine.ids import job_id, step_key
 from tests.support.driver import LEASE_MS, NOBODY, Driver
 

@@ -8,9 +8,9 @@ import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import FlowConfig
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.transitions.pauses import pause, resume
-from stepflow_broker.transitions.runs import start_run
+from stepflow_broker.transitions.runs.run_starts import start_run
 from stepflow_engine.codec import dumps
 from tests.support.driver import RETENTION_MS, Driver
 

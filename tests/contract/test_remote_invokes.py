@@ -14,11 +14,10 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig
-from stepflow_broker.registry.functions import FunctionConfig, register_functions
-from stepflow_broker.transitions.bulk_cancel import Operation
-from stepflow_broker.transitions.invokes import ChildStart, Resolved
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.outbox import (
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import register_functions
+from stepflow_broker.transitions.invokes.invokes import ChildStart, Resolved
+from stepflow_broker.transitions.invokes.outbox import (
     ChildCancelled,
     Finished,
     Message,
@@ -26,8 +25,10 @@ from stepflow_broker.transitions.outbox import (
     StartChild,
     read_finished,
 )
+from stepflow_broker.transitions.invokes.remote_invokes import deliver, invoke_remote_child, start_remote_child
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_broker.transitions.pauses import pause
-from stepflow_broker.transitions.remote_invokes import deliver, invoke_remote_child, start_remote_child
+from stepflow_broker.transitions.runs.bulk_cancel import Operation
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import step_key
 from stepflow_engine.state_machine import RunStatus

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stepflow_broker.transitions.jobs import repair_jobs
+from stepflow_broker.transitions.jobs.leases import repair_jobs
 from stepflow_engine.ids import job_id, step_key
 from tests.support.driver import Driver
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stepflow_broker.transitions.requeues import read_requeued, settle_requeue
+from stepflow_broker.transitions.runs.requeues import read_requeued, settle_requeue
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, START_MS, Driver
 

@@ -19,10 +19,10 @@ from stepflow_broker.protocol.scripts import script, script_names
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.errors import is_permission_error
 from stepflow_broker.registry.flow_control import RateConfig
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.invokes import ChildStart
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.remote_invokes import invoke_remote_child
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.invokes.invokes import ChildStart
+from stepflow_broker.transitions.invokes.remote_invokes import invoke_remote_child
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_engine.errors import StepflowError
 from stepflow_engine.state_machine import RunStatus
 from tests.support.backends import real_store

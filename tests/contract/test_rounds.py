@@ -6,11 +6,11 @@ import json
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.forks import ForkStart, fork_run
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.runs import note_closing, note_undo
-from stepflow_broker.transitions.signals import send_signal
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.forks import ForkStart, fork_run
+from stepflow_broker.transitions.runs.run_notes import note_closing, note_undo
+from stepflow_broker.transitions.steps.signals import send_signal
 from stepflow_engine.rounds import PastRound
 from stepflow_engine.state_machine import RunStatus
 from tests.contract.test_pauses import GATE, paused, start

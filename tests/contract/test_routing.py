@@ -6,26 +6,24 @@ import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
+from stepflow_broker.registry.code import register_code
+from stepflow_broker.registry.function_config import DEDUPE_MS, EventConfig, FunctionConfig
 from stepflow_broker.registry.functions import (
-    DEDUPE_MS,
-    EventConfig,
-    FunctionConfig,
     forget_function,
     read_function,
     read_function_queues,
     read_functions,
-    register_code,
     register_functions,
     registry_version,
 )
-from stepflow_broker.transitions.aside_events import (
+from stepflow_broker.transitions.events.aside_events import (
     begin_try,
     end_try,
     read_aside_events,
     resend_event,
     set_aside_event,
 )
-from stepflow_broker.transitions.events import (
+from stepflow_broker.transitions.events.event_stream import (
     StreamedEvent,
     add_event,
     has_earlier_events,

@@ -7,14 +7,10 @@ from typing import Any
 import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.signals import (
-    begin_signal_wait,
-    read_signals,
-    send_signal,
-)
-from stepflow_broker.transitions.waits import WaitStart
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
+from stepflow_broker.transitions.steps.signals import begin_signal_wait, read_signals, send_signal
+from stepflow_broker.transitions.steps.waits import WaitStart
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.ids import step_key
 from tests.contract.test_forking import fork

@@ -9,7 +9,7 @@ import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.crons import CronConfig
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.registry.schedules import ScheduleConfig, ScheduleState, scheduled_run_id
 from stepflow_broker.transitions.pauses import pause
 from stepflow_broker.transitions.schedules import (

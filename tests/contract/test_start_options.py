@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.runs import read_run, start_run, start_runs_later
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.runs.run_record import read_run
+from stepflow_broker.transitions.runs.run_starts import start_run, start_runs_later
 from stepflow_engine.codec import dumps
 from stepflow_engine.run_overrides import RunOverrides
 from stepflow_engine.state_machine import RunStatus

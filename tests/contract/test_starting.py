@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import DEDUPE_MS
+from stepflow_broker.registry.function_config import DEDUPE_MS
 from stepflow_engine.ids import step_key
 from stepflow_engine.state_machine import RunStatus
 from tests.support.driver import RETENTION_MS, START_MS, Driver, memo

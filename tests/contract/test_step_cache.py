@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.step_cache import cache_result, read_cached_result
+from stepflow_broker.transitions.steps.step_cache import cache_result, read_cached_result
 from tests.support.driver import Driver
 
 DIGEST = "00ff" + "a" * 60

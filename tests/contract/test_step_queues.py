@@ -7,10 +7,10 @@ import pytest
 from stepflow_broker.doctor.examine import examine
 from stepflow_broker.doctor.findings import Severity
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import code_names, digest_of_code, register_code
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.jobs import Lease, claim_jobs, queue_lists
+from stepflow_broker.registry.code import code_names, digest_of_code, register_code
+from stepflow_broker.transitions.jobs.job_claims import Lease, claim_jobs, queue_lists
 from stepflow_broker.transitions.pauses import pause, resume
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
 from stepflow_engine.ids import job_id, step_key
 from tests.support.driver import LEASE_MS, RETENTION_MS, Driver
 

@@ -8,12 +8,15 @@ import pytest
 
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.cancellation import CancellationConfig
+from stepflow_broker.registry.code import code_names, register_code
 from stepflow_broker.registry.flow_control import FlowConfig, SingletonConfig
-from stepflow_broker.registry.functions import FunctionConfig, code_names, register_code
-from stepflow_broker.transitions.forks import ForkStart, fork_run
-from stepflow_broker.transitions.jobs import Lease, end_undo, finish_run
-from stepflow_broker.transitions.runs import note_undo, start_run
-from stepflow_broker.transitions.signals import send_signal
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.forks import ForkStart, fork_run
+from stepflow_broker.transitions.runs.run_ends import end_undo, finish_run
+from stepflow_broker.transitions.runs.run_notes import note_undo
+from stepflow_broker.transitions.runs.run_starts import start_run
+from stepflow_broker.transitions.steps.signals import send_signal
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.ids import step_key, undo_key
 from stepflow_engine.run_events import CANCELLED

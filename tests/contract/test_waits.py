@@ -10,12 +10,20 @@ import pytest
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.registry.event_filter import wait_index
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.events import Routed, StreamedEvent, add_event, drop_event, read_events, route_event
-from stepflow_broker.transitions.forks import ForkStart, fork_run
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.runs import read_memos, read_steps
-from stepflow_broker.transitions.waits import (
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.events.event_stream import (
+    Routed,
+    StreamedEvent,
+    add_event,
+    drop_event,
+    read_events,
+    route_event,
+)
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.forks import ForkStart, fork_run
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.steps.step_record import read_steps
+from stepflow_broker.transitions.steps.waits import (
     BegunWait,
     SentEvent,
     WaitStart,

@@ -15,11 +15,13 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.registry.event_filter import EventFilter
 from stepflow_broker.registry.functions import read_function, read_functions
-from stepflow_broker.transitions.events import StreamedEvent, read_events
-from stepflow_broker.transitions.jobs import Lease, load_run
-from stepflow_broker.transitions.outbox import read_finished
+from stepflow_broker.transitions.events.event_stream import StreamedEvent, read_events
+from stepflow_broker.transitions.invokes.outbox import read_finished
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_broker.transitions.pauses import read_pauses
-from stepflow_broker.transitions.runs import read_run, read_steps
+from stepflow_broker.transitions.runs.run_memos import load_run
+from stepflow_broker.transitions.runs.run_record import read_run
+from stepflow_broker.transitions.steps.step_record import read_steps
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.codec import dumps
 from stepflow_engine.errors import BackendUnavailableError

@@ -26,7 +26,7 @@ from stepflow import (
     Stepflow,
 )
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.transitions.runs import read_run
+from stepflow_broker.transitions.runs.run_record import read_run
 from stepflow_broker.views.audit import find_actions
 from stepflow_broker.views.listings import read_workers
 from tests.support.processes import WorkerProcess, until

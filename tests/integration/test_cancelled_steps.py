@@ -22,7 +22,7 @@ from stepflow import (
     Singleton,
     Stepflow,
 )
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
 from stepflow_engine.ids import step_key
 from stepflow_engine.retry_policy import Backoff
 from stepflow_workers.execution import cancelled_steps

@@ -20,7 +20,9 @@ from examples.census.listing import MODULES, Part, cut_package, list_packages
 from examples.census.report import Report, build_report, format_table
 from stepflow import Run, RunFailedError, Stepflow
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.transitions.runs import count_steps, read_memos, read_run
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.runs.run_record import read_run
+from stepflow_broker.transitions.runs.run_state import count_steps
 from stepflow_engine.ids import run_id_by_event
 from stepflow_engine.memo import read_memo
 from tests.support.plain import plain_partition

@@ -10,7 +10,7 @@ import pytest
 from stepflow import Context, Event, RetryAfterError, RunFailedError, Stepflow
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import partition_for
-from stepflow_broker.transitions.runs import read_steps
+from stepflow_broker.transitions.steps.step_record import read_steps
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.steps import StepKind
 from tests.support.processes import until

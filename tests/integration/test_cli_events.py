@@ -8,8 +8,8 @@ import pytest
 
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import partition_for
-from stepflow_broker.transitions.aside_events import set_aside_event
-from stepflow_broker.transitions.events import StreamedEvent, add_event
+from stepflow_broker.transitions.events.aside_events import set_aside_event
+from stepflow_broker.transitions.events.event_stream import StreamedEvent, add_event
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.steps import event_text
 from tests.support.command_line import as_json, assert_refused, call

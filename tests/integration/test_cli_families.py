@@ -14,7 +14,10 @@ import redis
 
 from stepflow import Context, InvokeError, RateLimit, Stepflow
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.transitions.runs import count_steps, read_memos, read_run, read_steps
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.runs.run_record import read_run
+from stepflow_broker.transitions.runs.run_state import count_steps
+from stepflow_broker.transitions.steps.step_record import read_steps
 from stepflow_broker.views.invoke_view import find_invokes
 from stepflow_broker.views.run_tree import read_run_tree
 from stepflow_engine.memo import read_memo

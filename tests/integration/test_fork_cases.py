@@ -26,7 +26,8 @@ from stepflow import (
     Throttle,
     Timeouts,
 )
-from stepflow_broker.transitions.runs import read_run, read_steps
+from stepflow_broker.transitions.runs.run_record import read_run
+from stepflow_broker.transitions.steps.step_record import read_steps
 from tests.support.processes import until
 
 HOUR_MS = 3_600_000

@@ -20,7 +20,7 @@ from stepflow import (
     RunStatus,
     Stepflow,
 )
-from stepflow_broker.transitions.runs import read_run
+from stepflow_broker.transitions.runs.run_record import read_run
 from tests.support.dying_caller import DyingCaller
 from tests.support.processes import until
 

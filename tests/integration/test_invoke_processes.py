@@ -14,8 +14,9 @@ from stepflow import Run, RunFailedError, RunStatus, Stepflow
 from stepflow_broker.protocol.keys import GROUP, Keys
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import register_functions
-from stepflow_broker.transitions.jobs import claim_jobs, finish_run, queue_lists
-from stepflow_broker.transitions.outbox import read_finished
+from stepflow_broker.transitions.invokes.outbox import read_finished
+from stepflow_broker.transitions.jobs.job_claims import claim_jobs, queue_lists
+from stepflow_broker.transitions.runs.run_ends import finish_run
 from tests.integration.apps.invoker_b import app as south
 from tests.integration.apps.ledger import count
 from tests.support.processes import WorkerProcess, until

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from stepflow import Context, RunFailedError, StepError, Stepflow
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_workers.execution import job_runner
 from stepflow_workers.execution.job_context import JobContext
 from stepflow_workers.state.run_cache import CachedRun

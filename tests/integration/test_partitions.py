@@ -14,8 +14,8 @@ from stepflow_broker.doctor.examine import examine
 from stepflow_broker.doctor.server import examine_server
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.transitions import bulk_cancel as bulk
 from stepflow_broker.transitions.pauses import pause
+from stepflow_broker.transitions.runs import bulk_cancel as bulk
 from stepflow_broker.views import find_runs as find
 from stepflow_broker.views.listings import read_queues
 from stepflow_engine.errors import FunctionNotFoundError

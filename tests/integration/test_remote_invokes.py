@@ -33,17 +33,21 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import register_functions, registry_version
-from stepflow_broker.transitions.invokes import ChildStart
-from stepflow_broker.transitions.jobs import claim_jobs, finish_run, queue_lists
-from stepflow_broker.transitions.outbox import StartChild
-from stepflow_broker.transitions.pauses import pause
-from stepflow_broker.transitions.remote_invokes import (
+from stepflow_broker.transitions.invokes.invokes import ChildStart
+from stepflow_broker.transitions.invokes.outbox import StartChild
+from stepflow_broker.transitions.invokes.remote_invokes import (
     invoke_remote_child,
     read_end,
     start_remote_child,
     wake_remote_parent,
 )
-from stepflow_broker.transitions.runs import RunRecord, read_memos, read_run, read_steps, start_run
+from stepflow_broker.transitions.jobs.job_claims import claim_jobs, queue_lists
+from stepflow_broker.transitions.pauses import pause
+from stepflow_broker.transitions.runs.run_ends import finish_run
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
+from stepflow_broker.transitions.runs.run_starts import start_run
+from stepflow_broker.transitions.steps.step_record import read_steps
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import run_id_for, step_key, with_partition_prefix
 from tests.support.found_runs import ENDED, found_runs

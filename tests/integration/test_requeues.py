@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 
 from stepflow import BackendUnavailableError, Batch, Context, Encryption, Run, RunFailedError, RunStatus, Stepflow
 from stepflow_broker.redis_client.async_broker import AsyncBroker
-from stepflow_broker.transitions.runs import read_run
+from stepflow_broker.transitions.runs.run_record import read_run
 from tests.support.processes import until
 from tests.support.roles import as_role
 

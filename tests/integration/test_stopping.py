@@ -13,7 +13,7 @@ from redis.utils import str_if_bytes
 
 from stepflow import Stepflow, SyncContext
 from stepflow_broker.protocol.keys import GROUP, Keys
-from stepflow_broker.transitions import consumers
+from stepflow_broker.transitions.events import consumers
 from tests.integration.apps.ledger import count
 from tests.integration.apps.stubborn import STUBBORN
 from tests.support.command_line import running

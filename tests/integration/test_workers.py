@@ -19,8 +19,8 @@ from rq.suspension import resume, suspend
 from stepflow import Context, RunFailedError, RunStatus, Stepflow
 from stepflow_broker.embedded_server import EmbeddedServer
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.transitions.jobs import reclaim_leases
-from stepflow_broker.transitions.runs import read_memos
+from stepflow_broker.transitions.jobs.leases import reclaim_leases
+from stepflow_broker.transitions.runs.run_memos import read_memos
 from stepflow_engine.memo import read_memo
 from stepflow_workers.partition import dispatcher
 from tests.integration.apps.ledger import count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.state_machine import RunStatus
 

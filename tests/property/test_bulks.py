@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.bulks import (
+from stepflow_broker.transitions.runs.bulks import (
     BulkRecord,
     BulkStart,
     Outcome,

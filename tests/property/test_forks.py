@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from stepflow import Context, Encryption, Event, RateLimit, Run, RunFailedError, StepError, Stepflow
 from stepflow_broker.redis_client.blocking_client import BlockingClient
-from stepflow_broker.transitions.runs import read_memos, read_run
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.runs.run_record import read_run
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.ids import idempotency_key, step_key
 from stepflow_engine.memo import Memo, read_memo

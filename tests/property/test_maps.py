@@ -11,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from stepflow_broker.doctor.examine import examine
 from stepflow_broker.protocol.streams import create_group
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.outbox import EndedRun, read_finished, take_over_finished
+from stepflow_broker.transitions.invokes.outbox import EndedRun, read_finished, take_over_finished
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
 from stepflow_engine.ids import is_item_key, step_key
 from stepflow_engine.state_machine import RunStatus
 from tests.support.backends import Store, fake_store, real_store

@@ -22,11 +22,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from stepflow_broker.doctor.examine import examine
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.asks import AnswerStart, answer_ask, begin_ask
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.signals import begin_signal_wait, read_signals, send_signal
-from stepflow_broker.transitions.waits import WaitStart
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.steps.asks import AnswerStart, answer_ask, begin_ask
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
+from stepflow_broker.transitions.steps.signals import begin_signal_wait, read_signals, send_signal
+from stepflow_broker.transitions.steps.waits import WaitStart
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.ids import step_key
 from stepflow_engine.state_machine import RunStatus

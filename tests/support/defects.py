@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from stepflow_broker.doctor.findings import RULES
 from stepflow_broker.protocol.keys import GROUP
 from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
+from stepflow_broker.registry.code import register_code
 from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig, SingletonConfig
-from stepflow_broker.registry.functions import FunctionConfig, register_code
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.registry.schedules import ScheduleConfig
 from stepflow_broker.registry.tags import TagConfig
-from stepflow_broker.transitions.asks import begin_ask
-from stepflow_broker.transitions.bulks import BulkStart, add_bulk_runs, start_bulk
-from stepflow_broker.transitions.invokes import ChildStart
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.outbox import StartChild, read_finished
-from stepflow_broker.transitions.remote_invokes import invoke_remote_child, start_remote_child
-from stepflow_broker.transitions.runs import start_run
+from stepflow_broker.transitions.invokes.invokes import ChildStart
+from stepflow_broker.transitions.invokes.outbox import StartChild, read_finished
+from stepflow_broker.transitions.invokes.remote_invokes import invoke_remote_child, start_remote_child
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.bulks import BulkStart, add_bulk_runs, start_bulk
+from stepflow_broker.transitions.runs.run_starts import start_run
 from stepflow_broker.transitions.schedules import ByHand, change_schedule
-from stepflow_broker.transitions.signals import send_signal
-from stepflow_broker.transitions.waits import WaitStart, begin_wait
+from stepflow_broker.transitions.steps.asks import begin_ask
+from stepflow_broker.transitions.steps.signals import send_signal
+from stepflow_broker.transitions.steps.waits import WaitStart, begin_wait
 from stepflow_engine.codec import dumps
 from stepflow_engine.ids import job_id, step_key
 from stepflow_engine.state_machine import RunStatus

@@ -11,13 +11,17 @@ from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.flow_control import FlowConfig, RateConfig
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions import invokes, jobs, maps, runs
-from stepflow_broker.transitions.attempts import AttemptRecord, attempt_detail, executing_report, read_attempts
-from stepflow_broker.transitions.invokes import ChildStart, HandleStart, Resolved
-from stepflow_broker.transitions.jobs import Lease, queue_lists
-from stepflow_broker.transitions.outbox import StartChild
-from stepflow_broker.transitions.runs import RunRecord, StepRecord
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.invokes import invokes
+from stepflow_broker.transitions.invokes.invokes import ChildStart, HandleStart, Resolved
+from stepflow_broker.transitions.invokes.outbox import StartChild
+from stepflow_broker.transitions.jobs import continuations, job_claims, leases, timers
+from stepflow_broker.transitions.jobs.job_claims import Lease, queue_lists
+from stepflow_broker.transitions.runs import run_control, run_ends, run_memos, run_record, run_starts
+from stepflow_broker.transitions.runs.attempts import AttemptRecord, attempt_detail, executing_report, read_attempts
+from stepflow_broker.transitions.runs.run_record import RunRecord
+from stepflow_broker.transitions.steps import maps, step_jobs, step_record
+from stepflow_broker.transitions.steps.step_record import StepRecord
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.codec import dumps
 from stepflow_engine.error_group import FailedLike
@@ -116,7 +120,7 @@ class Driver:
         """The call that starts a run."""
         event = dumps({"name": "e", "id": run, "ts": 1, "data": {}})
         config = FunctionConfig("shop", "buy", queue, flow=FlowConfig(rate), retention_ms=RETENTION_MS)
-        return runs.start_run(self.partition, config, run_id=run, event=event, dedupe=dedupe)
+        return run_starts.start_run(self.partition, config, run_id=run, event=event, dedupe=dedupe)
 
     def claim(
         self,
@@ -129,7 +133,7 @@ class Driver:
     ) -> list[Lease] | None:
         """Claim jobs; never sent twice: without a number, the answer to the second names other jobs."""
         answer = self.store.broker.execute(
-            jobs.claim_jobs(
+            job_claims.claim_jobs(
                 self.partition,
                 lists=queue_lists(queues),
                 worker=worker,
@@ -162,14 +166,16 @@ class Driver:
         if lease.key:
             return self.commit_planned(lease, text, worker=worker)
         key = step_key(step_id)
-        answer = self.send(jobs.commit_step(self.partition, run_id=lease.run_id, fence=lease.fence, key=key, memo=text))
+        answer = self.send(
+            step_jobs.commit_step(self.partition, run_id=lease.run_id, fence=lease.fence, key=key, memo=text)
+        )
         if answer[0] is ScriptStatus.DONE and not keep:
             assert self.yield_run(lease) is ScriptStatus.DONE
         return answer
 
     def commit_planned(self, lease: Lease, text: bytes, *, worker: str) -> tuple[ScriptStatus, int]:
         return self.send(
-            jobs.commit_planned_step(
+            step_jobs.commit_planned_step(
                 self.partition,
                 run_id=lease.run_id,
                 key=lease.key,
@@ -180,17 +186,17 @@ class Driver:
         )
 
     def yield_run(self, lease: Lease) -> ScriptStatus:
-        return self.send(jobs.yield_run(self.partition, run_id=lease.run_id, fence=lease.fence))
+        return self.send(continuations.yield_run(self.partition, run_id=lease.run_id, fence=lease.fence))
 
     def plan(self, lease: Lease, *step_ids: str, queue: str = "") -> ScriptStatus:
         steps = [(step_key(step_id), step_id) for step_id in step_ids]
         return self.send(
-            jobs.plan_steps(self.partition, run_id=lease.run_id, fence=lease.fence, steps=steps, queue=queue)
+            step_jobs.plan_steps(self.partition, run_id=lease.run_id, fence=lease.fence, steps=steps, queue=queue)
         )
 
     def fail(self, lease: Lease, step_id: str = "", *, attempts: int = 1, delay_ms: int = 1_000) -> ScriptStatus:
         return self.send(
-            jobs.fail_attempt(
+            step_jobs.fail_attempt(
                 self.partition,
                 run_id=lease.run_id,
                 job_key=lease.key,
@@ -211,7 +217,7 @@ class Driver:
 
     def retry(self, lease: Lease, *, attempts: int = 1, delay_ms: int = 1_000, reason: str = "") -> ScriptStatus:
         return self.send(
-            jobs.retry_run(
+            continuations.retry_run(
                 self.partition,
                 run_id=lease.run_id,
                 fence=lease.fence,
@@ -228,7 +234,7 @@ class Driver:
         longest_ms = 3_600_000
         if not lease.key:
             return self.send(
-                jobs.retry_run(
+                continuations.retry_run(
                     self.partition,
                     run_id=lease.run_id,
                     fence=lease.fence,
@@ -240,7 +246,7 @@ class Driver:
                 )
             )
         return self.send(
-            jobs.fail_attempt(
+            step_jobs.fail_attempt(
                 self.partition,
                 run_id=lease.run_id,
                 job_key=lease.key,
@@ -256,14 +262,18 @@ class Driver:
 
     def leave(self, lease: Lease, version: str) -> ScriptStatus:
         """Leave a job to workers with another version of its code."""
-        call = jobs.leave_job(self.partition, run_id=lease.run_id, key=lease.key, fence=lease.fence, version=version)
+        call = job_claims.leave_job(
+            self.partition, run_id=lease.run_id, key=lease.key, fence=lease.fence, version=version
+        )
         return self.send(call)
 
     def park(self, lease: Lease, applied: int = 0) -> ScriptStatus:
-        return self.send(jobs.park_run(self.partition, run_id=lease.run_id, fence=lease.fence, applied=applied))
+        return self.send(
+            continuations.park_run(self.partition, run_id=lease.run_id, fence=lease.fence, applied=applied)
+        )
 
     def continue_run(self, run_id: str) -> ScriptStatus:
-        return self.send(jobs.continue_run(self.partition, run_id))
+        return self.send(continuations.continue_run(self.partition, run_id))
 
     def finish(
         self,
@@ -275,7 +285,7 @@ class Driver:
     ) -> ScriptStatus:
         payload = b'"done"' if status is RunStatus.COMPLETED else ERROR
         return self.send(
-            jobs.finish_run(
+            run_ends.finish_run(
                 self.partition,
                 run_id=lease.run_id,
                 fence=lease.fence,
@@ -291,7 +301,7 @@ class Driver:
         """End the round of a lease."""
         following = f"round{lease.round + 1}"
         return self.send(
-            jobs.continue_as_new(
+            continuations.continue_as_new(
                 self.partition,
                 run_id=lease.run_id,
                 fence=lease.fence,
@@ -305,7 +315,7 @@ class Driver:
 
     def cancel(self, run: str = "run1", *, children: bool = True) -> ScriptStatus:
         return self.send(
-            runs.cancel_run(
+            run_control.cancel_run(
                 self.partition,
                 run_id=run,
                 failure=ERROR,
@@ -315,21 +325,21 @@ class Driver:
         )
 
     def release(self, *leases: Lease) -> int:
-        return self.send(jobs.release_jobs(self.partition, [(lease.job, lease.fence) for lease in leases]))
+        return self.send(job_claims.release_jobs(self.partition, [(lease.job, lease.fence) for lease in leases]))
 
     def extend(self, *leases: Lease, executing: str = "") -> list[str]:
         held = [(lease.job, lease.fence) for lease in leases]
         report = executing_report(step_key(executing), executing, self.now_ms)
         reports = {lease.job: report for lease in leases} if executing else {}
-        return self.send(jobs.extend_leases(self.partition, held, lease_ms=LEASE_MS, executing=reports))
+        return self.send(leases.extend_leases(self.partition, held, lease_ms=LEASE_MS, executing=reports))
 
     def reclaim(self, *, limit: int = 100) -> list[str]:
         """Reclaim leases, as a worker that has looked a moment before."""
         self.store.broker.execute(command(bytes, "SET", self.keys("LAST_LEASE_SCAN"), f"{self.now_ms} 0"))
-        return self.send(jobs.reclaim_leases(self.partition, limit=limit))
+        return self.send(leases.reclaim_leases(self.partition, limit=limit))
 
     def fire(self, *, limit: int = 500) -> tuple[int, int]:
-        return self.send(jobs.fire_timers(self.partition, limit=limit))
+        return self.send(timers.fire_timers(self.partition, limit=limit))
 
     def invoke(
         self,
@@ -440,18 +450,18 @@ class Driver:
     # -- readings ----------------------------------------------------------------
 
     def run(self, run: str = "run1") -> RunRecord:
-        record = self.store.broker.execute(runs.read_run(self.partition, run))
+        record = self.store.broker.execute(run_record.read_run(self.partition, run))
         assert record is not None, f"there is no run {run}"
         return record
 
     def load(self, run: str = "run1", applied: int = 0) -> tuple[RunRecord | None, list[tuple[str, bytes]]]:
-        return self.store.broker.execute(jobs.load_run(self.partition, run, applied))
+        return self.store.broker.execute(run_memos.load_run(self.partition, run, applied))
 
     def memos(self, run: str = "run1") -> list[tuple[str, bytes]]:
-        return self.store.broker.execute(runs.read_memos(self.partition, run))
+        return self.store.broker.execute(run_memos.read_memos(self.partition, run))
 
     def steps(self, run: str = "run1") -> dict[str, StepRecord]:
-        return {step.id: step for step in self.store.broker.execute(runs.read_steps(self.partition, run))}
+        return {step.id: step for step in self.store.broker.execute(step_record.read_steps(self.partition, run))}
 
     def attempts(self, run: str = "run1") -> list[AttemptRecord]:
         """The kept attempts of a run, oldest first."""

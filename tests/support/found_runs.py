@@ -7,7 +7,7 @@ from typing import Any
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.transitions.run_index import RunQuery
+from stepflow_broker.transitions.runs.run_index import RunQuery
 from stepflow_broker.views.find_runs import find_page
 from stepflow_broker.views.run_view import RunView
 from stepflow_engine.state_machine import RunStatus

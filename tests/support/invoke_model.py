@@ -31,11 +31,13 @@ from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions import invokes, jobs, runs
-from stepflow_broker.transitions import outbox as messages
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.invokes import ChildStart, HandleStart
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.invokes import invokes
+from stepflow_broker.transitions.invokes import outbox as messages
+from stepflow_broker.transitions.invokes.invokes import ChildStart, HandleStart
+from stepflow_broker.transitions.jobs import continuations, job_claims, leases, timers
+from stepflow_broker.transitions.runs import run_control, run_ends, run_starts
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import child_key, step_key
@@ -181,10 +183,10 @@ class InvokeModel:
         return [
             create_group(_KEYS, "FINISHED"),
             create_group(_KEYS, "EVENTS"),
-            runs.start_run(PARTITION, config, run_id=PARENT, event=_event(PARENT), dedupe=False),
+            run_starts.start_run(PARTITION, config, run_id=PARENT, event=_event(PARENT), dedupe=False),
             self._claim(PARENT),
             *self._expire("LEASES", PARENT),
-            jobs.reclaim_leases(PARTITION),
+            leases.reclaim_leases(PARTITION),
         ]
 
     def twins(self) -> list[dict[str, str]]:
@@ -264,7 +266,7 @@ class InvokeModel:
             yield Move(f"cancel {child}", (self._cancel(child),), without, "event")
         if self._waits_for(state, child):
             timer = self._expire("TIMEOUTS", f"wait:{PARENT}:{self._key(child)}")
-            fire = jobs.fire_timers(PARTITION)
+            fire = timers.fire_timers(PARTITION)
             after = without if self._handles else minds
             yield Move(f"timeout {child}", (*timer, fire), after, "event")
 
@@ -281,7 +283,7 @@ class InvokeModel:
             yield Move("take-over all", (call,), replace(minds, waking=minds.waking | set(left)))
 
     def _reclaim(self, run: str, minds: Minds) -> Move:
-        return Move(f"reclaim {run}", (*self._expire("LEASES", run), jobs.reclaim_leases(PARTITION)), minds)
+        return Move(f"reclaim {run}", (*self._expire("LEASES", run), leases.reclaim_leases(PARTITION)), minds)
 
     # -- what comes of a move ----------------------------------------------------
 
@@ -379,8 +381,8 @@ class InvokeModel:
             if not state.is_live(run):
                 yield f"cancel {run}, again", self._cancel(run), (ScriptStatus.ALREADY, ScriptStatus.NO_RUN)
             if state.run(run).get("continuation") != "queued":
-                yield f"claim {run}, again", self._claim(run), (jobs.ClaimedJobs([]),)
-        yield "reclaim, again", jobs.reclaim_leases(PARTITION), ([],)
+                yield f"claim {run}, again", self._claim(run), (job_claims.ClaimedJobs([]),)
+        yield "reclaim, again", leases.reclaim_leases(PARTITION), ([],)
 
     def _unseen(self, state: State) -> set[str]:
         """The children that have left a finished event."""
@@ -413,8 +415,8 @@ class InvokeModel:
 
     @staticmethod
     def _claim(run: str) -> Command[Any]:
-        lists = jobs.queue_lists([run])
-        return jobs.claim_jobs(PARTITION, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS)
+        lists = job_claims.queue_lists([run])
+        return job_claims.claim_jobs(PARTITION, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS)
 
     @property
     def _nothing(self) -> list[Any] | None:
@@ -446,11 +448,11 @@ class InvokeModel:
 
     @staticmethod
     def _park(fence: int, applied: int) -> Command[Any]:
-        return jobs.park_run(PARTITION, run_id=PARENT, fence=fence, applied=applied)
+        return continuations.park_run(PARTITION, run_id=PARENT, fence=fence, applied=applied)
 
     @staticmethod
     def _finish(run: str, fence: int, output: bytes) -> Command[Any]:
-        return jobs.finish_run(
+        return run_ends.finish_run(
             PARTITION,
             run_id=run,
             fence=fence,
@@ -465,7 +467,9 @@ class InvokeModel:
 
     @staticmethod
     def _cancel(run: str, *, children: bool = True) -> Command[Any]:
-        return runs.cancel_run(PARTITION, run_id=run, failure=_CANCELLED, retention_ms=RETENTION_MS, children=children)
+        return run_control.cancel_run(
+            PARTITION, run_id=run, failure=_CANCELLED, retention_ms=RETENTION_MS, children=children
+        )
 
 
 def _event(run: str) -> bytes:

@@ -422,7 +422,7 @@ _LIMITS: tuple[tuple[str, str, str, Callable[[int], str], str], ...] = (
     ("events of a batch, together", "broker/stepflow_broker/lua/lib/start_rules.lua", "MAX_BATCH_BYTES", _bytes, "the batch starts; the next event begins another"),
     ("missed times of a schedule that start runs", "sdk/stepflow/options/cron_times.py", "_MAX_TIMES", _count, "earlier times are skipped"),
     ("wait for a replica", "sdk/stepflow/app.py", "_LONGEST_REPLICA_TIMEOUT_MS", show_duration, "`ConfigurationError`"),
-    ("idempotency of an event id or a run id", "broker/stepflow_broker/registry/functions.py", "DEDUPE_MS", show_duration, "a repeat after this time and the retention starts a run"),
+    ("idempotency of an event id or a run id", "broker/stepflow_broker/registry/function_config.py", "DEDUPE_MS", show_duration, "a repeat after this time and the retention starts a run"),
     ("partitions", "broker/stepflow_broker/redis_client/url.py", "MOST_PARTITIONS", _count, "`ConfigurationError`"),
     ("deaths of workers with one step", "workers/stepflow_workers/state/poison.py", "POISON_DEATHS", _count, "the step fails with `PoisonError`"),
     ("attempts of a step that are kept", "broker/stepflow_broker/lua/lib/attempts.lua", "of_step", _count, "the oldest are forgotten"),

@@ -26,13 +26,20 @@ from stepflow_broker.protocol.keys import Keys, without_tag
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions import jobs, runs
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.invokes import ChildStart
-from stepflow_broker.transitions.outbox import ChildCancelled, Message, RemoteChildFinished, StartChild, _try_to_read
-from stepflow_broker.transitions.remote_invokes import deliver, invoke_remote_child
-from stepflow_broker.transitions.runs import forget_runs
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.invokes.invokes import ChildStart
+from stepflow_broker.transitions.invokes.outbox import (
+    ChildCancelled,
+    Message,
+    RemoteChildFinished,
+    StartChild,
+    _try_to_read,
+)
+from stepflow_broker.transitions.invokes.remote_invokes import deliver, invoke_remote_child
+from stepflow_broker.transitions.jobs import continuations, job_claims, leases, timers
+from stepflow_broker.transitions.runs import run_control, run_ends, run_starts
+from stepflow_broker.transitions.runs.run_control import forget_runs
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key
@@ -181,7 +188,7 @@ class AwayModel:
     def beginning(self) -> list[Command[Any]]:
         """What makes the first state: the parent is on its queue."""
         event = _event(PARENT)
-        start = runs.start_run(HERE, _config(PARENT), run_id=PARENT, event=event, dedupe=False)
+        start = run_starts.start_run(HERE, _config(PARENT), run_id=PARENT, event=event, dedupe=False)
         groups = [create_group(side.keys, stream) for side in (HERE, THERE) for stream in ("FINISHED", "EVENTS")]
         return [*groups, start]
 
@@ -212,7 +219,7 @@ class AwayModel:
             yield Move("cancel parent", (_cancel(PARENT),), unwanted, "event")
             yield Move("cancel parent alone", (_cancel(PARENT, children=False),), dead, "event")
         if state.waits():
-            fire = jobs.fire_timers(HERE)
+            fire = timers.fire_timers(HERE)
             yield Move("timeout", (*_expire(HERE, "TIMEOUTS", f"wait:{PARENT}:{KEY}"), fire), minds, "event")
 
     @staticmethod
@@ -221,7 +228,7 @@ class AwayModel:
             case "fresh":
                 return "ask", (_ask(fence),), replace(minds, holder="asked")
             case "asked":
-                park = jobs.park_run(HERE, run_id=PARENT, fence=fence, applied=0)
+                park = continuations.park_run(HERE, run_id=PARENT, fence=fence, applied=0)
                 return "park", (park,), replace(minds, holder="")
         return "finish parent", (_finish(PARENT, fence),), replace(minds, holder="")
 
@@ -324,13 +331,13 @@ def _expire(partition: Partition, kind: str, member: str) -> tuple[Command[Any],
 
 
 def _claim(partition: Partition, run: str) -> Command[Any]:
-    lists = jobs.queue_lists([run])
-    return jobs.claim_jobs(partition, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS)
+    lists = job_claims.queue_lists([run])
+    return job_claims.claim_jobs(partition, lists=lists, worker="w", limit=1, lease_ms=_LEASE_MS)
 
 
 def _reclaim(partition: Partition, run: str) -> tuple[Command[Any], ...]:
     looked = command(bytes, "SET", partition.keys("LAST_LEASE_SCAN"), f"{_NOW_MS} 0")
-    return (looked, *_expire(partition, "LEASES", run), jobs.reclaim_leases(partition))
+    return (looked, *_expire(partition, "LEASES", run), leases.reclaim_leases(partition))
 
 
 def _ask(fence: int) -> Command[Any]:
@@ -355,7 +362,7 @@ def _lose(fence: int) -> Command[Any]:
 
 
 def _finish(run: str, fence: int) -> Command[Any]:
-    return jobs.finish_run(
+    return run_ends.finish_run(
         HERE,
         run_id=run,
         fence=fence,
@@ -366,4 +373,4 @@ def _finish(run: str, fence: int) -> Command[Any]:
 
 
 def _cancel(run: str, *, children: bool = True) -> Command[Any]:
-    return runs.cancel_run(HERE, run_id=run, failure=_CANCELLED, retention_ms=_RETENTION_MS, children=children)
+    return run_control.cancel_run(HERE, run_id=run, failure=_CANCELLED, retention_ms=_RETENTION_MS, children=children)

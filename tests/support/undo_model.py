@@ -19,7 +19,8 @@ from typing import Any
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions import jobs, runs
+from stepflow_broker.transitions.runs import run_ends, run_notes
+from stepflow_broker.transitions.steps import step_jobs
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import step_key, undo_key
@@ -89,7 +90,7 @@ class UndoModel(InvokeModel):
 
     @staticmethod
     def _end_undo(run: str, fence: int) -> Command[Any]:
-        return jobs.end_undo(PARTITION, run_id=run, fence=fence, retention_ms=RETENTION_MS)
+        return run_ends.end_undo(PARTITION, run_id=run, fence=fence, retention_ms=RETENTION_MS)
 
     @staticmethod
     def _park(fence: int, applied: int) -> Command[Any]:
@@ -146,7 +147,7 @@ class UndoModel(InvokeModel):
             if "undoing" in fields:
                 yield f"cancel {run}, while it is undone", self._cancel(run), (ScriptStatus.ALREADY,)
             if fields.get("continuation") == "leased" and "undo" in fields:
-                call = runs.note_undo(PARTITION, run_id=run, fence=int(fields["lease"]))
+                call = run_notes.note_undo(PARTITION, run_id=run, fence=int(fields["lease"]))
                 yield f"note {run}, again", call, (ScriptStatus.DONE,)
             late = int(fields.get("fence", 1)) - (fields.get("continuation") == "leased")
             refused = (ScriptStatus.ALREADY, ScriptStatus.NO_RUN, ScriptStatus.STALE_FENCE)
@@ -166,16 +167,16 @@ def _begins_undo(before: State, after: State) -> bool:
 
 def _book(run: str, fence: int) -> list[Command[Any]]:
     """The completed step of a run."""
-    return [runs.note_undo(PARTITION, run_id=run, fence=fence), _commit(run, fence, _BOOK)]
+    return [run_notes.note_undo(PARTITION, run_id=run, fence=fence), _commit(run, fence, _BOOK)]
 
 
 def _commit(run: str, fence: int, key: str) -> Command[Any]:
     memo = memo_of_data(b"null", {"id": key[:4]})
-    return jobs.commit_step(PARTITION, run_id=run, fence=fence, key=key, memo=memo)
+    return step_jobs.commit_step(PARTITION, run_id=run, fence=fence, key=key, memo=memo)
 
 
 def _fail(run: str, fence: int) -> Command[Any]:
-    return jobs.finish_run(
+    return run_ends.finish_run(
         PARTITION,
         run_id=run,
         fence=fence,

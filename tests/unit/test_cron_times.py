@@ -12,7 +12,7 @@ import pytest
 from stepflow import ConfigurationError, CronTrigger, Stepflow
 from stepflow.options.cron_times import due_times, next_start, start_of, upcoming
 from stepflow_broker.registry.crons import CronConfig
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 

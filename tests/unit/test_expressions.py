@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from stepflow import CancelOn, ConfigurationError, EventError, Stepflow
 from stepflow_broker.registry.event_filter import EventFilter
-from stepflow_broker.registry.functions import EventConfig, FunctionConfig, starts
-from stepflow_broker.transitions.bulk_cancel import RunFilter
+from stepflow_broker.registry.function_config import EventConfig, FunctionConfig, starts
+from stepflow_broker.transitions.runs.bulk_cancel import RunFilter
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.codec import dumps
 from stepflow_engine.expression import ON_EVENT_AND_RUN, ExpressionCostError, condition, expression

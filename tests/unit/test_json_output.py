@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 import pytest
 
 from stepflow_broker.doctor.findings import Finding, Severity
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.transitions.audit import AuditEntry
-from stepflow_broker.transitions.runs import parse_run
+from stepflow_broker.transitions.runs.run_record import parse_run
 from stepflow_broker.views.asks import AskView
 from stepflow_broker.views.attempt_view import AttemptView
 from stepflow_broker.views.audit import audit_json

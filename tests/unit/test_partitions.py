@@ -14,9 +14,10 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.partitions import keys_for
-from stepflow_broker.transitions.events import add_event, read_events
+from stepflow_broker.transitions.events.event_stream import add_event, read_events
 from stepflow_broker.transitions.pauses import pause
-from stepflow_broker.transitions.runs import read_run, read_status
+from stepflow_broker.transitions.runs.run_record import read_run
+from stepflow_broker.transitions.runs.run_state import read_status
 from stepflow_engine.cipher import NO_ENCRYPTION, Cipher
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.ids import partition_prefix_for, run_id_for, with_partition_prefix

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stepflow_broker.transitions.runs import parse_run
+from stepflow_broker.transitions.runs.run_record import parse_run
 from stepflow_broker.views.run_details import RunDetails
 from stepflow_broker.views.run_diff import diff_runs
 from stepflow_broker.views.run_tree import RunTree

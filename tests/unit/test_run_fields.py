@@ -176,8 +176,9 @@ def in_python() -> dict[str, Uses]:
     for package in (stepflow_broker, stepflow, stepflow_workers, stepflow_cli):
         for path in sorted(Path(package.__path__[0]).rglob("*.py")):
             _read_python(uses, path)
-    records = ast.parse((Path(stepflow_broker.__path__[0]) / "transitions" / "runs.py").read_text())
-    for function in (part for part in ast.walk(records) if isinstance(part, ast.FunctionDef)):
+    folder = Path(stepflow_broker.__path__[0]) / "transitions"
+    records = [ast.parse((folder / name).read_text()) for name in ("runs/run_record.py", "steps/step_record.py")]
+    for function in (part for tree in records for part in ast.walk(tree) if isinstance(part, ast.FunctionDef)):
         if function.name in ("_parse_run", "_step"):
             for name in _record_names(function):
                 uses["STEPS" if name.startswith("<key>") else "RUN"].reads[name].add(function.name)

@@ -13,7 +13,7 @@ from stepflow import Context, Limits, Stepflow, StepTools, Timeouts
 from stepflow.options.start import run_overrides
 from stepflow_broker.registry.cancellation import CancelConfig, CancellationConfig
 from stepflow_broker.registry.flow_control import BatchConfig, ConcurrencyConfig, FlowConfig
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import EventError
 from stepflow_engine.run_overrides import RunOverrides

@@ -15,7 +15,7 @@ from stepflow_broker.registry.flow_control import (
     SingletonConfig,
     ThrottleConfig,
 )
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.steps import event_text
 from tests.unit.test_lua import LIBRARIES

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepflow import ConfigurationError, Context, EventError, Stepflow
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.registry.tags import (
     TagConfig,
     check_tag_name,

@@ -7,8 +7,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from stepflow_broker.transitions.attempts import FAILED
-from stepflow_broker.transitions.runs import RunRecord, parse_run
+from stepflow_broker.transitions.runs.attempts import FAILED
+from stepflow_broker.transitions.runs.run_record import RunRecord, parse_run
 from stepflow_broker.views.attempt_view import AttemptView
 from stepflow_broker.views.run_details import RunDetails
 from stepflow_broker.views.run_tree import RunTree

@@ -11,7 +11,7 @@ import pytest
 from stepflow import ConfigurationError, CronTrigger, EventTrigger, Stepflow
 from stepflow.options.cron_times import due_times
 from stepflow_broker.registry.crons import CronConfig
-from stepflow_broker.registry.functions import EventConfig, FunctionConfig, starts
+from stepflow_broker.registry.function_config import EventConfig, FunctionConfig, starts
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.expression import expression
 

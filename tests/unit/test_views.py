@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepflow_broker.transitions.runs import parse_run
+from stepflow_broker.transitions.runs.run_record import parse_run
 from stepflow_broker.views.invoke_view import InvokeView
 from stepflow_broker.views.run_details import RunDetails
 from stepflow_broker.views.run_tree import RunTree

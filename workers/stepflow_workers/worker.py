@@ -38,17 +38,11 @@ from stepflow_broker.redis_client.connection import check_server, connect_all, i
 from stepflow_broker.redis_client.errors import CLIENT_ERRORS, ServerRefusesError, server_error
 from stepflow_broker.redis_client.partitions import check_partitions, partition_for
 from stepflow_broker.redis_client.url import user_of
-from stepflow_broker.registry.functions import (
-    FunctionConfig,
-    check_scopes,
-    code_names,
-    digest_of_code,
-    read_function_queues,
-    register_code,
-    register_functions,
-)
-from stepflow_broker.transitions.consumers import remove_consumers
-from stepflow_broker.transitions.jobs import queue_lists
+from stepflow_broker.registry.code import code_names, digest_of_code, register_code
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import check_scopes, read_function_queues, register_functions
+from stepflow_broker.transitions.events.consumers import remove_consumers
+from stepflow_broker.transitions.jobs.job_claims import queue_lists
 from stepflow_engine.around_attempt import Attempt
 from stepflow_engine.cipher import NO_ENCRYPTION
 from stepflow_engine.errors import BackendUnavailableError, ConfigurationError, PermissionDeniedError, StepflowError

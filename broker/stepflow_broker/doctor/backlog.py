@@ -16,12 +16,13 @@ from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.functions import read_function_queues, read_functions
-from stepflow_broker.transitions.batches import end_batch
-from stepflow_broker.transitions.bulks import read_bulk, read_live_bulks
-from stepflow_broker.transitions.invokes import wake_parent
-from stepflow_broker.transitions.jobs import fire_timers, reclaim_leases
-from stepflow_broker.transitions.outbox import EndedBatch, EndedRun, Finished, finished_in
-from stepflow_broker.transitions.remote_invokes import deliver
+from stepflow_broker.transitions.invokes.invokes import wake_parent
+from stepflow_broker.transitions.invokes.outbox import EndedBatch, EndedRun, Finished, finished_in
+from stepflow_broker.transitions.invokes.remote_invokes import deliver
+from stepflow_broker.transitions.jobs.leases import reclaim_leases
+from stepflow_broker.transitions.jobs.timers import fire_timers
+from stepflow_broker.transitions.runs.batches import end_batch
+from stepflow_broker.transitions.runs.bulks import read_bulk, read_live_bulks
 from stepflow_broker.transitions.schedules import read_schedules
 from stepflow_broker.views.listings import WorkerRecord, unserved_functions
 

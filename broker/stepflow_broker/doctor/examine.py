@@ -24,7 +24,7 @@ from stepflow_broker.protocol.keys import KEYS, Keys
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.registry.functions import read_functions
-from stepflow_broker.transitions.jobs import queue_lists
+from stepflow_broker.transitions.jobs.job_claims import queue_lists
 from stepflow_broker.views.listings import read_workers
 
 __all__ = ["examine"]

@@ -16,7 +16,7 @@ from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.keys import Keys
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.transitions.remote_invokes import RemoteChildResult, read_end, wake_remote_parent
+from stepflow_broker.transitions.invokes.remote_invokes import RemoteChildResult, read_end, wake_remote_parent
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.state_machine import RunStatus

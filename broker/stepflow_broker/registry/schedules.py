@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.flow_control import known
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_engine.cipher import Cipher, is_sealed
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import event_scope, redacted, schedule_scope

@@ -1,19 +1,16 @@
 """Transitions: every change of stored state. One Lua script is one transition and one function of the same name.
 
-================  ================================================================================
-`runs`            start, cancel and read whole runs
-`jobs`            claim, commit, plan, retry, park and finish; leases, timers and repair
-`invokes`         start a child and wake its parent, in one partition
-`remote_invokes`  the same between two partitions, through the outbox
-`outbox`          the stream of finished events and messages
-`waits`           sleep, wait for an event, send events
-`events`          the stream of events, routing, forwarding to other partitions
-`batches`         runs that are executed as one
-`delayed_events`  events that are sent at a later time
-`schedules`       schedules in code and at run time
-`pauses`          pause and resume functions, queues and keys
-`bulk_cancel`     find live runs and cancel them
-================  ================================================================================
+===============  ================================================================================
+`runs`           start, read, cancel, fork and end whole runs, one or many
+`jobs`           claim jobs, their leases, the continuations of runs, timers, repair
+`steps`          plan and commit steps; sleeps, waits, signals, asks, maps
+`invokes`        start a child and wake its parent; between two partitions, through the outbox
+`events`         the stream of events, its routing, delayed events, events that are set aside
+`schedules`      schedules in code and at run time
+`pauses`         pause and resume functions, queues and keys
+`limits`         limits of flow control that were changed by hand
+`audit`          the audit log
+===============  ================================================================================
 
 A function returns a `Command`; it does no I/O. A sequence of commands is an `Operation`. Each function takes a
 `Partition` first. A function that names a run, a job or a batch takes any partition of the server and acts in that of

@@ -16,7 +16,7 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
+from stepflow_broker.registry.function_config import DEDUPE_MS, FunctionConfig
 from stepflow_broker.registry.schedules import ScheduleConfig, ScheduleState
 from stepflow_engine.codec import dumps
 

@@ -10,7 +10,7 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.transitions.asks import read_open_asks
+from stepflow_broker.transitions.steps.asks import read_open_asks
 from stepflow_broker.views.times import iso
 from stepflow_engine.codec import loads
 from stepflow_engine.encryption_scopes import redacted_detail

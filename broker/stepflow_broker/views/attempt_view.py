@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.transitions.attempts import FAILED, UNFINISHED, AttemptRecord
-from stepflow_broker.transitions.runs import RunRecord
+from stepflow_broker.transitions.runs.attempts import FAILED, UNFINISHED, AttemptRecord
+from stepflow_broker.transitions.runs.run_record import RunRecord
 from stepflow_broker.views.times import iso
 from stepflow_engine.failure import Failure
 from stepflow_engine.state_machine import RunStatus

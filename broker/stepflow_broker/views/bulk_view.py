@@ -9,7 +9,7 @@ from typing import Any
 
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation, single
-from stepflow_broker.transitions.bulks import BulkRecord, read_bulk, read_bulk_ids
+from stepflow_broker.transitions.runs.bulks import BulkRecord, read_bulk, read_bulk_ids
 from stepflow_broker.views.times import iso
 from stepflow_engine.errors import BulkNotFoundError
 from stepflow_engine.limits import check_id

@@ -19,10 +19,11 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.flow_control import RUNS
 from stepflow_broker.registry.functions import read_function
-from stepflow_broker.transitions.jobs import queue_lists
+from stepflow_broker.transitions.jobs.job_claims import queue_lists
 from stepflow_broker.transitions.limits import change_of, read_limits
 from stepflow_broker.transitions.pauses import Pause, pause_subject, read_pauses
-from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run, read_steps
+from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
+from stepflow_broker.transitions.steps.step_record import StepRecord, read_steps
 from stepflow_broker.views.listings import WorkerRecord, read_workers
 from stepflow_broker.views.map_view import MapProgress, pending_map
 from stepflow_broker.views.mismatch_view import accept_command, is_set_aside, mismatch_text

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.registry.functions import FunctionConfig, read_functions
-from stepflow_broker.transitions.run_index import RunQuery, read_run_functions, read_tag_names
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import read_functions
+from stepflow_broker.transitions.runs.run_index import RunQuery, read_run_functions, read_tag_names
 from stepflow_engine.errors import FilterError, FunctionNotFoundError
 from stepflow_engine.failure import Failure
 from stepflow_engine.product import NAME

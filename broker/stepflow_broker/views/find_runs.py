@@ -14,8 +14,9 @@ from stepflow_broker.protocol.command import command, in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.pauses import Pause, read_pauses
-from stepflow_broker.transitions.run_index import Place, RunQuery, page_index, parse_cursor
-from stepflow_broker.transitions.runs import parse_run, read_steps
+from stepflow_broker.transitions.runs.run_index import Place, RunQuery, page_index, parse_cursor
+from stepflow_broker.transitions.runs.run_record import parse_run
+from stepflow_broker.transitions.steps.step_record import read_steps
 from stepflow_broker.views.filter_names import check_names
 from stepflow_broker.views.run_candidates import read_candidates
 from stepflow_broker.views.run_comparison import CHUNK, compare_runs

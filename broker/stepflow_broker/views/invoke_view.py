@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.transitions.attempts import UNFINISHED, AttemptRecord
-from stepflow_broker.transitions.runs import StepRecord
+from stepflow_broker.transitions.runs.attempts import UNFINISHED, AttemptRecord
+from stepflow_broker.transitions.steps.step_record import StepRecord
 from stepflow_broker.views.times import iso
 from stepflow_engine.memo import Memo
 from stepflow_engine.steps import StepKind

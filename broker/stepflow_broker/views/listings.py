@@ -17,7 +17,8 @@ from stepflow_broker.protocol.heartbeat import is_live
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.worker_record import CODE_VERSION
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.registry.functions import read_code, read_functions
+from stepflow_broker.registry.code import read_code
+from stepflow_broker.registry.functions import read_functions
 
 __all__ = [
     "QueueRecord",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stepflow_broker.transitions.runs import StepRecord
+from stepflow_broker.transitions.steps.step_record import StepRecord
 from stepflow_engine.memo import Memo
 from stepflow_engine.steps import StepKind
 

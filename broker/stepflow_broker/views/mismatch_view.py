@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stepflow_broker.transitions.runs import RunRecord
+from stepflow_broker.transitions.runs.run_record import RunRecord
 from stepflow_engine.product import NAME
 
 __all__ = ["accept_command", "is_set_aside", "mismatch_json", "mismatch_text"]

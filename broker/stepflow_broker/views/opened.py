@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stepflow_broker.transitions.attempts import AttemptRecord
-from stepflow_broker.transitions.runs import RunRecord, StepRecord
-from stepflow_broker.transitions.signals import WaitingSignal
+from stepflow_broker.transitions.runs.attempts import AttemptRecord
+from stepflow_broker.transitions.runs.run_record import RunRecord
+from stepflow_broker.transitions.steps.signals import WaitingSignal
+from stepflow_broker.transitions.steps.step_record import StepRecord
 from stepflow_engine.cipher import MARK, Cipher
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.transitions.run_index import RunQuery
+from stepflow_broker.transitions.runs.run_index import RunQuery
 from stepflow_broker.views.find_runs import find_page
 from stepflow_engine.state_machine import LIVE
 

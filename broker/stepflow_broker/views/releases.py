@@ -11,8 +11,8 @@ from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation, single
-from stepflow_broker.registry.functions import read_code
-from stepflow_broker.transitions.run_index import RunQuery
+from stepflow_broker.registry.code import read_code
+from stepflow_broker.transitions.runs.run_index import RunQuery
 from stepflow_broker.views.find_runs import find_page
 from stepflow_engine.state_machine import LIVE
 

@@ -24,7 +24,7 @@ from stepflow_broker.redis_client.errors import server_error
 from stepflow_broker.redis_client.pipelined_connection import fresh_context
 from stepflow_broker.redis_client.retry import backoff_s, is_retryable
 from stepflow_broker.redis_client.subscriptions import AsyncSubscription, Subscription
-from stepflow_broker.transitions.runs import read_status
+from stepflow_broker.transitions.runs.run_state import read_status
 from stepflow_broker.views.run_end_waits import RunEndWaits, Wake
 from stepflow_engine.errors import BackendUnavailableError
 from stepflow_engine.product import NAME

@@ -11,10 +11,12 @@ from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation, single
 from stepflow_broker.registry.functions import read_functions
-from stepflow_broker.transitions.attempts import AttemptRecord, read_attempts
-from stepflow_broker.transitions.batches import read_members
-from stepflow_broker.transitions.run_index import RunQuery, read_run_functions
-from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
+from stepflow_broker.transitions.runs.attempts import AttemptRecord, read_attempts
+from stepflow_broker.transitions.runs.batches import read_members
+from stepflow_broker.transitions.runs.run_index import RunQuery, read_run_functions
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
+from stepflow_broker.transitions.steps.step_record import StepRecord, read_steps
 from stepflow_broker.views.invoke_view import find_invokes
 from stepflow_broker.views.map_children import map_children
 from stepflow_broker.views.run_view import run_not_found

@@ -9,8 +9,8 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import command, in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.transitions.run_index import Place, RunQuery
-from stepflow_broker.transitions.runs import parse_run
+from stepflow_broker.transitions.runs.run_index import Place, RunQuery
+from stepflow_broker.transitions.runs.run_record import parse_run
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.encryption_scopes import end_scopes, open_event, open_failure, read_event
 from stepflow_engine.errors import DecryptionError

@@ -9,10 +9,13 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.transitions.attempts import read_attempts
 from stepflow_broker.transitions.pauses import Pause, read_pauses
-from stepflow_broker.transitions.runs import RunRecord, read_memos, read_run, read_status, read_steps
-from stepflow_broker.transitions.signals import WaitingSignal, read_signals
+from stepflow_broker.transitions.runs.attempts import read_attempts
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
+from stepflow_broker.transitions.runs.run_state import read_status
+from stepflow_broker.transitions.steps.signals import WaitingSignal, read_signals
+from stepflow_broker.transitions.steps.step_record import read_steps
 from stepflow_broker.views.attempt_view import AttemptView, function_attempts, kept_attempts
 from stepflow_broker.views.invoke_view import find_invokes
 from stepflow_broker.views.mismatch_view import mismatch_json

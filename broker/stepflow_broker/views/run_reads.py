@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.transitions.attempts import read_attempts
-from stepflow_broker.transitions.runs import read_run
+from stepflow_broker.transitions.runs.attempts import read_attempts
+from stepflow_broker.transitions.runs.run_record import read_run
 from stepflow_broker.views.attempt_view import AttemptView, function_attempts, kept_attempts
 from stepflow_broker.views.find_runs import read_views
 from stepflow_broker.views.invoke_view import find_invokes

@@ -15,8 +15,10 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.transitions.attempts import read_attempts
-from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_memos, read_run, read_steps
+from stepflow_broker.transitions.runs.attempts import read_attempts
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
+from stepflow_broker.transitions.steps.step_record import StepRecord, read_steps
 from stepflow_broker.views.invoke_view import InvokeView, ended_invoke, find_invokes, waiting_invoke
 from stepflow_broker.views.listings import served_queues
 from stepflow_broker.views.run_view import RunView, forgotten_run, view_run

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from stepflow_broker.transitions.pauses import Pause
-from stepflow_broker.transitions.runs import RunRecord, StepRecord
+from stepflow_broker.transitions.runs.run_record import RunRecord
+from stepflow_broker.transitions.steps.step_record import StepRecord
 from stepflow_broker.views.run_pauses import pause_reason, pauses_of
 from stepflow_broker.views.times import iso
 from stepflow_broker.views.wait_view import WaitView, find_waits

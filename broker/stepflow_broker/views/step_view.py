@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepflow_broker.transitions.attempts import FAILED, UNFINISHED, WORKER_DIED, AttemptRecord, parse_executing
-from stepflow_broker.transitions.runs import RunRecord, StepRecord
+from stepflow_broker.transitions.runs.attempts import FAILED, UNFINISHED, WORKER_DIED, AttemptRecord, parse_executing
+from stepflow_broker.transitions.runs.run_record import RunRecord
+from stepflow_broker.transitions.steps.step_record import StepRecord
 from stepflow_broker.views.attempt_view import DONE, RUNNING, AttemptView, kept_attempts
 from stepflow_broker.views.invoke_view import InvokeView, ended_invoke, unfinished_invoke, waiting_invoke
 from stepflow_broker.views.map_view import MapProgress, ended_map, pending_map

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepflow_broker.registry.event_filter import EventFilter
-from stepflow_broker.transitions.attempts import UNFINISHED, AttemptRecord
-from stepflow_broker.transitions.runs import StepRecord
+from stepflow_broker.transitions.runs.attempts import UNFINISHED, AttemptRecord
+from stepflow_broker.transitions.steps.step_record import StepRecord
 from stepflow_broker.views.times import iso
 from stepflow_engine.cipher import is_sealed
 from stepflow_engine.codec import loads

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.mismatches import accept_mismatch
-from stepflow_broker.transitions.runs import read_status
+from stepflow_broker.transitions.runs.mismatches import accept_mismatch
+from stepflow_broker.transitions.runs.run_state import read_status
 from stepflow_broker.views.run_view import run_ended, run_not_found
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import echo, print_json

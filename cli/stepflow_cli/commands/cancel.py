@@ -12,8 +12,8 @@ from stepflow import Run, Stepflow
 from stepflow.client.bulk_cancel import cancel_action, cancelling, select_runs
 from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.transitions.bulk_cancel import RunFilter, cancel_runs, find_live
-from stepflow_broker.transitions.runs import read_run
+from stepflow_broker.transitions.runs.bulk_cancel import RunFilter, cancel_runs, find_live
+from stepflow_broker.transitions.runs.run_record import read_run
 from stepflow_cli.exit_codes import EPILOG, ExitCode, print_error
 from stepflow_cli.filters import (
     TimeArgument,

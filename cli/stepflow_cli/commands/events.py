@@ -9,8 +9,8 @@ import click
 from stepflow.options.encryption import cipher_of
 from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.transitions.aside_events import read_aside_events, resend_event
-from stepflow_broker.transitions.delayed_events import find_delayed_events
+from stepflow_broker.transitions.events.aside_events import read_aside_events, resend_event
+from stepflow_broker.transitions.events.delayed_events import find_delayed_events
 from stepflow_broker.views.times import iso
 from stepflow_cli.exit_codes import EPILOG, ExitCode
 from stepflow_cli.formatting import brief, console, echo, print_json, printable, since, table, waits_until

@@ -16,8 +16,8 @@ from stepflow.replay.redaction import redact
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
-from stepflow_broker.transitions.run_index import RunQuery
-from stepflow_broker.transitions.runs import read_run
+from stepflow_broker.transitions.runs.run_index import RunQuery
+from stepflow_broker.transitions.runs.run_record import read_run
 from stepflow_broker.views.find_runs import find_page
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_cli.exit_codes import EPILOG

@@ -16,9 +16,10 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.flow_control import RateConfig
-from stepflow_broker.registry.functions import FunctionConfig, forget_function, read_functions
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import forget_function, read_functions
 from stepflow_broker.transitions.limits import read_all_limits
-from stepflow_broker.transitions.run_index import RunQuery
+from stepflow_broker.transitions.runs.run_index import RunQuery
 from stepflow_broker.views.find_runs import find_page
 from stepflow_broker.views.listings import read_queues, read_workers, served_queues, unserved_functions
 from stepflow_broker.views.releases import ReleaseRecord, read_releases

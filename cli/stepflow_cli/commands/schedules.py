@@ -15,7 +15,8 @@ from stepflow.options.triggers import CatchUp
 from stepflow_broker.protocol.clock import REAL_CLOCK
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.registry.crons import CronConfig
-from stepflow_broker.registry.functions import FunctionConfig, read_functions
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import read_functions
 from stepflow_broker.views.times import iso, local_time
 from stepflow_cli.exit_codes import EPILOG, ExitCode
 from stepflow_cli.filters import TimeArgument, resolve_time, time_option

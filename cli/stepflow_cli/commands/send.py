@@ -9,7 +9,8 @@ import click
 
 from stepflow import Run
 from stepflow_broker.protocol.clock import REAL_CLOCK
-from stepflow_broker.registry.functions import FunctionConfig, read_functions, starts
+from stepflow_broker.registry.function_config import FunctionConfig, starts
+from stepflow_broker.registry.functions import read_functions
 from stepflow_cli.exit_codes import EPILOG
 from stepflow_cli.formatting import echo, print_json
 from stepflow_cli.options import data_option, duration, output_option, server_options

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from stepflow_broker.protocol.clock import REAL_CLOCK
-from stepflow_broker.transitions.attempts import FAILED, UNFINISHED, WORKER_DIED
-from stepflow_broker.transitions.runs import RunRecord
-from stepflow_broker.transitions.signals import WaitingSignal
+from stepflow_broker.transitions.runs.attempts import FAILED, UNFINISHED, WORKER_DIED
+from stepflow_broker.transitions.runs.run_record import RunRecord
+from stepflow_broker.transitions.steps.signals import WaitingSignal
 from stepflow_broker.views.attempt_view import RUNNING, AttemptView
 from stepflow_broker.views.map_view import MapProgress
 from stepflow_broker.views.mismatch_view import mismatch_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stepflow_broker.transitions.attempts import UNFINISHED
+from stepflow_broker.transitions.runs.attempts import UNFINISHED
 from stepflow_broker.views.wait_view import WaitView
 from stepflow_cli.formatting import brief, cut, printable, waits_until
 from stepflow_engine.steps import StepKind

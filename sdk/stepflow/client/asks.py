@@ -14,8 +14,9 @@ from stepflow.client.function_names import parse_name
 from stepflow.functions.function import Function
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.transitions.asks import AnswerStart, answer_ask, read_answer
-from stepflow_broker.transitions.runs import StepRecord, read_round, read_status, read_steps
+from stepflow_broker.transitions.runs.run_state import read_round, read_status
+from stepflow_broker.transitions.steps.asks import AnswerStart, answer_ask, read_answer
+from stepflow_broker.transitions.steps.step_record import StepRecord, read_steps
 from stepflow_broker.views.asks import AskView, find_asks
 from stepflow_broker.views.run_view import run_ended, run_not_found
 from stepflow_broker.views.times import iso

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from stepflow.client.pauses import check_reason
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation, single
-from stepflow_broker.transitions.bulks import stop_bulk
+from stepflow_broker.transitions.runs.bulks import stop_bulk
 from stepflow_broker.views.bulk_view import BulkInfo, read_bulk_info
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import BulkNotFoundError, ForkError

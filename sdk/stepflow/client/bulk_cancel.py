@@ -11,7 +11,7 @@ from stepflow.client.function_names import parse_name
 from stepflow.functions.function import Function
 from stepflow_broker.redis_client.operation import Operation
 from stepflow_broker.transitions.audit import Action
-from stepflow_broker.transitions.bulk_cancel import CancelRequest, RunFilter, cancel_runs, find_live
+from stepflow_broker.transitions.runs.bulk_cancel import CancelRequest, RunFilter, cancel_runs, find_live
 from stepflow_engine.codec import dumps
 from stepflow_engine.counts import check_count
 from stepflow_engine.errors import ConfigurationError

@@ -12,10 +12,10 @@ from stepflow.later import Later, When, later
 from stepflow_broker.protocol.clock import Clock
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.partition import Partition
-from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
-from stepflow_broker.transitions.delayed_events import delay_event
-from stepflow_broker.transitions.events import add_event
-from stepflow_broker.transitions.runs import runs_of_callers, start_run, start_runs, start_runs_later
+from stepflow_broker.registry.function_config import DEDUPE_MS, FunctionConfig
+from stepflow_broker.transitions.events.delayed_events import delay_event
+from stepflow_broker.transitions.events.event_stream import add_event
+from stepflow_broker.transitions.runs.run_starts import runs_of_callers, start_run, start_runs, start_runs_later
 from stepflow_engine.codec import Restore
 from stepflow_engine.declared_types import check_event_data
 from stepflow_engine.durations import Duration

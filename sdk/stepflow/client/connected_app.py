@@ -10,7 +10,8 @@ from stepflow.client.backend import Backend
 from stepflow.client.function_names import DeclaredFunctions, local_config, require_config, split_name
 from stepflow.functions.function import Function
 from stepflow_broker.protocol.command import Command
-from stepflow_broker.registry.functions import FunctionConfig, read_function
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import read_function
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.limits import Limits
 

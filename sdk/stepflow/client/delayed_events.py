@@ -10,7 +10,7 @@ from stepflow.client.connected_app import ConnectedApp
 from stepflow.client.pauses import check_reason
 from stepflow.event import checked_event_id
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
-from stepflow_broker.transitions.delayed_events import DelayedEventRecord, cancel_event, find_delayed_events
+from stepflow_broker.transitions.events.delayed_events import DelayedEventRecord, cancel_event, find_delayed_events
 from stepflow_engine.counts import check_count
 from stepflow_engine.errors import ConfigurationError, EventError
 from stepflow_engine.times import utc_time

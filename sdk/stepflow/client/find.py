@@ -16,7 +16,7 @@ from stepflow.functions.function import Function
 from stepflow_broker.protocol.clock import REAL_CLOCK, Clock
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
 from stepflow_broker.registry.tags import check_tag_name, tag_value
-from stepflow_broker.transitions.run_index import RunQuery, parse_cursor
+from stepflow_broker.transitions.runs.run_index import RunQuery, parse_cursor
 from stepflow_broker.views.error_groups import ErrorGroup, read_error_groups
 from stepflow_broker.views.find_runs import RunPage, find_page
 from stepflow_engine.counts import check_count

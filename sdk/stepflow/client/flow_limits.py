@@ -13,7 +13,8 @@ from stepflow.client.pauses import check_reason
 from stepflow.functions.function import Function
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation, single
 from stepflow_broker.registry.flow_control import DeclaredLimit
-from stepflow_broker.registry.functions import FunctionConfig, read_function, read_functions
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import read_function, read_functions
 from stepflow_broker.transitions.limits import ChangedLimit, read_all_limits, reset_limit, set_limit
 from stepflow_engine.counts import check_count
 from stepflow_engine.durations import Duration, duration_ms

@@ -20,8 +20,8 @@ from stepflow_broker.protocol.clock import Clock
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation, single
-from stepflow_broker.transitions.bulks import BulkStart, add_bulk_runs, start_bulk
-from stepflow_broker.transitions.run_index import RunQuery
+from stepflow_broker.transitions.runs.bulks import BulkStart, add_bulk_runs, start_bulk
+from stepflow_broker.transitions.runs.run_index import RunQuery
 from stepflow_broker.views.find_runs import find_ids
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.counts import check_count

@@ -13,8 +13,9 @@ from stepflow.event import Event, encode_event, read_event
 from stepflow.functions.function import Function, check_input
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.transitions.attempts import AttemptRecord
-from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_run
+from stepflow_broker.transitions.runs.attempts import AttemptRecord
+from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
+from stepflow_broker.transitions.steps.step_record import StepRecord
 from stepflow_broker.views.step_view import executing_step
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_event, dumps_output, loads, restore

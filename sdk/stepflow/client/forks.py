@@ -12,10 +12,13 @@ from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation, single
-from stepflow_broker.registry.functions import FunctionConfig, read_function
-from stepflow_broker.transitions.attempts import read_attempts
-from stepflow_broker.transitions.forks import ForkStart, fork_run
-from stepflow_broker.transitions.runs import RunRecord, read_memos, read_run, read_steps
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import read_function
+from stepflow_broker.transitions.runs.attempts import read_attempts
+from stepflow_broker.transitions.runs.forks import ForkStart, fork_run
+from stepflow_broker.transitions.runs.run_memos import read_memos
+from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
+from stepflow_broker.transitions.steps.step_record import read_steps
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_engine.codec import Restore
 from stepflow_engine.errors import ForkError

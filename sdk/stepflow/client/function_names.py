@@ -8,7 +8,7 @@ from typing import Any
 
 from stepflow.functions.function import Function
 from stepflow.options.app_id import checked_app_id
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_engine.errors import ConfigurationError, FunctionNotFoundError
 from stepflow_engine.failure import Failure
 from stepflow_engine.limits import Limits, check_id

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stepflow.signals import check_signal
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, arun_operation, run_operation
-from stepflow_broker.transitions.runs import read_status, read_values
-from stepflow_broker.transitions.signals import send_signal
+from stepflow_broker.transitions.runs.run_state import read_status, read_values
+from stepflow_broker.transitions.steps.signals import send_signal
 from stepflow_broker.views.run_view import run_ended, run_not_found
 from stepflow_engine.encryption_scopes import signal_scope, values_scope
 from stepflow_engine.errors import RunNotFoundError, SignalError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.transitions.pauses import PauseKind
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.limits import check_id

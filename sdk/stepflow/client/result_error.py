@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepflow_broker.transitions.runs import RunRecord
+from stepflow_broker.transitions.runs.run_record import RunRecord
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.durations import show_duration
 from stepflow_engine.encryption_scopes import end_scopes, open_failure

@@ -16,7 +16,8 @@ from stepflow.client.result_error import result_error
 from stepflow.client.run_info import AttemptInfo, RunInfo, StepInfo, attempt_info, run_info, step_info
 from stepflow.event import Event, read_event
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.runs import RunRecord, cancel_run, read_run
+from stepflow_broker.transitions.runs.run_control import cancel_run
+from stepflow_broker.transitions.runs.run_record import RunRecord, read_run
 from stepflow_broker.views.explain import Reason, explain_run
 from stepflow_broker.views.run_reads import read_attempt_views, read_children_views, read_run_view, read_step_views
 from stepflow_broker.views.run_view import RunView, run_not_found

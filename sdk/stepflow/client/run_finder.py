@@ -16,7 +16,7 @@ from stepflow.client.find import AsyncRunIterator, RunIterator, groups_operation
 from stepflow.client.run import Run
 from stepflow.functions.function import Function
 from stepflow_broker.redis_client.operation import arun_operation, run_operation
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.views.error_groups import ErrorGroup
 from stepflow_engine.ids import run_id_by_event
 from stepflow_engine.state_machine import RunStatus

@@ -15,7 +15,7 @@ from stepflow.later import Later
 from stepflow.options.keywords import check_keywords
 from stepflow.options.start import RunOptions, StartOptions, run_overrides
 from stepflow_broker.protocol.command import Command
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_engine.durations import Duration
 
 __all__ = ["RunStarter"]

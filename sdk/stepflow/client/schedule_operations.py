@@ -23,14 +23,15 @@ from stepflow_broker.protocol.command import in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, single
-from stepflow_broker.registry.functions import FunctionConfig, read_function
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import read_function
 from stepflow_broker.registry.schedules import (
     ScheduleConfig,
     ScheduleState,
     partition_prefix_of,
     scheduled_run_id,
 )
-from stepflow_broker.transitions.runs import read_status
+from stepflow_broker.transitions.runs.run_state import read_status
 from stepflow_broker.transitions.schedules import (
     ByHand,
     change_schedule,

@@ -11,7 +11,7 @@ from stepflow.options.app_id import checked_app_id
 from stepflow.options.cron_times import next_start
 from stepflow.options.triggers import check_zone, checked_catch_up, checked_window, jitter_ms, split_zone
 from stepflow_broker.registry.crons import CronConfig
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.registry.schedules import ScheduleConfig
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import Restore, dumps_event, loads

@@ -23,7 +23,7 @@ from stepflow.options.queue import checked_queue
 from stepflow_broker.registry.cancellation import CancellationConfig
 from stepflow_broker.registry.crons import CronConfig
 from stepflow_broker.registry.flow_control import STEPS, FlowConfig
-from stepflow_broker.registry.functions import EventConfig, FunctionConfig
+from stepflow_broker.registry.function_config import EventConfig, FunctionConfig
 from stepflow_broker.registry.tags import TagConfig
 from stepflow_engine.around_attempt import AroundAttempt
 from stepflow_engine.callables import is_async_callable, undecorated

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from stepflow.options.window import Window
 from stepflow_broker.registry.crons import CronConfig
-from stepflow_broker.registry.functions import EventConfig
+from stepflow_broker.registry.function_config import EventConfig
 from stepflow_engine.codec import dumps_event
 from stepflow_engine.durations import Duration, duration_ms
 from stepflow_engine.errors import ConfigurationError, EventError

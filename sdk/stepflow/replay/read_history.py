@@ -8,9 +8,10 @@ from stepflow.replay.history import PlannedStep, RunHistory
 from stepflow_broker.protocol.command import in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.transitions.batches import load_batch
-from stepflow_broker.transitions.jobs import load_run
-from stepflow_broker.transitions.runs import RunRecord, StepRecord, read_steps
+from stepflow_broker.transitions.runs.batches import load_batch
+from stepflow_broker.transitions.runs.run_memos import load_run
+from stepflow_broker.transitions.runs.run_record import RunRecord
+from stepflow_broker.transitions.steps.step_record import StepRecord, read_steps
 from stepflow_broker.views.step_view import executing_step
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from stepflow import Context, Stepflow
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_workers.consumers import event_router
 
 app = Stepflow("deadly")

@@ -20,9 +20,8 @@ from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.operation import arun_operation
 from stepflow_broker.redis_client.pipelined_connection import fresh_context
-from stepflow_broker.transitions.batches import end_batch
-from stepflow_broker.transitions.invokes import Resolved, wake_parent
-from stepflow_broker.transitions.outbox import (
+from stepflow_broker.transitions.invokes.invokes import Resolved, wake_parent
+from stepflow_broker.transitions.invokes.outbox import (
     ChildCancelled,
     EndedBatch,
     EndedRun,
@@ -33,7 +32,8 @@ from stepflow_broker.transitions.outbox import (
     read_finished,
     take_over_finished,
 )
-from stepflow_broker.transitions.remote_invokes import deliver
+from stepflow_broker.transitions.invokes.remote_invokes import deliver
+from stepflow_broker.transitions.runs.batches import end_batch
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.errors import BackendUnavailableError, CorruptDataError, DecryptionError, StepflowError
 from stepflow_engine.memo import read_memo

@@ -7,8 +7,8 @@ import logging
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.registry.event_filter import EventFilter
-from stepflow_broker.transitions.events import StreamedEvent
-from stepflow_broker.transitions.waits import deliver_event, read_condition, read_waits
+from stepflow_broker.transitions.events.event_stream import StreamedEvent
+from stepflow_broker.transitions.steps.waits import deliver_event, read_condition, read_waits
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.errors import ConfigurationError, CorruptDataError
 from stepflow_engine.expression import ExpressionCostError

@@ -15,9 +15,9 @@ from typing import Any
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.aside_events import set_aside_event
-from stepflow_broker.transitions.events import (
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.events.aside_events import set_aside_event
+from stepflow_broker.transitions.events.event_stream import (
     StreamedEvent,
     deliver_remote_event,
     drop_event,

@@ -26,9 +26,9 @@ from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import create_group
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.connection import SOCKET_TIMEOUT_S
-from stepflow_broker.registry.functions import EventConfig, FunctionConfig, starts
-from stepflow_broker.transitions.aside_events import begin_try, end_try
-from stepflow_broker.transitions.events import (
+from stepflow_broker.registry.function_config import EventConfig, FunctionConfig, starts
+from stepflow_broker.transitions.events.aside_events import begin_try, end_try
+from stepflow_broker.transitions.events.event_stream import (
     StreamedEvent,
     drop_event,
     has_earlier_events,

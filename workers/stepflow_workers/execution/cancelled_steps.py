@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from stepflow_broker.protocol.command import in_chunks
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
 from stepflow_workers.state.run_cache import CachedRun
 from stepflow_workers.state.worker_state import WorkerState
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from stepflow_broker.protocol.command import in_chunks
 from stepflow_broker.redis_client.operation import arun_operation
-from stepflow_broker.transitions.cancelled_steps import cancel_steps
-from stepflow_broker.transitions.invokes import find_closed_children
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.runs import note_closing, read_steps
+from stepflow_broker.transitions.invokes.invokes import find_closed_children
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.run_notes import note_closing
+from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
+from stepflow_broker.transitions.steps.step_record import read_steps
 from stepflow_engine.state_machine import RunStatus
 from stepflow_engine.steps import ParentClose
 from stepflow_workers.execution.cancelled_steps import drop_cancelled_steps

@@ -7,7 +7,7 @@ import contextlib
 from functools import partial
 from typing import Any
 
-from stepflow_broker.transitions.heartbeats import forget_heartbeat, read_heartbeat, record_heartbeat
+from stepflow_broker.transitions.steps.heartbeats import forget_heartbeat, read_heartbeat, record_heartbeat
 from stepflow_engine.codec import loads
 from stepflow_engine.encryption_scopes import heartbeat_scope
 from stepflow_engine.errors import DecryptionError

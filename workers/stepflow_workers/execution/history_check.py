@@ -10,9 +10,9 @@ import logging
 from collections.abc import Sequence
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.mismatches import has_accepted_mismatch, note_mismatch
-from stepflow_broker.transitions.runs import StepRecord
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.mismatches import has_accepted_mismatch, note_mismatch
+from stepflow_broker.transitions.steps.step_record import StepRecord
 from stepflow_engine.errors import HistoryMismatchError
 from stepflow_engine.execution import Outcome
 from stepflow_engine.mismatch import Mismatch, find_mismatch, planned_mismatch

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 
 from stepflow import Function
-from stepflow_broker.transitions.jobs import Lease, continue_run
-from stepflow_broker.transitions.runs import read_run_event
+from stepflow_broker.transitions.jobs.continuations import continue_run
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.run_state import read_run_event
 from stepflow_engine.errors import CorruptDataError, DecryptionError
 from stepflow_engine.failure import Failure
 from stepflow_engine.product import NAME

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from stepflow import Function, Retry
-from stepflow_broker.transitions.attempts import read_first_failure
+from stepflow_broker.transitions.runs.attempts import read_first_failure
 from stepflow_engine.retry import retry_delay_ms
 from stepflow_workers.state.worker_state import WorkerState
 

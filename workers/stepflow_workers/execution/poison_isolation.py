@@ -12,7 +12,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from stepflow_broker.transitions.jobs import Lease, retry_run
+from stepflow_broker.transitions.jobs.continuations import retry_run
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_engine.codec import dumps
 from stepflow_engine.failure import Failure
 from stepflow_engine.product import WORKER_LOGGER

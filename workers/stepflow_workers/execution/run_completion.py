@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from stepflow import Function
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.attempts import attempt_detail
-from stepflow_broker.transitions.jobs import Lease, continue_as_new, end_undo, finish_run, retry_run
-from stepflow_broker.transitions.outbox import RemoteChildFinished
+from stepflow_broker.transitions.invokes.outbox import RemoteChildFinished
+from stepflow_broker.transitions.jobs.continuations import continue_as_new, retry_run
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.attempts import attempt_detail
+from stepflow_broker.transitions.runs.run_ends import end_undo, finish_run
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps, dumps_output, round_trip
 from stepflow_engine.declared_types import check_value

@@ -13,16 +13,11 @@ from collections.abc import Awaitable
 from typing import Self
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.jobs import Lease, commit_step, park_run, yield_run
-from stepflow_broker.transitions.runs import (
-    StepRecord,
-    forget_deaths,
-    note_patches,
-    note_undo,
-    read_steps,
-    set_values,
-    tag_run,
-)
+from stepflow_broker.transitions.jobs.continuations import park_run, yield_run
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.run_notes import forget_deaths, note_patches, note_undo, set_values, tag_run
+from stepflow_broker.transitions.steps.step_jobs import commit_step
+from stepflow_broker.transitions.steps.step_record import StepRecord, read_steps
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import values_scope
 from stepflow_engine.errors import MapItemsError, StepKindError, StepUsageError

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from functools import partial
 
 from stepflow import Function
-from stepflow_broker.transitions.batches import load_batch
-from stepflow_broker.transitions.jobs import Lease, load_run, retry_run
-from stepflow_broker.transitions.runs import read_memos, read_patches, read_steps
+from stepflow_broker.transitions.jobs.continuations import retry_run
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.batches import load_batch
+from stepflow_broker.transitions.runs.run_memos import load_run, read_memos
+from stepflow_broker.transitions.runs.run_record import read_patches
+from stepflow_broker.transitions.steps.step_record import read_steps
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import open_event_text
 from stepflow_engine.failure import Failure

@@ -11,7 +11,8 @@ from typing import assert_never
 
 from stepflow_broker.protocol.command import in_chunks
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.jobs import Lease, plan_steps
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.steps.step_jobs import plan_steps
 from stepflow_engine.errors import InvokeCancelledError
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import child_key

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from stepflow import Function
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import event_scope
 from stepflow_engine.ids import run_id_for

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar, overload
 
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_workers.liveness.lease_table import LeaseTable
 
 __all__ = ["HeldLeases"]

@@ -24,8 +24,8 @@ import stepflow_engine
 from stepflow_broker.protocol.heartbeat import HEARTBEAT_S
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.broker import Broker
-from stepflow_broker.transitions.attempts import executing_report
-from stepflow_broker.transitions.jobs import by_partition, extend_leases
+from stepflow_broker.transitions.jobs.leases import by_partition, extend_leases
+from stepflow_broker.transitions.runs.attempts import executing_report
 from stepflow_engine.errors import PermissionDeniedError, StepflowError
 from stepflow_engine.product import NAME, WORKER_LOGGER
 from stepflow_workers.liveness.held_leases import HeldLeases

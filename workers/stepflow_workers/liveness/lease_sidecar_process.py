@@ -116,7 +116,7 @@ class _Takeover:
         """Extend the leases when that is due, and the registration of the worker in RQ."""
         from stepflow_broker.protocol.command import command
         from stepflow_broker.redis_client.partitions import partition_for
-        from stepflow_broker.transitions.jobs import by_partition, extend_leases
+        from stepflow_broker.transitions.jobs.leases import by_partition, extend_leases
         from stepflow_engine.cipher import NO_ENCRYPTION
         from stepflow_engine.errors import StepflowError
         from stepflow_workers.liveness.lease_table import BLOCKED_LIMIT_S

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.errors import ServerRefusesError
-from stepflow_broker.transitions.jobs import ClaimedJobs, Lease, claim_jobs
+from stepflow_broker.transitions.jobs.job_claims import ClaimedJobs, Lease, claim_jobs
 from stepflow_engine.errors import BackendUnavailableError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.event_router import Router

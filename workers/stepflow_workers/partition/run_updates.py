@@ -10,7 +10,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from stepflow_broker.transitions.runs import read_undoing
+from stepflow_broker.transitions.runs.run_state import read_undoing
 from stepflow_engine.errors import BackendUnavailableError, CorruptDataError, DecryptionError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.execution.run_loader import catch_up

@@ -19,7 +19,7 @@ from stepflow_broker.protocol.command import command, in_chunks
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import arun_operation
-from stepflow_broker.transitions.bulks import (
+from stepflow_broker.transitions.runs.bulks import (
     MOST_TAKEN,
     BulkRecord,
     Outcome,
@@ -29,7 +29,7 @@ from stepflow_broker.transitions.bulks import (
     settle_bulk_runs,
     take_bulk_runs,
 )
-from stepflow_broker.transitions.runs import read_run
+from stepflow_broker.transitions.runs.run_record import read_run
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.errors import BackendUnavailableError, CorruptDataError, RunNotFoundError, StepflowError
 from stepflow_engine.product import WORKER_LOGGER

@@ -19,10 +19,13 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import renew_pending
 from stepflow_broker.redis_client.connection import check_server
-from stepflow_broker.registry.functions import FunctionConfig, register_code, register_functions
-from stepflow_broker.transitions.consumers import remove_consumers
-from stepflow_broker.transitions.jobs import fire_timers, mend_times, reclaim_leases, repair_jobs
-from stepflow_broker.transitions.runs import forget_runs
+from stepflow_broker.registry.code import register_code
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import register_functions
+from stepflow_broker.transitions.events.consumers import remove_consumers
+from stepflow_broker.transitions.jobs.leases import reclaim_leases, repair_jobs
+from stepflow_broker.transitions.jobs.timers import fire_timers, mend_times
+from stepflow_broker.transitions.runs.run_control import forget_runs
 from stepflow_engine.errors import ConfigurationError
 from stepflow_engine.product import WORKER_LOGGER
 from stepflow_workers.consumers.completions import CompletionConsumer

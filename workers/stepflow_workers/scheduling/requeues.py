@@ -15,8 +15,8 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
 from stepflow_broker.redis_client.operation import arun_operation
-from stepflow_broker.transitions.requeues import read_requeued, settle_requeue
-from stepflow_broker.transitions.runs import read_run
+from stepflow_broker.transitions.runs.requeues import read_requeued, settle_requeue
+from stepflow_broker.transitions.runs.run_record import read_run
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.errors import BackendUnavailableError, CorruptDataError, StepflowError

@@ -16,7 +16,7 @@ from stepflow_broker.protocol.clock import server_time_ms
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
-from stepflow_broker.registry.functions import FunctionConfig
+from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.registry.schedules import ScheduleConfig, ScheduleState, partition_prefix_of, scheduled_run_id
 from stepflow_broker.transitions.schedules import (
     ByHand,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.redis_client.async_broker import AsyncBroker
-from stepflow_broker.registry.functions import FunctionConfig, read_functions, registry_version
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.registry.functions import read_functions, registry_version
 
 __all__ = ["Registries", "Registry"]
 

@@ -13,7 +13,10 @@ from stepflow_broker.protocol.clock import Clock
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.async_broker import AsyncBroker
-from stepflow_broker.transitions.jobs import Lease, by_partition, continue_run, fail_attempt, leave_job, release_jobs
+from stepflow_broker.transitions.jobs.continuations import continue_run
+from stepflow_broker.transitions.jobs.job_claims import Lease, leave_job, release_jobs
+from stepflow_broker.transitions.jobs.leases import by_partition
+from stepflow_broker.transitions.steps.step_jobs import fail_attempt
 from stepflow_engine.around_attempt import Attempt
 from stepflow_engine.encryption_scopes import open_memo
 from stepflow_engine.errors import BackendUnavailableError, DecryptionError

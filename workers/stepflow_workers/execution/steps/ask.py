@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.asks import begin_ask
-from stepflow_broker.transitions.waits import WaitStart
+from stepflow_broker.transitions.steps.asks import begin_ask
+from stepflow_broker.transitions.steps.waits import WaitStart
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import ask_scope
 from stepflow_engine.steps import AskRequest

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stepflow_broker.transitions.step_cache import cache_result, read_cached_result
+from stepflow_broker.transitions.steps.step_cache import cache_result, read_cached_result
 from stepflow_engine.codec import dumps, loads, restore
 from stepflow_engine.encryption_scopes import cache_scope
 from stepflow_engine.errors import BackendUnavailableError, DecryptionError, StepOutputError

@@ -9,11 +9,11 @@ from typing import Any
 from stepflow.event import INVOKED
 from stepflow_broker.protocol.command import Command
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.invokes import ChildStart, HandleStart, Resolved, invoke_child, start_child
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.outbox import StartChild
-from stepflow_broker.transitions.remote_invokes import invoke_remote_child
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.invokes.invokes import ChildStart, HandleStart, Resolved, invoke_child, start_child
+from stepflow_broker.transitions.invokes.outbox import StartChild
+from stepflow_broker.transitions.invokes.remote_invokes import invoke_remote_child
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_engine.codec import dumps
 from stepflow_engine.durations import show_duration
 from stepflow_engine.encryption_scopes import event_scope

@@ -10,8 +10,9 @@ from typing import Self
 
 from stepflow import Function
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.jobs import Lease, commit_planned_step
-from stepflow_broker.transitions.maps import commit_item, read_map
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.steps.maps import commit_item, read_map
+from stepflow_broker.transitions.steps.step_jobs import commit_planned_step
 from stepflow_engine.errors import MapItemsError, StepflowError, StepKindError, StepUsageError
 from stepflow_engine.failure import Failure
 from stepflow_engine.ids import is_item_key, split_item_key

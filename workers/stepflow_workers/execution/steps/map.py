@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.maps import MapStart, begin_map
-from stepflow_broker.transitions.runs import read_depth
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.run_state import read_depth
+from stepflow_broker.transitions.steps.maps import MapStart, begin_map
 from stepflow_engine.codec import dumps
 from stepflow_engine.steps import InvokeRequest, MapRequest, RunRequest, StepCall
 from stepflow_workers.execution.job_context import JobContext

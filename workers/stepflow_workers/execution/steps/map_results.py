@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepflow_broker.protocol.command import in_chunks
-from stepflow_broker.transitions.maps import MapRecord, read_items, read_map
+from stepflow_broker.transitions.steps.maps import MapRecord, read_items, read_map
 from stepflow_engine.cipher import MARK
 from stepflow_engine.codec import dumps, loads
 from stepflow_engine.encryption_scopes import map_failures_scope, open_memo, step_scope

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from stepflow import Function
-from stepflow_broker.transitions.attempts import attempt_detail
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.runs.attempts import attempt_detail
 from stepflow_engine.around_attempt import Attempt
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import seal_failure, step_scope

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.waits import SentEvent, send_events
+from stepflow_broker.transitions.steps.waits import SentEvent, send_events
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import event_scope

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.signals import begin_signal_wait
-from stepflow_broker.transitions.waits import WaitStart
+from stepflow_broker.transitions.steps.signals import begin_signal_wait
+from stepflow_broker.transitions.steps.waits import WaitStart
 from stepflow_engine.codec import dumps
 from stepflow_engine.steps import SignalRequest
 from stepflow_workers.execution.job_context import JobContext

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from stepflow_broker.transitions.jobs import Lease
+from stepflow_broker.transitions.jobs.job_claims import Lease
 from stepflow_engine.steps import StepCall
 from stepflow_engine.value_class import value_class
 from stepflow_workers.state.run_cache import CachedRun

@@ -8,8 +8,8 @@ import logging
 from stepflow_broker.protocol.clock import Clock
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.event_filter import EventFilter, wait_index
-from stepflow_broker.transitions.jobs import Lease
-from stepflow_broker.transitions.waits import (
+from stepflow_broker.transitions.jobs.job_claims import Lease
+from stepflow_broker.transitions.steps.waits import (
     BegunWait,
     WaitStart,
     begin_wait,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from stepflow_broker.protocol.command import Command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
-from stepflow_broker.transitions.runs import patches_text
+from stepflow_broker.registry.function_config import DEDUPE_MS, FunctionConfig
+from stepflow_broker.transitions.runs.run_notes import patches_text
 from stepflow_engine.patches import PatchDecision
 
 __all__ = ["ForkStart", "fork_run"]

@@ -13,7 +13,7 @@ from typing import Any
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.keys import GROUP
 from stepflow_broker.protocol.partition import Partition
-from stepflow_broker.transitions.events import StreamedEvent
+from stepflow_broker.transitions.events.event_stream import StreamedEvent
 from stepflow_engine.codec import dumps
 from stepflow_engine.encryption_scopes import read_event
 from stepflow_engine.errors import CorruptDataError

@@ -14,8 +14,8 @@ from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.registry.functions import FunctionConfig
-from stepflow_broker.transitions.outbox import StartChild
+from stepflow_broker.registry.function_config import FunctionConfig
+from stepflow_broker.transitions.invokes.outbox import StartChild
 from stepflow_engine.codec import dumps
 from stepflow_engine.steps import ParentClose
 

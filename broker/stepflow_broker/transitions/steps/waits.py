@@ -16,7 +16,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.event_filter import wait_index
 from stepflow_broker.registry.event_values import id_digest
-from stepflow_broker.transitions.invokes import Resolved
+from stepflow_broker.transitions.invokes.invokes import Resolved
 
 __all__ = [
     "BegunWait",

@@ -15,8 +15,8 @@ from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.registry.event_values import id_digest
-from stepflow_broker.transitions.invokes import Resolved
-from stepflow_broker.transitions.waits import WaitStart
+from stepflow_broker.transitions.invokes.invokes import Resolved
+from stepflow_broker.transitions.steps.waits import WaitStart
 from stepflow_engine.codec import dumps, loads
 
 __all__ = ["WaitingSignal", "begin_signal_wait", "read_signals", "send_signal"]

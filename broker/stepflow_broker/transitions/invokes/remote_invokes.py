@@ -25,9 +25,9 @@ from stepflow_broker.protocol.command import Arg, Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation
-from stepflow_broker.transitions.invokes import ChildStart, Resolved
-from stepflow_broker.transitions.outbox import ChildCancelled, Message, RemoteChildFinished, StartChild
-from stepflow_broker.transitions.runs import cancel_run
+from stepflow_broker.transitions.invokes.invokes import ChildStart, Resolved
+from stepflow_broker.transitions.invokes.outbox import ChildCancelled, Message, RemoteChildFinished, StartChild
+from stepflow_broker.transitions.runs.run_control import cancel_run
 from stepflow_engine.codec import dumps
 
 __all__ = [

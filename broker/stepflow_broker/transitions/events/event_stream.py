@@ -17,7 +17,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.protocol.streams import read_group, take_over
 from stepflow_broker.registry.event_values import digest_at, id_digest
-from stepflow_broker.registry.functions import DEDUPE_MS, FunctionConfig
+from stepflow_broker.registry.function_config import DEDUPE_MS, FunctionConfig
 from stepflow_engine.encryption_scopes import open_event, read_event
 
 __all__ = [

@@ -16,7 +16,7 @@ from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
 from stepflow_broker.redis_client.operation import Operation, single
 from stepflow_broker.transitions.audit import Action, record_action
-from stepflow_broker.transitions.runs import cancel_run
+from stepflow_broker.transitions.runs.run_control import cancel_run
 from stepflow_engine.cipher import Cipher
 from stepflow_engine.encryption_scopes import open_event, read_event
 from stepflow_engine.expression import ExpressionCostError, expression

@@ -76,7 +76,7 @@ class ChildCancelled:
         id: the id of the entry.
         child: its run id.
         start_message: the entry that starts the child.
-        failure, retention_ms: see `stepflow_broker.transitions.runs.cancel_run`.
+        failure, retention_ms: see `stepflow_broker.transitions.runs.run_control.cancel_run`.
     """
 
     id: str

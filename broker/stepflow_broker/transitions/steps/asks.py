@@ -8,7 +8,7 @@ from stepflow_broker.protocol import replies
 from stepflow_broker.protocol.command import Command, command, run_script
 from stepflow_broker.protocol.partition import Partition
 from stepflow_broker.protocol.status import ScriptStatus
-from stepflow_broker.transitions.waits import WaitStart
+from stepflow_broker.transitions.steps.waits import WaitStart
 from stepflow_engine.codec import dumps
 
 __all__ = ["AnswerStart", "answer_ask", "begin_ask", "read_answer", "read_open_asks"]
