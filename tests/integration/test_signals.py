@@ -12,7 +12,7 @@ from tests.support.partition_merging_client import whole_client
 INTERRUPTED = """
 import os, random, signal, sys, threading, time
 from stepflow import Stepflow
-from stepflow_broker.transitions.runs import read_run
+from stepflow_broker.transitions.runs.run_record import read_run
 
 class Alarm(BaseException):
     pass
