@@ -15,8 +15,9 @@ from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.transitions.invokes import invokes
 from stepflow_broker.transitions.invokes.invokes import ChildStart, HandleStart, Resolved
 from stepflow_broker.transitions.invokes.outbox import StartChild
-from stepflow_broker.transitions.jobs import continuations, job_claims, leases, timers
+from stepflow_broker.transitions.jobs import continuations, job_claims, timers
 from stepflow_broker.transitions.jobs.job_claims import Lease, queue_lists
+from stepflow_broker.transitions.jobs.leases import extend_leases, reclaim_leases
 from stepflow_broker.transitions.runs import run_control, run_ends, run_memos, run_record, run_starts
 from stepflow_broker.transitions.runs.attempts import AttemptRecord, attempt_detail, executing_report, read_attempts
 from stepflow_broker.transitions.runs.run_record import RunRecord
@@ -331,12 +332,12 @@ class Driver:
         held = [(lease.job, lease.fence) for lease in leases]
         report = executing_report(step_key(executing), executing, self.now_ms)
         reports = {lease.job: report for lease in leases} if executing else {}
-        return self.send(leases.extend_leases(self.partition, held, lease_ms=LEASE_MS, executing=reports))
+        return self.send(extend_leases(self.partition, held, lease_ms=LEASE_MS, executing=reports))
 
     def reclaim(self, *, limit: int = 100) -> list[str]:
         """Reclaim leases, as a worker that has looked a moment before."""
         self.store.broker.execute(command(bytes, "SET", self.keys("LAST_LEASE_SCAN"), f"{self.now_ms} 0"))
-        return self.send(leases.reclaim_leases(self.partition, limit=limit))
+        return self.send(reclaim_leases(self.partition, limit=limit))
 
     def fire(self, *, limit: int = 500) -> tuple[int, int]:
         return self.send(timers.fire_timers(self.partition, limit=limit))

@@ -35,7 +35,8 @@ from stepflow_broker.registry.function_config import FunctionConfig
 from stepflow_broker.transitions.invokes import invokes
 from stepflow_broker.transitions.invokes import outbox as messages
 from stepflow_broker.transitions.invokes.invokes import ChildStart, HandleStart
-from stepflow_broker.transitions.jobs import continuations, job_claims, leases, timers
+from stepflow_broker.transitions.jobs import continuations, job_claims, timers
+from stepflow_broker.transitions.jobs.leases import reclaim_leases
 from stepflow_broker.transitions.runs import run_control, run_ends, run_starts
 from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
 from stepflow_engine.codec import dumps
@@ -186,7 +187,7 @@ class InvokeModel:
             run_starts.start_run(PARTITION, config, run_id=PARENT, event=_event(PARENT), dedupe=False),
             self._claim(PARENT),
             *self._expire("LEASES", PARENT),
-            leases.reclaim_leases(PARTITION),
+            reclaim_leases(PARTITION),
         ]
 
     def twins(self) -> list[dict[str, str]]:
@@ -283,7 +284,7 @@ class InvokeModel:
             yield Move("take-over all", (call,), replace(minds, waking=minds.waking | set(left)))
 
     def _reclaim(self, run: str, minds: Minds) -> Move:
-        return Move(f"reclaim {run}", (*self._expire("LEASES", run), leases.reclaim_leases(PARTITION)), minds)
+        return Move(f"reclaim {run}", (*self._expire("LEASES", run), reclaim_leases(PARTITION)), minds)
 
     # -- what comes of a move ----------------------------------------------------
 
@@ -382,7 +383,7 @@ class InvokeModel:
                 yield f"cancel {run}, again", self._cancel(run), (ScriptStatus.ALREADY, ScriptStatus.NO_RUN)
             if state.run(run).get("continuation") != "queued":
                 yield f"claim {run}, again", self._claim(run), (job_claims.ClaimedJobs([]),)
-        yield "reclaim, again", leases.reclaim_leases(PARTITION), ([],)
+        yield "reclaim, again", reclaim_leases(PARTITION), ([],)
 
     def _unseen(self, state: State) -> set[str]:
         """The children that have left a finished event."""

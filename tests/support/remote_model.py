@@ -36,7 +36,8 @@ from stepflow_broker.transitions.invokes.outbox import (
     _try_to_read,
 )
 from stepflow_broker.transitions.invokes.remote_invokes import deliver, invoke_remote_child
-from stepflow_broker.transitions.jobs import continuations, job_claims, leases, timers
+from stepflow_broker.transitions.jobs import continuations, job_claims, timers
+from stepflow_broker.transitions.jobs.leases import reclaim_leases
 from stepflow_broker.transitions.runs import run_control, run_ends, run_starts
 from stepflow_broker.transitions.runs.run_control import forget_runs
 from stepflow_broker.transitions.steps.cancelled_steps import cancel_steps
@@ -337,7 +338,7 @@ def _claim(partition: Partition, run: str) -> Command[Any]:
 
 def _reclaim(partition: Partition, run: str) -> tuple[Command[Any], ...]:
     looked = command(bytes, "SET", partition.keys("LAST_LEASE_SCAN"), f"{_NOW_MS} 0")
-    return (looked, *_expire(partition, "LEASES", run), leases.reclaim_leases(partition))
+    return (looked, *_expire(partition, "LEASES", run), reclaim_leases(partition))
 
 
 def _ask(fence: int) -> Command[Any]:
