@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from stepflow import ConfigurationError, Context, Run, Stepflow
-from tests.support.command_line import call
+from tests.support.command_line import assert_refused, call
 from tests.support.processes import WorkerThread, until
 
 pytestmark = pytest.mark.roles("producer", "operator")
@@ -77,6 +77,8 @@ def test_runs_are_executed_by_the_release_that_began_them(
     assert again.info().version == "1.4"  # the release that was registered last
     for wrong in ([], [old.id, "--function", "shop/contract"], [old.id, "--version", "1.4"]):
         assert call("runs", "unpin", *wrong, STEPFLOW_REDIS_URL=url).returncode == 2
+    ended = call("runs", "unpin", old.id, STEPFLOW_REDIS_URL=url)
+    assert_refused(ended, 2, f"run {old.id} has ended (completed)")
     done = call("runs", "unpin", "--function", "shop/contract", "--version", "1.4", STEPFLOW_REDIS_URL=url)
     assert done.stdout == "1 run unpinned\n"
 

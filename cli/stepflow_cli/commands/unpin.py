@@ -12,6 +12,7 @@ from stepflow_broker.redis_client.broker import Broker
 from stepflow_broker.redis_client.operation import run_operation
 from stepflow_broker.transitions.runs.run_control import unpin_run
 from stepflow_broker.transitions.runs.run_index import RunQuery
+from stepflow_broker.transitions.runs.run_state import read_status
 from stepflow_broker.views.find_runs import find_page
 from stepflow_broker.views.run_view import run_not_found
 from stepflow_cli.exit_codes import EPILOG
@@ -19,6 +20,7 @@ from stepflow_cli.formatting import echo, print_json
 from stepflow_cli.options import output_option, reason_option, server_options
 from stepflow_cli.server import actor, find_server
 from stepflow_engine.cipher import NO_ENCRYPTION
+from stepflow_engine.errors import RunEndedError
 from stepflow_engine.product import variable
 from stepflow_engine.state_machine import LIVE
 
@@ -80,5 +82,8 @@ def _unpin(broker: Broker, partition: Partition, run_id: str, reason: str, *, is
     """Unpin a run; whether it was pinned."""
     code = broker.execute(unpin_run(partition, run_id, who=actor(), reason=reason))
     if code is ScriptStatus.NO_RUN and is_named:
-        raise run_not_found(run_id)
+        status = broker.execute(read_status(partition, run_id))
+        if status is None:
+            raise run_not_found(run_id)
+        raise RunEndedError(run_id, status, f"run {run_id} has ended ({status}), so no worker executes it any more")
     return code is ScriptStatus.DONE
