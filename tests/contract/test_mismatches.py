@@ -89,7 +89,7 @@ def test_a_fork_that_may_take_another_way_stores_how_many_memos_are_not_compared
     lease = driver.started()
     driver.commit(lease, "a")
     config, event = FunctionConfig("shop", "buy", "shop"), dumps({"name": "e", "id": "e", "ts": 1, "data": {}})
-    for run, fits in (("run2", True), ("run3", False)):
-        start = ForkStart(run, "run1", event, memos=[(step_key("a"), b"")], fits_code=fits)
+    for run, unchecked in (("run2", 0), ("run3", 1)):
+        start = ForkStart(run, "run1", event, memos=[(step_key("a"), b"")], unchecked_memos=unchecked)
         assert driver.send(fork_run(driver.partition, config, start)) is ScriptStatus.DONE
-        assert driver.run(run).unchecked_memos == (0 if fits else 1)
+        assert driver.run(run).unchecked_memos == unchecked

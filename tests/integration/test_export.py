@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from stepflow import Context, Encryption, Stepflow
 from stepflow.testing import assert_replays
 from tests.support.command_line import call
 from tests.support.processes import WorkerThread, until
+from tests.support.roles import as_role
+from tests.support.terminal import Screen, in_terminal
 
 pytestmark = pytest.mark.roles("producer", "operator")
 StartWorker = Callable[..., WorkerThread]
@@ -59,6 +62,19 @@ def test_exported_histories_fit_the_code_that_made_them_and_no_other(
     assert_replays(app, tmp_path)
     with pytest.raises(AssertionError, match='re-runs: step "score" is asked for before "pause"'):
         assert_replays(app_of(url, is_new=True), tmp_path)
+    (tmp_path / "shop.py").write_text(
+        "from tests.integration.test_export import app_of\n\napp = app_of('', is_new=True)\n"
+    )
+    process, ours = in_terminal(
+        ["debug", runs[0].id, "--app", "shop:app", "--redis-url", as_role(url, "read-only")], folder=tmp_path
+    )
+    screen = Screen(ours)
+    until(lambda: screen.has("(Pdb)"), what="the debugger")
+    assert "step 'score' (run) is requested here" in screen.text
+    screen.type("c")
+    until(lambda: screen.has("the history ends here: the code waits for 'score'"), what="the end of the command")
+    assert process.wait(10) == 0
+    os.close(ours)
     for words, code, said in (
         (["none"], 4, "there is no run 'none'"),
         ([], 2, "name runs, or a function with --function"),

@@ -206,6 +206,9 @@ class World:
         )
         assert self.end(fork) == result
         assert self.contents(fork.id) == contents
+        record = self.app.backend.broker.execute(read_run(self.app.backend.partition, fork.id))
+        assert record is not None
+        assert record.mismatch is None, "its code is that of its source"
         self.check_order(fork, stages, [key for key, _ in kept], given.keys())
         self.check_executed(source, fork, given, keeps=cut.keys == "keep" or (cut.keys == "auto" and cut.at is None))
         self.calls.clear()

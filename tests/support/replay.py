@@ -116,12 +116,12 @@ def on_run_loop(main: Coroutine[Any, Any, T]) -> T:
 
 
 def execution_of(
-    handler: Callable[..., Any], *, max_steps: int = 10_000, threads: ThreadPool | None = None
+    handler: Callable[..., Any], *, max_steps: int = 10_000, threads: ThreadPool | None = None, attempt: int = 0
 ) -> Execution:
     """A pass over a function, not started yet."""
     app = Stepflow(f"unit{next(_NUMBERS)}", limits=Limits(steps_per_run=max_steps))
     return app.function("f")(handler).execution(
-        [EVENT], run_id="run1", attempt=0, threads=threads or ThreadPool(), started_ms=0
+        [EVENT], run_id="run1", attempt=attempt, threads=threads or ThreadPool(), started_ms=0
     )
 
 

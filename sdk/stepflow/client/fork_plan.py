@@ -191,17 +191,19 @@ class ForkPlan:
             if after < len(memos)
         }
 
-    def fits_code(self, memos: Sequence[tuple[str, bytes]]) -> bool:
-        """Whether the code that made the memos requests all of their steps again: they are the first of the source.
+    def unchecked(self, memos: Sequence[tuple[str, bytes]]) -> int:
+        """How many of the memos are not compared with the code of the fork: those whose steps it may not request.
 
-        With another event, other results, or without some steps, it may take another way.
+        The code that made them requests all steps again if they are the first of the source. With another event, other
+        results, or without some steps, it may take another way.
 
         Args:
             memos: see `read_memos`.
         """
         request = self.request
         first = [step.key for step in self.steps.values() if step.memo is not None][: len(memos)]
-        return request.data is SAME_DATA and not request.results and first == [key for key, _ in memos]
+        is_same = request.data is SAME_DATA and not request.results and first == [key for key, _ in memos]
+        return min(self.record.unchecked_memos, len(memos)) if is_same else len(memos)
 
     def _results(self) -> Iterator[tuple[str, Any]]:
         for step_id, value in self.request.results.items():

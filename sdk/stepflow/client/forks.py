@@ -120,7 +120,7 @@ def fork_operation(
         dedupe=request.id is not None,
         patches=plan.patches(memos),
         only_first=bool(request.bulk),
-        fits_code=plan.fits_code(memos),
+        unchecked_memos=plan.unchecked(memos),
     )
     output = function.output if function is not None else None
     return Fork(fork_id, output), fork_run(partition, config, start)

@@ -39,7 +39,7 @@ class ForkStart:
         dedupe: whether the caller chose the id. Then the same id returns the same run for 24 hours at least.
         patches: what it has decided at patches already, with the positions of its own memos.
         only_first: whether it is not created if the source has another fork.
-        fits_code: whether the code that made these memos requests all of their steps again.
+        unchecked_memos: how many of the memos are not compared with the code, which may not request their steps.
     """
 
     run_id: str
@@ -58,7 +58,7 @@ class ForkStart:
     dedupe: bool = False
     patches: Mapping[str, PatchDecision] = field(default_factory=dict)
     only_first: bool = False
-    fits_code: bool = True
+    unchecked_memos: int = 0
 
 
 def fork_run(partition: Partition, config: FunctionConfig, fork: ForkStart) -> Command[ScriptStatus]:
@@ -95,7 +95,7 @@ def fork_run(partition: Partition, config: FunctionConfig, fork: ForkStart) -> C
         1 if fork.takes_events else 0,
         1 if fork.only_first else 0,
         patches_text(fork.patches),
-        0 if fork.fits_code else len(fork.memos),
+        fork.unchecked_memos,
         len(fork.memos),
         *memos,
         *config.rules(fork.event, partition.cipher, repeats=True),
